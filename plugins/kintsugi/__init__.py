@@ -1,0 +1,1 @@
+"""Kintsugi: a streaming pipeline of options trades that rebuilds its own servers."""

@@ -1,0 +1,41 @@
+"""The one exception tree: every error that Kintsugi raises on purpose.
+
+A message says what was wrong, where, and what to do next, in one line; the command line prints it
+without a stack trace.
+"""
+
+
+class KintsugiError(Exception):
+    """Base of all deliberate errors; its text is fit to be shown to a user as it is."""
+
+
+class FleetError(KintsugiError):
+    """The fleet file is missing, malformed or contradicts itself."""
+
+
+class PreflightError(KintsugiError):
+    """The machine lacks something that the local environment needs (a program, a port, disk)."""
+
+
+class InputError(KintsugiError):
+    """A file or row of market data can't be used; it is kept and reported, nothing else stops."""
+
+
+class Refused(KintsugiError):
+    """A guard said no: the action would be unsafe. The text is the reason, as a sentence."""
+
+
+class LeaseHeld(Refused):
+    """Another run holds the lease on this node."""
+
+
+class Fenced(KintsugiError):
+    """The caller's fencing token is no longer the newest: someone else acts on this node now."""
+
+
+class PlanRefused(Refused):
+    """A Terraform plan would touch something other than the node under repair."""
+
+
+class StepFailed(KintsugiError):
+    """A recovery step could not reach its goal; the incident escalates."""
