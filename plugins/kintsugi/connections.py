@@ -1,0 +1,70 @@
+"""How to reach S3 and the store: by Airflow's connection where the environment defines one, else by settings.
+
+A connection in the environment is ``AIRFLOW_CONN_<ID>`` as JSON, the form that the control plane writes; reading
+it here directly saves the command line and the triggers from loading Airflow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from kintsugi.settings import Settings
+
+
+def _connection(conn_id: str) -> dict[str, Any] | None:
+    value = os.environ.get(f"AIRFLOW_CONN_{conn_id.upper()}")
+    return json.loads(value) if value else None
+
+
+def store_dsn(settings: Settings) -> str:
+    """The libpq connection string of the ``kintsugi`` database (connection ``kintsugi_store``)."""
+    from psycopg.conninfo import make_conninfo
+
+    conn = _connection("kintsugi_store") or {
+        "host": settings.fleet.control_plane.address,
+        "port": settings.fleet.control_plane.postgres_port,
+        "login": "kintsugi",
+        "password": settings.secret("postgres"),
+        "schema": "kintsugi",
+    }
+    return make_conninfo(
+        host=conn["host"],
+        port=conn.get("port", 5432),
+        user=conn["login"],
+        password=conn["password"],
+        dbname=conn.get("schema", "kintsugi"),
+        connect_timeout=5,
+    )
+
+
+def s3_client(settings: Settings) -> Any:
+    """A boto3 S3 client for the pipeline's bucket (connection ``kintsugi_s3``).
+
+    Time-outs are short: a repair must not hang because S3 is away.
+    """
+    import boto3
+    from botocore.config import Config
+
+    plane = settings.fleet.control_plane
+    conn = _connection("kintsugi_s3") or {
+        "login": "kintsugi",
+        "password": settings.secret("s3"),
+        "extra": {"endpoint_url": f"http://{plane.address}:{plane.s3_port}", "region_name": "us-east-1"},
+    }
+    extra = conn.get("extra") or {}
+    extra = json.loads(extra) if isinstance(extra, str) else extra
+    return boto3.client(
+        "s3",
+        endpoint_url=extra.get("endpoint_url"),
+        region_name=extra.get("region_name", "us-east-1"),
+        aws_access_key_id=conn.get("login"),
+        aws_secret_access_key=conn.get("password"),
+        config=Config(
+            connect_timeout=2,
+            read_timeout=10,
+            retries={"max_attempts": 3, "mode": "standard"},
+            s3={"addressing_style": "path"},
+        ),
+    )

@@ -1,0 +1,108 @@
+"""What a recovery works with: the case that travels between tasks, and the doors to the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.fleet import Fleet, Node
+from kintsugi.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from kintsugi.hooks.ansible import Ansible
+    from kintsugi.hooks.terraform import Terraform
+    from kintsugi.store import Store
+
+LEASE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One repair under way: which incident, of which node, and who holds the lease."""
+
+    incident: str
+    node: str
+    holder: str
+
+    def to_xcom(self) -> dict[str, str]:
+        return {"incident": self.incident, "node": self.node, "holder": self.holder}
+
+    @classmethod
+    def from_xcom(cls, value: dict[str, str]) -> Case:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The doors to the outside: the fleet, the store, S3, Terraform, Ansible."""
+
+    settings: Settings
+    fleet: Fleet
+    store: Store
+
+    def node(self, case: Case) -> Node:
+        return self.fleet.node(case.node)
+
+    def s3(self) -> Any:
+        from kintsugi.connections import s3_client
+
+        return s3_client(self.settings)
+
+    def terraform(self) -> Terraform:
+        from kintsugi.hooks.terraform import Terraform
+
+        return Terraform(self.settings)
+
+    def ansible(self) -> Ansible:
+        from kintsugi.hooks.ansible import Ansible
+
+        return Ansible(self.settings)
+
+    @contextmanager
+    def step(self, case: Case, name: str) -> Iterator[Step]:
+        """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
+
+        Raises LeaseHeld when another run has taken the lease, Fenced by the next act of a step whose
+        successor has started.
+        """
+        lease = self.store.acquire_lease(case.node, case.holder, LEASE_S, fresh_token=True)
+        step = Step(self, case, name, lease.token)
+        step.note("started", mark="start")
+        try:
+            yield step
+        except Exception as error:
+            step.note(f"failed: {error}", mark="failed")
+            raise
+        step.note("done", mark="end")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step under way: writes to the journal and proves before each act that it is still the one."""
+
+    runtime: Runtime
+    case: Case
+    name: str
+    token: int
+
+    def check(self) -> None:
+        """Raise Fenced unless this step's token is the newest; to be called right before a destructive act."""
+        self.runtime.store.check(self.case.node, self.token)
+
+    def note(self, message: str, **data: Any) -> None:
+        """Add a sentence to the incident's journal and to the task's log."""
+        import logging
+
+        logging.getLogger(__name__).info("%s: %s", self.name, message)
+        self.runtime.store.append(self.case.incident, self.token, self.name, message, data)
+
+
+def runtime() -> Runtime:
+    """The doors as the environment (Airflow's connections, else the settings) defines them."""
+    from kintsugi.connections import store_dsn
+    from kintsugi.store import Store
+
+    settings = load_settings()
+    return Runtime(settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings)))

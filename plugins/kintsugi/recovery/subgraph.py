@@ -1,0 +1,249 @@
+"""The recovery subgraph: one TaskGroup, used by every ``watch_<node>`` DAG and by ``recover_node``.
+
+Read it from top to bottom; it is the algorithm:
+
+1. ``confirm``       a second opinion: probe again, ask the peers; takes the lease, opens the incident.
+2. ``guard``         may we act? budget, breaker, quorum, last copy, maintenance; a refusal asks a human.
+3. ``archive_logs``  the node's logs go to S3 under the incident (beside the repair, not before it:
+                     the collector holds them already, so nothing is lost by not waiting).
+4. ``decide``        restart, rebuild, roll back, or only show the plan (dry run).
+5. ``fence``         the old node can't come back and write.
+6. ``plan``, ``provision``   ``terraform plan -replace`` of this node alone, judged; exactly that plan applied.
+7. ``configure``     Ansible, from artifacts cached beforehand.
+8. ``rejoin``        by role: redundant first (the node serves again), then consistent (its data is whole).
+9. ``verify``, ``canary``   proof by this very node; then a trade from S3's end to Cassandra's.
+10. ``record``       always: closes the incident, writes its story to S3, fails the run unless all is well.
+
+A repair that fails closes its attempt and fails the run. The next run of the watch finds the node still
+sick, continues the same incident, and ``decide`` escalates on what the journal says was tried.
+
+Between tasks travels only the case (incident, node, holder of the lease). What was seen and decided stands
+in the journal, so any task can be killed and run again. Every step takes a fresh fencing token when it
+starts; a step that was thought dead and lives on is refused at its next act.
+
+The tasks pull the case themselves instead of taking it as an argument: an argument would make ``confirm`` a
+direct upstream of every task, and a join with ``none_failed_min_one_success`` would then run although its
+whole path was skipped.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import TaskGroup, TriggerRule, chain, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from kintsugi.errors import LeaseHeld
+
+if TYPE_CHECKING:
+    from kintsugi.recovery.case import Case
+
+GROUP = "recovery"
+APPROVAL_WAIT = timedelta(minutes=30)
+# Steps are safe to run twice, so a killed worker costs a retry and not the repair.
+RETRY: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=2), "pool": "recovery"}
+JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+
+
+def _case(context: Any) -> Case:
+    from kintsugi.recovery.case import Case
+
+    return Case.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm"))
+
+
+@task(**RETRY)
+def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) -> dict[str, str]:
+    """Probe again and ask the peers; open the incident, or continue the one that is open."""
+    from kintsugi.recovery import judge
+    from kintsugi.recovery.case import runtime
+
+    run = context["dag_run"]
+    try:
+        case = judge.confirm(
+            runtime(),
+            node=node,
+            holder=f"{run.dag_id}/{run.run_id}",
+            finding=finding if isinstance(finding, dict) else None,
+            requested=action,
+            dry_run=dry_run == "True",
+        )
+    except LeaseHeld as held:
+        raise AirflowSkipException(str(held)) from held
+    return case.to_xcom()
+
+
+@task.branch(**RETRY)
+def guard(**context: Any) -> list[str]:
+    """Go on, stand down, or ask a human; the reason is in the journal."""
+    from kintsugi.recovery import judge
+    from kintsugi.recovery.case import runtime
+
+    return [f"{GROUP}.{name}" for name in judge.guard(runtime(), _case(context))]
+
+
+@task(**RETRY)
+def archive_logs(**context: Any) -> list[str]:
+    """Copy what the collector holds of the node to S3; returns the keys."""
+    from kintsugi.recovery import report
+    from kintsugi.recovery.case import runtime
+
+    return report.archive_logs(runtime(), _case(context))
+
+
+@task.branch(trigger_rule=JOIN, **RETRY)
+def decide(**context: Any) -> str:
+    """Choose the path; a human's approval, when there was one, goes into the journal first."""
+    from kintsugi.recovery import judge
+    from kintsugi.recovery.case import runtime
+
+    approval = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human")
+    return f"{GROUP}.{judge.choose_path(runtime(), _case(context), approval)}"
+
+
+@task(**RETRY)
+def stand_down(**context: Any) -> str:
+    """A false alarm: nothing is touched."""
+    from kintsugi.recovery import judge
+    from kintsugi.recovery.case import runtime
+
+    return judge.stand_down(runtime(), _case(context))
+
+
+@task(**RETRY)
+def show_plan(**context: Any) -> str:
+    """Dry run: what Terraform would do, in its own words; nothing changes."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    return act.show_plan(runtime(), _case(context))
+
+
+@task(**RETRY)
+def restart(**context: Any) -> None:
+    """Start the service again on a node whose disk is good."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    act.restart(runtime(), _case(context))
+
+
+@task(**RETRY)
+def fence(**context: Any) -> None:
+    """End whatever of the old node may still run, so that it can't come back and write."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    act.fence(runtime(), _case(context))
+
+
+@task(**RETRY)
+def plan(**context: Any) -> str:
+    """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    return act.plan(runtime(), _case(context))
+
+
+@task(**RETRY)
+def provision(**context: Any) -> None:
+    """Apply exactly the judged plan; a stale one is planned and judged again."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    act.provision(runtime(), _case(context), context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
+
+
+@task(**RETRY)
+def configure(**context: Any) -> None:
+    """Let Ansible make the empty server a node of its role."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    act.configure(runtime(), _case(context))
+
+
+@task(trigger_rule=JOIN, **RETRY)
+def rejoin(**context: Any) -> str:
+    """Wait until the node serves again, then make its data whole."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    return act.rejoin(runtime(), _case(context))
+
+
+@task(**RETRY)
+def verify(**context: Any) -> str:
+    """Proof by this very node, as a sentence."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    return act.verify(runtime(), _case(context))
+
+
+@task(**RETRY)
+def canary(**context: Any) -> str:
+    """A canary trade goes in at S3's end and is read back from Cassandra."""
+    from kintsugi.recovery import act
+    from kintsugi.recovery.case import runtime
+
+    return act.canary(runtime(), _case(context))
+
+
+@task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
+def record(**context: Any) -> str:
+    """Close the incident and tell its story; fails the run unless the node is well."""
+    from kintsugi.recovery import report
+    from kintsugi.recovery.case import runtime
+
+    if context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm") is None:
+        raise AirflowSkipException("no case was opened; another run repairs this node and keeps the record")
+    story = report.record(runtime(), _case(context))
+    if not story.well:
+        raise AirflowFailException(story.text)
+    return story.text
+
+
+def ask_a_human() -> Any:
+    """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
+    from airflow.providers.standard.operators.hitl import HITLBranchOperator
+
+    return HITLBranchOperator(
+        task_id="ask_a_human",
+        subject="A guard refused a repair. Act all the same?",
+        body=(
+            "{% set case = ti.xcom_pull(task_ids='recovery.confirm') %}"
+            "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. The reasons stand in the log of "
+            "`recovery.guard` and in `kintsugi incident {{ case['incident'] }}`.\n\n"
+            "*Approve* repairs the node against the guard's advice; a node that still answers is not "
+            "destroyed even then."
+        ),
+        options=["Approve", "Decline"],
+        options_mapping={"Approve": f"{GROUP}.decide", "Decline": f"{GROUP}.record"},
+        defaults="Decline",
+        response_timeout=APPROVAL_WAIT,
+    )
+
+
+def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: str = "False") -> TaskGroup:
+    """Build the subgraph for ``node``, a name or a template of one.
+
+    ``finding`` is the sensor's event (kintsugi.observation.Finding as a dict), None when started by hand;
+    ``action`` ("auto", "restart", "rebuild", "roll_back") and ``dry_run`` ("True", "False") may be templates.
+    """
+    with TaskGroup(GROUP, tooltip="Rebuild a sick node: confirm, guard, decide, act, prove") as group:
+        guarded, path, back, end = guard(), decide(), rejoin(), record()
+        rebuilt = configure()
+
+        confirm(node=node, finding=finding, action=action, dry_run=dry_run) >> guarded
+        guarded >> [archive_logs(), stand_down()] >> end
+        guarded >> ask_a_human() >> [path, end]
+        guarded >> path
+
+        path >> show_plan() >> end
+        path >> restart() >> back
+        chain(path, fence(), plan(), provision(), rebuilt)
+        rebuilt >> back
+        chain(back, verify(), canary(), end)
+    return group
