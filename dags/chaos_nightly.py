@@ -1,0 +1,81 @@
+"""Break a server at night, on purpose, and report whether it healed. Paused until a user unpauses it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pendulum
+from airflow.sdk import DAG, Param, task
+
+RUNBOOK = """
+### Chaos at night
+
+Picks a node at random from a seed (logged, and settable in the form to repeat a night), pulls its plug, waits until
+the watch has healed it, and reports. It refuses to start while an incident is open or when the
+steady state doesn't hold: chaos proves recovery, it doesn't add to an outage.
+
+**`refuse_when_sick` failed?** That is the refusal; its text says what wasn't well.
+**`wait_for_healing` failed?** The node did not come back in time: read the incident of that node and treat it as real.
+"""
+
+with DAG(
+    dag_id="chaos_nightly",
+    description="Pull a random node's plug and expect it to heal",
+    doc_md=RUNBOOK,
+    schedule="0 2 * * 1-5",
+    start_date=pendulum.datetime(2026, 1, 1, tz="America/New_York"),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=True,
+    tags=["kintsugi", "chaos"],
+    default_args={"owner": "kintsugi", "retries": 0, "execution_timeout": timedelta(minutes=15)},
+    params={
+        "seed": Param(
+            default=None,
+            type=["null", "integer"],
+            title="Seed",
+            description="Repeats a night; empty draws one from the run's date",
+        ),
+        "lose_volume": Param(
+            default=True, type="boolean", title="Lose the volume too", description="The disk dies with the host"
+        ),
+    },
+) as dag:
+
+    @task
+    def refuse_when_sick() -> str:
+        """The steady state must hold before anything is broken."""
+        from kintsugi.chaos import experiment
+        from kintsugi.recovery.case import runtime
+
+        return experiment.check_steady_state(runtime())
+
+    @task
+    def pick_victim(**context: object) -> str:
+        """Choose the node from the seed; the same seed picks the same node."""
+        from kintsugi.chaos import experiment
+        from kintsugi.recovery.case import runtime
+
+        return experiment.pick_victim(runtime(), context["params"]["seed"], str(context["run_id"]))  # type: ignore[index]
+
+    @task
+    def pull_the_plug(node: str, **context: object) -> str:
+        """Kill the whole node and note t0 just before; returns t0, ISO 8601 UTC."""
+        from kintsugi.chaos import experiment
+        from kintsugi.recovery.case import runtime
+
+        lose_volume = bool(context["params"]["lose_volume"])  # type: ignore[index]
+        return experiment.pull_plug(runtime(), node, run=str(context["run_id"]), lose_volume=lose_volume)
+
+    @task
+    def wait_for_healing(node: str, t0: str) -> dict[str, object]:
+        """Wait for the healed incident of this fault; returns its figures."""
+        from kintsugi.chaos import experiment
+        from kintsugi.recovery.case import runtime
+
+        return experiment.wait_for_healing(runtime(), node, t0, deadline_s=600)
+
+    victim = pick_victim()
+    plug_pulled_at = pull_the_plug(victim)
+    refuse_when_sick() >> victim
+    wait_for_healing(victim, plug_pulled_at)
