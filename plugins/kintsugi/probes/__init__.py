@@ -1,0 +1,5 @@
+"""Does a node answer its own protocol, and what do its peers say?"""
+
+from kintsugi.probes.protocols import Probe, probe_node, probe_ssh, probe_stream
+
+__all__ = ["Probe", "probe_node", "probe_ssh", "probe_stream"]

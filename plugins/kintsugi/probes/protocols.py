@@ -1,0 +1,307 @@
+"""One question to one endpoint, in its own protocol, with a deadline.
+
+A port that accepts connections proves little: the kernel accepts for a stopped process as well. So every
+probe waits for an answer that only a live server of that kind can give. Standard library only: the
+triggerer and the command line load this module at start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import struct
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kintsugi.fleet import Node, Role
+from kintsugi.observation import Answer
+from kintsugi.settings import (
+    CASSANDRA_PORT,
+    KAFKA_PORT,
+    SPARK_MASTER_UI_PORT,
+    SPARK_WORKER_UI_PORT,
+)
+
+PROBE_TIMEOUT_S = 2.0
+STREAM_APP = "stream_trades"
+
+# After the deadline the event loop gets one more short turn: when our own process was not scheduled for
+# a while, the answer may lie in the socket's buffer, and only the timer happened to be looked at first.
+_LAST_LOOK_S = 0.2
+_MAX_BODY_BYTES = 8 * 1024 * 1024  # an answer longer than this is not one of ours
+
+
+class ProtocolMismatch(Exception):
+    """The endpoint answered, but not as its protocol demands; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How one question ended.
+
+    ``target``: a node's name or ``address:port``. ``at``: when the question was put, UTC.
+    ``latency_s``: seconds until the answer, or until the probe gave up. ``detail``: fit to be shown.
+    """
+
+    target: str
+    answer: Answer
+    at: datetime
+    latency_s: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The two halves of one TCP connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+Question = Callable[[Connection], Awaitable[str]]
+
+
+async def probe_kafka(address: str, port: int = KAFKA_PORT, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Ask a broker for the API versions it speaks; OK when the answer carries our correlation id."""
+    return await _probe(address, port, timeout_s, _ask_api_versions)
+
+
+async def probe_cassandra(
+    address: str, port: int = CASSANDRA_PORT, timeout_s: float = PROBE_TIMEOUT_S
+) -> Probe:
+    """Send OPTIONS in native protocol v4; OK when the answer is SUPPORTED."""
+    return await _probe(address, port, timeout_s, _ask_options)
+
+
+async def probe_spark_master(
+    address: str, port: int = SPARK_MASTER_UI_PORT, timeout_s: float = PROBE_TIMEOUT_S
+) -> Probe:
+    """Ask a Spark master for its state; OK when ALIVE, and also while it is recovering its state.
+
+    STANDBY, RECOVERING and COMPLETING_RECOVERY are a master on its way: alive, and not to be shot.
+    """
+
+    def check(document: Mapping[str, Any]) -> str:
+        state = document.get("status")
+        if state not in ("ALIVE", "STANDBY", "RECOVERING", "COMPLETING_RECOVERY"):
+            raise ProtocolMismatch(f"the answer is not a Spark master's: status {state!r}")
+        return f"master {state}"
+
+    return await probe_http_json(address, port, "/json/", check, timeout_s)
+
+
+async def probe_spark_worker(
+    address: str, port: int = SPARK_WORKER_UI_PORT, timeout_s: float = PROBE_TIMEOUT_S
+) -> Probe:
+    """Ask a Spark worker for its state; OK when it names its cores."""
+
+    def check(document: Mapping[str, Any]) -> str:
+        if "cores" not in document or "masterurl" not in document:
+            raise ProtocolMismatch("the answer is not a Spark worker's")
+        return f"worker with {document.get('coresused', 0)} of {document['cores']} cores used"
+
+    return await probe_http_json(address, port, "/json/", check, timeout_s)
+
+
+async def probe_stream(
+    address: str, port: int = SPARK_MASTER_UI_PORT, timeout_s: float = PROBE_TIMEOUT_S
+) -> Probe:
+    """Ask the Spark master at ``address`` whether the streaming application runs and holds cores.
+
+    WRONG when the master answers, but the application is absent, waiting, or without a core.
+    """
+    return await probe_http_json(address, port, "/json/", _check_stream, timeout_s)
+
+
+def _check_stream(document: Mapping[str, Any]) -> str:
+    apps = [app for app in document.get("activeapps", []) if app.get("name") == STREAM_APP]
+    if not apps:
+        raise ProtocolMismatch(f"no application called {STREAM_APP} is registered")
+    cores = sum(int(app.get("cores", 0)) for app in apps)
+    state = ", ".join(str(app.get("state")) for app in apps)
+    if cores <= 0:
+        raise ProtocolMismatch(f"application {STREAM_APP} ({state}) holds no core")
+    return f"application {STREAM_APP} ({state}) holds {cores} cores"
+
+
+async def probe_http_json(
+    address: str,
+    port: int,
+    path: str,
+    check: Callable[[Mapping[str, Any]], str],
+    timeout_s: float = PROBE_TIMEOUT_S,
+) -> Probe:
+    """GET ``path``; OK when the status is 200, the body a JSON object, and ``check`` accepts it.
+
+    ``check`` returns the detail, or raises ProtocolMismatch.
+    """
+
+    async def ask(connection: Connection) -> str:
+        body = await _http_get(connection, f"{address}:{port}", path)
+        try:
+            document = json.loads(body)
+        except ValueError as error:
+            raise ProtocolMismatch(f"{path} did not answer in JSON") from error
+        if not isinstance(document, dict):
+            raise ProtocolMismatch(f"{path} did not answer with a JSON object")
+        return check(document)
+
+    return await _probe(address, port, timeout_s, ask)
+
+
+async def probe_s3(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Any HTTP answer below 500 will do: without credentials S3 says 403, which a live server says."""
+
+    async def ask(connection: Connection) -> str:
+        status, _ = await _http_exchange(connection, f"{address}:{port}", "/")
+        if status >= 500:
+            raise ProtocolMismatch(f"HTTP status {status}")
+        return f"HTTP status {status}"
+
+    return await _probe(address, port, timeout_s, ask)
+
+
+async def probe_ssh(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Read the banner that sshd sends first; OK when it says SSH-2.0."""
+
+    async def ask(connection: Connection) -> str:
+        line = (await connection.reader.readline()).decode("ascii", "replace").strip()
+        if not line.startswith("SSH-2.0"):
+            raise ProtocolMismatch(f"no SSH banner but {line[:40]!r}")
+        return line
+
+    return await _probe(address, port, timeout_s, ask)
+
+
+async def probe_postgres(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Send SSLRequest, to which PostgreSQL answers with one byte before any authentication."""
+
+    async def ask(connection: Connection) -> str:
+        connection.writer.write(struct.pack(">ii", 8, 80877103))
+        reply = await connection.reader.readexactly(1)
+        if reply not in (b"S", b"N"):
+            raise ProtocolMismatch(f"not PostgreSQL's answer: {reply!r}")
+        return "answers SSLRequest"
+
+    return await _probe(address, port, timeout_s, ask)
+
+
+async def probe_node(node: Node, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Ask ``node`` in the protocol of its role; the probe's target is the node's name. Never raises."""
+    probe = await _PROBES[node.role](node.address, PORTS[node.role], timeout_s)
+    return Probe(node.name, probe.answer, probe.at, probe.latency_s, probe.detail)
+
+
+_PROBES: Mapping[Role, Callable[[str, int, float], Awaitable[Probe]]] = {
+    Role.KAFKA: probe_kafka,
+    Role.CASSANDRA: probe_cassandra,
+    Role.SPARK_MASTER: probe_spark_master,
+    Role.SPARK_WORKER: probe_spark_worker,
+}
+PORTS: Mapping[Role, int] = {
+    Role.KAFKA: KAFKA_PORT,
+    Role.CASSANDRA: CASSANDRA_PORT,
+    Role.SPARK_MASTER: SPARK_MASTER_UI_PORT,
+    Role.SPARK_WORKER: SPARK_WORKER_UI_PORT,
+}
+
+
+async def _probe(address: str, port: int, timeout_s: float, question: Question) -> Probe:
+    """Put ``question`` on a fresh connection; network trouble becomes an Answer, never an exception."""
+    at, started = datetime.now(UTC), time.monotonic()
+    task = asyncio.ensure_future(_converse(address, port, question))
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if not done:
+            done, _ = await asyncio.wait({task}, timeout=_LAST_LOOK_S)
+    finally:
+        task.cancel()  # no effect when it is done
+    answer, detail = _judge(task, timeout_s) if done else (Answer.TIMEOUT, f"no answer in {timeout_s:g} s")
+    return Probe(f"{address}:{port}", answer, at, time.monotonic() - started, detail)
+
+
+def _judge(task: asyncio.Future[str], timeout_s: float) -> tuple[Answer, str]:
+    """Turn the outcome of a finished conversation into an answer and its detail."""
+    error = task.exception()
+    if error is None:
+        return Answer.OK, task.result()
+    if isinstance(error, ConnectionRefusedError):
+        return Answer.REFUSED, "connection refused"
+    if isinstance(error, ProtocolMismatch):
+        return Answer.WRONG, str(error)
+    if isinstance(error, EOFError | ConnectionError | ValueError | struct.error):
+        # A reset in mid-conversation may be a dying process or a busy one; the next probe will tell.
+        return Answer.WRONG, f"closed the connection without a valid answer ({type(error).__name__})"
+    if isinstance(error, OSError):  # no route, host unreachable, out of buffers: nothing was heard
+        return Answer.TIMEOUT, f"unreachable: {error.strerror or type(error).__name__}"
+    raise error
+
+
+async def _converse(address: str, port: int, question: Question) -> str:
+    reader, writer = await asyncio.open_connection(address, port, limit=_MAX_BODY_BYTES)
+    try:
+        return await question(Connection(reader, writer))
+    finally:
+        writer.transport.abort()  # probes leave no connection in TIME_WAIT or half-closed behind
+
+
+async def _ask_api_versions(connection: Connection) -> str:
+    """ApiVersions v0, which every broker answers whatever else it speaks (KIP-35)."""
+    correlation_id = secrets.randbelow(2**31)
+    client = b"kintsugi"
+    request = struct.pack(">hhih", 18, 0, correlation_id, len(client)) + client
+    connection.writer.write(struct.pack(">i", len(request)) + request)
+    (size,) = struct.unpack(">i", await connection.reader.readexactly(4))
+    if not 10 <= size <= _MAX_BODY_BYTES:
+        raise ProtocolMismatch(f"not a Kafka answer: {size} bytes announced")
+    reply = await connection.reader.readexactly(size)
+    answered_id, error_code, keys = struct.unpack_from(">ihi", reply)
+    if answered_id != correlation_id:
+        raise ProtocolMismatch("the answer carries another correlation id")
+    if error_code != 0:
+        raise ProtocolMismatch(f"error code {error_code} to ApiVersions")
+    return f"{keys} APIs"
+
+
+async def _ask_options(connection: Connection) -> str:
+    """OPTIONS of the native protocol v4: 9 bytes of header, no body; SUPPORTED is opcode 0x06."""
+    stream_id = secrets.randbelow(2**15)
+    connection.writer.write(struct.pack(">BBhBi", 0x04, 0, stream_id, 0x05, 0))
+    header = await connection.reader.readexactly(9)
+    version, _, answered_id, opcode, size = struct.unpack(">BBhBi", header)
+    if version != 0x84 or answered_id != stream_id:
+        raise ProtocolMismatch("not an answer in CQL's native protocol v4 to this question")
+    if opcode != 0x06:
+        raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
+    if not 0 <= size <= _MAX_BODY_BYTES:
+        raise ProtocolMismatch(f"{size} bytes announced")
+    await connection.reader.readexactly(size)
+    return "SUPPORTED"
+
+
+async def _http_get(connection: Connection, host: str, path: str) -> bytes:
+    status, body = await _http_exchange(connection, host, path)
+    if status != 200:
+        raise ProtocolMismatch(f"HTTP status {status} for {path}")
+    return body
+
+
+async def _http_exchange(connection: Connection, host: str, path: str) -> tuple[int, bytes]:
+    """One GET; returns status and body. HTTP/1.0, so that the end of the body is the end of the stream."""
+    request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n\r\n"
+    connection.writer.write(request.encode("ascii"))
+    status_line = (await connection.reader.readline()).decode("latin-1").split(maxsplit=2)
+    if len(status_line) < 2 or not status_line[0].startswith("HTTP/1.") or not status_line[1].isdigit():
+        raise ProtocolMismatch("not an HTTP answer")
+    length: int | None = None
+    while (line := (await connection.reader.readline()).strip()) != b"":
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            length = int(value)
+    if length is None:
+        return int(status_line[1]), await connection.reader.read(_MAX_BODY_BYTES)
+    return int(status_line[1]), await connection.reader.readexactly(length)

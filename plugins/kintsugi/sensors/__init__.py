@@ -1,0 +1,1 @@
+"""Airflow sensors of Kintsugi; all of them wait in the triggerer."""
