@@ -1,0 +1,155 @@
+"""The processes of local nodes, found and ended without ever hitting a stranger.
+
+A node's init is recorded by host PID and start time, outside the node's root, so that whoever fences or breaks
+the node kills exactly that process. Everything a node runs carries ``KINTSUGI_INIT_OF=<root>`` in its
+environment: what a killed creation left behind unrecorded is found by that mark.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kintsugi.errors import StepFailed
+from kintsugi.settings import Settings
+
+MARK = "KINTSUGI_INIT_OF"
+
+
+@dataclass(frozen=True, slots=True)
+class InitRecord:
+    """A node's init: ``pid`` as the host sees it, ``start_time`` in clock ticks since boot (against PID reuse),
+    and the inode of its PID namespace (None without one)."""
+
+    pid: int
+    start_time: int
+    pid_namespace: int | None
+    isolation: str
+
+
+def record_path(settings: Settings, name: str) -> Path:
+    """Where the init of a node is on record, out of the node's own sight."""
+    return settings.state / "nodes" / f"{name}.pid.json"
+
+
+def read_record(settings: Settings, name: str) -> InitRecord | None:
+    """The recorded init of a node, None when there is no (readable) record."""
+    try:
+        return InitRecord(**json.loads(record_path(settings, name).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_record(settings: Settings, name: str, record: InitRecord) -> None:
+    """Put the record down at once or not at all."""
+    path = record_path(settings, name)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps(asdict(record)))
+    fresh.replace(path)
+
+
+def start_time(pid: int) -> int | None:
+    """Start of a live process in clock ticks since boot; None when it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def namespace_of(pid: int) -> int | None:
+    """Inode of the PID namespace of ``pid``, None when it can't be read."""
+    try:
+        return int(os.readlink(f"/proc/{pid}/ns/pid")[5:-1])
+    except OSError:
+        return None
+
+
+def running(record: InitRecord | None) -> bool:
+    """Whether the recorded init lives: the same process, not a later one with its number."""
+    return record is not None and start_time(record.pid) == record.start_time
+
+
+def members(settings: Settings, name: str) -> Iterator[int]:
+    """Host PIDs of all that lives of a node: by its PID namespace, or by the mark in the environment."""
+    record = read_record(settings, name)
+    mark = f"{MARK}={settings.node_root(name)}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        pid = int(entry.name)
+        inside = record is not None and record.pid_namespace is not None
+        if inside and record is not None and namespace_of(pid) == record.pid_namespace:
+            if start_time(pid) is not None:
+                yield pid
+        elif mark in _environment(pid) and start_time(pid) is not None:
+            yield pid
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def send(pid: int, number: signal.Signals, expected_start: int | None = None) -> bool:
+    """Signal a process through a descriptor, so that its number can't change hands; False when it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if expected_start is not None and start_time(pid) != expected_start:
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
+    """End everything of a node at once, its init first; returns when nothing of it lives.
+
+    Raises StepFailed naming the survivors when some outlive ``timeout_s``.
+    """
+    record = read_record(settings, name)
+    if record is not None:
+        send(record.pid, signal.SIGKILL, record.start_time)
+    deadline = time.monotonic() + timeout_s
+    while alive := list(members(settings, name)):
+        if time.monotonic() > deadline:
+            raise StepFailed(f"{name}: processes {alive} outlived SIGKILL for {timeout_s:.0f} s; see ps -fp")
+        for pid in alive:
+            send(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def signal_all(settings: Settings, name: str, number: signal.Signals, wanted: str) -> int:
+    """Signal every process of a node until each is in one of the states ``wanted`` (letters of proc(5)).
+
+    Processes forked meanwhile are caught by the next round. Returns how many there are.
+    """
+    for _ in range(100):
+        pids = list(members(settings, name))
+        lagging = [pid for pid in pids if _state(pid) not in wanted]
+        if not lagging:
+            return len(pids)
+        for pid in lagging:
+            send(pid, number)
+        time.sleep(0.01)
+    raise StepFailed(f"{name}: processes {lagging} did not take {number.name} within 1 s; see ps -fp")
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"

@@ -1,0 +1,37 @@
+locals {
+  fleet = yamldecode(file(var.fleet_file))
+
+  nodes = {
+    for node in local.fleet.nodes : node.name => {
+      name     = node.name
+      role     = node.role
+      address  = node.address
+      ssh_port = try(node.ssh_port, local.fleet.ssh_port)
+    }
+  }
+
+  launcher = {
+    python     = var.python
+    modules    = abspath("${path.module}/../../plugins")
+    state_dir  = var.state_dir
+    cache_dir  = var.cache_dir
+    fleet_file = var.fleet_file
+  }
+}
+
+module "volume" {
+  source   = "../modules/local_volume"
+  for_each = local.nodes
+
+  name     = each.key
+  launcher = local.launcher
+}
+
+module "node" {
+  source   = "../modules/local_node"
+  for_each = local.nodes
+
+  node      = each.value
+  volume_id = module.volume[each.key].id
+  launcher  = local.launcher
+}
