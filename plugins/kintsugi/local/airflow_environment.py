@@ -1,0 +1,202 @@
+"""Airflow's configuration in ``local``, as environment variables: nothing is read from an ``airflow.cfg``.
+
+``control/airflow.env`` (0600) holds it, in a form that ``sh`` can source::
+
+    set -a; . /var/lib/kintsugi/control/airflow.env; set +a; .venv/bin/airflow dags list
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kintsugi.fleet import Role
+from kintsugi.local.objectstore import ACCESS_KEY, REGION, ObjectStore
+from kintsugi.local.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
+from kintsugi.local.processes import MARKER
+from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kintsugi.settings import Settings
+
+ADMIN = "admin"
+ADMIN_PASSWORD = "airflow-admin-password"  # the name of the secret, not its value
+
+# What a program may inherit from the shell that ran `kintsugi up`; a proxy or a credential of the user's is not in it.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "JAVA_HOME", "TMPDIR", "SSL_CERT_FILE")
+_INHERITED_PREFIXES = ("KINTSUGI_", "OTEL_", "HONEYCOMB_")
+
+
+def base_environment(settings: Settings, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What every program of the control plane gets: paths of this installation and the mark of ownership."""
+    kept = {
+        name: value
+        for name, value in inherited.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    own = Path(sys.executable).parent  # the virtual environment's programs: airflow, ansible-playbook, terraform
+    return kept | {
+        "PATH": f"{own}:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin",
+        "PYTHONPATH": str(settings.repository / "plugins"),
+        "PYTHONUNBUFFERED": "1",
+        "KINTSUGI_STATE": str(settings.state),
+        "KINTSUGI_CACHE": str(settings.cache),
+        "KINTSUGI_FLEET": str(settings.fleet_file),
+        "SPT_NOENV": "1",
+        MARKER: str(settings.control),
+    }
+
+
+def airflow_environment(settings: Settings) -> dict[str, str]:
+    """All of Airflow's settings and the project's connections; holds secrets."""
+    return {
+        "AIRFLOW_HOME": str(settings.control / "airflow"),
+        **_options(settings),
+        **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections(settings).items()},
+        "SCARF_ANALYTICS": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def connections(settings: Settings) -> dict[str, dict[str, object]]:
+    """The five connections of the project, by connection id, in Airflow's JSON form."""
+    fleet = settings.fleet
+    s3, postgres = ObjectStore.of(settings), Postgres.of(settings)
+    cassandra = ",".join(node.address for node in fleet.of(Role.CASSANDRA))
+    master = next((node.address for node in fleet.of(Role.SPARK_MASTER)), "")
+    return {
+        "kintsugi_s3": {
+            "conn_type": "aws",
+            "login": ACCESS_KEY,
+            "password": s3.secret_key,
+            "extra": {
+                "region_name": REGION,
+                "endpoint_url": s3.endpoint,
+                "config_kwargs": {"s3": {"addressing_style": "path"}},
+            },
+        },
+        "kintsugi_store": {
+            "conn_type": "postgres",
+            "host": postgres.address,
+            "port": postgres.port,
+            "login": USER,
+            "password": postgres.password,
+            "schema": STORE_DATABASE,
+        },
+        "kintsugi_kafka": {
+            "conn_type": "kafka",
+            "extra": {"bootstrap.servers": ",".join(fleet.endpoints(Role.KAFKA, KAFKA_PORT))},
+        },
+        "kintsugi_cassandra": {"conn_type": "cassandra", "host": cassandra, "port": CASSANDRA_PORT},
+        "kintsugi_spark": {
+            "conn_type": "spark",
+            "host": f"spark://{master}",
+            "port": SPARK_MASTER_PORT,
+            "extra": {"deploy-mode": "client"},
+        },
+    }
+
+
+def write_environment(path: Path, environment: Mapping[str, str]) -> None:
+    """Write ``environment`` to ``path`` (0600) so that ``sh`` can source it."""
+    from kintsugi.local.supervision import write_private
+
+    write_private(path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items())))
+
+
+def _options(settings: Settings) -> dict[str, str]:
+    """``AIRFLOW__SECTION__OPTION`` for every option we set."""
+    sections = {**_core(settings), **_timing(), **_identity(settings)}
+    return {
+        f"AIRFLOW__{section.upper()}__{option.upper()}": value
+        for section, options in sections.items()
+        for option, value in options.items()
+    }
+
+
+def _core(settings: Settings) -> dict[str, dict[str, str]]:
+    plane = settings.fleet.control_plane
+    home = settings.control / "airflow"
+    return {
+        "core": {
+            "dags_folder": str(settings.repository / "dags"),
+            "plugins_folder": str(settings.repository / "plugins"),
+            "executor": "LocalExecutor",
+            "parallelism": "8",  # LocalExecutor forks that many workers at once
+            "load_examples": "False",
+            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "simple_auth_manager_users": f"{ADMIN}:admin",
+            "simple_auth_manager_passwords_file": str(home / "passwords.json"),
+            "execution_api_server_url": f"http://{plane.address}:{plane.airflow_port}/execution/",
+            "min_serialized_dag_update_interval": "5",
+            "fernet_key": _fernet_key(settings),
+            "test_connection": "Disabled",
+        },
+        "database": {
+            "sql_alchemy_conn": _sqlalchemy(settings, "psycopg2"),
+            "sql_alchemy_conn_async": _sqlalchemy(settings, "asyncpg"),
+            "sql_alchemy_pool_size": "5",
+        },
+        "api": {
+            "host": plane.address,
+            "port": str(plane.airflow_port),
+            "base_url": f"http://{plane.address}:{plane.airflow_port}",
+            "workers": "1",
+            "instance_name": "Kintsugi",
+            "expose_config": "False",
+        },
+        "logging": {
+            "base_log_folder": str(home / "logs"),
+            "dag_processor_child_process_log_directory": str(home / "logs/dag_processor"),
+            "colored_console_log": "False",
+        },
+        "usage_data_collection": {"enabled": "False"},
+    }
+
+
+def _timing() -> dict[str, dict[str, str]]:
+    # A dead task is noticed in about 20 s instead of 300 s; the cost is a heartbeat each 2 s (docs: DESIGN facts).
+    return {
+        "scheduler": {
+            "scheduler_idle_sleep_time": "0.2",
+            "scheduler_heartbeat_sec": "2",
+            "job_heartbeat_sec": "2",
+            "scheduler_health_check_threshold": "10",
+            "orphaned_tasks_check_interval": "5",
+            "task_instance_heartbeat_timeout": "20",
+            "task_instance_heartbeat_timeout_detection_interval": "2",
+            "catchup_by_default": "False",
+        },
+        "workers": {"min_heartbeat_interval": "2"},
+        "dag_processor": {
+            "parsing_processes": "1",
+            "min_file_process_interval": "30",
+            "refresh_interval": "15",
+            "print_stats_interval": "300",
+        },
+        "triggerer": {"capacity": "200", "job_heartbeat_sec": "2"},
+    }
+
+
+def _identity(settings: Settings) -> dict[str, dict[str, str]]:
+    return {
+        "api_auth": {"jwt_secret": settings.secret("airflow-jwt")},
+    }
+
+
+def _sqlalchemy(settings: Settings, driver: str) -> str:
+    dsn = Postgres.of(settings).dsn(AIRFLOW_DATABASE)
+    return dsn.replace("postgresql://", f"postgresql+{driver}://", 1)
+
+
+def _fernet_key(settings: Settings) -> str:
+    import base64
+
+    # Fernet wants 32 bytes in URL-safe base64; our secrets are 32 bytes in hex.
+    return base64.urlsafe_b64encode(bytes.fromhex(settings.secret("airflow-fernet"))).decode()

@@ -1,0 +1,128 @@
+"""Find and end processes by proof of ownership, never by name.
+
+Every process of the control plane carries ``KINTSUGI_CONTROL=<path>`` in its environment and hands it to its
+children, so that an orphan of a supervisor that was killed is still known as ours. ``SPT_NOENV`` keeps
+``setproctitle`` (Airflow's workers) from overwriting that proof. A signal goes through a pidfd that was opened
+before the proof was read: a pid that was reused in between can't be hit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MARKER = "KINTSUGI_CONTROL"
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who listens on a TCP port: ``pid`` is None when the kernel doesn't tell (another user's process)."""
+
+    pid: int | None
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.command} (pid {self.pid})" if self.pid else "a process of another user"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, *, pause: float = 0.1) -> bool:
+    """Poll ``condition`` until it holds or ``seconds`` have passed; returns whether it held."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def carries_marker(pid: int, control: Path) -> bool:
+    """Whether the process ``pid`` belongs to the control plane whose directory is ``control``."""
+    try:
+        environment = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False
+    return f"{MARKER}={control}".encode() in environment.split(b"\0")
+
+
+def owned_pids(control: Path) -> set[int]:
+    """Pids of all live processes of this control plane, zombies left out."""
+    return {pid for pid in _pids() if carries_marker(pid, control)}
+
+
+def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) -> bool:
+    """Send ``number`` to ``pid`` if ``proof(pid)`` holds; True when the signal went out."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not proof(pid):
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def kill_owned(control: Path, *, seconds: float = 10.0) -> int:
+    """SIGKILL every process of this control plane until none is left; returns how many were hit.
+
+    The caller itself is spared, so that a task of Airflow may call this. Repeats because a process may fork
+    while the list is read.
+    """
+    hit: set[int] = set()
+
+    def none_left() -> bool:
+        left = owned_pids(control) - {os.getpid()}
+        for pid in left:
+            if signal_if(pid, signal.SIGKILL, lambda number: carries_marker(number, control)):
+                hit.add(pid)
+        return not left
+
+    wait_until(none_left, seconds, pause=0.05)
+    return len(hit)
+
+
+def is_running_in(pid: int, directory: Path) -> bool:
+    """Whether ``pid`` lives and has ``directory`` as its working directory."""
+    try:
+        return (_PROC / str(pid) / "cwd").readlink() == directory
+    except OSError:
+        return False
+
+
+def listener(address: str, port: int) -> Listener | None:
+    """Who listens on ``address:port`` (or on all addresses), None when nobody does. IPv4 and IPv6 wildcards."""
+    inodes = set(_listening_inodes(address, port))
+    if not inodes:
+        return None
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            for handle in (_PROC / str(pid) / "fd").iterdir():
+                if os.readlink(handle)[8:-1] in inodes:
+                    return Listener(pid, (_PROC / str(pid) / "comm").read_text().strip())
+    return Listener(None, "")
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
+
+
+def _listening_inodes(address: str, port: int) -> Iterator[str]:
+    # The kernel writes an IPv4 address as little-endian hex; wildcards are all zeros, in both families.
+    ours = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (_PROC / "self/net" / table).read_text().splitlines()[1:]:
+                fields = line.split()
+                local, _, local_port = fields[1].partition(":")
+                if fields[3] == "0A" and int(local_port, 16) == port and (local == ours or not local.strip("0")):
+                    yield fields[9]
