@@ -1,0 +1,1 @@
+"""Faults that are made on purpose, and how their victims are picked."""

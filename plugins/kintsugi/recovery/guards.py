@@ -1,0 +1,296 @@
+"""May we act? Pure rules between a decision and its execution; a refusal is a list of sentences.
+
+What is asked, by how much the action could cost:
+
+| gate                                                     | restart, roll back | rebuild node | rebuild both |
+|----------------------------------------------------------|:---:|:---:|:---:|
+| no maintenance flag on the node or the fleet              |  x  |  x  |  x  |
+| repair budget: per node and for the fleet, in one hour    |  x  |  x  |  x  |
+| a node that still serves may be spared by its peers        |  x  |     |     |
+| not a protected node                                      |     |  x  |  x  |
+| wrong kill: nobody got an answer in the last 5 s           |     |  x  |  x  |
+| breaker: at most half of the fleet is sick                |     | (x) |  x  |
+| last copy and quorum; replication of at least 2           |     |     |  x  |
+| no repair of another node of this role is pending         |     |     | (x) |
+
+(x) The breaker lets a node be rebuilt *on its volume* where the node is proven dead (its service and its sshd both
+refuse connections): after a power cut the whole fleet is sick, and starting it again destroys nothing.
+A pending repair doesn't matter where the volume is known to be gone: nothing is left that could be destroyed.
+But the copies of Kafka are asked for even then: a replica that comes back empty as the only one in sync
+makes the others truncate what they still have.
+
+Whatever isn't known refuses what destroys; a restart needs only that nothing known speaks against it.
+The lease is no gate of this module: it is held or not, and the store checks it with each act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from kintsugi.fleet import Role
+from kintsugi.incident import Action
+from kintsugi.observation import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is allowed. The defaults let a night of chaos through and stop a loop."""
+
+    repairs_per_node_and_hour: int = 6
+    repairs_per_hour: int = 30
+    sick_share: float = 0.5  # of the fleet; above it the breaker is open
+    silence: timedelta = timedelta(seconds=5)  # a node heard more recently is never destroyed
+    observed_within: timedelta = timedelta(seconds=10)  # older facts don't count
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Which brokers (by node id) hold a partition: in sync, and eligible as leader (KIP-966)."""
+
+    in_sync: frozenset[int]
+    eligible: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaFacts:
+    """What the other brokers say. None where it isn't known.
+
+    ``partitions``: every partition that this broker holds a replica of (``"trades-0"``). ``live``: brokers that
+    answer. ``voters``: size of the quorum. ``current``: voters, this one left out, that answer and have
+    caught up with the leader.
+    """
+
+    node_id: int
+    partitions: Mapping[str, Copies] | None = None
+    live: frozenset[int] | None = None
+    voters: int | None = None
+    current: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CassandraFacts:
+    """What the other Cassandra nodes say. None where it isn't known.
+
+    ``replication``: the smallest of the keyspaces that matter. ``others_down``: other nodes that aren't up/normal.
+    """
+
+    replication: int | None = None
+    others_down: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What the store knows, read in the transaction that begins the attempt (``Store.begin_attempt``).
+
+    ``maintenance``: the flags in force for this node, as sentences. ``repairs_*``: attempts in the last hour.
+    ``pending``: other nodes of this role whose data isn't whole again since they were rebuilt.
+    """
+
+    maintenance: tuple[str, ...]
+    repairs_of_node: int
+    repairs_of_fleet: int
+    pending: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFacts:
+    """All that the gates ask for. None = unknown. Times are UTC; ``at`` is now.
+
+    ``observed_at``, ``service``, ``ssh``, ``heard_at``, ``volume_intact``: of the newest observation.
+    ``first_failed_at``: of the incident; stands in for ``heard_at`` where nobody has ever heard the node.
+    ``sick``: nodes of the fleet that don't serve, this one included.
+    """
+
+    node: str
+    role: Role
+    at: datetime
+    observed_at: datetime | None = None
+    service: Answer | None = None
+    ssh: Answer | None = None
+    heard_at: datetime | None = None
+    first_failed_at: datetime | None = None
+    volume_intact: bool | None = None
+    fleet_size: int | None = None
+    sick: int | None = None
+    protected: bool | None = None
+    ledger: Ledger | None = None
+    kafka: KafkaFacts | None = None
+    cassandra: CassandraFacts | None = None
+
+    def with_ledger(self, ledger: Ledger) -> GuardFacts:
+        """These facts with what the store knows at this moment."""
+        return replace(self, ledger=ledger)
+
+    @property
+    def silent_since(self) -> datetime | None:
+        """Since when nobody got an answer from the node; None when nobody can say."""
+        return self.heard_at or self.first_failed_at
+
+    @property
+    def proven_dead(self) -> bool:
+        """Two independent ports refuse: the kernel says that no process listens."""
+        return self.service is Answer.REFUSED and self.ssh is Answer.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """Whether the action is allowed; if not, why not, a sentence a gate.
+
+    ``passing``: all the reasons may go by themselves, so asking again later makes sense.
+    ``retry_at``: when, where that is known.
+    """
+
+    allowed: bool
+    reasons: tuple[str, ...] = ()
+    passing: bool = False
+    retry_at: datetime | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Objection:
+    reason: str
+    passing: bool = True
+    retry_at: datetime | None = None
+
+
+def judge(action: Action, facts: GuardFacts, limits: Limits = Limits()) -> Ruling:
+    """Ask every gate that the action has to pass; all reasons of a refusal are given, not just the first."""
+    if action is Action.AUTO:
+        return Ruling(False, ("auto is a request, not an action; decide first.",))
+    if not action.changes:
+        return Ruling(True)
+    objections = [*_always(facts, limits, strict=action.destroys)]
+    if action.destroys:
+        objections += [*_protected(facts), *_wrong_kill(facts, limits), *_breaker(action, facts, limits)]
+    elif facts.service is Answer.OK:
+        objections += _copies(facts, "stop a node that serves")
+    if action.destroys_volume:
+        objections += [*_copies(facts, "destroy the volume"), *_pending(facts)]
+    times = [objection.retry_at for objection in objections if objection.retry_at]
+    return Ruling(
+        allowed=not objections,
+        reasons=tuple(objection.reason for objection in objections),
+        passing=bool(objections) and all(objection.passing for objection in objections),
+        retry_at=max(times, default=None),
+    )
+
+
+def _always(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[_Objection]:
+    ledger = facts.ledger
+    if ledger is None:
+        if strict:
+            yield _Objection("Maintenance flags and repair budget are unknown: the store didn't say.")
+        return
+    for flag in ledger.maintenance:
+        yield _Objection(f"Maintenance: {flag}", passing=False)
+    if ledger.repairs_of_node >= limits.repairs_per_node_and_hour:
+        yield _Objection(
+            f"{facts.node} was repaired {ledger.repairs_of_node} times within the hour (budget: "
+            f"{limits.repairs_per_node_and_hour}); repairing it again won't help.",
+            passing=False,
+        )
+    if ledger.repairs_of_fleet >= limits.repairs_per_hour:
+        yield _Objection(
+            f"The fleet had {ledger.repairs_of_fleet} repairs within the hour (budget: {limits.repairs_per_hour}).",
+            passing=False,
+        )
+
+
+def _protected(facts: GuardFacts) -> Iterator[_Objection]:
+    if facts.protected is None:
+        yield _Objection(f"Whether {facts.node} is protected is unknown.")
+    elif facts.protected:
+        yield _Objection(f"{facts.node} is protected: it is never destroyed without a person.", passing=False)
+
+
+def _wrong_kill(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+    if facts.observed_at is None or facts.at - facts.observed_at > limits.observed_within:
+        yield _Objection(f"Nobody has looked at {facts.node} just now; look again before it is destroyed.")
+    if facts.service is Answer.OK or facts.service is None:
+        said = "answers its own protocol" if facts.service else "was not asked"
+        yield _Objection(f"{facts.node} {said}: a node that may serve is never destroyed.")
+    since = facts.silent_since
+    if since is None:
+        yield _Objection(f"Since when {facts.node} has been silent is unknown.")
+    elif facts.at - since <= limits.silence:
+        yield _Objection(
+            f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago; it is not destroyed "
+            f"before {limits.silence.total_seconds():.0f} s of silence.",
+            retry_at=since + limits.silence + timedelta(milliseconds=1),
+        )
+
+
+def _breaker(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+    if action is Action.REBUILD_NODE and facts.proven_dead:
+        return
+    if facts.sick is None or not facts.fleet_size:
+        yield _Objection("How much of the fleet is sick is unknown.")
+    elif facts.sick / facts.fleet_size > limits.sick_share:
+        yield _Objection(
+            f"{facts.sick} of {facts.fleet_size} nodes are sick (breaker: above {limits.sick_share:.0%}): the cause "
+            "is probably not this node, and nothing is destroyed."
+        )
+
+
+def _copies(facts: GuardFacts, what: str) -> Iterator[_Objection]:
+    if facts.role is Role.KAFKA:
+        yield from _kafka_copies(facts.kafka, facts.node, what)
+    elif facts.role is Role.CASSANDRA:
+        yield from _cassandra_copies(facts.cassandra, facts.node, what)
+    # Spark's nodes hold no data that isn't elsewhere: offsets are in Kafka, rows in Cassandra.
+
+
+def _kafka_copies(kafka: KafkaFacts | None, node: str, what: str) -> Iterator[_Objection]:
+    if kafka is None or kafka.partitions is None or kafka.live is None:
+        yield _Objection(f"Which brokers hold the partitions of {node} is unknown; won't {what}.")
+    else:
+        others = kafka.live - {kafka.node_id}
+        alone = sorted(
+            name
+            for name, copies in kafka.partitions.items()
+            if not (copies.in_sync | copies.eligible) & others
+        )
+        if alone:
+            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+            yield _Objection(
+                f"{node} may hold the last copy of {', '.join(alone[:3])}{more}: no other live broker is in sync "
+                f"or an eligible leader; won't {what}."
+            )
+    if kafka is None or kafka.voters is None or kafka.current is None:
+        yield _Objection(f"How many Kafka voters are current is unknown; won't {what}.")
+    elif kafka.current < kafka.voters // 2 + 1:
+        yield _Objection(
+            f"Only {kafka.current} of the {kafka.voters} Kafka voters beside {node} are current; a quorum needs "
+            f"{kafka.voters // 2 + 1}; won't {what}."
+        )
+
+
+def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) -> Iterator[_Objection]:
+    cassandra = cassandra or CassandraFacts()
+    replication, down = cassandra.replication, cassandra.others_down
+    if replication is None:
+        yield _Objection(f"The replication of the keyspaces on {node} is unknown; won't {what}.")
+    elif replication < 2:
+        yield _Objection(
+            f"Replication is {replication}: {node} holds the only copy of its rows; won't {what}.", passing=False
+        )
+    if down is None:
+        yield _Objection(f"How many Cassandra nodes beside {node} are down is unknown; won't {what}.")
+    elif replication is not None and replication >= 2:
+        spare = max(0, replication - 1 - (replication // 2 + 1))
+        if down > spare:
+            yield _Objection(
+                f"{down} other Cassandra nodes are down, and with replication {replication} no more than {spare} "
+                f"may be without {node}; won't {what}."
+            )
+
+
+def _pending(facts: GuardFacts) -> Iterator[_Objection]:
+    if facts.ledger is None or facts.volume_intact is False:
+        return  # unknown is said by _always; of a lost volume nothing is left to lose
+    for other in sorted(facts.ledger.pending):
+        yield _Objection(
+            f"{other} was rebuilt and its data isn't whole again; {facts.node} may hold the only copy of what it lacks."
+        )

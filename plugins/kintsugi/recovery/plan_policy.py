@@ -1,0 +1,111 @@
+"""Is a Terraform plan what it should be: this one node replaced, and nothing else? Pure.
+
+The rules, for the JSON of ``terraform show -json <saved plan>``
+(https://developer.hashicorp.com/terraform/internals/json-format, format version 1.x):
+
+1.  The plan is whole: known format, not errored, nothing deferred to a later plan.
+2.  Every resource that it would change is one of the allowed addresses.
+3.  An allowed address may only be replaced, the old one deleted *before* the new one is created (two nodes
+    with one address would fight), or created where it is missing. No update in place, no bare delete, no
+    deletion of a deposed object.
+4.  Nothing is moved, imported or forgotten, be it allowed or not.
+5.  No more than two addresses change: one node and its volume.
+
+Drift of other resources (``resource_drift``) is not acted on by a targeted plan, so it doesn't block the repair; it is
+reported. Changes of outputs alone are harmless and are left out of account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kintsugi.errors import PlanRefused
+
+BLAST_RADIUS = 2
+"""Resources that one plan may change: a node and its volume."""
+
+_HARMLESS = (["no-op"], ["read"])
+_WAYS = {("delete", "create"): "replaced", ("create",): "created"}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """What a plan that passed would do, by address; and what else Terraform saw to have drifted."""
+
+    replaced: tuple[str, ...] = ()
+    created: tuple[str, ...] = ()
+    drift_elsewhere: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [
+            f"{verb} {', '.join(addresses)}"
+            for verb, addresses in (("replaces", self.replaced), ("creates", self.created))
+            if addresses
+        ]
+        drift = f" (drift elsewhere, not touched: {', '.join(self.drift_elsewhere)})" if self.drift_elsewhere else ""
+        return f"The plan {' and '.join(parts) or 'changes nothing'}{drift}."
+
+
+def addresses(node: str, *, with_volume: bool) -> list[str]:
+    """The Terraform addresses of a node, its volume first if that is to be replaced as well."""
+    volume = [f'module.volume["{node}"].terraform_data.this'] if with_volume else []
+    return [*volume, f'module.node["{node}"].terraform_data.this']
+
+
+def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSummary:
+    """Check the plan against the rules above; raises PlanRefused that names the address at fault.
+
+    ``document``: the parsed JSON. ``allowed``: the addresses that may be replaced (see ``addresses``).
+    """
+    _check_whole(document)
+    found: dict[str, list[str]] = {"replaced": [], "created": []}
+    for change in document.get("resource_changes", []):
+        way = _check_change(change, allowed)
+        if way:
+            found[way].append(change["address"])
+    changed = [*found["replaced"], *found["created"]]
+    if len(changed) > BLAST_RADIUS:
+        raise _refusal(f"would change {len(changed)} resources at once ({', '.join(changed)}), at most {BLAST_RADIUS} may")
+    return PlanSummary(
+        replaced=tuple(found["replaced"]),
+        created=tuple(found["created"]),
+        drift_elsewhere=tuple(
+            drift["address"] for drift in document.get("resource_drift", []) if drift["address"] not in allowed
+        ),
+    )
+
+
+def _check_whole(document: Mapping[str, Any]) -> None:
+    version = str(document.get("format_version", "missing"))
+    if version.partition(".")[0] != "1":
+        raise _refusal(f"has format version {version}, but this policy can read 1.x only")
+    if document.get("errored"):
+        raise _refusal("is incomplete, because planning ended with an error")
+    if deferred := document.get("deferred_changes"):
+        raise _refusal(f"defers {len(deferred)} changes to a later plan")
+
+
+def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | None:
+    """``replaced`` or ``created`` for a change that may be; None for one that changes nothing."""
+    address, actions = change["address"], list(change["change"]["actions"])
+    if "previous_address" in change:
+        raise _refusal(f"would move {change['previous_address']} to {address}")
+    if change["change"].get("importing") is not None:
+        raise _refusal(f"would import {address}")
+    if actions in _HARMLESS:
+        return None
+    said = " and ".join(actions)
+    if address not in allowed:
+        raise _refusal(f"would {said} {address}, which is not the node under repair ({', '.join(sorted(allowed))})")
+    if "deposed" in change:
+        raise _refusal(f"would {said} a deposed object of {address}, which only a person should")
+    way = _WAYS.get(tuple(actions))
+    if way is None:
+        raise _refusal(f"would {said} {address}; a repair only deletes and then creates it")
+    return way
+
+
+def _refusal(what: str) -> PlanRefused:
+    return PlanRefused(f"the plan {what}; nothing was applied. Look at `terraform plan` and repair by hand")
