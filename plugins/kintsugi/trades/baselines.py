@@ -1,0 +1,94 @@
+"""What is usual: the baseline table, read for the stream."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.settings import KEYSPACE
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+log = logging.getLogger(__name__)
+
+BASELINE_SCHEMA = (
+    "symbol string, as_of string, until string, option_type string, delta_bin string, expiry_bin string, "
+    "count int, mean double, stddev double"
+)
+FOREVER = "9999-12-31"
+REFRESH_SECONDS = 60.0
+
+Usual = tuple[str, str, str, str, str, str, int, float, float]
+
+
+def with_validity(rows: Iterable[tuple[Any, ...]]) -> list[Usual]:
+    """Rows ``(symbol, as_of, option_type, delta_bin, expiry_bin, count, mean, stddev)`` → rows of
+    `BASELINE_SCHEMA`.
+
+    A file is valid for the trade dates after its own day, up to and including the day of the symbol's
+    next file (``until``): the day of a file is measured by the file before it.
+    """
+    days: dict[str, set[str]] = defaultdict(set)
+    rows = list(rows)
+    for row in rows:
+        days[row[0]].add(row[1])
+    until: dict[tuple[str, str], str] = {}
+    for symbol, dates in days.items():
+        ordered = sorted(dates)
+        for day, following in zip(ordered, [*ordered[1:], FOREVER], strict=True):
+            until[symbol, day] = following
+    return [(r[0], r[1], until[r[0], r[1]], r[2], r[3], r[4], r[5], r[6], r[7]) for r in rows]
+
+
+def read(session: Session) -> list[Usual]:
+    """The whole baseline table as rows of `BASELINE_SCHEMA`; buckets without a deviation are left out."""
+    found = session.execute(
+        "SELECT symbol, as_of, option_type, delta_bin, expiry_bin, volume_count, volume_mean, volume_stddev "
+        f"FROM {KEYSPACE}.baseline"
+    )
+    return with_validity(
+        (
+            r.symbol,
+            str(r.as_of),
+            r.option_type,
+            r.delta_bin,
+            r.expiry_bin,
+            r.volume_count,
+            r.volume_mean,
+            r.volume_stddev,
+        )
+        for r in found
+        if r.volume_stddev is not None
+    )
+
+
+class BaselineCache:
+    """The baseline in the driver, read again every minute; the last one is kept while Cassandra is away."""
+
+    def __init__(self, contact_points: list[str], refresh: float = REFRESH_SECONDS) -> None:
+        self._contact_points = contact_points
+        self._refresh = refresh
+        self._session: Session | None = None
+        self._rows: list[Usual] = []
+        self._read_at = -refresh
+
+    def rows(self) -> list[Usual]:
+        """Rows of `BASELINE_SCHEMA`; raises KintsugiError only if none could ever be read."""
+        from kintsugi.trades.cassandra import connect
+
+        if time.monotonic() - self._read_at < self._refresh:
+            return self._rows
+        first = self._session is None
+        try:
+            self._session = self._session or connect(self._contact_points)
+            self._rows = read(self._session)
+        except Exception as error:
+            if first:
+                raise
+            log.warning("could not read the baseline again: %s; keeping the last one", error)
+        self._read_at = time.monotonic()
+        return self._rows

@@ -1,0 +1,162 @@
+"""Rows into Cassandra from the executors of Spark: unlogged batches of one partition each, many in flight.
+
+Every statement is an upsert by the trade's identity, so whatever is written twice is one row, and a
+failed write is simply sent again until a deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.errors import KintsugiError
+from kintsugi.settings import KEYSPACE
+from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS, UNUSUAL_COLUMNS
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+    from cassandra.query import PreparedStatement
+    from pyarrow import RecordBatch
+
+ROWS_PER_BATCH = 30
+IN_FLIGHT = 24
+RETRY_SECONDS = 60.0
+EPOCH = date(1970, 1, 1).toordinal() - 2**31  # Cassandra counts days from 2^31 days before 1970
+
+Row = Sequence[Any]
+
+_sessions: dict[tuple[str, ...], Writer] = {}
+
+
+class Writer:
+    """A session with the prepared statements of the sink; lives as long as the executor's Python worker."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.trade = _prepare(session, "trade", TRADE_COLUMNS)
+        self.unusual = _prepare(session, "unusual_trade", UNUSUAL_COLUMNS)
+        self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
+
+    def write(self, statement: PreparedStatement, groups: Iterable[list[Row]], *, retry_for: float) -> int:
+        """Write groups of rows, each group within one partition; returns the rows written.
+
+        Raises KintsugiError when a batch still fails after ``retry_for`` seconds.
+        """
+        from cassandra.query import BatchStatement, BatchType
+
+        deadline = time.monotonic() + retry_for
+        waiting: deque[tuple[Any, Any]] = deque()
+        written = 0
+        for group in groups:
+            for start in range(0, len(group), ROWS_PER_BATCH):
+                rows = group[start : start + ROWS_PER_BATCH]
+                batch = BatchStatement(BatchType.UNLOGGED)
+                batch.is_idempotent = True
+                for row in rows:
+                    batch.add(statement, row)
+                written += len(rows)
+                if len(waiting) >= IN_FLIGHT:
+                    self._finish(*waiting.popleft(), deadline)
+                waiting.append((batch, self.session.execute_async(batch)))
+        while waiting:
+            self._finish(*waiting.popleft(), deadline)
+        return written
+
+    def _finish(self, batch: Any, future: Any, deadline: float) -> None:
+        """Wait for one batch; send it again while it fails, until the deadline."""
+        while True:
+            try:
+                future.result()
+                return
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    raise KintsugiError(
+                        f"Cassandra refused a batch for {RETRY_SECONDS:.0f} s: {error}; "
+                        "the stream will try it again, look at the health of the cassandra nodes"
+                    ) from error
+            time.sleep(0.2)
+            future = self.session.execute_async(batch)
+
+
+def writer(contact_points: tuple[str, ...]) -> Writer:
+    """This process's Writer for a cluster, connected at first use."""
+    from kintsugi.trades.cassandra import connect
+
+    if contact_points not in _sessions:
+        _sessions[contact_points] = Writer(connect(list(contact_points), request_timeout=5.0))
+    return _sessions[contact_points]
+
+
+def arrow_sink(contact_points: tuple[str, ...]) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
+    """A function for ``DataFrame.mapInArrow``: writes the rows, and tells how far it came.
+
+    In: the columns of ``trade``, nullable ``signal``, ``score``, ``usual_mean``, ``usual_stddev``, and
+    Kafka's ``partition`` and
+    ``offset``. Out: one row a Kafka partition and Arrow batch: ``partition``, ``end_offset`` (one past
+    the last), ``rows``,
+    ``unusual``.
+    """
+
+    def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+        target = writer(contact_points)
+        for batch in batches:
+            yield _store(target, batch)
+
+    return sink
+
+
+def _store(target: Writer, batch: RecordBatch) -> RecordBatch:
+    import pyarrow as pa
+
+    columns = {name: batch.column(index).to_pylist() for index, name in enumerate(batch.schema.names)}
+    for name in ("trade_date", "expiration"):
+        columns[name] = [cassandra_date(text) for text in columns[name]]
+    columns["trade_id"] = [bytes.fromhex(text) for text in columns["trade_id"]]
+    rows = list(zip(*(columns[name] for name, _ in TRADE_COLUMNS), strict=True))
+    target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS)
+    signals = columns["signal"]
+    hits = [index for index, signal in enumerate(signals) if signal is not None]
+    if hits:
+        found = [tuple(columns[name][index] for name, _ in UNUSUAL_COLUMNS) for index in hits]
+        target.write(target.unusual, by_partition(found, 1), retry_for=RETRY_SECONDS)
+    ends: dict[int, int] = {}
+    counts: dict[int, int] = defaultdict(int)
+    unusual: dict[int, int] = defaultdict(int)
+    for partition, offset, signal in zip(columns["partition"], columns["offset"], signals, strict=True):
+        ends[partition] = max(ends.get(partition, 0), offset + 1)
+        counts[partition] += 1
+        unusual[partition] += signal is not None
+    return pa.RecordBatch.from_pydict(
+        {
+            "partition": pa.array(list(ends), pa.int32()),
+            "end_offset": pa.array(list(ends.values()), pa.int64()),
+            "rows": pa.array([counts[p] for p in ends], pa.int64()),
+            "unusual": pa.array([unusual[p] for p in ends], pa.int64()),
+        }
+    )
+
+
+def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
+    """Group rows by their first ``key_columns`` columns: Cassandra's partition key."""
+    groups: dict[Row, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row[:key_columns]].append(row)
+    return list(groups.values())
+
+
+@lru_cache(maxsize=65536)
+def cassandra_date(text: str) -> int:
+    """``YYYY-MM-DD`` → the number that the driver takes for Cassandra's type ``date`` as it is."""
+    return date.fromisoformat(text).toordinal() - EPOCH
+
+
+def _prepare(session: Session, table: str, columns: tuple[tuple[str, str], ...]) -> PreparedStatement:
+    names = ", ".join(name for name, _ in columns)
+    marks = ", ".join("?" for _ in columns)
+    statement = session.prepare(f"INSERT INTO {KEYSPACE}.{table} ({names}) VALUES ({marks})")
+    statement.is_idempotent = True
+    return statement

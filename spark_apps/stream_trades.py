@@ -1,0 +1,297 @@
+"""The stream: trades from Kafka, enriched, into Cassandra. Runs until it is told to stop.
+
+One driver at any time (a lock on the checkpoint); it starts from the checkpoint or, without one, from the
+consumer group's offsets. A batch is: rows stored at LOCAL_QUORUM, then the group's offsets, then the
+checkpoint. Rows are upserts, so whatever is repeated after a crash changes nothing. A failing batch
+restarts the query; when that brings no progress the process ends with status 1, and its supervisor starts
+another.
+
+Run by `kintsugi.trades.stream.submit_command`, which holds the flags for spark-submit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.streaming.query import StreamingQuery
+
+from kintsugi.errors import Refused
+from kintsugi.settings import TOPIC
+from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache
+from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.offsets import OffsetCommitter, starting_offsets
+from kintsugi.trades.schema import TRADE_COLUMNS
+from kintsugi.trades.sink import arrow_sink
+
+log = logging.getLogger("stream_trades")
+
+ROWS_PER_TRIGGER = 40_000
+FAILURES_WITHOUT_PROGRESS = 5
+HIGH_VOLUME_Z = 4.0
+MIN_BUCKET = 20
+MESSAGE = T.StructType(
+    [
+        T.StructField(name, kind)
+        for name, kind in (
+            ("trade_id", T.StringType()), ("symbol", T.StringType()), ("ts", T.LongType()),
+            ("trade_date", T.StringType()), ("slot", T.IntegerType()), ("sequence", T.LongType()),
+            ("root", T.StringType()), ("expiration", T.StringType()), ("strike", T.DoubleType()),
+            ("option_type", T.StringType()), ("exchange", T.IntegerType()), ("size", T.IntegerType()),
+            ("price", T.DoubleType()), ("condition", T.IntegerType()),
+            ("canceled_condition", T.IntegerType()),
+            ("bid", T.DoubleType()), ("ask", T.DoubleType()), ("iv", T.DoubleType()),
+            ("delta", T.DoubleType()),
+            ("underlying_bid", T.DoubleType()), ("underlying_ask", T.DoubleType()),
+            ("exchanges", T.IntegerType()),
+        )
+    ]
+)  # fmt: skip
+STORED = "partition int, end_offset bigint, rows bigint, unusual bigint"
+
+
+def parsed(messages: DataFrame) -> DataFrame:
+    """Kafka records (``value``, ``partition``, ``offset``) → one row a trade, columns of `rows.Trade`."""
+    return messages.select(
+        F.from_json(F.col("value").cast("string"), MESSAGE).alias("trade"), "partition", "offset"
+    ).select("trade.*", "partition", "offset")
+
+
+def premium(size: Column, price: Column) -> Column:
+    """Dollars that changed hands: contracts times dollars a share times 100 shares a contract."""
+    return size * price * F.lit(100.0)
+
+
+def side(price: Column, bid: Column, ask: Column) -> Column:
+    """``buy``, ``sell`` or ``unknown``, by the quote rule (Lee and Ready 1991, without its tick test).
+
+    At or above the ask a buy, at or below the bid a sell, between them by the midpoint. Exactly at the
+    midpoint, or without a valid quote (no ask, or crossed), unknown. A bid of 0 is a valid quote for a
+    worthless option.
+    """
+    midpoint = (bid + ask) / 2
+    return (
+        F.when((ask <= 0) | (bid > ask), "unknown")
+        .when((price >= ask) & (price > bid), "buy")
+        .when((price <= bid) & (price < ask), "sell")
+        .when(price > midpoint, "buy")
+        .when(price < midpoint, "sell")
+        .otherwise("unknown")
+    )
+
+
+def expiry_bin(trade_date: Column, expiration: Column) -> Column:
+    """``short`` (0 to 30 days to expiration), ``medium`` (31 to 60), ``long``."""
+    days = F.datediff(F.to_date(expiration), F.to_date(trade_date))
+    return F.when(days <= 30, "short").when(days <= 60, "medium").otherwise("long")
+
+
+def delta_bin(delta: Column) -> Column:
+    """Fifths of |delta| (puts are negative): ``0-20`` holds 0 <= |delta| < 0.2; ``80-100`` holds 1 too."""
+    size = F.abs(delta)
+    return (
+        F.when(size < 0.2, "0-20").when(size < 0.4, "20-40").when(size < 0.6, "40-60")
+        .when(size < 0.8, "60-80").otherwise("80-100")
+    )  # fmt: skip
+
+
+def canceled(condition: Column) -> Column:
+    """Whether the row takes another trade back: OPRA conditions 40 to 44."""
+    return condition.between(40, 44)
+
+
+def enriched(trades: DataFrame) -> DataFrame:
+    """Adds ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin`` and ``delta_bin``; the rest stays."""
+    return trades.withColumns(
+        {
+            "premium": premium(F.col("size"), F.col("price")),
+            "side": side(F.col("price"), F.col("bid"), F.col("ask")),
+            "canceled": canceled(F.col("condition")),
+            "expiry_bin": expiry_bin(F.col("trade_date"), F.col("expiration")),
+            "delta_bin": delta_bin(F.col("delta")),
+        }
+    )
+
+
+def with_high_volume(trades: DataFrame, baseline: DataFrame) -> DataFrame:
+    """Adds ``signal`` (``high_volume`` or null), ``score``, ``usual_mean``, ``usual_stddev``, all null
+    for a usual trade.
+
+    ``baseline``: `BASELINE_SCHEMA`, one row a bucket and validity (``as_of`` < trade date <= ``until``),
+    so a trade is measured by files from before its day only. The score is the z-score of the trade's size
+    (contracts) in its bucket; a bucket of fewer than MIN_BUCKET rows says nothing. Cancels and canaries
+    never signal.
+    """
+    usual = F.broadcast(baseline.select([F.col(name).alias(f"usual_{name}") for name in baseline.columns]))
+    keys = ("symbol", "option_type", "delta_bin", "expiry_bin")
+    condition = (F.col("trade_date") > F.col("usual_as_of")) & (F.col("trade_date") <= F.col("usual_until"))
+    for key in keys:
+        condition = condition & (F.col(key) == F.col(f"usual_{key}"))
+    score = (F.col("size") - F.col("usual_mean")) / F.col("usual_stddev")
+    hit = (
+        (F.col("usual_stddev") > 0) & (F.col("usual_count") >= MIN_BUCKET) & (score >= HIGH_VOLUME_Z)
+        & ~F.col("canceled") & (F.col("symbol") != CANARY_SYMBOL)
+    )  # fmt: skip
+    return trades.join(usual, condition, "left").select(
+        *trades.columns,
+        F.when(hit, "high_volume").alias("signal"),
+        F.when(hit, score).alias("score"),
+        F.when(hit, F.col("usual_mean")).alias("usual_mean"),
+        F.when(hit, F.col("usual_stddev")).alias("usual_stddev"),
+    )
+
+
+def batch_writer(
+    spark: SparkSession, contact_points: tuple[str, ...], committer: OffsetCommitter, baselines: BaselineCache
+) -> Callable[[DataFrame, int], None]:
+    """The function for ``foreachBatch``: store the batch's rows, then offer its offsets to the group."""
+    columns = [name for name, _ in TRADE_COLUMNS]
+
+    def write(batch: DataFrame, batch_id: int) -> None:
+        baseline = spark.createDataFrame(baselines.rows(), BASELINE_SCHEMA)
+        trades = parsed(batch).where(F.col("trade_id").isNotNull())
+        rows = with_high_volume(enriched(trades), baseline).select(
+            *columns, "signal", "score", "usual_mean", "usual_stddev", "partition", "offset"
+        )
+        # One task a core: a task costs more than the rows of a small batch.
+        rows = rows.coalesce(max(1, spark.sparkContext.defaultParallelism))
+        stored = rows.mapInArrow(arrow_sink(contact_points), STORED).collect()
+        ends: dict[int, int] = {}
+        for row in stored:
+            ends[row.partition] = max(ends.get(row.partition, 0), row.end_offset)
+        committer.offer(ends)
+        log.info("batch %d: %d trades stored, %d unusual", batch_id, sum(r.rows for r in stored),
+                 sum(r.unusual for r in stored))  # fmt: skip
+
+    return write
+
+
+def start_query(
+    spark: SparkSession, options: argparse.Namespace, write: Callable[[DataFrame, int], None]
+) -> StreamingQuery:
+    """Start the query from its checkpoint or, if there is none, from the consumer group's offsets."""
+    started = (options.checkpoint / "offsets").is_dir() and any(
+        (options.checkpoint / "offsets").glob("[0-9]*")
+    )
+    offsets = "earliest" if started else starting_offsets(options.bootstrap.split(","))
+    if not started:
+        log.info("no checkpoint in %s: starting from %s", options.checkpoint, offsets)
+    return (
+        spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", options.bootstrap)
+        .option("subscribe", TOPIC)
+        .option("startingOffsets", offsets)
+        .option("failOnDataLoss", "true")
+        .option("maxOffsetsPerTrigger", options.rows_per_trigger)
+        .option("kafka.metadata.max.age.ms", "5000")
+        .option("kafka.request.timeout.ms", "6000")
+        .option("kafka.default.api.timeout.ms", "20000")
+        .option("kafka.reconnect.backoff.max.ms", "1000")
+        .option("kafkaConsumer.pollTimeoutMs", "15000")
+        .load()
+        .writeStream.queryName("stream_trades")
+        .foreachBatch(write)
+        .option("checkpointLocation", str(options.checkpoint))
+        .trigger(processingTime=f"{options.trigger_ms} milliseconds")
+        .start()
+    )
+
+
+def supervise(spark: SparkSession, start: Callable[[], StreamingQuery]) -> int:
+    """Keep the query running; returns the exit status: 0 stopped, 1 can't be kept running."""
+    failures = 0
+    while True:
+        query: StreamingQuery | None = None
+        try:
+            query = start()
+            query.awaitTermination()
+            return 0
+        except Exception as error:  # noqa: BLE001 - the query's error, or Kafka not answering at the start
+            progressed = query is not None and any(p["numInputRows"] for p in query.recentProgress)
+            failures = 1 if progressed else failures + 1
+            log.error("the query failed (%d in a row without progress): %s", failures, str(error)[:2000])
+        gateway: Any = spark.sparkContext
+        if failures >= FAILURES_WITHOUT_PROGRESS or gateway._jsc.sc().isStopped():
+            log.error("giving up; the supervisor starts another driver from the checkpoint")
+            return 1
+        time.sleep(min(5.0, 0.5 * 2**failures))
+
+
+def lock(checkpoint: Path) -> IO[str]:
+    """Hold the checkpoint for this process's life; raises Refused when another driver has it."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    held = (checkpoint / "driver.lock").open("a+")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise Refused(
+            f"another driver runs on the checkpoint {checkpoint}; two would race, so this one ends"
+        ) from None
+    return held
+
+
+def die_with_parent() -> None:
+    """End this process when spark-submit's JVM dies: an orphan would hold the lock and do nothing."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Trades from Kafka into Cassandra.")
+    parser.add_argument(
+        "--bootstrap", required=True, help="comma-separated address:port of the Kafka brokers"
+    )
+    parser.add_argument(
+        "--contact-points", required=True, help="comma-separated addresses of Cassandra nodes"
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path, help="directory on the node's volume")
+    parser.add_argument("--trigger-ms", type=int, default=250)
+    parser.add_argument("--rows-per-trigger", type=int, default=ROWS_PER_TRIGGER)
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    logging.getLogger("cassandra").setLevel(logging.ERROR)
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    options = arguments()
+    die_with_parent()
+    try:
+        held = lock(options.checkpoint)
+    except Refused as refusal:
+        log.error("%s", refusal)
+        return 3
+    spark = SparkSession.builder.appName("stream_trades").getOrCreate()
+    spark.sparkContext.setLogLevel("WARN")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    committer = OffsetCommitter(options.bootstrap.split(","))
+    contact_points = tuple(options.contact_points.split(","))
+    write = batch_writer(spark, contact_points, committer, BaselineCache(list(contact_points)))
+    try:
+        return supervise(spark, lambda: start_query(spark, options, write))
+    finally:
+        committer.close()
+        spark.stop()
+        held.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
