@@ -189,7 +189,9 @@ def _only_child(parent: subprocess.Popen[bytes], name: str) -> int:
         if found:
             return int(found[0])
         time.sleep(0.005)
-    raise StepFailed(f"{name}: its init was not started (unshare ended with {parent.returncode}); see log/init.log")
+    raise StepFailed(
+        f"{name}: its init was not started (unshare ended with {parent.returncode}); see log/init.log"
+    )
 
 
 def _await_boot(settings: Settings, node: Node) -> None:
@@ -201,7 +203,9 @@ def _await_boot(settings: Settings, node: Node) -> None:
         if _answers(socket.AF_UNIX, str(control)) and _answers(socket.AF_INET, (node.address, node.ssh_port)):
             return
         time.sleep(0.05)
-    raise StepFailed(_boot_failure(settings, node.name, f"no sshd at {node.address}:{node.ssh_port} after 30 s"))
+    raise StepFailed(
+        _boot_failure(settings, node.name, f"no sshd at {node.address}:{node.ssh_port} after 30 s")
+    )
 
 
 def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
@@ -226,7 +230,9 @@ def main(arguments: list[str]) -> int:
     }
     name = os.environ.get("KINTSUGI_NODE", "")
     if len(arguments) != 1 or arguments[0] not in actions or not name:
-        print(f"usage: KINTSUGI_NODE=<name> python -m kintsugi.local.node {'|'.join(actions)}", file=sys.stderr)
+        print(
+            f"usage: KINTSUGI_NODE=<name> python -m kintsugi.local.node {'|'.join(actions)}", file=sys.stderr
+        )
         return 2
     try:
         actions[arguments[0]](load_settings(), name)

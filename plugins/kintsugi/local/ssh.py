@@ -109,7 +109,11 @@ def _only_one(lock: Path) -> Iterator[None]:
 
 def _keygen(*arguments: str) -> None:
     done = subprocess.run(
-        ["ssh-keygen", "-q", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        ["ssh-keygen", "-q", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise StepFailed(f"ssh-keygen failed for {arguments[-1]}: {done.stderr.strip()}")

@@ -1,0 +1,1 @@
+"""The only places that call Terraform and Ansible."""

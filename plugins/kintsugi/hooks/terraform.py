@@ -1,0 +1,201 @@
+"""Terraform, as the pipeline calls it: one root module, plans that are saved, read, and applied exactly.
+
+Everything secret goes through the environment. Terraform runs under its caller's life: when the caller is killed
+it gets SIGTERM, finishes the resource at hand, saves the state and lets the lock go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.errors import KintsugiError, PreflightError, StepFailed
+
+if TYPE_CHECKING:
+    from kintsugi.settings import Settings
+
+_STALE = ("Saved plan is stale", "Saved plan does not match the given state")
+_PLANS_KEPT = 20
+
+
+class StalePlan(KintsugiError):
+    """The state has changed since the plan was made: plan again, check again, then apply."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A plan on disk, and what it would do: ``document`` is ``terraform show -json`` of it."""
+
+    path: Path
+    document: Mapping[str, Any]
+
+    @property
+    def changes(self) -> dict[str, list[str]]:
+        """Actions by resource address, of those that would be changed: ``{"…": ["delete", "create"]}``."""
+        return {
+            change["address"]: list(change["change"]["actions"])
+            for change in self.document.get("resource_changes", [])
+            if change["change"]["actions"] not in (["no-op"], ["read"])
+        }
+
+
+class Terraform:
+    """The root module of one environment, applied to one installation.
+
+    ``pg_conn_str`` reaches Postgres, which holds the state; by default ``$PG_CONN_STR``, else the local control
+    plane's own database. ``root`` is the directory of the root module.
+    """
+
+    def __init__(
+        self, settings: Settings, *, pg_conn_str: str | None = None, root: Path | None = None
+    ) -> None:
+        self.settings = settings
+        self.root = root or settings.repository / "terraform" / settings.fleet.environment
+        self.scratch = settings.control / "terraform"
+        self._pg_conn_str = pg_conn_str
+
+    def init(self) -> None:
+        """Make the root module ready; cheap to repeat. Raises StepFailed when the state's database is away."""
+        self._run("init", timeout_s=120, input=False, reconfigure=True)
+
+    def apply_all(self, *, timeout_s: float = 300) -> None:
+        """Create what is missing of the fleet, and change what differs from the fleet file."""
+        self.init()
+        self._run("apply", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
+
+    def destroy_all(self, *, timeout_s: float = 300) -> None:
+        """Destroy all nodes and volumes (their data goes to the quarantine)."""
+        self.init()
+        self._run("destroy", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
+
+    def outputs(self) -> dict[str, Any]:
+        """The outputs by name; ``nodes`` maps each node to its role, address, ssh_port, root and volume."""
+        document = json.loads(self._run("output", timeout_s=60, json=True))
+        return {name: entry["value"] for name, entry in document.items()}
+
+    def plan(
+        self, *, replace: Sequence[str] = (), targets: Sequence[str] = (), lock_timeout_s: int = 60
+    ) -> SavedPlan:
+        """Plan the replacement of the addresses ``replace``, looking at ``targets`` only.
+
+        Raises StepFailed, also when the lock on the state isn't free within ``lock_timeout_s``.
+        """
+        if not (self.scratch / "data" / "terraform.tfstate").exists():
+            self.init()
+        path = self._new_plan_path()
+        options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s", "input": False}
+        self._run(
+            "plan",
+            timeout_s=lock_timeout_s + 60,
+            out=str(path),
+            replace=list(replace),
+            target=list(targets),
+            **options,
+        )
+        return SavedPlan(path, json.loads(self._run("show", str(path), timeout_s=60, json=True)))
+
+    def apply(self, saved: SavedPlan, *, timeout_s: float = 120, lock_timeout_s: int = 60) -> None:
+        """Apply exactly this plan. Raises StalePlan when the state has changed since it was made."""
+        options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s"}
+        self._run("apply", str(saved.path), timeout_s=timeout_s + lock_timeout_s, **options, **_APPLY)
+
+    def _new_plan_path(self) -> Path:
+        directory = self.scratch / "plans"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = sorted(directory.glob("*.tfplan"), key=lambda path: path.stat().st_mtime)
+        for old in kept[: -_PLANS_KEPT + 1]:
+            old.unlink(missing_ok=True)
+        return directory / f"{uuid.uuid4().hex}.tfplan"
+
+    def _environment(self) -> dict[str, str]:
+        settings = self.settings
+        environment = dict(os.environ)
+        if not Path(environment.get("TF_CLI_CONFIG_FILE", "/")).is_file():
+            environment.pop("TF_CLI_CONFIG_FILE", None)
+        environment |= {
+            "TF_DATA_DIR": str(self.scratch / "data"),
+            "TF_IN_AUTOMATION": "1",
+            "TF_INPUT": "0",
+            "CHECKPOINT_DISABLE": "1",
+            "TF_VAR_fleet_file": str(settings.fleet_file),
+            "TF_VAR_state_dir": str(settings.state),
+            "TF_VAR_cache_dir": str(settings.cache),
+            "TF_VAR_python": sys.executable,
+        }
+        environment["PG_CONN_STR"] = self._pg_conn_str or environment.get("PG_CONN_STR") or self._local_dsn()
+        return environment
+
+    def _local_dsn(self) -> str:
+        from kintsugi.local.postgres import Postgres
+
+        return f"{Postgres.of(self.settings).dsn()}?sslmode=disable"
+
+    def _run(self, command: str, *arguments: str, timeout_s: float, **options: Any) -> str:
+        from python_terraform import IsFlagged, Terraform as Commands
+
+        binary = shutil.which("terraform", path=_search_path())
+        if binary is None:
+            raise PreflightError("terraform is not installed; run `make setup`")
+        flags = {key: IsFlagged if value is True else value for key, value in options.items()}
+        builder = Commands(working_dir=str(self.root), terraform_bin_path=binary)
+        argv = builder.generate_cmd_string(command, *arguments, no_color=IsFlagged, **flags)
+        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        code, out, err = _supervise(argv, self.root, self._environment(), timeout_s)
+        if code == 0:
+            return out
+        reason = _reason(err or out)
+        if any(text in err for text in _STALE):
+            raise StalePlan(f"terraform {command}: {reason}; plan again")
+        raise StepFailed(f"terraform {command} in {self.root} failed: {reason}")
+
+
+# Options that every apply and destroy has; nodes are made at the same time, as they don't wait for each other.
+_APPLY: dict[str, Any] = {"input": False, "parallelism": 9}
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.prefix) / 'bin'}"
+
+
+def _supervise(
+    argv: Sequence[str], directory: Path, environment: Mapping[str, str], timeout_s: float
+) -> tuple[int, str, str]:
+    """Run to the end or to ``timeout_s``, then ask it to stop, which it does after the resource at hand."""
+    setpriv = shutil.which("setpriv")
+    prefix = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+    process = subprocess.Popen(
+        [*prefix, *argv],
+        cwd=directory,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+        return process.returncode, out, err
+    except subprocess.TimeoutExpired:
+        process.terminate()
+    try:
+        out, err = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+    return 124, out, f"{err}\nError: no end after {timeout_s:.0f} s"
+
+
+def _reason(text: str) -> str:
+    """The lines of Terraform's output that say what went wrong, as one line of at most 600 characters."""
+    lines = [line.strip("│╷╵ \t") for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    first = next((number for number, line in enumerate(lines) if line.startswith("Error:")), 0)
+    return " ".join(lines[first : first + 12])[:600] or "it gave no output"
