@@ -19,6 +19,8 @@ from typing import Any
 
 from kintsugi.fleet import Node, Role
 from kintsugi.observation import Answer
+from kintsugi.probes import kafka_wire
+from kintsugi.probes.conversation import MAX_BYTES, Connection, ProtocolMismatch, converse
 from kintsugi.settings import (
     CASSANDRA_PORT,
     KAFKA_PORT,
@@ -27,16 +29,10 @@ from kintsugi.settings import (
 )
 
 PROBE_TIMEOUT_S = 2.0
-STREAM_APP = "stream_trades"
 
 # After the deadline the event loop gets one more short turn: when our own process was not scheduled for
 # a while, the answer may lie in the socket's buffer, and only the timer happened to be looked at first.
 _LAST_LOOK_S = 0.2
-_MAX_BODY_BYTES = 8 * 1024 * 1024  # an answer longer than this is not one of ours
-
-
-class ProtocolMismatch(Exception):
-    """The endpoint answered, but not as its protocol demands; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +48,6 @@ class Probe:
     at: datetime
     latency_s: float
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """The two halves of one TCP connection."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
 
 
 Question = Callable[[Connection], Awaitable[str]]
@@ -105,27 +93,6 @@ async def probe_spark_worker(
         return f"worker with {document.get('coresused', 0)} of {document['cores']} cores used"
 
     return await probe_http_json(address, port, "/json/", check, timeout_s)
-
-
-async def probe_stream(
-    address: str, port: int = SPARK_MASTER_UI_PORT, timeout_s: float = PROBE_TIMEOUT_S
-) -> Probe:
-    """Ask the Spark master at ``address`` whether the streaming application runs and holds cores.
-
-    WRONG when the master answers, but the application is absent, waiting, or without a core.
-    """
-    return await probe_http_json(address, port, "/json/", _check_stream, timeout_s)
-
-
-def _check_stream(document: Mapping[str, Any]) -> str:
-    apps = [app for app in document.get("activeapps", []) if app.get("name") == STREAM_APP]
-    if not apps:
-        raise ProtocolMismatch(f"no application called {STREAM_APP} is registered")
-    cores = sum(int(app.get("cores", 0)) for app in apps)
-    state = ", ".join(str(app.get("state")) for app in apps)
-    if cores <= 0:
-        raise ProtocolMismatch(f"application {STREAM_APP} ({state}) holds no core")
-    return f"application {STREAM_APP} ({state}) holds {cores} cores"
 
 
 async def probe_http_json(
@@ -213,7 +180,7 @@ PORTS: Mapping[Role, int] = {
 async def _probe(address: str, port: int, timeout_s: float, question: Question) -> Probe:
     """Put ``question`` on a fresh connection; network trouble becomes an Answer, never an exception."""
     at, started = datetime.now(UTC), time.monotonic()
-    task = asyncio.ensure_future(_converse(address, port, question))
+    task = asyncio.ensure_future(converse(address, port, question))
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
@@ -241,30 +208,8 @@ def _judge(task: asyncio.Future[str], timeout_s: float) -> tuple[Answer, str]:
     raise error
 
 
-async def _converse(address: str, port: int, question: Question) -> str:
-    reader, writer = await asyncio.open_connection(address, port, limit=_MAX_BODY_BYTES)
-    try:
-        return await question(Connection(reader, writer))
-    finally:
-        writer.transport.abort()  # probes leave no connection in TIME_WAIT or half-closed behind
-
-
 async def _ask_api_versions(connection: Connection) -> str:
-    """ApiVersions v0, which every broker answers whatever else it speaks (KIP-35)."""
-    correlation_id = secrets.randbelow(2**31)
-    client = b"kintsugi"
-    request = struct.pack(">hhih", 18, 0, correlation_id, len(client)) + client
-    connection.writer.write(struct.pack(">i", len(request)) + request)
-    (size,) = struct.unpack(">i", await connection.reader.readexactly(4))
-    if not 10 <= size <= _MAX_BODY_BYTES:
-        raise ProtocolMismatch(f"not a Kafka answer: {size} bytes announced")
-    reply = await connection.reader.readexactly(size)
-    answered_id, error_code, keys = struct.unpack_from(">ihi", reply)
-    if answered_id != correlation_id:
-        raise ProtocolMismatch("the answer carries another correlation id")
-    if error_code != 0:
-        raise ProtocolMismatch(f"error code {error_code} to ApiVersions")
-    return f"{keys} APIs"
+    return f"{await kafka_wire.api_versions(connection)} APIs"
 
 
 async def _ask_options(connection: Connection) -> str:
@@ -277,7 +222,7 @@ async def _ask_options(connection: Connection) -> str:
         raise ProtocolMismatch("not an answer in CQL's native protocol v4 to this question")
     if opcode != 0x06:
         raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
-    if not 0 <= size <= _MAX_BODY_BYTES:
+    if not 0 <= size <= MAX_BYTES:
         raise ProtocolMismatch(f"{size} bytes announced")
     await connection.reader.readexactly(size)
     return "SUPPORTED"
@@ -303,5 +248,5 @@ async def _http_exchange(connection: Connection, host: str, path: str) -> tuple[
         if name.strip().lower() == b"content-length":
             length = int(value)
     if length is None:
-        return int(status_line[1]), await connection.reader.read(_MAX_BODY_BYTES)
+        return int(status_line[1]), await connection.reader.read(MAX_BYTES)
     return int(status_line[1]), await connection.reader.readexactly(length)

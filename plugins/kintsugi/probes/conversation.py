@@ -1,0 +1,36 @@
+"""One TCP connection, one question, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+MAX_BYTES = 8 * 1024 * 1024  # an answer longer than this is not one of ours
+
+T = TypeVar("T")
+
+
+class ProtocolMismatch(Exception):
+    """The endpoint answered, but not as its protocol demands; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The two halves of one TCP connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+async def converse(address: str, port: int, question: Callable[[Connection], Awaitable[T]]) -> T:
+    """Connect, put ``question``, close; raises what the network (OSError, EOFError) or ``question`` raises.
+
+    No deadline of its own: the caller bounds it.
+    """
+    reader, writer = await asyncio.open_connection(address, port, limit=MAX_BYTES)
+    try:
+        return await question(Connection(reader, writer))
+    finally:
+        writer.transport.abort()  # nothing is left in TIME_WAIT or half-closed at one probe a second
