@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 from kintsugi.fleet import Node, Role
 from kintsugi.observation import Answer
-from kintsugi.probes import kafka_wire
+from kintsugi.probes import cql_wire, kafka_wire
 from kintsugi.probes.conversation import MAX_BYTES, Connection, ProtocolMismatch, converse
 from kintsugi.settings import (
     CASSANDRA_PORT,
@@ -108,7 +107,7 @@ async def probe_http_json(
     """
 
     async def ask(connection: Connection) -> str:
-        body = await _http_get(connection, f"{address}:{port}", path)
+        body = await http_get(connection, f"{address}:{port}", path)
         try:
             document = json.loads(body)
         except ValueError as error:
@@ -213,22 +212,12 @@ async def _ask_api_versions(connection: Connection) -> str:
 
 
 async def _ask_options(connection: Connection) -> str:
-    """OPTIONS of the native protocol v4: 9 bytes of header, no body; SUPPORTED is opcode 0x06."""
-    stream_id = secrets.randbelow(2**15)
-    connection.writer.write(struct.pack(">BBhBi", 0x04, 0, stream_id, 0x05, 0))
-    header = await connection.reader.readexactly(9)
-    version, _, answered_id, opcode, size = struct.unpack(">BBhBi", header)
-    if version != 0x84 or answered_id != stream_id:
-        raise ProtocolMismatch("not an answer in CQL's native protocol v4 to this question")
-    if opcode != 0x06:
-        raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
-    if not 0 <= size <= MAX_BYTES:
-        raise ProtocolMismatch(f"{size} bytes announced")
-    await connection.reader.readexactly(size)
+    await cql_wire.options(connection)
     return "SUPPORTED"
 
 
-async def _http_get(connection: Connection, host: str, path: str) -> bytes:
+async def http_get(connection: Connection, host: str, path: str) -> bytes:
+    """The body of ``path``; raises ProtocolMismatch unless the status is 200."""
     status, body = await _http_exchange(connection, host, path)
     if status != 200:
         raise ProtocolMismatch(f"HTTP status {status} for {path}")

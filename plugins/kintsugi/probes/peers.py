@@ -1,0 +1,160 @@
+"""What do the others say of a node? Each peer is asked for its own view, all at once.
+
+* **Kafka**: the peer's list of unfenced brokers (which drops a dead one only after the session timeout of 9 s),
+  sharpened by the quorum: its leader knows to the millisecond when each voter last fetched, twice a second.
+* **Cassandra**: the node's heartbeat in the peer's gossip table. A living node's heartbeat advances every second; so
+  watching it says within seconds what the failure detector says after 10 to 18, and says *when* the node was
+  last heard. Reading it costs milliseconds, nodetool a JVM start of 2 s.
+* **Spark**: a worker's state and last heartbeat at the master. A master has no peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.observation import PeerOpinion
+from kintsugi.probes import cql_wire, kafka_wire
+from kintsugi.probes.conversation import Connection, ProtocolMismatch, converse
+from kintsugi.probes.protocols import http_get
+from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
+
+GOSSIP_WATCH_S = 3.0  # a living node's heartbeat is seen to advance within 1.3 s; measured on three nodes
+KAFKA_SILENT_S = 3.0  # a voter fetches every 0.5 s
+SPARK_SILENT_S = 8.0  # a worker sends a heartbeat every 2.5 s (a quarter of spark.worker.timeout)
+ASK_TIMEOUT_S = 1.5
+GOSSIP = "SELECT address, generation, heartbeat, status_with_port FROM system_views.gossip_info"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What one peer says of a node. ``heard_at``: when the peer last heard of it, UTC, where it knows."""
+
+    peer: str
+    opinion: PeerOpinion
+    detail: str
+    heard_at: datetime | None = None
+
+
+def ask_peers(fleet: Fleet, node: Node) -> dict[str, PeerOpinion]:
+    """The opinion of each peer on ``node``, by peer name; takes up to 5 s. Never raises on network trouble."""
+    return {witness.peer: witness.opinion for witness in asyncio.run(witnesses(fleet, node))}
+
+
+async def witnesses(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[Witness]:
+    """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still to count as gone."""
+    if node.role is Role.KAFKA:
+        return await asyncio.gather(*(_kafka(peer, node) for peer in fleet.peers(node)))
+    if node.role is Role.CASSANDRA:
+        return await asyncio.gather(*(_cassandra(peer, node, watch_s) for peer in fleet.peers(node)))
+    if node.role is Role.SPARK_WORKER:
+        return await asyncio.gather(*(_spark(master, node) for master in fleet.of(Role.SPARK_MASTER)))
+    return []
+
+
+async def ask(node: Node, port: int, question: Callable[[Connection], Awaitable[T]]) -> T | str:
+    """One question to one peer, bounded; its answer, or a string that says why there is none."""
+    try:
+        return await asyncio.wait_for(converse(node.address, port, question), ASK_TIMEOUT_S)
+    except TimeoutError:
+        return "no answer"
+    except ProtocolMismatch as error:
+        return str(error)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        return f"no answer ({type(error).__name__})"
+
+
+async def _kafka(peer: Node, node: Node) -> Witness:
+    listed, quorum = await asyncio.gather(
+        ask(peer, KAFKA_PORT, kafka_wire.broker_ids), ask(peer, KAFKA_PORT, kafka_wire.describe_quorum)
+    )
+    return judge_kafka(peer.name, node, listed, quorum, datetime.now(UTC))
+
+
+def judge_kafka(
+    peer: str, node: Node, listed: set[int] | str, quorum: kafka_wire.Quorum | str, now: datetime
+) -> Witness:
+    """From a broker's answers (or the reason why there is none) to its opinion on ``node``."""
+    age_s = None if isinstance(quorum, str) else _fetch_age_s(quorum, node.index)
+    heard_at = None if age_s is None else now - timedelta(seconds=age_s)
+    if age_s is not None and age_s <= KAFKA_SILENT_S:
+        return Witness(peer, PeerOpinion.UP, f"the quorum's leader heard it {age_s:.1f} s ago", heard_at)
+    if isinstance(listed, str):
+        return Witness(peer, PeerOpinion.UNKNOWN, listed, heard_at)
+    if node.index not in listed:
+        return Witness(peer, PeerOpinion.DOWN, "fenced: not in its list of brokers", heard_at)
+    if age_s is not None:
+        said = f"still listed, but the quorum's leader hasn't heard it for {age_s:.1f} s"
+        return Witness(peer, PeerOpinion.DOWN, said, heard_at)
+    # Listed, and the quorum has no leader or a new one: the list lags by a session timeout, so it proves nothing.
+    return Witness(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum can't say more")
+
+
+def _fetch_age_s(quorum: kafka_wire.Quorum, node_id: int) -> float | None:
+    """Seconds since ``node_id`` last fetched, by the leader's clock; None where the leader doesn't know."""
+    leader, voter = quorum.voters.get(quorum.leader_id), quorum.voters.get(node_id)
+    if leader is None or voter is None or voter.fetched_ms < 0 or leader.fetched_ms < 0:
+        return None
+    if voter is leader:
+        return 0.0  # the answer itself is the leader's: the peer passed our question on to it
+    return max(0.0, (leader.fetched_ms - voter.fetched_ms) / 1000)
+
+
+async def _cassandra(peer: Node, node: Node, watch_s: float) -> Witness:
+    """Watch the node's heartbeat in this peer's gossip until it advances, at most ``watch_s`` seconds."""
+    ends_s = time.monotonic() + watch_s
+    first = await _heartbeat(peer, node)
+    while not isinstance(first, str):
+        await asyncio.sleep(0.25)
+        now = await _heartbeat(peer, node)
+        if isinstance(now, str):
+            return Witness(peer.name, PeerOpinion.UNKNOWN, now)
+        if now != first:
+            said = f"its heartbeat went from {first[1]} to {now[1]}"
+            return Witness(peer.name, PeerOpinion.UP, said, datetime.now(UTC))
+        if time.monotonic() >= ends_s:
+            said = f"its heartbeat has stood at {first[1]} for {watch_s:.1f} s"
+            return Witness(peer.name, PeerOpinion.DOWN, said)
+    return Witness(peer.name, PeerOpinion.UNKNOWN, first)
+
+
+async def _heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
+    """Generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
+    rows = await ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
+    if isinstance(rows, str):
+        return rows
+    for row in rows:
+        if row["address"] == node.address and row["heartbeat"] is not None:
+            return int(row["generation"] or 0), int(row["heartbeat"])
+    return "has never heard of it"
+
+
+async def _spark(master: Node, node: Node) -> Witness:
+    document = await ask(
+        master, SPARK_MASTER_UI_PORT, lambda connection: http_get(connection, master.address, "/json/")
+    )
+    if isinstance(document, str):
+        return Witness(master.name, PeerOpinion.UNKNOWN, document)
+    return judge_spark(master.name, node, json.loads(document), datetime.now(UTC))
+
+
+def judge_spark(master: str, node: Node, document: Mapping[str, Any], now: datetime) -> Witness:
+    """From the master's ``/json/`` document to its opinion on the worker at ``node``'s address."""
+    workers = [worker for worker in document.get("workers", []) if worker.get("host") == node.address]
+    if not workers:
+        return Witness(master, PeerOpinion.UNKNOWN, "no worker of that address is registered")
+    newest = max(workers, key=lambda worker: int(worker["lastheartbeat"]))
+    heard_at = datetime.fromtimestamp(int(newest["lastheartbeat"]) / 1000, UTC)
+    age_s = (now - heard_at).total_seconds()
+    alive = newest["state"] == "ALIVE" and age_s <= SPARK_SILENT_S
+    opinion = PeerOpinion.UP if alive else PeerOpinion.DOWN
+    return Witness(master, opinion, f"worker {newest['state']}, heartbeat {age_s:.1f} s ago", heard_at)
