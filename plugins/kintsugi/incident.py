@@ -162,7 +162,9 @@ class Incident:
                 continue
             phase, beside = PHASE_OF_STEP[entry.kind], entry.data.get("seconds")
             if phase is not None:
-                spent[phase] = spent.get(phase, 0.0) + (_seconds(last, entry.at) if beside is None else beside)
+                spent[phase] = spent.get(phase, 0.0) + (
+                    _seconds(last, entry.at) if beside is None else beside
+                )
             if beside is None:
                 last = max(last, entry.at)
         return {phase: round(spent[phase], 3) for phase in Phase if phase in spent}
@@ -196,6 +198,21 @@ class Incident:
                 for entry in self.entries
             ],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What the store knows of a node and its fleet, read in the transaction that begins the attempt (``Store.begin_attempt``).
+
+    ``maintenance``: the flags in force for this node, as sentences. ``repairs_*``: attempts in the last hour, the
+    one about to begin left out. ``pending``: other nodes of this role whose data isn't whole again since they
+    were rebuilt.
+    """
+
+    maintenance: tuple[str, ...]
+    repairs_of_node: int
+    repairs_of_fleet: int
+    pending: frozenset[str]
 
 
 _TIMES = (

@@ -70,7 +70,8 @@ def decide(
         return Decision(Action.WAIT, "The node is on its way up; it is left alone while it advances.")
     if verdict is Verdict.PARTITIONED:
         return Decision(
-            Action.WAIT, "The node may be well and only out of our sight; nothing is touched on silence alone."
+            Action.WAIT,
+            "The node may be well and only out of our sight; nothing is touched on silence alone.",
         )
     used = Counter(attempts)
     for rung in _ladder(verdict, volume_intact, suspicious_release):
@@ -99,9 +100,13 @@ def _by_hand(requested: Action, attempts: Sequence[Action], volume_intact: bool 
     if requested is Action.REBUILD_NODE and volume_intact is False:
         wanted = Action.REBUILD
     if wanted in attempts:
-        return Decision(Action.PAGE, f"{wanted.value} was asked for by hand and failed; a person decides what next.")
+        return Decision(
+            Action.PAGE, f"{wanted.value} was asked for by hand and failed; a person decides what next."
+        )
     if wanted is not requested:
-        return Decision(wanted, "Asked for by hand to rebuild the node; its volume is gone, so that is rebuilt too.")
+        return Decision(
+            wanted, "Asked for by hand to rebuild the node; its volume is gone, so that is rebuilt too."
+        )
     return Decision(wanted, f"{wanted.value} was asked for by hand.")
 
 

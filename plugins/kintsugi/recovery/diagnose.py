@@ -112,9 +112,12 @@ def _service_only(seen: Observation) -> Diagnosis:
             Verdict.MISCONFIGURED, f"{seen.node} answers, but not as its protocol demands{_ssh_state(seen)}"
         )
     if seen.service is Answer.TIMEOUT:
-        return _say(Verdict.HUNG, f"{seen.node}: the service accepts no request{_init(seen)}{_ssh_state(seen)}")
+        return _say(
+            Verdict.HUNG, f"{seen.node}: the service accepts no request{_init(seen)}{_ssh_state(seen)}"
+        )
     return _say(
-        Verdict.PROCESS_DOWN, f"{seen.node}: nothing listens on the service's port{_init(seen)}{_ssh_state(seen)}"
+        Verdict.PROCESS_DOWN,
+        f"{seen.node}: nothing listens on the service's port{_init(seen)}{_ssh_state(seen)}",
     )
 
 

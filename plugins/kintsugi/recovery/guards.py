@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from kintsugi.fleet import Role
-from kintsugi.incident import Action
+from kintsugi.incident import Action, Ledger
 from kintsugi.observation import Answer
 
 
@@ -78,20 +78,6 @@ class CassandraFacts:
 
     replication: int | None = None
     others_down: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """What the store knows, read in the transaction that begins the attempt (``Store.begin_attempt``).
-
-    ``maintenance``: the flags in force for this node, as sentences. ``repairs_*``: attempts in the last hour.
-    ``pending``: other nodes of this role whose data isn't whole again since they were rebuilt.
-    """
-
-    maintenance: tuple[str, ...]
-    repairs_of_node: int
-    repairs_of_fleet: int
-    pending: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +260,8 @@ def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) ->
         yield _Objection(f"The replication of the keyspaces on {node} is unknown; won't {what}.")
     elif replication < 2:
         yield _Objection(
-            f"Replication is {replication}: {node} holds the only copy of its rows; won't {what}.", passing=False
+            f"Replication is {replication}: {node} holds the only copy of its rows; won't {what}.",
+            passing=False,
         )
     if down is None:
         yield _Objection(f"How many Cassandra nodes beside {node} are down is unknown; won't {what}.")

@@ -44,7 +44,11 @@ class PlanSummary:
             for verb, addresses in (("replaces", self.replaced), ("creates", self.created))
             if addresses
         ]
-        drift = f" (drift elsewhere, not touched: {', '.join(self.drift_elsewhere)})" if self.drift_elsewhere else ""
+        drift = (
+            f" (drift elsewhere, not touched: {', '.join(self.drift_elsewhere)})"
+            if self.drift_elsewhere
+            else ""
+        )
         return f"The plan {' and '.join(parts) or 'changes nothing'}{drift}."
 
 
@@ -67,12 +71,16 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
             found[way].append(change["address"])
     changed = [*found["replaced"], *found["created"]]
     if len(changed) > BLAST_RADIUS:
-        raise _refusal(f"would change {len(changed)} resources at once ({', '.join(changed)}), at most {BLAST_RADIUS} may")
+        raise _refusal(
+            f"would change {len(changed)} resources at once ({', '.join(changed)}), at most {BLAST_RADIUS} may"
+        )
     return PlanSummary(
         replaced=tuple(found["replaced"]),
         created=tuple(found["created"]),
         drift_elsewhere=tuple(
-            drift["address"] for drift in document.get("resource_drift", []) if drift["address"] not in allowed
+            drift["address"]
+            for drift in document.get("resource_drift", [])
+            if drift["address"] not in allowed
         ),
     )
 
@@ -98,7 +106,9 @@ def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | 
         return None
     said = " and ".join(actions)
     if address not in allowed:
-        raise _refusal(f"would {said} {address}, which is not the node under repair ({', '.join(sorted(allowed))})")
+        raise _refusal(
+            f"would {said} {address}, which is not the node under repair ({', '.join(sorted(allowed))})"
+        )
     if "deposed" in change:
         raise _refusal(f"would {said} a deposed object of {address}, which only a person should")
     way = _WAYS.get(tuple(actions))
