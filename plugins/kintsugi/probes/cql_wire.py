@@ -1,8 +1,8 @@
 """One read-only query to one particular Cassandra node, spoken directly (native protocol v4).
 
 A driver knows the cluster by whom it is connected to, and decides itself whom to ask. Here this node's own
-view is wanted, within milliseconds and from an event loop. Only what gossip needs is understood: no
-paging, no authentication, columns of type int, text and inet.
+view is wanted, within milliseconds and from an event loop. Only what gossip and the schema need is understood: no
+paging, no authentication, columns of type int, text, inet and map of text to text.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import struct
+from typing import Any
 
 from kintsugi.probes.conversation import MAX_BYTES, Connection, ProtocolMismatch
 
 _STARTUP, _READY, _OPTIONS, _SUPPORTED, _QUERY, _RESULT = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
 _ERROR, _AUTHENTICATE = 0x00, 0x03
 _ONE = 0x0001
-_INT, _VARCHAR, _ASCII, _INET = 0x09, 0x0D, 0x01, 0x10
+_INT, _VARCHAR, _ASCII, _INET, _MAP = 0x09, 0x0D, 0x01, 0x10, 0x21
 
-Value = int | str | None
+Value = int | str | dict[str, str] | None
 
 
 class _Reader:
@@ -54,7 +55,7 @@ async def options(connection: Connection) -> None:
         raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
 
 
-async def query(connection: Connection, cql: str) -> list[dict[str, Value]]:
+async def query(connection: Connection, cql: str) -> list[dict[str, Any]]:
     """Run ``cql`` on a fresh connection; rows by column name. Raises ProtocolMismatch with the node's reason."""
     startup = struct.pack(">H", 1) + _string("CQL_VERSION") + _string("3.0.0")
     opcode, body = await _exchange(connection, _STARTUP, startup)
@@ -69,15 +70,22 @@ async def query(connection: Connection, cql: str) -> list[dict[str, Value]]:
     return _rows(_Reader(body))
 
 
-def _rows(reader: _Reader) -> list[dict[str, Value]]:
+def _rows(reader: _Reader) -> list[dict[str, Any]]:
     if reader.take("i") != 2:
         raise ProtocolMismatch("the query gave no rows")
     flags, count = reader.take("i"), reader.take("i")
     if flags != 0x0001:  # one keyspace and table for all columns; no paging state, metadata present
         raise ProtocolMismatch(f"unexpected flags {flags:#x} of the rows")
     reader.string(), reader.string()
-    columns = [(reader.string(), reader.take("H")) for _ in range(count)]
+    columns = [(reader.string(), _kind(reader)) for _ in range(count)]
     return [{name: _decode(kind, reader.value()) for name, kind in columns} for _ in range(reader.take("i"))]
+
+
+def _kind(reader: _Reader) -> int:
+    kind = reader.take("H")
+    if kind == _MAP and (reader.take("H"), reader.take("H")) != (_VARCHAR, _VARCHAR):
+        raise ProtocolMismatch("only maps of text to text are understood")
+    return kind
 
 
 def _decode(kind: int, data: bytes | None) -> Value:
@@ -89,6 +97,10 @@ def _decode(kind: int, data: bytes | None) -> Value:
         return str(ipaddress.ip_address(data))
     if kind in (_VARCHAR, _ASCII):
         return data.decode()
+    if kind == _MAP:
+        reader = _Reader(data)
+        items = [(reader.value() or b"").decode() for _ in range(2 * reader.take("i"))]
+        return dict(zip(items[::2], items[1::2], strict=True))
     raise ProtocolMismatch(f"column type {kind:#x} is not understood")
 
 

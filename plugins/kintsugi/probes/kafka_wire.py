@@ -2,7 +2,8 @@
 
 A Kafka client asks whichever broker it likes. Whoever wants *this* peer's view of another broker must speak to
 this peer alone; and the triggerer and the confirmation of an incident can't wait for a client to load.
-Formats: Kafka's protocol guide, ApiVersions v0, Metadata v1, DescribeQuorum v1.
+Formats: Kafka's protocol guide, ApiVersions v0, Metadata v1, DescribeQuorum v1,
+DescribeTopicPartitions v0.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from kintsugi.probes.conversation import MAX_BYTES, Connection, ProtocolMismatch
 
 _CLIENT = b"kintsugi"
-_METADATA, _API_VERSIONS, _DESCRIBE_QUORUM = 3, 18, 55
+_METADATA, _API_VERSIONS, _DESCRIBE_QUORUM, _DESCRIBE_PARTITIONS = 3, 18, 55, 75
+_PAGE = 2000  # partitions in one answer; the broker's own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,23 @@ class Quorum:
 
     leader_id: int
     voters: dict[int, Voter]
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Who holds one partition, by node id; ``leader`` is -1 when there is none.
+
+    ``eligible``: eligible leader replicas (KIP-966): out of sync, but known to hold all that was acknowledged.
+    """
+
+    leader: int
+    assigned: frozenset[int]
+    in_sync: frozenset[int]
+    eligible: frozenset[int]
+
+    @property
+    def under_replicated(self) -> bool:
+        return self.in_sync != self.assigned
 
 
 class _Reader:
@@ -61,6 +80,16 @@ class _Reader:
             if byte < 0x80:
                 return value
             shift += 7
+
+    def text(self) -> str:
+        """A compact string; empty when it is null."""
+        size = max(0, self.varint() - 1)
+        self._at += size
+        return self._data[self._at - size : self._at].decode()
+
+    def ids(self) -> frozenset[int]:
+        """A compact list of node ids; empty when it is null."""
+        return frozenset(self.take("i") for _ in range(self.varint() - 1))
 
     def tags(self) -> None:
         for _ in range(self.varint()):
@@ -112,6 +141,49 @@ def _voter(reader: _Reader) -> Voter:
     voter = Voter(reader.take("i"), reader.take("q"), reader.take("q"), reader.take("q"))
     reader.tags()
     return voter
+
+
+async def partitions(connection: Connection) -> dict[str, Replicas]:
+    """Every partition of every topic, internal ones too, as ``topic-partition`` → its replicas."""
+    found: dict[str, Replicas] = {}
+    cursor: tuple[str, int] | None = None
+    while True:
+        body = b"\x00" + b"\x01" + struct.pack(">i", _PAGE) + _cursor(cursor) + b"\x00"  # all topics
+        reader = _Reader(await _exchange(connection, _DESCRIBE_PARTITIONS, 0, body))
+        reader.tags()
+        reader.skip(4)  # throttle time
+        for _ in range(reader.varint() - 1):
+            found.update(_topic(reader))
+        if reader.take("b") < 0:
+            return found
+        cursor = (reader.text(), reader.take("i"))
+
+
+def _cursor(cursor: tuple[str, int] | None) -> bytes:
+    if cursor is None:
+        return b"\xff"
+    name = cursor[0].encode()
+    size = len(name) + 1  # topic names have at most 249 bytes: one or two bytes of varint
+    varint = bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])
+    return b"\x01" + varint + name + struct.pack(">i", cursor[1]) + b"\x00"
+
+
+def _topic(reader: _Reader) -> dict[str, Replicas]:
+    _demand_no_error(reader.take("h"))
+    name = reader.text()
+    reader.skip(16 + 1)  # topic id, is it internal
+    found = {}
+    for _ in range(reader.varint() - 1):
+        reader.skip(2)  # error code: no leader is no reason to leave the partition out
+        number, leader = reader.take("i"), reader.take("i")
+        reader.skip(4)  # leader epoch
+        assigned, in_sync, eligible = reader.ids(), reader.ids(), reader.ids()
+        reader.ids(), reader.ids()  # last known eligible, offline
+        reader.tags()
+        found[f"{name}-{number}"] = Replicas(leader, assigned, in_sync, eligible)
+    reader.skip(4)  # authorized operations
+    reader.tags()
+    return found
 
 
 def _demand_no_error(code: int) -> None:

@@ -1,0 +1,162 @@
+"""What the guards must know before something is destroyed, asked of everybody but the node in question.
+
+Whatever can't be found out stays None, and None refuses (kintsugi.recovery.guards).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.observation import Answer, Observation
+from kintsugi.probes import cql_wire, kafka_wire
+from kintsugi.probes.peers import ask
+from kintsugi.probes.protocols import probe_node
+from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts
+from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT
+
+VOTER_BEHIND_S = 3.0
+KEYSPACES = "SELECT keyspace_name, replication FROM system_schema.keyspaces"
+
+
+def gather_guard_facts(
+    fleet: Fleet,
+    node: Node,
+    seen: Observation,
+    *,
+    first_failed_at: datetime | None = None,
+    protected: bool | None = False,
+) -> GuardFacts:
+    """The facts for kintsugi.recovery.guards.judge, all but the store's ledger; takes about 2 s. Never raises."""
+    return asyncio.run(guard_facts(fleet, node, seen, first_failed_at, protected))
+
+
+async def guard_facts(
+    fleet: Fleet, node: Node, seen: Observation, first_failed_at: datetime | None, protected: bool | None
+) -> GuardFacts:
+    """The coroutine behind gather_guard_facts."""
+    sick, kafka, cassandra = await asyncio.gather(
+        sick_nodes(fleet), _kafka_if(fleet, node), _cassandra_if(fleet, node)
+    )
+    return GuardFacts(
+        node=node.name,
+        role=node.role,
+        at=datetime.now(UTC),
+        observed_at=seen.at,
+        service=seen.service,
+        ssh=seen.ssh,
+        heard_at=seen.heard_at,
+        first_failed_at=first_failed_at,
+        volume_intact=seen.volume_intact,
+        fleet_size=len(fleet.nodes),
+        sick=len(sick | {node.name}),
+        protected=protected,
+        kafka=kafka,
+        cassandra=cassandra,
+    )
+
+
+async def sick_nodes(fleet: Fleet) -> set[str]:
+    """Names of the nodes that don't answer their own protocol just now."""
+    probes = await asyncio.gather(*(probe_node(node) for node in fleet))
+    return {probe.target for probe in probes if probe.answer is not Answer.OK}
+
+
+async def _kafka_if(fleet: Fleet, node: Node) -> KafkaFacts | None:
+    return await kafka_facts(fleet, node) if node.role is Role.KAFKA else None
+
+
+async def _cassandra_if(fleet: Fleet, node: Node) -> CassandraFacts | None:
+    return await cassandra_facts(fleet, node) if node.role is Role.CASSANDRA else None
+
+
+def kafka_replica_facts(fleet: Fleet, node: Node) -> KafkaFacts:
+    """Blocking form of kafka_facts."""
+    return asyncio.run(kafka_facts(fleet, node))
+
+
+async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
+    """What the other brokers know of the partitions that ``node`` holds, and of the quorum."""
+    peers = fleet.peers(node)
+    told, quorums = await asyncio.gather(
+        asyncio.gather(*(ask(peer, KAFKA_PORT, kafka_wire.partitions) for peer in peers)),
+        asyncio.gather(*(ask(peer, KAFKA_PORT, kafka_wire.describe_quorum) for peer in peers)),
+    )
+    live = [peer.index for peer, answer in zip(peers, told, strict=True) if not isinstance(answer, str)]
+    quorum = next((answer for answer in quorums if not isinstance(answer, str)), None)
+    return KafkaFacts(
+        node_id=node.index,
+        partitions=copies(node.index, [answer for answer in told if not isinstance(answer, str)]),
+        live=frozenset(live),
+        voters=None if quorum is None else len(quorum.voters),
+        current=None if quorum is None else len(current_voters(quorum) - {node.index}),
+    )
+
+
+def copies(node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]) -> dict[str, Copies] | None:
+    """Who holds the partitions of broker ``node_id``, from what several brokers told; None when none did.
+
+    A broker's knowledge may lag: a replica counts only where every broker that knows the partition agrees.
+    """
+    found: dict[str, Copies] | None = None
+    for answer in told:
+        found = {} if found is None else found
+        for name, replicas in answer.items():
+            if node_id not in replicas.assigned:
+                continue
+            before = found.get(name, Copies(replicas.in_sync, replicas.eligible))
+            found[name] = Copies(before.in_sync & replicas.in_sync, before.eligible & replicas.eligible)
+    return found
+
+
+def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
+    """Voters that fetched from the leader and had caught up with it within the last 3 s; the leader is one."""
+    leader = quorum.voters.get(quorum.leader_id)
+    if leader is None:
+        return set()
+    oldest_ms = leader.fetched_ms - VOTER_BEHIND_S * 1000
+    return {
+        voter.node_id
+        for voter in quorum.voters.values()
+        if voter is leader or min(voter.fetched_ms, voter.caught_up_ms) >= oldest_ms
+    }
+
+
+async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
+    """What the other Cassandra nodes know of replication, and how many of them aren't up and normal."""
+    peers = fleet.peers(node)
+    asked = await asyncio.gather(*(_status_and_replication(peer) for peer in peers))
+    known = [replication for _, replication in asked if replication is not None]
+    return CassandraFacts(
+        replication=min(known, default=None), others_down=sum(1 for normal, _ in asked if not normal)
+    )
+
+
+async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
+    """Whether ``peer`` says of itself that it is NORMAL, and the smallest replication of any keyspace it knows."""
+    status, keyspaces = await asyncio.gather(
+        ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, _OWN_STATUS)),
+        ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, KEYSPACES)),
+    )
+    normal = not isinstance(status, str) and any(
+        row["address"] == peer.address and str(row["status_with_port"]).startswith("NORMAL") for row in status
+    )
+    return normal, None if isinstance(keyspaces, str) else smallest_replication(keyspaces)
+
+
+_OWN_STATUS = "SELECT address, status_with_port FROM system_views.gossip_info"
+
+
+def smallest_replication(keyspaces: Iterable[Mapping[str, Any]]) -> int | None:
+    """The smallest replication factor of all keyspaces that hold our data; None when there is none."""
+    factors = [
+        int(factor.partition("/")[0])  # "3/1" is three replicas, one of them transient
+        for row in keyspaces
+        if not str(row["keyspace_name"]).startswith("system")
+        for key, factor in row["replication"].items()
+        if key != "class"
+    ]
+    return min(factors, default=None)
