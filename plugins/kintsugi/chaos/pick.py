@@ -1,8 +1,8 @@
 """Who is hit next: pure choices from a logged seed, so that any night can be played again.
 
-Each candidate gets a number from the hash of seed and name, and the smallest wins (rendezvous hashing). The choice doesn't
-depend on the order of the fleet file or on Python's version, and taking one node out of the candidates leaves
-the choice among the others as it was.
+Each candidate gets a number from the hash of seed and name, and the smallest wins (rendezvous hashing). The
+choice doesn't depend on the order of the fleet file or on Python's version, and taking one node out of the
+candidates leaves the choice among the others as it was.
 """
 
 from __future__ import annotations

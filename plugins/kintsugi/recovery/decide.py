@@ -2,8 +2,8 @@
 
 1.  Nothing wrong → stand down. Starting, or partitioned from us only → wait and look again.
 2.  A person asked for an action → that one, once; what to do after it failed is for a person to say.
-3.  Otherwise the ladder of the verdict, cheapest rung first. Each attempt made in this incident uses up one rung of
-    its kind; the first rung that is left is climbed. Above the last one a human is paged:
+3.  Otherwise the ladder of the verdict, cheapest rung first. Each attempt made in this incident uses up one
+    rung of its kind; the first rung that is left is climbed. Above the last one a human is paged:
 
     - process down, hung:  restart → rebuild the node on its volume → rebuild both → rebuild both
     - misconfigured:       restart → (roll back) → rebuild the node → rebuild both → rebuild both
@@ -12,7 +12,7 @@
 
     Rebuilding comes twice, because the new node may die too, while it recovers.
 4.  Rungs that keep the volume are left out where it is gone, and for a lost host where nobody knows.
-5.  Rolling back is a rung only while the release is suspicious; then it is the last rung of every other ladder.
+5.  Rolling back is a rung only while the release is suspicious; then it also ends every other ladder.
 
 So an incident has at most six attempts, and no verdict that changes to and fro can make it more.
 """
@@ -117,7 +117,7 @@ def _reason(
         Action.RESTART: "The host is there, so the service is started again where it is.",
         Action.ROLL_BACK: "The release isn't known-good, so it is suspect: back to the last that is.",
         Action.REBUILD_NODE: f"A new {role.value} node on the volume it had.",
-        Action.REBUILD: f"A new {role.value} node with a new volume, refilled by its peers: {_why_new(volume_intact)}.",
+        Action.REBUILD: f"A new {role.value} node and a new volume: {_why_new(volume_intact)}.",
     }[rung]
     before = f" Tried before: {_said(attempts)}." if attempts else ""
     return f"{what}{before} (Verdict: {verdict.value}.)"

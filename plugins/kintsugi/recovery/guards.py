@@ -2,19 +2,19 @@
 
 What is asked, by how much the action could cost:
 
-| gate                                                     | restart, roll back | rebuild node | rebuild both |
-|----------------------------------------------------------|:---:|:---:|:---:|
+| gate                                                      | restart, roll back | rebuild node | both |
+|-----------------------------------------------------------|:---:|:---:|:---:|
 | no maintenance flag on the node or the fleet              |  x  |  x  |  x  |
 | repair budget: per node and for the fleet, in one hour    |  x  |  x  |  x  |
-| a node that still serves may be spared by its peers        |  x  |     |     |
+| a node that still serves can be spared by its peers       |  x  |     |     |
 | not a protected node                                      |     |  x  |  x  |
-| wrong kill: nobody got an answer in the last 5 s           |     |  x  |  x  |
+| wrong kill: nobody got an answer in the last 5 s          |     |  x  |  x  |
 | breaker: at most half of the fleet is sick                |     | (x) |  x  |
 | last copy and quorum; replication of at least 2           |     |     |  x  |
 | no repair of another node of this role is pending         |     |     | (x) |
 
-(x) The breaker lets a node be rebuilt *on its volume* where the node is proven dead (its service and its sshd both
-refuse connections): after a power cut the whole fleet is sick, and starting it again destroys nothing.
+(x) The breaker lets a node be rebuilt *on its volume* where the node is proven dead (its service and its sshd
+both refuse connections): after a power cut the whole fleet is sick, and starting it again destroys nothing.
 A pending repair doesn't matter where the volume is known to be gone: nothing is left that could be destroyed.
 But the copies of Kafka are asked for even then: a replica that comes back empty as the only one in sync
 makes the others truncate what they still have.
@@ -57,8 +57,8 @@ class Copies:
 class KafkaFacts:
     """What the other brokers say. None where it isn't known.
 
-    ``partitions``: every partition that this broker holds a replica of (``"trades-0"``). ``live``: brokers that
-    answer. ``voters``: size of the quorum. ``current``: voters, this one left out, that answer and have
+    ``partitions``: every partition that this broker holds a replica of (``"trades-0"``). ``live``: brokers
+    that answer. ``voters``: size of the quorum. ``current``: voters, this one left out, that answer and have
     caught up with the leader.
     """
 
@@ -73,7 +73,7 @@ class KafkaFacts:
 class CassandraFacts:
     """What the other Cassandra nodes say. None where it isn't known.
 
-    ``replication``: the smallest of the keyspaces that matter. ``others_down``: other nodes that aren't up/normal.
+    ``replication``: the smallest of the keyspaces that matter. ``others_down``: other nodes not up/normal.
     """
 
     replication: int | None = None
@@ -179,7 +179,8 @@ def _always(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[_Obj
         )
     if ledger.repairs_of_fleet >= limits.repairs_per_hour:
         yield _Objection(
-            f"The fleet had {ledger.repairs_of_fleet} repairs within the hour (budget: {limits.repairs_per_hour}).",
+            f"The fleet had {ledger.repairs_of_fleet} repairs within the hour "
+            f"(budget: {limits.repairs_per_hour}).",
             passing=False,
         )
 
@@ -202,8 +203,8 @@ def _wrong_kill(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
         yield _Objection(f"Since when {facts.node} has been silent is unknown.")
     elif facts.at - since <= limits.silence:
         yield _Objection(
-            f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago; it is not destroyed "
-            f"before {limits.silence.total_seconds():.0f} s of silence.",
+            f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago; "
+            f"it is not destroyed before {limits.silence.total_seconds():.0f} s of silence.",
             retry_at=since + limits.silence + timedelta(milliseconds=1),
         )
 
@@ -215,8 +216,8 @@ def _breaker(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[_Obj
         yield _Objection("How much of the fleet is sick is unknown.")
     elif facts.sick / facts.fleet_size > limits.sick_share:
         yield _Objection(
-            f"{facts.sick} of {facts.fleet_size} nodes are sick (breaker: above {limits.sick_share:.0%}): the cause "
-            "is probably not this node, and nothing is destroyed."
+            f"{facts.sick} of {facts.fleet_size} nodes are sick (breaker: above {limits.sick_share:.0%}): "
+            "the cause is probably not this node, and nothing is destroyed."
         )
 
 
@@ -241,15 +242,15 @@ def _kafka_copies(kafka: KafkaFacts | None, node: str, what: str) -> Iterator[_O
         if alone:
             more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
             yield _Objection(
-                f"{node} may hold the last copy of {', '.join(alone[:3])}{more}: no other live broker is in sync "
-                f"or an eligible leader; won't {what}."
+                f"{node} may hold the last copy of {', '.join(alone[:3])}{more}: "
+                f"no other live broker is in sync or an eligible leader; won't {what}."
             )
     if kafka is None or kafka.voters is None or kafka.current is None:
         yield _Objection(f"How many Kafka voters are current is unknown; won't {what}.")
     elif kafka.current < kafka.voters // 2 + 1:
         yield _Objection(
-            f"Only {kafka.current} of the {kafka.voters} Kafka voters beside {node} are current; a quorum needs "
-            f"{kafka.voters // 2 + 1}; won't {what}."
+            f"Only {kafka.current} of the {kafka.voters} Kafka voters beside {node} are current; "
+            f"a quorum needs {kafka.voters // 2 + 1}; won't {what}."
         )
 
 
@@ -269,8 +270,8 @@ def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) ->
         spare = max(0, replication - 1 - (replication // 2 + 1))
         if down > spare:
             yield _Objection(
-                f"{down} other Cassandra nodes are down, and with replication {replication} no more than {spare} "
-                f"may be without {node}; won't {what}."
+                f"{down} other Cassandra nodes are down, and with replication {replication} "
+                f"no more than {spare} may be without {node}; won't {what}."
             )
 
 
@@ -279,5 +280,6 @@ def _pending(facts: GuardFacts) -> Iterator[_Objection]:
         return  # unknown is said by _always; of a lost volume nothing is left to lose
     for other in sorted(facts.ledger.pending):
         yield _Objection(
-            f"{other} was rebuilt and its data isn't whole again; {facts.node} may hold the only copy of what it lacks."
+            f"{other} was rebuilt and its data isn't whole again; "
+            f"{facts.node} may hold the only copy of what it lacks."
         )

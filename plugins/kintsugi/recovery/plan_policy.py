@@ -11,8 +11,8 @@ The rules, for the JSON of ``terraform show -json <saved plan>``
 4.  Nothing is moved, imported or forgotten, be it allowed or not.
 5.  No more than two addresses change: one node and its volume.
 
-Drift of other resources (``resource_drift``) is not acted on by a targeted plan, so it doesn't block the repair; it is
-reported. Changes of outputs alone are harmless and are left out of account.
+Drift of other resources (``resource_drift``) is not acted on by a targeted plan, so it doesn't block the
+repair; it is reported. Changes of outputs alone are harmless and are left out of account.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
     changed = [*found["replaced"], *found["created"]]
     if len(changed) > BLAST_RADIUS:
         raise _refusal(
-            f"would change {len(changed)} resources at once ({', '.join(changed)}), at most {BLAST_RADIUS} may"
+            f"would change {len(changed)} resources ({', '.join(changed)}); at most {BLAST_RADIUS} may"
         )
     return PlanSummary(
         replaced=tuple(found["replaced"]),

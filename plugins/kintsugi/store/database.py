@@ -57,7 +57,8 @@ class Database:
             # libpq's message names host and port, never the password.
             said = " ".join(str(error).split())
             raise StoreUnavailable(
-                f"the store can't be used: {said}. Is Postgres of the control plane running? See `make status`"
+                f"the store can't be used: {said}. "
+                "Is Postgres of the control plane running? See `make status`"
             ) from error
 
     def migrate(self) -> None:

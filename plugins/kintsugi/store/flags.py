@@ -15,7 +15,7 @@ FLEET = "*"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault made on purpose. ``t0``: the injector's timestamp just before it, UTC. ``mode``: reset or silent."""
+    """A fault made on purpose. ``t0``: the injector's time just before it, UTC. ``mode``: reset or silent."""
 
     node: str
     kind: str
@@ -26,7 +26,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Maintenance:
-    """A person's word that a node (or ``*``, the fleet) is not to be touched. ``until`` None: until cleared."""
+    """A person's word that a node (``*``: the fleet) isn't to be touched. ``until`` None: until cleared."""
 
     scope: str
     reason: str
@@ -56,12 +56,13 @@ class Flags(Database):
         """Write down a fault before it is made; the same fault of the same run is written once."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO fault (node, kind, mode, run, t0) VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                "INSERT INTO fault (node, kind, mode, run, t0) VALUES (%s, %s, %s, %s, %s)"
+                " ON CONFLICT DO NOTHING",
                 (node, kind, mode, run, t0),
             )
 
     def last_fault(self, node: str, before: datetime, *, after: datetime | None = None) -> Fault | None:
-        """The last fault made on ``node`` at or before ``before`` (and, where given, not before ``after``)."""
+        """The last fault made on ``node`` at or before ``before``; where given, not before ``after``."""
         with self.transaction() as connection:
             row = connection.execute(
                 "SELECT node, kind, mode, run, t0 FROM fault WHERE node = %s AND t0 <= %s"
@@ -123,7 +124,7 @@ class Flags(Database):
             )["version"]
             if expected is not None and expected != found:
                 raise Refused(
-                    f"{key} was changed by another (version {found}, expected {expected}); read it again first"
+                    f"{key} was changed by another (version {found}, not {expected}); read it again first"
                 )
             row = connection.execute(
                 "UPDATE desired SET value = %s, version = version + 1 WHERE key = %s RETURNING *",

@@ -35,7 +35,7 @@ class Incidents(Database):
         detected_at: datetime,
         t0: datetime | None = None,
     ) -> Incident:
-        """Open an incident of ``node``, or continue the one that is still open: a recoverer that died left it.
+        """Open an incident of ``node``, or continue the one that a recoverer that died left open.
 
         A continued incident keeps its times and gets the new ``holder``. Raises Fenced.
         """
@@ -72,7 +72,7 @@ class Incidents(Database):
         *,
         key: str | None = None,
     ) -> bool:
-        """Add a line to the journal; ``data`` is JSON. With a ``key`` that is there already: False, and no line.
+        """Add a line to the journal, unless its ``key`` is there already (then False); ``data`` is JSON.
 
         Raises Fenced, and KintsugiError when there is no such incident.
         """
@@ -91,16 +91,16 @@ class Incidents(Database):
         refusals: Callable[[Ledger], Sequence[str]],
         ttl_s: float = 300.0,
     ) -> bool:
-        """Begin to act on the node: one transaction that proves the lease, asks the guards, and announces the action.
+        """Begin to act: one transaction that proves the lease, asks the guards, announces the action.
 
-        ``refusals``: gets what the store knows at this moment, returns the reasons against (none: go on); pure
-        and quick, e.g. ``lambda ledger: judge(action, facts.with_ledger(ledger)).reasons``. Only one
+        ``refusals``: gets what the store knows at this moment, returns the reasons against (none: go on);
+        pure and quick, e.g. ``lambda ledger: judge(action, facts.with_ledger(ledger)).reasons``. Only one
         attempt of the whole fleet passes here at a time, so two rebuilds can't both think they are alone.
         The lease is held for at least ``ttl_s`` seconds more. A volume that will be destroyed is put on
         record as pending repair until the mark ``consistent_at``.
 
-        Returns False when the attempt ``key`` was begun before (the step is run again: go on with it; the guards
-        were asked again). Raises Fenced; Refused with the reasons; nothing is written then.
+        Returns False when the attempt ``key`` was begun before (the step is run again: go on with it; the
+        guards were asked again). Raises Fenced; Refused with the reasons; nothing is written then.
         """
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (ATTEMPT_LOCK,))
@@ -146,7 +146,7 @@ class Incidents(Database):
                 connection.execute("DELETE FROM pending_repair WHERE node = %s", (node,))
 
     def close_incident(self, incident_id: str, token: int, outcome: Outcome, reason: str) -> Incident:
-        """End the incident; the lease stays and is to be released. Closing it again the same way does nothing.
+        """End the incident; the lease is to be released after. Closing it again the same way does nothing.
 
         Raises Fenced; Refused when it was closed with another outcome.
         """
@@ -157,12 +157,14 @@ class Incidents(Database):
                 found = _fenced(connection, incident_id, token)
             if found["closed_at"] is None:
                 connection.execute(
-                    "UPDATE incident SET closed_at = clock_timestamp(), outcome = %s, reason = %s WHERE id = %s",
+                    "UPDATE incident SET closed_at = clock_timestamp(), outcome = %s, reason = %s"
+                    " WHERE id = %s",
                     (outcome.value, reason, incident_id),
                 )
             elif found["outcome"] != outcome.value:
                 raise Refused(
-                    f"incident {incident_id} is closed as {found['outcome']} already; it can't become {outcome.value}"
+                    f"incident {incident_id} is closed as {found['outcome']} already; "
+                    f"it can't become {outcome.value}"
                 )
             return _load(connection, incident_id)
 
@@ -208,7 +210,7 @@ class Incidents(Database):
             connection.execute("DELETE FROM pending_repair WHERE node = %s", (node,))
 
     def ledger(self, incident_id: str) -> Ledger:
-        """What the guards ask the store, for a judgement ahead of the attempt; ``begin_attempt`` asks again."""
+        """What the guards ask the store, ahead of the attempt; ``begin_attempt`` asks again."""
         with self.transaction() as connection:
             return _ledger(connection, _row(connection, incident_id), "")
 
@@ -282,7 +284,8 @@ def _with_entries(connection: Rows, rows: Iterable[Mapping[str, Any]]) -> list[I
     rows = list(rows)
     journals: dict[str, list[Entry]] = {row["id"]: [] for row in rows}
     for entry in connection.execute(
-        "SELECT incident_id, at, step, message, data FROM incident_entry WHERE incident_id = ANY(%s) ORDER BY seq",
+        "SELECT incident_id, at, step, message, data FROM incident_entry WHERE incident_id = ANY(%s)"
+        " ORDER BY seq",
         (list(journals),),
     ):
         journals[entry.pop("incident_id")].append(Entry(**entry))

@@ -24,8 +24,8 @@ class Lease:
 
 
 class Leases(Database):
-    """Single flight per node, after M. Kleppmann, "How to do distributed locking" (2016): the lease may lapse while
-    its holder is paused, so each write carries the token, and the store refuses all but the newest."""
+    """Single flight per node, after M. Kleppmann, "How to do distributed locking" (2016): the lease may lapse
+    while its holder is paused, so each write carries the token, and the store refuses all but the newest."""
 
     def acquire_lease(self, node: str, holder: str, ttl_s: float, *, fresh_token: bool = False) -> Lease:
         """Take the lease on ``node`` for ``ttl_s`` seconds.
@@ -78,7 +78,8 @@ class Leases(Database):
         """Give the lease back, so that anyone may take it. Does nothing when the token is stale already."""
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE lease SET holder = NULL, expires_at = clock_timestamp() WHERE node = %s AND token = %s",
+                "UPDATE lease SET holder = NULL, expires_at = clock_timestamp()"
+                " WHERE node = %s AND token = %s",
                 (node, token),
             )
 
@@ -86,7 +87,8 @@ class Leases(Database):
         """Who holds ``node`` at this moment; None when nobody does."""
         with self.transaction() as connection:
             row = connection.execute(
-                "SELECT * FROM lease WHERE node = %s AND holder IS NOT NULL AND expires_at > clock_timestamp()",
+                "SELECT * FROM lease WHERE node = %s AND holder IS NOT NULL"
+                " AND expires_at > clock_timestamp()",
                 (node,),
             ).fetchone()
         return None if row is None else Lease(**row)
@@ -111,8 +113,8 @@ def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:
         raise Fenced(f"nobody ever held a lease on {node}; acquire it before acting")
     if row["token"] != token:
         raise Fenced(
-            f"token {token} on {node} is no longer the newest ({row['token']}, held by {row['holder'] or 'nobody'}); "
-            "this process must not act any more"
+            f"token {token} on {node} is no longer the newest ({row['token']}, "
+            f"held by {row['holder'] or 'nobody'}); this process must not act any more"
         )
     if row["holder"] is None:
         raise Fenced(f"the lease on {node} (token {token}) was released; acquire it again before acting")
@@ -123,7 +125,8 @@ def extend(connection: Rows, node: str, token: int, ttl_s: float) -> Lease:
     """Fence, then move the end of the lease to at least ``ttl_s`` seconds from now."""
     fence(connection, node, token)
     row = connection.execute(
-        "UPDATE lease SET expires_at = greatest(expires_at, clock_timestamp() + %s) WHERE node = %s RETURNING *",
+        "UPDATE lease SET expires_at = greatest(expires_at, clock_timestamp() + %s)"
+        " WHERE node = %s RETURNING *",
         (timedelta(seconds=ttl_s), node),
     ).fetchone()
     assert row is not None

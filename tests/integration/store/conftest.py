@@ -45,7 +45,8 @@ class Server:
         return ["setpriv", *user, "--pdeathsig=KILL", str(_binaries() / words[0]), *words[1:]]
 
     def start(self) -> None:
-        settings = {"listen_addresses": ADDRESS, "port": self.port, "unix_socket_directories": "", "fsync": "off"}
+        settings = {"listen_addresses": ADDRESS, "port": self.port, "unix_socket_directories": "", "fsync":
+        "off"}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         log = (self.data.parent / "log").open("ab")
         self.process = subprocess.Popen(
@@ -77,8 +78,8 @@ def postgres() -> Iterator[Server]:
     if os.geteuid() == 0:
         shutil.chown(root, "postgres")
     try:
-        initdb = server.command("initdb", "-D", str(server.data), "-U", "kintsugi", "-A", "trust", "--no-sync")
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        initdb = server.command("initdb", "-D", str(server.data), "-U", "kintsugi", "-A", "trust",
+        "--no-sync") subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
         server.start()
         yield server
     finally:
