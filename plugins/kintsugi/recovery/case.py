@@ -13,6 +13,7 @@ from kintsugi.settings import Settings, load_settings
 if TYPE_CHECKING:
     from kintsugi.hooks.ansible import Ansible
     from kintsugi.hooks.terraform import Terraform
+    from kintsugi.platform import Platform
     from kintsugi.store import Store
 
 LEASE_S = 300.0
@@ -54,6 +55,11 @@ class Runtime:
         from kintsugi.hooks.terraform import Terraform
 
         return Terraform(self.settings)
+
+    def platform(self) -> Platform:
+        from kintsugi.platform import platform_of
+
+        return platform_of(self.settings)
 
     def ansible(self) -> Ansible:
         from kintsugi.hooks.ansible import Ansible

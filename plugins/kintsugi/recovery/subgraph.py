@@ -55,12 +55,12 @@ def _case(context: Any) -> Case:
 @task(**RETRY)
 def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) -> dict[str, str]:
     """Probe again and ask the peers; open the incident, or continue the one that is open."""
-    from kintsugi.recovery import judge
+    from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
     run = context["dag_run"]
     try:
-        case = judge.confirm(
+        case = assess.confirm(
             runtime(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
@@ -76,10 +76,10 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
 @task.branch(**RETRY)
 def guard(**context: Any) -> list[str]:
     """Go on, stand down, or ask a human; the reason is in the journal."""
-    from kintsugi.recovery import judge
+    from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
-    return [f"{GROUP}.{name}" for name in judge.guard(runtime(), _case(context))]
+    return [f"{GROUP}.{name}" for name in assess.guard(runtime(), _case(context))]
 
 
 @task(**RETRY)
@@ -94,20 +94,20 @@ def archive_logs(**context: Any) -> list[str]:
 @task.branch(trigger_rule=JOIN, **RETRY)
 def decide(**context: Any) -> str:
     """Choose the path; a human's approval, when there was one, goes into the journal first."""
-    from kintsugi.recovery import judge
+    from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
     approval = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human")
-    return f"{GROUP}.{judge.choose_path(runtime(), _case(context), approval)}"
+    return f"{GROUP}.{assess.choose_path(runtime(), _case(context), approval)}"
 
 
 @task(**RETRY)
 def stand_down(**context: Any) -> str:
     """A false alarm: nothing is touched."""
-    from kintsugi.recovery import judge
+    from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
-    return judge.stand_down(runtime(), _case(context))
+    return assess.stand_down(runtime(), _case(context))
 
 
 @task(**RETRY)
@@ -242,6 +242,7 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         guarded >> path
 
         path >> show_plan() >> end
+        path >> back  # the service is on its way up by itself: only wait for it
         path >> restart() >> back
         chain(path, fence(), plan(), provision(), rebuilt)
         rebuilt >> back

@@ -1,0 +1,102 @@
+"""One chaos experiment: check the steady state, pick a victim, break it, wait for the healing.
+
+The injector is never the detector: it only kills, and writes t0 (its own clock, just before the fault) into the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kintsugi.chaos.pick import pick, seed_of
+from kintsugi.errors import Refused, StepFailed
+from kintsugi.incident import Incident, Outcome
+from kintsugi.observation import Answer
+from kintsugi.recovery.case import Runtime
+
+log = logging.getLogger(__name__)
+
+
+def check_steady_state(runtime: Runtime) -> str:
+    """A sentence when every node answers and no incident is open; raises Refused saying what isn't well."""
+    from kintsugi.probes.protocols import probe_node
+
+    open_now = [incident.id for incident in runtime.store.incidents(50) if incident.closed_at is None]
+    if open_now:
+        raise Refused(f"chaos adds to no outage: {', '.join(open_now)} is still open")
+
+    async def probe_all() -> list[str]:
+        probes = await asyncio.gather(*(probe_node(node) for node in runtime.fleet))
+        return [probe.target for probe in probes if probe.answer is not Answer.OK]
+
+    silent = asyncio.run(probe_all())
+    if silent:
+        raise Refused(f"the steady state doesn't hold: {', '.join(silent)} doesn't answer")
+    return f"all {len(runtime.fleet.nodes)} nodes answer and no incident is open"
+
+
+def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
+    """The name of the node to break. Without a seed, one is made from the run's id; it is logged."""
+    seed = seed_of(run) if seed is None else seed
+    node = pick(seed, runtime.fleet)
+    log.info("seed %d picks %s", seed, node.name)
+    return node.name
+
+
+def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
+    """Kill the whole node, with its disk if asked; returns t0, ISO 8601 UTC."""
+    node = runtime.fleet.node(name)
+    kind = "volume_lost" if lose_volume else "power_off"
+    t0 = datetime.now(UTC)
+    runtime.store.record_fault(node.name, kind, t0, run=run, mode="reset")
+    platform = runtime.platform()
+    platform.power_off(node.name)
+    if lose_volume:
+        platform.lose_volume(node.name)
+    log.info("pulled the plug of %s at %s (%s)", node.name, t0.isoformat(), kind)
+    return t0.isoformat()
+
+
+def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | None:
+    """The newest incident of the node that was detected after ``since`` (and a second of clock difference)."""
+    for incident in runtime.store.incidents(50):
+        if incident.node == name and incident.detected_at >= since - timedelta(seconds=1):
+            return incident
+    return None
+
+
+def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
+    """Wait for the end of the incident that the fault at ``t0`` made; returns its figures in seconds.
+
+    Raises StepFailed when it didn't end healed within ``deadline_s``.
+    """
+    since, until = datetime.fromisoformat(t0), time.monotonic() + deadline_s
+    while time.monotonic() < until:
+        incident = incident_since(runtime, name, since)
+        if incident is not None and incident.closed_at is not None:
+            if incident.outcome is not Outcome.HEALED:
+                raise StepFailed(f"{incident.id} ended {incident.outcome}: {incident.reason}")
+            return figures(incident)
+        time.sleep(1)
+    raise StepFailed(f"{name} was not healed within {deadline_s:.0f} s; look at watch_{name} in Airflow")
+
+
+def figures(incident: Incident) -> dict[str, Any]:
+    """What a report says of a repair; times in seconds since t0."""
+    return {
+        "incident": incident.id,
+        "node": incident.node,
+        "role": incident.role.value,
+        "detected_s": round(incident.detect_s, 1),
+        "repaired_s": _rounded(incident.repair_s),
+        "consistent_s": _rounded(incident.consistent_s),
+        "phases": {phase.value: round(seconds, 1) for phase, seconds in incident.phases().items()},
+        "attempts": [action.value for action in incident.attempts()],
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -1,0 +1,172 @@
+"""The acting steps of a recovery. Each may be killed at any moment and run again.
+
+Before each act that can't be taken back, the step proves that its fencing token is the newest, and that the node
+still doesn't answer: a verdict is minutes old by then, and a healthy node must never be destroyed.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.errors import PlanRefused, Refused, StepFailed
+from kintsugi.fleet import Role
+from kintsugi.incident import Action
+from kintsugi.recovery import assess, plan_policy, redundant, stream_driver
+from kintsugi.recovery import verify as proofs
+from kintsugi.recovery.case import Case, Runtime, Step
+
+if TYPE_CHECKING:
+    from kintsugi.hooks.terraform import SavedPlan
+
+PLAN_TRIES = 3
+REDUNDANT_DEADLINE_S = 240.0
+CANARY_DEADLINE_S = 120.0
+
+
+def restart(runtime: Runtime, case: Case) -> None:
+    """Start the node's service again; the disk stays. Raises StepFailed with Ansible's words."""
+    with runtime.step(case, "restart") as step:
+        step.check()
+        runtime.ansible().run("restart.yml", limit=case.node, extra_vars=_desired(runtime), timeout_s=180)
+
+
+def fence(runtime: Runtime, case: Case) -> None:
+    """End whatever may still run of the node.
+
+    Raises Refused when the node answers after all, unless a person asked for a rebuild and approved it.
+    """
+    with runtime.step(case, "fence") as step:
+        node = runtime.node(case)
+        if assess.answers(node) and not assess.approved(runtime.store.incident(case.incident), case):
+            raise Refused(f"{node.name} answers again; it isn't destroyed. The watch will look again.")
+        step.check()
+        runtime.platform().power_off(node.name)
+        step.note(f"nothing of {node.name} is left running")
+
+
+def show_plan(runtime: Runtime, case: Case) -> str:
+    """What Terraform would do, as a list of addresses and actions; nothing is changed."""
+    with runtime.step(case, "dry_run") as step:
+        saved = _plan(runtime, case)
+        summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
+        step.note(f"dry run, nothing was changed. {summary}", changes=saved.changes)
+    return str(summary)
+
+
+def plan(runtime: Runtime, case: Case) -> str:
+    """Plan the replacement of this node alone; raises PlanRefused when the plan would touch anything else."""
+    with runtime.step(case, "plan") as step:
+        saved = _judged_plan(runtime, case, step)
+    return str(saved.path)
+
+
+def _judged_plan(runtime: Runtime, case: Case, step: Step) -> SavedPlan:
+    saved = _plan(runtime, case)
+    summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
+    step.note(str(summary), changes=saved.changes)
+    return saved
+
+
+def _plan(runtime: Runtime, case: Case) -> SavedPlan:
+    addresses = _addresses(runtime, case)
+    return runtime.terraform().plan(replace=addresses, targets=addresses)
+
+
+def _addresses(runtime: Runtime, case: Case) -> list[str]:
+    action = _action(runtime, case)
+    return plan_policy.addresses(case.node, with_volume=action.destroys_volume)
+
+
+def _action(runtime: Runtime, case: Case) -> Action:
+    incident = runtime.store.incident(case.incident)
+    confirmed = assess.Confirmed.of(incident)
+    if confirmed.dry_run:
+        return Action.REBUILD if confirmed.requested is Action.AUTO else confirmed.requested
+    return incident.attempts()[-1]
+
+
+def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
+    """Apply exactly the judged plan; one that went stale is planned and judged again, up to three times.
+
+    Applied already (this step ran before and was killed), it goes stale too, and the new plan does it over: a node
+    that nobody has configured yet holds nothing.
+    """
+    from kintsugi.hooks.terraform import StalePlan
+
+    with runtime.step(case, "provision") as step:
+        terraform = runtime.terraform()
+        saved = terraform.load(Path(saved_plan))
+        for _ in range(PLAN_TRIES):
+            plan_policy.check_plan(saved.document, _addresses(runtime, case))
+            step.check()
+            try:
+                terraform.apply(saved)
+            except StalePlan:
+                saved = _judged_plan(runtime, case, step)
+            else:
+                return
+        raise PlanRefused(f"{case.node}: the plan went stale {PLAN_TRIES} times; other repairs hold the state")
+
+
+def configure(runtime: Runtime, case: Case) -> None:
+    """Make the empty server a node of its role; raises StepFailed with Ansible's words."""
+    with runtime.step(case, "configure") as step:
+        node = runtime.node(case)
+        fresh = _action(runtime, case).destroys_volume
+        step.check()
+        variables = _desired(runtime) | ({"rejoin_empty": True} if fresh else {})
+        runtime.ansible().run("site.yml", limit=node.name, extra_vars=variables, timeout_s=300)
+
+
+def _desired(runtime: Runtime) -> dict[str, Any]:
+    return {"stream_enabled": stream_driver.shall_run(runtime)}
+
+
+def rejoin(runtime: Runtime, case: Case) -> str:
+    """Wait until the node serves again, mark it redundant, then make its data whole and mark it consistent."""
+    with runtime.step(case, "rejoin") as step:
+        node = runtime.node(case)
+        sentence = redundant.wait(runtime.settings, runtime.fleet, node, deadline_s=REDUNDANT_DEADLINE_S)
+        step.note(sentence)
+        runtime.store.set_mark(case.incident, step.token, "redundant_at")
+    with runtime.step(case, "repair") as step:
+        if node.role is Role.CASSANDRA:
+            runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
+            step.note(f"every range of {node.name} was compared with its replicas and repaired")
+        runtime.store.set_mark(case.incident, step.token, "consistent_at")
+    return sentence
+
+
+def verify(runtime: Runtime, case: Case) -> str:
+    """Proof by this very node; raises StepFailed saying what was missing."""
+    with runtime.step(case, "verify") as step:
+        proof = proofs.verify(runtime.settings, runtime.fleet, runtime.node(case))
+        step.note(proof)
+        runtime.platform().discard(case.node)
+    return proof
+
+
+def canary(runtime: Runtime, case: Case) -> str:
+    """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive."""
+    from kintsugi.trades import canary as trade
+    from kintsugi.trades.cassandra import connect
+
+    with runtime.step(case, "canary") as step:
+        started = time.monotonic()
+        trade_id = trade.send(runtime.s3())
+        session = connect([node.address for node in runtime.fleet.of(Role.CASSANDRA)])
+        try:
+            while not trade.arrived(session, trade_id):
+                if time.monotonic() - started > CANARY_DEADLINE_S:
+                    raise StepFailed(
+                        f"the canary {trade_id} didn't reach Cassandra within {CANARY_DEADLINE_S:.0f} s; "
+                        "look at ingest_trades and stream_trades"
+                    )
+                time.sleep(0.5)
+        finally:
+            session.cluster.shutdown()
+        sentence = f"the canary went from S3 to Cassandra in {time.monotonic() - started:.1f} s"
+        step.note(sentence)
+    return sentence

@@ -1,0 +1,258 @@
+"""The judging steps of a recovery: gather what is known, let the pure rules speak, write down what they said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kintsugi.fleet import Node
+from kintsugi.incident import Action, Entry, Incident
+from kintsugi.observation import Answer, Observation
+from kintsugi.recovery.case import LEASE_S, Case, Runtime, Step
+from kintsugi.recovery.decide import Decision, decide
+from kintsugi.recovery.diagnose import Verdict, diagnose
+from kintsugi.recovery.guards import GuardFacts, Ruling, judge
+
+APPROVED = "approved"
+# A fault is held to be the cause of what is noticed within this time after it.
+FAULT_WINDOW = timedelta(minutes=2)
+PATHS = {
+    Action.WAIT: "rejoin",
+    Action.RESTART: "restart",
+    Action.ROLL_BACK: "restart",  # configuring anew from the known-good release is what restart does
+    Action.REBUILD_NODE: "fence",
+    Action.REBUILD: "fence",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What ``confirm`` wrote into the journal: the verdict, and what the later steps need of the observation."""
+
+    verdict: Verdict
+    requested: Action
+    dry_run: bool
+    volume_intact: bool | None
+    heard_at: datetime | None
+
+    @classmethod
+    def of(cls, incident: Incident) -> Confirmed:
+        """The newest confirmation of the incident."""
+        data = latest(incident, "confirm", "verdict").data
+        heard = data["heard_at"]
+        return cls(
+            verdict=Verdict(data["verdict"]),
+            requested=Action(data["requested"]),
+            dry_run=data["dry_run"],
+            volume_intact=data["volume_intact"],
+            heard_at=datetime.fromisoformat(heard) if heard else None,
+        )
+
+
+def latest(incident: Incident, step: str, field: str) -> Entry:
+    """The newest journal entry of ``step`` that carries ``field``; raises KeyError when there is none."""
+    for entry in reversed(incident.entries):
+        if entry.step == step and field in entry.data:
+            return entry
+    raise KeyError(f"incident {incident.id} has no {step} entry with {field}")
+
+
+def confirm(
+    runtime: Runtime,
+    *,
+    node: str,
+    holder: str,
+    finding: Mapping[str, Any] | None,
+    requested: str,
+    dry_run: bool,
+) -> Case:
+    """Take the lease, open or continue the incident, look again, and write the verdict into the journal.
+
+    Raises LeaseHeld when another run repairs this node.
+    """
+    server = runtime.fleet.node(node)
+    now = datetime.now(UTC)
+    first_failed = datetime.fromisoformat(finding["first_failed_at"]) if finding else now
+    detected = datetime.fromisoformat(finding["detected_at"]) if finding else now
+    lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+    fault = runtime.store.last_fault(node, detected, after=first_failed - FAULT_WINDOW) if finding else None
+    incident = runtime.store.open_incident(
+        node,
+        lease.token,
+        role=server.role,
+        holder=holder,
+        first_failed_at=first_failed,
+        detected_at=detected,
+        t0=fault.t0 if fault else None,
+    )
+    case = Case(incident.id, node, holder)
+    with runtime.step(case, "confirm") as step:
+        for line in finding["evidence"] if finding else ():
+            step.note(line, finding=True)
+        seen = look(runtime, server)
+        _write_verdict(step, seen, requested, dry_run)
+    return case
+
+
+def look(runtime: Runtime, node: Node) -> Observation:
+    """Observe the node, its peers and its disk; what is silent to us counts as heard when a peer heard it."""
+    from kintsugi.probes.observe import observe
+
+    seen = asyncio.run(observe(runtime.settings, node))
+    if seen.volume_intact is None:
+        # Only a missing disk is certain from outside; whether a present one is readable the node itself would say.
+        exists = runtime.platform().volume_exists(node.name)
+        seen = replace(seen, volume_intact=exists)
+    return seen
+
+
+def _write_verdict(step: Step, seen: Observation, requested: str, dry_run: bool) -> None:
+    diagnosis = diagnose(seen)
+    step.note(
+        diagnosis.reason,
+        verdict=diagnosis.verdict.value,
+        requested=requested,
+        dry_run=dry_run,
+        volume_intact=seen.volume_intact,
+        heard_at=seen.heard_at.isoformat() if seen.heard_at else None,
+        service=seen.service.value,
+        ssh=seen.ssh.value,
+        init_state=seen.init_state,
+        peers={peer: opinion.value for peer, opinion in seen.peers.items()},
+    )
+
+
+def guard(runtime: Runtime, case: Case) -> list[str]:
+    """The tasks to go on with: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``."""
+    with runtime.step(case, "guard") as step:
+        incident = runtime.store.incident(case.incident)
+        confirmed = Confirmed.of(incident)
+        decision = _decide(runtime, incident, confirmed)
+        if confirmed.dry_run:
+            step.note(f"dry run of: {decision.reason}", action=decision.action.value)
+            return ["decide"]
+        if decision.action is Action.STAND_DOWN or confirmed.verdict is Verdict.PARTITIONED:
+            step.note(decision.reason, action=decision.action.value)
+            return ["stand_down"]
+        ruling = _judge(runtime, case, incident, decision)
+        if decision.action is Action.PAGE:
+            ruling = Ruling(False, (decision.reason,))
+        if ruling.allowed:
+            step.note(f"the guards allow: {decision.reason}", action=decision.action.value)
+            return ["archive_logs", "decide"]
+        step.note("refused: " + " ".join(ruling.reasons), refused=list(ruling.reasons))
+    return ["archive_logs", "ask_a_human"]
+
+
+def _decide(runtime: Runtime, incident: Incident, confirmed: Confirmed) -> Decision:
+    return decide(
+        confirmed.verdict,
+        incident.attempts(),
+        role=runtime.fleet.node(incident.node).role,
+        requested=confirmed.requested,
+        volume_intact=confirmed.volume_intact,
+    )
+
+
+def _judge(runtime: Runtime, case: Case, incident: Incident, decision: Decision) -> Ruling:
+    facts = _facts(runtime, case, incident)
+    return judge(decision.action, facts.with_ledger(runtime.store.ledger(incident.id)))
+
+
+def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
+    """What the guards ask for, as it is at this moment."""
+    from kintsugi.probes.facts import gather_guard_facts
+
+    node = runtime.node(case)
+    seen = glance(node, Confirmed.of(incident))
+    return gather_guard_facts(runtime.fleet, node, seen, first_failed_at=incident.first_failed_at)
+
+
+def glance(node: Node, confirmed: Confirmed) -> Observation:
+    """A fresh look at the node's two ports, with what ``confirm`` found out about its disk and its peers."""
+    from kintsugi.probes.protocols import probe_node, probe_ssh
+
+    async def both() -> tuple[Answer, Answer]:
+        service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
+        return service.answer, ssh.answer
+
+    service, ssh = asyncio.run(both())
+    now = datetime.now(UTC)
+    return Observation(
+        node=node.name,
+        role=node.role,
+        at=now,
+        service=service,
+        ssh=ssh,
+        volume_intact=confirmed.volume_intact,
+        heard_at=now if service is Answer.OK else confirmed.heard_at,
+    )
+
+
+def choose_path(runtime: Runtime, case: Case, approval: Mapping[str, Any] | None) -> str:
+    """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
+
+    A run that was killed here goes on with what it had chosen. Raises Refused when the guards have changed their
+    mind since ``guard``, unless a person approved.
+    """
+    with runtime.step(case, "decide") as step:
+        if approval:
+            who = (approval.get("responded_by_user") or {}).get("name", "a person")
+            step.note(f"{who} approved the repair against the guards' advice", approved=case.holder)
+        incident = runtime.store.incident(case.incident)
+        confirmed = Confirmed.of(incident)
+        if confirmed.dry_run:
+            return "show_plan"
+        decision = _chosen(incident, case)
+        if decision is None:
+            decision = _decide(runtime, incident, confirmed)
+            step.note(decision.reason, chosen=decision.action.value, run=case.holder)
+        if decision.action.changes:
+            _begin(runtime, case, step, incident, decision, approved=bool(approval))
+    return PATHS[decision.action]
+
+
+def _chosen(incident: Incident, case: Case) -> Decision | None:
+    for entry in incident.entries:
+        if entry.step == "decide" and entry.data.get("run") == case.holder:
+            return Decision(Action(entry.data["chosen"]), entry.message)
+    return None
+
+
+def _begin(
+    runtime: Runtime, case: Case, step: Step, incident: Incident, decision: Decision, *, approved: bool
+) -> None:
+    facts = _facts(runtime, case, incident)
+    runtime.store.begin_attempt(
+        case.incident,
+        step.token,
+        decision.action,
+        key=case.holder,
+        reason=decision.reason,
+        refusals=lambda ledger: () if approved else judge(decision.action, facts.with_ledger(ledger)).reasons,
+        ttl_s=LEASE_S,
+    )
+
+
+def approved(incident: Incident, case: Case) -> bool:
+    """Whether a person approved this run's repair against the guards' advice."""
+    return any(entry.data.get(APPROVED) == case.holder for entry in incident.entries)
+
+
+def stand_down(runtime: Runtime, case: Case) -> str:
+    """Nothing to do, or nothing to do yet; a node on its way up is left alone, and the watch looks again."""
+    with runtime.step(case, "stand_down") as step:
+        confirmed = Confirmed.of(runtime.store.incident(case.incident))
+        sentence = f"nothing is touched ({confirmed.verdict.value})"
+        step.note(sentence)
+    return sentence
+
+
+def answers(node: Node) -> bool:
+    """Whether the node answers its own protocol at this moment."""
+    from kintsugi.probes.protocols import probe_node
+
+    return asyncio.run(probe_node(node)).answer is Answer.OK

@@ -1,0 +1,128 @@
+"""What a recovery leaves behind: the node's logs and the incident's story, in S3.
+
+When S3 is away the repair goes on: what could not be delivered waits in a spool on the control plane and is
+delivered by the next step that finds S3 well.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kintsugi.incident import Incident, Outcome
+from kintsugi.recovery.case import Case, Runtime
+from kintsugi.settings import BUCKET, Settings
+
+LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
+
+WELL = (Outcome.HEALED, Outcome.FALSE_ALARM, Outcome.DRY_RUN)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """How an incident ended: ``well`` when nothing is left to do, ``text`` for people."""
+
+    well: bool
+    text: str
+
+
+def archive_logs(runtime: Runtime, case: Case) -> list[str]:
+    """Put the tail of every log that the collector holds of the node under the incident; returns the keys.
+
+    The collector got them line by line while the node lived, so a lost host has nothing to hand over.
+    """
+    keys = []
+    for path in sorted((runtime.settings.control / "node-logs" / case.node).glob("*.log")):
+        key = f"incidents/{case.incident}/logs/{path.name}.gz"
+        deliver(runtime, key, gzip.compress(_tail(path)))
+        keys.append(key)
+    log.info("archived %d logs of %s under incidents/%s/logs/", len(keys), case.node, case.incident)
+    return keys
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LOG_TAIL_BYTES))
+        return file.read()
+
+
+def record(runtime: Runtime, case: Case) -> Story:
+    """Close the incident with the outcome that its journal shows, and put its story into S3.
+
+    An attempt that failed leaves the incident open: the next run of the watch continues it.
+    """
+    with runtime.step(case, "record") as step:
+        outcome, reason = conclude(runtime.store.incident(case.incident))
+        step.note(reason, outcome=outcome.value)
+        if outcome is not Outcome.FAILED:
+            runtime.store.close_incident(case.incident, step.token, outcome, reason)
+        incident = runtime.store.incident(case.incident)
+        body = json.dumps(incident.to_json(), indent=2).encode()
+        deliver(runtime, f"incidents/{case.incident}/incident.json", body)
+        flush_spool(runtime)
+    runtime.store.release(case.node, step.token)
+    return Story(well=outcome in WELL, text=tell(incident, outcome, reason))
+
+
+def conclude(incident: Incident) -> tuple[Outcome, str]:
+    """The outcome that the journal supports since the newest confirmation, and the sentence that says so. Pure."""
+    since = max(i for i, entry in enumerate(incident.entries) if "verdict" in entry.data)
+    entries = incident.entries[since:]
+    done = {entry.step for entry in entries if entry.data.get("mark") == "end"}
+    if "dry_run" in done:
+        return Outcome.DRY_RUN, "Dry run: the plan was shown and nothing was changed."
+    if "stand_down" in done:
+        return Outcome.FALSE_ALARM, entries[0].message
+    if "canary" in done:
+        return Outcome.HEALED, next(entry.message for entry in reversed(entries) if entry.step == "verify")
+    failures = [entry for entry in entries if entry.data.get("mark") == "failed"]
+    if failures:
+        return Outcome.FAILED, f"{failures[-1].step} {failures[-1].message}"
+    refusals = [entry for entry in entries if "refused" in entry.data]
+    if refusals and "decide" not in done:
+        return Outcome.REFUSED, refusals[-1].message
+    return Outcome.FAILED, f"the run ended after {entries[-1].step} without a word; see its task logs in Airflow"
+
+
+def tell(incident: Incident, outcome: Outcome, reason: str) -> str:
+    """The story in a few lines: what, how it ended, and the seconds of every phase. Pure."""
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in incident.phases().items())
+    return f"{incident.node}: {outcome}. {reason} ({phases})"
+
+
+def deliver(runtime: Runtime, key: str, body: bytes) -> None:
+    """Put ``body`` under ``key``; into the spool when S3 doesn't take it within seconds."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        runtime.s3().put_object(Bucket=BUCKET, Key=key, Body=body)
+    except (BotoCoreError, ClientError) as error:
+        waiting = spool(runtime.settings) / key
+        waiting.parent.mkdir(parents=True, exist_ok=True)
+        waiting.write_bytes(body)
+        log.warning("S3 did not take %s (%s); it waits in the spool", key, error)
+
+
+def flush_spool(runtime: Runtime) -> None:
+    """Deliver what waits in the spool; stops at the first refusal and leaves the rest for the next time."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    folder = spool(runtime.settings)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            runtime.s3().put_object(Bucket=BUCKET, Key=str(path.relative_to(folder)), Body=path.read_bytes())
+        except (BotoCoreError, ClientError):
+            return
+        path.unlink()
+
+
+def spool(settings: Settings) -> Path:
+    """Where deliveries to S3 wait while it is away."""
+    return settings.control / "spool"

@@ -1,0 +1,70 @@
+"""Exactly one streaming driver, under the init of the Spark master's node."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.recovery.case import Runtime
+
+PROGRAM = "stream-trades"
+DESIRED = "stream_trades"
+
+
+def home(fleet: Fleet) -> Node:
+    """The node that carries the driver."""
+    return fleet.of(Role.SPARK_MASTER)[0]
+
+
+def shall_run(runtime: Runtime) -> bool:
+    """Whether somebody has submitted the stream; a rebuilt master starts the driver only then."""
+    desired = runtime.store.desired(DESIRED)
+    return desired is not None and desired.value == "running"
+
+
+def submit(runtime: Runtime) -> str:
+    """Declare that the stream shall run, and start its driver unless it runs; returns what was done.
+
+    Raises StepFailed with the init's words when it can't be started.
+    """
+    runtime.store.set_desired(DESIRED, "running")
+    return control(runtime, "start")
+
+
+def restart(runtime: Runtime) -> str:
+    """End the driver and start it again from its checkpoint."""
+    control(runtime, "stop")
+    return control(runtime, "start")
+
+
+def control(runtime: Runtime, verb: str) -> str:
+    """Say ``verb`` (start, stop, status) of the driver to its node's init; returns the init's answer."""
+    from kintsugi.local import ssh
+
+    node = home(runtime.fleet)
+    config = runtime.settings.node_root(node.name) / "etc" / "supervisord.conf"
+    argv = ["supervisorctl", "-c", str(config), verb, PROGRAM]
+    answer = ssh.run(runtime.settings, node, argv, timeout=60)
+    text = f"{answer.stdout}{answer.stderr}".strip()
+    if answer.returncode != 0 and "already started" not in text:
+        raise StepFailed(f"{node.name}: '{verb} {PROGRAM}' answered {text!r}; read {PROGRAM}.log of that node")
+    return text
+
+
+def wait_until_running(runtime: Runtime, deadline_s: float) -> str:
+    """Wait until the master lists the application with cores; returns a sentence.
+
+    Raises StepFailed with the last thing seen when ``deadline_s`` passes first.
+    """
+    from kintsugi.probes.stream import probe_stream
+
+    until = time.monotonic() + deadline_s
+    while True:
+        probe = asyncio.run(probe_stream(home(runtime.fleet)))
+        if probe.answer == "ok":
+            return f"the stream runs: {probe.detail}"
+        if time.monotonic() > until:
+            raise StepFailed(f"no running stream after {deadline_s:.0f} s: {probe.detail}")
+        time.sleep(1)
