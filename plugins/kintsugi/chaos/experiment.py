@@ -51,7 +51,7 @@ def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> st
     node = runtime.fleet.node(name)
     kind = "volume_lost" if lose_volume else "power_off"
     t0 = datetime.now(UTC)
-    runtime.store.record_fault(node.name, kind, t0, run=run, mode="reset")
+    runtime.store.record_fault(node.name, kind=kind, t0=t0, run=run, mode="reset")
     platform = runtime.platform()
     platform.power_off(node.name)
     if lose_volume:

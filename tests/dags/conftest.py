@@ -1,0 +1,44 @@
+"""An Airflow of its own for the DAG tests: a fresh SQLite database, our folders, nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Airflow reads its configuration when it is first imported, so this stands before any import of it.
+_HOME = tempfile.TemporaryDirectory(prefix="kintsugi-dags-")
+os.environ |= {
+    "AIRFLOW_HOME": _HOME.name,
+    "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+    "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME.name}/airflow.db",
+    "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{_HOME.name}/logs",
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    "KINTSUGI_STATE": f"{_HOME.name}/state",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def airflow_database() -> None:
+    """Migrate the database once a session, in a process of its own, and make the pools."""
+    for command in (["db", "migrate"], ["pools", "set", "recovery", "4", "-"], ["pools", "set", "ingest", "2", "-"]):
+        subprocess.run(
+            [sys.executable, "-m", "airflow", *command], check=True, capture_output=True, timeout=180
+        )
+
+
+@pytest.fixture(scope="session")
+def dag_bag(airflow_database: None) -> object:
+    """All DAGs of the project, as the dag-processor loads them."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(dag_folder=str(REPOSITORY / "dags"), include_examples=False)

@@ -1,0 +1,97 @@
+"""The recovery subgraph runs the path that was chosen and no other, on a real Airflow (``DAG.test``).
+
+The steps themselves are replaced by recorders here: this is about wiring. They run for real in tests/scenarios.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kintsugi.errors import StepFailed
+from kintsugi.recovery import act, assess, case, report
+
+ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
+REBUILD = ["fence", "plan", "provision", "configure", "rejoin", "verify", "canary"]
+
+
+class Recorder:
+    """Stands in for the steps: notes which were carried out, fails where told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.acted: list[str] = []
+        self.fails: str | None = None
+        self.guard = ["archive_logs", "decide"]
+        self.path = "fence"
+        monkeypatch.setattr(case, "runtime", lambda: None)
+        monkeypatch.setattr(assess, "confirm", lambda *_, **kw: case.Case("i-1", kw["node"], kw["holder"]))
+        monkeypatch.setattr(assess, "guard", lambda *_: self.guard)
+        monkeypatch.setattr(assess, "choose_path", lambda *_: self.path)
+        monkeypatch.setattr(assess, "stand_down", lambda *_: self._act("stand_down"))
+        monkeypatch.setattr(report, "archive_logs", lambda *_: [self._act("archive_logs")])
+        monkeypatch.setattr(report, "record", lambda *_: report.Story(self.fails is None, self._act("record")))
+        for name in ACTS:
+            monkeypatch.setattr(act, name, lambda *_, name=name: self._act(name))
+
+    def _act(self, name: str) -> str:
+        self.acted.append(name)
+        if name == self.fails:
+            raise StepFailed(f"{name} was told to fail")
+        return name
+
+    def run(self, dag_bag: Any) -> dict[str, str]:
+        """Run ``recover_node``; the end state of every task by its name within the group."""
+        dag = dag_bag.dags["recover_node"]
+        for task in dag.tasks:
+            task.retries = 0
+        run = dag.test(run_conf={"node": "kafka-1", "action": "auto", "dry_run": False})
+        return {ti.task_id.removeprefix("recovery."): str(ti.state) for ti in run.get_task_instances()}
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    return Recorder(monkeypatch)
+
+
+def test_a_rebuild_runs_its_steps_in_order(dag_bag: Any, steps: Recorder) -> None:
+    states = steps.run(dag_bag)
+    assert [name for name in steps.acted if name in ACTS] == REBUILD
+    assert steps.acted[-1] == "record"
+    assert {states[name] for name in ("restart", "show_plan", "stand_down", "ask_a_human")} == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("restart", ["restart", "rejoin", "verify", "canary"]),
+        ("show_plan", ["show_plan"]),
+        ("rejoin", ["rejoin", "verify", "canary"]),
+    ],
+)
+def test_other_paths_never_touch_terraform(
+    dag_bag: Any, steps: Recorder, path: str, expected: list[str]
+) -> None:
+    steps.path = path
+    states = steps.run(dag_bag)
+    assert [name for name in steps.acted if name in ACTS] == expected
+    assert {states[name] for name in ("fence", "plan", "provision", "configure")} == {"skipped"}
+    assert states["record"] == "success"
+
+
+def test_a_false_alarm_touches_nothing(dag_bag: Any, steps: Recorder) -> None:
+    steps.guard = ["stand_down"]
+    steps.run(dag_bag)
+    assert steps.acted == ["stand_down", "record"]
+
+
+@pytest.mark.parametrize("broken", ["plan", "provision", "configure", "rejoin", "canary"])
+def test_after_a_failed_step_nothing_more_is_done_but_the_record(
+    dag_bag: Any, steps: Recorder, broken: str
+) -> None:
+    steps.fails = broken
+    states = steps.run(dag_bag)
+    done = [name for name in steps.acted if name in ACTS]
+    assert done == REBUILD[: REBUILD.index(broken) + 1]
+    assert steps.acted[-1] == "record"
+    assert states["record"] == "failed", "a repair that failed must not look like a success in the grid"
