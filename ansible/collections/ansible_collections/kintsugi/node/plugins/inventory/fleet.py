@@ -1,0 +1,100 @@
+"""Inventory of a Kintsugi fleet, read from its fleet file."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from ansible.errors import AnsibleParserError
+from ansible.plugins.inventory import BaseInventoryPlugin
+
+DOCUMENTATION = """
+name: fleet
+short_description: The nodes of a Kintsugi fleet
+description:
+  - Reads the fleet file that Terraform and the DAGs read too (E(KINTSUGI_FLEET), else the one of the checkout).
+  - Makes a group of each role. Needs the C(kintsugi) package on E(PYTHONPATH).
+options:
+  plugin:
+    description: Must be V(kintsugi.node.fleet).
+    required: true
+    choices: [kintsugi.node.fleet]
+"""
+
+
+class InventoryModule(BaseInventoryPlugin):
+    """Hosts, groups and connection variables of every node."""
+
+    NAME = "kintsugi.node.fleet"
+
+    def verify_file(self, path: str) -> bool:
+        """Whether this is the one line that names the plugin."""
+        return super().verify_file(path) and path.endswith(("fleet.yml", "fleet.yaml"))
+
+    def parse(self, inventory, loader, path, cache=True) -> None:  # type: ignore[no-untyped-def]
+        """Fill the inventory; a fault of the fleet file becomes a parser error with its text."""
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        try:
+            from kintsugi.errors import KintsugiError
+            from kintsugi.settings import load_settings
+        except ImportError as error:
+            raise AnsibleParserError(f"{error}; add the checkout's plugins/ to PYTHONPATH") from error
+        try:
+            settings = load_settings()
+            self._fill(settings)
+        except KintsugiError as error:
+            raise AnsibleParserError(str(error)) from error
+
+    def _fill(self, settings) -> None:  # type: ignore[no-untyped-def]
+        for name, value in _fleet_variables(settings).items():
+            self.inventory.set_variable("all", name, value)
+        for node in settings.fleet:
+            self.inventory.add_group(node.role.value)
+            self.inventory.add_host(node.name, node.role.value)
+            for name, value in _node_variables(settings, node).items():
+                self.inventory.set_variable(node.name, name, value)
+
+
+def _fleet_variables(settings) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    from kintsugi.local.node_identity import kafka_cluster_id
+    from kintsugi.local.node_isolation import choose_isolation, service_prefix
+    from kintsugi.local.ssh import ssh_options, ssh_user
+
+    java = shutil.which("java")
+    formed = settings.control / "formed"
+    return {
+        "ansible_user": ssh_user(),
+        "ansible_ssh_common_args": shlex.join(ssh_options(settings)),
+        "ansible_python_interpreter": sys.executable,
+        "fleet_name": settings.fleet.name,
+        "artifacts": str(settings.artifacts),
+        "repository": str(settings.repository),
+        "service_prefix": service_prefix(choose_isolation()),
+        "java_home": str(Path(java).resolve().parents[1]) if java else "/usr/lib/jvm/default-java",
+        "formed_directory": str(formed),
+        "kafka_formed": (formed / "kafka").exists(),
+        "cassandra_formed": (formed / "cassandra").exists(),
+        "kafka_cluster_id": kafka_cluster_id(settings),
+    }
+
+
+def _node_variables(settings, node) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    from kintsugi.fleet import Role
+    from kintsugi.local.node_identity import kafka_directory_id
+
+    root = settings.node_root(node.name)
+    variables: dict[str, object] = {
+        "ansible_host": node.address,
+        "ansible_port": node.ssh_port,
+        "ansible_remote_tmp": str(root / "tmp"),
+        "node_role": node.role.value.partition("_")[0],
+        "node_index": node.index,
+        "node_root": str(root),
+        "node_volume": str(settings.node_volume(node.name)),
+    }
+    if node.role is Role.KAFKA:
+        variables["kafka_directory_id"] = kafka_directory_id(settings, node.name)
+    return variables

@@ -1,0 +1,226 @@
+"""Ansible module: a program of a node's init (supervisord), defined, started, and waited for."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: program
+short_description: A supervised program of a node
+description:
+  - Writes the program's definition, loads it, starts it if wanted, and waits until a port of it accepts connections.
+  - A running program is only restarted when O(restart) says so; a changed definition waits for that.
+  - Needs the Python package supervisor on the node.
+options:
+  name:
+    description: The program's name; its log is C(<root>/log/<name>.log).
+    type: str
+    required: true
+  root:
+    description: The node's root directory.
+    type: path
+    required: true
+  command:
+    description: The program and its arguments. Without it the definition is left as it is.
+    type: list
+    elements: str
+  environment:
+    description: What the program gets beside its init's environment.
+    type: dict
+    default: {}
+  stop_seconds:
+    description: How long it may take to end before it is killed.
+    type: int
+    default: 10
+  state:
+    description: V(present) defines it without a start, at the node's boot neither.
+    type: str
+    choices: [present, started, stopped]
+    default: started
+  restart:
+    description: Restart it when it runs already.
+    type: bool
+    default: false
+  host:
+    description: Where O(port) is.
+    type: str
+  port:
+    description: Wait until this port accepts connections.
+    type: int
+  timeout:
+    description: Seconds to wait for O(port).
+    type: int
+    default: 60
+author: Kintsugi
+"""
+
+EXAMPLES = """
+- name: Start Kafka
+  kintsugi.node.program:
+    name: kafka
+    root: /srv/nodes/kafka-1
+    command: [java, kafka.Kafka, /etc/server.properties]
+    host: 127.20.1.1
+    port: 9092
+"""
+
+RETURN = """
+statename:
+  description: What the init says of the program.
+  type: str
+  returned: success
+"""
+
+ARGUMENTS = {
+    "name": {"type": "str", "required": True},
+    "root": {"type": "path", "required": True},
+    "command": {"type": "list", "elements": "str"},
+    "environment": {"type": "dict", "default": {}},
+    "stop_seconds": {"type": "int", "default": 10},
+    "state": {"type": "str", "choices": ["present", "started", "stopped"], "default": "started"},
+    "restart": {"type": "bool", "default": False},
+    "host": {"type": "str"},
+    "port": {"type": "int"},
+    "timeout": {"type": "int", "default": 60},
+}
+UP = ("STARTING", "RUNNING", "BACKOFF")
+
+
+def definition(parameters: dict[str, Any]) -> str:
+    """The program's section, with ``%`` doubled because supervisord expands it."""
+    environment = ",".join(
+        f'{key}="{value}"' for key, value in sorted(parameters["environment"].items())
+    ).replace("%", "%%")
+    command = shlex.join(parameters["command"]).replace("%", "%%")
+    log = f"{parameters['root']}/log/{parameters['name']}.log"
+    lines = {
+        "command": command,
+        "directory": parameters["root"],
+        "environment": environment,
+        "autostart": str(parameters["state"] == "started").lower(),
+        "autorestart": "true",
+        "startsecs": "1",
+        "startretries": "1000000",
+        "stopwaitsecs": str(parameters["stop_seconds"]),
+        "stopasgroup": "true",
+        "killasgroup": "true",
+        "redirect_stderr": "true",
+        "stdout_logfile": log,
+        "stdout_logfile_maxbytes": "20MB",
+        "stdout_logfile_backups": "2",
+    }
+    body = "\n".join(f"{key} = {value}" for key, value in lines.items() if value)
+    return f"[program:{parameters['name']}]\n{body}\n"
+
+
+class Init:
+    """The node's supervisord."""
+
+    def __init__(self, root: str) -> None:
+        from supervisor.xmlrpc import SupervisorTransport
+
+        transport = SupervisorTransport(None, None, f"unix://{root}/run/supervisor.sock")
+        self.api = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+
+    def state(self, name: str) -> str | None:
+        """The program's state, None when it isn't loaded."""
+        try:
+            return str(self.api.getProcessInfo(name)["statename"])
+        except xmlrpc.client.Fault:
+            return None
+
+    def load(self, name: str, again: bool) -> None:
+        """Load the program's definition; ``again``: also when that stops the running program."""
+        self.api.reloadConfig()
+        if self.state(name) is None:
+            self.api.addProcessGroup(name)
+        elif again:
+            self.stop(name)
+            self.api.removeProcessGroup(name)
+            self.api.addProcessGroup(name)
+
+    def start(self, name: str) -> None:
+        """Start the program unless it is up."""
+        if self.state(name) not in UP:
+            self.api.startProcess(name, False)
+
+    def stop(self, name: str) -> None:
+        """Stop the program and wait for its end."""
+        if self.state(name) in UP:
+            self.api.stopProcess(name, True)
+
+
+def write_definition(parameters: dict[str, Any], *, dry: bool) -> bool:
+    """Put the definition down; True when it differs from the one that was there."""
+    if not parameters["command"]:
+        return False
+    path = Path(parameters["root"]) / "etc" / "supervisor.d" / f"{parameters['name']}.conf"
+    text = definition(parameters)
+    if path.exists() and path.read_text() == text:
+        return False
+    if not dry:
+        fresh = path.with_suffix(".fresh")
+        fresh.write_text(text)
+        fresh.replace(path)
+    return True
+
+
+def wait_for_port(parameters: dict[str, Any]) -> bool:
+    """Whether the port accepted a connection before the time was up."""
+    deadline = time.monotonic() + parameters["timeout"]
+    while time.monotonic() < deadline:
+        with socket.socket() as client:
+            client.settimeout(1)
+            if client.connect_ex((parameters["host"], parameters["port"])) == 0:
+                return True
+        time.sleep(0.25)
+    return False
+
+
+def apply(parameters: dict[str, Any], defined: bool) -> bool:
+    """Bring the program into the wanted state; True when that took an act."""
+    name, init = parameters["name"], Init(parameters["root"])
+    before = init.state(name)
+    if defined or before is None:
+        init.load(name, again=parameters["restart"])
+    if parameters["state"] == "stopped":
+        init.stop(name)
+    elif parameters["state"] == "started":
+        if parameters["restart"] and before in UP and not defined:
+            init.stop(name)
+        init.start(name)
+    return defined or parameters["restart"] or init.state(name) != before
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    parameters = module.params
+    try:
+        changed = write_definition(parameters, dry=module.check_mode)
+        if module.check_mode:
+            module.exit_json(changed=changed)
+        changed = apply(parameters, changed)
+    except (OSError, xmlrpc.client.Error) as error:
+        module.fail_json(msg=f"the init of {parameters['root']} doesn't take {parameters['name']}: {error}")
+    if parameters["port"] and parameters["state"] == "started" and not wait_for_port(parameters):
+        log = Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
+        tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
+        where = f"{parameters['host']}:{parameters['port']}"
+        module.fail_json(
+            msg=f"{parameters['name']} doesn't listen at {where} after {parameters['timeout']} s; see {log}",
+            statename=Init(parameters["root"]).state(parameters["name"]),
+            tail=tail,
+        )
+    module.exit_json(changed=changed, statename=Init(parameters["root"]).state(parameters["name"]))
+
+
+if __name__ == "__main__":
+    main()
