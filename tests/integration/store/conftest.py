@@ -45,8 +45,12 @@ class Server:
         return ["setpriv", *user, "--pdeathsig=KILL", str(_binaries() / words[0]), *words[1:]]
 
     def start(self) -> None:
-        settings = {"listen_addresses": ADDRESS, "port": self.port, "unix_socket_directories": "", "fsync":
-        "off"}
+        settings = {
+            "listen_addresses": ADDRESS,
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+        }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         log = (self.data.parent / "log").open("ab")
         self.process = subprocess.Popen(
@@ -78,8 +82,8 @@ def postgres() -> Iterator[Server]:
     if os.geteuid() == 0:
         shutil.chown(root, "postgres")
     try:
-        initdb = server.command("initdb", "-D", str(server.data), "-U", "kintsugi", "-A", "trust",
-        "--no-sync") subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        initdb = server.command("initdb", "-D", str(server.data), "-U", "kintsugi", "-A", "trust", "-N")
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
         server.start()
         yield server
     finally:
@@ -92,7 +96,7 @@ def fresh_store(postgres: Server) -> Store:
     """A store on an empty database of its own, not migrated yet."""
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]  # a name made of hex digits
+        connection.execute(f"CREATE DATABASE {name}")
     return Store(postgres.dsn(name))
 
 
