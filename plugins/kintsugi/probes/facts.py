@@ -11,52 +11,68 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kintsugi.fleet import Fleet, Node, Role
-from kintsugi.observation import Answer, Observation
+from kintsugi.observation import Answer
 from kintsugi.probes import cql_wire, kafka_wire
-from kintsugi.probes.peers import ask
-from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.peers import ask, witnesses
+from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts
 from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT
 
 VOTER_BEHIND_S = 3.0
+HEARTBEAT_WATCH_S = 2.0
 KEYSPACES = "SELECT keyspace_name, replication FROM system_schema.keyspaces"
 
 
-def gather_guard_facts(
+async def guard_facts(
     fleet: Fleet,
     node: Node,
-    seen: Observation,
     *,
+    heard_at: datetime | None = None,
     first_failed_at: datetime | None = None,
+    volume_intact: bool | None = None,
     protected: bool | None = False,
 ) -> GuardFacts:
-    """The facts for kintsugi.recovery.guards.judge, all but the store's ledger; takes about 2 s. Never raises."""
-    return asyncio.run(guard_facts(fleet, node, seen, first_failed_at, protected))
+    """The facts for kintsugi.recovery.guards.judge, all but the store's ledger; takes at most about 4 s.
 
-
-async def guard_facts(
-    fleet: Fleet, node: Node, seen: Observation, first_failed_at: datetime | None, protected: bool | None
-) -> GuardFacts:
-    """The coroutine behind gather_guard_facts."""
-    sick, kafka, cassandra = await asyncio.gather(
-        sick_nodes(fleet), _kafka_if(fleet, node), _cassandra_if(fleet, node)
+    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew, and the
+    newest sign of life counts. Never raises on network trouble.
+    """
+    service, ssh, sick, kafka, cassandra = await asyncio.gather(
+        probe_node(node),
+        probe_ssh(node.address, node.ssh_port),
+        sick_nodes(fleet),
+        _kafka_if(fleet, node),
+        _cassandra_if(fleet, node),
     )
     return GuardFacts(
         node=node.name,
         role=node.role,
         at=datetime.now(UTC),
-        observed_at=seen.at,
-        service=seen.service,
-        ssh=seen.ssh,
-        heard_at=seen.heard_at,
+        observed_at=service.at,
+        service=service.answer,
+        ssh=ssh.answer,
+        heard_at=await newest_sign_of_life(fleet, node, service, ssh, heard_at),
         first_failed_at=first_failed_at,
-        volume_intact=seen.volume_intact,
+        volume_intact=volume_intact,
         fleet_size=len(fleet.nodes),
         sick=len(sick | {node.name}),
         protected=protected,
         kafka=kafka,
         cassandra=cassandra,
     )
+
+
+async def newest_sign_of_life(
+    fleet: Fleet, node: Node, service: Probe, ssh: Probe, before: datetime | None
+) -> datetime | None:
+    """When anybody last got an answer from the service of ``node``, UTC; ``before`` is what was known already.
+
+    Where service and sshd both refuse, nobody needs to be asked: no process is there to be heard.
+    """
+    signs = [before, service.at if service.answer is Answer.OK else None]
+    if not (service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED):
+        signs += [witness.heard_at for witness in await witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S)]
+    return max((sign for sign in signs if sign is not None), default=None)
 
 
 async def sick_nodes(fleet: Fleet) -> set[str]:

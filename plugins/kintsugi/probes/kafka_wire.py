@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kintsugi.probes.conversation import MAX_BYTES, Connection, ProtocolMismatch
 
@@ -21,7 +21,7 @@ _PAGE = 2000  # partitions in one answer; the broker's own limit
 
 @dataclass(frozen=True, slots=True)
 class Voter:
-    """One voter of the metadata quorum, as its leader sees it; times in ms since 1970 by the leader's clock.
+    """One member of the metadata quorum, as its leader sees it; times in ms since 1970 by the leader's clock.
 
     ``fetched_ms`` and ``caught_up_ms`` are -1 where the leader doesn't know (it was elected a moment ago).
     """
@@ -34,10 +34,15 @@ class Voter:
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """The metadata quorum: its leader, and its voters by node id (the leader is one of them)."""
+    """The metadata quorum: its leader, its voters by node id (the leader is one of them), and who only listens.
+
+    A broker that came back with an empty disk has a new directory id: until it is made a voter anew it is an
+    observer, while the voter of the same node id is its dead predecessor.
+    """
 
     leader_id: int
     voters: dict[int, Voter]
+    observers: dict[int, Voter] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,8 @@ async def describe_quorum(connection: Connection) -> Quorum:
     leader_id = reader.take("i")
     reader.skip(4 + 8)  # leader epoch, high watermark
     voters = [_voter(reader) for _ in range(reader.varint() - 1)]
-    return Quorum(leader_id, {voter.node_id: voter for voter in voters})
+    observers = [_voter(reader) for _ in range(reader.varint() - 1)]
+    return Quorum(leader_id, {v.node_id: v for v in voters}, {v.node_id: v for v in observers})
 
 
 def _voter(reader: _Reader) -> Voter:

@@ -100,13 +100,18 @@ def judge_kafka(
 
 
 def _fetch_age_s(quorum: kafka_wire.Quorum, node_id: int) -> float | None:
-    """Seconds since ``node_id`` last fetched, by the leader's clock; None where the leader doesn't know."""
-    leader, voter = quorum.voters.get(quorum.leader_id), quorum.voters.get(node_id)
-    if leader is None or voter is None or voter.fetched_ms < 0 or leader.fetched_ms < 0:
-        return None
-    if voter is leader:
+    """Seconds since ``node_id`` last fetched, by the leader's clock; None where the leader doesn't know.
+
+    As a voter or as an observer: a broker with a new disk fetches as an observer at first.
+    """
+    if node_id == quorum.leader_id:
         return 0.0  # the answer itself is the leader's: the peer passed our question on to it
-    return max(0.0, (leader.fetched_ms - voter.fetched_ms) / 1000)
+    leader = quorum.voters.get(quorum.leader_id)
+    entries = [members.get(node_id) for members in (quorum.voters, quorum.observers)]
+    fetched_ms = max((entry.fetched_ms for entry in entries if entry is not None), default=-1)
+    if leader is None or leader.fetched_ms < 0 or fetched_ms < 0:
+        return None
+    return max(0.0, (leader.fetched_ms - fetched_ms) / 1000)
 
 
 async def _cassandra(peer: Node, node: Node, watch_s: float) -> Witness:

@@ -1,0 +1,141 @@
+"""Everything that can be seen of a node at one moment, within about 5 s: the second opinion."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Node, Role
+from kintsugi.observation import Answer, Observation
+from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
+from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
+from kintsugi.settings import Settings
+
+LOOK_TIMEOUT_S = 1.5
+SECOND_LOOK_S = 1.0
+SSH_TIMEOUT_S = 3.0
+
+SERVICES = {
+    Role.KAFKA: "kafka",
+    Role.CASSANDRA: "cassandra",
+    Role.SPARK_MASTER: "spark-master",
+    Role.SPARK_WORKER: "spark-worker",
+}
+# For so many seconds after its process began, a service that doesn't listen yet is taken to be on its way.
+START_S = {Role.KAFKA: 45, Role.CASSANDRA: 90, Role.SPARK_MASTER: 30, Role.SPARK_WORKER: 30}
+# Beyond that, only these words in the newest lines of its log say that it still advances.
+PROGRESS = {
+    Role.KAFKA: ("Recovering unflushed segment", "Loading producer state", "recovered", "Loaded snapshot"),
+    Role.CASSANDRA: ("Replaying ", "JOINING", "ootstrap", "Received ", "Initializing ", "stream"),
+}
+# A file or directory that only a formatted data directory has.
+MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
+
+
+async def observe(settings: Settings, node: Node) -> Observation:
+    """Probe ``node`` twice, ask its init, its disk and its peers; bounded, never raises on network trouble.
+
+    ``volume_intact`` stays None unless the node itself could be asked over SSH.
+    """
+    service, ssh = await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
+    # Two refusals prove the processes dead. Then the peers are asked for the record only, and hardly waited for.
+    refused = service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED
+    (service, ssh), said, (init_state, progress), volume = await asyncio.gather(
+        _look_again(node, service, ssh),
+        witnesses(settings.fleet, node, SECOND_LOOK_S if refused else GOSSIP_WATCH_S),
+        _init(settings, node, ssh),
+        _volume(settings, node, ssh),
+    )
+    return Observation(
+        node=node.name,
+        role=node.role,
+        at=datetime.now(UTC),
+        service=service.answer,
+        ssh=ssh.answer,
+        init_state=init_state,
+        volume_intact=volume,
+        peers={witness.peer: witness.opinion for witness in said},
+        progress=progress,
+        heard_at=heard_at(service, said),
+    )
+
+
+def heard_at(service: Probe, said: Sequence[Witness]) -> datetime | None:
+    """When anybody, we included, last got an answer from the node's service, UTC; None when nobody can say."""
+    signs = [witness.heard_at for witness in said]
+    signs.append(service.at if service.answer is Answer.OK else None)
+    return max((sign for sign in signs if sign is not None), default=None)
+
+
+async def _probe_ssh(node: Node) -> Probe:
+    return await probe_ssh(node.address, node.ssh_port, LOOK_TIMEOUT_S)
+
+
+async def _look_again(node: Node, service: Probe, ssh: Probe) -> tuple[Probe, Probe]:
+    """What didn't answer is asked again a second later; the later answer stands."""
+    await asyncio.sleep(SECOND_LOOK_S if service.answer is not Answer.OK else 0)
+    return (
+        service if service.answer is Answer.OK else await probe_node(node, LOOK_TIMEOUT_S),
+        ssh if ssh.answer is Answer.OK else await _probe_ssh(node),
+    )
+
+
+async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None]:
+    """The init's word for the service, and a sentence when the service is starting and advancing."""
+    if ssh.answer is not Answer.OK:
+        return None, None
+    root, service = settings.node_root(node.name), SERVICES[node.role]
+    status, log = await asyncio.gather(
+        _run(settings, node, ["supervisorctl", "-c", f"{root}/etc/supervisord.conf", "status", service]),
+        _run(settings, node, ["tail", "-n", "20", f"{root}/log/{service}.log"]),
+    )
+    state, uptime_s = init_state(status or "")
+    return state, progress(node.role, state, uptime_s, log or "")
+
+
+def init_state(status: str) -> tuple[str | None, float | None]:
+    """supervisord's word and the process's age in seconds, from a line of ``supervisorctl status``."""
+    found = re.search(
+        r"^\S+\s+([A-Z]+)\b(?:.*uptime (?:(\d+) days?, )?(\d+):(\d+):(\d+))?", status, re.MULTILINE
+    )
+    if found is None:
+        return None, None
+    if found[3] is None:
+        return found[1], None
+    days, hours, minutes, seconds = (int(number or 0) for number in found.groups()[1:])
+    return found[1], ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def progress(role: Role, state: str | None, uptime_s: float | None, log: str) -> str | None:
+    """A sentence when the service runs, doesn't serve yet, and advances; else None."""
+    if state not in ("STARTING", "RUNNING"):
+        return None
+    if uptime_s is not None and uptime_s < START_S[role]:
+        return f"its process began {uptime_s:.0f} s ago"
+    lines = [line for line in log.splitlines() if any(word in line for word in PROGRESS.get(role, ()))]
+    return f"its log says: {lines[-1].strip()[:160]}" if lines else None
+
+
+async def _volume(settings: Settings, node: Node, ssh: Probe) -> bool | None:
+    """Whether the data directory is there and was formatted; None when the node can't be asked."""
+    if ssh.answer is not Answer.OK:
+        return None
+    data = str(settings.node_volume(node.name) / "data")
+    mark = MARKS.get(node.role)
+    where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
+    found = await _run(settings, node, ["find", data, *where])
+    return None if found is None else bool(found.strip())
+
+
+async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
+    """Standard output of a command on the node, whatever its exit code; None when SSH itself failed."""
+    from kintsugi.local import ssh
+
+    try:
+        done = await asyncio.to_thread(ssh.run, settings, node, argv, SSH_TIMEOUT_S)
+    except StepFailed:
+        return None
+    return None if done.returncode == 255 else done.stdout
