@@ -83,7 +83,7 @@ template(name="named" type="string" string="<%PRI%>1 %timegenerated:::date-rfc33
 ruleset(name="ship") {{
   set $!service = re_extract($!metadata!filename, "([^/]+)[.]log\\$", 0, 1, "unknown");
   action(type="omfwd" target="{collector}" port="{port}" protocol="tcp" template="named"
-         keepalive="on" action.resumeRetryCount="-1" action.resumeInterval="2" action.resumeIntervalMax="10"
+         keepalive="on" action.reportSuspension="off" action.resumeRetryCount="-1" action.resumeInterval="2" action.resumeIntervalMax="10"
          queue.type="LinkedList" queue.size="20000" queue.timeoutEnqueue="0" queue.discardMark="18000"
          queue.discardSeverity="0" queue.saveOnShutdown="off")
 }}
