@@ -145,13 +145,10 @@ class Airflow:
 
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create the pool, or give it this number of slots."""
-        body = {"name": name, "slots": slots, "description": "", "include_deferred": False}
-        try:
+        body = {"pool": name, "slots": slots, "description": "", "include_deferred": False}
+        if self._call_or_none("PATCH", f"/pools/{_quote(name)}?update_mask=slots", body) is None:
+            body["name"] = body.pop("pool")
             self.call("POST", "/pools", body)
-        except AirflowRefused as refused:
-            if refused.status != 409:
-                raise
-            self.call("PATCH", f"/pools/{_quote(name)}?update_mask=slots", {"name": name, "slots": slots})
 
     # --- transport ----------------------------------------------------------------------------------------
 
@@ -167,9 +164,11 @@ class Airflow:
             self._token = self._sign_in()  # it has expired, or Airflow has a new secret
             return self._send(method, f"/api/v2{path}", body)
 
-    def _call_or_none(self, method: str, path: str) -> dict[str, Any] | None:
+    def _call_or_none(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         try:
-            return self.call(method, path)
+            return self.call(method, path, body)
         except AirflowRefused as refused:
             if refused.status != 404:
                 raise

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from kintsugi.fleet import Role
 from kintsugi.local.objectstore import ACCESS_KEY, REGION, ObjectStore
 from kintsugi.local.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
-from kintsugi.local.processes import MARKER
+from kintsugi.local.processes import MARKER, PART
 from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kintsugi.settings import Settings
 
 ADMIN = "admin"
+AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks start
 ADMIN_PASSWORD = "airflow-admin-password"  # the name of the secret, not its value
 
 # What a program may inherit from the shell that ran `kintsugi up`; a proxy or a credential of the user's is not in it.
@@ -59,6 +60,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW_HOME": str(settings.control / "airflow"),
         **_options(settings),
         **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections(settings).items()},
+        PART: AIRFLOW_PART,
         "SCARF_ANALYTICS": "false",
         "DO_NOT_TRACK": "1",
     }

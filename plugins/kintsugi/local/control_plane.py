@@ -21,6 +21,7 @@ from kintsugi.local.airflow import Airflow
 from kintsugi.local.airflow_environment import (
     ADMIN,
     ADMIN_PASSWORD,
+    AIRFLOW_PART,
     airflow_environment,
     base_environment,
     write_environment,
@@ -38,7 +39,7 @@ STORAGE = ("postgres", "s3", "log-collector")
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 POOLS = {"recovery": 4, "ingest": 2}  # a burst of files must not hold the slots that a recovery needs
 
-Report = Callable[[str], None]
+_RUN_AIRFLOW = "kintsugi.local.run_airflow"
 
 
 @dataclass(frozen=True)
@@ -119,21 +120,19 @@ class ControlPlane:
         return {name: states.get(name, {"state": "DOWN", "pid": 0, "started": 0}) for name in (*STORAGE, *AIRFLOW)}
 
     def stop_airflow(self) -> None:
-        """Stop Airflow's components, storage keeps running. What survives of its tasks is ended by ``stop``."""
-        self.supervisor.stop(*AIRFLOW)
+        """Stop Airflow's components and what is left of its tasks; storage keeps running."""
+        if self.supervisor.answers():
+            self.supervisor.stop(*AIRFLOW)
+        kill_owned(self.settings.control, AIRFLOW_PART)
 
     def stop(self) -> None:
         """End every process of the control plane: gracefully if its supervisor lives, then whatever is left."""
+        self.stop_airflow()
         if self.supervisor.answers():
-            self.supervisor.stop(*AIRFLOW)
             self.supervisor.stop(*STORAGE)
-        self.postgres_orphan_end()
-        kill_owned(self.settings.control)
-
-    def postgres_orphan_end(self) -> None:
-        """End a Postgres whose supervisor is gone."""
-        if (self.settings.control / "postgres").exists():
+        if self.postgres.data.exists():
             self.postgres.end_orphan()
+        kill_owned(self.settings.control)
 
     def remove(self) -> None:
         """Stop everything and delete the control plane's directory, data included."""
@@ -175,14 +174,14 @@ class ControlPlane:
             self.objects.program(),
             self.collector.program(),
             *(
-                Program(name, [*with_environment, sys.executable, "-m", "airflow", name, *arguments[name]])
+                Program(name, [*with_environment, sys.executable, "-m", _RUN_AIRFLOW, name, *arguments[name]])
                 for name in AIRFLOW
             ),
         ]
 
     def _run_airflow(self, *arguments: str) -> None:
         environment = base_environment(self.settings) | airflow_environment(self.settings)
-        command = [sys.executable, "-m", "airflow", *arguments]
+        command = [sys.executable, "-m", _RUN_AIRFLOW, *arguments]
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARKER = "KINTSUGI_CONTROL"
+PART = "KINTSUGI_PART"
 _PROC = Path("/proc")
 
 
@@ -41,18 +42,19 @@ def wait_until(condition: Callable[[], bool], seconds: float, *, pause: float = 
     return True
 
 
-def carries_marker(pid: int, control: Path) -> bool:
-    """Whether the process ``pid`` belongs to the control plane whose directory is ``control``."""
+def carries_marker(pid: int, control: Path, part: str | None = None) -> bool:
+    """Whether the process ``pid`` belongs to the control plane in ``control`` (to its ``part``, if given)."""
     try:
-        environment = (_PROC / str(pid) / "environ").read_bytes()
+        environment = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return f"{MARKER}={control}".encode() in environment.split(b"\0")
+    ours = f"{MARKER}={control}".encode() in environment
+    return ours and (part is None or f"{PART}={part}".encode() in environment)
 
 
-def owned_pids(control: Path) -> set[int]:
-    """Pids of all live processes of this control plane, zombies left out."""
-    return {pid for pid in _pids() if carries_marker(pid, control)}
+def owned_pids(control: Path, part: str | None = None) -> set[int]:
+    """Pids of all live processes of this control plane (of its ``part``), zombies left out."""
+    return {pid for pid in _pids() if carries_marker(pid, control, part)}
 
 
 def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) -> bool:
@@ -72,8 +74,8 @@ def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) ->
     return True
 
 
-def kill_owned(control: Path, *, seconds: float = 10.0) -> int:
-    """SIGKILL every process of this control plane until none is left; returns how many were hit.
+def kill_owned(control: Path, part: str | None = None, *, seconds: float = 10.0) -> int:
+    """SIGKILL every process of this control plane (of its ``part``) until none is left; returns how many were hit.
 
     The caller itself is spared, so that a task of Airflow may call this. Repeats because a process may fork
     while the list is read.
@@ -81,9 +83,9 @@ def kill_owned(control: Path, *, seconds: float = 10.0) -> int:
     hit: set[int] = set()
 
     def none_left() -> bool:
-        left = owned_pids(control) - {os.getpid()}
+        left = owned_pids(control, part) - {os.getpid()}
         for pid in left:
-            if signal_if(pid, signal.SIGKILL, lambda number: carries_marker(number, control)):
+            if signal_if(pid, signal.SIGKILL, lambda number: carries_marker(number, control, part)):
                 hit.add(pid)
         return not left
 

@@ -1,0 +1,46 @@
+# Every target is one line of `kintsugi` or of a tool; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down status reconcile test lint test-unit test-integration test-e2e clean
+
+BIN := .venv/bin
+KINTSUGI := $(BIN)/python -m kintsugi.cli
+export PYTHONPATH := $(CURDIR)/plugins
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## install what is missing; quick when nothing is
+	@bin/bootstrap
+
+demo: setup  ## from nothing to two servers killed and healed, and the account (about 6 minutes)
+	@$(KINTSUGI) demo
+
+up: setup  ## start the control plane and the fleet
+	@$(KINTSUGI) up
+
+down:  ## stop and remove everything, also after a crash
+	@if [ -x $(BIN)/python ]; then $(KINTSUGI) down; fi
+
+status:  ## fleet, DAGs, lag, incidents; FORMAT=json for programs
+	@$(KINTSUGI) status
+
+reconcile:  ## account for every trade: lost, extra, doubled
+	@$(KINTSUGI) reconcile
+
+test: setup  ## everything that a change must pass
+	@bin/run-tests lint unit integration e2e
+
+lint: setup  ## style, types, Ansible and Terraform
+	@bin/run-tests lint
+
+test-unit: setup  ## fast tests, no servers
+	@bin/run-tests unit
+
+test-integration: setup  ## tests against real servers, one kind at a time
+	@bin/run-tests integration
+
+test-e2e: setup  ## ingest, kill a node, healed, nothing lost
+	@bin/run-tests e2e
+
+clean:  ## delete what builds and tests left in this directory
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse

@@ -1,0 +1,157 @@
+"""``kintsugi <command>``: thin; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+
+from kintsugi.errors import KintsugiError
+from kintsugi.settings import Settings, load_settings
+
+Command = Callable[[argparse.Namespace, Settings], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit code 0: done; 1: it failed, and said why in a line on stderr; 2: wrong usage."""
+    options = _parser().parse_args(arguments)
+    command: Command = options.command
+    try:
+        return command(options, load_settings())
+    except KintsugiError as error:
+        for line in str(error).splitlines():
+            print(f"kintsugi: {line}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader has seen enough: `kintsugi status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("kintsugi: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def up(options: argparse.Namespace, settings: Settings) -> int:
+    """Start whatever of the pipeline doesn't run."""
+    from kintsugi.local.up import up as start
+
+    start(settings)
+    print(sign_in(settings))
+    return 0
+
+
+def down(options: argparse.Namespace, settings: Settings) -> int:
+    """Stop and remove everything; the artifact cache stays."""
+    from kintsugi.local.up import down as stop
+
+    stop(settings)
+    return 0
+
+
+def status(options: argparse.Namespace, settings: Settings) -> int:
+    """Show nodes, components, DAGs, lag and the last incidents. Always 0: to look is no failure."""
+    from kintsugi.local.status import gather, show
+
+    document = gather(settings)
+    if options.format == "json":
+        print(json.dumps(document, indent=2))
+    else:
+        show(document)
+    return 0
+
+
+def generate(options: argparse.Namespace, settings: Settings) -> int:
+    """Make a sample trading day."""
+    from kintsugi.trades.generator import generate_day
+
+    made = generate_day(options.directory, day=options.day, seed=options.seed, trades=options.trades)
+    for path in (*made.eod_files, *made.trade_files, made.truth_file):
+        print(path)
+    return 0
+
+
+def reconcile(options: argparse.Namespace, settings: Settings) -> int:
+    """Compare what the files in S3 hold with what Cassandra returns; 1 when a trade is lost or doubled."""
+    from kintsugi.trades.reconcile import reconcile as compare
+
+    account = compare(settings)
+    print(json.dumps(account.to_json(), indent=2))
+    return 0 if account.balanced else 1
+
+
+def artifacts(options: argparse.Namespace, settings: Settings) -> int:
+    """Fetch the jars that are missing from the cache."""
+    from kintsugi.local.artifacts import ensure
+
+    for name in ensure(settings):
+        print(f"fetched {name}")
+    return 0
+
+
+def incident(options: argparse.Namespace, settings: Settings) -> int:
+    """Tell one incident, entry by entry."""
+    from kintsugi.connections import store_dsn
+    from kintsugi.store import Store
+
+    found = Store(store_dsn(settings)).incident(options.id)
+    if options.format == "json":
+        print(json.dumps(found.to_json(), indent=2))
+        return 0
+    print(f"{found.id}: {found.outcome or 'open'}; {found.reason or ''}")
+    for entry in found.entries:
+        since = (entry.at - found.started_at).total_seconds()
+        print(f"{since:8.1f} s  {entry.step:16} {entry.message}")
+    for phase, seconds in found.phases().items():
+        print(f"{phase:>26} {seconds:7.1f} s")
+    return 0
+
+
+def demo(options: argparse.Namespace, settings: Settings) -> int:
+    """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
+    from kintsugi.local.demo import run
+
+    return run(settings)
+
+
+def sign_in(settings: Settings) -> str:
+    """How to sign in to Airflow; the password itself only on a terminal, never into a log."""
+    from kintsugi.local.airflow_environment import ADMIN, ADMIN_PASSWORD
+
+    plane = settings.fleet.control_plane
+    path = settings.secrets / ADMIN_PASSWORD
+    password = settings.secret(ADMIN_PASSWORD) if sys.stdout.isatty() else f"in {path}"
+    return f"Airflow: http://{plane.address}:{plane.airflow_port}   user: {ADMIN}   password: {password}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kintsugi", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in (up, down, artifacts, demo, reconcile):
+        _add(commands, command)
+    shown = _add(commands, status)
+    told = _add(commands, incident)
+    told.add_argument("id", help="as `kintsugi status` lists it")
+    for parser_ in (shown, told):
+        parser_.add_argument(
+            "--format", choices=("text", "json"), default=os.environ.get("FORMAT", "text"), help="default: $FORMAT"
+        )
+    made = _add(commands, generate)
+    made.add_argument("directory", type=Path, help="where the files go")
+    made.add_argument("--day", type=date.fromisoformat, default=date(2024, 10, 8), help="default: 2024-10-08")
+    made.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
+    made.add_argument("--trades", type=int, default=100_000, help="about how many rows")
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> argparse.ArgumentParser:
+    summary = (command.__doc__ or "").splitlines()[0]
+    parser = commands.add_parser(command.__name__, help=summary, description=summary)
+    parser.set_defaults(command=command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

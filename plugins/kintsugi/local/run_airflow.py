@@ -1,0 +1,21 @@
+"""``python -m kintsugi.local.run_airflow scheduler``: the ``airflow`` command with a garbage collector that fits it.
+
+Airflow makes millions of long-lived objects while it starts. Python's default looks through the young ones at every
+700th new object, which is a third of the api-server's start (9.4 s → 6.4 s measured on two cores).
+"""
+
+from __future__ import annotations
+
+import gc
+
+
+def main() -> None:
+    """Run Airflow's own command line with the arguments of this process."""
+    gc.set_threshold(50_000, 25, 25)
+    from airflow.__main__ import main as airflow_main
+
+    airflow_main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""What runs, what doesn't, and what happened last: for a person or, as JSON, for a program.
+
+Everything is asked at once and nothing has to answer: this is what one looks at when all is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kintsugi.fleet import Node, Role
+from kintsugi.local.control_plane import ControlPlane
+from kintsugi.settings import KAFKA_PORT, TOPIC, Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+INCIDENTS = 5
+_LAG_SECONDS = 8.0
+_WELL = {"ok", "RUNNING", "healthy", "success", "healed"}
+_BUSY = {"running", "queued", "STARTING"}
+
+Document = dict[str, Any]
+Answered = TypeVar("Answered")
+
+
+def gather(settings: Settings) -> Document:
+    """``{"well", "control_plane", "airflow", "nodes", "dags", "lag", "incidents"}`` in JSON types.
+
+    ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``), ``detail``.
+    ``lag``: messages not yet stored, over all partitions; None when nobody can tell. ``incidents``: the last five,
+    newest first. ``well``: every component, node and Airflow itself are well.
+    """
+    plane = ControlPlane(settings)
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        nodes = pool.submit(lambda: asyncio.run(_nodes(settings)))
+        airflow = pool.submit(_airflow, plane)
+        incidents = pool.submit(_or_none, lambda: _incidents(settings))
+        document: Document = {
+            "control_plane": plane.status(),
+            "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
+            "nodes": nodes.result(),
+            "dags": airflow.result()["dags"],
+            "incidents": incidents.result() or [],
+        }
+    document["lag"] = _lag(settings, document["nodes"])
+    return {"well": _is_well(document), **document}
+
+
+def _lag(settings: Settings, nodes: list[Document]) -> int | None:
+    # Kafka's client keeps trying for half a minute: it isn't asked when no broker answers, nor waited for long.
+    if not any(node["role"] == Role.KAFKA and node["service"] == "ok" for node in nodes):
+        return None
+    answer: list[int | None] = []
+    asking = threading.Thread(target=lambda: answer.append(_or_none(lambda: consumer_lag(settings))), daemon=True)
+    asking.start()
+    asking.join(_LAG_SECONDS)
+    return answer[0] if answer else None
+
+
+def consumer_lag(settings: Settings) -> int:
+    """Messages on ``trades`` that the stream hasn't stored yet; raises when Kafka doesn't answer."""
+    from kafka import TopicPartition
+
+    from kintsugi.trades.offsets import group_consumer
+
+    consumer = group_consumer(settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+    try:
+        partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
+        ends, starts = consumer.end_offsets(partitions), consumer.beginning_offsets(partitions)
+        return sum(
+            max(0, ends[part] - (starts[part] if (done := consumer.committed(part)) is None else done))
+            for part in partitions
+        )
+    finally:
+        consumer.close()
+
+
+def show(document: Document) -> None:
+    """Print the document for a person."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table("Nodes", ("node", "role", "address", "service", "ssh", ""), _node_rows(document)))
+    console.print(_table("Control plane", ("component", "state", "health"), _component_rows(document)))
+    if document["dags"]:
+        console.print(_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
+    lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
+    console.print(f"Stream: {lag}")
+    if document["incidents"]:
+        heads = ("incident", "outcome", "detect", "repair", "reason")
+        console.print(_table("Last incidents", heads, _incident_rows(document)))
+    else:
+        console.print("No incidents on record.")
+    verdict = "[green]all is well[/green]" if document["well"] else "[red]not all is well[/red]"
+    console.print(f"Airflow: {document['airflow']['url']}   {verdict}")
+
+
+async def _nodes(settings: Settings) -> list[Document]:
+    return list(await asyncio.gather(*(_node(node) for node in settings.fleet)))
+
+
+async def _node(node: Node) -> Document:
+    from kintsugi.probes import probe_node, probe_ssh
+
+    service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
+    return {
+        "name": node.name,
+        "role": node.role.value,
+        "address": node.address,
+        "service": service.answer.value,
+        "ssh": ssh.answer.value,
+        "detail": service.detail,
+    }
+
+
+def _airflow(plane: ControlPlane) -> dict[str, Any]:
+    health = plane.airflow.health()
+    dags = (_or_none(plane.airflow.dags) or []) if health else []
+    return {"health": health, "dags": [_dag(entry) for entry in dags]}
+
+
+def _dag(entry: Document) -> Document:
+    run = (entry.get("latest_dag_runs") or [{}])[0]
+    return {
+        "dag_id": entry["dag_id"],
+        "paused": entry["is_paused"],
+        "last_run": run.get("state"),
+        "at": run.get("start_date"),
+    }
+
+
+def _incidents(settings: Settings) -> list[Document]:
+    from kintsugi.connections import store_dsn
+    from kintsugi.store import Store
+
+    return [incident.to_json() for incident in Store(store_dsn(settings)).incidents(INCIDENTS)]
+
+
+def _or_none(ask: Callable[[], Answered]) -> Answered | None:
+    """The answer, or None: whoever is asked may be down, and its client may say so in any way."""
+    try:
+        return ask()
+    except Exception:  # noqa: BLE001 - drivers raise errors of their own, and a status must not end in one
+        return None
+
+
+def _is_well(document: Document) -> bool:
+    nodes = all(node["service"] == "ok" and node["ssh"] == "ok" for node in document["nodes"])
+    parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
+    health = {name: state for name, state in document["airflow"].items() if name != "url"}
+    return nodes and parts and bool(health) and set(health.values()) == {"healthy"}
+
+
+def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _node_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (node["name"], node["role"], node["address"], _paint(node["service"]), _paint(node["ssh"]), node["detail"])
+        for node in document["nodes"]
+    ]
+
+
+def _component_rows(document: Document) -> list[tuple[str, ...]]:
+    health = {name.replace("_", "-"): state for name, state in document["airflow"].items()}
+    return [
+        (name, _paint(part["state"]), _paint(health.get(name)))
+        for name, part in document["control_plane"].items()
+    ]
+
+
+def _dag_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (dag["dag_id"], "paused" if dag["paused"] else "", _paint(dag["last_run"]), (dag["at"] or "")[:19])
+        for dag in document["dags"]
+    ]
+
+
+def _incident_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (
+            incident["id"],
+            _paint(incident["outcome"] or "running"),
+            _seconds(incident["detect_s"]),
+            _seconds(incident["repair_s"]),
+            incident["reason"] or "",
+        )
+        for incident in document["incidents"]
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def _paint(state: str | None) -> str:
+    if state is None:
+        return ""
+    colour = "green" if state in _WELL else "yellow" if state in _BUSY else "red"
+    return f"[{colour}]{state}[/{colour}]"

@@ -1,0 +1,162 @@
+"""Bring the whole local environment up, and take all of it away again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kintsugi.errors import KintsugiError, StepFailed
+from kintsugi.fleet import Role
+from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.processes import wait_until
+from kintsugi.local.progress import Progress
+from kintsugi.settings import KAFKA_PORT, Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Everything that may be in the state directory. Nothing else is ever deleted.
+PARTS = ("control", "nodes", "volumes", "quarantine", "spool", "run", "secrets", "lock")
+_KEPT_TO_THE_END = ("secrets", "lock")
+
+
+def up(settings: Settings, console: Console | None = None) -> ControlPlane:
+    """Start everything that doesn't run yet; returns when Airflow, the fleet and the tables are ready.
+
+    Repeating it after any interruption goes on where it was. Raises PreflightError before anything is started,
+    StepFailed with the component and its log afterwards.
+    """
+    from kintsugi.local import preflight
+
+    progress = Progress(console)
+    with progress.step("preflight"):
+        preflight.check(settings)
+    with _only_one(settings):
+        plane = ControlPlane(settings)
+        with progress.step("Postgres, S3 and the log collector"):
+            plane.start_storage()
+        # Airflow's start is pure computing, the fleet's is mostly waiting for each other's gossip: side by side.
+        with ThreadPoolExecutor(max_workers=2) as lanes:
+            futures = [lanes.submit(_up_fleet, settings, progress), lanes.submit(_up_airflow, plane, progress)]
+            for future in futures:
+                future.result()
+        return plane
+
+
+def down(settings: Settings, console: Console | None = None) -> None:
+    """Stop and remove everything of this installation, in whatever condition it is; the artifact cache stays.
+
+    May be repeated; with nothing there it does nothing. Raises StepFailed when something survives.
+    """
+    if not settings.state.exists():
+        return
+    progress = Progress(console)
+    with _only_one(settings):
+        plane = ControlPlane(settings)
+        with progress.step("stop Airflow"):
+            plane.stop_airflow()
+        with progress.step("destroy the nodes"):
+            _destroy_nodes(settings, plane)
+        with progress.step("stop Postgres, S3 and the log collector"):
+            plane.stop()
+        with progress.step("remove the state"):
+            _remove_state(settings)
+
+
+def _up_fleet(settings: Settings, progress: Progress) -> None:
+    from kintsugi.hooks.ansible import Ansible
+    from kintsugi.hooks.terraform import Terraform
+    from kintsugi.trades.schema import ensure_tables, ensure_topics
+
+    fleet = settings.fleet
+    with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
+        Terraform(settings).apply_all()
+        _power_on(settings)
+    with progress.step("Ansible: configure and start the services"):
+        Ansible(settings).site()
+    with progress.step("topics and tables"):
+        ensure_topics(fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+        ensure_tables([node.address for node in fleet.of(Role.CASSANDRA)])
+
+
+def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
+    from kintsugi.connections import store_dsn
+    from kintsugi.store import Store
+
+    with progress.step("Airflow: database"):
+        Store(store_dsn(plane.settings)).migrate()
+        plane.migrate()
+    with progress.step("Airflow: start"):
+        plane.start_airflow()
+
+
+def _power_on(settings: Settings) -> None:
+    """Boot the nodes that Terraform knows but that don't live: the machine was restarted, or they were killed."""
+    from kintsugi.local.node import create_node, is_alive
+
+    dead = [node.name for node in settings.fleet if not is_alive(settings, node.name)]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda name: create_node(settings, name), dead))
+
+
+def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:
+    """By Terraform where its state can be reached; then by what is on disk, whatever Terraform thought."""
+    from kintsugi.hooks.terraform import Terraform
+    from kintsugi.local.node import destroy_node
+
+    if plane.postgres.accepts():
+        with contextlib.suppress(KintsugiError, OSError):
+            Terraform(settings).destroy_all(timeout_s=60)
+    names = {path.name for part in ("nodes", "volumes") for path in (settings.state / part).glob("*")}
+    with contextlib.suppress(KintsugiError):
+        names |= set(settings.fleet.nodes)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda name: destroy_node(settings, name), sorted(names)))
+
+
+def _remove_state(settings: Settings) -> None:
+    def gone(parts: tuple[str, ...]) -> bool:
+        for part in parts:
+            path = settings.state / part
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists() and not path.is_dir():
+                path.unlink()
+        return not any((settings.state / part).exists() for part in parts)
+
+    # A log that was just being written may appear again: look until it stays away.
+    if not wait_until(lambda: gone(tuple(part for part in PARTS if part not in _KEPT_TO_THE_END)), 10):
+        raise StepFailed(f"something still writes below {settings.state}: see `make status`, then `make down` again")
+    gone(_KEPT_TO_THE_END)
+    with contextlib.suppress(OSError):
+        settings.state.rmdir()  # stays if the user keeps something of his own in it
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Hold the installation's lock; KintsugiError when another command has it."""
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path = settings.state / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise KintsugiError(
+                f"another `kintsugi up` or `down` works on {settings.state} (pid {_holder(path)}): wait for it, or end it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _holder(path: Path) -> str:
+    return path.read_text().strip() or "unknown"
+
+
