@@ -113,7 +113,7 @@ def canceled(condition: Column) -> Column:
 
 
 def enriched(trades: DataFrame) -> DataFrame:
-    """Adds ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin`` and ``delta_bin``; the rest stays."""
+    """Adds ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin``, ``delta_bin``; the rest stays."""
     return trades.withColumns(
         {
             "premium": premium(F.col("size"), F.col("price")),

@@ -39,11 +39,13 @@ CONFIGURATION = {
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
     ),
     "spark.locality.wait": "0s",
+    "spark.log.level": "WARN",
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
     # Failures: a silent executor is given up in seconds; a task may fail while a replica is replaced.
     "spark.executor.heartbeatInterval": "2s",
     "spark.network.timeout": "15s",
+    "spark.network.timeoutInterval": "5s",
     "spark.task.maxFailures": "8",
     # Bounded memory of a driver that runs for months.
     "spark.ui.retainedJobs": "50",

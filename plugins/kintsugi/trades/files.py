@@ -1,0 +1,215 @@
+"""A trade file in S3 as a stream of lines, in constant memory: plain, gzip or zip, told apart by content."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.errors import InputError
+from kintsugi.trades.rows import Reason, Rejection, header_fault, is_header, parse
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+CHUNK = 1 << 20
+MAX_LINE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that can't even be read as text; ``raw`` holds at most its first 1024 bytes."""
+
+    rejection: Rejection
+    raw: bytes
+
+
+class _Damaged(Exception):
+    """The bytes end or break here; what came before is good."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.rejection = Rejection(reason, text)
+
+
+def read_lines(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[tuple[int, str | BadLine]]:
+    """The lines of one object that aren't empty, with their numbers (from 1, the header included).
+
+    The header is checked and left out. A file that is damaged midway ends with one BadLine. Raises InputError
+    when nothing of the file can be used (no text, unknown columns, a broken archive) or when the object is no
+    longer the one with ``etag``; errors of S3 itself pass through, they are worth a retry.
+    """
+    first = True
+    for number, line in _split(_content(s3, bucket, key, etag)):
+        if first:
+            first = False
+            if isinstance(line, BadLine):
+                raise InputError(f"{key} can't be read: {line.rejection.text}; deliver it again")
+            line = line.removeprefix("\ufeff")
+            if is_header(line):
+                fault = header_fault(line)
+                if fault:
+                    raise InputError(f"{key}: {fault}; no row of it was taken, deliver it with the known columns")
+                continue
+            if isinstance(parse(line), Rejection):
+                raise InputError(
+                    f"{key} begins with neither a header nor a trade ({line[:40]!r}); is it a trade file?"
+                )
+        yield number, line
+    if first:
+        raise InputError(f"{key} is empty; deliver it again")
+
+
+def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
+    """The decompressed bytes, in pieces; ends with _Damaged where the archive breaks."""
+    from botocore.exceptions import ClientError
+
+    try:
+        response = s3.get_object(Bucket=bucket, Key=key, IfMatch=etag)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404"):
+            raise InputError(f"{key} changed or vanished while it was being read; its new content is a new file") from error
+        raise
+    body = response["Body"]
+    with body:
+        head = body.read(4)
+        if head == b"PK\x03\x04":
+            pass
+        elif head[:2] == b"\x1f\x8b":
+            yield from _gunzip(_chunks(head, body), key)
+            return
+        else:
+            yield from _chunks(head, body)
+            return
+    yield from _unzip(_Ranges(s3, bucket, key, etag, response["ContentLength"]), key)
+
+
+def _chunks(head: bytes, body: Any) -> Iterator[bytes]:
+    yield head
+    while data := body.read(CHUNK):
+        yield data
+
+
+def _gunzip(chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
+    """Decompress gzip, also of several members, with bounded output a step."""
+    engine = zlib.decompressobj(31)
+    started = False
+    for chunk in chunks:
+        while chunk:
+            try:
+                data = engine.decompress(chunk, CHUNK)
+            except zlib.error as error:
+                raise _Damaged(Reason.CORRUPT, f"the gzip data of {key} is corrupt: {error}") from error
+            started = True
+            if data:
+                yield data
+            chunk = engine.unconsumed_tail
+            if engine.eof:
+                chunk = engine.unused_data.lstrip(b"\0")
+                engine = zlib.decompressobj(31)
+                started = False
+    if started:
+        raise _Damaged(Reason.TRUNCATED, f"the gzip data of {key} ends too early")
+
+
+def _unzip(source: io.RawIOBase, key: str) -> Iterator[bytes]:
+    """Every file of a zip archive, one after another."""
+    try:
+        archive = zipfile.ZipFile(io.BufferedReader(source, CHUNK))
+        members = [member for member in archive.infolist() if not member.is_dir()]
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{key} is a broken zip archive: {error}; deliver it again") from error
+    for member in members:
+        try:
+            with archive.open(member) as file:
+                while data := file.read(CHUNK):
+                    yield data
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            raise _Damaged(Reason.CORRUPT, f"{member.filename} in {key} is corrupt: {error}") from error
+
+
+class _Ranges(io.RawIOBase):
+    """A seekable view of an S3 object by ranged reads: a zip archive's directory is at its end."""
+
+    def __init__(self, s3: S3Client, bucket: str, key: str, etag: str, size: int) -> None:
+        self._get = lambda span: s3.get_object(Bucket=bucket, Key=key, IfMatch=etag, Range=span)["Body"].read()
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        data = self._get(f"bytes={self._at}-{end - 1}")
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _split(chunks: Iterator[bytes]) -> Iterator[tuple[int, str | BadLine]]:
+    """Bytes → numbered lines; the line that damage cuts off is its BadLine."""
+    number = 0
+    rest = b""
+    skipping = False
+    damage: Rejection | None = None
+    while True:
+        try:
+            data = next(chunks, None)
+        except _Damaged as damaged:
+            data, damage = None, damaged.rejection
+        if data is None:
+            break
+        if skipping:
+            _, newline, data = data.partition(b"\n")
+            skipping = not newline
+        *lines, rest = (rest + data).split(b"\n")
+        for line in _decoded(lines):
+            number += 1
+            if line:
+                yield number, line
+        if len(rest) > MAX_LINE:
+            number += 1
+            yield number, BadLine(Rejection(Reason.TOO_LONG, f"a line of more than {MAX_LINE} bytes"), rest[:1024])
+            rest, skipping = b"", True
+    if damage is not None:
+        yield number + 1, BadLine(damage, rest[:1024])
+    elif rest:
+        for line in _decoded([rest]):
+            yield number + 1, line
+
+
+def _decoded(lines: list[bytes]) -> Iterator[str | BadLine]:
+    """Lines as text without CR; all at once when they are valid, one by one when one of them isn't."""
+    try:
+        text = b"\n".join(lines).decode()
+    except UnicodeDecodeError:
+        yield from map(_decode, lines)
+        return
+    if not lines:
+        return
+    for line in text.split("\n"):
+        yield line.removesuffix("\r")
+
+
+def _decode(line: bytes) -> str | BadLine:
+    try:
+        return line.decode().removesuffix("\r")
+    except UnicodeDecodeError as error:
+        text = f"byte {error.start} of the line, 0x{line[error.start]:02x}, is not UTF-8"
+        return BadLine(Rejection(Reason.ENCODING, text), line[:1024])

@@ -1,0 +1,184 @@
+"""What has been ingested: one row a file and content (key and ETag), in Postgres outside the fleet.
+
+An ingester claims a file by an advisory lock of its connection and writes progress on that same connection: whoever
+lost the connection lost the claim, and can't write any more. So of two ingesters of one file, one works.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.errors import KintsugiError
+
+if TYPE_CHECKING:
+    import psycopg
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS ledger_file (
+    key text NOT NULL,
+    etag text NOT NULL,
+    sha text NOT NULL,
+    size bigint NOT NULL,
+    state text NOT NULL CHECK (state IN ('running', 'done', 'failed')),
+    lines_done bigint NOT NULL DEFAULT 0,
+    read bigint NOT NULL DEFAULT 0,
+    accepted bigint NOT NULL DEFAULT 0,
+    rejected jsonb NOT NULL DEFAULT '{}',
+    duplicates bigint NOT NULL DEFAULT 0,
+    produced bigint NOT NULL DEFAULT 0,
+    reason text,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz,
+    PRIMARY KEY (key, etag)
+)
+"""
+MIGRATION_LOCK = 0x6B696E74  # "kint": two processes that create the table at once would collide
+COLUMNS = "state, lines_done, read, accepted, rejected, duplicates, produced, reason, started_at, finished_at"
+
+
+class State(StrEnum):
+    """Of a file: being ingested (or interrupted), all in, or unusable."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one file. read = accepted + rejected; produced = accepted - duplicates, once it is done.
+
+    ``lines_done``: the number of the last line that is counted here. ``duplicates``: accepted rows whose identity occurred
+    before in the same file.
+    """
+
+    lines_done: int = 0
+    read: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    produced: int = 0
+
+    def reject(self, reason: str) -> None:
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the ledger."""
+
+    key: str
+    etag: str
+    state: State
+    tally: Tally
+    reason: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+
+def file_id(key: str, etag: str) -> str:
+    """The name of a file and its content in ``manifests/`` and ``dead-letter/``: 32 hex digits."""
+    return hashlib.sha256(f"{key}\0{etag}".encode()).hexdigest()[:32]
+
+
+class Claim:
+    """The exclusive right to ingest one file, for as long as its connection lives."""
+
+    def __init__(self, connection: psycopg.Connection[Any], key: str, etag: str, entry: Entry) -> None:
+        self._connection = connection
+        self._key, self._etag = key, etag
+        self.entry = entry
+
+    def progress(self, tally: Tally) -> None:
+        """Record that everything up to ``tally.lines_done`` is in Kafka; raises when the claim is lost."""
+        self._write(tally, State.RUNNING, None)
+
+    def finish(self, tally: Tally, state: State, reason: str | None = None) -> None:
+        """Record the end: done, or failed with a sentence why."""
+        self._write(tally, state, reason)
+
+    def _write(self, tally: Tally, state: State, reason: str | None) -> None:
+        from psycopg.types.json import Jsonb
+
+        self._connection.execute(
+            "UPDATE ledger_file SET state = %s, lines_done = %s, read = %s, accepted = %s, rejected = %s, "
+            "duplicates = %s, produced = %s, reason = %s, "
+            "finished_at = CASE WHEN %s THEN now() END WHERE key = %s AND etag = %s",
+            (
+                state, tally.lines_done, tally.read, tally.accepted, Jsonb(tally.rejected), tally.duplicates,
+                tally.produced, reason, state is not State.RUNNING, self._key, self._etag,
+            ),
+        )  # fmt: skip
+
+
+class Ledger:
+    """The ledger in the database at ``dsn``; every call opens its own short connection but `claim`."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    def migrate(self) -> None:
+        """Create the table if it is missing; safe at any time, by several at once."""
+        with self._connect() as connection, connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            connection.execute(TABLE)
+
+    @contextmanager
+    def claim(self, key: str, etag: str, size: int) -> Iterator[Claim | None]:
+        """The right to ingest a file; None when another ingester has it, or it is finished already."""
+        with self._connect() as connection:
+            held = connection.execute(
+                "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (f"ledger_file\0{key}\0{etag}".replace("\0", "|"),)
+            ).fetchone()
+            if not held or not held[0]:
+                yield None
+                return
+            connection.execute(
+                "INSERT INTO ledger_file (key, etag, sha, size, state) VALUES (%s, %s, %s, %s, 'running') "
+                "ON CONFLICT DO NOTHING",
+                (key, etag, file_id(key, etag), size),
+            )
+            row = connection.execute(
+                f"SELECT key, etag, {COLUMNS} FROM ledger_file WHERE key = %s AND etag = %s", (key, etag)
+            ).fetchone()
+            entry = _entry(row)
+            yield None if entry.state is not State.RUNNING else Claim(connection, key, etag, entry)
+
+    def entries(self, prefix: str = "") -> list[Entry]:
+        """All rows whose key begins with ``prefix``, by key and time of start."""
+        with self._connect() as connection:
+            rows = connection.execute(
+                f"SELECT key, etag, {COLUMNS} FROM ledger_file WHERE starts_with(key, %s) ORDER BY key, started_at",
+                (prefix,),
+            ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def finished(self) -> set[tuple[str, str]]:
+        """(key, ETag) of every file that needs no more work: done or failed."""
+        with self._connect() as connection:
+            rows = connection.execute("SELECT key, etag FROM ledger_file WHERE state <> 'running'").fetchall()
+        return {(row[0], row[1]) for row in rows}
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        import psycopg
+
+        try:
+            return psycopg.connect(
+                self._dsn, autocommit=True, connect_timeout=5, keepalives_idle=5, keepalives_interval=2,
+                keepalives_count=3, application_name="kintsugi-ledger",
+            )  # fmt: skip
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split())
+            raise KintsugiError(f"the ledger's database doesn't answer: {reason}; is Postgres up?") from error
+
+
+def _entry(row: Any) -> Entry:
+    key, etag, state, lines, read, accepted, rejected, duplicates, produced, reason, started, finished = row
+    tally = Tally(lines, read, accepted, dict(rejected), duplicates, produced)
+    return Entry(key, etag, State(state), tally, reason, started, finished)
