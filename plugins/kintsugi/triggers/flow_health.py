@@ -1,0 +1,101 @@
+"""Watch the flow itself: does the streaming application run, and does what is produced get stored?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from kintsugi.fleet import Role, load_fleet
+from kintsugi.observation import Answer
+from kintsugi.probes.flow import FlowFinding, FlowWatch, read_flow
+from kintsugi.probes.stream import probe_stream
+from kintsugi.triggers.node_health import MAX_WATCH_S
+
+
+def flow_event(finding: FlowFinding) -> dict[str, Any]:
+    """A FlowFinding as JSON: ``symptom first_failed_at detected_at evidence``; times ISO 8601, UTC."""
+    return {
+        "symptom": finding.symptom,
+        "first_failed_at": finding.first_failed_at.isoformat(),
+        "detected_at": finding.detected_at.isoformat(),
+        "evidence": list(finding.evidence),
+    }
+
+
+class FlowHealthTrigger(BaseTrigger):
+    """Reads the flow every ``interval`` seconds; its one event is a finding, or ``{"well": True}``.
+
+    The fleet is read from the fleet file of the triggerer's environment at each start, so that a changed fleet
+    is watched after a restart. Ends well after ``max_watch`` seconds.
+    """
+
+    def __init__(self, *, interval: float = 5.0, max_watch: float = MAX_WATCH_S) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.interval = interval
+        self.max_watch = max_watch
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class path and the keyword arguments that make this trigger again."""
+        kwargs = {"interval": self.interval, "max_watch": self.max_watch}
+        return "kintsugi.triggers.flow_health.FlowHealthTrigger", kwargs
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Read until a finding, or until ``max_watch`` is over."""
+        finding = await self.watch()
+        payload = {"well": True} if finding is None else flow_event(finding)
+        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+
+    async def watch(self) -> FlowFinding | None:
+        """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
+        fleet, watch, clock = load_fleet(), FlowWatch(), asyncio.get_running_loop().time
+        ends_s = clock() + self.max_watch
+        while clock() < ends_s:
+            finding = watch.feed(await read_flow(fleet))
+            if finding is not None:
+                return finding
+            await asyncio.sleep(self.interval)
+        return None
+
+
+class StreamAbsentTrigger(BaseTrigger):
+    """Waits until the Spark master says, ``times`` times in a row, that no streaming application holds a core.
+
+    Its one event: ``{"absent": True, "detail": …}``, or ``{"well": True}`` after ``max_watch`` seconds. A master that
+    doesn't answer says nothing: it has a watch of its own, and the application runs on without it.
+    """
+
+    def __init__(self, *, interval: float = 2.0, times: int = 5, max_watch: float = MAX_WATCH_S) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.interval = interval
+        self.times = times
+        self.max_watch = max_watch
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class path and the keyword arguments that make this trigger again."""
+        kwargs = {"interval": self.interval, "times": self.times, "max_watch": self.max_watch}
+        return "kintsugi.triggers.flow_health.StreamAbsentTrigger", kwargs
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Ask until the application is absent, or until ``max_watch`` is over."""
+        detail = await self.watch()
+        payload = {"well": True} if detail is None else {"absent": True, "detail": detail}
+        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+
+    async def watch(self) -> str | None:
+        """What the master said when the application was absent; None after ``max_watch`` seconds."""
+        (master, *_), clock = load_fleet().of(Role.SPARK_MASTER), asyncio.get_running_loop().time
+        ends_s, absent, seen = clock() + self.max_watch, 0, False
+        while clock() < ends_s:
+            probe = await probe_stream(master)
+            if probe.answer is Answer.OK:
+                absent, seen = 0, True
+            elif probe.answer is Answer.WRONG:
+                absent += 1
+            # One that ran may be on its way back; one that was never seen is hardly worth waiting for.
+            if absent >= (self.times if seen else min(2, self.times)):
+                return probe.detail
+            await asyncio.sleep(self.interval)
+        return None
