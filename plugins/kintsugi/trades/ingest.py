@@ -206,7 +206,7 @@ class _Run:
         self._letter_count += 1
         if counted:
             tally.read += 1
-            tally.reject(trade.reason)
+            tally.reject(trade.reason.value)
             self._kafka.send(DEAD_LETTER_TOPIC, value=letter).add_errback(self._errors.append)
 
     def _send(self, trade: Trade) -> None:

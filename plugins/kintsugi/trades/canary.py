@@ -1,0 +1,64 @@
+"""Canary trades: one row of a reserved symbol, in at S3's end and out of Cassandra, to prove the whole way.
+
+They are stored like any trade but signal nothing, and no account counts them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kintsugi.errors import KintsugiError
+from kintsugi.settings import BUCKET
+from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.rows import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, parse
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+    from mypy_boto3_s3.client import S3Client
+
+PREFIX = "trades/canary/"
+SLOTS_BACK = 8  # a canary is looked for in the last two hours
+
+
+def send(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str:
+    """Put a file with one canary trade into S3; returns its trade_id, to be asked for with `arrived`."""
+    at = (now or datetime.now(UTC)).astimezone(NEW_YORK)
+    name = uuid.uuid4()
+    line = row(at, sequence=name.int % 10**15)
+    trade = parse(line)
+    if isinstance(trade, Rejection):
+        raise KintsugiError(f"the canary is no valid trade: {trade.text}; its row was {line}")
+    header = ",".join(HEAD_COLUMNS)
+    key = f"{PREFIX}UnderlyingOptionsTradesCalcs_{at:%Y-%m-%d}_{name}.csv"
+    s3.put_object(Bucket=bucket, Key=key, Body=f"{header}\n{line}\n".encode())
+    return trade.trade_id
+
+
+def row(at: datetime, sequence: int) -> str:
+    """The line of a canary trade at New York's time ``at``."""
+    clock = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
+    expiration = at.date() + timedelta(days=7)
+    return (
+        f"{CANARY_SYMBOL},{clock},{sequence},{CANARY_SYMBOL},{expiration},1.000,C,1,1,0.0100,18,0,0.0100,0.0200,"
+        "0.1000,0.5000,1.0000,1.0100,0"
+    )
+
+
+def arrived(session: Session, trade_id: str, now: datetime | None = None) -> bool:
+    """Whether the canary can be read at LOCAL_QUORUM; looks at the last two hours."""
+    at = (now or datetime.now(UTC)).astimezone(NEW_YORK)
+    slots: dict[str, list[int]] = {}
+    for back in range(SLOTS_BACK):
+        then = at - timedelta(minutes=SLOT_MINUTES * back)
+        slots.setdefault(f"{then:%Y-%m-%d}", []).append((then.hour * 60 + then.minute) // SLOT_MINUTES)
+    for day, numbers in slots.items():
+        marks = ", ".join(["%s"] * len(numbers))
+        found = session.execute(
+            f"SELECT trade_id FROM trade WHERE symbol = %s AND trade_date = %s AND slot IN ({marks})",
+            (CANARY_SYMBOL, day, *numbers),
+        )
+        if any(item.trade_id.hex() == trade_id for item in found):
+            return True
+    return False

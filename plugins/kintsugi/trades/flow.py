@@ -1,0 +1,84 @@
+"""How the flow is doing: the stream's lag, and how fresh what it stored is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from kintsugi.settings import TOPIC
+from kintsugi.trades.offsets import group_consumer
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Messages by Kafka partition: the end of the topic, and where the stream's group is (None: nowhere yet)."""
+
+    end: dict[int, int]
+    beginning: dict[int, int]
+    committed: dict[int, int | None]
+
+    @property
+    def messages(self) -> int:
+        """How many messages the stream has yet to store."""
+        total = 0
+        for partition, end in self.end.items():
+            at = self.committed.get(partition)
+            total += max(0, end - (self.beginning.get(partition, 0) if at is None else at))
+        return total
+
+
+def lag(bootstrap: list[str]) -> Lag | None:
+    """The stream's lag by partition; None when Kafka doesn't tell (no broker, no topic, no coordinator)."""
+    from kafka import TopicPartition
+    from kafka.errors import KafkaError
+
+    try:
+        consumer = group_consumer(bootstrap)
+    except KafkaError:
+        return None
+    try:
+        partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
+        if not partitions:
+            return None
+        ends = consumer.end_offsets(partitions)
+        beginnings = consumer.beginning_offsets(partitions)
+        committed = {tp.partition: consumer.committed(tp) for tp in partitions}
+    except KafkaError:
+        return None
+    finally:
+        consumer.close()
+    return Lag(
+        {tp.partition: offset for tp, offset in ends.items()},
+        {tp.partition: offset for tp, offset in beginnings.items()},
+        committed,
+    )
+
+
+def consumer_lag(bootstrap: list[str]) -> int | None:
+    """Messages that are in Kafka but not yet stored; None when Kafka doesn't tell."""
+    found = lag(bootstrap)
+    return None if found is None else found.messages
+
+
+def freshness(session: Session, symbol: str, trade_date: str, slot: int) -> float | None:
+    """Seconds since the newest row of one partition was written; None when it is empty or Cassandra doesn't answer.
+
+    Asks Cassandra for the time of writing, not for the time of the trade: replayed days are fresh, too.
+    """
+    from cassandra import DriverException
+    from cassandra.cluster import NoHostAvailable
+
+    try:
+        row = session.execute(
+            "SELECT max(writetime(price)) AS at FROM trade WHERE symbol = %s AND trade_date = %s AND slot = %s",
+            (symbol, trade_date, slot),
+        ).one()
+    except (DriverException, NoHostAvailable):
+        return None
+    if row is None or row.at is None:
+        return None
+    return datetime.now(UTC).timestamp() - row.at / 1_000_000
