@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from kintsugi.errors import KintsugiError
+from kintsugi.fleet import Role
 from kintsugi.settings import Settings, load_settings
 
 Command = Callable[[argparse.Namespace, Settings], int]
@@ -75,11 +76,16 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     """Compare what the files in S3 hold with what Cassandra returns; 1 when a trade is lost or doubled."""
+    from kintsugi.connections import s3_client, store_dsn
+    from kintsugi.trades.cassandra import connected
+    from kintsugi.trades.ledger import Ledger
     from kintsugi.trades.reconcile import reconcile as compare
 
-    account = compare(settings)
+    nodes = [node.address for node in settings.fleet.of(Role.CASSANDRA)]
+    with connected(nodes) as session:
+        account = compare(s3_client(settings), session, Ledger(store_dsn(settings)), until=options.wait)
     print(json.dumps(account.to_json(), indent=2))
-    return 0 if account.balanced else 1
+    return 0 if account.complete else 1
 
 
 def artifacts(options: argparse.Namespace, settings: Settings) -> int:
@@ -111,9 +117,12 @@ def incident(options: argparse.Namespace, settings: Settings) -> int:
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
-    from kintsugi.local.demo import run
+    from rich.console import Console
 
-    return run(settings)
+    from kintsugi.local.demo import Demo
+
+    Demo(settings, Console(soft_wrap=True)).run()
+    return 0
 
 
 def sign_in(settings: Settings) -> str:
@@ -129,14 +138,19 @@ def sign_in(settings: Settings) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kintsugi", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (up, down, artifacts, demo, reconcile):
+    for command in (up, down, artifacts, demo):
         _add(commands, command)
+    compared = _add(commands, reconcile)
+    compared.add_argument("--wait", type=float, default=0, help="seconds to wait for trades still under way")
     shown = _add(commands, status)
     told = _add(commands, incident)
     told.add_argument("id", help="as `kintsugi status` lists it")
     for parser_ in (shown, told):
         parser_.add_argument(
-            "--format", choices=("text", "json"), default=os.environ.get("FORMAT", "text"), help="default: $FORMAT"
+            "--format",
+            choices=("text", "json"),
+            default=os.environ.get("FORMAT", "text"),
+            help="default: $FORMAT",
         )
     made = _add(commands, generate)
     made.add_argument("directory", type=Path, help="where the files go")
@@ -146,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> argparse.ArgumentParser:
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command
+) -> argparse.ArgumentParser:
     summary = (command.__doc__ or "").splitlines()[0]
     parser = commands.add_parser(command.__name__, help=summary, description=summary)
     parser.set_defaults(command=command)

@@ -46,7 +46,7 @@ class Airflow:
     def health(self) -> dict[str, str | None]:
         """``{component: "healthy" | "unhealthy" | None}``; empty when the api-server doesn't answer."""
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=3) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=3) as answer:  # noqa: S310 - our own URL
                 document: dict[str, Mapping[str, Any]] = json.load(answer)
         except (OSError, ValueError):
             return {}
@@ -69,9 +69,13 @@ class Airflow:
         return found
 
     def await_dag(self, dag_id: str, seconds: float = 60) -> None:
-        """Wait until the dag-processor has parsed ``dag_id``; StepFailed with the import error if it can't."""
-        if not wait_until(lambda: self._call_or_none("GET", f"/dags/{_quote(dag_id)}") is not None, seconds, pause=0.3):
-            raise StepFailed(f"Airflow knows no DAG {dag_id!r} after {seconds:.0f} s; {self._import_errors()}")
+        """Wait until the dag-processor has parsed ``dag_id``; StepFailed says why it can't."""
+        if not wait_until(
+            lambda: self._call_or_none("GET", f"/dags/{_quote(dag_id)}") is not None, seconds, pause=0.3
+        ):
+            raise StepFailed(
+                f"Airflow knows no DAG {dag_id!r} after {seconds:.0f} s; {self._import_errors()}"
+            )
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler run ``dag_id``; waits for the DAG to be parsed first."""
@@ -124,7 +128,9 @@ class Airflow:
         deadline = time.monotonic() + seconds
         while (state := self.run_state(dag_id, run_id)) not in FINISHED:
             if time.monotonic() > deadline:
-                raise StepFailed(f"the run {run_id} of {dag_id} is still {state} after {seconds:.0f} s: see {self.url}")
+                raise StepFailed(
+                    f"the run {run_id} of {dag_id} is still {state} after {seconds:.0f} s: see {self.url}"
+                )
             time.sleep(pause)
         return state
 
@@ -137,9 +143,13 @@ class Airflow:
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """The log of one try of a task, as plain lines."""
-        path = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}/taskInstances/{_quote(task_id)}/logs/{try_number}"
-        content = self.call("GET", path).get("content", [])
-        return "\n".join(entry if isinstance(entry, str) else str(entry.get("event", "")) for entry in content)
+        run = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}"
+        content = self.call("GET", f"{run}/taskInstances/{_quote(task_id)}/logs/{try_number}").get(
+            "content", []
+        )
+        return "\n".join(
+            entry if isinstance(entry, str) else str(entry.get("event", "")) for entry in content
+        )
 
     # --- pools --------------------------------------------------------------------------------------------
 
@@ -192,13 +202,15 @@ class Airflow:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310
                 text = answer.read()
         except urllib.error.HTTPError as error:
             detail = error.read(2000).decode(errors="replace")
-            raise AirflowRefused(error.code, f"Airflow refused {method} {path} ({error.code}): {detail}") from error
+            raise AirflowRefused(
+                error.code, f"Airflow refused {method} {path} ({error.code}): {detail}"
+            ) from error
         except OSError as error:
             raise StepFailed(f"Airflow does not answer at {self.url} ({error}): see `make status`") from error
         document: dict[str, Any] = json.loads(text) if text else {}

@@ -27,10 +27,22 @@ if TYPE_CHECKING:
 
 ADMIN = "admin"
 AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks start
-ADMIN_PASSWORD = "airflow-admin-password"  # the name of the secret, not its value
+ADMIN_PASSWORD = "airflow-admin"  # noqa: S105 - the name of the secret, not its value
 
-# What a program may inherit from the shell that ran `kintsugi up`; a proxy or a credential of the user's is not in it.
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "JAVA_HOME", "TMPDIR", "SSL_CERT_FILE")
+# What a program may inherit from the shell that ran `kintsugi up`; a proxy or a credential of the user's
+# is not in it.
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "USER",
+    "LOGNAME",
+    "JAVA_HOME",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+)
 _INHERITED_PREFIXES = ("KINTSUGI_", "OTEL_", "HONEYCOMB_")
 
 
@@ -41,7 +53,9 @@ def base_environment(settings: Settings, inherited: Mapping[str, str] = os.envir
         for name, value in inherited.items()
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
     }
-    own = Path(sys.executable).parent  # the virtual environment's programs: airflow, ansible-playbook, terraform
+    own = Path(
+        sys.executable
+    ).parent  # the virtual environment's programs: airflow, ansible-playbook, terraform
     return kept | {
         "PATH": f"{own}:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin",
         "PYTHONPATH": str(settings.repository / "plugins"),
@@ -59,7 +73,9 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     return {
         "AIRFLOW_HOME": str(settings.control / "airflow"),
         **_options(settings),
-        **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections(settings).items()},
+        **{
+            f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections(settings).items()
+        },
         PART: AIRFLOW_PART,
         "SCARF_ANALYTICS": "false",
         "DO_NOT_TRACK": "1",
@@ -109,7 +125,9 @@ def write_environment(path: Path, environment: Mapping[str, str]) -> None:
     """Write ``environment`` to ``path`` (0600) so that ``sh`` can source it."""
     from kintsugi.local.supervision import write_private
 
-    write_private(path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items())))
+    write_private(
+        path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()))
+    )
 
 
 def _options(settings: Settings) -> dict[str, str]:
@@ -163,7 +181,8 @@ def _core(settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def _timing() -> dict[str, dict[str, str]]:
-    # A dead task is noticed in about 20 s instead of 300 s; the cost is a heartbeat each 2 s (docs: DESIGN facts).
+    # A dead task is noticed in about 20 s instead of 300 s; the cost is a heartbeat each 2 s (docs:
+    # DESIGN facts).
     return {
         "scheduler": {
             "scheduler_idle_sleep_time": "0.2",

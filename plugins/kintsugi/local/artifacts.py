@@ -1,7 +1,7 @@
 """The artifact cache: jars from Maven, fetched once, so that a recovery downloads nothing.
 
-``artifacts/<name>/pom.xml`` names coordinates only; ``<cache>/artifacts/<name>/`` gets those jars and what they
-depend on. A stamp with the digest of the pom says that a folder is complete.
+``artifacts/<name>/pom.xml`` names coordinates only; ``<cache>/artifacts/<name>/`` gets those jars and
+what they depend on. A stamp with the digest of the pom says that a folder is complete.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def missing(settings: Settings) -> list[str]:
 def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:
     """Fetch what is missing and return the names of what was fetched.
 
-    A folder appears whole or not at all, so this may be killed and repeated. ``fetch(pom, directory)`` puts the jars
-    of ``pom`` into ``directory``; by default Maven does. Raises PreflightError without Maven, KintsugiError with
-    Maven's reason when it fails.
+    A folder appears whole or not at all, so this may be killed and repeated. ``fetch(pom, directory)``
+    puts the jars of ``pom`` into ``directory``; by default Maven does. Raises PreflightError without
+    Maven, KintsugiError with Maven's reason when it fails.
     """
     if not missing(settings):
         return []
@@ -64,7 +64,9 @@ def fetch_by_maven(pom: Path, directory: Path) -> None:
     if done.returncode:
         errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")]
         reason = errors[0].removeprefix("[ERROR]").strip() if errors else f"exit code {done.returncode}"
-        raise KintsugiError(f"Maven could not fetch the jars of {pom}: {reason}; check the network and run it again")
+        raise KintsugiError(
+            f"Maven could not fetch the jars of {pom}: {reason}; check the network and run it again"
+        )
 
 
 def _fetch_one(settings: Settings, name: str, fetch: Fetch) -> None:

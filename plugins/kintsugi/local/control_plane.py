@@ -1,4 +1,4 @@
-"""The control plane of the ``local`` environment: Postgres, S3, the log collector and Airflow under one supervisord.
+"""The control plane of ``local``: Postgres, S3, the log collector and Airflow under one supervisord.
 
 It stands outside the fleet: no node's death takes any of it away, and a component that dies is started again.
 ``start_storage`` first (Terraform keeps its state in this Postgres), then ``start_airflow``.
@@ -95,7 +95,7 @@ class ControlPlane:
         self._run_airflow("db", "migrate")
 
     def start_airflow(self) -> None:
-        """Start Airflow's four components; returns when its monitor calls every one healthy, and the pools exist."""
+        """Start Airflow's four components; returns when all are healthy and the pools exist."""
         self.launch_airflow()
         self.await_airflow()
 
@@ -115,9 +115,11 @@ class ControlPlane:
             self.airflow.ensure_pool(name, slots)
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Each component's state by name, as its supervisor says; all ``DOWN`` when the supervisor is gone."""
+        """Each component's state by name, as the supervisor says; ``DOWN`` when that is gone."""
         states = self.supervisor.states()
-        return {name: states.get(name, {"state": "DOWN", "pid": 0, "started": 0}) for name in (*STORAGE, *AIRFLOW)}
+        return {
+            name: states.get(name, {"state": "DOWN", "pid": 0, "started": 0}) for name in (*STORAGE, *AIRFLOW)
+        }
 
     def stop_airflow(self) -> None:
         """Stop Airflow's components and what is left of its tasks; storage keeps running."""
@@ -126,7 +128,7 @@ class ControlPlane:
         kill_owned(self.settings.control, AIRFLOW_PART)
 
     def stop(self) -> None:
-        """End every process of the control plane: gracefully if its supervisor lives, then whatever is left."""
+        """End every process of the control plane: gracefully if it can be, then by SIGKILL."""
         self.stop_airflow()
         if self.supervisor.answers():
             self.supervisor.stop(*STORAGE)
@@ -157,7 +159,9 @@ class ControlPlane:
     def _prepare_airflow(self) -> None:
         home = self.settings.control / "airflow"
         home.mkdir(exist_ok=True, mode=0o700)
-        write_private(home / "passwords.json", json.dumps({ADMIN: self.settings.secret(ADMIN_PASSWORD)}) + "\n")
+        write_private(
+            home / "passwords.json", json.dumps({ADMIN: self.settings.secret(ADMIN_PASSWORD)}) + "\n"
+        )
         write_environment(self.environment_file, airflow_environment(self.settings))
 
     def _programs(self) -> list[Program]:
@@ -187,8 +191,12 @@ class ControlPlane:
         )
         (self.supervisor.logs / "migrate.log").write_text(done.stdout + done.stderr)
         if done.returncode:
-            raise StepFailed(f"`airflow {' '.join(arguments)}` failed: see {self.supervisor.logs}/migrate.log")
+            raise StepFailed(
+                f"`airflow {' '.join(arguments)}` failed: see {self.supervisor.logs}/migrate.log"
+            )
 
     def _await(self, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
         if not wait_until(ready, seconds, pause=0.05):
-            raise StepFailed(f"{name} does not answer after {seconds:.0f} s: see {self.supervisor.logs}/{name}.log")
+            raise StepFailed(
+                f"{name} does not answer after {seconds:.0f} s: see {self.supervisor.logs}/{name}.log"
+            )

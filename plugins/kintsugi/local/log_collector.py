@@ -68,7 +68,9 @@ class LogCollector:
         (self.directory / "rsyslog.conf").write_text(text)
         # rsyslogd calls it without saying which file is full, so every full one is moved.
         full = f"-name '*.log' -size +{self.max_bytes - 1}c"
-        self._rotate.write_text(f"#!/bin/sh\nfind {shlex.quote(str(self.logs))} {full} -exec mv -f '{{}}' '{{}}.1' ';'\n")
+        self._rotate.write_text(
+            f"#!/bin/sh\nfind {shlex.quote(str(self.logs))} {full} -exec mv -f '{{}}' '{{}}.1' ';'\n"
+        )
         self._rotate.chmod(0o700)
 
     def program(self) -> Program:
@@ -77,7 +79,9 @@ class LogCollector:
         if rsyslogd is None:
             raise PreflightError("no rsyslogd is installed: run `apt-get install rsyslog`")
         configuration, pid = self.directory / "rsyslog.conf", self.directory / "rsyslogd.pid"
-        return Program("log-collector", [rsyslogd, "-n", "-f", str(configuration), "-i", str(pid)], stop_seconds=5)
+        return Program(
+            "log-collector", [rsyslogd, "-n", "-f", str(configuration), "-i", str(pid)], stop_seconds=5
+        )
 
     @property
     def _rotate(self) -> Path:

@@ -1,6 +1,7 @@
 """The S3 server of the ``local`` environment: S3Proxy on the file system.
 
-It keeps its data through kill -9 and knows multipart uploads, ranges and conditional PUTs. It has no versioning.
+It keeps its data through kill -9 and knows multipart uploads, ranges and conditional PUTs. It has no
+versioning.
 """
 
 from __future__ import annotations
@@ -59,7 +60,15 @@ class ObjectStore:
         java = shutil.which("java")
         if java is None:
             raise PreflightError("no Java is installed: run `apt-get install openjdk-17-jre-headless`")
-        words = [java, *_JVM, "-cp", f"{self.jars}/*", "org.gaul.s3proxy.Main", "--properties", str(self._properties)]
+        words = [
+            java,
+            *_JVM,
+            "-cp",
+            f"{self.jars}/*",
+            "org.gaul.s3proxy.Main",
+            "--properties",
+            str(self._properties),
+        ]
         return Program("s3", words, stop_seconds=5)
 
     def prepare(self) -> None:

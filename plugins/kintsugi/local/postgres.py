@@ -69,10 +69,12 @@ class Postgres:
     def of(cls, settings: Settings) -> Postgres:
         """The server that ``settings`` describes; makes its password at first use."""
         plane = settings.fleet.control_plane
-        return cls(plane.address, plane.postgres_port, settings.control / "postgres", settings.secret("postgres"))
+        return cls(
+            plane.address, plane.postgres_port, settings.control / "postgres", settings.secret("postgres")
+        )
 
     def dsn(self, database: str = STORE_DATABASE) -> str:
-        """``postgresql://…`` with the password in it: for environments and connections, never for arguments."""
+        """``postgresql://…`` with the password in it: never to be anybody's argument."""
         return f"postgresql://{USER}:{self.password}@{self.address}:{self.port}/{database}"
 
     def program(self) -> Program:
@@ -142,7 +144,13 @@ class Postgres:
         _give_to_service_user(password_file)
         command = [
             *(*_as_service_user(), str(_require_binaries() / "initdb"), "-D", str(fresh), "-U", USER),
-            *(f"--pwfile={password_file}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"),
+            *(
+                f"--pwfile={password_file}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            ),
         ]
         path = {"PATH": os.environ["PATH"]}
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=path, check=False)

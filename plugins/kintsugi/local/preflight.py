@@ -118,8 +118,8 @@ def _disk(settings: Settings) -> Iterator[str]:
     free = shutil.disk_usage(above).free
     if free < STATE_NEEDS and not _runs_already(settings):
         yield (
-            f"too little disk at {settings.state}: {free / GIB:.1f} GiB free, {STATE_NEEDS / GIB:.0f} GiB needed; "
-            "free some, or set KINTSUGI_STATE to another disk"
+            f"too little disk at {settings.state}: {free / GIB:.1f} GiB free, "
+            f"{STATE_NEEDS / GIB:.0f} GiB needed; free some, or set KINTSUGI_STATE to another disk"
         )
 
 
@@ -144,8 +144,8 @@ def _ports(settings: Settings) -> Iterator[str]:
         if holder.pid and _is_of_a_node(holder.pid, settings):
             continue  # left by a node whose init was killed: its creation ends it
         yield (
-            f"port {port} on {address}, which {owner} needs, is taken by {holder}: end it, or run `make down` "
-            "if it is of an earlier run, or give the fleet another address in the fleet file"
+            f"port {port} on {address}, needed by {owner}, is taken by {holder}: end it, "
+            "or run `make down` if it is of an earlier run, or choose other addresses in the fleet file"
         )
 
 

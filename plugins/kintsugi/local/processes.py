@@ -2,8 +2,8 @@
 
 Every process of the control plane carries ``KINTSUGI_CONTROL=<path>`` in its environment and hands it to its
 children, so that an orphan of a supervisor that was killed is still known as ours. ``SPT_NOENV`` keeps
-``setproctitle`` (Airflow's workers) from overwriting that proof. A signal goes through a pidfd that was opened
-before the proof was read: a pid that was reused in between can't be hit.
+``setproctitle`` (Airflow's workers) from overwriting that proof. A signal goes through a pidfd that was
+opened before the proof was read: a pid that was reused in between can't be hit.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) ->
 
 
 def kill_owned(control: Path, part: str | None = None, *, seconds: float = 10.0) -> int:
-    """SIGKILL every process of this control plane (of its ``part``) until none is left; returns how many were hit.
+    """SIGKILL all processes of this control plane (of its ``part``); returns how many were hit.
 
-    The caller itself is spared, so that a task of Airflow may call this. Repeats because a process may fork
-    while the list is read.
+    Looks again until none is left, because a process may fork while the list is read. Spares the caller, so
+    that a task of Airflow may call it.
     """
     hit: set[int] = set()
 
@@ -102,14 +102,14 @@ def is_running_in(pid: int, directory: Path) -> bool:
 
 
 def listener(address: str, port: int) -> Listener | None:
-    """Who listens on ``address:port`` (or on all addresses), None when nobody does. IPv4 and IPv6 wildcards."""
+    """Who listens on ``address:port`` or on all addresses; None when nobody does."""
     inodes = set(_listening_inodes(address, port))
     if not inodes:
         return None
     for pid in _pids():
         with contextlib.suppress(OSError):
             for handle in (_PROC / str(pid) / "fd").iterdir():
-                if os.readlink(handle)[8:-1] in inodes:
+                if str(handle.readlink())[8:-1] in inodes:
                     return Listener(pid, (_PROC / str(pid) / "comm").read_text().strip())
     return Listener(None, "")
 
@@ -126,5 +126,9 @@ def _listening_inodes(address: str, port: int) -> Iterator[str]:
             for line in (_PROC / "self/net" / table).read_text().splitlines()[1:]:
                 fields = line.split()
                 local, _, local_port = fields[1].partition(":")
-                if fields[3] == "0A" and int(local_port, 16) == port and (local == ours or not local.strip("0")):
+                if (
+                    fields[3] == "0A"
+                    and int(local_port, 16) == port
+                    and (local == ours or not local.strip("0"))
+                ):
                     yield fields[9]

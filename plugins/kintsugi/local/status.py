@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kintsugi.fleet import Node, Role
 from kintsugi.local.control_plane import ControlPlane
-from kintsugi.settings import KAFKA_PORT, TOPIC, Settings
+from kintsugi.settings import KAFKA_PORT, Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,9 +30,10 @@ Answered = TypeVar("Answered")
 def gather(settings: Settings) -> Document:
     """``{"well", "control_plane", "airflow", "nodes", "dags", "lag", "incidents"}`` in JSON types.
 
-    ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``), ``detail``.
-    ``lag``: messages not yet stored, over all partitions; None when nobody can tell. ``incidents``: the last five,
-    newest first. ``well``: every component, node and Airflow itself are well.
+    ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
+    ``detail``. ``lag``: messages not yet stored, over all partitions; None when nobody can tell.
+    ``incidents``: the last five, newest first. ``well``: every component, node and Airflow itself are
+    well.
     """
     plane = ControlPlane(settings)
     with ThreadPoolExecutor(max_workers=3) as pool:
@@ -51,32 +52,20 @@ def gather(settings: Settings) -> Document:
 
 
 def _lag(settings: Settings, nodes: list[Document]) -> int | None:
-    # Kafka's client keeps trying for half a minute: it isn't asked when no broker answers, nor waited for long.
+    # Kafka's client keeps trying for half a minute: it isn't asked when no broker answers, nor waited for
+    # long.
     if not any(node["role"] == Role.KAFKA and node["service"] == "ok" for node in nodes):
         return None
+    from kintsugi.trades.flow import consumer_lag
+
+    brokers = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     answer: list[int | None] = []
-    asking = threading.Thread(target=lambda: answer.append(_or_none(lambda: consumer_lag(settings))), daemon=True)
+    asking = threading.Thread(
+        target=lambda: answer.append(_or_none(lambda: consumer_lag(brokers))), daemon=True
+    )
     asking.start()
     asking.join(_LAG_SECONDS)
     return answer[0] if answer else None
-
-
-def consumer_lag(settings: Settings) -> int:
-    """Messages on ``trades`` that the stream hasn't stored yet; raises when Kafka doesn't answer."""
-    from kafka import TopicPartition
-
-    from kintsugi.trades.offsets import group_consumer
-
-    consumer = group_consumer(settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
-    try:
-        partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
-        ends, starts = consumer.end_offsets(partitions), consumer.beginning_offsets(partitions)
-        return sum(
-            max(0, ends[part] - (starts[part] if (done := consumer.committed(part)) is None else done))
-            for part in partitions
-        )
-    finally:
-        consumer.close()
 
 
 def show(document: Document) -> None:
@@ -168,7 +157,14 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> T
 
 def _node_rows(document: Document) -> list[tuple[str, ...]]:
     return [
-        (node["name"], node["role"], node["address"], _paint(node["service"]), _paint(node["ssh"]), node["detail"])
+        (
+            node["name"],
+            node["role"],
+            node["address"],
+            _paint(node["service"]),
+            _paint(node["ssh"]),
+            node["detail"],
+        )
         for node in document["nodes"]
     ]
 

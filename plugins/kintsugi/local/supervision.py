@@ -22,8 +22,8 @@ ALREADY_STARTED = 60
 class Program:
     """One supervised process. ``command`` holds no secret: everybody may read it in ``ps``.
 
-    ``stop_signal`` ends it gracefully, within ``stop_seconds``; then it is killed. ``group``: whether its whole
-    process group is ended with it.
+    ``stop_signal`` ends it gracefully, within ``stop_seconds``; then it is killed. ``group``: whether its
+    whole process group is ended with it.
     """
 
     name: str
@@ -99,7 +99,12 @@ class Supervisor:
         """Start the daemon with exactly this environment; returns when it answers."""
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.configuration)]
         done = subprocess.run(
-            command, env=dict(environment), cwd="/", stdin=subprocess.DEVNULL, capture_output=True, check=False
+            command,
+            env=dict(environment),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
         )
         if done.returncode or not wait_until(self.answers, 10, pause=0.02):
             why = done.stderr.decode(errors="replace").strip().splitlines()

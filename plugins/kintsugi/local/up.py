@@ -30,8 +30,8 @@ _KEPT_TO_THE_END = ("secrets", "lock")
 def up(settings: Settings, console: Console | None = None) -> ControlPlane:
     """Start everything that doesn't run yet; returns when Airflow, the fleet and the tables are ready.
 
-    Repeating it after any interruption goes on where it was. Raises PreflightError before anything is started,
-    StepFailed with the component and its log afterwards.
+    Repeating it after any interruption goes on where it was. Raises PreflightError before anything is
+    started, StepFailed with the component and its log afterwards.
     """
     from kintsugi.local import preflight
 
@@ -42,9 +42,13 @@ def up(settings: Settings, console: Console | None = None) -> ControlPlane:
         plane = ControlPlane(settings)
         with progress.step("Postgres, S3 and the log collector"):
             plane.start_storage()
-        # Airflow's start is pure computing, the fleet's is mostly waiting for each other's gossip: side by side.
+        # Airflow's start is pure computing, the fleet's is mostly waiting for each other's gossip: side
+        # by side.
         with ThreadPoolExecutor(max_workers=2) as lanes:
-            futures = [lanes.submit(_up_fleet, settings, progress), lanes.submit(_up_airflow, plane, progress)]
+            futures = [
+                lanes.submit(_up_fleet, settings, progress),
+                lanes.submit(_up_airflow, plane, progress),
+            ]
             for future in futures:
                 future.result()
         return plane
@@ -80,7 +84,7 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
         Terraform(settings).apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
-        Ansible(settings).site()
+        Ansible(settings).run("site.yml", timeout_s=300)
     with progress.step("topics and tables"):
         ensure_topics(fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         ensure_tables([node.address for node in fleet.of(Role.CASSANDRA)])
@@ -98,7 +102,7 @@ def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
 
 
 def _power_on(settings: Settings) -> None:
-    """Boot the nodes that Terraform knows but that don't live: the machine was restarted, or they were killed."""
+    """Boot the nodes that Terraform knows but that don't live, as after a restart of the machine."""
     from kintsugi.local.node import create_node, is_alive
 
     dead = [node.name for node in settings.fleet if not is_alive(settings, node.name)]
@@ -132,7 +136,9 @@ def _remove_state(settings: Settings) -> None:
 
     # A log that was just being written may appear again: look until it stays away.
     if not wait_until(lambda: gone(tuple(part for part in PARTS if part not in _KEPT_TO_THE_END)), 10):
-        raise StepFailed(f"something still writes below {settings.state}: see `make status`, then `make down` again")
+        raise StepFailed(
+            f"something still writes below {settings.state}: see `make status`, then `make down` again"
+        )
     gone(_KEPT_TO_THE_END)
     with contextlib.suppress(OSError):
         settings.state.rmdir()  # stays if the user keeps something of his own in it
@@ -148,7 +154,8 @@ def _only_one(settings: Settings) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise KintsugiError(
-                f"another `kintsugi up` or `down` works on {settings.state} (pid {_holder(path)}): wait for it, or end it"
+                f"another `kintsugi up` or `down` works on {settings.state} "
+                f"(pid {_holder(path)}): wait for it, or end it"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -158,5 +165,3 @@ def _only_one(settings: Settings) -> Iterator[None]:
 
 def _holder(path: Path) -> str:
     return path.read_text().strip() or "unknown"
-
-
