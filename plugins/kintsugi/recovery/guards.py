@@ -141,19 +141,19 @@ class _Objection:
     retry_at: datetime | None = None
 
 
-def judge(action: Action, facts: GuardFacts, limits: Limits = Limits()) -> Ruling:
-    """Ask every gate that the action has to pass; all reasons of a refusal are given, not just the first."""
+def judge(action: Action, facts: GuardFacts, limits: Limits = Limits(), *, approved: bool = False) -> Ruling:
+    """Ask every gate that the action has to pass; all reasons of a refusal are given, not just the first.
+
+    ``approved``: a person said yes to what the guards refused. That opens every gate but the one against a
+    wrong kill: whoever wants a node destroyed that still answers has to stop it first.
+    """
     if action is Action.AUTO:
         return Ruling(False, ("auto is a request, not an action; decide first.",))
     if not action.changes:
         return Ruling(True)
-    objections = [*_always(facts, limits, strict=action.destroys)]
+    objections = [] if approved else [*_costs(action, facts, limits)]
     if action.destroys:
-        objections += [*_protected(facts), *_wrong_kill(facts, limits), *_breaker(action, facts, limits)]
-    elif facts.service is Answer.OK:
-        objections += _copies(facts, "stop a node that serves")
-    if action.destroys_volume:
-        objections += [*_copies(facts, "destroy the volume"), *_pending(facts)]
+        objections += _wrong_kill(facts, limits)
     times = [objection.retry_at for objection in objections if objection.retry_at]
     return Ruling(
         allowed=not objections,
@@ -161,6 +161,19 @@ def judge(action: Action, facts: GuardFacts, limits: Limits = Limits()) -> Rulin
         passing=bool(objections) and all(objection.passing for objection in objections),
         retry_at=max(times, default=None),
     )
+
+
+def _costs(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+    """The gates that a person may open."""
+    yield from _always(facts, limits, strict=action.destroys)
+    if action.destroys:
+        yield from _protected(facts)
+        yield from _breaker(action, facts, limits)
+    elif facts.service is Answer.OK:
+        yield from _copies(facts, "stop a node that serves")
+    if action.destroys_volume:
+        yield from _copies(facts, "destroy the volume")
+        yield from _pending(facts)
 
 
 def _always(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[_Objection]:

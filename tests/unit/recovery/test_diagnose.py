@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kintsugi.fleet import Role
+from kintsugi.observation import Answer, Observation, PeerOpinion
+from kintsugi.recovery.diagnose import Verdict, diagnose
+
+NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
+OK, REFUSED, TIMEOUT, WRONG = Answer.OK, Answer.REFUSED, Answer.TIMEOUT, Answer.WRONG
+UP, DOWN, UNKNOWN = PeerOpinion.UP, PeerOpinion.DOWN, PeerOpinion.UNKNOWN
+
+
+def seen(service: Answer, ssh: Answer, heard_s_ago: float | None = 60, **fields: Any) -> Observation:
+    heard = None if heard_s_ago is None else NOW - timedelta(seconds=heard_s_ago)
+    return Observation("cassandra-2", Role.CASSANDRA, NOW, service, ssh, heard_at=heard, **fields)
+
+
+def peers(*opinions: PeerOpinion) -> Mapping[str, PeerOpinion]:
+    return dict(zip(("cassandra-1", "cassandra-3"), opinions, strict=False))
+
+
+TABLE = [
+    # what is seen                                              verdict, words of the reason
+    (seen(OK, OK), Verdict.FALSE_ALARM, "answers its own protocol."),
+    (seen(OK, REFUSED), Verdict.FALSE_ALARM, "but its sshd doesn't (ssh: refused)"),
+    (seen(OK, OK, volume_intact=False), Verdict.FALSE_ALARM, "its data directory is gone from under it"),
+    (seen(OK, TIMEOUT, peers=peers(DOWN, UP)), Verdict.FALSE_ALARM, "cassandra-1 says it is down"),
+    (seen(OK, OK, init_state="FATAL"), Verdict.FALSE_ALARM, "answers"),
+    # the host is there, its disk isn't
+    (seen(REFUSED, OK, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
+    (seen(TIMEOUT, OK, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
+    (seen(REFUSED, OK, volume_intact=False, init_state="FATAL"), Verdict.DISK_LOST, "data directory"),
+    (seen(REFUSED, OK, volume_intact=False, init_state="STARTING"), Verdict.DISK_LOST, "data directory"),
+    # a pause is not a hang
+    (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago: a pause"),
+    (seen(TIMEOUT, TIMEOUT, heard_s_ago=7.9), Verdict.FALSE_ALARM, "a pause, not yet a hang"),
+    (seen(TIMEOUT, OK, heard_s_ago=8), Verdict.HUNG, "accepts no request"),
+    (seen(TIMEOUT, OK, heard_s_ago=None), Verdict.HUNG, "accepts no request"),
+    (seen(TIMEOUT, OK, init_state="RUNNING"), Verdict.HUNG, "(init says RUNNING)"),
+    (seen(TIMEOUT, REFUSED), Verdict.HUNG, "its sshd is no help (ssh: refused)"),
+    (seen(TIMEOUT, WRONG), Verdict.HUNG, "ssh: wrong"),
+    # refused twice: proof, whatever the peers believe
+    (seen(REFUSED, REFUSED), Verdict.HOST_LOST, "nothing runs there; nobody could say whether its volume"),
+    (seen(REFUSED, REFUSED, heard_s_ago=1), Verdict.HOST_LOST, "nothing runs there"),
+    (seen(REFUSED, REFUSED, peers=peers(UP, UP)), Verdict.HOST_LOST, "and cassandra-3 hasn't noticed yet"),
+    (seen(REFUSED, REFUSED, volume_intact=True), Verdict.HOST_LOST, "its volume is intact"),
+    (seen(REFUSED, REFUSED, volume_intact=False), Verdict.HOST_LOST, "its volume is gone"),
+    # silent twice: the witnesses decide
+    (seen(TIMEOUT, TIMEOUT, peers=peers(UP, DOWN)), Verdict.PARTITIONED, "but cassandra-1 still hears it"),
+    (seen(TIMEOUT, TIMEOUT, peers=peers(UNKNOWN, UNKNOWN)), Verdict.PARTITIONED, "us who are cut off"),
+    (seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, UNKNOWN)), Verdict.HOST_LOST, "cassandra-1 says it is down"),
+    (seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, DOWN)), Verdict.HOST_LOST, "cassandra-1 and cassandra-3"),
+    (seen(TIMEOUT, TIMEOUT), Verdict.HOST_LOST, "no peers that could say otherwise"),
+    # on its way up
+    (seen(REFUSED, OK, init_state="STARTING"), Verdict.STARTING, "being started by its init"),
+    (seen(REFUSED, OK, init_state="RUNNING", progress="replaying"), Verdict.STARTING, "starting: replaying"),
+    (seen(WRONG, OK, init_state="RUNNING", progress="joining"), Verdict.STARTING, "starting: joining"),
+    (seen(TIMEOUT, OK, progress="replaying"), Verdict.STARTING, "starting: replaying"),
+    (seen(REFUSED, OK, init_state="BACKOFF", progress="second try"), Verdict.STARTING, "second try"),
+    # it won't run as it is
+    (seen(REFUSED, OK, init_state="FATAL"), Verdict.MISCONFIGURED, "init says FATAL"),
+    (seen(REFUSED, OK, init_state="BACKOFF"), Verdict.MISCONFIGURED, "init says BACKOFF"),
+    (seen(WRONG, OK, init_state="RUNNING"), Verdict.MISCONFIGURED, "not as its protocol demands"),
+    (seen(WRONG, REFUSED), Verdict.MISCONFIGURED, "ssh: refused"),
+    # it just doesn't run
+    (seen(REFUSED, OK, init_state="EXITED"), Verdict.PROCESS_DOWN, "nothing listens"),
+    (seen(REFUSED, OK, init_state="STOPPED"), Verdict.PROCESS_DOWN, "init says STOPPED"),
+    (seen(REFUSED, OK, init_state="RUNNING"), Verdict.PROCESS_DOWN, "init says RUNNING"),
+    (seen(REFUSED, OK), Verdict.PROCESS_DOWN, "nothing listens"),
+    (seen(REFUSED, TIMEOUT), Verdict.PROCESS_DOWN, "ssh: timeout"),
+]
+
+
+@pytest.mark.parametrize(("observation", "verdict", "words"), TABLE)
+def test_what_is_seen_leads_to_the_verdict_and_its_reason(
+    observation: Observation, verdict: Verdict, words: str
+) -> None:
+    diagnosis = diagnose(observation)
+    assert diagnosis.verdict is verdict
+    assert words in diagnosis.reason
+
+
+observations = st.builds(
+    Observation,
+    node=st.just("kafka-1"),
+    role=st.sampled_from(Role),
+    at=st.just(NOW),
+    service=st.sampled_from(Answer),
+    ssh=st.sampled_from(Answer),
+    init_state=st.sampled_from([None, "RUNNING", "STARTING", "BACKOFF", "STOPPED", "EXITED", "FATAL"]),
+    volume_intact=st.sampled_from([None, True, False]),
+    peers=st.dictionaries(st.sampled_from(["kafka-2", "kafka-3"]), st.sampled_from(PeerOpinion)),
+    progress=st.sampled_from([None, "replaying"]),
+    heard_at=st.none() | st.floats(0, 30).map(lambda ago: NOW - timedelta(seconds=ago)),
+)
+
+
+@given(observations)
+def test_the_reason_is_one_sentence_that_names_the_node(observation: Observation) -> None:
+    reason = diagnose(observation).reason
+    assert reason.startswith("kafka-1")
+    assert reason.endswith(".")
+    assert "\n" not in reason
+
+
+@given(observations)
+def test_a_node_that_answers_is_never_sick(observation: Observation) -> None:
+    if observation.service is Answer.OK:
+        assert diagnose(observation).verdict is Verdict.FALSE_ALARM
+
+
+@given(observations)
+def test_silence_alone_never_loses_a_host_that_a_peer_hears(observation: Observation) -> None:
+    if Answer.REFUSED not in (observation.service, observation.ssh) and UP in observation.peers.values():
+        assert diagnose(observation).verdict is not Verdict.HOST_LOST
+
+
+@given(observations)
+def test_a_host_that_answers_ssh_is_never_lost(observation: Observation) -> None:
+    if observation.ssh is Answer.OK:
+        assert diagnose(observation).verdict not in (Verdict.HOST_LOST, Verdict.PARTITIONED)

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kintsugi.fleet import Role
+from kintsugi.incident import Action, Ledger
+from kintsugi.observation import Answer
+from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts, Limits, judge
+
+NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
+RESTART, NODE, BOTH, BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
+CALM = Ledger(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+CASSANDRA = GuardFacts(
+    node="cassandra-2",
+    role=Role.CASSANDRA,
+    at=NOW,
+    observed_at=ago(1),
+    service=Answer.REFUSED,
+    ssh=Answer.REFUSED,
+    heard_at=ago(6),
+    first_failed_at=ago(5.5),
+    volume_intact=None,
+    fleet_size=9,
+    sick=1,
+    protected=False,
+    ledger=CALM,
+    cassandra=CassandraFacts(replication=3, others_down=0),
+)
+KAFKA = replace(
+    CASSANDRA,
+    node="kafka-1",
+    role=Role.KAFKA,
+    cassandra=None,
+    kafka=KafkaFacts(
+        node_id=1,
+        partitions={"trades-0": Copies(frozenset({1, 2, 3})), "trades-1": Copies(frozenset({2, 3}))},
+        live=frozenset({2, 3}),
+        voters=3,
+        current=2,
+    ),
+)
+SPARK = replace(CASSANDRA, node="spark-worker-1", role=Role.SPARK_WORKER, cassandra=None)
+
+
+def kafka(**changes: Any) -> GuardFacts:
+    assert KAFKA.kafka is not None
+    return replace(KAFKA, kafka=replace(KAFKA.kafka, **changes))
+
+
+def cassandra(**changes: Any) -> GuardFacts:
+    assert CASSANDRA.cassandra is not None
+    return replace(CASSANDRA, cassandra=replace(CASSANDRA.cassandra, **changes))
+
+
+def ledger(facts: GuardFacts = CASSANDRA, **changes: Any) -> GuardFacts:
+    return facts.with_ledger(replace(CALM, **changes))
+
+
+@pytest.mark.parametrize("facts", [CASSANDRA, KAFKA, SPARK], ids=lambda facts: facts.node)
+@pytest.mark.parametrize("action", [action for action in Action if action is not Action.AUTO])
+def test_a_dead_node_in_a_calm_fleet_may_be_repaired_in_any_way(facts: GuardFacts, action: Action) -> None:
+    assert judge(action, facts).reasons == ()
+    assert judge(action, facts).allowed
+
+
+ALONE = {"trades-1": Copies(frozenset({1}), frozenset())}
+REFUSALS = [
+    # who is asked, what for, and words of the only reason
+    (
+        ledger(maintenance=("cassandra-2 is in maintenance until it is cleared: disks (ada).",)),
+        RESTART,
+        "disks",
+    ),
+    (ledger(maintenance=("the whole fleet is in maintenance",)), NODE, "Maintenance: the whole fleet"),
+    (ledger(repairs_of_node=6), RESTART, "repaired 6 times within the hour (budget: 6)"),
+    (ledger(repairs_of_fleet=30), BACK, "30 repairs within the hour (budget: 30)"),
+    (replace(CASSANDRA, ledger=None), NODE, "the store didn't say"),
+    (replace(CASSANDRA, ledger=None), BOTH, "the store didn't say"),
+    (replace(CASSANDRA, protected=True), NODE, "is protected"),
+    (replace(CASSANDRA, protected=None), BOTH, "protected is unknown"),
+    # wrong kill
+    (replace(CASSANDRA, service=Answer.OK), NODE, "answers its own protocol"),
+    (replace(SPARK, service=Answer.OK), BOTH, "answers its own protocol"),
+    (replace(CASSANDRA, service=None), BOTH, "was not asked"),
+    (replace(CASSANDRA, heard_at=ago(4.9)), BOTH, "answered 4.9 s ago; it is not destroyed before 5 s"),
+    (replace(CASSANDRA, heard_at=ago(5)), NODE, "answered 5.0 s ago"),
+    (replace(CASSANDRA, heard_at=None, first_failed_at=ago(3)), NODE, "answered 3.0 s ago"),
+    (replace(CASSANDRA, heard_at=None, first_failed_at=None), BOTH, "silent is unknown"),
+    (replace(CASSANDRA, observed_at=ago(11)), BOTH, "look again"),
+    (replace(CASSANDRA, observed_at=None), NODE, "look again"),
+    # breaker
+    (replace(CASSANDRA, sick=5), BOTH, "5 of 9 nodes are sick (breaker: above 50%)"),
+    (replace(CASSANDRA, sick=5, ssh=Answer.TIMEOUT), NODE, "5 of 9 nodes"),
+    (replace(CASSANDRA, sick=None), BOTH, "How much of the fleet is sick is unknown"),
+    (replace(CASSANDRA, fleet_size=None), BOTH, "How much of the fleet is sick is unknown"),
+    # last copy and quorum, Kafka
+    (kafka(partitions=ALONE), BOTH, "last copy of trades-1"),
+    (
+        kafka(partitions={f"t-{n}": Copies(frozenset({1})) for n in range(5)}),
+        BOTH,
+        "t-0, t-1, t-2 and 2 more",
+    ),
+    (kafka(partitions={"trades-1": Copies(frozenset({1, 2}))}, live=frozenset({1, 3})), BOTH, "last copy"),
+    (kafka(partitions={"trades-1": Copies(frozenset(), frozenset())}), BOTH, "last copy"),
+    (kafka(partitions=None), BOTH, "Which brokers hold the partitions"),
+    (kafka(live=None), BOTH, "Which brokers hold the partitions"),
+    (kafka(current=1), BOTH, "Only 1 of the 3 Kafka voters beside kafka-1 are current; a quorum needs 2"),
+    (kafka(current=None), BOTH, "Kafka voters are current is unknown"),
+    (replace(kafka(partitions=ALONE), volume_intact=False), BOTH, "last copy of trades-1"),
+    # last copy and quorum, Cassandra
+    (cassandra(replication=1), BOTH, "holds the only copy of its rows"),
+    (cassandra(replication=None), BOTH, "replication of the keyspaces on cassandra-2 is unknown"),
+    (cassandra(others_down=1), BOTH, "1 other Cassandra nodes are down"),
+    (cassandra(others_down=None), BOTH, "beside cassandra-2 are down is unknown"),
+    (cassandra(replication=5, others_down=2), BOTH, "no more than 1 may be"),
+    (
+        ledger(pending=frozenset({"cassandra-1"})),
+        BOTH,
+        "cassandra-1 was rebuilt and its data isn't whole again",
+    ),
+    # a restart of a node that serves takes it away for a while
+    (replace(cassandra(others_down=1), service=Answer.OK), RESTART, "won't stop a node that serves"),
+    (replace(kafka(current=1), service=Answer.OK), BACK, "won't stop a node that serves"),
+]
+
+
+@pytest.mark.parametrize(("facts", "action", "words"), REFUSALS)
+def test_a_gate_refuses_with_its_reason_alone(facts: GuardFacts, action: Action, words: str) -> None:
+    ruling = judge(action, facts)
+    assert not ruling.allowed
+    assert len(ruling.reasons) == 1
+    assert words in ruling.reasons[0]
+
+
+ALLOWED = [
+    (replace(CASSANDRA, sick=9), NODE, "a power cut: all proven dead, volumes kept"),
+    (replace(CASSANDRA, sick=None), NODE, "proven dead, volume kept"),
+    (replace(CASSANDRA, sick=9, service=Answer.REFUSED, ssh=Answer.OK), RESTART, "restarts pass the breaker"),
+    (replace(CASSANDRA, sick=4), BOTH, "4 of 9 is below half"),
+    (replace(CASSANDRA, ledger=None), RESTART, "nothing known speaks against a restart"),
+    (replace(CASSANDRA, protected=True), RESTART, "protected from destruction only"),
+    (replace(CASSANDRA, heard_at=ago(5.001)), BOTH, "silent for more than 5 s"),
+    (replace(CASSANDRA, heard_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
+    (replace(CASSANDRA, service=Answer.OK), RESTART, "its peers can spare it"),
+    (replace(kafka(partitions=ALONE), ledger=CALM), NODE, "the volume with the last copy is kept"),
+    (
+        kafka(partitions={"trades-1": Copies(frozenset({1}), frozenset({2}))}),
+        BOTH,
+        "an eligible leader has it",
+    ),
+    (kafka(partitions={}), BOTH, "holds nothing"),
+    (replace(cassandra(replication=1), service=Answer.REFUSED), NODE, "the volume is kept"),
+    (cassandra(replication=2), BOTH, "the other copy is up"),
+    (cassandra(replication=5, others_down=1), BOTH, "five copies spare two"),
+    (ledger(pending=frozenset({"cassandra-1"})), NODE, "the volume is kept"),
+    (
+        replace(ledger(pending=frozenset({"cassandra-1"})), volume_intact=False),
+        BOTH,
+        "nothing left to destroy",
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "action", "why"), ALLOWED)
+def test_a_gate_stays_open_where_nothing_is_at_stake(facts: GuardFacts, action: Action, why: str) -> None:
+    assert judge(action, facts).reasons == (), why
+
+
+def test_all_reasons_are_given_not_just_the_first() -> None:
+    reasons = judge(BOTH, replace(cassandra(others_down=2), service=Answer.OK, protected=True)).reasons
+    assert len(reasons) == 3
+
+
+def test_a_refusal_that_passes_says_when_to_ask_again() -> None:
+    ruling = judge(BOTH, replace(CASSANDRA, heard_at=ago(2)))
+    assert ruling.passing
+    assert ruling.retry_at is not None
+    later = replace(CASSANDRA, heard_at=ago(2), at=ruling.retry_at, observed_at=ruling.retry_at)
+    assert judge(BOTH, later).allowed
+
+
+@pytest.mark.parametrize(
+    ("facts", "passing"),
+    [
+        (cassandra(others_down=1), True),
+        (replace(CASSANDRA, sick=8), True),
+        (ledger(pending=frozenset({"cassandra-1"})), True),
+        (cassandra(replication=1), False),
+        (ledger(repairs_of_node=6), False),
+        (replace(CASSANDRA, protected=True, sick=8), False),
+    ],
+)
+def test_waiting_is_worth_it_only_where_the_reason_can_go_away(facts: GuardFacts, passing: bool) -> None:
+    assert judge(BOTH, facts).passing is passing
+
+
+def test_limits_are_settings() -> None:
+    strict = Limits(repairs_per_node_and_hour=1, sick_share=0.1, silence=timedelta(seconds=20))
+    assert len(judge(BOTH, ledger(repairs_of_node=1), strict).reasons) == 3
+
+
+def test_auto_is_not_an_action() -> None:
+    assert not judge(Action.AUTO, CASSANDRA).allowed
+
+
+def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
+    worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
+    assert judge(BOTH, worst, approved=True).allowed
+    for facts in (replace(worst, service=Answer.OK), replace(worst, heard_at=ago(1))):
+        assert not judge(BOTH, facts, approved=True).allowed
+
+
+maybe_time = st.none() | st.floats(0, 20).map(ago)
+any_facts = st.builds(
+    GuardFacts,
+    node=st.just("kafka-1"),
+    role=st.sampled_from(Role),
+    at=st.just(NOW),
+    observed_at=maybe_time,
+    service=st.none() | st.sampled_from(Answer),
+    ssh=st.none() | st.sampled_from(Answer),
+    heard_at=maybe_time,
+    first_failed_at=maybe_time,
+    volume_intact=st.sampled_from([None, True, False]),
+    fleet_size=st.none() | st.just(9),
+    sick=st.none() | st.integers(0, 9),
+    protected=st.sampled_from([None, True, False]),
+    ledger=st.none()
+    | st.builds(
+        Ledger,
+        maintenance=st.sampled_from([(), ("upgrade",)]),
+        repairs_of_node=st.integers(0, 8),
+        repairs_of_fleet=st.integers(0, 32),
+        pending=st.sampled_from([frozenset(), frozenset({"kafka-2"})]),
+    ),
+    kafka=st.none()
+    | st.builds(
+        KafkaFacts,
+        node_id=st.just(1),
+        partitions=st.none()
+        | st.dictionaries(
+            st.sampled_from(["t-0", "t-1"]),
+            st.builds(Copies, st.frozensets(st.integers(1, 3)), st.frozensets(st.integers(1, 3))),
+        ),
+        live=st.none() | st.frozensets(st.integers(1, 3)),
+        voters=st.none() | st.just(3),
+        current=st.none() | st.integers(0, 2),
+    ),
+    cassandra=st.none()
+    | st.builds(CassandraFacts, st.none() | st.integers(1, 3), st.none() | st.integers(0, 2)),
+)
+
+
+@given(any_facts, st.sampled_from([NODE, BOTH]), st.booleans())
+def test_no_facts_allow_a_wrong_kill(facts: GuardFacts, action: Action, approved: bool) -> None:
+    if judge(action, facts, approved=approved).allowed:
+        assert facts.service not in (None, Answer.OK)
+        assert facts.silent_since is not None
+        assert facts.at - facts.silent_since > timedelta(seconds=5)
+
+
+@given(any_facts)
+def test_no_facts_allow_to_destroy_the_last_copy(facts: GuardFacts) -> None:
+    if not judge(BOTH, facts).allowed:
+        return
+    if facts.role is Role.KAFKA:
+        assert facts.kafka is not None
+        assert facts.kafka.partitions is not None
+        assert facts.kafka.live is not None
+        for copies in facts.kafka.partitions.values():
+            assert (copies.in_sync | copies.eligible) & (facts.kafka.live - {1})
+        assert (facts.kafka.current or 0) >= 2
+    if facts.role is Role.CASSANDRA:
+        assert facts.cassandra is not None
+        assert (facts.cassandra.replication or 0) >= 2
+        assert facts.cassandra.others_down == 0
+
+
+@given(any_facts)
+def test_knowing_less_never_allows_to_destroy_more(facts: GuardFacts) -> None:
+    for unknown in ("observed_at", "service", "protected", "ledger"):
+        assert not judge(BOTH, replace(facts, **{unknown: None})).allowed  # type: ignore[arg-type]
+
+
+@given(any_facts)
+def test_who_may_destroy_the_volume_may_destroy_the_node(facts: GuardFacts) -> None:
+    if judge(BOTH, facts).allowed:
+        assert judge(NODE, facts).allowed
