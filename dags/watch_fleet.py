@@ -13,7 +13,10 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, task
 from kintsugi.fleet import Node, load_fleet
 from kintsugi.recovery.subgraph import recovery
+from kintsugi.sensors.flow_health import FlowHealthSensor
 from kintsugi.sensors.node_health import NodeHealthSensor
+
+DEFAULTS = {"owner": "kintsugi", "execution_timeout": timedelta(minutes=15)}
 
 RUNBOOK = """
 ### Watching `{name}` ({role}, {address})
@@ -32,10 +35,40 @@ the same incident and escalates (restart → rebuild → a human). `make status`
 """
 
 
+FLOW_RUNBOOK = """
+### Watching the flow
+
+`flow_health` reads the stream every 5 s in the triggerer. It ends when the application has been gone for 20 s, when there
+is lag and no offset was committed for 60 s, or when a large lag has only grown for 3 minutes.
+Then `restart_stream` starts the driver again from its checkpoint, and `committing` waits until it holds cores.
+
+**It fires again and again?** Read `stream-trades.log` of the Spark master's node. When every node is well and batches
+commit, but the lag grows: more trades come in than two cores take; look at `make status`.
+"""
+
+
 @task.branch
-def is_sick(finding: dict[str, object]) -> str:
-    """Into the recovery when the sensor found something, else to the quiet end."""
-    return "all_well" if finding.get("well") else "recovery.confirm"
+def is_sick(finding: dict[str, object], when_sick: str) -> str:
+    """To ``when_sick`` when the sensor found something, else to the quiet end."""
+    return "all_well" if finding.get("well") else when_sick
+
+
+@task(retries=2, retry_delay=timedelta(seconds=5))
+def restart_stream() -> str:
+    """End the driver and start it from its checkpoint; left alone when nobody submitted the stream."""
+    from kintsugi.recovery import stream_driver
+    from kintsugi.recovery.case import runtime
+
+    return stream_driver.restart_if_wanted(runtime())
+
+
+@task
+def committing() -> str:
+    """Wait until the application holds cores again."""
+    from kintsugi.recovery import stream_driver
+    from kintsugi.recovery.case import runtime
+
+    return stream_driver.wait_until_running(runtime(), deadline_s=180)
 
 
 def watch(node: Node) -> DAG:
@@ -49,16 +82,38 @@ def watch(node: Node) -> DAG:
         max_active_runs=1,
         catchup=False,
         is_paused_upon_creation=True,
-        tags=["kintsugi", "watch", node.role],
-        default_args={"owner": "kintsugi", "execution_timeout": timedelta(minutes=15)},
+        tags=["kintsugi", "watch", node.role.value],
+        default_args=DEFAULTS,
     ) as dag:
         health = NodeHealthSensor(task_id="health", node=node.name, execution_timeout=None)
-        is_sick(health.output) >> [
+        is_sick(health.output, when_sick="recovery.confirm") >> [
             recovery(node=node.name, finding=health.output),
             EmptyOperator(task_id="all_well"),
         ]
     return dag
 
 
+def watch_flow() -> DAG:
+    """The watch of the flow itself: sensor → branch → the driver is started again."""
+    with DAG(
+        dag_id="watch_flow",
+        dag_display_name="watch the flow",
+        description="Watch lag, commits and the streaming driver",
+        doc_md=FLOW_RUNBOOK,
+        schedule="@continuous",
+        max_active_runs=1,
+        catchup=False,
+        is_paused_upon_creation=True,
+        tags=["kintsugi", "watch", "flow"],
+        default_args=DEFAULTS,
+    ) as dag:
+        health = FlowHealthSensor(task_id="flow_health", execution_timeout=None)
+        again = restart_stream()
+        is_sick(health.output, when_sick="restart_stream") >> [again, EmptyOperator(task_id="all_well")]
+        again >> committing()
+    return dag
+
+
+flow_dag = watch_flow()
 for _node in load_fleet():
     globals()[f"watch_{_node.name}"] = watch(_node)

@@ -6,16 +6,18 @@ still doesn't answer: a verdict is minutes old by then, and a healthy node must 
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import PlanRefused, Refused, StepFailed
-from kintsugi.fleet import Role
+from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action
 from kintsugi.recovery import assess, plan_policy, redundant, stream_driver
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
+from kintsugi.recovery.report import deliver
 
 if TYPE_CHECKING:
     from kintsugi.hooks.terraform import SavedPlan
@@ -66,6 +68,8 @@ def _judged_plan(runtime: Runtime, case: Case, step: Step) -> SavedPlan:
     saved = _plan(runtime, case)
     summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
     step.note(str(summary), changes=saved.changes)
+    body = json.dumps(saved.document, indent=1).encode()
+    deliver(runtime, f"incidents/{case.incident}/plan.json", body)
     return saved
 
 
@@ -80,11 +84,12 @@ def _addresses(runtime: Runtime, case: Case) -> list[str]:
 
 
 def _action(runtime: Runtime, case: Case) -> Action:
+    """The action under way; in a dry run the one that would show most."""
     incident = runtime.store.incident(case.incident)
     confirmed = assess.Confirmed.of(incident)
     if confirmed.dry_run:
-        return Action.REBUILD if confirmed.requested is Action.AUTO else confirmed.requested
-    return incident.attempts()[-1]
+        return Action.REBUILD_NODE if confirmed.requested is Action.REBUILD_NODE else Action.REBUILD
+    return next(reversed(incident.attempts()), Action.WAIT)
 
 
 def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
@@ -114,10 +119,8 @@ def configure(runtime: Runtime, case: Case) -> None:
     """Make the empty server a node of its role; raises StepFailed with Ansible's words."""
     with runtime.step(case, "configure") as step:
         node = runtime.node(case)
-        fresh = _action(runtime, case).destroys_volume
         step.check()
-        variables = _desired(runtime) | ({"rejoin_empty": True} if fresh else {})
-        runtime.ansible().run("site.yml", limit=node.name, extra_vars=variables, timeout_s=300)
+        runtime.ansible().run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
 
 
 def _desired(runtime: Runtime) -> dict[str, Any]:
@@ -128,15 +131,30 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     """Wait until the node serves again, mark it redundant, then make its data whole and mark it consistent."""
     with runtime.step(case, "rejoin") as step:
         node = runtime.node(case)
-        sentence = redundant.wait(runtime.settings, runtime.fleet, node, deadline_s=REDUNDANT_DEADLINE_S)
+        sentence = redundant.wait(runtime.settings, runtime.fleet, node, REDUNDANT_DEADLINE_S)
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
-        if node.role is Role.CASSANDRA:
-            runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
-            step.note(f"every range of {node.name} was compared with its replicas and repaired")
+        made_whole = _make_whole(runtime, case, node, step)
+        if made_whole:
+            step.note(made_whole)
         runtime.store.set_mark(case.incident, step.token, "consistent_at")
     return sentence
+
+
+def _make_whole(runtime: Runtime, case: Case, node: Node, step: Step) -> str | None:
+    """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired."""
+    if node.role is Role.KAFKA:
+        from kintsugi.local.node_identity import kafka_cluster_id
+        from kintsugi.recovery.rejoin_kafka import rejoin_voter
+
+        rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=step.note)
+        return f"{node.name} votes with the directory it has now, and no dead voter is left"
+    if node.role is Role.CASSANDRA and _action(runtime, case).destroys_volume:
+        # A replace streams each range from one replica, possibly from the one that missed a write.
+        runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
+        return f"every range of {node.name} was compared with its replicas and repaired"
+    return None
 
 
 def verify(runtime: Runtime, case: Case) -> str:

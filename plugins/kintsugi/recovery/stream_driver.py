@@ -33,8 +33,10 @@ def submit(runtime: Runtime) -> str:
     return control(runtime, "start")
 
 
-def restart(runtime: Runtime) -> str:
-    """End the driver and start it again from its checkpoint."""
+def restart_if_wanted(runtime: Runtime) -> str:
+    """End the driver and start it again from its checkpoint, where somebody submitted the stream."""
+    if not shall_run(runtime):
+        return "nobody submitted the stream; unpause stream_trades to start it"
     control(runtime, "stop")
     return control(runtime, "start")
 
