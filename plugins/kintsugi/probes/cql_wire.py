@@ -1,8 +1,8 @@
 """One read-only query to one particular Cassandra node, spoken directly (native protocol v4).
 
 A driver knows the cluster by whom it is connected to, and decides itself whom to ask. Here this node's own
-view is wanted, within milliseconds and from an event loop. Only what gossip and the schema need is understood: no
-paging, no authentication, columns of type int, text, inet and map of text to text.
+view is wanted, within milliseconds and from an event loop. Only what gossip and the schema need is
+understood: no paging, no authentication, columns of type int, text, inet, uuid and map of text to text.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import struct
+import uuid
 from typing import Any
 
 from kintsugi.probes.conversation import MAX_BYTES, Connection, ProtocolMismatch
 
 _STARTUP, _READY, _OPTIONS, _SUPPORTED, _QUERY, _RESULT = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
 _ERROR, _AUTHENTICATE = 0x00, 0x03
-_ONE = 0x0001
-_INT, _VARCHAR, _ASCII, _INET, _MAP = 0x09, 0x0D, 0x01, 0x10, 0x21
+ONE, ALL = 0x0001, 0x0005
+UNAVAILABLE = "error 0x1000"
+_INT, _VARCHAR, _ASCII, _INET, _MAP, _TIMEUUID, _UUID = 0x09, 0x0D, 0x01, 0x10, 0x21, 0x0F, 0x0C
 
 Value = int | str | dict[str, str] | None
 
@@ -55,15 +57,19 @@ async def options(connection: Connection) -> None:
         raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
 
 
-async def query(connection: Connection, cql: str) -> list[dict[str, Any]]:
-    """Run ``cql`` on a fresh connection; rows by column name. Raises ProtocolMismatch with the node's reason."""
+async def query(connection: Connection, cql: str, consistency: int = ONE) -> list[dict[str, Any]]:
+    """Run ``cql`` on a fresh connection; rows by column name.
+
+    Raises ProtocolMismatch with the node's reason; it contains UNAVAILABLE when the node holds so many
+    replicas for down that ``consistency`` (ONE or ALL) can't be reached.
+    """
     startup = struct.pack(">H", 1) + _string("CQL_VERSION") + _string("3.0.0")
     opcode, body = await _exchange(connection, _STARTUP, startup)
     if opcode != _READY:
         raise ProtocolMismatch(_reason(opcode, body))
     text = cql.encode()
     opcode, body = await _exchange(
-        connection, _QUERY, struct.pack(">i", len(text)) + text + struct.pack(">HB", _ONE, 0)
+        connection, _QUERY, struct.pack(">i", len(text)) + text + struct.pack(">HB", consistency, 0)
     )
     if opcode != _RESULT:
         raise ProtocolMismatch(_reason(opcode, body))
@@ -95,6 +101,8 @@ def _decode(kind: int, data: bytes | None) -> Value:
         return int.from_bytes(data, "big", signed=True)
     if kind == _INET:
         return str(ipaddress.ip_address(data))
+    if kind in (_UUID, _TIMEUUID):
+        return str(uuid.UUID(bytes=data))
     if kind in (_VARCHAR, _ASCII):
         return data.decode()
     if kind == _MAP:

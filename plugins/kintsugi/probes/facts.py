@@ -34,8 +34,8 @@ async def guard_facts(
 ) -> GuardFacts:
     """The facts for kintsugi.recovery.guards.judge, all but the store's ledger; takes at most about 4 s.
 
-    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew, and the
-    newest sign of life counts. Never raises on network trouble.
+    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew,
+    and the newest sign of life counts. Never raises on network trouble.
     """
     service, ssh, sick, kafka, cassandra = await asyncio.gather(
         probe_node(node),
@@ -65,7 +65,7 @@ async def guard_facts(
 async def newest_sign_of_life(
     fleet: Fleet, node: Node, service: Probe, ssh: Probe, before: datetime | None
 ) -> datetime | None:
-    """When anybody last got an answer from the service of ``node``, UTC; ``before`` is what was known already.
+    """When anybody last got an answer from the service of ``node``, UTC; ``before``: what was known already.
 
     Where service and sshd both refuse, nobody needs to be asked: no process is there to be heard.
     """
@@ -129,7 +129,7 @@ def copies(node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]) -> d
 
 
 def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
-    """Voters that fetched from the leader and had caught up with it within the last 3 s; the leader is one."""
+    """Voters that fetched and had caught up within the last 3 s; the leader is one."""
     leader = quorum.voters.get(quorum.leader_id)
     if leader is None:
         return set()
@@ -152,7 +152,7 @@ async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
 
 
 async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
-    """Whether ``peer`` says of itself that it is NORMAL, and the smallest replication of any keyspace it knows."""
+    """Whether ``peer`` says of itself that it is NORMAL; the smallest replication of its keyspaces."""
     status, keyspaces = await asyncio.gather(
         ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, _OWN_STATUS)),
         ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, KEYSPACES)),

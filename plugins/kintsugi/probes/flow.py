@@ -1,9 +1,9 @@
 """Does the data flow? A pure watch over readings of the stream, and how a reading is taken.
 
-1. The streaming application has been absent, or without a core, for 20 s: it is gone. (A driver that starts again
-   from its checkpoint is back within that time.)
-2. There is lag, and for 60 s the stream's committed offsets have not moved: it is stalled. (The first batch after a
-   cold start takes up to 23 s, a batch that loses its worker about 11 s more.)
+1. The streaming application has been absent, or without a core, for 20 s: it is gone. (A driver that starts
+   again from its checkpoint is back within that time.)
+2. There is lag, and for 60 s the stream's committed offsets have not moved: it is stalled. (The first batch
+   after a cold start takes up to 23 s, a batch that loses its worker about 11 s more.)
 3. The lag is above 50,000 messages and has only grown for 180 s: it can't keep up.
 
 A reading that could not be taken says nothing: the nodes that should have answered have watches of their own.
@@ -25,8 +25,8 @@ from kintsugi.settings import CONSUMER_GROUP, KAFKA_PORT, TOPIC
 class FlowReading:
     """The stream at one moment (``at``, UTC). None where it could not be found out.
 
-    ``running``: the application is registered and holds cores. ``committed``, ``produced``: sums over the topic's
-    partitions of the group's offsets and of the end offsets, in messages.
+    ``running``: the application is registered and holds cores. ``committed``, ``produced``: sums over the
+    topic's partitions of the group's offsets and of the end offsets, in messages.
     """
 
     at: datetime
@@ -143,8 +143,8 @@ def read_offsets(bootstrap: list[str], timeout_ms: int = 4000) -> tuple[int, int
     try:
         (topic,) = admin.describe_topics([TOPIC])
         parts = [TopicPartition(TOPIC, part["partition_index"]) for part in topic["partitions"]]
-        ends = admin.list_partition_offsets({part: OffsetSpec.LATEST for part in parts})
-        begins = admin.list_partition_offsets({part: OffsetSpec.EARLIEST for part in parts})
+        ends = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.LATEST))
+        begins = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.EARLIEST))
         groups = admin.list_group_offsets({CONSUMER_GROUP: parts})
         committed = groups.get(CONSUMER_GROUP, {})
         stored = sum(max(_offset(committed.get(part)), begins[part].offset) for part in parts)

@@ -1,7 +1,7 @@
 """Read-only questions to one particular Kafka broker, spoken directly.
 
-A Kafka client asks whichever broker it likes. Whoever wants *this* peer's view of another broker must speak to
-this peer alone; and the triggerer and the confirmation of an incident can't wait for a client to load.
+A Kafka client asks whichever broker it likes. Whoever wants *this* peer's view of another broker must speak
+to this peer alone; and the triggerer and the confirmation of an incident can't wait for a client to load.
 Formats: Kafka's protocol guide, ApiVersions v0, Metadata v1, DescribeQuorum v1,
 DescribeTopicPartitions v0.
 """
@@ -34,7 +34,7 @@ class Voter:
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """The metadata quorum: its leader, its voters by node id (the leader is one of them), and who only listens.
+    """The metadata quorum: its leader, its voters by node id (the leader is one), and who only listens.
 
     A broker that came back with an empty disk has a new directory id: until it is made a voter anew it is an
     observer, while the voter of the same node id is its dead predecessor.
@@ -49,7 +49,8 @@ class Quorum:
 class Replicas:
     """Who holds one partition, by node id; ``leader`` is -1 when there is none.
 
-    ``eligible``: eligible leader replicas (KIP-966): out of sync, but known to hold all that was acknowledged.
+    ``eligible``: eligible leader replicas (KIP-966): out of sync, but known to hold all that was
+    acknowledged.
     """
 
     leader: int
@@ -103,7 +104,7 @@ class _Reader:
 
 
 async def api_versions(connection: Connection) -> int:
-    """How many APIs the broker speaks: a question that every broker answers, whatever else it can do (KIP-35)."""
+    """How many APIs the broker speaks: every broker answers that, whatever else it can do (KIP-35)."""
     reader = _Reader(await _exchange(connection, _API_VERSIONS, 0, b""))
     _demand_no_error(reader.take("h"))
     return reader.take("i")
@@ -122,7 +123,10 @@ async def broker_ids(connection: Connection) -> set[int]:
 
 
 async def describe_quorum(connection: Connection) -> Quorum:
-    """The quorum as its leader sees it; the broker forwards the question. Raises ProtocolMismatch on an error code."""
+    """The quorum as its leader sees it; the broker forwards the question.
+
+    Raises ProtocolMismatch on an error code.
+    """
     name = b"__cluster_metadata"
     topic = bytes([len(name) + 1]) + name + b"\x02" + struct.pack(">i", 0) + b"\x00" + b"\x00"
     body = b"\x00" + b"\x02" + topic + b"\x00"  # tags of the header, one topic, tags of the request

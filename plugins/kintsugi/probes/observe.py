@@ -41,7 +41,8 @@ async def observe(settings: Settings, node: Node) -> Observation:
     ``volume_intact`` stays None unless the node itself could be asked over SSH.
     """
     service, ssh = await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
-    # Two refusals prove the processes dead. Then the peers are asked for the record only, and hardly waited for.
+    # Two refusals prove the processes dead. Then the peers are asked for the record only, and hardly waited
+    # for.
     refused = service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED
     (service, ssh), said, (init_state, progress), volume = await asyncio.gather(
         _look_again(node, service, ssh),
@@ -64,7 +65,7 @@ async def observe(settings: Settings, node: Node) -> Observation:
 
 
 def heard_at(service: Probe, said: Sequence[Witness]) -> datetime | None:
-    """When anybody, we included, last got an answer from the node's service, UTC; None when nobody can say."""
+    """When anybody, we included, last got an answer from the service, UTC; None when nobody can say."""
     signs = [witness.heard_at for witness in said]
     signs.append(service.at if service.answer is Answer.OK else None)
     return max((sign for sign in signs if sign is not None), default=None)
@@ -97,7 +98,7 @@ async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None,
 
 
 def init_state(status: str) -> tuple[str | None, float | None]:
-    """supervisord's word and the process's age in seconds, from a line of ``supervisorctl status``."""
+    """Supervisord's word and the process's age in seconds, from a line of ``supervisorctl status``."""
     found = re.search(
         r"^\S+\s+([A-Z]+)\b(?:.*uptime (?:(\d+) days?, )?(\d+):(\d+):(\d+))?", status, re.MULTILINE
     )

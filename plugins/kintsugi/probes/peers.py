@@ -1,10 +1,11 @@
 """What do the others say of a node? Each peer is asked for its own view, all at once.
 
-* **Kafka**: the peer's list of unfenced brokers (which drops a dead one only after the session timeout of 9 s),
-  sharpened by the quorum: its leader knows to the millisecond when each voter last fetched, twice a second.
-* **Cassandra**: the node's heartbeat in the peer's gossip table. A living node's heartbeat advances every second; so
-  watching it says within seconds what the failure detector says after 10 to 18, and says *when* the node was
-  last heard. Reading it costs milliseconds, nodetool a JVM start of 2 s.
+* **Kafka**: the peer's list of unfenced brokers (which drops a dead one only after the session timeout of 9
+  s), sharpened by the quorum: its leader knows to the millisecond when each voter last fetched, twice a
+  second.
+* **Cassandra**: the node's heartbeat in the peer's gossip table. A living node's heartbeat advances every
+  second; so watching it says within seconds what the failure detector says after 10 to 18, and says *when*
+  the node was last heard. Reading it costs milliseconds, nodetool a JVM start of 2 s.
 * **Spark**: a worker's state and last heartbeat at the master. A master has no peers.
 """
 
@@ -46,12 +47,12 @@ class Witness:
 
 
 def ask_peers(fleet: Fleet, node: Node) -> dict[str, PeerOpinion]:
-    """The opinion of each peer on ``node``, by peer name; takes up to 5 s. Never raises on network trouble."""
+    """The opinion of each peer on ``node``, by peer name; takes up to 5 s, never raises."""
     return {witness.peer: witness.opinion for witness in asyncio.run(witnesses(fleet, node))}
 
 
 async def witnesses(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[Witness]:
-    """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still to count as gone."""
+    """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still."""
     if node.role is Role.KAFKA:
         return await asyncio.gather(*(_kafka(peer, node) for peer in fleet.peers(node)))
     if node.role is Role.CASSANDRA:
@@ -95,7 +96,8 @@ def judge_kafka(
     if age_s is not None:
         said = f"still listed, but the quorum's leader hasn't heard it for {age_s:.1f} s"
         return Witness(peer, PeerOpinion.DOWN, said, heard_at)
-    # Listed, and the quorum has no leader or a new one: the list lags by a session timeout, so it proves nothing.
+    # Listed, and the quorum has no leader or a new one: the list lags by a session timeout, so it proves
+    # nothing.
     return Witness(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum can't say more")
 
 

@@ -1,4 +1,4 @@
-"""Does the streaming application run, and does it hold cores?"""
+"""Whether the streaming application runs, and holds cores."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class FlowHealthSensor(BaseSensorOperator):
 class StreamAbsentSensor(BaseSensorOperator):
     """Waits, without a worker slot, until no streaming application holds a core on the Spark master.
 
-    Returns ``{"absent": True, "detail": …}``. When the stream ran for ``max_watch`` seconds the task is skipped, and with
-    it whatever would have started the driver.
+    Returns ``{"absent": True, "detail": …}``. When the stream ran for ``max_watch`` seconds the task is
+    skipped, and with it whatever would have started the driver.
     """
 
     def __init__(self, *, interval: float = 2.0, max_watch: float = MAX_WATCH_S, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Watch the flow itself: does the streaming application run, and does what is produced get stored?"""
+"""Watch the flow itself: that the streaming application runs, and that what is produced gets stored."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def flow_event(finding: FlowFinding) -> dict[str, Any]:
 class FlowHealthTrigger(BaseTrigger):
     """Reads the flow every ``interval`` seconds; its one event is a finding, or ``{"well": True}``.
 
-    The fleet is read from the fleet file of the triggerer's environment at each start, so that a changed fleet
-    is watched after a restart. Ends well after ``max_watch`` seconds.
+    The fleet is read from the fleet file of the triggerer's environment at each start, so that a changed
+    fleet is watched after a restart. Ends well after ``max_watch`` seconds.
     """
 
     def __init__(self, *, interval: float = 5.0, max_watch: float = MAX_WATCH_S) -> None:
@@ -61,10 +61,11 @@ class FlowHealthTrigger(BaseTrigger):
 
 
 class StreamAbsentTrigger(BaseTrigger):
-    """Waits until the Spark master says, ``times`` times in a row, that no streaming application holds a core.
+    """Waits until the Spark master says ``times`` times in a row that no streaming application holds a core.
 
-    Its one event: ``{"absent": True, "detail": …}``, or ``{"well": True}`` after ``max_watch`` seconds. A master that
-    doesn't answer says nothing: it has a watch of its own, and the application runs on without it.
+    Its one event: ``{"absent": True, "detail": …}``, or ``{"well": True}`` after ``max_watch`` seconds. A
+    master that doesn't answer says nothing: it has a watch of its own, and the application runs on without
+    it.
     """
 
     def __init__(self, *, interval: float = 2.0, times: int = 5, max_watch: float = MAX_WATCH_S) -> None:
