@@ -100,6 +100,10 @@ class Terraform:
             target=list(targets),
             **options,
         )
+        return self.load(path)
+
+    def load(self, path: Path) -> SavedPlan:
+        """A plan that was saved earlier, by this process or another, read anew. Raises StepFailed when it is gone."""
         return SavedPlan(path, json.loads(self._run("show", str(path), timeout_s=60, json=True)))
 
     def apply(self, saved: SavedPlan, *, timeout_s: float = 120, lock_timeout_s: int = 60) -> None:

@@ -1,0 +1,141 @@
+"""Bring a broker whose disk was lost back into the metadata quorum, and wait until nothing is under-replicated.
+
+A voter is a broker *and* its data directory. A broker that was formatted anew has a new directory id; in the quorum
+its dead predecessor still counts, so that one more failure would stop the cluster. In order:
+
+1. Find the leader; wait until it sees the broker's new directory fetch the metadata log, as an observer.
+2. Remove every other directory of that broker from the voters. The two others are a majority of three.
+3. Wait until the observer has caught up, then add it as a voter.
+4. Wait until all brokers vote with their present directories and every partition has its full in-sync set.
+
+Each step looks before it acts, so the whole may be killed and run again; a broker that kept its disk passes through.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.hooks.kafka_quorum import (
+    Quorum,
+    QuorumError,
+    Replica,
+    add_voter,
+    find_leader,
+    remove_voter,
+)
+from kintsugi.settings import KAFKA_CONTROLLER_PORT, KAFKA_PORT
+
+_PAUSE_S = 0.3
+_FETCHES_WITHIN_MS = 3000  # a living replica fetches every half second
+_LAG = 50  # records behind the high watermark; the leader itself checks that a new voter is near its end
+
+
+def rejoin_voter(
+    fleet: Fleet,
+    node: Node,
+    cluster_id: str,
+    *,
+    timeout_s: float = 60.0,
+    on_progress: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Make ``node`` a voter with the data directory it has now (steps 1 to 3).
+
+    Raises StepFailed saying what was missing when it isn't one after ``timeout_s`` seconds.
+    """
+    endpoint = f"{node.address}:{KAFKA_CONTROLLER_PORT}"
+    deadline = time.monotonic() + timeout_s
+    missing = "no answer yet"
+    while time.monotonic() < deadline:
+        try:
+            leader, quorum = find_leader(_controllers(fleet, node))
+            missing = _next_step(quorum, node, leader, cluster_id, endpoint, on_progress)
+            if not missing:
+                return
+        except QuorumError as error:  # an election, or an observer that isn't caught up
+            missing = str(error)
+        time.sleep(_PAUSE_S)
+    raise StepFailed(f"{node.name} is no voter of the quorum after {timeout_s:.0f} s: {missing}")
+
+
+def _next_step(
+    quorum: Quorum, node: Node, leader: str, cluster_id: str, endpoint: str, on_progress: Callable[[str], None]
+) -> str:
+    """Do what can be done now; returns what is still missing, empty when the node is a voter."""
+    mine = [voter for voter in quorum.voters if voter.node_id == node.index]
+    present = next((seen for seen in quorum.observers if seen.node_id == node.index), None)
+    if present is None:
+        living = [voter for voter in mine if _is_present(voter, quorum)]
+        return "" if living and len(mine) == 1 else "the leader doesn't see it fetch the metadata log"
+    for voter in mine:
+        if voter.directory != present.directory:
+            remove_voter(leader, cluster_id, voter)
+            on_progress(f"removed the voter of the lost disk {voter.directory} of {node.name}")
+    if present.end_offset < quorum.high_watermark - _LAG:
+        return f"it is at offset {present.end_offset} of {quorum.high_watermark} of the metadata log"
+    add_voter(leader, cluster_id, present, endpoint)
+    on_progress(f"added the voter {present.directory} of {node.name}")
+    return "the leader hasn't confirmed it as a voter"
+
+
+def _is_present(voter: Replica, quorum: Quorum) -> bool:
+    """Whether a voter fetches now, by the leader's clock (the leader's own entry tells the time)."""
+    now = max(replica.fetched_ms for replica in quorum.voters)
+    return voter.fetched_ms > now - _FETCHES_WITHIN_MS
+
+
+def _controllers(fleet: Fleet, node: Node) -> list[str]:
+    others = [f"{peer.address}:{KAFKA_CONTROLLER_PORT}" for peer in fleet.peers(node)]
+    return [*others, f"{node.address}:{KAFKA_CONTROLLER_PORT}"]
+
+
+def wait_in_sync(
+    fleet: Fleet, *, timeout_s: float = 120.0, on_progress: Callable[[str], None] = lambda sentence: None
+) -> None:
+    """Wait until no partition is under-replicated (step 4); raises StepFailed naming those that are."""
+    deadline = time.monotonic() + timeout_s
+    behind = "no broker answered"
+    last = ""
+    while time.monotonic() < deadline:
+        behind = _behind(fleet)
+        if not behind:
+            return
+        if behind != last:
+            on_progress(f"waiting for in-sync replicas: {behind}")
+            last = behind
+        time.sleep(_PAUSE_S)
+    raise StepFailed(f"Kafka has under-replicated partitions after {timeout_s:.0f} s: {behind}")
+
+
+def _behind(fleet: Fleet) -> str:
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
+
+    try:
+        admin = KafkaAdminClient(
+            bootstrap_servers=fleet.endpoints(Role.KAFKA, KAFKA_PORT), request_timeout_ms=5000
+        )
+    except KafkaError as error:
+        return f"no broker answers ({error})"
+    try:
+        topics = admin.describe_topics()
+    except KafkaError as error:
+        return f"no broker tells of its topics ({error})"
+    finally:
+        admin.close()
+    return ", ".join(
+        f"{topic['name']}-{partition['partition_index']}"
+        for topic in topics
+        for partition in topic["partitions"]
+        if set(partition["isr_nodes"]) != set(partition["replica_nodes"])
+    )
+
+
+def voters_of(fleet: Fleet) -> dict[int, UUID]:
+    """The voters by node id, with the directory each votes with."""
+    any_node = fleet.of(Role.KAFKA)[0]
+    _, quorum = find_leader(_controllers(fleet, any_node))
+    return {voter.node_id: voter.directory for voter in quorum.voters}
