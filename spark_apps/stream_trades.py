@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.streaming.query import StreamingQuery
@@ -31,6 +31,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from kintsugi.errors import Refused
 from kintsugi.settings import TOPIC
 from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache
+from kintsugi.trades.columns import canceled, delta_bin, expiry_bin, premium, side
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.offsets import OffsetCommitter, starting_offsets
 from kintsugi.trades.schema import TRADE_COLUMNS
@@ -38,7 +39,7 @@ from kintsugi.trades.sink import arrow_sink
 
 log = logging.getLogger("stream_trades")
 
-ROWS_PER_TRIGGER = 40_000
+ROWS_PER_TRIGGER = 20_000
 FAILURES_WITHOUT_PROGRESS = 5
 HIGH_VOLUME_Z = 4.0
 MIN_BUCKET = 20
@@ -67,49 +68,6 @@ def parsed(messages: DataFrame) -> DataFrame:
     return messages.select(
         F.from_json(F.col("value").cast("string"), MESSAGE).alias("trade"), "partition", "offset"
     ).select("trade.*", "partition", "offset")
-
-
-def premium(size: Column, price: Column) -> Column:
-    """Dollars that changed hands: contracts times dollars a share times 100 shares a contract."""
-    return size * price * F.lit(100.0)
-
-
-def side(price: Column, bid: Column, ask: Column) -> Column:
-    """``buy``, ``sell`` or ``unknown``, by the quote rule (Lee and Ready 1991, without its tick test).
-
-    At or above the ask a buy, at or below the bid a sell, between them by the midpoint. Exactly at the
-    midpoint, or without a valid quote (no ask, or crossed), unknown. A bid of 0 is a valid quote for a
-    worthless option.
-    """
-    midpoint = (bid + ask) / 2
-    return (
-        F.when((ask <= 0) | (bid > ask), "unknown")
-        .when((price >= ask) & (price > bid), "buy")
-        .when((price <= bid) & (price < ask), "sell")
-        .when(price > midpoint, "buy")
-        .when(price < midpoint, "sell")
-        .otherwise("unknown")
-    )
-
-
-def expiry_bin(trade_date: Column, expiration: Column) -> Column:
-    """``short`` (0 to 30 days to expiration), ``medium`` (31 to 60), ``long``."""
-    days = F.datediff(F.to_date(expiration), F.to_date(trade_date))
-    return F.when(days <= 30, "short").when(days <= 60, "medium").otherwise("long")
-
-
-def delta_bin(delta: Column) -> Column:
-    """Fifths of |delta| (puts are negative): ``0-20`` holds 0 <= |delta| < 0.2; ``80-100`` holds 1 too."""
-    size = F.abs(delta)
-    return (
-        F.when(size < 0.2, "0-20").when(size < 0.4, "20-40").when(size < 0.6, "40-60")
-        .when(size < 0.8, "60-80").otherwise("80-100")
-    )  # fmt: skip
-
-
-def canceled(condition: Column) -> Column:
-    """Whether the row takes another trade back: OPRA conditions 40 to 44."""
-    return condition.between(40, 44)
 
 
 def enriched(trades: DataFrame) -> DataFrame:

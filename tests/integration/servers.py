@@ -98,7 +98,12 @@ def launch(
     """Start ``command`` and wait until ``address:port`` takes connections."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
-    wrapped = ["setpriv", "--pdeathsig", "KILL", *(["--reuid", user, "--regid", user, "--clear-groups"] if user else [])]
+    wrapped = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        *(["--reuid", user, "--regid", user, "--clear-groups"] if user else []),
+    ]
     with log.open("ab") as out:
         process = subprocess.Popen(
             [*wrapped, *command], stdout=out, stderr=out, cwd=folder, env={**os.environ, **(env or {})}
@@ -139,7 +144,14 @@ def kafka(folder: Path, address: str, *, node_id: int = 1, voters: dict[int, str
             ]
         )
     )  # fmt: skip
-    java = ["java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{ARTIFACTS / 'kafka'}/*"]
+    java = [
+        "java",
+        "-Xmx384m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-cp",
+        f"{ARTIFACTS / 'kafka'}/*",
+    ]
     if not (data / "meta.properties").exists():
         subprocess.run(
             [*java, "kafka.tools.StorageTool", "format", "-t", "a2ludHN1Z2kta2Fma2EtMQ", "-c", str(properties)],
@@ -193,7 +205,11 @@ def s3(folder: Path, address: str, port: int = 9000) -> Server:
         "org.gaul.s3proxy.Main", "--properties", str(properties),
     ]  # fmt: skip
     server = launch("s3", command, folder, address, port)
-    server.extra = {"access_key": "kintsugi", "secret_key": "kintsugi-test", "url": f"http://{address}:{port}"}
+    server.extra = {
+        "access_key": "kintsugi",
+        "secret_key": "kintsugi-test",
+        "url": f"http://{address}:{port}",
+    }
     return server
 
 
@@ -211,7 +227,18 @@ def postgres(folder: Path, address: str, port: int = 5432) -> Server:
             [*prefix, str(binaries / "initdb"), "-D", str(data), "-U", "kintsugi", "-A", "trust", "-N", "-E", "UTF8"],
             check=True, capture_output=True, cwd=folder,
         )  # fmt: skip
-    command = [str(binaries / "postgres"), "-D", str(data), "-h", address, "-p", str(port), "-k", str(folder), "-F"]
+    command = [
+        str(binaries / "postgres"),
+        "-D",
+        str(data),
+        "-h",
+        address,
+        "-p",
+        str(port),
+        "-k",
+        str(folder),
+        "-F",
+    ]
     server = launch("postgres", command, folder, address, port, user=user)
     create = [str(binaries / "createdb"), "-h", address, "-p", str(port), "-U", "kintsugi", "kintsugi"]
     wait_until(lambda: _creates(create), 20, "postgres creates the database")
@@ -229,11 +256,21 @@ def spark_master(folder: Path, address: str) -> Server:
 
 
 def spark_worker(folder: Path, address: str, master: str, *, memory: str, cores: int) -> Server:
-    arguments = ["org.apache.spark.deploy.worker.Worker", "--memory", memory, "--cores", str(cores), "--work-dir", str(folder)]
+    arguments = [
+        "org.apache.spark.deploy.worker.Worker",
+        "--memory",
+        memory,
+        "--cores",
+        str(cores),
+        "--work-dir",
+        str(folder),
+    ]
     return _spark(folder, f"spark-worker-{address}", address, 8081, arguments, "8081", master)
 
 
-def _spark(folder: Path, name: str, address: str, port: int, arguments: list[str], ui: str, *rest: str) -> Server:
+def _spark(
+    folder: Path, name: str, address: str, port: int, arguments: list[str], ui: str, *rest: str
+) -> Server:
     program = Path(sys.executable).with_name("spark-class")
     options = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dspark.worker.timeout=10"
     env = {"SPARK_LOCAL_IP": address, "SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": options,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.settings import KEYSPACE
+from kintsugi.settings import BUCKET, KEYSPACE
+from kintsugi.trades.ledger import file_id
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
+    from mypy_boto3_s3.client import S3Client
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +21,9 @@ BASELINE_SCHEMA = (
     "symbol string, as_of string, until string, option_type string, delta_bin string, expiry_bin string, "
     "count int, mean double, stddev double"
 )
+EOD_PREFIX = "eod/"
+EOD_NAME = "UnderlyingOptionsEODCalcs_"
+EOD_MANIFESTS = "manifests/eod/"
 FOREVER = "9999-12-31"
 REFRESH_SECONDS = 60.0
 
@@ -92,3 +97,24 @@ class BaselineCache:
             log.warning("could not read the baseline again: %s; keeping the last one", error)
         self._read_at = time.monotonic()
         return self._rows
+
+
+def pending_files(s3: S3Client, bucket: str = BUCKET) -> list[str]:
+    """Keys of the end-of-day files that have no manifest yet, by name; new content under a key is another file."""
+    done = {item["Key"] for item in _listed(s3, bucket, EOD_MANIFESTS)}
+    return sorted(
+        item["Key"]
+        for item in _listed(s3, bucket, EOD_PREFIX)
+        if item["Key"].rpartition("/")[2].startswith(EOD_NAME)
+        and manifest_key(item["Key"], item["ETag"]) not in done
+    )
+
+
+def manifest_key(key: str, etag: str) -> str:
+    """Where the manifest of one end-of-day file and content lies."""
+    return f"{EOD_MANIFESTS}{file_id(key, etag)}.json"
+
+
+def _listed(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        yield from page.get("Contents", [])

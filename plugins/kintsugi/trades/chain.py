@@ -1,7 +1,9 @@
-"""A synthetic options market on one day: underlyings, their chains, and the end-of-day file that describes them.
+"""A synthetic options market on one day: underlyings, their chains, and the end-of-day file that
+describes them.
 
-Prices and deltas follow Black and Scholes (1973) with a volatility smile; volumes are log-normal and concentrate near the
-money and near expiration, and most contracts don't trade at all, as in the real end-of-day files.
+Prices and deltas follow Black and Scholes (1973) with a volatility smile; volumes are log-normal and
+concentrate near the money and near expiration, and most contracts don't trade at all, as in the real
+end-of-day files.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ YEAR = 365.0
 class Chain:
     """Every contract of the market on one day, one array element a contract.
 
-    ``underlying``: index into UNDERLYINGS. ``expiration``: text by contract. ``call``: whether it is one. ``mid``: dollars a share.
+    ``underlying``: index into UNDERLYINGS. ``expiration``: text by contract. ``call``: whether it is one.
+    ``mid``: dollars a share.
     ``volume``: contracts traded that day. ``spot``: dollars, by underlying.
     """
 

@@ -52,7 +52,9 @@ def read_lines(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[tuple
             if is_header(line):
                 fault = header_fault(line)
                 if fault:
-                    raise InputError(f"{key}: {fault}; no row of it was taken, deliver it with the known columns")
+                    raise InputError(
+                        f"{key}: {fault}; no row of it was taken, deliver it with the known columns"
+                    )
                 continue
             if isinstance(parse(line), Rejection):
                 raise InputError(
@@ -71,7 +73,9 @@ def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
         response = s3.get_object(Bucket=bucket, Key=key, IfMatch=etag)
     except ClientError as error:
         if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404"):
-            raise InputError(f"{key} changed or vanished while it was being read; its new content is a new file") from error
+            raise InputError(
+                f"{key} changed or vanished while it was being read; its new content is a new file"
+            ) from error
         raise
     body = response["Body"]
     with body:
@@ -135,7 +139,9 @@ class _Ranges(io.RawIOBase):
     """A seekable view of an S3 object by ranged reads: a zip archive's directory is at its end."""
 
     def __init__(self, s3: S3Client, bucket: str, key: str, etag: str, size: int) -> None:
-        self._get = lambda span: s3.get_object(Bucket=bucket, Key=key, IfMatch=etag, Range=span)["Body"].read()
+        self._get = lambda span: s3.get_object(Bucket=bucket, Key=key, IfMatch=etag, Range=span)[
+            "Body"
+        ].read()
         self._size = size
         self._at = 0
 
@@ -185,7 +191,10 @@ def _split(chunks: Iterator[bytes]) -> Iterator[tuple[int, str | BadLine]]:
                 yield number, line
         if len(rest) > MAX_LINE:
             number += 1
-            yield number, BadLine(Rejection(Reason.TOO_LONG, f"a line of more than {MAX_LINE} bytes"), rest[:1024])
+            yield (
+                number,
+                BadLine(Rejection(Reason.TOO_LONG, f"a line of more than {MAX_LINE} bytes"), rest[:1024]),
+            )
             rest, skipping = b"", True
     if damage is not None:
         yield number + 1, BadLine(damage, rest[:1024])

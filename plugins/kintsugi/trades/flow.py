@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from kintsugi.settings import TOPIC
+from kintsugi.fleet import Role
+from kintsugi.settings import KAFKA_PORT, TOPIC, Settings
 from kintsugi.trades.offsets import group_consumer
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ class Lag:
             at = self.committed.get(partition)
             total += max(0, end - (self.beginning.get(partition, 0) if at is None else at))
         return total
+
+    @property
+    def stored(self) -> int:
+        """How many of the messages that the topic still holds are stored."""
+        return sum(
+            max(0, at - self.beginning.get(partition, 0))
+            for partition, at in self.committed.items()
+            if at is not None
+        )
 
 
 def lag(bootstrap: list[str]) -> Lag | None:
@@ -64,8 +74,33 @@ def consumer_lag(bootstrap: list[str]) -> int | None:
     return None if found is None else found.messages
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The flow at one moment, all in messages or files.
+
+    ``stored``: messages that the stream has stored, ``lag``: that it hasn't yet; both None when Kafka
+    doesn't tell. ``pending``: trade files in S3 that aren't ingested yet.
+    """
+
+    stored: int | None
+    lag: int | None
+    pending: int
+
+
+def snapshot(settings: Settings) -> Snapshot:
+    """How far the flow of this installation is; raises what S3 and Postgres raise."""
+    from kintsugi.connections import s3_client, store_dsn
+    from kintsugi.trades.ingest import pending
+    from kintsugi.trades.ledger import Ledger
+
+    files = pending(s3_client(settings), Ledger(store_dsn(settings)))
+    found = lag(settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+    return Snapshot(found.stored if found else None, found.messages if found else None, len(files))
+
+
 def freshness(session: Session, symbol: str, trade_date: str, slot: int) -> float | None:
-    """Seconds since the newest row of one partition was written; None when it is empty or Cassandra doesn't answer.
+    """Seconds since the newest row of one partition was written; None when it is empty or Cassandra
+    doesn't answer.
 
     Asks Cassandra for the time of writing, not for the time of the trade: replayed days are fresh, too.
     """

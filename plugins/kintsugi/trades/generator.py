@@ -1,7 +1,8 @@
 """Sample trades in exactly the vendor's format, from a seed: the same arguments write the same bytes.
 
-A day is U-shaped (heavy open and close, 09:30 to 16:15 New York), with bursts of one symbol, cancels, 1 to 16 exchanges a
-row, duplicates at file borders, on request some malformed rows, and planted unusual trades whose list is written beside it.
+A day is U-shaped (heavy open and close, 09:30 to 16:15 New York), with bursts of one symbol, cancels, 1
+to 16 exchanges a row, duplicates at file borders, on request some malformed rows, and planted unusual
+trades whose list is written beside it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,13 +60,15 @@ class GeneratedDay:
     planted: int
 
 
-@dataclass(frozen=True, slots=True)
-class LivePart:
-    """One file of a steady feed: its S3 key, its bytes, and how many trades are in it."""
+class LivePart(NamedTuple):
+    """One file of a steady feed: its name and its bytes; ``key`` is where it belongs in S3."""
 
-    key: str
+    name: str
     body: bytes
-    rows: int
+
+    @property
+    def key(self) -> str:
+        return f"trades/{self.name.split('_')[1]}/{self.name}"
 
 
 def generate_day(
@@ -78,10 +82,12 @@ def generate_day(
     compress: str = "",
     eod_days: int = 1,
 ) -> GeneratedDay:
-    """Write a trading day below ``out``, laid out as in S3: ``trades/<day>/``, ``eod/``, and ``truth/unusual_<day>.json``.
+    """Write a trading day below ``out``, laid out as in S3: ``trades/<day>/``, ``eod/``, and
+    ``truth/unusual_<day>.json``.
 
-    ``trades``: rows that are trades (cancels among them), over all ``parts`` files. Each part after the first begins with
-    the last rows of the one before. ``bad_rows``: malformed rows, spread over the files. ``compress``: empty, ``gz`` or ``zip``.
+    ``trades``: rows that are trades (cancels among them), over all ``parts`` files. Each part after the
+    first begins with the last rows of the one before. ``bad_rows``: malformed rows, spread over the
+    files. ``compress``: empty, ``gz`` or ``zip``.
     ``eod_days``: end-of-day files of that many trading days before ``day``. Raises InputError for a weekend.
     """
     if day.weekday() > 4:
@@ -94,16 +100,21 @@ def generate_day(
     files, duplicates = _write_parts(out, day, lines, parts, bad_rows, compress, seed)
     truth = out / "truth" / f"unusual_{day.isoformat()}.json"
     truth.parent.mkdir(parents=True, exist_ok=True)
-    truth.write_text(json.dumps({"day": day.isoformat(), "seed": seed, "unusual": [asdict(p) for p in planted]}))
+    truth.write_text(
+        json.dumps({"day": day.isoformat(), "seed": seed, "unusual": [asdict(p) for p in planted]})
+    )
     rows = len(lines) + duplicates + bad_rows
     return GeneratedDay(day, files, eod_files, truth, rows, len(lines), duplicates, bad_rows, len(planted))
 
 
-def live_parts(*, day: date, seed: int, rows: int, first: int = 1, seconds: float = 5.0) -> Iterator[LivePart]:
+def live_parts(
+    *, day: date, seed: int, rows: int, first: int = 1, seconds: float = 5.0
+) -> Iterator[LivePart]:
     """An endless feed: part files of ``rows`` trades, ``seconds`` of the session of ``day`` each.
 
-    Part ``n`` is the same whenever it is made, so a feed that was interrupted goes on with ``first=n``. Sequence numbers lie
-    above those of `generate_day`, so that the feed and the day's file are different trades.
+    Part ``n`` is the same whenever it is made, so a feed that was interrupted goes on with ``first=n``.
+    Sequence numbers lie above those of `generate_day`, so that the feed and the day's file are different
+    trades.
     """
     chain = _chains(day, seed, 1)[0]
     number = first
@@ -112,8 +123,8 @@ def live_parts(*, day: date, seed: int, rows: int, first: int = 1, seconds: floa
         start = OPEN_MS + (number * int(seconds * 1000)) % (CLOSE_MS - OPEN_MS - int(seconds * 1000))
         times = np.sort(market.rng.integers(start, start + int(seconds * 1000), rows))
         lines, _ = market.lines(day, times, plant=0, sequence_base=1_000_000_000 + number * rows * 2)
-        key = f"trades/{day}/UnderlyingOptionsTradesCalcs_{day}_live-{number:06d}.csv"
-        yield LivePart(key, "\n".join([HEADER, *lines, ""]).encode(), len(lines))
+        name = f"UnderlyingOptionsTradesCalcs_{day}_live-{seed}-{number:06d}.csv"
+        yield LivePart(name, "\n".join([HEADER, *lines, ""]).encode())
         number += 1
 
 
@@ -151,12 +162,18 @@ class _Market:
         count = len(times)
         contracts = self._contracts(times)
         sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, count)), 400).astype(np.int64)
-        chosen = np.sort(self.rng.choice(count, min(plant, count), replace=False)) if plant else np.array([], np.int64)
+        chosen = (
+            np.sort(self.rng.choice(count, min(plant, count), replace=False))
+            if plant
+            else np.array([], np.int64)
+        )
         sizes[chosen] = self._planted_sizes(contracts[chosen])
         lines: list[str] = []
         for start in range(0, count, BLOCK):
             block = slice(start, min(start + BLOCK, count))
-            lines += self._block(day, times[block], contracts[block], sizes[block], sequence_base + start, chosen)
+            lines += self._block(
+                day, times[block], contracts[block], sizes[block], sequence_base + start, chosen
+            )
         return lines, [_planted(lines[index]) for index in chosen]
 
     def _contracts(self, times: Integers) -> Integers:
@@ -175,7 +192,9 @@ class _Market:
         """Blocks of several times the busiest contract's whole day: unusual by any measure, tied to none."""
         underlying = self.chain.underlying
         busiest = np.array([self.chain.volume[underlying == u].max() for u in range(len(UNDERLYINGS))])
-        sizes: Integers = (busiest[underlying[contracts]] * self.rng.uniform(3, 8, len(contracts))).astype(np.int64)
+        sizes: Integers = (busiest[underlying[contracts]] * self.rng.uniform(3, 8, len(contracts))).astype(
+            np.int64
+        )
         return np.maximum(500, sizes)
 
     def _block(
@@ -235,7 +254,8 @@ class _Market:
             sizes = self.rng.integers(1, 400, (number, 2)).tolist()
             quotes = np.round(self.rng.uniform(0.05, 20, number), 2).tolist()
             cells = [
-                f"{i},{s[0]},{q:.4f},{s[1]},{q + 0.05:.4f}" for i, s, q in zip(ids, sizes, quotes, strict=True)
+                f"{i},{s[0]},{q:.4f},{s[1]},{q + 0.05:.4f}"
+                for i, s, q in zip(ids, sizes, quotes, strict=True)
             ]
             pool.append(",".join([str(number), *cells]))
         return pool
@@ -262,7 +282,9 @@ def _planted(line: str) -> Planted:
     if isinstance(trade, Rejection):
         raise InputError(f"the generator made a row that is no trade: {trade.text}: {line[:120]}")
     at = line.split(",", 2)[1]
-    return Planted(trade.trade_id, trade.symbol, at, trade.expiration, trade.strike, trade.option_type, trade.size)
+    return Planted(
+        trade.trade_id, trade.symbol, at, trade.expiration, trade.strike, trade.option_type, trade.size
+    )
 
 
 def _write_parts(
@@ -279,7 +301,9 @@ def _write_parts(
         duplicates += again
         rows = [line.encode() for line in lines[start - again : end]]
         last = part == parts
-        for number, at in reversed([(n, a) for n, a in enumerate(bad_at) if start <= a < end or (last and a >= end)]):
+        for number, at in reversed(
+            [(n, a) for n, a in enumerate(bad_at) if start <= a < end or (last and a >= end)]
+        ):
             rows.insert(at - start + again, _malformed(lines[at], number))
         suffix = f"_{part:03d}" if parts > 1 else ""
         name = f"UnderlyingOptionsTradesCalcs_{day.isoformat()}{suffix}.csv"
@@ -319,4 +343,3 @@ def _write(path: Path, body: bytes, compress: str) -> Path:
     else:
         path.write_bytes(body)
     return path
-

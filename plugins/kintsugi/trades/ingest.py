@@ -1,7 +1,7 @@
 """From S3 to Kafka: every row of a file becomes a message, or a dead letter with its reason.
 
-Progress goes to the ledger only after Kafka acknowledged a chunk, so an interrupted file goes on at its last chunk; what is
-sent twice by that has the same identity, and is one row for every reader.
+Progress goes to the ledger only after Kafka acknowledged a chunk, so an interrupted file goes on at its
+last chunk; what is sent twice by that has the same identity, and is one row for every reader.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -56,7 +57,13 @@ class FileAccount:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: key, etag, state, reason and the counts."""
-        return {"key": self.key, "etag": self.etag, "state": self.state, "reason": self.reason, **asdict(self.tally)}
+        return {
+            "key": self.key,
+            "etag": self.etag,
+            "state": self.state,
+            "reason": self.reason,
+            **asdict(self.tally),
+        }
 
 
 def pending(s3: S3Client, ledger: Ledger, bucket: str = BUCKET, prefix: str = PREFIX) -> list[S3Object]:
@@ -105,8 +112,9 @@ def ingest_object(
 ) -> FileAccount | None:  # fmt: skip
     """Bring one file into Kafka; returns its account, or None when another ingester has it or had it.
 
-    An unusable file ends as failed, with the reason in the account, and raises nothing. Raises KintsugiError when Kafka doesn't
-    acknowledge, and whatever S3 and Postgres raise: call again, and it goes on after the last acknowledged chunk.
+    An unusable file ends as failed, with the reason in the account, and raises nothing. Raises
+    KintsugiError when Kafka doesn't acknowledge, and whatever S3 and Postgres raise: call again, and it
+    goes on after the last acknowledged chunk.
     """
     with ledger.claim(source.key, source.etag, source.size) as claim:
         if claim is None:
@@ -123,21 +131,36 @@ def ingest_object(
         return account
 
 
-def ingest_pending(s3: S3Client, ledger: Ledger, bootstrap: list[str], bucket: str = BUCKET) -> list[FileAccount]:
-    """Ingest every pending file, by key; returns the accounts of those that this call finished."""
-    files = pending(s3, ledger, bucket)
-    if not files:
-        return []
+def ingest_pending(
+    s3: S3Client, ledger: Ledger, bootstrap: list[str], *, bucket: str = BUCKET, idle: float = 0.0, at_most: float = 60.0
+) -> list[FileAccount]:  # fmt: skip
+    """Ingest every pending file, by key; returns the accounts of those that this call finished.
+
+    With ``idle`` it stays that many seconds after the last file, for a steady feed's next one, but begins
+    no new round after
+    ``at_most`` seconds.
+    """
+    started = last = time.monotonic()
+    accounts: list[FileAccount] = []
     with producer(bootstrap) as kafka:
-        accounts = [ingest_object(s3, item, ledger=ledger, kafka=kafka, bucket=bucket) for item in files]
-    return [account for account in accounts if account is not None]
+        while True:
+            files = pending(s3, ledger, bucket)
+            for item in files:
+                account = ingest_object(s3, item, ledger=ledger, kafka=kafka, bucket=bucket)
+                if account is not None:
+                    accounts.append(account)
+                    last = time.monotonic()
+            now = time.monotonic()
+            if now - last >= idle or now - started >= at_most:
+                return accounts
+            time.sleep(0.3)
 
 
 class Recent:
     """Remembers identities in bounded memory: at least the last ``limit`` of them, at most twice as many.
 
-    A file's duplicates lie close together (overlapping parts); one that is farther apart is produced a second time, which every
-    reader sees as the same row.
+    A file's duplicates lie close together (overlapping parts); one that is farther apart is produced a
+    second time, which every reader sees as the same row.
     """
 
     def __init__(self, limit: int = REMEMBERED) -> None:
@@ -249,13 +272,27 @@ def _letter(source: S3Object, number: int, line: str | BadLine, why: Rejection) 
         raw = {"raw_base64": base64.b64encode(line.raw).decode()}
     else:
         raw = {"raw": line[:8192]}
-    letter = {"file": source.key, "etag": source.etag, "line": number, "reason": why.reason, "text": why.text, **raw}
+    letter = {
+        "file": source.key,
+        "etag": source.etag,
+        "line": number,
+        "reason": why.reason,
+        "text": why.text,
+        **raw,
+    }
     return json.dumps(letter).encode()
 
 
 def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
     """The sums over several files: files, failed, read, accepted, rejected by reason, duplicates, produced."""
-    result: dict[str, Any] = {"files": 0, "failed": 0, "read": 0, "accepted": 0, "duplicates": 0, "produced": 0}
+    result: dict[str, Any] = {
+        "files": 0,
+        "failed": 0,
+        "read": 0,
+        "accepted": 0,
+        "duplicates": 0,
+        "produced": 0,
+    }
     rejected: dict[str, int] = {}
     for account in accounts:
         result["files"] += 1
@@ -265,3 +302,36 @@ def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
         for reason, count in account.tally.rejected.items():
             rejected[reason] = rejected.get(reason, 0) + count
     return {**result, "rejected": rejected}
+
+
+def sum_up(accounts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """`totals` of accounts in their plain form (`FileAccount.to_dict`)."""
+    return totals(_from_dict(account) for account in accounts)
+
+
+def check_manifest(s3: S3Client, account: dict[str, Any], bucket: str = BUCKET) -> None:
+    """Compare an account with the manifest that S3 holds of it, and its counts with each other.
+
+    Raises KintsugiError that names the file and the count when they differ.
+    """
+    key = f"manifests/{file_id(account['key'], account['etag'])}.json"
+    manifest = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    for name, value in account.items():
+        if manifest.get(name) != value:
+            raise KintsugiError(
+                f"{account['key']}: the manifest {key} says {name} {manifest.get(name)!r}, the ingest says {value!r}; "
+                "was the file ingested twice at once?"
+            )
+    rejected = sum(account["rejected"].values())
+    sums = account["read"] == account["accepted"] + rejected
+    if account["state"] == State.DONE and not (
+        sums and account["produced"] == account["accepted"] - account["duplicates"]
+    ):
+        raise KintsugiError(f"{account['key']}: the counts don't add up: {account}")
+
+
+def _from_dict(account: dict[str, Any]) -> FileAccount:
+    counts = {name: account[name] for name in Tally.__dataclass_fields__}
+    return FileAccount(
+        account["key"], account["etag"], State(account["state"]), Tally(**counts), account["reason"]
+    )

@@ -1,7 +1,8 @@
 """What has been ingested: one row a file and content (key and ETag), in Postgres outside the fleet.
 
-An ingester claims a file by an advisory lock of its connection and writes progress on that same connection: whoever
-lost the connection lost the claim, and can't write any more. So of two ingesters of one file, one works.
+An ingester claims a file by an advisory lock of its connection and writes progress on that same
+connection: whoever lost the connection lost the claim, and can't write any more. So of two ingesters of
+one file, one works.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class State(StrEnum):
 class Tally:
     """Counts of one file. read = accepted + rejected; produced = accepted - duplicates, once it is done.
 
-    ``lines_done``: the number of the last line that is counted here. ``duplicates``: accepted rows whose identity occurred
-    before in the same file.
+    ``lines_done``: the number of the last line that is counted here. ``duplicates``: accepted rows whose
+    identity occurred before in the same file.
     """
 
     lines_done: int = 0
@@ -134,7 +135,8 @@ class Ledger:
         """The right to ingest a file; None when another ingester has it, or it is finished already."""
         with self._connect() as connection:
             held = connection.execute(
-                "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (f"ledger_file\0{key}\0{etag}".replace("\0", "|"),)
+                "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))",
+                (f"ledger_file\0{key}\0{etag}".replace("\0", "|"),),
             ).fetchone()
             if not held or not held[0]:
                 yield None

@@ -2,7 +2,8 @@
 
 1. Read the files again, recompute identities; remember a fingerprint of the columns of each trade.
 2. Read every partition that has or should have rows, at LOCAL_QUORUM; compare.
-3. ``lost``: in a file, not in Cassandra. ``extra``: in Cassandra, in no file. ``doubled``: one identity in two rows.
+3. ``lost``: in a file, not in Cassandra. ``extra``: in Cassandra, in no file. ``doubled``: one identity
+in two rows.
    ``altered``: the same identity with other columns.
 
 Canaries are left out. A day is held in memory at a time: about 150 bytes a trade.
@@ -17,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import InputError
-from kintsugi.settings import BUCKET, KEYSPACE, TOPIC
+from kintsugi.fleet import Role
+from kintsugi.settings import BUCKET, KAFKA_PORT, KEYSPACE, TOPIC, Settings
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.identity import CANARY_SYMBOL
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
     from mypy_boto3_s3.client import S3Client
 
-NAMED = 100  # identities that an account lists by name, at most
+NAMED = 100  # identities that an account lists by name at most
 READERS = 16
 COMPARED = (
     "symbol", "ts", "trade_id", "sequence", "root", "expiration", "strike", "option_type", "exchange", "size", "price",
@@ -41,11 +43,12 @@ Partition = tuple[str, str, int]
 
 @dataclass(slots=True)
 class Account:
-    """What became of the trades. Counts are rows of files, but ``in_kafka`` and ``stored``: distinct identities.
+    """What became of the trades. Counts are rows of files, but ``in_kafka`` and ``stored``: distinct
+    identities.
 
-    ``read`` = ``accepted`` + rejected; ``duplicates``: accepted rows whose identity another row has. ``produced``: messages that the
-    ledger says were acknowledged. ``in_kafka``: None when it wasn't asked for. ``lost``, ``extra`` and ``altered`` name up to 100
-    identities; their counts are exact.
+    ``read`` = ``accepted`` + rejected; ``duplicates``: accepted rows whose identity another row has.
+    ``produced``: messages that the ledger says were acknowledged. ``in_kafka``: None when it wasn't asked
+    for. ``lost``, ``extra`` and ``altered`` name up to 100 identities; their counts are exact.
     """
 
     files: int = 0
@@ -71,9 +74,25 @@ class Account:
         """Every accepted trade is stored once, as it was delivered, and nothing else is."""
         return not (self.lost_count or self.extra_count or self.altered_count or self.doubled)
 
+    @property
+    def balanced(self) -> bool:
+        """The same as ``complete``, in the words of a bookkeeper."""
+        return self.complete
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values, fit for ``json.dumps``; with ``complete``."""
-        return {**asdict(self), "complete": self.complete}
+        """Plain values, fit for ``json.dumps``.
+
+        ``rejected``, ``lost``, ``extra``, ``altered`` are numbers here; beside them
+        ``rejected_by_reason`` and the named identities as ``lost_trades``, ``extra_trades``,
+        ``altered_trades``; and ``complete``.
+        """
+        plain = asdict(self)
+        for name in ("lost", "extra", "altered"):
+            plain[f"{name}_trades"] = plain[name]
+            plain[name] = plain.pop(f"{name}_count")
+        plain["rejected_by_reason"] = self.rejected
+        plain["rejected"] = sum(self.rejected.values())
+        return {**plain, "complete": self.complete}
 
     def __str__(self) -> str:
         return (
@@ -83,16 +102,51 @@ class Account:
         )
 
 
-def reconcile(
+def reconcile(settings: Settings, *, until: float | None = None, kafka: bool = True) -> Account:
+    """The account of this installation: all its trade files, its topic (if ``kafka``), its tables.
+
+    ``until``: seconds to wait for trades that are still under way. Raises KintsugiError when Cassandra or
+    Postgres can't be reached, and whatever S3 and Kafka raise.
+    """
+    from kintsugi.connections import s3_client, store_dsn
+    from kintsugi.trades.cassandra import connected
+
+    fleet = settings.fleet
+    with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
+        return take_account(
+            s3_client(settings), session, Ledger(store_dsn(settings)), until=until,
+            bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None,
+        )  # fmt: skip
+
+
+def reconcile_when_quiet(settings: Settings, deadline_s: float = 120.0) -> Account:
+    """Wait until every file is ingested and the stream has no lag, at most ``deadline_s`` seconds; then
+    `reconcile`.
+
+    When the deadline passes, the account is taken all the same: it says what is missing.
+    """
+    from kintsugi.trades.flow import snapshot
+
+    deadline = time.monotonic() + deadline_s
+    while time.monotonic() < deadline:
+        now = snapshot(settings)
+        if now.lag == 0 and not now.pending:
+            break
+        time.sleep(1)
+    return reconcile(settings, until=max(5.0, deadline - time.monotonic()))
+
+
+def take_account(
     s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
     bootstrap: list[str] | None = None, until: float | None = None, only_done: bool = False,
 ) -> Account:  # fmt: skip
     """The account of all trade files below ``prefix``.
 
-    ``ledger``: for ``produced``. ``bootstrap``: read the topic as well, for ``in_kafka`` (as far as its retention goes).
-    ``until``: seconds to wait for trades that are still under way; whatever is missing then is lost. ``only_done``: count only
-    files that the ledger holds as done (while a feed runs). Raises what S3, Postgres and Cassandra raise: an account that couldn't
-    be taken is no account.
+    ``ledger``: for ``produced``. ``bootstrap``: read the topic as well, for ``in_kafka`` (as far as its
+    retention goes).
+    ``until``: seconds to wait for trades that are still under way; whatever is missing then is lost.
+    ``only_done``: count only files that the ledger holds as done (while a feed runs). Raises what S3,
+    Postgres and Cassandra raise: an account that couldn't be taken is no account.
     """
     started = time.monotonic()
     account = Account()
@@ -262,7 +316,9 @@ def read_partitions(session: Session, partitions: Iterable[Partition]) -> Iterat
         yield _rows(session, statement, *waiting.popleft())
 
 
-def _rows(session: Session, statement: Any, partition: Partition, future: Any, attempts: int = 5) -> list[Any]:
+def _rows(
+    session: Session, statement: Any, partition: Partition, future: Any, attempts: int = 5
+) -> list[Any]:
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
 
@@ -282,7 +338,10 @@ def identities_in_kafka(bootstrap: list[str]) -> set[bytes]:
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", request_timeout_ms=10_000
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        request_timeout_ms=10_000,
     )
     found: set[bytes] = set()
     try:

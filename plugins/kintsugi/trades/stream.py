@@ -58,6 +58,15 @@ CONFIGURATION = {
     "spark.driver.extraJavaOptions": JVM_FLAGS,
     "spark.executor.extraJavaOptions": JVM_FLAGS,
 }
+# For a short batch job that shares the workers with the stream.
+BATCH_CONFIGURATION = {
+    "spark.log.level": "WARN",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.ui.enabled": "false",
+    "spark.driver.extraJavaOptions": JVM_FLAGS,
+    "spark.executor.extraJavaOptions": JVM_FLAGS,
+}
 
 
 def package(target: Path) -> Path:
@@ -67,7 +76,13 @@ def package(target: Path) -> Path:
     The same sources make the same bytes, so that a release can be digested.
     """
     source = Path(__file__).resolve().parents[1]
-    files = [source / "__init__.py", source / "errors.py", source / "fleet.py", source / "settings.py"]
+    files = [
+        source / "__init__.py",
+        source / "connections.py",
+        source / "errors.py",
+        source / "fleet.py",
+        source / "settings.py",
+    ]
     files += sorted((source / "trades").glob("*.py"))
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")

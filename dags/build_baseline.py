@@ -1,0 +1,84 @@
+"""Compute what is usual from every new end-of-day file: sensor → Spark → Cassandra."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.sdk import DAG, Asset, task
+from kintsugi.fleet import REPOSITORY, load_fleet
+from kintsugi.sensors.new_objects import NewObjectsSensor
+from kintsugi.settings import BUCKET, KEYSPACE
+from kintsugi.trades.stream import BATCH_CONFIGURATION, BATCH_EXECUTOR_MEMORY
+
+RUNBOOK = """
+### The baseline
+
+`any_file` waits until there are end-of-day files, `new_file` until one has no manifest yet; both wait in
+the triggerer. `statistics` submits `spark_apps/build_baseline.py` to the Spark cluster (client mode, one
+executor of one core): mean, median and standard deviation of volume and implied volatility by
+(underlying, call/put, delta bin, expiry bin), into Cassandra's table `baseline`. The stream reads the
+table anew every minute.
+
+**`statistics` failed?** Its log holds the driver's. Run it again at any time: it writes the same rows. No
+free core or memory on the workers shows as "Initial job has not accepted any resources".
+
+**A file that is no end-of-day file** is recorded as failed in `manifests/eod/`; deliver it again.
+"""
+
+BASELINE = Asset(name="baseline", uri=f"cassandra://kintsugi/{KEYSPACE}/baseline", group="kintsugi")
+PLANE = load_fleet().control_plane.address
+
+with DAG(
+    dag_id="build_baseline",
+    description="Statistics of end-of-day files into Cassandra",
+    doc_md=RUNBOOK,
+    schedule="@continuous",
+    max_active_runs=1,
+    catchup=False,
+    is_paused_upon_creation=True,
+    tags=["kintsugi", "flow"],
+    default_args={"owner": "kintsugi", "retries": 3, "retry_delay": timedelta(seconds=10)},
+) as dag:
+    any_file = S3KeySensor(
+        task_id="any_file",
+        bucket_name=BUCKET,
+        bucket_key=["eod/UnderlyingOptionsEODCalcs_*"],
+        wildcard_match=True,
+        aws_conn_id="kintsugi_s3",
+        deferrable=True,
+        poke_interval=2,
+        timeout=timedelta(days=7).total_seconds(),
+    )
+    new_file = NewObjectsSensor(
+        task_id="new_file", kind="eod", interval=5.0, timeout=timedelta(days=7).total_seconds()
+    )
+
+    @task(execution_timeout=timedelta(minutes=2))
+    def package() -> str:
+        """Zip the modules that Spark's Python needs; returns the path."""
+        from kintsugi.settings import load_settings
+        from kintsugi.trades import stream
+
+        return str(stream.package(load_settings().control / "spark" / "kintsugi.zip"))
+
+    zipped = package()
+    statistics = SparkSubmitOperator(
+        task_id="statistics",
+        conn_id="kintsugi_spark",
+        application=str(REPOSITORY / "spark_apps" / "build_baseline.py"),
+        application_args=["{{ ti.xcom_pull(task_ids='new_file') | join(',') }}"],
+        py_files=zipped,
+        name="build_baseline",
+        driver_memory="512m",
+        executor_memory=BATCH_EXECUTOR_MEMORY,
+        executor_cores=1,
+        total_executor_cores=1,
+        # The driver runs beside the task: executors connect back to the control plane's address.
+        conf={**BATCH_CONFIGURATION, "spark.driver.host": PLANE, "spark.driver.bindAddress": PLANE},
+        env_vars={"SPARK_LOCAL_IP": PLANE},
+        outlets=[BASELINE],
+        execution_timeout=timedelta(minutes=30),
+    )
+    any_file >> new_file >> zipped >> statistics

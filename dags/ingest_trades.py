@@ -1,0 +1,93 @@
+"""Take new trade files from S3 into Kafka: sensor → validate and produce → check the manifests → asset event."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
+from airflow.sdk import DAG, Asset, Metadata, task
+from kintsugi.sensors.new_objects import NewObjectsSensor
+from kintsugi.settings import BUCKET, TOPIC
+
+RUNBOOK = """
+### Ingesting trade files
+
+`any_file` waits until there are trade files at all, `new_file` until one is not in the ledger (same key with
+new content is a new file); both wait in the triggerer. `ingest` brings every such file into Kafka, row by
+row: what validates becomes a message, what doesn't goes to the topic `trades.dead-letter` and to
+`dead-letter/` in S3 with file, line and reason. It stays some seconds for the next file of a steady feed.
+`check_manifests` compares what it did with the manifests in S3.
+
+**`ingest` failed or was killed?** Nothing to do: the next try goes on after the last chunk that Kafka
+acknowledged. What is sent twice is one row to every reader.
+
+**A file is reported as failed?** It can't be used at all; `manifests/<id>.json` and the log say why.
+Deliver it again: its new content is a new file.
+
+**Many rows rejected?** Read `dead-letter/<id>.jsonl`; `rejected` in the manifest counts them by reason.
+
+**Stop ingesting:** pause this DAG. Files wait in S3.
+"""
+
+TRADES = Asset(name="trades", uri=f"kafka://kintsugi/{TOPIC}", group="kintsugi")
+IDLE_S = 6.0
+ROUND_S = 60.0
+
+with DAG(
+    dag_id="ingest_trades",
+    description="New trade files from S3 into Kafka",
+    doc_md=RUNBOOK,
+    schedule="@continuous",
+    max_active_runs=1,
+    catchup=False,
+    is_paused_upon_creation=True,
+    tags=["kintsugi", "flow"],
+    default_args={
+        "owner": "kintsugi",
+        "retries": 5,
+        "retry_delay": timedelta(seconds=3),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(minutes=1),
+    },
+) as dag:
+    any_file = S3KeySensor(
+        task_id="any_file",
+        bucket_name=BUCKET,
+        bucket_key=["trades/*/UnderlyingOptionsTradesCalcs_*"],
+        wildcard_match=True,
+        aws_conn_id="kintsugi_s3",
+        deferrable=True,
+        poke_interval=2,
+        timeout=timedelta(days=7).total_seconds(),
+    )
+    new_file = NewObjectsSensor(task_id="new_file", kind="trades", timeout=timedelta(days=7).total_seconds())
+
+    @task(execution_timeout=timedelta(hours=6))
+    def ingest() -> list[dict[str, Any]]:
+        """Bring every pending file into Kafka; returns the accounts of the finished ones."""
+        from kintsugi.connections import s3_client, store_dsn
+        from kintsugi.fleet import Role
+        from kintsugi.settings import KAFKA_PORT, load_settings
+        from kintsugi.trades.ingest import ingest_pending
+        from kintsugi.trades.ledger import Ledger
+
+        settings = load_settings()
+        bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+        ledger = Ledger(store_dsn(settings))
+        accounts = ingest_pending(s3_client(settings), ledger, bootstrap, idle=IDLE_S, at_most=ROUND_S)
+        return [account.to_dict() for account in accounts]
+
+    @task(outlets=[TRADES], execution_timeout=timedelta(minutes=10))
+    def check_manifests(accounts: list[dict[str, Any]]) -> Any:
+        """Compare each account with its manifest; raises KintsugiError that names the file. Emits the asset event."""
+        from kintsugi.connections import s3_client
+        from kintsugi.settings import load_settings
+        from kintsugi.trades.ingest import check_manifest, sum_up
+
+        s3 = s3_client(load_settings())
+        for account in accounts:
+            check_manifest(s3, account)
+        yield Metadata(TRADES, sum_up(accounts))
+
+    any_file >> new_file >> check_manifests(ingest())

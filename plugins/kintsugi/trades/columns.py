@@ -1,0 +1,49 @@
+"""What is derived from a trade, as Spark columns; only Spark applications import this module."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column  # noqa: TID253 - see above
+from pyspark.sql import functions as F  # noqa: TID253, N812 - the name that Spark's own documentation uses
+
+
+def premium(size: Column, price: Column) -> Column:
+    """Dollars that changed hands: contracts times dollars a share times 100 shares a contract."""
+    return size * price * F.lit(100.0)
+
+
+def side(price: Column, bid: Column, ask: Column) -> Column:
+    """``buy``, ``sell`` or ``unknown``, by the quote rule (Lee and Ready 1991, without its tick test).
+
+    At or above the ask a buy, at or below the bid a sell, between them by the midpoint. Exactly at the
+    midpoint, or without a valid quote (no ask, or crossed), unknown. A bid of 0 is a valid quote for a
+    worthless option.
+    """
+    midpoint = (bid + ask) / 2
+    return (
+        F.when((ask <= 0) | (bid > ask), "unknown")
+        .when((price >= ask) & (price > bid), "buy")
+        .when((price <= bid) & (price < ask), "sell")
+        .when(price > midpoint, "buy")
+        .when(price < midpoint, "sell")
+        .otherwise("unknown")
+    )
+
+
+def expiry_bin(trade_date: Column, expiration: Column) -> Column:
+    """``short`` (0 to 30 days to expiration), ``medium`` (31 to 60), ``long``."""
+    days = F.datediff(F.to_date(expiration), F.to_date(trade_date))
+    return F.when(days <= 30, "short").when(days <= 60, "medium").otherwise("long")
+
+
+def delta_bin(delta: Column) -> Column:
+    """Fifths of |delta| (puts are negative): ``0-20`` holds 0 <= |delta| < 0.2; ``80-100`` holds 1 too."""
+    size = F.abs(delta)
+    return (
+        F.when(size < 0.2, "0-20").when(size < 0.4, "20-40").when(size < 0.6, "40-60")
+        .when(size < 0.8, "60-80").otherwise("80-100")
+    )  # fmt: skip
+
+
+def canceled(condition: Column) -> Column:
+    """Whether the row takes another trade back: OPRA conditions 40 to 44."""
+    return condition.between(40, 44)
