@@ -1,0 +1,232 @@
+"""Diagnose, decide and judge against a fleet that fails in any order: what must never happen, never does.
+
+The fleet here is a model that keeps the truth; the rules only see what probes and peers would tell, of which
+any part may be missing. Destroying is carried out in the model, and checked against the truth at that moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kintsugi.fleet import Role
+from kintsugi.incident import Action, Ledger
+from kintsugi.observation import Answer, Observation, PeerOpinion
+from kintsugi.recovery.decide import MOST_ATTEMPTS, decide
+from kintsugi.recovery.diagnose import diagnose
+from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts, judge
+
+SILENCE = timedelta(seconds=5)
+
+
+@dataclass
+class Server:
+    """The truth about one node. ``held``: which records its disk has; the newest is the last."""
+
+    name: str
+    role: Role
+    process: str = "up"  # up, down, hung
+    host: str = "up"  # up, off, silent
+    disk: bool = True
+    seen_from_us: bool = True
+    heard_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
+    held: set[int] = field(default_factory=set)
+    attempts: list[Action] = field(default_factory=list)
+    failed_at: datetime | None = None
+    repairs: list[datetime] = field(default_factory=list)
+
+    @property
+    def serves(self) -> bool:
+        return self.process == "up" and self.host == "up" and self.disk
+
+    def answer(self, alive: bool) -> Answer:
+        if not self.seen_from_us or self.host == "silent":
+            return Answer.TIMEOUT
+        return Answer.OK if alive and self.host == "up" else Answer.REFUSED
+
+    @property
+    def service_answer(self) -> Answer:
+        if self.process == "hung" and self.host == "up":
+            return Answer.TIMEOUT
+        return self.answer(self.serves)
+
+
+NAMES = [f"{role.value}-{n}" for role in (Role.KAFKA, Role.CASSANDRA) for n in (1, 2, 3)]
+names = st.sampled_from(NAMES)
+
+
+class Fleet(RuleBasedStateMachine):
+    @initialize()
+    def stand(self) -> None:
+        self.now = datetime(2026, 8, 1, 2, 0, tzinfo=UTC)
+        self.servers = {name: Server(name, Role(name[:-2])) for name in NAMES}
+        self.pending: set[str] = set()
+        self.written = 0
+        self.tick(0.0)
+
+    def same_role(self, server: Server) -> list[Server]:
+        return [other for other in self.servers.values() if other.role is server.role and other is not server]
+
+    # --- the world
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 4.0, 6.0, 20.0]))
+    def tick(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        for server in self.servers.values():
+            if server.serves:
+                server.heard_at = self.now  # by its peers, even where we don't see it
+
+    @rule(name=names, fault=st.sampled_from(["process", "hang", "host", "silent", "disk", "unseen"]))
+    def break_one(self, name: str, fault: str) -> None:
+        server = self.servers[name]
+        server.failed_at = server.failed_at or self.now
+        if fault == "process":
+            server.process = "down"
+        elif fault == "hang":
+            server.process = "hung"
+        elif fault in ("host", "silent"):
+            server.host = "off" if fault == "host" else "silent"
+        elif fault == "unseen":
+            server.seen_from_us = False
+        else:
+            server.process, server.disk, server.held = "down", False, set()
+
+    @rule(name=names)
+    def come_back_by_itself(self, name: str) -> None:
+        server = self.servers[name]
+        if server.disk:
+            server.process, server.host, server.seen_from_us = "up", "up", True
+            self.settle(server)
+
+    @rule()
+    def write(self) -> None:
+        """An acknowledged write has two copies in each store, as acks=all and LOCAL_QUORUM demand."""
+        for role in (Role.KAFKA, Role.CASSANDRA):
+            serving = [server for server in self.servers.values() if server.role is role and server.serves]
+            if len(serving) >= 2:
+                self.written += 1
+                for server in serving:
+                    server.held.add(self.written)
+
+    @rule()
+    def catch_up(self) -> None:
+        """Nodes that serve copy what they lack from nodes that serve; then no repair is pending."""
+        for role in (Role.KAFKA, Role.CASSANDRA):
+            team = [server for server in self.servers.values() if server.role is role]
+            serving = [server for server in team if server.serves]
+            for server in serving:
+                server.held |= set().union(*(other.held for other in serving))
+            if len(serving) == len(team):
+                self.pending -= {server.name for server in team}
+
+    # --- the recoverer
+
+    @rule(name=names, hidden=st.sets(st.sampled_from(["init", "volume", "heard", "copies", "peers"])))
+    def recover(self, name: str, hidden: set[str]) -> None:
+        server = self.servers[name]
+        seen = self.observe(server, hidden)
+        verdict = diagnose(seen).verdict
+        action = decide(verdict, server.attempts, role=server.role, volume_intact=seen.volume_intact).action
+        ruling = judge(action, self.facts(server, seen, hidden))
+        if not (action.changes and ruling.allowed):
+            return
+        server.attempts.append(action)
+        server.repairs.append(self.now)
+        if action.destroys:
+            assert not server.serves, f"{name} serves and is destroyed for {verdict}"
+            assert self.now - server.heard_at > SILENCE, f"{name} was heard within 5 s"
+        if action.destroys_volume:
+            self.destroy_volume(server)
+        elif action is Action.REBUILD_NODE:
+            server.host = "up"
+        if server.disk:
+            server.process, server.host = "up", "up"
+            if server.seen_from_us:
+                self.settle(server)
+
+    def destroy_volume(self, server: Server) -> None:
+        others = self.same_role(server)
+        kept = set().union(*(other.held for other in others if other.disk))
+        assert server.held <= kept, f"{server.name} held the last copy of {server.held - kept}"
+        server.held, server.disk = set(), True
+        self.pending.add(server.name)
+
+    def settle(self, server: Server) -> None:
+        server.attempts, server.failed_at = [], None
+
+    def observe(self, server: Server, hidden: set[str]) -> Observation:
+        peers = {
+            other.name: PeerOpinion.UP
+            if server.serves or self.now - server.heard_at < SILENCE
+            else PeerOpinion.DOWN
+            for other in self.same_role(server)
+            if other.serves
+        }
+        reachable = server.host == "up" and server.seen_from_us
+        return Observation(
+            node=server.name,
+            role=server.role,
+            at=self.now,
+            service=server.service_answer,
+            ssh=server.answer(True),
+            init_state="EXITED" if reachable and server.process == "down" and "init" not in hidden else None,
+            volume_intact=None if "volume" in hidden else server.disk,
+            peers={} if "peers" in hidden else peers,
+            heard_at=None if "heard" in hidden else server.heard_at,
+        )
+
+    def facts(self, server: Server, seen: Observation, hidden: set[str]) -> GuardFacts:
+        others = self.same_role(server)
+        sick = sum(not other.serves for other in self.servers.values())
+        fleet_repairs = [at for other in self.servers.values() for at in other.repairs]
+        facts = GuardFacts(
+            node=server.name,
+            role=server.role,
+            at=self.now,
+            observed_at=self.now,
+            service=seen.service,
+            ssh=seen.ssh,
+            heard_at=server.heard_at,  # what any peer heard counts: probes.facts.newest_sign_of_life
+            first_failed_at=server.failed_at,
+            volume_intact=seen.volume_intact,
+            fleet_size=len(self.servers),
+            sick=sick,
+            protected=False,
+            ledger=Ledger(
+                (),
+                sum(self.now - at < timedelta(hours=1) for at in server.repairs),
+                sum(self.now - at < timedelta(hours=1) for at in fleet_repairs),
+                frozenset(other.name for other in others if other.name in self.pending),
+            ),
+        )
+        if "copies" in hidden:
+            return facts
+        return self.with_copies(facts, server, others)
+
+    def with_copies(self, facts: GuardFacts, server: Server, others: list[Server]) -> GuardFacts:
+        if server.role is Role.CASSANDRA:
+            return replace(facts, cassandra=CassandraFacts(3, sum(not other.serves for other in others)))
+        newest = set().union(*(peer.held for peer in [server, *others]))
+        in_sync = frozenset(int(peer.name[-1]) for peer in [server, *others] if peer.held == newest)
+        live = frozenset(int(other.name[-1]) for other in others if other.serves)
+        return replace(
+            facts,
+            kafka=KafkaFacts(int(server.name[-1]), {"trades-0": Copies(in_sync)}, live, 3, len(live)),
+        )
+
+    @invariant()
+    def no_incident_goes_on_for_ever(self) -> None:
+        assert all(len(server.attempts) <= MOST_ATTEMPTS for server in self.servers.values())
+
+    @invariant()
+    def no_node_is_repaired_beyond_its_budget(self) -> None:
+        for server in self.servers.values():
+            assert sum(self.now - at < timedelta(hours=1) for at in server.repairs) <= 6
+
+
+Fleet.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestNothingTerribleHappens = Fleet.TestCase
