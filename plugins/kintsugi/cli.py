@@ -11,7 +11,6 @@ from datetime import date
 from pathlib import Path
 
 from kintsugi.errors import KintsugiError
-from kintsugi.fleet import Role
 from kintsugi.settings import Settings, load_settings
 
 Command = Callable[[argparse.Namespace, Settings], int]
@@ -75,16 +74,12 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
-    """Compare what the files in S3 hold with what Cassandra returns; 1 when a trade is lost or doubled."""
-    from kintsugi.connections import s3_client, store_dsn
-    from kintsugi.trades.cassandra import connected
-    from kintsugi.trades.ledger import Ledger
+    """Compare what the files in S3 hold with what Kafka and Cassandra hold; 1 when a trade is lost or doubled."""
+    from kintsugi.local.account import summary
     from kintsugi.trades.reconcile import reconcile as compare
 
-    nodes = [node.address for node in settings.fleet.of(Role.CASSANDRA)]
-    with connected(nodes) as session:
-        account = compare(s3_client(settings), session, Ledger(store_dsn(settings)), until=options.wait)
-    print(json.dumps(account.to_json(), indent=2))
+    account = compare(settings, until=options.wait)
+    print(json.dumps(summary(account), indent=2))
     return 0 if account.complete else 1
 
 
@@ -117,12 +112,9 @@ def incident(options: argparse.Namespace, settings: Settings) -> int:
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
-    from rich.console import Console
+    from kintsugi.local.demo import run
 
-    from kintsugi.local.demo import Demo
-
-    Demo(settings, Console(soft_wrap=True)).run()
-    return 0
+    return run(settings)
 
 
 def sign_in(settings: Settings) -> str:

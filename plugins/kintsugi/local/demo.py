@@ -12,12 +12,11 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos import experiment
-from kintsugi.errors import KintsugiError, StepFailed
-from kintsugi.fleet import Role
+from kintsugi.errors import StepFailed
 from kintsugi.local import account
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.recovery.case import Runtime, runtime
-from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
+from kintsugi.settings import BUCKET, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +53,7 @@ class Demo:
     def run(self, victims: Sequence[str]) -> dict[str, Any]:
         """Everything in order; returns (and writes) what stands in ``build/demo.json``. Raises StepFailed."""
         from kintsugi.local.up import up
+        from kintsugi.trades.reconcile import reconcile_when_quiet
 
         started = time.monotonic()
         with self.step("control plane and fleet"):
@@ -68,7 +68,7 @@ class Demo:
         with live_feed(doors):
             recoveries = [self.break_and_heal(doors, name) for name in victims]
         with self.step("the account"):
-            counted = account.take(self.settings, wait_s=120)
+            counted = reconcile_when_quiet(self.settings, deadline_s=120)
         report = {
             **account.summary(counted),
             "recoveries": recoveries,
@@ -177,21 +177,14 @@ class Demo:
 
 def still_waiting(doors: Runtime) -> str | None:
     """What the flow still waits for, as a sentence; None when all that lies in S3 is stored."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.trades.flow import consumer_lag
-    from kintsugi.trades.ingest import pending
-    from kintsugi.trades.ledger import Ledger
+    from kintsugi.trades.flow import snapshot
 
-    try:
-        files = pending(doors.s3(), Ledger(store_dsn(doors.settings)))
-    except KintsugiError as error:
-        return str(error)
-    if files:
-        return f"{len(files)} files to ingest"
-    lag = consumer_lag(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
-    if lag is None:
+    now = snapshot(doors.settings)
+    if now.pending:
+        return f"{now.pending} files to ingest"
+    if now.lag is None:
         return "Kafka doesn't tell the stream's lag"
-    return f"{lag:,} trades in Kafka that aren't in Cassandra yet" if lag else None
+    return f"{now.lag:,} trades in Kafka that aren't in Cassandra yet" if now.lag else None
 
 
 @contextmanager

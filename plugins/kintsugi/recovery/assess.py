@@ -164,11 +164,11 @@ def _judge(runtime: Runtime, case: Case, incident: Incident, decision: Decision)
 
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     """What the guards ask for, as it is at this moment."""
-    from kintsugi.probes.facts import gather_guard_facts
+    from kintsugi.probes.facts import guard_facts
 
     node = runtime.node(case)
     seen = glance(node, Confirmed.of(incident))
-    return gather_guard_facts(runtime.fleet, node, seen, first_failed_at=incident.first_failed_at)
+    return asyncio.run(guard_facts(runtime.fleet, node, seen, incident.first_failed_at, protected=False))
 
 
 def glance(node: Node, confirmed: Confirmed) -> Observation:
