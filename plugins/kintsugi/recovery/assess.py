@@ -163,32 +163,18 @@ def _judge(runtime: Runtime, case: Case, incident: Incident, decision: Decision)
 
 
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
-    """What the guards ask for, as it is at this moment."""
+    """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
     from kintsugi.probes.facts import guard_facts
 
-    node = runtime.node(case)
-    seen = glance(node, Confirmed.of(incident))
-    return asyncio.run(guard_facts(runtime.fleet, node, seen, incident.first_failed_at, protected=False))
-
-
-def glance(node: Node, confirmed: Confirmed) -> Observation:
-    """A fresh look at the node's two ports, with what ``confirm`` found out about its disk and its peers."""
-    from kintsugi.probes.protocols import probe_node, probe_ssh
-
-    async def both() -> tuple[Answer, Answer]:
-        service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
-        return service.answer, ssh.answer
-
-    service, ssh = asyncio.run(both())
-    now = datetime.now(UTC)
-    return Observation(
-        node=node.name,
-        role=node.role,
-        at=now,
-        service=service,
-        ssh=ssh,
-        volume_intact=confirmed.volume_intact,
-        heard_at=now if service is Answer.OK else confirmed.heard_at,
+    confirmed = Confirmed.of(incident)
+    return asyncio.run(
+        guard_facts(
+            runtime.fleet,
+            runtime.node(case),
+            heard_at=confirmed.heard_at,
+            first_failed_at=incident.first_failed_at,
+            volume_intact=confirmed.volume_intact,
+        )
     )
 
 
