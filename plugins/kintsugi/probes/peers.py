@@ -29,6 +29,7 @@ from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
 
 GOSSIP_WATCH_S = 3.0  # a living node's heartbeat is seen to advance within 1.3 s; measured on three nodes
 KAFKA_SILENT_S = 3.0  # a voter fetches every 0.5 s
+KAFKA_WATCH_S = 2.0
 SPARK_SILENT_S = 8.0  # a worker sends a heartbeat every 2.5 s (a quarter of spark.worker.timeout)
 ASK_TIMEOUT_S = 1.5
 GOSSIP = "SELECT address, generation, heartbeat, status_with_port FROM system_views.gossip_info"
@@ -54,7 +55,7 @@ def ask_peers(fleet: Fleet, node: Node) -> dict[str, PeerOpinion]:
 async def witnesses(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[Witness]:
     """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still."""
     if node.role is Role.KAFKA:
-        return await asyncio.gather(*(_kafka(peer, node) for peer in fleet.peers(node)))
+        return await asyncio.gather(*(_kafka(peer, node, watch_s) for peer in fleet.peers(node)))
     if node.role is Role.CASSANDRA:
         return await asyncio.gather(*(_cassandra(peer, node, watch_s) for peer in fleet.peers(node)))
     if node.role is Role.SPARK_WORKER:
@@ -74,11 +75,26 @@ async def ask(node: Node, port: int, question: Callable[[Connection], Awaitable[
         return f"no answer ({type(error).__name__})"
 
 
-async def _kafka(peer: Node, node: Node) -> Witness:
-    listed, quorum = await asyncio.gather(
+async def _kafka(peer: Node, node: Node, watch_s: float) -> Witness:
+    listed, quorum = await _kafka_view(peer)
+    witness = judge_kafka(peer.name, node, listed, quorum, datetime.now(UTC))
+    if witness.opinion is not PeerOpinion.UNKNOWN or isinstance(quorum, str):
+        return witness
+    # The leader has been elected since it last heard the node. A living voter makes itself heard at once.
+    await asyncio.sleep(watch_s)
+    listed, later = await _kafka_view(peer)
+    witness = judge_kafka(peer.name, node, listed, later, datetime.now(UTC))
+    same_leader = not isinstance(later, str) and later.leader_id == quorum.leader_id
+    if witness.opinion is PeerOpinion.UNKNOWN and same_leader and watch_s >= KAFKA_WATCH_S:
+        said = f"still listed, but it hasn't fetched from the quorum's new leader for {watch_s:.1f} s"
+        return Witness(peer.name, PeerOpinion.DOWN, said)
+    return witness
+
+
+async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka_wire.Quorum | str]:
+    return await asyncio.gather(
         ask(peer, KAFKA_PORT, kafka_wire.broker_ids), ask(peer, KAFKA_PORT, kafka_wire.describe_quorum)
     )
-    return judge_kafka(peer.name, node, listed, quorum, datetime.now(UTC))
 
 
 def judge_kafka(
