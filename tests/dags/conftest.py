@@ -41,4 +41,4 @@ def dag_bag(airflow_database: None) -> object:
     """All DAGs of the project, as the dag-processor loads them."""
     from airflow.dag_processing.dagbag import DagBag
 
-    return DagBag(dag_folder=str(REPOSITORY / "dags"), include_examples=False)
+    return DagBag(dag_folder=str(REPOSITORY / "dags"))
