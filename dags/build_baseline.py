@@ -7,6 +7,7 @@ from datetime import timedelta
 from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import DAG, Asset, task
+
 from kintsugi.fleet import REPOSITORY, load_fleet
 from kintsugi.sensors.new_objects import NewObjectsSensor
 from kintsugi.settings import BUCKET, KEYSPACE
@@ -63,13 +64,12 @@ with DAG(
 
         return str(stream.package(load_settings().control / "spark" / "kintsugi.zip"))
 
-    zipped = package()
     statistics = SparkSubmitOperator(
         task_id="statistics",
         conn_id="kintsugi_spark",
         application=str(REPOSITORY / "spark_apps" / "build_baseline.py"),
         application_args=["{{ ti.xcom_pull(task_ids='new_file') | join(',') }}"],
-        py_files=zipped,
+        py_files="{{ ti.xcom_pull(task_ids='package') }}",
         name="build_baseline",
         driver_memory="512m",
         executor_memory=BATCH_EXECUTOR_MEMORY,
@@ -81,4 +81,4 @@ with DAG(
         outlets=[BASELINE],
         execution_timeout=timedelta(minutes=30),
     )
-    any_file >> new_file >> zipped >> statistics
+    any_file >> new_file >> package() >> statistics

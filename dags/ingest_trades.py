@@ -1,4 +1,4 @@
-"""Take new trade files from S3 into Kafka: sensor → validate and produce → check the manifests → asset event."""
+"""Take new trade files from S3 into Kafka: sensor → validate, produce → check manifests → asset event."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.sdk import DAG, Asset, Metadata, task
+
 from kintsugi.sensors.new_objects import NewObjectsSensor
 from kintsugi.settings import BUCKET, TOPIC
 
@@ -80,7 +81,7 @@ with DAG(
 
     @task(outlets=[TRADES], execution_timeout=timedelta(minutes=10))
     def check_manifests(accounts: list[dict[str, Any]]) -> Any:
-        """Compare each account with its manifest; raises KintsugiError that names the file. Emits the asset event."""
+        """Compare each account with its manifest; raises KintsugiError that names the file."""
         from kintsugi.connections import s3_client
         from kintsugi.settings import load_settings
         from kintsugi.trades.ingest import check_manifest, sum_up

@@ -18,6 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+
 from kintsugi.connections import s3_client
 from kintsugi.errors import InputError, KintsugiError
 from kintsugi.fleet import Role
@@ -27,8 +30,6 @@ from kintsugi.trades.cassandra import connected
 from kintsugi.trades.columns import delta_bin, expiry_bin
 from kintsugi.trades.schema import BASELINE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 log = logging.getLogger("build_baseline")
 
@@ -59,9 +60,9 @@ def bucketed(eod: DataFrame) -> DataFrame:
 
 
 def baseline(contracts: DataFrame) -> DataFrame:
-    """One row a bucket, columns of BASELINE_COLUMNS: volume over rows with volume > 0, iv over rows with
-    iv > 0.
+    """One row a bucket, columns of BASELINE_COLUMNS.
 
+    Volume is that of rows with volume > 0, implied volatility that of rows with iv > 0.
     Standard deviations are those of a sample, null for a single row; the statistics of nothing are null,
     their count 0.
     """

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql import types as T
-from pyspark.sql.streaming.query import StreamingQuery
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
+from pyspark.sql import types as T  # noqa: N812
+from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy only in name
 
 from kintsugi.errors import Refused
 from kintsugi.settings import TOPIC
@@ -84,8 +84,7 @@ def enriched(trades: DataFrame) -> DataFrame:
 
 
 def with_high_volume(trades: DataFrame, baseline: DataFrame) -> DataFrame:
-    """Adds ``signal`` (``high_volume`` or null), ``score``, ``usual_mean``, ``usual_stddev``, all null
-    for a usual trade.
+    """Adds ``signal``, ``score``, ``usual_mean``, ``usual_stddev``, all null for a usual trade.
 
     ``baseline``: `BASELINE_SCHEMA`, one row a bucket and validity (``as_of`` < trade date <= ``until``),
     so a trade is measured by files from before its day only. The score is the z-score of the trade's size
@@ -181,7 +180,7 @@ def supervise(spark: SparkSession, start: Callable[[], StreamingQuery]) -> int:
             failures = 1 if progressed else failures + 1
             log.error("the query failed (%d in a row without progress): %s", failures, str(error)[:2000])
         gateway: Any = spark.sparkContext
-        if failures >= FAILURES_WITHOUT_PROGRESS or gateway._jsc.sc().isStopped():
+        if failures >= FAILURES_WITHOUT_PROGRESS or gateway._jsc.sc().isStopped():  # noqa: SLF001 - no public way
             log.error("giving up; the supervisor starts another driver from the checkpoint")
             return 1
         time.sleep(min(5.0, 0.5 * 2**failures))

@@ -1,6 +1,7 @@
-"""Real servers for tests: Kafka, Cassandra, S3Proxy, Postgres and Spark as child processes on loopback addresses.
+"""Real servers for tests: Kafka, Cassandra, S3Proxy, Postgres and Spark as child processes.
 
-Each function starts one server, waits until it serves, and returns a Server; every process is ended by its own pid,
+Each function starts one server, waits until it serves,
+and returns a Server; every process is ended by its own pid,
 and dies with the test run (``setpriv --pdeathsig``). Nothing here is used by the product.
 """
 
@@ -28,15 +29,18 @@ JDK_OPENS = [
         for module in (
             "java.base/jdk.internal.misc", "java.management.rmi/com.sun.jmx.remote.internal.rmi",
             "java.rmi/sun.rmi.registry", "java.rmi/sun.rmi.server", "java.rmi/sun.rmi.transport.tcp",
-            "java.sql/java.sql", "java.base/java.lang.ref", "jdk.unsupported/sun.misc", "jdk.compiler/com.sun.tools.javac.file",
+            "java.sql/java.sql", "java.base/java.lang.ref", "jdk.unsupported/sun.misc",
+            "jdk.compiler/com.sun.tools.javac.file",
         )
     ),
     *(
         f"--add-opens={module}=ALL-UNNAMED"
         for module in (
-            "java.base/java.lang", "java.base/java.lang.module", "java.base/java.lang.reflect", "java.base/java.io",
+            "java.base/java.lang", "java.base/java.lang.module", "java.base/java.lang.reflect",
+            "java.base/java.io",
             "java.base/java.math", "java.base/java.net", "java.base/java.nio", "java.base/java.util",
-            "java.base/java.util.concurrent", "java.base/java.util.concurrent.atomic", "java.base/jdk.internal.loader",
+            "java.base/java.util.concurrent", "java.base/java.util.concurrent.atomic",
+            "java.base/jdk.internal.loader",
             "java.base/jdk.internal.ref", "java.base/jdk.internal.reflect", "java.base/jdk.internal.math",
             "java.base/jdk.internal.module", "java.base/jdk.internal.util.jar", "java.base/sun.nio.ch",
             "jdk.management/com.sun.management.internal",
@@ -154,7 +158,8 @@ def kafka(folder: Path, address: str, *, node_id: int = 1, voters: dict[int, str
     ]
     if not (data / "meta.properties").exists():
         subprocess.run(
-            [*java, "kafka.tools.StorageTool", "format", "-t", "a2ludHN1Z2kta2Fma2EtMQ", "-c", str(properties)],
+            [*java, "kafka.tools.StorageTool", "format", "-t", "a2ludHN1Z2kta2Fma2EtMQ", "-c",
+            str(properties)],
             check=True, capture_output=True,
         )  # fmt: skip
     return launch(f"kafka-{node_id}", [*java, "kafka.Kafka", str(properties)], folder, address, 9092)
@@ -167,9 +172,11 @@ def cassandra(folder: Path, address: str, *, seeds: Sequence[str] = (), heap: st
     data = folder / "data"
     provider = "org.apache.cassandra.locator.SimpleSeedProvider"
     document = {
-        "cluster_name": "kintsugi-test", "num_tokens": 8, "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
+        "cluster_name": "kintsugi-test", "num_tokens": 8,
+        "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
         "seed_provider": [{"class_name": provider, "parameters": [{"seeds": ",".join(seeds or [address])}]}],
-        "listen_address": address, "rpc_address": address, "native_transport_port": 9042, "storage_port": 7000,
+        "listen_address": address, "rpc_address": address, "native_transport_port": 9042,
+        "storage_port": 7000,
         "endpoint_snitch": "SimpleSnitch", "commitlog_sync": "periodic", "commitlog_sync_period": "10000ms",
         "data_file_directories": [str(data / "data")], "commitlog_directory": str(data / "commitlog"),
         "saved_caches_directory": str(data / "saved_caches"), "hints_directory": str(data / "hints"),
@@ -179,9 +186,11 @@ def cassandra(folder: Path, address: str, *, seeds: Sequence[str] = (), heap: st
     jamm = next((ARTIFACTS / "cassandra").glob("jamm-*.jar"))
     command = [
         "java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k",
-        *JDK_OPENS, f"-javaagent:{jamm}", f"-Dcassandra.config=file://{config}", f"-Dcassandra.storagedir={data}",
+        *JDK_OPENS, f"-javaagent:{jamm}", f"-Dcassandra.config=file://{config}",
+        f"-Dcassandra.storagedir={data}",
         "-Dcassandra.ring_delay_ms=2000", "-Dcassandra.skip_wait_for_gossip_to_settle=0",
-        "-Dcassandra.consistent.rangemovement=false", "-Djdk.attach.allowAttachSelf=true", "-Dcassandra-foreground=yes",
+        "-Dcassandra.consistent.rangemovement=false", "-Djdk.attach.allowAttachSelf=true",
+        "-Dcassandra-foreground=yes",
         "-cp", f"{ARTIFACTS / 'cassandra'}/*", "org.apache.cassandra.service.CassandraDaemon",
     ]  # fmt: skip
     return launch(f"cassandra-{address}", command, folder, address, 9042, seconds=120)
@@ -195,13 +204,15 @@ def s3(folder: Path, address: str, port: int = 9000) -> Server:
         "\n".join(
             [
                 f"s3proxy.endpoint=http://{address}:{port}", "s3proxy.authorization=aws-v2-or-v4",
-                "s3proxy.identity=kintsugi", "s3proxy.credential=kintsugi-test", "jclouds.provider=filesystem-nio2",
+                "s3proxy.identity=kintsugi", "s3proxy.credential=kintsugi-test",
+                "jclouds.provider=filesystem-nio2",
                 f"jclouds.filesystem.basedir={folder / 'data'}",
             ]
         )
     )  # fmt: skip
     command = [
-        "java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{ARTIFACTS / 's3proxy'}/*",
+        "java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp",
+        f"{ARTIFACTS / 's3proxy'}/*",
         "org.gaul.s3proxy.Main", "--properties", str(properties),
     ]  # fmt: skip
     server = launch("s3", command, folder, address, port)
@@ -214,8 +225,8 @@ def s3(folder: Path, address: str, port: int = 9000) -> Server:
 
 
 def postgres(folder: Path, address: str, port: int = 5432) -> Server:
-    """Postgres with a database ``kintsugi``; ``extra["dsn"]`` connects to it. As root it runs as user postgres."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+    """Postgres with a database ``kintsugi`` (``extra["dsn"]``); as root it runs as user postgres."""
+    binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
     user = "postgres" if os.geteuid() == 0 else None
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data"
@@ -224,7 +235,8 @@ def postgres(folder: Path, address: str, port: int = 5432) -> Server:
         shutil.chown(folder, user, user)
     if not data.exists():
         subprocess.run(
-            [*prefix, str(binaries / "initdb"), "-D", str(data), "-U", "kintsugi", "-A", "trust", "-N", "-E", "UTF8"],
+            [*prefix, str(binaries / "initdb"), "-D", str(data), "-U", "kintsugi", "-A", "trust", "-N",
+            "-E", "UTF8"],
             check=True, capture_output=True, cwd=folder,
         )  # fmt: skip
     command = [

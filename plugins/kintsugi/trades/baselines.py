@@ -31,9 +31,9 @@ Usual = tuple[str, str, str, str, str, str, int, float, float]
 
 
 def with_validity(rows: Iterable[tuple[Any, ...]]) -> list[Usual]:
-    """Rows ``(symbol, as_of, option_type, delta_bin, expiry_bin, count, mean, stddev)`` → rows of
-    `BASELINE_SCHEMA`.
+    """Say until when each row is valid; returns rows of `BASELINE_SCHEMA`.
 
+    In: ``(symbol, as_of, option_type, delta_bin, expiry_bin, count, mean, stddev)``.
     A file is valid for the trade dates after its own day, up to and including the day of the symbol's
     next file (``until``): the day of a file is measured by the file before it.
     """
@@ -100,7 +100,7 @@ class BaselineCache:
 
 
 def pending_files(s3: S3Client, bucket: str = BUCKET) -> list[str]:
-    """Keys of the end-of-day files that have no manifest yet, by name; new content under a key is another file."""
+    """Keys of the end-of-day files without a manifest, by name; new content under a key is another file."""
     done = {item["Key"] for item in _listed(s3, bucket, EOD_MANIFESTS)}
     return sorted(
         item["Key"]

@@ -25,13 +25,12 @@ def connect(
     port: int = CASSANDRA_PORT,
     request_timeout: float = REQUEST_SECONDS,
 ) -> Session:
-    """A session at LOCAL_QUORUM that survives the death of any node; close it by
-    ``session.cluster.shutdown()``.
+    """A session at LOCAL_QUORUM that survives the death of any node.
 
-    What makes it survive: requests go to a replica and, after half a second of silence, to the next (only
-    statements marked idempotent); a silent node's connections are given up after 5 s by heartbeats; a
-    dead node is tried again at least every 2 s. ``request_timeout`` is in seconds. Raises KintsugiError
-    when no contact point answers.
+    Close it by ``session.cluster.shutdown()``.     What makes it survive: requests go to a replica and,
+    after half a second of silence, to the next (only statements marked idempotent); a silent node's
+    connections are given up after 5 s by heartbeats; a dead node is tried again at least every 2 s.
+    ``request_timeout`` is in seconds. Raises KintsugiError when no contact point answers.
     """
     from cassandra import ConsistencyLevel
     from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable

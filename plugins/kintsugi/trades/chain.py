@@ -1,5 +1,4 @@
-"""A synthetic options market on one day: underlyings, their chains, and the end-of-day file that
-describes them.
+"""A synthetic options market on one day: underlyings, chains, and the end-of-day file about them.
 
 Prices and deltas follow Black and Scholes (1973) with a volatility smile; volumes are log-normal and
 concentrate near the money and near expiration, and most contracts don't trade at all, as in the real
@@ -29,7 +28,7 @@ EOD_HEADER = (
 
 
 class Underlying(NamedTuple):
-    """``spot``: dollars; ``volatility``: a year's, as a fraction; ``activity``: share of the market's trades."""
+    """``spot``: dollars; ``volatility``: a year's, as a fraction; ``activity``: share of all trades."""
 
     symbol: str
     root: str
@@ -111,7 +110,7 @@ def build(day: date, seed: int) -> Chain:
 def black_scholes(
     spot: Floats, strike: Floats, years: Floats, sigma: Floats, call: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """Price (dollars a share) and delta of European options, no interest, no dividends; Black and Scholes (1973)."""
+    """Price (dollars a share) and delta of European options without interest: Black and Scholes (1973)."""
     deviation = sigma * np.sqrt(years)
     d1 = np.log(spot / strike) / deviation + deviation / 2
     normal = np.frompyfunc(lambda x: 0.5 * math.erfc(-x / math.sqrt(2)), 1, 1)
@@ -145,10 +144,12 @@ def _eod_row(chain: Chain, i: int) -> str:
     low, high, vwap = (mid * 0.93, mid * 1.06, mid * 0.99) if volume else (0.0, 0.0, 0.0)
     close = mid if volume else 0.0
     return (
-        f"{u.symbol},{chain.day},{u.root},{chain.expiration[i]},{chain.strike[i]:.3f},{'C' if chain.call[i] else 'P'},"
-        f"{vwap:.4f},{high:.4f},{low:.4f},{close:.4f},{volume},{10 + i % 90},{bid:.4f},{10 + i % 70},{ask:.4f},"
-        f"{spot - 0.01:.4f},{spot + 0.01:.4f},0.0000,{spot:.4f},{chain.iv[i]:.4f},{chain.delta[i]:.4f},0.0010,-0.0500,"
-        f"0.1000,0.0500,{10 + i % 50},{bid:.4f},{10 + i % 30},{ask:.4f},{spot - 0.01:.4f},{spot + 0.01:.4f},"
+        f"{u.symbol},{chain.day},{u.root},{chain.expiration[i]},{chain.strike[i]:.3f},"
+        f"{'C' if chain.call[i] else 'P'},{vwap:.4f},{high:.4f},{low:.4f},{close:.4f},{volume},"
+        f"{10 + i % 90},{bid:.4f},{10 + i % 70},{ask:.4f},{spot - 0.01:.4f},{spot + 0.01:.4f},0.0000,"
+        f"{spot:.4f},{chain.iv[i]:.4f},{chain.delta[i]:.4f},0.0010,-0.0500,0.1000,0.0500,"
+        f"{10 + i % 50},{bid:.4f},{10 + i % 30},{ask:.4f},"
+        f"{spot - 0.01:.4f},{spot + 0.01:.4f},"
         f"{vwap:.4f},{volume * 7 + i % 100},"
     )
 

@@ -42,27 +42,22 @@ def read_lines(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[tuple
     when nothing of the file can be used (no text, unknown columns, a broken archive) or when the object is no
     longer the one with ``etag``; errors of S3 itself pass through, they are worth a retry.
     """
-    first = True
-    for number, line in _split(_content(s3, bucket, key, etag)):
-        if first:
-            first = False
-            if isinstance(line, BadLine):
-                raise InputError(f"{key} can't be read: {line.rejection.text}; deliver it again")
-            line = line.removeprefix("\ufeff")
-            if is_header(line):
-                fault = header_fault(line)
-                if fault:
-                    raise InputError(
-                        f"{key}: {fault}; no row of it was taken, deliver it with the known columns"
-                    )
-                continue
-            if isinstance(parse(line), Rejection):
-                raise InputError(
-                    f"{key} begins with neither a header nor a trade ({line[:40]!r}); is it a trade file?"
-                )
-        yield number, line
-    if first:
+    lines = _split(_content(s3, bucket, key, etag))
+    number, first = next(lines, (0, ""))
+    if not number:
         raise InputError(f"{key} is empty; deliver it again")
+    if isinstance(first, BadLine):
+        raise InputError(f"{key} can't be read: {first.rejection.text}; deliver it again")
+    first = first.removeprefix("\ufeff")
+    if not is_header(first):
+        if isinstance(parse(first), Rejection):
+            raise InputError(
+                f"{key} begins with neither a header nor a trade ({first[:40]!r}); is it a trade file?"
+            )
+        yield number, first
+    elif fault := header_fault(first):
+        raise InputError(f"{key}: {fault}; no row of it was taken, deliver it with the known columns")
+    yield from lines
 
 
 def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
@@ -101,7 +96,8 @@ def _gunzip(chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
     """Decompress gzip, also of several members, with bounded output a step."""
     engine = zlib.decompressobj(31)
     started = False
-    for chunk in chunks:
+    for piece in chunks:
+        chunk = piece
         while chunk:
             try:
                 data = engine.decompress(chunk, CHUNK)
@@ -139,9 +135,8 @@ class _Ranges(io.RawIOBase):
     """A seekable view of an S3 object by ranged reads: a zip archive's directory is at its end."""
 
     def __init__(self, s3: S3Client, bucket: str, key: str, etag: str, size: int) -> None:
-        self._get = lambda span: s3.get_object(Bucket=bucket, Key=key, IfMatch=etag, Range=span)[
-            "Body"
-        ].read()
+        super().__init__()
+        self._s3, self._bucket, self._key, self._etag = s3, bucket, key, etag
         self._size = size
         self._at = 0
 
@@ -162,7 +157,10 @@ class _Ranges(io.RawIOBase):
         end = min(self._at + len(buffer), self._size)
         if end <= self._at:
             return 0
-        data = self._get(f"bytes={self._at}-{end - 1}")
+        response = self._s3.get_object(
+            Bucket=self._bucket, Key=self._key, IfMatch=self._etag, Range=f"bytes={self._at}-{end - 1}"
+        )
+        data = response["Body"].read()
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -173,34 +171,27 @@ def _split(chunks: Iterator[bytes]) -> Iterator[tuple[int, str | BadLine]]:
     number = 0
     rest = b""
     skipping = False
-    damage: Rejection | None = None
-    while True:
-        try:
-            data = next(chunks, None)
-        except _Damaged as damaged:
-            data, damage = None, damaged.rejection
-        if data is None:
-            break
-        if skipping:
-            _, newline, data = data.partition(b"\n")
-            skipping = not newline
-        *lines, rest = (rest + data).split(b"\n")
-        for line in _decoded(lines):
-            number += 1
-            if line:
-                yield number, line
-        if len(rest) > MAX_LINE:
-            number += 1
-            yield (
-                number,
-                BadLine(Rejection(Reason.TOO_LONG, f"a line of more than {MAX_LINE} bytes"), rest[:1024]),
-            )
-            rest, skipping = b"", True
-    if damage is not None:
-        yield number + 1, BadLine(damage, rest[:1024])
-    elif rest:
-        for line in _decoded([rest]):
-            yield number + 1, line
+    try:
+        for chunk in chunks:
+            data = chunk
+            if skipping:
+                _, newline, data = chunk.partition(b"\n")
+                skipping = not newline
+            *lines, rest = (rest + data).split(b"\n")
+            for line in _decoded(lines):
+                number += 1
+                if line:
+                    yield number, line
+            if len(rest) > MAX_LINE:
+                number += 1
+                why = Rejection(Reason.TOO_LONG, f"a line of more than {MAX_LINE} bytes")
+                yield number, BadLine(why, rest[:1024])
+                rest, skipping = b"", True
+    except _Damaged as damaged:
+        yield number + 1, BadLine(damaged.rejection, rest[:1024])
+        return
+    for line in _decoded([rest] if rest else []):
+        yield number + 1, line
 
 
 def _decoded(lines: list[bytes]) -> Iterator[str | BadLine]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Messages by Kafka partition: the end of the topic, and where the stream's group is (None: nowhere yet)."""
+    """Messages by Kafka partition: the ends of the topic, and where the stream's group is (None: nowhere)."""
 
     end: dict[int, int]
     beginning: dict[int, int]
@@ -99,21 +99,22 @@ def snapshot(settings: Settings) -> Snapshot:
 
 
 def freshness(session: Session, symbol: str, trade_date: str, slot: int) -> float | None:
-    """Seconds since the newest row of one partition was written; None when it is empty or Cassandra
-    doesn't answer.
+    """Seconds since the newest row of one partition was written; None when nobody can tell.
 
-    Asks Cassandra for the time of writing, not for the time of the trade: replayed days are fresh, too.
+    Nobody can when the partition is empty or Cassandra doesn't answer. Asks Cassandra for the time of
+    writing, not for the time of the trade: replayed days are fresh, too.
     """
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
 
     try:
         row = session.execute(
-            "SELECT max(writetime(price)) AS at FROM trade WHERE symbol = %s AND trade_date = %s AND slot = %s",
+            "SELECT max(writetime(price)) AS at FROM trade "
+            "WHERE symbol = %s AND trade_date = %s AND slot = %s",
             (symbol, trade_date, slot),
         ).one()
     except (DriverException, NoHostAvailable):
         return None
     if row is None or row.at is None:
         return None
-    return datetime.now(UTC).timestamp() - row.at / 1_000_000
+    return datetime.now(UTC).timestamp() - float(row.at) / 1_000_000

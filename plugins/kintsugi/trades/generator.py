@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Planted:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedDay:
-    """What was written. ``rows`` = ``trades`` + ``duplicates`` + ``bad_rows``; ``trades`` have distinct identities."""
+    """What was written: ``rows`` = ``trades`` (distinct identities) + ``duplicates`` + ``bad_rows``."""
 
     day: date
     trade_files: list[Path]
@@ -82,9 +83,9 @@ def generate_day(
     compress: str = "",
     eod_days: int = 1,
 ) -> GeneratedDay:
-    """Write a trading day below ``out``, laid out as in S3: ``trades/<day>/``, ``eod/``, and
-    ``truth/unusual_<day>.json``.
+    """Write a trading day below ``out``, laid out as in S3.
 
+    Folders: ``trades/<day>/``, ``eod/``, and ``truth/unusual_<day>.json`` beside them.
     ``trades``: rows that are trades (cancels among them), over all ``parts`` files. Each part after the
     first begins with the last rows of the one before. ``bad_rows``: malformed rows, spread over the
     files. ``compress``: empty, ``gz`` or ``zip``.
@@ -146,7 +147,7 @@ class _Market:
         self._tails = self._exchange_pool(512)
 
     def day_times(self, count: int) -> Integers:
-        """``count`` milliseconds of the day, sorted: U-shaped, as a mixture of the open, the close and the middle."""
+        """``count`` milliseconds of the day, sorted: a mixture of the open, the close and the middle."""
         span = CLOSE_MS - OPEN_MS
         part = self.rng.random(count)
         early = span * self.rng.beta(0.8, 4.0, count)
@@ -158,7 +159,7 @@ class _Market:
     def lines(
         self, day: date, times: Integers, *, plant: int, sequence_base: int = 0
     ) -> tuple[list[str], list[Planted]]:
-        """One line a trade at each of ``times``, and the trades planted among them (at the last of ``plant`` random places)."""
+        """One line at each of ``times``, and the ``plant`` trades planted among them at random."""
         count = len(times)
         contracts = self._contracts(times)
         sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, count)), 400).astype(np.int64)
@@ -177,7 +178,7 @@ class _Market:
         return lines, [_planted(lines[index]) for index in chosen]
 
     def _contracts(self, times: Integers) -> Integers:
-        """A contract for each trade: by volume, except in bursts, where one contract trades hundreds of times a second."""
+        """A contract for each trade: by volume, except in bursts, where one contract trades all the time."""
         weight = self.chain.volume / self.chain.volume.sum()
         contracts = self.rng.choice(len(self.chain), len(times), p=weight)
         bursts = max(1, len(times) // 20_000)
@@ -217,8 +218,10 @@ class _Market:
         heads = self._heads()
         clock = _clock(day, times)
         columns = zip(
-            contracts.tolist(), clock, sizes.tolist(), price.tolist(), bid.tolist(), ask.tolist(), iv.tolist(),
-            chain.delta[contracts].tolist(), spot.tolist(), condition.tolist(), exchange.tolist(), tails.tolist(),
+            contracts.tolist(), clock, sizes.tolist(), price.tolist(), bid.tolist(), ask.tolist(),
+            iv.tolist(),
+            chain.delta[contracts].tolist(), spot.tolist(), condition.tolist(), exchange.tolist(),
+            tails.tolist(),
             strict=True,
         )  # fmt: skip
         lines = []
@@ -235,7 +238,7 @@ class _Market:
         return lines
 
     def _heads(self) -> list[tuple[tuple[str, int], str]]:
-        """By contract: symbol and its line's offset, and the columns from root to option_type with a comma after."""
+        """By contract: symbol and its line's offset, and the columns from root to option_type."""
         chain = self.chain
         heads = []
         for index in range(len(chain)):
@@ -296,7 +299,7 @@ def _write_parts(
     borders = np.linspace(0, len(lines), parts + 1).astype(int).tolist()
     bad_at = np.sort(rng.integers(0, max(1, len(lines)), bad_rows)).tolist()
     files, duplicates = [], 0
-    for part, (start, end) in enumerate(zip(borders, borders[1:], strict=False), 1):
+    for part, (start, end) in enumerate(pairwise(borders), 1):
         again = min(BORDER_DUPLICATES, start) if part > 1 else 0
         duplicates += again
         rows = [line.encode() for line in lines[start - again : end]]

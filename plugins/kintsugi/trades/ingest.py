@@ -132,7 +132,8 @@ def ingest_object(
 
 
 def ingest_pending(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], *, bucket: str = BUCKET, idle: float = 0.0, at_most: float = 60.0
+    s3: S3Client, ledger: Ledger, bootstrap: list[str], *,
+    bucket: str = BUCKET, idle: float = 0.0, at_most: float = 60.0,
 ) -> list[FileAccount]:  # fmt: skip
     """Ingest every pending file, by key; returns the accounts of those that this call finished.
 
@@ -267,7 +268,7 @@ class _Run:
 
 
 def _letter(source: S3Object, number: int, line: str | BadLine, why: Rejection) -> bytes:
-    """A dead letter: file, ETag, line number, reason, its text, and the raw line (base64 when it isn't UTF-8)."""
+    """A dead letter: file, ETag, line, reason, its text, and the raw line (base64 when it isn't UTF-8)."""
     if isinstance(line, BadLine):
         raw = {"raw_base64": base64.b64encode(line.raw).decode()}
     else:
@@ -284,7 +285,7 @@ def _letter(source: S3Object, number: int, line: str | BadLine, why: Rejection) 
 
 
 def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
-    """The sums over several files: files, failed, read, accepted, rejected by reason, duplicates, produced."""
+    """The sums over several files: files, failed, and the counts of a Tally."""
     result: dict[str, Any] = {
         "files": 0,
         "failed": 0,
@@ -319,8 +320,8 @@ def check_manifest(s3: S3Client, account: dict[str, Any], bucket: str = BUCKET) 
     for name, value in account.items():
         if manifest.get(name) != value:
             raise KintsugiError(
-                f"{account['key']}: the manifest {key} says {name} {manifest.get(name)!r}, the ingest says {value!r}; "
-                "was the file ingested twice at once?"
+                f"{account['key']}: the manifest {key} says {name} {manifest.get(name)!r}, "
+                f"the ingest says {value!r}; was the file ingested twice at once?"
             )
     rejected = sum(account["rejected"].values())
     sums = account["read"] == account["accepted"] + rejected

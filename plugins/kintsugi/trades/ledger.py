@@ -136,7 +136,7 @@ class Ledger:
         with self._connect() as connection:
             held = connection.execute(
                 "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))",
-                (f"ledger_file\0{key}\0{etag}".replace("\0", "|"),),
+                (f"ledger_file|{key}|{etag}",),
             ).fetchone()
             if not held or not held[0]:
                 yield None
@@ -156,7 +156,8 @@ class Ledger:
         """All rows whose key begins with ``prefix``, by key and time of start."""
         with self._connect() as connection:
             rows = connection.execute(
-                f"SELECT key, etag, {COLUMNS} FROM ledger_file WHERE starts_with(key, %s) ORDER BY key, started_at",
+                f"SELECT key, etag, {COLUMNS} FROM ledger_file "
+                "WHERE starts_with(key, %s) ORDER BY key, started_at",
                 (prefix,),
             ).fetchall()
         return [_entry(row) for row in rows]

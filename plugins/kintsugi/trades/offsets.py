@@ -52,12 +52,11 @@ def starting_offsets(bootstrap: list[str]) -> str:
 
 
 class OffsetCommitter:
-    """Commits the stream's offsets in a thread of its own: a dead group coordinator must not hold up the
-    batches.
+    """Commits the stream's offsets in a thread of its own.
 
-    Only the newest offsets matter; `offer` replaces what hasn't been committed yet. Not being committed
-    is harmless (a driver without a checkpoint repeats more, and rows are upserts), so a failure is logged
-    and tried again.
+    A dead group coordinator must not hold up the batches. Only the newest offsets matter; `offer`
+    replaces what hasn't been committed yet. Not being committed is harmless (a driver without a
+    checkpoint repeats more, and rows are upserts), so a failure is logged and tried again.
     """
 
     def __init__(self, bootstrap: list[str]) -> None:

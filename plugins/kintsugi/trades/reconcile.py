@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 NAMED = 100  # identities that an account lists by name at most
 READERS = 16
 COMPARED = (
-    "symbol", "ts", "trade_id", "sequence", "root", "expiration", "strike", "option_type", "exchange", "size", "price",
-    "condition", "canceled_condition", "bid", "ask", "iv", "delta", "underlying_bid", "underlying_ask", "exchanges",
+    "symbol", "ts", "trade_id", "sequence", "root", "expiration", "strike", "option_type", "exchange",
+    "size", "price",
+    "condition", "canceled_condition", "bid", "ask", "iv", "delta", "underlying_bid", "underlying_ask",
+    "exchanges",
 )  # fmt: skip
 
 Partition = tuple[str, str, int]
@@ -43,9 +45,9 @@ Partition = tuple[str, str, int]
 
 @dataclass(slots=True)
 class Account:
-    """What became of the trades. Counts are rows of files, but ``in_kafka`` and ``stored``: distinct
-    identities.
+    """What became of the trades.
 
+    Counts are rows of files, but ``in_kafka`` and ``stored`` are distinct identities.
     ``read`` = ``accepted`` + rejected; ``duplicates``: accepted rows whose identity another row has.
     ``produced``: messages that the ledger says were acknowledged. ``in_kafka``: None when it wasn't asked
     for. ``lost``, ``extra`` and ``altered`` name up to 100 identities; their counts are exact.
@@ -96,9 +98,11 @@ class Account:
 
     def __str__(self) -> str:
         return (
-            f"{self.files} files: read {self.read}, accepted {self.accepted}, rejected {sum(self.rejected.values())}, "
-            f"duplicates {self.duplicates}, produced {self.produced}, stored {self.stored}; "
-            f"lost {self.lost_count}, extra {self.extra_count}, altered {self.altered_count}, doubled {self.doubled}"
+            f"{self.files} files: read {self.read}, accepted {self.accepted}, "
+            f"rejected {sum(self.rejected.values())}, duplicates {self.duplicates}, "
+            f"produced {self.produced}, stored {self.stored}; "
+            f"lost {self.lost_count}, extra {self.extra_count}, altered {self.altered_count}, "
+            f"doubled {self.doubled}"
         )
 
 
@@ -120,10 +124,10 @@ def reconcile(settings: Settings, *, until: float | None = None, kafka: bool = T
 
 
 def reconcile_when_quiet(settings: Settings, deadline_s: float = 120.0) -> Account:
-    """Wait until every file is ingested and the stream has no lag, at most ``deadline_s`` seconds; then
-    `reconcile`.
+    """Wait until every file is ingested and the stream has no lag; then `reconcile`.
 
-    When the deadline passes, the account is taken all the same: it says what is missing.
+    Waits at most ``deadline_s`` seconds. When the deadline passes, the account is taken all the same: it
+    says what is missing.
     """
     from kintsugi.trades.flow import snapshot
 
@@ -137,7 +141,8 @@ def reconcile_when_quiet(settings: Settings, deadline_s: float = 120.0) -> Accou
 
 
 def take_account(
-    s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
+    s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET,
+    prefix: str = PREFIX,
     bootstrap: list[str] | None = None, until: float | None = None, only_done: bool = False,
 ) -> Account:  # fmt: skip
     """The account of all trade files below ``prefix``.
@@ -159,7 +164,8 @@ def take_account(
     while missing and time.monotonic() < deadline:
         time.sleep(0.5)
         missing = _still_missing(session, expected, missing, partitions, account)
-    account.lost_count, account.lost = len(missing), sorted(missing)[:NAMED]
+    account.lost_count = len(missing)
+    account.lost = sorted(identity.hex() for identity in missing)[:NAMED]
     if bootstrap:
         account.in_kafka = len(identities_in_kafka(bootstrap))
     account.seconds = round(time.monotonic() - started, 3)
@@ -222,11 +228,13 @@ def _trades(s3: S3Client, bucket: str, key: str, etag: str, account: Account) ->
 
 
 def fingerprint(trade: Trade) -> int:
-    """A hash of every delivered column, equal in this process to that of the stored row (see `_row_fingerprint`)."""
+    """A hash of every delivered column; in this process that of the stored row is the same."""
     return hash(
         (
-            trade.symbol, trade.ts, trade.sequence, trade.root, trade.expiration, trade.strike, trade.option_type,
-            trade.exchange, trade.size, trade.price, trade.condition, trade.canceled_condition, trade.bid, trade.ask,
+            trade.symbol, trade.ts, trade.sequence, trade.root, trade.expiration, trade.strike,
+            trade.option_type,
+            trade.exchange, trade.size, trade.price, trade.condition, trade.canceled_condition,
+            trade.bid, trade.ask,
             trade.iv, trade.delta, trade.underlying_bid, trade.underlying_ask, trade.exchanges,
         )
     )  # fmt: skip
@@ -238,7 +246,8 @@ def _row_fingerprint(row: Any) -> int:
     ts += ((row.ts.hour * 60 + row.ts.minute) * 60 + row.ts.second) * 1000 + row.ts.microsecond // 1000
     return hash(
         (
-            row.symbol, ts, row.sequence, row.root, str(row.expiration), row.strike, row.option_type, row.exchange,
+            row.symbol, ts, row.sequence, row.root, str(row.expiration), row.strike, row.option_type,
+            row.exchange,
             row.size, row.price, row.condition, row.canceled_condition, row.bid, row.ask, row.iv, row.delta,
             row.underlying_bid, row.underlying_ask, row.exchanges,
         )
@@ -248,7 +257,7 @@ def _row_fingerprint(row: Any) -> int:
 def _compare(
     session: Session, expected: _Expected, account: Account, only_done: bool
 ) -> tuple[set[bytes], set[Partition]]:
-    """Read every partition; fills ``stored``, ``extra``, ``altered``, ``doubled``; returns what is missing."""
+    """Read every partition, fill in the account, and return what is missing."""
     wanted = set(expected.partition.values())
     partitions = wanted if only_done else wanted | _partitions(session)
     missing = set(expected.fingerprint)

@@ -86,12 +86,12 @@ TABLES = {
 
 
 def ensure_tables(contact_points: list[str], replication: int = 3, timeout: float = 60.0) -> None:
-    """Create the keyspace and its tables where they are missing, and wait until all nodes agree on the
-    schema.
+    """Create the keyspace and its tables where they are missing.
 
-    ``replication``: copies of every row in this datacentre. Raises KintsugiError when Cassandra can't be
-    reached, or its nodes don't agree, within ``timeout`` seconds. Two callers at once are safe: the
-    statements are IF NOT EXISTS, and a collision shows as a schema disagreement, which is waited for.
+    Waits until all nodes agree on the schema.     ``replication``: copies of every row in this
+    datacentre. Raises KintsugiError when Cassandra can't be reached, or its nodes don't agree, within
+    ``timeout`` seconds. Two callers at once are safe: the statements are IF NOT EXISTS, and a collision
+    shows as a schema disagreement, which is waited for.
     """
     from kintsugi.trades.cassandra import connected
 

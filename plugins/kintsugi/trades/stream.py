@@ -70,10 +70,9 @@ BATCH_CONFIGURATION = {
 
 
 def package(target: Path) -> Path:
-    """Write the modules that executors need as the zip file ``target``, for ``--py-files``; returns
-    ``target``.
+    """Write the modules that executors need as the zip file ``target``, and return it.
 
-    The same sources make the same bytes, so that a release can be digested.
+    It is for ``--py-files``. The same sources make the same bytes, so that a release can be digested.
     """
     source = Path(__file__).resolve().parents[1]
     files = [
@@ -180,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(shlex.join(command))
         return
     environment = {"PYSPARK_PYTHON": sys.executable, **os.environ, "SPARK_LOCAL_IP": options.driver_host}
-    os.execve(command[0], command, environment)
+    os.execve(command[0], command, environment)  # noqa: S606 - a list, no shell
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Wait for objects in S3 that have not been taken in yet: by the ledger for trades, by manifests for end-of-day."""
+"""Wait for objects in S3 that have not been taken in: by the ledger for trades, by manifests for the rest."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class NewObjectsTrigger(BaseTrigger):
         said = ""
         while True:
             try:
-                look = look or await asyncio.to_thread(checker, self.kind)
+                if look is None:
+                    look = await asyncio.to_thread(checker, self.kind)
                 keys = await asyncio.to_thread(look)
                 if keys:
                     return keys
