@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kintsugi.fleet import Fleet, Node, Role
@@ -69,7 +69,7 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
         now = await executors(master)
         if isinstance(now, str):
             return f"the driver says: {now}"
-        return tasks_missing(wanted, seen, completed(now), started)
+        return tasks_missing(wanted, seen, completed(now), time.monotonic() - started)
 
     started = time.monotonic()
     await until(tasks, deadline_s, f"{node.name} is not proven")
@@ -86,19 +86,19 @@ async def _task_proof(master: Node, names: str, wanted: list[Node]) -> str:
 
 
 def tasks_missing(
-    wanted: list[Node], before: Mapping[str, int], now: Mapping[str, int], started: float
+    wanted: list[Node], before: Mapping[str, int], now: Mapping[str, int], since_s: float
 ) -> str | None:
     """What the executors on ``wanted`` lack: completed tasks by address ``before`` and ``now``.
 
     An idle stream gives no tasks: where nobody completed any for 10 s, registered executors have to do.
-    ``started``: the monotonic second of ``before``.
+    ``since_s``: seconds since ``before``.
     """
     absent = [node.name for node in wanted if node.address not in now]
     if absent:
         return f"no executor of the stream is active on {' and '.join(absent)}"
     fresh = [node.name for node in wanted if now[node.address] == 0]
     idle = sum(now.values()) <= sum(before.get(address, 0) for address in now)
-    if fresh and not (idle and time.monotonic() - started > IDLE_AFTER_S):
+    if fresh and not (idle and since_s > IDLE_AFTER_S):
         return f"no task of the stream has been completed on {' and '.join(fresh)}"
     return None
 
@@ -119,7 +119,7 @@ async def executors(master: Node) -> list[Mapping[str, Any]] | str:
     return [executor for executor in found if executor["isActive"] and executor["id"] != "driver"]
 
 
-def completed(found: list[Mapping[str, Any]]) -> dict[str, int]:
+def completed(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Completed tasks by address, from the driver's list of executors."""
     done: dict[str, int] = {}
     for executor in found:

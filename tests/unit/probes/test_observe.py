@@ -1,0 +1,57 @@
+"""What the init and the log of a node say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from kintsugi.fleet import Role
+from kintsugi.observation import Answer, PeerOpinion
+from kintsugi.probes.observe import heard_at, init_state, progress
+from kintsugi.probes.peers import Witness
+from kintsugi.probes.protocols import Probe
+
+NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "uptime_s"),
+    [
+        ("kafka                            RUNNING   pid 4711, uptime 0:01:05\n", "RUNNING", 65),
+        ("kafka     RUNNING   pid 4711, uptime 1 day, 2:00:00", "RUNNING", 26 * 3600),
+        ("kafka     RUNNING   pid 4711, uptime 12 days, 0:00:01", "RUNNING", 12 * 86400 + 1),
+        ("kafka     STARTING  ", "STARTING", None),
+        ("kafka     BACKOFF   Exited too quickly (process log may have details)", "BACKOFF", None),
+        ("kafka     FATAL     can't find command '/x'", "FATAL", None),
+        ("unix:///run/supervisor.sock no such file", None, None),
+        ("", None, None),
+    ],
+)
+def test_init_state(status: str, state: str | None, uptime_s: float | None) -> None:
+    assert init_state(status) == (state, uptime_s)
+
+
+def test_a_process_that_just_began_is_on_its_way() -> None:
+    assert progress(Role.KAFKA, "RUNNING", 4, "") == "its process began 4 s ago"
+    assert progress(Role.KAFKA, "RUNNING", 400, "") is None
+    assert progress(Role.KAFKA, "BACKOFF", 4, "") is None
+    assert progress(Role.KAFKA, None, None, "") is None
+
+
+def test_a_long_start_goes_on_as_long_as_its_log_advances() -> None:
+    log = "INFO Replaying /data/commitlog/CommitLog-7-1.log\nINFO something else\n"
+    assert progress(Role.CASSANDRA, "RUNNING", 300, log) == (
+        "its log says: INFO Replaying /data/commitlog/CommitLog-7-1.log"
+    )
+    assert progress(Role.SPARK_WORKER, "RUNNING", 300, log) is None
+
+
+def test_heard_at_is_the_newest_sign_of_life_of_anybody() -> None:
+    silent = Probe("kafka-1", Answer.TIMEOUT, NOW, 2.0, "")
+    heard = Witness("kafka-2", PeerOpinion.DOWN, "", NOW - timedelta(seconds=7))
+    newer = Witness("kafka-3", PeerOpinion.UP, "", NOW - timedelta(seconds=3))
+    deaf = Witness("kafka-4", PeerOpinion.UNKNOWN, "")
+    assert heard_at(silent, [heard, newer, deaf]) == NOW - timedelta(seconds=3)
+    assert heard_at(silent, [deaf]) is None
+    assert heard_at(Probe("kafka-1", Answer.OK, NOW, 0.1, ""), [heard]) == NOW

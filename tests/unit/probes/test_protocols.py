@@ -1,0 +1,219 @@
+"""Probes against real sockets: what is OK, refused, silent, wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kintsugi.fleet import Node, Role
+from kintsugi.observation import Answer
+from kintsugi.probes import protocols
+from kintsugi.probes.protocols import Probe
+from kintsugi.probes.stream import probe_stream
+
+ADDRESS = "127.35.90.1"
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Ask = Callable[..., Awaitable[Probe]]
+ALL: list[Ask] = [
+    protocols.probe_kafka,
+    protocols.probe_cassandra,
+    protocols.probe_spark_master,
+    protocols.probe_spark_worker,
+    protocols.probe_ssh,
+    protocols.probe_s3,
+    protocols.probe_postgres,
+]
+
+
+@asynccontextmanager
+async def listening(talk: Talk, port: int = 0) -> AsyncIterator[int]:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, ADDRESS, port)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def say(data: bytes) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+        await reader.read()
+
+    return talk
+
+
+def http(status: str, body: bytes) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+
+    return talk
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((ADDRESS, 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("ask", ALL)
+async def test_nobody_listening_is_refused(ask: Ask) -> None:
+    probe = await ask(ADDRESS, unused_port(), timeout_s=2.0)
+    assert probe.answer is Answer.REFUSED
+    assert probe.latency_s < 1.0
+
+
+@pytest.mark.parametrize("ask", ALL)
+async def test_an_open_port_that_says_nothing_is_a_timeout(ask: Ask) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()  # whatever comes, until the other end gives up
+
+    async with listening(silent) as port:
+        probe = await ask(ADDRESS, port, timeout_s=0.2)
+    assert probe.answer is Answer.TIMEOUT
+    assert 0.2 <= probe.latency_s < 1.0
+
+
+@pytest.mark.parametrize("ask", ALL)
+async def test_a_stopped_process_accepts_connections_and_is_still_a_timeout(ask: Ask) -> None:
+    with socket.create_server((ADDRESS, 0)) as server:  # the kernel accepts, nobody reads
+        probe = await ask(ADDRESS, server.getsockname()[1], timeout_s=0.2)
+    assert probe.answer is Answer.TIMEOUT
+
+
+@pytest.mark.parametrize("ask", ALL)
+async def test_garbage_is_wrong(ask: Ask) -> None:
+    async with listening(say(b"\x00\x00\x00\x20" + b"nobody here speaks your language\r\n\r\n")) as port:
+        probe = await ask(ADDRESS, port, timeout_s=1.0)
+    assert probe.answer is Answer.WRONG
+
+
+@pytest.mark.parametrize("ask", ALL)
+async def test_a_connection_closed_without_a_word_is_wrong(ask: Ask) -> None:
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with listening(leave) as port:
+        assert (await ask(ADDRESS, port, timeout_s=1.0)).answer is Answer.WRONG
+
+
+async def test_kafka_must_answer_this_very_question() -> None:
+    def answering(change: int) -> Talk:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            (size,) = struct.unpack(">i", await reader.readexactly(4))
+            request = await reader.readexactly(size)
+            api, _, correlation = struct.unpack_from(">hhi", request)
+            assert api == 18
+            writer.write(struct.pack(">iihi", 10, correlation ^ change, 0, 0))
+            await writer.drain()
+
+        return talk
+
+    async with listening(answering(0)) as port:
+        assert (await protocols.probe_kafka(ADDRESS, port)).answer is Answer.OK
+    async with listening(answering(1)) as port:
+        assert (await protocols.probe_kafka(ADDRESS, port)).answer is Answer.WRONG
+
+
+async def test_cassandra_must_say_supported() -> None:
+    def answering(opcode: int) -> Talk:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            _, _, stream, asked, _ = struct.unpack(">BBhBi", await reader.readexactly(9))
+            assert asked == 5
+            writer.write(struct.pack(">BBhBi", 0x84, 0, stream, opcode, 2) + b"\0\0")
+            await writer.drain()
+
+        return talk
+
+    async with listening(answering(6)) as port:
+        assert (await protocols.probe_cassandra(ADDRESS, port)).answer is Answer.OK
+    async with listening(answering(0)) as port:
+        assert (await protocols.probe_cassandra(ADDRESS, port)).answer is Answer.WRONG
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        ("ALIVE", Answer.OK),
+        ("STANDBY", Answer.OK),
+        ("RECOVERING", Answer.OK),
+        ("COMPLETING_RECOVERY", Answer.OK),
+        ("DEAD", Answer.WRONG),
+        (None, Answer.WRONG),
+    ],
+)
+async def test_a_spark_master_on_its_way_is_alive(status: str | None, answer: Answer) -> None:
+    async with listening(http("200 OK", json.dumps({"status": status}).encode())) as port:
+        assert (await protocols.probe_spark_master(ADDRESS, port)).answer is answer
+
+
+async def test_an_error_page_is_wrong_for_spark_and_a_refusal_is_fine_for_s3() -> None:
+    async with listening(http("403 Forbidden", b"<Error/>")) as port:
+        assert (await protocols.probe_spark_master(ADDRESS, port)).answer is Answer.WRONG
+        assert (await protocols.probe_s3(ADDRESS, port)).answer is Answer.OK
+    async with listening(http("503 Slow Down", b"")) as port:
+        assert (await protocols.probe_s3(ADDRESS, port)).answer is Answer.WRONG
+
+
+async def test_ssh_banner() -> None:
+    async with listening(say(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")) as port:
+        probe = await protocols.probe_ssh(ADDRESS, port)
+    assert probe.answer is Answer.OK
+    assert "OpenSSH" in probe.detail
+
+
+async def test_postgres_answers_before_authentication() -> None:
+    async with listening(say(b"N")) as port:
+        assert (await protocols.probe_postgres(ADDRESS, port)).answer is Answer.OK
+
+
+async def test_probe_node_asks_in_the_protocol_of_the_role_and_is_named_after_the_node() -> None:
+    body = json.dumps({"status": "ALIVE"}).encode()
+    async with listening(http("200 OK", body), protocols.PORTS[Role.SPARK_MASTER]):
+        probe = await protocols.probe_node(Node("spark-master-1", Role.SPARK_MASTER, ADDRESS, 2222))
+    assert (probe.target, probe.answer) == ("spark-master-1", Answer.OK)
+
+
+@pytest.mark.parametrize(
+    ("apps", "answer"),
+    [
+        ([{"name": "stream_trades", "state": "RUNNING", "cores": 2}], Answer.OK),
+        ([{"name": "stream_trades", "state": "WAITING", "cores": 0}], Answer.WRONG),
+        ([{"name": "build_baseline", "state": "RUNNING", "cores": 1}], Answer.WRONG),
+        ([{"name": "stream_trades", "state": "RUNNING", "cores": 1}] * 2, Answer.WRONG),  # two drivers
+        ([], Answer.WRONG),
+    ],
+)
+async def test_stream_is_well_when_exactly_one_application_holds_cores(
+    apps: list[dict[str, object]], answer: Answer
+) -> None:
+    body = json.dumps({"status": "ALIVE", "activeapps": apps}).encode()
+    async with listening(http("200 OK", body), protocols.PORTS[Role.SPARK_MASTER]):
+        probe = await probe_stream(Node("spark-master-1", Role.SPARK_MASTER, ADDRESS, 2222))
+    assert probe.answer is answer
+
+
+async def test_an_answer_that_came_while_the_watcher_slept_still_counts() -> None:
+    async with listening(say(b"SSH-2.0-x\r\n")) as port:
+        task = asyncio.create_task(protocols.probe_ssh(ADDRESS, port, timeout_s=0.3))
+        await asyncio.sleep(0)
+        import time
+
+        time.sleep(0.5)  # noqa: ASYNC251 - the event loop stands still past the probe's deadline
+        assert (await task).answer is Answer.OK

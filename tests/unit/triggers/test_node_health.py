@@ -1,0 +1,72 @@
+"""The trigger that watches one node, against real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from datetime import datetime
+from typing import Any
+
+from kintsugi.settings import SPARK_MASTER_UI_PORT
+from kintsugi.triggers.node_health import NodeHealthTrigger
+
+NODE: dict[str, Any] = {"name": "spark-master-1", "role": "spark_master", "ssh_port": 2222}
+
+
+async def events(trigger: NodeHealthTrigger) -> list[Any]:
+    return [event.payload async for event in trigger.run()]
+
+
+def test_it_is_made_again_from_what_it_serializes() -> None:
+    trigger = NodeHealthTrigger(**NODE, address="127.35.91.1", interval=0.5, max_watch=60, silence=10)
+    path, kwargs = trigger.serialize()
+    module, _, name = path.rpartition(".")
+    again = getattr(importlib.import_module(module), name)(**kwargs)
+    assert again.serialize() == (path, kwargs)
+    json.dumps(kwargs)  # the triggerer stores it as JSON
+
+
+async def test_a_dead_node_is_found_in_about_two_seconds_of_probing() -> None:
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    (event,) = await events(NodeHealthTrigger(**NODE, address="127.35.91.1"))
+    assert 1.9 <= clock() - started < 4.0
+    assert (event["node"], event["symptom"]) == ("spark-master-1", "down")
+    assert len(event["evidence"]) == 3
+    first, detected = (datetime.fromisoformat(event[key]) for key in ("first_failed_at", "detected_at"))
+    assert first.utcoffset() == detected.utcoffset()
+    assert 1.9 <= (detected - first).total_seconds() < 4.0
+    json.dumps(event)
+
+
+async def test_a_silent_node_is_hung() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.35.91.2", SPARK_MASTER_UI_PORT)
+    trigger = NodeHealthTrigger(
+        **NODE, address="127.35.91.2", interval=0.2, probe_timeout=0.3, silence=1.5, max_watch=30
+    )
+    (event,) = await events(trigger)
+    server.close()
+    assert event["symptom"] == "hung"
+
+
+async def test_a_well_node_ends_the_watch_well() -> None:
+    asked = 0
+
+    async def alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{"status":"ALIVE"}')
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(alive, "127.35.91.3", SPARK_MASTER_UI_PORT)
+    (event,) = await events(NodeHealthTrigger(**NODE, address="127.35.91.3", interval=0.1, max_watch=1.0))
+    server.close()
+    assert event == {"well": True}
+    assert 3 <= asked <= 11
