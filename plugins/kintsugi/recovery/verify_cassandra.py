@@ -145,7 +145,7 @@ def _local(session: Session, cql: str, parameters: tuple[Any, ...]) -> list[Any]
     statement = SimpleStatement(cql, consistency_level=ConsistencyLevel.ONE)
     result = session.execute(statement, parameters, trace=True)
     rows = list(result)
-    trace = result.get_query_trace(max_wait=5.0)
+    trace = result.get_query_trace(max_wait_sec=5.0)
     if any(word in event.description for event in trace.events for word in REMOTE):
         raise StepFailed("it asked another replica instead of its own disk")
     return rows
