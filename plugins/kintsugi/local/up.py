@@ -93,9 +93,11 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
     from kintsugi.connections import store_dsn
     from kintsugi.store import Store
+    from kintsugi.trades.ledger import Ledger
 
     with progress.step("Airflow: database"):
         Store(store_dsn(plane.settings)).migrate()
+        Ledger(store_dsn(plane.settings)).migrate()
         plane.migrate()
     with progress.step("Airflow: start"):
         plane.start_airflow()
