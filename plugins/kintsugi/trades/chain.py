@@ -171,6 +171,6 @@ def _volumes(
     closeness = np.exp(-((moneyness / (sigma * np.sqrt(np.maximum(days, 2) / YEAR))) ** 2) / 3)
     level = 4000 * activity * closeness / (1 + days / 20)
     volume = level * rng.lognormal(0, 0.7, len(u))
-    traded = rng.random(len(u)) < 0.15 + 0.75 * closeness
+    traded = rng.random(len(u)) < 0.02 + 0.7 * closeness
     result: Integers = np.where(traded, np.maximum(1, volume), 0).astype(np.int64)
     return result

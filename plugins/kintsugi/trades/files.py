@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 CHUNK = 1 << 20
+PIECE = 1 << 14
 MAX_LINE = 1 << 16
 
 
@@ -93,26 +94,42 @@ def _chunks(head: bytes, body: Any) -> Iterator[bytes]:
 
 
 def _gunzip(chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
-    """Decompress gzip, also of several members, with bounded output a step."""
+    """Decompress gzip, also of several members, up to the very byte where it breaks."""
     engine = zlib.decompressobj(31)
     started = False
-    for piece in chunks:
-        chunk = piece
-        while chunk:
-            try:
-                data = engine.decompress(chunk, CHUNK)
-            except zlib.error as error:
-                raise _Damaged(Reason.CORRUPT, f"the gzip data of {key} is corrupt: {error}") from error
+    for piece in _pieces(chunks):
+        data = piece
+        while data:
+            before = engine.copy()
             started = True
-            if data:
-                yield data
-            chunk = engine.unconsumed_tail
+            try:
+                yield engine.decompress(data)
+            except zlib.error as error:
+                # zlib throws away what it had decompressed of this piece: go there again, byte by byte.
+                yield from _until_error(before, data)
+                raise _Damaged(Reason.CORRUPT, f"the gzip data of {key} is corrupt: {error}") from error
+            data = b""
             if engine.eof:
-                chunk = engine.unused_data.lstrip(b"\0")
+                data = engine.unused_data.lstrip(b"\0")
                 engine = zlib.decompressobj(31)
                 started = False
     if started:
         raise _Damaged(Reason.TRUNCATED, f"the gzip data of {key} ends too early")
+
+
+def _pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Small enough that what one piece decompresses to (at most 1032 times as much) fits into memory."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), PIECE):
+            yield chunk[start : start + PIECE]
+
+
+def _until_error(engine: Any, data: bytes) -> Iterator[bytes]:
+    for index in range(len(data)):
+        try:
+            yield engine.decompress(data[index : index + 1])
+        except zlib.error:
+            return
 
 
 def _unzip(source: io.RawIOBase, key: str) -> Iterator[bytes]:

@@ -1,0 +1,298 @@
+"""The way of a trade on real servers: S3, Postgres, Kafka, Spark and Cassandra, one of each."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, load_settings
+from kintsugi.trades import canary, flow, schema, stream
+from kintsugi.trades.cassandra import connected
+from kintsugi.trades.generator import GeneratedDay, generate_day
+from kintsugi.trades.ingest import FileAccount, ingest_object, ingest_pending, pending, producer, totals
+from kintsugi.trades.ledger import Ledger, State
+from kintsugi.trades.reconcile import Account, identities_in_kafka, take_account
+from tests.integration import servers
+from tests.integration.servers import Server, wait_until
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+    from mypy_boto3_s3.client import S3Client
+
+REPOSITORY = Path(__file__).parents[2]
+DAY = date(2024, 10, 8)
+NET = "127.31.90"
+TRADES = 4000
+
+
+@dataclass
+class Pipeline:
+    folder: Path
+    s3: S3Client
+    ledger: Ledger
+    dsn: str
+    bootstrap: list[str]
+    contact_points: list[str]
+    session: Session
+    started: list[Server]
+
+    def put(self, key: str, body: bytes) -> None:
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+    def account(self, until: float = 0.0) -> Account:
+        return take_account(self.s3, self.session, self.ledger, until=until, bootstrap=self.bootstrap)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    folder = tmp_path_factory.mktemp("pipeline")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)  # Postgres runs as another user
+    started: list[Server] = []
+    try:
+        for start in (
+            lambda: servers.kafka(folder / "kafka", f"{NET}.1"),
+            lambda: servers.s3(folder / "s3", f"{NET}.2"),
+            lambda: servers.postgres(folder / "postgres", f"{NET}.2"),
+            lambda: servers.cassandra(folder / "cassandra", f"{NET}.3"),
+        ):
+            started.append(start())
+        kafka, s3, postgres, cassandra = started
+        schema.ensure_topics([kafka.endpoint], replication=1)
+        schema.ensure_tables([cassandra.address], replication=1)
+        ledger = Ledger(postgres.extra["dsn"])
+        ledger.migrate()
+        with connected([cassandra.address]) as session:
+            client = s3_client(s3.extra["url"])
+            client.create_bucket(Bucket=BUCKET)
+            yield Pipeline(
+                folder, client, ledger, postgres.extra["dsn"], [kafka.endpoint], [cassandra.address], session, started
+            )
+    finally:
+        servers.stop_all(started)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def s3_client(url: str) -> S3Client:
+    config = Config(s3={"addressing_style": "path"})
+    return boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id="kintsugi", aws_secret_access_key="kintsugi-test",
+        region_name="us-east-1", config=config,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def day(pipeline: Pipeline) -> GeneratedDay:
+    made = generate_day(pipeline.folder / "day", day=DAY, seed=3, trades=TRADES, parts=2, bad_rows=6)
+    for file in made.trade_files:
+        pipeline.put(f"trades/{DAY}/{file.name}", file.read_bytes())
+    return made
+
+
+@pytest.fixture(scope="module")
+def ingested(pipeline: Pipeline, day: GeneratedDay) -> list[FileAccount]:
+    return ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+
+
+def test_topics_and_tables_can_be_ensured_again(pipeline: Pipeline) -> None:
+    schema.ensure_topics(pipeline.bootstrap, replication=1)
+    schema.ensure_tables(pipeline.contact_points, replication=1)
+
+
+def test_every_row_of_a_day_is_accounted_for(
+    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileAccount]
+) -> None:
+    found = totals(ingested)
+    assert (found["read"], found["accepted"]) == (day.rows, day.trades + day.duplicates)
+    assert sum(found["rejected"].values()) == day.bad_rows
+    assert found["produced"] == found["accepted"]
+    assert pending(pipeline.s3, pipeline.ledger) == []
+    assert len(identities_in_kafka(pipeline.bootstrap)) >= day.trades
+
+
+def test_rejected_rows_are_in_the_topic_and_in_s3_with_line_and_reason(
+    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileAccount]
+) -> None:
+    from kafka import KafkaConsumer
+
+    letters = [
+        json.loads(line)
+        for item in pipeline.s3.list_objects_v2(Bucket=BUCKET, Prefix="dead-letter/")["Contents"]
+        for line in pipeline.s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read().splitlines()
+    ]
+    mine = [letter for letter in letters if letter["file"].startswith(f"trades/{DAY}/")]
+    assert len(mine) == day.bad_rows
+    lines = {file.name: file.read_bytes().split(b"\n") for file in day.trade_files}
+    for letter in mine:
+        raw = lines[letter["file"].rpartition("/")[2]][letter["line"] - 1]
+        assert letter.get("raw", "").encode() == raw or "raw_base64" in letter
+        assert letter["reason"]
+        assert letter["text"]
+    consumer = KafkaConsumer(
+        DEAD_LETTER_TOPIC, bootstrap_servers=pipeline.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3000
+    )
+    on_topic = [json.loads(message.value) for message in consumer]
+    consumer.close()
+    assert all(letter in on_topic for letter in mine)
+
+
+def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(pipeline: Pipeline, day: GeneratedDay) -> None:
+    good = day.trade_files[0].read_bytes().split(b"\n")[:20]
+    pipeline.put("trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_a.csv", b"\x00\x01 no text \xff")
+    pipeline.put(
+        "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_b.csv.gz", gzip.compress(b"\n".join(good), 0)[:-900]
+    )
+    one, two = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    assert (one.state, one.tally.read) == (State.FAILED, 0)
+    assert one.reason
+    assert "can't be read" in one.reason
+    assert two.state is State.DONE
+    assert two.tally.accepted > 5
+    assert two.tally.rejected == {"truncated": 1}
+    assert pending(pipeline.s3, pipeline.ledger) == []
+
+
+def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
+    made = generate_day(pipeline.folder / "killed", day=date(2024, 10, 9), seed=4, trades=TRADES)
+    key = "trades/2024-10-09/UnderlyingOptionsTradesCalcs_2024-10-09.csv"
+    pipeline.put(key, made.trade_files[0].read_bytes())
+    before = len(identities_in_kafka(pipeline.bootstrap))
+    child = subprocess.Popen(
+        [sys.executable, __file__, pipeline.s3.meta.endpoint_url, pipeline.dsn, pipeline.bootstrap[0]],
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'plugins'}:{REPOSITORY}"},
+    )
+
+    def midway() -> bool:
+        assert child.poll() is None, "the ingest ended before it could be killed"
+        return any(0 < entry.tally.lines_done < TRADES for entry in pipeline.ledger.entries(key))
+
+    wait_until(midway, 60, "the ingest is midway", interval=0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    (entry,) = pipeline.ledger.entries(key)
+    assert entry.state is State.RUNNING
+    (account,) = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    assert (account.tally.read, account.tally.accepted, account.tally.duplicates) == (TRADES, TRADES, 0)
+    assert len(identities_in_kafka(pipeline.bootstrap)) == before + TRADES
+
+
+def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
+    made = generate_day(pipeline.folder / "both", day=date(2024, 10, 10), seed=5, trades=500)
+    pipeline.put("trades/2024-10-10/UnderlyingOptionsTradesCalcs_2024-10-10.csv", made.trade_files[0].read_bytes())
+    (source,) = pending(pipeline.s3, pipeline.ledger)
+    accounts: list[FileAccount | None] = []
+    with producer(pipeline.bootstrap) as kafka:
+        work = lambda: accounts.append(  # noqa: E731
+            ingest_object(pipeline.s3, source, ledger=pipeline.ledger, kafka=kafka)
+        )
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    done = [account for account in accounts if account is not None]
+    assert len(done) == 1
+    assert done[0].tally.produced == 500
+
+
+class Driver:
+    """A streaming driver on a Spark of its own."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.checkpoint = pipeline.folder / "checkpoint"
+        self.log = pipeline.folder / "driver.log"
+        self.command = stream.submit_command(
+            master="local[1]", driver_host=f"{NET}.4", bootstrap=pipeline.bootstrap,
+            contact_points=pipeline.contact_points, checkpoint=self.checkpoint,
+            jars=load_settings().artifacts / "spark", application=REPOSITORY / "spark_apps" / "stream_trades.py",
+            py_files=stream.package(pipeline.folder / "kintsugi.zip"),
+        )  # fmt: skip
+        self.env = {**os.environ, "SPARK_LOCAL_IP": f"{NET}.4", "PYSPARK_PYTHON": sys.executable}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as out:
+            return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self.command], stdout=out, stderr=out, env=self.env)
+
+
+@pytest.fixture(scope="module")
+def driver(pipeline: Pipeline) -> Driver:
+    return Driver(pipeline)
+
+
+def caught_up(pipeline: Pipeline) -> bool:
+    return flow.consumer_lag(pipeline.bootstrap) == 0
+
+
+def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoint_repeats_nothing(
+    pipeline: Pipeline, driver: Driver
+) -> None:
+    ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    process = driver.start()
+    try:
+        wait_until(lambda: caught_up(pipeline), 180, "the stream has caught up", interval=0.5)
+        account = pipeline.account(until=30)
+        assert account.complete, account
+        assert account.stored == account.accepted - account.duplicates == account.in_kafka
+
+        second = subprocess.run(driver.command, env=driver.env, check=False, timeout=120, capture_output=True)
+        assert second.returncode == 3
+        assert b"another driver runs on the checkpoint" in second.stderr
+
+        process.kill()
+        process.wait()
+        shutil.rmtree(driver.checkpoint)  # as if the node's disk were gone
+        identity = canary.send(pipeline.s3)
+        ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+        process = driver.start()
+        wait_until(lambda: canary.arrived(pipeline.session, identity), 120, "the canary arrives", interval=0.5)
+        assert "no checkpoint" in driver.log.read_text().rpartition("starting from {")[0]
+        assert pipeline.account(until=10).complete
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_row_deleted_added_or_altered_by_hand_is_named(pipeline: Pipeline) -> None:
+    before = pipeline.account()
+    assert before.complete, "the test before this one must have filled the tables"
+    row: Any = pipeline.session.execute("SELECT * FROM trade LIMIT 20").all()[-1]
+    assert row.symbol != canary.CANARY_SYMBOL
+    key = (row.symbol, row.trade_date, row.slot, row.ts, row.trade_id)
+    where = "symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s"
+    pipeline.session.execute(f"UPDATE trade SET price = %s WHERE {where}", (row.price + 1, *key))
+    assert pipeline.account().altered == [row.trade_id.hex()]
+    pipeline.session.execute(f"DELETE FROM trade WHERE {where}", key)
+    found = pipeline.account()
+    assert (found.lost, found.lost_count, found.complete) == ([row.trade_id.hex()], 1, False)
+    other = bytes(16)
+    pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", (*key[:4], other))
+    pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", (key[0], key[1], 95, key[3], other))
+    found = pipeline.account()
+    assert (found.extra, found.doubled) == ([other.hex()], 1)
+
+
+def _ingest_slowly(url: str, dsn: str, bootstrap: str) -> None:
+    """What the test kills: an ingest in chunks of 50 rows."""
+    s3, ledger = s3_client(url), Ledger(dsn)
+    with producer([bootstrap]) as kafka:
+        for source in pending(s3, ledger):
+            ingest_object(s3, source, ledger=ledger, kafka=kafka, chunk_rows=50)
+
+
+if __name__ == "__main__":
+    _ingest_slowly(*sys.argv[1:4])

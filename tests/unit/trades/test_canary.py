@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import boto3
+from moto import mock_aws
+
+from kintsugi.trades import canary
+from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.rows import Trade, parse
+
+NOW = datetime(2024, 10, 8, 18, 30, 5, 123000, tzinfo=UTC)
+
+
+@mock_aws
+def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol() -> None:
+    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    s3.create_bucket(Bucket="bucket")
+    identity = canary.send(s3, "bucket", NOW)
+    other = canary.send(s3, "bucket", NOW)
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
+    assert all(key.startswith("trades/canary/UnderlyingOptionsTradesCalcs_2024-10-08_") for key in keys)
+    bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
+    trades = [parse(body.splitlines()[1]) for body in bodies]
+    found = {trade.trade_id for trade in trades if isinstance(trade, Trade) and trade.symbol == CANARY_SYMBOL}
+    assert found == {identity, other}
+    assert {trade.ts for trade in trades if isinstance(trade, Trade)} == {int(NOW.timestamp() * 1000)}

@@ -1,0 +1,56 @@
+"""What needs no server; accounts are taken on real servers in tests/integration/test_trades.py."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from types import SimpleNamespace
+
+import orjson
+import pytest
+
+from kintsugi.trades import reconcile
+from kintsugi.trades.reconcile import Account
+from tests.unit.trades.test_rows import LINE, trade
+
+
+def stored(**changes: object) -> SimpleNamespace:
+    found = trade(LINE)
+    values = {name: getattr(found, name) for name in reconcile.COMPARED}
+    values["ts"] = datetime(2018, 1, 8, 16, 11, 5, 375000)  # noqa: DTZ001 - as the driver gives it
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_a_stored_row_has_the_fingerprint_of_its_trade() -> None:
+    assert reconcile._row_fingerprint(stored()) == reconcile.fingerprint(trade(LINE))
+
+
+@pytest.mark.parametrize(
+    "column", [column for column in reconcile.COMPARED if column not in {"trade_id", "ts", "expiration"}]
+)
+def test_a_row_that_was_altered_in_any_column_has_another(column: str) -> None:
+    value = getattr(trade(LINE), column)
+    changed = value + "X" if isinstance(value, str) else value + 1
+    assert reconcile._row_fingerprint(stored(**{column: changed})) != reconcile.fingerprint(trade(LINE))
+
+
+def test_the_identity_is_cut_out_of_a_message_however_it_is_written() -> None:
+    found = trade(LINE)
+    message = orjson.dumps(found)
+    identity = bytes.fromhex(found.trade_id)
+    assert reconcile.trade_id_of(message) == identity
+    assert reconcile.trade_id_of(json.dumps({"symbol": "A", "trade_id": found.trade_id}).encode()) == identity
+
+
+def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
+    assert Account(accepted=3, stored=3).complete
+    for fault in ("lost_count", "extra_count", "altered_count", "doubled"):
+        assert not Account(**{fault: 1}).complete
+
+
+def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
+    account = Account(rejected={"time": 2, "columns": 1}, lost_count=1, lost=["ab"])
+    plain = account.to_json()
+    assert (plain["rejected"], plain["lost"], plain["complete"]) == (3, 1, False)
+    assert (plain["rejected_by_reason"], plain["lost_trades"]) == ({"time": 2, "columns": 1}, ["ab"])
+    json.dumps(plain)

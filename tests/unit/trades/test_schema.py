@@ -1,0 +1,16 @@
+"""The tables are made on a real Cassandra in tests/integration/test_trades.py."""
+
+from __future__ import annotations
+
+from kintsugi.trades.rows import Trade
+from kintsugi.trades.schema import TABLES, TRADE_COLUMNS
+
+
+def test_a_trade_is_stored_with_every_column_it_travels_with() -> None:
+    assert set(Trade.__dataclass_fields__) <= {name for name, _ in TRADE_COLUMNS}
+
+
+def test_partitions_are_bounded_by_quarters_of_an_hour_and_days() -> None:
+    assert "PRIMARY KEY ((symbol, trade_date, slot), ts, trade_id)" in TABLES["trade"]
+    assert "PRIMARY KEY (trade_date, symbol, ts, trade_id, signal)" in TABLES["unusual_trade"]
+    assert all("default_time_to_live" in statement for statement in TABLES.values())
