@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.fleet import Node
-from kintsugi.local.node_config import write_configuration
+from kintsugi.local.node_config import search_path, write_configuration
 from kintsugi.local.node_isolation import Isolation, choose_isolation, init_prefix
 from kintsugi.local.node_process import (
     MARK,
@@ -144,7 +144,7 @@ def _environment(settings: Settings, name: str, isolation: Isolation) -> dict[st
     root = settings.node_root(name)
     passed = {key: os.environ[key] for key in ("JAVA_HOME", "LANG", "TZ") if key in os.environ}
     return passed | {
-        "PATH": f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": search_path(),
         "HOME": str(root),
         "TMPDIR": str(root / "tmp"),
         "PYTHONPATH": str(settings.repository / "plugins"),

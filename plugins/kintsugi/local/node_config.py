@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 from kintsugi.errors import PreflightError
@@ -68,7 +69,8 @@ StrictModes no
 # Ansible opens many sessions at once when a whole fleet is configured.
 MaxStartups 50:30:100
 MaxSessions 50
-SetEnv {mark}={root} KINTSUGI_NODE={name}
+# What runs on the node over SSH finds supervisorctl and Python where the node's own services find them.
+SetEnv {mark}={root} KINTSUGI_NODE={name} PATH={path}
 Subsystem sftp internal-sftp
 """
 
@@ -116,12 +118,19 @@ def write_configuration(
     ]
     (etc / "supervisord.conf").write_text("\n".join(sections))
     (etc / "sshd_config").write_text(
-        _SSHD.format(address=node.address, port=node.ssh_port, root=root, mark=MARK, name=node.name)
+        _SSHD.format(
+            address=node.address, port=node.ssh_port, root=root, mark=MARK, name=node.name, path=search_path()
+        )
     )
     (etc / "rsyslog.conf").write_text(
         _RSYSLOG.format(root=root, name=node.name, collector=control.address, port=control.log_port)
     )
     _write_keys(settings, node, etc / "ssh")
+
+
+def search_path() -> str:
+    """``PATH`` on every node: the installation's own programs first."""
+    return f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def _write_keys(settings: Settings, node: Node, directory: Path) -> None:
