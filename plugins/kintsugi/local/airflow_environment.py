@@ -176,7 +176,6 @@ def _core(settings: Settings) -> dict[str, dict[str, str]]:
             "dag_processor_child_process_log_directory": str(home / "logs/dag_processor"),
             "colored_console_log": "False",
         },
-        "usage_data_collection": {"enabled": "False"},
     }
 
 

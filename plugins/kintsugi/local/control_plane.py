@@ -103,7 +103,7 @@ class ControlPlane:
         """Start Airflow's four components without waiting for them; needs the migrated database."""
         self.supervisor.start(*AIRFLOW)
 
-    def await_airflow(self, seconds: float = 120) -> None:
+    def await_airflow(self, seconds: float = 300) -> None:
         """Wait until Airflow is healthy, then make the pools."""
         if not wait_until(lambda: self.airflow.healthy(), seconds, pause=0.25):
             sick = ", ".join(self.airflow.unhealthy()) or "unknown"

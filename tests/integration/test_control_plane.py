@@ -1,0 +1,140 @@
+"""The control plane on real servers: what is killed comes back with its data, and nothing stays behind."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from rich.console import Console
+
+from kintsugi.connections import s3_client, store_dsn
+from kintsugi.local.airflow_environment import AIRFLOW_PART
+from kintsugi.local.control_plane import AIRFLOW, POOLS, STORAGE, ControlPlane
+from kintsugi.local.processes import owned_pids, wait_until
+from kintsugi.local.up import down
+from kintsugi.settings import BUCKET
+from tests.installations import installation, open_directory
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    with open_directory() as directory:
+        plane = ControlPlane(installation(directory, "127.35"))
+        try:
+            plane.start_storage()
+            yield plane
+        finally:
+            plane.remove()
+
+
+def _pid(plane: ControlPlane, name: str) -> int:
+    return int(plane.status()[name]["pid"])
+
+
+def _lives(pid: int) -> bool:
+    """Whether ``pid`` runs; an orphan that has ended may wait for the init to take note (state Z)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+def _kill_and_await_return(plane: ControlPlane, name: str) -> None:
+    first = _pid(plane, name)
+    os.kill(first, signal.SIGKILL)
+    assert wait_until(lambda: _pid(plane, name) not in (0, first), 20), f"{name} did not come back"
+
+
+def _write_everywhere(plane: ControlPlane, text: str) -> None:
+    with psycopg.connect(store_dsn(plane.settings), autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS note (text text)")
+        connection.execute("INSERT INTO note VALUES (%s)", (text,))
+    s3_client(plane.settings).put_object(Bucket=BUCKET, Key=f"notes/{text}", Body=text.encode())
+
+
+def _reads_everywhere(plane: ControlPlane, text: str) -> bool:
+    with psycopg.connect(store_dsn(plane.settings)) as connection:
+        row = connection.execute("SELECT count(*) FROM note WHERE text = %s", (text,)).fetchone()
+    body = s3_client(plane.settings).get_object(Bucket=BUCKET, Key=f"notes/{text}")["Body"].read()
+    return row == (1,) and body == text.encode()
+
+
+@pytest.mark.parametrize("victim", STORAGE)
+def test_killed_component_comes_back_with_its_data(plane: ControlPlane, victim: str) -> None:
+    _write_everywhere(plane, f"before the death of {victim}")
+    _kill_and_await_return(plane, victim)
+    plane.start_storage()  # waits until all answer
+    assert _reads_everywhere(plane, f"before the death of {victim}")
+
+
+def test_killed_supervisor_and_the_orphans_it_leaves_are_replaced(plane: ControlPlane) -> None:
+    _write_everywhere(plane, "before the death of the supervisor")
+    supervisor = plane.supervisor.pid()
+    assert supervisor is not None
+    orphan = _pid(plane, "s3")
+    os.kill(supervisor, signal.SIGKILL)
+    assert wait_until(lambda: plane.supervisor.pid() is None, 10)
+    assert _lives(orphan), "the components go on without their supervisor"
+    plane.start_storage()
+    assert plane.supervisor.pid() not in (None, supervisor)
+    assert not _lives(orphan)
+    assert _reads_everywhere(plane, "before the death of the supervisor")
+
+
+def test_repeating_the_start_changes_nothing(plane: ControlPlane) -> None:
+    before = plane.status()
+    plane.start_storage()
+    assert plane.status() == before
+
+
+def test_stale_write_is_refused_by_s3(plane: ControlPlane) -> None:
+    from botocore.exceptions import ClientError
+
+    client = s3_client(plane.settings)
+    client.put_object(Bucket=BUCKET, Key="once", Body=b"1", IfNoneMatch="*")
+    with pytest.raises(ClientError, match=r"412|PreconditionFailed"):
+        client.put_object(Bucket=BUCKET, Key="once", Body=b"2", IfNoneMatch="*")
+
+
+@pytest.mark.timeout(600)
+def test_airflow_is_healthy_heals_itself_and_shows_no_secret(plane: ControlPlane) -> None:
+    plane.migrate()
+    plane.start_airflow()
+    assert plane.airflow.healthy()
+    pools = {pool["name"]: pool["slots"] for pool in plane.airflow.call("GET", "/pools")["pools"]}
+    assert POOLS.items() <= pools.items()
+    _no_secret_is_an_argument(plane)
+    _kill_and_await_return(plane, "scheduler")
+    plane.await_airflow()
+    plane.stop_airflow()
+    assert not owned_pids(plane.settings.control, AIRFLOW_PART), "workers of the killed scheduler live on"
+    assert {plane.status()[name]["state"] for name in AIRFLOW} == {"STOPPED"}
+    assert {plane.status()[name]["state"] for name in STORAGE} == {"RUNNING"}
+
+
+def _no_secret_is_an_argument(plane: ControlPlane) -> None:
+    secrets = [path.read_text() for path in plane.settings.secrets.iterdir() if path.is_file()]
+    assert len(secrets) >= 4
+    for pid in owned_pids(plane.settings.control):
+        arguments = Path(f"/proc/{pid}/cmdline").read_text()
+        assert not any(secret in arguments for secret in secrets), arguments
+
+
+@pytest.mark.parametrize("supervisor_dies", [False, True])
+def test_down_leaves_no_process_and_no_file(supervisor_dies: bool) -> None:
+    with open_directory() as directory:
+        plane = ControlPlane(installation(directory, "127.36"))
+        plane.start_storage()
+        postgres, supervisor = _pid(plane, "postgres"), plane.supervisor.pid()
+        assert supervisor is not None
+        if supervisor_dies:
+            os.kill(supervisor, signal.SIGKILL)
+        down(plane.settings, Console(file=io.StringIO()))
+        assert not plane.settings.state.exists()
+        assert not owned_pids(plane.settings.control)
+        assert not _lives(postgres)
