@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
@@ -29,6 +29,8 @@ free core or memory on the workers shows as "Initial job has not accepted any re
 """
 
 BASELINE = Asset(name="baseline", uri=f"cassandra://kintsugi/{KEYSPACE}/baseline", group="kintsugi")
+# Without a start date the first two runs of @continuous share a logical date, and the second is never made.
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 PLANE = load_fleet().control_plane.address
 
 with DAG(
@@ -36,6 +38,7 @@ with DAG(
     description="Statistics of end-of-day files into Cassandra",
     doc_md=RUNBOOK,
     schedule="@continuous",
+    start_date=EPOCH,
     max_active_runs=1,
     catchup=False,
     is_paused_upon_creation=True,

@@ -6,7 +6,7 @@ all of Airflow is down. This DAG says that it shall run, starts it where it does
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
 from kintsugi.sensors.flow_health import StreamAbsentSensor
@@ -26,11 +26,15 @@ the incident's logs in S3). A batch that fails again and again shows there with 
 **Stop the stream:** pause this DAG and `watch_flow`, then `supervisorctl stop stream-trades` on the node.
 """
 
+# Without a start date the first two runs of @continuous share a logical date, and the second is never made.
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
+
 with DAG(
     dag_id="stream_trades",
     description="Keep exactly one streaming driver running",
     doc_md=RUNBOOK,
     schedule="@continuous",
+    start_date=EPOCH,
     max_active_runs=1,
     catchup=False,
     is_paused_upon_creation=True,

@@ -7,7 +7,7 @@ inside a mapped group runs both sides (docs/decisions/0001).
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, task
@@ -16,6 +16,8 @@ from kintsugi.recovery.subgraph import recovery
 from kintsugi.sensors.flow_health import FlowHealthSensor
 from kintsugi.sensors.node_health import NodeHealthSensor
 
+# Without a start date the first two runs of @continuous share a logical date, and the second is never made.
+EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 DEFAULTS = {"owner": "kintsugi", "execution_timeout": timedelta(minutes=15)}
 
 RUNBOOK = """
@@ -79,6 +81,7 @@ def watch(node: Node) -> DAG:
         description=f"Watch {node.name} and rebuild it when it dies",
         doc_md=RUNBOOK.format(name=node.name, role=node.role, address=node.address),
         schedule="@continuous",
+        start_date=EPOCH,
         max_active_runs=1,
         catchup=False,
         is_paused_upon_creation=True,
@@ -101,6 +104,7 @@ def watch_flow() -> DAG:
         description="Watch lag, commits and the streaming driver",
         doc_md=FLOW_RUNBOOK,
         schedule="@continuous",
+        start_date=EPOCH,
         max_active_runs=1,
         catchup=False,
         is_paused_upon_creation=True,

@@ -39,6 +39,14 @@ def test_every_dag_has_runbook_tags_owner_and_bounded_tasks(dag_bag: Any) -> Non
             assert task.execution_timeout or waits_in_the_triggerer, f"{dag.dag_id}.{task.task_id} may run for ever"
 
 
+def test_a_continuous_dag_has_a_start_date(dag_bag: Any) -> None:
+    """Without one its first two runs have the same logical date, and Airflow never makes the second."""
+    continuous = [dag for dag in dag_bag.dags.values() if type(dag.timetable).__name__ == "ContinuousTimetable"]
+    assert len(continuous) == 3 + 1 + len(load_fleet().nodes)
+    for dag in continuous:
+        assert dag.start_date and dag.start_date.year < 2026, dag.dag_id
+
+
 def test_no_branch_stands_in_a_mapped_group(dag_bag: Any) -> None:
     """Airflow runs both sides of such a branch (apache/airflow 67265): it would rebuild healthy nodes."""
     for dag in dag_bag.dags.values():
