@@ -1,0 +1,111 @@
+"""Three real Cassandra nodes: what gossip says of a dead one, and what a healed one has to show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import ControlPlane, Fleet, Node, Role
+from kintsugi.observation import Answer, PeerOpinion
+from kintsugi.probes.facts import cassandra_facts
+from kintsugi.probes.peers import witnesses
+from kintsugi.probes.protocols import probe_node
+from kintsugi.recovery import redundant, verify_cassandra
+from tests.integration import servers
+
+NODES = [Node(f"cassandra-{n}", Role.CASSANDRA, f"127.35.42.{n}", 2222) for n in (1, 2, 3)]
+FLEET = Fleet("test", "local", ControlPlane("127.35.42.9", 1, 2, 3, 4), {node.name: node for node in NODES})
+
+
+@dataclass
+class Ring:
+    """The running nodes by name."""
+
+    folder: Path
+    by_name: dict[str, servers.Server]
+
+    def start(self, node: Node) -> None:
+        seeds = [NODES[0].address]
+        folder = self.folder / node.name
+        self.by_name[node.name] = servers.cassandra(folder, node.address, seeds=seeds, heap="384m")
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
+    running = Ring(tmp_path_factory.mktemp("cassandra"), {})
+    try:
+        for node in NODES:
+            running.start(node)
+        with verify_cassandra._Only([NODES[0].address]) as session:
+            replication = "{'class': 'NetworkTopologyStrategy', 'datacenter1': 3}"
+            session.execute(f"CREATE KEYSPACE trades WITH replication = {replication}", timeout=20)
+            session.execute(
+                "CREATE TABLE trades.trade (symbol text, trade_date date, slot smallint, ts timestamp,"
+                " trade_id blob, premium double, PRIMARY KEY ((symbol, trade_date, slot), ts, trade_id))",
+                timeout=20,
+            )
+            for n in range(3):
+                session.execute(
+                    "INSERT INTO trades.trade (symbol, trade_date, slot, ts, trade_id, premium)"
+                    f" VALUES ('AAPL', '2018-01-08', {n}, 1515428000000, 0x0{n}, 1.5)"
+                )
+        yield running
+    finally:
+        servers.stop_all(list(running.by_name.values()))
+
+
+def test_a_living_ring(ring: Ring) -> None:
+    for node in NODES:
+        assert asyncio.run(probe_node(node)).answer is Answer.OK
+        said = asyncio.run(witnesses(FLEET, node))
+        assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
+        asyncio.run(redundant.until(partial(redundant.missing, FLEET, node), 30, "not redundant"))
+        proof = verify_cassandra.verify_cassandra(FLEET, node, 30)
+        assert "3 trades, from its own replica" in proof
+    facts = asyncio.run(cassandra_facts(FLEET, NODES[0]))
+    assert (facts.replication, facts.others_down) == (3, 0)
+
+
+def test_a_row_that_only_others_hold_proves_nothing(ring: Ring) -> None:
+    """A read that needs other replicas is refused as a proof, however right its answer is."""
+    with verify_cassandra._Only([NODES[0].address]) as session:
+        replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}"  # most keys live elsewhere
+        session.execute(f"CREATE KEYSPACE single WITH replication = {replication}", timeout=20)
+        session.execute("CREATE TABLE single.t (k int PRIMARY KEY)", timeout=20)
+        for key in range(20):
+            session.execute(f"INSERT INTO single.t (k) VALUES ({key})")
+        refused = [key for key in range(20) if not _proves(session, key)]
+        assert 0 < len(refused) < 20
+
+
+def _proves(session: Any, key: int) -> bool:
+    try:
+        return bool(verify_cassandra._local(session, "SELECT k FROM single.t WHERE k = %s", (key,)))
+    except StepFailed as refusal:
+        if "asked another replica" not in str(refusal):
+            raise
+        return False
+
+
+def test_a_dead_node_is_silent_at_once_and_down_for_its_peers_soon(ring: Ring) -> None:
+    node = NODES[2]
+    ring.by_name[node.name].kill()
+    said = asyncio.run(witnesses(FLEET, node))
+    assert PeerOpinion.UP not in {witness.opinion for witness in asyncio.run(witnesses(FLEET, node))}, said
+    assert "down" in redundant.wait_down_on_peers(FLEET, node, 60)
+    facts = asyncio.run(cassandra_facts(FLEET, NODES[0]))
+    assert facts.others_down == 1
+    lacks = asyncio.run(redundant.missing(FLEET, node))
+    assert lacks is not None
+    # While one is dead, another one can still be redundant: it is heard by those that live.
+    assert asyncio.run(redundant.missing(FLEET, NODES[1])) is None
+    ring.start(node)
+    asyncio.run(redundant.until(lambda: redundant.missing(FLEET, node), 60, "not redundant"))
+    assert "from its own replica" in verify_cassandra.verify_cassandra(FLEET, node, 60)
