@@ -1,0 +1,101 @@
+"""A real local node (init, sshd, disk) whose service doesn't serve: what a second look finds out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kintsugi.local import node as local
+from kintsugi.local import ssh
+from kintsugi.observation import Answer
+from kintsugi.probes.observe import observe
+from kintsugi.recovery.diagnose import Verdict, diagnose
+from kintsugi.settings import Settings, load_settings
+from tests.integration import servers
+
+NAME = "kafka-1"
+FLEET = """
+name: observe
+environment: local
+ssh_port: 2222
+control_plane: {address: 127.35.43.9, airflow_port: 1, postgres_port: 2, s3_port: 3, log_port: 4}
+nodes:
+  - {name: kafka-1, role: kafka, address: 127.35.43.1}
+"""
+PROGRAM = """
+[program:kafka]
+command = {python} -c "import time; time.sleep(600)"
+autostart = true
+stdout_logfile = {root}/log/kafka.log
+redirect_stderr = true
+startsecs = 0
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    (tmp_path / "fleet.yaml").write_text(FLEET)
+    monkeypatch.setenv("KINTSUGI_STATE", str(tmp_path / "s"))
+    monkeypatch.setenv("KINTSUGI_FLEET", str(tmp_path / "fleet.yaml"))
+    made = load_settings()
+    local.create_node(made, NAME)
+    try:
+        yield made
+    finally:
+        local.destroy_node(made, NAME)
+
+
+def define_service(settings: Settings) -> None:
+    """A service that runs and never listens."""
+    root = settings.node_root(NAME)
+    (root / "etc/supervisor.d/kafka.conf").write_text(PROGRAM.format(python=sys.executable, root=root))
+    control = ["supervisorctl", "-c", str(root / "etc/supervisord.conf")]
+    node = settings.fleet.node(NAME)
+    assert ssh.run(settings, node, [*control, "update"]).returncode == 0
+    servers.wait_until(
+        lambda: "RUNNING" in ssh.run(settings, node, [*control, "status", "kafka"]).stdout, 20, "it runs"
+    )
+
+
+async def test_a_node_whose_service_is_not_there(settings: Settings) -> None:
+    node = settings.fleet.node(NAME)
+    started = time.monotonic()
+    seen = await observe(settings, node)
+    assert time.monotonic() - started < 8  # bounded also on a busy machine
+    assert (seen.service, seen.ssh) == (Answer.REFUSED, Answer.OK)
+    assert seen.volume_intact is False  # the disk is there, but nobody ever formatted it
+
+    (settings.node_volume(NAME) / "data/kafka").mkdir()
+    (settings.node_volume(NAME) / "data/kafka/meta.properties").touch()
+    define_service(settings)
+    seen = await observe(settings, node)
+    assert seen.volume_intact is True
+    assert seen.init_state == "RUNNING"
+    assert seen.progress is not None
+    assert seen.progress.startswith("its process began")
+    assert diagnose(seen).verdict is Verdict.STARTING
+
+    local.power_off(settings, NAME)
+    started = time.monotonic()
+    seen = await observe(settings, node)
+    assert time.monotonic() - started < 4
+    assert (seen.service, seen.ssh, seen.init_state) == (Answer.REFUSED, Answer.REFUSED, None)
+    assert seen.volume_intact is None
+    assert diagnose(seen).verdict is Verdict.HOST_LOST
+
+
+async def test_a_frozen_node_is_silent_and_still_answered_for_in_bounded_time(settings: Settings) -> None:
+    node = settings.fleet.node(NAME)
+    local.suspend(settings, NAME)
+    try:
+        started = time.monotonic()
+        seen = await observe(settings, node)
+        assert time.monotonic() - started < 8
+    finally:
+        local.resume(settings, NAME)
+    assert seen.ssh is Answer.TIMEOUT
+    assert seen.init_state is None
