@@ -75,6 +75,8 @@ class Terraform:
         """Destroy all nodes and volumes (their data goes to the quarantine)."""
         self.init()
         self._run("destroy", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
+        # The next fleet forms clusters of its own (see formed_directory in the inventory).
+        shutil.rmtree(self.settings.control / "formed", ignore_errors=True)
 
     def outputs(self) -> dict[str, Any]:
         """The outputs by name; ``nodes`` maps each node to its role, address, ssh_port, root and volume."""

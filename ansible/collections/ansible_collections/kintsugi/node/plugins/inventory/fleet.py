@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
-from pathlib import Path
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
@@ -59,11 +57,11 @@ class InventoryModule(BaseInventoryPlugin):
 
 
 def _fleet_variables(settings) -> dict[str, object]:  # type: ignore[no-untyped-def]
+    from kintsugi.local.node_class_archives import archive_options, cassandra_modules, java_home, spark_modules
     from kintsugi.local.node_identity import kafka_cluster_id
     from kintsugi.local.node_isolation import choose_isolation, service_prefix
     from kintsugi.local.ssh import ssh_options, ssh_user
 
-    java = shutil.which("java")
     formed = settings.control / "formed"
     return {
         "ansible_user": ssh_user(),
@@ -73,7 +71,12 @@ def _fleet_variables(settings) -> dict[str, object]:  # type: ignore[no-untyped-
         "artifacts": str(settings.artifacts),
         "repository": str(settings.repository),
         "service_prefix": service_prefix(choose_isolation()),
-        "java_home": str(Path(java).resolve().parents[1]) if java else "/usr/lib/jvm/default-java",
+        "java_home": str(java_home()),
+        "cassandra_java_modules": cassandra_modules(),
+        "spark_java_modules": spark_modules(),
+        "kafka_java_archive": archive_options(settings, "kafka"),
+        "cassandra_java_archive": archive_options(settings, "cassandra"),
+        "spark_java_archive": archive_options(settings, "spark"),
         "formed_directory": str(formed),
         "kafka_formed": (formed / "kafka").exists(),
         "cassandra_formed": (formed / "cassandra").exists(),
