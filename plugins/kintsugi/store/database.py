@@ -28,8 +28,11 @@ class StoreUnavailable(KintsugiError):
 
 
 class Database:
-    """Connections to one database. Each transaction has a connection of its own, so nothing stale is kept
-    when Postgres is restarted, and a fork shares nothing."""
+    """Connections to one database.
+
+    Each transaction has a connection of its own: nothing stale is kept when Postgres is restarted, and a fork
+    shares nothing.
+    """
 
     def __init__(self, dsn: str, *, connect_timeout_s: int = 3) -> None:
         self._dsn = dsn

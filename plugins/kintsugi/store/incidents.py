@@ -119,12 +119,8 @@ class Incidents(Database):
             connection.execute(
                 "UPDATE incident SET redundant_at = NULL, consistent_at = NULL WHERE id = %s", (incident_id,)
             )
-            if action.destroys_volume and found["role"] in (Role.KAFKA.value, Role.CASSANDRA.value):
-                connection.execute(
-                    "INSERT INTO pending_repair (node, role, incident_id) VALUES (%s, %s, %s)"
-                    " ON CONFLICT (node) DO UPDATE SET incident_id = excluded.incident_id",
-                    (found["node"], found["role"], incident_id),
-                )
+            if action.destroys_volume:
+                _expect_repair(connection, found)
             return True
 
     def set_mark(self, incident_id: str, token: int, mark: Mark, at: datetime | None = None) -> None:
@@ -220,6 +216,16 @@ def _row(connection: Rows, incident_id: str) -> dict[str, Any]:
     if row is None:
         raise KintsugiError(f"there is no incident {incident_id}; `make status` lists the last ones")
     return row
+
+
+def _expect_repair(connection: Rows, incident: Mapping[str, Any]) -> None:
+    """Note that the node's data won't be whole until ``consistent_at``; Spark's nodes have none."""
+    if incident["role"] in (Role.KAFKA.value, Role.CASSANDRA.value):
+        connection.execute(
+            "INSERT INTO pending_repair (node, role, incident_id) VALUES (%(node)s, %(role)s, %(id)s)"
+            " ON CONFLICT (node) DO UPDATE SET incident_id = excluded.incident_id",
+            incident,
+        )
 
 
 def _fenced(connection: Rows, incident_id: str, token: int) -> dict[str, Any]:

@@ -24,8 +24,11 @@ class Lease:
 
 
 class Leases(Database):
-    """Single flight per node, after M. Kleppmann, "How to do distributed locking" (2016): the lease may lapse
-    while its holder is paused, so each write carries the token, and the store refuses all but the newest."""
+    """Single flight per node.
+
+    After M. Kleppmann, "How to do distributed locking" (2016): the lease may lapse while its holder is
+    paused, so each write carries the token, and the store refuses all but the newest.
+    """
 
     def acquire_lease(self, node: str, holder: str, ttl_s: float, *, fresh_token: bool = False) -> Lease:
         """Take the lease on ``node`` for ``ttl_s`` seconds.

@@ -69,7 +69,12 @@ class Terraform:
 
     def run(self, *words: str) -> str:
         done = subprocess.run(
-            ["terraform", *words], cwd=self.directory, env=self.environment, capture_output=True, text=True
+            ["terraform", *words],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

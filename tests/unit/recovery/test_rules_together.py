@@ -154,7 +154,7 @@ class Team(RuleBasedStateMachine):
 
     @rule(number=numbers)
     def want_the_worst(self, number: int) -> None:
-        """A node is lost, nobody knows of its disk, and whatever was decided, it is to be rebuilt from nothing."""
+        """A node is lost, nobody knows of its disk, and it is to be rebuilt from nothing, come what may."""
         self.break_one(number, "host")
         self.pass_time(6.0)
         server = self.servers[number]
