@@ -75,7 +75,7 @@ class Settings:
         path = self.secrets / name
         if not path.exists():
             self.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = path.with_name(f".{name}.{os.getpid()}")
+            fresh = path.with_name(f".{name}.{secrets.token_hex(4)}")
             fresh.touch(mode=0o600)
             fresh.write_text(secrets.token_hex(32))
             try:

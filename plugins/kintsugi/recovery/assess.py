@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +18,7 @@ from kintsugi.recovery.decide import Decision, decide
 from kintsugi.recovery.diagnose import Verdict, diagnose
 from kintsugi.recovery.guards import GuardFacts, Ruling, judge
 
-APPROVED = "approved"
+PATIENCE_S = 30.0
 # A fault is held to be the cause of what is noticed within this time after it.
 FAULT_WINDOW = timedelta(minutes=2)
 PATHS = {
@@ -26,6 +28,9 @@ PATHS = {
     Action.REBUILD_NODE: "fence",
     Action.REBUILD: "fence",
 }
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +163,16 @@ def _decide(runtime: Runtime, incident: Incident, confirmed: Confirmed) -> Decis
 
 
 def _judge(runtime: Runtime, case: Case, incident: Incident, decision: Decision) -> Ruling:
-    facts = _facts(runtime, case, incident)
-    return judge(decision.action, facts.with_ledger(runtime.store.ledger(incident.id)))
+    """Ask the guards; reasons that may pass by themselves are given PATIENCE_S seconds before a person is asked."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        facts = _facts(runtime, case, incident)
+        ruling = judge(decision.action, facts.with_ledger(runtime.store.ledger(incident.id)))
+        if ruling.allowed or not ruling.passing or time.monotonic() > until:
+            return ruling
+        log.info("the guards say not yet: %s", " ".join(ruling.reasons))
+        pause = (ruling.retry_at - datetime.now(UTC)).total_seconds() if ruling.retry_at else 2.0
+        time.sleep(min(max(pause, 0.1), 5.0))
 
 
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
@@ -218,14 +231,9 @@ def _begin(
         decision.action,
         key=case.holder,
         reason=decision.reason,
-        refusals=lambda ledger: () if approved else judge(decision.action, facts.with_ledger(ledger)).reasons,
+        refusals=lambda ledger: judge(decision.action, facts.with_ledger(ledger), approved=approved).reasons,
         ttl_s=LEASE_S,
     )
-
-
-def approved(incident: Incident, case: Case) -> bool:
-    """Whether a person approved this run's repair against the guards' advice."""
-    return any(entry.data.get(APPROVED) == case.holder for entry in incident.entries)
 
 
 def stand_down(runtime: Runtime, case: Case) -> str:

@@ -10,11 +10,12 @@ import gzip
 import json
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.incident import Incident, Outcome
-from kintsugi.recovery.case import Case, Runtime
+from kintsugi.recovery.case import LEASE_S, Case, Runtime
 from kintsugi.settings import BUCKET, Settings
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
@@ -37,12 +38,18 @@ def archive_logs(runtime: Runtime, case: Case) -> list[str]:
 
     The collector got them line by line while the node lived, so a lost host has nothing to hand over.
     """
+    started = time.monotonic()
     keys = []
     for path in sorted((runtime.settings.control / "node-logs" / case.node).glob("*.log")):
         key = f"incidents/{case.incident}/logs/{path.name}.gz"
         deliver(runtime, key, gzip.compress(_tail(path)))
         keys.append(key)
-    log.info("archived %d logs of %s under incidents/%s/logs/", len(keys), case.node, case.incident)
+    sentence = f"archived {len(keys)} logs under incidents/{case.incident}/logs/"
+    # It runs beside the repair: a fresh token here would fence off the step that is under way.
+    lease = runtime.store.acquire_lease(case.node, case.holder, LEASE_S)
+    data = {"seconds": round(time.monotonic() - started, 3), "keys": keys}
+    runtime.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
+    log.info(sentence)
     return keys
 
 
