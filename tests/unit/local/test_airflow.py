@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
 from kintsugi.errors import StepFailed
 from kintsugi.local.airflow import Airflow, AirflowRefused
 
@@ -61,7 +62,7 @@ def airflow(api: Api) -> Iterator[Airflow]:
             pass
 
     server = ThreadingHTTPServer(("127.34.8.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield Airflow(f"http://127.34.8.1:{server.server_port}", "admin", lambda: "right")
     server.shutdown()
     server.server_close()
