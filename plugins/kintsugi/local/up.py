@@ -98,7 +98,8 @@ def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
     with progress.step("Airflow: database"):
         Store(store_dsn(plane.settings)).migrate()
         Ledger(store_dsn(plane.settings)).migrate()
-        plane.migrate()
+        if not plane.airflow.healthy():
+            plane.migrate()
     with progress.step("Airflow: start"):
         plane.start_airflow()
 
