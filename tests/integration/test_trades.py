@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -24,6 +24,7 @@ from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, load_settings
 from kintsugi.trades import canary, flow, schema, stream
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.generator import GeneratedDay, generate_day
+from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.ingest import FileAccount, ingest_object, ingest_pending, pending, producer, totals
 from kintsugi.trades.ledger import Ledger, State
 from kintsugi.trades.reconcile import Account, identities_in_kafka, take_account
@@ -65,14 +66,10 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         parent.chmod(0o755)  # Postgres runs as another user
     started: list[Server] = []
     try:
-        for start in (
-            lambda: servers.kafka(folder / "kafka", f"{NET}.1"),
-            lambda: servers.s3(folder / "s3", f"{NET}.2"),
-            lambda: servers.postgres(folder / "postgres", f"{NET}.2"),
-            lambda: servers.cassandra(folder / "cassandra", f"{NET}.3"),
-        ):
-            started.append(start())
-        kafka, s3, postgres, cassandra = started
+        started.append(kafka := servers.kafka(folder / "kafka", f"{NET}.1"))
+        started.append(s3 := servers.s3(folder / "s3", f"{NET}.2"))
+        started.append(postgres := servers.postgres(folder / "postgres", f"{NET}.2"))
+        started.append(cassandra := servers.cassandra(folder / "cassandra", f"{NET}.3"))
         schema.ensure_topics([kafka.endpoint], replication=1)
         schema.ensure_tables([cassandra.address], replication=1)
         ledger = Ledger(postgres.extra["dsn"])
@@ -81,7 +78,14 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
             client = s3_client(s3.extra["url"])
             client.create_bucket(Bucket=BUCKET)
             yield Pipeline(
-                folder, client, ledger, postgres.extra["dsn"], [kafka.endpoint], [cassandra.address], session, started
+                folder,
+                client,
+                ledger,
+                postgres.extra["dsn"],
+                [kafka.endpoint],
+                [cassandra.address],
+                session,
+                started,
             )
     finally:
         servers.stop_all(started)
@@ -144,18 +148,24 @@ def test_rejected_rows_are_in_the_topic_and_in_s3_with_line_and_reason(
         assert letter["reason"]
         assert letter["text"]
     consumer = KafkaConsumer(
-        DEAD_LETTER_TOPIC, bootstrap_servers=pipeline.bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=3000
+        DEAD_LETTER_TOPIC,
+        bootstrap_servers=pipeline.bootstrap,
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=3000,
     )
     on_topic = [json.loads(message.value) for message in consumer]
     consumer.close()
     assert all(letter in on_topic for letter in mine)
 
 
-def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(pipeline: Pipeline, day: GeneratedDay) -> None:
+def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
+    pipeline: Pipeline, day: GeneratedDay
+) -> None:
     good = day.trade_files[0].read_bytes().split(b"\n")[:20]
     pipeline.put("trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_a.csv", b"\x00\x01 no text \xff")
     pipeline.put(
-        "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_b.csv.gz", gzip.compress(b"\n".join(good), 0)[:-900]
+        "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_b.csv.gz",
+        gzip.compress(b"\n".join(good), 0)[:-900],
     )
     one, two = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     assert (one.state, one.tally.read) == (State.FAILED, 0)
@@ -193,7 +203,9 @@ def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
 
 def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
     made = generate_day(pipeline.folder / "both", day=date(2024, 10, 10), seed=5, trades=500)
-    pipeline.put("trades/2024-10-10/UnderlyingOptionsTradesCalcs_2024-10-10.csv", made.trade_files[0].read_bytes())
+    pipeline.put(
+        "trades/2024-10-10/UnderlyingOptionsTradesCalcs_2024-10-10.csv", made.trade_files[0].read_bytes()
+    )
     (source,) = pending(pipeline.s3, pipeline.ledger)
     accounts: list[FileAccount | None] = []
     with producer(pipeline.bootstrap) as kafka:
@@ -219,14 +231,24 @@ class Driver:
         self.command = stream.submit_command(
             master="local[1]", driver_host=f"{NET}.4", bootstrap=pipeline.bootstrap,
             contact_points=pipeline.contact_points, checkpoint=self.checkpoint,
-            jars=load_settings().artifacts / "spark", application=REPOSITORY / "spark_apps" / "stream_trades.py",
+            jars=load_settings().artifacts / "spark",
+            application=REPOSITORY / "spark_apps" / "stream_trades.py",
             py_files=stream.package(pipeline.folder / "kintsugi.zip"),
         )  # fmt: skip
         self.env = {**os.environ, "SPARK_LOCAL_IP": f"{NET}.4", "PYSPARK_PYTHON": sys.executable}
 
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as out:
-            return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *self.command], stdout=out, stderr=out, env=self.env)
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *self.command], stdout=out, stderr=out, env=self.env
+            )
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Like `servers.wait_until`; a failure shows the end of the driver's log."""
+        try:
+            servers.wait_until(condition, seconds, what, interval=0.5)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the driver said:\n{self.log.read_text()[-6000:]}") from None
 
 
 @pytest.fixture(scope="module")
@@ -244,14 +266,14 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
     ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     process = driver.start()
     try:
-        wait_until(lambda: caught_up(pipeline), 180, "the stream has caught up", interval=0.5)
+        driver.wait_until(lambda: caught_up(pipeline), 180, "the stream has caught up")
         account = pipeline.account(until=30)
         assert account.complete, account
         assert account.stored == account.accepted - account.duplicates == account.in_kafka
 
         second = subprocess.run(driver.command, env=driver.env, check=False, timeout=120, capture_output=True)
         assert second.returncode == 3
-        assert b"another driver runs on the checkpoint" in second.stderr
+        assert b"another driver runs on the checkpoint" in second.stdout + second.stderr
 
         process.kill()
         process.wait()
@@ -259,7 +281,7 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
         identity = canary.send(pipeline.s3)
         ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
         process = driver.start()
-        wait_until(lambda: canary.arrived(pipeline.session, identity), 120, "the canary arrives", interval=0.5)
+        driver.wait_until(lambda: canary.arrived(pipeline.session, identity), 180, "the canary arrives")
         assert "no checkpoint" in driver.log.read_text().rpartition("starting from {")[0]
         assert pipeline.account(until=10).complete
     finally:
@@ -271,7 +293,7 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named(pipeline: Pipeline) -> 
     before = pipeline.account()
     assert before.complete, "the test before this one must have filled the tables"
     row: Any = pipeline.session.execute("SELECT * FROM trade LIMIT 20").all()[-1]
-    assert row.symbol != canary.CANARY_SYMBOL
+    assert row.symbol != CANARY_SYMBOL
     key = (row.symbol, row.trade_date, row.slot, row.ts, row.trade_id)
     where = "symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s"
     pipeline.session.execute(f"UPDATE trade SET price = %s WHERE {where}", (row.price + 1, *key))

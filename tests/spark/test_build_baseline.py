@@ -4,7 +4,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
 from kintsugi.errors import InputError
 from kintsugi.trades import chain
@@ -40,7 +40,9 @@ def test_statistics_are_by_bucket_over_contracts_that_traded(spark: SparkSession
 
 
 def test_a_bucket_of_nothing_is_null_and_expired_contracts_are_left_out(spark: SparkSession) -> None:
-    found = buckets(spark, ("A", DAY, "2024-10-18", "C", 0, 0.0, 0.5), ("A", DAY, "2024-10-04", "C", 9, 0.2, 0.9))
+    found = buckets(
+        spark, ("A", DAY, "2024-10-18", "C", 0, 0.0, 0.5), ("A", DAY, "2024-10-04", "C", 9, 0.2, 0.9)
+    )
     assert set(found) == {("A", "C", "40-60", "short")}
     one = found["A", "C", "40-60", "short"]
     assert (one["volume_count"], one["volume_mean"], one["volume_stddev"]) == (0, None, None)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
 from kintsugi.errors import Refused
 from kintsugi.trades.baselines import BASELINE_SCHEMA
@@ -15,8 +16,28 @@ from tests.unit.trades.test_rows import LINE, changed, trade
 
 USUAL = [
     ("AAPL", "2018-01-05", "9999-12-31", "P", "20-40", "short", 30, 100.0, 50.0),
-    ("AAPL", "2018-01-04", "2018-01-05", "P", "20-40", "short", 30, 0.0, 1.0),  # an older file: not for this day
-    ("AAPL", "2018-01-08", "9999-12-31", "P", "20-40", "short", 30, 0.0, 1.0),  # the day's own: not for this day
+    (
+        "AAPL",
+        "2018-01-04",
+        "2018-01-05",
+        "P",
+        "20-40",
+        "short",
+        30,
+        0.0,
+        1.0,
+    ),  # an older file: not for this day
+    (
+        "AAPL",
+        "2018-01-08",
+        "9999-12-31",
+        "P",
+        "20-40",
+        "short",
+        30,
+        0.0,
+        1.0,
+    ),  # the day's own: not for this day
 ]
 MESSAGES = "value binary, partition int, offset bigint"
 
@@ -26,8 +47,10 @@ def enriched(spark: SparkSession, *lines: str):
     return stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(values, MESSAGES)))
 
 
-def signals(spark: SparkSession, *lines: str, usual: list[tuple[object, ...]] = USUAL) -> list[tuple[object, ...]]:
-    baseline = spark.createDataFrame(usual, BASELINE_SCHEMA)
+def signals(
+    spark: SparkSession, *lines: str, usual: Sequence[tuple[object, ...]] = USUAL
+) -> list[tuple[object, ...]]:
+    baseline = spark.createDataFrame(list(usual), BASELINE_SCHEMA)
     found = stream_trades.with_high_volume(enriched(spark, *lines), baseline).orderBy("offset").collect()
     return [(row.signal, row.score, row.usual_mean, row.usual_stddev) for row in found]
 
@@ -83,7 +106,6 @@ def test_every_trade_comes_out_once_whatever_the_baseline_holds(spark: SparkSess
 
 
 def test_a_second_driver_on_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with stream_trades.lock(tmp_path / "checkpoint"):
-        with pytest.raises(Refused, match="another driver"):
-            stream_trades.lock(tmp_path / "checkpoint")
+    with stream_trades.lock(tmp_path / "checkpoint"), pytest.raises(Refused, match="another driver"):
+        stream_trades.lock(tmp_path / "checkpoint")
     stream_trades.lock(tmp_path / "checkpoint").close()

@@ -51,7 +51,8 @@ EXPECTED = [(number, row.decode()) for number, row in enumerate(ROWS, 2)]
 @pytest.mark.parametrize(
     "body",
     [
-        BODY, BODY.removesuffix(b"\n"), BODY.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + BODY, gzip.compress(BODY),
+        BODY, BODY.removesuffix(b"\n"), BODY.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + BODY,
+        gzip.compress(BODY),
         gzip.compress(BODY[:5000]) + gzip.compress(BODY[5000:]), zipped(BODY),
     ],
     ids=["plain", "no-last-newline", "crlf", "bom", "gzip", "gzip-members", "zip"],

@@ -77,7 +77,8 @@ def test_planted_trades_are_listed_by_identity_and_are_large(made: GeneratedDay)
 def test_the_end_of_day_file_is_the_vendors(made: GeneratedDay) -> None:
     with made.eod_files[0].open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows[0]) == 33
+    assert len(rows[0]) == 34
+    assert None not in rows[0]
     volumes = [int(row["trade_volume"]) for row in rows]
     assert volumes.count(0) > len(volumes) / 2
     assert all(float(row["delta_1545"]) <= 0 for row in rows if row["option_type"] == "P")

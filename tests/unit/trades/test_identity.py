@@ -6,7 +6,8 @@ from kintsugi.trades.rows import Trade, parse
 from tests.unit.trades.test_rows import LINE, changed, trade
 
 NATURAL_KEY = {
-    0: "MSFT", 1: "2018-01-08 11:11:05.376", 2: "123456790", 3: "AAPL7", 4: "2018-01-26", 5: "111.000", 6: "C",
+    0: "MSFT", 1: "2018-01-08 11:11:05.376", 2: "123456790", 3: "AAPL7", 4: "2018-01-26", 5: "111.000",
+    6: "C",
     7: "8", 8: "11", 9: "1.3100", 10: "40", 11: "18",
 }  # fmt: skip
 

@@ -14,7 +14,8 @@ from kintsugi.trades import ingest
 from kintsugi.trades.ledger import file_id
 
 ACCOUNT: dict[str, Any] = {
-    "key": "trades/f", "etag": '"e"', "state": "done", "reason": None, "lines_done": 11, "read": 10, "accepted": 9,
+    "key": "trades/f", "etag": '"e"', "state": "done", "reason": None, "lines_done": 11,
+    "read": 10, "accepted": 9,
     "rejected": {"columns": 1}, "duplicates": 2, "produced": 7,
 }  # fmt: skip
 

@@ -45,7 +45,9 @@ def test_the_identity_is_cut_out_of_a_message_however_it_is_written() -> None:
 def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
     assert Account(accepted=3, stored=3).complete
     for fault in ("lost_count", "extra_count", "altered_count", "doubled"):
-        assert not Account(**{fault: 1}).complete
+        account = Account()
+        setattr(account, fault, 1)
+        assert not account.complete
 
 
 def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:

@@ -60,7 +60,7 @@ def test_a_line_becomes_a_trade_with_every_column() -> None:
     )
     assert found.exchanges == 2
     message = orjson.loads(orjson.dumps(found))
-    assert list(message)[0] == "trade_id"
+    assert next(iter(message)) == "trade_id"
     assert message["ts"] == 1515427865375
 
 
@@ -88,10 +88,13 @@ def test_an_hour_that_daylight_saving_skips_does_not_exist() -> None:
     [
         (0, "aapl!", Reason.SYMBOL), (0, "", Reason.SYMBOL), (1, "01/08/2018 11:11:05", Reason.TIME),
         (1, "2018-02-30 11:11:05.375", Reason.TIME), (1, "2018-01-08 25:11:05.375", Reason.TIME),
-        (1, "2018-01-08 11:60:05.375", Reason.TIME), (2, "12a", Reason.NUMBER), (4, "2018-13-19", Reason.DATE),
+        (1, "2018-01-08 11:60:05.375", Reason.TIME), (2, "12a", Reason.NUMBER),
+        (4, "2018-13-19", Reason.DATE),
         (4, "19.01.2018", Reason.DATE), (4, "2017-01-19", Reason.EXPIRED), (5, "strike", Reason.NUMBER),
-        (5, "0", Reason.RANGE), (6, "X", Reason.OPTION_TYPE), (8, "ten", Reason.NUMBER), (8, "0", Reason.RANGE),
-        (8, "1.5", Reason.NUMBER), (9, "-1.0", Reason.RANGE), (9, "nan", Reason.NUMBER), (9, "1_0", Reason.NUMBER),
+        (5, "0", Reason.RANGE), (6, "X", Reason.OPTION_TYPE), (8, "ten", Reason.NUMBER),
+        (8, "0", Reason.RANGE),
+        (8, "1.5", Reason.NUMBER), (9, "-1.0", Reason.RANGE), (9, "nan", Reason.NUMBER),
+        (9, "1_0", Reason.NUMBER),
         (9, "1e99", Reason.RANGE), (8, "99999999999", Reason.RANGE), (15, "1.5", Reason.RANGE),
         (18, "3", Reason.COLUMNS), (18, "x", Reason.NUMBER), (20, "x", Reason.NUMBER),
     ],
@@ -162,7 +165,8 @@ def test_one_changed_field_is_a_trade_or_has_a_reason(column: int, text: str) ->
 
 
 @given(
-    strike=st.decimals("0.5", 99999, places=3), price=st.decimals(0, 9999, places=4), size=st.integers(1, 10**6),
+    strike=st.decimals("0.5", 99999, places=3), price=st.decimals(0, 9999, places=4),
+    size=st.integers(1, 10**6),
     delta=st.decimals(-1, 1, places=4),
 )  # fmt: skip
 def test_the_fast_and_the_careful_way_agree(strike: object, price: object, size: int, delta: object) -> None:

@@ -19,7 +19,8 @@ def jars(tmp_path: Path) -> Path:
 def command(jars: Path) -> list[str]:
     return stream.submit_command(
         master="spark://127.0.0.1:7077", driver_host="127.0.0.2", bootstrap=["a:9092", "b:9092"],
-        contact_points=["c", "d"], checkpoint=Path("/volume/checkpoint"), jars=jars, application=Path("/app.py"),
+        contact_points=["c", "d"], checkpoint=Path("/volume/checkpoint"), jars=jars,
+        application=Path("/app.py"),
         py_files=Path("/k.zip"),
     )  # fmt: skip
 
@@ -53,4 +54,6 @@ def test_the_package_is_the_same_bytes_each_time_and_holds_what_executors_import
     one, two = (stream.package(tmp_path / name).read_bytes() for name in ("one.zip", "two.zip"))
     assert one == two
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
-        assert {"kintsugi/__init__.py", "kintsugi/settings.py", "kintsugi/trades/sink.py"} <= set(archive.namelist())
+        assert {"kintsugi/__init__.py", "kintsugi/settings.py", "kintsugi/trades/sink.py"} <= set(
+            archive.namelist()
+        )
