@@ -74,7 +74,7 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
-    """Compare what the files in S3 hold with what Kafka and Cassandra hold; 1 when a trade is lost or doubled."""
+    """Compare the files in S3 with Kafka and Cassandra; 1 when a trade is lost or doubled."""
     from kintsugi.local.account import summary
     from kintsugi.trades.reconcile import reconcile as compare
 
