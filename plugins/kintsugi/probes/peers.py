@@ -75,6 +75,18 @@ async def ask(node: Node, port: int, question: Callable[[Connection], Awaitable[
         return f"no answer ({type(error).__name__})"
 
 
+async def ask_json(node: Node, port: int, path: str) -> Any:
+    """The JSON document (an object or a list) at ``path``, or a string that says why there is none."""
+    body = await ask(node, port, lambda connection: http_get(connection, node.address, path))
+    if isinstance(body, str):
+        return body
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return f"{path} is not JSON but {body[:60]!r}"  # Spark says so in plain text while it starts
+    return document if isinstance(document, dict | list) else f"{path} is {document!r}"
+
+
 async def _kafka(peer: Node, node: Node, watch_s: float) -> Witness:
     listed, quorum = await _kafka_view(peer)
     witness = judge_kafka(peer.name, node, listed, quorum, datetime.now(UTC))
@@ -162,12 +174,10 @@ async def _heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
 
 
 async def _spark(master: Node, node: Node) -> Witness:
-    document = await ask(
-        master, SPARK_MASTER_UI_PORT, lambda connection: http_get(connection, master.address, "/json/")
-    )
+    document = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
     if isinstance(document, str):
         return Witness(master.name, PeerOpinion.UNKNOWN, document)
-    return judge_spark(master.name, node, json.loads(document), datetime.now(UTC))
+    return judge_spark(master.name, node, document, datetime.now(UTC))
 
 
 def judge_spark(master: str, node: Node, document: Mapping[str, Any], now: datetime) -> Witness:

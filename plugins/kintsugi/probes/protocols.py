@@ -237,5 +237,15 @@ async def _http_exchange(connection: Connection, host: str, path: str) -> tuple[
         if name.strip().lower() == b"content-length":
             length = int(value)
     if length is None:
-        return int(status_line[1]), await connection.reader.read(MAX_BYTES)
+        return int(status_line[1]), await _rest(connection.reader)
     return int(status_line[1]), await connection.reader.readexactly(length)
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    """All until the end of the stream; raises ProtocolMismatch when it doesn't end within reason."""
+    body = bytearray()
+    while chunk := await reader.read(65536):
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ProtocolMismatch(f"more than {MAX_BYTES} bytes of answer")
+    return bytes(body)

@@ -13,7 +13,6 @@ Each condition is a coroutine that returns None when it holds, else what is miss
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,8 +24,8 @@ from kintsugi.observation import Answer, PeerOpinion
 from kintsugi.probes import cql_wire, kafka_wire
 from kintsugi.probes.conversation import Connection
 from kintsugi.probes.facts import current_voters
-from kintsugi.probes.peers import ask, witnesses
-from kintsugi.probes.protocols import http_get, probe_node
+from kintsugi.probes.peers import ask, ask_json, witnesses
+from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
 from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
 
@@ -210,12 +209,7 @@ async def _spark(fleet: Fleet, node: Node, stream: bool) -> str | None:
 
 async def master_state(master: Node) -> Mapping[str, Any] | str:
     """The master's ``/json/`` document, or why there is none."""
-    body = await ask(
-        master, SPARK_MASTER_UI_PORT, lambda connection: http_get(connection, master.address, "/json/")
-    )
-    if isinstance(body, str):
-        return body
-    document: Mapping[str, Any] = json.loads(body)
+    document: Mapping[str, Any] | str = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
     return document
 
 

@@ -14,14 +14,12 @@ proved, as a sentence. All may be run again at any time.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kintsugi.fleet import Fleet, Node, Role
-from kintsugi.probes.peers import ask
-from kintsugi.probes.protocols import http_get
+from kintsugi.probes.peers import ask_json
 from kintsugi.probes.stream import stream_apps
 from kintsugi.recovery.redundant import master_state, spark_missing, stream_shall_run, until
 from kintsugi.settings import Settings
@@ -112,10 +110,9 @@ async def executors(master: Node) -> list[Mapping[str, Any]] | str:
     if not apps:
         return "the streaming application is not registered"
     path = f"/api/v1/applications/{apps[0]['id']}/executors"
-    body = await ask(master, DRIVER_UI_PORT, lambda connection: http_get(connection, master.address, path))
-    if isinstance(body, str) and not body.startswith("["):
-        return body
-    found: list[Mapping[str, Any]] = json.loads(body)
+    found: list[Mapping[str, Any]] | str = await ask_json(master, DRIVER_UI_PORT, path)
+    if isinstance(found, str):
+        return found
     return [executor for executor in found if executor["isActive"] and executor["id"] != "driver"]
 
 

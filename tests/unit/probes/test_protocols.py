@@ -171,6 +171,20 @@ async def test_an_error_page_is_wrong_for_spark_and_a_refusal_is_fine_for_s3() -
         assert (await protocols.probe_s3(ADDRESS, port)).answer is Answer.WRONG
 
 
+async def test_a_long_body_without_its_length_is_read_to_the_end() -> None:
+    body = json.dumps({"filler": "x" * 500_000, "status": "ALIVE"}).encode()
+
+    async def in_pieces(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for start in range(0, len(body), 100_000):
+            writer.write(body[start : start + 100_000])
+            await writer.drain()
+
+    async with listening(in_pieces) as port:
+        assert (await protocols.probe_spark_master(ADDRESS, port)).answer is Answer.OK
+
+
 async def test_ssh_banner() -> None:
     async with listening(say(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")) as port:
         probe = await protocols.probe_ssh(ADDRESS, port)
