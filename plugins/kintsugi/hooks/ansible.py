@@ -57,8 +57,8 @@ class Ansible:
     ) -> None:
         """Run ``playbooks/<playbook>`` (``site.yml``), on all nodes or on those of ``limit`` (``kafka-2``).
 
-        ``on_progress`` gets a line for each finished task. Raises StepFailed naming host, task and message of the
-        first failure, or after ``timeout_s`` seconds.
+        ``on_progress`` gets a line for each finished task. Raises StepFailed naming host, task and message
+        of the first failure, or after ``timeout_s`` seconds.
         """
         import ansible_runner
 
@@ -84,7 +84,9 @@ class Ansible:
             return
         log = directory / "artifacts"
         if result.status == "timeout":
-            raise StepFailed(f"ansible {playbook} on {limit or 'all'}: no end after {timeout_s:.0f} s; see {log}")
+            raise StepFailed(
+                f"ansible {playbook} on {limit or 'all'}: no end after {timeout_s:.0f} s; see {log}"
+            )
         reason = events.failures[0] if events.failures else _last_line(result)
         raise StepFailed(f"ansible {playbook} on {limit or 'all'}: {reason}; see {log}")
 

@@ -1,8 +1,8 @@
 """Kafka's metadata quorum: who votes, and how to take a voter out or in.
 
-Spoken directly to the leader's controller listener: a Kafka client has no such calls, and the command line tool
-costs a JVM start for each. Formats: Kafka's message definitions DescribeQuorum v2 (KIP-853), AddRaftVoter v0 and
-RemoveRaftVoter v0, all with flexible encoding (KIP-482).
+Spoken directly to the leader's controller listener: a Kafka client has no such calls, and the command line
+tool costs a JVM start for each. Formats: Kafka's message definitions DescribeQuorum v2 (KIP-853),
+AddRaftVoter v0 and RemoveRaftVoter v0, all with flexible encoding (KIP-482).
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ class QuorumError(StepFailed):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One replica of the metadata log: broker ``node_id`` with the data directory ``directory``; ``end_offset`` is
-    how far it has fetched, ``fetched_ms`` when it last did, by the leader's clock (-1 when the leader doesn't know)."""
+    """One replica of the metadata log: broker ``node_id`` with the data directory ``directory``.
+
+    ``end_offset`` is how far it has fetched, ``fetched_ms`` when it last did, by the leader's clock (-1 when
+    the leader doesn't know).
+    """
 
     node_id: int
     directory: UUID
@@ -120,7 +123,9 @@ def _ask(address: str, key: int, version: int, body: bytes, timeout_s: float) ->
             connection.sendall(struct.pack(">i", len(header + body)) + header + body)
             size = struct.unpack(">i", _receive(connection, 4))[0]
             if not 0 < size < _MAX_ANSWER:
-                raise QuorumError(f"the controller at {address} answers {size} bytes; is it a Kafka controller?")
+                raise QuorumError(
+                    f"the controller at {address} answers {size} bytes; is it a Kafka controller?"
+                )
             reader = _Reader(_receive(connection, size))
     except OSError as error:
         raise QuorumError(f"the controller at {address} doesn't answer: {error}") from error
@@ -140,7 +145,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 
 
 def describe_quorum(address: str, timeout_s: float = 5.0) -> Quorum:
-    """Ask the controller at ``address`` (``host:port``), which must be the leader; raises QuorumError."""
+    """Ask the controller at ``address`` (``host:port``), which must lead; raises QuorumError."""
     body = _length(2) + _text(_TOPIC) + _length(2) + struct.pack(">i", 0) + b"\0\0\0"
     answer = _ask(address, _DESCRIBE_QUORUM, 2, body, timeout_s)
     code, _ = answer.number("h"), answer.text()
@@ -156,7 +161,7 @@ def describe_quorum(address: str, timeout_s: float = 5.0) -> Quorum:
 
 
 def find_leader(addresses: Iterable[str], timeout_s: float = 5.0) -> tuple[str, Quorum]:
-    """The one of these controllers that leads, and the quorum as it sees it; raises QuorumError if none does."""
+    """The one of these controllers that leads, and the quorum as it sees it; else raises QuorumError."""
     said = []
     for address in addresses:
         try:
@@ -189,4 +194,6 @@ def _change(leader: str, key: int, body: bytes, harmless: Sequence[int], timeout
     answer.take(4)  # throttle time
     code, message = answer.number("h"), answer.text()
     if code != NONE and code not in harmless:
-        raise QuorumError(f"the leader at {leader} refused: {message or 'no reason given'} (Kafka error {code})", code)
+        raise QuorumError(
+            f"the leader at {leader} refused: {message or 'no reason given'} (Kafka error {code})", code
+        )

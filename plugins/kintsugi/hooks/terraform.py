@@ -1,7 +1,7 @@
 """Terraform, as the pipeline calls it: one root module, plans that are saved, read, and applied exactly.
 
-Everything secret goes through the environment. Terraform runs under its caller's life: when the caller is killed
-it gets SIGTERM, finishes the resource at hand, saves the state and lets the lock go.
+Everything secret goes through the environment. Terraform runs under its caller's life: when the caller is
+killed it gets SIGTERM, finishes the resource at hand, saves the state and lets the lock go.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class SavedPlan:
 class Terraform:
     """The root module of one environment, applied to one installation.
 
-    ``pg_conn_str`` reaches Postgres, which holds the state; by default ``$PG_CONN_STR``, else the local control
-    plane's own database. ``root`` is the directory of the root module.
+    ``pg_conn_str`` reaches Postgres, which holds the state; by default ``$PG_CONN_STR``, else the local
+    control plane's own database. ``root`` is the directory of the root module.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Terraform:
         return self.load(path)
 
     def load(self, path: Path) -> SavedPlan:
-        """A plan that was saved earlier, by this process or another, read anew. Raises StepFailed when it is gone."""
+        """A plan saved earlier, by this process or another, read anew; raises StepFailed when it is gone."""
         return SavedPlan(path, json.loads(self._run("show", str(path), timeout_s=60, json=True)))
 
     def apply(self, saved: SavedPlan, *, timeout_s: float = 120, lock_timeout_s: int = 60) -> None:
@@ -145,7 +145,8 @@ class Terraform:
         return f"{Postgres.of(self.settings).dsn()}?sslmode=disable"
 
     def _run(self, command: str, *arguments: str, timeout_s: float, **options: Any) -> str:
-        from python_terraform import IsFlagged, Terraform as Commands
+        from python_terraform import IsFlagged
+        from python_terraform import Terraform as Commands
 
         binary = shutil.which("terraform", path=_search_path())
         if binary is None:
@@ -163,7 +164,8 @@ class Terraform:
         raise StepFailed(f"terraform {command} in {self.root} failed: {reason}")
 
 
-# Options that every apply and destroy has; nodes are made at the same time, as they don't wait for each other.
+# Options that every apply and destroy has; nodes are made at the same time, as they don't wait for each
+# other.
 _APPLY: dict[str, Any] = {"input": False, "parallelism": 9}
 
 

@@ -1,8 +1,9 @@
 """Class data archives: what a JVM learns of its classes at one start, kept for all later ones.
 
-Measured on two cores: Kafka serves after 1.9 s of processor time instead of 5.3 s, Cassandra after 5 s instead of 8 s.
-An archive belongs to one Java and one set of jars, both named by its digest; without a fitting one a JVM starts as
-ever. ``python -m kintsugi.local.node_class_archives`` makes those that are missing, once for each machine.
+Measured on two cores: Kafka serves after 1.9 s of processor time instead of 5.3 s, Cassandra after 5 s
+instead of 8 s. An archive belongs to one Java and one set of jars, both named by its digest; without a
+fitting one a JVM starts as ever. ``python -m kintsugi.local.node_class_archives`` makes those that are
+missing, once for each machine.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ from kintsugi.settings import Settings, load_settings
 
 # Compiled and collected as the roles do it: an archive only fits the same kind of JVM.
 JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+PerfDisableSharedMem"]
-# Cassandra's agent would keep the archive from being used.
-WITH_AGENT = ["-XX:+UnlockDiagnosticVMOptions", "-XX:+AllowArchivingWithJavaAgent"]
 _ADDRESS = "127.255.254.1"
 _START_S = 120.0
 _WRITE_S = 180.0
@@ -64,7 +63,7 @@ def archive_options(settings: Settings, product: str) -> list[str]:
     archive = archive_path(settings, product)
     if not archive.exists():
         return []
-    return [*(WITH_AGENT if product == "cassandra" else []), f"-XX:SharedArchiveFile={archive}", "-Xshare:auto"]
+    return [f"-XX:SharedArchiveFile={archive}", "-Xshare:auto"]
 
 
 def make_archives(settings: Settings) -> list[Path]:
@@ -188,7 +187,9 @@ def _cassandra(settings: Settings, scratch: Path, archive: Path) -> _Server:
         "java.io.tmpdir": str(scratch),
         "jdk.attach.allowAttachSelf": "true",
     }
-    options = [*WITH_AGENT, f"-javaagent:{jars / 'jamm-0.4.0.jar'}", *cassandra_modules()]
+    # Without its agent, as an archive must be recorded; the agent changes no class, so the archive fits
+    # with it too.
+    options = cassandra_modules()
     options += [f"-D{key}={value}" for key, value in properties.items()]
     return _Server([*_java(archive, jars, options), "org.apache.cassandra.service.CassandraDaemon"], client)
 
@@ -196,21 +197,24 @@ def _cassandra(settings: Settings, scratch: Path, archive: Path) -> _Server:
 def _spark(settings: Settings, scratch: Path, archive: Path) -> _Server:
     client, page = _free_port(), _free_port()
     listen = ["--host", _ADDRESS, "--port", str(client), "--webui-port", str(page)]
-    command = [*_java(archive, _jars(settings, "spark"), spark_modules()), "org.apache.spark.deploy.master.Master"]
+    command = [
+        *_java(archive, _jars(settings, "spark"), spark_modules()),
+        "org.apache.spark.deploy.master.Master",
+    ]
     return _Server([*command, *listen], page)
 
 
 def cassandra_modules() -> list[str]:
     """What Cassandra 5.0 needs to reach inside Java 17, as JVM options."""
     base = (
-        "java.io java.lang java.lang.module java.lang.reflect java.math java.net java.nio java.nio.charset java.util "
-        "java.util.concurrent java.util.concurrent.atomic jdk.internal.loader jdk.internal.math jdk.internal.module "
-        "jdk.internal.ref jdk.internal.reflect jdk.internal.util.jar sun.nio.ch"
+        "java.io java.lang java.lang.module java.lang.reflect java.math java.net java.nio java.nio.charset "
+        "java.util java.util.concurrent java.util.concurrent.atomic jdk.internal.loader jdk.internal.math "
+        "jdk.internal.module jdk.internal.ref jdk.internal.reflect jdk.internal.util.jar sun.nio.ch"
     )
     exports = (
         "java.base/jdk.internal.misc java.base/jdk.internal.ref java.base/sun.nio.ch "
-        "java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry java.rmi/sun.rmi.server "
-        "java.rmi/sun.rmi.transport.tcp java.sql/java.sql jdk.unsupported/sun.misc"
+        "java.management.rmi/com.sun.jmx.remote.internal.rmi java.rmi/sun.rmi.registry "
+        "java.rmi/sun.rmi.server java.rmi/sun.rmi.transport.tcp java.sql/java.sql jdk.unsupported/sun.misc"
     )
     opens = [f"java.base/{package}" for package in base.split()]
     opens += ["java.rmi/sun.rmi.transport.tcp", "jdk.management/com.sun.management.internal"]
@@ -220,10 +224,11 @@ def cassandra_modules() -> list[str]:
 
 
 def spark_modules() -> list[str]:
-    """What Spark 4.2 needs to reach inside Java 17, as spark-class would say after starting a JVM to find out."""
+    """What Spark 4.2 needs to reach inside Java 17; spark-class starts a JVM of its own to say it."""
     base = (
-        "java.lang java.lang.invoke java.lang.reflect java.io java.net java.nio java.util java.util.concurrent "
-        "java.util.concurrent.atomic jdk.internal.ref sun.nio.ch sun.nio.cs sun.security.action sun.util.calendar"
+        "java.lang java.lang.invoke java.lang.reflect java.io java.net java.nio java.util "
+        "java.util.concurrent java.util.concurrent.atomic jdk.internal.ref sun.nio.ch sun.nio.cs "
+        "sun.security.action sun.util.calendar"
     )
     return [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in base.split()]
 

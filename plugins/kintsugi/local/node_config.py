@@ -81,11 +81,13 @@ global(workDirectory="{root}/run/rsyslog" maxMessageSize="64k" net.enableDNS="of
 module(load="imfile" mode="inotify")
 input(type="imfile" file="{root}/log/*.log" tag="log" addMetadata="on" facility="local0"
       reopenOnTruncate="on" ruleset="ship")
-template(name="named" type="string" string="<%PRI%>1 %timegenerated:::date-rfc3339% {name} %$!service% - - - %msg%\\n")
+template(name="named" type="string"
+         string="<%PRI%>1 %timegenerated:::date-rfc3339% {name} %$!service% - - - %msg%\\n")
 ruleset(name="ship") {{
   set $!service = re_extract($!metadata!filename, "([^/]+)[.]log\\$", 0, 1, "unknown");
   action(type="omfwd" target="{collector}" port="{port}" protocol="tcp" template="named"
-         keepalive="on" action.reportSuspension="off" action.resumeRetryCount="-1" action.resumeInterval="2" action.resumeIntervalMax="10"
+         keepalive="on" action.reportSuspension="off"
+         action.resumeRetryCount="-1" action.resumeInterval="2" action.resumeIntervalMax="10"
          queue.type="LinkedList" queue.size="20000" queue.timeoutEnqueue="0" queue.discardMark="18000"
          queue.discardSeverity="0" queue.saveOnShutdown="off")
 }}
@@ -143,7 +145,8 @@ def _write_keys(settings: Settings, node: Node, directory: Path) -> None:
 def _check_socket_path(root: Path) -> None:
     if len(str(root)) > _SOCKET_PATH_LIMIT - len("/run/supervisor.sock") or " " in str(root):
         raise PreflightError(
-            f"{root} is too long (or has a space) for the socket of a node's init; set KINTSUGI_STATE to a shorter path"
+            f"{root} is too long (or has a space) for the socket of a node's init; "
+            "set KINTSUGI_STATE to a shorter path"
         )
 
 

@@ -10,7 +10,7 @@ import hashlib
 
 from kintsugi.settings import Settings
 
-_SECRET = "kafka_identity"
+_SEED = "kafka_identity"  # the name of the secret that all ids are derived from
 
 
 def kafka_cluster_id(settings: Settings) -> str:
@@ -24,7 +24,7 @@ def kafka_directory_id(settings: Settings, name: str) -> str:
 
 
 def _uuid(settings: Settings, purpose: str) -> str:
-    secret = settings.secret(_SECRET)
+    secret = settings.secret(_SEED)
     number = 0
     while True:
         digest = hashlib.sha256(f"{secret} {purpose} {number}".encode()).digest()[:16]

@@ -18,6 +18,7 @@ from kintsugi.settings import Settings, load_settings
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 0x1, 0x20, 0x1000, 0x4000
 _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
 _CAP_SYS_ADMIN = 21
+_TMP, _RUN = Path("/tmp"), Path("/run")  # noqa: S108 - masked, not used
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,11 +51,11 @@ def hide_the_rest(settings: Settings, name: str) -> None:
     private = settings.node_root(name) / "tmp"
     private.mkdir(mode=0o700, exist_ok=True)
     state = settings.state.resolve()
-    _mount(str(private.resolve()), Path("/tmp"), None, _MS_BIND)
-    _mount("tmpfs", Path("/run"), "tmpfs", 0, "size=16m,mode=755")
+    _mount(str(private.resolve()), _TMP, None, _MS_BIND)
+    _mount("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
     state.mkdir(parents=True, exist_ok=True)  # it may have lain in /tmp
     _mount("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
-    masks = [Path("/tmp"), Path("/run"), state]
+    masks = [_TMP, _RUN, state]
     for path, handle in sorted(handles.items()):
         if any(path.is_relative_to(mask) for mask in masks) or not kept[path]:
             path.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def hide_the_rest(settings: Settings, name: str) -> None:
         if not kept[path]:
             _mount("none", path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         os.close(handle)
-    Path("/run/sshd").mkdir(mode=0o755)  # sshd under root wants it for privilege separation
+    (_RUN / "sshd").mkdir(mode=0o755)  # sshd under root wants it for privilege separation
 
 
 def give_up_mounting() -> None:
@@ -85,7 +86,9 @@ def main(name: str) -> None:
     root = settings.node_root(name)
     os.chdir(root)
     supervisord = str(Path(sys.prefix) / "bin" / "supervisord")
-    os.execv(supervisord, [supervisord, "--nodaemon", "-c", str(root / "etc" / "supervisord.conf")])
+    os.execv(  # noqa: S606 - no shell is wanted
+        supervisord, [supervisord, "--nodaemon", "-c", str(root / "etc" / "supervisord.conf")]
+    )
 
 
 if __name__ == "__main__":

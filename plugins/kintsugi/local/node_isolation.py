@@ -62,7 +62,11 @@ def service_prefix(isolation: Isolation) -> list[str]:
 def _works(isolation: Isolation) -> bool:
     try:
         trial = subprocess.run(
-            [*init_prefix(isolation), "true"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+            [*init_prefix(isolation), "true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

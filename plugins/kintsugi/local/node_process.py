@@ -1,8 +1,8 @@
 """The processes of local nodes, found and ended without ever hitting a stranger.
 
-A node's init is recorded by host PID and start time, outside the node's root, so that whoever fences or breaks
-the node kills exactly that process. Everything a node runs carries ``KINTSUGI_INIT_OF=<root>`` in its
-environment: what a killed creation left behind unrecorded is found by that mark.
+A node's init is recorded by host PID and start time, outside the node's root, so that whoever fences or
+breaks the node kills exactly that process. Everything a node runs carries ``KINTSUGI_INIT_OF=<root>`` in
+its environment: what a killed creation left behind unrecorded is found by that mark.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ MARK = "KINTSUGI_INIT_OF"
 
 @dataclass(frozen=True, slots=True)
 class InitRecord:
-    """A node's init: ``pid`` as the host sees it, ``start_time`` in clock ticks since boot (against PID reuse),
-    and the inode of its PID namespace (None without one)."""
+    """A node's init: ``pid`` as the host sees it, ``start_time`` in clock ticks since boot.
+
+    The start time guards against a reused PID. ``pid_namespace`` is the inode of its PID namespace, None
+    without one.
+    """
 
     pid: int
     start_time: int
@@ -65,7 +68,7 @@ def start_time(pid: int) -> int | None:
 def namespace_of(pid: int) -> int | None:
     """Inode of the PID namespace of ``pid``, None when it can't be read."""
     try:
-        return int(os.readlink(f"/proc/{pid}/ns/pid")[5:-1])
+        return int(str(Path(f"/proc/{pid}/ns/pid").readlink())[5:-1])
     except OSError:
         return None
 

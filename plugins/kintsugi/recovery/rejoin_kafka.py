@@ -1,14 +1,15 @@
-"""Bring a broker whose disk was lost back into the metadata quorum, and wait until nothing is under-replicated.
+"""Bring a broker whose disk was lost back into the metadata quorum, and wait until all is in sync.
 
-A voter is a broker *and* its data directory. A broker that was formatted anew has a new directory id; in the quorum
-its dead predecessor still counts, so that one more failure would stop the cluster. In order:
+A voter is a broker *and* its data directory. A broker that was formatted anew has a new directory id; in
+the quorum its dead predecessor still counts, so that one more failure would stop the cluster. In order:
 
 1. Find the leader; wait until it sees the broker's new directory fetch the metadata log, as an observer.
 2. Remove every other directory of that broker from the voters. The two others are a majority of three.
 3. Wait until the observer has caught up, then add it as a voter.
 4. Wait until all brokers vote with their present directories and every partition has its full in-sync set.
 
-Each step looks before it acts, so the whole may be killed and run again; a broker that kept its disk passes through.
+Each step looks before it acts, so the whole may be killed and run again; a broker that kept its disk
+passes through.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ _FETCHES_WITHIN_MS = 3000  # a living replica fetches every half second
 _LAG = 50  # records behind the high watermark; the leader itself checks that a new voter is near its end
 
 
+def _ignore(_sentence: str) -> None:
+    """Report nothing."""
+
+
 def rejoin_voter(
     fleet: Fleet,
     node: Node,
     cluster_id: str,
     *,
     timeout_s: float = 60.0,
-    on_progress: Callable[[str], None] = lambda sentence: None,
+    on_progress: Callable[[str], None] = _ignore,
 ) -> None:
     """Make ``node`` a voter with the data directory it has now (steps 1 to 3).
 
@@ -62,7 +67,12 @@ def rejoin_voter(
 
 
 def _next_step(
-    quorum: Quorum, node: Node, leader: str, cluster_id: str, endpoint: str, on_progress: Callable[[str], None]
+    quorum: Quorum,
+    node: Node,
+    leader: str,
+    cluster_id: str,
+    endpoint: str,
+    on_progress: Callable[[str], None],
 ) -> str:
     """Do what can be done now; returns what is still missing, empty when the node is a voter."""
     mine = [voter for voter in quorum.voters if voter.node_id == node.index]
@@ -93,7 +103,7 @@ def _controllers(fleet: Fleet, node: Node) -> list[str]:
 
 
 def wait_in_sync(
-    fleet: Fleet, *, timeout_s: float = 120.0, on_progress: Callable[[str], None] = lambda sentence: None
+    fleet: Fleet, *, timeout_s: float = 120.0, on_progress: Callable[[str], None] = _ignore
 ) -> None:
     """Wait until no partition is under-replicated (step 4); raises StepFailed naming those that are."""
     deadline = time.monotonic() + timeout_s

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+
+if TYPE_CHECKING:
+    from ansible.inventory.data import InventoryData
+    from ansible.parsing.dataloader import DataLoader
+
+    from kintsugi.fleet import Node
+    from kintsugi.settings import Settings
 
 DOCUMENTATION = """
 name: fleet
 short_description: The nodes of a Kintsugi fleet
 description:
-  - Reads the fleet file that Terraform and the DAGs read too (E(KINTSUGI_FLEET), else the one of the checkout).
+  - Reads the fleet file that Terraform and the DAGs read too (E(KINTSUGI_FLEET), else the
+    one of the checkout).
   - Makes a group of each role. Needs the C(kintsugi) package on E(PYTHONPATH).
 options:
   plugin:
@@ -31,7 +40,7 @@ class InventoryModule(BaseInventoryPlugin):
         """Whether this is the one line that names the plugin."""
         return super().verify_file(path) and path.endswith(("fleet.yml", "fleet.yaml"))
 
-    def parse(self, inventory, loader, path, cache=True) -> None:  # type: ignore[no-untyped-def]
+    def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
         """Fill the inventory; a fault of the fleet file becomes a parser error with its text."""
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
@@ -46,7 +55,7 @@ class InventoryModule(BaseInventoryPlugin):
         except KintsugiError as error:
             raise AnsibleParserError(str(error)) from error
 
-    def _fill(self, settings) -> None:  # type: ignore[no-untyped-def]
+    def _fill(self, settings: Settings) -> None:
         for name, value in _fleet_variables(settings).items():
             self.inventory.set_variable("all", name, value)
         for node in settings.fleet:
@@ -56,8 +65,13 @@ class InventoryModule(BaseInventoryPlugin):
                 self.inventory.set_variable(node.name, name, value)
 
 
-def _fleet_variables(settings) -> dict[str, object]:  # type: ignore[no-untyped-def]
-    from kintsugi.local.node_class_archives import archive_options, cassandra_modules, java_home, spark_modules
+def _fleet_variables(settings: Settings) -> dict[str, object]:
+    from kintsugi.local.node_class_archives import (
+        archive_options,
+        cassandra_modules,
+        java_home,
+        spark_modules,
+    )
     from kintsugi.local.node_identity import kafka_cluster_id
     from kintsugi.local.node_isolation import choose_isolation, service_prefix
     from kintsugi.local.ssh import ssh_options, ssh_user
@@ -84,7 +98,7 @@ def _fleet_variables(settings) -> dict[str, object]:  # type: ignore[no-untyped-
     }
 
 
-def _node_variables(settings, node) -> dict[str, object]:  # type: ignore[no-untyped-def]
+def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
     from kintsugi.fleet import Role
     from kintsugi.local.node_identity import kafka_directory_id
 

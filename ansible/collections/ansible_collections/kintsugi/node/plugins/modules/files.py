@@ -93,7 +93,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    made = [path for path in module.params["directories"] if not os.path.isdir(path)]
+    made = [path for path in module.params["directories"] if not Path(path).is_dir()]
     due = [
         entry
         for entry in module.params["files"]
@@ -102,7 +102,7 @@ def main() -> None:
     try:
         if not module.check_mode:
             for path in made:
-                os.makedirs(path, exist_ok=True)
+                Path(path).mkdir(parents=True, exist_ok=True)
             for entry in due:
                 _write(Path(entry["path"]), entry["content"], int(entry["mode"], 8))
     except OSError as error:

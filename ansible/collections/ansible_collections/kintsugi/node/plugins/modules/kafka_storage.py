@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +11,8 @@ DOCUMENTATION = """
 module: kafka_storage
 short_description: Format the data directory of a KRaft node
 description:
-  - Formats a directory beside the wanted one and renames it, so that a formatted directory is always a complete one
-    and is never formatted again.
+  - Formats a directory beside the wanted one and renames it, so that a formatted directory
+    is always a complete one and is never formatted again.
 options:
   directory:
     description: The data directory (C(log.dirs)).
@@ -33,7 +32,9 @@ options:
     type: str
     required: true
   initial_controllers:
-    description: The voters of a cluster that is being formed, as C(id@host:port:directory); empty to join a cluster that exists.
+    description: >-
+      The voters of a cluster that is being formed, as C(id@host:port:directory); empty to join a
+      cluster that exists.
     type: list
     elements: str
     default: []
@@ -76,7 +77,15 @@ def _format(module: AnsibleModule, directory: Path) -> None:
     properties.write_text("\n".join([*kept, f"log.dirs={fresh}", ""]))
     controllers = module.params["initial_controllers"]
     how = ["--initial-controllers", ",".join(controllers)] if controllers else ["--no-initial-controllers"]
-    command = [*module.params["java"], "format", "-t", module.params["cluster_id"], "-c", str(properties), *how]
+    command = [
+        *module.params["java"],
+        "format",
+        "-t",
+        module.params["cluster_id"],
+        "-c",
+        str(properties),
+        *how,
+    ]
     code, out, err = module.run_command(command)
     properties.unlink()
     if code != 0:
@@ -84,7 +93,7 @@ def _format(module: AnsibleModule, directory: Path) -> None:
         module.fail_json(msg=f"cannot format {directory}: {lines[-1]}", stdout=out, stderr=err)
     if directory.exists() and not any(directory.iterdir()):
         directory.rmdir()
-    os.rename(fresh, directory)
+    fresh.rename(directory)
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ DOCUMENTATION = """
 module: program
 short_description: A supervised program of a node
 description:
-  - Writes the program's definition, loads it, starts it if wanted, and waits until a port of it accepts connections.
+  - Writes the program's definition, loads it, starts it if wanted, and waits until a port
+    of it accepts connections.
   - A running program is only restarted when O(restart) says so; a changed definition waits for that.
   - Needs the Python package supervisor on the node.
 options:
