@@ -55,6 +55,9 @@ def create_node(settings: Settings, name: str) -> None:
     kill_all(settings, name)  # what a killed creation may have left
     record_path(settings, name).unlink(missing_ok=True)
     isolation = choose_isolation()
+    if not isolation.hides_files and os.geteuid() == 0:
+        # sshd under root wants it for privilege separation; behind a wall each node has its own.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     settings.node_root(name).mkdir(parents=True, exist_ok=True)
     create_volume(settings, name)
     write_configuration(settings, node, fleet.control_plane, isolation, ssh_user())

@@ -7,6 +7,7 @@ its environment: what a killed creation left behind unrecorded is found by that 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -79,19 +80,39 @@ def running(record: InitRecord | None) -> bool:
 
 
 def members(settings: Settings, name: str) -> Iterator[int]:
-    """Host PIDs of all that lives of a node: by its PID namespace, or by the mark in the environment."""
+    """Host PIDs of all that lives of a node: by its PID namespace, or else by the mark in the environment.
+
+    Without a namespace the init's descendants count too: sshd's environment can't be read by its own user.
+    """
     record = read_record(settings, name)
+    space = record.pid_namespace if record else None
+    family = _descendants(record.pid) if record and space is None and running(record) else set()
     mark = f"{MARK}={settings.node_root(name)}".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        pid = int(entry.name)
-        inside = record is not None and record.pid_namespace is not None
-        if inside and record is not None and namespace_of(pid) == record.pid_namespace:
-            if start_time(pid) is not None:
-                yield pid
-        elif mark in _environment(pid) and start_time(pid) is not None:
+    for pid in _all_pids():
+        belongs = (space is not None and namespace_of(pid) == space) or pid in family
+        if (belongs or mark in _environment(pid)) and start_time(pid) is not None:
             yield pid
+
+
+def _all_pids() -> list[int]:
+    me = os.getpid()
+    return [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != me
+    ]
+
+
+def _descendants(ancestor: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid in _all_pids():
+        with contextlib.suppress(OSError):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(pid)
+    found, waiting = {ancestor}, [ancestor]
+    while waiting:
+        fresh = [child for child in children.get(waiting.pop(), []) if child not in found]
+        found.update(fresh)
+        waiting.extend(fresh)
+    return found
 
 
 def _environment(pid: int) -> list[bytes]:
@@ -123,16 +144,24 @@ def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
 
     Raises StepFailed naming the survivors when some outlive ``timeout_s``.
     """
+    seen = {pid: start_time(pid) for pid in members(settings, name)}
     record = read_record(settings, name)
     if record is not None:
         send(record.pid, signal.SIGKILL, record.start_time)
     deadline = time.monotonic() + timeout_s
-    while alive := list(members(settings, name)):
+    while alive := _survivors(settings, name, seen):
         if time.monotonic() > deadline:
             raise StepFailed(f"{name}: processes {alive} outlived SIGKILL for {timeout_s:.0f} s; see ps -fp")
         for pid in alive:
-            send(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL, seen[pid])
         time.sleep(0.02)
+
+
+def _survivors(settings: Settings, name: str, seen: dict[int, int | None]) -> list[int]:
+    """All that was seen of a node and still lives: a process on its way out has no environment any more."""
+    for pid in members(settings, name):
+        seen.setdefault(pid, start_time(pid))
+    return [pid for pid, began in seen.items() if began is not None and start_time(pid) == began]
 
 
 def signal_all(settings: Settings, name: str, number: signal.Signals, wanted: str) -> int:
