@@ -2,8 +2,9 @@
 
 1. The streaming application has been absent, or without a core, for 20 s: it is gone. (A driver that starts
    again from its checkpoint is back within that time.)
-2. There is lag, and for 60 s the stream's committed offsets have not moved: it is stalled. (The first batch
-   after a cold start takes up to 23 s, a batch that loses its worker about 11 s more.)
+2. The application runs, there is lag, and for 90 s the stream's committed offsets have not moved: it is
+   stalled. (The first batch after a cold start takes up to 23 s on an idle machine and three times that on a
+   busy one, a batch that loses its worker about 11 s more; restarting a stream that only warms up starts over.)
 3. The lag is above 50,000 messages and has only grown for 180 s: it can't keep up.
 
 A reading that could not be taken says nothing: the nodes that should have answered have watches of their own.
@@ -48,7 +49,7 @@ class FlowRules:
     """Thresholds: times in seconds, lag in messages."""
 
     absent_s: float = 20.0
-    stalled_s: float = 60.0
+    stalled_s: float = 90.0
     growing_s: float = 180.0
     growing_lag: int = 50_000
 
@@ -99,7 +100,8 @@ class FlowWatch:
         if lag is None or reading.committed is None:
             return
         moved = reading.committed > self._committed
-        self._stuck_since = None if lag == 0 or moved else self._stuck_since or reading.at
+        idle = lag == 0 or moved or reading.running is False
+        self._stuck_since = None if idle else self._stuck_since or reading.at
         grows = lag > self.rules.growing_lag and lag > self._lag
         self._growing_since = (self._growing_since or reading.at) if grows else None
         self._committed, self._lag = max(self._committed, reading.committed), lag

@@ -42,12 +42,18 @@ def test_a_master_that_does_not_answer_is_not_an_absent_application() -> None:
     assert run([(None, 0, 0)] * 100) is None
 
 
-def test_lag_without_a_commit_for_a_minute_is_stalled() -> None:
+def test_lag_without_a_commit_for_90_s_is_stalled() -> None:
     finding = run([(True, 100, 100), *[(True, 100, 150)] * 30])
     assert finding is not None
     assert finding.symptom == "stalled"
-    assert (finding.detected_at - finding.first_failed_at).total_seconds() == 60
+    assert (finding.detected_at - finding.first_failed_at).total_seconds() == 90
     assert "50 messages" in finding.evidence[0]
+
+
+def test_a_stream_that_only_starts_is_not_stalled() -> None:
+    """Its first batch commits late; restarting it then would start the wait over."""
+    starting = [(False, 100, 150)] * 3
+    assert run([(True, 100, 100), *[*starting, *[(True, 100, 150)] * 15] * 3]) is None
 
 
 def test_a_commit_now_and_then_is_not_stalled() -> None:
