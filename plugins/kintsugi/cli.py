@@ -112,9 +112,16 @@ def incident(options: argparse.Namespace, settings: Settings) -> int:
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
-    from kintsugi.local.demo import run
+    from kintsugi.local.demo import VICTIMS, run
 
-    return run(settings)
+    return run(settings, trades=options.trades, victims=options.victim or VICTIMS, report=options.report)
+
+
+def rounds(options: argparse.Namespace, settings: Settings) -> int:
+    """Pull every node's plug in turn, twice, on the running fleet; report each repair and the account."""
+    from kintsugi.local.rounds import run
+
+    return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
 
 
 def sign_in(settings: Settings) -> str:
@@ -130,8 +137,16 @@ def sign_in(settings: Settings) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kintsugi", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (up, down, artifacts, demo):
+    for command in (up, down, artifacts):
         _add(commands, command)
+    told_whole = _add(commands, demo)
+    told_whole.add_argument("--trades", type=int, default=40_000, help="rows of the sample day; default: 40000")
+    told_whole.add_argument("--victim", action="append", help="a node whose plug is pulled; may be repeated")
+    all_nodes = _add(commands, rounds)
+    all_nodes.add_argument("--rounds", type=int, default=2)
+    all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
+    for reported in (told_whole, all_nodes):
+        reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     compared = _add(commands, reconcile)
     compared.add_argument("--wait", type=float, default=0, help="seconds to wait for trades still under way")
     shown = _add(commands, status)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos import experiment
@@ -30,23 +31,25 @@ BAD_ROWS = 12
 VICTIMS = ("cassandra-2", "kafka-2")
 LIVE_ROWS = 1_500  # trades of a part file
 LIVE_PERIOD_S = 5.0
-FLOW_DAGS = ("build_baseline", "ingest_trades", "stream_trades", "watch_flow")
+FLOW_DAGS = ("stream_trades", "ingest_trades", "build_baseline", "watch_flow")
 
 
-def run(settings: Settings) -> int:
-    """The demo from the command line; 0 when both nodes healed and the account balances."""
+def run(settings: Settings, *, trades: int = TRADES, victims: Sequence[str] = VICTIMS, report: Path | None = None) -> int:
+    """The demo from the command line; 0 when the nodes healed and the account balances."""
     from rich.console import Console
 
-    report = Demo(settings, Console(soft_wrap=True, highlight=False)).run(VICTIMS)
-    return 0 if report["complete"] else 1
+    report = report or settings.repository / "build" / "demo.json"
+    shown = Demo(settings, Console(soft_wrap=True, highlight=False), report, trades).run(victims)
+    return 0 if shown["complete"] else 1
 
 
 @dataclass
 class Demo:
-    """One run; ``steps`` collects the seconds of each step by name."""
+    """One run, told on ``console`` and in the file ``report``; ``steps`` collects the seconds of each step."""
 
     settings: Settings
     console: Console
+    report: Path
     trades: int = TRADES
     steps: dict[str, float] = field(default_factory=dict)
 
@@ -92,7 +95,7 @@ class Demo:
         """Generate the seeded day and put it into S3; the same file again is no new object to the ledger."""
         from kintsugi.trades.generator import generate_day
 
-        out = self.settings.repository / "build" / "sample"
+        out = self.report.parent / "sample"
         made = generate_day(out, day=DAY, seed=SEED, trades=self.trades, parts=2, bad_rows=BAD_ROWS)
         s3 = doors.s3()
         for path in (*made.eod_files, *made.trade_files):
@@ -151,9 +154,8 @@ class Demo:
 
     def write(self, report: dict[str, Any]) -> None:
         """Put the report where programs look for it."""
-        path = self.settings.repository / "build" / "demo.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        self.report.parent.mkdir(parents=True, exist_ok=True)
+        self.report.write_text(json.dumps(report, indent=2) + "\n")
 
     def farewell(self, report: dict[str, Any]) -> None:
         """The account as a table, where Airflow is, and how all of it ends."""

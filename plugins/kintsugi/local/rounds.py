@@ -1,0 +1,106 @@
+"""``make rounds``: pull the plug of every node, volume included, one after another, twice; nothing may be lost.
+
+The second round, in random order, finds what a first repair left broken, such as a dead Kafka voter. It runs on
+the fleet that ``make demo`` or ``make up`` left running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.chaos.experiment import check_steady_state
+from kintsugi.chaos.pick import order
+from kintsugi.errors import Refused, StepFailed
+from kintsugi.local import account
+from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
+from kintsugi.recovery.case import Runtime, runtime
+from kintsugi.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STEADY_DEADLINE_S = 120.0
+
+
+def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None) -> int:
+    """All rounds with trades flowing, then the account; 0 when every node healed and nothing is lost or doubled."""
+    from rich.console import Console
+
+    from kintsugi.trades.reconcile import reconcile_when_quiet
+
+    console = Console(soft_wrap=True, highlight=False)
+    report = report or settings.repository / "build" / "rounds.json"
+    seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
+    doors, demo = runtime(), Demo(settings, console, report)
+    demo.start_dags(ControlPlane(settings).airflow, doors)
+    figures: list[dict[str, Any]] = []
+    with live_feed(doors):
+        for number, names in enumerate(orders(doors, rounds, seed), start=1):
+            for name in names:
+                await_steady_state(doors)
+                console.print(f"round {number}")
+                figures.append({**demo.break_and_heal(doors, name), "round": number})
+                write(report, seed, figures, None)
+    counted = account.summary(reconcile_when_quiet(settings, deadline_s=180))
+    write(report, seed, figures, counted)
+    show(console, figures, counted)
+    return 0 if counted["complete"] else 1
+
+
+def orders(doors: Runtime, rounds: int, seed: int) -> list[list[str]]:
+    """Names of the nodes in the order of each round: as the fleet file has them, then at random by the seed."""
+    first = list(doors.fleet.nodes)
+    return [first, *([node.name for node in order(seed + n, doors.fleet)] for n in range(1, rounds))][:rounds]
+
+
+def await_steady_state(doors: Runtime) -> None:
+    """Wait until every node answers and no incident is open; raises StepFailed with what isn't well."""
+    until = time.monotonic() + STEADY_DEADLINE_S
+    while True:
+        try:
+            check_steady_state(doors)
+        except Refused as refusal:
+            if time.monotonic() > until:
+                raise StepFailed(f"no steady state after {STEADY_DEADLINE_S:.0f} s: {refusal}") from refusal
+            time.sleep(1)
+        else:
+            return
+
+
+def write(report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None) -> None:
+    """Every figure so far, also when a later repair fails."""
+    report.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "seed": seed,
+        "trades_per_s": LIVE_ROWS / LIVE_PERIOD_S,
+        "recoveries": list(figures),
+        "account": counted,
+    }
+    report.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:
+    """A line a repair, then the spread and the account."""
+    from rich.table import Table
+
+    table = Table("round", "node", "detected s", "serving s", "whole s", "tried", title="Rounds")
+    for row in figures:
+        table.add_row(
+            str(row["round"]), row["node"], str(row["detected_s"]), str(row["repaired_s"]), str(row["consistent_s"]),
+            ", ".join(row["attempts"]),
+        )  # fmt: skip
+    console.print(table)
+    for name in ("detected_s", "repaired_s"):
+        values = sorted(row[name] for row in figures if row[name] is not None)
+        console.print(f"{name}: n {len(values)}, min {values[0]}, median {median(values):.1f}, max {values[-1]}")
+    console.print(f"lost {counted['lost']}, doubled {counted['doubled']}, stored {counted['stored']:,}")

@@ -1,0 +1,134 @@
+"""The true end to end, as a user runs it: up, ingest, pull a plug, healed by itself, nothing lost, down.
+
+Real Kafka, Cassandra, Spark, Airflow, Postgres, S3, sshd, Terraform and Ansible, on addresses of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kintsugi.local.node import processes
+from kintsugi.settings import Settings
+from tests.installations import installation, open_directory
+
+TRADES = 8_000
+VICTIM = "kafka-3"
+
+
+class Command:
+    """``kintsugi …`` against the test's own installation."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, *arguments: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "KINTSUGI_STATE": str(self.settings.state),
+            "KINTSUGI_CACHE": str(self.settings.cache),
+            "KINTSUGI_FLEET": str(self.settings.fleet_file),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "kintsugi.cli", *arguments],
+            env=environment, capture_output=True, text=True, timeout=seconds, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kintsugi() -> Iterator[Command]:
+    with open_directory() as directory:
+        command = Command(installation(directory, "127.40"))
+        try:
+            yield command
+        finally:
+            ended = command("down", seconds=180)
+        assert ended.returncode == 0, ended.stderr
+        assert not command.settings.state.exists()
+
+
+@pytest.fixture(scope="module")
+def report(kintsugi: Command) -> dict[str, Any]:
+    """The demo with one victim; what it wrote."""
+    path = kintsugi.settings.state.parent / "demo.json"
+    done = kintsugi("demo", "--trades", str(TRADES), "--victim", VICTIM, "--report", str(path), seconds=900)
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.timeout(1200)
+def test_the_lost_node_is_rebuilt_without_a_hand(report: dict[str, Any]) -> None:
+    (recovery,) = report["recoveries"]
+    assert recovery["node"] == VICTIM
+    assert recovery["role"] == "kafka"
+    assert recovery["attempts"] == ["rebuild"]
+    assert set(recovery["phases"]) == {"detect", "confirm", "archive", "provision", "configure", "rejoin", "verify"}
+    assert 0 < recovery["detected_s"] < recovery["repaired_s"] <= recovery["consistent_s"]
+
+
+def test_no_trade_is_lost_or_doubled(report: dict[str, Any]) -> None:
+    assert report["read"] >= TRADES
+    assert report["read"] == report["accepted"] + report["rejected"]
+    assert report["rejected"] == sum(report["rejected_by_reason"].values()) == 12
+    assert report["stored"] == report["in_kafka"] == report["accepted"] - report["duplicates"]
+    assert (report["lost"], report["doubled"], report["extra"], report["altered"]) == (0, 0, 0, 0)
+
+
+def test_a_row_that_is_deleted_by_hand_is_named(kintsugi: Command, report: dict[str, Any]) -> None:
+    """The account must be able to fail: one row less in Cassandra, and it says which."""
+    from kintsugi.fleet import Role
+    from kintsugi.trades.cassandra import connected
+
+    nodes = [node.address for node in kintsugi.settings.fleet.of(Role.CASSANDRA)]
+    with connected(nodes) as session:
+        row = session.execute("SELECT symbol, trade_date, slot, ts, trade_id FROM trades.trade LIMIT 1").one()
+        session.execute(
+            "DELETE FROM trades.trade WHERE symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s",
+            tuple(row),
+        )
+    told = kintsugi("reconcile", seconds=120)
+    assert told.returncode == 1
+    account = json.loads(told.stdout)
+    assert account["lost"] == 1
+    assert account["named"]["lost"] == [bytes(row.trade_id).hex()]
+
+
+def test_status_is_told_to_programs(kintsugi: Command, report: dict[str, Any]) -> None:
+    told = kintsugi("status", "--format", "json", seconds=60)
+    document = json.loads(told.stdout)
+    assert {node["name"]: node["service"] for node in document["nodes"]}[VICTIM] == "ok"
+    assert document["incidents"][0]["node"] == VICTIM
+    assert document["incidents"][0]["outcome"] == "healed"
+
+
+def test_the_story_is_in_s3(kintsugi: Command, report: dict[str, Any]) -> None:
+    from kintsugi.connections import s3_client
+    from kintsugi.settings import BUCKET
+
+    s3 = s3_client(kintsugi.settings)
+    prefix = f"incidents/{report['recoveries'][0]['incident']}/"
+    keys = {item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]}
+    assert {f"{prefix}incident.json", f"{prefix}plan.json", f"{prefix}logs/kafka.log.gz"} <= keys
+    story = json.loads(s3.get_object(Bucket=BUCKET, Key=f"{prefix}incident.json")["Body"].read())
+    assert story["outcome"] == "healed"
+
+
+def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, Any]) -> None:
+    from kintsugi.local.control_plane import ControlPlane
+
+    airflow = ControlPlane(kintsugi.settings).airflow
+    before = processes(kintsugi.settings, "cassandra-1")
+    run = airflow.trigger("recover_node", {"node": "cassandra-1", "action": "rebuild", "dry_run": True})
+    assert airflow.await_run("recover_node", run, 180) == "success"
+    ran = {task.task_id for task in airflow.tasks("recover_node", run) if task.state == "success"}
+    assert "recovery.show_plan" in ran
+    assert not ran & {"recovery.fence", "recovery.provision", "recovery.restart"}
+    assert set(before) <= set(processes(kintsugi.settings, "cassandra-1"))
