@@ -42,7 +42,7 @@ log = logging.getLogger("stream_trades")
 ROWS_PER_TRIGGER = 20_000
 FAILURES_WITHOUT_PROGRESS = 5
 HIGH_VOLUME_Z = 4.0
-MIN_BUCKET = 20
+MIN_BUCKET = 10
 MESSAGE = T.StructType(
     [
         T.StructField(name, kind)

@@ -21,7 +21,7 @@ import pytest
 from botocore.config import Config
 
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, load_settings
-from kintsugi.trades import canary, flow, schema, stream
+from kintsugi.trades import baselines, canary, flow, schema, stream
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.generator import GeneratedDay, generate_day
 from kintsugi.trades.identity import CANARY_SYMBOL
@@ -256,12 +256,47 @@ def driver(pipeline: Pipeline) -> Driver:
     return Driver(pipeline)
 
 
+def build_baseline(pipeline: Pipeline, driver: Driver, day: GeneratedDay) -> str:
+    """Run the application on the day's end-of-day file; returns what it printed."""
+    key = f"eod/{day.eod_files[0].name}"
+    pipeline.put(key, day.eod_files[0].read_bytes())
+    fleet = pipeline.folder / "fleet.yaml"
+    nodes = [{"name": "cassandra-1", "role": "cassandra", "address": pipeline.contact_points[0]}]
+    plane = {"address": f"{NET}.2", "airflow_port": 1, "postgres_port": 5432, "s3_port": 9000, "log_port": 1}
+    document = {"name": "t", "environment": "local", "ssh_port": 1, "control_plane": plane, "nodes": nodes}
+    fleet.write_text(json.dumps(document))
+    connection = {
+        "conn_type": "aws", "login": "kintsugi", "password": "kintsugi-test",
+        "extra": {"endpoint_url": pipeline.s3.meta.endpoint_url},
+    }  # fmt: skip
+    command = [
+        driver.command[0], "--master", "local[1]", "--py-files", str(pipeline.folder / "kintsugi.zip"),
+        *(f"--conf={name}={value}" for name, value in stream.BATCH_CONFIGURATION.items()),
+        f"--conf=spark.driver.host={NET}.4", f"--conf=spark.driver.bindAddress={NET}.4",
+        str(REPOSITORY / "spark_apps" / "build_baseline.py"), key,
+    ]  # fmt: skip
+    env = {**driver.env, "KINTSUGI_FLEET": str(fleet), "AIRFLOW_CONN_KINTSUGI_S3": json.dumps(connection)}
+    done = subprocess.run(command, env=env, check=False, timeout=240, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_an_end_of_day_file_becomes_a_baseline_and_is_done_once(
+    pipeline: Pipeline, driver: Driver, day: GeneratedDay
+) -> None:
+    build_baseline(pipeline, driver, day)
+    assert baselines.pending_files(pipeline.s3, BUCKET) == []
+    usual = baselines.read(pipeline.session)
+    assert len(usual) > 300
+    assert {(row[1], row[2]) for row in usual} == {("2024-10-07", baselines.FOREVER)}
+
+
 def caught_up(pipeline: Pipeline) -> bool:
     return flow.consumer_lag(pipeline.bootstrap) == 0
 
 
 def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoint_repeats_nothing(
-    pipeline: Pipeline, driver: Driver
+    pipeline: Pipeline, driver: Driver, day: GeneratedDay
 ) -> None:
     ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     process = driver.start()
@@ -270,6 +305,10 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
         account = pipeline.account(until=30)
         assert account.complete, account
         assert account.stored == account.accepted - account.duplicates == account.in_kafka
+        truth = {item["trade_id"] for item in json.loads(day.truth_file.read_text())["unusual"]}
+        unusual = pipeline.session.execute("SELECT * FROM unusual_trade WHERE trade_date = %s", (DAY,)).all()
+        assert truth <= {row.trade_id.hex() for row in unusual}
+        assert len(unusual) <= len(truth) + 4  # of 4000
 
         second = subprocess.run(driver.command, env=driver.env, check=False, timeout=120, capture_output=True)
         assert second.returncode == 3

@@ -94,7 +94,7 @@ def test_what_must_not_signal_does_not(spark: SparkSession, line: str) -> None:
 
 
 def test_a_small_or_constant_bucket_says_nothing(spark: SparkSession) -> None:
-    for usual in (("P", "20-40", "short", 19, 100.0, 50.0), ("P", "20-40", "short", 30, 100.0, 0.0)):
+    for usual in (("P", "20-40", "short", 9, 100.0, 50.0), ("P", "20-40", "short", 30, 100.0, 0.0)):
         rows = [("AAPL", "2018-01-05", "9999-12-31", *usual)]
         assert signals(spark, changed(8, "100000"), usual=rows) == [(None, None, None, None)]
 

@@ -50,7 +50,7 @@ UNDERLYINGS = (
     Underlying("BA", "BA", 155.9, 0.40, 0.01), Underlying("BRK/B", "BRKB", 459.0, 0.16, 0.01),
 )  # fmt: skip
 EXPIRY_WEEKS = (0, 1, 2, 3, 4, 6, 8, 10, 14, 23, 36, 60)
-STRIKES_EACH_SIDE = 16
+STRIKES_EACH_SIDE = 30
 YEAR = 365.0
 
 
@@ -155,9 +155,9 @@ def _eod_row(chain: Chain, i: int) -> str:
 
 
 def _strikes(spot: Floats) -> Floats:
-    """Strikes around every spot, at a listed-looking interval of about a hundredth of it; by underlying."""
+    """Strikes around every spot, at a listed-looking interval of about 0.6 % of it; by underlying."""
     steps = np.array([0.5, 1, 2.5, 5, 10, 25, 50])
-    step = steps[np.minimum(np.searchsorted(steps, spot * 0.012), len(steps) - 1)]
+    step = steps[np.minimum(np.searchsorted(steps, spot * 0.006), len(steps) - 1)]
     centre = np.round(spot / step) * step
     offsets = np.arange(-STRIKES_EACH_SIDE, STRIKES_EACH_SIDE + 1)
     strikes: Floats = np.maximum(step[:, None], centre[:, None] + offsets * step[:, None])
@@ -171,6 +171,6 @@ def _volumes(
     closeness = np.exp(-((moneyness / (sigma * np.sqrt(np.maximum(days, 2) / YEAR))) ** 2) / 3)
     level = 4000 * activity * closeness / (1 + days / 20)
     volume = level * rng.lognormal(0, 0.7, len(u))
-    traded = rng.random(len(u)) < 0.02 + 0.7 * closeness
+    traded = rng.random(len(u)) < 0.04 + 0.75 * closeness
     result: Integers = np.where(traded, np.maximum(1, volume), 0).astype(np.int64)
     return result

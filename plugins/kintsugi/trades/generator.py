@@ -162,7 +162,8 @@ class _Market:
         """One line at each of ``times``, and the ``plant`` trades planted among them at random."""
         count = len(times)
         contracts = self._contracts(times)
-        sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, count)), 400).astype(np.int64)
+        usual = np.clip(self.chain.volume[contracts] * 0.3, 5, 400)  # quiet contracts trade in small lots
+        sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, count)), usual).astype(np.int64)
         chosen = (
             np.sort(self.rng.choice(count, min(plant, count), replace=False))
             if plant
