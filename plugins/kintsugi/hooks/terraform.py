@@ -63,7 +63,7 @@ class Terraform:
         self._pg_conn_str = pg_conn_str
 
     def init(self) -> None:
-        """Make ready. raises StepFailed when the state's database is away."""
+        """Make the root module ready; raises StepFailed when the state's database is away."""
         self._run("init", timeout_s=120, input=False, reconfigure=True)
 
     def apply_all(self, *, timeout_s: float = 300) -> None:

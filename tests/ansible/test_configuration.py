@@ -1,0 +1,183 @@
+"""What the roles would configure, rendered by Ansible from the real inventory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kintsugi.fleet import REPOSITORY, Role
+from kintsugi.settings import Settings
+from tests.installations import installation, open_directory
+
+ANSIBLE = REPOSITORY / "ansible"
+RENDER = """
+- hosts: kafka,cassandra
+  connection: local
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_vars: "{{ roles }}/{{ node_role }}/{{ item }}/main.yml"
+      loop: [defaults, vars]
+    - kintsugi.node.files:
+        files:
+          - path: "{{ target }}/{{ inventory_hostname }}.properties"
+            content: >-
+              {{ lookup('ansible.builtin.template', roles ~ '/kafka/templates/server.properties.j2') }}
+          - path: "{{ target }}/{{ inventory_hostname }}.voters"
+            content: "{{ lookup('ansible.builtin.template', roles ~ '/kafka/templates/voters.j2') }}"
+      when: node_role == 'kafka'
+    - kintsugi.node.files:
+        files:
+          - path: "{{ target }}/{{ inventory_hostname }}.{{ item.0 }}.yaml"
+            content: >-
+              {{ lookup('ansible.builtin.template', roles ~ '/cassandra/templates/cassandra.yaml.j2',
+                        template_vars={'replacing': item.1}) }}
+          - path: "{{ target }}/{{ inventory_hostname }}.{{ item.0 }}.options"
+            content: >-
+              {{ lookup('ansible.builtin.template', roles ~ '/cassandra/templates/jvm.options.j2',
+                        template_vars={'replacing': item.1}) }}
+      loop: [[form, false], [replace, true]]
+      when: node_role == 'cassandra'
+"""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+        "KINTSUGI_STATE": str(settings.state),
+        "KINTSUGI_FLEET": str(settings.fleet_file),
+        "PYTHONPATH": str(REPOSITORY / "plugins"),
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def call(settings: Settings, program: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(program)), *arguments],
+        cwd=ANSIBLE, env=environment(settings), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    with open_directory() as directory:
+        yield installation(directory, "127.36")
+
+
+@pytest.fixture(scope="module")
+def rendered(settings: Settings) -> Path:
+    target = settings.state / "rendered"
+    target.mkdir(parents=True)
+    playbook = settings.state / "render.yml"
+    playbook.write_text(RENDER)
+    extra = json.dumps(
+        {"target": str(target), "roles": str(ANSIBLE / "roles"), "ansible_connection": "local"}
+    )
+    call(settings, "ansible-playbook", str(playbook), "-e", extra)
+    return target
+
+
+def properties(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def cassandra(rendered: Path, name: str, how: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((rendered / f"{name}.{how}.yaml").read_text())
+    return document
+
+
+def test_the_inventory_is_the_fleet(settings: Settings) -> None:
+    inventory = json.loads(call(settings, "ansible-inventory", "--list"))
+    for role in Role:
+        assert inventory[role.value]["hosts"] == [node.name for node in settings.fleet.of(role)]
+    listed = inventory["_meta"]["hostvars"]
+    assert listed["kafka-2"]["ansible_port"] == 2222
+    assert not listed["kafka-2"]["kafka_formed"]
+
+
+def test_a_formed_cluster_is_remembered(settings: Settings) -> None:
+    formed = settings.control / "formed"
+    formed.mkdir(parents=True)
+    (formed / "kafka").touch()
+    try:
+        listed = json.loads(call(settings, "ansible-inventory", "--host", "kafka-2"))
+    finally:
+        (formed / "kafka").unlink()
+    assert listed["kafka_formed"] is True
+    assert listed["cassandra_formed"] is False
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "restart.yml", "rejoin_cassandra.yml"])
+def test_the_playbook_parses(settings: Settings, playbook: str) -> None:
+    call(settings, "ansible-playbook", "--syntax-check", f"playbooks/{playbook}")
+
+
+def test_every_broker_knows_the_same_first_voters(settings: Settings, rendered: Path) -> None:
+    voters = {(rendered / f"{node.name}.voters").read_text() for node in settings.fleet.of(Role.KAFKA)}
+    assert len(voters) == 1
+    entries = [entry.replace("@", ":").split(":") for entry in voters.pop().split()]
+    assert [entry[0] for entry in entries] == ["1", "2", "3"]
+    assert len({entry[3] for entry in entries}) == 3
+    assert all(len(entry[3]) == 22 for entry in entries)
+
+
+def test_a_broker_listens_on_its_own_address_only(settings: Settings, rendered: Path) -> None:
+    given = properties(rendered / "kafka-2.properties")
+    assert given["node.id"] == "2"
+    assert given["listeners"] == "PLAINTEXT://127.36.1.2:9092,CONTROLLER://127.36.1.2:9093"
+    assert given["controller.quorum.bootstrap.servers"] == "127.36.1.1:9093,127.36.1.2:9093,127.36.1.3:9093"
+
+
+def test_one_broker_of_three_may_vanish(settings: Settings, rendered: Path) -> None:
+    given = properties(rendered / "kafka-1.properties")
+    assert (given["default.replication.factor"], given["min.insync.replicas"]) == ("3", "2")
+    assert given["offsets.topic.replication.factor"] == "3"
+    assert given["unclean.leader.election.enable"] == "false"
+    assert given["auto.create.topics.enable"] == "false"
+
+
+def test_the_first_tokens_share_the_ring_evenly(settings: Settings, rendered: Path) -> None:
+    tokens: list[int] = []
+    for node in settings.fleet.of(Role.CASSANDRA):
+        given = cassandra(rendered, node.name, "form")
+        own = [int(token) for token in str(given["initial_token"]).split(",")]
+        assert len(own) == given["num_tokens"]
+        tokens += own
+    ring = sorted(tokens)
+    assert ring[0] >= -(2**63)
+    assert ring[-1] < 2**63
+    gaps = {after - before for before, after in pairwise(ring)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_who_forms_is_a_seed_and_who_replaces_is_not_its_own(settings: Settings, rendered: Path) -> None:
+    forming, replacing = (
+        cassandra(rendered, "cassandra-2", "form"),
+        cassandra(rendered, "cassandra-2", "replace"),
+    )
+    seeds = [given["seed_provider"][0]["parameters"][0]["seeds"] for given in (forming, replacing)]
+    assert seeds == ["127.36.2.1,127.36.2.2,127.36.2.3", "127.36.2.1,127.36.2.3"]
+    assert (forming["auto_bootstrap"], replacing["auto_bootstrap"]) == (False, True)
+    assert "initial_token" not in replacing  # it takes the tokens of the dead node
+    flag = "-Dcassandra.replace_address_first_boot=127.36.2.2"
+    assert flag in (rendered / "cassandra-2.replace.options").read_text().splitlines()
+    assert "replace_address" not in (rendered / "cassandra-2.form.options").read_text()
+
+
+def test_no_cassandra_port_is_on_a_shared_address(settings: Settings, rendered: Path) -> None:
+    given = cassandra(rendered, "cassandra-3", "form")
+    assert given["listen_address"] == given["rpc_address"] == "127.36.2.3"
+    options = (rendered / "cassandra-3.form.options").read_text().splitlines()
+    assert "-Dcom.sun.management.jmxremote.host=127.36.2.3" in options
