@@ -91,8 +91,14 @@ class ControlPlane:
         self._await("log-collector", lambda: listener(plane.address, plane.log_port) is not None)
 
     def migrate(self) -> None:
-        """Bring Airflow's tables up to date and make the pools; needs Postgres."""
+        """Bring Airflow's tables up to date; needs Postgres. Done once for each version of Airflow."""
+        from importlib.metadata import version
+
+        done = self.settings.control / "airflow" / f"migrated-{version('apache-airflow')}"
+        if done.exists():
+            return
         self._run_airflow("db", "migrate")
+        done.touch()
 
     def start_airflow(self) -> None:
         """Start Airflow's four components; returns when all are healthy and the pools exist."""
