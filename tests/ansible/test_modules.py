@@ -84,7 +84,7 @@ class TestFiles:
 
 
 class TestKafkaStorage:
-    """The formatting tool is stood in for by a script: what it is told, and how often, is what matters here."""
+    """The formatting tool is stood in for by a script: what matters is what it is told, and how often."""
 
     @pytest.fixture
     def tool(self, tmp_path: Path) -> Path:

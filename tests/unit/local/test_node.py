@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from kintsugi.local import ssh
 from kintsugi.local.node_isolation import Isolation, choose_isolation
 from kintsugi.local.node_process import read_record, record_path, start_time, write_record
 from kintsugi.settings import Settings
-from tests.installations import installation, open_directory
+from tests.installations import installation
 
 NAME, OTHER = "kafka-1", "cassandra-1"
 DAEMON = "nohup setsid sh -c 'sleep 300 & echo $! > {root}/run/daemon; wait' >/dev/null 2>&1 &"
@@ -32,8 +33,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 @pytest.fixture(scope="module")
 def settings() -> Iterator[Settings]:
-    with open_directory() as directory:
-        made = installation(directory, "127.36")
+    # Not below /tmp, which each node has to itself: only what hides the state itself may hide it.
+    with tempfile.TemporaryDirectory(prefix="kintsugi-test-", dir="/var/tmp") as directory:
+        made = installation(Path(directory), "127.36")
         yield made
         for name in (NAME, OTHER):
             nodes.destroy_node(made, name)
@@ -99,7 +101,10 @@ def test_a_node_sees_only_its_own_part_of_the_state(settings: Settings, node: st
     try:
         seen = on_node(settings, f"ls {state} {state}/nodes; cat {state}/volumes/*/data/trades")
         secret = on_node(settings, f"cat {state}/secrets/ssh/host_ca")
-        write = on_node(settings, f"touch {settings.cache}/x; umount {state}; ls /proc/1/root{state}/secrets")
+        write = on_node(
+            settings,
+            f"touch {settings.cache}/x; umount -l {state} && echo open; ls /proc/1/root{state}/secrets",
+        )
         processes = on_node(settings, "cat /proc/[0-9]*/comm")
     finally:
         nodes.destroy_node(settings, OTHER)
@@ -108,6 +113,7 @@ def test_a_node_sees_only_its_own_part_of_the_state(settings: Settings, node: st
     assert OTHER not in seen.stdout
     assert secret.returncode != 0
     assert write.returncode != 0
+    assert "open" not in write.stdout
     assert not (settings.cache / "x").exists()
     assert "python" not in processes.stdout.replace("supervisord", "").splitlines()[1:]
 

@@ -1,0 +1,213 @@
+"""The fleet on real servers, by the hooks alone: stand, converge, lose a node with its disk, stand again.
+
+Airflow has no part in it: what is shown here is that Terraform, Ansible and the rejoin make a dead server whole.
+Prints the seconds that each step took (``pytest -s``).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from kintsugi.fleet import Node, Role
+from kintsugi.hooks.ansible import Ansible
+from kintsugi.hooks.kafka_quorum import find_leader
+from kintsugi.hooks.terraform import Terraform
+from kintsugi.local import node as nodes
+from kintsugi.local.node_identity import kafka_cluster_id
+from kintsugi.local.node_process import read_record
+from kintsugi.local.postgres import Postgres
+from kintsugi.recovery.rejoin_kafka import rejoin_voter, voters_of, wait_in_sync
+from kintsugi.settings import Settings
+from tests.installations import installation, open_directory
+
+ROWS = 2000
+
+
+@dataclass
+class Clock:
+    """Seconds since its start, told as they pass."""
+
+    began: float = field(default_factory=time.monotonic)
+
+    def tell(self, what: str) -> float:
+        seconds = time.monotonic() - self.began
+        print(f"{seconds:6.1f} s  {what}")
+        return seconds
+
+
+@contextmanager
+def postgres(settings: Settings) -> Iterator[None]:
+    """The database that holds Terraform's state."""
+    server = Postgres.of(settings)
+    server.prepare()
+    path = {"PATH": os.environ["PATH"]}
+    process = subprocess.Popen(server.program().command, cwd="/", env=path, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not server.accepts():
+            assert time.monotonic() < deadline, "Postgres did not start"
+            time.sleep(0.1)
+        server.create_databases()
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    with open_directory() as directory:
+        made = installation(directory, "127.37")
+        try:
+            with postgres(made):
+                Terraform(made).apply_all()
+                yield made
+        finally:
+            for node in made.fleet:
+                nodes.destroy_node(made, node.name)
+
+
+@pytest.fixture(scope="module")
+def standing(settings: Settings) -> Settings:
+    clock = Clock()
+    Ansible(settings).run("site.yml", timeout_s=600)
+    clock.tell("all nine serve")
+    return settings
+
+
+def rebuild(settings: Settings, node: Node, clock: Clock) -> None:
+    """What a recovery does between the fence and the rejoin."""
+    terraform = Terraform(settings)
+    addresses = [f'module.{kind}["{node.name}"].terraform_data.this' for kind in ("node", "volume")]
+    plan = terraform.plan(replace=addresses, targets=addresses)
+    assert plan.changes == dict.fromkeys(addresses, ["delete", "create"])
+    terraform.apply(plan)
+    clock.tell(f"{node.name} is a new server")
+    Ansible(settings).run("site.yml", limit=node.name, timeout_s=400)
+    clock.tell(f"{node.name} serves")
+
+
+def cassandra_session(settings: Settings, addresses: list[str]) -> Any:
+    from cassandra import ConsistencyLevel
+    from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+    from cassandra.policies import WhiteListRoundRobinPolicy
+
+    profile = ExecutionProfile(
+        load_balancing_policy=WhiteListRoundRobinPolicy(addresses),
+        consistency_level=ConsistencyLevel.ONE if len(addresses) == 1 else ConsistencyLevel.LOCAL_QUORUM,
+        request_timeout=30,
+    )
+    return Cluster(
+        addresses,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        connect_timeout=20,
+        control_connection_timeout=20,
+    ).connect()
+
+
+def test_a_second_run_changes_nothing(standing: Settings) -> None:
+    before = {node.name: read_record(standing, node.name) for node in standing.fleet}
+    Terraform(standing).apply_all()
+    told: list[str] = []
+    Ansible(standing).run("site.yml", timeout_s=300, on_progress=told.append)
+    assert {node.name: read_record(standing, node.name) for node in standing.fleet} == before
+    assert not [line for line in told if line.endswith("failed")]
+
+
+def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
+    import json
+    from urllib.request import urlopen
+
+    master = standing.fleet.of(Role.SPARK_MASTER)[0]
+    with urlopen(f"http://{master.address}:8080/json/", timeout=10) as answer:
+        workers = json.load(answer)["workers"]
+    expected = {node.address for node in standing.fleet.of(Role.SPARK_WORKER)}
+    assert {worker["host"] for worker in workers if worker["state"] == "ALIVE"} == expected
+
+
+def test_the_leading_broker_comes_back_as_a_voter_with_a_new_disk(standing: Settings) -> None:
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+    from kafka.admin import NewTopic
+
+    fleet = standing.fleet
+    brokers = fleet.endpoints(Role.KAFKA, 9092)
+    admin = KafkaAdminClient(bootstrap_servers=brokers)
+    admin.create_topics([NewTopic("healing", 3, 3)])
+    admin.close()
+    producer = KafkaProducer(bootstrap_servers=brokers, acks="all")
+    for number in range(300):
+        producer.send("healing", str(number).encode(), partition=number % 3)
+    producer.flush(60)
+    producer.close()
+    before = voters_of(fleet)
+    _, quorum = find_leader([f"{node.address}:9093" for node in fleet.of(Role.KAFKA)])
+    victim = next(node for node in fleet.of(Role.KAFKA) if node.index == quorum.leader_id)
+
+    clock = Clock()
+    nodes.power_off(standing, victim.name, lose_volume=True)
+    rebuild(standing, victim, clock)
+    rejoin_voter(fleet, victim, kafka_cluster_id(standing), timeout_s=120)
+    clock.tell(f"{victim.name} votes")
+    wait_in_sync(fleet)
+    clock.tell("no partition is under-replicated")
+
+    after = voters_of(fleet)
+    assert after.keys() == before.keys()
+    assert after[victim.index] != before[victim.index]
+    assert {index: disk for index, disk in after.items() if index != victim.index} == {
+        index: disk for index, disk in before.items() if index != victim.index
+    }
+    consumer = KafkaConsumer(bootstrap_servers=[f"{victim.address}:9092"], consumer_timeout_ms=20000)
+    partitions = [TopicPartition("healing", number) for number in range(3)]
+    assert sum(consumer.end_offsets(partitions).values()) == 300
+    consumer.close()
+    rejoin_voter(fleet, victim, kafka_cluster_id(standing), timeout_s=20)  # a second time finds nothing to do
+    assert voters_of(fleet) == after
+
+
+def test_a_replaced_cassandra_node_holds_every_row(standing: Settings) -> None:
+    fleet = standing.fleet
+    victim = fleet.node("cassandra-2")
+    addresses = [node.address for node in fleet.of(Role.CASSANDRA)]
+    session = cassandra_session(standing, addresses)
+    session.execute(
+        "CREATE KEYSPACE trades WITH replication = {'class': 'NetworkTopologyStrategy', 'datacenter1': 3}"
+    )
+    session.execute("CREATE TABLE trades.rows (id int PRIMARY KEY, text text)")
+    insert = session.prepare("INSERT INTO trades.rows (id, text) VALUES (?, ?)")
+    for number in range(ROWS):
+        session.execute(insert, (number, "x" * 50))
+
+    clock = Clock()
+    nodes.power_off(standing, victim.name, lose_volume=True)
+    session.execute(insert, (ROWS, "written while it was dead"))
+    rebuild(standing, victim, clock)
+    Ansible(standing).run("rejoin_cassandra.yml", limit=victim.name, timeout_s=300)
+    clock.tell(f"{victim.name} is repaired")
+    session.cluster.shutdown()
+
+    for peer in fleet.peers(victim):
+        nodes.suspend(standing, peer.name)
+    try:  # nobody else can answer: these rows are the node's own
+        alone = cassandra_session(standing, [victim.address])
+        rows = {row.id for row in alone.execute("SELECT id FROM trades.rows")}
+        alone.cluster.shutdown()
+    finally:
+        for peer in fleet.peers(victim):
+            nodes.resume(standing, peer.name)
+    assert rows == set(range(ROWS + 1))
+    assert (standing.node_volume(victim.name) / "data/cassandra/begun-by").read_text() == "replace\n"
+
+
+def test_all_is_destroyed_and_nothing_lives_on(standing: Settings) -> None:
+    Terraform(standing).destroy_all()
+    assert [node.name for node in standing.fleet if nodes.processes(standing, node.name)] == []
+    assert Terraform(standing).outputs() == {}
