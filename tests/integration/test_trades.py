@@ -73,7 +73,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         schema.ensure_topics([kafka.endpoint], replication=1)
         schema.ensure_tables([cassandra.address], replication=1)
         ledger = Ledger(postgres.extra["dsn"])
-        ledger.migrate()
         with connected([cassandra.address]) as session:
             client = s3_client(s3.extra["url"])
             client.create_bucket(Bucket=BUCKET)

@@ -119,16 +119,22 @@ class Claim:
 
 
 class Ledger:
-    """The ledger in the database at ``dsn``; every call opens its own short connection but `claim`."""
+    """The ledger in the database at ``dsn``; the table is made at the first call."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
+        self._migrated = False
 
     def migrate(self) -> None:
         """Create the table if it is missing; safe at any time, by several at once."""
-        with self._connect() as connection, connection.transaction():
+        with self._connect() as connection:
+            self._migrate(connection)
+
+    def _migrate(self, connection: psycopg.Connection[Any]) -> None:
+        with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
             connection.execute(TABLE)
+        self._migrated = True
 
     @contextmanager
     def claim(self, key: str, etag: str, size: int) -> Iterator[Claim | None]:
@@ -172,13 +178,16 @@ class Ledger:
         import psycopg
 
         try:
-            return psycopg.connect(
+            connection = psycopg.connect(
                 self._dsn, autocommit=True, connect_timeout=5, keepalives_idle=5, keepalives_interval=2,
                 keepalives_count=3, application_name="kintsugi-ledger",
             )  # fmt: skip
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
             raise KintsugiError(f"the ledger's database doesn't answer: {reason}; is Postgres up?") from error
+        if not self._migrated:  # whoever comes first, a sensor or an account, finds a table
+            self._migrate(connection)
+        return connection
 
 
 def _entry(row: Any) -> Entry:
