@@ -38,7 +38,7 @@ class Airflow:
     url: str
     user: str
     password: Callable[[], str]
-    timeout: float = 10.0
+    timeout: float = 30.0  # two cores that start nine servers make an api-server slow
     _token: str | None = field(default=None, repr=False)
 
     # --- health -------------------------------------------------------------------------------------------
