@@ -1,6 +1,6 @@
 """The fleet on real servers, by the hooks alone: stand, converge, lose a node with its disk, stand again.
 
-Airflow has no part in it: what is shown here is that Terraform, Ansible and the rejoin make a dead server whole.
+Airflow has no part in it: shown here is that Terraform, Ansible and the rejoin make a dead server whole.
 Prints the seconds that each step took (``pytest -s``).
 """
 
@@ -10,12 +10,14 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role
 from kintsugi.hooks.ansible import Ansible
 from kintsugi.hooks.kafka_quorum import find_leader
@@ -88,7 +90,7 @@ def rebuild(settings: Settings, node: Node, clock: Clock) -> None:
     terraform = Terraform(settings)
     addresses = [f'module.{kind}["{node.name}"].terraform_data.this' for kind in ("node", "volume")]
     plan = terraform.plan(replace=addresses, targets=addresses)
-    assert plan.changes == dict.fromkeys(addresses, ["delete", "create"])
+    assert plan.changes == {address: ["delete", "create"] for address in addresses}
     terraform.apply(plan)
     clock.tell(f"{node.name} is a new server")
     Ansible(settings).run("site.yml", limit=node.name, timeout_s=400)
@@ -205,6 +207,37 @@ def test_a_replaced_cassandra_node_holds_every_row(standing: Settings) -> None:
             nodes.resume(standing, peer.name)
     assert rows == set(range(ROWS + 1))
     assert (standing.node_volume(victim.name) / "data/cassandra/begun-by").read_text() == "replace\n"
+
+
+def test_a_replacement_that_is_killed_midway_is_finished(standing: Settings) -> None:
+    victim = standing.fleet.node("cassandra-3")
+    nodes.power_off(standing, victim.name, lose_volume=True)
+    nodes.create_node(standing, victim.name)
+    log = standing.node_root(victim.name) / "log" / "cassandra.log"
+
+    def kill_it_while_it_joins() -> None:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and "JOINING: " in log.read_text(errors="replace")):
+            assert time.monotonic() < deadline, "it did not begin to join"
+            time.sleep(0.05)
+        nodes.power_off(standing, victim.name)
+
+    with ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(kill_it_while_it_joins)
+        with pytest.raises(StepFailed):
+            Ansible(standing).run("site.yml", limit=victim.name, timeout_s=200)
+        killed.result()
+
+    nodes.create_node(standing, victim.name)
+    Ansible(standing).run("site.yml", limit=victim.name, timeout_s=300)
+    Ansible(standing).run("rejoin_cassandra.yml", limit=victim.name, timeout_s=300)
+    for node in standing.fleet.of(Role.CASSANDRA):
+        session = cassandra_session(standing, [node.address])
+        peers = {row.peer for row in session.execute("SELECT peer FROM system.peers")}
+        rows = session.execute("SELECT count(*) FROM trades.rows").one()[0]
+        session.cluster.shutdown()
+        assert peers == {peer.address for peer in standing.fleet.peers(node)}
+        assert rows == ROWS + 1
 
 
 def test_all_is_destroyed_and_nothing_lives_on(standing: Settings) -> None:
