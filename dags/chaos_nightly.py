@@ -37,7 +37,10 @@ with DAG(
             description="Repeats a night; empty draws one from the run's date",
         ),
         "lose_volume": Param(
-            default=True, type="boolean", title="Lose the volume too", description="The disk dies with the host"
+            default=True,
+            type="boolean",
+            title="Lose the volume too",
+            description="The disk dies with the host",
         ),
     },
 ) as dag:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
+
 from kintsugi.fleet import load_fleet
 from kintsugi.recovery.subgraph import recovery
 
@@ -53,6 +54,4 @@ with DAG(
         ),
     },
 ) as dag:
-    recovery(
-        node="{{ params.node }}", action="{{ params.action }}", dry_run="{{ params.dry_run }}"
-    )
+    recovery(node="{{ params.node }}", action="{{ params.action }}", dry_run="{{ params.dry_run }}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
+
 from kintsugi.sensors.flow_health import StreamAbsentSensor
 
 RUNBOOK = """

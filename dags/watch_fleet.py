@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, get_parsing_context, task
+
 from kintsugi.fleet import Node, load_fleet
 from kintsugi.recovery.subgraph import recovery
 from kintsugi.sensors.flow_health import FlowHealthSensor
@@ -40,8 +41,8 @@ the same incident and escalates (restart → rebuild → a human). `make status`
 FLOW_RUNBOOK = """
 ### Watching the flow
 
-`flow_health` reads the stream every 5 s in the triggerer. It ends when the application has been gone for 20 s, when there
-is lag and no offset was committed for 90 s, or when a large lag has only grown for 3 minutes.
+`flow_health` reads the stream every 5 s in the triggerer. It ends when the application has been gone for 20 s,
+when there is lag and no offset was committed for 90 s, or when a large lag has only grown for 3 minutes.
 Then `restart_stream` starts the driver again from its checkpoint, and `committing` waits until it holds cores.
 
 **It fires again and again?** Read `stream-trades.log` of the Spark master's node. When every node is well and batches

@@ -140,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (up, down, artifacts):
         _add(commands, command)
     told_whole = _add(commands, demo)
-    told_whole.add_argument("--trades", type=int, default=40_000, help="rows of the sample day; default: 40000")
+    told_whole.add_argument(
+        "--trades", type=int, default=40_000, help="rows of the sample day; default: 40000"
+    )
     told_whole.add_argument("--victim", action="append", help="a node whose plug is pulled; may be repeated")
     all_nodes = _add(commands, rounds)
     all_nodes.add_argument("--rounds", type=int, default=2)

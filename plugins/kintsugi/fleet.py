@@ -124,9 +124,7 @@ def _parse(document: Mapping[str, Any]) -> Fleet:
         if node.name in nodes:
             raise FleetError(f"two nodes are called {node.name!r}")
         if node.address in addresses:
-            raise FleetError(
-                f"{node.name} and {addresses[node.address]} share the address {node.address}"
-            )
+            raise FleetError(f"{node.name} and {addresses[node.address]} share the address {node.address}")
         nodes[node.name] = node
         addresses[node.address] = node.name
     return Fleet(

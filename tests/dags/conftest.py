@@ -30,7 +30,11 @@ os.environ |= {
 @pytest.fixture(scope="session", autouse=True)
 def airflow_database() -> None:
     """Migrate the database once a session, in a process of its own, and make the pools."""
-    for command in (["db", "migrate"], ["pools", "set", "recovery", "4", "-"], ["pools", "set", "ingest", "2", "-"]):
+    for command in (
+        ["db", "migrate"],
+        ["pools", "set", "recovery", "4", "-"],
+        ["pools", "set", "ingest", "2", "-"],
+    ):
         subprocess.run(
             [sys.executable, "-m", "airflow", *command], check=True, capture_output=True, timeout=180
         )

@@ -30,21 +30,27 @@ def test_every_file_imports(dag_bag: Any) -> None:
 def test_every_dag_has_runbook_tags_owner_and_bounded_tasks(dag_bag: Any) -> None:
     for dag in dag_bag.dags.values():
         assert len((dag.doc_md or "").strip().splitlines()) >= 5, f"{dag.dag_id}: no runbook"
-        assert "kintsugi" in dag.tags and len(dag.tags) >= 2, dag.dag_id
+        assert "kintsugi" in dag.tags, dag.dag_id
+        assert len(dag.tags) >= 2, dag.dag_id
         assert not dag.catchup, dag.dag_id
         assert dag.max_active_runs <= 4, dag.dag_id
         for task in dag.tasks:
             assert task.owner == "kintsugi", f"{dag.dag_id}.{task.task_id}"
             waits_in_the_triggerer = getattr(task, "timeout", None) is not None
-            assert task.execution_timeout or waits_in_the_triggerer, f"{dag.dag_id}.{task.task_id} may run for ever"
+            assert task.execution_timeout or waits_in_the_triggerer, (
+                f"{dag.dag_id}.{task.task_id} may run for ever"
+            )
 
 
 def test_a_continuous_dag_has_a_start_date(dag_bag: Any) -> None:
     """Without one its first two runs have the same logical date, and Airflow never makes the second."""
-    continuous = [dag for dag in dag_bag.dags.values() if type(dag.timetable).__name__ == "ContinuousTimetable"]
+    continuous = [
+        dag for dag in dag_bag.dags.values() if type(dag.timetable).__name__ == "ContinuousTimetable"
+    ]
     assert len(continuous) == 3 + 1 + len(load_fleet().nodes)
     for dag in continuous:
-        assert dag.start_date and dag.start_date.year < 2026, dag.dag_id
+        assert dag.start_date is not None, dag.dag_id
+        assert dag.start_date.year < 2026, dag.dag_id
 
 
 def test_no_branch_stands_in_a_mapped_group(dag_bag: Any) -> None:

@@ -30,7 +30,9 @@ class Recorder:
         monkeypatch.setattr(assess, "choose_path", lambda *_: self.path)
         monkeypatch.setattr(assess, "stand_down", lambda *_: self._act("stand_down"))
         monkeypatch.setattr(report, "archive_logs", lambda *_: [self._act("archive_logs")])
-        monkeypatch.setattr(report, "record", lambda *_: report.Story(self.fails is None, self._act("record")))
+        monkeypatch.setattr(
+            report, "record", lambda *_: report.Story(self.fails is None, self._act("record"))
+        )
         for name in ACTS:
             monkeypatch.setattr(act, name, lambda *_, name=name: self._act(name))
 

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,7 +69,15 @@ def test_the_lost_node_is_rebuilt_without_a_hand(report: dict[str, Any]) -> None
     assert recovery["node"] == VICTIM
     assert recovery["role"] == "kafka"
     assert recovery["attempts"] == ["rebuild"]
-    assert set(recovery["phases"]) == {"detect", "confirm", "archive", "provision", "configure", "rejoin", "verify"}
+    assert set(recovery["phases"]) == {
+        "detect",
+        "confirm",
+        "archive",
+        "provision",
+        "configure",
+        "rejoin",
+        "verify",
+    }
     assert 0 < recovery["detected_s"] < recovery["repaired_s"] <= recovery["consistent_s"]
 
 
@@ -91,7 +98,8 @@ def test_a_row_that_is_deleted_by_hand_is_named(kintsugi: Command, report: dict[
     with connected(nodes) as session:
         row = session.execute("SELECT symbol, trade_date, slot, ts, trade_id FROM trades.trade LIMIT 1").one()
         session.execute(
-            "DELETE FROM trades.trade WHERE symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s",
+            "DELETE FROM trades.trade WHERE symbol = %s AND trade_date = %s AND slot = %s"
+            " AND ts = %s AND trade_id = %s",
             tuple(row),
         )
     told = kintsugi("reconcile", seconds=120)

@@ -34,7 +34,9 @@ LIVE_PERIOD_S = 5.0
 FLOW_DAGS = ("stream_trades", "ingest_trades", "build_baseline")
 
 
-def run(settings: Settings, *, trades: int = TRADES, victims: Sequence[str] = VICTIMS, report: Path | None = None) -> int:
+def run(
+    settings: Settings, *, trades: int = TRADES, victims: Sequence[str] = VICTIMS, report: Path | None = None
+) -> int:
     """The demo from the command line; 0 when the nodes healed and the account balances."""
     from rich.console import Console
 
@@ -119,7 +121,9 @@ class Demo:
         with self.console.status("waiting for the first trades") as status:
             while (waiting := still_waiting(doors)) is not None:
                 if time.monotonic() > until:
-                    raise StepFailed(f"trades don't flow after {deadline_s:.0f} s: {waiting}; see `make status`")
+                    raise StepFailed(
+                        f"trades don't flow after {deadline_s:.0f} s: {waiting}; see `make status`"
+                    )
                 status.update(waiting)
                 time.sleep(1)
 
@@ -146,7 +150,9 @@ class Demo:
                 for entry in incident.entries[shown:]:
                     if "mark" not in entry.data or entry.data["mark"] == "failed":
                         passed = (entry.at - since).total_seconds()
-                        self.console.print(f"  [dim]{passed:6.1f} s[/] [cyan]{entry.step:10}[/] {entry.message}")
+                        self.console.print(
+                            f"  [dim]{passed:6.1f} s[/] [cyan]{entry.step:10}[/] {entry.message}"
+                        )
                 shown = len(incident.entries)
                 if incident.closed_at is not None:
                     return

@@ -102,5 +102,7 @@ def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str,
     console.print(table)
     for name in ("detected_s", "repaired_s"):
         values = sorted(row[name] for row in figures if row[name] is not None)
-        console.print(f"{name}: n {len(values)}, min {values[0]}, median {median(values):.1f}, max {values[-1]}")
+        console.print(
+            f"{name}: n {len(values)}, min {values[0]}, median {median(values):.1f}, max {values[-1]}"
+        )
     console.print(f"lost {counted['lost']}, doubled {counted['doubled']}, stored {counted['stored']:,}")

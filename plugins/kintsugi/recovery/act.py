@@ -109,7 +109,9 @@ def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
                 saved = _judged_plan(runtime, case, step)
             else:
                 return
-        raise PlanRefused(f"{case.node}: the plan went stale {PLAN_TRIES} times; other repairs hold the state")
+        raise PlanRefused(
+            f"{case.node}: the plan went stale {PLAN_TRIES} times; other repairs hold the state"
+        )
 
 
 def configure(runtime: Runtime, case: Case) -> None:

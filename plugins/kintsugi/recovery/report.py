@@ -95,7 +95,10 @@ def conclude(incident: Incident) -> tuple[Outcome, str]:
     refusals = [entry for entry in entries if "refused" in entry.data]
     if refusals and "decide" not in done:
         return Outcome.REFUSED, refusals[-1].message
-    return Outcome.FAILED, f"the run ended after {entries[-1].step} without a word; see its task logs in Airflow"
+    return (
+        Outcome.FAILED,
+        f"the run ended after {entries[-1].step} without a word; see its task logs in Airflow",
+    )
 
 
 def tell(incident: Incident, outcome: Outcome, reason: str) -> str:

@@ -56,7 +56,9 @@ def control(runtime: Runtime, verb: str) -> str:
     answer = ssh.run(runtime.settings, node, argv, timeout=60)
     text = f"{answer.stdout}{answer.stderr}".strip()
     if answer.returncode != 0 and verb != "status" and "already started" not in text:
-        raise StepFailed(f"{node.name}: '{verb} {PROGRAM}' answered {text!r}; read {PROGRAM}.log of that node")
+        raise StepFailed(
+            f"{node.name}: '{verb} {PROGRAM}' answered {text!r}; read {PROGRAM}.log of that node"
+        )
     return text
 
 

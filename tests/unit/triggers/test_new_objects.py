@@ -19,7 +19,9 @@ def test_an_unknown_kind_is_refused() -> None:
         NewObjectsTrigger(kind="trade")
 
 
-async def test_it_looks_until_there_is_something_and_survives_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_looks_until_there_is_something_and_survives_an_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers: list[list[str] | Exception] = [[], ConnectionError("S3 is away"), [], ["trades/f"]]
 
     def looks(kind: str) -> Callable[[], list[str]]:
