@@ -269,10 +269,11 @@ class _Run:
 
 def _letter(source: S3Object, number: int, line: str | BadLine, why: Rejection) -> bytes:
     """A dead letter: file, ETag, line, reason, its text, and the raw line (base64 when it isn't UTF-8)."""
-    if isinstance(line, BadLine):
-        raw = {"raw_base64": base64.b64encode(line.raw).decode()}
-    else:
-        raw = {"raw": line[:8192]}
+    raw = (
+        {"raw_base64": base64.b64encode(line.raw).decode()}
+        if isinstance(line, BadLine)
+        else {"raw": line[:8192]}
+    )
     letter = {
         "file": source.key,
         "etag": source.etag,
