@@ -75,15 +75,15 @@ def _next_step(
     on_progress: Callable[[str], None],
 ) -> str:
     """Do what can be done now; returns what is still missing, empty when the node is a voter."""
-    mine = [voter for voter in quorum.voters if voter.node_id == node.index]
-    present = next((seen for seen in quorum.observers if seen.node_id == node.index), None)
+    present = living(quorum, node.index)
     if present is None:
-        living = [voter for voter in mine if _is_present(voter, quorum)]
-        return "" if living and len(mine) == 1 else "the leader doesn't see it fetch the metadata log"
-    for voter in mine:
-        if voter.directory != present.directory:
-            remove_voter(leader, cluster_id, voter)
-            on_progress(f"removed the voter of the lost disk {voter.directory} of {node.name}")
+        return "the leader doesn't see it fetch the metadata log"
+    dead = [v for v in quorum.voters if v.node_id == node.index and v.directory != present.directory]
+    for voter in dead:
+        remove_voter(leader, cluster_id, voter)
+        on_progress(f"removed the voter of the lost disk {voter.directory} of {node.name}")
+    if present in quorum.voters:
+        return "the leader hasn't confirmed that the lost disk is out" if dead else ""
     if present.end_offset < quorum.high_watermark - _LAG:
         return f"it is at offset {present.end_offset} of {quorum.high_watermark} of the metadata log"
     add_voter(leader, cluster_id, present, endpoint)
@@ -91,10 +91,20 @@ def _next_step(
     return "the leader hasn't confirmed it as a voter"
 
 
-def _is_present(voter: Replica, quorum: Quorum) -> bool:
-    """Whether a voter fetches now, by the leader's clock (the leader's own entry tells the time)."""
-    now = max(replica.fetched_ms for replica in quorum.voters)
-    return voter.fetched_ms > now - _FETCHES_WITHIN_MS
+def living(quorum: Quorum, node_id: int) -> Replica | None:
+    """The directory of the broker that fetches now, be it a voter's or an observer's; None when none does.
+
+    The leader lists a directory that was removed from the voters among the observers for minutes after its last
+    fetch, so a dead predecessor is told from the living one by the time of its fetch (by the leader's clock, which
+    its own entry tells) and by nothing else.
+    """
+    now = max((replica.fetched_ms for replica in quorum.voters), default=0)
+    fetching = [
+        replica
+        for replica in (*quorum.voters, *quorum.observers)
+        if replica.node_id == node_id and replica.fetched_ms > now - _FETCHES_WITHIN_MS
+    ]
+    return max(fetching, key=lambda replica: replica.fetched_ms, default=None)
 
 
 def _controllers(fleet: Fleet, node: Node) -> list[str]:

@@ -75,6 +75,14 @@ def test_two_disks_of_one_broker_are_never_taken_for_done(acts: list[str]) -> No
     assert step([seen(2, OLD), seen(2, NEW)], [], acts) != ""
 
 
+def test_a_removed_disk_that_is_still_listed_as_observer_is_not_taken_for_the_living_one(
+    acts: list[str],
+) -> None:
+    """Seen on real servers: the leader lists it for minutes, and the two were swapped for ever."""
+    assert step([seen(2, NEW)], [seen(2, OLD, ago_ms=20_000)], acts) == ""
+    assert acts == []
+
+
 def test_peers_are_never_touched(acts: list[str]) -> None:
     step([], [seen(3, NEW), seen(2, NEW)], acts)
     assert calls(acts) == [f"add {NEW}"]
