@@ -315,7 +315,10 @@ def read_partitions(session: Session, partitions: Iterable[Partition]) -> Iterat
     statement = session.prepare(
         f"SELECT {', '.join(COMPARED)} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
     )
-    statement.is_idempotent = True
+    # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
+    # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
+    # `_rows` repeats a failed read itself.
+    statement.is_idempotent = False
     waiting: deque[tuple[Partition, Any]] = deque()
     for partition in sorted(partitions):
         if len(waiting) >= READERS:

@@ -56,3 +56,20 @@ def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
     assert (plain["rejected"], plain["lost"], plain["complete"]) == (3, 1, False)
     assert (plain["rejected_by_reason"], plain["lost_trades"]) == ({"time": 2, "columns": 1}, ["ab"])
     json.dumps(plain)
+
+
+def test_pages_are_never_read_speculatively() -> None:
+    """The driver takes a second attempt's late answer for the next page, and counts a page twice."""
+    asked: list[bool] = []
+
+    class Session:
+        def prepare(self, cql: str) -> SimpleNamespace:
+            return SimpleNamespace(cql=cql, is_idempotent=True)
+
+        def execute_async(self, statement: SimpleNamespace, partition: object) -> SimpleNamespace:
+            asked.append(statement.is_idempotent)
+            return SimpleNamespace(result=list)
+
+    partitions = [("AAPL", "2024-10-08", slot) for slot in range(3)]
+    assert [list(rows) for rows in reconcile.read_partitions(Session(), partitions)] == [[], [], []]  # type: ignore[arg-type]
+    assert asked == [False] * 3
