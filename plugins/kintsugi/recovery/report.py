@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.incident import Incident, Outcome
+from kintsugi.recovery.assess import answers
 from kintsugi.recovery.case import LEASE_S, Case, Runtime
 from kintsugi.settings import BUCKET, Settings
 
@@ -63,12 +64,13 @@ def _tail(path: Path) -> bytes:
 def record(runtime: Runtime, case: Case) -> Story:
     """Close the incident with the outcome that its journal shows, and put its story into S3.
 
-    An attempt that failed leaves the incident open: the next run of the watch continues it.
+    An attempt that failed on a node that still doesn't answer leaves the incident open: the next run of the watch
+    continues it. On a node that answers nobody would continue it, so it is closed as failed; the run fails and says why.
     """
     with runtime.step(case, "record") as step:
         outcome, reason = conclude(runtime.store.incident(case.incident))
         step.note(reason, outcome=outcome.value)
-        if outcome is not Outcome.FAILED:
+        if outcome is not Outcome.FAILED or answers(runtime.node(case)):
             runtime.store.close_incident(case.incident, step.token, outcome, reason)
         incident = runtime.store.incident(case.incident)
         body = json.dumps(incident.to_json(), indent=2).encode()
