@@ -65,7 +65,7 @@ def record(runtime: Runtime, case: Case) -> Story:
     """Close the incident with the outcome that its journal shows, and put its story into S3.
 
     An attempt that failed on a node that still doesn't answer leaves the incident open: the next run of the watch
-    continues it. On a node that answers nobody would continue it, so it is closed as failed; the run fails and says why.
+    continues it. On a node that answers nobody would, so it is closed as failed; the run fails and says why.
     """
     with runtime.step(case, "record") as step:
         outcome, reason = conclude(runtime.store.incident(case.incident))

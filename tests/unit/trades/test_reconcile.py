@@ -71,5 +71,5 @@ def test_pages_are_never_read_speculatively() -> None:
             return SimpleNamespace(result=list)
 
     partitions = [("AAPL", "2024-10-08", slot) for slot in range(3)]
-    assert [list(rows) for rows in reconcile.read_partitions(Session(), partitions)] == [[], [], []]  # type: ignore[arg-type]
+    assert [list(rows) for rows in reconcile.read_partitions(Session(), partitions)] == [[], [], []]
     assert asked == [False] * 3
