@@ -89,11 +89,6 @@ async def _cassandra_if(fleet: Fleet, node: Node) -> CassandraFacts | None:
     return await cassandra_facts(fleet, node) if node.role is Role.CASSANDRA else None
 
 
-def kafka_replica_facts(fleet: Fleet, node: Node) -> KafkaFacts:
-    """Blocking form of kafka_facts."""
-    return asyncio.run(kafka_facts(fleet, node))
-
-
 async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
     """What the other brokers know of the partitions that ``node`` holds, and of the quorum."""
     peers = fleet.peers(node)

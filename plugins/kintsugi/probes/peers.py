@@ -47,11 +47,6 @@ class Witness:
     heard_at: datetime | None = None
 
 
-def ask_peers(fleet: Fleet, node: Node) -> dict[str, PeerOpinion]:
-    """The opinion of each peer on ``node``, by peer name; takes up to 5 s, never raises."""
-    return {witness.peer: witness.opinion for witness in asyncio.run(witnesses(fleet, node))}
-
-
 async def witnesses(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[Witness]:
     """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still."""
     if node.role is Role.KAFKA:

@@ -1,17 +1,12 @@
-"""How the flow is doing: the stream's lag, and how fresh what it stored is."""
+"""How the flow is doing: the stream's lag, and what still waits in S3."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from kintsugi.fleet import Role
 from kintsugi.settings import KAFKA_PORT, TOPIC, Settings
 from kintsugi.trades.offsets import group_consumer
-
-if TYPE_CHECKING:
-    from cassandra.cluster import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +91,3 @@ def snapshot(settings: Settings) -> Snapshot:
     files = pending(s3_client(settings), Ledger(store_dsn(settings)))
     found = lag(settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
     return Snapshot(found.stored if found else None, found.messages if found else None, len(files))
-
-
-def freshness(session: Session, symbol: str, trade_date: str, slot: int) -> float | None:
-    """Seconds since the newest row of one partition was written; None when nobody can tell.
-
-    Nobody can when the partition is empty or Cassandra doesn't answer. Asks Cassandra for the time of
-    writing, not for the time of the trade: replayed days are fresh, too.
-    """
-    from cassandra import DriverException
-    from cassandra.cluster import NoHostAvailable
-
-    try:
-        row = session.execute(
-            "SELECT max(writetime(price)) AS at FROM trade "
-            "WHERE symbol = %s AND trade_date = %s AND slot = %s",
-            (symbol, trade_date, slot),
-        ).one()
-    except (DriverException, NoHostAvailable):
-        return None
-    if row is None or row.at is None:
-        return None
-    return datetime.now(UTC).timestamp() - float(row.at) / 1_000_000

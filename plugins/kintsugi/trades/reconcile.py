@@ -3,10 +3,9 @@
 1. Read the files again, recompute identities; remember a fingerprint of the columns of each trade.
 2. Read every partition that has or should have rows, at LOCAL_QUORUM; compare.
 3. ``lost``: in a file, not in Cassandra. ``extra``: in Cassandra, in no file. ``doubled``: one identity
-in two rows.
-   ``altered``: the same identity with other columns.
+   in two rows. ``altered``: the same identity with other columns.
 
-Canaries are left out. A day is held in memory at a time: about 150 bytes a trade.
+Canaries are left out. All identities are held in memory: about 150 bytes a trade.
 """
 
 from __future__ import annotations
