@@ -67,7 +67,9 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Make a sample trading day."""
     from kintsugi.trades.generator import generate_day
 
-    made = generate_day(options.directory, day=options.day, seed=options.seed, trades=options.trades)
+    made = generate_day(
+        options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
+    )
     for path in (*made.eod_files, *made.trade_files, made.truth_file):
         print(path)
     return 0
@@ -124,6 +126,27 @@ def rounds(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
 
 
+def signals(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
+    import subprocess
+
+    from kintsugi.fleet import REPOSITORY
+
+    command = [sys.executable, "-m", "spark_apps.evaluate_signals", "--trades", str(options.trades)]
+    command += ["--report", str(options.report.resolve())]
+    for name in ("level", "seed"):
+        for value in getattr(options, name) or []:
+            command += [f"--{name}", str(value)]
+    path = os.pathsep.join((str(REPOSITORY / "plugins"), str(REPOSITORY)))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, check=False).returncode
+
+
 def sign_in(settings: Settings) -> str:
     """How to sign in to Airflow; the password itself only on a terminal, never into a log."""
     from kintsugi.local.airflow_environment import ADMIN, ADMIN_PASSWORD
@@ -161,11 +184,19 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("FORMAT", "text"),
             help="default: $FORMAT",
         )
+    measured = _add(commands, signals)
+    measured.add_argument(
+        "--level", action="append", choices=("easy", "standard", "hard"), help="default: all"
+    )
+    measured.add_argument("--seed", action="append", type=int, help="default: those kept for the evaluation")
+    measured.add_argument("--trades", type=int, default=200_000, help="rows of a day; default: 200000")
+    measured.add_argument("--report", type=Path, default=Path("build/signals.json"))
     made = _add(commands, generate)
     made.add_argument("directory", type=Path, help="where the files go")
     made.add_argument("--day", type=date.fromisoformat, default=date(2024, 10, 8), help="default: 2024-10-08")
     made.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
     made.add_argument("--trades", type=int, default=100_000, help="about how many rows")
+    made.add_argument("--level", default="standard", help="of what is planted: easy, standard, hard")
     return parser
 
 

@@ -54,6 +54,8 @@ class MemoryStore:
         return self._epoch
 
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
+        if not days:
+            return {}
         windows, cancels = self.windows_written, self.cancels
         return {
             day: DayRecord(
@@ -92,10 +94,15 @@ class MemoryStore:
             self._put(("late", (date, reason, partition, end_offset)), trades, timestamp)
         for row in changes.unusual_canceled:
             self._put(("unusual_canceled", (row[3], row[4])), row, timestamp)
+        self._move(changes, timestamp)
+
+    def _move(self, changes: Changes, timestamp: int) -> None:
         for moved, source, target in (
             (changes.taken_back, "unusual", "unusual_canceled"),
             (changes.freed, "unusual_canceled", "unusual"),
         ):
+            if not moved:
+                continue
             identities = {identity for _, _, identity in moved}
             for (_, key), row in [(k, v) for k, (_, v) in self._written.items() if k[0] == source and v]:
                 if key[0] in identities:
