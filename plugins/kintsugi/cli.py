@@ -124,6 +124,13 @@ def rounds(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
 
 
+def faults(options: argparse.Namespace, settings: Settings) -> int:
+    """Run the table of faults on the running fleet; report each cell and the account."""
+    from kintsugi.local.fault_table import run
+
+    return run(settings, cells=options.cell, report=options.report)
+
+
 def sign_in(settings: Settings) -> str:
     """How to sign in to Airflow; the password itself only on a terminal, never into a log."""
     from kintsugi.local.airflow_environment import ADMIN, ADMIN_PASSWORD
@@ -147,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     all_nodes = _add(commands, rounds)
     all_nodes.add_argument("--rounds", type=int, default=2)
     all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
-    for reported in (told_whole, all_nodes):
+    table = _add(commands, faults)
+    table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
+    for reported in (told_whole, all_nodes, table):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     compared = _add(commands, reconcile)
     compared.add_argument("--wait", type=float, default=0, help="seconds to wait for trades still under way")
