@@ -93,20 +93,10 @@ def artifacts(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
-    """Tell one incident, entry by entry."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.store import Store
+    """Tell one incident: its journal, its phases, Terraform's plan and the node's last log lines."""
+    from kintsugi.local.story import tell
 
-    found = Store(store_dsn(settings)).incident(options.id)
-    if options.format == "json":
-        print(json.dumps(found.to_json(), indent=2))
-        return 0
-    print(f"{found.id}: {found.outcome or 'open'}; {found.reason or ''}")
-    for entry in found.entries:
-        since = (entry.at - found.started_at).total_seconds()
-        print(f"{since:8.1f} s  {entry.step:16} {entry.message}")
-    for phase, seconds in found.phases().items():
-        print(f"{phase:>26} {seconds:7.1f} s")
+    print(tell(settings, options.id, as_json=options.format == "json"))
     return 0
 
 
