@@ -208,16 +208,20 @@ def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     )
 
 
-def choose_path(runtime: Runtime, case: Case, approval: Mapping[str, Any] | None) -> str:
+def refusal(runtime: Runtime, case: Case) -> list[str]:
+    """The sentences with which the guards last refused the repair."""
+    return list(latest(runtime.store.incident(case.incident), "guard", "refused").data["refused"])
+
+
+def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
     """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
 
     A run that was killed here goes on with what it had chosen. Raises Refused when the guards have changed their
     mind since ``guard``, unless a person approved.
     """
     with runtime.step(case, "decide") as step:
-        if approval:
-            who = (approval.get("responded_by_user") or {}).get("name", "a person")
-            step.note(f"{who} approved the repair against the guards' advice", approved=case.holder)
+        if approved_by:
+            step.note(f"{approved_by} approved the repair against the guards' advice", approved=case.holder)
         incident = runtime.store.incident(case.incident)
         confirmed = Confirmed.of(incident)
         if confirmed.dry_run:
@@ -227,7 +231,7 @@ def choose_path(runtime: Runtime, case: Case, approval: Mapping[str, Any] | None
             decision = _decide(runtime, incident, confirmed)
             step.note(decision.reason, chosen=decision.action.value, run=case.holder)
         if decision.action.changes:
-            _begin(runtime, case, step, incident, decision, approved=bool(approval))
+            _begin(runtime, case, step, incident, decision, approved=bool(approved_by))
     return PATHS[decision.action]
 
 
