@@ -219,7 +219,8 @@ def ask_a_human() -> Any:
         body=(
             "{% set case = ti.xcom_pull(task_ids='recovery.confirm') %}"
             "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. Refused because:\n\n"
-            "{% for reason in ti.xcom_pull(task_ids='recovery.guard', key='reasons') or [] %}- {{ reason }}\n{% endfor %}"
+            "{% for reason in ti.xcom_pull(task_ids='recovery.guard', key='reasons') or [] %}"
+            "- {{ reason }}\n{% endfor %}"
             "\nThe whole story: `make incident ID={{ case['incident'] }}`.\n\n"
             "*Approve* repairs the node against the guard's advice; a node that still answers is not "
             "destroyed even then."
