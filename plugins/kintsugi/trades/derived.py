@@ -281,11 +281,10 @@ class Derived:
         touched, groups = self._sort(rows)
         self._load_windows(touched)
         for window_key, flows in touched.items():
-            window, taken = self._windows[window_key], self._days[window_key.day].taken
             for identity, flow in flows.items():
-                if identity not in taken:
-                    self._put(window, identity, flow)
+                self._put(self._windows[window_key], identity, flow)
         dirty = set(touched)
+        # A cancelled trade that came again was put in just now; its cancel, which is no earlier, takes it out.
         for day, key in sorted(groups):
             dirty |= self._resolve(day, key, changes, summary)
         for window_key in dirty:

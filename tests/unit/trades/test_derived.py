@@ -185,6 +185,8 @@ def test_a_better_match_that_comes_late_frees_the_trade_that_was_taken() -> None
     stream.feed(second)
     assert set(stream.store.marks) == {bytes.fromhex(second.trade_id)}
     assert counts(stream) == {0: 1}
+    stream.feed(first, scores={first.trade_id: 6.0})
+    assert [key[0].hex() for key in stream.store.unusual] == [first.trade_id]
 
 
 def test_a_trade_with_a_corrected_quote_replaces_itself() -> None:
