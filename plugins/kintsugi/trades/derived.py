@@ -251,6 +251,7 @@ class Derived:
         memory is forgotten, and the batch can be applied again.
         """
         stamp = self._stamp = max(self._stamp + 1, time.time_ns() // 1000)
+        watermarks = dict(self._newest)
         try:
             self._fence()
             changes, summary = self._derive(batch)
@@ -259,6 +260,7 @@ class Derived:
             self._windows.clear()
             self._days.clear()
             self._held = 0
+            self._newest = watermarks
             raise
         for key, found in changes.windows.items():
             state = self._days[key.day]
