@@ -13,6 +13,7 @@ from kintsugi.fleet import load_fleet
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 EXPECTED = {
     "ingest_trades",
+    "replay_trades",
     "build_baseline",
     "stream_trades",
     "watch_flow",

@@ -23,7 +23,7 @@ ACCOUNT: dict[str, Any] = {
 @pytest.mark.parametrize("limit", [3, 100])
 def test_recent_identities_are_remembered_at_least_as_long_as_promised(limit: int) -> None:
     recent = ingest.Recent(limit)
-    identities = [f"{n:032x}" for n in range(limit)]
+    identities = [n.to_bytes(16, "big") for n in range(limit)]
     assert not any(recent.seen(identity) for identity in identities)
     assert all(recent.seen(identity) for identity in identities)
 
@@ -31,9 +31,9 @@ def test_recent_identities_are_remembered_at_least_as_long_as_promised(limit: in
 def test_memory_of_identities_is_bounded() -> None:
     recent = ingest.Recent(10)
     for number in range(1000):
-        recent.seen(f"{number:032x}")
+        recent.seen(number.to_bytes(16, "big"))
     assert len(recent._new) + len(recent._old) <= 20
-    assert not recent.seen(f"{0:032x}")
+    assert not recent.seen(bytes(16))
 
 
 def test_a_sum_over_files_adds_counts_and_reasons() -> None:
