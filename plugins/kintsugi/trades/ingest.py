@@ -138,7 +138,7 @@ class Producer:
     def _failed(self, error: object, _: object) -> None:
         self._error = self._error or str(error)
 
-    def send(self, topic: str, value: bytes, key: bytes | None = None) -> None:
+    def send(self, topic: str, *, value: bytes, key: bytes | None = None) -> None:
         """Queue one message; waits while the queue is full. Raises KintsugiError when Kafka takes no more."""
         from confluent_kafka import KafkaException
 
@@ -152,11 +152,14 @@ class Producer:
                 self._error = str(error)
         raise self._refused()
 
-    def flush(self) -> None:
-        """Wait until Kafka has acknowledged everything that was sent; raises KintsugiError if it hasn't."""
-        left = self._client.flush(FLUSH_SECONDS)
+    def flush(self, timeout: float = FLUSH_SECONDS) -> None:
+        """Wait until Kafka has acknowledged everything that was sent.
+
+        Raises KintsugiError if it hasn't after ``timeout`` seconds.
+        """
+        left = self._client.flush(timeout)
         if left and self._error is None:
-            self._error = f"{left} messages are unacknowledged after {FLUSH_SECONDS:.0f} s"
+            self._error = f"{left} messages are unacknowledged after {timeout:.0f} s"
         if self._error is not None:
             raise self._refused()
 
@@ -345,11 +348,11 @@ class _Run:
             body = b"".join(item.identity for item in chunk.messages)
             self._s3.put_object(Bucket=self._bucket, Key=name, Body=body)
         for letter in chunk.letters:
-            self._kafka.send(DEAD_LETTER_TOPIC, letter)
+            self._kafka.send(DEAD_LETTER_TOPIC, value=letter)
         for item in chunk.messages:
             if pace is not None:
                 pace(item.ts)
-            self._kafka.send(TOPIC, item.value, item.symbol.encode())
+            self._kafka.send(TOPIC, key=item.symbol.encode(), value=item.value)
 
     def _acknowledged(self, chunk: Chunk | None) -> None:
         if chunk is not None:
