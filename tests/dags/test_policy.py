@@ -14,6 +14,7 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 EXPECTED = {
     "ingest_trades",
     "replay_trades",
+    "reconcile_trades",
     "build_baseline",
     "stream_trades",
     "watch_flow",

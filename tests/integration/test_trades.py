@@ -11,29 +11,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, load_settings
 from kintsugi.trades import baselines, canary, flow, schema, stream
-from kintsugi.trades.cassandra import connected
 from kintsugi.trades.generator import GeneratedDay, generate_day
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.ingest import FileAccount, ingest_object, ingest_pending, pending, producer, totals
 from kintsugi.trades.ledger import Ledger, State
-from kintsugi.trades.reconcile import Account, identities_in_kafka, take_account
+from kintsugi.trades.reconcile import identities_in_kafka
 from tests.integration import servers
-from tests.integration.servers import Server, wait_until
-
-if TYPE_CHECKING:
-    from cassandra.cluster import Session
-    from mypy_boto3_s3.client import S3Client
+from tests.integration.pipeline import Pipeline, running, s3_client
+from tests.integration.servers import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 DAY = date(2024, 10, 8)
@@ -41,62 +34,10 @@ NET = "127.31.90"
 TRADES = 4000
 
 
-@dataclass
-class Pipeline:
-    folder: Path
-    s3: S3Client
-    ledger: Ledger
-    dsn: str
-    bootstrap: list[str]
-    contact_points: list[str]
-    session: Session
-    started: list[Server]
-
-    def put(self, key: str, body: bytes) -> None:
-        self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
-
-    def account(self, until: float = 0.0) -> Account:
-        return take_account(self.s3, self.session, self.ledger, until=until, bootstrap=self.bootstrap)
-
-
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    folder = tmp_path_factory.mktemp("pipeline")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # Postgres runs as another user
-    started: list[Server] = []
-    try:
-        started.append(kafka := servers.kafka(folder / "kafka", f"{NET}.1"))
-        started.append(s3 := servers.s3(folder / "s3", f"{NET}.2"))
-        started.append(postgres := servers.postgres(folder / "postgres", f"{NET}.2"))
-        started.append(cassandra := servers.cassandra(folder / "cassandra", f"{NET}.3"))
-        schema.ensure_topics([kafka.endpoint], replication=1)
-        schema.ensure_tables([cassandra.address], replication=1)
-        ledger = Ledger(postgres.extra["dsn"])
-        with connected([cassandra.address]) as session:
-            client = s3_client(s3.extra["url"])
-            client.create_bucket(Bucket=BUCKET)
-            yield Pipeline(
-                folder,
-                client,
-                ledger,
-                postgres.extra["dsn"],
-                [kafka.endpoint],
-                [cassandra.address],
-                session,
-                started,
-            )
-    finally:
-        servers.stop_all(started)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def s3_client(url: str) -> S3Client:
-    config = Config(s3={"addressing_style": "path"})
-    return boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id="kintsugi", aws_secret_access_key="kintsugi-test",
-        region_name="us-east-1", config=config,
-    )  # fmt: skip
+    with running(tmp_path_factory.mktemp("pipeline"), NET) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from kintsugi.trades import spill
 from kintsugi.trades.spill import BUCKETS, Spill
 
 
-@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(-(2**63), 2**63 - 1)), max_size=300))
+@given(
+    st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(-(2**63), 2**63 - 1)), max_size=300)
+)
 def test_every_record_comes_back_once_and_in_order(records: list[tuple[bytes, int]]) -> None:
     held = Spill("q")
     for record in records:
