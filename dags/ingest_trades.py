@@ -31,25 +31,11 @@ Deliver it again: its new content is a new file.
 **Stop ingesting:** pause this DAG. Files wait in S3.
 """
 
-RECONCILE_RUNBOOK = """
-### The account after an ingest
-
-Runs whenever `ingest_trades` has taken files. It reads those files again, waits until the stream has passed what
-was on the topic (at most two minutes), and asks Cassandra for each of their trades by identity. Files that are
-whole are noted in the ledger; what is still under way is asked again after the next ingest.
-
-**`reconcile` failed?** Its error names trades that are lost or altered. `make reconcile` takes the account of all
-files and says whether the lost ones ever were on the topic. `replay_trades` with the key of the file restores them.
-
-**It failed because S3 or Cassandra didn't answer?** Clear it; nothing was changed.
-"""
-
 TRADES = Asset(name="trades", uri=f"kafka://kintsugi/{TOPIC}", group="kintsugi")
 # Without a start date the first two runs of @continuous share a logical date, and the second is never made.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 IDLE_S = 6.0
 ROUND_S = 60.0
-STREAM_DEADLINE_S = 120.0
 
 with DAG(
     dag_id="ingest_trades",
@@ -109,27 +95,3 @@ with DAG(
         yield Metadata(TRADES, sum_up(accounts))
 
     any_file >> new_file >> check_manifests(ingest())
-
-# A DAG of its own, because it waits for the stream: the next file, or a canary, must not wait with it.
-with DAG(
-    dag_id="reconcile_trades",
-    description="After each ingest: are its trades in Cassandra, once and as delivered?",
-    doc_md=RECONCILE_RUNBOOK,
-    schedule=[TRADES],
-    catchup=False,
-    max_active_runs=1,
-    is_paused_upon_creation=False,
-    tags=["kintsugi", "flow"],
-    default_args={"owner": "kintsugi", "retries": 2, "retry_delay": timedelta(seconds=10)},
-):
-
-    @task(execution_timeout=timedelta(minutes=30))
-    def reconcile() -> dict[str, Any] | None:
-        """The account of the files ingested since the last one; raises KintsugiError when a trade is lost."""
-        from kintsugi.settings import load_settings
-        from kintsugi.trades.reconcile import reconcile_ingested
-
-        account = reconcile_ingested(load_settings(), deadline_s=STREAM_DEADLINE_S)
-        return account.to_json() if account else None
-
-    reconcile()
