@@ -25,13 +25,27 @@ def changed(column: int, text: str, line: str = LINE) -> str:
     return ",".join(fields)
 
 
+def same(line: str) -> None:
+    """The fast way says what the careful way says."""
+    found, parsed = message(line), parse(line)
+    if isinstance(parsed, Rejection):
+        assert found == parsed
+        return
+    assert not isinstance(found, Rejection), found
+    assert orjson.loads(found.value) == orjson.loads(orjson.dumps(parsed))
+    assert found.value.startswith(b'{"trade_id":"%s","symbol":"' % parsed.trade_id.encode())
+    assert (found.identity.hex(), found.ts, found.symbol) == (parsed.trade_id, parsed.ts, parsed.symbol)
+
+
 def trade(line: str) -> Trade:
+    same(line)
     parsed = parse(line)
     assert isinstance(parsed, Trade), parsed
     return parsed
 
 
 def reason(line: str) -> Reason:
+    same(line)
     parsed = parse(line)
     assert isinstance(parsed, Rejection), parsed
     return parsed.reason
@@ -205,18 +219,6 @@ def test_an_exchange_and_a_condition_that_nobody_knew_are_taken() -> None:
 def test_the_volatility_is_stored_as_delivered_even_where_it_is_zero() -> None:
     """The replaced pipeline overwrote trade_iv."""
     assert [trade(changed(14, iv)).iv for iv in ("0.2345", "0", "0.0000")] == [0.2345, 0.0, 0.0]
-
-
-def same(line: str) -> None:
-    """The fast way says what the careful way says."""
-    found, parsed = message(line), parse(line)
-    if isinstance(parsed, Rejection):
-        assert found == parsed
-        return
-    assert not isinstance(found, Rejection), found
-    assert orjson.loads(found.value) == orjson.loads(orjson.dumps(parsed))
-    assert found.value.startswith(b'{"trade_id":"%s","symbol":"' % parsed.trade_id.encode())
-    assert (found.identity.hex(), found.ts, found.symbol) == (parsed.trade_id, parsed.ts, parsed.symbol)
 
 
 NUMBERS = ["0", "-0", "0.0", "-0.0", "00", "007", "1.", ".5", "1e2", "-1", "1.0000", "+1", "1.2.3", "", " 1"]
