@@ -181,7 +181,7 @@ def test_what_a_feed_delivers_while_the_account_is_taken_is_not_extra(
         def __getattr__(self, name: str) -> Any:
             return getattr(pipeline.session, name)
 
-    found = take_account(pipeline.s3, Meanwhile(), pipeline.ledger, bootstrap=pipeline.bootstrap)  # type: ignore[arg-type]
+    found = take_account(pipeline.s3, Meanwhile(), pipeline.ledger, bootstrap=pipeline.bootstrap)
     assert len(pipeline.ledger.entries()) == 2
     assert (found.complete, found.files, found.stored, found.extra_count) == (True, 1, 30, 0), found
 

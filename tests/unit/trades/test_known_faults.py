@@ -77,5 +77,5 @@ def test_the_primary_key_holds_the_identity_so_alike_trades_are_two_rows() -> No
 def test_requests_are_at_local_quorum_unless_they_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The replaced pipeline wrote at ANY: a hint was enough."""
     monkeypatch.setattr(Cluster, "connect", lambda self, keyspace: self)
-    cluster: Cluster = connect(["127.0.0.1"])  # type: ignore[assignment]
+    cluster: Cluster = connect(["127.0.0.1"])
     assert cluster.profile_manager.default.consistency_level == ConsistencyLevel.LOCAL_QUORUM
