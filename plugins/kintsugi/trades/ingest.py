@@ -35,6 +35,20 @@ NAME = "UnderlyingOptionsTradesCalcs_"
 CHUNK_ROWS = 20_000
 FLUSH_SECONDS = 120.0
 REMEMBERED = 200_000
+PRODUCER = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "compression.type": "lz4",
+    "partitioner": "murmur2_random",  # as Java's and Python's clients choose
+    "linger.ms": 20,
+    "batch.size": 256 * 1024,
+    "queue.buffering.max.kbytes": 64 * 1024,
+    "request.timeout.ms": 10_000,
+    "message.timeout.ms": 90_000,
+    "reconnect.backoff.max.ms": 1_000,
+    "topic.metadata.refresh.interval.ms": 10_000,
+    "delivery.report.only.error": True,
+}
 DEAD_LETTERS = "dead-letter/"
 IDENTITIES = "identities/"
 MANIFESTS = "manifests/"
@@ -108,7 +122,7 @@ class Producer:
     """An idempotent Kafka producer that waits for all in-sync replicas.
 
     librdkafka takes several times what kafka-python does of the same messages, and sends while Python reads
-    the next rows. Keys go to the partitions that Java's and Python's clients choose.
+    the next rows.
     """
 
     def __init__(self, bootstrap: list[str]) -> None:
@@ -116,22 +130,7 @@ class Producer:
 
         self._error: str | None = None
         self._client: Any = Client(
-            {
-                "bootstrap.servers": ",".join(bootstrap),
-                "acks": "all",
-                "enable.idempotence": True,
-                "compression.type": "lz4",
-                "partitioner": "murmur2_random",
-                "linger.ms": 20,
-                "batch.size": 256 * 1024,
-                "queue.buffering.max.kbytes": 64 * 1024,
-                "request.timeout.ms": 10_000,
-                "message.timeout.ms": 90_000,
-                "reconnect.backoff.max.ms": 1_000,
-                "topic.metadata.refresh.interval.ms": 10_000,
-                "delivery.report.only.error": True,
-                "on_delivery": self._failed,
-            },
+            {**PRODUCER, "bootstrap.servers": ",".join(bootstrap), "on_delivery": self._failed},
             logger=logging.getLogger("librdkafka"),
         )
 
