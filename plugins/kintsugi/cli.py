@@ -160,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     for reported in (told_whole, all_nodes, table):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     compared = _add(commands, reconcile)
-    compared.add_argument("--wait", type=float, default=0, help="seconds to wait for trades still under way")
+    compared.add_argument(
+        "--wait", type=float, default=60, help="seconds at most to wait for trades under way; default: 60"
+    )
     shown = _add(commands, status)
     told = _add(commands, incident)
     told.add_argument("id", help="as `kintsugi status` lists it")

@@ -44,6 +44,7 @@ PRELOADED = (
     "ansible_runner",
     "boto3",
     "cassandra.cluster",
+    "confluent_kafka",
     "kafka",
     "psycopg",
     "python_terraform",
