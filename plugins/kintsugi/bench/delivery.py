@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.bench.feed import Part
@@ -24,6 +25,27 @@ FLUSH_S = 60.0
 PACE_STEP_S = 0.02
 
 Message = tuple[bytes, bytes]
+
+
+@contextmanager
+def kafka_python(bootstrap: list[str]) -> Iterator[KafkaProducer]:
+    """An idempotent producer of kafka-python that waits for all in-sync replicas, closed at the end of the block."""
+    from kafka import KafkaProducer
+
+    client = KafkaProducer(
+        bootstrap_servers=bootstrap,
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
+        linger_ms=20,
+        batch_size=256 * 1024,
+        request_timeout_ms=10_000,
+        delivery_timeout_ms=60_000,
+    )
+    try:
+        yield client
+    finally:
+        client.close(timeout=10)
 
 
 def put(s3: Any, part: Part) -> float:

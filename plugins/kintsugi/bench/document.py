@@ -85,7 +85,9 @@ def rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         table += [(name, shown, "p50 / p95 / p99")] if shown else []
     if report["spike"]:
         spike = report["spike"]
-        table.append(("spike", f"{spike['trades']:,}", f"lost {spike['lost']}, lag gone after {spike['drain_s']} s"))
+        table.append(
+            ("spike", f"{spike['trades']:,}", f"lost {spike['lost']}, lag gone after {spike['drain_s']} s")
+        )
     table += [
         (f"growth {p['level']}x", f"{p['rows']:,} rows", f"{p['cpu_s_per_trade'] * 1e6:,.0f} µs a trade")
         for p in report["growth"] or ()

@@ -14,8 +14,8 @@ from itertools import islice
 from kintsugi.errors import InputError
 from kintsugi.trades.rows import Rejection, Trade, parse
 
-FIRST_WEEK = date(2025, 1, 6)
-WEEKS = 150
+FIRST_WEEK = date(2024, 10, 14)
+WEEKS = 100
 # Latency and spike share a day, but no file; what "ingest" makes is never stored.
 WEEKDAYS = {"end_to_end": 0, "latency": 1, "spike": 1, "growth": 2, "soak": 3, "soak_killed": 4, "ingest": 4}
 SLOT_S = 900.0
@@ -33,7 +33,7 @@ class Part:
 
 
 def day_of(section: str, seed: int) -> date:
-    """The trading day that the run of this seed uses for a section; two seeds share one every 150 runs."""
+    """The trading day that the run of this seed uses for a section; two seeds share one in a hundred."""
     return FIRST_WEEK + timedelta(weeks=seed % WEEKS, days=WEEKDAYS[section])
 
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.bench.context import Bench, Result
-from kintsugi.bench.delivery import deliver
+from kintsugi.bench.delivery import deliver, kafka_python
 from kintsugi.bench.feed import SLOT_S, joined, messages, parts
 from kintsugi.bench.figures import growth_slope
 from kintsugi.bench.meters import usage
@@ -34,7 +34,6 @@ COMPACTED_S = 60.0
 def growth(bench: Bench) -> Result:
     """``growth``: for each level rows, partitions' factor, trades_per_s, cpu_s_per_trade; and the slope."""
     from kintsugi.connections import store_dsn
-    from kintsugi.trades.ingest import producer
     from kintsugi.trades.ledger import Ledger
 
     idle = idle_cpu(bench)
@@ -42,7 +41,7 @@ def growth(bench: Bench) -> Result:
     ledger = Ledger(store_dsn(bench.doors.settings))
     points: list[dict[str, Any]] = []
     first = 0
-    with producer(bench.bootstrap) as kafka:
+    with kafka_python(bench.bootstrap) as kafka:
         for number, level in enumerate(LEVELS):
             points.append(_level(bench, ledger, kafka, number, level, first, idle))
             first += level * ROWS // PART_ROWS

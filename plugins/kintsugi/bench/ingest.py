@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.bench.context import Bench, Result
-from kintsugi.bench.delivery import Message, etag_of, send
+from kintsugi.bench.delivery import Message, etag_of, kafka_python, send
 from kintsugi.bench.feed import Part, joined, messages, parts
 from kintsugi.bench.figures import ratio, spread
 from kintsugi.settings import BUCKET, TOPIC
@@ -29,16 +29,14 @@ NAIVE_S = 4.0
 
 def ingest(bench: Bench) -> Result:
     """``ingest_rows_per_s``, ``ingest_kafka_python_rows_per_s`` and ``ingest_naive_rows_per_s``: medians."""
-    from kintsugi.trades.ingest import producer
-
     ours, raw, naive = [], [], []
-    with scratch_topic(bench.bootstrap) as topic, producer(bench.bootstrap) as kafka:
+    with scratch_topic(bench.bootstrap) as topic, kafka_python(bench.bootstrap) as kafka:
         feed = parts("ingest", bench.seed, rows=10_000, seconds=30)
         for turn in range(TURNS):
             part = joined(f"{PREFIX}{bench.seed}-{turn}.csv", feed, ROWS // 10_000)
             ready = messages(part)
             raw.append(_raw(kafka, topic, ready))
-            ours.append(_ours(bench, kafka, topic, part))
+            ours.append(_ours(bench, topic, part))
             naive.append(_naive(kafka, topic, ready))
             bench.say(
                 f"turn {turn + 1}: ingest {ours[-1]:,.0f}, kafka-python {raw[-1]:,.0f}, "
@@ -63,10 +61,10 @@ def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
     return send(kafka, topic, ready) / (time.monotonic() - began)
 
 
-def _ours(bench: Bench, kafka: KafkaProducer, topic: str, part: Part) -> float:
+def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
     from kintsugi.connections import store_dsn
-    from kintsugi.trades.ingest import S3Object, ingest_object
+    from kintsugi.trades.ingest import S3Object, ingest_object, producer
     from kintsugi.trades.ledger import Ledger, file_id
 
     s3 = bench.doors.s3()
@@ -75,7 +73,9 @@ def _ours(bench: Bench, kafka: KafkaProducer, topic: str, part: Part) -> float:
     ledger = Ledger(store_dsn(bench.doors.settings))
     began = time.monotonic()
     try:
-        account: Any = ingest_object(s3, source, ledger=ledger, kafka=Redirected(kafka, topic))
+        with producer(bench.bootstrap) as kafka:
+            redirected: Any = Redirected(kafka, topic)
+            account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
         seconds = time.monotonic() - began
     finally:
         s3.delete_object(Bucket=BUCKET, Key=part.key)
@@ -95,14 +95,14 @@ def _naive(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
 class Redirected:
     """A producer whose messages for the topic of trades go to another one."""
 
-    def __init__(self, kafka: KafkaProducer, topic: str) -> None:
+    def __init__(self, kafka: Any, topic: str) -> None:
         self._kafka, self._topic = kafka, topic
 
-    def send(self, topic: str, **message: Any) -> Any:
-        return self._kafka.send(self._topic if topic == TOPIC else topic, **message)
+    def send(self, topic: str, *message: Any, **named: Any) -> Any:
+        return self._kafka.send(self._topic if topic == TOPIC else topic, *message, **named)
 
-    def flush(self, timeout: float | None = None) -> None:
-        self._kafka.flush(timeout=timeout)
+    def flush(self, *arguments: Any, **named: Any) -> None:
+        self._kafka.flush(*arguments, **named)
 
 
 @contextmanager

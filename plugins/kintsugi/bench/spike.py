@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 
 from kintsugi.bench.context import Bench, Result
-from kintsugi.bench.delivery import deliver
+from kintsugi.bench.delivery import deliver, kafka_python
 from kintsugi.bench.feed import Part, joined, messages, parts, trades
 from kintsugi.bench.latency import PERIOD_S, RATE, feed
 from kintsugi.bench.meters import StreamMeter, usage
@@ -31,7 +31,6 @@ DRAIN_S = 120.0
 def spike(bench: Bench) -> Result:
     """``spike`` {trades, lost, drain_s}, how long the sending took, and resident memory before and at its peak."""
     from kintsugi.connections import store_dsn
-    from kintsugi.trades.ingest import producer
     from kintsugi.trades.ledger import Ledger
 
     steady = parts("spike", bench.seed, rows=int(RATE * PERIOD_S), seconds=PERIOD_S, first=1_000)
@@ -43,7 +42,7 @@ def spike(bench: Bench) -> Result:
     ledger = Ledger(store_dsn(bench.doors.settings))
     with (
         bench.stream_meter() as meter,
-        producer(bench.bootstrap) as kafka,
+        kafka_python(bench.bootstrap) as kafka,
         feeding(bench, made, expected) as fed,
     ):
         start = meter.last

@@ -9,8 +9,17 @@ from kintsugi.bench import document, plot, run
 from kintsugi.errors import InputError
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    "ingest": {"ingest_rows_per_s": 9000, "ingest_kafka_python_rows_per_s": 15000, "ingest_naive_rows_per_s": 300},
-    "end_to_end": {"end_to_end_trades_per_s": 3100, "lost": 0, "doubled": 1, "series": [(0.0, 0), (1.0, 3100)]},
+    "ingest": {
+        "ingest_rows_per_s": 9000,
+        "ingest_kafka_python_rows_per_s": 15000,
+        "ingest_naive_rows_per_s": 300,
+    },
+    "end_to_end": {
+        "end_to_end_trades_per_s": 3100,
+        "lost": 0,
+        "doubled": 1,
+        "series": [(0.0, 0), (1.0, 3100)],
+    },
     "ceiling": {
         "ceiling_trades_per_s": 7000,
         "sweep": [{"batch": 30, "in_flight": 16, "processes": 1, "rows_per_s": 7000}],
@@ -51,7 +60,9 @@ def test_a_section_that_was_not_run_leaves_its_figures_unknown_and_its_aims_unme
 
 
 @pytest.mark.parametrize("sections", [SECTIONS, {"ingest": SECTIONS["ingest"]}, {}])
-def test_a_table_and_a_picture_come_of_whatever_was_measured(sections: dict[str, Any], tmp_path: Path) -> None:
+def test_a_table_and_a_picture_come_of_whatever_was_measured(
+    sections: dict[str, Any], tmp_path: Path
+) -> None:
     shown = document.document(sections, MACHINE, {})
     figures = {row[0] for row in document.rows(shown)}
     assert ("ingest_rows_per_s" in figures) == ("ingest" in sections)
