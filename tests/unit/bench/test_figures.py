@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kintsugi.bench.figures import growth_slope, percentile, percentiles_ms, rates, ratio, spread
@@ -13,6 +13,7 @@ def test_a_percentile_is_the_nearest_rank() -> None:
     assert [percentile(samples, p) for p in (5, 30, 40, 50, 100)] == [15, 20, 20, 35, 50]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(1, 100))
 def test_a_percentile_was_measured_and_enough_samples_do_not_exceed_it(samples: list[float], p: int) -> None:
     found = percentile(samples, p)
