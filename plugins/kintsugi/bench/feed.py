@@ -1,6 +1,6 @@
 """Trades for the measurements: files of trading days that nothing else uses, new ones in every run.
 
-A run has a week of its own, chosen by its seed: no other data shares a partition of Cassandra with it, and
+A run has a fortnight of its own, chosen by its seed: no other data shares a partition of Cassandra with it, and
 its files lie in S3 like everybody's, so the account covers them.
 """
 
@@ -15,9 +15,10 @@ from kintsugi.errors import InputError
 from kintsugi.trades.rows import Rejection, Trade, parse
 
 FIRST_WEEK = date(2024, 10, 14)
-WEEKS = 100
-# Latency and spike share a day, but no file; what "ingest" makes is never stored.
-WEEKDAYS = {"end_to_end": 0, "latency": 1, "spike": 1, "growth": 2, "soak": 3, "soak_killed": 4, "ingest": 4}
+FORTNIGHTS = 50
+# Days after the Monday of the run's fortnight. No Mondays: there the generator's chain is Friday's, whose nearest options
+# have expired. Latency and spike share a day, but no file; what "ingest" makes is never stored.
+DAYS = {"end_to_end": 1, "latency": 2, "spike": 2, "growth": 3, "soak": 8, "soak_killed": 9, "ingest": 4}
 SLOT_S = 900.0
 
 Partition = tuple[str, str, int]
@@ -33,8 +34,8 @@ class Part:
 
 
 def day_of(section: str, seed: int) -> date:
-    """The trading day that the run of this seed uses for a section; two seeds share one in a hundred."""
-    return FIRST_WEEK + timedelta(weeks=seed % WEEKS, days=WEEKDAYS[section])
+    """The trading day that the run of this seed uses for a section; two seeds share one in fifty."""
+    return FIRST_WEEK + timedelta(weeks=2 * (seed % FORTNIGHTS), days=DAYS[section])
 
 
 def parts(section: str, seed: int, *, rows: int, seconds: float, first: int = 1) -> Iterator[Part]:

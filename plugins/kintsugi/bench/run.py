@@ -73,7 +73,7 @@ def run(
     console = Console(soft_wrap=True, highlight=False)
     state = State.load(folder / "state.json", wanted, seed, seconds)
     bench = Bench(runtime(), console, state.seed, seconds, folder)
-    console.print(f"seed {state.seed}; data of the week of {_week(state.seed)}")
+    console.print(f"seed {state.seed}; data of the fortnight around {_week(state.seed)}")
     if state.results:
         console.print(f"going on with a run that has measured {', '.join(state.results)}")
     start_dags(bench)
