@@ -31,10 +31,16 @@ Measure = Callable[[Load], float]
 
 
 def sweep(loads: Iterable[Load], rate_of: Measure, tried: dict[Load, float]) -> Load:
-    """Measure the loads that ``tried`` lacks, add them to it, and return the fastest of all in it."""
+    """Measure the loads that ``tried`` lacks, add them to it, and return the fastest of all in it.
+
+    A load under which a write failed counts as 0.
+    """
     for load in loads:
         if load not in tried:
-            tried[load] = rate_of(load)
+            try:
+                tried[load] = rate_of(load)
+            except StepFailed:  # more than Cassandra takes: no rate at which every write is acknowledged
+                tried[load] = 0.0
     return max(tried, key=lambda load: tried[load])
 
 
@@ -65,7 +71,11 @@ def _measure(bench: Bench, rows: Path) -> Measure:
         raise StepFailed(f"{rows} is missing: run the section end_to_end first, it stores the rows to write")
 
     def rate_of(load: Load) -> float:
-        rate = measure(bench.contact_points, rows, load, SECONDS)
+        try:
+            rate = measure(bench.contact_points, rows, load, SECONDS)
+        except StepFailed as failure:
+            bench.say(f"[yellow]{failure}[/]")
+            raise
         bench.say(f"{load}: {rate:,.0f} rows/s")
         return rate
 

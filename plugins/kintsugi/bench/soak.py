@@ -127,7 +127,10 @@ def judge(bench: Bench, disturbed: list[Part], undisturbed: list[Part], days: in
             }
             for table, d in found.items()
         },
-        "excepted": {".".join(name): reason for name, reason in tables.EXCEPTED.items()},
+        "excepted": {
+            **tables.EXCEPTED_TABLES,
+            **{".".join(name): reason for name, reason in tables.EXCEPTED.items()},
+        },
     }  # fmt: skip
 
 

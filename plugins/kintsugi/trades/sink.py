@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import KEYSPACE
 from kintsugi.trades import cql_values
-from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS, UNUSUAL_COLUMNS
+from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -27,6 +27,8 @@ RETRY_SECONDS = 60.0
 
 Row = Sequence[Any]
 
+cassandra_date = cql_values.days
+
 _sessions: dict[tuple[str, ...], Writer] = {}
 
 
@@ -36,7 +38,6 @@ class Writer:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.trade = _prepare(session, "trade", TRADE_COLUMNS)
-        self.unusual = _prepare(session, "unusual_trade", UNUSUAL_COLUMNS)
         self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
 
     def write(
@@ -108,51 +109,26 @@ def writer(contact_points: tuple[str, ...]) -> Writer:
     return _sessions[contact_points]
 
 
-def arrow_sink(contact_points: tuple[str, ...]) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
-    """A function for ``DataFrame.mapInArrow``: writes the rows, and tells how far it came.
+def arrow_sink(
+    contact_points: tuple[str, ...], returned: tuple[str, ...]
+) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
+    """A function for ``DataFrame.mapInArrow``: writes the rows, and returns some of their columns once they are stored.
 
-    In: the columns of ``trade``, nullable ``signal``, ``score``, ``usual_mean``, ``usual_stddev``, and
-    Kafka's ``partition`` and
-    ``offset``. Out: one row a Kafka partition and Arrow batch: ``partition``, ``end_offset`` (one past
-    the last), ``rows``,
-    ``unusual``.
+    In: at least the columns of ``trade`` and those ``returned``. Out: ``returned``, a row for every row stored.
     """
 
     def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
         target = writer(contact_points)
         for batch in batches:
-            yield _store(target, batch)
+            _store(target, batch)
+            yield batch.select(list(returned))
 
     return sink
 
 
-def _store(target: Writer, batch: RecordBatch) -> RecordBatch:
-    import pyarrow as pa
-
+def _store(target: Writer, batch: RecordBatch) -> None:
     rows = cql_values.rows(batch, TRADE_COLUMNS)
     target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
-    signals = batch.column("signal").to_pylist()
-    hits = [index for index, signal in enumerate(signals) if signal is not None]
-    if hits:
-        found = cql_values.rows(batch.take(hits), UNUSUAL_COLUMNS)
-        target.write(target.unusual, by_partition(found, 1), retry_for=RETRY_SECONDS, encoded=True)
-    ends: dict[int, int] = {}
-    counts: dict[int, int] = defaultdict(int)
-    unusual: dict[int, int] = defaultdict(int)
-    for partition, offset, signal in zip(
-        batch.column("partition").to_pylist(), batch.column("offset").to_pylist(), signals, strict=True
-    ):
-        ends[partition] = max(ends.get(partition, 0), offset + 1)
-        counts[partition] += 1
-        unusual[partition] += signal is not None
-    return pa.RecordBatch.from_pydict(
-        {
-            "partition": pa.array(list(ends), pa.int32()),
-            "end_offset": pa.array(list(ends.values()), pa.int64()),
-            "rows": pa.array([counts[p] for p in ends], pa.int64()),
-            "unusual": pa.array([unusual[p] for p in ends], pa.int64()),
-        }
-    )
 
 
 def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
@@ -161,9 +137,6 @@ def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
     for row in rows:
         groups[row[:key_columns]].append(row)
     return list(groups.values())
-
-
-cassandra_date = cql_values.days
 
 
 def _prepare(session: Session, table: str, columns: tuple[tuple[str, str], ...]) -> PreparedStatement:

@@ -6,6 +6,7 @@ import pytest
 
 from kintsugi.bench import ceiling, writers
 from kintsugi.bench.writers import Load, pump, share
+from kintsugi.errors import StepFailed
 
 
 def test_a_sweep_measures_each_load_once_and_names_the_fastest() -> None:
@@ -79,3 +80,15 @@ def test_a_failed_write_fails_the_measurement(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OSError, match="refused"):
         pump(lambda rows: Future(server), [[("r",)]], in_flight=2, seconds=5)
     assert server.taken < 20
+
+
+def test_a_load_that_cassandra_does_not_take_is_no_ceiling() -> None:
+    def rate_of(load: Load) -> float:
+        if load.in_flight > 16:
+            raise StepFailed("WriteTimeout")
+        return 5.0
+
+    tried: dict[Load, float] = {}
+    loads = [Load(30, number, 1) for number in (16, 64)]
+    assert ceiling.sweep(loads, rate_of, tried) == loads[0]
+    assert tried[loads[1]] == 0.0
