@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What may differ, each with its reason: whole tables, and columns of a table.
 EXCEPTED_TABLES = {
-    "late_trades": "keyed by Kafka's offsets, and a kill changes which batch a trade comes in, so what is counted as late",
+    "late_trades": "keyed by Kafka's offsets; and a kill changes the batches, so which trades count as late",
 }
 EXCEPTED: dict[tuple[str, str], str] = {}
 
