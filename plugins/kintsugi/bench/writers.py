@@ -112,32 +112,29 @@ def _client(
         with rows.open("rb") as file:
             groups = share(pickle.load(file), load, number)  # noqa: S301 - our own file, in our own build folder
         with connected(contact_points) as session:
-            execute = statements(session, load.batch)
+            execute, prepared = statements(session, groups, load.batch)
             ready.release()
             begin.wait(START_S)
-            results.put(pump(execute, groups, load.in_flight, seconds))
+            results.put(pump(execute, prepared, load.in_flight, seconds))
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         results.put(f"{type(error).__name__}: {error}")
 
 
-def statements(session: Session, batch: int) -> Callable[[list[Row]], Any]:
-    """A function that writes a list of rows of one partition, and returns the driver's future."""
-    from cassandra.query import BatchStatement, BatchType
+def statements(
+    session: Session, groups: Sequence[list[Row]], batch: int
+) -> tuple[Callable[[list[Row]], Any], list[list[Row]]]:
+    """A function that writes a group of rows of one partition and returns the driver's future, and its groups.
 
-    from kintsugi.trades.sink import Writer
+    A plain insert is bound when it is written, as anybody would. The rows of batches are encoded beforehand: what
+    Cassandra takes must not hang on the client's arithmetic.
+    """
+    from kintsugi.trades.sink import Writer, unlogged_batch
 
     insert = Writer(session).trade
     if batch == 1:
-        return lambda rows: session.execute_async(insert, rows[0])
-
-    def write(rows: list[Row]) -> Any:
-        statement = BatchStatement(BatchType.UNLOGGED)
-        statement.is_idempotent = True
-        for row in rows:
-            statement.add(insert, row)
-        return session.execute_async(statement)
-
-    return write
+        return lambda rows: session.execute_async(insert, rows[0]), list(groups)
+    encoded: list[list[Row]] = [[tuple(insert.bind(row).values) for row in rows] for rows in groups]
+    return lambda rows: session.execute_async(unlogged_batch(insert, rows, encoded=True)), encoded
 
 
 def pump(
