@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults reconcile signals test lint test-unit test-integration test-e2e clean
+.PHONY: help setup demo up down status incident rounds faults bench soak-kill reconcile signals test lint test-unit test-integration test-e2e clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -29,6 +29,12 @@ incident:  ## the story of one incident: make incident ID=<as `make status` list
 
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
 	@$(KINTSUGI) rounds
+
+bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 15 minutes)
+	@$(KINTSUGI) bench
+
+soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (about 15 minutes)
+	@$(KINTSUGI) soak
 
 faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
