@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status rounds reconcile test lint test-unit test-integration test-e2e clean
+.PHONY: help setup demo up down status rounds release-trials reconcile test lint test-unit test-integration test-e2e clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -26,6 +26,9 @@ status:  ## fleet, DAGs, lag, incidents; FORMAT=json for programs
 
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
 	@$(KINTSUGI) rounds
+
+release-trials:  ## on the running fleet: three bad releases, each caught with one node touched at most (about 15 minutes)
+	@$(KINTSUGI) release trials
 
 reconcile:  ## account for every trade: lost, extra, doubled
 	@$(KINTSUGI) reconcile

@@ -18,6 +18,7 @@ from kintsugi.recovery import assess, plan_policy, redundant, stream_driver
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
 from kintsugi.recovery.report import deliver
+from kintsugi.release import in_force
 
 if TYPE_CHECKING:
     from kintsugi.hooks.terraform import SavedPlan
@@ -28,10 +29,16 @@ CANARY_DEADLINE_S = 120.0
 
 
 def restart(runtime: Runtime, case: Case) -> None:
-    """Start the node's service again; the disk stays. Raises StepFailed with Ansible's words."""
+    """Start the node's service again; the disk stays. Raises StepFailed with Ansible's words.
+
+    It is configured from the release it runs, and from the last known-good one where the action is to roll back.
+    """
     with runtime.step(case, "restart") as step:
+        ansible = in_force.ansible_for(
+            runtime, case.node, roll_back=_action(runtime, case) is Action.ROLL_BACK
+        )
         step.check()
-        runtime.ansible().run("restart.yml", limit=case.node, extra_vars=_desired(runtime), timeout_s=180)
+        ansible.run("restart.yml", limit=case.node, extra_vars=_desired(runtime), timeout_s=180)
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -118,8 +125,9 @@ def configure(runtime: Runtime, case: Case) -> None:
     """Make the empty server a node of its role; raises StepFailed with Ansible's words."""
     with runtime.step(case, "configure") as step:
         node = runtime.node(case)
+        ansible = in_force.ansible_for(runtime, node.name)
         step.check()
-        runtime.ansible().run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
+        ansible.run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
 
 
 def _desired(runtime: Runtime) -> dict[str, Any]:

@@ -59,6 +59,12 @@ options:
     description: Seconds to wait for O(port).
     type: int
     default: 60
+  deaths:
+    description:
+      - How often the program may end while O(port) is waited for, before that fails at once.
+      - V(0) waits for the whole O(timeout), as a Cassandra node has to that replaces another one.
+    type: int
+    default: 0
 author: Kintsugi
 """
 
@@ -77,6 +83,14 @@ statename:
   description: What the init says of the program.
   type: str
   returned: success
+written:
+  description: The path of the definition, when it was written or, in check mode, would be.
+  type: list
+  returned: always
+differs:
+  description: The settings of the definition that differed, by name.
+  type: list
+  returned: always
 """
 
 ARGUMENTS = {
@@ -90,6 +104,7 @@ ARGUMENTS = {
     "host": {"type": "str"},
     "port": {"type": "int"},
     "timeout": {"type": "int", "default": 60},
+    "deaths": {"type": "int", "default": 0},
 }
 UP = ("STARTING", "RUNNING", "BACKOFF")
 
@@ -137,6 +152,10 @@ class Init:
         except xmlrpc.client.Fault:
             return None
 
+    def pid(self, name: str) -> int:
+        """The program's process, 0 when none lives."""
+        return int(self.api.getProcessInfo(name)["pid"])
+
     def load(self, name: str, again: bool) -> None:
         """Load the program's definition; ``again``: also when that stops the running program."""
         self.api.reloadConfig()
@@ -158,34 +177,53 @@ class Init:
             self.api.stopProcess(name, True)
 
 
-def write_definition(parameters: dict[str, Any], *, dry: bool) -> bool:
-    """Put the definition down; True when it differs from the one that was there."""
+def settings_of(text: str) -> dict[str, str]:
+    """The settings of a definition by name."""
+    pairs = (line.partition(" = ") for line in text.splitlines() if " = " in line)
+    return {name: value for name, _, value in pairs}
+
+
+def definition_path(parameters: dict[str, Any]) -> Path:
+    """Where the node's init reads the program's definition."""
+    return Path(parameters["root"]) / "etc" / "supervisor.d" / f"{parameters['name']}.conf"
+
+
+def write_definition(parameters: dict[str, Any], *, dry: bool) -> list[str]:
+    """Put the definition down; returns the names of the settings that differed from what was there."""
     if not parameters["command"]:
-        return False
-    path = Path(parameters["root"]) / "etc" / "supervisor.d" / f"{parameters['name']}.conf"
+        return []
+    path = definition_path(parameters)
     text = definition(parameters)
-    if path.exists() and path.read_text() == text:
-        return False
+    present = path.read_text() if path.exists() else ""
+    if present == text:
+        return []
     if not dry:
         fresh = path.with_suffix(".fresh")
         fresh.write_text(text)
         fresh.replace(path)
-    return True
+    old, new = settings_of(present), settings_of(text)
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)) or ["form"]
 
 
-def wait_for_port(parameters: dict[str, Any]) -> bool:
-    """Whether the port accepted a connection before the time was up."""
+def wait_for_port(parameters: dict[str, Any]) -> str | None:
+    """Wait until the port accepts a connection; else why it wasn't waited for any longer, as a clause."""
     deadline = time.monotonic() + parameters["timeout"]
+    init, lives = Init(parameters["root"]), set()
     while time.monotonic() < deadline:
         with socket.socket() as client:
             client.settimeout(1)
             if client.connect_ex((parameters["host"], parameters["port"])) == 0:
-                return True
+                return None
+        if parameters["deaths"]:
+            lives.add(init.pid(parameters["name"]))
+            ended = len(lives - {0}) - 1
+            if ended >= parameters["deaths"]:
+                return f"it ended {ended} times"
         time.sleep(0.25)
-    return False
+    return f"waited {parameters['timeout']} s"
 
 
-def apply(parameters: dict[str, Any], defined: bool) -> bool:
+def apply(parameters: dict[str, Any], *, defined: bool) -> bool:
     """Bring the program into the wanted state; True when that took an act."""
     name, init = parameters["name"], Init(parameters["root"])
     before = init.state(name)
@@ -205,22 +243,27 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     parameters = module.params
     try:
-        changed = write_definition(parameters, dry=module.check_mode)
+        differs = write_definition(parameters, dry=module.check_mode)
+        answer = {"written": [str(definition_path(parameters))] if differs else [], "differs": differs}
         if module.check_mode:
-            module.exit_json(changed=changed)
-        changed = apply(parameters, changed)
+            module.exit_json(changed=bool(differs), **answer)
+        changed = apply(parameters, defined=bool(differs))
+        in_vain = None
+        if parameters["port"] and parameters["state"] == "started":
+            in_vain = wait_for_port(parameters)
     except (OSError, xmlrpc.client.Error) as error:
         module.fail_json(msg=f"the init of {parameters['root']} doesn't take {parameters['name']}: {error}")
-    if parameters["port"] and parameters["state"] == "started" and not wait_for_port(parameters):
+    if in_vain:
         log = Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
         tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
         where = f"{parameters['host']}:{parameters['port']}"
         module.fail_json(
-            msg=f"{parameters['name']} doesn't listen at {where} after {parameters['timeout']} s; see {log}",
+            msg=f"{parameters['name']} doesn't listen at {where} ({in_vain}); see {log}",
             statename=Init(parameters["root"]).state(parameters["name"]),
             tail=tail,
         )
-    module.exit_json(changed=changed, statename=Init(parameters["root"]).state(parameters["name"]))
+    statename = Init(parameters["root"]).state(parameters["name"])
+    module.exit_json(changed=changed, statename=statename, **answer)
 
 
 if __name__ == "__main__":
