@@ -45,7 +45,6 @@ CHECK_S = 300.0
 RESTART_S = 280  # below the lease
 REDUNDANT_S = 150.0
 NODE_HOLD_S = 8.0
-DEATHS = 3  # a service that ends so often while its port is waited for won't come up
 
 log = logging.getLogger(__name__)
 
@@ -399,7 +398,7 @@ def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
 def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
     runtime.store.check(node, token)
     _ansible(runtime, release).run(
-        "restart.yml", limit=node, extra_vars={**_wanted(runtime), "node_deaths": DEATHS}, timeout_s=RESTART_S
+        "restart.yml", limit=node, extra_vars=_wanted(runtime), timeout_s=RESTART_S
     )
     runtime.store.renew(node, token, LEASE_S)
 

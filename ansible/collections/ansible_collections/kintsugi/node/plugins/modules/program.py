@@ -59,12 +59,6 @@ options:
     description: Seconds to wait for O(port).
     type: int
     default: 60
-  deaths:
-    description:
-      - How often the program may end while O(port) is waited for, before that fails at once.
-      - V(0) waits for the whole O(timeout), as a Cassandra node has to that replaces another one.
-    type: int
-    default: 0
 author: Kintsugi
 """
 
@@ -104,9 +98,9 @@ ARGUMENTS = {
     "host": {"type": "str"},
     "port": {"type": "int"},
     "timeout": {"type": "int", "default": 60},
-    "deaths": {"type": "int", "default": 0},
 }
 UP = ("STARTING", "RUNNING", "BACKOFF")
+MOST_ENDS = 3  # a program that ended so often while its port was waited for won't open it
 
 
 def definition(parameters: dict[str, Any]) -> str:
@@ -152,9 +146,9 @@ class Init:
         except xmlrpc.client.Fault:
             return None
 
-    def pid(self, name: str) -> int:
-        """The program's process, 0 when none lives."""
-        return int(self.api.getProcessInfo(name)["pid"])
+    def began(self, name: str) -> int:
+        """When the program was last started, in seconds since 1970; 0 for never."""
+        return int(self.api.getProcessInfo(name)["start"])
 
     def load(self, name: str, again: bool) -> None:
         """Load the program's definition; ``again``: also when that stops the running program."""
@@ -205,25 +199,27 @@ def write_definition(parameters: dict[str, Any], *, dry: bool) -> list[str]:
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)) or ["form"]
 
 
-def wait_for_port(parameters: dict[str, Any]) -> str | None:
-    """Wait until the port accepts a connection; else why it wasn't waited for any longer, as a clause."""
+def wait_for_port(parameters: dict[str, Any], init: Init) -> str | None:
+    """Wait until the port accepts a connection; None then, else a sentence why it won't.
+
+    A program that its init has to start again and again isn't waited for to the end.
+    """
+    name, where = parameters["name"], f"{parameters['host']}:{parameters['port']}"
     deadline = time.monotonic() + parameters["timeout"]
-    init, lives = Init(parameters["root"]), set()
+    starts: set[int] = set()
     while time.monotonic() < deadline:
         with socket.socket() as client:
             client.settimeout(1)
             if client.connect_ex((parameters["host"], parameters["port"])) == 0:
                 return None
-        if parameters["deaths"]:
-            lives.add(init.pid(parameters["name"]))
-            ended = len(lives - {0}) - 1
-            if ended >= parameters["deaths"]:
-                return f"it ended {ended} times"
+        starts.add(init.began(name))
+        if len(starts) > MOST_ENDS:
+            return f"{name} ended {MOST_ENDS} times instead of listening at {where}"
         time.sleep(0.25)
-    return f"waited {parameters['timeout']} s"
+    return f"{name} doesn't listen at {where} after {parameters['timeout']} s"
 
 
-def apply(parameters: dict[str, Any], *, defined: bool) -> bool:
+def apply(parameters: dict[str, Any], defined: bool) -> bool:
     """Bring the program into the wanted state; True when that took an act."""
     name, init = parameters["name"], Init(parameters["root"])
     before = init.state(name)
@@ -247,23 +243,19 @@ def main() -> None:
         answer = {"written": [str(definition_path(parameters))] if differs else [], "differs": differs}
         if module.check_mode:
             module.exit_json(changed=bool(differs), **answer)
-        changed = apply(parameters, defined=bool(differs))
-        in_vain = None
-        if parameters["port"] and parameters["state"] == "started":
-            in_vain = wait_for_port(parameters)
+        changed = apply(parameters, bool(differs))
     except (OSError, xmlrpc.client.Error) as error:
         module.fail_json(msg=f"the init of {parameters['root']} doesn't take {parameters['name']}: {error}")
-    if in_vain:
-        log = Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
-        tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
-        where = f"{parameters['host']}:{parameters['port']}"
-        module.fail_json(
-            msg=f"{parameters['name']} doesn't listen at {where} ({in_vain}); see {log}",
-            statename=Init(parameters["root"]).state(parameters["name"]),
-            tail=tail,
-        )
-    statename = Init(parameters["root"]).state(parameters["name"])
-    module.exit_json(changed=changed, statename=statename, **answer)
+    if parameters["port"] and parameters["state"] == "started":
+        init = Init(parameters["root"])
+        why = wait_for_port(parameters, init)
+        if why is not None:
+            log = Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
+            tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
+            state = init.state(parameters["name"])
+            module.fail_json(msg=f"{why}; see {log}", statename=state, tail=tail)
+    state = Init(parameters["root"]).state(parameters["name"])
+    module.exit_json(changed=changed, statename=state, **answer)
 
 
 if __name__ == "__main__":
