@@ -60,12 +60,13 @@ async def _lacks(runtime: Runtime, left_out: set[str]) -> dict[str, str | None]:
     return dict(zip((node.name for node in nodes), found, strict=True))
 
 
-def await_steady(looking: Look, deadline_s: float = GATE_S) -> None:
-    """Wait until the steady state holds; raises Refused with what isn't well after ``deadline_s`` seconds."""
+def await_steady(looking: Look, deadline_s: float | None = None) -> None:
+    """Wait until the steady state holds; raises Refused with what isn't well after ``deadline_s`` (GATE_S) seconds."""
+    deadline_s = GATE_S if deadline_s is None else deadline_s
     ends = time.monotonic() + deadline_s
     while not (seen := looking()):
         log.info("not yet: %s", seen)
-        if time.monotonic() > ends:
+        if time.monotonic() >= ends:
             raise Refused(f"the steady state didn't hold for {deadline_s:.0f} s: {seen}")
         time.sleep(POLL_S)
 
@@ -92,7 +93,7 @@ def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
             return
         if now - started > seconds + deadline_s:
             raise Refused(f"the steady state didn't hold for {seconds:.0f} s on end: {seen}")
-        time.sleep(min(POLL_S, seconds))
+        time.sleep(min(POLL_S, max(seconds, 0.1)))
 
 
 def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
