@@ -91,6 +91,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     monkeypatch.setattr(in_force, "open_release", lambda runtime, digest: Release(digest, Path("/nowhere")))
     monkeypatch.setattr(deploy, "_known", lambda runtime, prefix: Release(prefix, Path("/nowhere")))
     monkeypatch.setattr(deploy, "_same_nodes", lambda there, declared: None)
+    monkeypatch.setattr(deploy, "_jars_fit", lambda runtime, release: None)
     monkeypatch.setattr(deploy, "load_fleet", lambda path: None)
     monkeypatch.setattr(steady, "look", look)
     monkeypatch.setattr(steady, "canary", lambda runtime: "a canary arrived")
@@ -175,6 +176,8 @@ def test_what_does_not_render_touches_nothing(doors: Runtime, servers: Servers) 
     assert "'hep' is undefined" in str(doors.store.release_record(NEW).bad_reason)
     with pytest.raises(Refused, match="was found bad"):
         deploy.prepare(doors, "manual__2", NEW)
+    assert nothing_is_held(doors)
+    assert deploy.prepare(doors, "manual__3", NEW, again=True).state == "running"
 
 
 def test_a_node_that_does_not_come_back_is_left_to_its_watch(doors: Runtime, servers: Servers) -> None:

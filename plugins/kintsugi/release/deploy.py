@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.errors import KintsugiError, LeaseHeld, Refused, StepFailed
 from kintsugi.fleet import Fleet, load_fleet
 from kintsugi.recovery import redundant, stream_driver
 from kintsugi.recovery.case import Runtime
@@ -46,6 +46,8 @@ RESTART_S = 280  # below the lease
 REDUNDANT_S = 150.0
 NODE_HOLD_S = 8.0
 
+_PRODUCTS = {"kafka", "cassandra", "spark"}  # what nodes run; S3Proxy is the control plane's
+
 log = logging.getLogger(__name__)
 
 
@@ -63,8 +65,16 @@ def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = Fal
     Raises Refused for a release that was found bad, unless ``again``; while another roll-out runs; and when the fleet
     file of the release declares other nodes than there are. KintsugiError when there is no such release.
     """
-    store = runtime.store
     _hold_roll_out(runtime, deployment)
+    try:
+        return _open(runtime, deployment, wanted, again=again)
+    except KintsugiError:
+        _give_up_roll_out(runtime, deployment)  # else the next try would wait for this one's lease to lapse
+        raise
+
+
+def _open(runtime: Runtime, deployment: str, wanted: str, *, again: bool) -> Deployment:
+    store = runtime.store
     release = build(runtime) if wanted in ("", WORKING_TREE) else _known(runtime, wanted)
     record = store.release_record(release.digest)
     if record.bad_at is not None and not again:
@@ -72,6 +82,7 @@ def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = Fal
             f"release {release.short} was found bad ({record.bad_reason}); change it, or ask for it again in the form"
         )
     _same_nodes(runtime.fleet, load_fleet(release.fleet_file))
+    _jars_fit(runtime, release)
     for other in store.deployments():
         if other.state == "running" and other.id != deployment:
             store.end_deployment(
@@ -102,6 +113,23 @@ def _same_nodes(there: Fleet, declared: Fleet) -> None:
         raise Refused(
             f"the fleet file of the release declares {', '.join(odd)} otherwise than the fleet in force; "
             "Terraform makes and removes nodes, a roll-out doesn't"
+        )
+
+
+def _jars_fit(runtime: Runtime, release: Release) -> None:
+    """The cache holds one version of each artifact, which all nodes share; a release can't bring another."""
+    from kintsugi.local.artifacts import outdated
+
+    poms = {
+        path.split("/")[1]: file.sha256
+        for path, file in release.manifest.items()
+        if path.endswith("/pom.xml")
+    }
+    odd = outdated(runtime.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
+    if odd:
+        raise Refused(
+            f"release {release.short} wants other versions of {', '.join(odd)} than the cache at "
+            f"{runtime.settings.artifacts} holds; check that version out, run `kintsugi artifacts`, then roll it out"
         )
 
 
@@ -255,9 +283,7 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story
     for step in found.steps:
         _let_go_of_ours(runtime, deployment, step.node)
     ended = store.end_deployment(deployment, state, reason)
-    lease = store.lease(ROLL_OUT)
-    if lease is not None and lease.holder == deployment:
-        store.release(ROLL_OUT, lease.token)
+    _give_up_roll_out(runtime, deployment)
     _archive(runtime, ended)
     return Story(well=ended.state in ("held", "dry_run"), text=tell(ended))
 
@@ -324,6 +350,12 @@ def _hold_roll_out(runtime: Runtime, deployment: str) -> None:
         runtime.store.acquire_lease(ROLL_OUT, deployment, LEASE_S + RESTART_S)
     except LeaseHeld as held:
         raise Refused(f"another roll-out is under way ({held})") from held
+
+
+def _give_up_roll_out(runtime: Runtime, deployment: str) -> None:
+    lease = runtime.store.lease(ROLL_OUT)
+    if lease is not None and lease.holder == deployment:
+        runtime.store.release(ROLL_OUT, lease.token)
 
 
 def _before(runtime: Runtime, found: Deployment, node: str) -> None:

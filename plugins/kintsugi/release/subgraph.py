@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import TaskGroup, TriggerRule, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from kintsugi.errors import KintsugiError
 from kintsugi.fleet import Fleet
@@ -93,6 +93,8 @@ def go_back(**context: Any) -> str:
     from kintsugi.recovery.case import runtime
     from kintsugi.release import deploy
 
+    if context["ti"].xcom_pull(task_ids="prepare") is None:
+        raise AirflowSkipException("no deployment was opened, so no node was touched")
     with _final():
         return deploy.go_back(runtime(), context["dag_run"].run_id)
 

@@ -14,7 +14,7 @@ from moto import mock_aws
 
 from kintsugi.errors import FleetError
 from kintsugi.fleet import REPOSITORY
-from kintsugi.release import archive
+from kintsugi.release import archive, content
 from kintsugi.release.archive import MANIFEST, Release
 from kintsugi.settings import BUCKET, Settings
 from tests.installations import installation
@@ -64,7 +64,7 @@ def test_a_build_that_was_killed_leaves_no_release(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(archive.content, "render", lambda manifest: 1 / 0)
+        patch.setattr(content, "render", lambda manifest: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             archive.build(settings)
     assert archive.on_disk(settings) == []

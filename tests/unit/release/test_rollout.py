@@ -116,7 +116,7 @@ def test_no_history_touches_two_nodes_at_once_or_ends_half_way(
             else:
                 plan[number] = Step(one.node, one.changes, F if number in bad else P)
                 healthy_then_failed += number in bad
-                broken = broken or number in bad
+                broken = number in bad
         elif not next(lives, False):
             plan[number] = Step(one.node, one.changes, S if number in stuck else R)
     else:
