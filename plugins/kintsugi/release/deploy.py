@@ -337,6 +337,11 @@ def to_json(found: Deployment) -> dict[str, Any]:
 # --- what the steps share ---------------------------------------------------------------------------------
 
 
+def _holder(deployment: str) -> str:
+    """Who holds leases and marks: readable where others meet it."""
+    return f"{ROLL_OUT}/{deployment}"
+
+
 def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, rollout.Step]:
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
@@ -347,20 +352,20 @@ def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, rollo
 
 def _hold_roll_out(runtime: Runtime, deployment: str) -> None:
     try:
-        runtime.store.acquire_lease(ROLL_OUT, deployment, LEASE_S + RESTART_S)
+        runtime.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
     except LeaseHeld as held:
         raise Refused(f"another roll-out is under way ({held})") from held
 
 
 def _give_up_roll_out(runtime: Runtime, deployment: str) -> None:
     lease = runtime.store.lease(ROLL_OUT)
-    if lease is not None and lease.holder == deployment:
+    if lease is not None and lease.holder == _holder(deployment):
         runtime.store.release(ROLL_OUT, lease.token)
 
 
 def _before(runtime: Runtime, found: Deployment, node: str) -> None:
     """May the node be touched now? Its own trouble doesn't forbid it where this roll-out has touched it before."""
-    flags = [flag for flag in runtime.store.maintenance(node) if flag.user != found.id]
+    flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(found.id)]
     if flags:
         raise Refused(" ".join(map(str, flags)))
     again = [node] if found.step(node).state is not NodeState.WAITING else []
@@ -385,14 +390,14 @@ def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
     store, ends = runtime.store, time.monotonic() + LEASE_WAIT_S
     while True:
         try:
-            lease = store.acquire_lease(node, deployment, LEASE_S, fresh_token=True)
+            lease = store.acquire_lease(node, _holder(deployment), LEASE_S, fresh_token=True)
             break
         except LeaseHeld:
             if time.monotonic() > ends:
                 raise
             time.sleep(1)
     until = datetime.now(UTC) + timedelta(seconds=LEASE_S)
-    store.set_maintenance(node, reason=f"{ROLL_OUT} restarts it", user=deployment, until=until)
+    store.set_maintenance(node, reason="a roll-out restarts it", user=_holder(deployment), until=until)
     yield lease.token
 
 
@@ -421,9 +426,11 @@ def _let_go(runtime: Runtime, node: str, token: int) -> None:
 def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
     """Give back what a killed step of this deployment still holds; never what another took."""
     lease = runtime.store.lease(node)
-    if lease is not None and lease.holder == deployment:
+    if lease is not None and lease.holder == _holder(deployment):
         runtime.store.release(node, lease.token)
-    if any(flag.scope == node and flag.user == deployment for flag in runtime.store.maintenance(node)):
+    if any(
+        flag.scope == node and flag.user == _holder(deployment) for flag in runtime.store.maintenance(node)
+    ):
         runtime.store.clear_maintenance(node)
 
 

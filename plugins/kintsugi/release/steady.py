@@ -78,22 +78,28 @@ def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
     Refused when something else kept it from holding until ``deadline_s`` seconds beyond ``seconds`` were over.
     """
     names = set(ours)
-    started = well_since = time.monotonic()
+    started = time.monotonic()
+    well_since: float | None = None
     sick_since: float | None = None
     while True:
         seen, now = looking(), time.monotonic()
         mine = {node: lacks for node, lacks in seen.nodes.items() if node in names}
-        sick_since = (sick_since or now) if mine else None
+        sick_since = _since(sick_since, now, holds=bool(mine))
         if sick_since is not None and now - sick_since > GRACE_S:
             raise StepFailed(f"sick for {now - sick_since:.0f} s: {Steady(mine)}")
-        if not seen:
+        well_since = _since(well_since, now, holds=bool(seen))
+        if well_since is None:
             log.info("not yet: %s", seen)
-            well_since = now
         elif now - well_since >= seconds:
             return
         if now - started > seconds + deadline_s:
             raise Refused(f"the steady state didn't hold for {seconds:.0f} s on end: {seen}")
         time.sleep(min(POLL_S, max(seconds, 0.1)))
+
+
+def _since(before: float | None, now: float, *, holds: bool) -> float | None:
+    """Since when something has held without a break, as of ``now``; None when it doesn't hold."""
+    return (now if before is None else before) if holds else None
 
 
 def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
