@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from airflow.plugins_manager import AirflowPlugin
 
 from kintsugi.telemetry.webhook import LazyApp
@@ -13,6 +11,6 @@ class HoneycombWebhookPlugin(AirflowPlugin):
     """``POST /honeycomb/trigger``: see kintsugi.telemetry.webhook."""
 
     name = "honeycomb_webhook"
-    fastapi_apps: ClassVar[list[dict[str, object]]] = [
+    fastapi_apps = [  # noqa: RUF012 - as Airflow declares it
         {"app": LazyApp(), "url_prefix": "/honeycomb", "name": "Honeycomb webhook"}
     ]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
@@ -20,7 +20,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 ADDRESS = "127.34.0.2"
 
@@ -147,7 +149,7 @@ def otlp_over_http() -> Iterator[OtlpReceiver]:
 @contextmanager
 def otlp_over_grpc() -> Iterator[OtlpReceiver]:
     """An OTLP backend that speaks gRPC."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
     from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
     from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
@@ -171,8 +173,10 @@ def otlp_over_grpc() -> Iterator[OtlpReceiver]:
             return ExportMetricsServiceResponse()
 
     server = grpc.server(ThreadPoolExecutor(max_workers=2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)
+    add_traces: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    add_metrics: Any = metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
+    add_traces(Traces(), server)
+    add_metrics(Metrics(), server)
     port = server.add_insecure_port(f"{ADDRESS}:0")
     receiver.endpoint = f"http://{ADDRESS}:{port}"
     server.start()

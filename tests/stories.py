@@ -69,13 +69,12 @@ def refused(name: str = "kafka-2", later: float = 0.0, *, is_open: bool = False)
         *story.entries[:2],
         Entry(at(6 + later), "guard", "refused: 2 of 3 are sick", {"refused": ["2 of 3 are sick"]}),
     )
-    end = {"closed_at": None, "outcome": None} if is_open else {"closed_at": at(1806 + later)}
-    outcome = None if is_open else Outcome.REFUSED
     return replace(
         story,
         entries=lines,
         redundant_at=None,
         consistent_at=None,
         reason=None,
-        **{**end, "outcome": outcome},
+        closed_at=None if is_open else at(1806 + later),
+        outcome=None if is_open else Outcome.REFUSED,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -52,12 +52,17 @@ def scene(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         }.items():
             monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(defined))
         triggered: list[tuple[str, dict[str, Any], str]] = []
+
+        def trigger(dag: str, conf: Mapping[str, Any], run: str) -> str:
+            triggered.append((dag, dict(conf), run))
+            return run
+
         post = Post(
             tables.outbox,
             tables.store,
             tables.ledger,
             {"service.namespace": "kintsugi"},
-            lambda dag, conf, run: triggered.append((dag, dict(conf), run)) or run,
+            trigger,
         )
         honeycomb.answer = lambda request: (201, b'{"id": "d1c84ec0"}')
         yield Scene(tables, post, people, honeycomb, otlp, triggered)

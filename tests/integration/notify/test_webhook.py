@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from kintsugi.fleet import load_fleet
+from kintsugi.local.processes import wait_until
 from kintsugi.notify.outbox import Kind, Outbox
 from kintsugi.telemetry.webhook import MAX_BYTES, create_app
 from tests.integration.notify.conftest import Tables
@@ -54,17 +55,9 @@ def hook(tables: Tables) -> Iterator[Hook]:
     hook = Hook(tables.outbox)
     app = create_app(load_fleet, lambda: hook.secret, lambda: hook.outbox)
     server = uvicorn.Server(uvicorn.Config(app, host=ADDRESS, port=0, log_level="error"))
-    started = threading.Event()
-    original = server.startup
-
-    async def startup(*arguments: Any, **options: Any) -> None:
-        await original(*arguments, **options)
-        started.set()
-
-    server.startup = startup  # type: ignore[method-assign] - to know when it listens
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    assert started.wait(60)
+    assert wait_until(lambda: server.started, 60, pause=0.01)
     hook.url = f"http://{ADDRESS}:{server.servers[0].sockets[0].getsockname()[1]}"
     yield hook
     server.should_exit = True

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-
-import pytest
+from typing import TYPE_CHECKING
 
 from kintsugi.errors import KintsugiError
 from kintsugi.notify import heartbeat
 from kintsugi.notify.heartbeat import Pulse
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Written:
