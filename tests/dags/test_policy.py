@@ -22,6 +22,7 @@ EXPECTED = {
     "chaos_nightly",
     "deploy_release",
     "check_drift",
+    "digest",
     *(f"watch_{name}" for name in load_fleet().nodes),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from kintsugi.fleet import Role, load_fleet
+from kintsugi.notify.heartbeat import FLOW, PULSE
 from kintsugi.observation import Answer
 from kintsugi.probes.flow import FlowFinding, FlowWatch, read_flow
 from kintsugi.probes.stream import probe_stream
@@ -53,6 +54,7 @@ class FlowHealthTrigger(BaseTrigger):
         fleet, watch, clock = load_fleet(), FlowWatch(), asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
         while clock() < ends_s:
+            PULSE.at(FLOW)
             finding = watch.feed(await read_flow(fleet))
             if finding is not None:
                 return finding
