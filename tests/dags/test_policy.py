@@ -18,6 +18,7 @@ EXPECTED = {
     "watch_flow",
     "recover_node",
     "chaos_nightly",
+    "maintenance",
     *(f"watch_{name}" for name in load_fleet().nodes),
 }
 

@@ -1,0 +1,48 @@
+"""The hub: one source that hangs or fails costs its own reading and no other."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kintsugi.errors import KintsugiError
+from kintsugi.web.hub import Hub, Source
+
+
+async def test_a_hanging_source_delays_nobody_and_is_asked_once():
+    asked = 0
+
+    async def hang():
+        nonlocal asked
+        asked += 1
+        await asyncio.Event().wait()
+
+    async def answer():
+        return 7
+
+    hub = Hub({"hangs": Source(hang, 0.01, 0.05), "well": Source(answer, 0.01, 1.0)})
+    readings = await hub.readings(patience_s=5.0)
+    assert readings["well"].value == 7
+    assert readings["hangs"].error == "no answer within 0 s"
+    before = readings["well"].at
+    while (await hub.readings())["well"].at == before:
+        await asyncio.sleep(0.01)
+    assert asked == 1
+    await hub.close()
+
+
+async def test_a_source_that_fails_keeps_its_last_answer_and_says_why():
+    answers = iter([1])
+
+    async def once():
+        try:
+            return next(answers)
+        except StopIteration:
+            raise KintsugiError("Cassandra does not answer") from None
+
+    hub = Hub({"it": Source(once, 0.01, 1.0)})
+    reading = (await hub.readings(patience_s=5.0))["it"]
+    while reading.error is None:
+        await asyncio.sleep(0.01)
+        reading = (await hub.readings())["it"]
+    assert (reading.value, reading.error) == (1, "Cassandra does not answer")
+    await hub.close()
