@@ -29,7 +29,9 @@ with DAG(
     tags=["kintsugi", "recovery"],
     default_args={"owner": "kintsugi", "retries": 2, "execution_timeout": timedelta(minutes=2)},
     params={
-        "scope": Param(default="*", enum=["*", *load_fleet().nodes], title="Node", description="* is the fleet"),
+        "scope": Param(
+            default="*", enum=["*", *load_fleet().nodes], title="Node", description="* is the fleet"
+        ),
         "healing": Param(default="pause", enum=["pause", "resume"], title="Healing"),
         "minutes": Param(
             default=30, type="integer", minimum=0, title="Minutes", description="0: until it is resumed"

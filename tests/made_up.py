@@ -1,7 +1,4 @@
-"""A made-up pipeline for the page: the page's real application on a real store, the rest as the test says.
-
-``python -m tests.made_up <port>`` serves it for a look while the page is being changed; it needs Postgres' programs.
-"""
+"""A made-up pipeline for the page: the page's real application on a real store, the rest as the test says."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 from fastapi import Header, HTTPException
 from psycopg.types.json import Jsonb
 
-from kintsugi.fleet import Role, load_fleet
+from kintsugi.fleet import load_fleet
 from kintsugi.observation import Answer, Symptom
 from kintsugi.settings import Settings
 from kintsugi.store import Store
@@ -26,7 +23,7 @@ from kintsugi.web.deeds import Request
 from kintsugi.web.hub import Hub, Source
 from kintsugi.web.sources import AirflowSeen, Files, FlowSeen, NodeSeen, Unusual, UnusualDay
 
-STEPS = (
+STEPS: tuple[tuple[str, str, float, dict[str, str]], ...] = (
     ("confirm", "service and ssh refuse: the host is lost", 1.5, {"verdict": "host_lost"}),
     ("guard", "the guards allow: rebuild, the volume is gone with the host", 0.6, {"action": "rebuild"}),
     ("decide", "rebuild: the volume is gone with the host", 0.5, {"chosen": "rebuild"}),
@@ -143,7 +140,11 @@ def incidents(store: Store, count: int, *, now: datetime | None = None, seed: in
                 at += timedelta(seconds=seconds * dice.uniform(0.6, 1.6))
                 entries.append((name, at, step, message, Jsonb(data)))
             outcome = dice.choices(("healed", "false_alarm", "failed"), (93, 5, 2))[0]
-            reason = {"healed": STEPS[8][1], "false_alarm": "the node answers again", "failed": "rejoin timed out"}
+            reason = {
+                "healed": STEPS[8][1],
+                "false_alarm": "the node answers again",
+                "failed": "rejoin timed out",
+            }
             cursor.execute(
                 "INSERT INTO incident (id, node, role, holder, opened_at, t0, first_failed_at, detected_at,"
                 " redundant_at, consistent_at, closed_at, outcome, reason)"
@@ -172,7 +173,12 @@ def begin_repair(store: Store, node: str, steps: int = 4, *, seconds_ago: float 
     lease = store.acquire_lease(node, f"watch_{node}/now", 300)
     t0 = now - timedelta(seconds=seconds_ago)
     incident = store.open_incident(
-        node, lease.token, role=role, holder=f"watch_{node}/now", first_failed_at=t0, detected_at=t0 + timedelta(seconds=3)
+        node,
+        lease.token,
+        role=role,
+        holder=f"watch_{node}/now",
+        first_failed_at=t0,
+        detected_at=t0 + timedelta(seconds=3),
     )
     for step, message, _, data in STEPS[:steps]:
         store.append(incident.id, lease.token, step, message, data)
@@ -193,9 +199,12 @@ def day_of_flow(dsn: str, *, now: datetime | None = None, hours: float = 6.0) ->
             away = 4.4 < hour < 4.413
             committed = committed if away else min(produced - flow, committed + 15 * 1400)
             cursor.execute(
-                "INSERT INTO flow_sample VALUES (%s, %s, %s, %s)", (at, not away, int(committed), int(produced))
+                "INSERT INTO flow_sample VALUES (%s, %s, %s, %s)",
+                (at, not away, int(committed), int(produced)),
             )
-        cursor.execute("UPDATE flow_sample SET committed = produced WHERE at > %s", (now - timedelta(minutes=2),))
+        cursor.execute(
+            "UPDATE flow_sample SET committed = produced WHERE at > %s", (now - timedelta(minutes=2),)
+        )
 
 
 def unusual_day() -> UnusualDay:
@@ -229,4 +238,3 @@ def sample_at(seconds_ago: float, produced: int, committed: int, *, running: boo
 
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-KAFKA = Role.KAFKA

@@ -77,15 +77,16 @@ class Tokens:
         self._signer = URLSafeTimedSerializer(secret, salt="kintsugi.web.deeds")
 
     def make(self, user: User) -> str:
-        token = self._signer.dumps(str(user.get_id()))
-        return token if isinstance(token, str) else token.decode()
+        return str(self._signer.dumps(str(user.get_id())))
 
     def check(self, token: str, user: User) -> None:
         """Raise HTTPException 403 unless ``token`` was made for ``user`` within the last twelve hours."""
         try:
             owner = self._signer.loads(token, max_age=TOKEN_S)
         except BadSignature as error:
-            raise HTTPException(403, "This form is not valid any more: reload the page and try again.") from error
+            raise HTTPException(
+                403, "This form is not valid any more: reload the page and try again."
+            ) from error
         if owner != str(user.get_id()):
             raise HTTPException(403, "This form was made for another user: reload the page and try again.")
 

@@ -39,7 +39,9 @@ async def send(wanted: Request, headers: Mapping[str, str]) -> Answer:
     # The referer tells Airflow that a person did it in the UI and not a program.
     own["referer"] = "http://airflow/pipeline-health/"
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://airflow", timeout=_TIMEOUT_S) as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://airflow", timeout=_TIMEOUT_S
+    ) as client:
         answer = await client.request(
             wanted.method, f"/api/v2{wanted.path}", json=dict(wanted.body), headers=own
         )

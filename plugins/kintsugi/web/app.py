@@ -1,7 +1,8 @@
 """The page as a FastAPI application, to be mounted by Airflow: routes only.
 
-``/``: the page. ``/live``: what changed since the browser last asked, once a second; 204 when nothing did. ``/deeds/…``:
-the form that says what will happen (GET), and the deed (POST). Everything is for signed-in users who may read DAGs.
+``/``: the page. ``/live``: what changed since the browser last asked, once a second; 204 when nothing did.
+``/deeds/…``: the form that says what will happen (GET), and the deed (POST). Everything is for signed-in users
+who may read DAGs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from kintsugi.errors import InputError, KintsugiError
+from kintsugi.incident import Incident
 from kintsugi.settings import Settings
+from kintsugi.store import Store, StoreUnavailable
+from kintsugi.store.listing import Listing
 from kintsugi.web import archive, deeds, story
 from kintsugi.web.access import Gate, Tokens, same_origin
 from kintsugi.web.airflow_api import Send
@@ -49,8 +53,8 @@ class Doors:
     gate: Gate
     hub: Hub
     send: Send
-    listing: Callable[[], Any]
-    store: Callable[[], Any]
+    listing: Callable[[], Listing]
+    store: Callable[[], Store]
 
 
 def create_app(doors: Doors) -> FastAPI:
@@ -96,13 +100,15 @@ def _error(request: Request, pages: Pages, status: int, said: str) -> Response:
 
 
 def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
+    reader = Depends(doors.gate.reader)
+
     @app.get("/", response_class=HTMLResponse)
-    async def front(request: Request, user: Any = Depends(doors.gate.reader)) -> str:
+    async def front(request: Request, user: Any = reader) -> str:
         readings = await doors.hub.readings(patience_s=PATIENCE_S)
         return pages.front(request, readings, _viewer(doors, user))
 
     @app.get("/live", response_class=HTMLResponse)
-    async def live(seen: str = "", user: Any = Depends(doors.gate.reader)) -> Response:
+    async def live(seen: str = "", user: Any = reader) -> Response:
         """The panels whose digest isn't among ``seen`` (digests with dots between), and the next question."""
         readings = await doors.hub.readings()
         changed = pages.changes(readings, _viewer(doors, user), frozenset(seen.split(".")))
@@ -146,12 +152,12 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
 
     @app.get("/incidents/{incident_id}", response_class=HTMLResponse)
     async def incident(request: Request, incident_id: str) -> str:
-        found = await asyncio.to_thread(doors.store().incident, incident_id)
+        found = await _incident(doors, incident_id)
         return pages.page("incident.html", request, row=story.row(found), lines=story.journal(found))
 
     @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)
     async def archived(incident_id: str) -> str:
-        await asyncio.to_thread(doors.store().incident, incident_id)
+        await _incident(doors, incident_id)
         kept = await _from_s3(archive.read, doors.settings, incident_id)
         if isinstance(kept, str):
             return pages.render("archive.html", error=kept, changes=[], logs=[], incident_id=incident_id)
@@ -164,6 +170,15 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
     async def log_tail(incident_id: str, name: str) -> str:
         text = await _from_s3(archive.tail, doors.settings, incident_id, name)
         return pages.render("log.html", name=name, text=text)
+
+
+async def _incident(doors: Doors, incident_id: str) -> Incident:
+    try:
+        return await asyncio.to_thread(doors.store().incident, incident_id)
+    except StoreUnavailable:
+        raise
+    except KintsugiError as error:
+        raise HTTPException(404, str(error)) from error
 
 
 async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
@@ -179,21 +194,18 @@ async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
+    reader = Depends(doors.gate.reader)
     tokens = Tokens(doors.settings.secret("page-forms"))
 
     @app.get("/deeds/{name}", response_class=HTMLResponse)
-    async def ask(
-        request: Request, name: str, target: str = "", user: Any = Depends(doors.gate.reader)
-    ) -> str:
+    async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
         """The form: what will happen, and the button that makes it happen."""
         wanted = deeds.deed(name, target, doors.settings.fleet)
         allowed = doors.gate.may(user, _sample(wanted, doors.settings))
-        return pages.page_or_part(
-            "deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed
-        )
+        return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
 
     @app.post("/deeds/{name}", response_class=HTMLResponse, dependencies=[Depends(same_origin)])
-    async def do(request: Request, name: str, user: Any = Depends(doors.gate.reader)) -> str:
+    async def do(request: Request, name: str, user: Any = reader) -> str:
         """The deed, in the user's name, by Airflow's own API."""
         form = {key: str(value) for key, value in (await request.form()).items()}
         tokens.check(form.get("token", ""), user)

@@ -7,7 +7,7 @@ name as ``triggering_user``. The page itself changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -90,9 +90,7 @@ def approval(target: str) -> tuple[str, str, str, int]:
 
 
 def _check_target(name: str, target: str, fleet: Fleet) -> None:
-    if name in ("recover", "watch") and not (name == "watch" and target == FLEET):
-        fleet.node(target)
-    elif name in ("pause", "resume") and target != FLEET:
+    if name == "recover" or (name in ("watch", "pause", "resume") and target != FLEET):
         fleet.node(target)
     elif name in ("approve", "decline"):
         approval(target)
@@ -110,7 +108,12 @@ def _recover(node: str) -> Deed:
         ),
         "Start recovery",
         (
-            Field("dry_run", "Change anything?", "yes", {"yes": "Dry run: only show the plan", "no": "Yes, for real"}),
+            Field(
+                "dry_run",
+                "Change anything?",
+                "yes",
+                {"yes": "Dry run: only show the plan", "no": "Yes, for real"},
+            ),
             Field("action", "What", "auto", ACTIONS),
         ),
         grave=True,
@@ -168,7 +171,9 @@ def _nights(on: bool) -> Deed:
 
 def _approve(target: str) -> Deed:
     node = approval(target)[0].removeprefix("watch_")
-    says = "The node is repaired against the guards' advice. One that still answers is not destroyed even then."
+    says = (
+        "The node is repaired against the guards' advice. One that still answers is not destroyed even then."
+    )
     return Deed("approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True)
 
 
@@ -206,7 +211,7 @@ def _respond(target: str, option: str) -> Request:
     return Request("PATCH", f"{where}/{index}/hitlDetails", body, dag, "decision")
 
 
-_DEEDS = {
+_DEEDS: dict[str, Callable[[str], Deed]] = {
     "recover": _recover,
     "pause": _pause,
     "resume": _resume,
@@ -217,7 +222,7 @@ _DEEDS = {
     "approve": _approve,
     "decline": _decline,
 }
-_REQUESTS = {
+_REQUESTS: dict[str, Callable[[str, Mapping[str, str]], Request]] = {
     "recover": lambda node, form: _run(
         "recover_node", {"node": node, "action": form["action"], "dry_run": form["dry_run"] == "yes"}
     ),

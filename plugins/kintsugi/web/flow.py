@@ -55,7 +55,9 @@ def stream(reading: Reading[FlowSeen]) -> Stream:
     samples = reading.value.samples if reading.value else ()
     if not samples:
         why = reading.error or "no reading yet"
-        return Stream(Level.UNKNOWN, f"nobody knows whether trades flow: {why}.", "Look again in a few seconds.")
+        return Stream(
+            Level.UNKNOWN, f"nobody knows whether trades flow: {why}.", "Look again in a few seconds."
+        )
     last, known = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
     fresh = time_lag_s(known) if known else None
     figures = {
@@ -80,7 +82,11 @@ def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Level, str, str]:
         )
     if fresh_s is not None and fresh_s > SICK_S:
         waits = f"the oldest trade that isn't stored yet has waited {fresh_s:.0f} s ({last.lag:,} wait)."
-        return Level.BAD, f"Trades come in, but {waits}", "`watch_flow` restarts the stream if it stalls; see its runbook."
+        return (
+            Level.BAD,
+            f"Trades come in, but {waits}",
+            "`watch_flow` restarts the stream if it stalls; see its runbook.",
+        )
     if last.running is False:
         return (
             Level.NOTE,
@@ -88,7 +94,11 @@ def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Level, str, str]:
             "`stream_trades` and `watch_flow` start it again.",
         )
     if fresh_s is not None and fresh_s > LATE_S:
-        return Level.NOTE, f"trades are stored {fresh_s:.0f} s late ({last.lag:,} wait).", "It is catching up."
+        return (
+            Level.NOTE,
+            f"trades are stored {fresh_s:.0f} s late ({last.lag:,} wait).",
+            "It is catching up.",
+        )
     return Level.WELL, "Trades flow.", "Nothing to do."
 
 
@@ -107,7 +117,9 @@ def stages(now: Stream, files: Reading[Files], reading: Reading[FlowSeen]) -> li
     kafka_level = Level.UNKNOWN if lost or now.lag is None else Level.WELL
     kafka_words = "trades a second in" if now.lag is not None else "does not tell"
     spark_level = {True: Level.WELL, False: Level.BAD, None: Level.UNKNOWN}[now.running]
-    spark_words = "trades behind" if now.running else "holds no cores" if now.running is False else "does not tell"
+    spark_words = (
+        "trades behind" if now.running else "holds no cores" if now.running is False else "does not tell"
+    )
     return [
         s3,
         Stage("Kafka", kafka_level, number(now.in_rate), kafka_words),
@@ -119,8 +131,10 @@ def stages(now: Stream, files: Reading[Files], reading: Reading[FlowSeen]) -> li
 def _fresh(now: Stream) -> str:
     if now.fresh_s is None:
         return "trades a second stored"
-    return f"trades a second stored, {now.fresh_s:.0f} s after they came in" if now.fresh_s else (
-        "trades a second stored, none waits"
+    return (
+        f"trades a second stored, {now.fresh_s:.0f} s after they came in"
+        if now.fresh_s
+        else ("trades a second stored, none waits")
     )
 
 
@@ -186,4 +200,4 @@ def _slope(before: FlowSample | None, sample: FlowSample, what: str) -> float | 
     seconds = (sample.at - before.at).total_seconds()
     if low is None or high is None or seconds <= 0 or seconds > 120:
         return None
-    return round(max(0.0, (high - low) / seconds), 2)
+    return round(max(0.0, float(high - low) / seconds), 2)

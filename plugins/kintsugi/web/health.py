@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from kintsugi.fleet import Fleet, Node, Role
 from kintsugi.incident import PHASE_OF_STEP, Incident, Phase
@@ -99,7 +100,7 @@ class Known:
 
 def headline(known: Known) -> Headline:
     """The first rule of this module that applies."""
-    for rule in (_undecided, _failed, _abandoned, _repairing, _flow, _noticing):
+    for rule in (_undecided, _failed, _abandoned, _repairing, _flow, _blind, _unnoticed, _late_flow):
         found = rule(known)
         if found is not None:
             return found
@@ -187,7 +188,10 @@ def _repairing(known: Known) -> Headline | None:
         doing = "; ".join(f"{incident.node}: {doing_now(incident)}" for incident in opened)
         started = min(incident.started_at for incident in opened)
         return Headline(
-            Level.BUSY, f"{names} failed and {_are(opened)} being repaired.", f"Nothing to do. {doing}", started
+            Level.BUSY,
+            f"{names} failed and {_are(opened)} being repaired.",
+            f"Nothing to do. {doing}",
+            started,
         )
     away = _away(known)
     if away:
@@ -209,26 +213,25 @@ def _flow(known: Known) -> Headline | None:
     return None
 
 
-def _noticing(known: Known) -> Headline | None:
-    silent = {
+def _blind(known: Known) -> Headline | None:
+    silent: dict[str, Reading[Any]] = {
         "the store": known.store,
         "the servers' probes": known.nodes,
         "Airflow's tables": known.airflow,
     }
     for what, reading in silent.items():
         if reading.error is not None:
-            return Headline(
-                Level.UNKNOWN,
-                f"Can't tell: {what} can't be read.",
-                f"{reading.error} What is shown below may be old.",
-                reading.at,
-            )
+            said = f"{reading.error} What is shown below may be old."
+            return Headline(Level.UNKNOWN, f"Can't tell: {what} can't be read.", said, reading.at)
         if reading.at is None:
             return Headline(Level.UNKNOWN, "Looking…", "The first answers come within seconds.")
+    return None
+
+
+def _unnoticed(known: Known) -> Headline | None:
     if _nobody_acts(known):
-        return Headline(
-            Level.BAD, f"Nobody would notice a failure: {_late(known)}.", "Run `make up` on the control plane."
-        )
+        title = f"Nobody would notice a failure: {_late(known)}."
+        return Headline(Level.BAD, title, "Run `make up` on the control plane.")
     flags = known.store.value.maintenance if known.store.value else ()
     if flags:
         return Headline(
@@ -248,6 +251,10 @@ def _noticing(known: Known) -> Headline | None:
             deed="watch",
             target=unwatched[0] if len(unwatched) == 1 else FLEET,
         )
+    return None
+
+
+def _late_flow(known: Known) -> Headline | None:
     if known.stream.level is Level.NOTE:
         return Headline(Level.NOTE, known.stream.sentence, known.stream.advice, known.stream.since)
     return None

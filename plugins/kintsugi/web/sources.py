@@ -19,7 +19,7 @@ from kintsugi.probes.protocols import Probe
 from kintsugi.probes.watch import NodeWatch
 from kintsugi.settings import Settings
 from kintsugi.store.listing import Glance
-from kintsugi.store.samples import FlowSample
+from kintsugi.store.samples import FlowSample, FlowSamples
 from kintsugi.web.hub import Source
 
 CHART_SPAN = timedelta(hours=6)
@@ -189,9 +189,8 @@ class Flow:
     def _write(self, sample: FlowSample) -> None:
         self._samples().add(sample)
 
-    def _samples(self) -> Any:
+    def _samples(self) -> FlowSamples:
         from kintsugi.connections import store_dsn
-        from kintsugi.store.samples import FlowSamples
 
         return FlowSamples(store_dsn(self.settings))
 

@@ -143,5 +143,7 @@ def nights(faults: Sequence[Any]) -> Nights:
     healed = [fault for fault in known if fault.outcome is Outcome.HEALED]
     times = sorted((f.redundant_at - f.t0).total_seconds() for f in healed if f.redundant_at is not None)
     middle = len(times) // 2
-    median = None if not times else times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
+    median = (
+        None if not times else times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
+    )
     return Nights(len(known), len(healed), median)

@@ -12,7 +12,7 @@ from kintsugi.web.airflow_api import read
 FLEET = load_fleet()
 
 
-def test_a_recovery_is_a_dry_run_unless_the_form_says_otherwise():
+def test_a_recovery_is_a_dry_run_unless_the_form_says_otherwise() -> None:
     form = {field.name: field.value for field in deeds.deed("recover", "kafka-1", FLEET).fields}
     wanted = deeds.request("recover", "kafka-1", form, FLEET)
     assert (wanted.method, wanted.path) == ("POST", "/dags/recover_node/dagRuns")
@@ -33,12 +33,14 @@ def test_a_recovery_is_a_dry_run_unless_the_form_says_otherwise():
         ("drop_all", "", {}, InputError),
     ],
 )
-def test_what_is_not_offered_is_refused(name, target, form, error):
+def test_what_is_not_offered_is_refused(
+    name: str, target: str, form: dict[str, str], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         deeds.request(name, target, form, FLEET)
 
 
-def test_an_approval_survives_colons_in_the_run_and_is_quoted():
+def test_an_approval_survives_colons_in_the_run_and_is_quoted() -> None:
     target = "watch_kafka-2:scheduled__2026-11-22T02:00:00+00:00:recovery.ask_a_human:-1"
     wanted = deeds.request("approve", target, {}, FLEET)
     run = "scheduled__2026-11-22T02%3A00%3A00%2B00%3A00"
@@ -48,9 +50,19 @@ def test_an_approval_survives_colons_in_the_run_and_is_quoted():
     assert wanted.body["chosen_options"] == ["Approve"]
 
 
-def test_every_deed_says_what_it_will_do():
+def test_every_deed_says_what_it_will_do() -> None:
     targets = {"approve": "watch_kafka-2:r:t:-1", "decline": "watch_kafka-2:r:t:-1"}
-    for name in ("recover", "pause", "resume", "watch", "chaos", "chaos_on", "chaos_off", "approve", "decline"):
+    for name in (
+        "recover",
+        "pause",
+        "resume",
+        "watch",
+        "chaos",
+        "chaos_on",
+        "chaos_off",
+        "approve",
+        "decline",
+    ):
         wanted = deeds.deed(name, targets.get(name, "kafka-1"), FLEET)
         assert wanted.says, name
         assert all(sentence.endswith(".") for sentence in wanted.says), name
@@ -58,7 +70,7 @@ def test_every_deed_says_what_it_will_do():
         assert deeds.request(name, wanted.target, form, FLEET).dag_id
 
 
-def test_airflows_refusal_reaches_the_person_in_its_words():
+def test_airflows_refusal_reaches_the_person_in_its_words() -> None:
     assert read(200, {"dag_run_id": "manual__1"}).run_id == "manual__1"
     refused = read(404, {"detail": "Dag not found"})
     assert (refused.done, refused.said) == (False, "Dag not found")

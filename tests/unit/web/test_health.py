@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -23,42 +25,53 @@ FLEET = load_fleet()
 CALM = Glance((), {}, (), (), {}, NOW - timedelta(hours=3), (), 12)
 
 
-def known(*, down=(), store=CALM, stream=None, errors=(), **airflow):
+def known(
+    *,
+    down: Sequence[str] = (),
+    store: Glance = CALM,
+    stream: Stream | None = None,
+    errors: Sequence[str] = (),
+    **airflow: Any,
+) -> health.Known:
     nodes = {node.name: NodeSeen(Answer.OK, "", None, None) for node in FLEET}
     for name in down:
         nodes[name] = NodeSeen(Answer.REFUSED, "refused", Symptom.DOWN, NOW - timedelta(seconds=4))
     seen = replace(AirflowSeen(frozenset(), (), (), None), **airflow)
-    readings = {"nodes": nodes, "store": store, "airflow": seen}
+    said = dict.fromkeys(errors, "away")
     return health.Known(
         now=NOW,
         fleet=FLEET,
+        nodes=Reading(nodes, NOW, said.get("nodes")),
+        store=Reading(store, NOW, said.get("store")),
+        airflow=Reading(seen, NOW, said.get("airflow")),
         stream=stream or Stream(Level.WELL, "Trades flow.", ""),
-        **{name: Reading(value, NOW, "away" if name in errors else None) for name, value in readings.items()},
     )
 
 
-def opened(*entries, node="kafka-2", ago=20.0):
+def opened(*entries: tuple[str, str, dict[str, Any]], node: str = "kafka-2", ago: float = 20.0) -> Incident:
     at = NOW - timedelta(seconds=ago)
-    lines = tuple(Entry(at + timedelta(seconds=n + 1), step, said, data) for n, (step, said, data) in enumerate(entries))
+    lines = tuple(
+        Entry(at + timedelta(seconds=n + 1), step, said, data) for n, (step, said, data) in enumerate(entries)
+    )
     return Incident(f"{node}-i", node, Role.KAFKA, at, at, at, f"watch_{node}/1", entries=lines)
 
 
-def with_open(*incidents):
+def with_open(*incidents: Incident) -> Glance:
     return replace(CALM, open=incidents)
 
 
-def flag(scope, minutes=30):
+def flag(scope: str, minutes: int = 30) -> Maintenance:
     return Maintenance(scope, "disk swap", "olga", NOW, NOW + timedelta(minutes=minutes))
 
 
-def test_well_says_since_when():
+def test_well_says_since_when() -> None:
     said = health.headline(known())
     assert (said.level, said.since) == (Level.WELL, CALM.last_trouble)
     assert said.title == "All 9 servers answer and trades flow."
     assert said.advice == "Nothing to do."
 
 
-def test_a_repair_under_way_asks_nothing_of_anybody():
+def test_a_repair_under_way_asks_nothing_of_anybody() -> None:
     incident = opened(("confirm", "host lost", {"verdict": "host_lost"}), ("plan", "2 to replace", {}))
     said = health.headline(known(down=["kafka-2"], store=with_open(incident)))
     assert said.level is Level.BUSY
@@ -67,7 +80,7 @@ def test_a_repair_under_way_asks_nothing_of_anybody():
     assert said.since == incident.started_at
 
 
-def test_a_node_just_gone_is_the_watchs_business():
+def test_a_node_just_gone_is_the_watchs_business() -> None:
     said = health.headline(known(down=["cassandra-1"]))
     assert (said.level, said.title) == (Level.BUSY, "cassandra-1 stopped answering.")
 
@@ -81,26 +94,31 @@ def test_a_node_just_gone_is_the_watchs_business():
         ({"store": replace(CALM, maintenance=(flag("*"),))}, "healing is paused", "resume", "*"),
     ],
 )
-def test_a_lost_node_that_nobody_heals_needs_a_person(given, words, deed, target):
+def test_a_lost_node_that_nobody_heals_needs_a_person(
+    given: dict[str, Any], words: str, deed: str | None, target: str
+) -> None:
     said = health.headline(known(down=["kafka-1"], **given))
     assert said.level is Level.BAD
     assert words in said.title
     assert (said.deed, said.target) == (deed, target)
 
 
-def test_another_nodes_maintenance_does_not_count():
+def test_another_nodes_maintenance_does_not_count() -> None:
     said = health.headline(known(down=["kafka-1"], store=replace(CALM, maintenance=(flag("kafka-3"),))))
     assert said.level is Level.BUSY
 
 
-def test_a_node_long_gone_without_a_repair_needs_a_person():
+def test_a_node_long_gone_without_a_repair_needs_a_person() -> None:
     state = known(down=["kafka-1"])
-    state.nodes.value["kafka-1"] = NodeSeen(Answer.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
+    gone = NodeSeen(Answer.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
+    state = replace(state, nodes=Reading({**(state.nodes.value or {}), "kafka-1": gone}, NOW))
     assert health.headline(state).title == "kafka-1 does not answer, and no repair has begun."
 
 
-def test_a_waiting_decision_comes_before_all_else_and_gives_the_guards_reasons():
-    refused = opened(("guard", "refused: …", {"refused": ["kafka-1 is away too.", "The quorum would break."]}))
+def test_a_waiting_decision_comes_before_all_else_and_gives_the_guards_reasons() -> None:
+    refused = opened(
+        ("guard", "refused: …", {"refused": ["kafka-1 is away too.", "The quorum would break."]})
+    )
     approval = Approval("watch_kafka-2", "run:1", "recovery.ask_a_human", -1, "?", NOW)
     said = health.headline(known(down=["kafka-2"], store=with_open(refused), approvals=(approval,)))
     assert (said.level, said.deed) == (Level.BAD, "approve")
@@ -108,7 +126,7 @@ def test_a_waiting_decision_comes_before_all_else_and_gives_the_guards_reasons()
     assert said.target == "watch_kafka-2:run:1:recovery.ask_a_human:-1"
 
 
-def test_a_failed_repair_is_stuck_only_after_its_run_has_ended():
+def test_a_failed_repair_is_stuck_only_after_its_run_has_ended() -> None:
     entries = [("configure", "failed: no route", {"mark": "failed"})]
     running = health.headline(known(down=["kafka-2"], store=with_open(opened(*entries))))
     entries.append(("record", "done", {"mark": "end"}))
@@ -118,11 +136,11 @@ def test_a_failed_repair_is_stuck_only_after_its_run_has_ended():
     assert "configure failed: no route" in ended.title
 
 
-def test_a_silent_repair_is_stuck():
+def test_a_silent_repair_is_stuck() -> None:
     assert health.headline(known(store=with_open(opened(("plan", "x", {}), ago=3600)))).level is Level.BAD
 
 
-def test_watchers_that_sleep_are_told_while_all_is_well():
+def test_watchers_that_sleep_are_told_while_all_is_well() -> None:
     late = health.headline(known(late=("triggerer",)))
     paused = health.headline(known(paused=frozenset({"watch_kafka-1"})))
     assert (late.level, paused.level) == (Level.BAD, Level.NOTE)
@@ -130,18 +148,18 @@ def test_watchers_that_sleep_are_told_while_all_is_well():
 
 
 @pytest.mark.parametrize("source", ["nodes", "store", "airflow"])
-def test_what_cannot_be_read_is_said_and_never_called_well(source):
+def test_what_cannot_be_read_is_said_and_never_called_well(source: str) -> None:
     said = health.headline(known(errors=[source]))
     assert said.level is Level.UNKNOWN
     assert said.title.startswith("Can't tell")
 
 
-def test_a_sick_flow_is_the_headline():
+def test_a_sick_flow_is_the_headline() -> None:
     sick = Stream(Level.BAD, "Trades come in, but …", "watch_flow", since=NOW)
     assert health.headline(known(stream=sick)).title == sick.sentence
 
 
-def test_rows_say_what_is_done_and_what_is_paused():
+def test_rows_say_what_is_done_and_what_is_paused() -> None:
     incident = opened(("rejoin", "in sync", {}))
     state = known(down=["kafka-2"], store=with_open(incident), paused=frozenset({"watch_kafka-3"}))
     rows = {row.node.name: row for rows in health.fleet_rows(state).values() for row in rows}

@@ -14,7 +14,7 @@ from kintsugi.web import archive, story
 from tests.made_up import NOW
 
 
-def test_the_bar_is_as_wide_as_the_whole_and_shows_every_phase():
+def test_the_bar_is_as_wide_as_the_whole_and_shows_every_phase() -> None:
     parts = story.bar({Phase.DETECT: 3.0, Phase.CONFIRM: 0.01, Phase.REJOIN: 97.0})
     assert [part.phase for part in parts] == [Phase.DETECT, Phase.CONFIRM, Phase.REJOIN]
     assert parts[-1].x + parts[-1].width == pytest.approx(1000, abs=0.1)
@@ -22,12 +22,12 @@ def test_the_bar_is_as_wide_as_the_whole_and_shows_every_phase():
     assert parts[2].width == pytest.approx(970, rel=0.02)
 
 
-def test_a_bar_of_no_time_at_all_does_not_divide_by_zero():
+def test_a_bar_of_no_time_at_all_does_not_divide_by_zero() -> None:
     assert len(story.bar({Phase.DETECT: 0.0, Phase.CONFIRM: 0.0})) == 2
     assert story.bar({}) == ()
 
 
-def test_the_journal_leaves_out_bookkeeping_and_marks_trouble():
+def test_the_journal_leaves_out_bookkeeping_and_marks_trouble() -> None:
     entries = (
         Entry(NOW, "confirm", "started", {"mark": "start"}),
         Entry(NOW + timedelta(seconds=2), "confirm", "the host is lost", {"verdict": "host_lost"}),
@@ -40,7 +40,7 @@ def test_the_journal_leaves_out_bookkeeping_and_marks_trouble():
     ]
 
 
-def test_a_plan_lists_what_changes_and_nothing_else():
+def test_a_plan_lists_what_changes_and_nothing_else() -> None:
     document = {
         "resource_changes": [
             {"address": "module.node", "change": {"actions": ["delete", "create"]}},
@@ -50,8 +50,8 @@ def test_a_plan_lists_what_changes_and_nothing_else():
     assert story.plan(document) == [story.Change("module.node", "delete then create")]
 
 
-def test_the_score_counts_only_faults_whose_end_is_known():
-    def fault(outcome, seconds=None):
+def test_the_score_counts_only_faults_whose_end_is_known() -> None:
+    def fault(outcome: Outcome | None, seconds: float | None = None) -> Experiment:
         redundant = NOW + timedelta(seconds=seconds) if seconds else None
         return Experiment("kafka-1", "power_off", "reset", "r", NOW, "i", outcome, redundant)
 
@@ -59,7 +59,7 @@ def test_the_score_counts_only_faults_whose_end_is_known():
     assert story.nights(faults) == story.Nights(total=3, healed=2, median_s=40)
 
 
-def test_a_log_that_was_cut_short_gives_what_is_there():
+def test_a_log_that_was_cut_short_gives_what_is_there() -> None:
     body = gzip.compress(b"\n".join(b"line %d" % n for n in range(5000)))
     assert archive.last_lines(body).splitlines()[-1] == "line 4999"
     assert len(archive.last_lines(body).splitlines()) == archive.TAIL_LINES
