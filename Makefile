@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status rounds reconcile test lint test-unit test-integration test-e2e clean
+.PHONY: help setup demo up down status incident rounds faults reconcile signals test lint test-unit test-integration test-e2e clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -24,11 +24,20 @@ down:  ## stop and remove everything, also after a crash
 status:  ## fleet, DAGs, lag, incidents; FORMAT=json for programs
 	@$(KINTSUGI) status
 
+incident:  ## the story of one incident: make incident ID=<as `make status` lists it>
+	@$(KINTSUGI) incident "$(ID)"
+
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
 	@$(KINTSUGI) rounds
 
+faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
+	@$(KINTSUGI) faults $(CELLS)
+
 reconcile:  ## account for every trade: lost, extra, doubled
 	@$(KINTSUGI) reconcile
+
+signals:  ## how well the four signals find planted behaviour: table, build/signals.json, PNG (about 10 minutes)
+	@$(KINTSUGI) signals
 
 test: setup  ## everything that a change must pass
 	@bin/run-tests lint unit integration e2e

@@ -67,7 +67,9 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Make a sample trading day."""
     from kintsugi.trades.generator import generate_day
 
-    made = generate_day(options.directory, day=options.day, seed=options.seed, trades=options.trades)
+    made = generate_day(
+        options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
+    )
     for path in (*made.eod_files, *made.trade_files, made.truth_file):
         print(path)
     return 0
@@ -93,20 +95,10 @@ def artifacts(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
-    """Tell one incident, entry by entry."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.store import Store
+    """Tell one incident: its journal, its phases, Terraform's plan and the node's last log lines."""
+    from kintsugi.local.story import tell
 
-    found = Store(store_dsn(settings)).incident(options.id)
-    if options.format == "json":
-        print(json.dumps(found.to_json(), indent=2))
-        return 0
-    print(f"{found.id}: {found.outcome or 'open'}; {found.reason or ''}")
-    for entry in found.entries:
-        since = (entry.at - found.started_at).total_seconds()
-        print(f"{since:8.1f} s  {entry.step:16} {entry.message}")
-    for phase, seconds in found.phases().items():
-        print(f"{phase:>26} {seconds:7.1f} s")
+    print(tell(settings, options.id, as_json=options.format == "json"))
     return 0
 
 
@@ -122,6 +114,22 @@ def rounds(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.local.rounds import run
 
     return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
+
+
+def signals(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
+    from kintsugi.local.evaluate_signals import run
+
+    return run(
+        levels=options.level or [], seeds=options.seed or [], trades=options.trades, report=options.report
+    )
+
+
+def faults(options: argparse.Namespace, settings: Settings) -> int:
+    """Run the table of faults on the running fleet; report each cell and the account."""
+    from kintsugi.local.fault_table import run
+
+    return run(settings, cells=options.cell, report=options.report)
 
 
 def sign_in(settings: Settings) -> str:
@@ -147,7 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     all_nodes = _add(commands, rounds)
     all_nodes.add_argument("--rounds", type=int, default=2)
     all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
-    for reported in (told_whole, all_nodes):
+    table = _add(commands, faults)
+    table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
+    for reported in (told_whole, all_nodes, table):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     compared = _add(commands, reconcile)
     compared.add_argument("--wait", type=float, default=0, help="seconds to wait for trades still under way")
@@ -161,11 +171,19 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("FORMAT", "text"),
             help="default: $FORMAT",
         )
+    measured = _add(commands, signals)
+    measured.add_argument(
+        "--level", action="append", choices=("easy", "standard", "hard"), help="default: all"
+    )
+    measured.add_argument("--seed", action="append", type=int, help="default: those kept for the evaluation")
+    measured.add_argument("--trades", type=int, default=200_000, help="rows of a day; default: 200000")
+    measured.add_argument("--report", type=Path, default=Path("build/signals.json"))
     made = _add(commands, generate)
     made.add_argument("directory", type=Path, help="where the files go")
     made.add_argument("--day", type=date.fromisoformat, default=date(2024, 10, 8), help="default: 2024-10-08")
     made.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
     made.add_argument("--trades", type=int, default=100_000, help="about how many rows")
+    made.add_argument("--level", default="standard", help="of what is planted: easy, standard, hard")
     return parser
 
 

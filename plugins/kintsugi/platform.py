@@ -1,14 +1,17 @@
 """What lies beneath a node's SSH: the only thing that differs between environments at run time.
 
-``local`` is what stands today; ``docker`` and ``aws`` will give the same four answers from their own APIs.
+``local`` is what stands today; ``docker`` and ``aws`` will give the same answers from their own APIs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from kintsugi.errors import FleetError
+from kintsugi.errors import FleetError, StepFailed
 from kintsugi.settings import Settings
+
+RUN_TIMEOUT_S = 30.0
 
 
 class Platform(Protocol):
@@ -25,6 +28,24 @@ class Platform(Protocol):
 
     def discard(self, name: str) -> None:
         """Delete what is kept of the node's predecessors, now that it is verified."""
+
+    def suspend(self, name: str) -> None:
+        """Freeze the whole node: its addresses stay, and nobody answers."""
+
+    def resume(self, name: str) -> None:
+        """Let a frozen node go on; one that isn't frozen, or is gone, stays as it is."""
+
+    def run(self, name: str, argv: Sequence[str]) -> str:
+        """Run a command on the node, without a shell; returns what it printed. Raises StepFailed when it fails."""
+
+    def signal_service(self, name: str, service: str, signal: str) -> None:
+        """Let the node's init send a signal ("KILL", "STOP", "CONT") to one of its services."""
+
+    def stop_storage(self) -> None:
+        """Take the S3 store away, as an outage of it would."""
+
+    def start_storage(self) -> None:
+        """Bring the S3 store back; one that runs stays as it is."""
 
 
 class LocalPlatform:
@@ -52,6 +73,41 @@ class LocalPlatform:
         from kintsugi.local import node
 
         node.purge_quarantine(self.settings, name)
+
+    def suspend(self, name: str) -> None:
+        from kintsugi.local import node
+
+        node.suspend(self.settings, name)
+
+    def resume(self, name: str) -> None:
+        from kintsugi.local import node
+
+        node.resume(self.settings, name)
+
+    def run(self, name: str, argv: Sequence[str]) -> str:
+        from kintsugi.local import ssh
+
+        done = ssh.run(self.settings, self.settings.fleet.node(name), argv, RUN_TIMEOUT_S)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {said}")
+        return done.stdout
+
+    def signal_service(self, name: str, service: str, signal: str) -> None:
+        etc = self.settings.node_root(name) / "etc"
+        self.run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "signal", signal, service])
+
+    def stop_storage(self) -> None:
+        from kintsugi.local.control_plane import ControlPlane
+
+        plane = ControlPlane(self.settings)
+        plane.supervisor.stop(plane.objects.program().name)
+
+    def start_storage(self) -> None:
+        from kintsugi.local.control_plane import ControlPlane
+
+        plane = ControlPlane(self.settings)
+        plane.supervisor.start(plane.objects.program().name)
 
 
 def platform_of(settings: Settings) -> Platform:

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -160,3 +162,45 @@ class TestProgram:
         answer = run("program", tmp_path, name="kafka", root=str(tmp_path), command=["true"])
         assert answer["failed"] is True
         assert "init of" in answer["msg"]
+
+    @pytest.fixture
+    def init(self, tmp_path: Path) -> Iterator[Path]:
+        """A real supervisord with nothing to do; yields its root."""
+        for directory in ("run", "log", "etc/supervisor.d"):
+            (tmp_path / directory).mkdir(parents=True)
+        configuration = tmp_path / "etc" / "supervisord.conf"
+        configuration.write_text(
+            f"[supervisord]\nnodaemon=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={tmp_path}/run/pid\n"
+            f"[unix_http_server]\nfile={tmp_path}/run/supervisor.sock\n"
+            "[rpcinterface:supervisor]\n"
+            "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n"
+            f"[include]\nfiles = {tmp_path}/etc/supervisor.d/*.conf\n"
+        )
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 30
+            while not (tmp_path / "run" / "supervisor.sock").exists():
+                assert time.monotonic() < deadline, "supervisord did not start"
+                time.sleep(0.05)
+            yield tmp_path
+        finally:
+            process.terminate()
+            process.wait(30)
+
+    def test_a_program_that_ends_again_and_again_is_not_waited_for(self, init: Path) -> None:
+        began = time.monotonic()
+        answer = run(
+            "program",
+            init,
+            name="loop",
+            root=str(init),
+            command=["sh", "-c", "echo wrong value; exit 3"],
+            host="127.0.0.1",
+            port=1,
+            timeout=120,
+        )
+        assert answer["failed"]
+        assert answer["msg"].startswith("loop ended 3 times instead of listening at 127.0.0.1:1")
+        assert "wrong value" in answer["tail"]
+        assert time.monotonic() - began < 60

@@ -91,6 +91,7 @@ class Supervisor:
             f"childlogdir={self.logs}\nminfds=1024\nminprocs=200\n\n"
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n\n"
+            f"[supervisorctl]\nserverurl=unix://{self.socket}\n\n"
         )
         sections = "\n".join(program.section(self.logs / f"{program.name}.log") for program in programs)
         write_private(self.configuration, head + sections)

@@ -31,6 +31,9 @@ PROGRESS = {
     Role.KAFKA: ("Recovering unflushed segment", "Loading producer state", "recovered", "Loaded snapshot"),
     Role.CASSANDRA: ("Replaying ", "JOINING", "ootstrap", "Received ", "Initializing ", "stream"),
 }
+# A service that ended by itself so often within so many seconds won't come up by being left alone.
+LOOP_EXITS = 3
+LOOP_S = 90.0
 # A file or directory that only a formatted data directory has.
 MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
 
@@ -89,12 +92,32 @@ async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None,
     if ssh.answer is not Answer.OK:
         return None, None
     root, service = settings.node_root(node.name), SERVICES[node.role]
-    status, log = await asyncio.gather(
+    status, log, init_log = await asyncio.gather(
         _run(settings, node, ["supervisorctl", "-c", f"{root}/etc/supervisord.conf", "status", service]),
         _run(settings, node, ["tail", "-n", "20", f"{root}/log/{service}.log"]),
+        _run(settings, node, ["tail", "-n", "100", f"{root}/log/init.log"]),
     )
     state, uptime_s = init_state(status or "")
+    if crash_loop(init_log or "", service, uptime_s):
+        return "BACKOFF", None
     return state, progress(node.role, state, uptime_s, log or "")
+
+
+def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
+    """Whether the init had to start the service again and again: LOOP_EXITS unexpected ends within LOOP_S.
+
+    A service that exits some seconds after its start looks like starting at any single moment, so the init's log
+    is asked. ``uptime_s``: age of the process that runs now; one that has lived longer than LOOP_S has got over it.
+    """
+    if uptime_s is not None and uptime_s > LOOP_S:
+        return False
+    ends = [
+        datetime.fromisoformat(found[1])
+        for found in re.finditer(
+            rf"^(\S+ \S+),\d+ \w+ exited: {re.escape(service)} \(.*not expected\)$", init_log, re.MULTILINE
+        )
+    ]
+    return len(ends) >= LOOP_EXITS and (ends[-1] - ends[-LOOP_EXITS]).total_seconds() <= LOOP_S
 
 
 def init_state(status: str) -> tuple[str | None, float | None]:

@@ -8,30 +8,47 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import PlanRefused, Refused, StepFailed
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action
+from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import assess, plan_policy, redundant, stream_driver
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
+from kintsugi.recovery.diagnose import Verdict, diagnose
 from kintsugi.recovery.report import deliver
+from kintsugi.settings import KAFKA_PORT
 
 if TYPE_CHECKING:
     from kintsugi.hooks.terraform import SavedPlan
 
 PLAN_TRIES = 3
 REDUNDANT_DEADLINE_S = 240.0
+STARTING_DEADLINE_S = 1800.0  # for a node that advances: a long log takes its time
+LOOK_EVERY_S = 10.0
 CANARY_DEADLINE_S = 120.0
+OUTAGE_DEADLINE_S = 480.0
+HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
 
 
 def restart(runtime: Runtime, case: Case) -> None:
-    """Start the node's service again; the disk stays. Raises StepFailed with Ansible's words."""
+    """Start the node's service again; the disk stays. Raises StepFailed with Ansible's words.
+
+    A hung process can't hear the request to end, so it is killed first; its init starts it again.
+    """
     with runtime.step(case, "restart") as step:
+        node = runtime.node(case)
+        confirmed = assess.Confirmed.of(runtime.store.incident(case.incident))
         step.check()
-        runtime.ansible().run("restart.yml", limit=case.node, extra_vars=_desired(runtime), timeout_s=180)
+        if confirmed.verdict is Verdict.HUNG:
+            runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
+            step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
+        playbook = "site.yml" if confirmed.verdict is Verdict.HUNG else "restart.yml"
+        runtime.ansible().run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=180)
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -130,7 +147,8 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     """Wait until the node serves again, mark it redundant, then make its data whole and mark it consistent."""
     with runtime.step(case, "rejoin") as step:
         node = runtime.node(case)
-        sentence = redundant.wait(runtime.settings, runtime.fleet, node, REDUNDANT_DEADLINE_S)
+        action = _action(runtime, case)
+        sentence = _await_redundant(runtime, node) if action.changes else _await_start(runtime, node)
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
@@ -141,6 +159,26 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     return sentence
 
 
+def _await_redundant(runtime: Runtime, node: Node, deadline_s: float = REDUNDANT_DEADLINE_S) -> str:
+    return redundant.wait(runtime.settings, runtime.fleet, node, deadline_s)
+
+
+def _await_start(runtime: Runtime, node: Node) -> str:
+    """Wait for a node that comes up by itself: as long as it advances, and no longer.
+
+    Raises StepFailed when it stopped advancing; the next run of the watch then climbs the ladder.
+    """
+    until = time.monotonic() + STARTING_DEADLINE_S
+    while True:
+        try:
+            return _await_redundant(runtime, node, LOOK_EVERY_S)
+        except StepFailed as waiting:
+            diagnosis = diagnose(assess.look(runtime, node))
+            on_its_way = diagnosis.verdict in (Verdict.STARTING, Verdict.FALSE_ALARM)
+            if not on_its_way or time.monotonic() > until:
+                raise StepFailed(f"{node.name} doesn't come up by itself: {diagnosis.reason}") from waiting
+
+
 def _make_whole(runtime: Runtime, case: Case, node: Node, step: Step) -> str | None:
     """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired."""
     if node.role is Role.KAFKA:
@@ -149,11 +187,21 @@ def _make_whole(runtime: Runtime, case: Case, node: Node, step: Step) -> str | N
 
         rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=step.note)
         return f"{node.name} votes with the directory it has now, and no dead voter is left"
-    if node.role is Role.CASSANDRA and _action(runtime, case).destroys_volume:
-        # A replace streams each range from one replica, possibly from the one that missed a write.
+    if node.role is Role.CASSANDRA and _may_lack_rows(runtime, case):
         runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
         return f"every range of {node.name} was compared with its replicas and repaired"
     return None
+
+
+def _may_lack_rows(runtime: Runtime, case: Case) -> bool:
+    """Whether a Cassandra node may lack rows that were acknowledged, so that its ranges must be compared.
+
+    A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
+    its power lost what its commit log hadn't synced yet. After a longer absence the others keep no hints for it.
+    """
+    incident = runtime.store.incident(case.incident)
+    away = datetime.now(UTC) - incident.first_failed_at
+    return any(action.destroys for action in incident.attempts()) or away > HINT_WINDOW
 
 
 def verify(runtime: Runtime, case: Case) -> str:
@@ -166,24 +214,48 @@ def verify(runtime: Runtime, case: Case) -> str:
 
 
 def canary(runtime: Runtime, case: Case) -> str:
-    """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive."""
+    """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive.
+
+    While S3 is away a repair isn't held up: the canary goes in at Kafka then. While other nodes are being
+    repaired too, the whole way may be shut for reasons that aren't this node's, so the wait goes on.
+    """
     from kintsugi.trades import canary as trade
     from kintsugi.trades.cassandra import connect
 
     with runtime.step(case, "canary") as step:
         started = time.monotonic()
-        trade_id = trade.send(runtime.s3())
+        trade_id, entrance = _send_canary(runtime)
         session = connect([node.address for node in runtime.fleet.of(Role.CASSANDRA)])
         try:
             while not trade.arrived(session, trade_id):
-                if time.monotonic() - started > CANARY_DEADLINE_S:
+                waited_s = time.monotonic() - started
+                patient = waited_s < OUTAGE_DEADLINE_S and _others_sick(runtime, case)
+                if waited_s > CANARY_DEADLINE_S and not patient:
                     raise StepFailed(
-                        f"the canary {trade_id} didn't reach Cassandra within {CANARY_DEADLINE_S:.0f} s; "
+                        f"the canary {trade_id} didn't reach Cassandra within {waited_s:.0f} s; "
                         "look at ingest_trades and stream_trades"
                     )
                 time.sleep(0.5)
         finally:
             session.cluster.shutdown()
-        sentence = f"the canary went from S3 to Cassandra in {time.monotonic() - started:.1f} s"
+        sentence = f"the canary went from {entrance} to Cassandra in {time.monotonic() - started:.1f} s"
         step.note(sentence)
     return sentence
+
+
+def _send_canary(runtime: Runtime) -> tuple[str, str]:
+    """Send a canary; returns its trade_id and where it went in: S3, or Kafka while S3 is away."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from kintsugi.trades import canary as trade
+
+    try:
+        return trade.send(runtime.s3()), "S3"
+    except (BotoCoreError, ClientError):
+        brokers = [f"{node.address}:{KAFKA_PORT}" for node in runtime.fleet.of(Role.KAFKA)]
+        return trade.send_to_kafka(brokers), "Kafka (S3 is away)"
+
+
+def _others_sick(runtime: Runtime, case: Case) -> bool:
+    """Whether another node has an open incident."""
+    return any(one.closed_at is None and one.node != case.node for one in runtime.store.incidents(20))

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kintsugi.errors import InputError
 from kintsugi.fleet import Node
 from kintsugi.incident import Action, Entry, Incident
 from kintsugi.observation import Answer, Observation
 from kintsugi.recovery.case import LEASE_S, Case, Runtime, Step
 from kintsugi.recovery.decide import Decision, decide
 from kintsugi.recovery.diagnose import Verdict, diagnose
-from kintsugi.recovery.guards import GuardFacts, Ruling, judge
+from kintsugi.recovery.guards import GuardFacts, Limits, Ruling, judge
 
 PATIENCE_S = 30.0
+LIMITS = "limits"  # where the store keeps what differs from the guards' defaults
 # A fault is held to be the cause of what is noticed within this time after it.
 FAULT_WINDOW = timedelta(minutes=2)
 PATHS = {
@@ -167,12 +169,31 @@ def _judge(runtime: Runtime, case: Case, incident: Incident, decision: Decision)
     until = time.monotonic() + PATIENCE_S
     while True:
         facts = _facts(runtime, case, incident)
-        ruling = judge(decision.action, facts.with_ledger(runtime.store.ledger(incident.id)))
+        ruling = judge(decision.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
         if ruling.allowed or not ruling.passing or time.monotonic() > until:
             return ruling
         log.info("the guards say not yet: %s", " ".join(ruling.reasons))
         pause = (ruling.retry_at - datetime.now(UTC)).total_seconds() if ruling.retry_at else 2.0
         time.sleep(min(max(pause, 0.1), 5.0))
+
+
+def limits(runtime: Runtime) -> Limits:
+    """The limits in force: the defaults, but for what somebody set in the store under LIMITS.
+
+    With ``until`` (ISO 8601) beside them they end by themselves, whatever became of who set them.
+    Raises InputError for a limit that doesn't exist, because a misspelt one would leave the guard as it was.
+    """
+    found = runtime.store.desired(LIMITS)
+    given = dict(found.value) if found and found.value else {}
+    until = given.pop("until", None)
+    if until is not None and datetime.fromisoformat(until) < datetime.now(UTC):
+        return Limits()
+    known = {"repairs_per_node_and_hour", "repairs_per_hour", "sick_share"}
+    if strange := given.keys() - known:
+        raise InputError(
+            f"unknown limit {', '.join(sorted(strange))} in the store; there are {', '.join(sorted(known))}"
+        )
+    return Limits(**given)
 
 
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
@@ -191,16 +212,20 @@ def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     )
 
 
-def choose_path(runtime: Runtime, case: Case, approval: Mapping[str, Any] | None) -> str:
+def refusal(runtime: Runtime, case: Case) -> list[str]:
+    """The sentences with which the guards last refused the repair."""
+    return list(latest(runtime.store.incident(case.incident), "guard", "refused").data["refused"])
+
+
+def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
     """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
 
     A run that was killed here goes on with what it had chosen. Raises Refused when the guards have changed their
     mind since ``guard``, unless a person approved.
     """
     with runtime.step(case, "decide") as step:
-        if approval:
-            who = (approval.get("responded_by_user") or {}).get("name", "a person")
-            step.note(f"{who} approved the repair against the guards' advice", approved=case.holder)
+        if approved_by:
+            step.note(f"{approved_by} approved the repair against the guards' advice", approved=case.holder)
         incident = runtime.store.incident(case.incident)
         confirmed = Confirmed.of(incident)
         if confirmed.dry_run:
@@ -210,7 +235,7 @@ def choose_path(runtime: Runtime, case: Case, approval: Mapping[str, Any] | None
             decision = _decide(runtime, incident, confirmed)
             step.note(decision.reason, chosen=decision.action.value, run=case.holder)
         if decision.action.changes:
-            _begin(runtime, case, step, incident, decision, approved=bool(approval))
+            _begin(runtime, case, step, incident, decision, approved=bool(approved_by))
     return PATHS[decision.action]
 
 
@@ -224,14 +249,16 @@ def _chosen(incident: Incident, case: Case) -> Decision | None:
 def _begin(
     runtime: Runtime, case: Case, step: Step, incident: Incident, decision: Decision, *, approved: bool
 ) -> None:
-    facts = _facts(runtime, case, incident)
+    facts, allowed = _facts(runtime, case, incident), limits(runtime)
     runtime.store.begin_attempt(
         case.incident,
         step.token,
         decision.action,
         key=case.holder,
         reason=decision.reason,
-        refusals=lambda ledger: judge(decision.action, facts.with_ledger(ledger), approved=approved).reasons,
+        refusals=lambda ledger: (
+            judge(decision.action, facts.with_ledger(ledger), allowed, approved=approved).reasons
+        ),
         ttl_s=LEASE_S,
     )
 

@@ -79,7 +79,11 @@ def guard(**context: Any) -> list[str]:
     from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
-    return [f"{GROUP}.{name}" for name in assess.guard(runtime(), _case(context))]
+    case = _case(context)
+    path = assess.guard(runtime(), case)
+    if "ask_a_human" in path:
+        context["ti"].xcom_push(key="reasons", value=assess.refusal(runtime(), case))
+    return [f"{GROUP}.{name}" for name in path]
 
 
 @task(**RETRY)
@@ -97,8 +101,8 @@ def decide(**context: Any) -> str:
     from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
-    approval = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human")
-    return f"{GROUP}.{assess.choose_path(runtime(), _case(context), approval)}"
+    approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
+    return f"{GROUP}.{assess.choose_path(runtime(), _case(context), approved_by)}"
 
 
 @task(**RETRY)
@@ -207,21 +211,23 @@ def record(**context: Any) -> str:
 
 def ask_a_human() -> Any:
     """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
-    from airflow.providers.standard.operators.hitl import HITLBranchOperator
+    from kintsugi.operators.approval import APPROVE, DECLINE, RepairApproval
 
-    return HITLBranchOperator(
+    return RepairApproval(
         task_id="ask_a_human",
         subject="A guard refused a repair. Act all the same?",
         body=(
             "{% set case = ti.xcom_pull(task_ids='recovery.confirm') %}"
-            "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. The reasons stand in the log of "
-            "`recovery.guard` and in `kintsugi incident {{ case['incident'] }}`.\n\n"
+            "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. Refused because:\n\n"
+            "{% for reason in ti.xcom_pull(task_ids='recovery.guard', key='reasons') or [] %}"
+            "- {{ reason }}\n{% endfor %}"
+            "\nThe whole story: `make incident ID={{ case['incident'] }}`.\n\n"
             "*Approve* repairs the node against the guard's advice; a node that still answers is not "
             "destroyed even then."
         ),
-        options=["Approve", "Decline"],
-        options_mapping={"Approve": f"{GROUP}.decide", "Decline": f"{GROUP}.record"},
-        defaults="Decline",
+        options=[APPROVE, DECLINE],
+        options_mapping={APPROVE: f"{GROUP}.decide", DECLINE: f"{GROUP}.record"},
+        defaults=DECLINE,
         response_timeout=APPROVAL_WAIT,
     )
 

@@ -10,30 +10,53 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kintsugi.errors import KintsugiError
-from kintsugi.settings import BUCKET
+from kintsugi.settings import BUCKET, TOPIC
 from kintsugi.trades.identity import CANARY_SYMBOL
-from kintsugi.trades.rows import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, parse
+from kintsugi.trades.rows import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
     from mypy_boto3_s3.client import S3Client
 
 PREFIX = "trades/canary/"
+SEND_TIMEOUT_S = 30.0
 SLOTS_BACK = 8  # a canary is looked for in the last two hours
 
 
 def send(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str:
     """Put a file with one canary trade into S3; returns its trade_id, to be asked for with `arrived`."""
+    trade, line, name = _canary(now)
+    header = ",".join(HEAD_COLUMNS)
+    key = f"{PREFIX}UnderlyingOptionsTradesCalcs_{trade.trade_date}_{name}.csv"
+    s3.put_object(Bucket=bucket, Key=key, Body=f"{header}\n{line}\n".encode())
+    return trade.trade_id
+
+
+def send_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
+    """Send one canary trade as the ingest would, for when S3 is away; returns its trade_id.
+
+    Raises KafkaError when the brokers don't take it.
+    """
+    import orjson
+
+    from kintsugi.trades.ingest import producer
+
+    trade, _, _ = _canary(now)
+    with producer(bootstrap) as kafka:
+        message = kafka.send(TOPIC, key=trade.symbol.encode(), value=orjson.dumps(trade))
+        message.get(timeout=SEND_TIMEOUT_S)
+    return trade.trade_id
+
+
+def _canary(now: datetime | None) -> tuple[Trade, str, uuid.UUID]:
+    """A fresh canary: the trade, its line in a file, and a name of its own."""
     at = (now or datetime.now(UTC)).astimezone(NEW_YORK)
     name = uuid.uuid4()
     line = row(at, sequence=name.int % 10**15)
     trade = parse(line)
     if isinstance(trade, Rejection):
         raise KintsugiError(f"the canary is no valid trade: {trade.text}; its row was {line}")
-    header = ",".join(HEAD_COLUMNS)
-    key = f"{PREFIX}UnderlyingOptionsTradesCalcs_{at:%Y-%m-%d}_{name}.csv"
-    s3.put_object(Bucket=bucket, Key=key, Body=f"{header}\n{line}\n".encode())
-    return trade.trade_id
+    return trade, line, name
 
 
 def row(at: datetime, sequence: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.fleet import Role
 from kintsugi.observation import Answer, PeerOpinion
-from kintsugi.probes.observe import heard_at, init_state, progress
+from kintsugi.probes.observe import crash_loop, heard_at, init_state, progress
 from kintsugi.probes.peers import Witness
 from kintsugi.probes.protocols import Probe
 
@@ -55,3 +55,34 @@ def test_heard_at_is_the_newest_sign_of_life_of_anybody() -> None:
     assert heard_at(silent, [heard, newer, deaf]) == NOW - timedelta(seconds=3)
     assert heard_at(silent, [deaf]) is None
     assert heard_at(Probe("kafka-1", Answer.OK, NOW, 0.1, ""), [heard]) == NOW
+
+
+def _ends(*seconds: int, service: str = "kafka") -> str:
+    lines = []
+    for second in seconds:
+        lines.append(
+            f"2026-11-22 22:{second // 60:02}:{second % 60:02},123 INFO spawned: '{service}' with pid 7"
+        )
+        lines.append(
+            f"2026-11-22 22:{second // 60:02}:{second % 60:02},923 WARN exited: {service} "
+            "(exit status 1; not expected)"
+        )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("log", "uptime_s", "loops"),
+    [
+        (_ends(1, 5, 9), 3.0, True),
+        (_ends(1, 5, 9), None, True),  # between two starts there is no process
+        (_ends(1, 5), 3.0, False),
+        (_ends(1, 300, 600), 3.0, False),  # three ends, but minutes apart
+        (_ends(1, 5, 9), 200.0, False),  # it has got over it
+        (_ends(1, 5, 9, service="sshd"), 3.0, False),
+        ("", None, False),
+    ],
+)
+def test_a_service_that_ends_again_and_again_is_no_service_that_starts(
+    log: str, uptime_s: float | None, loops: bool
+) -> None:
+    assert crash_loop(log, "kafka", uptime_s) is loops

@@ -92,6 +92,7 @@ ARGUMENTS = {
     "timeout": {"type": "int", "default": 60},
 }
 UP = ("STARTING", "RUNNING", "BACKOFF")
+MOST_ENDS = 3  # a program that ended so often while its port was waited for won't open it
 
 
 def definition(parameters: dict[str, Any]) -> str:
@@ -137,6 +138,10 @@ class Init:
         except xmlrpc.client.Fault:
             return None
 
+    def began(self, name: str) -> int:
+        """When the program was last started, in seconds since 1970; 0 for never."""
+        return int(self.api.getProcessInfo(name)["start"])
+
     def load(self, name: str, again: bool) -> None:
         """Load the program's definition; ``again``: also when that stops the running program."""
         self.api.reloadConfig()
@@ -173,16 +178,24 @@ def write_definition(parameters: dict[str, Any], *, dry: bool) -> bool:
     return True
 
 
-def wait_for_port(parameters: dict[str, Any]) -> bool:
-    """Whether the port accepted a connection before the time was up."""
+def wait_for_port(parameters: dict[str, Any], init: Init) -> str | None:
+    """Wait until the port accepts a connection; None then, else a sentence why it won't.
+
+    A program that its init has to start again and again isn't waited for to the end.
+    """
+    name, where = parameters["name"], f"{parameters['host']}:{parameters['port']}"
     deadline = time.monotonic() + parameters["timeout"]
+    starts: set[int] = set()
     while time.monotonic() < deadline:
         with socket.socket() as client:
             client.settimeout(1)
             if client.connect_ex((parameters["host"], parameters["port"])) == 0:
-                return True
+                return None
+        starts.add(init.began(name))
+        if len(starts) > MOST_ENDS:
+            return f"{name} ended {MOST_ENDS} times instead of listening at {where}"
         time.sleep(0.25)
-    return False
+    return f"{name} doesn't listen at {where} after {parameters['timeout']} s"
 
 
 def apply(parameters: dict[str, Any], defined: bool) -> bool:
@@ -211,15 +224,14 @@ def main() -> None:
         changed = apply(parameters, changed)
     except (OSError, xmlrpc.client.Error) as error:
         module.fail_json(msg=f"the init of {parameters['root']} doesn't take {parameters['name']}: {error}")
-    if parameters["port"] and parameters["state"] == "started" and not wait_for_port(parameters):
-        log = Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
-        tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
-        where = f"{parameters['host']}:{parameters['port']}"
-        module.fail_json(
-            msg=f"{parameters['name']} doesn't listen at {where} after {parameters['timeout']} s; see {log}",
-            statename=Init(parameters["root"]).state(parameters["name"]),
-            tail=tail,
-        )
+    if parameters["port"] and parameters["state"] == "started":
+        init = Init(parameters["root"])
+        why = wait_for_port(parameters, init)
+        if why is not None:
+            log = Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
+            tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
+            state = init.state(parameters["name"])
+            module.fail_json(msg=f"{why}; see {log}", statename=state, tail=tail)
     module.exit_json(changed=changed, statename=Init(parameters["root"]).state(parameters["name"]))
 
 

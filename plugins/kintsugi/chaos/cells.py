@@ -1,0 +1,124 @@
+"""The table of faults: which fault on which nodes, and what is expected of the recovery.
+
+A cell is passed when its victims serve again within its deadline and with no incident left open, the verdicts and
+actions in their incidents are among the expected, no other node was acted upon, and no trade is lost or doubled.
+Pure data; `kintsugi.local.fault_table` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kintsugi.incident import Action
+from kintsugi.recovery.diagnose import Verdict
+
+_V, _A = Verdict, Action
+# An init that starts a killed service is often quicker than the second opinion.
+BACK_BY_ITSELF = frozenset({_V.STARTING, _V.PROCESS_DOWN, _V.FALSE_ALARM})
+DEAD = frozenset({_V.HOST_LOST})
+REBUILT = frozenset({_A.REBUILD})
+ON_ITS_DISK = frozenset({_A.REBUILD_NODE})
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One experiment.
+
+    ``verdicts``, ``actions``: what may stand in the incidents of the victims; ``must``: actions of which each victim's
+    incident has at least one, unless empty. ``incident``: False when the fault must not be acted upon at all.
+    ``again``: the same node is hit once more while it recovers. ``deadline_s``: until all victims serve again.
+    """
+
+    fault: str
+    nodes: tuple[str, ...]
+    verdicts: frozenset[Verdict]
+    actions: frozenset[Action] = frozenset()
+    must: frozenset[Action] = frozenset()
+    incident: bool = True
+    again: bool = False
+    deadline_s: float = 240.0
+
+    @property
+    def name(self) -> str:
+        """How the cell is called on the command line and in the report."""
+        return f"{self.fault}{'_twice' if self.again else ''}:{'+'.join(self.nodes)}"
+
+
+def _one(fault: str, names: Iterable[str], verdicts: frozenset[Verdict], **more: object) -> list[Cell]:
+    return [Cell(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
+
+
+EACH_ROLE = ("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1")
+STATEFUL = ("kafka-2", "cassandra-2")
+LADDER = frozenset({_A.RESTART, _A.REBUILD_NODE, _A.REBUILD})
+FLEET = (
+    "kafka-1", "kafka-2", "kafka-3", "cassandra-1", "cassandra-2", "cassandra-3",
+    "spark-master-1", "spark-worker-1", "spark-worker-2",
+)  # fmt: skip
+
+CELLS: Sequence[Cell] = (
+    *_one("process_killed", EACH_ROLE, BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
+    Cell("driver_killed", ("spark-master-1",), BACK_BY_ITSELF, incident=False),
+    *_one("sshd_killed", ("kafka-3",), frozenset(), incident=False),
+    *_one("paused", STATEFUL, frozenset({_V.FALSE_ALARM}), incident=False),
+    *_one("slow", ("kafka-3",), frozenset({_V.FALSE_ALARM}), incident=False),
+    *_one("power_off", EACH_ROLE, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    *_one("volume_lost", ("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2"), DEAD,
+          actions=REBUILT, must=REBUILT),
+    *_one("data_lost", STATEFUL, frozenset({_V.DISK_LOST}), actions=REBUILT, must=REBUILT),
+    *_one("hung", ("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"), frozenset({_V.HUNG, *BACK_BY_ITSELF}),
+          actions=frozenset({_A.RESTART})),
+    *_one("host_hung", STATEFUL, frozenset({_V.HOST_LOST, _V.PARTITIONED}), actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    *_one("wrong_config", STATEFUL, frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}),
+          actions=frozenset({_A.RESTART}), must=frozenset({_A.RESTART})),
+    Cell("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
+    Cell("corrupt_log", ("cassandra-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER,
+         deadline_s=420),
+    *_one("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Cell("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Cell("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
+    Cell("process_killed", ("cassandra-1", "cassandra-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
+    Cell("power_off", ("kafka-1", "kafka-2"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Cell("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Cell("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
+    Cell("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
+    Cell("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480),
+)  # fmt: skip
+
+NOT_RUN: Mapping[str, str] = {
+    "disk_full": "a volume of the local environment has no size of its own, and filling the machine's disk is no test",
+    "clock_wrong": "libfaketime isn't part of what the nodes are set up with yet",
+}
+
+
+def judge(
+    cell: Cell, incidents: Sequence[tuple[str, Sequence[str], Sequence[str]]], healed: bool
+) -> str | None:
+    """Why the cell isn't as designed, None when it is.
+
+    ``incidents``: node, verdicts and actions of each incident that began since the fault.
+    """
+    if not healed:
+        return f"not healed within {cell.deadline_s:.0f} s"
+    for node, verdicts, actions in incidents:
+        if (why := _unexpected(cell, node, set(verdicts), set(actions))) is not None:
+            return why
+    for node in cell.nodes:
+        done = {action for other, _, actions in incidents if other == node for action in actions}
+        if cell.must and not done & cell.must:
+            return f"{node} should have got {' or '.join(sorted(cell.must))}"
+    return None
+
+
+def _unexpected(cell: Cell, node: str, verdicts: set[str], actions: set[str]) -> str | None:
+    """What was said of a node, or done to it, that the cell doesn't expect."""
+    if actions and (node not in cell.nodes or not cell.incident):
+        return f"{node} was acted upon ({', '.join(sorted(actions))}), though it should have been left alone"
+    if node not in cell.nodes:
+        return None
+    if strange := verdicts - cell.verdicts - BACK_BY_ITSELF:
+        return f"{node} was taken for {', '.join(sorted(strange))}"
+    if strange := actions - cell.actions:
+        return f"{node} got {', '.join(sorted(strange))}"
+    return None

@@ -1,0 +1,223 @@
+"""The faults that can be made on purpose: how each is made on its victims, and how it is taken back.
+
+A fault is made from outside (power, disk, the frozen host) or over SSH by what a person or a broken part could do;
+it never tells the recovery anything. Taking back is safe at any time, also of a fault that was never made: the
+janitor does it whatever became of the experiment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from kintsugi.errors import KintsugiError
+from kintsugi.fleet import Role
+from kintsugi.probes.observe import SERVICES
+from kintsugi.recovery.case import Runtime
+
+Act = Callable[[Runtime, Sequence[str]], None]
+
+DRIVER = "stream-trades"
+PAUSE_S = 5.0  # never an incident
+SLOW_S = 25.0
+TAIL_BYTES = 4096  # of a log that a power cut takes with it
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind of failure. ``mode``: whether connections are reset at once or nobody answers at all."""
+
+    kind: str
+    what: str
+    make: Act
+    take_back: Act | None = None
+    mode: str = "reset"
+
+
+def _each(act: Callable[[Runtime, str], None]) -> Act:
+    """An act on all victims at once: they fail together, not one after another."""
+
+    def together(runtime: Runtime, names: Sequence[str]) -> None:
+        failures: list[Exception] = []
+
+        def guarded(name: str) -> None:
+            try:
+                act(runtime, name)
+            except Exception as error:  # noqa: BLE001 - told by the caller's thread
+                failures.append(error)
+
+        threads = [threading.Thread(target=guarded, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    return together
+
+
+def _service(runtime: Runtime, name: str) -> str:
+    return SERVICES[runtime.fleet.node(name).role]
+
+
+def _kill_process(runtime: Runtime, name: str) -> None:
+    runtime.platform().signal_service(name, _service(runtime, name), "KILL")
+
+
+def _kill_driver(runtime: Runtime, name: str) -> None:
+    runtime.platform().signal_service(name, DRIVER, "KILL")
+
+
+def _kill_sshd(runtime: Runtime, name: str) -> None:
+    with suppress(KintsugiError):  # the session that carries the order dies with its sshd
+        runtime.platform().signal_service(name, "sshd", "KILL")
+
+
+def _hang(runtime: Runtime, name: str) -> None:
+    runtime.platform().signal_service(name, _service(runtime, name), "STOP")
+
+
+def _unhang(runtime: Runtime, name: str) -> None:
+    with suppress(KintsugiError):  # the node or its service is gone: nothing is frozen there
+        runtime.platform().signal_service(name, _service(runtime, name), "CONT")
+
+
+def _power_off(runtime: Runtime, name: str) -> None:
+    runtime.platform().power_off(name)
+
+
+def _lose_volume(runtime: Runtime, name: str) -> None:
+    runtime.platform().power_off(name)
+    runtime.platform().lose_volume(name)
+
+
+def _lose_data(runtime: Runtime, name: str) -> None:
+    """Empty the data directory under the running service, and let the service notice at once."""
+    runtime.platform().run(name, ["find", _data(runtime, name), "-mindepth", "1", "-delete"])
+    _kill_process(runtime, name)
+
+
+def _data(runtime: Runtime, name: str) -> str:
+    return str(runtime.settings.node_volume(name) / "data")
+
+
+def _freeze(runtime: Runtime, name: str) -> None:
+    runtime.platform().suspend(name)
+
+
+def _thaw(runtime: Runtime, name: str) -> None:
+    runtime.platform().resume(name)
+
+
+def _pause(runtime: Runtime, name: str) -> None:
+    runtime.platform().suspend(name)
+    time.sleep(PAUSE_S)
+    runtime.platform().resume(name)
+
+
+def _slow_down(runtime: Runtime, name: str) -> None:
+    """Four fifths of the time the node gets no processor."""
+    platform, until = runtime.platform(), time.monotonic() + SLOW_S
+    while time.monotonic() < until:
+        platform.suspend(name)
+        time.sleep(0.8)
+        platform.resume(name)
+        time.sleep(0.2)
+
+
+def _misconfigure(runtime: Runtime, name: str) -> None:
+    """What a hurried person does: a wrong value into the file that is in force, and a restart."""
+    etc = runtime.settings.node_root(name) / "etc"
+    wrong = {
+        Role.KAFKA: ("s/:9092/:9992/g", [f"{etc}/kafka/server.properties"]),
+        Role.CASSANDRA: (
+            "s/^-Xm[sx].*/-Xmx1m/",
+            [f"{etc}/cassandra/form.options", f"{etc}/cassandra/replace.options"],
+        ),
+    }
+    expression, files = wrong[runtime.fleet.node(name).role]
+    runtime.platform().run(name, ["sed", "-i", expression, *files])
+    _kill_process(runtime, name)
+
+
+def _corrupt(runtime: Runtime, name: str) -> None:
+    """Noise into the middle of the newest log that the service reads when it starts, then a crash."""
+    runtime.platform().run(name, ["python3", "-c", _NOISE, _newest_log(runtime, name), "noise"])
+    _kill_process(runtime, name)
+
+
+def _lose_tail(runtime: Runtime, name: str) -> None:
+    """A power cut that takes the last, unsynced bytes of the newest logs with it."""
+    import subprocess
+    import sys
+
+    platform = runtime.platform()
+    platform.power_off(name)
+    # The host is off, so its disk is touched from outside, by the very program that corrupts a living one's.
+    subprocess.run([sys.executable, "-c", _NOISE, _newest_log(runtime, name), "cut"], check=True, timeout=30)
+
+
+def _newest_log(runtime: Runtime, name: str) -> str:
+    """The glob of the logs: Kafka's segments, Cassandra's commit log."""
+    pattern = {
+        Role.KAFKA: f"{_data(runtime, name)}/kafka/trades-*/*.log",
+        Role.CASSANDRA: f"{_data(runtime, name)}/cassandra/commitlog/CommitLog-*.log",
+    }
+    return pattern[runtime.fleet.node(name).role]
+
+
+# Run on the node: it may have no Kintsugi installed. Noise goes into the newest file that has content; a cut is made
+# in every file, at the last byte that isn't zero (segments are allocated ahead).
+_NOISE = f"""
+import glob, os, sys
+pattern, how = sys.argv[1:]
+found = [path for path in glob.glob(pattern) if os.path.getsize(path)]
+assert found, 'no log matches ' + pattern
+def end(path):
+    with open(path, 'rb') as log:
+        return len(log.read().rstrip(bytes(1)))
+for path in found if how == 'cut' else [max(found, key=end)]:
+    size = end(path)
+    with open(path, 'r+b') as log:
+        if how == 'cut':
+            log.truncate(max(0, size - {TAIL_BYTES}))
+        else:
+            log.seek(size // 2)
+            log.write(os.urandom(min({TAIL_BYTES}, max(1, size // 2))))
+            log.flush()
+            os.fsync(log.fileno())
+"""
+
+
+def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
+    runtime.platform().stop_storage()
+    _each(_power_off)(runtime, names)
+
+
+def _storage_back(runtime: Runtime, names: Sequence[str]) -> None:
+    runtime.platform().start_storage()
+
+
+FAULTS = {
+    fault.kind: fault
+    for fault in (
+        Fault("process_killed", "its service is killed", _each(_kill_process)),
+        Fault("driver_killed", "the streaming driver is killed", _each(_kill_driver)),
+        Fault("sshd_killed", "sshd is killed while the service lives", _each(_kill_sshd)),
+        Fault("power_off", "the whole node loses its power", _each(_power_off)),
+        Fault("volume_lost", "the node and its disk are gone", _each(_lose_volume)),
+        Fault("data_lost", "the data directory is emptied under the service", _each(_lose_data)),
+        Fault("hung", "the service is frozen", _each(_hang), _each(_unhang), mode="silent"),
+        Fault("host_hung", "the whole node is frozen", _each(_freeze), _each(_thaw), mode="silent"),
+        Fault("paused", f"the whole node stands still for {PAUSE_S:.0f} s", _each(_pause), _each(_thaw), "silent"),
+        Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", _each(_slow_down), _each(_thaw)),
+        Fault("wrong_config", "a person pushes a wrong configuration", _each(_misconfigure)),
+        Fault("corrupt_log", "the newest log is damaged and the service crashes", _each(_corrupt)),
+        Fault("tail_lost", "a power cut takes the unsynced tail of the logs", _each(_lose_tail)),
+        Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back),
+    )
+}  # fmt: skip

@@ -1,0 +1,293 @@
+"""``make faults``: run the table of faults on the running fleet, one cell after another, with trades flowing.
+
+Each cell begins in the steady state and ends with an account of every trade. Results are written after each cell, so
+a run that was cut short keeps what it has; a cell named on the command line replaces its own row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.chaos.cells import CELLS, NOT_RUN, Cell, judge
+from kintsugi.chaos.experiment import figures
+from kintsugi.chaos.faults import FAULTS
+from kintsugi.errors import InputError, KintsugiError, StepFailed
+from kintsugi.incident import Incident, Outcome
+from kintsugi.local import account
+from kintsugi.local.demo import live_feed
+from kintsugi.local.rounds import await_steady_state
+from kintsugi.recovery import redundant
+from kintsugi.recovery.assess import LIMITS
+from kintsugi.recovery.case import Runtime, runtime
+from kintsugi.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FEED_ROWS = 500  # every five seconds
+WATCHED_S = 12.0  # how long a cell that should do nothing is watched
+CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is over
+ACCOUNT_DEADLINE_S = 150.0
+GENEROUS_FOR = timedelta(hours=3)
+
+
+def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
+    """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    report = report or settings.repository / "build" / "faults.json"
+    chosen = chosen_cells(cells)
+    doors = runtime()
+    rows = _known(report) if cells else {}
+    with generous(doors):
+        for number, cell in enumerate(chosen, start=1):
+            console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
+            console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
+            rows[cell.name] = row = run_cell(doors, cell, console)
+            write(report, rows)
+            say(console, row)
+    show(console, rows)
+    return (
+        0 if all(row["as_designed"] and not (row["lost"] or row["doubled"]) for row in rows.values()) else 1
+    )
+
+
+def chosen_cells(names: Sequence[str]) -> list[Cell]:
+    """The cells of these names (a fault's name stands for all its cells), all without names; raises InputError."""
+    known = {cell.name for cell in CELLS} | {cell.fault for cell in CELLS}
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"there is no cell {name!r} in the table of faults; there are: {', '.join(sorted(known))}"
+            )
+    return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
+
+
+@contextmanager
+def generous(doors: Runtime) -> Iterator[None]:
+    """A repair budget that lets the whole table through; it ends with the block, or hours later if that is killed."""
+    until = datetime.now(UTC) + GENEROUS_FOR
+    budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
+    before = doors.store.desired(LIMITS)
+    doors.store.set_desired(LIMITS, budget)
+    try:
+        yield
+    finally:
+        doors.store.set_desired(LIMITS, before.value if before else {})
+
+
+def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
+    """One experiment, from the steady state to the account; never raises for what the recovery did wrong."""
+    from kintsugi.trades.reconcile import reconcile_when_quiet
+
+    fault = FAULTS[cell.fault]
+    await_steady_state(doors)
+    counted: dict[str, Any] = {}
+    with live_feed(doors, rows=FEED_ROWS):
+        t0 = datetime.now(UTC)
+        for name in cell.nodes:
+            doors.store.record_fault(
+                name, kind=cell.fault, t0=t0, run=f"faults {t0.isoformat()}", mode=fault.mode
+            )
+        with followed(doors, t0, console):
+            try:
+                fault.make(doors, cell.nodes)
+                if cell.again:
+                    hit_again(doors, cell, t0)
+                if cell.fault == "storage_away":
+                    await_mark(doors, cell, t0)
+                    take_back(doors, cell)
+                healed = await_healing(doors, cell, t0)
+            except KintsugiError as error:
+                console.print(f"  [red]{error}")
+                healed = False
+            finally:
+                take_back(doors, cell)
+    try:
+        counted = account.summary(reconcile_when_quiet(doors.settings, deadline_s=ACCOUNT_DEADLINE_S))
+    except KintsugiError as error:
+        console.print(f"  [red]no account: {error}")
+    return row_of(cell, incidents_since(doors, t0), healed, counted)
+
+
+def take_back(doors: Runtime, cell: Cell) -> None:
+    """Undo what of the fault may still be in force; harmless when nothing is."""
+    undo = FAULTS[cell.fault].take_back
+    if undo is not None:
+        undo(doors, cell.nodes)
+
+
+def incidents_since(doors: Runtime, t0: datetime) -> list[Incident]:
+    """All incidents that began after the fault, oldest first."""
+    found = [one for one in doors.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
+    return sorted(found, key=lambda one: one.detected_at)
+
+
+def await_healing(doors: Runtime, cell: Cell, t0: datetime) -> bool:
+    """Whether all victims serve again with nothing open, within the cell's deadline."""
+    until, calm_since = time.monotonic() + cell.deadline_s, None
+    began = time.monotonic()
+    while time.monotonic() < until:
+        calm = all_well(doors, cell, t0) and time.monotonic() - began >= WATCHED_S
+        calm_since = (calm_since or time.monotonic()) if calm else None
+        if calm_since is not None and time.monotonic() - calm_since >= CALM_S:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def all_well(doors: Runtime, cell: Cell, t0: datetime) -> bool:
+    """Whether nothing is open, what must be done was done, and every victim is redundant at this moment."""
+    incidents = incidents_since(doors, t0)
+    if any(one.closed_at is None for one in incidents):
+        return False
+    healed = {one.node for one in incidents if one.outcome is Outcome.HEALED}
+    if cell.must and not set(cell.nodes) <= healed:
+        return False
+    return all(
+        asyncio.run(redundant.missing(doors.fleet, doors.fleet.node(name), stream=True)) is None
+        for name in cell.nodes
+    )
+
+
+def hit_again(doors: Runtime, cell: Cell, t0: datetime, deadline_s: float = 120) -> None:
+    """Wait until the recovery configures the new node, then make the same fault on it once more."""
+    until = time.monotonic() + deadline_s
+    while not any(entry.step == "configure" for one in incidents_since(doors, t0) for entry in one.entries):
+        if time.monotonic() > until:
+            raise StepFailed(
+                f"{cell.name}: no recovery came so far as to configure within {deadline_s:.0f} s"
+            )
+        time.sleep(0.2)
+    FAULTS[cell.fault].make(doors, cell.nodes)
+
+
+def await_mark(doors: Runtime, cell: Cell, t0: datetime) -> None:
+    """Wait until the victims of a fault that outlasts the repair are healed without what the fault took away."""
+    until = time.monotonic() + cell.deadline_s
+    while True:
+        incidents = incidents_since(doors, t0)
+        if incidents and all(one.closed_at for one in incidents):
+            return
+        if time.monotonic() > until:
+            raise StepFailed(f"{cell.name}: the repair didn't end while S3 was away")
+        time.sleep(0.5)
+
+
+@contextmanager
+def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
+    """Print the incidents' journals as they grow, while the block runs."""
+    stop = threading.Event()
+    shown: dict[str, int] = {}
+
+    def follow() -> None:
+        while not stop.wait(1.0):
+            tell_new()
+
+    def tell_new() -> None:
+        for incident in incidents_since(doors, t0):
+            for entry in incident.entries[shown.get(incident.id, 0) :]:
+                if not entry.data.get("finding") and entry.data.get("mark") in (None, "failed"):
+                    passed = (entry.at - t0).total_seconds()
+                    console.print(
+                        f"  [dim]{passed:6.1f} s {incident.node:14}[/] [cyan]{entry.step:9}[/] {entry.message}"
+                    )
+            shown[incident.id] = len(incident.entries)
+
+    thread = threading.Thread(target=follow, name="journal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        tell_new()
+
+
+def row_of(
+    cell: Cell, incidents: Sequence[Incident], healed: bool, counted: dict[str, Any]
+) -> dict[str, Any]:
+    """What the report says of a cell; times in seconds since the fault."""
+    judged = [(one.node, verdicts(one), [str(action) for action in one.attempts()]) for one in incidents]
+    why = judge(cell, judged, healed)
+    if why is None and not counted:
+        why = "the account could not be taken"
+    own = [one for one in incidents if one.node in cell.nodes]
+    return {
+        "fault": cell.name,
+        "what": FAULTS[cell.fault].what,
+        "node": ", ".join(cell.nodes),
+        "verdict": sorted({verdict for _, found, _ in judged for verdict in found}),
+        "action": [action for _, _, actions in judged for action in actions],
+        "phases": _slowest(own).get("phases", {}),
+        "repairs": [figures(one) for one in own],
+        "outcome": "as designed" if why is None else why,
+        "as_designed": why is None,
+        "healed": healed,
+        "lost": counted.get("lost"),
+        "doubled": counted.get("doubled"),
+        "stored": counted.get("stored"),
+    }
+
+
+def verdicts(incident: Incident) -> list[str]:
+    """Every verdict that the confirmations of an incident came to."""
+    return [str(entry.data["verdict"]) for entry in incident.entries if "verdict" in entry.data]
+
+
+def _slowest(incidents: Sequence[Incident]) -> dict[str, Any]:
+    rows = [figures(one) for one in incidents]
+    return max(rows, key=lambda row: row["repaired_s"] or 0.0, default={})
+
+
+def write(report: Path, rows: dict[str, dict[str, Any]]) -> None:
+    """Every cell so far."""
+    report.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "cells": list(rows.values()),
+        "not_run": dict(NOT_RUN),
+    }
+    report.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _known(report: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return {row["fault"]: row for row in json.loads(report.read_text())["cells"]}
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+
+
+def say(console: Console, row: dict[str, Any]) -> None:
+    """One line when a cell is over."""
+    colour = "green" if row["as_designed"] else "red"
+    console.print(f"  [{colour}]{row['outcome']}[/]; lost {row['lost']}, doubled {row['doubled']}")
+
+
+def show(console: Console, rows: dict[str, dict[str, Any]]) -> None:
+    """The table, for people."""
+    from rich.table import Table
+
+    table = Table(
+        "fault", "node", "verdict", "action", "serving s", "outcome", "lost", "doubled", title="Faults"
+    )
+    for row in rows.values():
+        times = ", ".join(str(one["repaired_s"]) for one in row["repairs"] if one["repaired_s"] is not None)
+        table.add_row(
+            row["fault"].partition(":")[0], row["node"], ", ".join(row["verdict"]), ", ".join(row["action"]), times,
+            row["outcome"], str(row["lost"]), str(row["doubled"]),
+        )  # fmt: skip
+    for fault, why in NOT_RUN.items():
+        table.add_row(fault, "", "", "", "", f"not run: {why}", "", "")
+    console.print(table)

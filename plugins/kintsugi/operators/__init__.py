@@ -1,0 +1,1 @@
+"""Airflow's faces of what a recovery asks of people."""

@@ -1,0 +1,62 @@
+"""The judgement over a cell of the table of faults, and the table's own consistency."""
+
+from __future__ import annotations
+
+import pytest
+
+from kintsugi.chaos.cells import CELLS, Cell, judge
+from kintsugi.chaos.faults import FAULTS
+from kintsugi.fleet import load_fleet
+from kintsugi.incident import Action
+from kintsugi.recovery.diagnose import Verdict
+
+LOST = Cell(
+    "power_off",
+    ("kafka-1",),
+    frozenset({Verdict.HOST_LOST}),
+    actions=frozenset({Action.REBUILD_NODE}),
+    must=frozenset({Action.REBUILD_NODE}),
+)
+LEFT_ALONE = Cell("paused", ("kafka-1",), frozenset({Verdict.FALSE_ALARM}), incident=False)
+GOOD = ("kafka-1", ["host_lost"], ["rebuild_node"])
+
+
+def test_a_repair_as_expected_passes() -> None:
+    assert judge(LOST, [GOOD], healed=True) is None
+
+
+@pytest.mark.parametrize(
+    ("incidents", "healed", "said"),
+    [
+        ([GOOD], False, "not healed within 240 s"),
+        ([], True, "kafka-1 should have got rebuild_node"),
+        ([("kafka-1", ["hung"], ["rebuild_node"])], True, "kafka-1 was taken for hung"),
+        ([("kafka-1", ["host_lost"], ["rebuild_node", "rebuild"])], True, "kafka-1 got rebuild"),
+        ([GOOD, ("kafka-2", ["host_lost"], ["restart"])], True, "kafka-2 was acted upon (restart)"),
+    ],
+)
+def test_what_is_not_as_designed_is_named(
+    incidents: list[tuple[str, list[str], list[str]]], healed: bool, said: str
+) -> None:
+    why = judge(LOST, incidents, healed)
+    assert why is not None
+    assert why.startswith(said)
+
+
+def test_a_bystander_that_was_only_looked_at_is_no_failure() -> None:
+    assert judge(LOST, [GOOD, ("kafka-2", ["false_alarm"], [])], healed=True) is None
+
+
+def test_a_pause_may_be_noticed_but_not_acted_upon() -> None:
+    assert judge(LEFT_ALONE, [("kafka-1", ["false_alarm"], [])], healed=True) is None
+    why = judge(LEFT_ALONE, [("kafka-1", ["hung"], ["restart"])], healed=True)
+    assert why == "kafka-1 was acted upon (restart), though it should have been left alone"
+
+
+def test_every_cell_names_a_fault_that_can_be_made_and_nodes_of_the_fleet() -> None:
+    nodes = load_fleet().nodes
+    for cell in CELLS:
+        assert cell.fault in FAULTS
+        assert set(cell.nodes) <= set(nodes)
+        assert cell.must <= cell.actions
+    assert len({cell.name for cell in CELLS}) == len(CELLS)
