@@ -62,14 +62,22 @@ def runs() -> list[Any]:
 
 
 def test_it_stands_in_the_navigation(page: Page) -> None:
-    (plugin,) = [p for p in page("anna").get("/api/v2/plugins").json()["plugins"] if p["name"] == "pipeline_health"]
+    (plugin,) = [
+        p for p in page("anna").get("/api/v2/plugins").json()["plugins"] if p["name"] == "pipeline_health"
+    ]
     (view,) = plugin["external_views"]
-    assert (view["name"], view["href"], view["destination"]) == ("Pipeline Health", "/pipeline-health/", "nav")
+    assert (view["name"], view["href"], view["destination"]) == (
+        "Pipeline Health",
+        "/pipeline-health/",
+        "nav",
+    )
     for icon in ("icon", "icon_dark_mode"):
         assert page("vera").get(view[icon]).headers["content-type"].startswith("image/svg")
 
 
-@pytest.mark.parametrize("path", ["", "live", "series", "incidents", "static/page.js", "deeds/recover?target=kafka-1"])
+@pytest.mark.parametrize(
+    "path", ["", "live", "series", "incidents", "static/page.js", "deeds/recover?target=kafka-1"]
+)
 def test_strangers_see_nothing(page: Page, path: str) -> None:
     assert page(None).get(f"/pipeline-health/{path}").status_code == 401
 

@@ -45,16 +45,24 @@ class FlowSample:
 
 
 class FlowSamples(Database):
-    """A week of samples. Methods raise StoreUnavailable."""
+    """A week of samples; makes its table at first use. Methods raise StoreUnavailable."""
+
+    _has_table = False
 
     def prepare(self) -> None:
         """Make the table where it is missing; safe to race."""
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_TABLE_LOCK,))
             connection.execute(_TABLE)
+        self._has_table = True
+
+    def _need_table(self) -> None:
+        if not self._has_table:
+            self.prepare()
 
     def add(self, sample: FlowSample) -> None:
         """Write a sample (the same moment is written once) and drop what is older than a week."""
+        self._need_table()
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO flow_sample (at, running, committed, produced) VALUES (%s, %s, %s, %s)"
@@ -68,6 +76,7 @@ class FlowSamples(Database):
 
         Of each stretch of time the last sample is kept, and the newest of all is always there.
         """
+        self._need_table()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT ON (bucket) at, running, committed, produced FROM ("

@@ -6,7 +6,7 @@ Nothing here decides anything; what the answers mean stands in `health`.
 from __future__ import annotations
 
 import asyncio
-import heapq
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -24,7 +24,6 @@ from kintsugi.web.hub import Source
 
 CHART_SPAN = timedelta(hours=6)
 STALE_AFTER = timedelta(seconds=20)
-UNUSUAL_READ = 20_000
 UNUSUAL_SHOWN = 12
 
 
@@ -104,7 +103,7 @@ class Unusual:
 
 @dataclass(frozen=True, slots=True)
 class UnusualDay:
-    """The most unusual trades of the newest day that has any. ``total``: how many signals that day has."""
+    """The dearest unusual trades of the newest day that has any, dearest first. ``total``: how many signals that day has."""
 
     day: date | None
     total: int
@@ -165,34 +164,27 @@ class Flow:
     """The samples that the watch of the flow wrote; where it writes none, the page reads the stream itself."""
 
     settings: Settings
-    _prepared: bool = False
+    _store: FlowSamples | None = None
+    _own: deque[FlowSample] = field(default_factory=lambda: deque(maxlen=720))
 
     async def ask(self) -> FlowSeen:
         """Raises StoreUnavailable; that Kafka or Spark is away shows in the newest sample."""
         from kintsugi.probes.flow import read_flow
 
-        kept = await asyncio.to_thread(self._read)
+        samples = self._samples()
+        kept = await asyncio.to_thread(samples.since, datetime.now(UTC) - CHART_SPAN)
         if kept and datetime.now(UTC) - kept[-1].at < STALE_AFTER:
+            self._own.clear()
             return FlowSeen(tuple(kept), live=True)
         reading = await read_flow(self.settings.fleet)
-        own = FlowSample(reading.at, reading.running, reading.committed, reading.produced)
-        await asyncio.to_thread(self._write, own)
-        return FlowSeen((*kept, own), live=False)
-
-    def _read(self) -> list[FlowSample]:
-        samples = self._samples()
-        if not self._prepared:
-            samples.prepare()
-            self._prepared = True
-        return samples.since(datetime.now(UTC) - CHART_SPAN)
-
-    def _write(self, sample: FlowSample) -> None:
-        self._samples().add(sample)
+        self._own.append(FlowSample(reading.at, reading.running, reading.committed, reading.produced))
+        return FlowSeen((*kept, *self._own), live=False)
 
     def _samples(self) -> FlowSamples:
         from kintsugi.connections import store_dsn
 
-        return FlowSamples(store_dsn(self.settings))
+        self._store = self._store or FlowSamples(store_dsn(self.settings))
+        return self._store
 
 
 def ask_files(settings: Settings) -> Files:
@@ -207,7 +199,7 @@ def ask_files(settings: Settings) -> Files:
 
 @dataclass(slots=True)
 class UnusualTrades:
-    """Reads ``unusual_trade``; keeps its session, because making one costs more than the question."""
+    """The dearest unusual trades, from ``unusual_top``; keeps its session, because making one costs more than the question."""
 
     settings: Settings
     _session: Any = None
@@ -218,13 +210,18 @@ class UnusualTrades:
 
     def _ask(self) -> UnusualDay:
         session = self._connected()
-        days = [row.trade_date.date() for row in self._select(session, "SELECT DISTINCT trade_date")]
+        days = [
+            row.trade_date for row in self._select(session, "SELECT DISTINCT trade_date FROM unusual_trade")
+        ]
         if not days:
             return UnusualDay(None, 0, ())
         day = max(days)
-        rows = self._select(session, "SELECT *", " WHERE trade_date = %s LIMIT %s", (day, UNUSUAL_READ))
-        found = [_unusual(row) for row in rows]
-        return UnusualDay(day, len(found), tuple(heapq.nlargest(UNUSUAL_SHOWN, found, key=lambda u: u.score)))
+        (total,) = self._select(
+            session, "SELECT count(*) FROM unusual_trade WHERE trade_date = %s", (day,)
+        ).one()
+        where = "WHERE trade_date = %s AND ranking = 'premium' LIMIT %s"
+        rows = self._select(session, f"SELECT * FROM unusual_top {where}", (day, UNUSUAL_SHOWN))
+        return UnusualDay(day.date(), total, tuple(_unusual(row) for row in rows))
 
     def _connected(self) -> Any:
         from kintsugi.settings import KEYSPACE
@@ -237,15 +234,13 @@ class UnusualTrades:
         return self._session
 
     @staticmethod
-    def _select(session: Any, what: str, where: str = "", values: tuple[Any, ...] = ()) -> Any:
+    def _select(session: Any, query: str, values: tuple[Any, ...] = ()) -> Any:
         from cassandra import ConsistencyLevel, DriverException
         from cassandra.cluster import NoHostAvailable
         from cassandra.query import SimpleStatement
 
         # For the eye any replica will do, and it still answers when two of three are away.
-        statement = SimpleStatement(
-            f"{what} FROM unusual_trade{where}", consistency_level=ConsistencyLevel.LOCAL_ONE
-        )
+        statement = SimpleStatement(query, consistency_level=ConsistencyLevel.LOCAL_ONE)
         try:
             return session.execute(statement, values or None, timeout=5.0)
         except (DriverException, NoHostAvailable) as error:

@@ -28,7 +28,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def page(settings: Settings, store: Store, postgres: Server, world: World) -> Iterator[Callable[..., TestClient]]:
+def page(
+    settings: Settings, store: Store, postgres: Server, world: World
+) -> Iterator[Callable[..., TestClient]]:
     """A browser of the user of that name (None: not signed in)."""
     app = made_up_app(settings, store._dsn, world)
     clients: list[TestClient] = []

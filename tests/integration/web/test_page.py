@@ -146,7 +146,9 @@ def test_a_deed_by_get_does_nothing(page: Page, world: World) -> None:
         ("olga", {}, 403),  # no browser at all
     ],
 )
-def test_who_may_not_act(page: Page, world: World, user: str | None, headers: dict[str, str], status: int) -> None:
+def test_who_may_not_act(
+    page: Page, world: World, user: str | None, headers: dict[str, str], status: int
+) -> None:
     maker = page(user or "olga")
     form = {**FORM, "token": token(maker)}
     assert page(user).post("/deeds/recover", data=form, headers=headers).status_code == status
@@ -164,7 +166,9 @@ def test_a_deed_needs_the_token_of_a_form_made_for_this_user(page: Page, world: 
 def test_airflows_refusal_is_shown(page: Page, world: World) -> None:
     world.answer = Answer(409, said="there is such a run already")
     client = page("olga")
-    answer = client.post("/deeds/recover", data={**FORM, "token": token(client)}, headers=OURS | {"hx-request": "true"})
+    answer = client.post(
+        "/deeds/recover", data={**FORM, "token": token(client)}, headers=OURS | {"hx-request": "true"}
+    )
     assert answer.status_code == 409
     assert "Airflow refused: there is such a run already" in answer.text
 
