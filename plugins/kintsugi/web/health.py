@@ -154,7 +154,8 @@ def _abandoned(known: Known) -> Headline | None:
             continue
         seen = known.seen(node.name)
         flags, since = known.flags(node.name), seen.since if seen else None
-        lost = f"{node.name} does not answer, and "
+        others = [other.name for other in _away(known) if other != node]
+        lost = f"{node.name} does not answer ({_names(others)} neither), and " if others else f"{node.name} does not answer, and "
         if flags:
             return Headline(
                 Level.BAD,
@@ -185,7 +186,7 @@ def _repairing(known: Known) -> Headline | None:
     opened = known.store.value.open if known.store.value else ()
     if opened:
         names = " and ".join(incident.node for incident in opened)
-        doing = "; ".join(f"{incident.node}: {doing_now(incident)}" for incident in opened)
+        doing = " ".join(f"{incident.node}: {doing_now(incident)}." for incident in opened)
         started = min(incident.started_at for incident in opened)
         return Headline(
             Level.BUSY,
@@ -196,7 +197,7 @@ def _repairing(known: Known) -> Headline | None:
     away = _away(known)
     if away:
         seen = known.seen(away[0].name)
-        names = " and ".join(node.name for node in away)
+        names = _names([node.name for node in away])
         advice = "Nothing to do yet: the watch confirms the failure and then repairs it."
         return Headline(
             Level.BUSY,
@@ -380,6 +381,8 @@ def _scopes(flags: Sequence[Maintenance]) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
+    if not names:
+        return ""
     if len(names) > 3:
-        return f"{len(names)} of them" if names else ""
+        return f"{len(names)} servers"
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]

@@ -47,7 +47,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._jinja.globals.update(asset_url=self._asset_url, signs=SIGNS, words=WORDS, number=flow.number)
-        self._jinja.filters.update(moment=moment, seconds=seconds)
+        self._jinja.filters.update(moment=moment, lasting=lasting, seconds=seconds)
 
     def render(self, template: str, **values: Any) -> str:
         """A part of a page."""
@@ -135,6 +135,14 @@ def moment(at: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> Markup:
     utc = at.astimezone(UTC)
     return Markup('<time datetime="{}" title="{} UTC">{} UTC</time>').format(
         utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M:%S"), utc.strftime(form)
+    )
+
+
+def lasting(since: datetime) -> Markup:
+    """A ``<time>`` that the browser turns into "for 3 minutes"; without scripts it says since when, in UTC."""
+    utc = since.astimezone(UTC)
+    return Markup('<time data-lasting datetime="{}" title="since {} UTC">since {} UTC</time>').format(
+        utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M:%S"), utc.strftime("%Y-%m-%d %H:%M:%S")
     )
 
 

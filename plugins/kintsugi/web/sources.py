@@ -103,7 +103,10 @@ class Unusual:
 
 @dataclass(frozen=True, slots=True)
 class UnusualDay:
-    """The dearest unusual trades of the newest day that has any, dearest first. ``total``: how many signals that day has."""
+    """The dearest unusual trades of the newest day that has any, dearest first.
+
+    ``total``: how many signals that day has.
+    """
 
     day: date | None
     total: int
@@ -199,7 +202,10 @@ def ask_files(settings: Settings) -> Files:
 
 @dataclass(slots=True)
 class UnusualTrades:
-    """The dearest unusual trades, from ``unusual_top``; keeps its session, because making one costs more than the question."""
+    """The dearest unusual trades, from ``unusual_top``.
+
+    Keeps its session, because making one costs more than the question.
+    """
 
     settings: Settings
     _session: Any = None

@@ -41,8 +41,10 @@ def until(ask: Callable[[], str | None], seconds: float = 5.0) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/live", "/series", "/incidents", "/incidents/x", "/incidents/x/archive", "/incidents/x/logs/y"]
-    + ["/deeds/recover?target=kafka-1", "/static/page.js", "/docs", "/redoc", "/openapi.json"],
+    [
+        *("/", "/live", "/series", "/incidents", "/incidents/x", "/incidents/x/archive", "/incidents/x/logs/y"),
+        *("/deeds/recover?target=kafka-1", "/static/page.js", "/docs", "/redoc", "/openapi.json"),
+    ],
 )
 def test_nothing_is_open_to_strangers(page: Page, path: str) -> None:
     assert page(None).get(path).status_code in (401, 404)

@@ -76,7 +76,7 @@ def test_a_repair_under_way_asks_nothing_of_anybody() -> None:
     said = health.headline(known(down=["kafka-2"], store=with_open(incident)))
     assert said.level is Level.BUSY
     assert said.title == "kafka-2 failed and is being repaired."
-    assert said.advice == "Nothing to do. kafka-2: making a new server (2 to replace)"
+    assert said.advice == "Nothing to do. kafka-2: making a new server (2 to replace)."
     assert said.since == incident.started_at
 
 
@@ -101,6 +101,14 @@ def test_a_lost_node_that_nobody_heals_needs_a_person(
     assert said.level is Level.BAD
     assert words in said.title
     assert (said.deed, said.target) == (deed, target)
+
+
+def test_the_other_nodes_that_are_away_are_named_too() -> None:
+    paused = frozenset({"watch_kafka-1"})
+    said = health.headline(known(down=["kafka-1", "kafka-3"], paused=paused))
+    assert said.title == "kafka-1 does not answer (kafka-3 neither), and its watch is paused."
+    many = health.headline(known(down=[node.name for node in FLEET]))
+    assert many.title == "9 servers stopped answering."
 
 
 def test_another_nodes_maintenance_does_not_count() -> None:

@@ -16,13 +16,14 @@ addEventListener("storage", theme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
 
 const units = [[86400, "day"], [3600, "hour"], [60, "minute"], [1, "second"]];
-const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
+const ago = new Intl.RelativeTimeFormat("en", { numeric: "always" });
 
 function age() {
   for (const time of document.querySelectorAll("time[datetime]")) {
-    const seconds = Math.min(0, (Date.parse(time.dateTime) - Date.now()) / 1000);
-    const [size, unit] = units.find(([size]) => -seconds >= size) ?? units[3];
-    const said = relative.format(Math.round(seconds / size), unit);
+    const seconds = Math.max(0, (Date.now() - Date.parse(time.dateTime)) / 1000);
+    const [size, unit] = units.find(([size]) => seconds >= size) ?? units[3];
+    const count = Math.round(seconds / size);
+    const said = "lasting" in time.dataset ? `for ${count} ${unit}${count === 1 ? "" : "s"}` : ago.format(-count, unit);
     if (time.textContent !== said) time.textContent = said;
   }
 }
