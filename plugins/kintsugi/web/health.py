@@ -155,7 +155,8 @@ def _abandoned(known: Known) -> Headline | None:
         seen = known.seen(node.name)
         flags, since = known.flags(node.name), seen.since if seen else None
         others = [other.name for other in _away(known) if other != node]
-        lost = f"{node.name} does not answer ({_names(others)} neither), and " if others else f"{node.name} does not answer, and "
+        too = f" ({_names(others)} neither)" if others else ""
+        lost = f"{node.name} does not answer{too}, and "
         if flags:
             return Headline(
                 Level.BAD,

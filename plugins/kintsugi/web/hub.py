@@ -46,10 +46,11 @@ class Source:
 class Hub:
     """The newest reading of every source, by name. Lives in one event loop."""
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
+    def __init__(self, sources: Mapping[str, Source], *, idle_after_s: float = IDLE_AFTER_S) -> None:
         self._sources = sources
+        self._idle_after_s = idle_after_s
         self._readings: dict[str, Reading[Any]] = {name: Reading() for name in sources}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._looked_s = 0.0
         self._first = asyncio.Event()
 
@@ -57,8 +58,11 @@ class Hub:
         """All readings as they are; waits up to ``patience_s`` seconds for sources that were never asked."""
         loop = asyncio.get_running_loop()
         self._looked_s = loop.time()
-        if not any(not task.done() for task in self._tasks):
-            self._tasks = [loop.create_task(self._keep(name)) for name in self._sources]
+        for name in self._sources:
+            if name not in self._tasks or self._tasks[name].done():
+                # What was read before the pause is no news: better nothing than a node that was well an hour ago.
+                self._readings[name] = Reading()
+                self._tasks[name] = loop.create_task(self._keep(name))
         until_s = loop.time() + patience_s
         while (left_s := until_s - loop.time()) > 0 and not all(r.asked for r in self._readings.values()):
             self._first.clear()
@@ -70,26 +74,28 @@ class Hub:
 
     async def close(self) -> None:
         """Ask nobody any more."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _keep(self, name: str) -> None:
         source, clock = self._sources[name], asyncio.get_running_loop().time
         asking: asyncio.Future[Any] | None = None
-        while clock() - self._looked_s < IDLE_AFTER_S:
-            started_s = clock()
-            asking = asking or asyncio.ensure_future(source.ask())
-            done, _ = await asyncio.wait({asking}, timeout=source.within_s)
-            if done:
-                self._note(name, _settled(asking, self._readings[name]))
-                asking = None
-            else:
-                said = f"no answer within {source.within_s:.0f} s"
-                self._note(name, replace(self._readings[name], error=said))
-            await asyncio.sleep(max(0.0, started_s + source.every_s - clock()))
-        if asking is not None:
-            asking.cancel()
+        try:
+            while clock() - self._looked_s < self._idle_after_s:
+                started_s = clock()
+                asking = asking or asyncio.ensure_future(source.ask())
+                done, _ = await asyncio.wait({asking}, timeout=source.within_s)
+                if done:
+                    self._note(name, _settled(asking, self._readings[name]))
+                    asking = None
+                else:
+                    said = f"no answer within {source.within_s:.0f} s"
+                    self._note(name, replace(self._readings[name], error=said))
+                await asyncio.sleep(max(0.0, started_s + source.every_s - clock()))
+        finally:
+            if asking is not None:
+                asking.cancel()
 
     def _note(self, name: str, reading: Reading[Any]) -> None:
         self._readings[name] = reading

@@ -42,7 +42,15 @@ def until(ask: Callable[[], str | None], seconds: float = 5.0) -> str:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/live", "/series", "/incidents", "/incidents/x", "/incidents/x/archive", "/incidents/x/logs/y"),
+        *(
+            "/",
+            "/live",
+            "/series",
+            "/incidents",
+            "/incidents/x",
+            "/incidents/x/archive",
+            "/incidents/x/logs/y",
+        ),
         *("/deeds/recover?target=kafka-1", "/static/page.js", "/docs", "/redoc", "/openapi.json"),
     ],
 )

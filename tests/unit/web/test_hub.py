@@ -48,3 +48,22 @@ async def test_a_source_that_fails_keeps_its_last_answer_and_says_why() -> None:
             reading = (await hub.readings())["it"]
     assert (reading.value, reading.error) == (1, "Cassandra does not answer")
     await hub.close()
+
+
+async def test_nobody_is_asked_while_nobody_looks_and_old_answers_are_not_shown_as_new() -> None:
+    asked = 0
+
+    async def count() -> int:
+        nonlocal asked
+        asked += 1
+        return asked
+
+    hub = Hub({"it": Source(count, 0.01, 1.0)}, idle_after_s=0.05)
+    await hub.readings(patience_s=5.0)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*hub._tasks.values())  # they end by themselves
+    before = asked
+    reading = (await hub.readings())["it"]
+    assert (reading.asked, asked) == (False, before)
+    assert (await hub.readings(patience_s=5.0))["it"].value == before + 1
+    await hub.close()
