@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from kintsugi.fleet import REPOSITORY
 from kintsugi.settings import Settings, load_settings
@@ -24,7 +24,7 @@ from tests.integration.store.conftest import new_server
 from tests.made_up import World, begin_repair, day_of_flow, incidents, made_up_app, unusual_day
 
 IMAGES = REPOSITORY / "docs" / "images"
-SIZE = {"width": 1280, "height": 860}
+SIZE = ViewportSize(width=1280, height=860)
 
 
 def main() -> None:
