@@ -142,7 +142,9 @@ def lasting(since: datetime) -> Markup:
     """A ``<time>`` that the browser turns into "for 3 minutes"; without scripts it says since when, in UTC."""
     utc = since.astimezone(UTC)
     return Markup('<time data-lasting datetime="{}" title="since {} UTC">since {} UTC</time>').format(
-        utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M:%S"), utc.strftime("%Y-%m-%d %H:%M:%S")
+        utc.isoformat(timespec="seconds"),
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
     )
 
 
