@@ -208,8 +208,12 @@ def test_a_corrected_file_adds_and_corrects_and_what_it_no_longer_holds_is_withd
     fields[14] = b"0.9999"  # a corrected volatility
     corrected = [*lines[20:100], b",".join(fields), *lines[100:130]]
     pipeline.put(KEY, body(corrected))
+    before = pipeline.account()
+    assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
     (account,) = ingest(pipeline)
     assert account.tally.produced == 111
+    before = pipeline.account()
+    assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
     store(pipeline)
     found = pipeline.account()
     assert (found.complete, found.withdrawn_count, found.extra_count, found.altered_count) == (

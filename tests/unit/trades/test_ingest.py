@@ -94,3 +94,23 @@ def test_a_full_queue_is_waited_for_and_ends_with_the_error_of_its_messages(
 
     with ingest.producer(["127.0.0.1:1"]) as kafka, pytest.raises(KintsugiError, match="did not acknowledge"):
         fill()
+
+
+@mock_aws
+def test_days_parts_months_and_archives_are_trade_files_and_nothing_else_is() -> None:
+    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    s3.create_bucket(Bucket="bucket")
+    names = [
+        "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08.csv",
+        "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08_002.csv.gz",
+        "trades/2024-10/UnderlyingOptionsTradesCalcs_2024-10.csv.zip",
+    ]
+    others = ["trades/readme.txt", "trades/x/UnderlyingOptionsEODCalcs_2024-10-08.csv", "eod/" + names[0]]
+    for key in [*names, *others]:
+        s3.put_object(Bucket="bucket", Key=key, Body=b"x")
+    assert [item.key for item in ingest.listed(s3, "bucket")] == names
+    first = ingest.listed(s3, "bucket")[0]
+    s3.put_object(Bucket="bucket", Key=names[0], Body=b"corrected")
+    again = ingest.listed(s3, "bucket")[0]
+    assert (first.key, first.size, again.size) == (again.key, 1, 9)
+    assert first.etag != again.etag
