@@ -146,6 +146,13 @@ def faults(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, cells=options.cell, report=options.report)
 
 
+def release(options: argparse.Namespace, settings: Settings) -> int:
+    """Build, list, show or compare releases; name drift; try three bad releases on the running fleet."""
+    from kintsugi.release.command import run
+
+    return run(options, settings)
+
+
 def sign_in(settings: Settings) -> str:
     """How to sign in to Airflow; the password itself only on a terminal, never into a log."""
     from kintsugi.local.airflow_environment import ADMIN, ADMIN_PASSWORD
@@ -186,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
         seeded.add_argument("--seed", type=int, help="chooses the data; default: the time")
         seeded.add_argument("--report", type=Path, help="default: build/<command>.json")
     compared = _add(commands, reconcile)
-    compared.add_argument("--wait", type=float, default=0, help="seconds to wait for trades still under way")
+    compared.add_argument(
+        "--wait", type=float, default=60, help="seconds at most to wait for trades under way; default: 60"
+    )
     shown = _add(commands, status)
     told = _add(commands, incident)
     told.add_argument("id", help="as `kintsugi status` lists it")
@@ -210,6 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
     made.add_argument("--trades", type=int, default=100_000, help="about how many rows")
     made.add_argument("--level", default="standard", help="of what is planted: easy, standard, hard")
+    released = _add(commands, release)
+    released.add_argument("what", choices=("build", "list", "show", "diff", "drift", "trials"))
+    released.add_argument("digests", nargs="*", help="first digits of a digest; diff takes one or two")
     return parser
 
 

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from pyarrow import Array, RecordBatch
 
 EPOCH = date(1970, 1, 1).toordinal() - 2**31  # Cassandra counts days from 2^31 days before 1970
-FIXED = {"double": ">f8", "float": ">f4", "bigint": ">i8", "timestamp": ">i8", "int": ">i4", "smallint": ">i2"}
+FIXED = {
+    "double": ">f8",
+    "float": ">f4",
+    "bigint": ">i8",
+    "timestamp": ">i8",
+    "int": ">i4",
+    "smallint": ">i2",
+}
 
 Value = bytes | None
 Encoder = Callable[["Array"], list[Value]]
@@ -98,4 +105,3 @@ ENCODERS: dict[str, Encoder] = {
     **{kind: _fixed(code) for kind, code in FIXED.items()},
     "text": _texts, "blob": _blobs, "boolean": _booleans, "date": _dates,
 }  # fmt: skip
-
