@@ -52,7 +52,7 @@ def spike(bench: Bench) -> Result:
         began = time.time()
         send_s = deliver(bench.doors.s3(), ledger, kafka, part, ready)
         bench.say(f"{TRADES:,} trades sent in {send_s:.1f} s; lag {meter.last.lag:,}")
-        peak = drained_at(bench, meter, usual, memory)
+        gone_at = drained_at(bench, meter, usual, memory)
         fed.set()
     with bench.stream_meter() as meter:
         rows = expected.count
@@ -61,7 +61,7 @@ def spike(bench: Bench) -> Result:
         found = compare(session, expected)
     roles = memory[0]
     return {
-        "spike": {"trades": TRADES, "lost": found.lost, "drain_s": round(peak - began, 1)},
+        "spike": {"trades": TRADES, "lost": found.lost, "drain_s": round(gone_at - began, 1)},
         "doubled": found.doubled, "send_s": round(send_s, 1), "trades_beside": rows - TRADES, "usual_lag": usual,
         "memory_mib": {
             role: {"before": round(roles[role]), "peak": round(max(m.get(role, 0.0) for m in memory))} for role in roles
