@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults reconcile test lint test-unit test-integration test-e2e clean
+.PHONY: help setup demo up down status incident rounds faults bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -30,11 +30,23 @@ incident:  ## the story of one incident: make incident ID=<as `make status` list
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
 	@$(KINTSUGI) rounds
 
+bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 15 minutes)
+	@$(KINTSUGI) bench
+
+soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (about 15 minutes)
+	@$(KINTSUGI) soak
+
 faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
 
+release-trials:  ## on the running fleet: three bad releases, each caught with one node touched at most (about 15 minutes)
+	@$(KINTSUGI) release trials
+
 reconcile:  ## account for every trade: lost, extra, doubled
 	@$(KINTSUGI) reconcile
+
+signals:  ## how well the four signals find planted behaviour: table, build/signals.json, PNG (about 10 minutes)
+	@$(KINTSUGI) signals
 
 test: setup  ## everything that a change must pass
 	@bin/run-tests lint unit integration e2e

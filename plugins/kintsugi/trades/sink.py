@@ -9,25 +9,25 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import KEYSPACE
-from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS, UNUSUAL_COLUMNS
+from kintsugi.trades import cql_values
+from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
-    from cassandra.query import PreparedStatement
+    from cassandra.query import BatchStatement, PreparedStatement
     from pyarrow import RecordBatch
 
 ROWS_PER_BATCH = 30
 IN_FLIGHT = 24
 RETRY_SECONDS = 60.0
-EPOCH = date(1970, 1, 1).toordinal() - 2**31  # Cassandra counts days from 2^31 days before 1970
 
 Row = Sequence[Any]
+
+cassandra_date = cql_values.days
 
 _sessions: dict[tuple[str, ...], Writer] = {}
 
@@ -38,26 +38,28 @@ class Writer:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.trade = _prepare(session, "trade", TRADE_COLUMNS)
-        self.unusual = _prepare(session, "unusual_trade", UNUSUAL_COLUMNS)
         self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
 
-    def write(self, statement: PreparedStatement, groups: Iterable[list[Row]], *, retry_for: float) -> int:
+    def write(
+        self,
+        statement: PreparedStatement,
+        groups: Iterable[list[Row]],
+        *,
+        retry_for: float,
+        encoded: bool = False,
+    ) -> int:
         """Write groups of rows, each group within one partition; returns the rows written.
 
-        Raises KintsugiError when a batch still fails after ``retry_for`` seconds.
+        ``encoded``: the values are bytes as `cql_values` makes them, not to be bound by the driver. Raises
+        KintsugiError when a batch still fails after ``retry_for`` seconds.
         """
-        from cassandra.query import BatchStatement, BatchType
-
         deadline = time.monotonic() + retry_for
         waiting: deque[tuple[Any, Any]] = deque()
         written = 0
         for group in groups:
             for start in range(0, len(group), ROWS_PER_BATCH):
                 rows = group[start : start + ROWS_PER_BATCH]
-                batch = BatchStatement(BatchType.UNLOGGED)
-                batch.is_idempotent = True
-                for row in rows:
-                    batch.add(statement, row)
+                batch = unlogged_batch(statement, rows, encoded=encoded)
                 written += len(rows)
                 if len(waiting) >= IN_FLIGHT:
                     self._finish(*waiting.popleft(), deadline)
@@ -82,6 +84,22 @@ class Writer:
             future = self.session.execute_async(batch)
 
 
+def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded: bool) -> BatchStatement:
+    """One idempotent batch of rows of one partition; ``encoded``: see `Writer.write`."""
+    from cassandra.query import BatchStatement, BatchType, BoundStatement
+
+    batch = BatchStatement(BatchType.UNLOGGED)
+    batch.is_idempotent = True
+    for row in rows:
+        if encoded:
+            bound = BoundStatement(statement)
+            bound.values = row
+            batch.add(bound)
+        else:
+            batch.add(statement, row)
+    return batch
+
+
 def writer(contact_points: tuple[str, ...]) -> Writer:
     """This process's Writer for a cluster, connected at first use."""
     from kintsugi.trades.cassandra import connect
@@ -91,53 +109,26 @@ def writer(contact_points: tuple[str, ...]) -> Writer:
     return _sessions[contact_points]
 
 
-def arrow_sink(contact_points: tuple[str, ...]) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
-    """A function for ``DataFrame.mapInArrow``: writes the rows, and tells how far it came.
+def arrow_sink(
+    contact_points: tuple[str, ...], returned: tuple[str, ...]
+) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
+    """A function for ``DataFrame.mapInArrow``: writes the rows, and returns some of their columns once they are stored.
 
-    In: the columns of ``trade``, nullable ``signal``, ``score``, ``usual_mean``, ``usual_stddev``, and
-    Kafka's ``partition`` and
-    ``offset``. Out: one row a Kafka partition and Arrow batch: ``partition``, ``end_offset`` (one past
-    the last), ``rows``,
-    ``unusual``.
+    In: at least the columns of ``trade`` and those ``returned``. Out: ``returned``, a row for every row stored.
     """
 
     def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
         target = writer(contact_points)
         for batch in batches:
-            yield _store(target, batch)
+            _store(target, batch)
+            yield batch.select(list(returned))
 
     return sink
 
 
-def _store(target: Writer, batch: RecordBatch) -> RecordBatch:
-    import pyarrow as pa
-
-    columns = {name: batch.column(index).to_pylist() for index, name in enumerate(batch.schema.names)}
-    for name in ("trade_date", "expiration"):
-        columns[name] = [cassandra_date(text) for text in columns[name]]
-    columns["trade_id"] = [bytes.fromhex(text) for text in columns["trade_id"]]
-    rows = list(zip(*(columns[name] for name, _ in TRADE_COLUMNS), strict=True))
-    target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS)
-    signals = columns["signal"]
-    hits = [index for index, signal in enumerate(signals) if signal is not None]
-    if hits:
-        found = [tuple(columns[name][index] for name, _ in UNUSUAL_COLUMNS) for index in hits]
-        target.write(target.unusual, by_partition(found, 1), retry_for=RETRY_SECONDS)
-    ends: dict[int, int] = {}
-    counts: dict[int, int] = defaultdict(int)
-    unusual: dict[int, int] = defaultdict(int)
-    for partition, offset, signal in zip(columns["partition"], columns["offset"], signals, strict=True):
-        ends[partition] = max(ends.get(partition, 0), offset + 1)
-        counts[partition] += 1
-        unusual[partition] += signal is not None
-    return pa.RecordBatch.from_pydict(
-        {
-            "partition": pa.array(list(ends), pa.int32()),
-            "end_offset": pa.array(list(ends.values()), pa.int64()),
-            "rows": pa.array([counts[p] for p in ends], pa.int64()),
-            "unusual": pa.array([unusual[p] for p in ends], pa.int64()),
-        }
-    )
+def _store(target: Writer, batch: RecordBatch) -> None:
+    rows = cql_values.rows(batch, TRADE_COLUMNS)
+    target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
 
 
 def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
@@ -146,12 +137,6 @@ def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
     for row in rows:
         groups[row[:key_columns]].append(row)
     return list(groups.values())
-
-
-@lru_cache(maxsize=65536)
-def cassandra_date(text: str) -> int:
-    """``YYYY-MM-DD`` → the number that the driver takes for Cassandra's type ``date`` as it is."""
-    return date.fromisoformat(text).toordinal() - EPOCH
 
 
 def _prepare(session: Session, table: str, columns: tuple[tuple[str, str], ...]) -> PreparedStatement:

@@ -23,7 +23,7 @@ ACCOUNT: dict[str, Any] = {
 @pytest.mark.parametrize("limit", [3, 100])
 def test_recent_identities_are_remembered_at_least_as_long_as_promised(limit: int) -> None:
     recent = ingest.Recent(limit)
-    identities = [f"{n:032x}" for n in range(limit)]
+    identities = [n.to_bytes(16, "big") for n in range(limit)]
     assert not any(recent.seen(identity) for identity in identities)
     assert all(recent.seen(identity) for identity in identities)
 
@@ -31,9 +31,9 @@ def test_recent_identities_are_remembered_at_least_as_long_as_promised(limit: in
 def test_memory_of_identities_is_bounded() -> None:
     recent = ingest.Recent(10)
     for number in range(1000):
-        recent.seen(f"{number:032x}")
+        recent.seen(number.to_bytes(16, "big"))
     assert len(recent._new) + len(recent._old) <= 20
-    assert not recent.seen(f"{0:032x}")
+    assert not recent.seen(bytes(16))
 
 
 def test_a_sum_over_files_adds_counts_and_reasons() -> None:
@@ -61,3 +61,36 @@ def test_a_manifest_that_disagrees_is_named(
     else:
         with pytest.raises(KintsugiError, match=f"trades/f.*{text}"):
             ingest.check_manifest(s3, {**ACCOUNT, **claimed}, "bucket")
+
+
+def test_messages_that_no_broker_takes_are_an_error_and_nothing_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ingest.PRODUCER, "message.timeout.ms", 300)
+    with ingest.producer(["127.0.0.1:1"]) as kafka:
+        kafka.send("trades", key=b"AAPL", value=b"{}")
+        with pytest.raises(KintsugiError, match=r"did not acknowledge.*goes on from its last chunk"):
+            kafka.flush()
+        with pytest.raises(KintsugiError, match="did not acknowledge"):
+            kafka.send("trades", value=b"{}")
+
+
+def test_a_flush_has_a_deadline() -> None:
+    with ingest.producer(["127.0.0.1:1"]) as kafka:
+        kafka.send("trades", value=b"{}")
+        with pytest.raises(KintsugiError, match=r"1 messages are unacknowledged after 0 s"):
+            kafka.flush(timeout=0.1)
+
+
+def test_a_full_queue_is_waited_for_and_ends_with_the_error_of_its_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ingest.PRODUCER, "message.timeout.ms", 500)
+    monkeypatch.setitem(ingest.PRODUCER, "queue.buffering.max.messages", 10)
+
+    def fill() -> None:
+        for _ in range(100):
+            kafka.send("trades", value=b"{}")
+
+    with ingest.producer(["127.0.0.1:1"]) as kafka, pytest.raises(KintsugiError, match="did not acknowledge"):
+        fill()
