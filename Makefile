@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults release-trials reconcile test lint test-unit test-integration test-e2e clean
+.PHONY: help setup demo up down status incident rounds faults release-trials reconcile signals test lint test-unit test-integration test-e2e clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -38,6 +38,9 @@ release-trials:  ## on the running fleet: three bad releases, each caught with o
 
 reconcile:  ## account for every trade: lost, extra, doubled
 	@$(KINTSUGI) reconcile
+
+signals:  ## how well the four signals find planted behaviour: table, build/signals.json, PNG (about 10 minutes)
+	@$(KINTSUGI) signals
 
 test: setup  ## everything that a change must pass
 	@bin/run-tests lint unit integration e2e

@@ -64,7 +64,8 @@ def baseline(contracts: DataFrame) -> DataFrame:
 
     Volume is that of rows with volume > 0, implied volatility that of rows with iv > 0.
     Standard deviations are those of a sample, null for a single row; the statistics of nothing are null,
-    their count 0.
+    their count 0. ``log_stddev``: the standard deviation of the natural logarithm, which is what describes the
+    width of a heavy-tailed distribution; its centre is the logarithm of the median.
     """
     volume = F.when(F.col("volume") > 0, F.col("volume").cast("double"))
     iv = F.when(F.col("iv") > 0, F.col("iv"))
@@ -77,6 +78,7 @@ def baseline(contracts: DataFrame) -> DataFrame:
                 ("mean", F.mean),
                 ("median", F.median),
                 ("stddev", F.stddev_samp),
+                ("log_stddev", lambda c: F.stddev_samp(F.log(c))),
             )
         )
     ).select(*(name for name, _ in BASELINE_COLUMNS))  # fmt: skip

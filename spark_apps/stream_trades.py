@@ -1,8 +1,9 @@
 """The stream: trades from Kafka, enriched, into Cassandra. Runs until it is told to stop.
 
 One driver at any time (a lock on the checkpoint); it starts from the checkpoint or, without one, from the
-consumer group's offsets. A batch is: rows stored at LOCAL_QUORUM, then the group's offsets, then the
-checkpoint. Rows are upserts, so whatever is repeated after a crash changes nothing. A failing batch
+consumer group's offsets. A batch is: rows stored at LOCAL_QUORUM by the executors, what follows from them
+(`derived`: windows, unusual trades, cancels) by the driver, then the group's offsets, then the
+checkpoint. All rows are absolute upserts, so whatever is repeated after a crash changes nothing. A failing batch
 restarts the query; when that brings no progress the process ends with status 1, and its supervisor starts
 another.
 
@@ -31,18 +32,19 @@ from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy on
 from kintsugi.errors import Refused
 from kintsugi.settings import TOPIC
 from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache
-from kintsugi.trades.columns import canceled, delta_bin, expiry_bin, premium, side
-from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.cassandra import connect
+from kintsugi.trades.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
+from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, Derived
+from kintsugi.trades.derived_store import CassandraStore
 from kintsugi.trades.offsets import OffsetCommitter, starting_offsets
 from kintsugi.trades.schema import TRADE_COLUMNS
+from kintsugi.trades.signals import with_signals
 from kintsugi.trades.sink import arrow_sink
 
 log = logging.getLogger("stream_trades")
 
 ROWS_PER_TRIGGER = 20_000
 FAILURES_WITHOUT_PROGRESS = 5
-HIGH_VOLUME_Z = 4.0
-MIN_BUCKET = 10
 MESSAGE = T.StructType(
     [
         T.StructField(name, kind)
@@ -60,7 +62,6 @@ MESSAGE = T.StructType(
         )
     ]
 )  # fmt: skip
-STORED = "partition int, end_offset bigint, rows bigint, unusual bigint"
 
 
 def parsed(messages: DataFrame) -> DataFrame:
@@ -71,9 +72,13 @@ def parsed(messages: DataFrame) -> DataFrame:
 
 
 def enriched(trades: DataFrame) -> DataFrame:
-    """Adds ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin``, ``delta_bin``; the rest stays."""
+    """Adds ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin``, ``delta_bin``, ``match``; the rest stays."""
+    condition = F.when(canceled(F.col("condition")), F.col("canceled_condition")).otherwise(
+        F.col("condition")
+    )
     return trades.withColumns(
         {
+            "match": match_key(condition),
             "premium": premium(F.col("size"), F.col("price")),
             "side": side(F.col("price"), F.col("bid"), F.col("ask")),
             "canceled": canceled(F.col("condition")),
@@ -83,56 +88,48 @@ def enriched(trades: DataFrame) -> DataFrame:
     )
 
 
-def with_high_volume(trades: DataFrame, baseline: DataFrame) -> DataFrame:
-    """Adds ``signal``, ``score``, ``usual_mean``, ``usual_stddev``, all null for a usual trade.
-
-    ``baseline``: `BASELINE_SCHEMA`, one row a bucket and validity (``as_of`` < trade date <= ``until``),
-    so a trade is measured by files from before its day only. The score is the z-score of the trade's size
-    (contracts) in its bucket; a bucket of fewer than MIN_BUCKET rows says nothing. Cancels and canaries
-    never signal.
-    """
-    usual = F.broadcast(baseline.select([F.col(name).alias(f"usual_{name}") for name in baseline.columns]))
-    keys = ("symbol", "option_type", "delta_bin", "expiry_bin")
-    condition = (F.col("trade_date") > F.col("usual_as_of")) & (F.col("trade_date") <= F.col("usual_until"))
-    for key in keys:
-        condition = condition & (F.col(key) == F.col(f"usual_{key}"))
-    score = (F.col("size") - F.col("usual_mean")) / F.col("usual_stddev")
-    hit = (
-        (F.col("usual_stddev") > 0) & (F.col("usual_count") >= MIN_BUCKET) & (score >= HIGH_VOLUME_Z)
-        & ~F.col("canceled") & (F.col("symbol") != CANARY_SYMBOL)
-    )  # fmt: skip
-    return trades.join(usual, condition, "left").select(
-        *trades.columns,
-        F.when(hit, "high_volume").alias("signal"),
-        F.when(hit, score).alias("score"),
-        F.when(hit, F.col("usual_mean")).alias("usual_mean"),
-        F.when(hit, F.col("usual_stddev")).alias("usual_stddev"),
-    )
-
-
 def batch_writer(
-    spark: SparkSession, contact_points: tuple[str, ...], committer: OffsetCommitter, baselines: BaselineCache
-) -> Callable[[DataFrame, int], None]:
-    """The function for ``foreachBatch``: store the batch's rows, then offer its offsets to the group."""
-    columns = [name for name, _ in TRADE_COLUMNS]
+    spark: SparkSession, contact_points: tuple[str, ...], committer: OffsetCommitter, baselines: BaselineCache,
+    derived: Callable[[], Derived],
+) -> Callable[[DataFrame, int], None]:  # fmt: skip
+    """The function for ``foreachBatch``: store the batch's rows and what follows, then offer its offsets.
+
+    ``derived`` is called once, at the first batch.
+    """
+    columns = dict.fromkeys((*(name for name, _ in TRADE_COLUMNS), *DERIVING_NAMES))
+    usual = UsualFrame(spark, baselines)
+    following: list[Derived] = []
 
     def write(batch: DataFrame, batch_id: int) -> None:
-        baseline = spark.createDataFrame(baselines.rows(), BASELINE_SCHEMA)
         trades = parsed(batch).where(F.col("trade_id").isNotNull())
-        rows = with_high_volume(enriched(trades), baseline).select(
-            *columns, "signal", "score", "usual_mean", "usual_stddev", "partition", "offset"
-        )
+        rows = with_signals(enriched(trades), usual.frame()).select(*columns)
         # One task a core: a task costs more than the rows of a small batch.
         rows = rows.coalesce(max(1, spark.sparkContext.defaultParallelism))
-        stored = rows.mapInArrow(arrow_sink(contact_points), STORED).collect()
-        ends: dict[int, int] = {}
-        for row in stored:
-            ends[row.partition] = max(ends.get(row.partition, 0), row.end_offset)
-        committer.offer(ends)
-        log.info("batch %d: %d trades stored, %d unusual", batch_id, sum(r.rows for r in stored),
-                 sum(r.unusual for r in stored))  # fmt: skip
+        stored = rows.mapInArrow(arrow_sink(contact_points, DERIVING_NAMES), DERIVING).toArrow()
+        if not following:
+            following.append(derived())
+        summary = following[0].apply(stored)
+        committer.offer(summary.ends)
+        log.info("batch %d: %s", batch_id, summary)
 
     return write
+
+
+class UsualFrame:
+    """The baseline as a DataFrame, made anew only when the cache has read the table again."""
+
+    def __init__(self, spark: SparkSession, baselines: BaselineCache) -> None:
+        self._spark = spark
+        self._baselines = baselines
+        self._rows: object = None
+        self._frame: DataFrame | None = None
+
+    def frame(self) -> DataFrame:
+        """Columns of `BASELINE_SCHEMA`."""
+        rows = self._baselines.rows()
+        if self._frame is None or rows is not self._rows:
+            self._rows, self._frame = rows, self._spark.createDataFrame(rows, BASELINE_SCHEMA)
+        return self._frame
 
 
 def start_query(
@@ -241,7 +238,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     committer = OffsetCommitter(options.bootstrap.split(","))
     contact_points = tuple(options.contact_points.split(","))
-    write = batch_writer(spark, contact_points, committer, BaselineCache(list(contact_points)))
+    epoch = time.time_ns() // 1000
+    write = batch_writer(
+        spark, contact_points, committer, BaselineCache(list(contact_points)),
+        lambda: Derived(CassandraStore(connect(list(contact_points))), epoch=epoch),
+    )  # fmt: skip
     try:
         return supervise(spark, lambda: start_query(spark, options, write))
     finally:

@@ -67,7 +67,9 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Make a sample trading day."""
     from kintsugi.trades.generator import generate_day
 
-    made = generate_day(options.directory, day=options.day, seed=options.seed, trades=options.trades)
+    made = generate_day(
+        options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
+    )
     for path in (*made.eod_files, *made.trade_files, made.truth_file):
         print(path)
     return 0
@@ -112,6 +114,15 @@ def rounds(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.local.rounds import run
 
     return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
+
+
+def signals(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
+    from kintsugi.local.evaluate_signals import run
+
+    return run(
+        levels=options.level or [], seeds=options.seed or [], trades=options.trades, report=options.report
+    )
 
 
 def faults(options: argparse.Namespace, settings: Settings) -> int:
@@ -167,11 +178,19 @@ def _parser() -> argparse.ArgumentParser:
             default=os.environ.get("FORMAT", "text"),
             help="default: $FORMAT",
         )
+    measured = _add(commands, signals)
+    measured.add_argument(
+        "--level", action="append", choices=("easy", "standard", "hard"), help="default: all"
+    )
+    measured.add_argument("--seed", action="append", type=int, help="default: those kept for the evaluation")
+    measured.add_argument("--trades", type=int, default=200_000, help="rows of a day; default: 200000")
+    measured.add_argument("--report", type=Path, default=Path("build/signals.json"))
     made = _add(commands, generate)
     made.add_argument("directory", type=Path, help="where the files go")
     made.add_argument("--day", type=date.fromisoformat, default=date(2024, 10, 8), help="default: 2024-10-08")
     made.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
     made.add_argument("--trades", type=int, default=100_000, help="about how many rows")
+    made.add_argument("--level", default="standard", help="of what is planted: easy, standard, hard")
     released = _add(commands, release)
     released.add_argument("what", choices=("build", "list", "show", "diff", "drift", "trials"))
     released.add_argument("digests", nargs="*", help="first digits of a digest; diff takes one or two")

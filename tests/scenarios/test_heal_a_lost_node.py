@@ -9,7 +9,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -140,3 +141,39 @@ def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, An
     assert "recovery.show_plan" in ran
     assert not ran & {"recovery.fence", "recovery.provision", "recovery.restart"}
     assert set(before) <= set(processes(kintsugi.settings, "cassandra-1"))
+
+
+def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
+    kintsugi: Command, report: dict[str, Any]
+) -> None:
+    from kintsugi.connections import store_dsn
+    from kintsugi.incident import Outcome
+    from kintsugi.local import node
+    from kintsugi.local.control_plane import ControlPlane
+    from kintsugi.store import Store
+
+    name, dag = "spark-worker-2", "watch_spark-worker-2"
+    airflow, store = ControlPlane(kintsugi.settings).airflow, Store(store_dsn(kintsugi.settings))
+    store.set_maintenance(name, reason="its rack is being moved", user="ada")
+    node.power_off(kintsugi.settings, name)
+    try:
+        asked = until(lambda: [one for one in airflow.questions() if one["dag_id"] == dag], 120)
+        (question,) = asked
+        assert f"Maintenance: {name} is in maintenance" in question["body"]
+        assert not processes(kintsugi.settings, name)  # nobody acted meanwhile
+        airflow.answer(question, "Approve")
+        (healed,) = until(lambda: [one for one in store.incidents(1, node=name) if one.closed_at], 240)
+    finally:
+        store.clear_maintenance(name)
+    assert healed.outcome is Outcome.HEALED
+    said = [entry.message for entry in healed.entries if "approved" in entry.data]
+    assert said == ["admin approved the repair against the guards' advice"]
+
+
+def until(condition: Callable[[], list[Any]], seconds: float) -> list[Any]:
+    """The first non-empty answer of ``condition``; fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"nothing after {seconds:.0f} s"
+        time.sleep(0.5)
+    return found

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import statistics
 from datetime import date
 from pathlib import Path
 
@@ -35,6 +37,11 @@ def test_statistics_are_by_bucket_over_contracts_that_traded(spark: SparkSession
     assert (one["volume_count"], one["volume_mean"], one["volume_median"]) == (3, 30.0, 20.0)
     assert one["volume_stddev"] == pytest.approx(26.4575, abs=1e-4)
     assert (one["iv_count"], one["iv_median"]) == (3, pytest.approx(0.3))
+    logs = [math.log(n) for n in (10, 20, 60)]
+    assert one["volume_log_stddev"] == pytest.approx(statistics.stdev(logs))
+    assert one["iv_log_stddev"] == pytest.approx(
+        statistics.stdev([math.log(0.2), math.log(0.3), math.log(0.4)])
+    )
     assert one["as_of"] == DAY
     assert list(one) == [name for name, _ in BASELINE_COLUMNS]
 

@@ -44,6 +44,15 @@ def test_expiry_bins_end_at_30_and_60_days(spark: SparkSession) -> None:
     assert found == ["short", "short", "medium", "medium", "long"]
 
 
+def test_what_has_expired_or_is_no_delta_is_in_no_bin(spark: SparkSession) -> None:
+    frame = spark.createDataFrame([("2024-10-08", "2024-10-07", 1.01), ("2024-10-08", "2024-10-07", NAN)],
+                                  "t string, e string, delta double")  # fmt: skip
+    found = frame.select(
+        columns.expiry_bin(F.col("t"), F.col("e")), columns.delta_bin(F.col("delta"))
+    ).collect()
+    assert [tuple(row) for row in found] == [(None, None), (None, None)]
+
+
 def test_premium_is_dollars_for_contracts_of_100_shares(spark: SparkSession) -> None:
     frame = spark.createDataFrame([(10, 1.3)], "size int, price double")
     assert frame.select(columns.premium(F.col("size"), F.col("price"))).collect()[0][0] == pytest.approx(1300)

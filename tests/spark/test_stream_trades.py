@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,36 +9,21 @@ import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
 from kintsugi.errors import Refused
+from kintsugi.trades import signals
 from kintsugi.trades.baselines import BASELINE_SCHEMA
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.schema import TRADE_COLUMNS
 from spark_apps import stream_trades
 from tests.unit.trades.test_rows import LINE, changed, trade
 
+# count, mean, median, deviation, log deviation of volume; count, median, deviation, log deviation of iv
+KNOWN = (30, 150.0, 100.0, 50.0, 1.0, 30, 0.1, 0.02, 0.1)
+BUCKET = ("P", "20-40", "short")
 USUAL = [
-    ("AAPL", "2018-01-05", "9999-12-31", "P", "20-40", "short", 30, 100.0, 50.0),
-    (
-        "AAPL",
-        "2018-01-04",
-        "2018-01-05",
-        "P",
-        "20-40",
-        "short",
-        30,
-        0.0,
-        1.0,
-    ),  # an older file: not for this day
-    (
-        "AAPL",
-        "2018-01-08",
-        "9999-12-31",
-        "P",
-        "20-40",
-        "short",
-        30,
-        0.0,
-        1.0,
-    ),  # the day's own: not for this day
+    ("AAPL", "2018-01-05", "9999-12-31", *BUCKET, *KNOWN),
+    # An older file, and the day's own: neither is for this day.
+    ("AAPL", "2018-01-04", "2018-01-05", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
+    ("AAPL", "2018-01-08", "9999-12-31", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
 ]
 MESSAGES = "value binary, partition int, offset bigint"
 
@@ -47,12 +33,13 @@ def enriched(spark: SparkSession, *lines: str):
     return stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(values, MESSAGES)))
 
 
-def signals(
+def scores(
     spark: SparkSession, *lines: str, usual: Sequence[tuple[object, ...]] = USUAL
-) -> list[tuple[object, ...]]:
+) -> list[tuple[float | None, float | None]]:
+    """(high_volume, iv_jump) of each line."""
     baseline = spark.createDataFrame(list(usual), BASELINE_SCHEMA)
-    found = stream_trades.with_high_volume(enriched(spark, *lines), baseline).orderBy("offset").collect()
-    return [(row.signal, row.score, row.usual_mean, row.usual_stddev) for row in found]
+    found = signals.with_signals(enriched(spark, *lines), baseline).orderBy("offset").collect()
+    return [(row.high_volume, row.iv_jump) for row in found]
 
 
 def test_a_message_is_read_back_with_every_column(spark: SparkSession) -> None:
@@ -77,11 +64,35 @@ def test_a_message_that_is_no_trade_has_no_identity(spark: SparkSession) -> None
     assert stream_trades.parsed(broken).collect()[0].trade_id is None
 
 
-def test_a_size_far_above_the_baseline_of_the_day_before_is_high_volume(spark: SparkSession) -> None:
-    found = signals(spark, changed(8, "299"), changed(8, "300"), changed(8, "1000"))
-    assert found == [
-        (None, None, None, None), ("high_volume", 4.0, 100.0, 50.0), ("high_volume", 18.0, 100.0, 50.0),
-    ]  # fmt: skip
+def test_a_size_far_above_the_median_of_the_file_before_the_day_is_high_volume(spark: SparkSession) -> None:
+    lines = [changed(14, "0", changed(8, size)) for size in ("448", "449", "1000")]
+    low, high, higher = (score for score, _ in scores(spark, *lines))  # e^1.5 * 100 = 448.2
+    assert low is None
+    assert high == pytest.approx(math.log(4.49))
+    assert higher == pytest.approx(math.log(10))
+
+
+def test_fewer_contracts_than_a_block_are_no_high_volume(spark: SparkSession) -> None:
+    usual = [("AAPL", "2018-01-05", "9999-12-31", *BUCKET, 30, 1.0, 1.0, 1.0, 1.0, *KNOWN[5:])]
+    found = scores(
+        spark, changed(14, "0", changed(8, "99")), changed(14, "0", changed(8, "100")), usual=usual
+    )
+    assert [score is not None for score, _ in found] == [False, True]
+
+
+def test_volatility_far_above_the_usual_is_a_jump_and_an_unknown_or_fallen_one_is_none(
+    spark: SparkSession,
+) -> None:
+    lines = [changed(14, iv) for iv in ("0.1491", "0.1492", "0", "0.0001")]  # e^0.4 * 0.1 = 0.14918
+    below, jump, unknown, fallen = (score for _, score in scores(spark, *lines))
+    assert (below, unknown, fallen) == (None, None, None)
+    assert jump == pytest.approx(math.log(1.492) / 0.1)
+
+
+def test_in_a_bucket_of_equal_volatilities_a_small_rise_is_no_jump(spark: SparkSession) -> None:
+    usual = [("AAPL", "2018-01-05", "9999-12-31", *BUCKET, *KNOWN[:5], 30, 0.1, 0.0001, 0.001)]
+    found = scores(spark, changed(14, "0.1199"), changed(14, "0.1201"), usual=usual)
+    assert [score is not None for _, score in found] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -90,19 +101,32 @@ def test_a_size_far_above_the_baseline_of_the_day_before_is_high_volume(spark: S
     ids=["cancel", "canary", "no-baseline", "call", "other-delta"],
 )
 def test_what_must_not_signal_does_not(spark: SparkSession, line: str) -> None:
-    assert signals(spark, changed(8, "100000", line)) == [(None, None, None, None)]
+    assert scores(spark, changed(14, "9", changed(8, "100000", line))) == [(None, None)]
 
 
 def test_a_small_or_constant_bucket_says_nothing(spark: SparkSession) -> None:
-    for usual in (("P", "20-40", "short", 9, 100.0, 50.0), ("P", "20-40", "short", 30, 100.0, 0.0)):
-        rows = [("AAPL", "2018-01-05", "9999-12-31", *usual)]
-        assert signals(spark, changed(8, "100000"), usual=rows) == [(None, None, None, None)]
+    loud = changed(14, "9", changed(8, "100000"))
+    few = (signals.MIN_BUCKET - 1, 150.0, 100.0, 50.0, 1.0, signals.MIN_BUCKET - 1, 0.1, 0.02, 0.1)
+    equal = (30, 100.0, 100.0, 0.0, 0.0, 30, 0.1, 0.0, 0.0)
+    alone = (1, 100.0, 100.0, None, None, 1, 0.1, None, None)
+    for known in (few, equal, alone):
+        rows = [("AAPL", "2018-01-05", "9999-12-31", *BUCKET, *known)]
+        assert scores(spark, loud, usual=rows) == [(None, None)]
 
 
 def test_every_trade_comes_out_once_whatever_the_baseline_holds(spark: SparkSession) -> None:
     lines = [changed(2, str(number)) for number in range(10)]
-    assert len(signals(spark, *lines)) == 10
-    assert len(signals(spark, *lines, usual=USUAL[:1])) == 10
+    assert len(scores(spark, *lines)) == 10
+    assert len(scores(spark, *lines, usual=USUAL[:1])) == 10
+
+
+def test_a_cancel_shares_its_match_key_with_its_trade_and_no_other(spark: SparkSession) -> None:
+    one = changed(10, "18")
+    cancel = changed(1, "2018-01-08 15:00:00.000", changed(2, "9", changed(11, "18", changed(10, "40"))))
+    others = [changed(10, "95"), changed(8, "11", one), changed(9, "1.31", one), changed(7, "9", one)]
+    found = [row.match for row in enriched(spark, one, cancel, *others).orderBy("offset").collect()]
+    assert found[0] == found[1]
+    assert found[0] not in found[2:]
 
 
 def test_a_second_driver_on_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from kintsugi.errors import StepFailed
 from kintsugi.local.processes import wait_until
 
+WAITING = ("awaiting_input", "deferred", "running")
 FINISHED = frozenset({"success", "failed"})
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
@@ -140,6 +141,30 @@ class Airflow:
         found = [_task_run(entry) for entry in self._pages(path, "task_instances")]
         never = datetime.max.replace(tzinfo=UTC)
         return sorted(found, key=lambda task: task.start or never)
+
+    def questions(self) -> list[dict[str, Any]]:
+        """What waits for a person: ``dag_id``, ``run_id``, ``task_id``, ``subject``, ``body``, ``options``."""
+        found = self._pages("/dags/~/dagRuns/~/hitlDetails?limit=100", "hitl_details")
+        return [
+            {
+                "dag_id": one["task_instance"]["dag_id"],
+                "run_id": one["task_instance"]["dag_run_id"],
+                "task_id": one["task_instance"]["task_id"],
+                "subject": one["subject"],
+                "body": one["body"],
+                "options": one["options"],
+            }
+            for one in found
+            if not one["response_received"] and one["task_instance"]["state"] in WAITING
+        ]
+
+    def answer(self, question: Mapping[str, Any], option: str) -> None:
+        """Answer one of ``questions`` as the signed-in user."""
+        dag, run, task = (
+            urllib.parse.quote(question[part], safe="") for part in ("dag_id", "run_id", "task_id")
+        )
+        path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails"
+        self.call("PATCH", path, {"chosen_options": [option], "params_input": {}})
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """The log of one try of a task, as plain lines."""

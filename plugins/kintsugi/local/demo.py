@@ -69,7 +69,7 @@ class Demo:
         with self.step("DAGs: baseline, ingest, stream, and a watch for every node"):
             self.start_dags(airflow, doors)
         with self.step("trades flow from S3 to Cassandra"):
-            self.await_flow(doors)
+            self.await_flow(doors, airflow)
         airflow.unpause("watch_flow")  # not before: a stream that starts for the first time needs no watch
         with live_feed(doors):
             recoveries = [self.break_and_heal(doors, name) for name in victims]
@@ -115,11 +115,11 @@ class Demo:
         for dag_id in (*FLOW_DAGS, *(f"watch_{name}" for name in doors.fleet.nodes)):
             airflow.unpause(dag_id)
 
-    def await_flow(self, doors: Runtime, deadline_s: float = 240) -> None:
-        """Wait until the day's files are ingested and the stream has stored them."""
+    def await_flow(self, doors: Runtime, airflow: Airflow, deadline_s: float = 240) -> None:
+        """Wait until the baseline is built, the day's files are ingested, and the stream has stored them."""
         until = time.monotonic() + deadline_s
         with self.console.status("waiting for the first trades") as status:
-            while (waiting := still_waiting(doors)) is not None:
+            while (waiting := still_waiting(doors, airflow)) is not None:
                 if time.monotonic() > until:
                     raise StepFailed(
                         f"trades don't flow after {deadline_s:.0f} s: {waiting}; see `make status`"
@@ -184,7 +184,7 @@ class Demo:
         )
 
 
-def still_waiting(doors: Runtime) -> str | None:
+def still_waiting(doors: Runtime, airflow: Airflow) -> str | None:
     """What the flow still waits for, as a sentence; None when all that lies in S3 is stored."""
     from kintsugi.trades.flow import snapshot
 
@@ -193,7 +193,11 @@ def still_waiting(doors: Runtime) -> str | None:
         return f"{now.pending} files to ingest"
     if now.lag is None:
         return "Kafka doesn't tell the stream's lag"
-    return f"{now.lag:,} trades in Kafka that aren't in Cassandra yet" if now.lag else None
+    if now.lag:
+        return f"{now.lag:,} trades in Kafka that aren't in Cassandra yet"
+    # A Spark job that still starts would be measured with the first repair.
+    unfinished = any(run["state"] in ("queued", "running") for run in airflow.runs("build_baseline", limit=1))
+    return "the baseline is being built" if unfinished else None
 
 
 @contextmanager

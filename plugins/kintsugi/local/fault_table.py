@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,6 @@ from kintsugi.local.rounds import await_steady_state
 from kintsugi.recovery import redundant
 from kintsugi.recovery.assess import LIMITS
 from kintsugi.recovery.case import Runtime, runtime
-from kintsugi.recovery.guards import Limits
 from kintsugi.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ FEED_ROWS = 500  # every five seconds
 WATCHED_S = 12.0  # how long a cell that should do nothing is watched
 CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is over
 ACCOUNT_DEADLINE_S = 150.0
+GENEROUS_FOR = timedelta(hours=3)
 
 
 def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
@@ -77,16 +76,15 @@ def chosen_cells(names: Sequence[str]) -> list[Cell]:
 
 @contextmanager
 def generous(doors: Runtime) -> Iterator[None]:
-    """A repair budget that lets the whole table through; what was set before comes back."""
+    """A repair budget that lets the whole table through; it ends with the block, or hours later if that is killed."""
+    until = datetime.now(UTC) + GENEROUS_FOR
+    budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
     before = doors.store.desired(LIMITS)
-    value = dict(before.value) if before and before.value else {}
-    doors.store.set_desired(LIMITS, {**value, "repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000})
+    doors.store.set_desired(LIMITS, budget)
     try:
         yield
     finally:
-        doors.store.set_desired(
-            LIMITS, value or {k: v for k, v in asdict(Limits()).items() if isinstance(v, int)}
-        )
+        doors.store.set_desired(LIMITS, before.value if before else {})
 
 
 def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:

@@ -182,10 +182,14 @@ def _judge(runtime: Runtime, case: Case, incident: Incident, decision: Decision)
 def limits(runtime: Runtime) -> Limits:
     """The limits in force: the defaults, but for what somebody set in the store under LIMITS.
 
+    With ``until`` (ISO 8601) beside them they end by themselves, whatever became of who set them.
     Raises InputError for a limit that doesn't exist, because a misspelt one would leave the guard as it was.
     """
     found = runtime.store.desired(LIMITS)
     given = dict(found.value) if found and found.value else {}
+    until = given.pop("until", None)
+    if until is not None and datetime.fromisoformat(until) < datetime.now(UTC):
+        return Limits()
     known = {"repairs_per_node_and_hour", "repairs_per_hour", "sick_share"}
     if strange := given.keys() - known:
         raise InputError(

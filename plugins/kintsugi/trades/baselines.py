@@ -19,21 +19,26 @@ log = logging.getLogger(__name__)
 
 BASELINE_SCHEMA = (
     "symbol string, as_of string, until string, option_type string, delta_bin string, expiry_bin string, "
-    "count int, mean double, stddev double"
+    "volume_count int, volume_mean double, volume_median double, volume_stddev double, volume_log_stddev double, "
+    "iv_count int, iv_median double, iv_stddev double, iv_log_stddev double"
 )
+STATISTICS = (
+    "volume_count", "volume_mean", "volume_median", "volume_stddev", "volume_log_stddev",
+    "iv_count", "iv_median", "iv_stddev", "iv_log_stddev",
+)  # fmt: skip
 EOD_PREFIX = "eod/"
 EOD_NAME = "UnderlyingOptionsEODCalcs_"
 EOD_MANIFESTS = "manifests/eod/"
 FOREVER = "9999-12-31"
 REFRESH_SECONDS = 60.0
 
-Usual = tuple[str, str, str, str, str, str, int, float, float]
+Usual = tuple[Any, ...]
 
 
 def with_validity(rows: Iterable[tuple[Any, ...]]) -> list[Usual]:
     """Say until when each row is valid; returns rows of `BASELINE_SCHEMA`.
 
-    In: ``(symbol, as_of, option_type, delta_bin, expiry_bin, count, mean, stddev)``.
+    In: ``(symbol, as_of, option_type, delta_bin, expiry_bin, *STATISTICS)``.
     A file is valid for the trade dates after its own day, up to and including the day of the symbol's
     next file (``until``): the day of a file is measured by the file before it.
     """
@@ -46,29 +51,15 @@ def with_validity(rows: Iterable[tuple[Any, ...]]) -> list[Usual]:
         ordered = sorted(dates)
         for day, following in zip(ordered, [*ordered[1:], FOREVER], strict=True):
             until[symbol, day] = following
-    return [(r[0], r[1], until[r[0], r[1]], r[2], r[3], r[4], r[5], r[6], r[7]) for r in rows]
+    return [(r[0], r[1], until[r[0], r[1]], *r[2:]) for r in rows]
 
 
 def read(session: Session) -> list[Usual]:
-    """The whole baseline table as rows of `BASELINE_SCHEMA`; buckets without a deviation are left out."""
+    """The whole baseline table as rows of `BASELINE_SCHEMA`."""
     found = session.execute(
-        "SELECT symbol, as_of, option_type, delta_bin, expiry_bin, volume_count, volume_mean, volume_stddev "
-        f"FROM {KEYSPACE}.baseline"
+        f"SELECT symbol, as_of, option_type, delta_bin, expiry_bin, {', '.join(STATISTICS)} FROM {KEYSPACE}.baseline"
     )
-    return with_validity(
-        (
-            r.symbol,
-            str(r.as_of),
-            r.option_type,
-            r.delta_bin,
-            r.expiry_bin,
-            r.volume_count,
-            r.volume_mean,
-            r.volume_stddev,
-        )
-        for r in found
-        if r.volume_stddev is not None
-    )
+    return with_validity((r[0], str(r[1]), *r[2:]) for r in found)
 
 
 class BaselineCache:

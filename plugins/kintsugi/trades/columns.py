@@ -30,20 +30,40 @@ def side(price: Column, bid: Column, ask: Column) -> Column:
 
 
 def expiry_bin(trade_date: Column, expiration: Column) -> Column:
-    """``short`` (0 to 30 days to expiration), ``medium`` (31 to 60), ``long``."""
+    """``short`` (0 to 30 days to expiration), ``medium`` (31 to 60), ``long``; null for an expired option.
+
+    `rows.parse` rejects a trade of an expired option before it gets here; one that comes another way
+    belongs to no bin, so that nothing is said about it.
+    """
     days = F.datediff(F.to_date(expiration), F.to_date(trade_date))
-    return F.when(days <= 30, "short").when(days <= 60, "medium").otherwise("long")
+    return (
+        F.when(days < 0, None).when(days <= 30, "short").when(days <= 60, "medium")
+        .when(days.isNotNull(), "long")
+    )  # fmt: skip
 
 
 def delta_bin(delta: Column) -> Column:
-    """Fifths of |delta| (puts are negative): ``0-20`` holds 0 <= |delta| < 0.2; ``80-100`` holds 1 too."""
+    """Fifths of |delta| (puts are negative): ``0-20`` holds 0 <= |delta| < 0.2; ``80-100`` holds 1 too.
+
+    Null for what is no delta: |delta| > 1, or not a number.
+    """
     size = F.abs(delta)
     return (
         F.when(size < 0.2, "0-20").when(size < 0.4, "20-40").when(size < 0.6, "40-60")
-        .when(size < 0.8, "60-80").otherwise("80-100")
+        .when(size < 0.8, "60-80").when(size <= 1.0, "80-100")
     )  # fmt: skip
 
 
 def canceled(condition: Column) -> Column:
     """Whether the row takes another trade back: OPRA conditions 40 to 44."""
     return condition.between(40, 44)
+
+
+def match_key(condition: Column) -> Column:
+    """A number that a trade and its cancel share: contract, exchange, size, price and ``condition``.
+
+    ``condition``: of a trade its own, of a cancel the cancelled one. It only says where to look; what matches
+    is decided by the columns themselves.
+    """
+    names = ("root", "expiration", "strike", "option_type", "exchange", "size", "price")
+    return F.xxhash64(*(F.col(name) for name in names), condition)

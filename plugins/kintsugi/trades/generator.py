@@ -1,8 +1,8 @@
 """Sample trades in exactly the vendor's format, from a seed: the same arguments write the same bytes.
 
 A day is U-shaped (heavy open and close, 09:30 to 16:15 New York), with bursts of one symbol, cancels, 1
-to 16 exchanges a row, duplicates at file borders, on request some malformed rows, and planted unusual
-trades whose list is written beside it.
+to 16 exchanges a row, duplicates at file borders, on request some malformed rows, and what informed
+traders did (`planting`), whose list is written beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from kintsugi.errors import InputError
 from kintsugi.trades.chain import UNDERLYINGS, Chain, Integers, build, previous_trading_day, write_eod
+from kintsugi.trades.planting import MIDPOINT, Order, Tape, intents, level_named, plant, usual
 from kintsugi.trades.rows import HEAD_COLUMNS, Rejection, parse
 
 HEADER = ",".join([*HEAD_COLUMNS, "{exchange_id,bid_size,bid,ask_size,ask}[number_of_exchanges]"])
@@ -28,14 +29,13 @@ OPEN_MS, CLOSE_MS = 34_200_000, 58_500_000  # 09:30 and 16:15, in milliseconds o
 LINES = 8  # OPRA's lines: a sequence number is unique within one of them
 CANCEL_SHARE = 0.004
 BURST_SHARE = 0.05
-PLANTED_PER_MILLION = 400
 BORDER_DUPLICATES = 5
 BLOCK = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One planted unusual trade, named by its identity."""
+    """One planted unusual trade, named by its identity; ``size`` is in contracts."""
 
     trade_id: str
     symbol: str
@@ -48,7 +48,10 @@ class Planted:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedDay:
-    """What was written: ``rows`` = ``trades`` (distinct identities) + ``duplicates`` + ``bad_rows``."""
+    """What was written: ``rows`` = ``trades`` (distinct identities) + ``duplicates`` + ``bad_rows``.
+
+    ``planted``: blocks, which the truth file lists as ``unusual``.
+    """
 
     day: date
     trade_files: list[Path]
@@ -82,6 +85,7 @@ def generate_day(
     bad_rows: int = 0,
     compress: str = "",
     eod_days: int = 1,
+    level: str = "standard",
 ) -> GeneratedDay:
     """Write a trading day below ``out``, laid out as in S3.
 
@@ -89,21 +93,37 @@ def generate_day(
     ``trades``: rows that are trades (cancels among them), over all ``parts`` files. Each part after the
     first begins with the last rows of the one before. ``bad_rows``: malformed rows, spread over the
     files. ``compress``: empty, ``gz`` or ``zip``.
-    ``eod_days``: end-of-day files of that many trading days before ``day``. Raises InputError for a weekend.
+    ``eod_days``: end-of-day files of that many trading days before ``day``. ``level``: one of
+    `planting.LEVELS`. Raises InputError for a weekend and for an unknown level.
+
+    The truth file holds ``unusual`` (the blocks) and ``shocked`` (identities dealt at a shocked
+    volatility) and ``orders`` (behaviour, symbol, first and last time).
     """
     if day.weekday() > 4:
         raise InputError(f"{day} is a {day:%A}, no trading day; choose a weekday")
     chains = _chains(day, seed, eod_days)
     eod_files = [write_eod(chain, out / "eod") for chain in chains]
     market = _Market(chains[0], np.random.default_rng([seed, day.toordinal(), 1]))
-    times = market.day_times(trades)
-    lines, planted = market.lines(day, times, plant=max(1, trades * PLANTED_PER_MILLION // 1_000_000))
+    difficulty = level_named(level)
+    rng = np.random.default_rng([seed, day.toordinal(), 4])
+    wanted = intents(difficulty, trades, rng)
+    tape = market.tape(market.day_times(trades - sum(intent.slices for intent in wanted)))
+    tape, orders = plant(tape, market.chain, difficulty, wanted, rng)
+    lines = market.lines(day, tape)
+    planted = [_planted(lines[index]) for index in np.flatnonzero(tape.block)]
+    shocked = [_planted(lines[index]).trade_id for index in np.flatnonzero(tape.shocked)]
     files, duplicates = _write_parts(out, day, lines, parts, bad_rows, compress, seed)
     truth = out / "truth" / f"unusual_{day.isoformat()}.json"
     truth.parent.mkdir(parents=True, exist_ok=True)
     truth.write_text(
-        json.dumps({"day": day.isoformat(), "seed": seed, "unusual": [asdict(p) for p in planted]})
-    )
+        json.dumps(
+            {
+                "day": day.isoformat(), "seed": seed, "level": level,
+                "unusual": [asdict(p) for p in planted], "shocked": shocked,
+                "orders": [_told(day, order) for order in orders],
+            }
+        )
+    )  # fmt: skip
     rows = len(lines) + duplicates + bad_rows
     return GeneratedDay(day, files, eod_files, truth, rows, len(lines), duplicates, bad_rows, len(planted))
 
@@ -123,7 +143,7 @@ def live_parts(
         market = _Market(chain, np.random.default_rng([seed, day.toordinal(), 2, number]))
         start = OPEN_MS + (number * int(seconds * 1000)) % (CLOSE_MS - OPEN_MS - int(seconds * 1000))
         times = np.sort(market.rng.integers(start, start + int(seconds * 1000), rows))
-        lines, _ = market.lines(day, times, plant=0, sequence_base=1_000_000_000 + number * rows * 2)
+        lines = market.lines(day, market.tape(times), sequence_base=1_000_000_000 + number * rows * 2)
         name = f"UnderlyingOptionsTradesCalcs_{day}_live-{seed}-{number:06d}.csv"
         yield LivePart(name, "\n".join([HEADER, *lines, ""]).encode())
         number += 1
@@ -156,27 +176,19 @@ class _Market:
         at = np.where(part < 0.35, early, np.where(part < 0.65, late, middle))
         return np.sort(OPEN_MS + np.minimum(at, span - 1).astype(np.int64))
 
-    def lines(
-        self, day: date, times: Integers, *, plant: int, sequence_base: int = 0
-    ) -> tuple[list[str], list[Planted]]:
-        """One line at each of ``times``, and the ``plant`` trades planted among them at random."""
-        count = len(times)
+    def tape(self, times: Integers) -> Tape:
+        """Usual trades at ``times``, which bursts change in place."""
         contracts = self._contracts(times)
-        usual = np.clip(self.chain.volume[contracts] * 0.3, 5, 400)  # quiet contracts trade in small lots
-        sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, count)), usual).astype(np.int64)
-        chosen = (
-            np.sort(self.rng.choice(count, min(plant, count), replace=False))
-            if plant
-            else np.array([], np.int64)
-        )
-        sizes[chosen] = self._planted_sizes(contracts[chosen])
+        most = np.clip(self.chain.volume[contracts] * 0.3, 5, 400)  # quiet contracts trade in small lots
+        sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, len(times))), most).astype(np.int64)
+        return usual(times, contracts, sizes)
+
+    def lines(self, day: date, tape: Tape, sequence_base: int = 0) -> list[str]:
+        """One line for each trade of the tape."""
         lines: list[str] = []
-        for start in range(0, count, BLOCK):
-            block = slice(start, min(start + BLOCK, count))
-            lines += self._block(
-                day, times[block], contracts[block], sizes[block], sequence_base + start, chosen
-            )
-        return lines, [_planted(lines[index]) for index in chosen]
+        for start in range(0, len(tape.times), BLOCK):
+            lines += self._block(day, tape, slice(start, start + BLOCK), sequence_base + start)
+        return lines
 
     def _contracts(self, times: Integers) -> Integers:
         """A contract for each trade: by volume, except in bursts, where one contract trades all the time."""
@@ -190,31 +202,26 @@ class _Market:
         times.sort()
         return contracts
 
-    def _planted_sizes(self, contracts: Integers) -> Integers:
-        """Blocks of several times the busiest contract's whole day: unusual by any measure, tied to none."""
-        underlying = self.chain.underlying
-        busiest = np.array([self.chain.volume[underlying == u].max() for u in range(len(UNDERLYINGS))])
-        sizes: Integers = (busiest[underlying[contracts]] * self.rng.uniform(3, 8, len(contracts))).astype(
-            np.int64
-        )
-        return np.maximum(500, sizes)
-
-    def _block(
-        self, day: date, times: Integers, contracts: Integers, sizes: Integers, base: int, planted: Integers
-    ) -> list[str]:
+    def _block(self, day: date, tape: Tape, part: slice, base: int) -> list[str]:
         """Lines of up to BLOCK trades; a few become cancels of the trade before them."""
+        times, contracts, sizes = tape.times[part], tape.contracts[part], tape.sizes[part]
+        aggressor, planted = tape.aggressor[part], tape.planted[part]
         chain, rng, count = self.chain, self.rng, len(times)
         mid = np.maximum(0.01, chain.mid[contracts] * np.exp(rng.normal(0, 0.01, count)))
         bid = np.maximum(0.0, np.round(mid - chain.spread[contracts] / 2, 2))
         ask = np.round(bid + np.maximum(0.01, chain.spread[contracts]), 2)
-        price = np.round(bid + (ask - bid) * rng.choice([0, 0, 0.25, 0.5, 0.75, 1, 1], count), 2)
+        between = rng.choice([0, 0, 0.25, 0.5, 0.75, 1, 1], count)
+        for side, where in ((1, 1.0), (-1, 0.0), (MIDPOINT, 0.5)):
+            between[aggressor == side] = where
+        price = np.round(bid + (ask - bid) * between, 2)
         spot = chain.spot[chain.underlying[contracts]] * np.exp(rng.normal(0, 0.002, count))
         iv = np.where(rng.random(count) < 0.01, 0.0, chain.iv[contracts] * np.exp(rng.normal(0, 0.01, count)))
+        iv = iv * tape.iv_factor[part]
         condition = rng.choice([18, 18, 18, 0, 95, 125, 130], count)
         exchange = rng.integers(1, 17, count)
         # Never the cancel of a cancel, and a planted trade stays: neither it nor its successor is touched.
-        cancels = (rng.random(count) < CANCEL_SHARE) & ~np.isin(np.arange(base, base + count), planted)
-        cancels[1:] &= ~cancels[:-1] & ~np.isin(np.arange(base, base + count - 1), planted)
+        cancels = (rng.random(count) < CANCEL_SHARE) & ~planted
+        cancels[1:] &= ~cancels[:-1] & ~planted[:-1]
         tails = rng.integers(0, len(self._tails), count)
         heads = self._heads()
         clock = _clock(day, times)
@@ -263,6 +270,11 @@ class _Market:
             ]
             pool.append(",".join([str(number), *cells]))
         return pool
+
+
+def _told(day: date, order: Order) -> dict[str, str]:
+    start, end = _clock(day, np.array([order.start, order.end]))
+    return {"behaviour": order.behaviour, "symbol": order.symbol, "start": start, "end": end}
 
 
 def _clock(day: date, times: Integers) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import KEYSPACE
-from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS, UNUSUAL_COLUMNS
+from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -38,7 +38,6 @@ class Writer:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.trade = _prepare(session, "trade", TRADE_COLUMNS)
-        self.unusual = _prepare(session, "unusual_trade", UNUSUAL_COLUMNS)
         self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
 
     def write(self, statement: PreparedStatement, groups: Iterable[list[Row]], *, retry_for: float) -> int:
@@ -91,53 +90,30 @@ def writer(contact_points: tuple[str, ...]) -> Writer:
     return _sessions[contact_points]
 
 
-def arrow_sink(contact_points: tuple[str, ...]) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
-    """A function for ``DataFrame.mapInArrow``: writes the rows, and tells how far it came.
+def arrow_sink(
+    contact_points: tuple[str, ...], returned: tuple[str, ...]
+) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
+    """A function for ``DataFrame.mapInArrow``: writes the rows, and returns some of their columns once they are stored.
 
-    In: the columns of ``trade``, nullable ``signal``, ``score``, ``usual_mean``, ``usual_stddev``, and
-    Kafka's ``partition`` and
-    ``offset``. Out: one row a Kafka partition and Arrow batch: ``partition``, ``end_offset`` (one past
-    the last), ``rows``,
-    ``unusual``.
+    In: at least the columns of ``trade`` and those ``returned``. Out: ``returned``, a row for every row stored.
     """
 
     def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
         target = writer(contact_points)
         for batch in batches:
-            yield _store(target, batch)
+            _store(target, batch)
+            yield batch.select(list(returned))
 
     return sink
 
 
-def _store(target: Writer, batch: RecordBatch) -> RecordBatch:
-    import pyarrow as pa
-
-    columns = {name: batch.column(index).to_pylist() for index, name in enumerate(batch.schema.names)}
+def _store(target: Writer, batch: RecordBatch) -> None:
+    columns = {name: batch.column(name).to_pylist() for name, _ in TRADE_COLUMNS}
     for name in ("trade_date", "expiration"):
         columns[name] = [cassandra_date(text) for text in columns[name]]
     columns["trade_id"] = [bytes.fromhex(text) for text in columns["trade_id"]]
     rows = list(zip(*(columns[name] for name, _ in TRADE_COLUMNS), strict=True))
     target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS)
-    signals = columns["signal"]
-    hits = [index for index, signal in enumerate(signals) if signal is not None]
-    if hits:
-        found = [tuple(columns[name][index] for name, _ in UNUSUAL_COLUMNS) for index in hits]
-        target.write(target.unusual, by_partition(found, 1), retry_for=RETRY_SECONDS)
-    ends: dict[int, int] = {}
-    counts: dict[int, int] = defaultdict(int)
-    unusual: dict[int, int] = defaultdict(int)
-    for partition, offset, signal in zip(columns["partition"], columns["offset"], signals, strict=True):
-        ends[partition] = max(ends.get(partition, 0), offset + 1)
-        counts[partition] += 1
-        unusual[partition] += signal is not None
-    return pa.RecordBatch.from_pydict(
-        {
-            "partition": pa.array(list(ends), pa.int32()),
-            "end_offset": pa.array(list(ends.values()), pa.int64()),
-            "rows": pa.array([counts[p] for p in ends], pa.int64()),
-            "unusual": pa.array([unusual[p] for p in ends], pa.int64()),
-        }
-    )
 
 
 def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:

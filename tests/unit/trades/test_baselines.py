@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def row(symbol: str, as_of: str) -> tuple[object, ...]:
-    return (symbol, as_of, "C", "0-20", "short", 30, 10.0, 2.0)
+    return (symbol, as_of, "C", "0-20", "short", 30, 10.0, 8.0, 2.0, 0.5, 30, 0.2, 0.02, 0.1)
 
 
 def test_a_day_is_measured_by_the_newest_file_before_it() -> None:

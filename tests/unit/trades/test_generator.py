@@ -9,6 +9,7 @@ import pytest
 
 from kintsugi.errors import InputError
 from kintsugi.trades.generator import GeneratedDay, generate_day, live_parts
+from kintsugi.trades.planting import LEVELS
 from kintsugi.trades.rows import Rejection, Trade, header_fault, is_cancel, parse
 
 DAY = date(2024, 10, 8)
@@ -64,14 +65,13 @@ def test_a_day_has_afternoons_cancels_carets_bursts_and_a_heavy_open(made: Gener
     assert max(trade.delta for trade in trades) > 0 > min(trade.delta for trade in trades)
 
 
-def test_planted_trades_are_listed_by_identity_and_are_large(made: GeneratedDay) -> None:
+def test_planted_blocks_are_listed_by_identity_and_are_large(made: GeneratedDay) -> None:
     truth = json.loads(made.truth_file.read_text())
     trades = {row.trade_id: row for row in parsed(made.trade_files) if isinstance(row, Trade)}
     planted = [trades[item["trade_id"]] for item in truth["unusual"]]
     assert len(planted) == made.planted > 0
     assert not any(is_cancel(trade) for trade in planted)
-    others = [trade.size for trade in trades.values() if trade not in planted]
-    assert min(trade.size for trade in planted) > max(others)
+    assert min(trade.size for trade in planted) >= LEVELS["standard"].block_contracts
 
 
 def test_the_end_of_day_file_is_the_vendors(made: GeneratedDay) -> None:
@@ -83,6 +83,11 @@ def test_the_end_of_day_file_is_the_vendors(made: GeneratedDay) -> None:
     assert volumes.count(0) > len(volumes) / 2
     assert all(float(row["delta_1545"]) <= 0 for row in rows if row["option_type"] == "P")
     assert {row["quote_date"] for row in rows} == {"2024-10-07"}
+
+
+def test_an_unknown_level_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="easy, standard, hard"):
+        generate_day(tmp_path, day=DAY, seed=1, trades=1, level="impossible")
 
 
 @pytest.mark.parametrize("compress", ["gz", "zip"])

@@ -13,4 +13,7 @@ def test_a_trade_is_stored_with_every_column_it_travels_with() -> None:
 def test_partitions_are_bounded_by_quarters_of_an_hour_and_days() -> None:
     assert "PRIMARY KEY ((symbol, trade_date, slot), ts, trade_id)" in TABLES["trade"]
     assert "PRIMARY KEY (trade_date, symbol, ts, trade_id, signal)" in TABLES["unusual_trade"]
-    assert all("default_time_to_live" in statement for statement in TABLES.values())
+    assert "PRIMARY KEY ((symbol, trade_date), window_start)" in TABLES["flow_window"]
+    assert "PRIMARY KEY ((symbol, trade_date), cancel_id)" in TABLES["cancel"]
+    forever = {name for name, statement in TABLES.items() if "default_time_to_live" not in statement}
+    assert forever == {"stream_driver"}  # one row
