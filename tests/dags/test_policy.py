@@ -13,11 +13,17 @@ from kintsugi.fleet import load_fleet
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 EXPECTED = {
     "ingest_trades",
+    "replay_trades",
+    "reconcile_trades",
     "build_baseline",
     "stream_trades",
     "watch_flow",
     "recover_node",
     "chaos_nightly",
+    "deploy_release",
+    "check_drift",
+    "digest",
+    "maintenance",
     *(f"watch_{name}" for name in load_fleet().nodes),
 }
 
@@ -63,6 +69,7 @@ def test_no_branch_stands_in_a_mapped_group(dag_bag: Any) -> None:
 def test_dangerous_dags_start_paused(dag_bag: Any) -> None:
     assert dag_bag.dags["chaos_nightly"].is_paused_upon_creation
     assert dag_bag.dags["recover_node"].params["dry_run"] is True
+    assert dag_bag.dags["deploy_release"].params["dry_run"] is True
 
 
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)

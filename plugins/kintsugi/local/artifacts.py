@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,16 @@ def names(settings: Settings) -> list[str]:
 def missing(settings: Settings) -> list[str]:
     """The sets whose folder isn't there or was made from another pom."""
     return [name for name in names(settings) if not _is_complete(settings, name)]
+
+
+def outdated(settings: Settings, poms: Mapping[str, str]) -> list[str]:
+    """The sets whose folder was made from another pom than the one with this SHA-256, by name."""
+
+    def stamp(name: str) -> str:
+        path = settings.artifacts / name / _STAMP
+        return path.read_text() if path.exists() else ""
+
+    return sorted(name for name, sha256 in poms.items() if stamp(name) != sha256)
 
 
 def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:

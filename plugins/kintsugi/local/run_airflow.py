@@ -30,6 +30,7 @@ PRELOADED = (
     "kintsugi.recovery.verify",
     "kintsugi.recovery.verify_cassandra",
     "kintsugi.recovery.verify_kafka",
+    "kintsugi.release.deploy",
     "kintsugi.probes.facts",
     "kintsugi.probes.observe",
     "kintsugi.hooks.ansible",

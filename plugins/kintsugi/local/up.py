@@ -75,29 +75,36 @@ def down(settings: Settings, console: Console | None = None) -> None:
 
 
 def _up_fleet(settings: Settings, progress: Progress) -> None:
-    from kintsugi.hooks.ansible import Ansible
+    from kintsugi.connections import store_dsn
     from kintsugi.hooks.terraform import Terraform
+    from kintsugi.recovery.case import Runtime
+    from kintsugi.release import first
+    from kintsugi.store import Store
     from kintsugi.trades.schema import ensure_tables, ensure_topics
 
     fleet = settings.fleet
+    doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
         Terraform(settings).apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
-        Ansible(settings).run("site.yml", timeout_s=300)
+        running = first.converge(doors)
     with progress.step("topics and tables"):
         ensure_topics(fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         ensure_tables([node.address for node in fleet.of(Role.CASSANDRA)])
+    progress.say(f"{running}: {first.settle(doors)}")
 
 
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
     from kintsugi.connections import store_dsn
+    from kintsugi.notify.outbox import Outbox
     from kintsugi.store import Store
     from kintsugi.trades.ledger import Ledger
 
     with progress.step("Airflow: database"):
         Store(store_dsn(plane.settings)).migrate()
         Ledger(store_dsn(plane.settings)).migrate()
+        Outbox(store_dsn(plane.settings)).ensure_tables()
         if not plane.airflow.healthy():
             plane.migrate()
     with progress.step("Airflow: start"):

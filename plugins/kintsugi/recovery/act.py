@@ -21,6 +21,7 @@ from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
 from kintsugi.recovery.diagnose import Verdict, diagnose
 from kintsugi.recovery.report import deliver
+from kintsugi.release import in_force
 from kintsugi.settings import KAFKA_PORT
 
 if TYPE_CHECKING:
@@ -38,17 +39,20 @@ HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
 def restart(runtime: Runtime, case: Case) -> None:
     """Start the node's service again; the disk stays. Raises StepFailed with Ansible's words.
 
+    It is configured from the release it runs, and from the last known-good one where the action is to roll back.
     A hung process can't hear the request to end, so it is killed first; its init starts it again.
     """
     with runtime.step(case, "restart") as step:
         node = runtime.node(case)
         confirmed = assess.Confirmed.of(runtime.store.incident(case.incident))
+        back = _action(runtime, case) is Action.ROLL_BACK
+        ansible = in_force.ansible_for(runtime, node.name, roll_back=back)
         step.check()
         if confirmed.verdict is Verdict.HUNG:
             runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
             step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
-        playbook = "site.yml" if confirmed.verdict is Verdict.HUNG else "restart.yml"
-        runtime.ansible().run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=180)
+        playbook = "site.yml" if confirmed.verdict is Verdict.HUNG and not back else "restart.yml"
+        ansible.run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=180)
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -135,8 +139,9 @@ def configure(runtime: Runtime, case: Case) -> None:
     """Make the empty server a node of its role; raises StepFailed with Ansible's words."""
     with runtime.step(case, "configure") as step:
         node = runtime.node(case)
+        ansible = in_force.ansible_for(runtime, node.name)
         step.check()
-        runtime.ansible().run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
+        ansible.run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
 
 
 def _desired(runtime: Runtime) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from kintsugi.recovery.case import LEASE_S, Case, Runtime, Step
 from kintsugi.recovery.decide import Decision, decide
 from kintsugi.recovery.diagnose import Verdict, diagnose
 from kintsugi.recovery.guards import GuardFacts, Limits, Ruling, judge
+from kintsugi.release import in_force
 
 PATIENCE_S = 30.0
 LIMITS = "limits"  # where the store keeps what differs from the guards' defaults
@@ -26,7 +27,7 @@ FAULT_WINDOW = timedelta(minutes=2)
 PATHS = {
     Action.WAIT: "rejoin",
     Action.RESTART: "restart",
-    Action.ROLL_BACK: "restart",  # configuring anew from the known-good release is what restart does
+    Action.ROLL_BACK: "restart",  # from the known-good release; see act.restart
     Action.REBUILD_NODE: "fence",
     Action.REBUILD: "fence",
 }
@@ -161,6 +162,7 @@ def _decide(runtime: Runtime, incident: Incident, confirmed: Confirmed) -> Decis
         role=runtime.fleet.node(incident.node).role,
         requested=confirmed.requested,
         volume_intact=confirmed.volume_intact,
+        suspicious_release=in_force.suspicious(runtime.store, incident.node),
     )
 
 

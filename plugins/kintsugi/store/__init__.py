@@ -1,4 +1,4 @@
-"""Recovery's memory: leases with fencing tokens, incidents, faults, flags; in Postgres, outside the fleet.
+"""Recovery's memory: leases with fencing tokens, incidents, faults, flags, releases; in Postgres, outside the fleet.
 
 It is Postgres and neither Airflow's tables nor the fleet itself, because it has to outlive both. Every write
 of a recoverer carries its fencing token and is refused when the token is no longer the newest; every write
@@ -17,11 +17,21 @@ from kintsugi.store.database import StoreUnavailable
 from kintsugi.store.flags import Desired, Fault, Flags, Maintenance
 from kintsugi.store.incidents import Incidents
 from kintsugi.store.leases import Lease, Leases
+from kintsugi.store.releases import Deployment, ReleaseRecord, Releases
 
-__all__ = ["Desired", "Fault", "Lease", "Maintenance", "Store", "StoreUnavailable"]
+__all__ = [
+    "Deployment",
+    "Desired",
+    "Fault",
+    "Lease",
+    "Maintenance",
+    "ReleaseRecord",
+    "Store",
+    "StoreUnavailable",
+]
 
 
-class Store(Leases, Incidents, Flags):
+class Store(Leases, Incidents, Flags, Releases):
     """All of the store behind one DSN; cheap to make, safe to share between threads and processes.
 
     ``dsn``: a libpq connection string or URL of the database ``kintsugi``.

@@ -77,4 +77,67 @@ CREATE TABLE desired (
 );
 """
 
-MIGRATIONS: tuple[LiteralString, ...] = (_FIRST,)
+_RELEASES: LiteralString = """
+CREATE TABLE release (
+    digest         text PRIMARY KEY,
+    origin         text NOT NULL,         -- what it was built from, for people
+    built_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    known_good_at  timestamptz,           -- when its probes last held on every node
+    bad_at         timestamptz,
+    bad_reason     text,
+    CHECK ((bad_at IS NULL) = (bad_reason IS NULL))
+);
+
+-- What a node was last configured from.
+CREATE TABLE node_release (
+    node    text PRIMARY KEY,
+    digest  text NOT NULL REFERENCES release,
+    since   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE deployment (
+    id          text PRIMARY KEY,
+    digest      text NOT NULL REFERENCES release,
+    back_to     text REFERENCES release,  -- last known-good when it began
+    state       text NOT NULL DEFAULT 'running',
+    broken      text,                     -- the first bad probe: from here on there is only a way back
+    reason      text,
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at    timestamptz,
+    CHECK ((ended_at IS NULL) = (state = 'running'))
+);
+CREATE UNIQUE INDEX deployment_one_running ON deployment (state) WHERE state = 'running';
+
+CREATE TABLE deployment_node (
+    deployment  text NOT NULL REFERENCES deployment ON DELETE CASCADE,
+    node        text NOT NULL,
+    position    integer NOT NULL,
+    changes     jsonb NOT NULL,           -- paths on the node that the release changes
+    state       text NOT NULL,
+    PRIMARY KEY (deployment, node)
+);
+
+CREATE TABLE deployment_entry (
+    seq         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    deployment  text NOT NULL REFERENCES deployment ON DELETE CASCADE,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    node        text,
+    message     text NOT NULL
+);
+CREATE INDEX deployment_entry_of ON deployment_entry (deployment, seq);
+
+-- A file of a node that isn't what the node's release says.
+CREATE TABLE drift (
+    node          text NOT NULL,
+    path          text NOT NULL,
+    digest        text NOT NULL,
+    found_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    gone_at       timestamptz,            -- null: still so when last looked at
+    put_right     boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (node, path, found_at)
+);
+CREATE UNIQUE INDEX drift_open ON drift (node, path) WHERE gone_at IS NULL;
+"""
+
+MIGRATIONS: tuple[LiteralString, ...] = (_FIRST, _RELEASES)

@@ -71,7 +71,10 @@ def test_migrating_at_once_makes_the_tables_once(fresh_store: Store) -> None:
     assert results == [None] * 6
     fresh_store.migrate()
     with fresh_store.transaction() as connection:
-        assert connection.execute("SELECT version FROM kintsugi_schema").fetchall() == [{"version": 1}]
+        assert connection.execute("SELECT version FROM kintsugi_schema").fetchall() == [
+            {"version": 1},
+            {"version": 2},
+        ]
 
 
 # --- leases

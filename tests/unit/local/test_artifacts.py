@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_changed_pom_replaces_the_whole_set(settings: Settings) -> None:
     (settings.repository / "artifacts/kafka/pom.xml").write_text("<project>2</project>")
     artifacts.ensure(settings, Maven(new="two"))
     assert [jar.name for jar in (settings.artifacts / "kafka").glob("*.jar")] == ["new.jar"]
+
+
+def test_what_was_made_from_another_pom_is_outdated(settings: Settings) -> None:
+    pom = settings.repository / "artifacts/kafka/pom.xml"
+    wanted = {"kafka": hashlib.sha256(pom.read_bytes()).hexdigest()}
+    assert artifacts.outdated(settings, wanted) == ["kafka"]
+    artifacts.ensure(settings, Maven(kafka="one"))
+    assert artifacts.outdated(settings, wanted) == []
+    assert artifacts.outdated(settings, {"kafka": "0" * 64}) == ["kafka"]
 
 
 def test_interrupted_fetch_leaves_nothing_half_done(settings: Settings) -> None:

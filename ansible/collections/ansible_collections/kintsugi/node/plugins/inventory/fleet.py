@@ -83,7 +83,6 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
         "ansible_python_interpreter": sys.executable,
         "fleet_name": settings.fleet.name,
         "artifacts": str(settings.artifacts),
-        "repository": str(settings.repository),
         "service_prefix": service_prefix(choose_isolation()),
         "java_home": str(java_home()),
         "cassandra_java_modules": cassandra_modules(),

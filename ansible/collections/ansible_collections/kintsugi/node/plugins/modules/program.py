@@ -77,6 +77,14 @@ statename:
   description: What the init says of the program.
   type: str
   returned: success
+written:
+  description: The path of the definition, when it was written or, in check mode, would be.
+  type: list
+  returned: always
+differs:
+  description: The settings of the definition that differed, by name.
+  type: list
+  returned: always
 """
 
 ARGUMENTS = {
@@ -163,19 +171,32 @@ class Init:
             self.api.stopProcess(name, True)
 
 
-def write_definition(parameters: dict[str, Any], *, dry: bool) -> bool:
-    """Put the definition down; True when it differs from the one that was there."""
+def settings_of(text: str) -> dict[str, str]:
+    """The settings of a definition by name."""
+    pairs = (line.partition(" = ") for line in text.splitlines() if " = " in line)
+    return {name: value for name, _, value in pairs}
+
+
+def definition_path(parameters: dict[str, Any]) -> Path:
+    """Where the node's init reads the program's definition."""
+    return Path(parameters["root"]) / "etc" / "supervisor.d" / f"{parameters['name']}.conf"
+
+
+def write_definition(parameters: dict[str, Any], *, dry: bool) -> list[str]:
+    """Put the definition down; returns the names of the settings that differed from what was there."""
     if not parameters["command"]:
-        return False
-    path = Path(parameters["root"]) / "etc" / "supervisor.d" / f"{parameters['name']}.conf"
+        return []
+    path = definition_path(parameters)
     text = definition(parameters)
-    if path.exists() and path.read_text() == text:
-        return False
+    present = path.read_text() if path.exists() else ""
+    if present == text:
+        return []
     if not dry:
         fresh = path.with_suffix(".fresh")
         fresh.write_text(text)
         fresh.replace(path)
-    return True
+    old, new = settings_of(present), settings_of(text)
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)) or ["form"]
 
 
 def wait_for_port(parameters: dict[str, Any], init: Init) -> str | None:
@@ -218,10 +239,11 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     parameters = module.params
     try:
-        changed = write_definition(parameters, dry=module.check_mode)
+        differs = write_definition(parameters, dry=module.check_mode)
+        answer = {"written": [str(definition_path(parameters))] if differs else [], "differs": differs}
         if module.check_mode:
-            module.exit_json(changed=changed)
-        changed = apply(parameters, changed)
+            module.exit_json(changed=bool(differs), **answer)
+        changed = apply(parameters, bool(differs))
     except (OSError, xmlrpc.client.Error) as error:
         module.fail_json(msg=f"the init of {parameters['root']} doesn't take {parameters['name']}: {error}")
     if parameters["port"] and parameters["state"] == "started":
@@ -232,7 +254,8 @@ def main() -> None:
             tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
             state = init.state(parameters["name"])
             module.fail_json(msg=f"{why}; see {log}", statename=state, tail=tail)
-    module.exit_json(changed=changed, statename=Init(parameters["root"]).state(parameters["name"]))
+    state = Init(parameters["root"]).state(parameters["name"])
+    module.exit_json(changed=changed, statename=state, **answer)
 
 
 if __name__ == "__main__":

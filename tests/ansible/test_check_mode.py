@@ -1,0 +1,116 @@
+"""The roles in check mode, on this machine instead of a node: what a roll-out and the search for drift rely on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kintsugi.fleet import REPOSITORY
+from kintsugi.hooks.ansible import Ansible, Checked
+from kintsugi.release import archive, content
+from kintsugi.release.archive import Release
+from kintsugi.settings import Settings
+from tests.installations import installation, open_directory
+
+HERE = {"ansible_connection": "local"}
+NODES = ["kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    with open_directory() as directory:
+        made = installation(directory, "127.38")
+        for name in NODES:
+            (made.node_volume(name) / "data").mkdir(parents=True)
+            for part in ("tmp", "etc/supervisor.d", "log", "run", "bin"):
+                (made.node_root(name) / part).mkdir(parents=True)
+        made.artifacts.mkdir(parents=True, exist_ok=True)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def release(settings: Settings) -> Release:
+    return archive.build(settings)
+
+
+def changed_release(settings: Settings, scratch: Path, path: str, old: str, new: str) -> Release:
+    """This checkout as a release, with one change in one file."""
+    for member in content.members(REPOSITORY):
+        (scratch / member).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / member, scratch / member)
+    text = (scratch / path).read_text()
+    assert old in text
+    (scratch / path).write_text(text.replace(old, new))
+    return archive.build(settings, scratch, settings.fleet_file)
+
+
+def check(settings: Settings, release: Release, nodes: list[str]) -> Checked:
+    return Ansible(settings, release).check(nodes, extra_vars=HERE, timeout_s=200)
+
+
+def put_down(settings: Settings, release: Release, node: str) -> None:
+    """Write all files of a node; its service doesn't start, as no init is there, and that comes last."""
+    from kintsugi.errors import StepFailed
+
+    with pytest.raises(StepFailed, match=r"Format the disk|init of"):
+        Ansible(settings, release).run("site.yml", limit=node, extra_vars=HERE, timeout_s=200)
+
+
+def test_a_check_names_what_would_be_written_and_writes_nothing(settings: Settings, release: Release) -> None:
+    checked = check(settings, release, NODES)
+    assert checked.failed == {}
+    assert checked.unreachable == {}
+    assert sorted(checked.differs) == sorted(NODES)
+    root = settings.node_root("kafka-1")
+    assert str(root / "etc/kafka/server.properties") in checked.differs["kafka-1"]
+    assert str(root / "etc/supervisor.d/kafka.conf") in checked.differs["kafka-1"]
+    assert not (root / "etc/kafka").exists()
+    master = settings.node_root("spark-master-1")
+    assert str(master / "lib/kintsugi/trades/stream.py") in checked.differs["spark-master-1"]
+    assert str(master / "lib/spark_apps/stream_trades.py") in checked.differs["spark-master-1"]
+
+
+def test_the_code_of_the_release_is_written_as_it_is(
+    settings: Settings, release: Release, tmp_path: Path
+) -> None:
+    put_down(settings, release, "spark-master-1")
+    code = settings.node_root("spark-master-1") / "lib"
+    written = {path.relative_to(code).as_posix() for path in code.rglob("*.py")}
+    belongs = {path for path in release.manifest if path.startswith(("plugins/", "spark_apps/"))}
+    assert written == {path.removeprefix("plugins/") for path in belongs}
+    for path in belongs:
+        assert (code / path.removeprefix("plugins/")).read_bytes() == (release.directory / path).read_bytes()
+
+
+def test_a_template_that_does_not_render_is_found_on_its_nodes_alone(
+    settings: Settings, tmp_path: Path
+) -> None:
+    broken = changed_release(
+        settings, tmp_path, "ansible/roles/kafka/templates/server.properties.j2",
+        "node.id={{ node_index }}", "node.id={{ node_indx }}",
+    )  # fmt: skip
+    checked = check(settings, broken, ["kafka-1", "spark-worker-1"])
+    assert list(checked.failed) == ["kafka-1"]
+    assert "node_indx" in checked.failed["kafka-1"]
+    assert list(checked.differs) == ["spark-worker-1"]
+
+
+def test_an_edit_by_hand_differs_and_a_release_without_changes_does_not(
+    settings: Settings, release: Release, tmp_path: Path
+) -> None:
+    put_down(settings, release, "cassandra-1")
+    etc = settings.node_root("cassandra-1") / "etc/cassandra"
+    definition = str(settings.node_root("cassandra-1") / "etc/supervisor.d/cassandra.conf")
+    only_definition = check(settings, release, ["cassandra-1"]).differs["cassandra-1"]
+    assert set(only_definition) <= {definition}
+    with (etc / "logback.xml").open("a") as file:
+        file.write("<!-- tried at night -->")
+    assert str(etc / "logback.xml") in check(settings, release, ["cassandra-1"]).differs["cassandra-1"]
+    other = changed_release(
+        settings, tmp_path, "ansible/roles/cassandra/templates/jvm.options.j2", "-Xss256k", "-Xss257k"
+    )
+    differs = check(settings, other, ["cassandra-1"]).differs["cassandra-1"]
+    assert {str(etc / "form.options"), str(etc / "replace.options")} <= set(differs)

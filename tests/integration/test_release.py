@@ -1,0 +1,178 @@
+"""Releases on real servers: three Kafka brokers and three Cassandra nodes, without Airflow.
+
+A good release is rolled out, three bad ones are caught with at most one node touched, and work with acks=all and at
+LOCAL_QUORUM goes on through all of it. Then an edit by hand is found and put right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kintsugi.connections import store_dsn
+from kintsugi.errors import Refused, StepFailed
+from kintsugi.fleet import Node, Role
+from kintsugi.hooks.terraform import Terraform
+from kintsugi.local import node as nodes
+from kintsugi.recovery.case import Runtime
+from kintsugi.release import deploy, drift, first, in_force, rollout, traffic, trials
+from kintsugi.release.trials import TRIALS, Trial
+from kintsugi.settings import Settings
+from kintsugi.store import Store
+from kintsugi.trades.cassandra import connected
+from kintsugi.trades.schema import ensure_tables, ensure_topics
+from tests.installations import installation, open_directory
+from tests.integration.test_fleet_heal import postgres
+
+pytestmark = pytest.mark.timeout(1500)
+GOOD = Trial(
+    "a larger heap", "ansible/roles/kafka/defaults/main.yml", "kafka_heap: 384m", "kafka_heap: 392m", most=3
+)
+
+
+def small_installation(directory: Path) -> Settings:
+    """The fleet without Spark."""
+    made = installation(directory, "127.43")
+    document = yaml.safe_load(made.fleet_file.read_text())
+    document["nodes"] = [node for node in document["nodes"] if node["role"] in ("kafka", "cassandra")]
+    made.fleet_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    return made
+
+
+@pytest.fixture(scope="module")
+def doors() -> Iterator[Runtime]:
+    with open_directory() as directory:
+        settings = small_installation(directory)
+        try:
+            with postgres(settings):
+                runtime = Runtime(settings, settings.fleet, Store(store_dsn(settings)))
+                Terraform(settings).apply_all()
+                first.converge(runtime)
+                ensure_topics(settings.fleet.endpoints(Role.KAFKA, 9092))
+                ensure_tables([node.address for node in settings.fleet.of(Role.CASSANDRA)])
+                print(first.settle(runtime))
+                yield runtime
+        finally:
+            for node in settings.fleet:
+                nodes.destroy_node(settings, node.name)
+
+
+@contextmanager
+def work(doors: Runtime) -> Iterator[list[traffic.Pulse]]:
+    """Records with acks=all and rows at LOCAL_QUORUM, all the time."""
+    addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
+    numbers = count()
+    with connected(addresses) as session, traffic.producing(doors.fleet) as produce:
+        session.execute("CREATE TABLE IF NOT EXISTS work (id int PRIMARY KEY)")
+        insert = session.prepare("INSERT INTO work (id) VALUES (?)")
+
+        def write() -> None:
+            session.execute(insert, (next(numbers),))
+
+        with traffic.flowing({"acks=all": (0.1, produce), "LOCAL_QUORUM": (0.1, write)}) as pulses:
+            yield pulses
+
+
+def roll_out(doors: Runtime, run: str, digest: str) -> deploy.Story:
+    """What the DAG does, task by task."""
+    try:
+        deploy.prepare(doors, run, digest)
+        deploy.plan(doors, run)
+        for node in rollout.order(doors.fleet):
+            print(deploy.apply(doors, run, node.name))
+            print(deploy.prove(doors, run, node.name))
+        deploy.hold(doors, run, 5.0)
+    except (StepFailed, Refused) as error:
+        print(error)
+        with suppress(StepFailed, Refused):
+            print(deploy.go_back(doors, run))
+    return deploy.finish(doors, run)
+
+
+def good_digest(doors: Runtime) -> str:
+    good = doors.store.last_known_good()
+    assert good is not None, "the fleet has no known-good release"
+    return good.digest
+
+
+def since(doors: Runtime, node: Node, program: str) -> str:
+    """When a program of a node was started, as its init says it."""
+    from kintsugi.local import ssh
+
+    config = doors.settings.node_root(node.name) / "etc" / "supervisord.conf"
+    done = ssh.run(doors.settings, node, ["supervisorctl", "-c", str(config), "pid", program], 30)
+    return done.stdout.strip()
+
+
+def test_the_first_release_is_known_good_and_nothing_has_drifted(doors: Runtime) -> None:
+    digest = good_digest(doors)
+    assert {record.digest for record in doors.store.node_releases().values()} == {digest}
+    assert len(doors.store.node_releases()) == len(doors.fleet.nodes)
+    report = drift.look(doors, holder="test")
+    assert report.remaining == {}
+    assert report.left_out == {}
+
+
+def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(doors: Runtime) -> None:
+    node = doors.fleet.node("kafka-2")
+    path = doors.settings.node_root(node.name) / "etc/kafka/server.properties"
+    before, pid = path.read_text(), since(doors, node, "kafka")
+    path.write_text(before.replace("min.insync.replicas=2", "min.insync.replicas=1"))
+    assert drift.look(doors, holder="test").remaining == {"kafka-2": (str(path),)}
+    assert doors.store.drift() == {"kafka-2": [str(path)]}
+    report = drift.look(doors, holder="test", put_right=True)
+    assert report.put_right == {"kafka-2": (str(path),)}
+    assert path.read_text() == before
+    assert since(doors, node, "kafka") == pid
+    assert drift.look(doors, holder="test").remaining == {}
+    assert doors.store.drift() == {}
+
+
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+def test_a_bad_release_is_caught(doors: Runtime, trial: Trial) -> None:
+    before = good_digest(doors)
+    bad = trials.with_mistake(doors, in_force.open_release(doors, before), trial)
+    with work(doors) as pulses:
+        story = roll_out(doors, trial.name, bad.digest)
+    print(story.text, [pulse.to_json() for pulse in pulses])
+    assert not story.well
+    judged = trials.judge(doors, trial, trial.name, pulses)
+    assert judged["as_designed"], judged
+    assert good_digest(doors) == before
+    assert drift.look(doors, holder="test").remaining == {}
+
+
+def test_a_good_release_reaches_every_node_it_changes_and_no_other(doors: Runtime) -> None:
+    before = {node.name: since(doors, node, node.role.value) for node in doors.fleet}
+    better = trials.with_mistake(doors, in_force.open_release(doors, good_digest(doors)), GOOD)
+    with work(doors) as pulses:
+        story = roll_out(doors, "better", better.digest)
+    print(story.text, [pulse.to_json() for pulse in pulses])
+    assert story.well, story.text
+    assert good_digest(doors) == better.digest
+    assert [pulse.failures for pulse in pulses] == [[], []]
+    after = {node.name: since(doors, node, node.role.value) for node in doors.fleet}
+    assert {name for name in before if before[name] != after[name]} == {"kafka-1", "kafka-2", "kafka-3"}
+    for node in doors.fleet.of(Role.KAFKA):
+        definition = doors.settings.node_root(node.name) / "etc/supervisor.d/kafka.conf"
+        assert "-Xmx392m" in definition.read_text()
+
+
+def test_rolling_back_runs_the_old_templates(doors: Runtime) -> None:
+    """What recovery does: the node is configured from the last known-good release, whatever it ran before."""
+    name, good = "kafka-3", in_force.open_release(doors, good_digest(doors))
+    definition = doors.settings.node_root(name) / "etc/supervisor.d/kafka.conf"
+    heap = next(word for word in definition.read_text().split() if word.startswith("-Xmx"))
+    suspect = trials.with_mistake(doors, good, Trial("suspect", GOOD.path, heap[4:], "391m", most=1))
+    doors.store.set_node_releases([name], suspect.digest)
+    in_force.ansible_for(doors, name).run("site.yml", limit=name, timeout_s=280)
+    assert "-Xmx391m" in definition.read_text()
+    assert in_force.suspicious(doors.store, name)
+    in_force.ansible_for(doors, name, roll_back=True).run("restart.yml", limit=name, timeout_s=280)
+    assert heap in definition.read_text()
+    assert doors.store.node_releases()[name].digest == good.digest

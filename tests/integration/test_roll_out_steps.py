@@ -1,0 +1,330 @@
+"""The steps of a roll-out on a real store, killed and run again; servers are stood in for.
+
+Here it is about who is touched, in which order, and what stands on record when a task dies. On real servers the same
+steps run in test_release.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kintsugi.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.hooks.ansible import Checked
+from kintsugi.recovery.case import Runtime
+from kintsugi.release import deploy, in_force, rollout, steady
+from kintsugi.release.archive import Release
+from kintsugi.release.rollout import NodeState
+from kintsugi.release.steady import Steady
+from kintsugi.store import Store
+from tests.installations import installation
+from tests.integration.store.conftest import fresh_store, postgres, store  # noqa: F401 - fixtures
+
+OLD, NEW = "a" * 64, "b" * 64
+RUN = "manual__1"
+
+
+class Killed(BaseException):
+    """What SIGKILL does, as far as Python code can see it: nothing after it runs."""
+
+
+@dataclass
+class Servers:
+    """Nine servers that do what a test tells them to."""
+
+    differs: dict[str, tuple[str, ...]]
+    bad: set[tuple[str, str]] = field(default_factory=set)  # node, digest: doesn't come up on it
+    unproven: set[tuple[str, str]] = field(default_factory=set)
+    dies_at: str | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    sick: dict[str, str] = field(default_factory=dict)
+    restarted: list[tuple[str, str]] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    runs: dict[str, str] = field(default_factory=dict)
+
+    def check(self, nodes: list[str], **_: Any) -> Checked:
+        differs = {node: self.differs.get(node, ()) for node in nodes if node not in self.failed}
+        return Checked(differs, self.failed, {})
+
+
+@dataclass
+class Fake:
+    """Ansible of one release."""
+
+    servers: Servers
+    digest: str
+
+    def check(self, nodes: list[str], **kw: Any) -> Checked:
+        return self.servers.check(nodes, **kw)
+
+    def run(self, playbook: str, *, limit: str, **_: Any) -> None:
+        assert playbook == "restart.yml"
+        self.servers.restarted.append((limit, self.digest[0]))
+        self.servers.runs[limit] = self.digest
+        if self.servers.dies_at == limit:
+            self.servers.dies_at = None
+            raise Killed
+        if (limit, self.digest[0]) in self.servers.bad:
+            raise StepFailed(f"{limit} doesn't listen")
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
+    made = Servers({"kafka-1": ("/etc/x",), "kafka-2": ("/etc/x",), "kafka-3": ("/etc/x",)})
+
+    def proof(runtime: Runtime, node: str) -> str:
+        if (node, made.runs[node][0]) in made.unproven:
+            raise StepFailed(f"{node} leads no partition")
+        return f"{node} serves"
+
+    def look(runtime: Runtime, *, but: Any = ()) -> Steady:
+        return Steady({node: what for node, what in made.sick.items() if node not in but})
+
+    monkeypatch.setattr(deploy, "_ansible", lambda runtime, release: Fake(made, release.digest))
+    monkeypatch.setattr(deploy, "_proof", proof)
+    monkeypatch.setattr(deploy, "_stop", lambda runtime, node: made.stopped.append(node))
+    monkeypatch.setattr(deploy, "_wanted", lambda runtime: {})
+    monkeypatch.setattr(deploy, "_archive", lambda runtime, ended: None)
+    monkeypatch.setattr(in_force, "open_release", lambda runtime, digest: Release(digest, Path("/nowhere")))
+    monkeypatch.setattr(deploy, "_known", lambda runtime, prefix: Release(prefix, Path("/nowhere")))
+    monkeypatch.setattr(deploy, "_same_nodes", lambda there, declared: None)
+    monkeypatch.setattr(deploy, "_jars_fit", lambda runtime, release: None)
+    monkeypatch.setattr(deploy, "load_fleet", lambda path: None)
+    monkeypatch.setattr(steady, "look", look)
+    monkeypatch.setattr(steady, "canary", lambda runtime: "a canary arrived")
+    monkeypatch.setattr(steady, "GATE_S", 0.0)
+    monkeypatch.setattr(deploy, "NODE_HOLD_S", 0.0)
+    monkeypatch.setattr(deploy, "LEASE_WAIT_S", 0.0)
+    return made
+
+
+@pytest.fixture
+def doors(store: Store, servers: Servers, tmp_path: Path) -> Runtime:  # noqa: F811
+    settings = installation(tmp_path, "127.39")
+    for digest in (OLD, NEW):
+        store.add_release(digest, "test")
+    store.mark_known_good(OLD)
+    store.set_node_releases(settings.fleet.nodes, OLD)
+    return Runtime(settings=settings, fleet=settings.fleet, store=store)
+
+
+def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> deploy.Story:
+    """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
+
+    def tasks() -> None:
+        deploy.prepare(doors, run, wanted)
+        deploy.plan(doors, run)
+        for node in rollout.order(doors.fleet):
+            deploy.apply(doors, run, node.name)
+            deploy.prove(doors, run, node.name)
+        deploy.hold(doors, run, 0.0)
+
+    try:
+        tasks()
+    except (StepFailed, Refused):
+        with suppress(StepFailed, Refused):
+            deploy.go_back(doors, run)
+    return deploy.finish(doors, run)
+
+
+def on(doors: Runtime) -> dict[str, str]:
+    return {node: record.digest[0] for node, record in doors.store.node_releases().items()}
+
+
+def nothing_is_held(doors: Runtime) -> bool:
+    names = [*doors.fleet.nodes, deploy.ROLL_OUT]
+    return all(doors.store.lease(name) is None and not doors.store.maintenance(name) for name in names)
+
+
+def test_only_what_changes_is_restarted_and_then_all_is_known_good(doors: Runtime, servers: Servers) -> None:
+    story = roll_out(doors)
+    assert story.well, story.text
+    assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-3", "b")]
+    assert set(on(doors).values()) == {"b"}
+    good = doors.store.last_known_good()
+    assert good is not None
+    assert good.digest == NEW
+    assert nothing_is_held(doors)
+
+
+def test_the_first_bad_probe_ends_it_and_the_node_returns(doors: Runtime, servers: Servers) -> None:
+    servers.bad = {("kafka-1", "b")}
+    story = roll_out(doors)
+    assert not story.well
+    assert servers.restarted == [("kafka-1", "b"), ("kafka-1", "a")]
+    assert servers.stopped == ["kafka-1"]
+    assert set(on(doors).values()) == {"a"}
+    assert doors.store.release_record(NEW).bad_reason == "kafka-1: kafka-1 doesn't listen"
+    assert doors.store.deployment(RUN).state == "returned"
+    assert nothing_is_held(doors)
+
+
+def test_all_that_was_touched_returns_the_sick_one_first(doors: Runtime, servers: Servers) -> None:
+    servers.unproven = {("kafka-3", "b")}
+    roll_out(doors)
+    assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
+    assert set(on(doors).values()) == {"a"}
+
+
+def test_what_does_not_render_touches_nothing(doors: Runtime, servers: Servers) -> None:
+    servers.failed = {"cassandra-1": "task 'Write the configuration': 'hep' is undefined"}
+    story = roll_out(doors)
+    assert servers.restarted == []
+    assert "stopped" in story.text
+    assert "'hep' is undefined" in str(doors.store.release_record(NEW).bad_reason)
+    with pytest.raises(Refused, match="was found bad"):
+        deploy.prepare(doors, "manual__2", NEW)
+    assert nothing_is_held(doors)
+    assert deploy.prepare(doors, "manual__3", NEW, again=True).state == "running"
+
+
+def test_a_node_that_does_not_come_back_is_left_to_its_watch(doors: Runtime, servers: Servers) -> None:
+    servers.bad = {("kafka-2", "b"), ("kafka-2", "a")}
+    story = roll_out(doors)
+    assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-2", "a")]
+    assert "stuck" in story.text
+    assert doors.store.lease("kafka-2") is None
+    assert on(doors)["kafka-2"] == "a"  # so recovery configures it from the known-good release
+
+
+@pytest.mark.parametrize("at", ["kafka-1", "kafka-3"])
+def test_a_task_killed_while_it_restarts_is_run_again(doors: Runtime, servers: Servers, at: str) -> None:
+    servers.dies_at = at
+    with pytest.raises(Killed):
+        roll_out(doors)
+    assert doors.store.deployment(RUN).step(at).state is NodeState.TOUCHED
+    assert doors.store.lease(at) is not None
+    assert on(doors)[at] == "b"
+    story = roll_out(doors)
+    assert story.well, story.text
+    assert [node for node, _ in servers.restarted].count(at) == 2
+    assert len(servers.restarted) == 4
+    assert nothing_is_held(doors)
+
+
+def test_the_way_back_killed_in_the_middle_is_finished(doors: Runtime, servers: Servers) -> None:
+    servers.unproven = {("kafka-2", "b")}
+    original = deploy._restart
+
+    def dies_on_the_way_back(runtime: Runtime, release: Release, node: str, token: int) -> None:
+        original(runtime, release, node, token)
+        if release.digest == OLD:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deploy, "_restart", dies_on_the_way_back)
+        with pytest.raises(Killed):
+            roll_out(doors)
+    deploy.go_back(doors, RUN)
+    assert doors.store.deployment(RUN).step("kafka-2").state is NodeState.RETURNED
+    assert not deploy.finish(doors, RUN).well
+    assert set(on(doors).values()) == {"a"}
+    assert nothing_is_held(doors)
+
+
+def test_no_node_is_touched_while_something_is_sick(doors: Runtime, servers: Servers) -> None:
+    servers.sick = {"cassandra-3": "it doesn't answer"}
+    story = roll_out(doors)
+    assert servers.restarted == []
+    assert "stopped" in story.text
+    assert doors.store.release_record(NEW).verdict == "unproven"
+
+
+def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
+    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: Callable[..., None] = Fake.run
+
+    def falls_sick(self: Fake, playbook: str, *, limit: str, **kw: Any) -> None:
+        run(self, playbook, limit=limit, **kw)
+        if self.digest == OLD:
+            servers.sick.pop(limit, None)
+
+    monkeypatch.setattr(Fake, "run", falls_sick)
+    deploy.prepare(doors, RUN, NEW)
+    deploy.plan(doors, RUN)
+    for node in rollout.order(doors.fleet)[:3]:
+        deploy.apply(doors, RUN, node.name)
+        deploy.prove(doors, RUN, node.name)
+    servers.sick = {"kafka-1": "out of sync"}
+    with pytest.raises(StepFailed, match="kafka-1 fell sick after its proof"):
+        deploy.apply(doors, RUN, "kafka-2")
+    deploy.go_back(doors, RUN)
+    assert servers.restarted == [("kafka-1", "b"), ("kafka-1", "a")]
+    assert doors.store.release_record(NEW).verdict == "bad"
+
+
+def test_a_persons_maintenance_mark_is_kept(doors: Runtime, servers: Servers) -> None:
+    doors.store.set_maintenance("kafka-2", reason="new disk", user="ann")
+    roll_out(doors)
+    assert servers.restarted == [("kafka-1", "b")]
+    assert [flag.user for flag in doors.store.maintenance("kafka-2")] == ["ann"]
+
+
+def test_a_node_under_repair_is_not_touched(doors: Runtime, servers: Servers) -> None:
+    doors.store.acquire_lease("kafka-1", "watch_kafka-1/run", 60)
+    deploy.prepare(doors, RUN, NEW)
+    deploy.plan(doors, RUN)
+    for node in rollout.order(doors.fleet)[:2]:
+        deploy.apply(doors, RUN, node.name)
+    with pytest.raises(LeaseHeld, match="watch_kafka-1"):
+        deploy.apply(doors, RUN, "kafka-1")
+    assert servers.restarted == []
+
+
+def test_a_second_roll_out_waits_and_takes_over_when_the_first_is_gone(
+    doors: Runtime, servers: Servers
+) -> None:
+    deploy.prepare(doors, RUN, NEW)
+    with pytest.raises(Refused, match="another roll-out is under way"):
+        deploy.prepare(doors, "manual__2", NEW)
+    with doors.store.transaction() as connection:  # the lease lapses, as when everything was killed
+        connection.execute("UPDATE lease SET expires_at = clock_timestamp() - interval '1s'")
+    assert deploy.prepare(doors, "manual__2", NEW).state == "running"
+    assert doors.store.deployment(RUN).state == "stopped"
+
+
+def test_a_fleet_whose_canary_does_not_arrive_gets_no_release(
+    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(runtime: Runtime) -> str:
+        raise StepFailed("it didn't arrive")
+
+    monkeypatch.setattr(steady, "canary", lost)
+    roll_out(doors)
+    assert servers.restarted == []
+    assert doors.store.release_record(NEW).verdict == "unproven"
+
+
+def test_a_bad_hold_returns_everything(
+    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter(["before the roll-out it arrived"])
+
+    def once(runtime: Runtime) -> str:
+        try:
+            return next(said)
+        except StopIteration:
+            raise StepFailed("it didn't arrive") from None
+
+    monkeypatch.setattr(steady, "canary", once)
+    story = roll_out(doors)
+    assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
+    assert "returned" in story.text
+    assert doors.store.last_known_good().digest == OLD  # type: ignore[union-attr]
+
+
+def test_the_known_good_release_rolled_out_again_is_never_marked_bad(
+    doors: Runtime, servers: Servers
+) -> None:
+    servers.bad = {("kafka-1", "a")}
+    story = roll_out(doors, wanted=OLD)
+    assert not story.well
+    assert doors.store.release_record(OLD).verdict == "known-good"
+    assert servers.restarted == [("kafka-1", "a")]  # there is nothing to go back to: recovery's business
+    assert nothing_is_held(doors)

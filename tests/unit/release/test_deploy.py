@@ -1,0 +1,54 @@
+"""How a roll-out ended, by what stands on record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from kintsugi.release.deploy import conclude, tell
+from kintsugi.release.rollout import NodeState, Step
+from kintsugi.store import Deployment
+
+P, F, R, S, T, W = (
+    NodeState.PROVEN,
+    NodeState.FAILED,
+    NodeState.RETURNED,
+    NodeState.STUCK,
+    NodeState.TOUCHED,
+    NodeState.WAITING,
+)
+
+
+def deployment(*states: NodeState, broken: str | None = None) -> Deployment:
+    steps = tuple(Step(f"kafka-{n}", ("/etc/x",), state) for n, state in enumerate(states, start=1))
+    now = datetime.now(UTC)
+    return Deployment("run", "b" * 64, "a" * 64, "running", broken, None, now, None, steps)
+
+
+@pytest.mark.parametrize(
+    ("found", "good", "state"),
+    [
+        (deployment(P, P, P), True, "held"),
+        (deployment(P, P, P), False, "stopped"),  # killed before the hold was over
+        (deployment(P, T, W), False, "stopped"),
+        (deployment(P, W, W), True, "stopped"),  # known-good from before says nothing of today
+        (deployment(), False, "stopped"),
+        (deployment(R, R, W, broken="kafka-2: silent"), False, "returned"),
+        (deployment(P, F, W, broken="kafka-2: silent"), False, "stuck"),  # the way back wasn't finished
+        (deployment(P, S, W, broken="kafka-2: silent"), False, "stuck"),
+    ],
+)
+def test_the_end(found: Deployment, good: bool, state: str) -> None:
+    ended, reason = conclude(found, good=good, dry_run=False)
+    assert ended == state
+    assert (found.broken or "") in reason
+
+
+def test_a_dry_run_ends_as_one() -> None:
+    assert conclude(deployment(W, W), good=False, dry_run=True)[0] == "dry_run"
+
+
+def test_the_story_names_what_was_restarted() -> None:
+    assert "restarted for it: kafka-1, kafka-2)" in tell(deployment(R, R, W, broken="x"))
+    assert "restarted for it: no node)" in tell(deployment(W))
