@@ -22,7 +22,7 @@ from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
 from kintsugi.trades import flow, offsets, schema
 from kintsugi.trades.generator import HEADER, generate_day
 from kintsugi.trades.ingest import FileAccount, S3Object, check_manifest, ingest_pending, producer
-from kintsugi.trades.ledger import State, Tally
+from kintsugi.trades.ledger import Ledger, State, Tally
 from kintsugi.trades.reconcile import take_account
 from kintsugi.trades.replay import Schedule, replay, select
 from tests.integration.pipeline import Pipeline, running
@@ -208,8 +208,12 @@ def test_a_corrected_file_adds_and_corrects_and_what_it_no_longer_holds_is_withd
     fields[14] = b"0.9999"  # a corrected volatility
     corrected = [*lines[20:100], b",".join(fields), *lines[100:130]]
     pipeline.put(KEY, body(corrected))
+    before = pipeline.account()
+    assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
     (account,) = ingest(pipeline)
     assert account.tally.produced == 111
+    before = pipeline.account()
+    assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
     store(pipeline)
     found = pipeline.account()
     assert (found.complete, found.withdrawn_count, found.extra_count, found.altered_count) == (
@@ -313,6 +317,34 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
     assert len(pipeline.ledger.entries()) == 2, "a replay is no second ingest"
     with pytest.raises(InputError, match="name"):
         replay(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one], name="", schedule=Schedule())
+
+
+def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_keeps_its_rows(pipeline: Pipeline) -> None:
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute("DROP TABLE ledger_file")
+        connection.execute(
+            "CREATE TABLE ledger_file (key text NOT NULL, etag text NOT NULL, sha text NOT NULL, size bigint NOT NULL, "
+            "state text NOT NULL, lines_done bigint NOT NULL DEFAULT 0, read bigint NOT NULL DEFAULT 0, "
+            "accepted bigint NOT NULL DEFAULT 0, rejected jsonb NOT NULL DEFAULT '{}', "
+            "duplicates bigint NOT NULL DEFAULT 0, produced bigint NOT NULL DEFAULT 0, reason text, "
+            "started_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, PRIMARY KEY (key, etag))"
+        )
+        connection.execute(
+            "INSERT INTO ledger_file (key, etag, sha, size, state) VALUES ('k', 'e', 's', 1, 'done')"
+        )
+    ledger = Ledger(pipeline.dsn)
+    (entry,) = ledger.entries()
+    assert (entry.key, entry.state, entry.stored) == ("k", State.DONE, None)
+    assert ledger.finished() == {("k", "e")}
+    with ledger.claim("k", "e", 1) as none, ledger.claim("k", "e", 1, replay="r") as claim:
+        assert none is None
+        assert claim is not None
+        with ledger.claim("k", "e", 1, replay="r") as second:
+            assert second is None
+    assert [e.state for e in ledger.replayed("r")] == [State.RUNNING]
+    ledger.reconciled("k", "e", 7)
+    assert [e.stored for e in ledger.entries()] == [7]
+    assert ledger.unreconciled() == []
 
 
 def test_what_the_servers_keep_is_bounded(pipeline: Pipeline) -> None:

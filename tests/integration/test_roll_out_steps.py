@@ -44,6 +44,7 @@ class Servers:
     failed: dict[str, str] = field(default_factory=dict)
     sick: dict[str, str] = field(default_factory=dict)
     restarted: list[tuple[str, str]] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
     runs: dict[str, str] = field(default_factory=dict)
 
     def check(self, nodes: list[str], **_: Any) -> Checked:
@@ -86,6 +87,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
 
     monkeypatch.setattr(deploy, "_ansible", lambda runtime, release: Fake(made, release.digest))
     monkeypatch.setattr(deploy, "_proof", proof)
+    monkeypatch.setattr(deploy, "_stop", lambda runtime, node: made.stopped.append(node))
     monkeypatch.setattr(deploy, "_wanted", lambda runtime: {})
     monkeypatch.setattr(deploy, "_archive", lambda runtime, ended: None)
     monkeypatch.setattr(in_force, "open_release", lambda runtime, digest: Release(digest, Path("/nowhere")))
@@ -155,6 +157,7 @@ def test_the_first_bad_probe_ends_it_and_the_node_returns(doors: Runtime, server
     story = roll_out(doors)
     assert not story.well
     assert servers.restarted == [("kafka-1", "b"), ("kafka-1", "a")]
+    assert servers.stopped == ["kafka-1"]
     assert set(on(doors).values()) == {"a"}
     assert doors.store.release_record(NEW).bad_reason == "kafka-1: kafka-1 doesn't listen"
     assert doors.store.deployment(RUN).state == "returned"

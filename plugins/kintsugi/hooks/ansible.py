@@ -81,16 +81,28 @@ class Ansible:
         extra_vars: Mapping[str, Any] | None = None,
         timeout_s: float,
         on_progress: Callable[[str], None] | None = None,
+        give_up: Callable[[], str | None] | None = None,
     ) -> None:
         """Run ``playbooks/<playbook>`` (``site.yml``), on all nodes or on those of ``limit`` (``kafka-2``).
 
-        ``on_progress`` gets a line for each finished task. Raises StepFailed naming host, task and message
-        of the first failure, or after ``timeout_s`` seconds.
+        ``on_progress`` gets a line for each finished task. ``give_up``, quick, is asked about every second; the first
+        reason that it gives ends the run. Raises StepFailed naming host, task and message
+        of the first failure, or after ``timeout_s`` seconds, or with the reason to give up.
         """
         events = _Events(on_progress)
-        result, log = self._play(playbook, events, limit, extra_vars, timeout_s)
+        given_up: list[str] = []
+
+        def cancelled() -> bool:
+            reason = give_up() if give_up and not given_up else None
+            given_up.extend([reason] if reason else [])
+            return bool(given_up)
+
+        ask = cancelled if give_up else None  # without one, ansible_runner listens for signals by itself
+        result, log = self._play(playbook, events, limit, extra_vars, timeout_s, cancelled=ask)
         if result.status == "successful":
             return
+        if given_up:
+            raise StepFailed(f"ansible {playbook} on {limit or 'all'} was ended: {given_up[0]}")
         if result.status == "timeout":
             raise StepFailed(
                 f"ansible {playbook} on {limit or 'all'}: no end after {timeout_s:.0f} s; see {log}"
@@ -134,6 +146,7 @@ class Ansible:
         extra_vars: Mapping[str, Any] | None,
         timeout_s: float,
         *flags: str,
+        cancelled: Callable[[], bool] | None = None,
     ) -> tuple[Any, Path]:
         """Run to the end, whatever that is; returns ansible_runner's result and the directory of its log."""
         import ansible_runner
@@ -142,6 +155,8 @@ class Ansible:
         if not path.is_file():
             raise FleetError(f"there is no playbook {path}")
         directory = self._new_directory()
+        (directory / "env").mkdir()
+        (directory / "env" / "settings").write_text('{"pexpect_timeout": 1}')  # seconds between two looks
         result = ansible_runner.run(
             private_data_dir=str(directory),
             project_dir=str(self.project),
@@ -153,6 +168,7 @@ class Ansible:
             envvars=self._environment(),
             timeout=int(timeout_s),
             event_handler=events,
+            cancel_callback=cancelled,
             quiet=True,
             suppress_env_files=True,
         )

@@ -45,7 +45,6 @@ PRELOADED = (
     "ansible_runner",
     "boto3",
     "cassandra.cluster",
-    "confluent_kafka",
     "kafka",
     "psycopg",
     "python_terraform",

@@ -245,8 +245,9 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         rebuilt = configure()
 
         confirmed = confirm(node=node, finding=finding, action=action, dry_run=dry_run)
-        for task_with_link in (confirmed, end):
-            task_with_link.operator.operator_extra_links = (IncidentLink(),)
+        linked: list[Any] = [confirmed, end]
+        for result in linked:
+            result.operator.operator_extra_links = (IncidentLink(),)
         confirmed >> guarded
         guarded >> [archive_logs(), stand_down()] >> end
         guarded >> ask_a_human() >> [path, end]

@@ -27,9 +27,10 @@ from typing import Any
 
 from kintsugi.errors import KintsugiError, LeaseHeld, Refused, StepFailed
 from kintsugi.fleet import Fleet, load_fleet
+from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import redundant, stream_driver
 from kintsugi.recovery.case import Runtime
-from kintsugi.release import archive, in_force, rollout, steady
+from kintsugi.release import archive, in_force, rollout, steady, unheard
 from kintsugi.release.archive import Release
 from kintsugi.release.rollout import Move, NodeState
 from kintsugi.store import Deployment
@@ -408,8 +409,19 @@ def _judged(runtime: Runtime, deployment: str, node: str) -> Iterator[None]:
         yield
     except StepFailed as error:
         runtime.store.set_deployment_node(deployment, node, NodeState.FAILED, str(error))
+        _stop(runtime, node)
         _break(runtime, runtime.store.deployment(deployment), f"{node}: {error}")
         raise
+
+
+def _stop(runtime: Runtime, node: str) -> None:
+    """Stop the service that failed, now: until it has returned its peers lead and answer in its place."""
+    config = runtime.settings.node_root(node) / "etc" / "supervisord.conf"
+    service = SERVICES[runtime.fleet.node(node).role]
+    try:
+        runtime.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
+    except StepFailed as error:
+        log.warning("%s couldn't be stopped: %s", node, error)  # the way back restarts it all the same
 
 
 def _break(runtime: Runtime, found: Deployment, reason: str) -> None:
@@ -437,7 +449,11 @@ def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
 def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
     runtime.store.check(node, token)
     _ansible(runtime, release).run(
-        "restart.yml", limit=node, extra_vars=_wanted(runtime), timeout_s=RESTART_S
+        "restart.yml",
+        limit=node,
+        extra_vars=_wanted(runtime),
+        timeout_s=RESTART_S,
+        give_up=unheard.watch(runtime.fleet, runtime.fleet.node(node)),
     )
     runtime.store.renew(node, token, LEASE_S)
 

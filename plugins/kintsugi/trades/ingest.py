@@ -14,7 +14,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
@@ -37,17 +37,15 @@ FLUSH_SECONDS = 120.0
 REMEMBERED = 200_000
 PRODUCER = {
     "acks": "all",
-    "enable.idempotence": True,
-    "compression.type": "lz4",
-    "partitioner": "murmur2_random",  # as Java's and Python's clients choose
-    "linger.ms": 20,
-    "batch.size": 256 * 1024,
-    "queue.buffering.max.kbytes": 64 * 1024,
-    "request.timeout.ms": 10_000,
-    "message.timeout.ms": 90_000,
-    "reconnect.backoff.max.ms": 1_000,
-    "topic.metadata.refresh.interval.ms": 10_000,
-    "delivery.report.only.error": True,
+    "enable_idempotence": True,
+    "compression_type": "lz4",
+    "linger_ms": 20,
+    "batch_size": 256 * 1024,
+    "request_timeout_ms": 10_000,
+    "delivery_timeout_ms": 90_000,
+    "max_block_ms": 60_000,
+    "reconnect_backoff_max_ms": 1_000,
+    "metadata_max_age_ms": 10_000,
 }
 DEAD_LETTERS = "dead-letter/"
 IDENTITIES = "identities/"
@@ -119,46 +117,45 @@ def pending(s3: S3Client, ledger: Ledger, bucket: str = BUCKET, prefix: str = PR
 
 
 class Producer:
-    """An idempotent Kafka producer that waits for all in-sync replicas.
-
-    librdkafka takes several times what kafka-python does of the same messages, and sends while Python reads
-    the next rows.
-    """
+    """An idempotent Kafka producer that waits for all in-sync replicas, and keeps the first failure."""
 
     def __init__(self, bootstrap: list[str]) -> None:
-        from confluent_kafka import Producer as Client
+        from kafka import KafkaProducer
+        from kafka.errors import KafkaError
 
         self._error: str | None = None
-        self._client: Any = Client(
-            {**PRODUCER, "bootstrap.servers": ",".join(bootstrap), "on_delivery": self._failed},
-            logger=logging.getLogger("librdkafka"),
-        )
+        try:
+            self._client: Any = KafkaProducer(bootstrap_servers=bootstrap, **PRODUCER)
+        except KafkaError as error:
+            self._error = repr(error)
+            raise self._refused() from error
 
-    def _failed(self, error: object, _: object) -> None:
-        self._error = self._error or str(error)
+    def _failed(self, error: Exception) -> None:
+        self._error = self._error or repr(error)
 
     def send(self, topic: str, *, value: bytes, key: bytes | None = None) -> None:
-        """Queue one message; waits while the queue is full. Raises KintsugiError when Kafka takes no more."""
-        from confluent_kafka import KafkaException
+        """Queue one message. Raises KintsugiError when Kafka takes no more."""
+        from kafka.errors import KafkaError
 
-        while self._error is None:
+        if self._error is None:
             try:
-                self._client.produce(topic, value, key)
-                return
-            except BufferError:
-                self._client.poll(0.1)
-            except KafkaException as error:
-                self._error = str(error)
-        raise self._refused()
+                self._client.send(topic, value=value, key=key).add_errback(self._failed)
+            except KafkaError as error:
+                self._failed(error)
+        if self._error is not None:
+            raise self._refused()
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> None:
         """Wait until Kafka has acknowledged everything that was sent.
 
         Raises KintsugiError if it hasn't after ``timeout`` seconds.
         """
-        left = self._client.flush(timeout)
-        if left and self._error is None:
-            self._error = f"{left} messages are unacknowledged after {timeout:.0f} s"
+        from kafka.errors import KafkaError
+
+        try:
+            self._client.flush(timeout=timeout)
+        except KafkaError as error:
+            self._failed(error)
         if self._error is not None:
             raise self._refused()
 
@@ -170,11 +167,7 @@ class Producer:
 
     def close(self) -> None:
         """Give up what is not acknowledged by now."""
-        from confluent_kafka import KafkaException
-
-        self._client.purge()
-        with suppress(KafkaException):
-            self._client.flush(5)
+        self._client.close(timeout=0 if self._error else 5)
 
 
 @contextmanager

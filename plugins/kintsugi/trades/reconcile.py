@@ -151,9 +151,10 @@ def demand(entry: Entry | None, now: datetime) -> int:
     """What may be asked of the trades of a file, by its entry in the ledger.
 
     REQUIRED: wholly ingested, so they must be stored. OPEN: not yet ingested. OLD: ingested so long ago that
-    Cassandra may have let them go. A failed file's trades never were accepted; what stands before the fault was
-    sent, and may be stored.
+    Cassandra may have let them go; so are the trades of a failed file, for some may have been sent.
     """
+    if entry is not None and entry.state is State.FAILED:
+        return OLD
     if entry is None or entry.state is not State.DONE or entry.finished_at is None:
         return OPEN
     return OLD if now - entry.finished_at > timedelta(days=TRADE_DAYS - 1) else REQUIRED
@@ -183,7 +184,7 @@ class _Taking:
         self.s3, self.session, self.ledger, self.bucket, self.prefix = s3, session, ledger, bucket, prefix
         self.bootstrap, self.partial = bootstrap, only is not None
         self.account = Account()
-        entries = self._entries()
+        self.entries = self._entries()
         found = [item for item in listed(s3, bucket, prefix) if not item.key.startswith(CANARY_PREFIX)]
         self.listed = {(item.key, item.etag) for item in found}
         self.files = [item for item in found if only is None or (item.key, item.etag) in only]
@@ -194,27 +195,21 @@ class _Taking:
         self.stored = self._spill("q")  # fingerprint
         self.on_topic = self._spill()
         self.missing = self._spill("IIB")  # symbol, day and slot, demand
+        self.changed = self._spill("B")  # demand; stored otherwise than the files say
         self.extra = self._spill()
         self.symbols = _Symbols()
         self.slots: dict[int, int] = {}  # symbol, day and slot → first and last millisecond, packed
         self.stored_of: dict[int, int] = {}
         self.missing_of: dict[int, int] = {}
-        self.entries = {(entry.key, entry.etag): entry for entry in entries}
-        self.account.produced = sum(
-            entry.tally.produced for entry in entries if only is None or (entry.key, entry.etag) in only
-        )
 
     def _spill(self, fields: str = "") -> Spill:
         spill = Spill(fields)
         self._stack.callback(spill.close)
         return spill
 
-    def _entries(self) -> list[Entry]:
-        if self.ledger is None:
-            return []
-        return [
-            entry for entry in self.ledger.entries(self.prefix) if not entry.key.startswith(CANARY_PREFIX)
-        ]
+    def _entries(self) -> dict[FileKey, Entry]:
+        entries = self.ledger.entries(self.prefix) if self.ledger is not None else []
+        return {(e.key, e.etag): e for e in entries if not e.key.startswith(CANARY_PREFIX)}
 
     # What the ledger and the stream say
 
@@ -226,10 +221,7 @@ class _Taking:
             return
         ends: Mapping[int, int] | None = None
         while True:
-            open_files = self.ledger is not None and any(
-                demand(self.entries.get((item.key, item.etag)), datetime.now(UTC)) == OPEN
-                for item in self.files
-            )
+            open_files = any(self._demand(item) == OPEN for item in self.files)
             self.lag = lag(self.bootstrap)
             if not open_files and self.lag is not None:
                 ends = ends or self.lag.end
@@ -239,20 +231,21 @@ class _Taking:
             if time.monotonic() >= deadline:
                 return
             time.sleep(POLL_S)
-            self.entries = {(entry.key, entry.etag): entry for entry in self._entries()}
+            self.entries = self._entries()
 
     def _demand(self, item: S3Object) -> int:
         if self.ledger is None:
             return REQUIRED
-        entry = self.entries.get((item.key, item.etag))
-        if entry is not None and entry.state is State.FAILED:
-            return OLD
-        return demand(entry, datetime.now(UTC))
+        return demand(self.entries.get((item.key, item.etag)), datetime.now(UTC))
 
     # What there should be, and what there is
 
     def read_files(self) -> None:
         """Note every trade of every file."""
+        of_interest = self.entries if not self.partial else {(item.key, item.etag) for item in self.files}
+        self.account.produced = sum(
+            self.entries[key].tally.produced for key in self.entries.keys() & of_interest
+        )
         for number, item in enumerate(self.files):
             asked = self._demand(item)
             self.account.files += 1
@@ -332,8 +325,8 @@ class _Taking:
         """Bucket by bucket, fill in the account, and set aside what is missing and what is too much."""
         for number in range(BUCKETS):
             marks, others = self._marks(number)
-            seen = self._compare_rows(number, marks, others)
-            self._count_files(number, seen)
+            seen, changed = self._compare_rows(number, marks, others)
+            self._count_files(number, seen, changed)
             if self.account.in_kafka is not None:
                 self._compare_topic(number, marks.keys() - seen)
 
@@ -354,10 +347,11 @@ class _Taking:
 
     def _compare_rows(
         self, number: int, marks: Mapping[bytes, int], others: Collection[tuple[bytes, int]]
-    ) -> set[bytes]:
-        """Stored rows against the files; returns the identities that were expected and are stored."""
+    ) -> tuple[set[bytes], set[bytes]]:
+        """Stored rows against the files; returns the identities that are stored, and those with other columns."""
         account = self.account
         seen: set[bytes] = set()
+        changed: set[bytes] = set()
         for identity, mark in self.stored.bucket(number):
             known = marks.get(identity)
             if known is None and self.partial:
@@ -369,13 +363,12 @@ class _Taking:
             if known is None:
                 self.extra.add(identity)
             elif known != mark and (identity, mark) not in others:
-                _name(account.altered, identity)
-                account.altered_count += 1
+                changed.add(identity)
         account.stored += len(seen)
-        return seen
+        return seen, changed
 
-    def _count_files(self, number: int, seen: Collection[bytes]) -> None:
-        """Count the distinct trades of each file, stored and missing; set the missing aside once a trade."""
+    def _count_files(self, number: int, seen: Collection[bytes], changed: Collection[bytes]) -> None:
+        """Count the distinct trades of each file, stored and not; set aside what is missing or changed."""
         asked_of: dict[bytes, int] = {}
         counted: set[tuple[bytes, int]] = set()
         repeated = self._repeated(number)
@@ -384,10 +377,13 @@ class _Taking:
                 if (identity, file) in counted:
                     continue
                 counted.add((identity, file))
-            if identity in seen:
+            if identity in seen and identity not in changed:
                 self.stored_of[file] = self.stored_of.get(file, 0) + 1
                 continue
             self.missing_of[file] = self.missing_of.get(file, 0) + 1
+            if identity in changed:
+                self.changed.add(identity, asked)
+                continue
             if identity not in repeated or asked < asked_of.get(identity, OLD + 1):
                 # Again with a stricter demand: the reader takes the last one.
                 self.missing.add(identity, symbol, when, asked)
@@ -410,13 +406,14 @@ class _Taking:
     # The second look
 
     def explain_missing(self, deadline: float) -> None:
-        """Of what is missing: what has come meanwhile, what is on its way, what is too old; the rest is lost."""
-        if not self.missing.count:
+        """Of what is missing or changed: what is on its way, or too old; the rest is lost or altered."""
+        if not self.missing.count and not self.changed.count:
             return
         ahead = self._ahead()
         lost: dict[bytes, int] = {}  # partition by identity
         for number in range(BUCKETS):
             on_the_way = {identity for (identity,) in ahead.bucket(number)}
+            self._explain_changed(number, on_the_way)
             missing = {identity: (where, asked) for identity, where, asked in self._missing(number)}
             for identity, (where, asked) in missing.items():
                 if asked == OLD:
@@ -432,6 +429,18 @@ class _Taking:
         self.account.lost = sorted(identity.hex() for identity in lost)[:NAMED]
         if self.account.lost_before_kafka is not None:
             self.account.lost_before_kafka = min(self.account.lost_before_kafka, self.account.lost_count)
+
+    def _explain_changed(self, number: int, on_the_way: Collection[bytes]) -> None:
+        """A corrected file changes a row only when it is ingested and the stream has come to it."""
+        changed: dict[bytes, int] = {}
+        for identity, asked in self.changed.bucket(number):
+            changed[identity] = min(asked, changed.get(identity, OLD))
+        for identity, asked in changed.items():
+            if asked == OPEN or identity in on_the_way:
+                self.account.in_flight += 1
+            else:
+                self.account.altered_count += 1
+                _name(self.account.altered, identity)
 
     def _ahead(self) -> Spill:
         """What lies on the topic before the stream, from where it was when the rows weren't read yet."""

@@ -198,3 +198,21 @@ def test_a_recovery_is_triggered_under_its_own_run_id(scene: Scene) -> None:
     conf = {"node": "kafka-2", "action": "auto", "dry_run": False}
     assert scene.triggered == [("recover_node", conf, "honeycomb__d-1__kafka-2")]
     assert scene.tables.outbox.receipt("recovery/d-1/kafka-2") == {"run": "honeycomb__d-1__kafka-2"}
+
+
+def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kintsugi.notify.digest import put_digest
+    from kintsugi.recovery.case import Runtime
+    from kintsugi.settings import load_settings
+
+    monkeypatch.setattr("kintsugi.connections.store_dsn", lambda settings: scene.tables.dsn)
+    closed_incident(scene.tables.store)
+    settings = load_settings()
+    runtime = Runtime(settings, settings.fleet, scene.tables.store)
+    until = datetime.now(UTC) + timedelta(seconds=5)
+    for _ in range(2):  # the task is run again
+        assert put_digest(runtime, until) == "Kintsugi: 1 healed"
+    while scene.post.deliver_one(*PEOPLE):
+        pass
+    (request,) = scene.people.requests
+    assert "kafka-2: healed" in request.json["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def test_old_runs_are_removed(ansible: Ansible) -> None:
         (ansible.scratch / f"run-{number}").mkdir(parents=True)
     ansible.run("site.yml", limit="kafka-1", timeout_s=60)
     assert len(list(ansible.scratch.glob("run-*"))) == 20
+
+
+def test_a_run_is_ended_with_the_reason_to_give_up(ansible: Ansible) -> None:
+    began = time.monotonic()
+    with pytest.raises(StepFailed, match="was ended: its listeners are wrong"):
+        ansible.run(
+            "site.yml", limit="kafka-1", extra_vars={"seconds": 120}, timeout_s=100,
+            give_up=lambda: "its listeners are wrong" if time.monotonic() > began + 3 else None,
+        )  # fmt: skip
+    assert time.monotonic() - began < 60

@@ -102,3 +102,4 @@ def test_a_ping_that_fails_does_not_give_the_url_away(monkeypatch: pytest.Monkey
     with pytest.raises(KintsugiError, match="can't be reached") as away:
         ping(True)
     assert "c0ffee" not in str(refused.value) + str(away.value)
+    assert away.value.__suppress_context__, "a stack trace would show httpx's error, which names the URL"

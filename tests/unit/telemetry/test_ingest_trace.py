@@ -16,6 +16,9 @@ FILE = Entry(
     reason=None,
     started_at=at(0),
     finished_at=at(4.5),
+    stored=None,
+    reconciled_at=None,
+    size=1000,
 )
 
 

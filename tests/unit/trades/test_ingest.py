@@ -63,34 +63,21 @@ def test_a_manifest_that_disagrees_is_named(
             ingest.check_manifest(s3, {**ACCOUNT, **claimed}, "bucket")
 
 
-def test_messages_that_no_broker_takes_are_an_error_and_nothing_waits_for_ever(
+def test_brokers_that_nobody_reaches_are_an_error_and_nothing_waits_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(ingest.PRODUCER, "message.timeout.ms", 300)
-    with ingest.producer(["127.0.0.1:1"]) as kafka:
-        kafka.send("trades", key=b"AAPL", value=b"{}")
-        with pytest.raises(KintsugiError, match=r"did not acknowledge.*goes on from its last chunk"):
-            kafka.flush()
-        with pytest.raises(KintsugiError, match="did not acknowledge"):
-            kafka.send("trades", value=b"{}")
+    for name, value in (
+        ("bootstrap_timeout_ms", 500),
+        ("max_block_ms", 300),
+        ("delivery_timeout_ms", 600),
+        ("request_timeout_ms", 300),
+    ):
+        monkeypatch.setitem(ingest.PRODUCER, name, value)
 
+    def send() -> None:
+        with ingest.producer(["127.0.0.1:1"]) as kafka:
+            kafka.send("trades", key=b"AAPL", value=b"{}")
+            kafka.flush(timeout=2)
 
-def test_a_flush_has_a_deadline() -> None:
-    with ingest.producer(["127.0.0.1:1"]) as kafka:
-        kafka.send("trades", value=b"{}")
-        with pytest.raises(KintsugiError, match=r"1 messages are unacknowledged after 0 s"):
-            kafka.flush(timeout=0.1)
-
-
-def test_a_full_queue_is_waited_for_and_ends_with_the_error_of_its_messages(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(ingest.PRODUCER, "message.timeout.ms", 500)
-    monkeypatch.setitem(ingest.PRODUCER, "queue.buffering.max.messages", 10)
-
-    def fill() -> None:
-        for _ in range(100):
-            kafka.send("trades", value=b"{}")
-
-    with ingest.producer(["127.0.0.1:1"]) as kafka, pytest.raises(KintsugiError, match="did not acknowledge"):
-        fill()
+    with pytest.raises(KintsugiError, match=r"did not acknowledge.*goes on from its last chunk"):
+        send()

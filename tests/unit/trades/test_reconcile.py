@@ -72,6 +72,7 @@ def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
     assert reconcile.demand(None, NOW) == reconcile.demand(entry(State.RUNNING), NOW) == reconcile.OPEN
     assert reconcile.demand(entry(), NOW) == reconcile.demand(entry(days=38), NOW) == reconcile.REQUIRED
     assert reconcile.demand(entry(days=40), NOW) == reconcile.OLD  # Cassandra keeps 40 days
+    assert reconcile.demand(entry(State.FAILED), NOW) == reconcile.OLD
 
 
 def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
