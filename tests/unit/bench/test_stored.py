@@ -39,7 +39,7 @@ class Session:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("kintsugi.bench.stored.time.sleep", lambda seconds: None)
 
 
 def test_every_partition_is_read_although_reads_fail_at_first() -> None:
