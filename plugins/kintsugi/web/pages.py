@@ -97,6 +97,7 @@ class Pages:
             nodes=readings["nodes"],
             store=readings["store"],
             airflow=readings["airflow"],
+            releases=readings["releases"],
             stream=stream,
         )
         values = {
@@ -105,6 +106,7 @@ class Pages:
             "readings": readings,
             "headline": health.headline(known),
             "fleet": health.fleet_rows(known),
+            "release": health.release_line(readings["releases"]),
             "stream": stream,
             "stages": flow.stages(stream, readings["files"], readings["flow"]),
             "score": story.nights(known.store.value.faults if known.store.value else ()),
