@@ -45,6 +45,7 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,  # code and templates change together, at a restart
         )
         self._jinja.globals.update(asset_url=self._asset_url, signs=SIGNS, words=WORDS, number=flow.number)
         self._jinja.filters.update(moment=moment, lasting=lasting, seconds=seconds)
