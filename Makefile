@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults release-trials reconcile signals test lint test-unit test-integration test-e2e clean
+.PHONY: help setup demo up down status incident rounds faults bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -30,6 +30,12 @@ incident:  ## the story of one incident: make incident ID=<as `make status` list
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
 	@$(KINTSUGI) rounds
 
+bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 15 minutes)
+	@$(KINTSUGI) bench
+
+soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (about 15 minutes)
+	@$(KINTSUGI) soak
+
 faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
 
@@ -56,6 +62,12 @@ test-integration: setup  ## tests against real servers, one kind at a time
 
 test-e2e: setup  ## ingest, kill a node, healed, nothing lost
 	@bin/run-tests e2e
+
+test-browser: setup  ## Pipeline Health in headless Chromium: made-up pipeline, then a real Airflow
+	@bin/with-chromium bin/run-tests browser
+
+screenshots: setup  ## the README's pictures, light and dark, into docs/images/
+	@bin/with-chromium $(BIN)/python -m tests.browser.screenshots
 
 clean:  ## delete what builds and tests left in this directory
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse

@@ -89,7 +89,8 @@ def local_spark() -> SparkSession:
     """A small Spark in this process, on the loopback address."""
     return (
         SparkSession.builder.master("local[1]").appName("evaluate_signals")
-        .config("spark.ui.enabled", "false").config("spark.log.level", "ERROR")
+        .config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false")
+        .config("spark.log.level", "ERROR")
         .config("spark.driver.memory", "768m")
         .config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.sql.shuffle.partitions", "1").config("spark.sql.session.timeZone", "UTC")

@@ -116,6 +116,20 @@ def rounds(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
 
 
+def bench(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure the running pipeline: rates, ceiling, latency, spike, growth; writes build/bench.json and .png."""
+    from kintsugi.bench.run import run
+
+    return run(settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report)
+
+
+def soak(options: argparse.Namespace, settings: Settings) -> int:
+    """Kill the streaming driver at random while trades flow; compare its tables with an undisturbed run's."""
+    from kintsugi.bench.soak import run
+
+    return run(settings, kills=options.kills, seed=options.seed, report=options.report)
+
+
 def signals(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
     from kintsugi.local.evaluate_signals import run
@@ -166,8 +180,22 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
     for reported in (told_whole, all_nodes, table):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
+    measured = _add(commands, bench)
+    measured.add_argument(
+        "--only", type=lambda text: text.split(","), default=[], help="sections, separated by commas"
+    )
+    measured.add_argument(
+        "--seconds", type=float, default=185, help="of sustained load end to end; default: 185"
+    )
+    disturbed = _add(commands, soak)
+    disturbed.add_argument("--kills", type=int, default=20, help="default: 20")
+    for seeded in (measured, disturbed):
+        seeded.add_argument("--seed", type=int, help="chooses the data; default: the time")
+        seeded.add_argument("--report", type=Path, help="default: build/<command>.json")
     compared = _add(commands, reconcile)
-    compared.add_argument("--wait", type=float, default=0, help="seconds to wait for trades still under way")
+    compared.add_argument(
+        "--wait", type=float, default=60, help="seconds at most to wait for trades under way; default: 60"
+    )
     shown = _add(commands, status)
     told = _add(commands, incident)
     told.add_argument("id", help="as `kintsugi status` lists it")

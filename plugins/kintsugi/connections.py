@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from kintsugi.errors import KintsugiError
 from kintsugi.settings import Settings
 
 
-def _connection(conn_id: str) -> dict[str, Any] | None:
-    value = os.environ.get(f"AIRFLOW_CONN_{conn_id.upper()}")
-    return json.loads(value) if value else None
+def connection(conn_id: str) -> dict[str, Any] | None:
+    """The connection as the environment defines it; None without one. Raises KintsugiError unless it is JSON."""
+    name = f"AIRFLOW_CONN_{conn_id.upper()}"
+    value = os.environ.get(name)
+    if not value:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(value)
+    except ValueError as error:
+        # The text itself is not shown: it may hold a password.
+        raise KintsugiError(f"{name} is not JSON: write the connection in Airflow's JSON form") from error
+    return found
+
+
+def extras(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The connection's ``extra``, which Airflow keeps as JSON or as text of JSON."""
+    extra = found.get("extra") or {}
+    return dict(json.loads(extra) if isinstance(extra, str) else extra)
 
 
 def store_dsn(settings: Settings) -> str:
     """The libpq connection string of the ``kintsugi`` database (connection ``kintsugi_store``)."""
     from psycopg.conninfo import make_conninfo
 
-    conn = _connection("kintsugi_store") or {
+    conn = connection("kintsugi_store") or {
         "host": settings.fleet.control_plane.address,
         "port": settings.fleet.control_plane.postgres_port,
         "login": "kintsugi",
@@ -48,13 +65,12 @@ def s3_client(settings: Settings) -> Any:
     from botocore.config import Config
 
     plane = settings.fleet.control_plane
-    conn = _connection("kintsugi_s3") or {
+    conn = connection("kintsugi_s3") or {
         "login": "kintsugi",
         "password": settings.secret("s3"),
         "extra": {"endpoint_url": f"http://{plane.address}:{plane.s3_port}", "region_name": "us-east-1"},
     }
-    extra = conn.get("extra") or {}
-    extra = json.loads(extra) if isinstance(extra, str) else extra
+    extra = extras(conn)
     return boto3.client(
         "s3",
         endpoint_url=extra.get("endpoint_url"),

@@ -66,3 +66,11 @@ class Observation:
     peers: Mapping[str, PeerOpinion] = field(default_factory=dict)
     progress: str | None = None
     heard_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """Room on a node's volume, in bytes: what a service may still write, and the size of the whole."""
+
+    free: int
+    size: int

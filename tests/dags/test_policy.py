@@ -13,6 +13,8 @@ from kintsugi.fleet import load_fleet
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 EXPECTED = {
     "ingest_trades",
+    "replay_trades",
+    "reconcile_trades",
     "build_baseline",
     "stream_trades",
     "watch_flow",
@@ -20,6 +22,8 @@ EXPECTED = {
     "chaos_nightly",
     "deploy_release",
     "check_drift",
+    "digest",
+    "maintenance",
     *(f"watch_{name}" for name in load_fleet().nodes),
 }
 

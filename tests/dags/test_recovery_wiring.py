@@ -97,3 +97,17 @@ def test_after_a_failed_step_nothing_more_is_done_but_the_record(
     assert done == REBUILD[: REBUILD.index(broken) + 1]
     assert steps.acted[-1] == "record"
     assert states["record"] == "failed", "a repair that failed must not look like a success in the grid"
+
+
+def test_a_recoverys_first_and_last_task_link_to_the_incident(dag_bag: Any) -> None:
+    class Ran:
+        def xcom_pull(self, task_ids: str) -> Any:
+            return {"incident": "kafka-1-x"} if task_ids == "recovery.confirm" else None
+
+    for task_id in ("recovery.confirm", "recovery.record"):
+        task = dag_bag.dags["watch_kafka-1"].get_task(task_id)
+        (link,) = task.operator_extra_links
+        assert (link.name, link.get_link(task, ti_key=Ran())) == (
+            "Incident",
+            "/pipeline-health/incidents/kafka-1-x",
+        )

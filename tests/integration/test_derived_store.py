@@ -163,3 +163,31 @@ def test_a_table_of_an_earlier_release_gets_its_columns(session: Session) -> Non
     session.execute("ALTER TABLE trade DROP canceled_by")
     schema.ensure_tables([ADDRESS], replication=1)
     assert session.execute("SELECT canceled_by FROM trade").all() == []
+
+
+def test_rows_are_written_at_local_quorum(session: Session) -> None:
+    """The replaced pipeline wrote its batches at ANY, where a hint is enough."""
+    from cassandra import ConsistencyLevel
+    from cassandra.cluster import EXEC_PROFILE_DEFAULT
+
+    profile = session.cluster.profile_manager.profiles[EXEC_PROFILE_DEFAULT]
+    assert profile.consistency_level == ConsistencyLevel.LOCAL_QUORUM
+    sent: list[Any] = []
+
+    class Recorder:
+        """Says what is sent, and sends it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+        def execute_async(self, statement: Any, *values: Any) -> Any:
+            sent.append(statement)
+            return session.execute_async(statement, *values)
+
+    recorder: Any = Recorder()
+    writer = Writer(recorder)
+    rows = [stored_row(at(n, n)) for n in range(3)]
+    writer.write(writer.trade, by_partition(rows, 3), retry_for=10)
+    Derived(CassandraStore(recorder)).apply(table(*(at(n, n) for n in range(3))))
+    assert sent
+    assert {statement.consistency_level for statement in sent} == {None}  # the profile's

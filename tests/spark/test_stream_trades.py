@@ -59,6 +59,13 @@ def test_enriching_changes_no_delivered_column(spark: SparkSession) -> None:
     assert tuple(derived) == (1300.0, "unknown", False, "short", "20-40")  # 1.30 is the midpoint of the quote
 
 
+def test_the_side_is_of_the_price_and_not_of_a_symbol_called_sell(spark: SparkSession) -> None:
+    """The replaced pipeline compared the word SELL with the symbol."""
+    ask = trade(LINE).ask
+    row = enriched(spark, changed(0, "SELL", changed(9, str(ask)))).collect()[0]
+    assert (row.symbol, row.side) == ("SELL", "buy")
+
+
 def test_a_message_that_is_no_trade_has_no_identity(spark: SparkSession) -> None:
     broken = spark.createDataFrame([(b"{", 0, 1)], MESSAGES)
     assert stream_trades.parsed(broken).collect()[0].trade_id is None

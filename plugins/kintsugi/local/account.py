@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kintsugi.trades.reconcile import Account
+    from kintsugi.trades.account import Account
 
 
 def summary(account: Account) -> dict[str, Any]:
@@ -23,6 +23,15 @@ def summary(account: Account) -> dict[str, Any]:
         "doubled": account.doubled,
         "extra": account.extra_count,
         "altered": account.altered_count,
+        "lost_before_kafka": account.lost_before_kafka,
+        "in_flight": account.in_flight,
+        "withdrawn": account.withdrawn_count,
+        "expired": account.expired,
         "complete": account.complete,
-        "named": {"lost": account.lost, "extra": account.extra, "altered": account.altered},
+        "named": {
+            "lost": account.lost,
+            "extra": account.extra,
+            "altered": account.altered,
+            "withdrawn": account.withdrawn,
+        },
     }

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 
 from kintsugi.fleet import Role
 from kintsugi.local.objectstore import ACCESS_KEY, REGION, ObjectStore
+from kintsugi.local.own_connections import own_connections
 from kintsugi.local.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.local.processes import MARKER, PART
 from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
+from kintsugi.telemetry.backend import CONNECTION as OTLP
+from kintsugi.telemetry.backend import backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,12 +76,32 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     return {
         "AIRFLOW_HOME": str(settings.control / "airflow"),
         **_options(settings),
-        **{
-            f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections(settings).items()
-        },
+        **connection_environment(settings),
+        **telemetry_environment(own_connections()),
         PART: AIRFLOW_PART,
         "SCARF_ANALYTICS": "false",
         "DO_NOT_TRACK": "1",
+    }
+
+
+def connection_environment(settings: Settings) -> dict[str, str]:
+    """The project's connections and the user's own, as Airflow reads them from the environment; holds secrets."""
+    found = {**connections(settings), **own_connections()}
+    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
+
+
+def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    """Airflow's own metrics and traces, switched on where the connection ``kintsugi_otlp`` says where to send them."""
+    target = backend(own.get(OTLP)) if OTLP in own else None
+    if target is None:
+        return {}
+    return {
+        "AIRFLOW__METRICS__OTEL_ON": "True",
+        "AIRFLOW__TRACES__OTEL_ON": "True",
+        # A backend that hangs must not hold the slot of a finished task.
+        "AIRFLOW__TRACES__TASK_RUNNER_FLUSH_TIMEOUT_MILLISECONDS": "1000",
+        "OTEL_SERVICE_NAME": "airflow",
+        **target.environment(),
     }
 
 
@@ -121,13 +144,15 @@ def connections(settings: Settings) -> dict[str, dict[str, object]]:
     }
 
 
-def write_environment(path: Path, environment: Mapping[str, str]) -> None:
-    """Write ``environment`` to ``path`` (0600) so that ``sh`` can source it."""
+def write_environment(path: Path, environment: Mapping[str, str]) -> bool:
+    """Write ``environment`` to ``path`` (0600) so that ``sh`` can source it; returns whether it changed."""
     from kintsugi.local.supervision import write_private
 
-    write_private(
-        path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()))
-    )
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()))
+    if path.exists() and path.read_text() == text:
+        return False
+    write_private(path, text)
+    return True
 
 
 def _options(settings: Settings) -> dict[str, str]:

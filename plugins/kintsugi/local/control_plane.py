@@ -24,6 +24,7 @@ from kintsugi.local.airflow_environment import (
     AIRFLOW_PART,
     airflow_environment,
     base_environment,
+    connection_environment,
     write_environment,
 )
 from kintsugi.local.log_collector import LogCollector
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
 
 STORAGE = ("postgres", "s3", "log-collector")
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
+WATCHDOG = "watchdog"
 POOLS = {"recovery": 4, "ingest": 2}  # a burst of files must not hold the slots that a recovery needs
 
 _RUN_AIRFLOW = "kintsugi.local.run_airflow"
+_RUN_WATCHDOG = "kintsugi.local.watchdog"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class ControlPlane:
         """Airflow's environment, for ``sh`` to source; 0600."""
         return self.settings.control / "airflow.env"
 
+    @property
+    def watchdog_file(self) -> Path:
+        """The watchdog's environment: the connections and nothing else; 0600."""
+        return self.settings.control / "watchdog.env"
+
     def start_storage(self) -> None:
         """Start Postgres, S3 and the log collector; returns when all answer.
 
@@ -101,9 +109,10 @@ class ControlPlane:
         done.touch()
 
     def start_airflow(self) -> None:
-        """Start Airflow's four components; returns when all are healthy and the pools exist."""
+        """Start Airflow's four components and the watchdog; returns when all are healthy and the pools exist."""
         self.launch_airflow()
         self.await_airflow()
+        self.start_watchdog()
 
     def launch_airflow(self) -> None:
         """Start Airflow's four components without waiting for them; needs the migrated database."""
@@ -123,13 +132,28 @@ class ControlPlane:
     def status(self) -> dict[str, dict[str, Any]]:
         """Each component's state by name, as the supervisor says; ``DOWN`` when that is gone."""
         states = self.supervisor.states()
-        return {
-            name: states.get(name, {"state": "DOWN", "pid": 0, "started": 0}) for name in (*STORAGE, *AIRFLOW)
-        }
+        names = (*STORAGE, *AIRFLOW, WATCHDOG)
+        return {name: states.get(name, {"state": "DOWN", "pid": 0, "started": 0}) for name in names}
+
+    def start_watchdog(self) -> None:
+        """Start the watchdog, with the user's connections as they are now; needs storage."""
+        fresh = connection_environment(self.settings)
+        changed = write_environment(self.watchdog_file, fresh)
+        if WATCHDOG not in self.supervisor.states():
+            # A supervisor that an older version started doesn't know it yet.
+            self.supervisor.add(WATCHDOG, self._programs())
+        if changed:
+            self.supervisor.stop(WATCHDOG)
+        self.supervisor.start(WATCHDOG)
 
     def stop_airflow(self) -> None:
-        """Stop Airflow's components and what is left of its tasks; storage keeps running."""
+        """Stop Airflow's components and what is left of its tasks; storage keeps running.
+
+        The watchdog goes first: nobody is to be called because of what is meant.
+        """
         if self.supervisor.answers():
+            if WATCHDOG in self.supervisor.states():
+                self.supervisor.stop(WATCHDOG)
             self.supervisor.stop(*AIRFLOW)
         kill_owned(self.settings.control, AIRFLOW_PART)
 
@@ -186,6 +210,14 @@ class ControlPlane:
             *(
                 Program(name, [*with_environment, sys.executable, "-m", _RUN_AIRFLOW, name, *arguments[name]])
                 for name in AIRFLOW
+            ),
+            Program(
+                WATCHDOG,
+                [
+                    str(self.settings.repository / "bin/with-env"),
+                    str(self.watchdog_file),
+                    *(sys.executable, "-m", _RUN_WATCHDOG),
+                ],
             ),
         ]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kintsugi.fleet import Node, Role
 from kintsugi.local.control_plane import ControlPlane
+from kintsugi.observation import Answer
 from kintsugi.settings import KAFKA_PORT, Settings
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def gather(settings: Settings) -> Document:
     """``{"well", "control_plane", "airflow", "nodes", "dags", "lag", "incidents"}`` in JSON types.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
-    ``detail``. ``lag``: messages not yet stored, over all partitions; None when nobody can tell.
-    ``incidents``: the last five, newest first. ``well``: every component, node and Airflow itself are
-    well.
+    ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
+    not yet stored, over all partitions; None when nobody can tell. ``incidents``: the last five, newest
+    first. ``well``: every component, node, disk and Airflow itself are well.
     """
     plane = ControlPlane(settings)
     with ThreadPoolExecutor(max_workers=3) as pool:
@@ -89,20 +90,25 @@ def show(document: Document) -> None:
 
 
 async def _nodes(settings: Settings) -> list[Document]:
-    return list(await asyncio.gather(*(_node(node) for node in settings.fleet)))
+    return list(await asyncio.gather(*(_node(settings, node) for node in settings.fleet)))
 
 
-async def _node(node: Node) -> Document:
+async def _node(settings: Settings, node: Node) -> Document:
     from kintsugi.probes import probe_node, probe_ssh
+    from kintsugi.probes.disk import headroom, too_little
 
     service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
+    room = await headroom(settings, node) if ssh.answer is Answer.OK else None
+    full = too_little(room) if room else None
     return {
         "name": node.name,
         "role": node.role.value,
         "address": node.address,
         "service": service.answer.value,
         "ssh": ssh.answer.value,
-        "detail": service.detail,
+        "detail": "; ".join(said for said in (service.detail, full) if said),
+        "disk_free": room.free if room else None,
+        "disk": "unknown" if room is None else "full" if full else "ok",
     }
 
 
@@ -138,7 +144,10 @@ def _or_none(ask: Callable[[], Answered]) -> Answered | None:
 
 
 def _is_well(document: Document) -> bool:
-    nodes = all(node["service"] == "ok" and node["ssh"] == "ok" for node in document["nodes"])
+    nodes = all(
+        node["service"] == "ok" and node["ssh"] == "ok" and node.get("disk") != "full"
+        for node in document["nodes"]
+    )
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
     return nodes and parts and bool(health) and set(health.values()) == {"healthy"}

@@ -141,6 +141,15 @@ class Supervisor:
             for info in processes
         }
 
+    def add(self, name: str, programs: Sequence[Program]) -> None:
+        """Make the running daemon know one more program of ``programs``; the others are left as they run."""
+        self.write(programs)
+        try:
+            self._proxy().supervisor.reloadConfig()
+            self._proxy().supervisor.addProcessGroup(name)
+        except (OSError, xmlrpc.client.Error) as error:
+            raise StepFailed(f"supervisord of the control plane did not take {name}: {error}") from error
+
     def start(self, *names: str) -> None:
         """Start these programs; those that run already are left alone."""
         self._each("startProcess", ALREADY_STARTED, names)

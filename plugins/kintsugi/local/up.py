@@ -97,12 +97,14 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
 
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
     from kintsugi.connections import store_dsn
+    from kintsugi.notify.outbox import Outbox
     from kintsugi.store import Store
     from kintsugi.trades.ledger import Ledger
 
     with progress.step("Airflow: database"):
         Store(store_dsn(plane.settings)).migrate()
         Ledger(store_dsn(plane.settings)).migrate()
+        Outbox(store_dsn(plane.settings)).ensure_tables()
         if not plane.airflow.healthy():
             plane.migrate()
     with progress.step("Airflow: start"):

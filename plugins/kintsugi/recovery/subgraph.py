@@ -238,11 +238,17 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
     ``finding`` is the sensor's event (kintsugi.observation.Finding as a dict), None when started by hand;
     ``action`` ("auto", "restart", "rebuild", "roll_back") and ``dry_run`` ("True", "False") may be templates.
     """
+    from kintsugi.operators.incident_link import IncidentLink
+
     with TaskGroup(GROUP, tooltip="Rebuild a sick node: confirm, guard, decide, act, prove") as group:
         guarded, path, back, end = guard(), decide(), rejoin(), record()
         rebuilt = configure()
 
-        confirm(node=node, finding=finding, action=action, dry_run=dry_run) >> guarded
+        confirmed = confirm(node=node, finding=finding, action=action, dry_run=dry_run)
+        linked: list[Any] = [confirmed, end]
+        for result in linked:
+            result.operator.operator_extra_links = (IncidentLink(),)
+        confirmed >> guarded
         guarded >> [archive_logs(), stand_down()] >> end
         guarded >> ask_a_human() >> [path, end]
         guarded >> path

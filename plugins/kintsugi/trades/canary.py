@@ -35,7 +35,7 @@ def send(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str
 def send_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
     """Send one canary trade as the ingest would, for when S3 is away; returns its trade_id.
 
-    Raises KafkaError when the brokers don't take it.
+    Raises KintsugiError when the brokers don't take it.
     """
     import orjson
 
@@ -43,8 +43,8 @@ def send_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
 
     trade, _, _ = _canary(now)
     with producer(bootstrap) as kafka:
-        message = kafka.send(TOPIC, key=trade.symbol.encode(), value=orjson.dumps(trade))
-        message.get(timeout=SEND_TIMEOUT_S)
+        kafka.send(TOPIC, key=trade.symbol.encode(), value=orjson.dumps(trade))
+        kafka.flush(timeout=SEND_TIMEOUT_S)
     return trade.trade_id
 
 

@@ -51,6 +51,11 @@ DERIVING = (
 )
 DERIVING_NAMES = tuple(column.split()[0] for column in DERIVING.split(", "))
 
+OF_EVERY_TRADE = (
+    "trade_id", "symbol", "trade_date", "slot", "ts", "option_type", "size", "price", "delta", "side",
+    "canceled", "match", "partition", "offset",
+)  # fmt: skip
+
 Day = tuple[str, str]  # symbol, trade date
 
 
@@ -246,6 +251,7 @@ class Derived:
         memory is forgotten, and the batch can be applied again.
         """
         stamp = self._stamp = max(self._stamp + 1, time.time_ns() // 1000)
+        watermarks = dict(self._newest)
         try:
             self._fence()
             changes, summary = self._derive(batch)
@@ -254,6 +260,7 @@ class Derived:
             self._windows.clear()
             self._days.clear()
             self._held = 0
+            self._newest = watermarks
             raise
         for key, found in changes.windows.items():
             state = self._days[key.day]
@@ -274,25 +281,25 @@ class Derived:
             )
 
     def _derive(self, batch: Table) -> tuple[Changes, Summary]:
-        rows = {name: batch.column(name).to_pylist() for name in DERIVING_NAMES}
+        rows = {name: batch.column(name).to_pylist() for name in OF_EVERY_TRADE}
+        special = _special(batch)
         summary, changes = Summary(trades=batch.num_rows), Changes()
         self._load_days(set(zip(rows["symbol"], rows["trade_date"], strict=True)))
         self._count_late(rows, summary, changes)
-        touched, groups = self._sort(rows)
+        touched, groups = self._sort(rows, special)
         self._load_windows(touched)
         for window_key, flows in touched.items():
-            window, taken = self._windows[window_key], self._days[window_key.day].taken
             for identity, flow in flows.items():
-                if identity not in taken:
-                    self._put(window, identity, flow)
+                self._put(self._windows[window_key], identity, flow)
         dirty = set(touched)
+        # A cancelled trade that came again was put in just now; its cancel, which is no earlier, takes it out.
         for day, key in sorted(groups):
             dirty |= self._resolve(day, key, changes, summary)
         for window_key in dirty:
             changes.windows[window_key] = found = verdict(self._windows[window_key].sums)
             if not found.signal and self._days[window_key.day].alerts & window_key.bit:
                 changes.quiet.append(window_key)
-        self._sort_unusual(rows, changes)
+        self._sort_unusual(special, changes)
         summary.unusual, summary.windows = len(changes.unusual), len(changes.windows)
         return changes, summary
 
@@ -330,7 +337,7 @@ class Derived:
         self._held += len(window.flows) - before
 
     def _sort(
-        self, rows: dict[str, list[Any]]
+        self, rows: dict[str, list[Any]], special: list[dict[str, Any]]
     ) -> tuple[dict[WindowKey, dict[bytes, Flow]], set[tuple[Day, int]]]:
         """The batch's flows by window, and the groups of cancels (day and match key) that it may change."""
         touched: dict[WindowKey, dict[bytes, Flow]] = defaultdict(dict)
@@ -348,11 +355,11 @@ class Derived:
             last = self._days[symbol, date].last
             if key in last and ts <= last[key]:
                 groups.add(((symbol, date), key))
-        for index in (i for i, canceled in enumerate(rows["canceled"]) if canceled):
-            row = {name: column[index] for name, column in rows.items()}
-            day, cancel = (row["symbol"], row["trade_date"]), _cancel(row)
-            self._days[day].add(cancel)
-            groups.add((day, cancel.match))
+        for row in special:
+            if row["canceled"]:
+                day, cancel = (row["symbol"], row["trade_date"]), _cancel(row)
+                self._days[day].add(cancel)
+                groups.add((day, cancel.match))
         return touched, groups
 
     def _resolve(self, day: Day, key: int, changes: Changes, summary: Summary) -> set[WindowKey]:
@@ -409,16 +416,16 @@ class Derived:
             start, step = start + step, min(2 * step, 16)
         return found
 
-    def _sort_unusual(self, rows: dict[str, list[Any]], changes: Changes) -> None:
+    def _sort_unusual(self, special: list[dict[str, Any]], changes: Changes) -> None:
         """Rows of UNUSUAL_COLUMNS for the trades that signal: those that count, and those taken back."""
-        for signal in TRADE_SIGNALS:
-            names = (*UNUSUAL_TRADE, *USUAL_OF[signal])
-            for i in (i for i, score in enumerate(rows[signal]) if score is not None):
-                identity, day = bytes.fromhex(rows["trade_id"][i]), (rows["symbol"][i], rows["trade_date"][i])
-                row = (day[1], day[0], rows["ts"][i], identity, signal, rows[signal][i])
-                taken = identity in self._days[day].taken
-                target = changes.unusual_canceled if taken else changes.unusual
-                target.append((*row, *(rows[name][i] for name in names)))
+        for row in special:
+            identity, day = bytes.fromhex(row["trade_id"]), (row["symbol"], row["trade_date"])
+            target = changes.unusual_canceled if identity in self._days[day].taken else changes.unusual
+            for signal in TRADE_SIGNALS:
+                if row[signal] is not None:
+                    names = (*UNUSUAL_TRADE, *USUAL_OF[signal])
+                    start = (day[1], day[0], row["ts"], identity, signal, row[signal])
+                    target.append((*start, *(row[name] for name in names)))
 
     def _count_late(self, rows: dict[str, list[Any]], summary: Summary, changes: Changes) -> None:
         """Count what comes after the watermark of its Kafka partition; the watermark is the one before this batch."""
@@ -447,6 +454,17 @@ class Derived:
             self._held -= len(self._windows.pop(key).flows)
         while len(self._days) > DAYS:
             self._days.popitem(last=False)
+
+
+def _special(batch: Table) -> list[dict[str, Any]]:
+    """All columns of the few rows that are cancels or signal."""
+    import pyarrow.compute as pc
+
+    chosen = batch.column("canceled")
+    for signal in TRADE_SIGNALS:
+        chosen = pc.or_(chosen, pc.is_valid(batch.column(signal)))
+    rows: list[dict[str, Any]] = batch.filter(chosen).to_pylist()
+    return rows
 
 
 def _cancel(row: dict[str, Any]) -> Cancel:

@@ -5,19 +5,33 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import InputError
-from kintsugi.trades.rows import Reason, Rejection, header_fault, is_header, parse
+from kintsugi.trades.rows import (
+    Reason,
+    Rejection,
+    header_fault,
+    is_header,
+    parse,
+    unknown_columns,
+    without,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-CHUNK = 1 << 20
+RANGE = 1 << 20
+CHUNK = 1 << 18  # of nothing but line ends it makes a list of 24 MiB
 PIECE = 1 << 14
 MAX_LINE = 1 << 16
+MAX_MEMBERS = 1000
+# Trade files shrink five- to tenfold; an archive that grows beyond this is an attack or a mistake.
+MAX_EXPANSION = 300
+MAX_EXPANSION_FREE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +50,39 @@ class _Damaged(Exception):
         self.rejection = Rejection(reason, text)
 
 
-def read_lines(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[tuple[int, str | BadLine]]:
-    """The lines of one object that aren't empty, with their numbers (from 1, the header included).
+def read_lines(
+    s3: S3Client, bucket: str, key: str, etag: str, ignored: Callable[[list[str]], None] | None = None
+) -> Iterator[tuple[int, str | BadLine]]:
+    """The lines of one object that aren't empty, with their numbers (from 1, headers included).
 
-    The header is checked and left out. A file that is damaged midway ends with one BadLine. Raises InputError
-    when nothing of the file can be used (no text, unknown columns, a broken archive) or when the object is no
-    longer the one with ``etag``; errors of S3 itself pass through, they are worth a retry.
+    Headers are checked and left out: the first line, and those in which a later member of an archive begins.
+    Columns that aren't known are taken out of every line; ``ignored`` is told their names. A file that
+    is damaged midway ends with one BadLine. Raises InputError when nothing of the file can be used (no text,
+    unknown columns, a broken archive) or when the object is no longer the one with ``etag``; errors of S3
+    itself pass through, they are worth a retry.
     """
     lines = _split(_content(s3, bucket, key, etag))
-    number, first = next(lines, (0, ""))
-    if not number:
+    at, first = next(lines, (0, ""))
+    first = _usable(key, first)
+    unknown: dict[int, str] = {}
+    for number, line in chain([(at, first)], lines):
+        if isinstance(line, BadLine):
+            yield number, line
+        elif line[0] in _HEADER_STARTS and is_header(line):
+            if fault := header_fault(line):
+                text = f"another header begins here, and {fault}; the rest of the file was not taken"
+                yield number, BadLine(Rejection(Reason.HEADER, text), line.encode()[:1024])
+                return
+            unknown = unknown_columns(line)
+            if unknown and ignored:
+                ignored(list(unknown.values()))
+        else:
+            yield number, without(line, unknown) if unknown else line
+
+
+def _usable(key: str, first: str | BadLine) -> str:
+    """The first line of a file that can be used at all; else InputError."""
+    if not first:
         raise InputError(f"{key} is empty; deliver it again")
     if isinstance(first, BadLine):
         raise InputError(f"{key} can't be read: {first.rejection.text}; deliver it again")
@@ -55,10 +92,12 @@ def read_lines(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[tuple
             raise InputError(
                 f"{key} begins with neither a header nor a trade ({first[:40]!r}); is it a trade file?"
             )
-        yield number, first
     elif fault := header_fault(first):
         raise InputError(f"{key}: {fault}; no row of it was taken, deliver it with the known columns")
-    yield from lines
+    return first
+
+
+_HEADER_STARTS = frozenset('uU"\ufeff')
 
 
 def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
@@ -73,18 +112,27 @@ def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
                 f"{key} changed or vanished while it was being read; its new content is a new file"
             ) from error
         raise
-    body = response["Body"]
+    body, size = response["Body"], response["ContentLength"]
     with body:
         head = body.read(4)
-        if head == b"PK\x03\x04":
-            pass
-        elif head[:2] == b"\x1f\x8b":
-            yield from _gunzip(_chunks(head, body), key)
+        if head[:2] == b"\x1f\x8b":
+            yield from _bounded(_gunzip(_chunks(head, body), key), size, key)
             return
-        else:
+        if head != b"PK\x03\x04":
             yield from _chunks(head, body)
             return
-    yield from _unzip(_Ranges(s3, bucket, key, etag, response["ContentLength"]), key)
+    yield from _bounded(_unzip(_Ranges(s3, bucket, key, etag, size), key), size, key)
+
+
+def _bounded(pieces: Iterator[bytes], size: int, key: str) -> Iterator[bytes]:
+    """The pieces, until they are absurdly more than the ``size`` bytes that they were made of."""
+    limit = MAX_EXPANSION * size + MAX_EXPANSION_FREE
+    for piece in pieces:
+        limit -= len(piece)
+        if limit < 0:
+            text = f"{key} expands to more than {MAX_EXPANSION} times its size; the rest was not taken"
+            raise _Damaged(Reason.EXPANSION, text)
+        yield piece
 
 
 def _chunks(head: bytes, body: Any) -> Iterator[bytes]:
@@ -98,19 +146,20 @@ def _gunzip(chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
     engine = zlib.decompressobj(31)
     started = False
     for piece in _pieces(chunks):
-        data = piece
-        while data:
+        data, full = piece, False
+        while data or full:
             before = engine.copy()
             started = True
             try:
-                yield engine.decompress(data)
+                out = engine.decompress(data, CHUNK)
             except zlib.error as error:
                 # zlib throws away what it had decompressed of this piece: go there again, byte by byte.
                 yield from _until_error(before, data)
                 raise _Damaged(Reason.CORRUPT, f"the gzip data of {key} is corrupt: {error}") from error
-            data = b""
+            yield out
+            data, full = engine.unconsumed_tail, len(out) == CHUNK
             if engine.eof:
-                data = engine.unused_data.lstrip(b"\0")
+                data, full = engine.unused_data.lstrip(b"\0"), False
                 engine = zlib.decompressobj(31)
                 started = False
     if started:
@@ -118,7 +167,7 @@ def _gunzip(chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
 
 
 def _pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Small enough that what one piece decompresses to (at most 1032 times as much) fits into memory."""
+    """Small, because a piece that turns out to be corrupt is decompressed again byte by byte."""
     for chunk in chunks:
         for start in range(0, len(chunk), PIECE):
             yield chunk[start : start + PIECE]
@@ -133,17 +182,25 @@ def _until_error(engine: Any, data: bytes) -> Iterator[bytes]:
 
 
 def _unzip(source: io.RawIOBase, key: str) -> Iterator[bytes]:
-    """Every file of a zip archive, one after another."""
+    """Every file of a zip archive, one after another, each ending with a line end."""
     try:
-        archive = zipfile.ZipFile(io.BufferedReader(source, CHUNK))
+        archive = zipfile.ZipFile(io.BufferedReader(source, RANGE))
         members = [member for member in archive.infolist() if not member.is_dir()]
     except zipfile.BadZipFile as error:
         raise InputError(f"{key} is a broken zip archive: {error}; deliver it again") from error
+    if len(members) > MAX_MEMBERS:
+        raise InputError(
+            f"{key} holds {len(members)} files; is it a trade file? At most {MAX_MEMBERS} are read"
+        )
     for member in members:
         try:
+            data = b"\n"
             with archive.open(member) as file:
-                while data := file.read(CHUNK):
+                while more := file.read(CHUNK):
+                    data = more
                     yield data
+            if not data.endswith(b"\n"):
+                yield b"\n"
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise _Damaged(Reason.CORRUPT, f"{member.filename} in {key} is corrupt: {error}") from error
 

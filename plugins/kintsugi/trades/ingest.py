@@ -1,7 +1,9 @@
 """From S3 to Kafka: every row of a file becomes a message, or a dead letter with its reason.
 
-Progress goes to the ledger only after Kafka acknowledged a chunk, so an interrupted file goes on at its
-last chunk; what is sent twice by that has the same identity, and is one row for every reader.
+A file goes in chunk by chunk. A chunk's identities are written to S3 before its first message is sent, so
+that whatever may be in Cassandra is on record even when the file is replaced later; its progress goes to
+the ledger after Kafka acknowledged it. So an interrupted file goes on at its last chunk; what is sent twice
+by that has the same identity, and is one row for every reader.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,10 +23,9 @@ from kintsugi.errors import InputError, KintsugiError
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.ledger import Claim, Ledger, State, Tally, file_id
-from kintsugi.trades.rows import Rejection, Trade, parse
+from kintsugi.trades.rows import Message, Rejection, message
 
 if TYPE_CHECKING:
-    from kafka import KafkaProducer
     from mypy_boto3_s3.client import S3Client
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,22 @@ PREFIX = "trades/"
 NAME = "UnderlyingOptionsTradesCalcs_"
 CHUNK_ROWS = 20_000
 FLUSH_SECONDS = 120.0
-REMEMBERED = 2_000_000
+REMEMBERED = 200_000
+PRODUCER = {
+    "acks": "all",
+    "enable_idempotence": True,
+    "compression_type": "lz4",
+    "linger_ms": 20,
+    "batch_size": 256 * 1024,
+    "request_timeout_ms": 10_000,
+    "delivery_timeout_ms": 90_000,
+    "max_block_ms": 60_000,
+    "reconnect_backoff_max_ms": 1_000,
+    "metadata_max_age_ms": 10_000,
+}
+DEAD_LETTERS = "dead-letter/"
+IDENTITIES = "identities/"
+MANIFESTS = "manifests/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,85 +63,197 @@ class S3Object:
 
 @dataclass(frozen=True, slots=True)
 class FileAccount:
-    """How one file ended: the content of its manifest."""
+    """How one file ended: the content of its manifest.
+
+    ``reason``: why it failed, or what of a file that is done was left out. ``replay``: of which replay; empty
+    for the ingest.
+    """
 
     key: str
     etag: str
     state: State
     tally: Tally
     reason: str | None = None
+    replay: str = ""
+
+    @property
+    def manifest(self) -> str:
+        """The key of its manifest in S3."""
+        folder = f"{MANIFESTS}replay/{self.replay}/" if self.replay else MANIFESTS
+        return f"{folder}{file_id(self.key, self.etag)}.json"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: key, etag, state, reason and the counts."""
+        """Plain values: key, etag, state, reason, replay and the counts."""
         return {
             "key": self.key,
             "etag": self.etag,
             "state": self.state,
             "reason": self.reason,
+            "replay": self.replay,
             **asdict(self.tally),
         }
+
+
+def listed(s3: S3Client, bucket: str = BUCKET, prefix: str = PREFIX) -> list[S3Object]:
+    """The trade files in S3 below ``prefix``, by key; objects that aren't named like one are ignored."""
+    return sorted(
+        (
+            S3Object(item["Key"], item["ETag"], item["Size"])
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            for item in page.get("Contents", [])
+            if item["Key"].rpartition("/")[2].startswith(NAME)
+        ),
+        key=lambda item: item.key,
+    )
 
 
 def pending(s3: S3Client, ledger: Ledger, bucket: str = BUCKET, prefix: str = PREFIX) -> list[S3Object]:
     """The trade files that the ledger doesn't hold as finished, by key; interrupted ones among them.
 
-    The same key with new content is another file. Objects that aren't named like trade files are ignored.
+    The same key with new content is another file.
     """
     finished = ledger.finished()
-    found = []
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            key, etag = item["Key"], item["ETag"]
-            if key.rpartition("/")[2].startswith(NAME) and (key, etag) not in finished:
-                found.append(S3Object(key, etag, item["Size"]))
-    return sorted(found, key=lambda item: item.key)
+    return [item for item in listed(s3, bucket, prefix) if (item.key, item.etag) not in finished]
+
+
+class Producer:
+    """An idempotent Kafka producer that waits for all in-sync replicas, and keeps the first failure."""
+
+    def __init__(self, bootstrap: list[str]) -> None:
+        from kafka import KafkaProducer
+        from kafka.errors import KafkaError
+
+        self._error: str | None = None
+        try:
+            self._client: Any = KafkaProducer(bootstrap_servers=bootstrap, **PRODUCER)
+        except KafkaError as error:
+            self._error = repr(error)
+            raise self._refused() from error
+
+    def _failed(self, error: Exception) -> None:
+        self._error = self._error or repr(error)
+
+    def send(self, topic: str, *, value: bytes, key: bytes | None = None) -> None:
+        """Queue one message. Raises KintsugiError when Kafka takes no more."""
+        from kafka.errors import KafkaError
+
+        if self._error is None:
+            try:
+                self._client.send(topic, value=value, key=key).add_errback(self._failed)
+            except KafkaError as error:
+                self._failed(error)
+        if self._error is not None:
+            raise self._refused()
+
+    def flush(self, timeout: float = FLUSH_SECONDS) -> None:
+        """Wait until Kafka has acknowledged everything that was sent.
+
+        Raises KintsugiError if it hasn't after ``timeout`` seconds.
+        """
+        from kafka.errors import KafkaError
+
+        try:
+            self._client.flush(timeout=timeout)
+        except KafkaError as error:
+            self._failed(error)
+        if self._error is not None:
+            raise self._refused()
+
+    def _refused(self) -> KintsugiError:
+        return KintsugiError(
+            f"Kafka did not acknowledge messages: {self._error}; "
+            "the file goes on from its last chunk when it is ingested again"
+        )
+
+    def close(self) -> None:
+        """Give up what is not acknowledged by now."""
+        self._client.close(timeout=0 if self._error else 5)
 
 
 @contextmanager
-def producer(bootstrap: list[str]) -> Iterator[KafkaProducer]:
-    """An idempotent producer that waits for all in-sync replicas; closed at the end of the block."""
-    from kafka import KafkaProducer
-    from kafka.codec import has_lz4
-
-    client = KafkaProducer(
-        bootstrap_servers=bootstrap,
-        acks="all",
-        enable_idempotence=True,
-        compression_type="lz4" if has_lz4() else "gzip",
-        linger_ms=20,
-        batch_size=256 * 1024,
-        request_timeout_ms=10_000,
-        delivery_timeout_ms=90_000,
-        max_block_ms=60_000,
-        reconnect_backoff_max_ms=1_000,
-        metadata_max_age_ms=10_000,
-    )
+def producer(bootstrap: list[str]) -> Iterator[Producer]:
+    """A Producer for a ``with`` block, closed at its end."""
+    client = Producer(bootstrap)
     try:
         yield client
     finally:
-        client.close(timeout=10)
+        client.close()
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive lines of a file: what they become, and their count.
+
+    ``first``: the number of the first line; ``tally.lines_done`` is that of the last. ``letters``: dead
+    letters, JSON.
+    """
+
+    first: int
+    tally: Tally = field(default_factory=Tally)
+    messages: list[Message] = field(default_factory=list)
+    letters: list[bytes] = field(default_factory=list)
+
+
+def chunks(
+    source: S3Object, lines: Iterable[tuple[int, str | BadLine]], rows: int, border: int = 0
+) -> Iterator[Chunk]:
+    """Numbered lines → chunks of at most ``rows`` lines; one ends at the line ``border`` in any case.
+
+    A row that has the identity of one before it is counted as a duplicate and makes no message.
+    """
+    recent = Recent()
+    chunk: Chunk | None = None
+    for number, line in lines:
+        if chunk is None:
+            chunk = Chunk(number)
+        tally = chunk.tally
+        tally.read += 1
+        tally.lines_done = number
+        found = line.rejection if isinstance(line, BadLine) else message(line)
+        if isinstance(found, Rejection):
+            tally.reject(found.reason.value)
+            chunk.letters.append(_letter(source, number, line, found))
+        else:
+            tally.accepted += 1
+            if recent.seen(found.identity):
+                tally.duplicates += 1
+            else:
+                tally.produced += 1
+                chunk.messages.append(found)
+        if tally.read >= rows or number == border:
+            yield chunk
+            chunk = None
+    if chunk is not None:
+        yield chunk
+
+
+Pace = Callable[[int], None]
 
 
 def ingest_object(
-    s3: S3Client, source: S3Object, *, ledger: Ledger, kafka: KafkaProducer, bucket: str = BUCKET,
-    chunk_rows: int = CHUNK_ROWS,
+    s3: S3Client, source: S3Object, *, ledger: Ledger, kafka: Producer, bucket: str = BUCKET,
+    chunk_rows: int = CHUNK_ROWS, replay: str = "", pace: Pace | None = None,
 ) -> FileAccount | None:  # fmt: skip
     """Bring one file into Kafka; returns its account, or None when another ingester has it or had it.
 
-    An unusable file ends as failed, with the reason in the account, and raises nothing. Raises
-    KintsugiError when Kafka doesn't acknowledge, and whatever S3 and Postgres raise: call again, and it
-    goes on after the last acknowledged chunk.
+    ``replay``: the name of a replay, which takes the file whether or not it was ingested. ``pace``: called
+    with the time (milliseconds since 1970 UTC) of each trade before it is sent. An unusable file ends as
+    failed, with the reason in the account, and raises nothing. Raises KintsugiError when Kafka doesn't
+    acknowledge, and whatever S3 and Postgres raise: call again, and it goes on after the last acknowledged
+    chunk.
     """
-    with ledger.claim(source.key, source.etag, source.size) as claim:
+    with ledger.claim(source.key, source.etag, source.size, replay) as claim:
         if claim is None:
             return None
-        run = _Run(s3, bucket, source, claim, kafka, chunk_rows)
+        run = _Run(s3, bucket, source, claim, kafka)
+        state, reason = State.DONE, None
         try:
-            run.all_lines()
-            account = FileAccount(source.key, source.etag, State.DONE, run.tally)
+            run.all_lines(chunk_rows, pace)
+            reason = run.note
         except InputError as error:
             log.error("%s", error)
-            account = FileAccount(source.key, source.etag, State.FAILED, run.tally, str(error))
+            state, reason = State.FAILED, str(error)
+        account = FileAccount(source.key, source.etag, state, run.tally, reason, replay)
         run.publish(account)
         claim.finish(account.tally, account.state, account.reason)
         return account
@@ -166,15 +294,14 @@ class Recent:
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
-        self._new: set[int] = set()
-        self._old: set[int] = set()
+        self._new: set[bytes] = set()
+        self._old: set[bytes] = set()
 
-    def seen(self, identity: str) -> bool:
+    def seen(self, identity: bytes) -> bool:
         """Whether it was asked for before; remembers it."""
-        number = int(identity, 16)
-        if number in self._new or number in self._old:
+        if identity in self._new or identity in self._old:
             return True
-        self._new.add(number)
+        self._new.add(identity)
         if len(self._new) >= self._limit:
             self._old, self._new = self._new, set()
         return False
@@ -183,87 +310,59 @@ class Recent:
 class _Run:
     """The work on one claimed file."""
 
-    def __init__(
-        self, s3: S3Client, bucket: str, source: S3Object, claim: Claim, kafka: KafkaProducer, chunk_rows: int
-    ) -> None:
+    def __init__(self, s3: S3Client, bucket: str, source: S3Object, claim: Claim, kafka: Producer) -> None:
         self._s3, self._bucket, self._source = s3, bucket, source
-        self._claim, self._kafka, self._chunk_rows = claim, kafka, chunk_rows
-        self._resume_at = claim.entry.tally.lines_done
+        self._claim, self._kafka = claim, kafka
         self._letters: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by publish
-        self._letter_count = 0
-        self._errors: list[BaseException] = []
-        self._recent = Recent()
         self.tally = claim.entry.tally
+        self.note: str | None = None
 
-    def all_lines(self) -> None:
+    def all_lines(self, rows: int, pace: Pace | None) -> None:
         """Send every line after the last recorded chunk, and record progress chunk by chunk."""
-        waiting = 0
-        lines = read_lines(self._s3, self._bucket, self._source.key, self._source.etag)
-        for number, line in lines:
-            self._one(number, line, counted=number > self._resume_at)
-            if number > self._resume_at:
-                self.tally.lines_done = number
-                waiting += 1
-                if waiting >= self._chunk_rows:
-                    self._acknowledged()
-                    self._claim.progress(self.tally)
-                    waiting = 0
-        self._acknowledged()
+        done = self.tally.lines_done
+        sent: Chunk | None = None
+        lines = read_lines(self._s3, self._bucket, self._source.key, self._source.etag, ignored=self._ignored)
+        for chunk in chunks(self._source, lines, rows, done):
+            self._letters.writelines(letter + b"\n" for letter in chunk.letters)
+            if chunk.tally.lines_done > done:  # else it was sent by an earlier attempt
+                self._acknowledged(sent)  # while Kafka took it, this chunk was read
+                self._send(chunk, pace)
+                sent = chunk
+        self._acknowledged(sent)
 
-    def _one(self, number: int, line: str | BadLine, counted: bool) -> None:
-        """One line: counted and sent, or (before the resume point) only remembered."""
-        trade = line.rejection if isinstance(line, BadLine) else parse(line)
-        tally = self.tally
-        if isinstance(trade, Trade):
-            seen = self._recent.seen(trade.trade_id)
-            if counted:
-                tally.read += 1
-                tally.accepted += 1
-                if seen:
-                    tally.duplicates += 1
-                else:
-                    self._send(trade)
-                    tally.produced += 1
-            return
-        letter = _letter(self._source, number, line, trade)
-        self._letters.write(letter + b"\n")
-        self._letter_count += 1
-        if counted:
-            tally.read += 1
-            tally.reject(trade.reason.value)
-            self._kafka.send(DEAD_LETTER_TOPIC, value=letter).add_errback(self._errors.append)
+    def _ignored(self, names: list[str]) -> None:
+        self.note = f"unknown columns were left out: {', '.join(name[:40] for name in names)}"
+        log.warning("%s: %s", self._source.key, self.note)
 
-    def _send(self, trade: Trade) -> None:
-        import orjson
+    def _send(self, chunk: Chunk, pace: Pace | None) -> None:
+        if chunk.messages:
+            name = f"{IDENTITIES}{file_id(self._source.key, self._source.etag)}/{chunk.first:012d}"
+            body = b"".join(item.identity for item in chunk.messages)
+            self._s3.put_object(Bucket=self._bucket, Key=name, Body=body)
+        for letter in chunk.letters:
+            self._kafka.send(DEAD_LETTER_TOPIC, value=letter)
+        for item in chunk.messages:
+            if pace is not None:
+                pace(item.ts)
+            self._kafka.send(TOPIC, key=item.symbol.encode(), value=item.value)
 
-        future = self._kafka.send(TOPIC, key=trade.symbol.encode(), value=orjson.dumps(trade))
-        future.add_errback(self._errors.append)
-
-    def _acknowledged(self) -> None:
-        """Wait until Kafka has acknowledged everything that was sent; raises KintsugiError if it hasn't."""
-        from kafka.errors import KafkaError
-
-        try:
-            self._kafka.flush(timeout=FLUSH_SECONDS)
-        except KafkaError as error:
-            self._errors.append(error)
-        if self._errors:
-            raise KintsugiError(
-                f"Kafka did not acknowledge rows of {self._source.key}: {self._errors[0]!r}; "
-                "the file goes on from its last chunk when it is ingested again"
-            )
+    def _acknowledged(self, chunk: Chunk | None) -> None:
+        if chunk is not None:
+            self._kafka.flush()
+            self.tally.add(chunk.tally)
+            self._claim.progress(self.tally)
 
     def publish(self, account: FileAccount) -> None:
         """Write the dead letters and the manifest to S3; the same run writes the same objects again."""
         name = file_id(self._source.key, self._source.etag)
         with self._letters:
-            if self._letter_count:
+            if self._letters.tell():
                 self._letters.seek(0)
-                self._s3.upload_fileobj(self._letters, self._bucket, f"dead-letter/{name}.jsonl")
+                self._s3.upload_fileobj(self._letters, self._bucket, f"{DEAD_LETTERS}{name}.jsonl")
         manifest = {**account.to_dict(), "finished_at": datetime.now(UTC).isoformat()}
         body = json.dumps(manifest, indent=1).encode()
         self._s3.put_object(
-            Bucket=self._bucket, Key=f"manifests/{name}.json", Body=body, ContentType="application/json"
+            Bucket=self._bucket, Key=account.manifest, Body=body, ContentType="application/json"
         )
 
 
@@ -316,7 +415,7 @@ def check_manifest(s3: S3Client, account: dict[str, Any], bucket: str = BUCKET) 
 
     Raises KintsugiError that names the file and the count when they differ.
     """
-    key = f"manifests/{file_id(account['key'], account['etag'])}.json"
+    key = _from_dict(account).manifest
     manifest = json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
     for name, value in account.items():
         if manifest.get(name) != value:
@@ -335,5 +434,10 @@ def check_manifest(s3: S3Client, account: dict[str, Any], bucket: str = BUCKET) 
 def _from_dict(account: dict[str, Any]) -> FileAccount:
     counts = {name: account[name] for name in Tally.__dataclass_fields__}
     return FileAccount(
-        account["key"], account["etag"], State(account["state"]), Tally(**counts), account["reason"]
+        account["key"],
+        account["etag"],
+        State(account["state"]),
+        Tally(**counts),
+        account["reason"],
+        account.get("replay", ""),
     )

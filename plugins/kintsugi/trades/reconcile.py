@@ -1,115 +1,70 @@
-"""The account: every trade in the files of S3 against every row in Cassandra, by identity and by content.
+"""The account: every trade in the files of S3 against the topic and every row in Cassandra, by identity and content.
 
-1. Read the files again, recompute identities; remember a fingerprint of the columns of each trade.
-2. Read every partition that has or should have rows, at LOCAL_QUORUM; compare.
-3. ``lost``: in a file, not in Cassandra. ``extra``: in Cassandra, in no file. ``doubled``: one identity
-   in two rows. ``altered``: the same identity with other columns.
+1. List the files; what the ledger says of each decides what may be asked of its trades.
+2. Wait (if asked to) until all of them are ingested and the stream has stored what was on the topic by then.
+3. Read the files again, recompute identities; note a fingerprint of the columns of each trade.
+4. Read every partition that has or should have rows, at LOCAL_QUORUM, and the identities on the topic.
+5. Compare. ``lost``: in a file, not in Cassandra. ``extra``: in Cassandra, in no file. ``doubled``: one identity
+   in two rows. ``altered``: the same identity with other columns than any file gives it.
+6. Ask again about what doesn't fit, for a feed may be running: what is missing may lie before the stream
+   (``in_flight``), what is too much may come from a newer file, or from the former content of one (``withdrawn``).
 
-Canaries are left out. All identities are held in memory: about 150 bytes a trade.
+Canaries are left out. Identities lie on disk, divided into buckets (`spill`), so memory grows with the number of
+partitions (symbols times quarters of an hour, 130 bytes each), not with that of trades.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from kintsugi.errors import InputError
+from kintsugi.errors import InputError, KintsugiError
 from kintsugi.fleet import Role
-from kintsugi.settings import BUCKET, KAFKA_PORT, KEYSPACE, TOPIC, Settings
+from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
+from kintsugi.trades import topic
+from kintsugi.trades.account import NAMED, Account
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.files import BadLine, read_lines
-from kintsugi.trades.identity import CANARY_SYMBOL
-from kintsugi.trades.ingest import NAME, PREFIX
-from kintsugi.trades.ledger import Ledger, State
-from kintsugi.trades.rows import Rejection, Trade, parse
+from kintsugi.trades.ingest import IDENTITIES, PREFIX, S3Object, listed
+from kintsugi.trades.ledger import Entry, Ledger, State, file_id
+from kintsugi.trades.rows import SLOT_MINUTES, Rejection, Trade, parse
+from kintsugi.trades.schema import TRADE_DAYS
+from kintsugi.trades.spill import BUCKETS, Spill
+from kintsugi.trades.stored import ALWAYS, Read, fingerprint, partitions, read_partitions, row_fingerprint
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
     from mypy_boto3_s3.client import S3Client
 
-NAMED = 100  # identities that an account lists by name at most
-READERS = 16
-COMPARED = (
-    "symbol", "ts", "trade_id", "sequence", "root", "expiration", "strike", "option_type", "exchange",
-    "size", "price",
-    "condition", "canceled_condition", "bid", "ask", "iv", "delta", "underlying_bid", "underlying_ask",
-    "exchanges",
-)  # fmt: skip
+    from kintsugi.trades.flow import Lag
 
-Partition = tuple[str, str, int]
+POLL_S = 0.5
+SLOTS = 96  # a day
+ASKED_AGAIN = 100_000  # trades at most
+SLOT_MS = SLOT_MINUTES * 60_000
+# What may be asked of a trade: the strictest of its files decides.
+REQUIRED, OPEN, OLD = 0, 1, 2
+FILES_AT_ONCE = 200  # that a run of the DAG accounts for
+RECENT = timedelta(days=2)
 
-
-@dataclass(slots=True)
-class Account:
-    """What became of the trades.
-
-    Counts are rows of files, but ``in_kafka`` and ``stored`` are distinct identities.
-    ``read`` = ``accepted`` + rejected; ``duplicates``: accepted rows whose identity another row has.
-    ``produced``: messages that the ledger says were acknowledged. ``in_kafka``: None when it wasn't asked
-    for. ``lost``, ``extra`` and ``altered`` name up to 100 identities; their counts are exact.
-    """
-
-    files: int = 0
-    read: int = 0
-    accepted: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    duplicates: int = 0
-    produced: int = 0
-    in_kafka: int | None = None
-    stored: int = 0
-    lost_count: int = 0
-    extra_count: int = 0
-    altered_count: int = 0
-    doubled: int = 0
-    lost: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-    altered: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        """Every accepted trade is stored once, as it was delivered, and nothing else is."""
-        return not (self.lost_count or self.extra_count or self.altered_count or self.doubled)
-
-    @property
-    def balanced(self) -> bool:
-        """The same as ``complete``, in the words of a bookkeeper."""
-        return self.complete
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, fit for ``json.dumps``.
-
-        ``rejected``, ``lost``, ``extra``, ``altered`` are numbers here; beside them
-        ``rejected_by_reason`` and the named identities as ``lost_trades``, ``extra_trades``,
-        ``altered_trades``; and ``complete``.
-        """
-        plain = asdict(self)
-        for name in ("lost", "extra", "altered"):
-            plain[f"{name}_trades"] = plain[name]
-            plain[name] = plain.pop(f"{name}_count")
-        plain["rejected_by_reason"] = self.rejected
-        plain["rejected"] = sum(self.rejected.values())
-        return {**plain, "complete": self.complete}
-
-    def __str__(self) -> str:
-        return (
-            f"{self.files} files: read {self.read}, accepted {self.accepted}, "
-            f"rejected {sum(self.rejected.values())}, duplicates {self.duplicates}, "
-            f"produced {self.produced}, stored {self.stored}; "
-            f"lost {self.lost_count}, extra {self.extra_count}, altered {self.altered_count}, "
-            f"doubled {self.doubled}"
-        )
+FileKey = tuple[str, str]
 
 
-def reconcile(settings: Settings, *, until: float | None = None, kafka: bool = True) -> Account:
-    """The account of this installation: all its trade files, its topic (if ``kafka``), its tables.
+def reconcile(
+    settings: Settings,
+    *,
+    until: float | None = None,
+    kafka: bool = True,
+    files: Collection[FileKey] | None = None,
+) -> Account:
+    """The account of this installation: its trade files, its topic (if ``kafka``), its tables.
 
-    ``until``: seconds to wait for trades that are still under way. Raises KintsugiError when Cassandra or
-    Postgres can't be reached, and whatever S3 and Kafka raise.
+    ``until``: seconds to wait for trades that are still under way. ``files``: only these, as (key, ETag).
+    Raises KintsugiError when Cassandra or Postgres can't be reached, and whatever S3 and Kafka raise.
     """
     from kintsugi.connections import s3_client, store_dsn
     from kintsugi.trades.cassandra import connected
@@ -117,7 +72,7 @@ def reconcile(settings: Settings, *, until: float | None = None, kafka: bool = T
     fleet = settings.fleet
     with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
         return take_account(
-            s3_client(settings), session, Ledger(store_dsn(settings)), until=until,
+            s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files,
             bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None,
         )  # fmt: skip
 
@@ -139,238 +94,439 @@ def reconcile_when_quiet(settings: Settings, deadline_s: float = 120.0) -> Accou
     return reconcile(settings, until=max(5.0, deadline - time.monotonic()))
 
 
-def take_account(
-    s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET,
-    prefix: str = PREFIX,
-    bootstrap: list[str] | None = None, until: float | None = None, only_done: bool = False,
-) -> Account:  # fmt: skip
-    """The account of all trade files below ``prefix``.
+def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
+    """The account of the files that were ingested lately and never accounted for; None when there are none.
 
-    ``ledger``: for ``produced``. ``bootstrap``: read the topic as well, for ``in_kafka`` (as far as its
-    retention goes).
-    ``until``: seconds to wait for trades that are still under way; whatever is missing then is lost.
-    ``only_done``: count only files that the ledger holds as done (while a feed runs). Raises what S3,
-    Postgres and Cassandra raise: an account that couldn't be taken is no account.
+    Files whose trades are all stored are noted in the ledger; the others are left for the next time. Raises
+    KintsugiError that names a trade when one is lost or altered, and what `reconcile` raises.
     """
-    started = time.monotonic()
-    account = Account()
-    expected = _expected(s3, bucket, prefix, account, _done(ledger) if only_done else None)
-    if ledger is not None:
-        entries = [e for e in ledger.entries(prefix) if not e.key.startswith(CANARY_PREFIX)]
-        account.produced = sum(entry.tally.produced for entry in entries)
-    missing, partitions = _compare(session, expected, account, only_done)
-    deadline = started + (until or 0)
-    while missing and time.monotonic() < deadline:
-        time.sleep(0.5)
-        missing = _still_missing(session, expected, missing, partitions, account)
-    account.lost_count = len(missing)
-    account.lost = sorted(identity.hex() for identity in missing)[:NAMED]
-    if bootstrap:
-        account.in_kafka = len(identities_in_kafka(bootstrap))
-    account.seconds = round(time.monotonic() - started, 3)
+    from kintsugi.connections import store_dsn
+
+    entries = due(Ledger(store_dsn(settings)).unreconciled(), datetime.now(UTC))
+    if not entries:
+        return None
+    account = reconcile(settings, until=deadline_s, files=[(entry.key, entry.etag) for entry in entries])
+    if not account.balanced:
+        named = ", ".join([*account.lost, *account.altered][:3])
+        raise KintsugiError(f"the account of {len(entries)} files: {account}; {named}; run `make reconcile`")
     return account
 
 
-def _done(ledger: Ledger | None) -> set[tuple[str, str]]:
-    return {(e.key, e.etag) for e in ledger.entries(PREFIX) if e.state is State.DONE} if ledger else set()
+def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
+    """The entries that `reconcile_ingested` takes: the newest of the last two days, canaries aside."""
+    lately = [
+        entry for entry in entries
+        if not entry.key.startswith(CANARY_PREFIX) and entry.finished_at and now - entry.finished_at < RECENT
+    ]  # fmt: skip
+    return sorted(lately, key=lambda entry: entry.started_at)[-FILES_AT_ONCE:]
+
+
+def take_account(
+    s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
+    bootstrap: list[str] | None = None, until: float | None = None, files: Collection[FileKey] | None = None,
+) -> Account:  # fmt: skip
+    """The account of the trade files below ``prefix``, or of ``files`` alone, given as (key, ETag).
+
+    ``ledger``: for ``produced``, and for what is on its way; it is told of each file that is wholly stored.
+    ``bootstrap``: read the topic as well. ``until``: seconds to wait for trades that are under way. Of ``files``
+    alone nothing is ``extra`` or ``withdrawn``, and the topic isn't read as a whole. Raises what S3, Postgres,
+    Kafka and Cassandra raise: an account that couldn't be taken is no account.
+    """
+    started = time.monotonic()
+    with ExitStack() as stack:
+        taking = _Taking(stack, s3, session, ledger, bucket, prefix, bootstrap, files)
+        taking.wait(started + (until or 0))
+        taking.read_files()
+        taking.read_cassandra()
+        taking.read_topic()
+        taking.compare()
+        taking.explain_missing(started + (until or 0))
+        taking.explain_extra()
+        taking.tell_ledger()
+    taking.account.seconds = round(time.monotonic() - started, 3)
+    return taking.account
+
+
+def demand(entry: Entry | None, now: datetime) -> int:
+    """What may be asked of the trades of a file, by its entry in the ledger.
+
+    REQUIRED: wholly ingested, so they must be stored. OPEN: not yet ingested. OLD: ingested so long ago that
+    Cassandra may have let them go; so are the trades of a failed file, for some may have been sent.
+    """
+    if entry is not None and entry.state is State.FAILED:
+        return OLD
+    if entry is None or entry.state is not State.DONE or entry.finished_at is None:
+        return OPEN
+    return OLD if now - entry.finished_at > timedelta(days=TRADE_DAYS - 1) else REQUIRED
 
 
 @dataclass(slots=True)
-class _Expected:
-    """By identity: the fingerprint of its columns, and the partition it belongs into."""
+class _Symbols:
+    """A number for each symbol."""
 
-    fingerprint: dict[bytes, int] = field(default_factory=dict)
-    partition: dict[bytes, Partition] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
 
-
-def _expected(
-    s3: S3Client, bucket: str, prefix: str, account: Account, done: set[tuple[str, str]] | None
-) -> _Expected:
-    expected = _Expected()
-    partitions: dict[Partition, Partition] = {}  # one tuple a partition, not one a trade
-    for key, etag in _objects(s3, bucket, prefix):
-        if done is not None and (key, etag) not in done:
-            continue
-        account.files += 1
-        try:
-            for trade in _trades(s3, bucket, key, etag, account):
-                identity = bytes.fromhex(trade.trade_id)
-                if identity in expected.fingerprint:
-                    account.duplicates += 1
-                    continue
-                expected.fingerprint[identity] = fingerprint(trade)
-                where = (trade.symbol, trade.trade_date, trade.slot)
-                expected.partition[identity] = partitions.setdefault(where, where)
-        except InputError as error:
-            account.unreadable.append(str(error))
-    return expected
+    def number(self, symbol: str) -> int:
+        found = self.numbers.setdefault(symbol, len(self.names))
+        if found == len(self.names):
+            self.names.append(symbol)
+        return found
 
 
-def _objects(s3: S3Client, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            key = item["Key"]
-            if key.rpartition("/")[2].startswith(NAME) and not key.startswith(CANARY_PREFIX):
-                yield key, item["ETag"]
+class _Taking:
+    """One account on its way, in the order of `take_account`."""
 
+    def __init__(
+        self, stack: ExitStack, s3: S3Client, session: Session, ledger: Ledger | None, bucket: str, prefix: str,
+        bootstrap: list[str] | None, only: Collection[FileKey] | None,
+    ) -> None:  # fmt: skip
+        self.s3, self.session, self.ledger, self.bucket, self.prefix = s3, session, ledger, bucket, prefix
+        self.bootstrap, self.partial = bootstrap, only is not None
+        self.account = Account()
+        self.entries = self._entries()
+        found = [item for item in listed(s3, bucket, prefix) if not item.key.startswith(CANARY_PREFIX)]
+        self.listed = {(item.key, item.etag) for item in found}
+        self.files = [item for item in found if only is None or (item.key, item.etag) in only]
+        self.lag: Lag | None = None
+        self.passed = False  # the stream has stored all that may be asked of it
+        self._stack = stack
+        self.expected = self._spill("qIIIB")  # fingerprint, symbol, day and slot, file, demand
+        self.stored = self._spill("q")  # fingerprint
+        self.on_topic = self._spill()
+        self.missing = self._spill("IIB")  # symbol, day and slot, demand
+        self.changed = self._spill("B")  # demand; stored otherwise than the files say
+        self.extra = self._spill()
+        self.symbols = _Symbols()
+        self.slots: dict[int, int] = {}  # symbol, day and slot → first and last millisecond, packed
+        self.stored_of: dict[int, int] = {}
+        self.missing_of: dict[int, int] = {}
 
-def _trades(s3: S3Client, bucket: str, key: str, etag: str, account: Account) -> Iterator[Trade]:
-    for _, line in read_lines(s3, bucket, key, etag):
-        account.read += 1
-        trade = line.rejection if isinstance(line, BadLine) else parse(line)
-        if isinstance(trade, Rejection):
-            reason = trade.reason.value
-            account.rejected[reason] = account.rejected.get(reason, 0) + 1
-        else:
-            account.accepted += 1
-            yield trade
+    def _spill(self, fields: str = "") -> Spill:
+        spill = Spill(fields)
+        self._stack.callback(spill.close)
+        return spill
 
+    def _entries(self) -> dict[FileKey, Entry]:
+        entries = self.ledger.entries(self.prefix) if self.ledger is not None else []
+        return {(e.key, e.etag): e for e in entries if not e.key.startswith(CANARY_PREFIX)}
 
-def fingerprint(trade: Trade) -> int:
-    """A hash of every delivered column; in this process that of the stored row is the same."""
-    return hash(
-        (
-            trade.symbol, trade.ts, trade.sequence, trade.root, trade.expiration, trade.strike,
-            trade.option_type,
-            trade.exchange, trade.size, trade.price, trade.condition, trade.canceled_condition,
-            trade.bid, trade.ask,
-            trade.iv, trade.delta, trade.underlying_bid, trade.underlying_ask, trade.exchanges,
+    # What the ledger and the stream say
+
+    def wait(self, deadline: float) -> None:
+        """Until the files are ingested and the stream has passed what was on the topic, or the deadline."""
+        from kintsugi.trades.flow import lag
+
+        if self.bootstrap is None:
+            return
+        ends: Mapping[int, int] | None = None
+        while True:
+            open_files = any(self._demand(item) == OPEN for item in self.files)
+            self.lag = lag(self.bootstrap)
+            if not open_files and self.lag is not None:
+                ends = ends or self.lag.end
+                if all((self.lag.committed.get(number) or 0) >= end for number, end in ends.items()):
+                    self.passed = True
+                    return
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(POLL_S)
+            self.entries = self._entries()
+
+    def _demand(self, item: S3Object) -> int:
+        if self.ledger is None:
+            return REQUIRED
+        return demand(self.entries.get((item.key, item.etag)), datetime.now(UTC))
+
+    # What there should be, and what there is
+
+    def read_files(self) -> None:
+        """Note every trade of every file."""
+        of_interest = self.entries if not self.partial else {(item.key, item.etag) for item in self.files}
+        self.account.produced = sum(
+            self.entries[key].tally.produced for key in self.entries.keys() & of_interest
         )
-    )  # fmt: skip
+        for number, item in enumerate(self.files):
+            asked = self._demand(item)
+            self.account.files += 1
+            try:
+                for trade in self._trades(item):
+                    symbol = self.symbols.number(trade.symbol)
+                    when = date.fromisoformat(trade.trade_date).toordinal() * SLOTS + trade.slot
+                    identity = bytes.fromhex(trade.trade_id)
+                    self.expected.add(identity, fingerprint(trade), symbol, when, number, asked)
+                    self._note_slot(symbol << 32 | when, trade.ts % SLOT_MS)
+            except InputError as error:
+                self.account.unreadable.append(str(error))
 
+    def _trades(self, item: S3Object) -> Iterator[Trade]:
+        account = self.account
+        for _, line in read_lines(self.s3, self.bucket, item.key, item.etag):
+            account.read += 1
+            trade = line.rejection if isinstance(line, BadLine) else parse(line)
+            if isinstance(trade, Rejection):
+                reason = trade.reason.value
+                account.rejected[reason] = account.rejected.get(reason, 0) + 1
+            else:
+                account.accepted += 1
+                yield trade
 
-def _row_fingerprint(row: Any) -> int:
-    # The driver's datetime has no zone and is UTC; timestamps beyond milliseconds don't exist in Cassandra.
-    ts = (row.ts.toordinal() - 719_163) * 86_400_000
-    ts += ((row.ts.hour * 60 + row.ts.minute) * 60 + row.ts.second) * 1000 + row.ts.microsecond // 1000
-    return hash(
-        (
-            row.symbol, ts, row.sequence, row.root, str(row.expiration), row.strike, row.option_type,
-            row.exchange,
-            row.size, row.price, row.condition, row.canceled_condition, row.bid, row.ask, row.iv, row.delta,
-            row.underlying_bid, row.underlying_ask, row.exchanges,
+    def _note_slot(self, where: int, at: int) -> None:
+        known = self.slots.get(where)
+        if known is None:
+            self.slots[where] = at << 20 | at
+        elif at < known >> 20 or at > known & 0xFFFFF:
+            self.slots[where] = min(at, known >> 20) << 20 | max(at, known & 0xFFFFF)
+
+    def _reads(self, slots: Iterable[int]) -> Iterator[Read]:
+        """Partitions of the files; of a part of the files only from their first to their last trade."""
+        for where in sorted(slots):
+            day, slot = divmod(where & 0xFFFFFFFF, SLOTS)
+            symbol, text = self.symbols.names[where >> 32], date.fromordinal(day).isoformat()
+            if not self.partial:
+                yield symbol, text, slot, *ALWAYS
+                continue
+            start = _slot_start(text, slot)
+            packed = self.slots[where]
+            yield symbol, text, slot, start + (packed >> 20), start + (packed & 0xFFFFF)
+
+    def read_cassandra(self) -> None:
+        """Note every stored row."""
+        for rows in read_partitions(self.session, self._reads(self.slots)):
+            for row in rows:
+                self.stored.add(bytes(row.trade_id), row_fingerprint(row))
+        if self.partial:
+            return
+        others = (
+            (symbol, day, slot, *ALWAYS)
+            for symbol, day, slot in partitions(self.session)
+            if self._slot_of(symbol, day, slot) not in self.slots
         )
-    )  # fmt: skip
+        for rows in read_partitions(self.session, others):
+            for row in rows:
+                self.stored.add(bytes(row.trade_id), row_fingerprint(row))
 
+    def _slot_of(self, symbol: str, day: str, slot: int) -> int:
+        number = self.symbols.numbers.get(symbol)
+        return -1 if number is None else number << 32 | date.fromisoformat(day).toordinal() * SLOTS + slot
 
-def _compare(
-    session: Session, expected: _Expected, account: Account, only_done: bool
-) -> tuple[set[bytes], set[Partition]]:
-    """Read every partition, fill in the account, and return what is missing."""
-    wanted = set(expected.partition.values())
-    partitions = wanted if only_done else wanted | _partitions(session)
-    missing = set(expected.fingerprint)
-    seen: set[bytes] = set()
-    extra: list[str] = []
-    altered: list[str] = []
-    for rows in read_partitions(session, partitions):
-        for row in rows:
-            identity = bytes(row.trade_id)
+    def read_topic(self) -> None:
+        """Note every identity on the topic."""
+        if self.bootstrap is not None and not self.partial:
+            for identity in topic.identities(self.bootstrap):
+                self.on_topic.add(identity)
+            self.account.in_kafka = 0
+            if self.lag is not None and not any(self.lag.beginning.values()):
+                self.account.lost_before_kafka = 0
+
+    # The comparison
+
+    def compare(self) -> None:
+        """Bucket by bucket, fill in the account, and set aside what is missing and what is too much."""
+        for number in range(BUCKETS):
+            marks, others = self._marks(number)
+            seen, changed = self._compare_rows(number, marks, others)
+            self._count_files(number, seen, changed)
+            if self.account.in_kafka is not None:
+                self._compare_topic(number, marks.keys() - seen)
+
+    def _marks(self, number: int) -> tuple[dict[bytes, int], set[tuple[bytes, int]]]:
+        """The fingerprint of each trade in a bucket, and the others of those that files tell differently.
+
+        A vendor delivers a day again with corrected quotes, or a month that contains it: either may be stored.
+        """
+        marks: dict[bytes, int] = {}
+        others: set[tuple[bytes, int]] = set()
+        rows = 0
+        for identity, mark, *_ in self.expected.bucket(number):
+            rows += 1
+            if marks.setdefault(identity, mark) != mark:
+                others.add((identity, mark))
+        self.account.duplicates += rows - len(marks)
+        return marks, others
+
+    def _compare_rows(
+        self, number: int, marks: Mapping[bytes, int], others: Collection[tuple[bytes, int]]
+    ) -> tuple[set[bytes], set[bytes]]:
+        """Stored rows against the files; returns the identities that are stored, and those with other columns."""
+        account = self.account
+        seen: set[bytes] = set()
+        changed: set[bytes] = set()
+        for identity, mark in self.stored.bucket(number):
+            known = marks.get(identity)
+            if known is None and self.partial:
+                continue
             if identity in seen:
                 account.doubled += 1
                 continue
             seen.add(identity)
-            known = expected.fingerprint.get(identity)
             if known is None:
-                extra.append(identity.hex())
-            elif known != _row_fingerprint(row):
-                altered.append(identity.hex())
-    missing -= seen
-    account.stored = len(seen)
-    if not only_done:  # a running feed stores trades of files that aren't counted
-        account.extra_count, account.extra = len(extra), sorted(extra)[:NAMED]
-    account.altered_count, account.altered = len(altered), sorted(altered)[:NAMED]
-    return missing, partitions
+                self.extra.add(identity)
+            elif known != mark and (identity, mark) not in others:
+                changed.add(identity)
+        account.stored += len(seen)
+        return seen, changed
+
+    def _count_files(self, number: int, seen: Collection[bytes], changed: Collection[bytes]) -> None:
+        """Count the distinct trades of each file, stored and not; set aside what is missing or changed."""
+        asked_of: dict[bytes, int] = {}
+        counted: set[tuple[bytes, int]] = set()
+        repeated = self._repeated(number)
+        for identity, _, symbol, when, file, asked in self.expected.bucket(number):
+            if identity in repeated:
+                if (identity, file) in counted:
+                    continue
+                counted.add((identity, file))
+            if identity in seen and identity not in changed:
+                self.stored_of[file] = self.stored_of.get(file, 0) + 1
+                continue
+            self.missing_of[file] = self.missing_of.get(file, 0) + 1
+            if identity in changed:
+                self.changed.add(identity, asked)
+                continue
+            if identity not in repeated or asked < asked_of.get(identity, OLD + 1):
+                # Again with a stricter demand: the reader takes the last one.
+                self.missing.add(identity, symbol, when, asked)
+                asked_of[identity] = asked
+
+    def _repeated(self, number: int) -> set[bytes]:
+        """Identities of the bucket that occur in several rows."""
+        seen: set[bytes] = set()
+        repeated: set[bytes] = set()
+        for identity, *_ in self.expected.bucket(number):
+            (repeated if identity in seen else seen).add(identity)
+        return repeated
+
+    def _compare_topic(self, number: int, missing: set[bytes]) -> None:
+        on_topic = {identity for (identity,) in self.on_topic.bucket(number)}
+        self.account.in_kafka = (self.account.in_kafka or 0) + len(on_topic)
+        if self.account.lost_before_kafka is not None:
+            self.account.lost_before_kafka += len(missing - on_topic)
+
+    # The second look
+
+    def explain_missing(self, deadline: float) -> None:
+        """Of what is missing or changed: what is on its way, or too old; the rest is lost or altered."""
+        if not self.missing.count and not self.changed.count:
+            return
+        ahead = self._ahead()
+        lost: dict[bytes, int] = {}  # partition by identity
+        for number in range(BUCKETS):
+            on_the_way = {identity for (identity,) in ahead.bucket(number)}
+            self._explain_changed(number, on_the_way)
+            missing = {identity: (where, asked) for identity, where, asked in self._missing(number)}
+            for identity, (where, asked) in missing.items():
+                if asked == OLD:
+                    self.account.expired += 1
+                elif asked == OPEN or identity in on_the_way:
+                    self.account.in_flight += 1
+                else:
+                    self.account.lost_count += 1
+                    if len(lost) < ASKED_AGAIN:
+                        lost[identity] = where
+        if not self.passed:
+            self._ask_again(lost, deadline)
+        self.account.lost = sorted(identity.hex() for identity in lost)[:NAMED]
+        if self.account.lost_before_kafka is not None:
+            self.account.lost_before_kafka = min(self.account.lost_before_kafka, self.account.lost_count)
+
+    def _explain_changed(self, number: int, on_the_way: Collection[bytes]) -> None:
+        """A corrected file changes a row only when it is ingested and the stream has come to it."""
+        changed: dict[bytes, int] = {}
+        for identity, asked in self.changed.bucket(number):
+            changed[identity] = min(asked, changed.get(identity, OLD))
+        for identity, asked in changed.items():
+            if asked == OPEN or identity in on_the_way:
+                self.account.in_flight += 1
+            else:
+                self.account.altered_count += 1
+                _name(self.account.altered, identity)
+
+    def _ahead(self) -> Spill:
+        """What lies on the topic before the stream, from where it was when the rows weren't read yet."""
+        ahead = self._spill()
+        if self.bootstrap is not None and self.lag is not None:
+            start = {n: max(self.lag.committed.get(n) or 0, first) for n, first in self.lag.beginning.items()}
+            for identity in topic.identities(self.bootstrap, start):
+                ahead.add(identity)
+        return ahead
+
+    def _missing(self, number: int) -> Iterator[tuple[bytes, int, int]]:
+        for identity, symbol, when, asked in self.missing.bucket(number):
+            yield identity, symbol << 32 | when, asked
+
+    def _ask_again(self, lost: dict[bytes, int], deadline: float) -> None:
+        """Read the partitions of what seems lost, and forget what has come, until nothing is or the deadline."""
+        while lost and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            for rows in read_partitions(self.session, self._reads(set(lost.values()))):
+                for row in rows:
+                    if lost.pop(bytes(row.trade_id), None) is not None:
+                        self.account.lost_count -= 1
+                        self.account.stored += 1
+
+    def explain_extra(self) -> None:
+        """Of what is too much: what a newer file holds, what a former content held; the rest is extra."""
+        if self.partial or not self.extra.count:
+            return
+        arrived, former = self._spill(), self._spill()
+        present = {(item.key, item.etag) for item in listed(self.s3, self.bucket, self.prefix)}
+        self._note(arrived, present - self.listed)
+        self._note(former, self.entries.keys() - present)
+        account = self.account
+        for number in range(BUCKETS):
+            new = {identity for (identity,) in arrived.bucket(number)}
+            old = {identity for (identity,) in former.bucket(number)}
+            for (identity,) in self.extra.bucket(number):
+                if identity in new:
+                    account.stored -= 1
+                elif identity in old:
+                    account.withdrawn_count += 1
+                    _name(account.withdrawn, identity)
+                else:
+                    account.extra_count += 1
+                    _name(account.extra, identity)
+
+    def _note(self, spill: Spill, files: Iterable[FileKey]) -> None:
+        for key, etag in files:
+            for identity in self._identities(key, etag):
+                spill.add(identity)
+
+    def _identities(self, key: str, etag: str) -> Iterator[bytes]:
+        """What the ingest of a file wrote down before it sent anything."""
+        folder = f"{IDENTITIES}{file_id(key, etag)}/"
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder):
+            for item in page.get("Contents", []):
+                body = self.s3.get_object(Bucket=self.bucket, Key=item["Key"])["Body"].read()
+                yield from (body[start : start + 16] for start in range(0, len(body), 16))
+
+    def tell_ledger(self) -> None:
+        """Note the files whose trades are all stored."""
+        if self.ledger is None:
+            return
+        for number, item in enumerate(self.files):
+            entry = self.entries.get((item.key, item.etag))
+            if entry is None or entry.state is not State.DONE or self.missing_of.get(number):
+                continue
+            stored = self.stored_of.get(number, 0)
+            if entry.stored != stored:
+                self.ledger.reconciled(item.key, item.etag, stored)
 
 
-def _still_missing(
-    session: Session, expected: _Expected, missing: set[bytes], partitions: set[Partition], account: Account
-) -> set[bytes]:
-    """Read only the partitions that lack a trade again."""
-    again = {expected.partition[identity] for identity in missing}
-    found = set()
-    for rows in read_partitions(session, again):
-        for row in rows:
-            identity = bytes(row.trade_id)
-            if identity in missing:
-                found.add(identity)
-                if expected.fingerprint[identity] != _row_fingerprint(row):
-                    account.altered_count += 1
-                    account.altered.append(identity.hex())
-    account.stored += len(found)
-    return missing - found
+def _name(names: list[str], identity: bytes) -> None:
+    if len(names) < NAMED:
+        names.append(identity.hex())
 
 
-def _partitions(session: Session) -> set[Partition]:
-    """Every partition that has rows, but the canaries'."""
-    rows = session.execute(f"SELECT DISTINCT symbol, trade_date, slot FROM {KEYSPACE}.trade", timeout=60)
-    return {(row.symbol, str(row.trade_date), row.slot) for row in rows if row.symbol != CANARY_SYMBOL}
+def _slot_start(day: str, slot: int) -> int:
+    """Milliseconds since 1970 UTC at which a slot of New York's day begins."""
+    from kintsugi.trades.rows import NEW_YORK
 
-
-def read_partitions(session: Session, partitions: Iterable[Partition]) -> Iterator[Iterable[Any]]:
-    """The rows of each partition at LOCAL_QUORUM, several read at a time; a failed read is tried again."""
-    from collections import deque
-
-    statement = session.prepare(
-        f"SELECT {', '.join(COMPARED)} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
-    )
-    # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
-    # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
-    # `_rows` repeats a failed read itself.
-    statement.is_idempotent = False
-    waiting: deque[tuple[Partition, Any]] = deque()
-    for partition in sorted(partitions):
-        if len(waiting) >= READERS:
-            yield _rows(session, statement, *waiting.popleft())
-        waiting.append((partition, session.execute_async(statement, partition)))
-    while waiting:
-        yield _rows(session, statement, *waiting.popleft())
-
-
-def _rows(
-    session: Session, statement: Any, partition: Partition, future: Any, attempts: int = 5
-) -> list[Any]:
-    from cassandra import DriverException
-    from cassandra.cluster import NoHostAvailable
-
-    for attempt in range(attempts):
-        try:
-            return list(future.result())
-        except (DriverException, NoHostAvailable):
-            if attempt == attempts - 1:
-                raise
-            time.sleep(0.5 * 2**attempt)
-            future = session.execute_async(statement, partition)
-    raise AssertionError("unreachable")
+    minutes = slot * SLOT_MINUTES
+    local = datetime.fromisoformat(f"{day}T{minutes // 60:02d}:{minutes % 60:02d}").replace(tzinfo=NEW_YORK)
+    return int(local.timestamp()) * 1000
 
 
 def identities_in_kafka(bootstrap: list[str]) -> set[bytes]:
     """The identities of all trades on the topic, canaries aside, from its beginning to its present end."""
-    from kafka import KafkaConsumer, TopicPartition
-
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        request_timeout_ms=10_000,
-    )
-    found: set[bytes] = set()
-    try:
-        partitions = [TopicPartition(TOPIC, n) for n in consumer.partitions_for_topic(TOPIC) or ()]
-        ends = consumer.end_offsets(partitions)
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        canary = CANARY_SYMBOL.encode()
-        while any(consumer.position(partition) < end for partition, end in ends.items()):
-            for messages in consumer.poll(timeout_ms=1000, max_records=5000).values():
-                found.update(trade_id_of(m.value) for m in messages if m.key != canary)
-    finally:
-        consumer.close()
-    return found
-
-
-def trade_id_of(value: bytes) -> bytes:
-    """The identity in a message of the topic; it is the first field, so it can be cut out."""
-    if value.startswith(b'{"trade_id":"') and value[45:46] == b'"':
-        return bytes.fromhex(value[13:45].decode())
-    return bytes.fromhex(json.loads(value)["trade_id"])
+    return set(topic.identities(bootstrap))

@@ -9,25 +9,25 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import KEYSPACE
+from kintsugi.trades import cql_values
 from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
-    from cassandra.query import PreparedStatement
+    from cassandra.query import BatchStatement, PreparedStatement
     from pyarrow import RecordBatch
 
 ROWS_PER_BATCH = 30
 IN_FLIGHT = 24
 RETRY_SECONDS = 60.0
-EPOCH = date(1970, 1, 1).toordinal() - 2**31  # Cassandra counts days from 2^31 days before 1970
 
 Row = Sequence[Any]
+
+cassandra_date = cql_values.days
 
 _sessions: dict[tuple[str, ...], Writer] = {}
 
@@ -40,23 +40,26 @@ class Writer:
         self.trade = _prepare(session, "trade", TRADE_COLUMNS)
         self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
 
-    def write(self, statement: PreparedStatement, groups: Iterable[list[Row]], *, retry_for: float) -> int:
+    def write(
+        self,
+        statement: PreparedStatement,
+        groups: Iterable[list[Row]],
+        *,
+        retry_for: float,
+        encoded: bool = False,
+    ) -> int:
         """Write groups of rows, each group within one partition; returns the rows written.
 
-        Raises KintsugiError when a batch still fails after ``retry_for`` seconds.
+        ``encoded``: the values are bytes as `cql_values` makes them, not to be bound by the driver. Raises
+        KintsugiError when a batch still fails after ``retry_for`` seconds.
         """
-        from cassandra.query import BatchStatement, BatchType
-
         deadline = time.monotonic() + retry_for
         waiting: deque[tuple[Any, Any]] = deque()
         written = 0
         for group in groups:
             for start in range(0, len(group), ROWS_PER_BATCH):
                 rows = group[start : start + ROWS_PER_BATCH]
-                batch = BatchStatement(BatchType.UNLOGGED)
-                batch.is_idempotent = True
-                for row in rows:
-                    batch.add(statement, row)
+                batch = unlogged_batch(statement, rows, encoded=encoded)
                 written += len(rows)
                 if len(waiting) >= IN_FLIGHT:
                     self._finish(*waiting.popleft(), deadline)
@@ -79,6 +82,22 @@ class Writer:
                     ) from error
             time.sleep(0.2)
             future = self.session.execute_async(batch)
+
+
+def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded: bool) -> BatchStatement:
+    """One idempotent batch of rows of one partition; ``encoded``: see `Writer.write`."""
+    from cassandra.query import BatchStatement, BatchType, BoundStatement
+
+    batch = BatchStatement(BatchType.UNLOGGED)
+    batch.is_idempotent = True
+    for row in rows:
+        if encoded:
+            bound = BoundStatement(statement)
+            bound.values = row
+            batch.add(bound)
+        else:
+            batch.add(statement, row)
+    return batch
 
 
 def writer(contact_points: tuple[str, ...]) -> Writer:
@@ -108,12 +127,8 @@ def arrow_sink(
 
 
 def _store(target: Writer, batch: RecordBatch) -> None:
-    columns = {name: batch.column(name).to_pylist() for name, _ in TRADE_COLUMNS}
-    for name in ("trade_date", "expiration"):
-        columns[name] = [cassandra_date(text) for text in columns[name]]
-    columns["trade_id"] = [bytes.fromhex(text) for text in columns["trade_id"]]
-    rows = list(zip(*(columns[name] for name, _ in TRADE_COLUMNS), strict=True))
-    target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS)
+    rows = cql_values.rows(batch, TRADE_COLUMNS)
+    target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
 
 
 def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
@@ -122,12 +137,6 @@ def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
     for row in rows:
         groups[row[:key_columns]].append(row)
     return list(groups.values())
-
-
-@lru_cache(maxsize=65536)
-def cassandra_date(text: str) -> int:
-    """``YYYY-MM-DD`` → the number that the driver takes for Cassandra's type ``date`` as it is."""
-    return date.fromisoformat(text).toordinal() - EPOCH
 
 
 def _prepare(session: Session, table: str, columns: tuple[tuple[str, str], ...]) -> PreparedStatement:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from kintsugi.connections import store_dsn
 from kintsugi.fleet import Role, load_fleet
+from kintsugi.notify.heartbeat import FLOW, PULSE
 from kintsugi.observation import Answer
-from kintsugi.probes.flow import FlowFinding, FlowWatch, read_flow
+from kintsugi.probes.flow import FlowFinding, FlowReading, FlowWatch, read_flow
 from kintsugi.probes.stream import probe_stream
+from kintsugi.settings import load_settings
+from kintsugi.store import StoreUnavailable
+from kintsugi.store.samples import FlowSample, FlowSamples
 from kintsugi.triggers.node_health import MAX_WATCH_S
+
+log = logging.getLogger(__name__)
 
 
 def flow_event(finding: FlowFinding) -> dict[str, Any]:
@@ -23,6 +31,14 @@ def flow_event(finding: FlowFinding) -> dict[str, Any]:
         "detected_at": finding.detected_at.isoformat(),
         "evidence": list(finding.evidence),
     }
+
+
+def keep_sample(samples: FlowSamples, reading: FlowReading) -> None:
+    """Write the reading into the store for Pipeline Health's charts; a store that is away costs the sample only."""
+    try:
+        samples.add(FlowSample(reading.at, reading.running, reading.committed, reading.produced))
+    except StoreUnavailable as error:
+        log.warning("the sample of the flow at %s is lost: %s", reading.at, error)
 
 
 class FlowHealthTrigger(BaseTrigger):
@@ -50,10 +66,15 @@ class FlowHealthTrigger(BaseTrigger):
 
     async def watch(self) -> FlowFinding | None:
         """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
-        fleet, watch, clock = load_fleet(), FlowWatch(), asyncio.get_running_loop().time
+        settings = load_settings()
+        fleet, samples = settings.fleet, FlowSamples(store_dsn(settings))
+        watch, clock = FlowWatch(), asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
         while clock() < ends_s:
-            finding = watch.feed(await read_flow(fleet))
+            PULSE.at(FLOW)
+            reading = await read_flow(fleet)
+            finding = watch.feed(reading)
+            await asyncio.to_thread(keep_sample, samples, reading)
             if finding is not None:
                 return finding
             await asyncio.sleep(self.interval)

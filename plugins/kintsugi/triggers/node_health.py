@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from kintsugi.fleet import Node, Role
+from kintsugi.notify.heartbeat import PULSE
 from kintsugi.observation import Finding
 from kintsugi.probes.lag import LoopLag
 from kintsugi.probes.protocols import PROBE_TIMEOUT_S, probe_node
@@ -84,6 +85,7 @@ class NodeHealthTrigger(BaseTrigger):
         ends_s = clock() + self.max_watch
         async with LoopLag() as lag:
             while (started_s := clock()) < ends_s:
+                PULSE.at(self.node.name)
                 probe = await probe_node(self.node, self.probe_timeout)
                 finding = watch.feed(probe, now_s=clock(), late_s=lag.take())
                 if finding is not None:

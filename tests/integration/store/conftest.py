@@ -71,9 +71,14 @@ class Server:
             self.process.send_signal(number)
             self.process.wait(DEADLINE_S)
 
+    def remove(self, number: int = signal.SIGINT) -> None:
+        """Stop, and delete everything."""
+        self.stop(number)
+        shutil.rmtree(self.data.parent)
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
+
+def new_server() -> Server:
+    """A running server of its own; the caller removes it."""
     root = Path(tempfile.mkdtemp(prefix="kintsugi-store-"))
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
@@ -85,10 +90,17 @@ def postgres() -> Iterator[Server]:
         initdb = server.command("initdb", "-D", str(server.data), "-U", "kintsugi", "-A", "trust", "-N")
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/")
         server.start()
-        yield server
-    finally:
-        server.stop(signal.SIGQUIT)  # at once: what it would write on a clean end is thrown away
-        shutil.rmtree(root)
+    except BaseException:
+        server.remove(signal.SIGQUIT)
+        raise
+    return server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    server = new_server()
+    yield server
+    server.remove(signal.SIGQUIT)  # at once: what it would write on a clean end is thrown away
 
 
 @pytest.fixture

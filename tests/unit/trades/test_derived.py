@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from kintsugi.errors import Refused
+from kintsugi.errors import KintsugiError, Refused
 from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, EARLIER_DAY, WINDOW_CLOSED, Derived
 from kintsugi.trades.derived_memory import MemoryStore
 from kintsugi.trades.identity import CANARY_SYMBOL
@@ -185,6 +185,8 @@ def test_a_better_match_that_comes_late_frees_the_trade_that_was_taken() -> None
     stream.feed(second)
     assert set(stream.store.marks) == {bytes.fromhex(second.trade_id)}
     assert counts(stream) == {0: 1}
+    stream.feed(first, scores={first.trade_id: 6.0})
+    assert [key[0].hex() for key in stream.store.unusual] == [first.trade_id]
 
 
 def test_a_trade_with_a_corrected_quote_replaces_itself() -> None:
@@ -211,6 +213,23 @@ def test_the_watermark_is_of_one_partition() -> None:
     stream = Stream()
     stream.feed(at(10, 1), partition=1)
     assert stream.feed(at(0, 2), partition=2).late == {}
+
+
+def test_a_batch_that_could_not_be_written_is_applied_again_as_if_for_the_first_time() -> None:
+    class Broken(MemoryStore):
+        def write(self, changes: Any, timestamp: int) -> None:
+            raise KintsugiError("no quorum")
+
+    whole, store = Stream(), Broken()
+    stream = Stream(store)
+    rows = [at(n / 3, n) for n in range(30)]
+    rows.append(cancel_of(rows[4], 20))
+    whole.feed(*rows)
+    with pytest.raises(KintsugiError, match="no quorum"):
+        stream.feed(*rows)
+    store.__class__ = MemoryStore  # type: ignore[assignment]
+    assert stream.feed(*rows).late == {}
+    assert stream.tables == whole.tables
 
 
 def test_canaries_are_in_no_window() -> None:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import boto3
@@ -43,6 +44,11 @@ def zipped(*bodies: bytes) -> bytes:
         for number, body in enumerate(bodies):
             archive.writestr(f"part{number}.csv", body)
     return out.getvalue()
+
+
+def jumbled(*bodies: bytes) -> bytes:
+    """A zip whose members have no last line end and each its own header."""
+    return zipped(*(b"\r\n".join([HEADER, *body.split(b"\n")]) for body in bodies))
 
 
 EXPECTED = [(number, row.decode()) for number, row in enumerate(ROWS, 2)]
@@ -122,6 +128,63 @@ def test_an_unusable_file_is_one_error_with_its_name(s3: S3Client, body: bytes, 
     with pytest.raises(InputError, match=text) as error:
         read(s3, body)
     assert "trades/f.csv" in str(error.value)
+
+
+def test_every_member_of_a_zip_may_have_its_own_header_and_no_last_line_end(s3: S3Client) -> None:
+    found = read(s3, jumbled(b"\n".join(ROWS[:150]), b"\n".join(ROWS[150:151]), b"\n".join(ROWS[151:])))
+    assert [line for _, line in found] == [row.decode() for row in ROWS]
+    assert (found[149][0], found[150][0], found[151][0]) == (151, 153, 155)
+
+
+def test_files_joined_as_gzip_members_are_one_file(s3: S3Client) -> None:
+    one, two = b"\n".join([HEADER, *ROWS[:9], b""]), b"\n".join([HEADER, *ROWS[9:], b""])
+    assert [line for _, line in read(s3, gzip.compress(one) + gzip.compress(two))] == [
+        r.decode() for r in ROWS
+    ]
+
+
+def test_a_later_header_with_other_columns_ends_the_file_there(s3: S3Client) -> None:
+    other = HEADER.replace(b"trade_size", b"quantity")
+    *good, (number, bad) = read(s3, b"\n".join([HEADER, ROWS[0], other, ROWS[1]]))
+    assert good == EXPECTED[:1]
+    assert isinstance(bad, BadLine)
+    assert (number, bad.rejection.reason, bad.raw) == (3, Reason.HEADER, other)
+    assert "trade_size" in bad.rejection.text
+
+
+def test_an_unknown_column_is_left_out_of_every_line_and_told(s3: S3Client) -> None:
+    def wider(cells: bytes, more: bytes) -> bytes:
+        head, tail = cells.split(b",")[:4], cells.split(b",")[4:]
+        return b",".join([*head, more, *tail])
+
+    body = b"\n".join([wider(HEADER, b"venue"), *(wider(row, b'"a,b"') for row in ROWS)])
+    etag = s3.put_object(Bucket="bucket", Key="k", Body=body)["ETag"]
+    told: list[list[str]] = []
+    assert list(read_lines(s3, "bucket", "k", etag, told.append)) == EXPECTED
+    assert told == [["venue"]]
+
+
+@pytest.mark.parametrize("fill", [b"\0", b"\n", b"1,"])
+@pytest.mark.parametrize("pack", [gzip.compress, zipped])
+def test_a_bomb_is_cut_off_in_bounded_memory(
+    s3: S3Client, monkeypatch: pytest.MonkeyPatch, fill: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(files, "MAX_EXPANSION_FREE", 1 << 20)
+    bomb = pack(b"\n".join([HEADER, ROWS[0], fill * ((64 << 20) // len(fill))]))
+    tracemalloc.start()
+    found = read(s3, bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[0] == EXPECTED[0]
+    bad = found[-1][1]
+    assert isinstance(bad, BadLine)
+    assert bad.rejection.reason is Reason.EXPANSION
+    assert peak < 64 << 20  # most of it is a list of a piece's million empty lines
+
+
+def test_an_archive_of_thousands_of_files_is_refused(s3: S3Client) -> None:
+    with pytest.raises(InputError, match="1001 files"):
+        read(s3, zipped(*([b"x"] * 1001)))
 
 
 def test_an_object_that_changed_is_not_read_as_the_old_one(s3: S3Client) -> None:

@@ -23,7 +23,7 @@ ACCOUNT: dict[str, Any] = {
 @pytest.mark.parametrize("limit", [3, 100])
 def test_recent_identities_are_remembered_at_least_as_long_as_promised(limit: int) -> None:
     recent = ingest.Recent(limit)
-    identities = [f"{n:032x}" for n in range(limit)]
+    identities = [n.to_bytes(16, "big") for n in range(limit)]
     assert not any(recent.seen(identity) for identity in identities)
     assert all(recent.seen(identity) for identity in identities)
 
@@ -31,9 +31,9 @@ def test_recent_identities_are_remembered_at_least_as_long_as_promised(limit: in
 def test_memory_of_identities_is_bounded() -> None:
     recent = ingest.Recent(10)
     for number in range(1000):
-        recent.seen(f"{number:032x}")
+        recent.seen(number.to_bytes(16, "big"))
     assert len(recent._new) + len(recent._old) <= 20
-    assert not recent.seen(f"{0:032x}")
+    assert not recent.seen(bytes(16))
 
 
 def test_a_sum_over_files_adds_counts_and_reasons() -> None:
@@ -61,3 +61,23 @@ def test_a_manifest_that_disagrees_is_named(
     else:
         with pytest.raises(KintsugiError, match=f"trades/f.*{text}"):
             ingest.check_manifest(s3, {**ACCOUNT, **claimed}, "bucket")
+
+
+def test_brokers_that_nobody_reaches_are_an_error_and_nothing_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (
+        ("bootstrap_timeout_ms", 500),
+        ("max_block_ms", 300),
+        ("delivery_timeout_ms", 600),
+        ("request_timeout_ms", 300),
+    ):
+        monkeypatch.setitem(ingest.PRODUCER, name, value)
+
+    def send() -> None:
+        with ingest.producer(["127.0.0.1:1"]) as kafka:
+            kafka.send("trades", key=b"AAPL", value=b"{}")
+            kafka.flush(timeout=2)
+
+    with pytest.raises(KintsugiError, match=r"did not acknowledge.*goes on from its last chunk"):
+        send()

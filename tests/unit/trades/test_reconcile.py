@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import orjson
 import pytest
 
-from kintsugi.trades import reconcile
-from kintsugi.trades.reconcile import Account
-from tests.unit.trades.test_rows import LINE, trade
+from kintsugi.trades import reconcile, topic
+from kintsugi.trades import stored as tables
+from kintsugi.trades.account import Account
+from kintsugi.trades.ledger import Entry, State, Tally
+from kintsugi.trades.rows import Trade, parse
+from tests.unit.trades.test_rows import LINE, changed, trade
 
 
 def stored(**changes: object) -> SimpleNamespace:
     found = trade(LINE)
-    values = {name: getattr(found, name) for name in reconcile.COMPARED}
+    values = {name: getattr(found, name) for name in tables.COMPARED}
     values["ts"] = datetime(2018, 1, 8, 16, 11, 5, 375000)  # noqa: DTZ001 - as the driver gives it
     return SimpleNamespace(**{**values, **changes})
 
 
 def test_a_stored_row_has_the_fingerprint_of_its_trade() -> None:
-    assert reconcile._row_fingerprint(stored()) == reconcile.fingerprint(trade(LINE))
+    assert tables.row_fingerprint(stored()) == tables.fingerprint(trade(LINE))
 
 
 @pytest.mark.parametrize(
-    "column", [column for column in reconcile.COMPARED if column not in {"trade_id", "ts", "expiration"}]
+    "column", [column for column in tables.COMPARED if column not in {"trade_id", "ts", "expiration"}]
 )
 def test_a_row_that_was_altered_in_any_column_has_another(column: str) -> None:
     value = getattr(trade(LINE), column)
     changed = value + "X" if isinstance(value, str) else value + 1
-    assert reconcile._row_fingerprint(stored(**{column: changed})) != reconcile.fingerprint(trade(LINE))
+    assert tables.row_fingerprint(stored(**{column: changed})) != tables.fingerprint(trade(LINE))
 
 
 def test_the_identity_is_cut_out_of_a_message_however_it_is_written() -> None:
     found = trade(LINE)
     message = orjson.dumps(found)
     identity = bytes.fromhex(found.trade_id)
-    assert reconcile.trade_id_of(message) == identity
-    assert reconcile.trade_id_of(json.dumps({"symbol": "A", "trade_id": found.trade_id}).encode()) == identity
+    assert topic.trade_id_of(message) == identity
+    assert topic.trade_id_of(json.dumps({"symbol": "A", "trade_id": found.trade_id}).encode()) == identity
 
 
 def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
@@ -48,6 +51,44 @@ def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubl
         account = Account()
         setattr(account, fault, 1)
         assert not account.complete
+        assert not account.balanced
+
+
+def test_what_is_under_way_is_no_fault_but_the_account_is_not_complete() -> None:
+    assert Account(in_flight=1).balanced
+    assert not Account(in_flight=1).complete
+    assert Account(withdrawn_count=1, expired=1).complete
+
+
+NOW = datetime(2024, 10, 8, tzinfo=UTC)
+
+
+def entry(state: State = State.DONE, days: float = 0, key: str = "trades/f") -> Entry:
+    at = NOW - timedelta(days=days)
+    return Entry(key, "e", state, Tally(), None, at, None if state is State.RUNNING else at, None, None, 1)
+
+
+def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
+    assert reconcile.demand(None, NOW) == reconcile.demand(entry(State.RUNNING), NOW) == reconcile.OPEN
+    assert reconcile.demand(entry(), NOW) == reconcile.demand(entry(days=38), NOW) == reconcile.REQUIRED
+    assert reconcile.demand(entry(days=40), NOW) == reconcile.OLD  # Cassandra keeps 40 days
+    assert reconcile.demand(entry(State.FAILED), NOW) == reconcile.OLD
+
+
+def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
+    entries = [entry(days=n / 500) for n in range(300)]
+    aside = [entry(days=3), entry(State.RUNNING), entry(key="trades/canary/x")]
+    assert reconcile.due([*entries, *aside], NOW) == entries[:200][::-1]
+
+
+@pytest.mark.parametrize("day", ["2018-01-08", "2018-07-09", "2018-03-11", "2018-11-04"])
+def test_a_slot_begins_where_its_first_trade_may_be(day: str) -> None:
+    for slot in range(96):
+        found = parse(
+            changed(1, f"{day} {slot // 4:02d}:{slot % 4 * 15:02d}:00.000", changed(4, "2019-01-18"))
+        )
+        if isinstance(found, Trade):  # there is no 02:00 when daylight saving begins
+            assert reconcile._slot_start(day, found.slot) == found.ts
 
 
 def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
@@ -70,6 +111,6 @@ def test_pages_are_never_read_speculatively() -> None:
             asked.append(statement.is_idempotent)
             return SimpleNamespace(result=list)
 
-    partitions = [("AAPL", "2024-10-08", slot) for slot in range(3)]
-    assert [list(rows) for rows in reconcile.read_partitions(Session(), partitions)] == [[], [], []]
+    partitions = [("AAPL", "2024-10-08", slot, *tables.ALWAYS) for slot in range(3)]
+    assert [list(rows) for rows in tables.read_partitions(Session(), partitions)] == [[], [], []]
     assert asked == [False] * 3

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.trades import rows
-from kintsugi.trades.rows import Reason, Rejection, Trade, parse
+from kintsugi.trades.rows import Reason, Rejection, Trade, message, parse
 
 EXCHANGES = "2,5,10,1.2500,12,1.3500,7,1,1.2000,2,1.4000"
 LINE = (
@@ -25,13 +25,27 @@ def changed(column: int, text: str, line: str = LINE) -> str:
     return ",".join(fields)
 
 
+def same(line: str) -> None:
+    """The fast way says what the careful way says."""
+    found, parsed = message(line), parse(line)
+    if isinstance(parsed, Rejection):
+        assert found == parsed
+        return
+    assert not isinstance(found, Rejection), found
+    assert orjson.loads(found.value) == orjson.loads(orjson.dumps(parsed))
+    assert found.value.startswith(b'{"trade_id":"%s","symbol":"' % parsed.trade_id.encode())
+    assert (found.identity.hex(), found.ts, found.symbol) == (parsed.trade_id, parsed.ts, parsed.symbol)
+
+
 def trade(line: str) -> Trade:
+    same(line)
     parsed = parse(line)
     assert isinstance(parsed, Trade), parsed
     return parsed
 
 
 def reason(line: str) -> Reason:
+    same(line)
     parsed = parse(line)
     assert isinstance(parsed, Rejection), parsed
     return parsed.reason
@@ -79,8 +93,25 @@ def test_times_are_new_york_wall_clock_on_a_24_hour_clock(clock: str, utc_ms: in
     assert (found.ts, found.slot, found.trade_date) == (utc_ms, slot, clock[:10])
 
 
-def test_an_hour_that_daylight_saving_skips_does_not_exist() -> None:
-    assert reason(changed(1, "2018-03-11 02:30:00.000")) is Reason.TIME
+@pytest.mark.parametrize("clock", ["2018-03-11 02:00:00.000", "2018-03-11 02:59:59.999"])
+def test_an_hour_that_daylight_saving_skips_does_not_exist(clock: str) -> None:
+    assert reason(changed(1, clock, changed(4, "2019-01-18"))) is Reason.TIME
+    assert reason(changed(1, f'"{clock}"', changed(4, "2019-01-18"))) is Reason.TIME
+
+
+@pytest.mark.parametrize(
+    ("clock", "utc_ms"),
+    [
+        ("2018-03-11 01:59:59.999", 1520751599999),
+        ("2018-03-11 03:00:00.000", 1520751600000),  # the next millisecond
+        ("2018-11-04 00:59:59.999", 1541307599999),
+        ("2018-11-04 01:00:00.000", 1541307600000),  # of the two hours of this name, the first
+        ("2018-11-04 01:59:59.999", 1541311199999),
+        ("2018-11-04 02:00:00.000", 1541314800000),  # the second one has passed
+    ],
+)
+def test_both_switches_of_daylight_saving(clock: str, utc_ms: int) -> None:
+    assert trade(changed(1, clock, changed(4, "2019-01-18"))).ts == utc_ms
 
 
 @pytest.mark.parametrize(
@@ -162,6 +193,48 @@ def test_no_text_crashes_the_parser(text: str) -> None:
 def test_one_changed_field_is_a_trade_or_has_a_reason(column: int, text: str) -> None:
     found = parse(changed(column, text))
     assert isinstance(found, (Trade, Rejection))
+
+
+def test_an_unknown_column_is_taken_out_and_a_renamed_missing_or_moved_one_is_a_fault() -> None:
+    names = list(rows.HEAD_COLUMNS)
+    more = ",".join([*names[:3], "venue", *names[3:15], '"memo"', *names[15:], "{exchange_id,bid}[n]"])
+    assert rows.header_fault(more) is None
+    assert rows.unknown_columns(more) == {3: "venue", 16: "memo"}
+    assert rows.unknown_columns(",".join(names) + ",after,the,exchanges") == {}
+    cells = LINE.split(",")
+    wide = ",".join([*cells[:3], "XNYS", *cells[3:15], '"a, ""b"""', *cells[15:]])
+    assert parse(rows.without(wide, {3, 16})) == trade(LINE)
+    assert rows.without('AAPL,"b', {0}) == 'AAPL,"b'
+    moved = [names[1], names[0], *names[2:]]
+    assert "moved or doubled" in str(rows.header_fault(",".join(moved)))
+    assert "moved or doubled" in str(rows.header_fault(",".join([names[0], *names])))
+    assert "must be trade_iv" in str(rows.header_fault(",".join(n for n in names if n != "trade_iv")))
+
+
+def test_an_exchange_and_a_condition_that_nobody_knew_are_taken() -> None:
+    new = changed(7, "299", changed(19, "4711", changed(10, "999")))
+    assert (trade(new).exchange, trade(new).condition) == (299, 999)
+
+
+def test_the_volatility_is_stored_as_delivered_even_where_it_is_zero() -> None:
+    """The replaced pipeline overwrote trade_iv."""
+    assert [trade(changed(14, iv)).iv for iv in ("0.2345", "0", "0.0000")] == [0.2345, 0.0, 0.0]
+
+
+NUMBERS = ["0", "-0", "0.0", "-0.0", "00", "007", "1.", ".5", "1e2", "-1", "1.0000", "+1", "1.2.3", "", " 1"]
+
+
+@pytest.mark.parametrize("column", range(29))
+@pytest.mark.parametrize(
+    "text", [*NUMBERS, "9" * 9, "9" * 10, "9" * 16, "9" * 19, "60", "99", "\u0661", "\0"]
+)
+def test_the_message_is_the_parsed_trade_at_every_edge(column: int, text: str) -> None:
+    same(changed(column, text))
+
+
+@given(st.integers(0, 28), st.text(alphabet='0123456789.-+eE^ACP /:"\u0660x', max_size=12))
+def test_the_message_is_the_parsed_trade_or_its_rejection(column: int, text: str) -> None:
+    same(changed(column, text))
 
 
 @given(

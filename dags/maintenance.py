@@ -1,0 +1,59 @@
+"""Pause the healing of a node or of the whole fleet, and resume it; started from Pipeline Health or by hand."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param, task
+
+from kintsugi.fleet import load_fleet
+
+RUNBOOK = """
+### Maintenance
+
+`pause` sets a maintenance flag in the store: failures are still noticed, but the guards refuse every repair of the node
+(`*`: of the whole fleet) until the flag ends or is taken away. The reason and the name of the user who started the run
+stand in every refusal and on Pipeline Health. `resume` takes the flag away.
+
+**`flag` failed?** The store did not answer; nothing was changed. Run it again.
+"""
+
+with DAG(
+    dag_id="maintenance",
+    description="Pause or resume healing",
+    doc_md=RUNBOOK,
+    schedule=None,
+    catchup=False,
+    max_active_runs=4,
+    is_paused_upon_creation=False,
+    tags=["kintsugi", "recovery"],
+    default_args={"owner": "kintsugi", "retries": 2, "execution_timeout": timedelta(minutes=2)},
+    params={
+        "scope": Param(
+            default="*", enum=["*", *load_fleet().nodes], title="Node", description="* is the fleet"
+        ),
+        "healing": Param(default="pause", enum=["pause", "resume"], title="Healing"),
+        "minutes": Param(
+            default=30, type="integer", minimum=0, title="Minutes", description="0: until it is resumed"
+        ),
+        "reason": Param(default="by hand", type="string", maxLength=200, title="Why"),
+    },
+) as dag:
+
+    @task
+    def flag(**context: object) -> str:
+        """Set or clear the flag; returns what was done."""
+        from kintsugi.recovery.case import runtime
+        from kintsugi.recovery.maintenance import set_healing
+
+        params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
+        return set_healing(
+            runtime().store,
+            scope=params["scope"],  # type: ignore[index]
+            healing=params["healing"],  # type: ignore[index]
+            minutes=params["minutes"],  # type: ignore[index]
+            reason=params["reason"],  # type: ignore[index]
+            user=user or "somebody",
+        )
+
+    flag()

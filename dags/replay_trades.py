@@ -1,0 +1,81 @@
+"""Send trades that are in S3 again, as fast as possible or at a chosen speed; started by hand, with a form."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, get_current_context, task
+
+RUNBOOK = """
+### Replay trades
+
+*Trigger* opens a form: which trades, and how fast.
+
+- **day**: every file of a day (`2024-10-08`) or month (`2024-10`), by the name of the file; or **keys**: whole S3
+  keys, one a line; or **everything** that is in S3.
+- **speed**: 0 sends as fast as Kafka takes; 1 as the trades happened; 10 ten times as fast.
+- **spike**: that many times the speed, for **spike_s** seconds, **spike_after_s** seconds after the start.
+
+A trade keeps its identity, so a replay changes nothing that is right, and restores what is missing.
+
+**Cassandra lost its tables?** They are made again by `make up`. Then replay *everything*; `make reconcile` says when
+all is back. Baselines come from the end-of-day files: delete `manifests/eod/` in S3 and `build_baseline` makes
+them again. Do that first, or unusual trades are measured by nothing.
+
+**`replay` failed or was killed?** Clear it: it goes on after the last chunk that Kafka acknowledged. A new run
+begins from the start.
+
+**Stop a replay:** mark the run as failed.
+"""
+
+with DAG(
+    dag_id="replay_trades",
+    description="Send trades that are in S3 again",
+    doc_md=RUNBOOK,
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    tags=["kintsugi", "flow"],
+    default_args={"owner": "kintsugi", "retries": 5, "retry_delay": timedelta(seconds=3)},
+    params={
+        "day": Param(None, type=["null", "string"], pattern=r"^\d{4}-\d\d(-\d\d)?$", title="Day or month"),
+        "keys": Param(None, type=["null", "array"], items={"type": "string"}, title="Keys of files"),
+        "everything": Param(False, type="boolean", title="Everything", description="Every trade file in S3"),
+        "speed": Param(0, type="number", minimum=0, title="Speed", description="Times real time; 0: at once"),
+        "spike": Param(1, type="number", exclusiveMinimum=0, title="Spike", description="Times the speed"),
+        "spike_after_s": Param(0, type="number", minimum=0, title="Spike after", description="Seconds"),
+        "spike_s": Param(0, type="number", minimum=0, title="Spike for", description="Seconds; 0: no spike"),
+    },
+) as dag:
+
+    @task(execution_timeout=timedelta(hours=12))
+    def replay() -> list[dict[str, Any]]:
+        """Send the chosen trades; returns the accounts of their files."""
+        from kintsugi.connections import s3_client, store_dsn
+        from kintsugi.fleet import Role
+        from kintsugi.settings import KAFKA_PORT, load_settings
+        from kintsugi.trades.ledger import Ledger
+        from kintsugi.trades.replay import replay_from_form
+
+        context, settings = get_current_context(), load_settings()
+        accounts = replay_from_form(
+            s3_client(settings), Ledger(store_dsn(settings)), settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT),
+            context["params"], context["run_id"],
+        )  # fmt: skip
+        return [account.to_dict() for account in accounts]
+
+    @task(execution_timeout=timedelta(minutes=10))
+    def check_manifests(accounts: list[dict[str, Any]]) -> dict[str, Any]:
+        """Compare each account with its manifest; returns the sums. Raises KintsugiError that names the file."""
+        from kintsugi.connections import s3_client
+        from kintsugi.settings import load_settings
+        from kintsugi.trades.ingest import check_manifest, sum_up
+
+        s3 = s3_client(load_settings())
+        for account in accounts:
+            check_manifest(s3, account)
+        return sum_up(accounts)
+
+    check_manifests(replay())

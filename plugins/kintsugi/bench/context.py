@@ -1,0 +1,103 @@
+"""What a section of the bench works with, and what the sections share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.bench.meters import StreamMeter
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Role
+from kintsugi.recovery.case import Runtime
+from kintsugi.settings import KAFKA_PORT
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+    from rich.console import Console
+
+FLOW_DAGS = ("stream_trades", "ingest_trades", "build_baseline", "watch_flow")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The running installation under measurement.
+
+    ``seed`` chooses this run's data, ``seconds`` how long the sustained measurement lasts, ``folder`` is for
+    files between processes.
+    """
+
+    doors: Runtime
+    console: Console
+    seed: int
+    seconds: float
+    folder: Path
+
+    @property
+    def bootstrap(self) -> list[str]:
+        return self.doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+
+    @property
+    def contact_points(self) -> list[str]:
+        return [node.address for node in self.doors.fleet.of(Role.CASSANDRA)]
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        self.console.print(f"  {text}")
+
+    @contextmanager
+    def cassandra(self) -> Iterator[Session]:
+        """A session at LOCAL_QUORUM, closed at the end of the block."""
+        from kintsugi.trades.cassandra import connected
+
+        with connected(self.contact_points) as session:
+            yield session
+
+    def stream_meter(self) -> StreamMeter:
+        """A running reading of the stream's offsets, for a ``with`` block."""
+        return StreamMeter(self.bootstrap)
+
+
+def start_dags(bench: Bench) -> None:
+    """Airflow and every watch at work: what is measured is the pipeline as it lives."""
+    from kintsugi.local.control_plane import ControlPlane
+
+    airflow = ControlPlane(bench.doors.settings).airflow
+    for dag_id in (*FLOW_DAGS, *(f"watch_{name}" for name in bench.doors.fleet.nodes)):
+        airflow.unpause(dag_id)
+
+
+def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
+    """Wait until every node answers and nothing is under way; raises StepFailed with what isn't quiet.
+
+    An open incident is no obstacle: it may wait for a person for hours.
+    """
+    from kintsugi.trades.flow import snapshot
+
+    until = time.monotonic() + deadline_s
+    while True:
+        now = snapshot(bench.doors.settings)
+        silent = asyncio.run(_silent(bench))
+        if now.lag == 0 and not now.pending and not silent:
+            return
+        if time.monotonic() > until:
+            raise StepFailed(
+                f"the pipeline is not at rest after {deadline_s:.0f} s: lag {now.lag}, {now.pending} files to ingest, "
+                f"silent nodes: {', '.join(silent) or 'none'}; see `make status`"
+            )
+        time.sleep(1)
+
+
+async def _silent(bench: Bench) -> list[str]:
+    from kintsugi.observation import Answer
+    from kintsugi.probes.protocols import probe_node
+
+    probes = await asyncio.gather(*(probe_node(node) for node in bench.doors.fleet))
+    return [probe.target for probe in probes if probe.answer is not Answer.OK]
+
+
+Result = dict[str, Any]

@@ -1,0 +1,308 @@
+"""The watchdog: a small process of the control plane, outside Airflow, supervised like the rest.
+
+It looks whether anybody still watches (kintsugi.notify.deadman), reads from the store what there is to tell
+(kintsugi.notify.news), delivers the outbox (kintsugi.notify.deliver) and measures fleet and flow. Each of these
+is a line of its own, so that a pager that hangs doesn't keep the dead man's switch from being looked at. A line that
+doesn't come back ends the process, and its supervisor starts it again; nothing is lost, it all stands in Postgres.
+
+    python -m kintsugi.local.watchdog
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from kintsugi.connections import store_dsn
+from kintsugi.errors import KintsugiError
+from kintsugi.local.airflow import Airflow
+from kintsugi.notify import news
+from kintsugi.notify.channels import channels
+from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences, watch_of
+from kintsugi.notify.deliver import Nobody, Post, tell_people
+from kintsugi.notify.heartbeat import FLOW, Heartbeats
+from kintsugi.notify.outbox import Kind, Message, Outbox
+from kintsugi.notify.pages import Page
+from kintsugi.settings import Settings, load_settings
+from kintsugi.store import Store
+from kintsugi.store.database import StoreUnavailable
+from kintsugi.telemetry.backend import backend
+from kintsugi.telemetry.markers import markers
+from kintsugi.trades.ledger import Ledger
+
+HUNG_S = 300.0
+RECENT_INCIDENTS = 50
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Line:
+    """One thing done again and again, ``every_s`` seconds apart; what goes wrong is logged when it changes."""
+
+    name: str
+    every_s: float
+    work: Callable[[], object]
+    last_s: float = field(default_factory=time.monotonic)
+    _complaint: str = ""
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self.once()
+            stop.wait(self.every_s)
+
+    def once(self) -> bool:
+        """One pass; raises nothing. Returns whether it went well."""
+        complaint = ""
+        try:
+            self.work()
+        except Exception as error:
+            complaint = str(error) or repr(error)
+            if complaint != self._complaint:
+                expected = isinstance(error, KintsugiError)
+                log.warning("%s: %s", self.name, complaint, exc_info=None if expected else error)
+        if self._complaint and not complaint:
+            log.info("%s: well again", self.name)
+        self._complaint = complaint
+        self.last_s = time.monotonic()
+        return not complaint
+
+
+@dataclass
+class Watchdog:
+    """The lines of one installation."""
+
+    settings: Settings
+    airflow: Airflow
+    switch: Switch = field(default_factory=Switch)
+    _unhealthy: dict[str, datetime] = field(default_factory=dict)
+    _store_away: datetime | None = None
+    _told_away: bool = False
+    _seen: object = None
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        return Outbox(store_dsn(self.settings))
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(store_dsn(self.settings))
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(store_dsn(self.settings))
+
+    @cached_property
+    def heartbeats(self) -> Heartbeats:
+        return Heartbeats(store_dsn(self.settings))
+
+    @cached_property
+    def resource(self) -> dict[str, str]:
+        """Who speaks, in telemetry."""
+        fleet = self.settings.fleet
+        return {"service.namespace": fleet.name, "deployment.environment.name": fleet.environment}
+
+    @cached_property
+    def post(self) -> Post:
+        return Post(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
+
+    def prepare(self) -> None:
+        """Make the tables that this process needs."""
+        self.store.migrate()
+        self.ledger.migrate()
+        self.outbox.ensure_tables()
+        self.heartbeats.ensure_tables()
+
+    def lines(self) -> list[Line]:
+        """What is to be done; metrics only where there is a backend for them."""
+        found = [
+            Line("news", 2.0, self.gather),
+            Line("pages", 2.0, lambda: self._deliver(Kind.PAGE, Kind.DIGEST)),
+            Line("recoveries", 2.0, lambda: self._deliver(Kind.RECOVERY)),
+            Line("dead man's switch", 15.0, self.look),
+            Line("housekeeping", 3600.0, self.outbox.forget_old),
+        ]
+        if backend() or markers():
+            telemetry = (Kind.INCIDENT_TRACE, Kind.INGEST_TRACE, Kind.MARKER)
+            found.append(Line("telemetry", 2.0, lambda: self._deliver(*telemetry)))
+        if backend():
+            from kintsugi.local.measuring import Measuring
+
+            found.append(Line("metrics", 30.0, Measuring(self.settings, self.store, self.resource).once))
+        return found
+
+    # --- telling --------------------------------------------------------------------------------------------
+
+    def gather(self) -> None:
+        """Put what happened since the last look into the outbox; a pass without news costs one query."""
+        now = datetime.now(UTC)
+        # A repair that stands still is news without anything having been written, so look once a minute anyway.
+        seen = (self._marks(), now.replace(second=0, microsecond=0))
+        if seen == self._seen:
+            return
+        incidents = self.store.incidents(RECENT_INCIDENTS)
+        items = news.page_items(incidents, now)
+        if backend():
+            items += news.trace_items(incidents, self._finished(now), now)
+        if markers():
+            items += news.marker_items(incidents, self.store.faults(), now)
+        news.tell(self.outbox, items)
+        self._seen = seen
+
+    def _marks(self) -> tuple[Any, ...]:
+        """What changes when something happens."""
+        with self.store.transaction() as connection:
+            row = connection.execute(
+                "SELECT (SELECT max(seq) FROM incident_entry) AS entry, (SELECT max(id) FROM fault) AS fault,"
+                " (SELECT max(closed_at) FROM incident) AS closed,"
+                " (SELECT max(finished_at) FROM ledger_file) AS finished"
+            ).fetchone()
+        return tuple((row or {}).values())
+
+    def _finished(self, now: datetime) -> list[Any]:
+        return [
+            entry
+            for entry in self.ledger.entries()
+            if entry.finished_at is not None and now - entry.finished_at < news.RECENT
+        ]
+
+    def _deliver(self, *kinds: Kind) -> None:
+        # Not without need: a claim writes, and this process shares its two cores with the fleet.
+        if self.outbox.due().intersection(kinds):
+            while self.post.deliver_one(*kinds):
+                pass
+
+    # --- the dead man's switch ------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Page when something is unwatched, and ping the outside when nothing is."""
+        now = datetime.now(UTC)
+        unhealthy = self._airflow_since(now)
+        try:
+            found = silences(self._watching(unhealthy))
+            page = self.switch.feed(found, now)
+            if page is not None:
+                self.outbox.put(page.key, Kind.PAGE, {"title": page.title, "text": page.text})
+            self._store_away, self._told_away = None, False
+        except StoreUnavailable as error:
+            self._store_is_away(now, str(error))
+            raise
+        ping(not found, _reasons(found))
+
+    def _airflow_since(self, now: datetime) -> Mapping[str, datetime]:
+        """Since when each component isn't healthy. An api-server that is gone says nothing of the others."""
+        health = self.airflow.health()
+        sick = self.airflow_parts(health)
+        self._unhealthy = {part: self._unhealthy.get(part, now) for part in sick}
+        return self._unhealthy
+
+    @staticmethod
+    def airflow_parts(health: Mapping[str, str | None]) -> list[str]:
+        """The components that aren't healthy by Airflow's own word; the api-server when it says nothing at all."""
+        if not health:
+            return ["api-server"]
+        return sorted(name for name, state in health.items() if state not in ("healthy", None))
+
+    def _watching(self, unhealthy: Mapping[str, datetime]) -> Watching:
+        beats, now = self.heartbeats.last()
+        gone = set(beats) - set(self.settings.fleet.nodes) - {FLOW}
+        if gone:
+            self.heartbeats.forget(gone)
+        repaired = {incident.node for incident in self.store.incidents(RECENT_INCIDENTS, open_only=True)}
+        maintained = {name for name in self.settings.fleet.nodes if self.store.maintenance(name)}
+        return Watching(
+            now=now,
+            beats={name: at for name, at in beats.items() if name not in gone},
+            # An open incident that stands still has a page of its own.
+            excused=repaired | maintained | self._healing(beats, now),
+            paused=self._paused(beats),
+            unhealthy=unhealthy,
+        )
+
+    def _healing(self, beats: Mapping[str, datetime], now: datetime) -> set[str]:
+        """Names whose repair ended a moment ago: their watch is on its way back."""
+        recent = self.store.incidents(RECENT_INCIDENTS)
+        return {
+            incident.node
+            for incident in recent
+            if incident.closed_at is not None and now - incident.closed_at < UNHEALTHY
+        }
+
+    def _paused(self, beats: Mapping[str, datetime]) -> set[str]:
+        try:
+            paused = {dag["dag_id"] for dag in self.airflow.dags() if dag["is_paused"]}
+        except KintsugiError:
+            return set()  # an Airflow that doesn't answer is noticed as such
+        return {name for name in beats if watch_of(name) in paused}
+
+    def _store_is_away(self, now: datetime, error: str) -> None:
+        """Without the store there is no outbox either: after a while this one page goes out directly, once."""
+        self._store_away = self._store_away or now
+        if self._told_away or now - self._store_away < UNHEALTHY:
+            return
+        since = self._store_away
+        page = Page(
+            f"page/store/{since:%Y%m%dT%H%M%S}",
+            "The store of the recoveries doesn't answer: nothing would be healed",
+            f"Since {since:%H:%M:%S} UTC: {error}",
+        )
+        body = {"title": page.title, "text": page.text}
+        try:
+            tell_people(Message(page.key, Kind.PAGE, body, now, 1), channels())
+        except Nobody as nobody:
+            log.warning("%s: %s", page.title, nobody)
+        self._told_away = True
+
+
+def _reasons(found: list[Silence]) -> str:
+    return "\n".join(f"{silence.name}: {silence.why}" for silence in found)
+
+
+def run(watchdog: Watchdog, stop: threading.Event) -> None:
+    """Run every line until ``stop``; ends the process when one of them hangs."""
+    lines = watchdog.lines()
+    for line in lines:
+        threading.Thread(target=line.run, args=(stop,), name=line.name, daemon=True).start()
+    while not stop.wait(5.0):
+        hung = [line.name for line in lines if time.monotonic() - line.last_s > line.every_s + HUNG_S]
+        if hung:
+            log.error("%s hangs; this process ends, and its supervisor starts it again", ", ".join(hung))
+            logging.shutdown()
+            os._exit(1)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    yield stop
+
+
+def main() -> None:
+    """Run the watchdog of the installation that the environment names."""
+    from kintsugi.local.control_plane import ControlPlane
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("httpx", "httpcore", "apprise", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)  # they would log URLs, which hold secrets
+    settings = load_settings()
+    watchdog = Watchdog(settings, ControlPlane(settings).airflow)
+    with _stopped_by_signals() as stop:
+        preparing = Line("tables", 5.0, watchdog.prepare)
+        while not stop.is_set() and not preparing.once():
+            stop.wait(preparing.every_s)
+        run(watchdog, stop)
+
+
+if __name__ == "__main__":
+    main()

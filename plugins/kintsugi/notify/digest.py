@@ -1,0 +1,63 @@
+"""The digest: what happened since yesterday that nobody had to get up for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kintsugi.incident import Incident, Outcome
+
+if TYPE_CHECKING:
+    from kintsugi.recovery.case import Runtime
+
+PERIOD = timedelta(days=1)
+MOST = 1000  # incidents of a day
+
+
+def digest(
+    incidents: Sequence[Incident],
+    undelivered: Sequence[tuple[str, str | None]],
+    since: datetime,
+    until: datetime,
+) -> tuple[str, str]:
+    """Title and text of the digest of ``since`` to ``until`` (UTC); incidents outside of it are left out. Pure.
+
+    ``undelivered``: messages of the outbox that wait or were given up, with the last error.
+    """
+    told = sorted(
+        (incident for incident in incidents if since <= incident.opened_at < until),
+        key=lambda incident: incident.opened_at,
+    )
+    counts = Counter(incident.outcome.value if incident.outcome else "open" for incident in told)
+    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no incident"
+    lines = [f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC: {summary}.", ""]
+    lines += [_line(incident) for incident in told]
+    if undelivered:
+        lines += ["", f"{len(undelivered)} messages did not get out:"]
+        lines += [f"- {key}: {error or 'not tried yet'}" for key, error in undelivered]
+    return f"Kintsugi: {summary}", "\n".join(lines).rstrip()
+
+
+def _line(incident: Incident) -> str:
+    what = incident.outcome.value if incident.outcome else "still open"
+    line = f"- {incident.opened_at:%H:%M} {incident.node}: {what}"
+    if incident.outcome is Outcome.HEALED and incident.repair_s is not None:
+        line += f" in {incident.repair_s:.0f} s (noticed after {incident.detect_s:.1f} s)"
+    if incident.t0 is not None:
+        line += ", broken on purpose"
+    return f"{line}; {incident.reason}" if incident.reason else line
+
+
+def put_digest(runtime: Runtime, until: datetime) -> str:
+    """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
+    from kintsugi.connections import store_dsn
+    from kintsugi.notify.outbox import Kind, Outbox
+
+    outbox = Outbox(store_dsn(runtime.settings))
+    outbox.ensure_tables()
+    until = until.astimezone(UTC)
+    title, text = digest(runtime.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
+    outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", Kind.DIGEST, {"title": title, "text": text})
+    return title

@@ -1,0 +1,89 @@
+"""When is a person needed? Pure: from incidents to pages.
+
+1. A guard refused a repair, or every action was tried in vain (``decide`` then says "page", which ends as a
+   refusal too): the node stays sick until a person decides.
+2. A repair ended as failed and was closed: the node answers, so no watch will continue it, but it wasn't proven
+   well.
+3. An open incident whose journal has stood still for STUCK: whoever repaired it is gone, and nobody took over.
+
+Everything else heals without anybody, and stands in the digest. A sick node is detected again and again while a
+person is on the way; incidents of a node that follow each other within UNBROKEN and didn't heal are one reason to
+page, repeated every REMIND.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kintsugi.incident import Incident, Outcome
+
+UNBROKEN = timedelta(hours=1)
+REMIND = timedelta(hours=2)
+STUCK = timedelta(minutes=20)
+RECENT = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One call for a person. ``key`` is the same for as long as it is the same call."""
+
+    key: str
+    title: str
+    text: str
+
+
+def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
+    """The calls that the incidents of the last day justify at ``now`` (UTC), oldest incident first."""
+    found: dict[str, Page] = {}
+    by_node: dict[str, list[Incident]] = {}
+    for incident in sorted(incidents, key=lambda incident: incident.opened_at):
+        chain = _chain(by_node.get(incident.node, []), incident)
+        by_node[incident.node] = chain
+        page = _page(incident, chain[0], now)
+        if page is not None and now - _last_word(incident) < RECENT:
+            found[page.key] = page
+    return list(found.values())
+
+
+def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
+    """The run of unhealed incidents that ``incident`` continues, or begins."""
+    last = before[-1] if before else None
+    goes_on = (
+        last is not None
+        and last.outcome in (Outcome.REFUSED, Outcome.FAILED)
+        and last.closed_at is not None
+        and incident.opened_at - last.closed_at < UNBROKEN
+    )
+    return [*before, incident] if goes_on else [incident]
+
+
+def _page(incident: Incident, first: Incident, now: datetime) -> Page | None:
+    refusals = [entry for entry in incident.entries if "refused" in entry.data]
+    where = f"See `kintsugi incident {incident.id}`, and watch_{incident.node} in Airflow."
+    if refusals:
+        said = refusals[-1].message.removeprefix("refused: ")
+        reminder = int((refusals[-1].at - first.opened_at) / REMIND)
+        return Page(
+            f"page/refused/{first.id}/{reminder}",
+            f"{incident.node} needs a person: its repair was refused",
+            f"{said}\nApprove or decline under 'required actions' in Airflow, or repair it by hand. {where}",
+        )
+    if incident.outcome is Outcome.FAILED:
+        return Page(
+            f"page/failed/{incident.id}",
+            f"{incident.node} needs a person: its repair failed",
+            f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {where}",
+        )
+    if incident.closed_at is None and now - _last_word(incident) > STUCK:
+        return Page(
+            f"page/stuck/{incident.id}/{len(incident.entries)}",
+            f"{incident.node} needs a person: its repair stands still",
+            f"Nothing was written since {_last_word(incident):%H:%M:%S} UTC. Does Airflow run? {where}",
+        )
+    return None
+
+
+def _last_word(incident: Incident) -> datetime:
+    return incident.closed_at or max([incident.opened_at, *(entry.at for entry in incident.entries)])

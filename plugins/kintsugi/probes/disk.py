@@ -1,0 +1,46 @@
+"""How much room a node's volume has, asked of the node itself; and when that is too little."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Node
+from kintsugi.observation import Headroom
+from kintsugi.settings import Settings
+
+GIB = 2**30
+ASK_TIMEOUT_S = 3.0
+
+
+async def headroom(settings: Settings, node: Node) -> Headroom | None:
+    """The room on the volume of ``node``; None when the node can't be asked. Takes at most about 3 s."""
+    from kintsugi.local import ssh
+
+    argv = ["df", "-P", "-B1", str(settings.node_volume(node.name))]
+    try:
+        done = await asyncio.to_thread(ssh.run, settings, node, argv, ASK_TIMEOUT_S)
+    except (StepFailed, OSError):
+        return None
+    return parse_df(done.stdout) if done.returncode == os.EX_OK else None
+
+
+def parse_df(output: str) -> Headroom | None:
+    """What ``df -P -B1`` says of one file system; None when it says something else."""
+    fields = output.strip().splitlines()[-1].split() if output.strip() else []
+    if len(fields) < 6 or not (fields[1].isdigit() and fields[3].isdigit()):
+        return None
+    return Headroom(free=int(fields[3]), size=int(fields[1]))
+
+
+def too_little(room: Headroom) -> str | None:
+    """A sentence when the volume is nearly full, else None.
+
+    Nearly full is less than a tenth, where a tenth is between 1 and 20 GiB: compaction, a replayed log or the
+    stream of a healed neighbour needs gigabytes at once, and none needs a tenth of a terabyte.
+    """
+    limit = max(GIB, min(room.size // 10, 20 * GIB))
+    if room.free >= limit:
+        return None
+    return f"volume nearly full: {room.free / GIB:.1f} of {room.size / GIB:.1f} GiB free, {limit / GIB:.1f} are needed"

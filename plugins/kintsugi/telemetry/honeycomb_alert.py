@@ -1,0 +1,78 @@
+"""What Honeycomb's trigger webhook says, and what it asks for. Pure.
+
+The payload (default template of a trigger, https://docs.honeycomb.io/notify/webhooks/) is JSON with ``status``
+("TRIGGERED" or "OK"), ``name``, ``summary``, ``is_test`` in a test, and ``result_groups_triggered``, a list of
+``{"Group": {column: value}, "Result": number}``; custom templates may give ``Group`` as ``[{"Key": …, "Value": …}]``.
+A trigger that is to start recoveries groups by ``kintsugi.node`` (or ``host.name``): the value is the node.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kintsugi.errors import InputError
+from kintsugi.fleet import Fleet
+
+COLUMNS = ("kintsugi.node", "host.name")
+TRIGGERED = "TRIGGERED"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One delivery. ``nodes``: those of the fleet that it names; ``unknown``: the other names it gives."""
+
+    name: str
+    firing: bool
+    test: bool
+    summary: str
+    nodes: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def parse_alert(body: bytes, fleet: Fleet) -> Alert:
+    """Read a payload; raises InputError that says what is wrong with it."""
+    try:
+        document = json.loads(body)
+    except ValueError as error:
+        raise InputError(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError("the body must be a JSON object, as Honeycomb's default trigger template makes it")
+    status = document.get("status")
+    if not isinstance(status, str):
+        raise InputError("the body has no `status`: is this the payload of a trigger (not of a burn alert)?")
+    named = _named(document)
+    return Alert(
+        name=str(document.get("name") or "a trigger"),
+        firing=status.upper() == TRIGGERED,
+        test=document.get("is_test") is True,
+        summary=str(document.get("summary") or document.get("description") or "")[:500],
+        nodes=tuple(name for name in named if name in fleet.nodes),
+        unknown=tuple(name for name in named if name not in fleet.nodes),
+    )
+
+
+def _named(document: Mapping[str, Any]) -> list[str]:
+    """The values of the node's column in the groups over the threshold, each once, in their order."""
+    groups = document.get("result_groups_triggered") or []
+    if not isinstance(groups, list):
+        raise InputError("`result_groups_triggered` must be a list")
+    named: dict[str, None] = {}
+    for entry in groups:
+        group = _columns(entry.get("Group") if isinstance(entry, Mapping) else None)
+        for column in COLUMNS:
+            value = group.get(column)
+            if isinstance(value, str) and value:
+                named[value] = None
+                break
+    return list(named)
+
+
+def _columns(group: Any) -> dict[str, Any]:
+    if isinstance(group, Mapping):
+        return dict(group)
+    if isinstance(group, list):
+        return {str(part.get("Key")): part.get("Value") for part in group if isinstance(part, Mapping)}
+    return {}

@@ -1,0 +1,46 @@
+"""The trace of an ingested file, from its row in the ledger. Pure."""
+
+from __future__ import annotations
+
+from kintsugi.settings import BUCKET, TOPIC
+from kintsugi.telemetry.trace import Span
+from kintsugi.trades.ledger import Entry, State, file_id
+
+
+def ingest_key(entry: Entry) -> str:
+    """The name of the trace: the file and its content, as in ``manifests/``."""
+    return f"ingest/{file_id(entry.key, entry.etag)}"
+
+
+def ingest_trace(entry: Entry) -> Span:
+    """One span from the first claim of the file to its end; a file that was interrupted lasts the longer.
+
+    Raises ValueError for a file that isn't finished.
+    """
+    if entry.finished_at is None:
+        raise ValueError(f"{entry.key} is still being ingested: it has no trace yet")
+    tally = entry.tally
+    return Span(
+        key=ingest_key(entry),
+        name=f"send {TOPIC}",
+        start=entry.started_at,
+        end=max(entry.started_at, entry.finished_at),
+        producer=True,
+        attributes={
+            "messaging.system": "kafka",
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "send",
+            "messaging.destination.name": TOPIC,
+            "messaging.batch.message_count": tally.produced,
+            "aws.s3.bucket": BUCKET,
+            "aws.s3.key": entry.key,
+            "kintsugi.ingest.state": entry.state.value,
+            "kintsugi.ingest.read": tally.read,
+            "kintsugi.ingest.accepted": tally.accepted,
+            "kintsugi.ingest.rejected": sum(tally.rejected.values()),
+            "kintsugi.ingest.duplicates": tally.duplicates,
+            "kintsugi.ingest.produced": tally.produced,
+            **({"error.type": "unusable_file"} if entry.state is State.FAILED else {}),
+        },
+        error=entry.reason if entry.state is State.FAILED else None,
+    )

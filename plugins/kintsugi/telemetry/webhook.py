@@ -1,0 +1,176 @@
+"""Honeycomb's trigger webhook: ``POST /honeycomb/trigger`` on Airflow's api-server starts recoveries.
+
+Honeycomb waits 10 to 15 s for an answer, and repeats a delivery under the same id when the connection fails or the
+answer is 408, 429, 502 or 503 (with Retry-After). So the request only proves itself (shared secret), is understood,
+and is put into the outbox under its delivery id; the watchdog starts ``recover_node`` from there, with a run id
+made of the delivery id. A repeat changes nothing.
+
+It stands outside Airflow's sign-in, because Honeycomb has no user; the secret is the password of the connection
+``kintsugi_honeycomb_webhook``. Without that connection it answers 503 to everybody.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.connections import connection, store_dsn
+from kintsugi.errors import InputError
+from kintsugi.fleet import Fleet
+from kintsugi.notify.outbox import Kind, Outbox
+from kintsugi.store.database import StoreUnavailable
+from kintsugi.telemetry.honeycomb_alert import Alert, parse_alert
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+CONNECTION = "kintsugi_honeycomb_webhook"
+TOKEN_HEADER = "X-Honeycomb-Webhook-Token"  # noqa: S105 - the header's name
+DELIVERY_HEADER = "X-Honeycomb-Webhook-Delivery-ID"
+MAX_BYTES = 1_000_000
+MAX_DELIVERY_ID = 100
+RETRY_AFTER_S = 5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Honeycomb is told: HTTP status and JSON body."""
+
+    status: int
+    body: dict[str, Any]
+
+
+TOO_LARGE = Answer(413, {"error": f"the body has more than {MAX_BYTES} bytes"})
+
+
+def recovery_run(delivery: str, node: str) -> str:
+    """The id of the run of ``recover_node`` that a delivery asks for."""
+    return f"honeycomb__{delivery}__{node}"
+
+
+def decide(
+    alert: Alert, delivery: str, fleet: Fleet, put: Callable[[str, Kind, dict[str, Any]], bool]
+) -> Answer:
+    """Put the recoveries that ``alert`` asks for into the outbox (``put``), and say what was done."""
+    if not alert.firing:
+        return Answer(200, {"result": f"nothing to do: {alert.name} is resolved"})
+    known = ", ".join(fleet.nodes)
+    if not alert.nodes:
+        said = (
+            f"names no node of this fleet: {', '.join(alert.unknown)}" if alert.unknown else "names no node"
+        )
+        return Answer(
+            422,
+            {
+                "error": f"{alert.name} {said}; group the trigger by kintsugi.node. Known are: {known}",
+                "unknown": list(alert.unknown),
+            },
+        )
+    if alert.test:
+        return Answer(
+            200, {"result": f"understood; a test starts nothing. It names {', '.join(alert.nodes)}"}
+        )
+    started: list[str] = []
+    repeated: list[str] = []
+    for node in alert.nodes:
+        run = recovery_run(delivery, node)
+        body = {"node": node, "run": run, "reason": f"{alert.name}: {alert.summary}"}
+        (started if put(f"recovery/{delivery}/{node}", Kind.RECOVERY, body) else repeated).append(run)
+    log.info("%s (delivery %s): started %s, repeated %s", alert.name, delivery, started, repeated)
+    result = {"runs": started, "repeated": repeated, "unknown": list(alert.unknown)}
+    return Answer(202 if started else 200, result)
+
+
+def create_app(
+    fleet: Callable[[], Fleet], secret: Callable[[], str | None], outbox: Callable[[], Outbox]
+) -> Starlette:
+    """The application; its three arguments are asked at each request, so that it can start before they exist."""
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    def accept(delivery: str, body: bytes) -> Answer:
+        nodes = fleet()
+        try:
+            return decide(parse_alert(body, nodes), delivery, nodes, outbox().put)
+        except InputError as error:
+            return Answer(400, {"error": str(error)})
+        except StoreUnavailable as error:
+            log.warning("delivery %s was sent back: %s", delivery, error)
+            return Answer(503, {"error": "the store doesn't answer; nothing was started. Send it again"})
+
+    async def trigger(request: Request) -> JSONResponse:
+        delivery = request.headers.get(DELIVERY_HEADER, "")
+        answer = _refusal(secret(), request.headers.get(TOKEN_HEADER)) or _misnamed(delivery)
+        if answer is None:
+            body = await _body(request)
+            answer = TOO_LARGE if body is None else await run_in_threadpool(accept, delivery, body)
+            if answer.status == 503:
+                return JSONResponse(answer.body, 503, headers={"Retry-After": str(RETRY_AFTER_S)})
+        return JSONResponse(answer.body, answer.status)
+
+    return Starlette(routes=[Route("/trigger", trigger, methods=["POST"])])
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body; None when it is larger than MAX_BYTES, of which no more is read."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            return None
+    return bytes(body)
+
+
+def _refusal(secret: str | None, token: str | None) -> Answer | None:
+    if not secret:
+        said = (
+            f"no webhook is configured here: define the connection {CONNECTION} with the secret as password"
+        )
+        return Answer(503, {"error": said})
+    # Compared as bytes: compare_digest refuses text that isn't ASCII.
+    if not hmac.compare_digest((token or "").encode(), secret.encode()):
+        return Answer(401, {"error": f"the header {TOKEN_HEADER} is missing or wrong"})
+    return None
+
+
+def _misnamed(delivery: str) -> Answer | None:
+    """A refusal unless the delivery's id can be part of a run's id and of a key."""
+    if 0 < len(delivery) <= MAX_DELIVERY_ID and delivery.replace("-", "").replace("_", "").isalnum():
+        return None
+    said = f"the header {DELIVERY_HEADER} is missing or no name; it tells repeats of a delivery apart"
+    return Answer(400, {"error": said})
+
+
+def webhook_secret() -> str | None:
+    """The shared secret, as the connection has it; None without one."""
+    found = connection(CONNECTION)
+    return str(found["password"]) if found and found.get("password") else None
+
+
+class LazyApp:
+    """The application as an ASGI callable that is built at the first request.
+
+    Every component of Airflow loads every plugin; only the api-server should pay for it.
+    """
+
+    def __init__(self) -> None:
+        self._app: Starlette | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None:
+            from kintsugi.settings import load_settings
+
+            settings = load_settings()
+            self._app = create_app(
+                lambda: settings.fleet, webhook_secret, lambda: Outbox(store_dsn(settings))
+            )
+        await self._app(scope, receive, send)

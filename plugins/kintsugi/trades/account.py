@@ -1,0 +1,81 @@
+"""The account of all trades: what an on-call engineer reads, and what programs test."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+NAMED = 100  # identities that an account lists by name at most
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the trades.
+
+    Counts are rows of files, but ``in_kafka`` and ``stored`` are distinct identities.
+    ``read`` = ``accepted`` + rejected; ``duplicates``: accepted rows whose identity another row has.
+    ``produced``: messages that the ledger says were acknowledged. ``in_kafka``: None when it wasn't asked
+    for. ``lost``, ``extra`` and ``altered`` name up to 100 identities; their counts are exact.
+    ``lost_before_kafka``: how many of the lost aren't on the topic, where it still goes back to its beginning.
+    ``in_flight``: not stored, but on its way: its file isn't wholly ingested, or its message lies before the
+    stream. ``withdrawn``: stored, and in the content that a file had once, but in none that S3 has now.
+    ``expired``: not stored, and older than Cassandra keeps trades.
+    """
+
+    files: int = 0
+    read: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    produced: int = 0
+    in_kafka: int | None = None
+    stored: int = 0
+    lost_count: int = 0
+    extra_count: int = 0
+    altered_count: int = 0
+    doubled: int = 0
+    lost_before_kafka: int | None = None
+    in_flight: int = 0
+    withdrawn_count: int = 0
+    expired: int = 0
+    lost: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Every accepted trade is stored once, as it was delivered, and nothing else is."""
+        return self.balanced and not self.in_flight
+
+    @property
+    def balanced(self) -> bool:
+        """Nothing is wrong; what is on its way may still arrive."""
+        return not (self.lost_count or self.extra_count or self.altered_count or self.doubled)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, fit for ``json.dumps``.
+
+        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn`` are numbers here; beside them
+        ``rejected_by_reason`` and the named identities as ``lost_trades``, ``extra_trades``,
+        ``altered_trades``, ``withdrawn_trades``; and ``complete``.
+        """
+        plain = asdict(self)
+        for name in ("lost", "extra", "altered", "withdrawn"):
+            plain[f"{name}_trades"] = plain[name]
+            plain[name] = plain.pop(f"{name}_count")
+        plain["rejected_by_reason"] = self.rejected
+        plain["rejected"] = sum(self.rejected.values())
+        return {**plain, "complete": self.complete}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.files} files: read {self.read}, accepted {self.accepted}, "
+            f"rejected {sum(self.rejected.values())}, duplicates {self.duplicates}, "
+            f"produced {self.produced}, stored {self.stored}; "
+            f"lost {self.lost_count}, extra {self.extra_count}, altered {self.altered_count}, "
+            f"doubled {self.doubled}, in flight {self.in_flight}, withdrawn {self.withdrawn_count}, "
+            f"expired {self.expired}"
+        )

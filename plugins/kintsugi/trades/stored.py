@@ -1,0 +1,100 @@
+"""What Cassandra has stored: partitions of ``trade``, read at LOCAL_QUORUM, and the fingerprint of a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.settings import KEYSPACE
+from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.rows import Trade
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+READERS = 16
+ALWAYS = (-62_135_596_800_000, 253_402_300_799_999)  # the years 1 to 9999, in milliseconds
+COMPARED = (
+    "symbol", "ts", "trade_id", "sequence", "root", "expiration", "strike", "option_type", "exchange",
+    "size", "price",
+    "condition", "canceled_condition", "bid", "ask", "iv", "delta", "underlying_bid", "underlying_ask",
+    "exchanges",
+)  # fmt: skip
+
+Partition = tuple[str, str, int]
+Read = tuple[str, str, int, int, int]
+
+
+def partitions(session: Session) -> Iterator[Partition]:
+    """Every partition that has rows, but the canaries'."""
+    rows = session.execute(f"SELECT DISTINCT symbol, trade_date, slot FROM {KEYSPACE}.trade", timeout=60)
+    for row in rows:
+        if row.symbol != CANARY_SYMBOL:
+            yield row.symbol, str(row.trade_date), row.slot
+
+
+def fingerprint(trade: Trade) -> int:
+    """A hash of every delivered column; in this process that of the stored row is the same."""
+    return hash(
+        (
+            trade.symbol, trade.ts, trade.sequence, trade.root, trade.expiration, trade.strike,
+            trade.option_type,
+            trade.exchange, trade.size, trade.price, trade.condition, trade.canceled_condition,
+            trade.bid, trade.ask,
+            trade.iv, trade.delta, trade.underlying_bid, trade.underlying_ask, trade.exchanges,
+        )
+    )  # fmt: skip
+
+
+def row_fingerprint(row: Any) -> int:
+    # The driver's datetime has no zone and is UTC; timestamps beyond milliseconds don't exist in Cassandra.
+    ts = (row.ts.toordinal() - 719_163) * 86_400_000
+    ts += ((row.ts.hour * 60 + row.ts.minute) * 60 + row.ts.second) * 1000 + row.ts.microsecond // 1000
+    return hash(
+        (
+            row.symbol, ts, row.sequence, row.root, str(row.expiration), row.strike, row.option_type,
+            row.exchange,
+            row.size, row.price, row.condition, row.canceled_condition, row.bid, row.ask, row.iv, row.delta,
+            row.underlying_bid, row.underlying_ask, row.exchanges,
+        )
+    )  # fmt: skip
+
+
+def read_partitions(session: Session, partitions: Iterable[Read]) -> Iterator[Iterable[Any]]:
+    """The rows of each partition at LOCAL_QUORUM, several read at a time; a failed read is tried again.
+
+    Each is symbol, date, slot, and the first and the last time to be read (milliseconds since 1970 UTC).
+    """
+    from collections import deque
+
+    query = (
+        f"SELECT {', '.join(COMPARED)} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
+    )
+    statement = session.prepare(f"{query} AND ts >= ? AND ts <= ?")
+    # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
+    # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
+    # `_rows` repeats a failed read itself.
+    statement.is_idempotent = False
+    waiting: deque[tuple[Read, Any]] = deque()
+    for partition in partitions:
+        if len(waiting) >= READERS:
+            yield _rows(session, statement, *waiting.popleft())
+        waiting.append((partition, session.execute_async(statement, partition)))
+    while waiting:
+        yield _rows(session, statement, *waiting.popleft())
+
+
+def _rows(session: Session, statement: Any, partition: Read, future: Any, attempts: int = 5) -> list[Any]:
+    from cassandra import DriverException
+    from cassandra.cluster import NoHostAvailable
+
+    for attempt in range(attempts):
+        try:
+            return list(future.result())
+        except (DriverException, NoHostAvailable):
+            if attempt == attempts - 1:
+                raise
+            time.sleep(0.5 * 2**attempt)
+            future = session.execute_async(statement, partition)
+    raise AssertionError("unreachable")

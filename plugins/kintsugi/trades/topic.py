@@ -1,0 +1,46 @@
+"""Identities of the trades on the topic, read without joining any group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from kintsugi.settings import TOPIC
+from kintsugi.trades.identity import CANARY_SYMBOL
+
+
+def identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> Iterator[bytes]:
+    """The identities of the trades on the topic, canaries aside, to its present end.
+
+    ``start``: offsets by partition, or the beginning. One that was sent twice comes twice.
+    """
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        request_timeout_ms=10_000,
+    )
+    try:
+        partitions = [TopicPartition(TOPIC, n) for n in consumer.partitions_for_topic(TOPIC) or ()]
+        ends = consumer.end_offsets(partitions)
+        consumer.assign(partitions)
+        for partition in partitions:
+            if start is None:
+                consumer.seek_to_beginning(partition)
+            else:
+                consumer.seek(partition, start.get(partition.partition, 0))
+        canary = CANARY_SYMBOL.encode()
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            for messages in consumer.poll(timeout_ms=1000, max_records=5000).values():
+                yield from (trade_id_of(m.value) for m in messages if m.key != canary)
+    finally:
+        consumer.close()
+
+
+def trade_id_of(value: bytes) -> bytes:
+    """The identity in a message of the topic; it is the first field, so it can be cut out."""
+    if value.startswith(b'{"trade_id":"') and value[45:46] == b'"':
+        return bytes.fromhex(value[13:45].decode())
+    return bytes.fromhex(json.loads(value)["trade_id"])

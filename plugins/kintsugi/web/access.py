@@ -1,0 +1,106 @@
+"""Who may look and who may act, by Airflow's own word; and that a deed comes from our page and no other.
+
+Airflow mounts a plugin's application without its authentication, so every route depends on `reader` here.
+A deed needs all of: a signed-in user, Airflow's permission, a request from our own origin, and a
+token that only a page made for this user holds (OWASP, "Cross-Site Request Forgery Prevention").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+if TYPE_CHECKING:
+    from kintsugi.web.deeds import Request as AirflowRequest
+
+TOKEN_S = 12 * 3600
+
+
+class User(Protocol):
+    """As much of Airflow's user as the page needs."""
+
+    def get_id(self) -> str: ...
+
+    def get_name(self) -> str: ...
+
+
+class Gate(Protocol):
+    """Airflow's auth manager as the page sees it."""
+
+    reader: Callable[..., Any]
+    """A FastAPI dependency: the signed-in user, or 401, or 403 when they may not read DAGs."""
+
+    def may(self, user: Any, wanted: AirflowRequest) -> bool:
+        """Whether Airflow would let ``user`` do this."""
+
+
+class AirflowGate:
+    """The gate of the Airflow that this process is."""
+
+    def __init__(self) -> None:
+        from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
+
+        can_read = requires_access_dag("GET")
+
+        def reader(request: Request, user: GetUserDep) -> Any:
+            can_read(request, user)
+            return user
+
+        # Annotations are strings here, and FastAPI would look for the local name in the module.
+        reader.__annotations__ = {"request": Request, "user": GetUserDep, "return": Any}
+        self.reader = reader
+
+    def may(self, user: Any, wanted: AirflowRequest) -> bool:
+        from airflow.api_fastapi.app import get_auth_manager
+        from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+
+        needs: dict[str, tuple[Any, DagAccessEntity | None]] = {
+            "run": ("POST", DagAccessEntity.RUN),
+            "dag": ("PUT", None),
+            "decision": ("PUT", DagAccessEntity.HITL_DETAIL),
+        }
+        method, entity = needs[wanted.right]
+        details = DagDetails(id=wanted.dag_id)
+        return get_auth_manager().is_authorized_dag(
+            method=method, access_entity=entity, details=details, user=user
+        )
+
+
+class Tokens:
+    """Tokens of the page's forms: signed with our secret, bound to a user, good for twelve hours."""
+
+    def __init__(self, secret: str) -> None:
+        self._signer = URLSafeTimedSerializer(secret, salt="kintsugi.web.deeds")
+
+    def make(self, user: User) -> str:
+        return str(self._signer.dumps(str(user.get_id())))
+
+    def check(self, token: str, user: User) -> None:
+        """Raise HTTPException 403 unless ``token`` was made for ``user`` within the last twelve hours."""
+        try:
+            owner = self._signer.loads(token, max_age=TOKEN_S)
+        except BadSignature as error:
+            raise HTTPException(
+                403, "This form is not valid any more: reload the page and try again."
+            ) from error
+        if owner != str(user.get_id()):
+            raise HTTPException(403, "This form was made for another user: reload the page and try again.")
+
+
+def same_origin(request: Request) -> None:
+    """Raise HTTPException 403 unless the browser says that our own page sent this request.
+
+    Sec-Fetch-Site is the browser's own word; browsers without it send Origin. A client that sends neither is no
+    browser, has no page to be tricked by, and is shown to Airflow's REST API.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is None and origin is None:
+        raise HTTPException(403, "Programs act through Airflow's REST API (/api/v2), not through this page.")
+    if site not in (None, "same-origin"):
+        raise HTTPException(403, f"A {site} request can't act.")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise HTTPException(403, f"A request from {origin} can't act.")

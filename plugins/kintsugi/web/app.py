@@ -1,0 +1,238 @@
+"""The page as a FastAPI application, to be mounted by Airflow: routes only.
+
+``/``: the page. ``/live``: what changed since the browser last asked, once a second; 204 when nothing did.
+``/deeds/…``: the form that says what will happen (GET), and the deed (POST). Everything is for signed-in users
+who may read DAGs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from kintsugi.errors import InputError, KintsugiError
+from kintsugi.incident import Incident
+from kintsugi.settings import Settings
+from kintsugi.store import Store, StoreUnavailable
+from kintsugi.store.listing import Listing
+from kintsugi.web import archive, deeds, story
+from kintsugi.web.access import Gate, Tokens, same_origin
+from kintsugi.web.airflow_api import Send
+from kintsugi.web.assets import asset
+from kintsugi.web.flow import series
+from kintsugi.web.hub import Hub
+from kintsugi.web.pages import Pages, Viewer
+
+PATIENCE_S = 1.5
+S3_WITHIN_S = 6.0
+PAGE = 25
+# Only our own files run; only Airflow's own pages may frame it.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'self'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the page works with: who may (gate), what is read (hub, listing), what is done (send)."""
+
+    settings: Settings
+    gate: Gate
+    hub: Hub
+    send: Send
+    listing: Callable[[], Listing]
+    store: Callable[[], Store]
+
+
+def create_app(doors: Doors) -> FastAPI:
+    """The application. No route is open to the world, also not its own documentation."""
+    app = FastAPI(
+        title="Pipeline Health",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(doors.gate.reader)],
+    )
+    pages = Pages(doors.settings)
+    _security(app, pages)
+    _look(app, doors, pages)
+    _incidents(app, doors, pages)
+    _act(app, doors, pages)
+    return app
+
+
+def _security(app: FastAPI, pages: Pages) -> None:
+    @app.middleware("http")
+    async def add_headers(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refuse(request: Request, error: StarletteHTTPException) -> Response:
+        return _error(request, pages, error.status_code, str(error.detail))
+
+    @app.exception_handler(KintsugiError)
+    async def explain(request: Request, error: KintsugiError) -> Response:
+        return _error(request, pages, 422 if isinstance(error, InputError) else 503, str(error))
+
+
+def _error(request: Request, pages: Pages, status: int, said: str) -> Response:
+    if "hx-request" in request.headers:
+        return HTMLResponse(pages.render("said.html", level="bad", said=said), status)
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(pages.page("error.html", request, status=status, said=said), status)
+    return JSONResponse({"detail": said}, status)
+
+
+def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
+    reader = Depends(doors.gate.reader)
+
+    @app.get("/", response_class=HTMLResponse)
+    async def front(request: Request, user: Any = reader) -> str:
+        readings = await doors.hub.readings(patience_s=PATIENCE_S)
+        return pages.front(request, readings, _viewer(doors, user))
+
+    @app.get("/live", response_class=HTMLResponse)
+    async def live(seen: str = "", user: Any = reader) -> Response:
+        """The panels whose digest isn't among ``seen`` (digests with dots between), and the next question."""
+        readings = await doors.hub.readings()
+        changed = pages.changes(readings, _viewer(doors, user), frozenset(seen.split(".")))
+        return Response(status_code=204) if changed is None else HTMLResponse(changed)
+
+    @app.get("/series")
+    async def flow_series() -> JSONResponse:
+        """The last hours of the flow: ``at``, ``lag``, ``in``, ``out`` as of kintsugi.web.flow.series."""
+        reading = (await doors.hub.readings(patience_s=PATIENCE_S))["flow"]
+        return JSONResponse(series(reading.value.samples if reading.value else ()))
+
+    @app.get("/static/{name}")
+    async def static(name: str) -> Response:
+        found = asset(name, doors.settings.artifacts)
+        if found is None:
+            raise HTTPException(404, f"there is no file {name!r}")
+        # The page names files with their digest, so a browser may keep them.
+        headers = {"Cache-Control": "private, max-age=31536000, immutable", "ETag": f'"{found.digest}"'}
+        return Response(found.body, media_type=found.media_type, headers=headers)
+
+
+def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
+    @app.get("/incidents", response_class=HTMLResponse)
+    async def incidents(
+        request: Request,
+        node: str | None = None,
+        outcome: str | None = None,
+        before: str | None = None,
+        more: bool = False,
+    ) -> str:
+        """A page of incidents; ``before`` is ``opened_at~id`` of the last one shown, ``more`` gives rows only."""
+        mark = _mark(before)
+        found = await asyncio.to_thread(
+            doors.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
+        )
+        rows = [story.row(incident) for incident in found[:PAGE]]
+        more_rows = {"rows": rows, "further": len(found) > PAGE, "node": node, "outcome": outcome}
+        if more:
+            return pages.render("incident_rows.html", **more_rows)
+        return pages.page("incidents.html", request, **more_rows)
+
+    @app.get("/incidents/{incident_id}", response_class=HTMLResponse)
+    async def incident(request: Request, incident_id: str) -> str:
+        found = await _incident(doors, incident_id)
+        return pages.page("incident.html", request, row=story.row(found), lines=story.journal(found))
+
+    @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)
+    async def archived(incident_id: str) -> str:
+        await _incident(doors, incident_id)
+        kept = await _from_s3(archive.read, doors.settings, incident_id)
+        if isinstance(kept, str):
+            return pages.render("archive.html", error=kept, changes=[], logs=[], incident_id=incident_id)
+        changes = story.plan(kept.plan) if kept.plan else []
+        return pages.render(
+            "archive.html", error="", changes=changes, logs=sorted(kept.logs), incident_id=incident_id
+        )
+
+    @app.get("/incidents/{incident_id}/logs/{name}", response_class=HTMLResponse)
+    async def log_tail(incident_id: str, name: str) -> str:
+        text = await _from_s3(archive.tail, doors.settings, incident_id, name)
+        return pages.render("log.html", name=name, text=text)
+
+
+async def _incident(doors: Doors, incident_id: str) -> Incident:
+    try:
+        return await asyncio.to_thread(doors.store().incident, incident_id)
+    except StoreUnavailable:
+        raise
+    except KintsugiError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
+    """What S3 answers within its time, or a sentence (str) on why it doesn't."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(ask, *arguments), S3_WITHIN_S)
+    except TimeoutError:
+        return f"S3 gave no answer within {S3_WITHIN_S:.0f} s; it is asked again when you reload."
+    except (BotoCoreError, ClientError) as error:
+        return f"S3 does not give it: {error}"
+
+
+def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
+    reader = Depends(doors.gate.reader)
+    tokens = Tokens(doors.settings.secret("page-forms"))
+
+    @app.get("/deeds/{name}", response_class=HTMLResponse)
+    async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
+        """The form: what will happen, and the button that makes it happen."""
+        wanted = deeds.deed(name, target, doors.settings.fleet)
+        allowed = doors.gate.may(user, _sample(wanted, doors.settings))
+        return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
+
+    @app.post("/deeds/{name}", response_class=HTMLResponse, dependencies=[Depends(same_origin)])
+    async def do(request: Request, name: str, user: Any = reader) -> str:
+        """The deed, in the user's name, by Airflow's own API."""
+        form = {key: str(value) for key, value in (await request.form()).items()}
+        tokens.check(form.get("token", ""), user)
+        wanted = deeds.request(name, form.get("target", ""), form, doors.settings.fleet)
+        if not doors.gate.may(user, wanted):
+            raise HTTPException(403, f"{user.get_name()} may not do this; ask for Airflow's role that may.")
+        answer = await doors.send(wanted, request.headers)
+        if not answer.done:
+            raise HTTPException(answer.status, f"Airflow refused: {answer.said}")
+        return pages.page_or_part("done.html", request, wanted=wanted, answer=answer, user=user.get_name())
+
+
+def _sample(wanted: deeds.Deed, settings: Settings) -> deeds.Request:
+    values = {entry.name: entry.value or "-" for entry in wanted.fields}
+    return deeds.request(wanted.name, wanted.target, values, settings.fleet)
+
+
+def _viewer(doors: Doors, user: Any) -> Viewer:
+    wanted = deeds.Request("POST", "", {}, "recover_node")
+    return Viewer(name=user.get_name(), acts=doors.gate.may(user, wanted))
+
+
+def _mark(before: str | None) -> tuple[datetime, str] | None:
+    if not before:
+        return None
+    at, _, identity = before.partition("~")
+    try:
+        return datetime.fromisoformat(at), identity
+    except ValueError as error:
+        raise InputError(f"before={before!r} is not <time>~<incident id>") from error

@@ -1,0 +1,50 @@
+"""What S3 keeps of an incident: Terraform's plan and the tails of the node's logs."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from kintsugi.settings import BUCKET, Settings
+
+TAIL_LINES = 60
+_READ_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """``plan``: Terraform's JSON, None when there was none. ``logs``: keys of the archived logs, by file name."""
+
+    plan: dict[str, Any] | None
+    logs: dict[str, str]
+
+
+def read(settings: Settings, incident: str) -> Archive:
+    """What is archived of the incident; raises what S3 raises."""
+    from kintsugi.connections import s3_client
+
+    s3, prefix = s3_client(settings), f"incidents/{incident}/"
+    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+    keys = {item["Key"].removeprefix(prefix): item["Key"] for item in listed}
+    plan = None
+    if "plan.json" in keys:
+        plan = json.loads(s3.get_object(Bucket=BUCKET, Key=keys["plan.json"])["Body"].read())
+    logs = {name.removeprefix("logs/"): key for name, key in keys.items() if name.startswith("logs/")}
+    return Archive(plan, logs)
+
+
+def tail(settings: Settings, incident: str, name: str) -> str:
+    """The last lines of one archived log, ``name`` as in `Archive.logs`; raises what S3 raises."""
+    from kintsugi.connections import s3_client
+
+    key = f"incidents/{incident}/logs/{name}"
+    body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(_READ_BYTES)
+    return last_lines(body)
+
+
+def last_lines(body: bytes) -> str:
+    """The last lines of a gzipped log. Pure; a log cut short gives what is there."""
+    text = zlib.decompressobj(wbits=31).decompress(body, _READ_BYTES).decode(errors="replace")
+    return "\n".join(text.splitlines()[-TAIL_LINES:])

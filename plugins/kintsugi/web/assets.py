@@ -1,0 +1,57 @@
+"""Files for the browser: our own, and htmx and uPlot out of their WebJars in the artifact cache.
+
+Nothing is fetched from elsewhere at run time, and nothing of others is in this repository.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from kintsugi.errors import KintsugiError
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+# Name on the page → the jar and the file's name in it.
+FOREIGN = {
+    "htmx.min.js": ("htmx.org", "dist/htmx.min.js"),
+    "uplot.min.js": ("uplot", "dist/uPlot.iife.min.js"),
+    "uplot.min.css": ("uplot", "dist/uPlot.min.css"),
+}
+OWN = ("page.css", "page.js", "chart.js", "icon.svg", "icon-dark.svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file as the browser gets it; ``digest`` changes with its content."""
+
+    body: bytes
+    media_type: str
+    digest: str
+
+
+@cache
+def asset(name: str, artifacts: Path) -> Asset | None:
+    """The file called ``name``, None where there is none; ``artifacts``: the artifact cache's directory.
+
+    Raises KintsugiError when a WebJar isn't there.
+    """
+    if name in FOREIGN:
+        body = _from_jar(artifacts / "web", *FOREIGN[name])
+    elif name in OWN:
+        body = (STATIC / name).read_bytes()
+    else:
+        return None
+    return Asset(body, TYPES[Path(name).suffix], hashlib.sha256(body).hexdigest()[:12])
+
+
+def _from_jar(directory: Path, project: str, name: str) -> bytes:
+    for jar in sorted(directory.glob(f"{project}-*.jar")):
+        with zipfile.ZipFile(jar) as archive:
+            for entry in archive.namelist():
+                if entry.endswith(f"/{name}"):
+                    return archive.read(entry)
+    raise KintsugiError(f"{project} is not in {directory}: run `make setup`")

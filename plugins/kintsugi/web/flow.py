@@ -1,0 +1,203 @@
+"""The flow S3 → Kafka → Spark → Cassandra as figures and words. Pure.
+
+Rates are slopes between samples of offsets: messages produced, and messages stored, a second. Freshness is how long
+the oldest message that isn't stored yet has waited: the time since the topic's end was where the stream is
+now, between samples by a straight line (the time lag of kafka-lag-exporter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kintsugi.store.samples import FlowSample
+from kintsugi.web.hub import Reading
+from kintsugi.web.level import Level
+from kintsugi.web.sources import Files, FlowSeen
+
+RATE_OVER = timedelta(seconds=60)
+LATE_S = 30.0
+SICK_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The stream now. Rates in messages a second, ``lag`` in messages, ``fresh_s`` in seconds; None: unknown.
+
+    ``since``: the last moment at which nothing waited, UTC.
+    """
+
+    level: Level
+    sentence: str
+    advice: str
+    running: bool | None = None
+    in_rate: float | None = None
+    out_rate: float | None = None
+    lag: int | None = None
+    fresh_s: float | None = None
+    since: datetime | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One station of the flow. ``level`` as of `Stream`; ``figure`` is what matters most there, ``words`` the rest."""
+
+    name: str
+    level: Level
+    figure: str
+    words: str
+
+
+def stream(reading: Reading[FlowSeen]) -> Stream:
+    """What the newest sample and those before it say."""
+    samples = reading.value.samples if reading.value else ()
+    if not samples:
+        why = reading.error or "no reading yet"
+        return Stream(
+            Level.UNKNOWN, f"nobody knows whether trades flow: {why}.", "Look again in a few seconds."
+        )
+    last, known = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
+    fresh = time_lag_s(known) if known else None
+    figures = {
+        "running": last.running,
+        "in_rate": rate([(s.at, s.produced) for s in known if s.produced is not None]),
+        "out_rate": rate([(s.at, s.committed) for s in known if s.committed is not None]),
+        "lag": last.lag,
+        "fresh_s": fresh,
+        "since": last.at - timedelta(seconds=fresh) if fresh else None,
+        "at": last.at,
+    }
+    level, sentence, advice = _judged(last, fresh)
+    return Stream(level, sentence, advice, **figures)  # type: ignore[arg-type]
+
+
+def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Level, str, str]:
+    if last.lag is None:
+        return (
+            Level.NOTE,
+            "Kafka does not tell how far the stream is.",
+            "If the brokers answer below, it will in a moment.",
+        )
+    if fresh_s is not None and fresh_s > SICK_S:
+        waits = f"the oldest trade that isn't stored yet has waited {fresh_s:.0f} s ({last.lag:,} wait)."
+        return (
+            Level.BAD,
+            f"Trades come in, but {waits}",
+            "`watch_flow` restarts the stream if it stalls; see its runbook.",
+        )
+    if last.running is False:
+        return (
+            Level.NOTE,
+            "the streaming application holds no cores.",
+            "`stream_trades` and `watch_flow` start it again.",
+        )
+    if fresh_s is not None and fresh_s > LATE_S:
+        return (
+            Level.NOTE,
+            f"trades are stored {fresh_s:.0f} s late ({last.lag:,} wait).",
+            "It is catching up.",
+        )
+    return Level.WELL, "Trades flow.", "Nothing to do."
+
+
+def stages(now: Stream, files: Reading[Files], reading: Reading[FlowSeen]) -> list[Stage]:
+    """The four stations in order."""
+    waiting = files.value
+    old = f" (as of {files.at:%H:%M:%S} UTC)" if files.error and files.at else ""
+    s3_level = Level.UNKNOWN if files.error or waiting is None else Level.WELL
+    s3 = Stage(
+        "S3",
+        s3_level,
+        "?" if waiting is None else f"{waiting.pending:,}",
+        f"{files.error}{old}" if files.error else "files waiting",
+    )
+    lost = reading.error is not None or now.at is None
+    kafka_level = Level.UNKNOWN if lost or now.lag is None else Level.WELL
+    kafka_words = "trades a second in" if now.lag is not None else "does not tell"
+    spark_level = {True: Level.WELL, False: Level.BAD, None: Level.UNKNOWN}[now.running]
+    spark_words = (
+        "trades behind" if now.running else "holds no cores" if now.running is False else "does not tell"
+    )
+    return [
+        s3,
+        Stage("Kafka", kafka_level, number(now.in_rate), kafka_words),
+        Stage("Spark", spark_level, "?" if now.lag is None else f"{now.lag:,}", spark_words),
+        Stage("Cassandra", now.level if not lost else Level.UNKNOWN, number(now.out_rate), _fresh(now)),
+    ]
+
+
+def _fresh(now: Stream) -> str:
+    if now.fresh_s is None:
+        return "trades a second stored"
+    return (
+        f"trades a second stored, {now.fresh_s:.0f} s after they came in"
+        if now.fresh_s
+        else ("trades a second stored, none waits")
+    )
+
+
+def number(value: float | None) -> str:
+    """A rate for the eye: no decimals from ten on."""
+    if value is None:
+        return "?"
+    return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
+
+
+def rate(points: Sequence[tuple[datetime, int]]) -> float | None:
+    """Units a second over the last minute of ``points`` (times ascending); None with fewer than two."""
+    recent = [point for point in points if points[-1][0] - point[0] <= RATE_OVER]
+    if len(recent) < 2:
+        return None
+    (start, low), (end, high) = recent[0], recent[-1]
+    seconds = (end - start).total_seconds()
+    return max(0.0, (high - low) / seconds) if seconds > 0 else None
+
+
+def time_lag_s(samples: Sequence[FlowSample]) -> float:
+    """How long the oldest message that isn't stored has waited, in seconds; 0 when none waits.
+
+    ``samples``: with known offsets, oldest first, not empty. Where the topic's end was already beyond what is
+    stored at the first sample, the answer is the time since then: at least so long.
+    """
+    last = samples[-1]
+    stored = last.committed or 0
+    if last.lag == 0:
+        return 0.0
+    after = last
+    for sample in reversed(samples):
+        produced = sample.produced or 0
+        if produced <= stored:
+            rise = (after.produced or 0) - produced
+            share = (stored - produced) / rise if rise else 0.0
+            reached = sample.at + (after.at - sample.at) * share
+            return (last.at - reached).total_seconds()
+        after = sample
+    return (last.at - samples[0].at).total_seconds()
+
+
+def series(samples: Sequence[FlowSample]) -> dict[str, list[float | None]]:
+    """What the charts draw: ``at`` (seconds since 1970), ``lag``, ``in`` and ``out`` (messages a second).
+
+    A rate stands at the later of its two samples; a gap of unknown readings stays a gap.
+    """
+    drawn: dict[str, list[float | None]] = {"at": [], "lag": [], "in": [], "out": []}
+    before: FlowSample | None = None
+    for sample in samples:
+        drawn["at"].append(round(sample.at.timestamp(), 1))
+        drawn["lag"].append(sample.lag)
+        drawn["in"].append(_slope(before, sample, "produced"))
+        drawn["out"].append(_slope(before, sample, "committed"))
+        before = sample
+    return drawn
+
+
+def _slope(before: FlowSample | None, sample: FlowSample, what: str) -> float | None:
+    if before is None:
+        return None
+    low, high = getattr(before, what), getattr(sample, what)
+    seconds = (sample.at - before.at).total_seconds()
+    if low is None or high is None or seconds <= 0 or seconds > 120:
+        return None
+    return round(max(0.0, float(high - low) / seconds), 2)

@@ -1,0 +1,168 @@
+"""HTML from what is known: templates, panels and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kintsugi.settings import Settings
+from kintsugi.web import flow, health, story
+from kintsugi.web.assets import FOREIGN, OWN, asset
+from kintsugi.web.hub import Reading
+from kintsugi.web.level import WORDS, Level
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+TEMPLATES = Path(__file__).parent / "templates"
+PANELS = ("headline", "fleet", "flow", "unusual", "chaos", "recent")
+SIGNS = {Level.WELL: "✓", Level.NOTE: "!", Level.BUSY: "↻", Level.BAD: "✕", Level.UNKNOWN: "?"}
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks: ``acts`` when Airflow would let them start a recovery."""
+
+    name: str
+    acts: bool
+
+
+class Pages:
+    """Renders templates. A panel is HTML whose digest the browser sends back, so that only changes travel."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._jinja = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._jinja.globals.update(asset_url=self._asset_url, signs=SIGNS, words=WORDS, number=flow.number)
+        self._jinja.filters.update(moment=moment, lasting=lasting, seconds=seconds)
+
+    def render(self, template: str, **values: Any) -> str:
+        """A part of a page."""
+        return self._jinja.get_template(template).render(**values)
+
+    def page(self, template: str, request: Request, **values: Any) -> str:
+        """A whole page; links in it are relative to where Airflow has mounted us."""
+        return self.render(template, base=request.scope.get("root_path", ""), whole=True, **values)
+
+    def page_or_part(self, template: str, request: Request, **values: Any) -> str:
+        """The part for htmx, the whole page for a browser without scripts."""
+        if "hx-request" in request.headers:
+            return self.render(template, base=request.scope.get("root_path", ""), whole=False, **values)
+        return self.page(template, request, **values)
+
+    def front(self, request: Request, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> str:
+        """The page itself with all its panels."""
+        panels = self.panels(readings, viewer)
+        return self.page(
+            "front.html",
+            request,
+            panels=_whole(panels),
+            seen=_seen(panels),
+            viewer=viewer,
+        )
+
+    def changes(
+        self, readings: Mapping[str, Reading[Any]], viewer: Viewer, seen: frozenset[str]
+    ) -> str | None:
+        """The panels that ``seen`` (digests) doesn't hold, to be swapped in; None when it holds all."""
+        panels = self.panels(readings, viewer)
+        changed = {name: html for name, html in panels.items() if digest(html) not in seen}
+        if not changed:
+            return None
+        return self.render(
+            "live.html",
+            panels=_whole(changed),
+            seen=_seen(panels),
+        )
+
+    def panels(self, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> dict[str, str]:
+        """HTML of every panel by name. The same readings give the same HTML: times are told absolutely."""
+        stream = flow.stream(readings["flow"])
+        known = health.Known(
+            now=datetime.now(UTC),
+            fleet=self._settings.fleet,
+            nodes=readings["nodes"],
+            store=readings["store"],
+            airflow=readings["airflow"],
+            stream=stream,
+        )
+        values = {
+            "known": known,
+            "viewer": viewer,
+            "readings": readings,
+            "headline": health.headline(known),
+            "fleet": health.fleet_rows(known),
+            "stream": stream,
+            "stages": flow.stages(stream, readings["files"], readings["flow"]),
+            "score": story.nights(known.store.value.faults if known.store.value else ()),
+            "recent": [
+                story.row(incident) for incident in (known.store.value.recent if known.store.value else ())
+            ],
+            "open": [
+                story.row(incident) for incident in (known.store.value.open if known.store.value else ())
+            ],
+        }
+        return {name: self.render(f"panel_{name}.html", **values) for name in PANELS}
+
+    def _asset_url(self, base: str, name: str) -> str:
+        assert name in FOREIGN or name in OWN, name
+        found = asset(name, self._settings.artifacts)
+        return f"{base}/static/{name}?{found.digest if found else ''}"
+
+
+def digest(html: str) -> str:
+    """A short name of a panel's content."""
+    return hashlib.sha256(html.encode()).hexdigest()[:10]
+
+
+def moment(at: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> Markup:
+    """A ``<time>`` that the browser turns into "3 min ago"; without scripts it says the time in UTC."""
+    if at is None:
+        return Markup("")
+    utc = at.astimezone(UTC)
+    return Markup('<time datetime="{}" title="{} UTC">{} UTC</time>').format(
+        utc.isoformat(timespec="seconds"), utc.strftime("%Y-%m-%d %H:%M:%S"), utc.strftime(form)
+    )
+
+
+def lasting(since: datetime) -> Markup:
+    """A ``<time>`` that the browser turns into "for 3 minutes"; without scripts it says since when, in UTC."""
+    utc = since.astimezone(UTC)
+    return Markup('<time data-lasting datetime="{}" title="since {} UTC">since {} UTC</time>').format(
+        utc.isoformat(timespec="seconds"),
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
+        utc.strftime("%Y-%m-%d %H:%M:%S"),
+    )
+
+
+def seconds(value: float | None) -> str:
+    """A duration for the eye: ``9.4 s``, ``1 min 12 s``."""
+    if value is None:
+        return "-"
+    if value < 60:
+        return f"{value:.1f} s"
+    if value < 3600:
+        return f"{value // 60:.0f} min {value % 60:.0f} s"
+    return f"{value // 3600:.0f} h {value % 3600 // 60:.0f} min"
+
+
+def _whole(panels: Mapping[str, str]) -> dict[str, Markup]:
+    # Rendered by our own templates a moment ago: what is in them is escaped already.
+    return {name: Markup(html) for name, html in panels.items()}  # noqa: S704
+
+
+def _seen(panels: Mapping[str, str]) -> str:
+    return ".".join(digest(html) for html in panels.values())

@@ -1,0 +1,314 @@
+"""Asking the outside: nodes, store, stream, S3, Cassandra, Airflow. Each function raises what its source raises.
+
+Nothing here decides anything; what the answers mean stands in `health`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from kintsugi.errors import KintsugiError
+from kintsugi.fleet import Fleet, Role
+from kintsugi.observation import Answer, Symptom
+from kintsugi.probes.protocols import Probe
+from kintsugi.probes.watch import NodeWatch
+from kintsugi.settings import Settings
+from kintsugi.store.listing import Glance
+from kintsugi.store.samples import FlowSample, FlowSamples
+from kintsugi.web.hub import Source
+
+CHART_SPAN = timedelta(hours=6)
+STALE_AFTER = timedelta(seconds=20)
+UNUSUAL_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A node as the page's own probes see it. ``symptom`` as the watch would call it, None while it isn't sick.
+
+    ``since``: when the first failed probe was put, UTC, None while it answers.
+    """
+
+    answer: Answer
+    detail: str
+    symptom: Symptom | None
+    since: datetime | None
+
+
+@dataclass(slots=True)
+class Nodes:
+    """Probes all nodes at once, and judges each by the rules of its watch."""
+
+    fleet: Fleet
+    _watches: dict[str, NodeWatch] = field(default_factory=dict)
+    _seen: dict[str, NodeSeen] = field(default_factory=dict)
+
+    async def ask(self) -> Mapping[str, NodeSeen]:
+        """What was seen just now, by node name; takes as long as the slowest probe (2 s at most)."""
+        from kintsugi.probes import probe_node
+
+        clock = asyncio.get_running_loop().time
+        probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
+        for node, probe in zip(self.fleet, probes, strict=True):
+            self._seen[node.name] = self._judge(node.name, probe, clock())
+        return dict(self._seen)
+
+    def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSeen:
+        finding = self._watches.setdefault(name, NodeWatch()).feed(probe, now_s)
+        if probe.answer is Answer.OK:
+            return NodeSeen(probe.answer, probe.detail, None, None)
+        before = self._seen.get(name)
+        symptom = finding.symptom if finding else before.symptom if before else None
+        since = before.since if before and before.since else probe.at
+        return NodeSeen(probe.answer, probe.detail, symptom, since)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSeen:
+    """The flow's samples of the last hours, oldest first, and whether the watch still writes them.
+
+    ``live``: the newest sample is the watch's; otherwise the page took it itself.
+    """
+
+    samples: tuple[FlowSample, ...]
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Trade files in S3: ``pending`` aren't ingested yet, ``oldest`` is the key of the first of them."""
+
+    pending: int
+    oldest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unusual:
+    """One unusual trade. ``score``: as its signal defines it; ``premium`` in dollars; ``at`` UTC."""
+
+    symbol: str
+    at: datetime
+    contract: str
+    signal: str
+    score: float
+    size: int
+    premium: float
+    side: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnusualDay:
+    """The dearest unusual trades of the newest day that has any, dearest first.
+
+    ``total``: how many signals that day has.
+    """
+
+    day: date | None
+    total: int
+    top: tuple[Unusual, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A refused repair that waits for a person, as Airflow names its task."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    subject: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AirflowSeen:
+    """``paused``: DAGs of ours that start no runs. ``late``: parts of Airflow whose heartbeat is missing.
+
+    ``chaos``: id of the chaos run under way, None when there is none.
+    """
+
+    paused: frozenset[str]
+    late: tuple[str, ...]
+    approvals: tuple[Approval, ...]
+    chaos: str | None
+
+
+def of(settings: Settings) -> dict[str, Source]:
+    """The page's sources by name, and how often each is asked."""
+
+    def beside(ask: Any) -> Any:
+        return lambda: asyncio.to_thread(ask, settings)
+
+    return {
+        "nodes": Source(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
+        "store": Source(beside(ask_store), every_s=0.7, within_s=3.0),
+        "flow": Source(Flow(settings).ask, every_s=5.0, within_s=8.0),
+        "files": Source(beside(ask_files), every_s=10.0, within_s=5.0),
+        "unusual": Source(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
+        "airflow": Source(beside(ask_airflow), every_s=2.0, within_s=3.0),
+    }
+
+
+def ask_store(settings: Settings) -> Glance:
+    """Incidents, flags and faults; raises StoreUnavailable."""
+    from kintsugi.connections import store_dsn
+    from kintsugi.store.listing import Listing
+
+    return Listing(store_dsn(settings)).glance()
+
+
+@dataclass(slots=True)
+class Flow:
+    """The samples that the watch of the flow wrote; where it writes none, the page reads the stream itself."""
+
+    settings: Settings
+    _store: FlowSamples | None = None
+    _own: deque[FlowSample] = field(default_factory=lambda: deque(maxlen=720))
+
+    async def ask(self) -> FlowSeen:
+        """Raises StoreUnavailable; that Kafka or Spark is away shows in the newest sample."""
+        from kintsugi.probes.flow import read_flow
+
+        samples = self._samples()
+        kept = await asyncio.to_thread(samples.since, datetime.now(UTC) - CHART_SPAN)
+        if kept and datetime.now(UTC) - kept[-1].at < STALE_AFTER:
+            self._own.clear()
+            return FlowSeen(tuple(kept), live=True)
+        reading = await read_flow(self.settings.fleet)
+        self._own.append(FlowSample(reading.at, reading.running, reading.committed, reading.produced))
+        return FlowSeen((*kept, *self._own), live=False)
+
+    def _samples(self) -> FlowSamples:
+        from kintsugi.connections import store_dsn
+
+        self._store = self._store or FlowSamples(store_dsn(self.settings))
+        return self._store
+
+
+def ask_files(settings: Settings) -> Files:
+    """What still waits in S3; raises what S3 and Postgres raise."""
+    from kintsugi.connections import s3_client, store_dsn
+    from kintsugi.trades.ingest import pending
+    from kintsugi.trades.ledger import Ledger
+
+    waiting = pending(s3_client(settings), Ledger(store_dsn(settings)))
+    return Files(len(waiting), waiting[0].key if waiting else None)
+
+
+@dataclass(slots=True)
+class UnusualTrades:
+    """The dearest unusual trades, from ``unusual_top``.
+
+    Keeps its session, because making one costs more than the question.
+    """
+
+    settings: Settings
+    _session: Any = None
+
+    async def ask(self) -> UnusualDay:
+        """Raises KintsugiError when Cassandra doesn't answer."""
+        return await asyncio.to_thread(self._ask)
+
+    def _ask(self) -> UnusualDay:
+        session = self._connected()
+        days = [
+            row.trade_date for row in self._select(session, "SELECT DISTINCT trade_date FROM unusual_trade")
+        ]
+        if not days:
+            return UnusualDay(None, 0, ())
+        day = max(days)
+        (total,) = self._select(
+            session, "SELECT count(*) FROM unusual_trade WHERE trade_date = %s", (day,)
+        ).one()
+        where = "WHERE trade_date = %s AND ranking = 'premium' LIMIT %s"
+        rows = self._select(session, f"SELECT * FROM unusual_top {where}", (day, UNUSUAL_SHOWN))
+        return UnusualDay(day.date(), total, tuple(_unusual(row) for row in rows))
+
+    def _connected(self) -> Any:
+        from kintsugi.settings import KEYSPACE
+        from kintsugi.trades.cassandra import connect
+
+        if self._session is None:
+            self._session = connect(
+                [node.address for node in self.settings.fleet.of(Role.CASSANDRA)], keyspace=KEYSPACE
+            )
+        return self._session
+
+    @staticmethod
+    def _select(session: Any, query: str, values: tuple[Any, ...] = ()) -> Any:
+        from cassandra import ConsistencyLevel, DriverException
+        from cassandra.cluster import NoHostAvailable
+        from cassandra.query import SimpleStatement
+
+        # For the eye any replica will do, and it still answers when two of three are away.
+        statement = SimpleStatement(query, consistency_level=ConsistencyLevel.LOCAL_ONE)
+        try:
+            return session.execute(statement, values or None, timeout=5.0)
+        except (DriverException, NoHostAvailable) as error:
+            raise KintsugiError(f"Cassandra does not tell the unusual trades: {error}") from error
+
+
+def _unusual(row: Any) -> Unusual:
+    strike = f"{row.strike:g}" if row.strike is not None else "?"
+    return Unusual(
+        symbol=row.symbol,
+        at=row.ts.replace(tzinfo=UTC),
+        contract=f"{row.root} {row.expiration} {strike} {row.option_type}",
+        signal=row.signal,
+        score=row.score or 0.0,
+        size=row.size or 0,
+        premium=row.premium or 0.0,
+        side=row.side or "unknown",
+    )
+
+
+def ask_airflow(settings: Settings) -> AirflowSeen:
+    """What Airflow's own tables say; to be asked in the api-server, which may read them."""
+    from airflow.jobs.job import Job
+    from airflow.models.dag import DagModel
+    from airflow.models.dagrun import DagRun
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    now = datetime.now(UTC)
+    with create_session() as session:
+        paused = session.scalars(select(DagModel.dag_id).where(DagModel.is_paused, ~DagModel.is_stale)).all()
+        beats = session.execute(
+            select(Job.job_type, Job.latest_heartbeat).where(
+                Job.state == "running", Job.latest_heartbeat > now - HEARTBEAT_LATE
+            )
+        ).all()
+        waiting = session.execute(
+            select(TaskInstance, HITLDetail.subject, HITLDetail.created_at)
+            .join(HITLDetail, HITLDetail.ti_id == TaskInstance.id)
+            .where(HITLDetail.responded_at.is_(None), TaskInstance.state.in_(WAITING))
+        ).all()
+        chaos = session.scalar(
+            select(DagRun.run_id).where(DagRun.dag_id == "chaos_nightly", DagRun.state == "running").limit(1)
+        )
+        alive = {job for job, _ in beats}
+        return AirflowSeen(
+            paused=frozenset(paused),
+            late=tuple(label for job, label in HEARTBEATS.items() if job not in alive),
+            approvals=tuple(
+                Approval(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, subject, created)
+                for ti, subject, created in waiting
+            ),
+            chaos=chaos,
+        )
+
+
+HEARTBEAT_LATE = timedelta(seconds=30)
+HEARTBEATS = {
+    "SchedulerJob": "scheduler",
+    "TriggererJob": "triggerer",
+    "DagProcessorJob": "dag-processor",
+}
+WAITING = ("awaiting_input", "deferred")

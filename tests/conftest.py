@@ -1,0 +1,10 @@
+"""For all tests: nothing that the user of this machine has configured is told anything by a test."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["KINTSUGI_CONNECTIONS"] = "/nonexistent/connections.json"
+for _name in list(os.environ):
+    if _name.startswith(("AIRFLOW_CONN_KINTSUGI_", "OTEL_", "HONEYCOMB_")):
+        del os.environ[_name]

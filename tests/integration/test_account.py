@@ -1,0 +1,367 @@
+"""The account on real servers, the stream aside: what is lost, extra, altered, on its way, withdrawn, replayed.
+
+Rows go from the topic into ``trade`` by a plain insert here; that the stream stores the same is shown by
+test_trades.py, where the account of its tables is complete.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from kintsugi.errors import InputError
+from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
+from kintsugi.trades import flow, offsets, schema
+from kintsugi.trades.generator import HEADER, generate_day
+from kintsugi.trades.ingest import FileAccount, S3Object, check_manifest, ingest_pending, producer
+from kintsugi.trades.ledger import Ledger, State, Tally
+from kintsugi.trades.reconcile import take_account
+from kintsugi.trades.replay import Schedule, replay, select
+from tests.integration.pipeline import Pipeline, running
+
+KEY = "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08.csv"
+DERIVED = {"premium": 0.0, "side": "unknown", "canceled": False, "expiry_bin": "short", "delta_bin": "0-20"}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    with running(tmp_path_factory.mktemp("account"), "127.31.91") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lines(servers: Pipeline) -> list[bytes]:
+    made = generate_day(servers.folder / "day", day=date(2024, 10, 8), seed=7, trades=2000)
+    return made.trade_files[0].read_bytes().splitlines()[1:]
+
+
+@pytest.fixture
+def pipeline(servers: Pipeline) -> Pipeline:
+    """The servers with nothing in them but an old topic: no file, no ledger, no row."""
+    for page in servers.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+        for item in page.get("Contents", []):
+            servers.s3.delete_object(Bucket=BUCKET, Key=item["Key"])
+    servers.ledger.migrate()
+    with psycopg.connect(servers.dsn) as connection:
+        connection.execute("TRUNCATE ledger_file")
+    servers.session.execute("TRUNCATE trade", timeout=30)
+    skip(servers)
+    return servers
+
+
+def body(lines: list[bytes]) -> bytes:
+    return b"\n".join([HEADER.encode(), *lines, b""])
+
+
+def ingest(pipeline: Pipeline) -> list[FileAccount]:
+    accounts = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    for account in accounts:
+        check_manifest(pipeline.s3, account.to_dict())
+    return accounts
+
+
+def skip(pipeline: Pipeline) -> None:
+    found = flow.lag(pipeline.bootstrap)
+    assert found is not None
+    commit(pipeline, found.end)
+
+
+def commit(pipeline: Pipeline, ends: dict[int, int]) -> None:
+    consumer = offsets.group_consumer(pipeline.bootstrap)
+    offsets.commit(consumer, ends)
+    consumer.close()
+
+
+def store(pipeline: Pipeline) -> int:
+    """What the stream does: rows stored, then the group's offsets. Returns the number of messages."""
+    from kafka import TopicPartition
+
+    found = flow.lag(pipeline.bootstrap)
+    assert found is not None
+    names = [name for name, _ in schema.TRADE_COLUMNS]
+    statement = pipeline.session.prepare(
+        f"INSERT INTO {KEYSPACE}.trade ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+    )
+    consumer = KafkaConsumer(bootstrap_servers=pipeline.bootstrap, enable_auto_commit=False)
+    consumer.assign([TopicPartition(TOPIC, number) for number in found.end])
+    for number in found.end:
+        consumer.seek(TopicPartition(TOPIC, number), found.committed[number] or 0)
+    count = 0
+    while any(consumer.position(TopicPartition(TOPIC, n)) < end for n, end in found.end.items()):
+        for message in itertools.chain.from_iterable(consumer.poll(1000).values()):
+            row = {**json.loads(message.value), **DERIVED}
+            row["trade_id"] = bytes.fromhex(row["trade_id"])
+            row["ts"] = datetime.fromtimestamp(row["ts"] / 1000, UTC)
+            pipeline.session.execute(statement, [row[name] for name in names])
+            count += 1
+    consumer.close()
+    commit(pipeline, found.end)
+    return count
+
+
+def test_a_row_deleted_added_or_altered_by_hand_is_named_and_nothing_else(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    pipeline.put(KEY, body(lines[:300]))
+    ingest(pipeline)
+    assert store(pipeline) == 300
+    good = pipeline.account(until=30)
+    assert good.complete, good
+    assert (good.stored, good.lost_before_kafka, good.seconds < 20) == (300, 0, True)
+    assert [entry.stored for entry in pipeline.ledger.entries()] == [300]
+    rows: list[Any] = pipeline.session.execute("SELECT * FROM trade LIMIT 3").all()
+    where = "symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s"
+    keys = [(row.symbol, row.trade_date, row.slot, row.ts, row.trade_id) for row in rows]
+    pipeline.session.execute(f"DELETE FROM trade WHERE {where}", keys[0])
+    pipeline.session.execute(f"UPDATE trade SET iv = 9 WHERE {where}", keys[1])
+    other = bytes(range(16))
+    pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", (*keys[2][:4], other))
+    pipeline.session.execute(f"UPDATE trade SET price = 1 WHERE {where}", ("NONE", *keys[2][1:]))
+    found = pipeline.account(until=30)
+    assert found.seconds < 20, "what the stream has passed isn't waited for"
+    assert (found.lost, found.altered, found.extra) == (
+        [rows[0].trade_id.hex()],
+        [rows[1].trade_id.hex()],
+        [other.hex()],
+    )
+    assert (found.doubled, found.in_flight, found.lost_before_kafka) == (1, 0, 0)
+    assert not found.balanced
+
+
+def test_what_is_on_its_way_is_neither_lost_nor_extra(pipeline: Pipeline, lines: list[bytes]) -> None:
+    pipeline.put(KEY, body(lines[:100]))
+    ingest(pipeline)
+    store(pipeline)
+    pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[100:200]))
+    ingest(pipeline)  # and the stream hasn't stored them
+    pipeline.put(KEY.replace(".csv", "_3.csv"), body(lines[200:250]))  # and nobody has ingested them
+    found = pipeline.account()
+    assert (found.balanced, found.complete, found.in_flight, found.stored) == (True, False, 150, 100), found
+    assert [entry.stored for entry in pipeline.ledger.entries()] == [100, None]
+    ingest(pipeline)
+    store(pipeline)
+    assert pipeline.account().complete
+    assert [entry.stored for entry in pipeline.ledger.entries()] == [100, 100, 50]
+    (part,) = [e for e in pipeline.ledger.entries() if e.key.endswith("_2.csv")]
+    only = take_account(
+        pipeline.s3,
+        pipeline.session,
+        pipeline.ledger,
+        bootstrap=pipeline.bootstrap,
+        files=[(part.key, part.etag)],
+    )
+    assert (only.complete, only.files, only.stored, only.produced) == (True, 1, 100, 100), only
+
+
+def test_what_a_feed_delivers_while_the_account_is_taken_is_not_extra(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    pipeline.put(KEY, body(lines[:30]))
+    ingest(pipeline)
+    store(pipeline)
+
+    class Meanwhile:
+        """The session; before its first query is prepared, another file comes and is stored."""
+
+        def prepare(self, query: str) -> Any:
+            if len(pipeline.ledger.entries()) == 1:
+                pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[30:50]))
+                ingest(pipeline)
+                store(pipeline)
+            return pipeline.session.prepare(query)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pipeline.session, name)
+
+    found = take_account(pipeline.s3, Meanwhile(), pipeline.ledger, bootstrap=pipeline.bootstrap)
+    assert len(pipeline.ledger.entries()) == 2
+    assert (found.complete, found.files, found.stored, found.extra_count) == (True, 1, 30, 0), found
+
+
+def test_what_the_ledger_says_is_ingested_but_the_topic_lacks_was_lost_before_it(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    pipeline.put(KEY, body(lines[-40:]))  # which no other test sends
+    (source,) = select_all(pipeline)
+    with pipeline.ledger.claim(source.key, source.etag, source.size) as claim:
+        assert claim is not None
+        claim.finish(Tally(41, 40, 40, {}, 0, 40), State.DONE)
+    found = pipeline.account()
+    assert (found.lost_count, found.lost_before_kafka) == (40, 40)
+
+
+def test_a_corrected_file_adds_and_corrects_and_what_it_no_longer_holds_is_withdrawn(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    pipeline.put(KEY, body(lines[:100]))
+    ingest(pipeline)
+    store(pipeline)
+    fields = lines[10].split(b",")
+    fields[14] = b"0.9999"  # a corrected volatility
+    corrected = [*lines[20:100], b",".join(fields), *lines[100:130]]
+    pipeline.put(KEY, body(corrected))
+    before = pipeline.account()
+    assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
+    (account,) = ingest(pipeline)
+    assert account.tally.produced == 111
+    before = pipeline.account()
+    assert (before.balanced, before.in_flight, before.altered_count) == (True, 31, 0), before
+    store(pipeline)
+    found = pipeline.account()
+    assert (found.complete, found.withdrawn_count, found.extra_count, found.altered_count) == (
+        True,
+        19,
+        0,
+        0,
+    ), found
+    assert found.stored == 130
+    pipeline.s3.delete_object(Bucket=BUCKET, Key=KEY)
+    found = pipeline.account()
+    assert (found.complete, found.withdrawn_count) == (True, 130)
+
+
+def test_two_files_may_tell_a_trade_differently_and_either_is_right(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    fields = lines[0].split(b",")
+    fields[12] = b"0.0001"
+    pipeline.put(KEY, body(lines[:5]))
+    pipeline.put(
+        "trades/2024-10/UnderlyingOptionsTradesCalcs_2024-10.csv", body([b",".join(fields), *lines[1:9]])
+    )
+    ingest(pipeline)
+    store(pipeline)
+    found = pipeline.account()
+    assert (found.complete, found.stored, found.duplicates) == (True, 9, 5), found
+    assert [entry.stored for entry in pipeline.ledger.entries()] == [5, 9]
+
+
+def test_trades_older_than_cassandra_keeps_them_are_expired_not_lost(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    pipeline.put(KEY, body(lines[:10]))
+    ingest(pipeline)
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute("UPDATE ledger_file SET finished_at = now() - interval '40 days'")
+    found = pipeline.account()
+    assert (found.complete, found.expired, found.lost_count) == (True, 10, 0)
+
+
+def select_all(pipeline: Pipeline) -> list[S3Object]:
+    from kintsugi.trades.ingest import listed
+
+    return select(listed(pipeline.s3), everything=True)
+
+
+def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    pipeline.put(KEY, body([*lines[:600], b"no trade"]))
+    pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[590:900]))
+    first = ingest(pipeline)
+    store(pipeline)
+    pipeline.session.execute("TRUNCATE trade", timeout=30)
+    empty = pipeline.account()
+    assert (empty.lost_count, len(empty.lost), empty.lost_before_kafka) == (900, 100, 0)
+
+    class Killed(BaseException):
+        """The process ends here."""
+
+    def killed_after(count: int) -> Any:
+        calls = itertools.count()
+
+        def pace(_: int) -> None:
+            if next(calls) == count:
+                raise Killed
+
+        return pace
+
+    from kintsugi.trades.ingest import ingest_object
+
+    one, two = select_all(pipeline)
+    with producer(pipeline.bootstrap) as kafka, pytest.raises(Killed):
+        ingest_object(
+            pipeline.s3,
+            one,
+            ledger=pipeline.ledger,
+            kafka=kafka,
+            replay="r",
+            chunk_rows=200,
+            pace=killed_after(450),
+        )
+    assert [entry.tally.lines_done for entry in pipeline.ledger.replayed("r")] == [401]
+    skip(pipeline)  # so that only what is sent from here on is counted
+    again = replay(
+        pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="r", schedule=Schedule()
+    )
+    assert [a.tally for a in again] == [a.tally for a in first]
+    for account in again:
+        check_manifest(pipeline.s3, account.to_dict())
+    assert store(pipeline) == 200 + 310
+    replay(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="r", schedule=Schedule())
+    assert store(pipeline) == 0, "a finished replay sends nothing"
+    replay(
+        pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one, two], name="s", schedule=Schedule(speed=10**6)
+    )
+    assert store(pipeline) == 600 + 310
+    found = pipeline.account()
+    assert (found.complete, found.stored, found.produced) == (True, 900, 910), found
+    assert len(pipeline.ledger.entries()) == 2, "a replay is no second ingest"
+    with pytest.raises(InputError, match="name"):
+        replay(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one], name="", schedule=Schedule())
+
+
+def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_keeps_its_rows(pipeline: Pipeline) -> None:
+    with psycopg.connect(pipeline.dsn) as connection:
+        connection.execute("DROP TABLE ledger_file")
+        connection.execute(
+            "CREATE TABLE ledger_file (key text NOT NULL, etag text NOT NULL, sha text NOT NULL, size bigint NOT NULL, "
+            "state text NOT NULL, lines_done bigint NOT NULL DEFAULT 0, read bigint NOT NULL DEFAULT 0, "
+            "accepted bigint NOT NULL DEFAULT 0, rejected jsonb NOT NULL DEFAULT '{}', "
+            "duplicates bigint NOT NULL DEFAULT 0, produced bigint NOT NULL DEFAULT 0, reason text, "
+            "started_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, PRIMARY KEY (key, etag))"
+        )
+        connection.execute(
+            "INSERT INTO ledger_file (key, etag, sha, size, state) VALUES ('k', 'e', 's', 1, 'done')"
+        )
+    ledger = Ledger(pipeline.dsn)
+    (entry,) = ledger.entries()
+    assert (entry.key, entry.state, entry.stored) == ("k", State.DONE, None)
+    assert ledger.finished() == {("k", "e")}
+    with ledger.claim("k", "e", 1) as none, ledger.claim("k", "e", 1, replay="r") as claim:
+        assert none is None
+        assert claim is not None
+        with ledger.claim("k", "e", 1, replay="r") as second:
+            assert second is None
+    assert [e.state for e in ledger.replayed("r")] == [State.RUNNING]
+    ledger.reconciled("k", "e", 7)
+    assert [e.stored for e in ledger.entries()] == [7]
+    assert ledger.unreconciled() == []
+
+
+def test_what_the_servers_keep_is_bounded(pipeline: Pipeline) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=pipeline.bootstrap)
+    try:
+        for name in (TOPIC, DEAD_LETTER_TOPIC):
+            found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+            text = repr(found)
+            assert str(schema.TOPIC_RETENTION_HOURS * 3_600_000) in text
+            assert str(schema.TOPIC_RETENTION_BYTES) in text
+    finally:
+        admin.close()
+    rows = pipeline.session.execute(
+        "SELECT table_name, default_time_to_live FROM system_schema.tables WHERE keyspace_name = %s",
+        (KEYSPACE,),
+    ).all()
+    assert {row.table_name for row in rows} == set(schema.TABLES)
+    rows = [row for row in rows if row.table_name != "stream_driver"]  # one row, ever
+    assert all(row.default_time_to_live >= schema.TRADE_DAYS * schema.DAY for row in rows)
+    assert all(row.default_time_to_live <= schema.BASELINE_DAYS * schema.DAY for row in rows)

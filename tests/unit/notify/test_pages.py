@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kintsugi.incident import Incident, Outcome
+from kintsugi.notify.pages import pages
+from tests.stories import at, healed, refused
+
+
+def test_a_healed_incident_wakes_nobody() -> None:
+    assert pages([healed()], at(60)) == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FALSE_ALARM, Outcome.DRY_RUN])
+def test_nor_does_one_that_was_none(outcome: Outcome) -> None:
+    assert pages([replace(healed(), outcome=outcome)], at(60)) == []
+
+
+def test_a_refusal_calls_at_once_with_its_reason_while_the_incident_is_open() -> None:
+    (page,) = pages([refused(is_open=True)], at(7))
+    assert page.title == "kafka-2 needs a person: its repair was refused"
+    assert page.text.startswith("2 of 3 are sick\n")
+
+
+def test_it_is_the_same_call_when_the_incident_closes() -> None:
+    assert pages([refused(is_open=True)], at(7))[0].key == pages([refused()], at(1900))[0].key
+
+
+def test_a_node_that_is_refused_again_and_again_is_one_call_every_two_hours() -> None:
+    story = [refused(later=2000.0 * number) for number in range(9)]  # each begins minutes after the last
+    keys = {page.key for page in pages(story, at(18000))}
+    assert len(keys) == 3  # 0, 2 and 4 hours
+
+
+def test_a_node_that_healed_in_between_is_a_new_call() -> None:
+    story = [refused(), healed(later=2000), refused(later=4000)]
+    assert len({page.key for page in pages(story, at(6000))}) == 2
+
+
+def test_every_node_is_a_call_of_its_own() -> None:
+    assert len(pages([refused("kafka-1"), refused("kafka-2")], at(1900))) == 2
+
+
+def test_a_repair_that_failed_for_good_calls() -> None:
+    (page,) = pages([replace(healed(), outcome=Outcome.FAILED, reason="canary failed")], at(60))
+    assert page.title == "kafka-2 needs a person: its repair failed"
+    assert "canary failed" in page.text
+
+
+def _under_way() -> Incident:
+    return replace(healed(), closed_at=None, outcome=None, reason=None)
+
+
+def test_a_repair_under_way_does_not_call_until_it_stands_still() -> None:
+    assert pages([_under_way()], at(51 + 20 * 60)) == []
+    (page,) = pages([_under_way()], at(52 + 20 * 60))
+    assert "stands still" in page.title
+
+
+def test_what_is_older_than_a_day_is_history() -> None:
+    assert pages([refused()], at(1806 + 86400)) == []

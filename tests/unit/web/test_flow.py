@@ -1,0 +1,65 @@
+"""The flow's figures, from samples written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from kintsugi.store.samples import FlowSample
+from kintsugi.web import flow
+from kintsugi.web.hub import Reading
+from kintsugi.web.level import Level
+from kintsugi.web.sources import Files, FlowSeen
+from tests.made_up import NOW, sample_at
+
+
+def seen(*samples: FlowSample) -> Reading[FlowSeen]:
+    return Reading(FlowSeen(tuple(samples), live=True), NOW)
+
+
+def test_nothing_waits_when_all_is_stored() -> None:
+    now = flow.stream(seen(sample_at(10, 1000, 1000), sample_at(0, 3000, 3000)))
+    assert (now.level, now.lag, now.fresh_s) == (Level.WELL, 0, 0.0)
+    assert (now.in_rate, now.out_rate) == (200.0, 200.0)
+
+
+def test_the_oldest_unstored_message_came_in_when_the_end_was_where_the_stream_is_now() -> None:
+    samples = [sample_at(40, 1000, 1000), sample_at(20, 3000, 2000), sample_at(0, 5000, 2500)]
+    # 2500 was the topic's end three quarters of the way from 40 s to 20 s ago.
+    assert flow.time_lag_s(samples) == pytest.approx(25.0)
+
+
+def test_a_lag_older_than_the_samples_counts_from_the_first() -> None:
+    assert flow.time_lag_s([sample_at(300, 9000, 10), sample_at(0, 9000, 20)]) == 300
+
+
+def test_a_stream_that_stores_nothing_is_sick_and_says_for_how_long() -> None:
+    now = flow.stream(seen(sample_at(200, 1000, 1000), sample_at(199, 1010, 1000), sample_at(0, 9000, 1000)))
+    assert now.level is Level.BAD
+    assert "200 s" in now.sentence
+    assert "8,000 wait" in now.sentence
+
+
+def test_a_stream_without_cores_is_told() -> None:
+    assert "holds no cores" in flow.stream(seen(sample_at(0, 10, 10, running=False))).sentence
+
+
+def test_a_silent_kafka_is_unknown_not_zero() -> None:
+    silent = sample_at(0, 0, 0)
+    unknown = type(silent)(silent.at, True, None, None)
+    now = flow.stream(seen(sample_at(5, 10, 10), unknown))
+    kafka = flow.stages(now, Reading(Files(2, "a"), NOW), seen(unknown))[1]
+    assert (now.lag, kafka.level, kafka.words) == (None, Level.UNKNOWN, "does not tell")
+
+
+def test_s3_away_keeps_its_last_answer_and_says_so() -> None:
+    stage = flow.stages(
+        flow.stream(seen(sample_at(0, 1, 1))), Reading(Files(3, "a"), NOW, "no answer within 5 s"), seen()
+    )[0]
+    assert (stage.level, stage.figure) == (Level.UNKNOWN, "3")
+    assert "no answer within 5 s (as of 12:00:00 UTC)" in stage.words
+
+
+def test_a_gap_stays_a_gap_in_the_chart() -> None:
+    drawn = flow.series([sample_at(300, 0, 0), sample_at(295, 500, 400), sample_at(0, 9000, 9000)])
+    assert drawn["in"] == [None, 100.0, None]
+    assert drawn["lag"] == [0, 100, 0]

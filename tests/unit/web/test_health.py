@@ -1,0 +1,177 @@
+"""What the page says, by tables: the gravest rule that applies speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from kintsugi.fleet import Role, load_fleet
+from kintsugi.incident import Entry, Incident
+from kintsugi.observation import Answer, Symptom
+from kintsugi.store.flags import Maintenance
+from kintsugi.store.listing import Glance
+from kintsugi.web import health
+from kintsugi.web.flow import Stream
+from kintsugi.web.hub import Reading
+from kintsugi.web.level import Level
+from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen
+from tests.made_up import NOW
+
+FLEET = load_fleet()
+CALM = Glance((), {}, (), (), {}, NOW - timedelta(hours=3), (), 12)
+
+
+def known(
+    *,
+    down: Sequence[str] = (),
+    store: Glance = CALM,
+    stream: Stream | None = None,
+    errors: Sequence[str] = (),
+    **airflow: Any,
+) -> health.Known:
+    nodes = {node.name: NodeSeen(Answer.OK, "", None, None) for node in FLEET}
+    for name in down:
+        nodes[name] = NodeSeen(Answer.REFUSED, "refused", Symptom.DOWN, NOW - timedelta(seconds=4))
+    seen = replace(AirflowSeen(frozenset(), (), (), None), **airflow)
+    said = dict.fromkeys(errors, "away")
+    return health.Known(
+        now=NOW,
+        fleet=FLEET,
+        nodes=Reading(nodes, NOW, said.get("nodes")),
+        store=Reading(store, NOW, said.get("store")),
+        airflow=Reading(seen, NOW, said.get("airflow")),
+        stream=stream or Stream(Level.WELL, "Trades flow.", ""),
+    )
+
+
+def opened(*entries: tuple[str, str, dict[str, Any]], node: str = "kafka-2", ago: float = 20.0) -> Incident:
+    at = NOW - timedelta(seconds=ago)
+    lines = tuple(
+        Entry(at + timedelta(seconds=n + 1), step, said, data) for n, (step, said, data) in enumerate(entries)
+    )
+    return Incident(f"{node}-i", node, Role.KAFKA, at, at, at, f"watch_{node}/1", entries=lines)
+
+
+def with_open(*incidents: Incident) -> Glance:
+    return replace(CALM, open=incidents)
+
+
+def flag(scope: str, minutes: int = 30) -> Maintenance:
+    return Maintenance(scope, "disk swap", "olga", NOW, NOW + timedelta(minutes=minutes))
+
+
+def test_well_says_since_when() -> None:
+    said = health.headline(known())
+    assert (said.level, said.since) == (Level.WELL, CALM.last_trouble)
+    assert said.title == "All 9 servers answer and trades flow."
+    assert said.advice == "Nothing to do."
+
+
+def test_a_repair_under_way_asks_nothing_of_anybody() -> None:
+    incident = opened(("confirm", "host lost", {"verdict": "host_lost"}), ("plan", "2 to replace", {}))
+    said = health.headline(known(down=["kafka-2"], store=with_open(incident)))
+    assert said.level is Level.BUSY
+    assert said.title == "kafka-2 failed and is being repaired."
+    assert said.advice == "Nothing to do. kafka-2: making a new server (2 to replace)."
+    assert said.since == incident.started_at
+
+
+def test_a_node_just_gone_is_the_watchs_business() -> None:
+    said = health.headline(known(down=["cassandra-1"]))
+    assert (said.level, said.title) == (Level.BUSY, "cassandra-1 stopped answering.")
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "deed", "target"),
+    [
+        ({"paused": frozenset({"watch_kafka-1"})}, "its watch is paused", "recover", "kafka-1"),
+        ({"late": ("scheduler",)}, "no heartbeat of Airflow's scheduler", None, ""),
+        ({"store": replace(CALM, maintenance=(flag("kafka-1"),))}, "healing is paused", "resume", "kafka-1"),
+        ({"store": replace(CALM, maintenance=(flag("*"),))}, "healing is paused", "resume", "*"),
+    ],
+)
+def test_a_lost_node_that_nobody_heals_needs_a_person(
+    given: dict[str, Any], words: str, deed: str | None, target: str
+) -> None:
+    said = health.headline(known(down=["kafka-1"], **given))
+    assert said.level is Level.BAD
+    assert words in said.title
+    assert (said.deed, said.target) == (deed, target)
+
+
+def test_the_other_nodes_that_are_away_are_named_too() -> None:
+    paused = frozenset({"watch_kafka-1"})
+    said = health.headline(known(down=["kafka-1", "kafka-3"], paused=paused))
+    assert said.title == "kafka-1 does not answer (kafka-3 neither), and its watch is paused."
+    many = health.headline(known(down=[node.name for node in FLEET]))
+    assert many.title == "9 servers stopped answering."
+
+
+def test_another_nodes_maintenance_does_not_count() -> None:
+    said = health.headline(known(down=["kafka-1"], store=replace(CALM, maintenance=(flag("kafka-3"),))))
+    assert said.level is Level.BUSY
+
+
+def test_a_node_long_gone_without_a_repair_needs_a_person() -> None:
+    state = known(down=["kafka-1"])
+    gone = NodeSeen(Answer.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
+    state = replace(state, nodes=Reading({**(state.nodes.value or {}), "kafka-1": gone}, NOW))
+    assert health.headline(state).title == "kafka-1 does not answer, and no repair has begun."
+
+
+def test_a_waiting_decision_comes_before_all_else_and_gives_the_guards_reasons() -> None:
+    refused = opened(
+        ("guard", "refused: …", {"refused": ["kafka-1 is away too.", "The quorum would break."]})
+    )
+    approval = Approval("watch_kafka-2", "run:1", "recovery.ask_a_human", -1, "?", NOW)
+    said = health.headline(known(down=["kafka-2"], store=with_open(refused), approvals=(approval,)))
+    assert (said.level, said.deed) == (Level.BAD, "approve")
+    assert said.advice == "kafka-1 is away too. The quorum would break."
+    assert said.target == "watch_kafka-2:run:1:recovery.ask_a_human:-1"
+
+
+def test_a_failed_repair_is_stuck_only_after_its_run_has_ended() -> None:
+    entries = [("configure", "failed: no route", {"mark": "failed"})]
+    running = health.headline(known(down=["kafka-2"], store=with_open(opened(*entries))))
+    entries.append(("record", "done", {"mark": "end"}))
+    ended = health.headline(known(down=["kafka-2"], store=with_open(opened(*entries))))
+    assert running.level is Level.BUSY
+    assert ended.level is Level.BAD
+    assert "configure failed: no route" in ended.title
+
+
+def test_a_silent_repair_is_stuck() -> None:
+    assert health.headline(known(store=with_open(opened(("plan", "x", {}), ago=3600)))).level is Level.BAD
+
+
+def test_watchers_that_sleep_are_told_while_all_is_well() -> None:
+    late = health.headline(known(late=("triggerer",)))
+    paused = health.headline(known(paused=frozenset({"watch_kafka-1"})))
+    assert (late.level, paused.level) == (Level.BAD, Level.NOTE)
+    assert paused.title == "nobody watches kafka-1."
+
+
+@pytest.mark.parametrize("source", ["nodes", "store", "airflow"])
+def test_what_cannot_be_read_is_said_and_never_called_well(source: str) -> None:
+    said = health.headline(known(errors=[source]))
+    assert said.level is Level.UNKNOWN
+    assert said.title.startswith("Can't tell")
+
+
+def test_a_sick_flow_is_the_headline() -> None:
+    sick = Stream(Level.BAD, "Trades come in, but …", "watch_flow", since=NOW)
+    assert health.headline(known(stream=sick)).title == sick.sentence
+
+
+def test_rows_say_what_is_done_and_what_is_paused() -> None:
+    incident = opened(("rejoin", "in sync", {}))
+    state = known(down=["kafka-2"], store=with_open(incident), paused=frozenset({"watch_kafka-3"}))
+    rows = {row.node.name: row for rows in health.fleet_rows(state).values() for row in rows}
+    assert len(rows) == 9
+    assert (rows["kafka-2"].level, rows["kafka-2"].state) == (Level.BUSY, "rejoining its cluster")
+    assert rows["kafka-3"].notes == ("watch paused",)
+    assert rows["kafka-1"].state == "answers"
