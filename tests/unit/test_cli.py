@@ -41,11 +41,18 @@ def test_deliberate_error_is_a_line_on_stderr(
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["bogus"], ["incident"], ["generate", "--seed", "x", "/tmp"]])
+@pytest.mark.parametrize(
+    "words", [[], ["bogus"], ["incident"], ["generate", "--seed", "x", "/tmp"], ["release", "fly"]]
+)
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
     assert ended.value.code == 2
+
+
+def test_a_release_command_says_how_many_digests_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["release", "show"]) == 1
+    assert "takes 1 digests, not 0" in capsys.readouterr().err
 
 
 def test_status_is_json_when_the_environment_says_so(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -230,6 +230,8 @@ def hold(runtime: Runtime, deployment: str, seconds: float) -> str:
         steady.hold(look, seconds, rollout.touched(found.steps))
         carried = steady.canary(runtime)
     except StepFailed as error:
+        sick = error.nodes if isinstance(error, steady.SickNodes) else {}
+        _fall_sick(runtime, found, sick)
         _break(runtime, found, str(error))
         raise
     runtime.store.mark_known_good(found.digest)
@@ -374,12 +376,20 @@ def _before(runtime: Runtime, found: Deployment, node: str) -> None:
     try:
         steady.await_steady(lambda: steady.look(runtime, but=again))
     except Refused as refusal:
-        sick = set(steady.look(runtime, but=again).nodes) & set(ours)
+        lacks = steady.look(runtime, but=again).nodes
+        sick = {name: lacks[name] for name in ours if name in lacks}
         if not sick or found.broken is not None:
             raise
+        _fall_sick(runtime, found, sick)
         reason = f"{', '.join(sorted(sick))} fell sick after its proof: {refusal}"
         _break(runtime, found, reason)
         raise StepFailed(reason) from refusal
+
+
+def _fall_sick(runtime: Runtime, found: Deployment, sick: Mapping[str, str]) -> None:
+    """Nodes that were proven and don't serve any more go back before those that do."""
+    for node, lacks in sick.items():
+        runtime.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
 
 
 @contextmanager

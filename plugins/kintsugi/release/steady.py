@@ -38,6 +38,14 @@ class Steady:
         return "; ".join([*sick, *self.others]) or "the steady state holds"
 
 
+class SickNodes(StepFailed):
+    """Nodes that were touched don't serve; ``nodes``: what each lacks, by name."""
+
+    def __init__(self, nodes: Mapping[str, str], seconds: float) -> None:
+        super().__init__(f"sick for {seconds:.0f} s: {Steady(nodes)}")
+        self.nodes = nodes
+
+
 def look(runtime: Runtime, *, but: Iterable[str] = ()) -> Steady:
     """Every node redundant, no incident open, no repair pending; nodes in ``but`` aren't looked at."""
     left_out = set(but)
@@ -74,7 +82,7 @@ def await_steady(looking: Look, deadline_s: float | None = None) -> None:
 def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
     """Watch the steady state for ``seconds`` in which it holds without a break.
 
-    Raises StepFailed when one of ``ours``, the nodes that were touched, was sick for longer than a pause may last;
+    Raises SickNodes when one of ``ours``, the nodes that were touched, was sick for longer than a pause may last;
     Refused when something else kept it from holding until ``deadline_s`` seconds beyond ``seconds`` were over.
     """
     names = set(ours)
@@ -86,7 +94,7 @@ def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
         mine = {node: lacks for node, lacks in seen.nodes.items() if node in names}
         sick_since = _since(sick_since, now, holds=bool(mine))
         if sick_since is not None and now - sick_since > GRACE_S:
-            raise StepFailed(f"sick for {now - sick_since:.0f} s: {Steady(mine)}")
+            raise SickNodes(mine, now - sick_since)
         well_since = _since(well_since, now, holds=bool(seen))
         if well_since is None:
             log.info("not yet: %s", seen)

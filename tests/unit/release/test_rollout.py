@@ -78,6 +78,7 @@ def test_a_bad_probe_of_the_whole_fleet_begins_the_way_back(
 def test_the_order_of_the_way_back() -> None:
     assert to_return(steps(P, P, F, W, same="a")) == ["c", "b"]
     assert to_return(steps(P, P, R, W)) == ["b", "a"]
+    assert to_return(steps(P, F, P, W)) == ["b", "c", "a"]  # it was proven, and fell sick later
 
 
 @given(

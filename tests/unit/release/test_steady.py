@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from kintsugi.errors import Refused, StepFailed
+from kintsugi.errors import Refused
 from kintsugi.release import steady
-from kintsugi.release.steady import Steady
+from kintsugi.release.steady import SickNodes, Steady
 
 WELL = Steady()
 
@@ -51,8 +51,9 @@ def test_a_pause_of_a_touched_node_only_begins_the_time_anew(clock: Clock) -> No
 
 
 def test_a_touched_node_that_stays_sick_is_a_bad_probe(clock: Clock) -> None:
-    with pytest.raises(StepFailed, match="kafka-1: it is silent"):
+    with pytest.raises(SickNodes, match="kafka-1: it is silent") as caught:
         steady.hold(sick("kafka-1", clock, since=10, until=1e9), 60, ["kafka-1"])
+    assert list(caught.value.nodes) == ["kafka-1"]
     assert clock.now < 40
 
 
