@@ -1,4 +1,4 @@
-"""Airflow's door to Pipeline Health: the page under its navigation. The only plugin class of the project."""
+"""Airflow's door to Pipeline Health: the page under its navigation."""
 
 from __future__ import annotations
 

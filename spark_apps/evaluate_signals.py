@@ -114,21 +114,28 @@ def usual(spark: SparkSession, made: GeneratedDay) -> DataFrame:
 
 def messages(made: GeneratedDay) -> Iterator[pa.Table]:
     """The day's trades as Kafka's source would give them, a batch at a time."""
+    schema = pa.schema([("value", pa.binary()), ("partition", pa.int32()), ("offset", pa.int64())])
     offsets = [0] * PARTITIONS
     values: list[dict[str, Any]] = []
-    for file in made.trade_files:
-        for line in file.read_text().splitlines()[1:]:
-            trade = parse(line)
-            if isinstance(trade, Rejection):
-                continue
-            partition = sum(trade.symbol.encode()) % PARTITIONS
-            values.append(
-                {"value": orjson.dumps(trade), "partition": partition, "offset": offsets[partition]}
-            )
-            offsets[partition] += 1
-    schema = pa.schema([("value", pa.binary()), ("partition", pa.int32()), ("offset", pa.int64())])
-    for start in range(0, len(values), BATCH):
-        yield pa.Table.from_pylist(values[start : start + BATCH], schema)
+    for line in _lines(made):
+        trade = parse(line)
+        if isinstance(trade, Rejection):
+            continue
+        partition = sum(trade.symbol.encode()) % PARTITIONS
+        values.append({"value": orjson.dumps(trade), "partition": partition, "offset": offsets[partition]})
+        offsets[partition] += 1
+        if len(values) == BATCH:
+            yield pa.Table.from_pylist(values, schema)
+            values = []
+    if values:
+        yield pa.Table.from_pylist(values, schema)
+
+
+def _lines(made: GeneratedDay) -> Iterator[str]:
+    for path in made.trade_files:
+        with path.open() as file:
+            next(file)  # the header
+            yield from (line.rstrip("\n") for line in file)
 
 
 def stream(spark: SparkSession, made: GeneratedDay) -> MemoryStore:

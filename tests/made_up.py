@@ -21,7 +21,7 @@ from kintsugi.web.airflow_api import Answer as Done
 from kintsugi.web.app import Doors, create_app
 from kintsugi.web.deeds import Request
 from kintsugi.web.hub import Hub, Source
-from kintsugi.web.sources import AirflowSeen, Files, FlowSeen, NodeSeen, Unusual, UnusualDay
+from kintsugi.web.sources import AirflowSeen, Files, FlowSeen, NodeSeen, ReleasesSeen, Unusual, UnusualDay
 
 STEPS: tuple[tuple[str, str, float, dict[str, str]], ...] = (
     ("confirm", "service and ssh refuse: the host is lost", 1.5, {"verdict": "host_lost"}),
@@ -74,6 +74,7 @@ class World:
     files: Files = field(default_factory=lambda: Files(0, None))
     unusual: UnusualDay = field(default_factory=lambda: UnusualDay(None, 0, ()))
     airflow: AirflowSeen = field(default_factory=lambda: AirflowSeen(frozenset(), (), (), None))
+    releases: ReleasesSeen = field(default_factory=lambda: ReleasesSeen({}, None, {}))
     errors: dict[str, Exception] = field(default_factory=dict)
     sent: list[Request] = field(default_factory=list)
     answer: Done = field(default_factory=lambda: Done(200, "manual__1"))
@@ -104,6 +105,7 @@ class World:
             "flow": of("flow", lambda: FlowSeen(tuple(samples.since(datetime.now(UTC) - hours)), live=True)),
             "files": of("files", lambda: self.files),
             "unusual": of("unusual", lambda: self.unusual),
+            "releases": of("releases", lambda: self.releases),
             "airflow": of("airflow", lambda: self.airflow),
         }
 

@@ -8,6 +8,7 @@ the nodes use while nothing happens is measured before, and taken off.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.bench.context import Bench, Result
@@ -16,7 +17,7 @@ from kintsugi.bench.feed import SLOT_S, joined, messages, parts
 from kintsugi.bench.figures import growth_slope
 from kintsugi.bench.meters import usage
 from kintsugi.errors import StepFailed
-from kintsugi.fleet import Role
+from kintsugi.fleet import Node, Role
 from kintsugi.settings import KEYSPACE
 
 if TYPE_CHECKING:
@@ -94,11 +95,16 @@ def flush_and_compact(bench: Bench) -> None:
     from kintsugi.local import ssh
 
     settings = bench.doors.settings
-    for node in bench.doors.fleet.of(Role.CASSANDRA):
+
+    def flush(node: Node) -> None:
         tool = settings.node_root(node.name) / "bin" / "nodetool"
         answer = ssh.run(settings, node, [str(tool), "flush", KEYSPACE], timeout=60)
         if answer.returncode:
             raise StepFailed(f"{node.name}: nodetool flush failed: {answer.stderr.strip()[-300:]}")
+
+    nodes = bench.doors.fleet.of(Role.CASSANDRA)
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        list(pool.map(flush, nodes))
     deadline = time.monotonic() + COMPACTED_S
     while compacting(bench):
         if time.monotonic() > deadline:

@@ -39,7 +39,8 @@ PERIOD_S = 3.0
 PART_S = 30.0
 STARTS_WITHIN_S = 60.0
 STORES_WITHIN_S = 120.0
-DRAIN_S = 180.0
+DRAIN_S = 120.0
+LEAST_RATE = 500  # trades a second below which the stream counts as standing still
 LIMIT_S = 1_500.0
 
 
@@ -81,7 +82,9 @@ def soak(bench: Bench, kills: int) -> dict[str, Any]:
                     )
         rows = sum(part.rows for part in fed.sent)
         meter.wait_for(
-            lambda now: now.stored - start.stored >= rows and not now.lag, DRAIN_S, "all to be stored"
+            lambda now: now.stored - start.stored >= rows and not now.lag,
+            DRAIN_S + rows / LEAST_RATE,
+            "all to be stored",
         )
     bench.say(f"{kills} kills over {rows:,} trades; the same undisturbed")
     later = len(fed.sent)
@@ -92,7 +95,9 @@ def soak(bench: Bench, kills: int) -> dict[str, Any]:
         for part in undisturbed:
             put(s3, part)
         meter.wait_for(
-            lambda now: now.stored - start.stored >= rows and not now.lag, DRAIN_S, "all to be stored"
+            lambda now: now.stored - start.stored >= rows and not now.lag,
+            DRAIN_S + rows / LEAST_RATE,
+            "all to be stored",
         )
     return {"kills": story, "trades": rows, "seconds": round(time.monotonic() - began, 1),
             **judge(bench, fed.sent, undisturbed, days)}  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.bench.feed import Partition, partition
+from kintsugi.errors import StepFailed
 from kintsugi.settings import KEYSPACE
 from kintsugi.trades.rows import Trade
 from kintsugi.trades.schema import TRADE_COLUMNS
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
 
 READERS = 8
+ATTEMPTS = 6
 
 
 @dataclass(slots=True)
@@ -78,12 +80,28 @@ def read(
     waiting: deque[tuple[Partition, Any]] = deque()
     for place in sorted(places):
         if len(waiting) >= READERS:
-            done, future = waiting.popleft()
-            yield done, list(future.result())
+            yield _finished(session, statement, *waiting.popleft())
         waiting.append((place, session.execute_async(statement, place)))
     while waiting:
-        done, future = waiting.popleft()
-        yield done, list(future.result())
+        yield _finished(session, statement, *waiting.popleft())
+
+
+def _finished(session: Session, statement: Any, place: Partition, future: Any) -> tuple[Partition, list[Any]]:
+    """A partition and its rows; a failed read is tried again, because right after a load the nodes are slow."""
+    from cassandra import DriverException
+    from cassandra.cluster import NoHostAvailable
+
+    for attempt in range(ATTEMPTS):
+        try:
+            return place, list(future.result())
+        except (DriverException, NoHostAvailable) as error:
+            if attempt == ATTEMPTS - 1:
+                raise StepFailed(
+                    f"the partition {place} can't be read at LOCAL_QUORUM: {error}; look at the cassandra nodes"
+                ) from error
+            time.sleep(0.5 * 2**attempt)
+            future = session.execute_async(statement, place)
+    raise AssertionError("unreachable")
 
 
 def rows_of(session: Session, places: Iterable[Partition], at_least: int) -> list[list[tuple[Any, ...]]]:

@@ -71,6 +71,8 @@ def measure(contact_points: list[str], rows: Path, load: Load, seconds: float) -
         return sum(_result(results, load, seconds) for _ in clients)
     finally:
         for client in clients:
+            if client.pid is None:  # another one could not be started
+                continue
             client.join(5)
             if client.is_alive():
                 client.kill()

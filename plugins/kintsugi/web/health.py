@@ -27,7 +27,7 @@ from kintsugi.store.listing import Glance
 from kintsugi.web.flow import Stream
 from kintsugi.web.hub import Reading
 from kintsugi.web.level import WORDS, Level
-from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen
+from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 
 # A step may take minutes (a Cassandra node streams its data), so silence of the journal alone is no failure.
 SILENT_REPAIR = timedelta(minutes=10)
@@ -75,6 +75,7 @@ class Known:
     nodes: Reading[Mapping[str, NodeSeen]]
     store: Reading[Glance]
     airflow: Reading[AirflowSeen]
+    releases: Reading[ReleasesSeen]
     stream: Stream
 
     def open_incident(self, name: str) -> Incident | None:
@@ -285,6 +286,7 @@ def node_row(known: Known, node: Node) -> NodeRow:
         notes.append("watch paused")
     if store and node.name in store.pending and incident is None:
         notes.append("its data is being made whole")
+    notes.extend(_release_notes(known, node.name))
     level, state, since = Level.WELL, "answers", None
     if seen is None:
         level, state = Level.UNKNOWN, "not probed yet"
@@ -301,6 +303,35 @@ def node_row(known: Known, node: Node) -> NodeRow:
             level, state = Level.BAD, "repair stuck"
     last = store.newest.get(node.name) if store else None
     return NodeRow(node, level, state, since, tuple(notes), last, incident.id if incident else None)
+
+
+def _release_notes(known: Known, name: str) -> list[str]:
+    seen, notes = known.releases.value, []
+    if seen is None:
+        return []
+    runs, good = seen.nodes.get(name), seen.known_good
+    if runs is not None and good is not None and runs.digest != good.digest:
+        notes.append(f"runs release {short(runs.digest)}, {runs.verdict}")
+    drifted = seen.drift.get(name, ())
+    if drifted:
+        notes.append(f"drift: {', '.join(drifted[:2])}{' and more' if len(drifted) > 2 else ''}")
+    return notes
+
+
+def short(digest: str) -> str:
+    """A release's digest as people say it."""
+    return digest[:12]
+
+
+def release_line(reading: Reading[ReleasesSeen]) -> str:
+    """Which release is known-good, and which nodes drift from theirs; empty while nobody could tell."""
+    seen = reading.value
+    if seen is None:
+        return ""
+    if seen.known_good is None:
+        return "No release is known-good yet."
+    drift = f" Drift on {_names(list(seen.drift))}." if seen.drift else " No drift."
+    return f"Known-good release {short(seen.known_good.digest)}.{drift}"
 
 
 DOING = {

@@ -45,6 +45,7 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,  # code and templates change together, at a restart
         )
         self._jinja.globals.update(asset_url=self._asset_url, signs=SIGNS, words=WORDS, number=flow.number)
         self._jinja.filters.update(moment=moment, lasting=lasting, seconds=seconds)
@@ -97,6 +98,7 @@ class Pages:
             nodes=readings["nodes"],
             store=readings["store"],
             airflow=readings["airflow"],
+            releases=readings["releases"],
             stream=stream,
         )
         values = {
@@ -105,6 +107,7 @@ class Pages:
             "readings": readings,
             "headline": health.headline(known),
             "fleet": health.fleet_rows(known),
+            "release": health.release_line(readings["releases"]),
             "stream": stream,
             "stages": flow.stages(stream, readings["files"], readings["flow"]),
             "score": story.nights(known.store.value.faults if known.store.value else ()),

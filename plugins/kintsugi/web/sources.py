@@ -19,6 +19,7 @@ from kintsugi.probes.protocols import Probe
 from kintsugi.probes.watch import NodeWatch
 from kintsugi.settings import Settings
 from kintsugi.store.listing import Glance
+from kintsugi.store.releases import ReleaseRecord, Releases
 from kintsugi.store.samples import FlowSample, FlowSamples
 from kintsugi.web.hub import Source
 
@@ -114,6 +115,18 @@ class UnusualDay:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleasesSeen:
+    """``nodes``: what each node runs, by name; ``drift``: paths that differ from it on the node's disk, by name.
+
+    ``known_good``: the release that recovery would return to, None while none has proven itself.
+    """
+
+    nodes: Mapping[str, ReleaseRecord]
+    known_good: ReleaseRecord | None
+    drift: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Approval:
     """A refused repair that waits for a person, as Airflow names its task."""
 
@@ -150,6 +163,7 @@ def of(settings: Settings) -> dict[str, Source]:
         "flow": Source(Flow(settings).ask, every_s=5.0, within_s=8.0),
         "files": Source(beside(ask_files), every_s=10.0, within_s=5.0),
         "unusual": Source(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
+        "releases": Source(beside(ask_releases), every_s=5.0, within_s=3.0),
         "airflow": Source(beside(ask_airflow), every_s=2.0, within_s=3.0),
     }
 
@@ -188,6 +202,14 @@ class Flow:
 
         self._store = self._store or FlowSamples(store_dsn(self.settings))
         return self._store
+
+
+def ask_releases(settings: Settings) -> ReleasesSeen:
+    """What runs where, and what differs on disk; raises StoreUnavailable."""
+    from kintsugi.connections import store_dsn
+
+    releases = Releases(store_dsn(settings))
+    return ReleasesSeen(releases.node_releases(), releases.last_known_good(), releases.drift())
 
 
 def ask_files(settings: Settings) -> Files:

@@ -85,4 +85,4 @@ def test_pom_without_a_jar_is_an_error_that_names_it(settings: Settings) -> None
 
 
 def test_this_checkout_declares_what_the_nodes_and_the_control_plane_run() -> None:
-    assert artifacts.names(load_settings()) == ["cassandra", "kafka", "s3proxy", "spark"]
+    assert artifacts.names(load_settings()) == ["cassandra", "kafka", "s3proxy", "spark", "web"]

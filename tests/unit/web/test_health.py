@@ -14,11 +14,12 @@ from kintsugi.incident import Entry, Incident
 from kintsugi.observation import Answer, Symptom
 from kintsugi.store.flags import Maintenance
 from kintsugi.store.listing import Glance
+from kintsugi.store.releases import ReleaseRecord
 from kintsugi.web import health
 from kintsugi.web.flow import Stream
 from kintsugi.web.hub import Reading
 from kintsugi.web.level import Level
-from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen
+from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 from tests.made_up import NOW
 
 FLEET = load_fleet()
@@ -31,6 +32,7 @@ def known(
     store: Glance = CALM,
     stream: Stream | None = None,
     errors: Sequence[str] = (),
+    releases: ReleasesSeen | None = None,
     **airflow: Any,
 ) -> health.Known:
     nodes = {node.name: NodeSeen(Answer.OK, "", None, None) for node in FLEET}
@@ -44,6 +46,7 @@ def known(
         nodes=Reading(nodes, NOW, said.get("nodes")),
         store=Reading(store, NOW, said.get("store")),
         airflow=Reading(seen, NOW, said.get("airflow")),
+        releases=Reading(releases, NOW),
         stream=stream or Stream(Level.WELL, "Trades flow.", ""),
     )
 
@@ -175,3 +178,22 @@ def test_rows_say_what_is_done_and_what_is_paused() -> None:
     assert (rows["kafka-2"].level, rows["kafka-2"].state) == (Level.BUSY, "rejoining its cluster")
     assert rows["kafka-3"].notes == ("watch paused",)
     assert rows["kafka-1"].state == "answers"
+
+
+def test_a_node_on_another_release_and_drift_are_told() -> None:
+    good = ReleaseRecord("a" * 64, "checkout", NOW, NOW, None, None)
+    trial = ReleaseRecord("b" * 64, "checkout", NOW, None, None, None)
+    seen = ReleasesSeen(
+        {"kafka-1": trial, "kafka-2": good}, good, {"kafka-2": ["/etc/a", "/etc/b", "/etc/c"]}
+    )
+    state = known(releases=seen)
+    rows = {row.node.name: row.notes for rows in health.fleet_rows(state).values() for row in rows}
+    assert rows["kafka-1"] == ("runs release bbbbbbbbbbbb, unproven",)
+    assert rows["kafka-2"] == ("drift: /etc/a, /etc/b and more",)
+    assert rows["kafka-3"] == ()
+    assert (
+        health.release_line(state.releases)
+        == "Known-good release aaaaaaaaaaaa. Drift on kafka-2."
+    )
+    nothing = health.release_line(known(releases=ReleasesSeen({}, None, {})).releases)
+    assert nothing == "No release is known-good yet."
