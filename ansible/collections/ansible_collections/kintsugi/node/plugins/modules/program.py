@@ -59,6 +59,10 @@ options:
     description: Seconds to wait for O(port).
     type: int
     default: 60
+  most_ends:
+    description: How often the program may end while O(port) is waited for, before that is given up.
+    type: int
+    default: 3
 author: Kintsugi
 """
 
@@ -98,9 +102,9 @@ ARGUMENTS = {
     "host": {"type": "str"},
     "port": {"type": "int"},
     "timeout": {"type": "int", "default": 60},
+    "most_ends": {"type": "int", "default": 3},
 }
 UP = ("STARTING", "RUNNING", "BACKOFF")
-MOST_ENDS = 3  # a program that ended so often while its port was waited for won't open it
 
 
 def definition(parameters: dict[str, Any]) -> str:
@@ -213,8 +217,8 @@ def wait_for_port(parameters: dict[str, Any], init: Init) -> str | None:
             if client.connect_ex((parameters["host"], parameters["port"])) == 0:
                 return None
         starts.add(init.began(name))
-        if len(starts) > MOST_ENDS:
-            return f"{name} ended {MOST_ENDS} times instead of listening at {where}"
+        if len(starts) > parameters["most_ends"]:
+            return f"{name} ended {parameters['most_ends']} times instead of listening at {where}"
         time.sleep(0.25)
     return f"{name} doesn't listen at {where} after {parameters['timeout']} s"
 
