@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("kintsugi", deadline=None)
+settings.load_profile("kintsugi")
+
 os.environ["KINTSUGI_CONNECTIONS"] = "/nonexistent/connections.json"
 for _name in list(os.environ):
     if _name.startswith(("AIRFLOW_CONN_KINTSUGI_", "OTEL_", "HONEYCOMB_")):

@@ -16,7 +16,7 @@ from botocore.config import Config
 from kintsugi.bench import feed, stored, tables
 from kintsugi.bench.delivery import deliver, kafka_python
 from kintsugi.bench.feed import Part
-from kintsugi.bench.ingest import scratch_topic
+from kintsugi.bench.ingest import scratch_ledger, scratch_topic
 from kintsugi.bench.latency import consumer_at_end
 from kintsugi.bench.meters import StreamMeter
 from kintsugi.bench.writers import Load, measure, save
@@ -46,6 +46,7 @@ class Place:
     folder: Path
     s3: Any
     ledger: Ledger
+    dsn: str
     bootstrap: list[str]
     contact_points: list[str]
     session: Session
@@ -72,7 +73,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         client.create_bucket(Bucket=BUCKET)
         with connected([cassandra.address]) as session:
             yield Place(
-                folder, client, Ledger(postgres.extra["dsn"]), [kafka.endpoint], [cassandra.address], session
+                folder,
+                client,
+                Ledger(postgres.extra["dsn"]),
+                postgres.extra["dsn"],
+                [kafka.endpoint],
+                [cassandra.address],
+                session,
             )
     finally:
         servers.stop_all(started)
@@ -210,6 +217,17 @@ def test_the_scratch_topic_is_gone_afterwards(place: Place) -> None:
         servers.wait_until(lambda: topic not in admin.list_topics(), 10, "the topic is gone")
     finally:
         admin.close()
+
+
+def test_the_scratch_ledger_keeps_its_files_out_of_the_real_one(place: Place) -> None:
+    before = place.ledger.entries()
+    with scratch_ledger(place.dsn) as ledger:
+        with ledger.claim("bench/x.csv", '"e"', 1) as claim:
+            assert claim is not None
+        assert [entry.key for entry in ledger.entries()] == ["bench/x.csv"]
+    assert place.ledger.entries() == before
+    with scratch_ledger(place.dsn) as again:
+        assert again.entries() == []
 
 
 def test_a_table_is_compared_by_its_own_key(place: Place, written: stored.Expected, part: Part) -> None:

@@ -15,13 +15,16 @@ from kintsugi.bench.context import Bench, Result
 from kintsugi.bench.delivery import Message, etag_of, kafka_python, send
 from kintsugi.bench.feed import Part, joined, messages, parts
 from kintsugi.bench.figures import ratio, spread
+from kintsugi.connections import store_dsn
 from kintsugi.settings import BUCKET, TOPIC
+from kintsugi.trades.ledger import Ledger
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
 
 PREFIX = "bench/"
 SCRATCH_TOPIC = "bench.ingest"
+SCRATCH_SCHEMA = "bench_ingest"
 ROWS = 60_000
 TURNS = 3
 NAIVE_S = 4.0
@@ -63,24 +66,39 @@ def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
 
 def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
-    from kintsugi.connections import store_dsn
     from kintsugi.trades.ingest import S3Object, ingest_object, producer
-    from kintsugi.trades.ledger import Ledger, file_id
+    from kintsugi.trades.ledger import file_id
 
     s3 = bench.doors.s3()
     etag = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
     source = S3Object(part.key, etag, len(part.body))
-    ledger = Ledger(store_dsn(bench.doors.settings))
-    began = time.monotonic()
     try:
-        with producer(bench.bootstrap) as kafka:
-            redirected: Any = Redirected(kafka, topic)
-            account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
-        seconds = time.monotonic() - began
+        with scratch_ledger(store_dsn(bench.doors.settings)) as ledger:
+            began = time.monotonic()
+            with producer(bench.bootstrap) as kafka:
+                redirected: Any = Redirected(kafka, topic)
+                account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
+            seconds = time.monotonic() - began
     finally:
-        s3.delete_object(Bucket=BUCKET, Key=part.key)
-        s3.delete_object(Bucket=BUCKET, Key=f"manifests/{file_id(part.key, etag_of(part.body))}.json")
+        name = file_id(part.key, etag_of(part.body))
+        for prefix in (part.key, f"manifests/{name}", f"identities/{name}", f"dead-letter/{name}"):
+            for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", ()):
+                s3.delete_object(Bucket=BUCKET, Key=item["Key"])
     return float(account.tally.produced / seconds)
+
+
+@contextmanager
+def scratch_ledger(dsn: str) -> Iterator[Ledger]:
+    """A ledger in a schema of its own, dropped at the end of the block: the account must not look for these files."""
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCRATCH_SCHEMA}")
+        try:
+            yield Ledger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+        finally:
+            connection.execute(f"DROP SCHEMA {SCRATCH_SCHEMA} CASCADE")
 
 
 def _naive(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 
+from kintsugi.errors import KintsugiError
 from kintsugi.settings import TOPIC
 from kintsugi.trades.identity import CANARY_SYMBOL
 
@@ -12,8 +13,20 @@ from kintsugi.trades.identity import CANARY_SYMBOL
 def identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> Iterator[bytes]:
     """The identities of the trades on the topic, canaries aside, to its present end.
 
-    ``start``: offsets by partition, or the beginning. One that was sent twice comes twice.
+    ``start``: offsets by partition, or the beginning. One that was sent twice comes twice. Raises KintsugiError
+    when Kafka can't be read.
     """
+    from kafka.errors import KafkaError
+
+    try:
+        yield from _identities(bootstrap, start)
+    except KafkaError as error:
+        raise KintsugiError(
+            f"cannot read the topic {TOPIC} from {', '.join(bootstrap)}: {error!r}; are enough Kafka brokers up?"
+        ) from error
+
+
+def _identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterator[bytes]:
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(
