@@ -183,6 +183,21 @@ def test_what_does_not_render_touches_nothing(doors: Runtime, servers: Servers) 
     assert deploy.prepare(doors, "manual__3", NEW, again=True).state == "running"
 
 
+def test_a_look_that_fails_once_is_not_held_against_the_release(
+    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check: Callable[..., Checked] = Fake.check
+
+    def broken_connection(self: Fake, nodes: list[str], **kw: Any) -> Checked:
+        servers.failed = {"cassandra-2": "Unknown error"} if len(nodes) > 1 else {}
+        return check(self, nodes, **kw)
+
+    monkeypatch.setattr(Fake, "check", broken_connection)
+    deploy.prepare(doors, RUN, NEW)
+    assert len(deploy.plan(doors, RUN).steps) == len(doors.fleet.nodes)
+    assert doors.store.release_record(NEW).verdict == "unproven"
+
+
 def test_a_node_that_does_not_come_back_is_left_to_its_watch(doors: Runtime, servers: Servers) -> None:
     servers.bad = {("kafka-2", "b"), ("kafka-2", "a")}
     story = roll_out(doors)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ from typing import Any
 
 from kintsugi.errors import KintsugiError, LeaseHeld, Refused, StepFailed
 from kintsugi.fleet import Fleet, load_fleet
+from kintsugi.hooks.ansible import Checked
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import redundant, stream_driver
 from kintsugi.recovery.case import Runtime
@@ -148,7 +149,7 @@ def plan(runtime: Runtime, deployment: str) -> Deployment:
     runtime.store.note_deployment(deployment, f"before: {_canary_before(runtime)}")
     release = in_force.open_release(runtime, found.digest)
     nodes = [node.name for node in rollout.order(runtime.fleet)]
-    checked = _ansible(runtime, release).check(nodes, extra_vars=_wanted(runtime), timeout_s=CHECK_S)
+    checked = _check(runtime, release, nodes)
     if checked.unreachable:
         raise Refused(f"not every node can be looked at: {'; '.join(checked.unreachable.values())}")
     if checked.failed:
@@ -164,6 +165,21 @@ def plan(runtime: Runtime, deployment: str) -> Deployment:
         )
         runtime.store.note_deployment(deployment, what, step.node)
     return planned
+
+
+def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
+    """Render and compare; nodes that fail are looked at twice.
+
+    A connection that breaks on a busy machine fails a task like a mistake does; a mistake is there the second time too.
+    """
+    ansible, wanted = _ansible(runtime, release), _wanted(runtime)
+    first: Checked = ansible.check(nodes, extra_vars=wanted, timeout_s=CHECK_S)
+    again = sorted(first.failed.keys() | first.unreachable.keys())
+    if not again:
+        return first
+    log.warning("looking again at %s: %s", ", ".join(again), {**first.failed, **first.unreachable})
+    second: Checked = ansible.check(again, extra_vars=wanted, timeout_s=CHECK_S)
+    return Checked({**first.differs, **second.differs}, second.failed, second.unreachable)
 
 
 def _canary_before(runtime: Runtime) -> str:
