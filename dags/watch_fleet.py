@@ -34,8 +34,8 @@ the same incident and escalates (restart → rebuild → a human). `make status`
 
 **A task waits under "required actions"?** A guard refused; the reason is in the log of `recovery.guard`.
 
-**Stop healing this node:** *Pause healing…* on Pipeline Health, or trigger `maintenance`; pausing this DAG would freeze a
-repair that is under way. **Heal it by hand:** trigger `recover_node`.
+**Stop healing this node:** *Pause healing…* on Pipeline Health, or trigger `maintenance`; pausing this DAG would freeze
+a repair that is under way. **Heal it by hand:** trigger `recover_node`.
 """
 
 
