@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-browser screenshots clean
+.PHONY: help setup demo up down status incident rounds faults bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -62,6 +62,9 @@ test-integration: setup  ## tests against real servers, one kind at a time
 
 test-e2e: setup  ## ingest, kill a node, healed, nothing lost
 	@bin/run-tests e2e
+
+test-trials: setup  ## releases rolled out and returned on six real servers (about 15 minutes)
+	@bin/run-tests trials
 
 test-browser: setup  ## Pipeline Health in headless Chromium: made-up pipeline, then a real Airflow
 	@bin/with-chromium bin/run-tests browser

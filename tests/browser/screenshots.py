@@ -46,7 +46,11 @@ def main() -> None:
                 _take(story, "incident", lambda page: expect(page.locator(".journal")).to_be_visible())
                 world.down("kafka-2", datetime.now(UTC) - timedelta(seconds=14))
                 begin_repair(store, "kafka-2", steps=6)
-                _take(url, "healing", lambda page: expect(page.locator(".open, #chart-lag canvas")).to_have_count(2))
+                _take(
+                    url,
+                    "healing",
+                    lambda page: expect(page.locator(".open, #chart-lag canvas")).to_have_count(2),
+                )
     finally:
         server.remove(signal.SIGQUIT)
 

@@ -191,9 +191,6 @@ def test_a_node_on_another_release_and_drift_are_told() -> None:
     assert rows["kafka-1"] == ("runs release bbbbbbbbbbbb, unproven",)
     assert rows["kafka-2"] == ("drift: /etc/a, /etc/b and more",)
     assert rows["kafka-3"] == ()
-    assert (
-        health.release_line(state.releases)
-        == "Known-good release aaaaaaaaaaaa. Drift on kafka-2."
-    )
+    assert health.release_line(state.releases) == "Known-good release aaaaaaaaaaaa. Drift on kafka-2."
     nothing = health.release_line(known(releases=ReleasesSeen({}, None, {})).releases)
     assert nothing == "No release is known-good yet."
