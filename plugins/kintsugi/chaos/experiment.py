@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 def check_steady_state(runtime: Runtime) -> str:
     """A sentence when every node answers and no incident is open; raises Refused saying what isn't well."""
     from kintsugi.probes.protocols import probe_node
+    from kintsugi.release.deploy import ROLL_OUT
 
+    if (lease := runtime.store.lease(ROLL_OUT)) is not None:
+        raise Refused(f"a release is being rolled out ({lease.holder}); chaos waits until it stands")
     open_now = [incident.id for incident in runtime.store.incidents(50) if incident.closed_at is None]
     if open_now:
         raise Refused(f"chaos adds to no outage: {', '.join(open_now)} is still open")
