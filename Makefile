@@ -63,7 +63,7 @@ test-integration: setup  ## tests against real servers, one kind at a time
 test-e2e: setup  ## ingest, kill a node, healed, nothing lost
 	@bin/run-tests e2e
 
-test-trials: setup  ## releases rolled out and returned on six real servers (about 15 minutes)
+test-trials: setup  ## releases on six real servers; a living Airflow that tells and is told (about 17 minutes)
 	@bin/run-tests trials
 
 test-browser: setup  ## Pipeline Health in headless Chromium: made-up pipeline, then a real Airflow
