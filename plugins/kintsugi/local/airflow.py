@@ -15,7 +15,7 @@ from typing import Any
 from kintsugi.errors import StepFailed
 from kintsugi.local.processes import wait_until
 
-WAITING = ("awaiting_input", "deferred", "running")
+WAITING = ("awaiting_input", "deferred")  # an answer to a task that only starts to ask may get lost
 FINISHED = frozenset({"success", "failed"})
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
