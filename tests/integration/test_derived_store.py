@@ -12,9 +12,10 @@ import pytest
 from kintsugi.errors import Refused
 from kintsugi.trades import schema
 from kintsugi.trades.cassandra import connected
-from kintsugi.trades.derived import Changes, Derived
+from kintsugi.trades.derived import Derived
 from kintsugi.trades.derived_memory import MemoryStore
 from kintsugi.trades.derived_store import CassandraStore
+from kintsugi.trades.derived_types import Changes
 from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date

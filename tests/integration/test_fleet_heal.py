@@ -26,6 +26,7 @@ from kintsugi.local import node as nodes
 from kintsugi.local.node_identity import kafka_cluster_id
 from kintsugi.local.node_process import read_record
 from kintsugi.local.postgres import Postgres
+from kintsugi.recovery.plan_policy import changes
 from kintsugi.recovery.rejoin_kafka import rejoin_voter, voters_of, wait_in_sync
 from kintsugi.settings import Settings
 from tests.installations import installation, open_directory
@@ -90,7 +91,7 @@ def rebuild(settings: Settings, node: Node, clock: Clock) -> None:
     terraform = Terraform(settings)
     addresses = [f'module.{kind}["{node.name}"].terraform_data.this' for kind in ("node", "volume")]
     plan = terraform.plan(replace=addresses, targets=addresses)
-    assert plan.changes == {address: ["delete", "create"] for address in addresses}
+    assert changes(plan.document) == {address: ["delete", "create"] for address in addresses}
     terraform.apply(plan)
     clock.tell(f"{node.name} is a new server")
     Ansible(settings).run("site.yml", limit=node.name, timeout_s=400)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
-from kintsugi.trades.derived import Changes, WindowKey
 from kintsugi.trades.derived_memory import MemoryStore
+from kintsugi.trades.derived_types import Changes, WindowKey
 from kintsugi.trades.generator import GeneratedDay, generate_day
 from kintsugi.trades.windows import Sums, verdict
 from spark_apps import evaluate_signals

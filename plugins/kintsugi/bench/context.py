@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
     from rich.console import Console
 
-FLOW_DAGS = ("stream_trades", "ingest_trades", "build_baseline", "watch_flow")
-
 
 @dataclass(frozen=True, slots=True)
 class Bench:
@@ -65,10 +63,10 @@ class Bench:
 def start_dags(bench: Bench) -> None:
     """Airflow and every watch at work: what is measured is the pipeline as it lives."""
     from kintsugi.local.control_plane import ControlPlane
+    from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
 
     airflow = ControlPlane(bench.doors.settings).airflow
-    for dag_id in (*FLOW_DAGS, *(f"watch_{name}" for name in bench.doors.fleet.nodes)):
-        airflow.unpause(dag_id)
+    airflow.unpause(*FIRST_DAGS, INGEST_DAG, "watch_flow", *watches(bench.doors.fleet))
 
 
 def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:

@@ -28,13 +28,18 @@ TAIL_BYTES = 4096  # of a log that a power cut takes with it
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of failure. ``mode``: whether connections are reset at once or nobody answers at all."""
+    """One kind of failure.
+
+    ``mode``: whether connections are reset at once or nobody answers at all. ``outlasts_repair``: the repair must
+    end while the fault is still in force.
+    """
 
     kind: str
     what: str
     make: Act
     take_back: Act | None = None
     mode: str = "reset"
+    outlasts_repair: bool = False
 
 
 def _each(act: Callable[[Runtime, str], None]) -> Act:
@@ -218,6 +223,6 @@ FAULTS = {
         Fault("wrong_config", "a person pushes a wrong configuration", _each(_misconfigure)),
         Fault("corrupt_log", "the newest log is damaged and the service crashes", _each(_corrupt)),
         Fault("tail_lost", "a power cut takes the unsynced tail of the logs", _each(_lose_tail)),
-        Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back),
+        Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back, outlasts_repair=True),
     )
 }  # fmt: skip

@@ -37,15 +37,6 @@ class SavedPlan:
     path: Path
     document: Mapping[str, Any]
 
-    @property
-    def changes(self) -> dict[str, list[str]]:
-        """Actions by resource address, of those that would be changed: ``{"…": ["delete", "create"]}``."""
-        return {
-            change["address"]: list(change["change"]["actions"])
-            for change in self.document.get("resource_changes", [])
-            if change["change"]["actions"] not in (["no-op"], ["read"])
-        }
-
 
 class Terraform:
     """The root module of one environment, applied to one installation.

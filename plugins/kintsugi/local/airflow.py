@@ -78,10 +78,11 @@ class Airflow:
                 f"Airflow knows no DAG {dag_id!r} after {seconds:.0f} s; {self._import_errors()}"
             )
 
-    def unpause(self, dag_id: str) -> None:
-        """Let the scheduler run ``dag_id``; waits for the DAG to be parsed first."""
-        self.await_dag(dag_id)
-        self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": False})
+    def unpause(self, *dag_ids: str) -> None:
+        """Let the scheduler run these DAGs; waits for each to be parsed first."""
+        for dag_id in dag_ids:
+            self.await_dag(dag_id)
+            self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": False})
 
     def pause(self, dag_id: str) -> None:
         """Start no new runs of ``dag_id``; running ones go on."""

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos import experiment
 from kintsugi.errors import StepFailed
+from kintsugi.fleet import Fleet
 from kintsugi.local import account
 from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.processes import wait_until
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import BUCKET, Settings
 
@@ -32,7 +34,7 @@ VICTIMS = ("cassandra-2", "kafka-2")
 LIVE_ROWS = 1_500  # trades of a part file
 LIVE_PERIOD_S = 5.0
 INGEST_DAG, BASELINE_DAG = "ingest_trades", "build_baseline"
-FLOW_DAGS = ("stream_trades", BASELINE_DAG)
+FIRST_DAGS = ("stream_trades", BASELINE_DAG)
 
 
 def run(
@@ -68,7 +70,7 @@ class Demo:
         with self.step("a sample trading day into S3"):
             self.upload_day(doors)
         with self.step("DAGs: baseline, ingest, stream, and a watch for every node"):
-            self.start_dags(airflow, doors)
+            airflow.unpause(*FIRST_DAGS, *watches(doors.fleet))
         with self.step("the baseline: what is usual, from the day before"):
             self.await_baseline(airflow)
         with self.step("trades flow from S3 to Cassandra"):
@@ -114,21 +116,15 @@ class Demo:
             f"[dim](ground truth: {made.truth_file})"
         )
 
-    def start_dags(self, airflow: Airflow, doors: Runtime) -> None:
-        """Unpause the flow's DAGs, but for the ingest, and every watch."""
-        for dag_id in (*FLOW_DAGS, *(f"watch_{name}" for name in doors.fleet.nodes)):
-            airflow.unpause(dag_id)
-
     def await_baseline(self, airflow: Airflow, deadline_s: float = 240) -> None:
         """Wait until a baseline is built: a trade that is stored before there is one is never found unusual."""
-        until = time.monotonic() + deadline_s
+
+        def built() -> bool:
+            return any(run["state"] == "success" for run in airflow.runs(BASELINE_DAG))
+
         with self.console.status("Spark reads the end-of-day file"):
-            while not any(run["state"] == "success" for run in airflow.runs(BASELINE_DAG)):
-                if time.monotonic() > until:
-                    raise StepFailed(
-                        f"no baseline after {deadline_s:.0f} s; look at {BASELINE_DAG} in Airflow"
-                    )
-                time.sleep(0.5)
+            if not wait_until(built, deadline_s, pause=0.5):
+                raise StepFailed(f"no baseline after {deadline_s:.0f} s; look at {BASELINE_DAG} in Airflow")
 
     def await_flow(self, doors: Runtime, deadline_s: float = 240) -> None:
         """Wait until the day's files are ingested and the stream has stored them."""
@@ -197,6 +193,11 @@ class Demo:
         self.console.print(
             f"All of it took {report['seconds']:.0f} s and keeps running: `make status` shows it, `make down` ends it."
         )
+
+
+def watches(fleet: Fleet) -> list[str]:
+    """The DAGs that watch the nodes."""
+    return [f"watch_{name}" for name in fleet.nodes]
 
 
 def still_waiting(doors: Runtime) -> str | None:

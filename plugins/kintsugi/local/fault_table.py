@@ -25,6 +25,7 @@ from kintsugi.errors import InputError, KintsugiError, StepFailed
 from kintsugi.incident import Incident, Outcome
 from kintsugi.local import account
 from kintsugi.local.demo import live_feed
+from kintsugi.local.processes import wait_until
 from kintsugi.local.rounds import await_steady_state
 from kintsugi.recovery import redundant
 from kintsugi.recovery.assess import LIMITS
@@ -105,8 +106,8 @@ def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
                 fault.make(doors, cell.nodes)
                 if cell.again:
                     hit_again(doors, cell, t0)
-                if cell.fault == "storage_away":
-                    await_mark(doors, cell, t0)
+                if fault.outlasts_repair:
+                    await_end(doors, cell, t0)
                     take_back(doors, cell)
                 healed = await_healing(doors, cell, t0)
             except KintsugiError as error:
@@ -163,26 +164,24 @@ def all_well(doors: Runtime, cell: Cell, t0: datetime) -> bool:
 
 def hit_again(doors: Runtime, cell: Cell, t0: datetime, deadline_s: float = 120) -> None:
     """Wait until the recovery configures the new node, then make the same fault on it once more."""
-    until = time.monotonic() + deadline_s
-    while not any(entry.step == "configure" for one in incidents_since(doors, t0) for entry in one.entries):
-        if time.monotonic() > until:
-            raise StepFailed(
-                f"{cell.name}: no recovery came so far as to configure within {deadline_s:.0f} s"
-            )
-        time.sleep(0.2)
+
+    def configures() -> bool:
+        return any(entry.step == "configure" for one in incidents_since(doors, t0) for entry in one.entries)
+
+    if not wait_until(configures, deadline_s):
+        raise StepFailed(f"{cell.name}: no recovery came so far as to configure within {deadline_s:.0f} s")
     FAULTS[cell.fault].make(doors, cell.nodes)
 
 
-def await_mark(doors: Runtime, cell: Cell, t0: datetime) -> None:
-    """Wait until the victims of a fault that outlasts the repair are healed without what the fault took away."""
-    until = time.monotonic() + cell.deadline_s
-    while True:
+def await_end(doors: Runtime, cell: Cell, t0: datetime) -> None:
+    """Wait until every incident of a fault that outlasts its repair is closed."""
+
+    def ended() -> bool:
         incidents = incidents_since(doors, t0)
-        if incidents and all(one.closed_at for one in incidents):
-            return
-        if time.monotonic() > until:
-            raise StepFailed(f"{cell.name}: the repair didn't end while S3 was away")
-        time.sleep(0.5)
+        return bool(incidents) and all(one.closed_at for one in incidents)
+
+    if not wait_until(ended, cell.deadline_s, pause=0.5):
+        raise StepFailed(f"{cell.name}: the repair didn't end while the fault was in force")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from kintsugi.chaos.pick import order
 from kintsugi.errors import Refused, StepFailed
 from kintsugi.local import account
 from kintsugi.local.control_plane import ControlPlane
-from kintsugi.local.demo import INGEST_DAG, LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
+from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed, watches
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -42,8 +42,7 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
     doors, demo = runtime(), Demo(settings, console, report)
     airflow = ControlPlane(settings).airflow
-    demo.start_dags(airflow, doors)
-    airflow.unpause(INGEST_DAG)
+    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
     figures: list[dict[str, Any]] = []
     with live_feed(doors):
         for number, names in enumerate(orders(doors, rounds, seed), start=1):

@@ -9,6 +9,7 @@ from typing import Any
 
 from kintsugi.incident import Incident
 from kintsugi.recovery.case import runtime
+from kintsugi.recovery.plan_policy import changes
 from kintsugi.recovery.report import spool
 from kintsugi.settings import BUCKET, Settings
 
@@ -36,9 +37,7 @@ class Archive:
     def plan(self) -> dict[str, list[str]]:
         """Address → what Terraform did with it; empty when nothing was planned."""
         body = self._read(f"{self._prefix}plan.json")
-        changes = json.loads(body).get("resource_changes", []) if body else []
-        acts = {change["address"]: change["change"]["actions"] for change in changes}
-        return {address: actions for address, actions in acts.items() if actions not in (["no-op"], ["read"])}
+        return changes(json.loads(body)) if body else {}
 
     def logs(self) -> dict[str, list[str]]:
         """Service → its last lines before the repair."""

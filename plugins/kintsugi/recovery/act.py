@@ -71,7 +71,7 @@ def show_plan(runtime: Runtime, case: Case) -> str:
     with runtime.step(case, "dry_run") as step:
         saved = _plan(runtime, case)
         summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
-        step.note(f"dry run, nothing was changed. {summary}", changes=saved.changes)
+        step.note(f"dry run, nothing was changed. {summary}", changes=plan_policy.changes(saved.document))
     return str(summary)
 
 
@@ -85,7 +85,7 @@ def plan(runtime: Runtime, case: Case) -> str:
 def _judged_plan(runtime: Runtime, case: Case, step: Step) -> SavedPlan:
     saved = _plan(runtime, case)
     summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
-    step.note(str(summary), changes=saved.changes)
+    step.note(str(summary), changes=plan_policy.changes(saved.document))
     body = json.dumps(saved.document, indent=1).encode()
     deliver(runtime, f"incidents/{case.incident}/plan.json", body)
     return saved
@@ -225,25 +225,17 @@ def canary(runtime: Runtime, case: Case) -> str:
     repaired too, the whole way may be shut for reasons that aren't this node's, so the wait goes on.
     """
     from kintsugi.trades import canary as trade
-    from kintsugi.trades.cassandra import connect
+
+    def give_up(waited_s: float) -> bool:
+        if waited_s <= CANARY_DEADLINE_S:
+            return False
+        return waited_s > OUTAGE_DEADLINE_S or not _others_sick(runtime, case)
 
     with runtime.step(case, "canary") as step:
-        started = time.monotonic()
         trade_id, entrance = _send_canary(runtime)
-        session = connect([node.address for node in runtime.fleet.of(Role.CASSANDRA)])
-        try:
-            while not trade.arrived(session, trade_id):
-                waited_s = time.monotonic() - started
-                patient = waited_s < OUTAGE_DEADLINE_S and _others_sick(runtime, case)
-                if waited_s > CANARY_DEADLINE_S and not patient:
-                    raise StepFailed(
-                        f"the canary {trade_id} didn't reach Cassandra within {waited_s:.0f} s; "
-                        "look at ingest_trades and stream_trades"
-                    )
-                time.sleep(0.5)
-        finally:
-            session.cluster.shutdown()
-        sentence = f"the canary went from {entrance} to Cassandra in {time.monotonic() - started:.1f} s"
+        cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
+        seconds = trade.await_arrival(cassandra, trade_id, give_up)
+        sentence = f"the canary went from {entrance} to Cassandra in {seconds:.1f} s"
         step.note(sentence)
     return sentence
 
@@ -263,4 +255,4 @@ def _send_canary(runtime: Runtime) -> tuple[str, str]:
 
 def _others_sick(runtime: Runtime, case: Case) -> bool:
     """Whether another node has an open incident."""
-    return any(one.closed_at is None and one.node != case.node for one in runtime.store.incidents(20))
+    return any(one.node != case.node for one in runtime.store.incidents(20, open_only=True))

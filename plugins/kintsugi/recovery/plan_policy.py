@@ -58,6 +58,12 @@ def addresses(node: str, *, with_volume: bool) -> list[str]:
     return [*volume, f'module.node["{node}"].terraform_data.this']
 
 
+def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Actions by address, of the resources that a plan would change: ``{"module.node[…]…": ["delete", "create"]}``."""
+    acts = {item["address"]: list(item["change"]["actions"]) for item in document.get("resource_changes", [])}
+    return {address: actions for address, actions in acts.items() if actions not in _HARMLESS}
+
+
 def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSummary:
     """Check the plan against the rules above; raises PlanRefused that names the address at fault.
 

@@ -117,21 +117,10 @@ def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
     """
     from kintsugi.recovery import stream_driver
     from kintsugi.trades import canary as trade
-    from kintsugi.trades.cassandra import connect
 
     if not stream_driver.shall_run(runtime):
         return "no canary was sent: nobody has submitted the stream"
-    started = time.monotonic()
     trade_id = trade.send(runtime.s3())
-    session = connect([node.address for node in runtime.fleet.of(Role.CASSANDRA)])
-    try:
-        while not trade.arrived(session, trade_id):
-            if time.monotonic() - started > deadline_s:
-                raise StepFailed(
-                    f"the canary {trade_id} didn't reach Cassandra within {deadline_s:.0f} s; "
-                    "look at ingest_trades and stream_trades"
-                )
-            time.sleep(0.5)
-    finally:
-        session.cluster.shutdown()
-    return f"a canary went from S3 to Cassandra in {time.monotonic() - started:.1f} s"
+    cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
+    seconds = trade.await_arrival(cassandra, trade_id, lambda waited_s: waited_s > deadline_s)
+    return f"a canary went from S3 to Cassandra in {seconds:.1f} s"

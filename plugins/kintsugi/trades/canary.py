@@ -5,11 +5,13 @@ They are stored like any trade but signal nothing, and no account counts them.
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from kintsugi.errors import KintsugiError
+from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.settings import BUCKET, TOPIC
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.rows import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 PREFIX = "trades/canary/"
 SEND_TIMEOUT_S = 30.0
+LOOK_EVERY_S = 0.5
 SLOTS_BACK = 8  # a canary is looked for in the last two hours
 
 
@@ -67,6 +70,26 @@ def row(at: datetime, sequence: int) -> str:
         f"{CANARY_SYMBOL},{clock},{sequence},{CANARY_SYMBOL},{expiration},1.000,C,1,1,0.0100,18,0,0.0100,0.0200,"
         "0.1000,0.5000,1.0000,1.0100,0"
     )
+
+
+def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[float], bool]) -> float:
+    """Wait for the canary at Cassandra's end; returns the seconds waited.
+
+    Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
+    """
+    from kintsugi.trades.cassandra import connected
+
+    started = time.monotonic()
+    with connected(contact_points) as session:
+        while not arrived(session, trade_id):
+            waited_s = time.monotonic() - started
+            if give_up(waited_s):
+                raise StepFailed(
+                    f"the canary {trade_id} didn't reach Cassandra within {waited_s:.0f} s; "
+                    "look at ingest_trades and stream_trades"
+                )
+            time.sleep(LOOK_EVERY_S)
+    return time.monotonic() - started
 
 
 def arrived(session: Session, trade_id: str, now: datetime | None = None) -> bool:

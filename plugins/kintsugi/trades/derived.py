@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import Refused
 from kintsugi.trades.cancels import Candidate, match
+from kintsugi.trades.derived_types import Alike, Cancel, Changes, Day, DayRecord, Store, Stored, WindowKey
 from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.recent import RecentTrades
 from kintsugi.trades.windows import WINDOW_MS, Flow, Sums, Verdict, flow_of, verdict, window_start
 
 if TYPE_CHECKING:
@@ -55,112 +57,6 @@ OF_EVERY_TRADE = (
     "trade_id", "symbol", "trade_date", "slot", "ts", "option_type", "size", "price", "delta", "side",
     "canceled", "match", "partition", "offset",
 )  # fmt: skip
-
-Day = tuple[str, str]  # symbol, trade date
-
-
-class WindowKey(NamedTuple):
-    """A window: ``slot`` is the quarter of an hour whose partition of ``trade`` holds it, ``start`` milliseconds."""
-
-    symbol: str
-    trade_date: str
-    slot: int
-    start: int
-
-    @property
-    def day(self) -> Day:
-        return self.symbol, self.trade_date
-
-    @property
-    def bit(self) -> int:
-        """Its place in a `DayState`'s sets: a trade date has at most 24 hours, so minutes of the day are unique."""
-        return 1 << (self.start // WINDOW_MS % 1440)
-
-
-class Alike(NamedTuple):
-    """What a cancel and its trade have in common; ``condition`` is the trade's, the cancelled one of the cancel."""
-
-    root: str
-    expiration: str
-    strike: float
-    option_type: str
-    exchange: int
-    size: int
-    price: float
-    condition: int
-
-
-class Cancel(NamedTuple):
-    """A cancel on record; ``trade_id`` is what it takes back, if that is known."""
-
-    cancel_id: bytes
-    ts: int
-    slot: int
-    sequence: int
-    alike: Alike
-    match: int
-    trade_id: bytes | None
-
-
-class Stored(NamedTuple):
-    """A trade as the truth has it; ``flow`` is what it adds to its window."""
-
-    trade_id: bytes
-    ts: int
-    slot: int
-    sequence: int
-    flow: Flow
-
-
-class DayRecord(NamedTuple):
-    """What is on record of a symbol's day: starts of its windows, those that signal, its cancels."""
-
-    windows: Iterable[int]
-    alerts: Iterable[int]
-    cancels: Iterable[Cancel]
-
-
-@dataclass(slots=True)
-class Changes:
-    """The rows of one batch, all absolute.
-
-    ``marks``: stored trade → the cancel that takes it back, or None. ``taken_back``: trades to remove from
-    the unusual ones, ``freed``: trades to bring back among them, because a cancel found a better match.
-    ``unusual``, ``unusual_canceled``: rows of `schema.UNUSUAL_COLUMNS`, dates as text. ``late``: (trade date,
-    reason, partition, end offset, trades).
-    """
-
-    windows: dict[WindowKey, Verdict] = field(default_factory=dict)
-    quiet: list[WindowKey] = field(default_factory=list)
-    cancels: list[tuple[Day, Cancel]] = field(default_factory=list)
-    marks: list[tuple[Day, int, int, bytes, bytes | None]] = field(default_factory=list)
-    taken_back: list[tuple[Day, int, bytes]] = field(default_factory=list)
-    freed: list[tuple[Day, int, bytes]] = field(default_factory=list)
-    unusual: list[tuple[Any, ...]] = field(default_factory=list)
-    unusual_canceled: list[tuple[Any, ...]] = field(default_factory=list)
-    late: list[tuple[str, str, int, int, int]] = field(default_factory=list)
-
-
-class Store(Protocol):
-    """Where the truth is read and what follows is written; see `derived_store` for Cassandra's."""
-
-    def claim(self, epoch: int) -> None:
-        """Declare a driver that began at ``epoch`` (microseconds) the youngest."""
-
-    def youngest(self) -> int:
-        """The epoch of the youngest driver."""
-
-    def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
-        """What is on record of each."""
-
-    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
-        """The stored trades of each window, without cancels (the rows that take others back)."""
-
-    def alike(self, day: Day, columns: Alike, slots: Sequence[int]) -> Iterable[Stored]:
-        """The stored trades of a day with these columns, in these slots."""
-
-    def write(self, changes: Changes, timestamp: int) -> None:
-        """Write all of it, at ``timestamp`` (microseconds)."""
 
 
 @dataclass(slots=True)
@@ -243,6 +139,7 @@ class Derived:
         self._held = 0
         self._days: OrderedDict[Day, _DayState] = OrderedDict()
         self._newest: dict[int, tuple[int, str]] = {}
+        self._recent = RecentTrades()
 
     def apply(self, batch: Table) -> Summary:
         """Bring the tables up to date with a batch of stored trades (columns DERIVING).
@@ -259,6 +156,7 @@ class Derived:
         except Exception:
             self._windows.clear()
             self._days.clear()
+            self._recent.clear()
             self._held = 0
             self._newest = watermarks
             raise
@@ -284,6 +182,7 @@ class Derived:
         rows = {name: batch.column(name).to_pylist() for name in OF_EVERY_TRADE}
         special = _special(batch)
         summary, changes = Summary(trades=batch.num_rows), Changes()
+        self._recent.add(batch)
         self._load_days(set(zip(rows["symbol"], rows["trade_date"], strict=True)))
         self._count_late(rows, summary, changes)
         touched, groups = self._sort(rows, special)
@@ -370,7 +269,7 @@ class Derived:
             by_columns[cancel.alike].append(cancel)
         dirty: set[WindowKey] = set()
         for columns, cancels in by_columns.items():
-            trades = self._alike(day, columns, cancels)
+            trades = self._alike(day, key, columns, cancels)
             found = match((Candidate(c.ts, c.sequence, c.cancel_id) for c in cancels),
                           (Candidate(t.ts, t.sequence, t.trade_id) for t in trades.values()))  # fmt: skip
             taken = {trade: cancel for cancel, trade in found.items()}
@@ -403,10 +302,10 @@ class Derived:
             changes.taken_back.append((day, trade.ts, trade.trade_id))
         return window
 
-    def _alike(self, day: Day, columns: Alike, cancels: list[Cancel]) -> dict[bytes, Stored]:
+    def _alike(self, day: Day, key: int, columns: Alike, cancels: list[Cancel]) -> dict[bytes, Stored]:
         """The trades that these cancels may mean: backwards in time, until each has met its sequence number."""
         wanted = {cancel.sequence for cancel in cancels}
-        found: dict[bytes, Stored] = {}
+        found = {trade.trade_id: trade for trade in self._recent.alike(day, key, columns)}
         latest = max(cancel.slot for cancel in cancels)
         slots = list(range(latest, -1, -1))
         start, step = 0, 1

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kintsugi.trades.derived import Alike, Cancel, Changes, Day, DayRecord, Stored, WindowKey
+from kintsugi.trades.derived_types import Alike, Cancel, Changes, Day, DayRecord, Stored, WindowKey
 from kintsugi.trades.windows import Verdict, flow_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import KEYSPACE
-from kintsugi.trades.derived import Alike, Cancel, Changes, Day, DayRecord, Stored, WindowKey
+from kintsugi.trades.derived_types import Alike, Cancel, Changes, Day, DayRecord, Stored, WindowKey
 from kintsugi.trades.schema import (
     CANCEL_COLUMNS,
     LATE_COLUMNS,

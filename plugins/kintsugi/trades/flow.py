@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kintsugi.fleet import Role
 from kintsugi.settings import KAFKA_PORT, TOPIC, Settings
 from kintsugi.trades.offsets import group_consumer
+
+if TYPE_CHECKING:
+    from kintsugi.trades.ingest import S3Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +86,17 @@ class Snapshot:
     pending: int
 
 
-def snapshot(settings: Settings) -> Snapshot:
-    """How far the flow of this installation is; raises what S3 and Postgres raise."""
+def waiting_files(settings: Settings) -> list[S3Object]:
+    """The trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
     from kintsugi.connections import s3_client, store_dsn
     from kintsugi.trades.ingest import pending
     from kintsugi.trades.ledger import Ledger
 
-    files = pending(s3_client(settings), Ledger(store_dsn(settings)))
+    return pending(s3_client(settings), Ledger(store_dsn(settings)))
+
+
+def snapshot(settings: Settings) -> Snapshot:
+    """How far the flow of this installation is; raises what S3 and Postgres raise."""
+    files = waiting_files(settings)
     found = lag(settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
     return Snapshot(found.stored if found else None, found.messages if found else None, len(files))

@@ -214,11 +214,9 @@ def ask_releases(settings: Settings) -> ReleasesSeen:
 
 def ask_files(settings: Settings) -> Files:
     """What still waits in S3; raises what S3 and Postgres raise."""
-    from kintsugi.connections import s3_client, store_dsn
-    from kintsugi.trades.ingest import pending
-    from kintsugi.trades.ledger import Ledger
+    from kintsugi.trades.flow import waiting_files
 
-    waiting = pending(s3_client(settings), Ledger(store_dsn(settings)))
+    waiting = waiting_files(settings)
     return Files(len(waiting), waiting[0].key if waiting else None)
 
 

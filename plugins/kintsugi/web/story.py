@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from kintsugi.incident import Entry, Incident, Outcome, Phase
+from kintsugi.recovery.plan_policy import changes
 from kintsugi.web.level import Level
 
 LEVELS = {
@@ -121,11 +122,7 @@ class Change:
 
 def plan(document: Mapping[str, Any]) -> list[Change]:
     """The changes of a plan as ``terraform show -json`` tells it; resources that stay are left out."""
-    return [
-        Change(str(change.get("address")), " then ".join(change.get("change", {}).get("actions", ())))
-        for change in document.get("resource_changes", ())
-        if change.get("change", {}).get("actions") not in (None, ["no-op"], ["read"])
-    ]
+    return [Change(address, " then ".join(actions)) for address, actions in changes(document).items()]
 
 
 @dataclass(frozen=True, slots=True)

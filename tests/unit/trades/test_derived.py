@@ -147,6 +147,28 @@ def test_a_cancel_takes_its_trade_out_of_windows_and_unusual_trades_and_marks_it
     }
 
 
+class CountingStore(MemoryStore):
+    """Counts how often it is searched for the trades that a cancel may mean."""
+
+    searches = 0
+
+    def alike(self, *arguments: Any) -> Any:
+        self.searches += 1
+        return super().alike(*arguments)
+
+
+def test_the_trade_of_a_cancel_is_found_in_memory_while_it_is_recent_and_in_the_truth_after() -> None:
+    store = CountingStore()
+    stream = Stream(store)
+    one, other = at(0, 1), at(0.1, 2)
+    stream.feed(one, other)
+    assert stream.feed(cancel_of(one, 1)).matched == 1
+    assert store.searches == 0
+    # A new driver remembers nothing; both cancels are alike, so both are matched anew.
+    assert Stream(store).feed(cancel_of(other, 1)).matched == 2
+    assert store.searches > 0
+
+
 def test_a_cancel_that_comes_before_its_trade_waits_for_it() -> None:
     stream = Stream()
     one = at(0, 1)
