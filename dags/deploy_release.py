@@ -7,6 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from kintsugi.fleet import load_fleet
+from kintsugi.notify.deadline import deadline_alert
 from kintsugi.release.subgraph import roll_out
 
 RUNBOOK = """
@@ -40,6 +41,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     tags=["kintsugi", "release"],
+    deadline=deadline_alert(timedelta(minutes=90)),
     default_args={"owner": "kintsugi", "execution_timeout": timedelta(minutes=25)},
     params={
         "release": Param(

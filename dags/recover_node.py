@@ -7,6 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from kintsugi.fleet import load_fleet
+from kintsugi.notify.deadline import deadline_alert
 from kintsugi.recovery.subgraph import recovery
 
 RUNBOOK = """
@@ -20,6 +21,8 @@ RUNBOOK = """
 - **roll_back**: configure the node anew from the last known-good release.
 - **dry run**: shows Terraform's plan in the log and result of `recovery.show_plan`; nothing changes.
 
+A run that isn't done after 30 minutes is told to the channels tagged `page` (a deadline alert of this DAG).
+
 A run that skips everything after `confirm`: another run holds the node's lease; its name is in the log of `confirm`.
 """
 
@@ -32,6 +35,7 @@ with DAG(
     max_active_runs=4,
     is_paused_upon_creation=False,
     tags=["kintsugi", "recovery"],
+    deadline=deadline_alert(timedelta(minutes=30)),
     default_args={"owner": "kintsugi", "execution_timeout": timedelta(minutes=15)},
     params={
         "node": Param(

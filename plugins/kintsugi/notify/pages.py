@@ -5,6 +5,7 @@
 2. A repair ended as failed and was closed: the node answers, so no watch will continue it, but it wasn't proven
    well.
 3. An open incident whose journal has stood still for STUCK: whoever repaired it is gone, and nobody took over.
+4. A watch's incident that is open for OVERDUE though its repair goes on. (A run by hand has a deadline in Airflow.)
 
 Everything else heals without anybody, and stands in the digest. A sick node is detected again and again while a
 person is on the way; incidents of a node that follow each other within UNBROKEN and didn't heal are one reason to
@@ -22,6 +23,8 @@ from kintsugi.incident import Incident, Outcome
 UNBROKEN = timedelta(hours=1)
 REMIND = timedelta(hours=2)
 STUCK = timedelta(minutes=20)
+OVERDUE = timedelta(minutes=30)
+WATCH = "watch_"  # what the run that repairs begins with when a watch began it
 RECENT = timedelta(days=1)
 
 
@@ -81,6 +84,16 @@ def _page(incident: Incident, first: Incident, now: datetime) -> Page | None:
             f"page/stuck/{incident.id}/{len(incident.entries)}",
             f"{incident.node} needs a person: its repair stands still",
             f"Nothing was written since {_last_word(incident):%H:%M:%S} UTC. Does Airflow run? {where}",
+        )
+    if (
+        incident.closed_at is None
+        and incident.holder.startswith(WATCH)
+        and now - incident.opened_at > OVERDUE
+    ):
+        return Page(
+            f"page/overdue/{incident.id}",
+            f"{incident.node} is not healed after {OVERDUE.total_seconds() / 60:.0f} minutes",
+            f"Its repair goes on, last with: {incident.entries[-1].message}\n{where}",
         )
     return None
 

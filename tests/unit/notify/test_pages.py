@@ -53,6 +53,19 @@ def _under_way() -> Incident:
     return replace(healed(), closed_at=None, outcome=None, reason=None)
 
 
+def test_a_repair_that_goes_on_for_too_long_calls_once_when_a_watch_began_it() -> None:
+    begun = _under_way()
+    busy = replace(
+        begun, entries=(*begun.entries, replace(begun.entries[-1], at=at(1795), message="still joining"))
+    )
+    assert pages([replace(busy, holder="watch_kafka-2/run")], at(1790)) == []
+    story = [pages([replace(busy, holder="watch_kafka-2/run")], at(seconds)) for seconds in (1830, 2400)]
+    assert len({page.key for found in story for page in found}) == 1
+    assert story[0][0].title == "kafka-2 is not healed after 30 minutes"
+    assert "still joining" in story[0][0].text
+    assert pages([replace(busy, holder="recover_node/run")], at(1830)) == []
+
+
 def test_a_repair_under_way_does_not_call_until_it_stands_still() -> None:
     assert pages([_under_way()], at(51 + 20 * 60)) == []
     (page,) = pages([_under_way()], at(52 + 20 * 60))

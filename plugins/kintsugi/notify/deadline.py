@@ -1,0 +1,53 @@
+"""Airflow's deadline alerts: a run that takes longer than it ever should is told to a person.
+
+Experimental in Airflow 3.3 (https://airflow.apache.org/docs/apache-airflow/3.3.2/howto/deadline-alerts.html): the
+scheduler sees the deadline pass, the triggerer calls `overdue`, which puts a page into the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.deadline import DeadlineAlert
+
+
+def deadline_alert(limit: timedelta) -> DeadlineAlert:
+    """A page when a run of the DAG hasn't ended ``limit`` after it was queued."""
+    from airflow.sdk.definitions.deadline import AsyncCallback, DeadlineAlert, DeadlineReference
+
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=limit,
+        callback=AsyncCallback(f"{__name__}.overdue", kwargs={"minutes": limit.total_seconds() / 60}),
+    )
+
+
+async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
+    """Put the page about the run in Airflow's ``context`` into the outbox, once; returns its title."""
+    return await asyncio.to_thread(_put, context["dag_run"], minutes)
+
+
+def _put(run: Mapping[str, Any], minutes: float) -> str:
+    from kintsugi.connections import store_dsn
+    from kintsugi.notify.outbox import Kind, Outbox
+    from kintsugi.settings import load_settings
+
+    page = page_of(run, minutes)
+    outbox = Outbox(store_dsn(load_settings()))
+    outbox.ensure_tables()
+    outbox.put(f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", Kind.PAGE, page)
+    return page["title"]
+
+
+def page_of(run: Mapping[str, Any], minutes: float) -> dict[str, str]:
+    """Title and text; ``run`` is Airflow's description of the run, as its REST API gives it. Pure."""
+    node = (run.get("conf") or {}).get("node")
+    of_what = f"{run['dag_id']} of {node}" if node else run["dag_id"]
+    return {
+        "title": f"{of_what} is not done after {minutes:.0f} minutes",
+        "text": f"Run {run['dag_run_id']} of {run['dag_id']} goes on. See its tasks in Airflow, and `make status`.",
+    }
