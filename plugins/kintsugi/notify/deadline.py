@@ -12,12 +12,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow.sdk.definitions.deadline import DeadlineAlert
+    from airflow.sdk import DeadlineAlert
 
 
 def deadline_alert(limit: timedelta) -> DeadlineAlert:
     """A page when a run of the DAG hasn't ended ``limit`` after it was queued."""
-    from airflow.sdk.definitions.deadline import AsyncCallback, DeadlineAlert, DeadlineReference
+    from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
 
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
