@@ -83,6 +83,8 @@ def main(name: str) -> None:
         give_up_mounting()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Kafka and Cassandra hold many files open
+    if os.getpriority(os.PRIO_PROCESS, 0) < 0:  # made by a recovery that goes first: its servers must not
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     root = settings.node_root(name)
     os.chdir(root)
     supervisord = str(Path(sys.prefix) / "bin" / "supervisord")
