@@ -11,6 +11,7 @@ import pytest
 
 from kintsugi.errors import StepFailed
 from kintsugi.recovery import act, assess, case, report
+from tests.dags.in_process import run_in_process
 
 ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
 REBUILD = ["fence", "plan", "provision", "configure", "rejoin", "verify", "canary"]
@@ -47,8 +48,8 @@ class Recorder:
         dag = dag_bag.dags["recover_node"]
         for task in dag.tasks:
             task.retries = 0
-        run = dag.test(run_conf={"node": "kafka-1", "action": "auto", "dry_run": False})
-        return {ti.task_id.removeprefix("recovery."): str(ti.state) for ti in run.get_task_instances()}
+        states = run_in_process(dag, {"node": "kafka-1", "action": "auto", "dry_run": False})
+        return {task_id.removeprefix("recovery."): state for task_id, state in states.items()}
 
 
 @pytest.fixture

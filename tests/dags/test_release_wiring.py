@@ -15,6 +15,7 @@ from kintsugi.recovery import case
 from kintsugi.release import deploy, drift
 from kintsugi.release.rollout import order
 from kintsugi.release.subgraph import group_of
+from tests.dags.in_process import run_in_process
 
 NODES = [node.name for node in order(load_fleet())]
 
@@ -48,8 +49,7 @@ class Recorder:
     def run(self, dag_bag: Any, **conf: Any) -> dict[str, str]:
         """Run ``deploy_release``; the end state of every task by its id."""
         dag = dag_bag.dags["deploy_release"]
-        run = dag.test(run_conf={"release": "working tree", "hold_seconds": 60, "again": False, **conf})
-        return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+        return run_in_process(dag, {"release": "working tree", "hold_seconds": 60, "again": False, **conf})
 
 
 @pytest.fixture
