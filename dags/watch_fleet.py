@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, get_parsing_context, task
 
-from kintsugi.fleet import Node, load_fleet
+from kintsugi.fleet import Node, load_fleet, watch_of
 from kintsugi.recovery.subgraph import recovery
 from kintsugi.sensors.flow_health import FlowHealthSensor
 from kintsugi.sensors.node_health import NodeHealthSensor
@@ -78,7 +78,7 @@ def committing() -> str:
 def watch(node: Node) -> DAG:
     """The watch of one node: sensor → branch → recovery subgraph."""
     with DAG(
-        dag_id=f"watch_{node.name}",
+        dag_id=watch_of(node.name),
         dag_display_name=f"watch {node.name}",
         description=f"Watch {node.name} and rebuild it when it dies",
         doc_md=RUNBOOK.format(name=node.name, role=node.role, address=node.address),
@@ -125,5 +125,5 @@ wanted = get_parsing_context().dag_id
 if wanted in (None, "watch_flow"):
     flow_dag = watch_flow()
 for _node in load_fleet():
-    if wanted in (None, f"watch_{_node.name}"):
-        globals()[f"watch_{_node.name}"] = watch(_node)
+    if wanted in (None, watch_of(_node.name)):
+        globals()[watch_of(_node.name)] = watch(_node)

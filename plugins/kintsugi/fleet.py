@@ -15,6 +15,12 @@ import yaml
 from kintsugi.errors import FleetError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+WATCH = "watch_"  # what the ids of the DAGs that watch begin with
+
+
+def watch_of(target: str) -> str:
+    """The id of the DAG that watches a node, or ``flow``."""
+    return WATCH + target
 
 
 class Role(StrEnum):

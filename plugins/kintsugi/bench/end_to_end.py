@@ -1,9 +1,8 @@
 """S3 → Kafka → Spark → readable in Cassandra, at full load for minutes, with Airflow and the watchers at work.
 
-Files come into S3 as fast as they are stored: no more trades are under way at any time than are stored in
-``BRIDGED_S`` seconds, which bridges the pause that Airflow makes between two runs of the ingest DAG. The figure
-counts from the first file's put until the last trade is stored; afterwards every identity is read back at
-LOCAL_QUORUM.
+Files come into S3 as fast as they are stored: there are always ``OUTSTANDING`` trades under way, enough for the
+stream to have work while Airflow goes from one run of the ingest DAG to the next. The figure counts from the first
+file's put until the last trade is stored; afterwards every identity is read back at LOCAL_QUORUM.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from kintsugi.errors import StepFailed
 
 PART_ROWS = 10_000
 PART_S = 90.0  # of the session: ten files fill a partition's quarter of an hour
-BRIDGED_S = 20.0
-LEAST_OUTSTANDING, MOST_OUTSTANDING = 20_000, 80_000
+OUTSTANDING = 80_000
 FIRST_ROWS_A_SECOND = 4_000  # what is made beforehand; a faster pipeline has more made while it runs
 DRAIN_S = 180.0
 INTERVAL_S = 15.0
@@ -43,9 +41,7 @@ def end_to_end(bench: Bench) -> Result:
         s3 = bench.doors.s3()
         began = time.time()
         while time.time() - began < bench.seconds:
-            if outstanding(sent, meter, start) < allowed(
-                meter.last.stored - start.stored, time.time() - began
-            ):
+            if outstanding(sent, meter, start) < OUTSTANDING:
                 part = made.pop(0) if made else next(feed)
                 put(s3, part)
                 sent.append(part)
@@ -76,12 +72,6 @@ def end_to_end(bench: Bench) -> Result:
         "series": [(round(at - began, 1), stored - start.stored) for at, stored in readings[::4]],
         "cpu_us_per_trade": {name: round(s / rows * 1e6, 1) for name, s in used.items()},
     }  # fmt: skip
-
-
-def allowed(stored: int, seconds: float) -> int:
-    """How many trades may be under way when ``stored`` were stored in ``seconds``."""
-    rate = stored / seconds if seconds > 0 else 0.0
-    return int(min(MOST_OUTSTANDING, max(LEAST_OUTSTANDING, BRIDGED_S * rate)))
 
 
 def outstanding(sent: list[Part], meter: StreamMeter, start: Reading) -> int:

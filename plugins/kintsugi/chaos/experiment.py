@@ -13,6 +13,7 @@ from typing import Any
 
 from kintsugi.chaos.pick import pick, seed_of
 from kintsugi.errors import Refused, StepFailed
+from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident, Outcome
 from kintsugi.observation import Answer
 from kintsugi.recovery.case import Runtime
@@ -84,7 +85,7 @@ def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) ->
                 raise StepFailed(f"{incident.id} ended {incident.outcome}: {incident.reason}")
             return figures(incident)
         time.sleep(1)
-    raise StepFailed(f"{name} was not healed within {deadline_s:.0f} s; look at watch_{name} in Airflow")
+    raise StepFailed(f"{name} was not healed within {deadline_s:.0f} s; look at {watch_of(name)} in Airflow")
 
 
 def figures(incident: Incident) -> dict[str, Any]:

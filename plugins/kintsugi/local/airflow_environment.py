@@ -209,7 +209,7 @@ def _timing() -> dict[str, dict[str, str]]:
     # DESIGN facts).
     return {
         "scheduler": {
-            "scheduler_idle_sleep_time": "0.2",
+            "scheduler_idle_sleep_time": "0.5",
             "scheduler_heartbeat_sec": "2",
             "job_heartbeat_sec": "2",
             # A scheduler that is merely starved must not take itself for dead: it would reset all that runs.

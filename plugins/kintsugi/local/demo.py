@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos import experiment
 from kintsugi.errors import StepFailed
-from kintsugi.fleet import Fleet
+from kintsugi.fleet import Fleet, watch_of
 from kintsugi.local import account
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.processes import wait_until
@@ -197,7 +197,7 @@ class Demo:
 
 def watches(fleet: Fleet) -> list[str]:
     """The DAGs that watch the nodes."""
-    return [f"watch_{name}" for name in fleet.nodes]
+    return [watch_of(name) for name in fleet.nodes]
 
 
 def still_waiting(doors: Runtime) -> str | None:

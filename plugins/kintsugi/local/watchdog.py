@@ -24,10 +24,11 @@ from typing import Any
 
 from kintsugi.connections import store_dsn
 from kintsugi.errors import KintsugiError
+from kintsugi.fleet import watch_of
 from kintsugi.local.airflow import Airflow
 from kintsugi.notify import news
 from kintsugi.notify.channels import channels
-from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences, watch_of
+from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences
 from kintsugi.notify.deliver import Nobody, Post, tell_people
 from kintsugi.notify.heartbeat import FLOW, Heartbeats
 from kintsugi.notify.outbox import Kind, Message, Outbox

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 from kintsugi.connections import connection
 from kintsugi.errors import KintsugiError
-from kintsugi.notify.heartbeat import FLOW
+from kintsugi.fleet import watch_of
 from kintsugi.notify.pages import Page
 
 SILENT = timedelta(seconds=90)
@@ -68,11 +68,6 @@ def silences(watching: Watching) -> list[Silence]:
         elif watching.now - at > SILENT:
             found.append(Silence(name, at, f"no heartbeat of {watch_of(name)} came; {cause}"))
     return found
-
-
-def watch_of(name: str) -> str:
-    """The DAG that watches ``name``."""
-    return f"watch_{FLOW}" if name == FLOW else f"watch_{name}"
 
 
 @dataclass(slots=True)

@@ -18,13 +18,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from kintsugi.fleet import WATCH, watch_of
 from kintsugi.incident import Incident, Outcome
 
 UNBROKEN = timedelta(hours=1)
 REMIND = timedelta(hours=2)
 STUCK = timedelta(minutes=20)
 OVERDUE = timedelta(minutes=30)
-WATCH = "watch_"  # what the run that repairs begins with when a watch began it
 RECENT = timedelta(days=1)
 
 
@@ -64,7 +64,7 @@ def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
 
 def _page(incident: Incident, first: Incident, now: datetime) -> Page | None:
     refusals = [entry for entry in incident.entries if "refused" in entry.data]
-    where = f"See `kintsugi incident {incident.id}`, and watch_{incident.node} in Airflow."
+    where = f"See `kintsugi incident {incident.id}`, and {watch_of(incident.node)} in Airflow."
     if refusals:
         said = refusals[-1].message.removeprefix("refused: ")
         reminder = int((refusals[-1].at - first.opened_at) / REMIND)

@@ -367,10 +367,7 @@ def _special(batch: Table) -> list[dict[str, Any]]:
 
 
 def _cancel(row: dict[str, Any]) -> Cancel:
-    alike = Alike(
-        row["root"], row["expiration"], row["strike"], row["option_type"], row["exchange"], row["size"],
-        row["price"], row["canceled_condition"],
-    )  # fmt: skip
+    alike = Alike.of(row, "canceled_condition")
     return Cancel(
         bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], alike, row["match"], None
     )

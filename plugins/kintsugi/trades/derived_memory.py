@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kintsugi.trades.derived_types import Alike, Cancel, Changes, Day, DayRecord, Stored, WindowKey
-from kintsugi.trades.windows import Verdict, flow_of
+from kintsugi.trades.windows import Verdict
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -35,17 +35,9 @@ class MemoryStore:
     def store(self, batch: Table) -> None:
         """What the executors do in the stream: upsert the trades of a batch (columns `derived.DERIVING`)."""
         for row in batch.to_pylist():
-            flow = flow_of(
-                row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"]
-            )
-            identity = bytes.fromhex(row["trade_id"])
-            trade = Stored(identity, row["ts"], row["slot"], row["sequence"], flow)
-            columns = Alike(
-                row["root"], row["expiration"], row["strike"], row["option_type"], row["exchange"], row["size"],
-                row["price"], row["condition"],
-            )  # fmt: skip
+            trade = Stored.of(row)
             slots = self._trades[row["symbol"], row["trade_date"]]
-            slots[row["slot"]][identity] = Kept(trade, columns, row["canceled"])
+            slots[trade.slot][trade.trade_id] = Kept(trade, Alike.of(row), row["canceled"])
 
     def claim(self, epoch: int) -> None:
         self._epoch = max(self._epoch, epoch)

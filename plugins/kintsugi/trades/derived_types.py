@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from kintsugi.trades.windows import WINDOW_MS, Flow, Verdict
+from kintsugi.trades.windows import WINDOW_MS, Flow, Verdict, flow_of
 
 Day = tuple[str, str]  # symbol, trade date
 
@@ -41,6 +41,14 @@ class Alike(NamedTuple):
     price: float
     condition: int
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any], condition: str = "condition") -> Alike:
+        """Of a row of a batch; ``condition``: the column that holds the trade's condition."""
+        return cls(
+            row["root"], row["expiration"], row["strike"], row["option_type"], row["exchange"], row["size"],
+            row["price"], row[condition],
+        )  # fmt: skip
+
 
 class Cancel(NamedTuple):
     """A cancel on record; ``trade_id`` is what it takes back, if that is known."""
@@ -62,6 +70,12 @@ class Stored(NamedTuple):
     slot: int
     sequence: int
     flow: Flow
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Stored:
+        """Of a row of a batch (columns `derived.DERIVING`)."""
+        flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
+        return cls(bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], flow)
 
 
 class DayRecord(NamedTuple):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kintsugi.trades.derived_types import Alike, Day, Stored
-from kintsugi.trades.windows import flow_of
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -54,11 +53,9 @@ class RecentTrades:
             if not hits.size:
                 continue
             for row in batch.take(hits).to_pylist():
-                same = Alike(*(row[name] for name in Alike._fields)) == columns
-                if same and not row["canceled"] and (row["symbol"], row["trade_date"]) == day:
-                    yield _stored(row)
-
-
-def _stored(row: dict[str, Any]) -> Stored:
-    flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
-    return Stored(bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], flow)
+                if (
+                    Alike.of(row) == columns
+                    and not row["canceled"]
+                    and (row["symbol"], row["trade_date"]) == day
+                ):
+                    yield Stored.of(row)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kintsugi.errors import InputError
-from kintsugi.fleet import Fleet
+from kintsugi.fleet import WATCH, Fleet, watch_of
 from kintsugi.store.flags import FLEET
 
 ACTIONS = {
@@ -170,7 +170,7 @@ def _nights(on: bool) -> Deed:
 
 
 def _approve(target: str) -> Deed:
-    node = approval(target)[0].removeprefix("watch_")
+    node = approval(target)[0].removeprefix(WATCH)
     says = (
         "The node is repaired against the guards' advice. One that still answers is not destroyed even then."
     )
@@ -178,7 +178,7 @@ def _approve(target: str) -> Deed:
 
 
 def _decline(target: str) -> Deed:
-    node = approval(target)[0].removeprefix("watch_")
+    node = approval(target)[0].removeprefix(WATCH)
     says = "The repair ends as refused; the watch looks at the node again."
     return Deed("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
 
@@ -199,8 +199,8 @@ def _paused(dag_id: str, paused: bool) -> Request:
 
 def _watch_request(node: str) -> Request:
     if node != FLEET:
-        return _paused(f"watch_{node}", paused=False)
-    path = "/dags?update_mask=is_paused&tags=watch&dag_id_pattern=watch_"
+        return _paused(watch_of(node), paused=False)
+    path = "/dags?update_mask=is_paused&tags=watch&dag_id_pattern=" + WATCH
     return Request("PATCH", path, {"is_paused": False}, "watch_flow", "dag")
 
 

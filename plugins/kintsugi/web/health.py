@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.fleet import WATCH, Fleet, Node, Role, watch_of
 from kintsugi.incident import PHASE_OF_STEP, Incident, Phase
 from kintsugi.observation import Symptom
 from kintsugi.store.flags import FLEET, Maintenance
@@ -96,7 +96,7 @@ class Known:
 
     def unwatched(self, name: str) -> bool:
         """Whether the node's watch is known to be paused."""
-        return self.airflow.value is not None and f"watch_{name}" in self.airflow.value.paused
+        return self.airflow.value is not None and watch_of(name) in self.airflow.value.paused
 
 
 def headline(known: Known) -> Headline:
@@ -168,7 +168,7 @@ def _abandoned(known: Known) -> Headline | None:
                 target=flags[0].scope,
             )
         if known.unwatched(node.name):
-            advice = f"Resume watch_{node.name}, or recover the node by hand."
+            advice = f"Resume {watch_of(node.name)}, or recover the node by hand."
             return Headline(
                 Level.BAD, f"{lost}its watch is paused.", advice, since, deed="recover", target=node.name
             )
@@ -388,7 +388,7 @@ def refusal(incident: Incident) -> str:
 
 def node_of(approval: Approval) -> str:
     """The node that a waiting approval is about, as far as its DAG tells; empty for a recovery by hand."""
-    return approval.dag_id.removeprefix("watch_") if approval.dag_id.startswith("watch_") else ""
+    return approval.dag_id.removeprefix(WATCH) if approval.dag_id.startswith(WATCH) else ""
 
 
 def _away(known: Known) -> list[Node]:

@@ -5,7 +5,6 @@ from itertools import islice
 
 from kintsugi.bench import feed
 from kintsugi.bench.delivery import etag_of
-from kintsugi.bench.end_to_end import LEAST_OUTSTANDING, MOST_OUTSTANDING, allowed
 
 
 def test_the_same_seed_makes_the_same_files_and_another_seed_other_trades() -> None:
@@ -45,9 +44,3 @@ def test_a_message_is_keyed_by_its_symbol_and_begins_with_the_identity() -> None
 
 def test_the_etag_is_the_md5_in_quotes() -> None:
     assert etag_of(b"") == '"d41d8cd98f00b204e9800998ecf8427e"'
-
-
-def test_as_much_is_under_way_as_bridges_a_pause_of_the_ingest() -> None:
-    assert allowed(0, 0.0) == LEAST_OUTSTANDING
-    assert allowed(30_000, 10.0) == 60_000
-    assert allowed(900_000, 10.0) == MOST_OUTSTANDING
