@@ -45,7 +45,7 @@ class Section:
 
 SECTIONS: dict[str, Section] = {
     "ingest": Section(ingest, 90),
-    "end_to_end": Section(end_to_end, 360),
+    "end_to_end": Section(end_to_end, 420),
     "ceiling": Section(lambda bench: ceiling(bench, bench.folder / "rows.pickle"), 220),
     "naive": Section(lambda bench: naive(bench, bench.folder / "rows.pickle"), 120),
     "latency": Section(latency, 150),

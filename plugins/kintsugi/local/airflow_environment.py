@@ -222,7 +222,7 @@ def _timing() -> dict[str, dict[str, str]]:
         "workers": {"min_heartbeat_interval": "2"},
         "dag_processor": {
             "parsing_processes": "1",
-            "min_file_process_interval": "30",
+            "min_file_process_interval": "120",
             "refresh_interval": "15",
             "print_stats_interval": "300",
         },

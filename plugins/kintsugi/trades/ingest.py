@@ -34,6 +34,7 @@ PREFIX = "trades/"
 NAME = "UnderlyingOptionsTradesCalcs_"
 CHUNK_ROWS = 20_000
 FLUSH_SECONDS = 120.0
+POLL_S = 0.5
 REMEMBERED = 200_000
 PRODUCER = {
     "acks": "all",
@@ -282,7 +283,7 @@ def ingest_pending(
             now = time.monotonic()
             if now - last >= idle or now - started >= at_most:
                 return accounts
-            time.sleep(0.3)
+            time.sleep(POLL_S)
 
 
 class Recent:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cassandra.query import BatchStatement, PreparedStatement
     from pyarrow import RecordBatch
 
-ROWS_PER_BATCH = 30
-IN_FLIGHT = 24
+ROWS_PER_BATCH = 250
+IN_FLIGHT = 8
 RETRY_SECONDS = 60.0
 
 Row = Sequence[Any]
