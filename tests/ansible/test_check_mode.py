@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kintsugi.errors import StepFailed
 from kintsugi.fleet import REPOSITORY
 from kintsugi.hooks.ansible import Ansible, Checked
 from kintsugi.release import archive, content
@@ -53,8 +54,6 @@ def check(settings: Settings, release: Release, nodes: list[str]) -> Checked:
 
 def put_down(settings: Settings, release: Release, node: str) -> None:
     """Write all files of a node; its service doesn't start, as no init is there, and that comes last."""
-    from kintsugi.errors import StepFailed
-
     with pytest.raises(StepFailed, match=r"Format the disk|init of"):
         Ansible(settings, release).run("site.yml", limit=node, extra_vars=HERE, timeout_s=200)
 
@@ -114,3 +113,25 @@ def test_an_edit_by_hand_differs_and_a_release_without_changes_does_not(
     )
     differs = check(settings, other, ["cassandra-1"]).differs["cassandra-1"]
     assert {str(etc / "form.options"), str(etc / "replace.options")} <= set(differs)
+
+
+def test_a_cluster_of_which_a_node_never_served_does_not_count_as_formed(
+    settings: Settings, release: Release
+) -> None:
+    unreachable = {
+        "ansible_connection": "{{ 'ssh' if inventory_hostname == 'cassandra-3' else 'local' }}",
+        "node_role": "java",  # the one role that ends well without a node's init
+    }
+    with pytest.raises(StepFailed, match="cassandra-3"):
+        Ansible(settings, release).run("site.yml", extra_vars=unreachable, timeout_s=200)
+    assert [mark.name for mark in (settings.control / "formed").iterdir()] == ["kafka"]
+
+
+def test_what_a_login_script_prints_does_not_hide_the_free_space(
+    settings: Settings, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = settings.control / "noisy-shell"
+    shell.write_text('#!/bin/sh\necho "a login script talks"\nexec /bin/sh "$@"\n')
+    shell.chmod(0o755)
+    monkeypatch.setenv("ANSIBLE_EXECUTABLE", str(shell))
+    put_down(settings, release, "spark-worker-1")
