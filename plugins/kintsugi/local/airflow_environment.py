@@ -209,7 +209,7 @@ def _timing() -> dict[str, dict[str, str]]:
     # DESIGN facts).
     return {
         "scheduler": {
-            "scheduler_idle_sleep_time": "0.5",
+            "scheduler_idle_sleep_time": "2",
             "scheduler_heartbeat_sec": "2",
             "job_heartbeat_sec": "2",
             # A scheduler that is merely starved must not take itself for dead: it would reset all that runs.
@@ -222,7 +222,7 @@ def _timing() -> dict[str, dict[str, str]]:
         "workers": {"min_heartbeat_interval": "2"},
         "dag_processor": {
             "parsing_processes": "1",
-            "min_file_process_interval": "120",
+            "min_file_process_interval": "600",
             "refresh_interval": "15",
             "print_stats_interval": "300",
         },

@@ -5,6 +5,7 @@
 * LocalExecutor forks its workers, and they fork a process for each task. What the scheduler has imported before,
   no task has to: that is over a second of CPU for each of a recovery's dozen steps. Imported only, nothing is
   opened or started here, so that a fork has nothing to share.
+* The scheduler rests until something has changed (`scheduler_rest`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+
+from kintsugi.local import scheduler_rest
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
@@ -60,6 +63,7 @@ def main() -> None:
     if "scheduler" in sys.argv[1:2]:
         for module in PRELOADED:
             importlib.import_module(module)
+        scheduler_rest.install()
     airflow_main()  # type: ignore[no-untyped-call]
 
 

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+
+import pytest  # noqa: TC002
+from sqlalchemy.exc import OperationalError
+
+from kintsugi.local.scheduler_rest import BLIND_S, Rest
+
+
+def after(seconds: float, before: Hashable, then: Hashable) -> Callable[[], Hashable]:
+    began = time.monotonic()
+    return lambda: before if time.monotonic() < began + seconds else then
+
+
+def seconds_of(rest: Rest, most: float) -> float:
+    began = time.monotonic()
+    rest.sleep(most)
+    return time.monotonic() - began
+
+
+def rested(look: Callable[[], Hashable]) -> Rest:
+    rest = Rest(look)
+    rest.sleep(0)
+    return rest
+
+
+def test_it_rests_as_long_as_nothing_changes() -> None:
+    assert seconds_of(rested(lambda: 1), 0.7) >= 0.7
+
+
+def test_a_change_ends_the_rest() -> None:
+    rest = rested(after(0.3, 1, 2))
+    assert 0.1 < seconds_of(rest, 20) < 10
+    assert seconds_of(rest, 0.5) >= 0.5  # and is known from then on
+
+
+def test_what_changed_while_the_scheduler_was_at_work_is_no_surprise_to_sleep_over() -> None:
+    state = [1]
+    rest = rested(lambda: state[0])
+    state[0] = 2
+    assert seconds_of(rest, 20) < 10
+
+
+def test_a_database_that_does_not_answer_makes_the_rests_short_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def look() -> Hashable:
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    rest = Rest(look)
+    assert BLIND_S <= seconds_of(rest, 20) < 10
+    assert seconds_of(rest, 0.1) >= 0.1
+    assert len(caplog.records) == 1
+
+
+def test_the_rest_of_the_module_time_is_there() -> None:
+    assert abs(Rest(lambda: 1).time() - time.time()) < 10
