@@ -12,9 +12,10 @@ from kintsugi.settings import TOPIC
 RUNBOOK = """
 ### The account after an ingest
 
-Runs whenever `ingest_trades` has taken files. It reads those files again, waits until the stream has passed what
-was on the topic (at most two minutes), and asks Cassandra for each of their trades by identity. Files that are
-whole are noted in the ledger; what is still under way is asked again after the next ingest.
+Runs whenever `ingest_trades` has taken files. While more than 10,000 messages wait for the stream it waits too (at
+most 15 minutes). Then it reads those files again, waits until the stream has passed what was on the topic (at most two
+minutes), and asks Cassandra for each of their trades by identity. Files that are whole are noted in the ledger; what
+is still under way is asked again after the next ingest.
 
 **`reconcile` failed?** Its error names trades that are lost or altered. `make reconcile` takes the account of all
 files and says whether the lost ones ever were on the topic. `replay_trades` with the key of the file restores them.

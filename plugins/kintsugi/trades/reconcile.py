@@ -16,7 +16,7 @@ partitions (symbols times quarters of an hour, 130 bytes each), not with that of
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from kintsugi.trades.flow import Lag
 
 POLL_S = 0.5
+BEHIND = 10_000  # messages
+PATIENCE_S = 900.0
+LOOK_S = 5.0
 SLOTS = 96  # a day
 ASKED_AGAIN = 100_000  # trades at most
 SLOT_MS = SLOT_MINUTES * 60_000
@@ -97,11 +100,15 @@ def reconcile_when_quiet(settings: Settings, deadline_s: float = 120.0) -> Accou
 def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
     """The account of the files that were ingested lately and never accounted for; None when there are none.
 
-    Files whose trades are all stored are noted in the ledger; the others are left for the next time. Raises
-    KintsugiError that names a trade when one is lost or altered, and what `reconcile` raises.
+    Files whose trades are all stored are noted in the ledger; the others are left for the next time. While the stream
+    is behind it is left alone, for at most PATIENCE_S: reading everything back takes as much of Cassandra as writing
+    it. Raises KintsugiError that names a trade when one is lost or altered, and what `reconcile` raises.
     """
     from kintsugi.connections import store_dsn
+    from kintsugi.trades.flow import consumer_lag
 
+    bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+    await_caught_up(lambda: consumer_lag(bootstrap), time.monotonic() + PATIENCE_S)
     entries = due(Ledger(store_dsn(settings)).unreconciled(), datetime.now(UTC))
     if not entries:
         return None
@@ -110,6 +117,12 @@ def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
         named = ", ".join([*account.lost, *account.altered][:3])
         raise KintsugiError(f"the account of {len(entries)} files: {account}; {named}; run `make reconcile`")
     return account
+
+
+def await_caught_up(lag: Callable[[], int | None], deadline: float) -> None:
+    """Return when at most BEHIND messages wait for the stream, Kafka doesn't tell, or it is ``deadline`` (monotonic)."""
+    while (lag() or 0) > BEHIND and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
 
 
 def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:

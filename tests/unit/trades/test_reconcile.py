@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -114,3 +115,22 @@ def test_pages_are_never_read_speculatively() -> None:
     partitions = [("AAPL", "2024-10-08", slot, *tables.ALWAYS) for slot in range(3)]
     assert [list(rows) for rows in tables.read_partitions(Session(), partitions)] == [[], [], []]
     assert asked == [False] * 3
+
+
+@pytest.mark.parametrize(
+    "lags",
+    [[50_000, 20_000, 10_000], [50_000, None], [0]],
+    ids=["until the stream has caught up", "until Kafka doesn't tell", "not at all"],
+)
+def test_the_account_waits_while_the_stream_is_behind(
+    lags: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "LOOK_S", 0.0)
+    left = iter(lags)
+    reconcile.await_caught_up(lambda: next(left), time.monotonic() + 60)
+    assert list(left) == []
+
+
+def test_the_account_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "LOOK_S", 0.01)
+    reconcile.await_caught_up(lambda: 50_000, time.monotonic() + 0.1)
