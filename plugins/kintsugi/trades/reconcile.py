@@ -120,7 +120,7 @@ def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
 
 
 def await_caught_up(lag: Callable[[], int | None], deadline: float) -> None:
-    """Return when at most BEHIND messages wait for the stream, Kafka doesn't tell, or it is ``deadline`` (monotonic)."""
+    """Return when at most BEHIND messages wait for the stream, Kafka doesn't tell, or it is ``deadline``."""
     while (lag() or 0) > BEHIND and time.monotonic() < deadline:
         time.sleep(LOOK_S)
 
