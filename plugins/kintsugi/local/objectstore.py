@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ACCESS_KEY = "kintsugi"
 REGION = "us-east-1"
 
-_JVM = ("-Xmx128m", "-Xss512k", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:MaxMetaspaceSize=96m")
+_JVM = ("-Xmx128m", "-Xss512k", "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=96m")
 
 
 @dataclass(frozen=True, slots=True)
