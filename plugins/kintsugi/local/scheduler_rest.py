@@ -19,10 +19,12 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.15
 BLIND_S = 0.5
+# States alone: a heartbeat of a running task, or the scheduler's own stamp on a run, is no change.
 CHANGES = text(
-    "SELECT count(DISTINCT dag_run.id), count(*), max(task_instance.updated_at) FROM dag_run LEFT JOIN task_instance "
+    "SELECT task_instance.state, count(DISTINCT dag_run.id), count(*), max(task_instance.end_date) FROM dag_run "
+    "LEFT JOIN task_instance "
     "ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id "
-    "WHERE dag_run.state IN ('queued', 'running')"
+    "WHERE dag_run.state IN ('queued', 'running') GROUP BY task_instance.state"
 )
 
 
@@ -54,12 +56,12 @@ class Rest:
 
 
 def changes() -> Hashable:
-    """What is other whenever a task of a run that isn't over, or the number of such runs, has changed."""
+    """What is other whenever a task of a run that isn't over, or such a run, has got another state."""
     from airflow import settings
 
     engine = settings.get_engine()  # type: ignore[no-untyped-call]
     with engine.connect() as connection:
-        return tuple(connection.execute(CHANGES).one())
+        return frozenset(tuple(row) for row in connection.execute(CHANGES))
 
 
 def install() -> None:
