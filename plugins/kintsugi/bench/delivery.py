@@ -71,7 +71,9 @@ def deliver(
     etag = etag_of(part.body)
     with ledger.claim(part.key, etag, len(part.body)) as claim:
         if claim is None:
-            raise StepFailed(f"{part.key} is ingested already; run the bench again, it then makes new trades")
+            raise StepFailed(
+                f"{part.key} is ingested already; run the bench again, with another --seed if one was given"
+            )
         given = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
         if given != etag:
             raise StepFailed(f"S3 gave {part.key} the ETag {given}, not {etag}; it would be ingested twice")

@@ -30,6 +30,9 @@ RATE = 2_000.0
 IDLE_S = 15.0
 STORED_S = 120.0
 COMPACTED_S = 60.0
+COMPACTIONS = (
+    "SELECT active_tasks, pending_tasks FROM system_views.thread_pools WHERE name = 'CompactionExecutor'"
+)
 
 
 def growth(bench: Bench) -> Result:
@@ -122,10 +125,7 @@ def compacting(bench: Bench) -> bool:
         try:
             with connected([address], keyspace=None) as session:
                 host = next(h for h in session.cluster.metadata.all_hosts() if h.address == address)
-                row = session.execute(
-                    "SELECT active_tasks, pending_tasks FROM system_views.thread_pools WHERE name = 'CompactionExecutor'",
-                    host=host,
-                ).one()
+                row = session.execute(COMPACTIONS, host=host).one()
         except NoHostAvailable:  # busy: it is asked again
             return True
         if row.active_tasks + row.pending_tasks:

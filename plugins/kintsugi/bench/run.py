@@ -72,8 +72,8 @@ def run(
     folder = report.parent / "bench"
     console = Console(soft_wrap=True, highlight=False)
     state = State.load(folder / "state.json", wanted, seed, seconds)
-    bench = Bench(runtime(), console, state.seed, seconds, folder)
-    console.print(f"seed {state.seed}; data of the fortnight around {_week(state.seed)}")
+    bench = Bench(runtime(), console, state.data_seed, seconds, folder)
+    console.print(f"seed {state.seed}; data of the fortnight around {_week(bench.seed)}")
     if state.results:
         console.print(f"going on with a run that has measured {', '.join(state.results)}")
     start_dags(bench)
@@ -106,13 +106,22 @@ def chosen(only: Sequence[str]) -> list[str]:
 
 @dataclass(slots=True)
 class State:
-    """What an unfinished run has found; written after each section."""
+    """What an unfinished run has found; written after each section.
+
+    ``calls``: how often it was begun or gone on with.
+    """
 
     path: Path
     seed: int
     began_at: float
     wanted: list[str]
     results: dict[str, Any]
+    calls: int = 1
+
+    @property
+    def data_seed(self) -> int:
+        """Of the trades: others at each call, for what a killed one has sent counts as ingested."""
+        return self.seed + self.calls - 1
 
     @classmethod
     def load(cls, path: Path, wanted: list[str], seed: int | None, seconds: float) -> State:
@@ -122,7 +131,11 @@ class State:
             plain = json.loads(path.read_text())
             same = plain["wanted"] == wanted and plain["seconds"] == seconds and seed in (None, plain["seed"])
             if same and now - plain["began_at"] < RESUME_S:
-                return cls(path, plain["seed"], plain["began_at"], wanted, plain["results"])
+                state = cls(
+                    path, plain["seed"], plain["began_at"], wanted, plain["results"], plain["calls"] + 1
+                )
+                state._write(seconds)
+                return state
         except (FileNotFoundError, ValueError, KeyError):
             pass
         state = cls(path, int(now) if seed is None else seed, now, wanted, {})
@@ -139,7 +152,7 @@ class State:
         fresh = self.path.with_suffix(".fresh")
         plain = {
             "seed": self.seed, "began_at": self.began_at, "wanted": self.wanted, "seconds": seconds,
-            "results": self.results,
+            "results": self.results, "calls": self.calls,
         }  # fmt: skip
         fresh.write_text(json.dumps(plain))
         fresh.replace(self.path)
