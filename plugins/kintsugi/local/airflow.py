@@ -65,9 +65,14 @@ class Airflow:
     # --- DAGs ---------------------------------------------------------------------------------------------
 
     def dags(self) -> list[dict[str, Any]]:
-        """All DAGs with their latest run, as ``GET /api/v2/dags`` gives them."""
+        """All DAGs as ``GET /api/v2/dags`` gives them."""
         found: list[dict[str, Any]] = self.call("GET", "/dags?limit=100&exclude_stale=true")["dags"]
         return found
+
+    def youngest_run(self, dag_id: str) -> dict[str, Any] | None:
+        """The youngest run of a DAG as Airflow's API gives it, or None."""
+        runs = self.call("GET", f"/dags/{_quote(dag_id)}/dagRuns?limit=1&order_by=-run_after")["dag_runs"]
+        return next(iter(runs), None)
 
     def await_dag(self, dag_id: str, seconds: float = 60) -> None:
         """Wait until the dag-processor has parsed ``dag_id``; StepFailed says why it can't."""

@@ -115,11 +115,11 @@ async def _node(settings: Settings, node: Node) -> Document:
 def _airflow(plane: ControlPlane) -> dict[str, Any]:
     health = plane.airflow.health()
     dags = (_or_none(plane.airflow.dags) or []) if health else []
-    return {"health": health, "dags": [_dag(entry) for entry in dags]}
+    return {"health": health, "dags": [_dag(plane, entry) for entry in dags]}
 
 
-def _dag(entry: Document) -> Document:
-    run = (entry.get("latest_dag_runs") or [{}])[0]
+def _dag(plane: ControlPlane, entry: Document) -> Document:
+    run = _or_none(lambda: plane.airflow.youngest_run(entry["dag_id"])) or {}
     return {
         "dag_id": entry["dag_id"],
         "paused": entry["is_paused"],

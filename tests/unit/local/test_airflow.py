@@ -93,6 +93,19 @@ def test_same_run_id_twice_is_one_run(api: Api, airflow: Airflow) -> None:
         airflow.trigger("ingest")
 
 
+def test_the_youngest_run_is_asked_for_by_the_time_from_which_it_may_run(api: Api, airflow: Airflow) -> None:
+    runs: list[dict[str, Any]] = [{"dag_run_id": "b", "state": "running"}]
+
+    def answer(path: str) -> tuple[int, Any]:
+        assert path.endswith("?limit=1&order_by=-run_after")
+        return 200, {"dag_runs": runs}
+
+    api.answers["GET", "/api/v2/dags/ingest/dagRuns"] = answer
+    assert airflow.youngest_run("ingest") == runs[0]
+    runs.clear()
+    assert airflow.youngest_run("ingest") is None
+
+
 def test_unknown_dag_is_told_with_the_import_error_behind_it(api: Api, airflow: Airflow) -> None:
     trace = "Traceback\n  File x\nModuleNotFoundError: No module named 'pyspork'"
     errors = [{"filename": "dags/broken.py", "stack_trace": trace}]
