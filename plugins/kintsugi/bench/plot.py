@@ -73,7 +73,6 @@ def _latency(axes: Any, report: Report) -> None:
         shown = axes.bar(places, [report[key][name] for name in names], 0.38, color=color, label=label)
         axes.bar_label(shown, fmt="{:,.0f}", fontsize=8)
     axes.set_xticks(range(len(names)), names)
-    axes.set_yscale("log")
     axes.set_ylabel("ms")
     axes.legend(frameon=False)
 

@@ -54,9 +54,9 @@ def spike(bench: Bench) -> Result:
         bench.say(f"{TRADES:,} trades sent in {send_s:.1f} s; lag {meter.last.lag:,}")
         gone_at = drained_at(bench, meter, usual, memory)
         fed.set()
-    with bench.stream_meter() as meter:
+    with bench.stream_meter() as after:
         rows = expected.count
-        meter.wait_for(lambda now: now.stored - start.stored >= rows, DRAIN_S, "the feed to be stored")
+        after.wait_for(lambda now: now.stored - start.stored >= rows, DRAIN_S, "the feed to be stored")
     with bench.cassandra() as session:
         found = compare(session, expected)
     roles = memory[0]
