@@ -30,7 +30,7 @@ incident:  ## the story of one incident: make incident ID=<as `make status` list
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
 	@$(KINTSUGI) rounds
 
-bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 15 minutes)
+bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 20 minutes)
 	@$(KINTSUGI) bench
 
 soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (about 15 minutes)
