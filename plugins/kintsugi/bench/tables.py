@@ -22,7 +22,10 @@ EXCEPTED_TABLES = {
     "late_trades": "keyed by Kafka's offsets; and a kill changes the batches, so which trades count as late",
 }
 EXCEPTED: dict[tuple[str, str], str] = {
-    ("cancel", "match"): "a digest over the expiration too, which is moved; what was matched, trade_id, is compared",
+    (
+        "cancel",
+        "match",
+    ): "a digest over the expiration too, which is moved; what was matched, trade_id, is compared",
 }
 
 Row = dict[str, Any]
