@@ -22,10 +22,7 @@ EXCEPTED_TABLES = {
     "late_trades": "keyed by Kafka's offsets; and a kill changes the batches, so which trades count as late",
 }
 EXCEPTED: dict[tuple[str, str], str] = {
-    (
-        "cancel",
-        "match",
-    ): "a digest over the expiration too, which is moved; what was matched, trade_id, is compared",
+    ("cancel", "match"): "a digest over the expiration too, which is moved; trade_id tells what was matched",
 }
 
 Row = dict[str, Any]
