@@ -37,8 +37,8 @@ from kintsugi.trades.signals import HIGH_VOLUME, IV_JUMP, with_signals
 from kintsugi.trades.windows import AGGRESSOR, IMBALANCE, WINDOW_MS
 from spark_apps import build_baseline, stream_trades
 
-TUNING_SEEDS = (101, 102)  # thresholds were chosen on 101; 102 is there for more
-EVALUATION_SEEDS = (9001, 9002)
+TUNING_SEEDS = (101, 102, 103, 104)
+EVALUATION_SEEDS = (9002, 9003)
 DAY = date(2024, 10, 8)
 TRADES = 200_000
 BATCH = 20_000

@@ -28,9 +28,15 @@ def test_a_task_that_changes_is_a_change_and_the_schedulers_own_stamp_is_none(da
         session.merge(run).last_scheduling_decision = datetime.now(UTC)
     assert scheduler_rest.changes() == running
     with create_session() as session:
-        task = session.scalars(select(TaskInstance).where(TaskInstance.dag_id == "recover_node")).first()
+        task = session.scalars(
+            select(TaskInstance).where(
+                TaskInstance.dag_id == run.dag_id,
+                TaskInstance.run_id == run.run_id,
+                TaskInstance.state == "success",
+            )
+        ).first()
         assert task is not None
-        task.state = None if task.state else "scheduled"
+        task.state = "scheduled"
     assert scheduler_rest.changes() != running
     with create_session() as session:
         session.merge(run).state = "failed"

@@ -72,10 +72,10 @@ def test_a_message_that_is_no_trade_has_no_identity(spark: SparkSession) -> None
 
 
 def test_a_size_far_above_the_median_of_the_file_before_the_day_is_high_volume(spark: SparkSession) -> None:
-    lines = [changed(14, "0", changed(8, size)) for size in ("448", "449", "1000")]
-    low, high, higher = (score for score, _ in scores(spark, *lines))  # e^1.5 * 100 = 448.2
+    lines = [changed(14, "0", changed(8, size)) for size in ("332", "333", "1000")]
+    low, high, higher = (score for score, _ in scores(spark, *lines))  # e^1.2 * 100 = 332.01
     assert low is None
-    assert high == pytest.approx(math.log(4.49))
+    assert high == pytest.approx(math.log(3.33))
     assert higher == pytest.approx(math.log(10))
 
 

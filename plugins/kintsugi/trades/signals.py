@@ -13,7 +13,7 @@ from kintsugi.trades.identity import CANARY_SYMBOL
 
 HIGH_VOLUME = "high_volume"
 IV_JUMP = "iv_jump"
-HIGH_VOLUME_Z = 1.5
+HIGH_VOLUME_Z = 1.2
 MIN_CONTRACTS = 100
 IV_JUMP_Z = 4.0
 IV_JUMP_RATIO = 1.2
