@@ -66,6 +66,7 @@ CELLS: Sequence[Cell] = (
     *_one("power_off", EACH_ROLE, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     *_one("volume_lost", ("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2"), DEAD,
           actions=REBUILT, must=REBUILT),
+    *_one("volume_lost_silent", STATEFUL, frozenset({_V.HOST_LOST, _V.PARTITIONED}), actions=REBUILT, must=REBUILT),
     *_one("data_lost", STATEFUL, frozenset({_V.DISK_LOST}), actions=REBUILT, must=REBUILT),
     *_one("hung", ("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"), frozenset({_V.HUNG, *BACK_BY_ITSELF}),
           actions=frozenset({_A.RESTART})),

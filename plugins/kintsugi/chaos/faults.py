@@ -100,6 +100,15 @@ def _lose_volume(runtime: Runtime, name: str) -> None:
     runtime.platform().lose_volume(name)
 
 
+def _lose_volume_silently(runtime: Runtime, name: str) -> None:
+    """Freeze the node, then take its disk: processes that hang in I/O on a disk that is gone.
+
+    The disk is moved away, so a frozen process keeps what it has open; nobody else finds it any more.
+    """
+    runtime.platform().suspend(name)
+    runtime.platform().lose_volume(name)
+
+
 def _lose_data(runtime: Runtime, name: str) -> None:
     """Empty the data directory under the running service, and let the service notice at once."""
     runtime.platform().run(name, ["find", _data(runtime, name), "-mindepth", "1", "-delete"])
@@ -215,6 +224,8 @@ FAULTS = {
         Fault("sshd_killed", "sshd is killed while the service lives", _each(_kill_sshd)),
         Fault("power_off", "the whole node loses its power", _each(_power_off)),
         Fault("volume_lost", "the node and its disk are gone", _each(_lose_volume)),
+        Fault("volume_lost_silent", "the node is frozen and its disk is gone",
+              _each(_lose_volume_silently), _each(_thaw), mode="silent"),
         Fault("data_lost", "the data directory is emptied under the service", _each(_lose_data)),
         Fault("hung", "the service is frozen", _each(_hang), _each(_unhang), mode="silent"),
         Fault("host_hung", "the whole node is frozen", _each(_freeze), _each(_thaw), mode="silent"),
