@@ -104,6 +104,21 @@ class Terraform:
         options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s"}
         self._run("apply", str(saved.path), timeout_s=timeout_s + lock_timeout_s, **options, **_APPLY)
 
+    def replace(self, addresses: Sequence[str], *, timeout_s: float = 120) -> None:
+        """Plan and apply the replacement of ``addresses`` in one go, as at the prompt: nobody judges the plan.
+
+        A recovery doesn't; see `plan`. Raises StepFailed.
+        """
+        self._run(
+            "apply",
+            timeout_s=timeout_s + 60,
+            auto_approve=True,
+            replace=list(addresses),
+            target=list(addresses),
+            lock_timeout="60s",
+            **_APPLY,
+        )
+
     def _new_plan_path(self) -> Path:
         directory = self.scratch / "plans"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -64,6 +65,19 @@ def test_a_plan_replaces_what_it_was_told_and_nothing_else(terraform: Terraform)
     assert changes(saved.document) == {A: ["delete", "create"]}
     terraform.apply(saved)
     assert changes(terraform.plan().document) == {}
+
+
+def test_what_is_replaced_at_the_prompt_is_another_and_the_rest_stays(terraform: Terraform) -> None:
+    def ids() -> dict[str, str]:
+        state = json.loads((terraform.root / "terraform.tfstate").read_text())
+        return {one["name"]: one["instances"][0]["attributes"]["id"] for one in state["resources"]}
+
+    terraform.apply_all()
+    before = ids()
+    terraform.replace([A])
+    after = ids()
+    assert after["a"] != before["a"]
+    assert after["b"] == before["b"]
 
 
 def test_a_saved_plan_can_be_loaded_by_another_process(terraform: Terraform) -> None:
