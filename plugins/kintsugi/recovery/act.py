@@ -7,7 +7,9 @@ still doesn't answer: a verdict is minutes old by then, and a healthy node must 
 from __future__ import annotations
 
 import json
+import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ from kintsugi.settings import KAFKA_PORT
 
 if TYPE_CHECKING:
     from kintsugi.hooks.terraform import SavedPlan
+
+log = logging.getLogger(__name__)
 
 PLAN_TRIES = 3
 REDUNDANT_DEADLINE_S = 240.0
@@ -157,7 +161,8 @@ def rejoin(runtime: Runtime, case: Case) -> str:
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
-        made_whole = _make_whole(runtime, case, node, step)
+        compare = node.role is Role.CASSANDRA and _may_lack_rows(runtime, case)
+        made_whole = make_whole(runtime, node, compare=compare, note=step.note)
         if made_whole:
             step.note(made_whole)
         runtime.store.set_mark(case.incident, step.token, "consistent_at")
@@ -184,15 +189,21 @@ def _await_start(runtime: Runtime, node: Node) -> str:
                 raise StepFailed(f"{node.name} doesn't come up by itself: {diagnosis.reason}") from waiting
 
 
-def _make_whole(runtime: Runtime, case: Case, node: Node, step: Step) -> str | None:
-    """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired."""
+def make_whole(
+    runtime: Runtime, node: Node, *, compare: bool, note: Callable[[str], None] = log.info
+) -> str | None:
+    """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired.
+
+    ``compare``: whether a Cassandra node's ranges are compared with their replicas. Returns a sentence when anything
+    had to be asked or done; raises StepFailed.
+    """
     if node.role is Role.KAFKA:
         from kintsugi.local.node_identity import kafka_cluster_id
         from kintsugi.recovery.rejoin_kafka import rejoin_voter
 
-        rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=step.note)
+        rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=note)
         return f"{node.name} votes with the directory it has now, and no dead voter is left"
-    if node.role is Role.CASSANDRA and _may_lack_rows(runtime, case):
+    if node.role is Role.CASSANDRA and compare:
         runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
         return f"every range of {node.name} was compared with its replicas and repaired"
     return None
