@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import platform
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +22,8 @@ from kintsugi.incident import Incident, Outcome
 from kintsugi.local import account
 from kintsugi.local.demo import live_feed
 from kintsugi.local.processes import wait_until
-from kintsugi.local.rounds import await_steady_state
+from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine
 from kintsugi.recovery import redundant
-from kintsugi.recovery.assess import LIMITS
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -39,7 +34,6 @@ FEED_ROWS = 500  # every five seconds
 WATCHED_S = 12.0  # how long a cell that should do nothing is watched
 CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is over
 ACCOUNT_DEADLINE_S = 150.0
-GENEROUS_FOR = timedelta(hours=3)
 
 
 def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
@@ -73,19 +67,6 @@ def chosen_cells(names: Sequence[str]) -> list[Cell]:
                 f"there is no cell {name!r} in the table of faults; there are: {', '.join(sorted(known))}"
             )
     return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
-
-
-@contextmanager
-def generous(doors: Runtime) -> Iterator[None]:
-    """A repair budget that lets the whole table through; it ends with the block, or hours later if that is killed."""
-    until = datetime.now(UTC) + GENEROUS_FOR
-    budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
-    before = doors.store.desired(LIMITS)
-    doors.store.set_desired(LIMITS, budget)
-    try:
-        yield
-    finally:
-        doors.store.set_desired(LIMITS, before.value if before else {})
 
 
 def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
@@ -127,12 +108,6 @@ def take_back(doors: Runtime, cell: Cell) -> None:
     undo = FAULTS[cell.fault].take_back
     if undo is not None:
         undo(doors, cell.nodes)
-
-
-def incidents_since(doors: Runtime, t0: datetime) -> list[Incident]:
-    """All incidents that began after the fault, oldest first."""
-    found = [one for one in doors.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
-    return sorted(found, key=lambda one: one.detected_at)
 
 
 def await_healing(doors: Runtime, cell: Cell, t0: datetime) -> bool:
@@ -184,36 +159,6 @@ def await_end(doors: Runtime, cell: Cell, t0: datetime) -> None:
         raise StepFailed(f"{cell.name}: the repair didn't end while the fault was in force")
 
 
-@contextmanager
-def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
-    """Print the incidents' journals as they grow, while the block runs."""
-    stop = threading.Event()
-    shown: dict[str, int] = {}
-
-    def follow() -> None:
-        while not stop.wait(1.0):
-            tell_new()
-
-    def tell_new() -> None:
-        for incident in incidents_since(doors, t0):
-            for entry in incident.entries[shown.get(incident.id, 0) :]:
-                if not entry.data.get("finding") and entry.data.get("mark") in (None, "failed"):
-                    passed = (entry.at - t0).total_seconds()
-                    console.print(
-                        f"  [dim]{passed:6.1f} s {incident.node:14}[/] [cyan]{entry.step:9}[/] {entry.message}"
-                    )
-            shown[incident.id] = len(incident.entries)
-
-    thread = threading.Thread(target=follow, name="journal", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        tell_new()
-
-
 def row_of(
     cell: Cell, incidents: Sequence[Incident], healed: bool, counted: dict[str, Any]
 ) -> dict[str, Any]:
@@ -254,7 +199,7 @@ def write(report: Path, rows: dict[str, dict[str, Any]]) -> None:
     """Every cell so far."""
     report.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": machine(),
         "cells": list(rows.values()),
         "not_run": dict(NOT_RUN),
     }

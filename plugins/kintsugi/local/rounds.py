@@ -7,28 +7,23 @@ the fleet that ``make demo`` or ``make up`` left running.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos.experiment import check_steady_state
 from kintsugi.chaos.pick import order
-from kintsugi.errors import Refused, StepFailed
 from kintsugi.local import account
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed, watches
+from kintsugi.local.series import await_steady_state, machine
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-STEADY_DEADLINE_S = 120.0
 HEALED_DEADLINE_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
 
 
@@ -64,25 +59,11 @@ def orders(doors: Runtime, rounds: int, seed: int) -> list[list[str]]:
     return [first, *([node.name for node in order(seed + n, doors.fleet)] for n in range(1, rounds))][:rounds]
 
 
-def await_steady_state(doors: Runtime) -> None:
-    """Wait until every node answers and no incident is open; raises StepFailed with what isn't well."""
-    until = time.monotonic() + STEADY_DEADLINE_S
-    while True:
-        try:
-            check_steady_state(doors)
-        except Refused as refusal:
-            if time.monotonic() > until:
-                raise StepFailed(f"no steady state after {STEADY_DEADLINE_S:.0f} s: {refusal}") from refusal
-            time.sleep(1)
-        else:
-            return
-
-
 def write(report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None) -> None:
     """Every figure so far, also when a later repair fails."""
     report.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": machine(),
         "seed": seed,
         "trades_per_s": LIVE_ROWS / LIVE_PERIOD_S,
         "recoveries": list(figures),

@@ -1,0 +1,92 @@
+"""What every series of faults on the running fleet needs: a repair budget, the steady state, journals on the screen."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kintsugi.chaos.experiment import check_steady_state
+from kintsugi.errors import Refused, StepFailed
+from kintsugi.incident import Incident
+from kintsugi.recovery.assess import LIMITS
+from kintsugi.recovery.case import Runtime
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STEADY_DEADLINE_S = 120.0
+GENEROUS_FOR = timedelta(hours=3)
+
+
+def machine() -> str:
+    """What a report says of this machine."""
+    return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) -> None:
+    """Wait until every node answers and no incident is open; raises StepFailed with what isn't well."""
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            check_steady_state(doors)
+        except Refused as refusal:
+            if time.monotonic() > until:
+                raise StepFailed(f"no steady state after {deadline_s:.0f} s: {refusal}") from refusal
+            time.sleep(1)
+        else:
+            return
+
+
+@contextmanager
+def generous(doors: Runtime) -> Iterator[None]:
+    """A repair budget that lets a whole series through; it ends with the block, or hours later if that is killed."""
+    until = datetime.now(UTC) + GENEROUS_FOR
+    budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
+    before = doors.store.desired(LIMITS)
+    doors.store.set_desired(LIMITS, budget)
+    try:
+        yield
+    finally:
+        doors.store.set_desired(LIMITS, before.value if before else {})
+
+
+def incidents_since(doors: Runtime, t0: datetime) -> list[Incident]:
+    """All incidents that began after the fault, oldest first."""
+    found = [one for one in doors.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
+    return sorted(found, key=lambda one: one.detected_at)
+
+
+@contextmanager
+def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
+    """Print the incidents' journals as they grow, while the block runs."""
+    stop = threading.Event()
+    shown: dict[str, int] = {}
+
+    def follow() -> None:
+        while not stop.wait(1.0):
+            tell_new()
+
+    def tell_new() -> None:
+        for incident in incidents_since(doors, t0):
+            for entry in incident.entries[shown.get(incident.id, 0) :]:
+                if not entry.data.get("finding") and entry.data.get("mark") in (None, "failed"):
+                    passed = (entry.at - t0).total_seconds()
+                    console.print(
+                        f"  [dim]{passed:6.1f} s {incident.node:14}[/] [cyan]{entry.step:9}[/] {entry.message}"
+                    )
+            shown[incident.id] = len(incident.entries)
+
+    thread = threading.Thread(target=follow, name="journal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        tell_new()
