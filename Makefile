@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup demo up down status incident rounds faults mttr bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -38,6 +38,9 @@ soak-kill:  ## on the running fleet: the streaming driver killed twenty times, t
 
 faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
+
+mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (about 70 minutes; ROLES="kafka" for some)
+	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role))
 
 release-trials:  ## on the running fleet: three bad releases, each caught with one node touched at most (about 15 minutes)
 	@$(KINTSUGI) release trials

@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from kintsugi.errors import KintsugiError
+from kintsugi.fleet import Role
 from kintsugi.settings import Settings, load_settings
 
 Command = Callable[[argparse.Namespace, Settings], int]
@@ -146,6 +147,19 @@ def faults(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, cells=options.cell, report=options.report)
 
 
+def mttr(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure the mean time to repair on the running fleet, under load, beside starts by hand."""
+    from kintsugi.local.mttr import run
+
+    return run(
+        settings,
+        repairs=options.repairs,
+        roles=options.role or (),
+        seed=options.seed,
+        report=options.report,
+    )
+
+
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases; name drift; try three bad releases on the running fleet."""
     from kintsugi.release.command import run
@@ -178,7 +192,17 @@ def _parser() -> argparse.ArgumentParser:
     all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
     table = _add(commands, faults)
     table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
-    for reported in (told_whole, all_nodes, table):
+    repaired = _add(commands, mttr)
+    repaired.add_argument("--repairs", type=_count, default=12, help="of each role; default: 12")
+    repaired.add_argument(
+        "--role",
+        action="append",
+        type=Role,
+        choices=list(Role),
+        help="may be repeated; the rows of the others are kept; default: all",
+    )
+    repaired.add_argument("--seed", type=int, help="of the order of the nodes; default: the time")
+    for reported in (told_whole, all_nodes, table, repaired):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     measured = _add(commands, bench)
     measured.add_argument(
@@ -223,6 +247,13 @@ def _parser() -> argparse.ArgumentParser:
     released.add_argument("what", choices=("build", "list", "show", "diff", "drift", "trials"))
     released.add_argument("digests", nargs="*", help="first digits of a digest; diff takes one or two")
     return parser
+
+
+def _count(text: str) -> int:
+    """A number of at least 1; argparse turns the ValueError into wrong usage."""
+    if (number := int(text)) < 1:
+        raise ValueError(f"{text} is less than 1")
+    return number
 
 
 def _add(

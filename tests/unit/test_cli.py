@@ -42,7 +42,16 @@ def test_deliberate_error_is_a_line_on_stderr(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["bogus"], ["incident"], ["generate", "--seed", "x", "/tmp"], ["release", "fly"]]
+    "words",
+    [
+        [],
+        ["bogus"],
+        ["incident"],
+        ["generate", "--seed", "x", "/tmp"],
+        ["release", "fly"],
+        ["mttr", "--repairs", "0"],
+        ["mttr", "--role", "zookeeper"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -1,0 +1,323 @@
+"""``make mttr``: the mean time to repair, by role, under load: on the running fleet, beside starts of the same by hand.
+
+1. 1000 trades a second come in from beginning to end; the data that each node holds is noted at both.
+2. Each role is broken twelve times (`mttr_figures.schedule`), each time in the steady state. What a repair takes is
+   seen from outside, by asking again and again whether the node is redundant; the journal tells the phases.
+3. Between the repairs the same nodes are started by hand after the same faults (`by_hand`).
+4. At the end every trade is accounted for.
+
+Each row is written when it is known. A run that was killed goes on with the same command; one of some roles replaces
+their rows and keeps the others'. Seconds are reported and never fail the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.chaos.faults import FAULTS
+from kintsugi.errors import KintsugiError, Refused
+from kintsugi.fleet import Node, Role
+from kintsugi.local import account, by_hand
+from kintsugi.local.airflow import Airflow
+from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, live_feed, watches
+from kintsugi.local.mttr_figures import (
+    HEALED,
+    QUANTILES,
+    REPAIRS,
+    HandStart,
+    Look,
+    Repair,
+    Row,
+    goes_on,
+    of_other_roles,
+    row_of,
+    schedule,
+    still_to_do,
+    summary,
+    with_by_hand,
+)
+from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine
+from kintsugi.recovery import redundant
+from kintsugi.recovery.case import Runtime, runtime
+from kintsugi.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FEED_ROWS = 5000
+FEED_PERIOD_S = 5.0
+STEADY_DEADLINE_S = 300.0
+REPAIR_DEADLINE_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
+UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it
+LOOK_EVERY_S = 0.5
+ACCOUNT_DEADLINE_S = 900.0
+
+
+@dataclass
+class Mttr:
+    """One run: what it works with, and the report that grows with it."""
+
+    doors: Runtime
+    airflow: Airflow
+    console: Console
+    path: Path
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def do(self, step: Repair | HandStart) -> None:
+        """One repair or hand start, from the steady state to its row; raises StepFailed when the fleet isn't well."""
+        await_steady_state(self.doors, STEADY_DEADLINE_S)
+        node = self.doors.fleet.node(step.node)
+        redundant.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
+        by_hand.await_watched(self.airflow, node.name)
+        said = step.mode if isinstance(step, Repair) else "by hand"
+        self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
+        if isinstance(step, Repair):
+            row = self.repair(step)
+            self.report["repairs"].append(row)
+            shown = (
+                f"detected {row['detect_s']}, redundant {row['repair_s']}, consistent {row['consistent_s']} s"
+            )
+        else:
+            row = self.start_by_hand(step)
+            self.report["by_hand"].append(row)
+            shown = f"redundant {row['by_hand_s']} s"
+        self.write()
+        self.console.print(
+            f"  [{'green' if row['outcome'] == HEALED else 'red'}]{row['outcome']}[/]; {shown}"
+        )
+
+    def repair(self, planned: Repair) -> Row:
+        """Make the fault and look on until the recovery has ended; never raises for what the recovery did wrong."""
+        doors, fault = self.doors, FAULTS[planned.kind]
+        node, looks = doors.fleet.node(planned.node), list[Look]()
+        t0 = datetime.now(UTC)
+        doors.store.record_fault(
+            node.name, kind=fault.kind, t0=t0, run=f"mttr {t0.isoformat()}", mode=fault.mode
+        )
+        with followed(doors, t0, self.console):
+            try:
+                fault.make(doors, [node.name])
+                trouble = self.look_on(node, t0, looks)
+            except KintsugiError as error:
+                trouble = str(error)
+            finally:
+                if fault.take_back is not None:
+                    fault.take_back(doors, [node.name])
+        own = [one for one in incidents_since(doors, t0) if one.node == node.name]
+        return row_of(planned, t0, own, looks, trouble)
+
+    def look_on(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
+        """Note in ``looks`` when the node was redundant, until the repair is over; returns what went wrong, or None."""
+        stream = redundant.stream_shall_run(self.doors.settings)
+        while True:
+            lacks = asyncio.run(redundant.missing(self.doors.fleet, node, stream))
+            passed_s = (datetime.now(UTC) - t0).total_seconds()
+            looks.append((passed_s, lacks is None))
+            waiting = lacks or self.under_way(node, t0)
+            seen = any(not well for _, well in looks)
+            if waiting is None and (seen or passed_s > UNSEEN_S):
+                return None if seen else f"the fault wasn't seen from outside within {passed_s:.0f} s"
+            if passed_s > REPAIR_DEADLINE_S:
+                return f"not over after {passed_s:.0f} s: {waiting}"
+            time.sleep(LOOK_EVERY_S)
+
+    def under_way(self, node: Node, t0: datetime) -> str | None:
+        """What is still being done about the fault, or None: then nothing is open and the node is watched again."""
+        still_open = [one.id for one in incidents_since(self.doors, t0) if one.closed_at is None]
+        if still_open:
+            return f"{', '.join(still_open)} is open"
+        return None if by_hand.is_watched(self.airflow, node.name) else f"{node.name} isn't watched again"
+
+    def start_by_hand(self, planned: HandStart) -> Row:
+        """Break the same node and start it by hand; a start that fails is a row as well."""
+        at = datetime.now(UTC)
+        took: dict[str, float | None]
+        try:
+            took = dict(by_hand.start(self.doors, self.airflow, planned.node, planned.fault))
+            outcome = HEALED
+        except KintsugiError as error:
+            took, outcome = {"by_hand_s": None}, str(error)
+        return {**asdict(planned), "at": at.isoformat(), **took, "outcome": outcome}
+
+    def write(self) -> None:
+        """Every row so far, and the figures from them."""
+        report = self.report
+        report["repairs"] = with_by_hand(report["repairs"], report["by_hand"])
+        report["summary"] = summary(report["repairs"], report["by_hand"])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self.path.with_suffix(".new")  # a killed run leaves the report whole
+        fresh.write_text(json.dumps(report, indent=2) + "\n")
+        fresh.replace(self.path)
+
+
+def run(
+    settings: Settings,
+    *,
+    repairs: int = REPAIRS,
+    roles: Collection[Role] = (),
+    seed: int | None = None,
+    report: Path | None = None,
+) -> int:
+    """All repairs, the hand starts and the account; 0 when every repair healed and nothing is lost or doubled.
+
+    Raises StepFailed when the fleet doesn't come back to its steady state; what was measured until then is written.
+    """
+    from rich.console import Console
+
+    from kintsugi.local.mttr_plot import draw
+    from kintsugi.trades.reconcile import reconcile_when_quiet
+
+    path = report or settings.repository / "build" / "mttr.json"
+    roles = tuple(dict.fromkeys(roles)) or tuple(Role)
+    doors, airflow = runtime(), ControlPlane(settings).airflow
+    mttr = Mttr(doors, airflow, Console(soft_wrap=True, highlight=False), path)
+    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
+    by_hand.lift(doors)
+    check_no_maintenance(doors)
+    began, before = time.monotonic(), data(doors)
+    mttr.report = begin(known(path), before, roles=roles, repairs=repairs, seed=seed)
+    planned = schedule(doors.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
+    left = still_to_do(planned, mttr.report)
+    mttr.console.print(
+        f"seed {mttr.report['seed']}: {len(left)} of {len(planned)} repairs and hand starts to do"
+    )
+    with generous(doors), live_feed(doors, rows=FEED_ROWS, period_s=FEED_PERIOD_S):
+        for step in left:
+            mttr.do(step)
+        after, seconds = data(doors), time.monotonic() - began
+    if left:  # else this run only takes the account that a killed one didn't come to
+        mttr.report["data"] |= {"at_end": after, "stored_per_s": per_second(before, after, seconds)}
+    mttr.report["account"] = counted = account.summary(
+        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+    )
+    mttr.report["run"]["finished"] = True
+    mttr.write()
+    draw(mttr.report, path.with_suffix(".png"))
+    show(mttr.console, mttr.report, path)
+    healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
+    return 0 if healed and not (counted["lost"] or counted["doubled"]) else 1
+
+
+def check_no_maintenance(doors: Runtime) -> None:
+    """Raise Refused while a person keeps the recovery from a node: nothing would repair it."""
+    for name in doors.fleet.nodes:
+        for flag in doors.store.maintenance(name):
+            raise Refused(f"{flag} Nothing would be repaired there; resume the healing first")
+
+
+def begin(
+    before: dict[str, Any],
+    at_start: dict[str, Any],
+    *,
+    roles: Collection[Role],
+    repairs: int,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The report to write into: that of a killed run of the same, else a new one with the rows of other roles."""
+    if goes_on(before, roles=roles, repairs=repairs, seed=seed):
+        return before
+    return {
+        "machine": machine(),
+        "seed": int(datetime.now(UTC).timestamp()) if seed is None else seed,
+        "run": {"roles": sorted(roles), "repairs": repairs, "finished": False},
+        "trades_per_s": FEED_ROWS / FEED_PERIOD_S,
+        "data": {"at_start": at_start},
+        "quantiles": QUANTILES,
+        "repairs": of_other_roles(before.get("repairs", ()), roles),
+        "by_hand": of_other_roles(before.get("by_hand", ()), roles),
+        "summary": {},
+        "account": None,
+    }
+
+
+def known(path: Path) -> dict[str, Any]:
+    """The report that is there; empty when there is none that can be read."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document
+
+
+def data(doors: Runtime) -> dict[str, Any]:
+    """How much data there is: trades stored of those that Kafka still holds, and bytes on each node's volume."""
+    from kintsugi.trades.flow import snapshot
+
+    return {
+        "trades_stored": snapshot(doors.settings).stored,
+        "volume_bytes": {name: bytes_below(doors.settings.node_volume(name)) for name in doors.fleet.nodes},
+    }
+
+
+def bytes_below(directory: Path) -> int:
+    """Bytes that the files below ``directory`` take on the disk, a file of several names once; 0 when it is gone."""
+    taken: dict[int, int] = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                status = Path(folder, name).lstat()
+            except FileNotFoundError:  # a service deletes files at any time
+                continue
+            taken[status.st_ino] = status.st_blocks * 512
+    return sum(taken.values())
+
+
+def per_second(before: dict[str, Any], after: dict[str, Any], seconds: float) -> float | None:
+    """Trades stored a second between two looks at the data; None where Kafka didn't tell."""
+    first, last = before["trades_stored"], after["trades_stored"]
+    return None if first is None or last is None else round(float(last - first) / seconds, 1)
+
+
+def show(console: Console, report: dict[str, Any], path: Path) -> None:
+    """The figures by role, every single value, and the account."""
+    from rich.table import Table
+
+    table = Table(
+        "role", "n", "healed", "detect", "repair", "consistent", "by hand", "ratio p50/max", "largest phase",
+        title="Seconds from the fault, p50/p95 (nearest rank)",
+    )  # fmt: skip
+    for role, of in report["summary"].items():
+        ratio, phase = of["ratio"], of["largest_phase"]
+        table.add_row(
+            role, str(of["n"]), str(of["healed"]), *(_pair(of[name]) for name in ("detect", "repair", "consistent")),
+            str(of["by_hand"]["p50"]), f"{ratio['p50']}/{ratio['max']}",
+            f"{phase} {of['phase_shares'][phase]:.0%}" if phase else "",
+        )  # fmt: skip
+    console.print(table)
+    single = Table(
+        "node", "fault", "mode", "detect", "repair", "by hand", "ratio", "by", "outcome", title="Repairs"
+    )
+    for row in report["repairs"]:
+        names = ("node", "fault", "mode", "detect_s", "repair_s", "by_hand_s", "ratio", "by", "outcome")
+        single.add_row(*(str(row[name]) for name in names))
+    console.print(single)
+    for one in report["by_hand"]:
+        if one["outcome"] != HEALED:
+            console.print(
+                f"{one['node']} could not be started by hand after {one['fault']}: {one['outcome']}"
+            )
+    for role, of in report["summary"].items():
+        for name, aim in of["aims"].items():
+            if not aim["met"]:
+                console.print(f"{role}: {name} {aim['measured']}, aim {aim['wanted']}: missed")
+    counted, volumes = report["account"], report["data"]["at_start"]["volume_bytes"]
+    shown = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in volumes.items())
+    console.print(
+        f"data at the start, MiB: {shown}; stored {report['data'].get('stored_per_s')} trades a second"
+    )
+    console.print(
+        f"lost {counted['lost']}, doubled {counted['doubled']}, stored {counted['stored']:,}; see {path}"
+    )
+
+
+def _pair(of: dict[str, Any]) -> str:
+    return f"{of['p50']}/{of['p95']} (n {of['n']})"
