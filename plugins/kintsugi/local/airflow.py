@@ -90,7 +90,7 @@ class Airflow:
             self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": False})
 
     def pause(self, dag_id: str) -> None:
-        """Start no new runs of ``dag_id``; running ones go on."""
+        """Start no runs of ``dag_id`` and no tasks of those under way; their triggers go on, and may fire."""
         self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": True})
 
     def import_errors(self) -> list[dict[str, Any]]:
