@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from kintsugi.connections import store_dsn
 from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.postgres import AIRFLOW_DATABASE, Postgres
 from kintsugi.local.processes import wait_until
 from kintsugi.notify.heartbeat import Heartbeats
 from kintsugi.notify.outbox import Outbox
@@ -42,6 +44,16 @@ def _metrics(receiver: OtlpReceiver) -> set[str]:
         for scope in resource.scope_metrics
         for metric in scope.metrics
     }
+
+
+def _let_deadlines_pass(plane: ControlPlane) -> None:
+    """Move the deadline of every run into the past, in Airflow's own tables: what half an hour of waiting does."""
+    dsn = Postgres.of(plane.settings).dsn(AIRFLOW_DATABASE)
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+        moved = connection.execute(
+            "UPDATE deadline SET deadline_time = now() - interval '1 second' WHERE NOT missed"
+        )
+    assert moved.rowcount == 1
 
 
 @pytest.mark.timeout(900)
@@ -81,6 +93,11 @@ def test_airflow_tells_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             page = "kafka-2 needs a person: its repair was refused"
             # The first digest may come before it: a schedule without a catch-up runs once when it is switched on.
             assert wait_until(lambda: page in [request.json["title"] for request in people.requests], 240)
+
+            # The refused repair waits for that person; its half hour is made to be over.
+            _let_deadlines_pass(plane)
+            late = "recover_node of kafka-2 is not done after 30 minutes"
+            assert wait_until(lambda: late in [request.json["title"] for request in people.requests], 120)
 
             plane.airflow.unpause("watch_cassandra-1")
             beats = Heartbeats(dsn)

@@ -31,6 +31,8 @@ PROGRESS = {
     Role.KAFKA: ("Recovering unflushed segment", "Loading producer state", "recovered", "Loaded snapshot"),
     Role.CASSANDRA: ("Replaying ", "JOINING", "ootstrap", "Received ", "Initializing ", "stream"),
 }
+# Seconds. An older line tells of the last start: a node that hung half an hour later was left alone for it.
+FRESH_S = 60.0
 # A service that ended by itself so often within so many seconds won't come up by being left alone.
 LOOP_EXITS = 3
 LOOP_S = 90.0
@@ -100,7 +102,7 @@ async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None,
     state, uptime_s = init_state(status or "")
     if crash_loop(init_log or "", service, uptime_s):
         return "BACKOFF", None
-    return state, progress(node.role, state, uptime_s, log or "")
+    return state, progress(node.role, state, uptime_s, log or "", datetime.now(UTC))
 
 
 def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
@@ -133,14 +135,30 @@ def init_state(status: str) -> tuple[str | None, float | None]:
     return found[1], ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def progress(role: Role, state: str | None, uptime_s: float | None, log: str) -> str | None:
-    """A sentence when the service runs, doesn't serve yet, and advances; else None."""
+def progress(role: Role, state: str | None, uptime_s: float | None, log: str, now: datetime) -> str | None:
+    """A sentence when the service runs, doesn't serve yet, and advances; else None.
+
+    ``log``: its newest lines, each beginning with its time in ISO 8601.
+    """
     if state not in ("STARTING", "RUNNING"):
         return None
     if uptime_s is not None and uptime_s < START_S[role]:
         return f"its process began {uptime_s:.0f} s ago"
-    lines = [line for line in log.splitlines() if any(word in line for word in PROGRESS.get(role, ()))]
+    lines = [
+        line
+        for line in log.splitlines()
+        if any(word in line for word in PROGRESS.get(role, ())) and _is_fresh(line, now)
+    ]
     return f"its log says: {lines[-1].strip()[:160]}" if lines else None
+
+
+def _is_fresh(line: str, now: datetime) -> bool:
+    """Whether the line was written less than FRESH_S ago; one without a time of its own tells nothing."""
+    try:
+        written = datetime.fromisoformat(line.partition(" ")[0])
+    except ValueError:
+        return False
+    return written.tzinfo is not None and (now - written).total_seconds() < FRESH_S
 
 
 async def _volume(settings: Settings, node: Node, ssh: Probe) -> bool | None:

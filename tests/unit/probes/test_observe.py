@@ -33,18 +33,23 @@ def test_init_state(status: str, state: str | None, uptime_s: float | None) -> N
 
 
 def test_a_process_that_just_began_is_on_its_way() -> None:
-    assert progress(Role.KAFKA, "RUNNING", 4, "") == "its process began 4 s ago"
-    assert progress(Role.KAFKA, "RUNNING", 400, "") is None
-    assert progress(Role.KAFKA, "BACKOFF", 4, "") is None
-    assert progress(Role.KAFKA, None, None, "") is None
+    assert progress(Role.KAFKA, "RUNNING", 4, "", NOW) == "its process began 4 s ago"
+    assert progress(Role.KAFKA, "RUNNING", 400, "", NOW) is None
+    assert progress(Role.KAFKA, "BACKOFF", 4, "", NOW) is None
+    assert progress(Role.KAFKA, None, None, "", NOW) is None
 
 
 def test_a_long_start_goes_on_as_long_as_its_log_advances() -> None:
-    log = "INFO Replaying /data/commitlog/CommitLog-7-1.log\nINFO something else\n"
-    assert progress(Role.CASSANDRA, "RUNNING", 300, log) == (
-        "its log says: INFO Replaying /data/commitlog/CommitLog-7-1.log"
-    )
-    assert progress(Role.SPARK_WORKER, "RUNNING", 300, log) is None
+    line = "2026-01-05T14:59:30.100Z INFO  [main] CommitLog - Replaying CommitLog-7-1.log"
+    log = f"{line}\n2026-01-05T14:59:31.000Z INFO  [main] Other - something else\n\tat of a stack trace: Replaying \n"
+    assert progress(Role.CASSANDRA, "RUNNING", 300, log, NOW) == f"its log says: {line}"
+    assert progress(Role.SPARK_WORKER, "RUNNING", 300, log, NOW) is None
+
+
+def test_a_line_of_the_start_long_ago_is_no_progress() -> None:
+    """A Cassandra node frozen half an hour after its start had told of nothing since."""
+    log = "2026-01-05T14:29:22.018Z INFO  [main] StorageService - JOINING: Finish joining ring\n"
+    assert progress(Role.CASSANDRA, "RUNNING", 1838, log, NOW) is None
 
 
 def test_heard_at_is_the_newest_sign_of_life_of_anybody() -> None:
