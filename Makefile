@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults mttr bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup demo up down status incident rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -41,6 +41,12 @@ faults:  ## on the running fleet: the table of faults, cell by cell (about 50 mi
 
 mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (about 70 minutes; ROLES="kafka" for some)
 	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role))
+
+walk:  ## on the running fleet: the recoverer killed at every step (about 45 minutes; STEPS="fence rejoin" VICTIMS="worker")
+	@$(KINTSUGI) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim))
+
+calm:  ## on the running fleet: an hour under load with nodes paused for up to 5 s, in which nothing may be repaired
+	@$(KINTSUGI) calm
 
 release-trials:  ## on the running fleet: three bad releases, each caught with one node touched at most (about 15 minutes)
 	@$(KINTSUGI) release trials

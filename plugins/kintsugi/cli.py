@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kintsugi.errors import KintsugiError
 from kintsugi.fleet import Role
+from kintsugi.local.walk_plan import STEPS, Victim
 from kintsugi.settings import Settings, load_settings
 
 Command = Callable[[argparse.Namespace, Settings], int]
@@ -160,6 +161,23 @@ def mttr(options: argparse.Namespace, settings: Settings) -> int:
     )
 
 
+def walk(options: argparse.Namespace, settings: Settings) -> int:
+    """Kill the recoverer at every step of a repair on the running fleet; each incident must be finished once."""
+    from kintsugi.local.walk import run
+    from kintsugi.local.walk_plan import plan
+
+    victims = [Victim(name) for name in options.victim or Victim]
+    killings = plan(steps=options.step or STEPS, victims=victims, all_=options.all)
+    return run(settings, killings=killings, report=options.report)
+
+
+def calm(options: argparse.Namespace, settings: Settings) -> int:
+    """Pause nodes of the running fleet for up to 5 s under load; a repair that begins is a failure."""
+    from kintsugi.local.calm import run
+
+    return run(settings, minutes=options.minutes, seed=options.seed, report=options.report)
+
+
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases; name drift; try three bad releases on the running fleet."""
     from kintsugi.release.command import run
@@ -202,7 +220,16 @@ def _parser() -> argparse.ArgumentParser:
         help="may be repeated; the rows of the others are kept; default: all",
     )
     repaired.add_argument("--seed", type=int, help="of the order of the nodes; default: the time")
-    for reported in (told_whole, all_nodes, table, repaired):
+    walked = _add(commands, walk)
+    walked.add_argument("--step", action="append", choices=STEPS, help="may be repeated; default: all")
+    walked.add_argument(
+        "--victim", action="append", choices=list(Victim), help="may be repeated; default: all"
+    )
+    walked.add_argument("--all", action="store_true", help="every victim at every step")
+    calmed = _add(commands, calm)
+    calmed.add_argument("--minutes", type=float, default=60, help="default: 60")
+    calmed.add_argument("--seed", type=int, help="of the pauses; default: the time")
+    for reported in (told_whole, all_nodes, table, repaired, walked, calmed):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     measured = _add(commands, bench)
     measured.add_argument(
