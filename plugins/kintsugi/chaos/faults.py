@@ -31,7 +31,7 @@ class Fault:
     """One kind of failure.
 
     ``mode``: whether connections are reset at once or nobody answers at all. ``outlasts_repair``: the repair must
-    end while the fault is still in force.
+    end while the fault is still in force. ``unavailable``: why the fault can't be made here, None when it can.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class Fault:
     take_back: Act | None = None
     mode: str = "reset"
     outlasts_repair: bool = False
+    unavailable: Callable[[Runtime], str | None] = lambda _: None
 
 
 def _each(act: Callable[[Runtime, str], None]) -> Act:
@@ -198,6 +199,18 @@ for path in found if how == 'cut' else [max(found, key=end)]:
 """
 
 
+def _fill_disk(runtime: Runtime, name: str) -> None:
+    """No byte is left on the disk, and the service is started on it: what it wrote before is all there."""
+    runtime.platform().fill_disk(name)
+    _kill_process(runtime, name)
+
+
+def _free_disk(runtime: Runtime, name: str) -> None:
+    if runtime.platform().free_disk(name):
+        with suppress(KintsugiError):  # its service may be down just now; its init starts it again
+            _kill_process(runtime, name)
+
+
 def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
     runtime.platform().stop_storage()
     _each(_power_off)(runtime, names)
@@ -222,6 +235,8 @@ FAULTS = {
         Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", _each(_slow_down), _each(_thaw)),
         Fault("wrong_config", "a person pushes a wrong configuration", _each(_misconfigure)),
         Fault("corrupt_log", "the newest log is damaged and the service crashes", _each(_corrupt)),
+        Fault("disk_full", "its disk is full and the service crashes", _each(_fill_disk), _each(_free_disk),
+              unavailable=lambda runtime: runtime.platform().no_full_disk()),
         Fault("tail_lost", "a power cut takes the unsynced tail of the logs", _each(_lose_tail)),
         Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back, outlasts_repair=True),
     )

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer, Observation
+from kintsugi.observation import Answer, Headroom, Observation
+from kintsugi.probes.disk import parse_df
 from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.settings import Settings
@@ -41,13 +42,13 @@ MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
 async def observe(settings: Settings, node: Node) -> Observation:
     """Probe ``node`` twice, ask its init, its disk and its peers; bounded, never raises on network trouble.
 
-    ``volume_intact`` stays None unless the node itself could be asked over SSH.
+    ``volume_intact`` and ``room`` stay None unless the node itself could be asked over SSH.
     """
     service, ssh = await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
     # Two refusals prove the processes dead. Then the peers are asked for the record only, and hardly waited
     # for.
     refused = service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED
-    (service, ssh), said, (init_state, progress), volume = await asyncio.gather(
+    (service, ssh), said, (init_state, progress), (volume, room) = await asyncio.gather(
         _look_again(node, service, ssh),
         witnesses(settings.fleet, node, SECOND_LOOK_S if refused else GOSSIP_WATCH_S),
         _init(settings, node, ssh),
@@ -61,6 +62,7 @@ async def observe(settings: Settings, node: Node) -> Observation:
         ssh=ssh.answer,
         init_state=init_state,
         volume_intact=volume,
+        room=room,
         peers={witness.peer: witness.opinion for witness in said},
         progress=progress,
         heard_at=heard_at(service, said),
@@ -143,15 +145,18 @@ def progress(role: Role, state: str | None, uptime_s: float | None, log: str) ->
     return f"its log says: {lines[-1].strip()[:160]}" if lines else None
 
 
-async def _volume(settings: Settings, node: Node, ssh: Probe) -> bool | None:
-    """Whether the data directory is there and was formatted; None when the node can't be asked."""
+async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:
+    """Whether the data directory is there and was formatted, and the volume's room; None when nobody can be asked."""
     if ssh.answer is not Answer.OK:
-        return None
-    data = str(settings.node_volume(node.name) / "data")
-    mark = MARKS.get(node.role)
+        return None, None
+    volume, mark = settings.node_volume(node.name), MARKS.get(node.role)
     where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
-    found = await _run(settings, node, ["find", data, *where])
-    return None if found is None else bool(found.strip())
+    script = 'df -P -B1 "$1"; echo; shift; find "$@"'  # one session: each costs both sides a key exchange
+    said = await _run(settings, node, ["sh", "-c", script, "sh", str(volume), str(volume / "data"), *where])
+    if said is None:
+        return None, None
+    room, _, found = said.partition("\n\n") if not said.startswith("\n") else ("", "", said)
+    return bool(found.strip()), parse_df(room)
 
 
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:

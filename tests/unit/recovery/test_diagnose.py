@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.fleet import Role
-from kintsugi.observation import Answer, Observation, PeerOpinion
-from kintsugi.recovery.diagnose import Verdict, diagnose
+from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
+from kintsugi.recovery.diagnose import FULL_BELOW, Verdict, diagnose
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 OK, REFUSED, TIMEOUT, WRONG = Answer.OK, Answer.REFUSED, Answer.TIMEOUT, Answer.WRONG
+FULL, ROOM = Headroom(free=0, size=2**30), Headroom(free=FULL_BELOW, size=2**30)
 UP, DOWN, UNKNOWN = PeerOpinion.UP, PeerOpinion.DOWN, PeerOpinion.UNKNOWN
 
 
@@ -38,6 +39,22 @@ TABLE = [
     (seen(TIMEOUT, OK, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
     (seen(REFUSED, OK, volume_intact=False, init_state="FATAL"), Verdict.DISK_LOST, "data directory"),
     (seen(REFUSED, OK, volume_intact=False, init_state="STARTING"), Verdict.DISK_LOST, "data directory"),
+    # the host is there, its disk has no room left
+    (seen(REFUSED, OK, room=FULL), Verdict.DISK_FULL, "0 of 1,073,741,824 bytes are free"),
+    (seen(REFUSED, OK, room=Headroom(FULL_BELOW - 1, 2**30)), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=ROOM), Verdict.PROCESS_DOWN, "nothing listens"),
+    (seen(REFUSED, OK, room=FULL, init_state="BACKOFF"), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=FULL, init_state="STARTING"), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=FULL, progress="replaying"), Verdict.DISK_FULL, "its disk is full"),
+    (seen(TIMEOUT, OK, room=FULL), Verdict.DISK_FULL, "its disk is full"),
+    (seen(WRONG, OK, room=FULL), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=FULL, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
+    (seen(TIMEOUT, OK, heard_s_ago=5, room=FULL), Verdict.FALSE_ALARM, "a pause"),
+    (
+        seen(OK, OK, room=FULL),
+        Verdict.FALSE_ALARM,
+        "but its disk is full (0 of 1,073,741,824 bytes are free)",
+    ),
     # a pause is not a hang
     (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago: a pause"),
     (seen(TIMEOUT, TIMEOUT, heard_s_ago=7.9), Verdict.FALSE_ALARM, "a pause, not yet a hang"),
@@ -96,6 +113,7 @@ observations = st.builds(
     ssh=st.sampled_from(Answer),
     init_state=st.sampled_from([None, "RUNNING", "STARTING", "BACKOFF", "STOPPED", "EXITED", "FATAL"]),
     volume_intact=st.sampled_from([None, True, False]),
+    room=st.sampled_from([None, FULL, ROOM]),
     peers=st.dictionaries(st.sampled_from(["kafka-2", "kafka-3"]), st.sampled_from(PeerOpinion)),
     progress=st.sampled_from([None, "replaying"]),
     heard_at=st.none() | st.floats(0, 30).map(lambda ago: NOW - timedelta(seconds=ago)),
