@@ -24,6 +24,7 @@ class Symptom(StrEnum):
 
     DOWN = "down"  # refused for several probes in a row
     HUNG = "hung"  # silent for longer than a pause may last
+    CLOCK_WRONG = "clock_wrong"  # serves, by a clock that isn't everybody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Observation:
     ``room``: how much of the volume is free, None when nobody could look.
     ``peers``: opinion by peer name. ``progress``: a sentence when the service is starting and advancing
     (replaying a log, streaming), else None. ``heard_at``: when the node last answered anybody, UTC.
+    ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow), None when unknown.
     """
 
     node: str
@@ -76,3 +78,4 @@ class Observation:
     peers: Mapping[str, PeerOpinion] = field(default_factory=dict)
     progress: str | None = None
     heard_at: datetime | None = None
+    clock_ahead_s: float | None = None

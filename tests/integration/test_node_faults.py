@@ -1,6 +1,6 @@
-"""A real broker and a real Cassandra node on a full disk: what they do and what is found out.
+"""A real broker and a real Cassandra node on a full disk, and by a wrong clock: what they do and what is found out.
 
-One node at a time, configured by Ansible as any other. The machine keeps its disk.
+One node at a time, configured by Ansible as any other. The machine keeps its disk and its clock.
 """
 
 from __future__ import annotations
@@ -9,20 +9,26 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kintsugi.chaos.faults import FAULTS
 from kintsugi.fleet import Node
 from kintsugi.hooks.ansible import Ansible
 from kintsugi.local import node as local
 from kintsugi.local import node_disk, ssh
 from kintsugi.observation import Answer
 from kintsugi.platform import LocalPlatform
+from kintsugi.probes import clock
 from kintsugi.probes.observe import SERVICES, observe
 from kintsugi.probes.protocols import probe_node
+from kintsugi.recovery.case import Runtime
 from kintsugi.recovery.diagnose import Verdict, diagnose
+from kintsugi.recovery.verify import verify_clock
 from kintsugi.settings import Settings, load_settings
+from kintsugi.store import Store
 from tests.integration import servers
 
 FLEET = """
@@ -113,3 +119,51 @@ def test_a_node_whose_disk_is_full_ends_and_is_known_by_its_bytes(settings: Sett
     assert platform.free_disk(node.name) is False
     local.create_node(settings, node.name)
     wait_for(node, Answer.OK, 120)
+
+
+@pytest.mark.timeout(600)
+def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_from_the_release(
+    settings: Settings,
+) -> None:
+    (node,) = settings.fleet
+    runtime = Runtime(settings, settings.fleet, Store("no store is asked"))
+    fault = FAULTS["clock_wrong"]
+    assert fault.take_back is not None
+    local.create_node(settings, node.name)
+    if (why := fault.unavailable(runtime)) is not None:
+        pytest.skip(why)
+    Ansible(settings).run("site.yml", limit=node.name, timeout_s=240)
+    wait_for(node, Answer.OK, 60)
+    definition = settings.node_root(node.name) / "etc" / "supervisor.d" / f"{SERVICES[node.role]}.conf"
+    before = definition.read_text()
+    assert ahead_s(settings, node) == 0
+
+    fault.make(runtime, [node.name])
+    wait_for(node, Answer.OK, 90)
+    ahead = ahead_s(settings, node)
+    assert ahead is not None
+    assert 3590 < ahead <= 3600
+    seen = asyncio.run(observe(settings, node))
+    assert diagnose(replace(seen, clock_ahead_s=ahead)).verdict is Verdict.CLOCK_WRONG
+    assert seen.clock_ahead_s is None or 3590 < seen.clock_ahead_s <= 3600
+
+    Ansible(settings).run("restart.yml", limit=node.name, timeout_s=240)
+    wait_for(node, Answer.OK, 60)
+    assert definition.read_text() == before
+    assert ahead_s(settings, node) == 0
+    assert verify_clock(settings, node) == f"the clock of {node.name} is that of everybody else"
+
+    fault.make(runtime, [node.name])
+    fault.take_back(runtime, [node.name])
+    assert definition.read_text() == before
+    fault.take_back(runtime, [node.name])  # of a fault that isn't there
+    wait_for(node, Answer.OK, 90)
+    assert ahead_s(settings, node) == 0
+
+
+def ahead_s(settings: Settings, node: Node) -> float | None:
+    """Asked until somebody can say: a busy machine may keep the node's sshd from answering in time."""
+    for _ in range(5):
+        if (ahead := asyncio.run(clock.ahead_s(settings, node))) is not None:
+            return ahead
+    return None

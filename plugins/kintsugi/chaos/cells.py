@@ -73,6 +73,8 @@ CELLS: Sequence[Cell] = (
     *_one("wrong_config", STATEFUL, frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}),
           actions=frozenset({_A.RESTART}), must=frozenset({_A.RESTART})),
     *_one("disk_full", STATEFUL, frozenset({_V.DISK_FULL, *BACK_BY_ITSELF}), actions=REBUILT, must=REBUILT),
+    *_one("clock_wrong", STATEFUL, frozenset({_V.CLOCK_WRONG, *BACK_BY_ITSELF}), actions=frozenset({_A.RESTART}),
+          must=frozenset({_A.RESTART}), deadline_s=300),
     Cell("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
     Cell("corrupt_log", ("cassandra-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER,
          deadline_s=420),

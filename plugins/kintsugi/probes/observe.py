@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role
 from kintsugi.observation import Answer, Headroom, Observation
+from kintsugi.probes import clock
 from kintsugi.probes.disk import parse_df
 from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
@@ -48,11 +49,12 @@ async def observe(settings: Settings, node: Node) -> Observation:
     # Two refusals prove the processes dead. Then the peers are asked for the record only, and hardly waited
     # for.
     refused = service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED
-    (service, ssh), said, (init_state, progress), (volume, room) = await asyncio.gather(
+    (service, ssh), said, (init_state, progress), (volume, room), ahead_s = await asyncio.gather(
         _look_again(node, service, ssh),
         witnesses(settings.fleet, node, SECOND_LOOK_S if refused else GOSSIP_WATCH_S),
         _init(settings, node, ssh),
         _volume(settings, node, ssh),
+        _clock(settings, node, service),
     )
     return Observation(
         node=node.name,
@@ -66,6 +68,7 @@ async def observe(settings: Settings, node: Node) -> Observation:
         peers={witness.peer: witness.opinion for witness in said},
         progress=progress,
         heard_at=heard_at(service, said),
+        clock_ahead_s=ahead_s,
     )
 
 
@@ -157,6 +160,11 @@ async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | No
         return None, None
     room, _, found = said.partition("\n\n") if not said.startswith("\n") else ("", "", said)
     return bool(found.strip()), parse_df(room)
+
+
+async def _clock(settings: Settings, node: Node, service: Probe) -> float | None:
+    """How far the service's clock is off; asked only of one that serves, because else that isn't what it ails from."""
+    return await clock.ahead_s(settings, node) if service.answer is Answer.OK else None
 
 
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:

@@ -8,6 +8,7 @@
     - process down, hung:  restart → rebuild the node on its volume → rebuild both → rebuild both
     - misconfigured:       restart → (roll back) → rebuild the node → rebuild both → rebuild both
     - host lost:           rebuild the node on its volume → once more → rebuild both → rebuild both
+    - clock wrong:         restart → (roll back) → rebuild the node
     - disk lost or full:   rebuild both → rebuild both
 
     Rebuilding comes twice, because the new node may die too, while it recovers. A full disk is given up as a whole:
@@ -36,6 +37,8 @@ LADDERS: Mapping[Verdict, tuple[Action, ...]] = {
     Verdict.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
     Verdict.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
     Verdict.HOST_LOST: (_NODE, _NODE, _BOTH, _BOTH),
+    # A node that answers is never destroyed (guards.py), so as long as it does, the last rung asks a person.
+    Verdict.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
     Verdict.DISK_LOST: (_BOTH, _BOTH),
     Verdict.DISK_FULL: (_BOTH, _BOTH),
 }

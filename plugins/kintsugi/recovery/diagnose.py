@@ -2,7 +2,8 @@
 
 The rules, in order; the first that fits decides:
 
-1.  The service answers its own protocol → **false alarm**, whatever else is odd; oddities are named.
+1.  The service answers its own protocol → **false alarm**, whatever else is odd; oddities are named. But where its
+    clock isn't that of everybody else → **clock wrong**.
 2.  The volume is known to be gone and the host answers → **disk lost**.
 3.  The service is silent, but answered anybody less than 8 s ago → **false alarm**: a pause (a
     collection, a slow disk) of up to 5 s is never an incident.
@@ -31,6 +32,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
+from kintsugi.probes.clock import wrong
 
 HANG_AFTER = timedelta(seconds=8)
 """Silence shorter than this is a pause. Pauses of up to 5 s are allowed; hangs are declared from 8 s on."""
@@ -49,6 +51,7 @@ class Verdict(StrEnum):
     HOST_LOST = "host_lost"
     DISK_LOST = "disk_lost"
     DISK_FULL = "disk_full"
+    CLOCK_WRONG = "clock_wrong"
     PARTITIONED = "partitioned"
     MISCONFIGURED = "misconfigured"
 
@@ -65,7 +68,7 @@ def diagnose(observation: Observation) -> Diagnosis:
     """What is wrong with the node, by the rules above. Never raises; always says something."""
     seen = observation
     if seen.service is Answer.OK:
-        return _say(Verdict.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
+        return _serving(seen)
     if seen.volume_intact is False and seen.ssh is Answer.OK:
         return _say(Verdict.DISK_LOST, f"{seen.node} answers ssh, but its data directory is gone")
     if seen.service is Answer.TIMEOUT and (pause := _silence(seen)) is not None and pause < HANG_AFTER:
@@ -82,6 +85,13 @@ def diagnose(observation: Observation) -> Diagnosis:
     if seen.service is seen.ssh is Answer.TIMEOUT:
         return _silent_host(seen)
     return _full_disk(seen) or _service_only(seen)
+
+
+def _serving(seen: Observation) -> Diagnosis:
+    """Rule 1: the service answers."""
+    if (off := wrong(seen.clock_ahead_s)) is not None:
+        return _say(Verdict.CLOCK_WRONG, f"{seen.node} answers, but {off}")
+    return _say(Verdict.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
 
 
 def _silent_host(seen: Observation) -> Diagnosis:

@@ -54,6 +54,8 @@ def test_nothing_is_touched_without_need(verdict: Verdict, action: Action) -> No
         (Verdict.HOST_LOST, {"volume_intact": None}, [BOTH, BOTH, PAGE]),
         (Verdict.DISK_LOST, {"volume_intact": False}, [BOTH, BOTH, PAGE]),
         (Verdict.DISK_LOST, {}, [BOTH, BOTH, PAGE]),
+        (Verdict.CLOCK_WRONG, {"volume_intact": True}, [RESTART, NODE, PAGE]),
+        (Verdict.CLOCK_WRONG, {"suspicious_release": True}, [RESTART, BACK, NODE, PAGE]),
         (Verdict.DISK_FULL, {"volume_intact": True}, [BOTH, BOTH, PAGE]),
         (Verdict.DISK_FULL, {"suspicious_release": True}, [BOTH, BOTH, BACK, PAGE]),
     ],

@@ -34,6 +34,11 @@ TABLE = [
     (seen(OK, OK, volume_intact=False), Verdict.FALSE_ALARM, "its data directory is gone from under it"),
     (seen(OK, TIMEOUT, peers=peers(DOWN, UP)), Verdict.FALSE_ALARM, "cassandra-1 says it is down"),
     (seen(OK, OK, init_state="FATAL"), Verdict.FALSE_ALARM, "answers"),
+    # it answers, by a clock of its own
+    (seen(OK, OK, clock_ahead_s=3600.0), Verdict.CLOCK_WRONG, "answers, but its clock is 3,600.0 s fast"),
+    (seen(OK, OK, clock_ahead_s=-2.5), Verdict.CLOCK_WRONG, "its clock is 2.5 s slow"),
+    (seen(OK, OK, clock_ahead_s=2.0), Verdict.FALSE_ALARM, "answers its own protocol."),
+    (seen(REFUSED, OK, clock_ahead_s=3600.0), Verdict.PROCESS_DOWN, "nothing listens"),
     # the host is there, its disk isn't
     (seen(REFUSED, OK, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
     (seen(TIMEOUT, OK, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
@@ -116,6 +121,7 @@ observations = st.builds(
     room=st.sampled_from([None, FULL, ROOM]),
     peers=st.dictionaries(st.sampled_from(["kafka-2", "kafka-3"]), st.sampled_from(PeerOpinion)),
     progress=st.sampled_from([None, "replaying"]),
+    clock_ahead_s=st.sampled_from([None, 0.0, 1.9, -3600.0]),
     heard_at=st.none() | st.floats(0, 30).map(lambda ago: NOW - timedelta(seconds=ago)),
 )
 
@@ -129,9 +135,10 @@ def test_the_reason_is_one_sentence_that_names_the_node(observation: Observation
 
 
 @given(observations)
-def test_a_node_that_answers_is_never_sick(observation: Observation) -> None:
+def test_a_node_that_answers_may_have_a_wrong_clock_and_nothing_worse(observation: Observation) -> None:
     if observation.service is Answer.OK:
-        assert diagnose(observation).verdict is Verdict.FALSE_ALARM
+        off = abs(observation.clock_ahead_s or 0.0) > 2.0
+        assert diagnose(observation).verdict is (Verdict.CLOCK_WRONG if off else Verdict.FALSE_ALARM)
 
 
 @given(observations)
