@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -190,6 +191,8 @@ class Team(RuleBasedStateMachine):
 
     def settle(self, server: Server) -> None:
         server.attempts, server.failed_at = [], None
+        if server.serves:
+            server.heard_at = self.now  # it serves its peers, even if it isn't seen by us
 
     def observe(self, server: Server, hidden: set[str]) -> Observation:
         peers = {
@@ -264,3 +267,14 @@ class Team(RuleBasedStateMachine):
 
 Team.TestCase.settings = settings(max_examples=300, stateful_step_count=15, deadline=None)
 TestNothingTerribleHappens = Team.TestCase
+
+
+@pytest.mark.parametrize("role", [Role.KAFKA, Role.CASSANDRA])
+def test_a_node_that_serves_again_this_instant_is_heard_by_its_peers(role: Role) -> None:
+    """An example that Hypothesis found once: the model let nobody hear it."""
+    team = Team()
+    team.stand(role)
+    team.strike(number=1, fault="process", seconds=20.0, hidden=set(), helps=False)
+    team.strike(number=1, fault="unseen", seconds=0.5, hidden=set(), helps=True)
+    team.recover(number=1, hidden={"peers"}, helps=False)
+    assert team.servers[1].serves
