@@ -24,6 +24,7 @@ class Symptom(StrEnum):
 
     DOWN = "down"  # refused for several probes in a row
     HUNG = "hung"  # silent for longer than a pause may last
+    CLOCK_WRONG = "clock_wrong"  # serves, by a clock that isn't everybody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,24 @@ class PeerOpinion(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Headroom:
+    """Room on a node's volume, in bytes: what a service may still write, and the size of the whole."""
+
+    free: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything known of a node at one moment, gathered for a second opinion.
 
     ``service`` and ``ssh``: the node's own protocol and its sshd. ``init_state``: what the node's init says of the
     service (supervisord's word: RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL), None when nobody could ask.
     ``volume_intact``: whether the data directory is there and was formatted, None when nobody could look.
+    ``room``: how much of the volume is free, None when nobody could look.
     ``peers``: opinion by peer name. ``progress``: a sentence when the service is starting and advancing
     (replaying a log, streaming), else None. ``heard_at``: when the node last answered anybody, UTC.
+    ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow), None when unknown.
     """
 
     node: str
@@ -63,14 +74,8 @@ class Observation:
     ssh: Answer
     init_state: str | None = None
     volume_intact: bool | None = None
+    room: Headroom | None = None
     peers: Mapping[str, PeerOpinion] = field(default_factory=dict)
     progress: str | None = None
     heard_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Headroom:
-    """Room on a node's volume, in bytes: what a service may still write, and the size of the whole."""
-
-    free: int
-    size: int
+    clock_ahead_s: float | None = None

@@ -35,6 +35,15 @@ class Platform(Protocol):
     def resume(self, name: str) -> None:
         """Let a frozen node go on; one that isn't frozen, or is gone, stays as it is."""
 
+    def fill_disk(self, name: str) -> None:
+        """Leave no free byte on the node's disk. Raises StepFailed when that can't be done here."""
+
+    def free_disk(self, name: str) -> bool:
+        """Take back what filled the node's disk; False when it wasn't filled, or is gone."""
+
+    def no_full_disk(self) -> str | None:
+        """Why no node here can be given a full disk; None when it can."""
+
     def run(self, name: str, argv: Sequence[str]) -> str:
         """Run a command on the node, without a shell; returns what it printed. Raises StepFailed when it fails."""
 
@@ -83,6 +92,21 @@ class LocalPlatform:
         from kintsugi.local import node
 
         node.resume(self.settings, name)
+
+    def fill_disk(self, name: str) -> None:
+        from kintsugi.local import node_disk
+
+        node_disk.fill(self.settings, name)
+
+    def free_disk(self, name: str) -> bool:
+        from kintsugi.local import node_disk
+
+        return node_disk.free(self.settings, name)
+
+    def no_full_disk(self) -> str | None:
+        from kintsugi.local import node_disk
+
+        return node_disk.unavailable()
 
     def run(self, name: str, argv: Sequence[str]) -> str:
         from kintsugi.local import ssh

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,15 @@ class Settings:
             finally:
                 fresh.unlink()
         return path.read_text()
+
+
+def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that ``KINTSUGI_INHERIT`` names (with commas between): every process of an installation gets them.
+
+    Else a proxy or a package index of the user's reaches neither Airflow nor a node.
+    """
+    names = environment.get("KINTSUGI_INHERIT", "").split(",")
+    return {name: environment[name] for name in names if name in environment}
 
 
 def load_settings() -> Settings:

@@ -1,6 +1,7 @@
 """The true end to end, as a user runs it: up, ingest, pull a plug, healed by itself, nothing lost, down.
 
-Real Kafka, Cassandra, Spark, Airflow, Postgres, S3, sshd, Terraform and Ansible, on addresses of their own.
+Real Kafka, Cassandra, Spark, Airflow, Postgres, S3, sshd, Terraform and Ansible, on addresses of their own. All of them
+run with every package client and proxy pointing at an address where nobody listens: a recovery downloads nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kintsugi.local.node import processes
+from kintsugi.local.node_process import read_record
 from kintsugi.settings import Settings
-from tests.installations import installation, open_directory
+from tests.installations import blocked_way_out, installation, leads_nowhere, open_directory
 
 TRADES = 8_000
 VICTIM = "kafka-3"
@@ -28,10 +31,12 @@ class Command:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.way_out = blocked_way_out(settings)
 
     def __call__(self, *arguments: str, seconds: float) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
+            **self.way_out,
             "KINTSUGI_STATE": str(self.settings.state),
             "KINTSUGI_CACHE": str(self.settings.cache),
             "KINTSUGI_FLEET": str(self.settings.fleet_file),
@@ -57,6 +62,7 @@ def kintsugi() -> Iterator[Command]:
 @pytest.fixture(scope="module")
 def report(kintsugi: Command) -> dict[str, Any]:
     """The demo with one victim; what it wrote."""
+    assert leads_nowhere()
     path = kintsugi.settings.state.parent / "demo.json"
     done = kintsugi("demo", "--trades", str(TRADES), "--victim", VICTIM, "--report", str(path), seconds=900)
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
@@ -80,6 +86,28 @@ def test_the_lost_node_is_rebuilt_without_a_hand(report: dict[str, Any]) -> None
         "verify",
     }
     assert 0 < recovery["detected_s"] < recovery["repaired_s"] <= recovery["consistent_s"]
+
+
+def test_it_was_rebuilt_with_every_package_client_led_nowhere(
+    kintsugi: Command, report: dict[str, Any]
+) -> None:
+    """The recovery's tasks are forks of the scheduler; Terraform made the new server; Ansible came over SSH."""
+    from kintsugi.local import ssh
+    from kintsugi.local.control_plane import AIRFLOW, ControlPlane
+
+    settings = kintsugi.settings
+    handed_on = kintsugi.way_out["KINTSUGI_INHERIT"].split(",")
+    blocked = {f"{name}={kintsugi.way_out[name]}" for name in handed_on}
+    rebuilt = read_record(settings, VICTIM)
+    assert rebuilt is not None
+    components = ControlPlane(settings).status()
+    for pid in (*(components[name]["pid"] for name in AIRFLOW), rebuilt.pid):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        assert blocked <= set(environment), pid
+    session = ssh.run(settings, settings.fleet.node(VICTIM), ["env"]).stdout.splitlines()
+    assert blocked <= set(session)
+    assert leads_nowhere()  # nobody took the address meanwhile
+    assert not (settings.state.parent / "no-way-out/home/.m2/repository").exists()
 
 
 def test_no_trade_is_lost_or_doubled(report: dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 A cell is passed when its victims serve again within its deadline and with no incident left open, the verdicts and
 actions in their incidents are among the expected, no other node was acted upon, and no trade is lost or doubled.
-Pure data; `kintsugi.local.fault_table` runs it.
+Pure data; `kintsugi.local.fault_table` runs it, and leaves out, with the reason, what a machine can't make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kintsugi.incident import Action
@@ -73,6 +73,9 @@ CELLS: Sequence[Cell] = (
     *_one("host_hung", STATEFUL, frozenset({_V.HOST_LOST, _V.PARTITIONED}), actions=ON_ITS_DISK, must=ON_ITS_DISK),
     *_one("wrong_config", STATEFUL, frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}),
           actions=frozenset({_A.RESTART}), must=frozenset({_A.RESTART})),
+    *_one("disk_full", STATEFUL, frozenset({_V.DISK_FULL, *BACK_BY_ITSELF}), actions=REBUILT, must=REBUILT),
+    *_one("clock_wrong", STATEFUL, frozenset({_V.CLOCK_WRONG, *BACK_BY_ITSELF}), actions=frozenset({_A.RESTART}),
+          must=frozenset({_A.RESTART}), deadline_s=300),
     Cell("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
     Cell("corrupt_log", ("cassandra-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER,
          deadline_s=420),
@@ -86,11 +89,6 @@ CELLS: Sequence[Cell] = (
     Cell("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
     Cell("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480),
 )  # fmt: skip
-
-NOT_RUN: Mapping[str, str] = {
-    "disk_full": "a volume of the local environment has no size of its own, and filling the machine's disk is no test",
-    "clock_wrong": "libfaketime isn't part of what the nodes are set up with yet",
-}
 
 
 def judge(

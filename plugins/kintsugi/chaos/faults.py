@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from kintsugi.errors import KintsugiError
+from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.fleet import Role
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery.case import Runtime
@@ -23,6 +23,7 @@ Act = Callable[[Runtime, Sequence[str]], None]
 DRIVER = "stream-trades"
 PAUSE_S = 5.0  # never an incident
 SLOW_S = 25.0
+CLOCK_AHEAD = "+1h"
 TAIL_BYTES = 4096  # of a log that a power cut takes with it
 
 
@@ -31,7 +32,7 @@ class Fault:
     """One kind of failure.
 
     ``mode``: whether connections are reset at once or nobody answers at all. ``outlasts_repair``: the repair must
-    end while the fault is still in force.
+    end while the fault is still in force. ``unavailable``: why the fault can't be made here, None when it can.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Fault:
     take_back: Act | None = None
     mode: str = "reset"
     outlasts_repair: bool = False
+    unavailable: Callable[[Runtime], str | None] = lambda _: None
 
 
 def _each(act: Callable[[Runtime, str], None]) -> Act:
@@ -207,6 +209,64 @@ for path in found if how == 'cut' else [max(found, key=end)]:
 """
 
 
+def _fill_disk(runtime: Runtime, name: str) -> None:
+    """No byte is left on the disk, and the service is started on it: what it wrote before is all there."""
+    runtime.platform().fill_disk(name)
+    _kill_process(runtime, name)
+
+
+def _free_disk(runtime: Runtime, name: str) -> None:
+    if runtime.platform().free_disk(name):
+        with suppress(KintsugiError):  # its service may be down just now; its init starts it again
+            _kill_process(runtime, name)
+
+
+def _quicken_clock(runtime: Runtime, name: str) -> None:
+    """What a wrong image or a careless person leaves behind: the service is started by another clock."""
+    platform, library = runtime.platform(), _faketime(runtime)
+    if library is None:
+        raise StepFailed(_NO_FAKETIME)
+    # Without the last two a JVM's timed waits end at once: it takes all of the machine's processors and never starts.
+    fake = {
+        "LD_PRELOAD": library,
+        "FAKETIME": CLOCK_AHEAD,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
+    }
+    wrong = "environment = " + ",".join(f'{key}="{value}"' for key, value in fake.items())
+    platform.run(name, ["sed", "-i", "/libfaketime/d", _definition(runtime, name)])
+    platform.run(name, ["sed", "-i", f"$ a {wrong}", _definition(runtime, name)])
+    _reload(runtime, name)
+
+
+def _right_clock(runtime: Runtime, name: str) -> None:
+    with suppress(KintsugiError):  # the node is gone, and its clock with it
+        runtime.platform().run(name, ["sed", "-i", "/libfaketime/d", _definition(runtime, name)])
+        _reload(runtime, name)
+
+
+def _reload(runtime: Runtime, name: str) -> None:
+    """Let the node's init take up changed definitions; it restarts what runs by an older one, and nothing else."""
+    etc = runtime.settings.node_root(name) / "etc"
+    runtime.platform().run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "update"])
+
+
+def _definition(runtime: Runtime, name: str) -> str:
+    return str(runtime.settings.node_root(name) / "etc" / "supervisor.d" / f"{_service(runtime, name)}.conf")
+
+
+_NO_FAKETIME = "libfaketime is not installed on the nodes: run `apt-get install libfaketime`"
+
+
+def _faketime(runtime: Runtime) -> str | None:
+    """Where the nodes have libfaketime, asked of the first that answers; None when it isn't installed."""
+    for node in runtime.fleet:
+        with suppress(KintsugiError):
+            found = runtime.platform().run(node.name, ["find", "/usr/lib", "-name", "libfaketime.so.1"])
+            return found.strip().partition("\n")[0] or None
+    return None
+
+
 def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
     runtime.platform().stop_storage()
     _each(_power_off)(runtime, names)
@@ -233,6 +293,11 @@ FAULTS = {
         Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", _each(_slow_down), _each(_thaw)),
         Fault("wrong_config", "a person pushes a wrong configuration", _each(_misconfigure)),
         Fault("corrupt_log", "the newest log is damaged and the service crashes", _each(_corrupt)),
+        Fault("disk_full", "its disk is full and the service crashes", _each(_fill_disk), _each(_free_disk),
+              unavailable=lambda runtime: runtime.platform().no_full_disk()),
+        Fault("clock_wrong", "its service is started by a clock that is an hour fast",
+              _each(_quicken_clock), _each(_right_clock),
+              unavailable=lambda runtime: None if _faketime(runtime) else _NO_FAKETIME),
         Fault("tail_lost", "a power cut takes the unsynced tail of the logs", _each(_lose_tail)),
         Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back, outlasts_repair=True),
     )

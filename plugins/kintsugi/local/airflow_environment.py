@@ -20,6 +20,7 @@ from kintsugi.local.own_connections import own_connections
 from kintsugi.local.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.local.processes import MARKER, PART
 from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
+from kintsugi.settings import inherited as passed_on
 from kintsugi.telemetry.backend import CONNECTION as OTLP
 from kintsugi.telemetry.backend import backend
 
@@ -33,7 +34,7 @@ AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks sta
 ADMIN_PASSWORD = "airflow-admin"  # noqa: S105 - the name of the secret, not its value
 
 # What a program may inherit from the shell that ran `kintsugi up`; a proxy or a credential of the user's
-# is not in it.
+# is not in it, unless KINTSUGI_INHERIT names it.
 _INHERITED = (
     "PATH",
     "HOME",
@@ -59,6 +60,7 @@ def base_environment(settings: Settings, inherited: Mapping[str, str] = os.envir
     own = Path(
         sys.executable
     ).parent  # the virtual environment's programs: airflow, ansible-playbook, terraform
+    kept |= passed_on(inherited)
     return kept | {
         "PATH": f"{own}:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin",
         "PYTHONPATH": str(settings.repository / "plugins"),

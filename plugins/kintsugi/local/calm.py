@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.fleet import Fleet
 from kintsugi.incident import Incident
 from kintsugi.local import account
-from kintsugi.local.control_plane import ControlPlane
-from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, live_feed, watches
-from kintsugi.local.series import await_steady_state, machine
+from kintsugi.local.demo import live_feed
+from kintsugi.local.series import await_steady_state, machine, set_going
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -70,7 +69,7 @@ def run(
     path = report or settings.repository / "build" / "calm.json"
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
     doors = runtime()
-    ControlPlane(settings).airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
+    set_going(doors)
     await_steady_state(doors)
     console.print(f"seed {seed}: {minutes:.0f} minutes, {FEED_ROWS / FEED_PERIOD_S:.0f} trades a second")
     began = datetime.now(UTC)

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -215,6 +215,8 @@ def still_waiting(doors: Runtime) -> str | None:
 @contextmanager
 def live_feed(doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S) -> Iterator[None]:
     """Keep trades coming into S3, a part file of ``rows`` trades each ``period_s`` seconds, while the block runs."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     from kintsugi.trades.generator import live_parts
 
     stop = threading.Event()
@@ -222,10 +224,12 @@ def live_feed(doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERI
     parts = live_parts(day=DAY, seed=SEED, rows=rows, first=int(time.time()) % 1_000_000, seconds=period_s)
 
     def feed() -> None:
-        s3, due = doors.s3(), time.monotonic() + period_s
+        s3, due, part = doors.s3(), time.monotonic() + period_s, None
         while not stop.wait(due - time.monotonic()):
-            part = next(parts)
-            s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)
+            part = part or next(parts)
+            with suppress(BotoCoreError, ClientError):  # while S3 is away the part waits
+                s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)
+                part = None
             # By the clock, because making a part takes time too; what a busy machine missed isn't made up for.
             due = max(due + period_s, time.monotonic())
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos.cells import CELLS, NOT_RUN, Cell, judge
+from kintsugi.chaos.cells import CELLS, Cell, judge
 from kintsugi.chaos.experiment import figures
 from kintsugi.chaos.faults import FAULTS
 from kintsugi.errors import InputError, KintsugiError, StepFailed
@@ -22,7 +22,7 @@ from kintsugi.incident import Incident, Outcome
 from kintsugi.local import account
 from kintsugi.local.demo import live_feed
 from kintsugi.local.processes import wait_until
-from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine
+from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine, set_going
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
@@ -44,15 +44,19 @@ def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = 
     report = report or settings.repository / "build" / "faults.json"
     chosen = chosen_cells(cells)
     doors = runtime()
+    set_going(doors)
     rows = _known(report) if cells else {}
+    left_out = unavailable(doors)
+    chosen = [cell for cell in chosen if cell.fault not in left_out]
+    write(report, rows, left_out)
     with generous(doors):
         for number, cell in enumerate(chosen, start=1):
             console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
             console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
             rows[cell.name] = row = run_cell(doors, cell, console)
-            write(report, rows)
+            write(report, rows, left_out)
             say(console, row)
-    show(console, rows)
+    show(console, rows, left_out)
     return (
         0 if all(row["as_designed"] and not (row["lost"] or row["doubled"]) for row in rows.values()) else 1
     )
@@ -67,6 +71,12 @@ def chosen_cells(names: Sequence[str]) -> list[Cell]:
                 f"there is no cell {name!r} in the table of faults; there are: {', '.join(sorted(known))}"
             )
     return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
+
+
+def unavailable(doors: Runtime) -> dict[str, str]:
+    """The faults that can't be made on this machine, and why."""
+    reasons = {fault.kind: fault.unavailable(doors) for fault in FAULTS.values()}
+    return {kind: why for kind, why in reasons.items() if why is not None}
 
 
 def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
@@ -195,13 +205,13 @@ def _slowest(incidents: Sequence[Incident]) -> dict[str, Any]:
     return max(rows, key=lambda row: row["repaired_s"] or 0.0, default={})
 
 
-def write(report: Path, rows: dict[str, dict[str, Any]]) -> None:
-    """Every cell so far."""
+def write(report: Path, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
+    """Every cell so far; ``not_run``: the faults that can't be made here, and why."""
     report.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine(),
         "cells": list(rows.values()),
-        "not_run": dict(NOT_RUN),
+        "not_run": dict(not_run),
     }
     report.write_text(json.dumps(document, indent=2) + "\n")
 
@@ -219,7 +229,7 @@ def say(console: Console, row: dict[str, Any]) -> None:
     console.print(f"  [{colour}]{row['outcome']}[/]; lost {row['lost']}, doubled {row['doubled']}")
 
 
-def show(console: Console, rows: dict[str, dict[str, Any]]) -> None:
+def show(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
     """The table, for people."""
     from rich.table import Table
 
@@ -232,6 +242,6 @@ def show(console: Console, rows: dict[str, dict[str, Any]]) -> None:
             row["fault"].partition(":")[0], row["node"], ", ".join(row["verdict"]), ", ".join(row["action"]), times,
             row["outcome"], str(row["lost"]), str(row["doubled"]),
         )  # fmt: skip
-    for fault, why in NOT_RUN.items():
+    for fault, why in not_run.items():
         table.add_row(fault, "", "", "", "", f"not run: {why}", "", "")
     console.print(table)

@@ -27,8 +27,7 @@ from kintsugi.errors import KintsugiError, Refused
 from kintsugi.fleet import Node, Role
 from kintsugi.local import account, by_hand
 from kintsugi.local.airflow import Airflow
-from kintsugi.local.control_plane import ControlPlane
-from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, live_feed, watches
+from kintsugi.local.demo import live_feed
 from kintsugi.local.mttr_figures import (
     HEALED,
     QUANTILES,
@@ -45,7 +44,7 @@ from kintsugi.local.mttr_figures import (
     summary,
     with_by_hand,
 )
-from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine
+from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine, set_going
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
@@ -178,9 +177,9 @@ def run(
 
     path = report or settings.repository / "build" / "mttr.json"
     roles = tuple(dict.fromkeys(roles)) or tuple(Role)
-    doors, airflow = runtime(), ControlPlane(settings).airflow
+    doors = runtime()
+    airflow = set_going(doors)
     mttr = Mttr(doors, airflow, Console(soft_wrap=True, highlight=False), path)
-    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
     by_hand.lift(doors)
     check_no_maintenance(doors)
     began, before = time.monotonic(), data(doors)

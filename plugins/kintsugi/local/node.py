@@ -35,7 +35,7 @@ from kintsugi.local.node_process import (
     write_record,
 )
 from kintsugi.local.ssh import ssh_user
-from kintsugi.settings import Settings, load_settings
+from kintsugi.settings import Settings, inherited, load_settings
 
 QUARANTINE_KEEP = 3
 _BOOT_TIMEOUT_S = 30.0
@@ -146,19 +146,23 @@ def _environment(settings: Settings, name: str, isolation: Isolation) -> dict[st
     """All that a node inherits: a list of what is allowed, because the caller may hold secrets."""
     root = settings.node_root(name)
     passed = {key: os.environ[key] for key in ("JAVA_HOME", "LANG", "TZ") if key in os.environ}
-    return passed | {
-        "PATH": search_path(),
-        "HOME": str(root),
-        "TMPDIR": str(root / "tmp"),
-        "PYTHONPATH": str(settings.repository / "plugins"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "KINTSUGI_STATE": str(settings.state),
-        "KINTSUGI_CACHE": str(settings.cache),
-        "KINTSUGI_FLEET": str(settings.fleet_file),
-        "KINTSUGI_ISOLATION": isolation.value,
-        "KINTSUGI_NODE": name,
-        MARK: str(root),
-    }
+    return (
+        passed
+        | inherited()
+        | {
+            "PATH": search_path(),
+            "HOME": str(root),
+            "TMPDIR": str(root / "tmp"),
+            "PYTHONPATH": str(settings.repository / "plugins"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "KINTSUGI_STATE": str(settings.state),
+            "KINTSUGI_CACHE": str(settings.cache),
+            "KINTSUGI_FLEET": str(settings.fleet_file),
+            "KINTSUGI_ISOLATION": isolation.value,
+            "KINTSUGI_NODE": name,
+            MARK: str(root),
+        }
+    )
 
 
 def _boot(settings: Settings, name: str, isolation: Isolation) -> None:

@@ -11,7 +11,7 @@ from kintsugi.fleet import ControlPlane, Node
 from kintsugi.local.node_isolation import Isolation, service_prefix
 from kintsugi.local.node_process import MARK
 from kintsugi.local.ssh import ensure_keys, make_key, sign_host_key
-from kintsugi.settings import Settings
+from kintsugi.settings import Settings, inherited
 
 _SOCKET_PATH_LIMIT = 100  # of the kernel's 108 bytes; supervisord binds a longer temporary name first
 
@@ -70,7 +70,7 @@ StrictModes no
 MaxStartups 50:30:100
 MaxSessions 50
 # What runs on the node over SSH finds supervisorctl and Python where the node's own services find them.
-SetEnv {mark}={root} KINTSUGI_NODE={name} PATH={path}
+SetEnv {mark}={root} KINTSUGI_NODE={name} PATH={path}{inherited}
 Subsystem sftp internal-sftp
 """
 
@@ -119,9 +119,16 @@ def write_configuration(
         _PROGRAM.format(name=name, command=" ".join(command), root=root) for name, command in programs.items()
     ]
     (etc / "supervisord.conf").write_text("\n".join(sections))
+    also = "".join(f' {key}="{value}"' for key, value in inherited().items())
     (etc / "sshd_config").write_text(
         _SSHD.format(
-            address=node.address, port=node.ssh_port, root=root, mark=MARK, name=node.name, path=search_path()
+            address=node.address,
+            port=node.ssh_port,
+            root=root,
+            mark=MARK,
+            name=node.name,
+            path=search_path(),
+            inherited=also,
         )
     )
     (etc / "rsyslog.conf").write_text(

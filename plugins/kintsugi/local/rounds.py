@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos.pick import order
 from kintsugi.local import account
-from kintsugi.local.control_plane import ControlPlane
-from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed, watches
-from kintsugi.local.series import await_steady_state, machine
+from kintsugi.local.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
+from kintsugi.local.series import await_steady_state, machine, set_going
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -37,8 +36,7 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
     report = report or settings.repository / "build" / "rounds.json"
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
     doors, demo = runtime(), Demo(settings, console, report)
-    airflow = ControlPlane(settings).airflow
-    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
+    set_going(doors)
     figures: list[dict[str, Any]] = []
     with live_feed(doors):
         for number, names in enumerate(orders(doors, rounds, seed), start=1):

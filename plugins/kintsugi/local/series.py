@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 from kintsugi.chaos.experiment import check_steady_state
 from kintsugi.errors import Refused, StepFailed
 from kintsugi.incident import Incident
+from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
 from kintsugi.recovery.assess import LIMITS
 from kintsugi.recovery.case import Runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from kintsugi.local.airflow import Airflow
 
 STEADY_DEADLINE_S = 120.0
 GENEROUS_FOR = timedelta(hours=3)
@@ -27,6 +31,13 @@ GENEROUS_FOR = timedelta(hours=3)
 def machine() -> str:
     """What a report says of this machine."""
     return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def set_going(doors: Runtime) -> Airflow:
+    """Let every watch, the stream and the ingest run, whatever was paused before; returns the client for Airflow."""
+    airflow = ControlPlane(doors.settings).airflow
+    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
+    return airflow
 
 
 def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) -> None:

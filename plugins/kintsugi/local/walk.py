@@ -24,10 +24,10 @@ from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.incident import Incident
 from kintsugi.local import account
 from kintsugi.local.control_plane import AIRFLOW, ControlPlane
-from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, live_feed, watches
+from kintsugi.local.demo import live_feed
 from kintsugi.local.node_process import read_record
 from kintsugi.local.processes import carries_marker, kill_owned, owned_pids, signal_if, wait_until
-from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine
+from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine, set_going
 from kintsugi.local.walk_plan import Killing, Victim, judge
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
@@ -145,7 +145,7 @@ def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None 
         Console(soft_wrap=True, highlight=False),
         report or settings.repository / "build" / "walk.json",
     )
-    ControlPlane(settings).airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
+    set_going(doors)
     with generous(doors):
         for number, killing in enumerate(killings, start=1):
             walk.console.rule(f"[bold]{number}/{len(killings)} {killing.name}", align="left")

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer, Observation
+from kintsugi.observation import Answer, Headroom, Observation
+from kintsugi.probes import clock
+from kintsugi.probes.disk import parse_df
 from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.settings import Settings
@@ -43,17 +45,18 @@ MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
 async def observe(settings: Settings, node: Node) -> Observation:
     """Probe ``node`` twice, ask its init, its disk and its peers; bounded, never raises on network trouble.
 
-    ``volume_intact`` stays None unless the node itself could be asked over SSH.
+    ``volume_intact`` and ``room`` stay None unless the node itself could be asked over SSH.
     """
     service, ssh = await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
     # Two refusals prove the processes dead. Then the peers are asked for the record only, and hardly waited
     # for.
     refused = service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED
-    (service, ssh), said, (init_state, progress), volume = await asyncio.gather(
+    (service, ssh), said, (init_state, progress), (volume, room), ahead_s = await asyncio.gather(
         _look_again(node, service, ssh),
         witnesses(settings.fleet, node, SECOND_LOOK_S if refused else GOSSIP_WATCH_S),
         _init(settings, node, ssh),
         _volume(settings, node, ssh),
+        _clock(settings, node, service),
     )
     return Observation(
         node=node.name,
@@ -63,9 +66,11 @@ async def observe(settings: Settings, node: Node) -> Observation:
         ssh=ssh.answer,
         init_state=init_state,
         volume_intact=volume,
+        room=room,
         peers={witness.peer: witness.opinion for witness in said},
         progress=progress,
         heard_at=heard_at(service, said),
+        clock_ahead_s=ahead_s,
     )
 
 
@@ -158,18 +163,28 @@ def _is_fresh(line: str, now: datetime) -> bool:
         written = datetime.fromisoformat(line.partition(" ")[0])
     except ValueError:
         return False
-    return written.tzinfo is not None and (now - written).total_seconds() < FRESH_S
+    return (
+        written.tzinfo is not None and abs((now - written).total_seconds()) < FRESH_S
+    )  # a clock may be fast
 
 
-async def _volume(settings: Settings, node: Node, ssh: Probe) -> bool | None:
-    """Whether the data directory is there and was formatted; None when the node can't be asked."""
+async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:
+    """Whether the data directory is there and was formatted, and the volume's room; None when nobody can be asked."""
     if ssh.answer is not Answer.OK:
-        return None
-    data = str(settings.node_volume(node.name) / "data")
-    mark = MARKS.get(node.role)
+        return None, None
+    volume, mark = settings.node_volume(node.name), MARKS.get(node.role)
     where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
-    found = await _run(settings, node, ["find", data, *where])
-    return None if found is None else bool(found.strip())
+    script = 'df -P -B1 "$1"; echo; shift; find "$@"'  # one session: each costs both sides a key exchange
+    said = await _run(settings, node, ["sh", "-c", script, "sh", str(volume), str(volume / "data"), *where])
+    if said is None:
+        return None, None
+    room, _, found = said.partition("\n\n") if not said.startswith("\n") else ("", "", said)
+    return bool(found.strip()), parse_df(room)
+
+
+async def _clock(settings: Settings, node: Node, service: Probe) -> float | None:
+    """How far the service's clock is off; asked only of one that serves, because else that isn't what it ails from."""
+    return await clock.ahead_s(settings, node) if service.answer is Answer.OK else None
 
 
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:

@@ -225,6 +225,8 @@ def verify(runtime: Runtime, case: Case) -> str:
     with runtime.step(case, "verify") as step:
         proof = proofs.verify(runtime.settings, runtime.fleet, runtime.node(case))
         step.note(proof)
+        if assess.Confirmed.of(runtime.store.incident(case.incident)).verdict is Verdict.CLOCK_WRONG:
+            step.note(proofs.verify_clock(runtime.settings, runtime.node(case)))
         runtime.platform().discard(case.node)
     return proof
 

@@ -125,6 +125,8 @@ def _write_verdict(step: Step, seen: Observation, requested: str, dry_run: bool)
         requested=requested,
         dry_run=dry_run,
         volume_intact=seen.volume_intact,
+        disk_free=seen.room and seen.room.free,
+        clock_ahead_s=seen.clock_ahead_s,
         heard_at=seen.heard_at.isoformat() if seen.heard_at else None,
         service=seen.service.value,
         ssh=seen.ssh.value,

@@ -8,9 +8,12 @@
     - process down, hung:  restart → rebuild the node on its volume → rebuild both → rebuild both
     - misconfigured:       restart → (roll back) → rebuild the node → rebuild both → rebuild both
     - host lost:           rebuild the node on its volume → once more → rebuild both → rebuild both
-    - disk lost:           rebuild both → rebuild both
+    - clock wrong:         restart → (roll back) → rebuild the node
+    - disk lost or full:   rebuild both → rebuild both
 
-    Rebuilding comes twice, because the new node may die too, while it recovers.
+    Rebuilding comes twice, because the new node may die too, while it recovers. A full disk is given up as a whole:
+    retention bounds what a healthy node keeps, so something is on it that doesn't belong, and nothing on a server may
+    be deleted by guesswork. The peers have its data, and the guards see to that.
 4.  Rungs that keep the volume are left out where it is gone, and for a lost host where nobody knows.
 5.  Rolling back is a rung only while the release is suspicious; then it also ends every other ladder.
 
@@ -34,7 +37,10 @@ LADDERS: Mapping[Verdict, tuple[Action, ...]] = {
     Verdict.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
     Verdict.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
     Verdict.HOST_LOST: (_NODE, _NODE, _BOTH, _BOTH),
+    # A node that answers is never destroyed (guards.py), so as long as it does, the last rung asks a person.
+    Verdict.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
     Verdict.DISK_LOST: (_BOTH, _BOTH),
+    Verdict.DISK_FULL: (_BOTH, _BOTH),
 }
 
 MOST_ATTEMPTS = 6
@@ -117,13 +123,15 @@ def _reason(
         Action.RESTART: "The host is there, so the service is started again where it is.",
         Action.ROLL_BACK: "The release isn't known-good, so it is suspect: back to the last that is.",
         Action.REBUILD_NODE: f"A new {role.value} node on the volume it had.",
-        Action.REBUILD: f"A new {role.value} node and a new volume: {_why_new(volume_intact)}.",
+        Action.REBUILD: f"A new {role.value} node and a new volume: {_why_new(verdict, volume_intact)}.",
     }[rung]
     before = f" Tried before: {_said(attempts)}." if attempts else ""
     return f"{what}{before} (Verdict: {verdict.value}.)"
 
 
-def _why_new(volume_intact: bool | None) -> str:
+def _why_new(verdict: Verdict, volume_intact: bool | None) -> str:
+    if verdict is Verdict.DISK_FULL:
+        return "the old one is full"
     if volume_intact is None:
         return "whether the old one is intact is unknown"
     return "the old one didn't do" if volume_intact else "the old one is gone"

@@ -2,7 +2,8 @@
 
 The rules, in order; the first that fits decides:
 
-1.  The service answers its own protocol → **false alarm**, whatever else is odd; oddities are named.
+1.  The service answers its own protocol → **false alarm**, whatever else is odd; oddities are named. But where its
+    clock isn't that of everybody else → **clock wrong**.
 2.  The volume is known to be gone and the host answers → **disk lost**.
 3.  The service is silent, but answered anybody less than 8 s ago → **false alarm**: a pause (a
     collection, a slow disk) of up to 5 s is never an incident.
@@ -13,11 +14,13 @@ The rules, in order; the first that fits decides:
     any peer that says "up" → **partitioned**; peers asked, but none of them knows → **partitioned** (it
     may be us who are cut off); at least one says "down" and none "up" → **host lost**;
     a role that has no peers → **host lost**.
-6.  The init reports progress, or is just starting the service → **starting**.
-7.  The init has given up on the service (FATAL) or sees it exit again and again (BACKOFF), or the
+6.  The host answers, the service doesn't, and its disk has no room left → **disk full**, also while the init starts
+    the service again: it won't come up before something is deleted, and what may be deleted nobody knows.
+7.  The init reports progress, or is just starting the service → **starting**.
+8.  The init has given up on the service (FATAL) or sees it exit again and again (BACKOFF), or the
     service answers in a wrong way → **misconfigured**.
-8.  The service is silent while the host is there → **hung**.
-9.  The service refuses while the host is there → **process down**.
+9.  The service is silent while the host is there → **hung**.
+10. The service refuses while the host is there → **process down**.
 
 "The host is there" means that sshd or the service's port answered in any way, be it a refusal.
 """
@@ -28,10 +31,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from kintsugi.observation import Answer, Observation, PeerOpinion
+from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
+from kintsugi.probes.clock import wrong
 
 HANG_AFTER = timedelta(seconds=8)
 """Silence shorter than this is a pause. Pauses of up to 5 s are allowed; hangs are declared from 8 s on."""
+
+FULL_BELOW = 64 * 2**20
+"""Bytes. With less no service starts: Cassandra begins with commit log segments, Kafka with an index of each log."""
 
 
 class Verdict(StrEnum):
@@ -43,6 +50,8 @@ class Verdict(StrEnum):
     HUNG = "hung"
     HOST_LOST = "host_lost"
     DISK_LOST = "disk_lost"
+    DISK_FULL = "disk_full"
+    CLOCK_WRONG = "clock_wrong"
     PARTITIONED = "partitioned"
     MISCONFIGURED = "misconfigured"
 
@@ -59,7 +68,7 @@ def diagnose(observation: Observation) -> Diagnosis:
     """What is wrong with the node, by the rules above. Never raises; always says something."""
     seen = observation
     if seen.service is Answer.OK:
-        return _say(Verdict.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
+        return _serving(seen)
     if seen.volume_intact is False and seen.ssh is Answer.OK:
         return _say(Verdict.DISK_LOST, f"{seen.node} answers ssh, but its data directory is gone")
     if seen.service is Answer.TIMEOUT and (pause := _silence(seen)) is not None and pause < HANG_AFTER:
@@ -75,7 +84,14 @@ def diagnose(observation: Observation) -> Diagnosis:
         )
     if seen.service is seen.ssh is Answer.TIMEOUT:
         return _silent_host(seen)
-    return _service_only(seen)
+    return _full_disk(seen) or _service_only(seen)
+
+
+def _serving(seen: Observation) -> Diagnosis:
+    """Rule 1: the service answers."""
+    if (off := wrong(seen.clock_ahead_s)) is not None:
+        return _say(Verdict.CLOCK_WRONG, f"{seen.node} answers, but {off}")
+    return _say(Verdict.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
 
 
 def _silent_host(seen: Observation) -> Diagnosis:
@@ -96,8 +112,15 @@ def _silent_host(seen: Observation) -> Diagnosis:
     return _say(Verdict.HOST_LOST, f"{seen.node} is silent on its service and on sshd, {said}{_volume(seen)}")
 
 
+def _full_disk(seen: Observation) -> Diagnosis | None:
+    """Rule 6: the host is there, and its disk has no room left."""
+    if seen.room is None or seen.room.free >= FULL_BELOW:
+        return None
+    return _say(Verdict.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_free(seen.room)}")
+
+
 def _service_only(seen: Observation) -> Diagnosis:
-    """Rules 6 to 9: the host is there, the service isn't well."""
+    """Rules 7 to 10: the host is there, the service isn't well."""
     if seen.progress:
         return _say(Verdict.STARTING, f"{seen.node} is starting: {seen.progress}")
     if seen.init_state == "STARTING":
@@ -139,6 +162,8 @@ def _oddities(seen: Observation) -> str:
         odd.append(f"its sshd doesn't (ssh: {seen.ssh.value}), so it couldn't be repaired over ssh")
     if seen.volume_intact is False:
         odd.append("its data directory is gone from under it")
+    if seen.room is not None and seen.room.free < FULL_BELOW:
+        odd.append(f"its disk is full ({_free(seen.room)})")
     if down := _names(seen, PeerOpinion.DOWN):
         odd.append(f"{down} says it is down")
     return f", but {' and '.join(odd)}" if odd else ""
@@ -153,6 +178,10 @@ def _volume(seen: Observation) -> str:
     if seen.volume_intact is None:
         return "; nobody could say whether its volume is intact"
     return "; its volume is intact" if seen.volume_intact else "; its volume is gone"
+
+
+def _free(room: Headroom) -> str:
+    return f"{room.free:,} of {room.size:,} bytes are free"
 
 
 def _init(seen: Observation) -> str:

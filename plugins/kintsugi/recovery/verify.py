@@ -18,7 +18,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kintsugi.errors import StepFailed
 from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.probes import clock
 from kintsugi.probes.peers import ask_json
 from kintsugi.probes.stream import stream_apps
 from kintsugi.recovery.redundant import master_state, spark_missing, stream_shall_run, until
@@ -40,6 +42,16 @@ def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEA
 
         return verify_cassandra(fleet, node, deadline_s)
     return verify_spark(fleet, node, stream=stream_shall_run(settings), deadline_s=deadline_s)
+
+
+def verify_clock(settings: Settings, node: Node) -> str:
+    """Proof that the service of ``node`` has the time that its peers have; raises StepFailed when it hasn't."""
+    ahead = asyncio.run(clock.ahead_s(settings, node))
+    if (off := clock.wrong(ahead)) is not None:
+        raise StepFailed(f"{node.name} serves, but {off}")
+    if ahead is None:
+        raise StepFailed(f"{node.name} serves, but nobody could say what its clock says")
+    return f"the clock of {node.name} is that of everybody else"
 
 
 def verify_spark(fleet: Fleet, node: Node, *, stream: bool, deadline_s: float = DEADLINE_S) -> str:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from kintsugi.errors import KintsugiError
 from kintsugi.fleet import Node, Role
 from kintsugi.notify.heartbeat import PULSE
-from kintsugi.observation import Finding
+from kintsugi.observation import Finding, Symptom
+from kintsugi.probes import clock as clocks
 from kintsugi.probes.lag import LoopLag
 from kintsugi.probes.protocols import PROBE_TIMEOUT_S, probe_node
 from kintsugi.probes.watch import HUNG_AFTER_S, NodeWatch, Rules
+from kintsugi.settings import load_settings
+
+log = logging.getLogger(__name__)
 
 MAX_WATCH_S = 6 * 3600.0
+
+Outcome = TypeVar("Outcome")
 
 
 def finding_event(finding: Finding) -> dict[str, Any]:
@@ -32,6 +42,7 @@ def finding_event(finding: Finding) -> dict[str, Any]:
 class NodeHealthTrigger(BaseTrigger):
     """Probes a node every ``interval`` seconds; its one event is a finding, or ``{"well": True}``.
 
+    Beside that, and more seldom, the clock of a service that lives by it is compared (``kintsugi.probes.clock``).
     ``name``, ``address``, ``role`` and ``ssh_port`` describe the node, so that the triggerer needs no fleet
     file. After ``max_watch`` seconds without a finding the watch ends well: a run that never ends would
     never see a new version of its DAG.
@@ -83,13 +94,45 @@ class NodeHealthTrigger(BaseTrigger):
         watch = NodeWatch(Rules(silence_s=self.silence))
         clock = asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
-        async with LoopLag() as lag:
+        async with LoopLag() as lag, beside(self.watch_clock()) as clock_watch:
             while (started_s := clock()) < ends_s:
                 PULSE.at(self.node.name)
                 probe = await probe_node(self.node, self.probe_timeout)
                 finding = watch.feed(probe, now_s=clock(), late_s=lag.take())
                 if finding is not None:
                     return finding
+                if clock_watch.done():
+                    return clock_watch.result()
                 # Paced from the start of the last probe: three refusals then span two seconds, not more.
                 await asyncio.sleep(max(0.0, started_s + self.interval - clock()))
         return None
+
+    async def watch_clock(self) -> Finding:
+        """Compare the clock now and then; returns when it is wrong. Never, for a role whose clock does no harm."""
+        every_s = clocks.EVERY_S.get(self.node.role)
+        while True:
+            await asyncio.sleep(MAX_WATCH_S if every_s is None else every_s)
+            looked_at = datetime.now(UTC)
+            try:
+                off = clocks.wrong(await clocks.ahead_s(load_settings(), self.node))
+            except (
+                KintsugiError,
+                OSError,
+            ) as error:  # a look that fails must not end the watch over the node itself
+                log.warning("the clock of %s could not be compared: %s", self.node.name, error)
+                continue
+            if off is not None:
+                now = datetime.now(UTC)
+                return Finding(
+                    self.node.name, Symptom.CLOCK_WRONG, looked_at, now, (f"{now:%H:%M:%S} {off}",)
+                )
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, Outcome]) -> AsyncIterator[asyncio.Task[Outcome]]:
+    """Let ``work`` run as long as the block does; it is cancelled at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()

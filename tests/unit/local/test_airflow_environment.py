@@ -78,5 +78,20 @@ def test_the_users_credentials_and_proxies_are_not_inherited(settings: Settings)
     assert "/usr/bin" in environment["PATH"].split(":")
 
 
+def test_what_the_user_names_is_inherited_after_all_but_never_instead_of_our_own(settings: Settings) -> None:
+    shell = {
+        "PATH": "/usr/bin",
+        "HTTPS_PROXY": "http://proxy",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "PYTHONPATH": "/elsewhere",
+        "KINTSUGI_INHERIT": "HTTPS_PROXY,http_proxy,PYTHONPATH",
+    }
+    environment = base_environment(settings, shell)
+    assert environment["HTTPS_PROXY"] == "http://proxy"
+    assert "http_proxy" not in environment
+    assert "AWS_SECRET_ACCESS_KEY" not in environment
+    assert environment["PYTHONPATH"] == str(settings.repository / "plugins")
+
+
 def test_secrets_outlive_a_restart(settings: Settings) -> None:
     assert airflow_environment(settings) == airflow_environment(settings)

@@ -118,6 +118,23 @@ def test_a_node_sees_only_its_own_part_of_the_state(settings: Settings, node: st
     assert "python" not in processes.stdout.replace("supervisord", "").splitlines()[1:]
 
 
+def test_a_node_and_its_sessions_inherit_what_the_user_names(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.destroy_node(settings, NAME)
+    monkeypatch.setenv("PG_CONN_STR", "postgres://secret")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("KINTSUGI_INHERIT", "https_proxy")
+    nodes.create_node(settings, NAME)
+    record = read_record(settings, NAME)
+    assert record is not None
+    assert b"https_proxy=http://127.0.0.1:9" in Path(f"/proc/{record.pid}/environ").read_bytes().split(b"\0")
+    session = on_node(settings, "env").stdout.splitlines()
+    assert "https_proxy=http://127.0.0.1:9" in session
+    assert not any("secret" in line for line in session)
+    nodes.destroy_node(settings, NAME)
+
+
 def test_a_node_inherits_no_secret(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes.power_off(settings, NAME)
     monkeypatch.setenv("PG_CONN_STR", "postgres://secret")

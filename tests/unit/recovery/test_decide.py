@@ -54,6 +54,10 @@ def test_nothing_is_touched_without_need(verdict: Verdict, action: Action) -> No
         (Verdict.HOST_LOST, {"volume_intact": None}, [BOTH, BOTH, PAGE]),
         (Verdict.DISK_LOST, {"volume_intact": False}, [BOTH, BOTH, PAGE]),
         (Verdict.DISK_LOST, {}, [BOTH, BOTH, PAGE]),
+        (Verdict.CLOCK_WRONG, {"volume_intact": True}, [RESTART, NODE, PAGE]),
+        (Verdict.CLOCK_WRONG, {"suspicious_release": True}, [RESTART, BACK, NODE, PAGE]),
+        (Verdict.DISK_FULL, {"volume_intact": True}, [BOTH, BOTH, PAGE]),
+        (Verdict.DISK_FULL, {"suspicious_release": True}, [BOTH, BOTH, BACK, PAGE]),
     ],
 )
 def test_escalation_climbs_the_ladder_and_ends_with_a_person(
@@ -97,6 +101,7 @@ def test_the_reason_says_why_and_what_was_tried() -> None:
     assert "A new cassandra node and a new volume" in reason
     assert "Tried before: rebuild_node, rebuild_node" in reason
     assert "host_lost" in reason
+    assert "a new volume: the old one is full" in decided(Verdict.DISK_FULL, [], volume_intact=True).reason
     assert "rebuild, rebuild" in decided(Verdict.DISK_LOST, [BOTH, BOTH]).reason
 
 
@@ -125,5 +130,5 @@ def test_a_volume_that_may_be_good_is_kept_while_anything_else_is_left(
     verdict: Verdict, attempts: list[Action]
 ) -> None:
     decision = decided(verdict, attempts, volume_intact=True)
-    if decision.action is BOTH and verdict is not Verdict.DISK_LOST:
+    if decision.action is BOTH and verdict not in (Verdict.DISK_LOST, Verdict.DISK_FULL):
         assert NODE in attempts

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.fleet import Role
-from kintsugi.observation import Answer, Observation, PeerOpinion
-from kintsugi.recovery.diagnose import Verdict, diagnose
+from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
+from kintsugi.recovery.diagnose import FULL_BELOW, Verdict, diagnose
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 OK, REFUSED, TIMEOUT, WRONG = Answer.OK, Answer.REFUSED, Answer.TIMEOUT, Answer.WRONG
+FULL, ROOM = Headroom(free=0, size=2**30), Headroom(free=FULL_BELOW, size=2**30)
 UP, DOWN, UNKNOWN = PeerOpinion.UP, PeerOpinion.DOWN, PeerOpinion.UNKNOWN
 
 
@@ -33,11 +34,32 @@ TABLE = [
     (seen(OK, OK, volume_intact=False), Verdict.FALSE_ALARM, "its data directory is gone from under it"),
     (seen(OK, TIMEOUT, peers=peers(DOWN, UP)), Verdict.FALSE_ALARM, "cassandra-1 says it is down"),
     (seen(OK, OK, init_state="FATAL"), Verdict.FALSE_ALARM, "answers"),
+    # it answers, by a clock of its own
+    (seen(OK, OK, clock_ahead_s=3600.0), Verdict.CLOCK_WRONG, "answers, but its clock is 3,600.0 s fast"),
+    (seen(OK, OK, clock_ahead_s=-2.5), Verdict.CLOCK_WRONG, "its clock is 2.5 s slow"),
+    (seen(OK, OK, clock_ahead_s=2.0), Verdict.FALSE_ALARM, "answers its own protocol."),
+    (seen(REFUSED, OK, clock_ahead_s=3600.0), Verdict.PROCESS_DOWN, "nothing listens"),
     # the host is there, its disk isn't
     (seen(REFUSED, OK, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
     (seen(TIMEOUT, OK, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
     (seen(REFUSED, OK, volume_intact=False, init_state="FATAL"), Verdict.DISK_LOST, "data directory"),
     (seen(REFUSED, OK, volume_intact=False, init_state="STARTING"), Verdict.DISK_LOST, "data directory"),
+    # the host is there, its disk has no room left
+    (seen(REFUSED, OK, room=FULL), Verdict.DISK_FULL, "0 of 1,073,741,824 bytes are free"),
+    (seen(REFUSED, OK, room=Headroom(FULL_BELOW - 1, 2**30)), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=ROOM), Verdict.PROCESS_DOWN, "nothing listens"),
+    (seen(REFUSED, OK, room=FULL, init_state="BACKOFF"), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=FULL, init_state="STARTING"), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=FULL, progress="replaying"), Verdict.DISK_FULL, "its disk is full"),
+    (seen(TIMEOUT, OK, room=FULL), Verdict.DISK_FULL, "its disk is full"),
+    (seen(WRONG, OK, room=FULL), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, room=FULL, volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
+    (seen(TIMEOUT, OK, heard_s_ago=5, room=FULL), Verdict.FALSE_ALARM, "a pause"),
+    (
+        seen(OK, OK, room=FULL),
+        Verdict.FALSE_ALARM,
+        "but its disk is full (0 of 1,073,741,824 bytes are free)",
+    ),
     # a pause is not a hang
     (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago: a pause"),
     (seen(TIMEOUT, TIMEOUT, heard_s_ago=7.9), Verdict.FALSE_ALARM, "a pause, not yet a hang"),
@@ -96,8 +118,10 @@ observations = st.builds(
     ssh=st.sampled_from(Answer),
     init_state=st.sampled_from([None, "RUNNING", "STARTING", "BACKOFF", "STOPPED", "EXITED", "FATAL"]),
     volume_intact=st.sampled_from([None, True, False]),
+    room=st.sampled_from([None, FULL, ROOM]),
     peers=st.dictionaries(st.sampled_from(["kafka-2", "kafka-3"]), st.sampled_from(PeerOpinion)),
     progress=st.sampled_from([None, "replaying"]),
+    clock_ahead_s=st.sampled_from([None, 0.0, 1.9, -3600.0]),
     heard_at=st.none() | st.floats(0, 30).map(lambda ago: NOW - timedelta(seconds=ago)),
 )
 
@@ -111,9 +135,10 @@ def test_the_reason_is_one_sentence_that_names_the_node(observation: Observation
 
 
 @given(observations)
-def test_a_node_that_answers_is_never_sick(observation: Observation) -> None:
+def test_a_node_that_answers_may_have_a_wrong_clock_and_nothing_worse(observation: Observation) -> None:
     if observation.service is Answer.OK:
-        assert diagnose(observation).verdict is Verdict.FALSE_ALARM
+        off = abs(observation.clock_ahead_s or 0.0) > 2.0
+        assert diagnose(observation).verdict is (Verdict.CLOCK_WRONG if off else Verdict.FALSE_ALARM)
 
 
 @given(observations)

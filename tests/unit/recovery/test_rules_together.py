@@ -9,18 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer, Observation, PeerOpinion
+from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
 from kintsugi.recovery.decide import MOST_ATTEMPTS, decide
 from kintsugi.recovery.diagnose import diagnose
 from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts, judge
 
 SILENCE = timedelta(seconds=5)
+SIZE = 2**30
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Server:
     process: str = "up"  # up, down, hung
     host: str = "up"  # up, off, silent
     disk: bool = True
+    full: bool = False
     seen_from_us: bool = True
     heard_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
     held: set[int] = field(default_factory=set)
@@ -41,7 +44,7 @@ class Server:
 
     @property
     def serves(self) -> bool:
-        return self.process == "up" and self.host == "up" and self.disk
+        return self.process == "up" and self.host == "up" and self.disk and not self.full
 
     def answer(self, alive: bool) -> Answer:
         if not self.seen_from_us or self.host == "silent":
@@ -57,7 +60,7 @@ class Server:
 
 FLEET_SIZE = 9  # the other roles stay well, so the breaker leaves these rules to themselves
 numbers = st.sampled_from([1, 2, 3])
-faults = st.sampled_from(["process", "hang", "host", "silent", "disk", "unseen"])
+faults = st.sampled_from(["process", "hang", "host", "silent", "disk", "full", "unseen"])
 unknowns = st.sets(st.sampled_from(["init", "volume", "heard", "copies", "peers"]), max_size=2)
 waits = st.sampled_from([0.5, 2.0, 4.0, 6.0, 20.0, 4000.0])
 
@@ -97,6 +100,8 @@ class Team(RuleBasedStateMachine):
             server.host = "off" if fault == "host" else "silent"
         elif fault == "unseen":
             server.seen_from_us = False
+        elif fault == "full":
+            server.process, server.full = "down", True
         else:
             server.process, server.disk, server.held = "down", False, set()
 
@@ -107,7 +112,7 @@ class Team(RuleBasedStateMachine):
     @rule(number=numbers)
     def come_back_by_itself(self, number: int) -> None:
         server = self.servers[number]
-        if server.disk:
+        if server.disk and not server.full:
             server.process, server.host, server.seen_from_us = "up", "up", True
             self.settle(server)
 
@@ -172,7 +177,7 @@ class Team(RuleBasedStateMachine):
             server.host = "up"
         if action.destroys_volume:
             self.destroy_volume(server)
-        if helps and server.disk and server.host == "up":
+        if helps and server.disk and not server.full and server.host == "up":
             server.process = "up"
             self.settle(server)
 
@@ -181,11 +186,13 @@ class Team(RuleBasedStateMachine):
         kept = set().union(*(other.held for other in others if other.disk))
         assert server.held <= kept, f"{server.name} held the last copy of {server.held - kept}"
         assert sum(other.serves for other in others) >= 2, f"without {server.name} no quorum is left"
-        server.held, server.disk = set(), True
+        server.held, server.disk, server.full = set(), True, False
         self.pending.add(server.name)
 
     def settle(self, server: Server) -> None:
         server.attempts, server.failed_at = [], None
+        if server.serves:
+            server.heard_at = self.now  # it serves its peers, even if it isn't seen by us
 
     def observe(self, server: Server, hidden: set[str]) -> Observation:
         peers = {
@@ -204,6 +211,7 @@ class Team(RuleBasedStateMachine):
             ssh=server.answer(True),
             init_state="EXITED" if reachable and server.process == "down" and "init" not in hidden else None,
             volume_intact=None if "volume" in hidden else server.disk,
+            room=Headroom(0 if server.full else SIZE, SIZE) if reachable and "volume" not in hidden else None,
             peers={} if "peers" in hidden else peers,
             heard_at=None if "heard" in hidden else server.heard_at,
         )
@@ -259,3 +267,14 @@ class Team(RuleBasedStateMachine):
 
 Team.TestCase.settings = settings(max_examples=300, stateful_step_count=15, deadline=None)
 TestNothingTerribleHappens = Team.TestCase
+
+
+@pytest.mark.parametrize("role", [Role.KAFKA, Role.CASSANDRA])
+def test_a_node_that_serves_again_this_instant_is_heard_by_its_peers(role: Role) -> None:
+    """An example that Hypothesis found once: the model let nobody hear it."""
+    team = Team()
+    team.stand(role)
+    team.strike(number=1, fault="process", seconds=20.0, hidden=set(), helps=False)
+    team.strike(number=1, fault="unseen", seconds=0.5, hidden=set(), helps=True)
+    team.recover(number=1, hidden={"peers"}, helps=False)
+    assert team.servers[1].serves

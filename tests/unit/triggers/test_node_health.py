@@ -6,10 +6,15 @@ import asyncio
 import importlib
 import json
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kintsugi.settings import SPARK_MASTER_UI_PORT
+from kintsugi.fleet import Node, Role
+from kintsugi.probes import clock as clocks
+from kintsugi.settings import SPARK_MASTER_UI_PORT, Settings
 from kintsugi.triggers.node_health import NodeHealthTrigger
+
+if TYPE_CHECKING:
+    import pytest
 
 NODE: dict[str, Any] = {"name": "spark-master-1", "role": "spark_master", "ssh_port": 2222}
 
@@ -70,3 +75,30 @@ async def test_a_well_node_ends_the_watch_well() -> None:
     server.close()
     assert event == {"well": True}
     assert 3 <= asked <= 11
+
+
+async def test_a_node_that_answers_by_a_wrong_clock_is_found_by_the_slower_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 18\r\n\r\n{"status":"ALIVE"}')
+        await writer.drain()
+        writer.close()
+
+    told = iter([OSError("no answer"), None, 1.0, 3600.0])
+
+    async def ahead_s(settings: Settings, node: Node) -> float | None:
+        found = next(told)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(clocks, "ahead_s", ahead_s)
+    monkeypatch.setattr(clocks, "EVERY_S", {Role.SPARK_MASTER: 0.1})
+    server = await asyncio.start_server(alive, "127.35.91.4", SPARK_MASTER_UI_PORT)
+    (event,) = await events(NodeHealthTrigger(**NODE, address="127.35.91.4", interval=0.1, max_watch=20))
+    server.close()
+    assert (event["node"], event["symptom"]) == ("spark-master-1", "clock_wrong")
+    assert event["evidence"][0].endswith("its clock is 3,600.0 s fast")
+    assert next(told, None) is None
