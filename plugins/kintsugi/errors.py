@@ -39,3 +39,7 @@ class PlanRefused(Refused):
 
 class StepFailed(KintsugiError):
     """A recovery step could not reach its goal; the incident escalates."""
+
+
+class StepFailedForGood(StepFailed):
+    """The same step again would fail the same way: the ladder's next rung comes at once."""

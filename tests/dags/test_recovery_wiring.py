@@ -5,11 +5,12 @@ The steps themselves are replaced by recorders here: this is about wiring. They 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from kintsugi.errors import StepFailed
+from kintsugi.errors import StepFailed, StepFailedForGood
 from kintsugi.recovery import act, assess, case, report
 from tests.dags.in_process import run_in_process
 
@@ -23,6 +24,8 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.acted: list[str] = []
         self.fails: str | None = None
+        self.error: type[StepFailed] = StepFailed
+        self.retries = 0
         self.guard = ["archive_logs", "decide"]
         self.path = "fence"
         monkeypatch.setattr(case, "runtime", lambda: None)
@@ -40,14 +43,14 @@ class Recorder:
     def _act(self, name: str) -> str:
         self.acted.append(name)
         if name == self.fails:
-            raise StepFailed(f"{name} was told to fail")
+            raise self.error(f"{name} was told to fail")
         return name
 
     def run(self, dag_bag: Any) -> dict[str, str]:
         """Run ``recover_node``; the end state of every task by its name within the group."""
         dag = dag_bag.dags["recover_node"]
         for task in dag.tasks:
-            task.retries = 0
+            task.retries, task.retry_delay = self.retries, timedelta(0)
         states = run_in_process(dag, {"node": "kafka-1", "action": "auto", "dry_run": False})
         return {task_id.removeprefix("recovery."): state for task_id, state in states.items()}
 
@@ -98,6 +101,16 @@ def test_after_a_failed_step_nothing_more_is_done_but_the_record(
     assert done == REBUILD[: REBUILD.index(broken) + 1]
     assert steps.acted[-1] == "record"
     assert states["record"] == "failed", "a repair that failed must not look like a success in the grid"
+
+
+@pytest.mark.parametrize(("error", "tries"), [(StepFailed, 2), (StepFailedForGood, 1)])
+def test_what_failed_for_good_is_not_tried_again(
+    dag_bag: Any, steps: Recorder, error: type[StepFailed], tries: int
+) -> None:
+    steps.fails, steps.error, steps.retries = "configure", error, 1
+    states = steps.run(dag_bag)
+    assert steps.acted.count("configure") == tries
+    assert states["record"] == "failed"
 
 
 def test_a_recoverys_first_and_last_task_link_to_the_incident(dag_bag: Any) -> None:

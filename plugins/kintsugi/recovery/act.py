@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.errors import PlanRefused, Refused, StepFailed
+from kintsugi.errors import PlanRefused, Refused, StepFailed, StepFailedForGood
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action
 from kintsugi.probes.observe import SERVICES
@@ -41,7 +42,7 @@ HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
 
 
 def restart(runtime: Runtime, case: Case) -> None:
-    """Start the node's service again; the disk stays. Raises StepFailed with Ansible's words.
+    """Start the node's service again; the disk stays. Raises StepFailedForGood with Ansible's words.
 
     It is configured from the release it runs, and from the last known-good one where the action is to roll back.
     A hung process can't hear the request to end, so it is killed first; its init starts it again.
@@ -56,7 +57,8 @@ def restart(runtime: Runtime, case: Case) -> None:
             runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
             step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
         playbook = "site.yml" if confirmed.verdict is Verdict.HUNG and not back else "restart.yml"
-        ansible.run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=180)
+        with _no_second_try():
+            ansible.run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=180)
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -140,12 +142,22 @@ def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
 
 
 def configure(runtime: Runtime, case: Case) -> None:
-    """Make the empty server a node of its role; raises StepFailed with Ansible's words."""
+    """Make the empty server a node of its role; raises StepFailedForGood with Ansible's words."""
     with runtime.step(case, "configure") as step:
         node = runtime.node(case)
         ansible = in_force.ansible_for(runtime, node.name)
         step.check()
-        ansible.run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
+        with _no_second_try():
+            ansible.run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
+
+
+@contextmanager
+def _no_second_try() -> Iterator[None]:
+    """What a playbook couldn't start it won't start at once either: 12 minutes went by on a damaged commit log so."""
+    try:
+        yield
+    except StepFailed as failure:
+        raise StepFailedForGood(str(failure)) from failure
 
 
 def _desired(runtime: Runtime) -> dict[str, Any]:
@@ -176,7 +188,7 @@ def _await_redundant(runtime: Runtime, node: Node, deadline_s: float = REDUNDANT
 def _await_start(runtime: Runtime, node: Node) -> str:
     """Wait for a node that comes up by itself: as long as it advances, and no longer.
 
-    Raises StepFailed when it stopped advancing; the next run of the watch then climbs the ladder.
+    Raises StepFailedForGood when it stopped advancing; the next run of the watch then climbs the ladder.
     """
     until = time.monotonic() + STARTING_DEADLINE_S
     while True:
@@ -186,7 +198,8 @@ def _await_start(runtime: Runtime, node: Node) -> str:
             diagnosis = diagnose(assess.look(runtime, node))
             on_its_way = diagnosis.verdict in (Verdict.STARTING, Verdict.FALSE_ALARM)
             if not on_its_way or time.monotonic() > until:
-                raise StepFailed(f"{node.name} doesn't come up by itself: {diagnosis.reason}") from waiting
+                said = f"{node.name} doesn't come up by itself: {diagnosis.reason}"
+                raise StepFailedForGood(said) from waiting
 
 
 def make_whole(

@@ -28,13 +28,15 @@ whole path was skipped.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from kintsugi.errors import LeaseHeld
+from kintsugi.errors import LeaseHeld, StepFailedForGood
 
 if TYPE_CHECKING:
     from kintsugi.recovery.case import Case
@@ -50,6 +52,15 @@ def _case(context: Any) -> Case:
     from kintsugi.recovery.case import Case
 
     return Case.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm"))
+
+
+@contextmanager
+def _for_good() -> Iterator[None]:
+    """Airflow's retries are for killed workers: what failed for good goes to the record, and up the ladder, at once."""
+    try:
+        yield
+    except StepFailedForGood as failure:
+        raise AirflowFailException(str(failure)) from failure
 
 
 @task(**RETRY)
@@ -129,7 +140,8 @@ def restart(**context: Any) -> None:
     from kintsugi.recovery import act
     from kintsugi.recovery.case import runtime
 
-    act.restart(runtime(), _case(context))
+    with _for_good():
+        act.restart(runtime(), _case(context))
 
 
 @task(**RETRY)
@@ -165,7 +177,8 @@ def configure(**context: Any) -> None:
     from kintsugi.recovery import act
     from kintsugi.recovery.case import runtime
 
-    act.configure(runtime(), _case(context))
+    with _for_good():
+        act.configure(runtime(), _case(context))
 
 
 @task(trigger_rule=JOIN, **RETRY)
@@ -174,7 +187,8 @@ def rejoin(**context: Any) -> str:
     from kintsugi.recovery import act
     from kintsugi.recovery.case import runtime
 
-    return act.rejoin(runtime(), _case(context))
+    with _for_good():
+        return act.rejoin(runtime(), _case(context))
 
 
 @task(**RETRY)
