@@ -103,11 +103,17 @@ def judge(
     for node, verdicts, actions in incidents:
         if (why := _unexpected(cell, node, set(verdicts), set(actions))) is not None:
             return why
-    for node in cell.nodes:
-        done = {action for other, _, actions in incidents if other == node for action in actions}
-        if cell.must and not done & cell.must:
-            return f"{node} should have got {' or '.join(sorted(cell.must))}"
+    for node in owed(cell, incidents):
+        return f"{node} should have got {' or '.join(sorted(cell.must))}"
     return None
+
+
+def owed(cell: Cell, incidents: Sequence[tuple[str, Sequence[str], Sequence[str]]]) -> list[str]:
+    """The victims that still have to get an action that they must have; ``incidents`` as for ``judge``."""
+    if not cell.must:
+        return []
+    had = {node for node, _, actions in incidents if cell.must & set(actions)}
+    return [node for node in cell.nodes if node not in had]
 
 
 def _unexpected(cell: Cell, node: str, verdicts: set[str], actions: set[str]) -> str | None:

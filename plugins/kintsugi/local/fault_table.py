@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos.cells import CELLS, Cell, judge
+from kintsugi.chaos.cells import CELLS, Cell, judge, owed
 from kintsugi.chaos.experiment import figures
 from kintsugi.chaos.faults import FAULTS
 from kintsugi.errors import InputError, KintsugiError, StepFailed
@@ -139,8 +139,8 @@ def all_well(doors: Runtime, cell: Cell, t0: datetime) -> bool:
     if any(one.closed_at is None for one in incidents):
         return False
     healed = {one.node for one in incidents if one.outcome is Outcome.HEALED}
-    if cell.must and not set(cell.nodes) <= healed:
-        return False
+    if owed(cell, judged(incidents)) or (cell.must and not set(cell.nodes) <= healed):
+        return False  # the first incident may be but the fault's own restart; the one that matters is to come
     return all(
         asyncio.run(redundant.missing(doors.fleet, doors.fleet.node(name), stream=True)) is None
         for name in cell.nodes
@@ -173,8 +173,8 @@ def row_of(
     cell: Cell, incidents: Sequence[Incident], healed: bool, counted: dict[str, Any]
 ) -> dict[str, Any]:
     """What the report says of a cell; times in seconds since the fault."""
-    judged = [(one.node, verdicts(one), [str(action) for action in one.attempts()]) for one in incidents]
-    why = judge(cell, judged, healed)
+    told = judged(incidents)
+    why = judge(cell, told, healed)
     if why is None and not counted:
         why = "the account could not be taken"
     own = [one for one in incidents if one.node in cell.nodes]
@@ -182,8 +182,8 @@ def row_of(
         "fault": cell.name,
         "what": FAULTS[cell.fault].what,
         "node": ", ".join(cell.nodes),
-        "verdict": sorted({verdict for _, found, _ in judged for verdict in found}),
-        "action": [action for _, _, actions in judged for action in actions],
+        "verdict": sorted({verdict for _, found, _ in told for verdict in found}),
+        "action": [action for _, _, actions in told for action in actions],
         "phases": _slowest(own).get("phases", {}),
         "repairs": [figures(one) for one in own],
         "outcome": "as designed" if why is None else why,
@@ -193,6 +193,11 @@ def row_of(
         "doubled": counted.get("doubled"),
         "stored": counted.get("stored"),
     }
+
+
+def judged(incidents: Sequence[Incident]) -> list[tuple[str, list[str], list[str]]]:
+    """Node, verdicts and actions of each incident, as ``kintsugi.chaos.cells.judge`` takes them."""
+    return [(one.node, verdicts(one), [str(action) for action in one.attempts()]) for one in incidents]
 
 
 def verdicts(incident: Incident) -> list[str]:

@@ -83,10 +83,14 @@ def members(settings: Settings, name: str) -> Iterator[int]:
     """Host PIDs of all that lives of a node: by its PID namespace, or else by the mark in the environment.
 
     Without a namespace the init's descendants count too: sshd's environment can't be read by its own user.
+    Both count only while the init lives: it outlasts all in its namespace, and then the kernel hands the
+    namespace's number out again, perhaps to another node.
     """
     record = read_record(settings, name)
-    space = record.pid_namespace if record else None
-    family = _descendants(record.pid) if record and space is None and running(record) else set()
+    space, family = None, set[int]()
+    if record is not None and running(record):
+        space = record.pid_namespace
+        family = _descendants(record.pid) if space is None else family
     mark = f"{MARK}={settings.node_root(name)}".encode()
     for pid in _all_pids():
         belongs = (space is not None and namespace_of(pid) == space) or pid in family

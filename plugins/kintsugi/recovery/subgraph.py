@@ -243,6 +243,10 @@ def ask_a_human() -> Any:
         options_mapping={APPROVE: f"{GROUP}.decide", DECLINE: f"{GROUP}.record"},
         defaults=DECLINE,
         response_timeout=APPROVAL_WAIT,
+        # An answer within a second or two of the question can be lost: the scheduler takes the end of the asking
+        # process for a failure of the resumed task (apache/airflow issue 72716). Then the question is asked anew.
+        retries=2,
+        retry_delay=timedelta(seconds=2),
     )
 
 

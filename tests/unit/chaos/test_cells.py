@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kintsugi.chaos.cells import CELLS, Cell, judge
+from kintsugi.chaos.cells import CELLS, Cell, judge, owed
 from kintsugi.chaos.faults import FAULTS
 from kintsugi.fleet import load_fleet
 from kintsugi.incident import Action
@@ -51,6 +51,14 @@ def test_a_pause_may_be_noticed_but_not_acted_upon() -> None:
     assert judge(LEFT_ALONE, [("kafka-1", ["false_alarm"], [])], healed=True) is None
     why = judge(LEFT_ALONE, [("kafka-1", ["hung"], ["restart"])], healed=True)
     assert why == "kafka-1 was acted upon (restart), though it should have been left alone"
+
+
+def test_a_victim_whose_first_incident_was_only_the_start_is_still_owed_its_action() -> None:
+    start = ("kafka-1", ["starting"], [])
+    assert owed(LOST, []) == owed(LOST, [start]) == ["kafka-1"]
+    assert owed(LOST, [start, ("kafka-2", ["host_lost"], ["rebuild_node"])]) == ["kafka-1"]
+    assert owed(LOST, [start, GOOD]) == []
+    assert owed(LEFT_ALONE, []) == []
 
 
 def test_every_cell_names_a_fault_that_can_be_made_and_nodes_of_the_fleet() -> None:

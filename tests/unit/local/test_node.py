@@ -175,6 +175,22 @@ def test_a_stranger_with_the_recorded_pid_is_spared(settings: Settings, node: st
         stranger.wait()
 
 
+def test_a_node_that_got_the_namespace_number_of_a_dead_one_is_spared(settings: Settings, node: str) -> None:
+    """The kernel hands numbers of namespaces out again, most readily the one just freed."""
+    if not choose_isolation().hides_files:
+        pytest.skip("without namespaces there is no number to mistake")
+    nodes.create_node(settings, OTHER)
+    record, other = read_record(settings, node), read_record(settings, OTHER)
+    assert record is not None
+    assert other is not None
+    nodes.power_off(settings, node)  # the record stays, as in life
+    write_record(settings, node, replace(record, pid_namespace=other.pid_namespace))
+    assert nodes.processes(settings, node) == []
+    nodes.create_node(settings, node)
+    assert nodes.is_alive(settings, OTHER)
+    assert nodes.is_alive(settings, node)
+
+
 def test_what_a_killed_creation_left_is_ended_first(settings: Settings, node: str) -> None:
     lost = read_record(settings, node)
     assert lost is not None
