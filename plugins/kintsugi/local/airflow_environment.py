@@ -221,7 +221,12 @@ def _timing() -> dict[str, dict[str, str]]:
             "task_instance_heartbeat_timeout_detection_interval": "2",
             "catchup_by_default": "False",
         },
-        "workers": {"min_heartbeat_interval": "2"},
+        # A task outlives a restart of the api-server (20 s on a busy machine) instead of using up a retry.
+        "workers": {
+            "min_heartbeat_interval": "2",
+            "execution_api_retries": "10",
+            "execution_api_retry_wait_max": "5",
+        },
         "dag_processor": {
             "parsing_processes": "1",
             "min_file_process_interval": "600",

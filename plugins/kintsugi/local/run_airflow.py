@@ -6,15 +6,20 @@
   no task has to: that is over a second of CPU for each of a recovery's dozen steps. Imported only, nothing is
   opened or started here, so that a fork has nothing to share.
 * The scheduler rests until something has changed (`scheduler_rest`).
+* It starts only when the api-server listens: a task whose process can't reach it fails before its first line, and
+  after a restart of the machine that used up all the retries of an interrupted repair.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
+import socket
 import sys
+from urllib.parse import urlsplit
 
 from kintsugi.local import scheduler_rest
+from kintsugi.local.processes import wait_until
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
@@ -54,6 +59,20 @@ PRELOADED = (
 )
 """What the steps of a recovery and the ingest need, by name."""
 
+API_WAIT_S = 180.0
+
+
+def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
+    """Wait until something listens where ``url`` points to, ``seconds`` at the most; returns whether it does."""
+    parts = urlsplit(url)
+
+    def listens() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.settimeout(1)
+            return client.connect_ex((parts.hostname, parts.port or 80)) == 0
+
+    return wait_until(listens, seconds, pause=0.2)
+
 
 def main() -> None:
     """Run Airflow's own command line with the arguments of this process."""
@@ -64,6 +83,9 @@ def main() -> None:
         for module in PRELOADED:
             importlib.import_module(module)
         scheduler_rest.install()
+        from airflow.configuration import conf
+
+        await_api(conf.get("core", "execution_api_server_url"))
     airflow_main()  # type: ignore[no-untyped-call]
 
 

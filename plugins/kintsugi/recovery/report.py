@@ -97,10 +97,8 @@ def conclude(incident: Incident) -> tuple[Outcome, str]:
     refusals = [entry for entry in entries if "refused" in entry.data]
     if refusals and "decide" not in done:
         return Outcome.REFUSED, refusals[-1].message
-    return (
-        Outcome.FAILED,
-        f"the run ended after {entries[-1].step} without a word; see its task logs in Airflow",
-    )
+    reached = next(entry.step for entry in reversed(entries) if entry.step != "record" or entry is entries[0])
+    return Outcome.FAILED, f"the run ended after {reached} without a word; see its task logs in Airflow"
 
 
 def tell(incident: Incident, outcome: Outcome, reason: str) -> str:

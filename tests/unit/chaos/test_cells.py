@@ -54,7 +54,7 @@ def test_a_pause_may_be_noticed_but_not_acted_upon() -> None:
 
 
 def test_a_victim_whose_first_incident_was_only_the_start_is_still_owed_its_action() -> None:
-    start = ("kafka-1", ["starting"], [])
+    start: tuple[str, list[str], list[str]] = ("kafka-1", ["starting"], [])
     assert owed(LOST, []) == owed(LOST, [start]) == ["kafka-1"]
     assert owed(LOST, [start, ("kafka-2", ["host_lost"], ["rebuild_node"])]) == ["kafka-1"]
     assert owed(LOST, [start, GOOD]) == []
