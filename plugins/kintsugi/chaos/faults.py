@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from kintsugi.chaos.unsynced import lose_last_bytes, lose_unsynced_section
 from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.fleet import Role
 from kintsugi.probes.observe import SERVICES
@@ -24,7 +26,7 @@ DRIVER = "stream-trades"
 PAUSE_S = 5.0  # never an incident
 SLOW_S = 25.0
 CLOCK_AHEAD = "+1h"
-TAIL_BYTES = 4096  # of a log that a power cut takes with it
+TAIL_BYTES = 4096  # of noise in a damaged log
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +164,20 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
 
 def _corrupt(runtime: Runtime, name: str) -> None:
     """Noise into the middle of the newest log that the service reads when it starts, then a crash."""
-    runtime.platform().run(name, ["python3", "-c", _NOISE, _newest_log(runtime, name), "noise"])
+    runtime.platform().run(name, ["python3", "-c", _NOISE, _logs(runtime, name)])
     _kill_process(runtime, name)
 
 
 def _lose_tail(runtime: Runtime, name: str) -> None:
-    """A power cut that takes the last, unsynced bytes of the newest logs with it."""
-    import subprocess
-    import sys
-
-    platform = runtime.platform()
-    platform.power_off(name)
-    # The host is off, so its disk is touched from outside, by the very program that corrupts a living one's.
-    subprocess.run([sys.executable, "-c", _NOISE, _newest_log(runtime, name), "cut"], check=True, timeout=30)
+    """A power cut that takes what the logs hadn't synced yet. The host is off, so its disk is touched from outside."""
+    runtime.platform().power_off(name)
+    lose = lose_unsynced_section if runtime.fleet.node(name).role is Role.CASSANDRA else lose_last_bytes
+    logs = sorted(Path("/").glob(_logs(runtime, name).removeprefix("/")))
+    if not [log for log in logs if lose(log)]:
+        raise StepFailed(f"{name}: no log at {_logs(runtime, name)} holds anything that could be lost")
 
 
-def _newest_log(runtime: Runtime, name: str) -> str:
+def _logs(runtime: Runtime, name: str) -> str:
     """The glob of the logs: Kafka's segments, Cassandra's commit log."""
     pattern = {
         Role.KAFKA: f"{_data(runtime, name)}/kafka/trades-*/*.log",
@@ -186,26 +186,21 @@ def _newest_log(runtime: Runtime, name: str) -> str:
     return pattern[runtime.fleet.node(name).role]
 
 
-# Run on the node: it may have no Kintsugi installed. Noise goes into the newest file that has content; a cut is made
-# in every file, at the last byte that isn't zero (segments are allocated ahead).
+# Run on the node: it may have no Kintsugi installed. Noise goes into the newest file that has content, before the last
+# byte that isn't zero (segments are allocated ahead).
 _NOISE = f"""
 import glob, os, sys
-pattern, how = sys.argv[1:]
-found = [path for path in glob.glob(pattern) if os.path.getsize(path)]
-assert found, 'no log matches ' + pattern
+found = [path for path in glob.glob(sys.argv[1]) if os.path.getsize(path)]
+assert found, 'no log matches ' + sys.argv[1]
 def end(path):
     with open(path, 'rb') as log:
         return len(log.read().rstrip(bytes(1)))
-for path in found if how == 'cut' else [max(found, key=end)]:
-    size = end(path)
-    with open(path, 'r+b') as log:
-        if how == 'cut':
-            log.truncate(max(0, size - {TAIL_BYTES}))
-        else:
-            log.seek(size // 2)
-            log.write(os.urandom(min({TAIL_BYTES}, max(1, size // 2))))
-            log.flush()
-            os.fsync(log.fileno())
+path = max(found, key=end)
+with open(path, 'r+b') as log:
+    log.seek(end(path) // 2)
+    log.write(os.urandom(min({TAIL_BYTES}, max(1, end(path) // 2))))
+    log.flush()
+    os.fsync(log.fileno())
 """
 
 

@@ -148,7 +148,9 @@ def configure(runtime: Runtime, case: Case) -> None:
         ansible = in_force.ansible_for(runtime, node.name)
         step.check()
         with _no_second_try():
-            ansible.run("site.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=300)
+            kept = _action(runtime, case) is Action.REBUILD_NODE
+            desired = _desired(runtime) | {"volume_kept": kept}
+            ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=300)
 
 
 @contextmanager

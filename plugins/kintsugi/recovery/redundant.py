@@ -16,6 +16,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from kintsugi.errors import KintsugiError, StepFailed
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 Condition = Callable[[], Awaitable[str | None]]
 POLL_S = 0.5
 DOWN_DEADLINE_S = 60.0
-GOSSIP = 'SELECT address, "schema", status_with_port FROM system_views.gossip_info'
+GOSSIP = 'SELECT address, generation, "schema", status_with_port FROM system_views.gossip_info'
 # Replicated three times in every cluster; the token chooses the range, and so the replicas that must answer.
 READ_RANGE = (
     "SELECT parent_id FROM system_distributed.parent_repair_history WHERE token(parent_id) = {token} LIMIT 1"
@@ -134,26 +136,51 @@ async def _cassandra(fleet: Fleet, node: Node) -> str | None:
         deaf = [w.peer for w in said if w.peer not in dead and w.opinion is not PeerOpinion.UP]
         return f"{' and '.join(deaf)} don't hear it" if deaf else None
     ring = fleet.of(Role.CASSANDRA)
-    answers = await asyncio.gather(*(_view(coordinator, node) for coordinator in ring))
-    for coordinator, (lacks, _) in zip(ring, answers, strict=True):
-        if lacks is not None:
-            return f"{coordinator.name} says: {lacks}"
-    if len({schema for _, schema in answers}) > 1:
+    views = dict(zip(ring, await asyncio.gather(*(_view(other, node) for other in ring)), strict=True))
+    for coordinator, view in views.items():
+        if view.lacks is not None:
+            outdated = outlived(node, coordinator, view.generation, views[node].generation)
+            return outdated or f"{coordinator.name} says: {view.lacks}"
+    if len({view.schema for view in views.values()}) > 1:
         return "the nodes don't agree on the schema"
     return None
 
 
-async def _view(coordinator: Node, node: Node) -> tuple[str | None, object]:
-    """What ``coordinator`` finds missing of ``node``, and the schema version that it knows for it."""
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a coordinator finds missing of a node, and what it knows of it: its schema version, its generation."""
+
+    lacks: str | None
+    schema: object = None
+    generation: int | None = None
+
+
+async def _view(coordinator: Node, node: Node) -> _View:
     rows = await ask(coordinator, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
     if isinstance(rows, str):
-        return rows, None
+        return _View(rows)
     row = next((row for row in rows if row["address"] == node.address), {})
     status, _, token = str(row.get("status_with_port")).partition(",")
     if status != "NORMAL":
-        return f"{node.name} is {status} in my gossip", None
+        return _View(f"{node.name} is {status} in my gossip", generation=row.get("generation"))
     answer = await ask(coordinator, CASSANDRA_PORT, _read_range(token))
-    return (answer if isinstance(answer, str) else None), row.get("schema")
+    return _View(answer if isinstance(answer, str) else None, row.get("schema"), row.get("generation"))
+
+
+def outlived(node: Node, peer: Node, held: int | None, own: int | None) -> str | None:
+    """That ``peer`` takes a former life of ``node`` for newer than its present one, and what to do; None if it doesn't.
+
+    ``held``, ``own``: the generation of ``node`` in the gossip of each, in seconds since 1970. A Cassandra node takes
+    the time of its start for its generation, or one more than the last that its disk remembers; peers don't listen to
+    a smaller one than they know. So a node that lost its disk after its clock had been ahead isn't heard.
+    """
+    if held is None or own is None or held <= own:
+        return None
+    when = datetime.fromtimestamp(held, UTC).strftime("%H:%M:%S UTC")
+    return (
+        f"{peer.name} doesn't listen to {node.name}: it knows a life of it that began {held - own} s later, by a clock "
+        f"that was ahead; restart {node.name} after {when} (recover_node, action restart)"
+    )
 
 
 def _read_range(token: str) -> Callable[[Connection], Awaitable[list[dict[str, Any]]]]:

@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role
-from kintsugi.recovery.redundant import spark_missing, until
+from kintsugi.recovery.redundant import outlived, spark_missing, until
 from kintsugi.recovery.verify import completed, tasks_missing
 
 ONE = Node("spark-worker-1", Role.SPARK_WORKER, "127.35.3.2", 2222)
@@ -44,6 +44,18 @@ def test_a_dead_worker_of_the_same_address_does_not_hide_its_successor() -> None
     seen = document({ONE: 1})
     seen["workers"].append({"host": ONE.address, "state": "DEAD", "cores": 2, "coresused": 0})
     assert spark_missing(seen, [ONE], stream=True) is None
+
+
+def test_a_node_that_its_peers_remember_from_the_future_is_told_when_they_will_listen() -> None:
+    three_hours = 3 * 3600
+    said = outlived(ONE, TWO, held=three_hours + 3600, own=three_hours)
+    assert said == (
+        "spark-worker-2 doesn't listen to spark-worker-1: it knows a life of it that began 3600 s later, by a clock "
+        "that was ahead; restart spark-worker-1 after 04:00:00 UTC (recover_node, action restart)"
+    )
+    assert outlived(ONE, TWO, held=three_hours, own=three_hours) is None
+    assert outlived(ONE, TWO, held=None, own=three_hours) is None
+    assert outlived(ONE, TWO, held=three_hours, own=None) is None
 
 
 async def test_waiting_ends_when_nothing_is_missing_and_says_at_the_deadline_what_was() -> None:
