@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PLAN_TRIES = 3
 REDUNDANT_DEADLINE_S = 240.0
+START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own
 STARTING_DEADLINE_S = 1800.0  # for a node that advances: a long log takes its time
 LOOK_EVERY_S = 10.0
 CANARY_DEADLINE_S = 120.0
@@ -58,7 +59,7 @@ def restart(runtime: Runtime, case: Case) -> None:
             step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
         playbook = "site.yml" if confirmed.verdict is Verdict.HUNG and not back else "restart.yml"
         with _no_second_try():
-            ansible.run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=180)
+            ansible.run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S)
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -150,7 +151,7 @@ def configure(runtime: Runtime, case: Case) -> None:
         with _no_second_try():
             kept = _action(runtime, case) is Action.REBUILD_NODE
             desired = _desired(runtime) | {"volume_kept": kept}
-            ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=300)
+            ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=START_TIMEOUT_S)
 
 
 @contextmanager
