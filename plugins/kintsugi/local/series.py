@@ -18,6 +18,7 @@ from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
 from kintsugi.recovery.assess import LIMITS
 from kintsugi.recovery.case import Runtime
+from kintsugi.store import StoreUnavailable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +85,11 @@ def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
             tell_new()
 
     def tell_new() -> None:
-        for incident in incidents_since(doors, t0):
+        try:
+            incidents = incidents_since(doors, t0)
+        except StoreUnavailable:
+            return  # the control plane may be what was killed; the next look tells all the same
+        for incident in incidents:
             for entry in incident.entries[shown.get(incident.id, 0) :]:
                 if not entry.data.get("finding") and entry.data.get("mark") in (None, "failed"):
                     passed = (entry.at - t0).total_seconds()
