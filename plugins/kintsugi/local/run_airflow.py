@@ -8,12 +8,17 @@
 * The scheduler rests until something has changed (`scheduler_rest`).
 * It starts only when the api-server listens: a task whose process can't reach it fails before its first line, and
   after a restart of the machine that used up all the retries of an interrupted repair.
+* Its workers and their tasks die with it. Forked from it, they hold its connection to Postgres too: when it was killed
+  in the middle of a transaction, its locks outlived it, and the next scheduler scheduled nothing, for good.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
+import os
+import signal
 import socket
 import sys
 from urllib.parse import urlsplit
@@ -60,6 +65,7 @@ PRELOADED = (
 """What the steps of a recovery and the ingest need, by name."""
 
 API_WAIT_S = 180.0
+PR_SET_PDEATHSIG = 1
 
 
 def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
@@ -74,6 +80,22 @@ def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
     return wait_until(listens, seconds, pause=0.2)
 
 
+def end_with_parent(generations: int) -> None:
+    """Let every process that this one forks from now on be killed when its parent dies, so many generations deep.
+
+    What they start as programs of their own (Ansible, Terraform) is not forked by ``os.fork`` and goes on.
+    """
+    library, left = ctypes.CDLL(None, use_errno=True), generations
+
+    def bind() -> None:
+        nonlocal left
+        if left > 0:
+            library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        left -= 1
+
+    os.register_at_fork(after_in_child=bind)
+
+
 def main() -> None:
     """Run Airflow's own command line with the arguments of this process."""
     gc.set_threshold(50_000, 25, 25)
@@ -86,6 +108,7 @@ def main() -> None:
         from airflow.configuration import conf
 
         await_api(conf.get("core", "execution_api_server_url"))
+        end_with_parent(generations=2)  # the workers, and the tasks that they fork
     airflow_main()  # type: ignore[no-untyped-call]
 
 

@@ -1,11 +1,30 @@
-"""How Airflow is started: its scheduler waits for the api-server."""
+"""How Airflow is started: its scheduler waits for the api-server, and its workers don't outlive it."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+from kintsugi.local.node_process import start_time
+from kintsugi.local.processes import wait_until
 from kintsugi.local.run_airflow import await_api
+
+# A parent, its child, grandchild and great-grandchild; each tells its pid, then waits.
+FAMILY = """
+import os, signal, sys
+from kintsugi.local.run_airflow import end_with_parent
+end_with_parent(generations=2)
+for _ in range(3):
+    if os.fork():
+        break
+print(os.getpid(), flush=True)
+signal.pause()
+"""
 
 
 def test_the_api_is_awaited_until_it_listens_and_not_for_ever() -> None:
@@ -17,3 +36,22 @@ def test_the_api_is_awaited_until_it_listens_and_not_for_ever() -> None:
         late.start()
         assert await_api(url, seconds=10)
         late.join()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_workers_and_their_tasks_die_with_the_scheduler_and_what_tasks_start_does_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        family = [int(parent.stdout.readline()) for _ in range(4)]
+        parents = {_parent(pid) for pid in family}
+        (great,) = (pid for pid in family if pid not in parents)
+        try:
+            parent.kill()
+            bound = [pid for pid in family if pid != great]
+            assert wait_until(lambda: all(start_time(pid) is None for pid in bound), 10)
+            assert start_time(great) is not None
+        finally:
+            os.kill(great, signal.SIGKILL)
