@@ -22,7 +22,7 @@ end_with_parent(generations=2)
 for _ in range(3):
     if os.fork():
         break
-print(os.getpid(), flush=True)
+os.write(1, b"%d\\n" % os.getpid())  # in one piece, whatever PYTHONUNBUFFERED says
 signal.pause()
 """
 
@@ -45,11 +45,13 @@ def _parent(pid: int) -> int:
 def test_workers_and_their_tasks_die_with_the_scheduler_and_what_tasks_start_does_not() -> None:
     with subprocess.Popen([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        family = [int(parent.stdout.readline()) for _ in range(4)]
-        parents = {_parent(pid) for pid in family}
-        (great,) = (pid for pid in family if pid not in parents)
         try:
+            family = [int(parent.stdout.readline()) for _ in range(4)]
+            parents = {_parent(pid) for pid in family}
+            (great,) = (pid for pid in family if pid not in parents)
+        finally:
             parent.kill()
+        try:
             bound = [pid for pid in family if pid != great]
             assert wait_until(lambda: all(start_time(pid) is None for pid in bound), 10)
             assert start_time(great) is not None
