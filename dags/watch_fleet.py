@@ -25,7 +25,7 @@ RUNBOOK = """
 ### Watching `{name}` ({role}, {address})
 
 `health` probes the node each second in the triggerer and costs no worker slot. It ends when the node refuses three
-probes in a row (about 3 s) or stays silent for 9 s; a pause of up to 5 s is never an incident.
+probes in a row (about 3 s) or stays silent for 8 s; a pause of up to 5 s is never an incident.
 Then the run branches into `recovery`.
 
 **A run failed?** Open its `record` task: its log is the story with every reason. The next run continues

@@ -1,7 +1,8 @@
 """``make mttr``: the mean time to repair, by role, under load: on the running fleet, beside starts of the same by hand.
 
 1. 1000 trades a second come in from beginning to end; the data that each node holds is noted at both.
-2. Each role is broken twelve times (`mttr_figures.schedule`), each time in the steady state. What a repair takes is
+2. Each role is broken twelve times (`mttr_figures.schedule`), each time in the steady state, with a stream that keeps
+   pace. What a repair takes is
    seen from outside, by asking again and again whether the node is redundant; the journal tells the phases.
 3. Between the repairs the same nodes are started by hand after the same faults (`by_hand`).
 4. At the end every trade is accounted for.
@@ -23,13 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos.faults import FAULTS
-from kintsugi.errors import KintsugiError, Refused
+from kintsugi.errors import KintsugiError, Refused, StepFailed
 from kintsugi.fleet import Node, Role
 from kintsugi.local import account, by_hand
 from kintsugi.local.airflow import Airflow
 from kintsugi.local.demo import live_feed
 from kintsugi.local.mttr_figures import (
     HEALED,
+    MODES,
     QUANTILES,
     REPAIRS,
     HandStart,
@@ -56,6 +58,7 @@ FEED_ROWS = 5000
 FEED_PERIOD_S = 5.0
 STEADY_DEADLINE_S = 300.0
 REPAIR_DEADLINE_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
+PACE_LAG = 10_000  # messages: ten seconds of the load
 UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it
 LOOK_EVERY_S = 0.5
 ACCOUNT_DEADLINE_S = 900.0
@@ -76,6 +79,7 @@ class Mttr:
         await_steady_state(self.doors, STEADY_DEADLINE_S)
         node = self.doors.fleet.node(step.node)
         redundant.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
+        await_pace(self.doors.settings)
         by_hand.await_watched(self.airflow, node.name)
         said = step.mode if isinstance(step, Repair) else "by hand"
         self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
@@ -206,6 +210,24 @@ def run(
     return 0 if healed and not (counted["lost"] or counted["doubled"]) else 1
 
 
+def await_pace(settings: Settings) -> None:
+    """Wait until the stream keeps pace with the load; raises StepFailed after STEADY_DEADLINE_S.
+
+    A stream that still catches up after the repair before takes every processor there is, and no repair or hand
+    start would then be comparable with another.
+    """
+    from kintsugi.trades.flow import snapshot
+
+    until = time.monotonic() + STEADY_DEADLINE_S
+    while (lag := snapshot(settings).lag) is None or lag > PACE_LAG:
+        if time.monotonic() > until:
+            raise StepFailed(
+                f"the stream doesn't keep pace with {FEED_ROWS / FEED_PERIOD_S:.0f} trades a second: "
+                f"lag {lag} after {STEADY_DEADLINE_S:.0f} s; see `make status`"
+            )
+        time.sleep(1)
+
+
 def check_no_maintenance(doors: Runtime) -> None:
     """Raise Refused while a person keeps the recovery from a node: nothing would repair it."""
     for name in doors.fleet.nodes:
@@ -281,14 +303,17 @@ def show(console: Console, report: dict[str, Any], path: Path) -> None:
     from rich.table import Table
 
     table = Table(
-        "role", "n", "healed", "detect", "repair", "consistent", "by hand", "ratio p50/max", "largest phase",
+        "role", "n", "healed", "detect", "silent", "repair", "consistent", "by hand", "ratio p50/max",
+        "since detected", "largest phase",
         title="Seconds from the fault, p50/p95 (nearest rank)",
     )  # fmt: skip
     for role, of in report["summary"].items():
         ratio, phase = of["ratio"], of["largest_phase"]
         table.add_row(
-            role, str(of["n"]), str(of["healed"]), *(_pair(of[name]) for name in ("detect", "repair", "consistent")),
-            str(of["by_hand"]["p50"]), f"{ratio['p50']}/{ratio['max']}",
+            role, str(of["n"]), str(of["healed"]), *(_pair(of["modes"][mode]["detect"]) for mode in MODES),
+            _pair(of["repair"]), _pair(of["consistent"]), str(of["by_hand"]["p50"]),
+            f"{ratio['p50']}/{ratio['max']}",
+            "; ".join(f"{mode} {of['modes'][mode]['ratio_since_detected']['max']}" for mode in MODES),
             f"{phase} {of['phase_shares'][phase]:.0%}" if phase else "",
         )  # fmt: skip
     console.print(table)

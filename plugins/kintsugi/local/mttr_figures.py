@@ -199,14 +199,21 @@ def _rounded(seconds: float | None) -> float | None:
 def with_by_hand(rows: Iterable[Row], started: Sequence[Row]) -> list[Row]:
     """The rows with ``by_hand_s`` and ``ratio``: repair ÷ hand start of the same node after the same fault.
 
+    ``ratio_since_detected`` leaves out the seconds until the fault was noticed, which no hand is charged with either.
+
     Where that node wasn't started by hand after that fault: ÷ the median of its role after that fault, else None.
     """
     found = []
     for row in rows:
         by_hand_s = _by_hand_s(row, started)
-        ratio = round(row["repair_s"] / by_hand_s, 2) if row["repair_s"] is not None and by_hand_s else None
-        found.append({**row, "by_hand_s": by_hand_s, "ratio": ratio})
+        ratio = _ratio(row["repair_s"], 0.0, by_hand_s)
+        since = _ratio(row["repair_s"], row["detect_s"] or 0.0, by_hand_s)
+        found.append({**row, "by_hand_s": by_hand_s, "ratio": ratio, "ratio_since_detected": since})
     return found
+
+
+def _ratio(repair_s: float | None, detect_s: float, by_hand_s: float | None) -> float | None:
+    return round((repair_s - detect_s) / by_hand_s, 2) if repair_s is not None and by_hand_s else None
 
 
 def _by_hand_s(row: Row, started: Sequence[Row]) -> float | None:
@@ -244,7 +251,15 @@ def _of_role(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
         "phase_shares": shares,
         "largest_phase": max(shares, key=shares.__getitem__, default=None),
     }
-    return {**found, "aims": _aims(found)}
+    modes = {
+        mode: {
+            name: quantiles(row[key] for row in rows if row["mode"] == mode)
+            for name, key in (("detect", "detect_s"), ("repair", "repair_s"), ("ratio", "ratio"),
+                              ("ratio_since_detected", "ratio_since_detected"))
+        }
+        for mode in MODES
+    }  # fmt: skip
+    return {**found, "modes": modes, "aims": _aims(found, modes)}
 
 
 def quantiles(values: Iterable[float | None]) -> dict[str, float | int | None]:
@@ -269,10 +284,13 @@ def phase_shares(rows: Iterable[Row]) -> dict[str, float]:
     return {phase: round(seconds / total, 3) for phase, seconds in spent.items()} if total else {}
 
 
-def _aims(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each aim of the project: what was wanted, what was measured (or None), whether it was met."""
+def _aims(found: Mapping[str, Any], modes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each aim of the project: what was wanted, what was measured (or None), whether it was met.
+
+    Detection is judged where the node refuses: silence is no proof before it has lasted for ``HUNG_AFTER_S``.
+    """
     measured = {
-        "detect_p95_s": found["detect"]["p95"],
+        "detect_p95_s": modes["reset"]["detect"]["p95"],
         "ratio_max": found["ratio"]["max"],
         "repair_p50_s": found["repair"]["p50"],
         "repair_p95_s": found["repair"]["p95"],

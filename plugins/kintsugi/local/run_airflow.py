@@ -8,6 +8,8 @@
 * The scheduler rests until something has changed (`scheduler_rest`).
 * It starts only when the api-server listens: a task whose process can't reach it fails before its first line, and
   after a restart of the machine that used up all the retries of an interrupted repair.
+* What lies on the way of a recovery goes before everything else on the machine; a task that doesn't steps back to
+  the rest when it begins (`task_priority`).
 * Its workers and their tasks die with it. Forked from it, they hold its connection to Postgres too: when it was killed
   in the middle of a transaction, its locks outlived it, and the next scheduler scheduled nothing, for good.
 """
@@ -21,10 +23,12 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from kintsugi.local import scheduler_rest
 from kintsugi.local.processes import wait_until
+from kintsugi.recovery.case import URGENT
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
@@ -64,8 +68,17 @@ PRELOADED = (
 )
 """What the steps of a recovery and the ingest need, by name."""
 
+ON_THE_WAY = ("api-server", "scheduler", "triggerer")
+"""Components that a recovery waits for between two steps; what the dag-processor does, it doesn't wait for."""
+
 API_WAIT_S = 180.0
 PR_SET_PDEATHSIG = 1
+
+
+def go_first() -> None:
+    """Let this process, and what it starts from now on, go before the rest of the machine; without root it can't."""
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0), URGENT))
 
 
 def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
@@ -99,6 +112,8 @@ def end_with_parent(generations: int) -> None:
 def main() -> None:
     """Run Airflow's own command line with the arguments of this process."""
     gc.set_threshold(50_000, 25, 25)
+    if sys.argv[1:2] and sys.argv[1] in ON_THE_WAY:
+        go_first()
     from airflow.__main__ import main as airflow_main
 
     if "scheduler" in sys.argv[1:2]:

@@ -3,8 +3,9 @@
 1. Any OK resets everything: whoever answers its own protocol is not sick.
 2. REFUSED proves that nobody listens at this moment. Three in a row, the first and the last at least two
    seconds apart, are DOWN (found about 3 s after the fact with a probe a second).
-3. Everything else (TIMEOUT, WRONG, a mixture with REFUSED) is silence. Nine seconds of unbroken silence
-   are HUNG. A pause of up to 5 s (garbage collection, a busy disk) is never an incident.
+3. Everything else (TIMEOUT, WRONG, a mixture with REFUSED) is silence. Eight seconds of unbroken silence
+   (four probes that each waited for two) are HUNG. A pause of up to 5 s (garbage collection, a busy disk) is
+   never an incident.
 4. Silence counts only while the watcher listened: seconds in which the watcher's own event loop stood still
    are taken off, because on a busy machine the deaf are many and the dumb are few.
 """
@@ -17,7 +18,7 @@ from datetime import datetime, timedelta
 from kintsugi.observation import Answer, Finding, Symptom
 from kintsugi.probes.protocols import Probe
 
-HUNG_AFTER_S = 9.0
+HUNG_AFTER_S = 8.0
 _EVIDENCE_LINES = 5
 _CLOCK_SLOP_S = 0.01  # a probe a second, three in a row, span 2 s only up to the timer's resolution
 

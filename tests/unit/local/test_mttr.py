@@ -202,7 +202,8 @@ def row(
 ) -> dict[str, Any]:
     return {
         "node": node, "role": role, "fault": fault, "mode": "reset", "detect_s": 3.0, "repair_s": repair_s,
-        "consistent_s": repair_s, "ratio": None, "phases": {}, "outcome": "healed", **more,
+        "consistent_s": repair_s, "ratio": None, "ratio_since_detected": None, "phases": {}, "outcome": "healed",
+        **more,
     }  # fmt: skip
 
 
@@ -216,6 +217,7 @@ def test_a_repair_is_divided_by_the_hand_start_of_its_own_node_and_fault() -> No
     started = [hand("kafka-1", 15.0), hand("kafka-2", 20.0), hand("kafka-1", 10.0, fault="lost_volume")]
     found = with_by_hand([row("kafka-1")], started)
     assert [(one["by_hand_s"], one["ratio"]) for one in found] == [(15.0, 2.0)]
+    assert found[0]["ratio_since_detected"] == 1.8
 
 
 def test_without_one_it_is_the_median_of_role_and_fault() -> None:
@@ -258,6 +260,19 @@ def test_an_aim_is_missed_by_one_bad_value_and_by_none_at_all() -> None:
         "detect_p95_s": True, "ratio_max": False, "repair_p50_s": True, "repair_p95_s": False,
     }  # fmt: skip
     assert summary([row("kafka-1", None, detect_s=None)], [])["kafka"]["aims"]["detect_p95_s"]["met"] is False
+
+
+def test_detection_is_judged_where_the_node_refuses_and_both_modes_are_told() -> None:
+    rows = with_by_hand(
+        [row("kafka-1"), row("kafka-2", 50.0, mode="silent", detect_s=10.0)], [hand("kafka-1", 20.0)]
+    )
+    found = summary(rows, [])["kafka"]
+    assert found["aims"]["detect_p95_s"] == {"wanted": 9.0, "measured": 3.0, "met": True}
+    assert found["detect"]["max"] == 10.0
+    assert {mode: of["ratio_since_detected"]["max"] for mode, of in found["modes"].items()} == {
+        "reset": 1.35,
+        "silent": 2.0,
+    }
 
 
 def test_only_roles_that_were_measured_are_summed_up_each_by_its_own_rows() -> None:
