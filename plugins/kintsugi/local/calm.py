@@ -20,7 +20,7 @@ from kintsugi.fleet import Fleet
 from kintsugi.incident import Incident
 from kintsugi.local import account
 from kintsugi.local.demo import live_feed
-from kintsugi.local.series import await_steady_state, machine, set_going
+from kintsugi.local.series import await_steady_state, machine, screen, set_going
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -61,11 +61,9 @@ def run(
     settings: Settings, *, minutes: float = MINUTES, seed: int | None = None, report: Path | None = None
 ) -> int:
     """All of it, then the account; 0 when no repair was begun and nothing is lost or doubled."""
-    from rich.console import Console
-
     from kintsugi.trades.reconcile import reconcile_when_quiet
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = screen()
     path = report or settings.repository / "build" / "calm.json"
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
     doors = runtime()

@@ -22,7 +22,15 @@ from kintsugi.incident import Incident, Outcome
 from kintsugi.local import account
 from kintsugi.local.demo import live_feed
 from kintsugi.local.processes import wait_until
-from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine, set_going
+from kintsugi.local.series import (
+    await_steady_state,
+    followed,
+    generous,
+    incidents_since,
+    machine,
+    screen,
+    set_going,
+)
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
@@ -38,9 +46,7 @@ ACCOUNT_DEADLINE_S = 150.0
 
 def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
     """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
+    console = screen()
     report = report or settings.repository / "build" / "faults.json"
     chosen = chosen_cells(cells)
     doors = runtime()

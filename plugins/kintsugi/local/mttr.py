@@ -46,7 +46,15 @@ from kintsugi.local.mttr_figures import (
     summary,
     with_by_hand,
 )
-from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine, set_going
+from kintsugi.local.series import (
+    await_steady_state,
+    followed,
+    generous,
+    incidents_since,
+    machine,
+    screen,
+    set_going,
+)
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
@@ -174,8 +182,6 @@ def run(
 
     Raises StepFailed when the fleet doesn't come back to its steady state; what was measured until then is written.
     """
-    from rich.console import Console
-
     from kintsugi.local.mttr_plot import draw
     from kintsugi.trades.reconcile import reconcile_when_quiet
 
@@ -183,7 +189,7 @@ def run(
     roles = tuple(dict.fromkeys(roles)) or tuple(Role)
     doors = runtime()
     airflow = set_going(doors)
-    mttr = Mttr(doors, airflow, Console(soft_wrap=True, highlight=False), path)
+    mttr = Mttr(doors, airflow, screen(), path)
     by_hand.lift(doors)
     check_no_maintenance(doors)
     began, before = time.monotonic(), data(doors)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from kintsugi.errors import PreflightError, StepFailed
 from kintsugi.local.processes import is_running_in, signal_if, wait_until
 from kintsugi.local.supervision import Program, write_private
+from kintsugi.recovery.case import URGENT
 
 if TYPE_CHECKING:
     import psycopg
@@ -79,7 +80,10 @@ class Postgres:
 
     def program(self) -> Program:
         """Its entry for supervisord; SIGINT is Postgres' fast shutdown."""
-        command = [*_as_service_user(), str(_require_binaries() / "postgres"), "-D", str(self.data)]
+        server = [str(_require_binaries() / "postgres"), "-D", str(self.data)]
+        # Between two steps of a recovery everything waits for its answer, as for Airflow's.
+        first = ["nice", "-n", str(URGENT)] if os.geteuid() == 0 else []
+        command = [*first, *_as_service_user(), *server]
         return Program("postgres", command, stop_signal="INT", stop_seconds=20, group=False)
 
     def prepare(self) -> None:

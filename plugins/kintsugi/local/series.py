@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,13 @@ GENEROUS_FOR = timedelta(hours=3)
 def machine() -> str:
     """What a report says of this machine."""
     return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def screen() -> Console:
+    """Where a run tells what happens; wide enough for its tables also where no terminal says how wide it is."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def set_going(doors: Runtime) -> Airflow:

@@ -27,7 +27,15 @@ from kintsugi.local.control_plane import AIRFLOW, ControlPlane
 from kintsugi.local.demo import live_feed
 from kintsugi.local.node_process import read_record
 from kintsugi.local.processes import carries_marker, kill_owned, owned_pids, signal_if, wait_until
-from kintsugi.local.series import await_steady_state, followed, generous, incidents_since, machine, set_going
+from kintsugi.local.series import (
+    await_steady_state,
+    followed,
+    generous,
+    incidents_since,
+    machine,
+    screen,
+    set_going,
+)
 from kintsugi.local.walk_plan import Killing, Victim, judge
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
@@ -135,14 +143,12 @@ class Walk:
 
 def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
     """All of these killings, then the account; 0 when each went as designed and nothing is lost or doubled."""
-    from rich.console import Console
-
     from kintsugi.trades.reconcile import reconcile_when_quiet
 
     doors = runtime()
     walk = Walk(
         doors,
-        Console(soft_wrap=True, highlight=False),
+        screen(),
         report or settings.repository / "build" / "walk.json",
     )
     set_going(doors)

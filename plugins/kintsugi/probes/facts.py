@@ -37,9 +37,8 @@ async def guard_facts(
     ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew,
     and the newest sign of life counts. Never raises on network trouble.
     """
-    service, ssh, sick, kafka, cassandra = await asyncio.gather(
-        probe_node(node),
-        probe_ssh(node.address, node.ssh_port),
+    (service, ssh, newest), sick, kafka, cassandra = await asyncio.gather(
+        signs_of_life(fleet, node, heard_at),
         sick_nodes(fleet),
         _kafka_if(fleet, node),
         _cassandra_if(fleet, node),
@@ -51,7 +50,7 @@ async def guard_facts(
         observed_at=service.at,
         service=service.answer,
         ssh=ssh.answer,
-        heard_at=await newest_sign_of_life(fleet, node, service, ssh, heard_at),
+        heard_at=newest,
         first_failed_at=first_failed_at,
         volume_intact=volume_intact,
         fleet_size=len(fleet.nodes),
@@ -62,17 +61,22 @@ async def guard_facts(
     )
 
 
-async def newest_sign_of_life(
-    fleet: Fleet, node: Node, service: Probe, ssh: Probe, before: datetime | None
-) -> datetime | None:
-    """When anybody last got an answer from the service of ``node``, UTC; ``before``: what was known already.
+async def signs_of_life(
+    fleet: Fleet, node: Node, before: datetime | None
+) -> tuple[Probe, Probe, datetime | None]:
+    """What the service and sshd of ``node`` answer, and when anybody last got an answer from the service, UTC.
 
-    Where service and sshd both refuse, nobody needs to be asked: no process is there to be heard.
+    ``before``: what was known already. The peers are asked meanwhile; where service and sshd both refuse, they aren't
+    waited for: no process is there to be heard.
     """
+    async with asyncio.TaskGroup() as group:
+        peers = group.create_task(witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S))
+        service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
+        if service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED:
+            peers.cancel()
     signs = [before, service.at if service.answer is Answer.OK else None]
-    if not (service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED):
-        signs += [witness.heard_at for witness in await witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S)]
-    return max((sign for sign in signs if sign is not None), default=None)
+    signs += [] if peers.cancelled() else [witness.heard_at for witness in peers.result()]
+    return service, ssh, max((sign for sign in signs if sign is not None), default=None)
 
 
 async def sick_nodes(fleet: Fleet) -> set[str]:

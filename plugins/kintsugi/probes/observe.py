@@ -47,13 +47,12 @@ async def observe(settings: Settings, node: Node) -> Observation:
 
     ``volume_intact`` and ``room`` stay None unless the node itself could be asked over SSH.
     """
-    service, ssh = await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
-    # Two refusals prove the processes dead. Then the peers are asked for the record only, and hardly waited
-    # for.
-    refused = service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED
+    first = asyncio.create_task(_looked(node))
+    told = asyncio.create_task(_witnesses(settings, node, first))
+    service, ssh = await first
     (service, ssh), said, (init_state, progress), (volume, room), ahead_s = await asyncio.gather(
         _look_again(node, service, ssh),
-        witnesses(settings.fleet, node, SECOND_LOOK_S if refused else GOSSIP_WATCH_S),
+        told,
         _init(settings, node, ssh),
         _volume(settings, node, ssh),
         _clock(settings, node, service),
@@ -81,16 +80,38 @@ def heard_at(service: Probe, said: Sequence[Witness]) -> datetime | None:
     return max((sign for sign in signs if sign is not None), default=None)
 
 
+async def _looked(node: Node) -> tuple[Probe, Probe]:
+    return await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
+
+
+async def _witnesses(
+    settings: Settings, node: Node, first: asyncio.Task[tuple[Probe, Probe]]
+) -> list[Witness]:
+    """What the peers say; they are asked from the beginning on, because a silent node takes its time as it is.
+
+    Two refusals prove the processes dead: then the peers are asked for the record only, and hardly waited for.
+    """
+    asked = asyncio.create_task(witnesses(settings.fleet, node, GOSSIP_WATCH_S))
+    service, ssh = await first
+    if service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED:
+        asked.cancel()
+        return await witnesses(settings.fleet, node, SECOND_LOOK_S)
+    return await asked
+
+
 async def _probe_ssh(node: Node) -> Probe:
     return await probe_ssh(node.address, node.ssh_port, LOOK_TIMEOUT_S)
 
 
 async def _look_again(node: Node, service: Probe, ssh: Probe) -> tuple[Probe, Probe]:
     """What didn't answer is asked again a second later; the later answer stands."""
+    if service.answer is Answer.OK and ssh.answer is Answer.OK:
+        return service, ssh
     await asyncio.sleep(SECOND_LOOK_S if service.answer is not Answer.OK else 0)
+    again_service, again_ssh = await _looked(node)
     return (
-        service if service.answer is Answer.OK else await probe_node(node, LOOK_TIMEOUT_S),
-        ssh if ssh.answer is Answer.OK else await _probe_ssh(node),
+        service if service.answer is Answer.OK else again_service,
+        ssh if ssh.answer is Answer.OK else again_ssh,
     )
 
 

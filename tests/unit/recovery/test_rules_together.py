@@ -227,7 +227,7 @@ class Team(RuleBasedStateMachine):
             observed_at=self.now,
             service=seen.service,
             ssh=seen.ssh,
-            heard_at=server.heard_at,  # what any peer heard counts: probes.facts.newest_sign_of_life
+            heard_at=server.heard_at,  # what any peer heard counts: probes.facts.signs_of_life
             first_failed_at=server.failed_at,
             volume_intact=seen.volume_intact,
             fleet_size=FLEET_SIZE,
