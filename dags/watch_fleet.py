@@ -51,12 +51,6 @@ commit, but the lag grows: more trades come in than two cores take; look at `mak
 """
 
 
-@task.branch
-def is_sick(finding: dict[str, object], when_sick: str) -> str:
-    """To ``when_sick`` when the sensor found something, else to the quiet end."""
-    return "all_well" if finding.get("well") else when_sick
-
-
 @task(retries=2, retry_delay=timedelta(seconds=5))
 def restart_stream() -> str:
     """End the driver and start it from its checkpoint; left alone when nobody submitted the stream."""
@@ -76,7 +70,7 @@ def committing() -> str:
 
 
 def watch(node: Node) -> DAG:
-    """The watch of one node: sensor → branch → recovery subgraph."""
+    """The watch of one node: a sensor that branches into the recovery subgraph."""
     with DAG(
         dag_id=watch_of(node.name),
         dag_display_name=f"watch {node.name}",
@@ -90,16 +84,16 @@ def watch(node: Node) -> DAG:
         tags=["kintsugi", "watch", node.role.value],
         default_args=DEFAULTS,
     ) as dag:
-        health = NodeHealthSensor(task_id="health", node=node.name, execution_timeout=None)
-        is_sick(health.output, when_sick="recovery.confirm") >> [
-            recovery(node=node.name, finding=health.output),
-            EmptyOperator(task_id="all_well"),
-        ]
+        health = NodeHealthSensor(
+            task_id="health", node=node.name, when_sick="recovery.confirm", execution_timeout=None
+        )
+        recovery(node=node.name, finding=health.output)
+        health >> EmptyOperator(task_id="all_well")
     return dag
 
 
 def watch_flow() -> DAG:
-    """The watch of the flow itself: sensor → branch → the driver is started again."""
+    """The watch of the flow itself: a sensor that branches to where the driver is started again."""
     with DAG(
         dag_id="watch_flow",
         dag_display_name="watch the flow",
@@ -113,9 +107,9 @@ def watch_flow() -> DAG:
         tags=["kintsugi", "watch", "flow"],
         default_args=DEFAULTS,
     ) as dag:
-        health = FlowHealthSensor(task_id="flow_health", execution_timeout=None)
+        health = FlowHealthSensor(task_id="flow_health", when_sick="restart_stream", execution_timeout=None)
         again = restart_stream()
-        is_sick(health.output, when_sick="restart_stream") >> [again, EmptyOperator(task_id="all_well")]
+        health >> [again, EmptyOperator(task_id="all_well")]
         again >> committing()
     return dag
 

@@ -12,6 +12,7 @@ import pytest
 
 from kintsugi.errors import StepFailed, StepFailedForGood
 from kintsugi.recovery import act, assess, case, report
+from kintsugi.sensors.node_health import NodeHealthSensor
 from tests.dags.in_process import run_in_process
 
 ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
@@ -125,3 +126,29 @@ def test_a_recoverys_first_and_last_task_link_to_the_incident(dag_bag: Any) -> N
             "Incident",
             "/pipeline-health/incidents/kafka-1-x",
         )
+
+
+FINDING = {"node": "kafka-1", "symptom": "down", "evidence": ["refused"]}
+
+
+@pytest.mark.parametrize(("event", "well"), [({"well": True}, True), (FINDING, False)])
+def test_a_watch_branches_into_the_recovery_with_what_its_sensor_found(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, event: dict[str, Any], well: bool
+) -> None:
+    found = []
+
+    def confirm(*_: Any, **given: Any) -> case.Case:
+        found.append(given["finding"])
+        return case.Case("i-1", given["node"], given["holder"])
+
+    monkeypatch.setattr(assess, "confirm", confirm)
+    monkeypatch.setattr(
+        NodeHealthSensor, "execute", lambda self, context: self.execute_complete(context, event)
+    )
+    steps.path = "restart"
+    states = run_in_process(dag_bag.dags["watch_kafka-1"], {})
+    assert states["health"] == "success"
+    assert found == ([] if well else [event])
+    assert steps.acted[-1:] == ([] if well else ["record"])
+    assert states["all_well"] == ("success" if well else "skipped")
+    assert states["recovery.record"] == ("skipped" if well else "success")

@@ -12,16 +12,17 @@ from kintsugi.local.mttr_figures import FAULTS
 
 COLOURS = {"reset": (BLUE, -0.15), "silent": (RED, 0.15)}  # and where beside the middle of its fault
 SPREAD = 0.18
-PANELS: Sequence[Role] = tuple(Role)
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Write the PNG: a panel a role, seconds until redundant; a repair that never got there stands in the title."""
+    """Write the PNG: a panel a role, seconds until redundant; repairs that never got there are in the title."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7.5), dpi=110, layout="constrained")
-    for number, role in enumerate(PANELS, start=1):
-        axes = figure.add_subplot(2, 2, number)
+    roles = [role for role in Role if role.value in report["summary"]]
+    wide, high = min(2, max(1, len(roles))), (len(roles) + 1) // 2
+    figure = Figure(figsize=(6.0 * max(wide, 1.5), 3.75 * max(1, high)), dpi=110, layout="constrained")
+    for number, role in enumerate(roles, start=1):
+        axes = figure.add_subplot(high, wide, number)
         _strip(axes, [row for row in report["repairs"] if row["role"] == role],
                [one for one in report["by_hand"] if one["role"] == role])  # fmt: skip
         axes.set_title(_title(role, report), loc="left", fontsize=11)
@@ -34,9 +35,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
 
 def _title(role: Role, report: Mapping[str, Any]) -> str:
-    of = report["summary"].get(role.value)
-    if of is None:
-        return f"{role.value}: not measured"
+    of = report["summary"][role.value]
     never = of["n"] - of["repair"]["n"]
     return f"{role.value}, n {of['n']}" + (f", {never} not redundant in time" if never else "")
 

@@ -6,11 +6,12 @@ from typing import Any, NoReturn
 
 from airflow.sdk import BaseSensorOperator, Context
 
+from kintsugi.sensors.branching import BranchingSensor
 from kintsugi.triggers.flow_health import FlowHealthTrigger, StreamAbsentTrigger
 from kintsugi.triggers.node_health import MAX_WATCH_S
 
 
-class FlowHealthSensor(BaseSensorOperator):
+class FlowHealthSensor(BranchingSensor):
     """Defers at once to a FlowHealthTrigger; returns its event. It holds no worker slot while waiting.
 
     Returns ``symptom`` (absent, stalled, growing), ``first_failed_at``, ``detected_at`` and ``evidence``, or
@@ -32,6 +33,7 @@ class FlowHealthSensor(BaseSensorOperator):
         """Resume with the trigger's event and return it."""
         if "well" not in event:
             self.log.warning("the flow looks %s: %s", event["symptom"], "; ".join(event["evidence"]))
+        self.branch(context, event)
         return event
 
 

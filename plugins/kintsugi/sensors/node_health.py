@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseSensorOperator, Context
-
+from kintsugi.sensors.branching import BranchingSensor
 from kintsugi.triggers.node_health import MAX_WATCH_S, NodeHealthTrigger
 
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
-class NodeHealthSensor(BaseSensorOperator):
+
+class NodeHealthSensor(BranchingSensor):
     """Defers at once to a NodeHealthTrigger; returns its event. It holds no worker slot while waiting.
 
     Returns the finding as a dict (``node symptom first_failed_at detected_at evidence``, times ISO 8601), or
@@ -52,9 +54,10 @@ class NodeHealthSensor(BaseSensorOperator):
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Resume with the trigger's event and return it."""
+        """Resume with the trigger's event, return it, and branch where ``when_sick`` says so."""
         if "well" in event:
             self.log.info("%s was well for %.0f s", self.node, self.max_watch)
         else:
             self.log.warning("%s looks %s: %s", self.node, event["symptom"], "; ".join(event["evidence"]))
+        self.branch(context, event)
         return event

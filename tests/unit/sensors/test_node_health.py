@@ -58,3 +58,34 @@ def test_it_returns_the_event(event: dict[str, Any]) -> None:
     context: Any = {}
     sensor = NodeHealthSensor(task_id="health", node="kafka-1")
     assert sensor.execute_complete(context, event) == event
+
+
+class Taken(Exception):
+    """Which branch was taken."""
+
+
+@pytest.mark.parametrize(
+    ("event", "taken"),
+    [
+        ({"well": True}, "all_well"),
+        ({"node": "kafka-1", "symptom": "down", "evidence": []}, "recovery.confirm"),
+    ],
+)
+def test_it_branches_and_keeps_what_it_found(
+    event: dict[str, Any], taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, Any] = {}
+
+    class Instance:
+        def xcom_push(self, key: str, value: Any) -> None:
+            kept[key] = value
+
+    def take(_: Any, branch: str) -> None:
+        raise Taken(branch)
+
+    context: Any = {"ti": Instance()}
+    sensor = NodeHealthSensor(task_id="health", node="kafka-1", when_sick="recovery.confirm")
+    monkeypatch.setattr(sensor, "do_branch", take)
+    with pytest.raises(Taken, match=taken):
+        sensor.execute_complete(context, event)
+    assert kept == {"return_value": event}
