@@ -196,6 +196,9 @@ def test_a_replaced_cassandra_node_holds_every_row(standing: Settings) -> None:
     Ansible(standing).run("rejoin_cassandra.yml", limit=victim.name, timeout_s=300)
     clock.tell(f"{victim.name} is repaired")
     session.cluster.shutdown()
+    for peer in fleet.peers(victim):
+        told = (standing.node_root(peer.name) / "log/cassandra.log").read_text(errors="replace")
+        assert f"/{victim.address}:7000 is now DOWN" in told, "its log ends with its start"
 
     for peer in fleet.peers(victim):
         nodes.suspend(standing, peer.name)
