@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from kintsugi.observation import Answer, PeerOpinion
 from kintsugi.probes.facts import cassandra_facts
 from kintsugi.probes.peers import witnesses
 from kintsugi.probes.protocols import probe_node
-from kintsugi.recovery import redundant, verify_cassandra
+from kintsugi.recovery import redundant, starts_cassandra, verify_cassandra
 from tests.integration import servers
 
 NODES = [Node(f"cassandra-{n}", Role.CASSANDRA, f"127.35.42.{n}", 2222) for n in (1, 2, 3)]
@@ -43,7 +44,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
     try:
         for node in NODES:
             running.start(node)
-        with verify_cassandra._Only([NODES[0].address]) as session:
+        with verify_cassandra.Only([NODES[0].address]) as session:
             replication = "{'class': 'NetworkTopologyStrategy', 'datacenter1': 3}"
             session.execute(f"CREATE KEYSPACE trades WITH replication = {replication}", timeout=20)
             session.execute(
@@ -75,7 +76,7 @@ def test_a_living_ring(ring: Ring) -> None:
 
 def test_a_row_that_only_others_hold_proves_nothing(ring: Ring) -> None:
     """A read that needs other replicas is refused as a proof, however right its answer is."""
-    with verify_cassandra._Only([NODES[0].address]) as session:
+    with verify_cassandra.Only([NODES[0].address]) as session:
         replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}"  # most keys live elsewhere
         session.execute(f"CREATE KEYSPACE single WITH replication = {replication}", timeout=20)
         session.execute("CREATE TABLE single.t (k int PRIMARY KEY)", timeout=20)
@@ -109,3 +110,23 @@ def test_a_dead_node_is_silent_at_once_and_down_for_its_peers_soon(ring: Ring) -
     ring.start(node)
     asyncio.run(redundant.until(lambda: redundant.missing(FLEET, node), 60, "not redundant"))
     assert "from its own replica" in verify_cassandra.verify_cassandra(FLEET, node, 60)
+
+
+def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) -> None:
+    """Else each later start repeats a generation, and peers take its heartbeats for those of the life before."""
+    node = NODES[2]
+
+    def generation() -> int:
+        with verify_cassandra.Only([node.address]) as session:
+            rows = {row.address: row.generation for row in session.execute(starts_cassandra.IN_FORCE)}
+        return int(rows[node.address])
+
+    assert starts_cassandra.keep_count(node) is None
+    fast = int(time.time()) + 3600
+    with verify_cassandra.Only([node.address]) as session:
+        session.execute(starts_cassandra.KEEP, (fast * 10**6, fast))
+    for life in (1, 2):
+        ring.by_name[node.name].stop()
+        ring.start(node)
+        assert generation() == fast + life
+        assert f"it goes on from {fast + life}" in str(starts_cassandra.keep_count(node))

@@ -19,7 +19,7 @@ from kintsugi.errors import PlanRefused, Refused, StepFailed, StepFailedForGood
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action
 from kintsugi.probes.observe import SERVICES
-from kintsugi.recovery import assess, plan_policy, redundant, stream_driver
+from kintsugi.recovery import assess, plan_policy, redundant, starts_cassandra, stream_driver
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
 from kintsugi.recovery.diagnose import Verdict, diagnose
@@ -219,6 +219,8 @@ def make_whole(
 
         rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=note)
         return f"{node.name} votes with the directory it has now, and no dead voter is left"
+    if node.role is Role.CASSANDRA and (counted := starts_cassandra.keep_count(node)):
+        note(counted)
     if node.role is Role.CASSANDRA and compare:
         runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
         return f"every range of {node.name} was compared with its replicas and repaired"

@@ -46,7 +46,7 @@ def verify_cassandra(fleet: Fleet, node: Node, deadline_s: float) -> str:
 
 def _prove(fleet: Fleet, node: Node) -> str:
     peers = [peer.address for peer in fleet.peers(node)]
-    with _Only(peers) as others, _Only([node.address]) as this:
+    with Only(peers) as others, Only([node.address]) as this:
         written_at = _write(others, node)
         if _read(this, node) != written_at:
             raise StepFailed("the row that its peers just wrote isn't on its own replica yet")
@@ -61,7 +61,7 @@ def _prove(fleet: Fleet, node: Node) -> str:
     )
 
 
-class _Only:
+class Only:
     """A session that talks to the given addresses and to nobody else; a context manager."""
 
     def __init__(self, addresses: list[str]) -> None:

@@ -1,0 +1,43 @@
+"""A Cassandra node's count of its starts, kept going after its clock was fast; see ``docs/decisions/0072``.
+
+Peers tell a node's lives apart by the generation in its gossip: the time of its start, or one more than the
+number that the node keeps in ``system.local``. What a fast clock wrote there cannot be overwritten before that time
+comes, so every later life would have the same generation, and peers would take its heartbeats for those of the
+life before.
+"""
+
+from __future__ import annotations
+
+import time
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Node
+from kintsugi.recovery.verify_cassandra import Only
+
+KEPT = "SELECT gossip_generation, writetime(gossip_generation) AS written_us FROM system.local WHERE key = 'local'"
+IN_FORCE = "SELECT address, generation FROM system_views.gossip_info"
+KEEP = "UPDATE system.local USING TIMESTAMP %s SET gossip_generation = %s WHERE key = 'local'"
+
+
+def keep_count(node: Node) -> str | None:
+    """Write down the generation in force where the node itself couldn't; None where its own number was written by now.
+
+    To be called after each start. Returns a sentence; raises StepFailed when the node doesn't answer.
+    """
+    from cassandra import DriverException
+    from cassandra.cluster import NoHostAvailable
+
+    try:
+        with Only([node.address]) as session:
+            kept = session.execute(KEPT).one()
+            ahead_s = kept.written_us / 1e6 - time.time()
+            if ahead_s <= 0:
+                return None
+            in_force = {row.address: row.generation for row in session.execute(IN_FORCE)}[node.address]
+            session.execute(KEEP, (kept.written_us + 1, in_force))
+    except (DriverException, NoHostAvailable) as error:
+        raise StepFailed(f"{node.name} doesn't tell the number of its starts: {error}") from error
+    return (
+        f"{node.name} last wrote down its number of starts with a clock that was at least {ahead_s:,.0f} s fast; "
+        f"it goes on from {in_force}"
+    )
