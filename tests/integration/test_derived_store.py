@@ -166,6 +166,22 @@ def test_a_table_of_an_earlier_release_gets_its_columns(session: Session) -> Non
     assert session.execute("SELECT canceled_by FROM trade").all() == []
 
 
+def test_a_table_of_an_earlier_release_is_compacted_as_now(session: Session) -> None:
+    def compaction() -> dict[str, str]:
+        found = session.execute(
+            "SELECT compaction FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",
+            (schema.KEYSPACE,),
+        ).one()
+        return {name: found.compaction.get(name, "default") for name in ("min_threshold", "min_sstable_size")}
+
+    made = compaction()
+    assert made == {"min_threshold": "8", "min_sstable_size": "1048576"}
+    session.execute("ALTER TABLE trade WITH compaction = {'class': 'TimeWindowCompactionStrategy'}")
+    assert compaction() != made
+    schema.ensure_tables([ADDRESS], replication=1)
+    assert compaction() == made
+
+
 def test_rows_are_written_at_local_quorum(session: Session) -> None:
     """The replaced pipeline wrote its batches at ANY, where a hint is enough."""
     from cassandra import ConsistencyLevel
