@@ -20,8 +20,9 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
 from kintsugi.trades import flow, offsets, schema
+from kintsugi.trades.arrivals import S3Object
 from kintsugi.trades.generator import HEADER, generate_day
-from kintsugi.trades.ingest import FileAccount, S3Object, check_manifest, ingest_pending, producer
+from kintsugi.trades.ingest import FileAccount, check_manifest, ingest_pending, producer
 from kintsugi.trades.ledger import Ledger, State, Tally
 from kintsugi.trades.reconcile import take_account
 from kintsugi.trades.replay import Schedule, replay, select
@@ -256,7 +257,7 @@ def test_trades_older_than_cassandra_keeps_them_are_expired_not_lost(
 
 
 def select_all(pipeline: Pipeline) -> list[S3Object]:
-    from kintsugi.trades.ingest import listed
+    from kintsugi.trades.arrivals import listed
 
     return select(listed(pipeline.s3), everything=True)
 

@@ -23,8 +23,8 @@ from kintsugi.bench.writers import Load, measure, save
 from kintsugi.errors import StepFailed
 from kintsugi.settings import BUCKET
 from kintsugi.trades import cql_values, schema, sink
+from kintsugi.trades.arrivals import pending
 from kintsugi.trades.cassandra import connected
-from kintsugi.trades.ingest import pending
 from kintsugi.trades.ledger import Ledger, State
 from kintsugi.trades.offsets import commit, group_consumer
 from kintsugi.trades.schema import TRADE_COLUMNS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kintsugi.errors import Refused
+from kintsugi.settings import KEYSPACE
 from kintsugi.trades import schema
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.derived import Derived
@@ -170,7 +171,7 @@ def test_a_table_of_an_earlier_release_is_compacted_as_now(session: Session) -> 
     def compaction() -> dict[str, str]:
         found = session.execute(
             "SELECT compaction FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",
-            (schema.KEYSPACE,),
+            (KEYSPACE,),
         ).one()
         return {name: found.compaction.get(name, "default") for name in ("min_threshold", "min_sstable_size")}
 

@@ -20,14 +20,13 @@ import pytest
 
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, load_settings
 from kintsugi.trades import baselines, canary, flow, schema, stream
+from kintsugi.trades.arrivals import listed, pending
 from kintsugi.trades.generator import GeneratedDay, generate_day
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.ingest import (
     FileAccount,
     ingest_object,
     ingest_pending,
-    listed,
-    pending,
     producer,
     totals,
 )

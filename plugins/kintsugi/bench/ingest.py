@@ -66,7 +66,8 @@ def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
 
 def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
-    from kintsugi.trades.ingest import S3Object, ingest_object, producer
+    from kintsugi.trades.arrivals import S3Object
+    from kintsugi.trades.ingest import ingest_object, producer
     from kintsugi.trades.ledger import file_id
 
     s3 = bench.doors.s3()

@@ -10,7 +10,7 @@ from kintsugi.settings import KAFKA_PORT, TOPIC, Settings
 from kintsugi.trades.offsets import group_consumer
 
 if TYPE_CHECKING:
-    from kintsugi.trades.ingest import S3Object
+    from kintsugi.trades.arrivals import S3Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Snapshot:
 def waiting_files(settings: Settings) -> list[S3Object]:
     """The trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
     from kintsugi.connections import s3_client, store_dsn
-    from kintsugi.trades.ingest import pending
+    from kintsugi.trades.arrivals import pending
     from kintsugi.trades.ledger import Ledger
 
     return pending(s3_client(settings), Ledger(store_dsn(settings)))

@@ -27,9 +27,10 @@ from kintsugi.fleet import Role
 from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.trades import topic
 from kintsugi.trades.account import NAMED, Account
+from kintsugi.trades.arrivals import PREFIX, S3Object, listed
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.files import BadLine, read_lines
-from kintsugi.trades.ingest import IDENTITIES, PREFIX, S3Object, listed
+from kintsugi.trades.ingest import IDENTITIES
 from kintsugi.trades.ledger import Entry, Ledger, State, file_id
 from kintsugi.trades.rows import SLOT_MINUTES, Rejection, Trade, parse
 from kintsugi.trades.schema import TRADE_DAYS

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET
-from kintsugi.trades.ingest import NAME, FileAccount, S3Object, ingest_object, listed, producer
+from kintsugi.trades.arrivals import NAME, S3Object, listed
+from kintsugi.trades.ingest import FileAccount, ingest_object, producer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -18,7 +18,8 @@ def checker(kind: str) -> Callable[[], list[str]]:
     """A function that lists the keys of the files of this kind that wait to be taken in; it blocks."""
     from kintsugi.connections import s3_client, store_dsn
     from kintsugi.settings import load_settings
-    from kintsugi.trades import baselines, ingest
+    from kintsugi.trades import baselines
+    from kintsugi.trades.arrivals import Lookout
     from kintsugi.trades.ledger import Ledger
 
     settings = load_settings()
@@ -27,7 +28,8 @@ def checker(kind: str) -> Callable[[], list[str]]:
         return lambda: baselines.pending_files(s3)
     ledger = Ledger(store_dsn(settings))
     ledger.migrate()
-    return lambda: [item.key for item in ingest.pending(s3, ledger)]
+    lookout = Lookout(s3, ledger)
+    return lambda: [item.key for item in lookout.pending()]
 
 
 class NewObjectsTrigger(BaseTrigger):

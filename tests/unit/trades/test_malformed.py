@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from kintsugi.errors import InputError
+from kintsugi.trades.arrivals import S3Object
 from kintsugi.trades.files import read_lines
-from kintsugi.trades.ingest import Chunk, S3Object, chunks
+from kintsugi.trades.ingest import Chunk, chunks
 from kintsugi.trades.rows import HEAD_COLUMNS, Reason
 from tests.unit.trades.fuzz_corpus import DAMAGES, PACKS, corpus
 from tests.unit.trades.test_rows import changed

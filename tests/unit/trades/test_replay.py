@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.errors import InputError
-from kintsugi.trades.ingest import NAME, S3Object
+from kintsugi.trades.arrivals import NAME, S3Object
 from kintsugi.trades.replay import Pacer, Schedule, select
 
 

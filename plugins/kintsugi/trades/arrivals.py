@@ -1,0 +1,114 @@
+"""Which trade files are in S3, and which of them wait to be ingested."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from kintsugi.settings import BUCKET
+from kintsugi.trades.ledger import Ledger
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+PREFIX = "trades/"
+NAME = "UnderlyingOptionsTradesCalcs_"
+REST = 50  # a whole look takes a fiftieth of the time at most
+REST_AT_MOST_S = 60.0
+WARM_FOLDERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class S3Object:
+    """A trade file in S3; ``etag`` as S3 gives it, with its quotes; ``size`` in bytes; ``modified`` in UTC."""
+
+    key: str
+    etag: str
+    size: int
+    modified: datetime = field(default=datetime.min.replace(tzinfo=UTC), compare=False)
+
+
+def listed(s3: S3Client, bucket: str = BUCKET, prefix: str = PREFIX, after: str = "") -> list[S3Object]:
+    """The trade files below ``prefix`` whose keys come after ``after``, by key; other objects are ignored."""
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, StartAfter=after)
+    return sorted(
+        (
+            S3Object(item["Key"], item["ETag"], item["Size"], item["LastModified"])
+            for page in pages
+            for item in page.get("Contents", [])
+            if item["Key"].rpartition("/")[2].startswith(NAME)
+        ),
+        key=lambda item: item.key,
+    )
+
+
+def unfinished(files: list[S3Object], ledger: Ledger) -> list[S3Object]:
+    """Those that the ledger doesn't hold as finished; interrupted ones, and known keys with new content, too."""
+    finished = ledger.finished() if files else set()
+    return [item for item in files if (item.key, item.etag) not in finished]
+
+
+def pending(s3: S3Client, ledger: Ledger, bucket: str = BUCKET, prefix: str = PREFIX) -> list[S3Object]:
+    """The trade files that wait to be ingested, by key; raises what S3 and Postgres raise."""
+    return unfinished(listed(s3, bucket, prefix), ledger)
+
+
+class Lookout:
+    """Finds the files that wait to be ingested.
+
+    A whole look lists every trade file there is. It comes again when fifty times as long has passed as the last one
+    took, or a minute. The looks in between ask the folders with the youngest files only for keys after the last one
+    that is finished there: the next files of a feed. What comes elsewhere (another folder, a key before others, a known
+    key with new content) waits for the next whole look.
+    """
+
+    def __init__(
+        self, s3: S3Client, ledger: Ledger, bucket: str = BUCKET, prefix: str = PREFIX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._s3, self._ledger, self._bucket, self._prefix = s3, ledger, bucket, prefix
+        self._clock = clock
+        self._whole_at = -math.inf
+        self._after: dict[str, str] = {}
+
+    def pending(self) -> list[S3Object]:
+        """The files found that the ledger doesn't hold as finished, by key; raises what S3 and Postgres raise."""
+        began = self._clock()
+        if began < self._whole_at:
+            return self._next_ones()
+        files = listed(self._s3, self._bucket, self._prefix)
+        waiting = unfinished(files, self._ledger)
+        folders = {name: list(some) for name, some in groupby(sorted(files, key=_place), key=_folder)}
+        warm = sorted(folders, key=lambda name: max(item.modified for item in folders[name]))[-WARM_FOLDERS:]
+        self._after = {name: last_finished(folders[name], waiting) or name for name in warm}
+        ended = self._clock()
+        self._whole_at = ended + min(REST * (ended - began), REST_AT_MOST_S)
+        return waiting
+
+    def _next_ones(self) -> list[S3Object]:
+        found: list[S3Object] = []
+        for folder, after in self._after.items():
+            files = listed(self._s3, self._bucket, folder, after)
+            waiting = unfinished(files, self._ledger)
+            self._after[folder] = last_finished(files, waiting) or after
+            found += waiting
+        return sorted(found, key=lambda item: item.key)
+
+
+def last_finished(files: Iterable[S3Object], waiting: Iterable[S3Object]) -> str | None:
+    """The last key of ``files`` (by key) before the first of those that wait; None when there is none."""
+    first = min((item.key for item in waiting), default=None)
+    return max((item.key for item in files if first is None or item.key < first), default=None)
+
+
+def _folder(item: S3Object) -> str:
+    return item.key.rpartition("/")[0] + "/"
+
+
+def _place(item: S3Object) -> tuple[str, str]:
+    return _folder(item), item.key
