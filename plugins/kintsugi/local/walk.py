@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FEED_ROWS = 500  # every five seconds
-STEP_DEADLINE_S = 120.0
+STEP_DEADLINE_S = 300.0  # comparing the replicas of millions of trades takes minutes
 HEALED_DEADLINE_S = 300.0
 STEADY_DEADLINE_S = 240.0
 LOOK_EVERY_S = 0.02  # steps of a tenth of a second are to be hit too
