@@ -47,8 +47,6 @@ class Pipeline:
 @contextmanager
 def running(folder: Path, net: str) -> Iterator[Pipeline]:
     """Started servers on the addresses ``net``.1 to .3 with topics and tables; gone at the end of the block."""
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # Postgres runs as another user
     started: list[Server] = []
     try:
         started.append(kafka := servers.kafka(folder / "kafka", f"{net}.1"))

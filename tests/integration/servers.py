@@ -232,6 +232,8 @@ def postgres(folder: Path, address: str, port: int = 5432) -> Server:
     data = folder / "data"
     prefix = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"] if user else []
     if user:
+        for parent in folder.parents[:3]:
+            parent.chmod(0o755)
         shutil.chown(folder, user, user)
     if not data.exists():
         subprocess.run(

@@ -45,8 +45,6 @@ class Place:
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("arrivals")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # Postgres runs as another user
     started: list[Server] = []
     try:
         started.append(s3 := servers.s3(folder / "s3", f"{NET}.1"))

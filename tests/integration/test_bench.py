@@ -55,8 +55,6 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("bench")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # Postgres runs as another user
     started: list[servers.Server] = []
     try:
         started.append(kafka := servers.kafka(folder / "kafka", f"{NET}.1"))

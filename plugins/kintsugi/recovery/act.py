@@ -219,11 +219,12 @@ def make_whole(
 
         rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=note)
         return f"{node.name} votes with the directory it has now, and no dead voter is left"
-    if node.role is Role.CASSANDRA and (counted := starts_cassandra.keep_count(node)):
-        note(counted)
-    if node.role is Role.CASSANDRA and compare:
-        runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
-        return f"every range of {node.name} was compared with its replicas and repaired"
+    if node.role is Role.CASSANDRA:
+        if counted := starts_cassandra.keep_count(node):
+            note(counted)
+        if compare:
+            runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
+            return f"every range of {node.name} was compared with its replicas and repaired"
     return None
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import groupby
-from typing import TYPE_CHECKING
+from heapq import nlargest
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 from kintsugi.settings import BUCKET
 from kintsugi.trades.ledger import Ledger
@@ -33,14 +34,18 @@ class S3Object:
     modified: datetime = field(default=datetime.min.replace(tzinfo=UTC), compare=False)
 
 
+def objects(s3: S3Client, bucket: str, prefix: str, after: str = "") -> Iterator[Any]:
+    """Every object below ``prefix`` whose key comes after ``after``, as S3 tells of it."""
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, StartAfter=after):
+        yield from page.get("Contents", [])
+
+
 def listed(s3: S3Client, bucket: str = BUCKET, prefix: str = PREFIX, after: str = "") -> list[S3Object]:
     """The trade files below ``prefix`` whose keys come after ``after``, by key; other objects are ignored."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, StartAfter=after)
     return sorted(
         (
             S3Object(item["Key"], item["ETag"], item["Size"], item["LastModified"])
-            for page in pages
-            for item in page.get("Contents", [])
+            for item in objects(s3, bucket, prefix, after)
             if item["Key"].rpartition("/")[2].startswith(NAME)
         ),
         key=lambda item: item.key,
@@ -53,9 +58,9 @@ def unfinished(files: list[S3Object], ledger: Ledger) -> list[S3Object]:
     return [item for item in files if (item.key, item.etag) not in finished]
 
 
-def pending(s3: S3Client, ledger: Ledger, bucket: str = BUCKET, prefix: str = PREFIX) -> list[S3Object]:
+def pending(s3: S3Client, ledger: Ledger) -> list[S3Object]:
     """The trade files that wait to be ingested, by key; raises what S3 and Postgres raise."""
-    return unfinished(listed(s3, bucket, prefix), ledger)
+    return unfinished(listed(s3), ledger)
 
 
 class Lookout:
@@ -68,11 +73,9 @@ class Lookout:
     """
 
     def __init__(
-        self, s3: S3Client, ledger: Ledger, bucket: str = BUCKET, prefix: str = PREFIX,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
-        self._s3, self._ledger, self._bucket, self._prefix = s3, ledger, bucket, prefix
-        self._clock = clock
+        self, s3: S3Client, ledger: Ledger, bucket: str = BUCKET, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._s3, self._ledger, self._bucket, self._clock = s3, ledger, bucket, clock
         self._whole_at = -math.inf
         self._after: dict[str, str] = {}
 
@@ -81,10 +84,12 @@ class Lookout:
         began = self._clock()
         if began < self._whole_at:
             return self._next_ones()
-        files = listed(self._s3, self._bucket, self._prefix)
+        files = listed(self._s3, self._bucket)
         waiting = unfinished(files, self._ledger)
-        folders = {name: list(some) for name, some in groupby(sorted(files, key=_place), key=_folder)}
-        warm = sorted(folders, key=lambda name: max(item.modified for item in folders[name]))[-WARM_FOLDERS:]
+        folders: dict[str, list[S3Object]] = {}
+        for item in files:
+            folders.setdefault(item.key.rpartition("/")[0] + "/", []).append(item)
+        warm = nlargest(WARM_FOLDERS, folders, key=lambda name: max(item.modified for item in folders[name]))
         self._after = {name: last_finished(folders[name], waiting) or name for name in warm}
         ended = self._clock()
         self._whole_at = ended + min(REST * (ended - began), REST_AT_MOST_S)
@@ -100,15 +105,8 @@ class Lookout:
         return sorted(found, key=lambda item: item.key)
 
 
-def last_finished(files: Iterable[S3Object], waiting: Iterable[S3Object]) -> str | None:
-    """The last key of ``files`` (by key) before the first of those that wait; None when there is none."""
-    first = min((item.key for item in waiting), default=None)
-    return max((item.key for item in files if first is None or item.key < first), default=None)
-
-
-def _folder(item: S3Object) -> str:
-    return item.key.rpartition("/")[0] + "/"
-
-
-def _place(item: S3Object) -> tuple[str, str]:
-    return _folder(item), item.key
+def last_finished(files: list[S3Object], waiting: list[S3Object]) -> str | None:
+    """The last key of ``files`` (by key) before the first of them that waits; None when there is none."""
+    still = frozenset(waiting)
+    done = [item.key for item in takewhile(lambda item: item not in still, files)]
+    return done[-1] if done else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.settings import BUCKET, KEYSPACE
+from kintsugi.trades.arrivals import objects
 from kintsugi.trades.ledger import file_id
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ class BaselineCache:
 
 def pending_files(s3: S3Client, bucket: str = BUCKET) -> list[str]:
     """Keys of the end-of-day files without a manifest, by name; new content under a key is another file."""
-    done = {item["Key"] for item in _listed(s3, bucket, EOD_MANIFESTS)}
+    done = {item["Key"] for item in objects(s3, bucket, EOD_MANIFESTS)}
     return sorted(
         item["Key"]
-        for item in _listed(s3, bucket, EOD_PREFIX)
+        for item in objects(s3, bucket, EOD_PREFIX)
         if item["Key"].rpartition("/")[2].startswith(EOD_NAME)
         and manifest_key(item["Key"], item["ETag"]) not in done
     )
@@ -104,8 +105,3 @@ def pending_files(s3: S3Client, bucket: str = BUCKET) -> list[str]:
 def manifest_key(key: str, etag: str) -> str:
     """Where the manifest of one end-of-day file and content lies."""
     return f"{EOD_MANIFESTS}{file_id(key, etag)}.json"
-
-
-def _listed(s3: S3Client, bucket: str, prefix: str) -> Iterator[Any]:
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        yield from page.get("Contents", [])

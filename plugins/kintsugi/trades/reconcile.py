@@ -27,7 +27,7 @@ from kintsugi.fleet import Role
 from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.trades import topic
 from kintsugi.trades.account import NAMED, Account
-from kintsugi.trades.arrivals import PREFIX, S3Object, listed
+from kintsugi.trades.arrivals import PREFIX, S3Object, listed, objects
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.ingest import IDENTITIES
@@ -509,10 +509,9 @@ class _Taking:
     def _identities(self, key: str, etag: str) -> Iterator[bytes]:
         """What the ingest of a file wrote down before it sent anything."""
         folder = f"{IDENTITIES}{file_id(key, etag)}/"
-        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder):
-            for item in page.get("Contents", []):
-                body = self.s3.get_object(Bucket=self.bucket, Key=item["Key"])["Body"].read()
-                yield from (body[start : start + 16] for start in range(0, len(body), 16))
+        for item in objects(self.s3, self.bucket, folder):
+            body = self.s3.get_object(Bucket=self.bucket, Key=item["Key"])["Body"].read()
+            yield from (body[start : start + 16] for start in range(0, len(body), 16))
 
     def tell_ledger(self) -> None:
         """Note the files whose trades are all stored."""
