@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.settings import BUCKET, TOPIC
+from kintsugi.trades.arrivals import NAME
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.rows import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
 
@@ -30,7 +31,7 @@ def send(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str
     """Put a file with one canary trade into S3; returns its trade_id, to be asked for with `arrived`."""
     trade, line, name = _canary(now)
     header = ",".join(HEAD_COLUMNS)
-    key = f"{PREFIX}UnderlyingOptionsTradesCalcs_{trade.trade_date}_{name}.csv"
+    key = f"{PREFIX}{NAME}{trade.trade_date}_{trade.ts}_{name}.csv"  # sorts last, where new files are looked for
     s3.put_object(Bucket=bucket, Key=key, Body=f"{header}\n{line}\n".encode())
     return trade.trade_id
 

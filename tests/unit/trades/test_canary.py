@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import boto3
 from moto import mock_aws
@@ -25,3 +25,14 @@ def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol() -> Non
     found = {trade.trade_id for trade in trades if isinstance(trade, Trade) and trade.symbol == CANARY_SYMBOL}
     assert found == {identity, other}
     assert {trade.ts for trade in trades if isinstance(trade, Trade)} == {int(NOW.timestamp() * 1000)}
+
+
+@mock_aws
+def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_looks_find_it() -> None:
+    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    s3.create_bucket(Bucket="bucket")
+    sent = [canary.send(s3, "bucket", NOW + timedelta(seconds=number)) for number in range(12)]
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
+    bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
+    found = [parse(body.splitlines()[1]) for body in bodies]
+    assert [trade.trade_id for trade in found if isinstance(trade, Trade)] == sent
