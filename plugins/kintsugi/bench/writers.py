@@ -120,6 +120,7 @@ def _client(
             results.put(pump(execute, prepared, load.in_flight, seconds))
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         results.put(f"{type(error).__name__}: {error}")
+        ready.release()  # the parent reads the failure instead of waiting for this client
 
 
 def statements(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,11 @@ def test_a_client_gets_its_partitions_in_statements_of_one_partition() -> None:
     mine = share(partitions, Load(batch=2, in_flight=1, processes=2), 0)
     assert mine == [[("a", 0), ("a", 1)], [("a", 2), ("a", 3)], [("a", 4)], [("c", 0)]]
     assert share(partitions, Load(2, 1, 2), 1) == [[("b", 0), ("b", 1)]]
+
+
+def test_a_client_that_fails_before_it_is_ready_is_heard(tmp_path: Path) -> None:
+    with pytest.raises(StepFailed, match="FileNotFoundError"):
+        writers.measure(["127.0.0.1"], tmp_path / "missing.pickle", Load(1, 1, 1), 1.0)
 
 
 class Future:
