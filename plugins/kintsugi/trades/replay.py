@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET
 from kintsugi.trades.arrivals import NAME, S3Object, listed
+from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.ingest import FileAccount, ingest_object, producer
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from kintsugi.trades.ledger import Ledger
 
 PACED_ROWS = 500  # a chunk of a paced replay: the least that an interrupted one sends again
-CANARIES = "trades/canary/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def select(
     """
     if (bool(day) + bool(keys) + everything) != 1:
         raise InputError("choose one: a day, or the keys of files, or everything")
-    known = {item.key: item for item in files if not item.key.startswith(CANARIES)}
+    known = {item.key: item for item in files if not item.key.startswith(CANARY_PREFIX)}
     missing = [key for key in keys if key not in known]
     if missing:
         raise InputError(f"S3 has no trade file {missing[0]!r}; `keys` are whole keys, trades/…/{NAME}….csv")

@@ -1,21 +1,32 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import boto3
+import pytest
 from moto import mock_aws
 
 from kintsugi.trades import canary
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.rows import Trade, parse
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
 NOW = datetime(2024, 10, 8, 18, 30, 5, 123000, tzinfo=UTC)
 
 
-@mock_aws
-def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol() -> None:
-    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
-    s3.create_bucket(Bucket="bucket")
+@pytest.fixture
+def s3() -> Iterator[S3Client]:
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+        client.create_bucket(Bucket="bucket")
+        yield client
+
+
+def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Client) -> None:
     identity = canary.send(s3, "bucket", NOW)
     other = canary.send(s3, "bucket", NOW)
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
@@ -27,10 +38,9 @@ def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol() -> Non
     assert {trade.ts for trade in trades if isinstance(trade, Trade)} == {int(NOW.timestamp() * 1000)}
 
 
-@mock_aws
-def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_looks_find_it() -> None:
-    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
-    s3.create_bucket(Bucket="bucket")
+def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_looks_find_it(
+    s3: S3Client,
+) -> None:
     sent = [canary.send(s3, "bucket", NOW + timedelta(seconds=number)) for number in range(12)]
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
