@@ -174,8 +174,8 @@ def _core(settings: Settings) -> dict[str, dict[str, str]]:
         "core": {
             "dags_folder": str(settings.repository / "dags"),
             "plugins_folder": str(settings.repository / "plugins"),
-            "executor": "LocalExecutor",
-            "parallelism": "8",  # LocalExecutor forks that many workers at once
+            "executor": "kintsugi.local.executor.LifeCountingExecutor",
+            "parallelism": "8",  # the executor forks that many workers at once
             "load_examples": "False",
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "simple_auth_manager_users": f"{ADMIN}:admin",
