@@ -22,8 +22,9 @@ from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
 from kintsugi.trades import flow, offsets, schema
 from kintsugi.trades.arrivals import S3Object
 from kintsugi.trades.generator import HEADER, generate_day
-from kintsugi.trades.ingest import FileAccount, check_manifest, ingest_pending, producer
+from kintsugi.trades.ingest import FileAccount, check_manifest, ingest_pending
 from kintsugi.trades.ledger import Ledger, State, Tally
+from kintsugi.trades.producer import producer
 from kintsugi.trades.reconcile import take_account
 from kintsugi.trades.replay import Schedule, replay, select
 from tests.integration.pipeline import Pipeline, running

@@ -27,10 +27,10 @@ from kintsugi.trades.ingest import (
     FileAccount,
     ingest_object,
     ingest_pending,
-    producer,
     totals,
 )
 from kintsugi.trades.ledger import Ledger, State
+from kintsugi.trades.producer import producer
 from kintsugi.trades.reconcile import identities_in_kafka
 from kintsugi.trades.replay import Schedule, replay, select
 from tests.integration import servers

@@ -67,8 +67,9 @@ def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
 def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
     from kintsugi.trades.arrivals import S3Object
-    from kintsugi.trades.ingest import ingest_object, producer
+    from kintsugi.trades.ingest import ingest_object
     from kintsugi.trades.ledger import file_id
+    from kintsugi.trades.producer import producer
 
     s3 = bench.doors.s3()
     etag = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]

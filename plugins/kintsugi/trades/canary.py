@@ -43,7 +43,7 @@ def send_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
     """
     import orjson
 
-    from kintsugi.trades.ingest import producer
+    from kintsugi.trades.producer import producer
 
     trade, _, _ = _canary(now)
     with producer(bootstrap) as kafka:

@@ -14,7 +14,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
 from kintsugi.trades.arrivals import Lookout, S3Object
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.ledger import Claim, Ledger, State, Tally, file_id
+from kintsugi.trades.producer import Producer, producer
 from kintsugi.trades.rows import Message, Rejection, message
 
 if TYPE_CHECKING:
@@ -32,22 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 20_000
-FLUSH_SECONDS = 120.0
 POLL_S = 0.5
 REMEMBERED = 200_000
-PRODUCER = {
-    "acks": "all",
-    "enable_idempotence": True,
-    "compression_type": "lz4",
-    # A chunk ends with a flush, so waiting for fuller batches costs no latency: 20 ms made batches of 9 kB.
-    "linger_ms": 250,
-    "batch_size": 256 * 1024,
-    "request_timeout_ms": 10_000,
-    "delivery_timeout_ms": 90_000,
-    "max_block_ms": 60_000,
-    "reconnect_backoff_max_ms": 1_000,
-    "metadata_max_age_ms": 10_000,
-}
 DEAD_LETTERS = "dead-letter/"
 IDENTITIES = "identities/"
 MANIFESTS = "manifests/"
@@ -84,70 +70,6 @@ class FileAccount:
             "replay": self.replay,
             **asdict(self.tally),
         }
-
-
-class Producer:
-    """An idempotent Kafka producer that waits for all in-sync replicas, and keeps the first failure."""
-
-    def __init__(self, bootstrap: list[str]) -> None:
-        from kafka import KafkaProducer
-        from kafka.errors import KafkaError
-
-        self._error: str | None = None
-        try:
-            self._client: Any = KafkaProducer(bootstrap_servers=bootstrap, **PRODUCER)
-        except KafkaError as error:
-            self._error = repr(error)
-            raise self._refused() from error
-
-    def _failed(self, error: Exception) -> None:
-        self._error = self._error or repr(error)
-
-    def send(self, topic: str, *, value: bytes, key: bytes | None = None) -> None:
-        """Queue one message. Raises KintsugiError when Kafka takes no more."""
-        from kafka.errors import KafkaError
-
-        if self._error is None:
-            try:
-                self._client.send(topic, value=value, key=key).add_errback(self._failed)
-            except KafkaError as error:
-                self._failed(error)
-        if self._error is not None:
-            raise self._refused()
-
-    def flush(self, timeout: float = FLUSH_SECONDS) -> None:
-        """Wait until Kafka has acknowledged everything that was sent.
-
-        Raises KintsugiError if it hasn't after ``timeout`` seconds.
-        """
-        from kafka.errors import KafkaError
-
-        try:
-            self._client.flush(timeout=timeout)
-        except KafkaError as error:
-            self._failed(error)
-        if self._error is not None:
-            raise self._refused()
-
-    def _refused(self) -> KintsugiError:
-        return KintsugiError(
-            f"Kafka did not acknowledge messages: {self._error}; "
-            "the file goes on from its last chunk when it is ingested again"
-        )
-
-    def close(self) -> None:
-        """Give up what is not acknowledged by now."""
-        self._client.close(timeout=0 if self._error else 5)
-
-
-@contextmanager
-def producer(bootstrap: list[str]) -> Iterator[Producer]:
-    """A Producer for a ``with`` block, closed at its end."""
-    client = Producer(bootstrap)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @dataclass(slots=True)

@@ -15,7 +15,8 @@ from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET
 from kintsugi.trades.arrivals import NAME, S3Object, listed
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
-from kintsugi.trades.ingest import FileAccount, ingest_object, producer
+from kintsugi.trades.ingest import FileAccount, ingest_object
+from kintsugi.trades.producer import producer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
