@@ -23,7 +23,7 @@ from kintsugi.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-HEALED_DEADLINE_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
+STANDSTILL_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
 
 
 def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None) -> int:
@@ -43,7 +43,7 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
             for name in names:
                 await_steady_state(doors)
                 console.print(f"round {number}")
-                figures.append({**demo.break_and_heal(doors, name, HEALED_DEADLINE_S), "round": number})
+                figures.append({**demo.break_and_heal(doors, name, STANDSTILL_S), "round": number})
                 write(report, seed, figures, None)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=180))
     write(report, seed, figures, counted)
