@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +14,7 @@ from kintsugi.local.executor import LifeCountingExecutor
 from tests.dags.in_process import run_in_process
 
 KEY = TaskInstanceKey("build_baseline", "new_file", "a run", 1, -1)
+JOB = 7
 
 
 class WithoutWorkers(LifeCountingExecutor):
@@ -82,29 +82,38 @@ def test_what_the_scheduler_itself_gives_up_is_told(executor: WithoutWorkers) ->
     assert ends(executor) == [(KEY, "failed")]
 
 
-def test_the_scheduler_leaves_the_resumed_task_alone(dag_bag: Any, executor: WithoutWorkers) -> None:
-    """The scheduler's own judgement, on a task in a real database that runs in its second life."""
+@pytest.fixture
+def task(dag_bag: Any) -> Iterator[Any]:
+    """Some task of a run in a real database, in its second life; the run is gone after the test."""
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import delete, select
+
+    run_in_process(dag_bag.get_dag("recover_node"), {"node": "kafka-1", "action": "auto", "dry_run": True})
+    with create_session() as session:
+        found = session.scalars(select(TaskInstance).order_by(TaskInstance.id.desc())).first()
+        assert found is not None
+        found.state, found.queued_by_job_id = TaskInstanceState.RUNNING, JOB
+    yield found
+    with create_session() as session:
+        session.execute(delete(DagRun).where(DagRun.run_id == found.run_id))
+
+
+def test_the_scheduler_leaves_the_resumed_task_alone(task: Any, executor: WithoutWorkers) -> None:
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from airflow.models.dagbag import DBDagBag
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
-    from sqlalchemy import select
 
-    run_in_process(dag_bag.get_dag("recover_node"), {"node": "kafka-1", "action": "auto", "dry_run": True})
+    executor.hand_out(task.key)
+    executor.heartbeat()
+    executor.worker_says(task.key, TaskInstanceState.SUCCESS)
+    executor.hand_out(task.key)
+    executor.heartbeat()
     with create_session() as session:
-        task = session.scalars(select(TaskInstance).order_by(TaskInstance.id.desc())).first()
-        assert task is not None
-        task.state, task.queued_by_job_id, task.start_date = TaskInstanceState.RUNNING, 7, datetime.now(UTC)
-        session.flush()
-        key, identity = task.key, task.id
-        executor.hand_out(key)
-        executor.heartbeat()
-        executor.worker_says(key, TaskInstanceState.SUCCESS)
-        executor.hand_out(key)
-        executor.heartbeat()
-        SchedulerJobRunner.process_executor_events(executor, 7, DBDagBag(), session)
-        session.flush()
-        found = session.get(TaskInstance, identity)
+        SchedulerJobRunner.process_executor_events(executor, JOB, DBDagBag(), session)
+    with create_session() as session:
+        found = session.get(TaskInstance, task.id)
         assert found is not None
         assert found.state == TaskInstanceState.RUNNING
-        session.rollback()
