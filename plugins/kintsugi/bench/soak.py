@@ -1,7 +1,7 @@
 """The streaming driver killed with SIGKILL at random, twenty times, while trades flow; then the tables compared.
 
-1. A day of trades comes into S3 at a steady pace. Again and again one of the driver's processes is killed: half of
-   the times while it starts, half of the times while it stores.
+1. A day of trades comes into S3 at a steady pace, informed traders among them (`soak_feed`). Again and again one of the
+   driver's processes is killed: half of the times while it starts, half of the times while it stores.
 2. The same day, every date moved, goes through undisturbed.
 3. Both days are read from Cassandra, the second is moved back, and every column of every table is compared.
 """
@@ -20,10 +20,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.bench import driver, tables
+from kintsugi.bench import driver, soak_feed, tables
 from kintsugi.bench.context import Bench, await_quiet, start_dags
 from kintsugi.bench.delivery import put
-from kintsugi.bench.feed import Part, day_of, parts, trades
+from kintsugi.bench.feed import Part, trades
 from kintsugi.bench.meters import StreamMeter
 from kintsugi.bench.stored import Expected
 from kintsugi.bench.stored import compare as compare_identities
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 KILLS = 20
-ROWS = 900  # a file
 PERIOD_S = 3.0
-PART_S = 30.0
 STARTS_WITHIN_S = 60.0
 STORES_WITHIN_S = 120.0
 DRAIN_S = 120.0
@@ -56,23 +54,27 @@ def run(
     console = Console(soft_wrap=True, highlight=False)
     seed = int(time.time()) if seed is None else seed
     bench = Bench(runtime(), console, seed, 0, report.parent / "bench")
-    console.print(f"seed {seed}: {day_of('soak_killed', seed)} disturbed, {day_of('soak', seed)} undisturbed")
+    days = soak_feed.SoakDays.of(seed)
+    console.print(f"seed {seed}: {days.disturbed} disturbed, {days.undisturbed} undisturbed")
     start_dags(bench)
     await_quiet(bench)
-    shown = soak(bench, kills)
+    shown = soak(bench, kills, days)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(shown, indent=1) + "\n")
     show(console, shown, report)
-    return 0 if shown["same"] and not shown["lost"] and not shown["doubled"] else 1
+    return 0 if shown["same"] and not (shown["empty"] or shown["lost"] or shown["doubled"]) else 1
 
 
-def soak(bench: Bench, kills: int) -> dict[str, Any]:
+def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     """All three parts; raises StepFailed when the stream doesn't come back, or not within ``LIMIT_S`` in all."""
+    bench.say("making a day on which informed traders are at work, and what measures it")
+    made = soak_feed.planted_day(bench.seed, bench.folder / "soak")
+    soak_feed.deliver_baseline(bench.doors.s3(), soak_feed.end_of_day_files(made, days))
     began = time.monotonic()
     story: list[dict[str, Any]] = []
     with bench.stream_meter() as meter:
         start = meter.last
-        with feeding(bench) as fed:
+        with feeding(bench, soak_feed.feed(bench.seed, made)) as fed:
             chance = random.Random(bench.seed)  # noqa: S311 - when to kill, nothing to guess
             for number in range(kills):
                 story.append(kill_once(bench, meter, chance, storing=number % 2 == 0))
@@ -87,9 +89,7 @@ def soak(bench: Bench, kills: int) -> dict[str, Any]:
             "all to be stored",
         )
     bench.say(f"{kills} kills over {rows:,} trades; the same undisturbed")
-    later = len(fed.sent)
-    days = (day_of("soak_killed", bench.seed) - day_of("soak", bench.seed)).days
-    undisturbed = [moved(part, -days, day_of("soak", bench.seed).isoformat()) for part in fed.sent[:later]]
+    undisturbed = [soak_feed.moved(part, days) for part in fed.sent]
     with bench.stream_meter() as meter:
         start, s3 = meter.last, bench.doors.s3()
         for part in undisturbed:
@@ -103,7 +103,9 @@ def soak(bench: Bench, kills: int) -> dict[str, Any]:
             **judge(bench, fed.sent, undisturbed, days)}  # fmt: skip
 
 
-def judge(bench: Bench, disturbed: list[Part], undisturbed: list[Part], days: int) -> dict[str, Any]:
+def judge(
+    bench: Bench, disturbed: list[Part], undisturbed: list[Part], days: soak_feed.SoakDays
+) -> dict[str, Any]:
     """Compare what Cassandra holds of both days."""
     expected, identities = Expected(), {}
     for killed, calm in zip(disturbed, undisturbed, strict=True):
@@ -114,16 +116,14 @@ def judge(bench: Bench, disturbed: list[Part], undisturbed: list[Part], days: in
     with bench.cassandra() as session:
         counted = compare_identities(session, expected)
         for table, key in tables.tables_of_days(session).items():
-            first = dict(tables.rows_of_day(session, table, key, day_of("soak", bench.seed)))
+            first = dict(tables.rows_of_day(session, table, key, days.undisturbed))
             second = tables.keyed(
-                tables.rows_of_day(session, table, key, day_of("soak_killed", bench.seed)),
-                key,
-                days,
-                identities,
+                tables.rows_of_day(session, table, key, days.disturbed), key, days.apart, identities
             )
             found[table] = tables.compare(table, first, second)
     return {
         "same": all(difference.same for difference in found.values()),
+        "empty": [table for table in tables.TELLING if not found[table].rows],
         "lost": counted.lost, "doubled": counted.doubled,
         "tables": {
             table: {
@@ -137,14 +137,6 @@ def judge(bench: Bench, disturbed: list[Part], undisturbed: list[Part], days: in
             **{".".join(name): reason for name, reason in tables.EXCEPTED.items()},
         },
     }  # fmt: skip
-
-
-def moved(part: Part, days: int, day: str) -> Part:
-    """A file with every date moved by whole days, as a file of ``day``."""
-    header, *lines = part.body.decode().splitlines()
-    _, old, name = part.key.split("/")
-    body = "\n".join([header, *(tables.moved(line, days) for line in lines), ""])
-    return Part(f"trades/{day}/{name.replace(old, day)}", body.encode(), part.rows)
 
 
 def kill_once(bench: Bench, meter: StreamMeter, chance: random.Random, *, storing: bool) -> dict[str, Any]:
@@ -204,10 +196,9 @@ class Fed:
 
 
 @contextmanager
-def feeding(bench: Bench) -> Iterator[Fed]:
+def feeding(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
     """A file each ``PERIOD_S`` seconds while the block runs."""
     stop, fed = threading.Event(), Fed()
-    feed = parts("soak_killed", bench.seed, rows=ROWS, seconds=PART_S)
 
     def run() -> None:
         s3 = bench.doors.s3()
@@ -233,6 +224,8 @@ def show(console: Console, shown: dict[str, Any], report: Path) -> None:
     for table, found in shown["tables"].items():
         said = "the same" if found["same"] else f"[red]differs[/]: {found['columns']}"
         console.print(f"{table}: {found['rows']:,} rows, {said}")
+    if shown["empty"]:
+        console.print(f"[red]nothing to compare in {', '.join(shown['empty'])}")
     kinds = [kill["kind"] for kill in shown["kills"]]
     console.print(
         f"{len(kinds)} kills ({kinds.count('jvm')} of spark-submit, {kinds.count('python')} of the application), "

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 EXCEPTED_TABLES = {
     "late_trades": "keyed by Kafka's offsets; and a kill changes the batches, so which trades count as late",
 }
+# An empty table is always the same: a comparison without rows in these says nothing.
+TELLING = ("cancel", "flow_alert", "flow_window", "trade", "unusual_top", "unusual_trade")
 EXCEPTED: dict[tuple[str, str], str] = {
     ("cancel", "match"): "a digest over the expiration too, which is moved; trade_id tells what was matched",
 }
@@ -45,9 +47,20 @@ class Difference:
 
 def moved(line: str, days: int) -> str:
     """A line of a trade file with its time and its expiration moved by whole days."""
-    fields = line.split(",", 5)
-    fields[1] = f"{date.fromisoformat(fields[1][:10]) + timedelta(days)}{fields[1][10:]}"
-    fields[4] = f"{date.fromisoformat(fields[4]) + timedelta(days)}"
+    return _moved(line, days, columns=(1, 4))
+
+
+def moved_end_of_day(line: str, days: int) -> str:
+    """A line of an end-of-day file with its day and its expiration moved by whole days."""
+    return _moved(line, days, columns=(1, 3))
+
+
+def _moved(line: str, days: int, columns: tuple[int, ...]) -> str:
+    """A line with the dates moved that begin these columns."""
+    fields = line.split(",", max(columns) + 1)
+    for column in columns:
+        text = fields[column]
+        fields[column] = f"{date.fromisoformat(text[:10]) + timedelta(days)}{text[10:]}"
     return ",".join(fields)
 
 

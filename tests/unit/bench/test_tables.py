@@ -1,28 +1,8 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 from kintsugi.bench import driver, tables
-from kintsugi.bench.feed import day_of, parts, trades
-from kintsugi.bench.soak import moved
-
-
-def test_a_moved_file_holds_the_same_trades_on_another_day() -> None:
-    part = next(parts("soak_killed", 2, rows=30, seconds=10))
-    other = moved(part, -1, day_of("soak", 2).isoformat())
-    assert other.key != part.key
-    assert day_of("soak", 2).isoformat() in other.key
-    for one, two in zip(trades(part), trades(other), strict=True):
-        assert one.trade_id != two.trade_id
-        assert (one.symbol, one.slot, one.sequence, one.price) == (
-            two.symbol,
-            two.slot,
-            two.sequence,
-            two.price,
-        )
-        assert one.ts - two.ts == 86_400_000
-        assert date.fromisoformat(one.trade_date) - date.fromisoformat(two.trade_date) == timedelta(1)
-        assert date.fromisoformat(one.expiration) - date.fromisoformat(two.expiration) == timedelta(1)
 
 
 def test_a_row_is_moved_back_with_its_identity() -> None:
