@@ -34,7 +34,7 @@ from kintsugi.recovery.case import Runtime
 from kintsugi.release import archive, in_force, rollout, steady, unheard
 from kintsugi.release.archive import Release
 from kintsugi.release.rollout import Move, NodeState
-from kintsugi.store import Deployment
+from kintsugi.store import Deployment, ReleaseRecord
 from kintsugi.store.releases import End
 
 WORKING_TREE = "working tree"
@@ -298,7 +298,7 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story
     """End the deployment with what the store shows, let every node go, and tell the story (also to S3)."""
     store = runtime.store
     found = store.deployment(deployment)
-    state, reason = conclude(found, good=store.release_record(found.digest).known_good, dry_run=dry_run)
+    state, reason = conclude(found, store.release_record(found.digest), dry_run=dry_run)
     for step in found.steps:
         _let_go_of_ours(runtime, deployment, step.node)
     ended = store.end_deployment(deployment, state, reason)
@@ -307,8 +307,8 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story
     return Story(well=ended.state in ("held", "dry_run"), text=tell(ended))
 
 
-def conclude(found: Deployment, *, good: bool, dry_run: bool) -> tuple[End, str]:
-    """How the deployment ended, by what stands in the store. Pure."""
+def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tuple[End, str]:
+    """How the deployment ended, by what stands in the store of it and of its release. Pure."""
     if dry_run:
         return "dry_run", "dry run: nothing was touched"
     broken = found.broken is not None
@@ -316,8 +316,10 @@ def conclude(found: Deployment, *, good: bool, dry_run: bool) -> tuple[End, str]
     if broken:
         done = all(step.state is not NodeState.STUCK for step in found.steps) and turn.move is Move.STOP
         return ("returned" if done else "stuck"), f"{found.broken}; {turn.reason}"
-    if found.steps and turn.move is Move.HOLD and good:
+    if found.steps and turn.move is Move.HOLD and release.known_good:
         return "held", "known-good: its probes held on every node"
+    if not found.steps and release.bad_reason:  # it came to no plan
+        return "stopped", f"no node was touched; the release was found bad: {release.bad_reason}"
     return "stopped", "no bad probe; it stopped before it was done, see the task that failed"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.release.deploy import conclude, tell
 from kintsugi.release.rollout import NodeState, Step
-from kintsugi.store import Deployment
+from kintsugi.store import Deployment, ReleaseRecord
 
 P, F, R, S, T, W = (
     NodeState.PROVEN,
@@ -26,6 +26,13 @@ def deployment(*states: NodeState, broken: str | None = None) -> Deployment:
     return Deployment("run", "b" * 64, "a" * 64, "running", broken, None, now, None, steps)
 
 
+def record(*, good: bool, bad_reason: str | None = None) -> ReleaseRecord:
+    now = datetime.now(UTC)
+    return ReleaseRecord(
+        "b" * 64, "here", now, now if good else None, now if bad_reason else None, bad_reason
+    )
+
+
 @pytest.mark.parametrize(
     ("found", "good", "state"),
     [
@@ -40,13 +47,22 @@ def deployment(*states: NodeState, broken: str | None = None) -> Deployment:
     ],
 )
 def test_the_end(found: Deployment, good: bool, state: str) -> None:
-    ended, reason = conclude(found, good=good, dry_run=False)
+    ended, reason = conclude(found, record(good=good), dry_run=False)
     assert ended == state
     assert (found.broken or "") in reason
 
 
+def test_a_release_that_came_to_no_plan_says_why() -> None:
+    bad = record(good=False, bad_reason="cassandra.yaml.j2: 'fleet_nam' is undefined")
+    assert conclude(deployment(), bad, dry_run=False) == (
+        "stopped",
+        "no node was touched; the release was found bad: cassandra.yaml.j2: 'fleet_nam' is undefined",
+    )
+    assert "the task that failed" in conclude(deployment(P, T, W), bad, dry_run=False)[1]
+
+
 def test_a_dry_run_ends_as_one() -> None:
-    assert conclude(deployment(W, W), good=False, dry_run=True)[0] == "dry_run"
+    assert conclude(deployment(W, W), record(good=False), dry_run=True)[0] == "dry_run"
 
 
 def test_the_story_names_what_was_restarted() -> None:
