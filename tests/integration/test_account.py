@@ -138,6 +138,26 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named_and_nothing_else(
     assert not found.balanced
 
 
+def test_windows_that_nobody_wrote_are_wrong_once_the_stream_has_passed_their_trades(
+    pipeline: Pipeline, lines: list[bytes]
+) -> None:
+    pipeline.put(KEY, body(lines[:100]))
+    ingest(pipeline)
+    ends = flow.lag(pipeline.bootstrap)
+    assert ends is not None
+    store(pipeline)
+    commit(pipeline, {**ends.end, 0: ends.end[0] - 1})
+    moving = pipeline.account(windows=True)
+    assert moving.balanced, moving
+    assert 0 < moving.windows_in_flight == moving.windows
+    commit(pipeline, ends.end)
+    found = pipeline.account(until=30, windows=True)
+    assert (found.wrong_windows_count, found.windows_in_flight) == (moving.windows, 0)
+    assert found.wrong_windows[0].endswith("Z")
+    assert not found.balanced
+    assert (found.lost_count, found.altered_count) == (0, 0)
+
+
 def test_what_is_on_its_way_is_neither_lost_nor_extra(pipeline: Pipeline, lines: list[bytes]) -> None:
     pipeline.put(KEY, body(lines[:100]))
     ingest(pipeline)

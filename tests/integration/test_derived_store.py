@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from datetime import date
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kintsugi.errors import Refused
 from kintsugi.settings import KEYSPACE
-from kintsugi.trades import schema
+from kintsugi.trades import schema, window_audit
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.derived import Derived
 from kintsugi.trades.derived_memory import MemoryStore
@@ -20,6 +21,8 @@ from kintsugi.trades.derived_types import Changes
 from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date
+from kintsugi.trades.stored import ALWAYS, Read, partitions, read_partitions
+from kintsugi.trades.window_audit import WindowAudit
 from tests.integration import servers
 from tests.unit.trades.test_derived import Stream, at, cancel_of, table
 
@@ -136,6 +139,94 @@ def test_batches_repeats_cancels_and_restarts_make_the_tables_that_memory_makes(
     values = [row.value for row in ranked]
     assert values == sorted(values, reverse=True)
     assert len(values) > 3
+
+
+def audited(session: Session, passed: Callable[[], bool] = lambda: True) -> tuple[WindowAudit, int]:
+    """The audit of everything that is stored, and how many windows it found being written."""
+    audit = WindowAudit(session)
+    places: list[Read] = [(*place, *ALWAYS) for place in sorted(partitions(session))]
+    for place, rows in zip(places, read_partitions(session, places, window_audit.COLUMNS), strict=True):
+        audit.see(place, rows)
+    return audit, audit.settle(passed, deadline=time.monotonic())
+
+
+def test_windows_are_the_sums_of_the_trades_that_count(session: Session) -> None:
+    pair = Pair(session)
+    day = [at(n * 7, n, size=1 + n % 3) for n in range(150)]
+    rows = [*day, *(cancel_of(one, one.sequence * 7 + 3) for one in day[::7])]
+    for start in range(0, len(rows), 30):
+        pair.feed(*rows[max(0, start - 10) : start + 30])
+    audit, moving = audited(session)
+    assert (audit.wrong, moving) == ([], 0)
+    assert audit.compared == len(pair.memory.store.windows_written) > 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE flow_window SET trades = 99 WHERE {window}",
+        "UPDATE flow_window SET call_delta = 0.5 WHERE {window}",
+        "UPDATE flow_window SET signal = 'imbalance' WHERE {window}",
+        "DELETE FROM flow_window WHERE {window}",
+        "DELETE FROM trade WHERE {trade}",
+        "UPDATE trade SET size = 7 WHERE {trade}",
+        "UPDATE trade SET canceled_by = 0x01 WHERE {trade}",
+    ],
+)
+def test_a_window_that_is_not_what_its_trades_sum_to_is_named(session: Session, change: str) -> None:
+    pair = Pair(session)
+    pair.feed(*[at(n * 20, n) for n in range(12)])
+    trade = session.execute("SELECT * FROM trade").all()[5]
+    start = trade.ts.replace(second=0, microsecond=0)
+    window = f"symbol = '{trade.symbol}' AND trade_date = '{DAY}' AND window_start = {{start}}"
+    stamp = round(start.replace(tzinfo=UTC).timestamp() * 1000)
+    key = f"ts = {round(trade.ts.replace(tzinfo=UTC).timestamp() * 1000)} AND trade_id = 0x{trade.trade_id.hex()}"
+    session.execute(
+        change.format(
+            window=window.format(start=stamp),
+            trade=f"symbol = '{trade.symbol}' AND trade_date = '{DAY}' AND slot = {trade.slot} AND {key}",
+        )
+    )
+    audit, moving = audited(session)
+    assert ([window_audit.name(window) for window in audit.wrong], moving) == (
+        [f"{trade.symbol} {DAY} {start:%H:%M}Z"],
+        0,
+    )
+
+
+def test_a_window_without_any_trade_is_named(session: Session) -> None:
+    pair = Pair(session)
+    pair.feed(*[at(n, n) for n in range(3)])
+    session.execute(
+        f"UPDATE flow_window SET trades = 1 WHERE symbol = 'AAPL' AND trade_date = '{DAY}' AND window_start = 60000"
+    )
+    audit, _ = audited(session)
+    assert [window_audit.name(window) for window in audit.wrong] == [f"AAPL {DAY} 00:01Z"]
+
+
+def test_what_is_still_being_written_is_not_wrong(session: Session) -> None:
+    pair = Pair(session)
+    pair.feed(*[at(n, n) for n in range(10)])
+    late = [at(n / 10, 100 + n) for n in range(10)]
+    pair.writer.write(pair.writer.trade, by_partition([stored_row(one) for one in late], 3), retry_for=10)
+    stuck, moving = audited(session, lambda: False)
+    assert (stuck.wrong, moving) == ([], 1), "the stream hasn't passed them yet"
+
+    def windows_come() -> bool:
+        pair.derived.apply(table(*late))
+        return True
+
+    audit, moving = audited(session, windows_come)
+    assert (audit.wrong, moving) == ([], 0)
+
+    def more_trades_come() -> bool:
+        more = [stored_row(at(n / 10, 200 + n)) for n in range(3)]
+        pair.writer.write(pair.writer.trade, by_partition(more, 3), retry_for=10)
+        return True
+
+    pair.writer.write(pair.writer.trade, by_partition([stored_row(at(0.05, 300))], 3), retry_for=10)
+    audit, moving = audited(session, more_trades_come)
+    assert (audit.wrong, moving) == ([], 1), "it changed between the two looks"
 
 
 def test_tables_that_were_emptied_come_back_when_the_trades_do(session: Session) -> None:

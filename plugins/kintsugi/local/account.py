@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def summary(account: Account) -> dict[str, Any]:
-    """Counts, the rejected by reason, and by name (at most 100 each) what is lost, extra or altered."""
+    """Counts, the rejected by reason, and by name (at most 100 each) what is lost, extra, altered or wrong."""
     return {
         "read": account.read,
         "accepted": account.accepted,
@@ -27,11 +28,27 @@ def summary(account: Account) -> dict[str, Any]:
         "in_flight": account.in_flight,
         "withdrawn": account.withdrawn_count,
         "expired": account.expired,
+        "windows": account.windows,
+        "wrong_windows": account.wrong_windows_count,
         "complete": account.complete,
         "named": {
             "lost": account.lost,
             "extra": account.extra,
             "altered": account.altered,
             "withdrawn": account.withdrawn,
+            "wrong_windows": account.wrong_windows,
         },
     }
+
+
+def at_fault(counted: Mapping[str, Any]) -> bool:
+    """Whether a `summary` says that a trade is lost or doubled, in a table or in what is added up."""
+    return bool(counted["lost"] or counted["doubled"] or counted["wrong_windows"])
+
+
+def said(counted: Mapping[str, Any]) -> str:
+    """What a run of faults says of a `summary` at its end."""
+    return (
+        f"lost {counted['lost']}, doubled {counted['doubled']}, wrong windows {counted['wrong_windows']}, "
+        f"stored {counted['stored']:,}"
+    )

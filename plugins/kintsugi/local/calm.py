@@ -86,10 +86,8 @@ def run(
     say(console, document)
     for story in document["repairs"]:
         console.print(f"[red]{story['id']} was repaired: {', '.join(story['attempts'])}; {story['reason']}")
-    console.print(
-        f"lost {counted['lost']}, doubled {counted['doubled']}, stored {counted['stored']:,}; see {path}"
-    )
-    return 1 if document["repairs"] or counted["lost"] or counted["doubled"] else 0
+    console.print(f"{account.said(counted)}; see {path}")
+    return 1 if document["repairs"] or account.at_fault(counted) else 0
 
 
 def injected(doors: Runtime, seed: int, seconds: float) -> Iterator[Pause]:

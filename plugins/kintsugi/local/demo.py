@@ -192,8 +192,11 @@ class Demo:
             table.add_row(name.replace("_", " "), f"{report[name]:,}")
         for reason, count in report["rejected_by_reason"].items():
             table.add_row(f"  rejected: {reason}", f"{count:,}")
-        for name in ("lost", "doubled"):
-            table.add_row(f"[bold]{name}", f"[bold {'red' if report[name] else 'green'}]{report[name]}")
+        for name in ("lost", "doubled", "wrong_windows"):
+            table.add_row(
+                f"[bold]{name.replace('_', ' ')}",
+                f"[bold {'red' if report[name] else 'green'}]{report[name]}",
+            )
         self.console.print(table)
         self.console.print(sign_in(self.settings))
         self.console.print(

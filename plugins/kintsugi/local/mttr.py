@@ -213,7 +213,7 @@ def run(
     draw(mttr.report, path.with_suffix(".png"))
     show(mttr.console, mttr.report, path)
     healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
-    return 0 if healed and not (counted["lost"] or counted["doubled"]) else 1
+    return 0 if healed and not account.at_fault(counted) else 1
 
 
 def await_pace(settings: Settings) -> None:
@@ -344,9 +344,7 @@ def show(console: Console, report: dict[str, Any], path: Path) -> None:
     console.print(
         f"data at the start, MiB: {shown}; stored {report['data'].get('stored_per_s')} trades a second"
     )
-    console.print(
-        f"lost {counted['lost']}, doubled {counted['doubled']}, stored {counted['stored']:,}; see {path}"
-    )
+    console.print(f"{account.said(counted)}; see {path}")
 
 
 def _pair(of: dict[str, Any]) -> str:

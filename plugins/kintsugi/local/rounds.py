@@ -86,4 +86,4 @@ def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str,
         console.print(
             f"{name}: n {len(values)}, min {values[0]}, median {median(values):.1f}, max {values[-1]}"
         )
-    console.print(f"lost {counted['lost']}, doubled {counted['doubled']}, stored {counted['stored']:,}")
+    console.print(account.said(counted))

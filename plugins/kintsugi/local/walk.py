@@ -164,10 +164,10 @@ def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None 
     for row in wrong:
         walk.console.print(f"[red]{row['victim']} at {row['step']} ({row['node']}): {row['outcome']}")
     walk.console.print(
-        f"{len(walk.rows) - len(wrong)} of {len(walk.rows)} as designed; lost {counted['lost']}, "
-        f"doubled {counted['doubled']}; see {walk.path}"
+        f"{len(walk.rows) - len(wrong)} of {len(walk.rows)} as designed; "
+        f"{account.said(counted)}; see {walk.path}"
     )
-    return 1 if wrong or counted["lost"] or counted["doubled"] else 0
+    return 1 if wrong or account.at_fault(counted) else 0
 
 
 def inits(doors: Runtime, *, but: str) -> dict[str, int | None]:

@@ -20,6 +20,9 @@ class Account:
     ``in_flight``: not stored, but on its way: its file isn't wholly ingested, or its message lies before the
     stream. ``withdrawn``: stored, and in the content that a file had once, but in none that S3 has now.
     ``expired``: not stored, and older than Cassandra keeps trades.
+    ``windows``: minutes of a symbol's flow that were compared with what the stored trades sum to, if asked for;
+    ``wrong_windows``: those that say something else, up to 100 by name; ``windows_in_flight``: those that are still
+    being written.
     """
 
     files: int = 0
@@ -38,6 +41,10 @@ class Account:
     in_flight: int = 0
     withdrawn_count: int = 0
     expired: int = 0
+    windows: int = 0
+    wrong_windows_count: int = 0
+    windows_in_flight: int = 0
+    wrong_windows: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     altered: list[str] = field(default_factory=list)
@@ -47,25 +54,33 @@ class Account:
 
     @property
     def complete(self) -> bool:
-        """Every accepted trade is stored once, as it was delivered, and nothing else is."""
-        return self.balanced and not self.in_flight
+        """Every accepted trade is stored once, as it was delivered, and nothing else is; windows are their sums."""
+        return self.balanced and not (self.in_flight or self.windows_in_flight)
 
     @property
     def balanced(self) -> bool:
         """Nothing is wrong; what is on its way may still arrive."""
-        return not (self.lost_count or self.extra_count or self.altered_count or self.doubled)
+        return not (
+            self.lost_count
+            or self.extra_count
+            or self.altered_count
+            or self.doubled
+            or self.wrong_windows_count
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, fit for ``json.dumps``.
 
-        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn`` are numbers here; beside them
-        ``rejected_by_reason`` and the named identities as ``lost_trades``, ``extra_trades``,
-        ``altered_trades``, ``withdrawn_trades``; and ``complete``.
+        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn``, ``wrong_windows`` are numbers here; beside them
+        ``rejected_by_reason``, the named identities as ``lost_trades``, ``extra_trades``, ``altered_trades``,
+        ``withdrawn_trades``, the windows as ``wrong_windows_named``; and ``complete``.
         """
         plain = asdict(self)
         for name in ("lost", "extra", "altered", "withdrawn"):
             plain[f"{name}_trades"] = plain[name]
             plain[name] = plain.pop(f"{name}_count")
+        plain["wrong_windows_named"] = plain["wrong_windows"]
+        plain["wrong_windows"] = plain.pop("wrong_windows_count")
         plain["rejected_by_reason"] = self.rejected
         plain["rejected"] = sum(self.rejected.values())
         return {**plain, "complete": self.complete}
@@ -77,5 +92,6 @@ class Account:
             f"produced {self.produced}, stored {self.stored}; "
             f"lost {self.lost_count}, extra {self.extra_count}, altered {self.altered_count}, "
             f"doubled {self.doubled}, in flight {self.in_flight}, withdrawn {self.withdrawn_count}, "
-            f"expired {self.expired}"
+            f"expired {self.expired}; "
+            f"windows {self.windows}, of which wrong {self.wrong_windows_count}, in flight {self.windows_in_flight}"
         )

@@ -8,6 +8,7 @@
    in two rows. ``altered``: the same identity with other columns than any file gives it.
 6. Ask again about what doesn't fit, for a feed may be running: what is missing may lie before the stream
    (``in_flight``), what is too much may come from a newer file, or from the former content of one (``withdrawn``).
+7. On the way, compare the windows with what the stored trades sum to (`window_audit`).
 
 Canaries are left out. Identities lie on disk, divided into buckets (`spill`), so memory grows with the number of
 partitions (symbols times quarters of an hour, 130 bytes each), not with that of trades.
@@ -20,12 +21,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from itertools import tee
 from typing import TYPE_CHECKING
 
 from kintsugi.errors import InputError, KintsugiError
 from kintsugi.fleet import Role
 from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
-from kintsugi.trades import topic
+from kintsugi.trades import topic, window_audit
 from kintsugi.trades.account import NAMED, Account
 from kintsugi.trades.arrivals import PREFIX, S3Object, listed, objects
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
@@ -36,6 +38,7 @@ from kintsugi.trades.rows import SLOT_MINUTES, Rejection, Trade, parse
 from kintsugi.trades.schema import TRADE_DAYS
 from kintsugi.trades.spill import BUCKETS, Spill
 from kintsugi.trades.stored import ALWAYS, Read, fingerprint, partitions, read_partitions, row_fingerprint
+from kintsugi.trades.window_audit import WindowAudit
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -76,7 +79,7 @@ def reconcile(
     fleet = settings.fleet
     with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
         return take_account(
-            s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files,
+            s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, windows=files is None,
             bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None,
         )  # fmt: skip
 
@@ -138,24 +141,27 @@ def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
 def take_account(
     s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
     bootstrap: list[str] | None = None, until: float | None = None, files: Collection[FileKey] | None = None,
+    windows: bool = False,
 ) -> Account:  # fmt: skip
     """The account of the trade files below ``prefix``, or of ``files`` alone, given as (key, ETag).
 
     ``ledger``: for ``produced``, and for what is on its way; it is told of each file that is wholly stored.
     ``bootstrap``: read the topic as well. ``until``: seconds to wait for trades that are under way. Of ``files``
-    alone nothing is ``extra`` or ``withdrawn``, and the topic isn't read as a whole. Raises what S3, Postgres,
-    Kafka and Cassandra raise: an account that couldn't be taken is no account.
+    alone nothing is ``extra`` or ``withdrawn``, and the topic isn't read as a whole. ``windows``: compare them too,
+    which needs whole days, not ``files``. Raises what S3, Postgres, Kafka and Cassandra raise: an account that couldn't
+    be taken is no account.
     """
     started = time.monotonic()
     with ExitStack() as stack:
         taking = _Taking(stack, s3, session, ledger, bucket, prefix, bootstrap, files)
         taking.wait(started + (until or 0))
         taking.read_files()
-        taking.read_cassandra()
+        taking.read_cassandra(WindowAudit(session) if windows else None)
         taking.read_topic()
         taking.compare()
         taking.explain_missing(started + (until or 0))
         taking.explain_extra()
+        taking.explain_windows(started + (until or 0))
         taking.tell_ledger()
     taking.account.seconds = round(time.monotonic() - started, 3)
     return taking.account
@@ -213,6 +219,8 @@ class _Taking:
         self.extra = self._spill()
         self.symbols = _Symbols()
         self.slots: dict[int, int] = {}  # symbol, day and slot → first and last millisecond, packed
+        self.old_days: set[tuple[str, str]] = set()  # of which Cassandra may have let trades go
+        self.audit: WindowAudit | None = None
         self.stored_of: dict[int, int] = {}
         self.missing_of: dict[int, int] = {}
 
@@ -229,21 +237,24 @@ class _Taking:
 
     def wait(self, deadline: float) -> None:
         """Until the files are ingested and the stream has passed what was on the topic, or the deadline."""
+        self.passed = self._await_passed(deadline, ingested=True)
+
+    def _await_passed(self, deadline: float, *, ingested: bool = False) -> bool:
+        """Whether the stream passed what was on the topic at the first look (after all files were ``ingested``)."""
         from kintsugi.trades.flow import lag
 
         if self.bootstrap is None:
-            return
+            return False
         ends: Mapping[int, int] | None = None
         while True:
-            open_files = any(self._demand(item) == OPEN for item in self.files)
+            waiting = ingested and any(self._demand(item) == OPEN for item in self.files)
             self.lag = lag(self.bootstrap)
-            if not open_files and self.lag is not None:
+            if not waiting and self.lag is not None:
                 ends = ends or self.lag.end
                 if all((self.lag.committed.get(number) or 0) >= end for number, end in ends.items()):
-                    self.passed = True
-                    return
+                    return True
             if time.monotonic() >= deadline:
-                return
+                return False
             time.sleep(POLL_S)
             self.entries = self._entries()
 
@@ -270,6 +281,8 @@ class _Taking:
                     identity = bytes.fromhex(trade.trade_id)
                     self.expected.add(identity, fingerprint(trade), symbol, when, number, asked)
                     self._note_slot(symbol << 32 | when, trade.ts % SLOT_MS)
+                    if asked == OLD:
+                        self.old_days.add((trade.symbol, trade.trade_date))
             except InputError as error:
                 self.account.unreadable.append(str(error))
 
@@ -304,11 +317,16 @@ class _Taking:
             packed = self.slots[where]
             yield symbol, text, slot, start + (packed >> 20), start + (packed & 0xFFFFF)
 
-    def read_cassandra(self) -> None:
-        """Note every stored row."""
-        for rows in read_partitions(self.session, self._reads(self.slots)):
+    def read_cassandra(self, audit: WindowAudit | None = None) -> None:
+        """Note every stored row, and show ``audit`` those of whole days."""
+        self.audit = audit
+        reads, again = tee(self._reads(self.slots))
+        found = read_partitions(self.session, reads, window_audit.COLUMNS if audit else ())
+        for place, rows in zip(again, found, strict=True):
             for row in rows:
                 self.stored.add(bytes(row.trade_id), row_fingerprint(row))
+            if audit is not None and place[:2] not in self.old_days:
+                audit.see(place, rows)
         if self.partial:
             return
         others = (
@@ -500,6 +518,19 @@ class _Taking:
                 else:
                     account.extra_count += 1
                     _name(account.extra, identity)
+
+    def explain_windows(self, deadline: float) -> None:
+        """Of the windows that aren't what their trades sum to: what is being written; the rest is wrong."""
+        if self.audit is None:
+            return
+        account = self.account
+        # Without a topic nobody writes, or nobody can tell.
+        account.windows_in_flight = self.audit.settle(
+            lambda: self.bootstrap is None or self._await_passed(deadline), deadline
+        )
+        account.windows = self.audit.compared
+        account.wrong_windows_count = len(self.audit.wrong)
+        account.wrong_windows = [window_audit.name(window) for window in self.audit.wrong[:NAMED]]
 
     def _note(self, spill: Spill, files: Iterable[FileKey]) -> None:
         for key, etag in files:

@@ -11,6 +11,8 @@ from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.rows import Trade
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cassandra.cluster import Session
 
 READERS = 16
@@ -47,13 +49,18 @@ def fingerprint(trade: Trade) -> int:
     )  # fmt: skip
 
 
+def milliseconds(instant: datetime) -> int:
+    """Since 1970 UTC: the driver's datetime has no zone and is UTC, and Cassandra knows nothing below milliseconds."""
+    days = instant.toordinal() - 719_163
+    seconds = (instant.hour * 60 + instant.minute) * 60 + instant.second
+    return days * 86_400_000 + seconds * 1000 + instant.microsecond // 1000
+
+
 def row_fingerprint(row: Any) -> int:
-    # The driver's datetime has no zone and is UTC; timestamps beyond milliseconds don't exist in Cassandra.
-    ts = (row.ts.toordinal() - 719_163) * 86_400_000
-    ts += ((row.ts.hour * 60 + row.ts.minute) * 60 + row.ts.second) * 1000 + row.ts.microsecond // 1000
+    """`fingerprint` of a stored row."""
     return hash(
         (
-            row.symbol, ts, row.sequence, row.root, str(row.expiration), row.strike, row.option_type,
+            row.symbol, milliseconds(row.ts), row.sequence, row.root, str(row.expiration), row.strike, row.option_type,
             row.exchange,
             row.size, row.price, row.condition, row.canceled_condition, row.bid, row.ask, row.iv, row.delta,
             row.underlying_bid, row.underlying_ask, row.exchanges,
@@ -61,16 +68,18 @@ def row_fingerprint(row: Any) -> int:
     )  # fmt: skip
 
 
-def read_partitions(session: Session, partitions: Iterable[Read]) -> Iterator[Iterable[Any]]:
+def read_partitions(
+    session: Session, partitions: Iterable[Read], more: tuple[str, ...] = ()
+) -> Iterator[Iterable[Any]]:
     """The rows of each partition at LOCAL_QUORUM, several read at a time; a failed read is tried again.
 
-    Each is symbol, date, slot, and the first and the last time to be read (milliseconds since 1970 UTC).
+    Each is symbol, date, slot, and the first and the last time to be read (milliseconds since 1970 UTC). The columns
+    are COMPARED and ``more``.
     """
     from collections import deque
 
-    query = (
-        f"SELECT {', '.join(COMPARED)} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
-    )
+    columns = ", ".join((*COMPARED, *more))
+    query = f"SELECT {columns} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
     statement = session.prepare(f"{query} AND ts >= ? AND ts <= ?")
     # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
     # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
