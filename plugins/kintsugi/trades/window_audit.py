@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
 
 COLUMNS = ("side", "canceled", "canceled_by")  # of `trade`, beside what the account reads
-SLOTS = 96
+SLOTS = 96  # quarters of an hour, a day
 
 Window = tuple[str, str, int]  # symbol, trade date, start in milliseconds since 1970 UTC
 Sides = tuple[Verdict, Verdict]  # what the stored trades sum to, and what stands in the table

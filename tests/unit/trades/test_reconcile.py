@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from kintsugi.trades import reconcile, topic
+from kintsugi.trades import reconcile, taking, topic
 from kintsugi.trades import stored as tables
 from kintsugi.trades.account import Account
 from kintsugi.trades.ledger import Entry, State, Tally
@@ -72,10 +72,10 @@ def entry(state: State = State.DONE, days: float = 0, key: str = "trades/f") -> 
 
 
 def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
-    assert reconcile.demand(None, NOW) == reconcile.demand(entry(State.RUNNING), NOW) == reconcile.OPEN
-    assert reconcile.demand(entry(), NOW) == reconcile.demand(entry(days=38), NOW) == reconcile.REQUIRED
-    assert reconcile.demand(entry(days=40), NOW) == reconcile.OLD  # Cassandra keeps 40 days
-    assert reconcile.demand(entry(State.FAILED), NOW) == reconcile.OLD
+    assert taking.demand(None, NOW) == taking.demand(entry(State.RUNNING), NOW) == taking.OPEN
+    assert taking.demand(entry(), NOW) == taking.demand(entry(days=38), NOW) == taking.REQUIRED
+    assert taking.demand(entry(days=40), NOW) == taking.OLD  # Cassandra keeps 40 days
+    assert taking.demand(entry(State.FAILED), NOW) == taking.OLD
 
 
 def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
@@ -91,7 +91,7 @@ def test_a_slot_begins_where_its_first_trade_may_be(day: str) -> None:
             changed(1, f"{day} {slot // 4:02d}:{slot % 4 * 15:02d}:00.000", changed(4, "2019-01-18"))
         )
         if isinstance(found, Trade):  # there is no 02:00 when daylight saving begins
-            assert reconcile._slot_start(day, found.slot) == found.ts
+            assert taking._slot_start(day, found.slot) == found.ts
 
 
 def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
