@@ -83,18 +83,21 @@ def read_partitions(
     statement = session.prepare(f"{query} AND ts >= ? AND ts <= ?")
     # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
     # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
-    # `_rows` repeats a failed read itself.
+    # `finished` repeats a failed read itself.
     statement.is_idempotent = False
     waiting: deque[tuple[Read, Any]] = deque()
     for partition in partitions:
         if len(waiting) >= READERS:
-            yield _rows(session, statement, *waiting.popleft())
+            yield finished(session, statement, *waiting.popleft())
         waiting.append((partition, session.execute_async(statement, partition)))
     while waiting:
-        yield _rows(session, statement, *waiting.popleft())
+        yield finished(session, statement, *waiting.popleft())
 
 
-def _rows(session: Session, statement: Any, partition: Read, future: Any, attempts: int = 5) -> list[Any]:
+def finished(
+    session: Session, statement: Any, values: tuple[Any, ...], future: Any, attempts: int = 5
+) -> list[Any]:
+    """The rows of a read that was begun; one that fails is tried again, because a busy node answers late."""
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
 
@@ -105,5 +108,5 @@ def _rows(session: Session, statement: Any, partition: Read, future: Any, attemp
             if attempt == attempts - 1:
                 raise
             time.sleep(0.5 * 2**attempt)
-            future = session.execute_async(statement, partition)
+            future = session.execute_async(statement, values)
     raise AssertionError("unreachable")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.settings import KEYSPACE
 from kintsugi.trades.derived_types import Day
-from kintsugi.trades.stored import ALWAYS, Read, milliseconds, read_partitions
+from kintsugi.trades.stored import ALWAYS, Read, finished, milliseconds, read_partitions
 from kintsugi.trades.windows import Sums, Verdict, flow_of, verdict
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ class WindowAudit:
                 self.wrong.append(window)
 
     def _windows(self, day: Day) -> dict[int, Verdict]:
-        rows = self._session.execute(self._query, day, timeout=30)
+        asked = self._session.execute_async(self._query, day)
         return {
-            milliseconds(row.window_start): Verdict._make([*row[1:-1], row.signal or None]) for row in rows
+            milliseconds(row.window_start): Verdict._make([*row[1:-1], row.signal or None])
+            for row in finished(self._session, self._query, day, asked)
         }
 
 
