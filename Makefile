@@ -33,7 +33,7 @@ rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about
 bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 20 minutes)
 	@$(KINTSUGI) bench
 
-soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (about 15 minutes)
+soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (15 to 25 minutes)
 	@$(KINTSUGI) soak
 
 faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
