@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 FEED_ROWS = 500  # every five seconds
 STEP_DEADLINE_S = 300.0  # comparing the replicas of millions of trades takes minutes
-HEALED_DEADLINE_S = 300.0
+HEALED_DEADLINE_S = 600.0  # the same, after all was started anew
 STEADY_DEADLINE_S = 240.0
 LOOK_EVERY_S = 0.02  # steps of a tenth of a second are to be hit too
 STREAM_DEADLINE_S = 90.0  # the killed node may be the one that the stream waits for
