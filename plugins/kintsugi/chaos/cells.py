@@ -1,7 +1,7 @@
 """The table of faults: which fault on which nodes, and what is expected of the recovery.
 
-A cell is passed when its victims serve again within its deadline and with no incident left open, the verdicts and
-actions in their incidents are among the expected, no other node was acted upon, and no trade is lost or doubled.
+A cell is passed when its victims serve again with no incident left open, the verdicts and actions in their incidents
+are among the expected, no other node was acted upon, and no trade is lost or doubled.
 Pure data; `kintsugi.local.fault_table` runs it, and leaves out, with the reason, what a machine can't make.
 """
 
@@ -27,7 +27,8 @@ class Cell:
 
     ``verdicts``, ``actions``: what may stand in the incidents of the victims; ``must``: actions of which each victim's
     incident has at least one, unless empty. ``incident``: False when the fault must not be acted upon at all.
-    ``again``: the same node is hit once more while it recovers. ``deadline_s``: until all victims serve again.
+    ``again``: the same node is hit once more while it recovers. ``deadline_s``: so long the journals may stand still
+    before all victims serve again.
     """
 
     fault: str
@@ -100,7 +101,9 @@ def judge(
     ``incidents``: node, verdicts and actions of each incident that began since the fault.
     """
     if not healed:
-        return f"not healed within {cell.deadline_s:.0f} s"
+        return (
+            f"not healed; its journals stood still for {cell.deadline_s:.0f} s, or went on for far too long"
+        )
     for node, verdicts, actions in incidents:
         if (why := _unexpected(cell, node, set(verdicts), set(actions))) is not None:
             return why

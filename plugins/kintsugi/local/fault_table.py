@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 FEED_ROWS = 500  # every five seconds
 WATCHED_S = 12.0  # how long a cell that should do nothing is watched
 CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is over
+LONGEST_S = 1200.0  # one that goes round in circles is ended too
 ACCOUNT_DEADLINE_S = 150.0
 
 
@@ -129,21 +130,30 @@ def take_back(doors: Runtime, cell: Cell) -> None:
 
 
 def await_healing(doors: Runtime, cell: Cell, t0: datetime) -> bool:
-    """Whether all victims serve again with nothing open, within the cell's deadline."""
-    until, calm_since = time.monotonic() + cell.deadline_s, None
+    """Whether all victims serve again with nothing open.
+
+    A slow machine may take its time: it is given up when nothing new has stood in a journal for the cell's deadline,
+    or after LONGEST_S.
+    """
     began = time.monotonic()
-    while time.monotonic() < until:
-        calm = all_well(doors, cell, t0) and time.monotonic() - began >= WATCHED_S
-        calm_since = (calm_since or time.monotonic()) if calm else None
-        if calm_since is not None and time.monotonic() - calm_since >= CALM_S:
+    until, noted, calm_since = began + cell.deadline_s, 0, None
+    while (now := time.monotonic()) < min(until, began + LONGEST_S):
+        incidents = incidents_since(doors, t0)
+        if (entries := sum(len(one.entries) for one in incidents)) > noted:
+            until, noted = now + cell.deadline_s, entries
+        calm = all_well(doors, cell, incidents) and now - began >= WATCHED_S
+        calm_since = (calm_since or now) if calm else None
+        if calm_since is not None and now - calm_since >= CALM_S:
             return True
         time.sleep(0.5)
     return False
 
 
-def all_well(doors: Runtime, cell: Cell, t0: datetime) -> bool:
-    """Whether nothing is open, what must be done was done, and every victim is redundant at this moment."""
-    incidents = incidents_since(doors, t0)
+def all_well(doors: Runtime, cell: Cell, incidents: Sequence[Incident]) -> bool:
+    """Whether nothing is open, what must be done was done, and every victim is redundant at this moment.
+
+    ``incidents``: those that began since the fault.
+    """
     if any(one.closed_at is None for one in incidents):
         return False
     healed = {one.node for one in incidents if one.outcome is Outcome.HEALED}

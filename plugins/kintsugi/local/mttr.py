@@ -47,6 +47,7 @@ from kintsugi.local.mttr_figures import (
     with_by_hand,
 )
 from kintsugi.local.series import (
+    STEADY_DEADLINE_S,
     await_steady_state,
     followed,
     generous,
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
 
 FEED_ROWS = 5000
 FEED_PERIOD_S = 5.0
-STEADY_DEADLINE_S = 300.0
 REPAIR_DEADLINE_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
 PACE_LAG = 10_000  # messages: ten seconds of the load
 UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kintsugi.local.airflow import Airflow
 
-STEADY_DEADLINE_S = 120.0
+STEADY_DEADLINE_S = 300.0
 GENEROUS_FOR = timedelta(hours=3)
 
 

@@ -124,11 +124,12 @@ def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:
     """By Terraform where its state can be reached; then by what is on disk, whatever Terraform thought."""
     from kintsugi.hooks.terraform import Terraform
     from kintsugi.local.node import destroy_node
+    from kintsugi.local.node_process import names_on_disk
 
     if plane.postgres.accepts():
         with contextlib.suppress(KintsugiError, OSError):
             Terraform(settings).destroy_all(timeout_s=60)
-    names = {path.name for part in ("nodes", "volumes") for path in (settings.state / part).glob("*")}
+    names = names_on_disk(settings)
     with contextlib.suppress(KintsugiError):
         names |= set(settings.fleet.nodes)
     with ThreadPoolExecutor(max_workers=4) as pool:

@@ -16,7 +16,13 @@ from kintsugi.errors import FleetError, PreflightError
 from kintsugi.local import node as nodes
 from kintsugi.local import ssh
 from kintsugi.local.node_isolation import Isolation, choose_isolation
-from kintsugi.local.node_process import read_record, record_path, start_time, write_record
+from kintsugi.local.node_process import (
+    names_on_disk,
+    read_record,
+    record_path,
+    start_time,
+    write_record,
+)
 from kintsugi.settings import Settings
 from tests.installations import installation
 
@@ -278,3 +284,13 @@ def test_the_command_says_how_to_use_it(
     monkeypatch.setenv("KINTSUGI_NODE", NAME)
     assert nodes.main(arguments) == 2
     assert "create-volume" in capsys.readouterr().err
+
+
+def test_what_lies_on_the_disk_is_read_as_the_names_of_nodes(tmp_path: Path) -> None:
+    made = installation(tmp_path, "127.36")
+    assert names_on_disk(made) == set()
+    for path in ("nodes/kafka-1", "nodes/spark-worker-1", "volumes/kafka-1", "volumes/cassandra-2"):
+        (made.state / path).mkdir(parents=True)
+    for record in ("kafka-1.pid.json", "kafka-3.pid.json", "kafka-2.pid.4711"):
+        (made.state / "nodes" / record).write_text("{}")
+    assert names_on_disk(made) == {"kafka-1", "kafka-2", "kafka-3", "spark-worker-1", "cassandra-2"}
