@@ -39,8 +39,8 @@ soak-kill:  ## on the running fleet: the streaming driver killed twenty times, t
 faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
 
-mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" for some)
-	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role))
+mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)
+	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))
 
 walk:  ## on the running fleet: the recoverer killed at every step (about 45 minutes; STEPS="fence rejoin" VICTIMS="worker")
 	@$(KINTSUGI) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim))

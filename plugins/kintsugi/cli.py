@@ -156,6 +156,7 @@ def mttr(options: argparse.Namespace, settings: Settings) -> int:
         settings,
         repairs=options.repairs,
         roles=options.role or (),
+        rate=options.rate,
         seed=options.seed,
         report=options.report,
     )
@@ -200,37 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in (up, down, artifacts):
         _add(commands, command)
-    told_whole = _add(commands, demo)
-    told_whole.add_argument(
-        "--trades", type=int, default=40_000, help="rows of the sample day; default: 40000"
-    )
-    told_whole.add_argument("--victim", action="append", help="a node whose plug is pulled; may be repeated")
-    all_nodes = _add(commands, rounds)
-    all_nodes.add_argument("--rounds", type=int, default=2)
-    all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
-    table = _add(commands, faults)
-    table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
-    repaired = _add(commands, mttr)
-    repaired.add_argument("--repairs", type=_count, default=12, help="of each role; default: 12")
-    repaired.add_argument(
-        "--role",
-        action="append",
-        type=Role,
-        choices=list(Role),
-        help="may be repeated; the rows of the others are kept; default: all",
-    )
-    repaired.add_argument("--seed", type=int, help="of the order of the nodes; default: the time")
-    walked = _add(commands, walk)
-    walked.add_argument("--step", action="append", choices=STEPS, help="may be repeated; default: all")
-    walked.add_argument(
-        "--victim", action="append", choices=list(Victim), help="may be repeated; default: all"
-    )
-    walked.add_argument("--all", action="store_true", help="every victim at every step")
-    calmed = _add(commands, calm)
-    calmed.add_argument("--minutes", type=float, default=60, help="default: 60")
-    calmed.add_argument("--seed", type=int, help="of the pauses; default: the time")
-    for reported in (told_whole, all_nodes, table, repaired, walked, calmed):
-        reported.add_argument("--report", type=Path, help="default: build/<command>.json")
+    _add_series_of_faults(commands)
     measured = _add(commands, bench)
     measured.add_argument(
         "--only", type=lambda text: text.split(","), default=[], help="sections, separated by commas"
@@ -274,6 +245,41 @@ def _parser() -> argparse.ArgumentParser:
     released.add_argument("what", choices=("build", "list", "show", "diff", "drift", "trials"))
     released.add_argument("digests", nargs="*", help="first digits of a digest; diff takes one or two")
     return parser
+
+
+def _add_series_of_faults(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    told_whole = _add(commands, demo)
+    told_whole.add_argument(
+        "--trades", type=int, default=40_000, help="rows of the sample day; default: 40000"
+    )
+    told_whole.add_argument("--victim", action="append", help="a node whose plug is pulled; may be repeated")
+    all_nodes = _add(commands, rounds)
+    all_nodes.add_argument("--rounds", type=int, default=2)
+    all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
+    table = _add(commands, faults)
+    table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
+    repaired = _add(commands, mttr)
+    repaired.add_argument("--repairs", type=_count, default=12, help="of each role; default: 12")
+    repaired.add_argument(
+        "--role",
+        action="append",
+        type=Role,
+        choices=list(Role),
+        help="may be repeated; the rows of the others are kept; default: all",
+    )
+    repaired.add_argument("--rate", type=_count, default=1000, help="trades a second; default: 1000")
+    repaired.add_argument("--seed", type=int, help="of the order of the nodes; default: the time")
+    walked = _add(commands, walk)
+    walked.add_argument("--step", action="append", choices=STEPS, help="may be repeated; default: all")
+    walked.add_argument(
+        "--victim", action="append", choices=list(Victim), help="may be repeated; default: all"
+    )
+    walked.add_argument("--all", action="store_true", help="every victim at every step")
+    calmed = _add(commands, calm)
+    calmed.add_argument("--minutes", type=float, default=60, help="default: 60")
+    calmed.add_argument("--seed", type=int, help="of the pauses; default: the time")
+    for reported in (told_whole, all_nodes, table, repaired, walked, calmed):
+        reported.add_argument("--report", type=Path, help="default: build/<command>.json")
 
 
 def _count(text: str) -> int:

@@ -1,6 +1,6 @@
 """``make mttr``: the mean time to repair, by role, under load: on the running fleet, beside starts of the same by hand.
 
-1. 1000 trades a second come in from beginning to end; the data that each node holds is noted at both.
+1. 1000 trades a second (``--rate``) come in from beginning to end; the data that each node holds is noted at both.
 2. Each role is broken twelve times (`mttr_figures.schedule`), each time in the steady state, with a stream that keeps
    pace. What a repair takes is
    seen from outside, by asking again and again whether the node is redundant; the journal tells the phases.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos.faults import FAULTS
-from kintsugi.errors import KintsugiError, Refused, StepFailed
+from kintsugi.errors import InputError, KintsugiError, Refused, StepFailed
 from kintsugi.fleet import Node, Role
 from kintsugi.local import account, by_hand
 from kintsugi.local.airflow import Airflow
@@ -63,10 +63,10 @@ from kintsugi.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-FEED_ROWS = 5000
+TRADES_PER_S = 1000
 FEED_PERIOD_S = 5.0
 REPAIR_DEADLINE_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
-PACE_LAG = 10_000  # messages: ten seconds of the load
+PACE_LAG_S = 10  # so many seconds of the load may wait in Kafka
 UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it
 LOOK_EVERY_S = 0.5
 ACCOUNT_DEADLINE_S = 900.0
@@ -80,6 +80,7 @@ class Mttr:
     airflow: Airflow
     console: Console
     path: Path
+    rate: int
     report: dict[str, Any] = field(default_factory=dict)
 
     def do(self, step: Repair | HandStart) -> None:
@@ -87,7 +88,7 @@ class Mttr:
         await_steady_state(self.doors, STEADY_DEADLINE_S)
         node = self.doors.fleet.node(step.node)
         redundant.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
-        await_pace(self.doors.settings)
+        await_pace(self.doors.settings, self.rate)
         by_hand.await_watched(self.airflow, node.name)
         said = step.mode if isinstance(step, Repair) else "by hand"
         self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
@@ -175,11 +176,13 @@ def run(
     *,
     repairs: int = REPAIRS,
     roles: Collection[Role] = (),
+    rate: int = TRADES_PER_S,
     seed: int | None = None,
     report: Path | None = None,
 ) -> int:
     """All repairs, the hand starts and the account; 0 when every repair healed and nothing is lost or doubled.
 
+    ``rate``: trades a second. Raises InputError when the report there is was made under another load.
     Raises StepFailed when the fleet doesn't come back to its steady state; what was measured until then is written.
     """
     from kintsugi.local.mttr_plot import draw
@@ -189,17 +192,17 @@ def run(
     roles = tuple(dict.fromkeys(roles)) or tuple(Role)
     doors = runtime()
     airflow = set_going(doors)
-    mttr = Mttr(doors, airflow, screen(), path)
+    mttr = Mttr(doors, airflow, screen(), path, rate)
     by_hand.lift(doors)
     check_no_maintenance(doors)
     began, before = time.monotonic(), data(doors)
-    mttr.report = begin(known(path), before, roles=roles, repairs=repairs, seed=seed)
+    mttr.report = begin(known(path), before, roles=roles, repairs=repairs, rate=rate, seed=seed)
     planned = schedule(doors.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
     left = still_to_do(planned, mttr.report)
     mttr.console.print(
         f"seed {mttr.report['seed']}: {len(left)} of {len(planned)} repairs and hand starts to do"
     )
-    with generous(doors), live_feed(doors, rows=FEED_ROWS, period_s=FEED_PERIOD_S):
+    with generous(doors), live_feed(doors, rows=round(rate * FEED_PERIOD_S), period_s=FEED_PERIOD_S):
         for step in left:
             mttr.do(step)
         after, seconds = data(doors), time.monotonic() - began
@@ -216,8 +219,8 @@ def run(
     return 0 if healed and not account.at_fault(counted) else 1
 
 
-def await_pace(settings: Settings) -> None:
-    """Wait until the stream keeps pace with the load; raises StepFailed after STEADY_DEADLINE_S.
+def await_pace(settings: Settings, rate: int) -> None:
+    """Wait until the stream keeps pace with ``rate`` trades a second; raises StepFailed after STEADY_DEADLINE_S.
 
     A stream that still catches up after the repair before takes every processor there is, and no repair or hand
     start would then be comparable with another.
@@ -225,11 +228,11 @@ def await_pace(settings: Settings) -> None:
     from kintsugi.trades.flow import snapshot
 
     until = time.monotonic() + STEADY_DEADLINE_S
-    while (lag := snapshot(settings).lag) is None or lag > PACE_LAG:
+    while (lag := snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
         if time.monotonic() > until:
             raise StepFailed(
-                f"the stream doesn't keep pace with {FEED_ROWS / FEED_PERIOD_S:.0f} trades a second: "
-                f"lag {lag} after {STEADY_DEADLINE_S:.0f} s; see `make status`"
+                f"the stream doesn't keep pace with {rate} trades a second: lag {lag} after {STEADY_DEADLINE_S:.0f} s; "
+                "see `make status`, or take a lower --rate"
             )
         time.sleep(1)
 
@@ -247,16 +250,26 @@ def begin(
     *,
     roles: Collection[Role],
     repairs: int,
+    rate: int,
     seed: int | None,
 ) -> dict[str, Any]:
-    """The report to write into: that of a killed run of the same, else a new one with the rows of other roles."""
-    if goes_on(before, roles=roles, repairs=repairs, seed=seed):
+    """The report to write into: that of a killed run of the same, else a new one with the rows of other roles.
+
+    Raises InputError when those come from another load: side by side they would be taken for comparable.
+    """
+    kept = [name for name in ("repairs", "by_hand") if of_other_roles(before.get(name, ()), roles)]
+    if kept and before["trades_per_s"] != rate:
+        raise InputError(
+            f"the report holds repairs of other roles at {before['trades_per_s']:.0f} trades a second, and {rate} "
+            "were asked for: name another file with --report, or move that one away"
+        )
+    if goes_on(before, roles=roles, repairs=repairs, rate=rate, seed=seed):
         return before
     return {
         "machine": machine(),
         "seed": int(datetime.now(UTC).timestamp()) if seed is None else seed,
         "run": {"roles": sorted(roles), "repairs": repairs, "finished": False},
-        "trades_per_s": FEED_ROWS / FEED_PERIOD_S,
+        "trades_per_s": rate,
         "data": {"at_start": at_start},
         "quantiles": QUANTILES,
         "repairs": of_other_roles(before.get("repairs", ()), roles),

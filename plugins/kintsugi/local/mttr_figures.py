@@ -115,11 +115,14 @@ def _key(row: Mapping[str, Any], *names: str) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in names)
 
 
-def goes_on(document: Mapping[str, Any], *, roles: Collection[Role], repairs: int, seed: int | None) -> bool:
+def goes_on(
+    document: Mapping[str, Any], *, roles: Collection[Role], repairs: int, rate: int, seed: int | None
+) -> bool:
     """Whether the report is of a run that asked for the same and was killed before its end."""
     run = document.get("run", {})
     asked = {"roles": sorted(roles), "repairs": repairs, "finished": False}
-    return {name: run.get(name) for name in asked} == asked and seed in (None, document["seed"])
+    same = {name: run.get(name) for name in asked} == asked and document["trades_per_s"] == rate
+    return same and seed in (None, document["seed"])
 
 
 def of_other_roles(rows: Iterable[Row], roles: Collection[Role]) -> list[Row]:

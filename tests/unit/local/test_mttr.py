@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kintsugi.chaos.faults import FAULTS as MADE
+from kintsugi.errors import InputError
 from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Outcome
 from kintsugi.local.mttr import begin, bytes_below, known
@@ -116,14 +117,16 @@ def test_a_killed_run_goes_on_with_what_has_no_row_yet() -> None:
         ({"seed": 7}, True),
         ({"seed": 8}, False),
         ({"repairs": 3}, False),
+        ({"rate": 300}, False),
         ({"roles": [Role.CASSANDRA]}, False),
     ],
 )
 def test_only_the_same_run_is_gone_on_with(asked: dict[str, Any], expected: bool) -> None:
-    document = {"seed": 7, "run": {"roles": ["kafka"], "repairs": 12, "finished": False}}
-    wanted = {"roles": [Role.KAFKA], "repairs": 12, "seed": None, **asked}
+    run: dict[str, Any] = {"roles": ["kafka"], "repairs": 12, "finished": False}
+    document = {"seed": 7, "trades_per_s": 1000, "run": run}
+    wanted = {"roles": [Role.KAFKA], "repairs": 12, "rate": 1000, "seed": None, **asked}
     assert goes_on(document, **wanted) is expected
-    document["run"]["finished"] = True  # type: ignore[index]
+    run["finished"] = True
     assert not goes_on(document, **wanted)
     assert not goes_on({}, **wanted)
 
@@ -137,13 +140,22 @@ def test_a_run_of_some_roles_keeps_the_rows_of_the_others() -> None:
 def test_the_report_of_a_killed_run_is_taken_as_it_is(tmp_path: Path) -> None:
     before = {
         "seed": 7,
+        "trades_per_s": 1000,
         "run": {"roles": ["kafka"], "repairs": 12, "finished": False},
         "repairs": [{"role": "kafka"}],
     }
-    assert begin(before, {}, roles=[Role.KAFKA], repairs=12, seed=None) is before
-    assert begin(before, {}, roles=[Role.KAFKA], repairs=3, seed=9)["repairs"] == []
+    assert begin(before, {}, roles=[Role.KAFKA], repairs=12, rate=1000, seed=None) is before
+    assert begin(before, {}, roles=[Role.KAFKA], repairs=3, rate=1000, seed=9)["repairs"] == []
     (tmp_path / "torn.json").write_text('{"seed":')
     assert known(tmp_path / "torn.json") == known(tmp_path / "nowhere.json") == {}
+
+
+def test_rows_of_different_loads_never_stand_side_by_side() -> None:
+    before = {"trades_per_s": 1000, "repairs": [row("kafka-1", role="kafka")], "by_hand": []}
+    with pytest.raises(InputError, match=r"at 1000 trades a second, and 300 were asked for.*--report"):
+        begin(before, {}, roles=[Role.CASSANDRA], repairs=12, rate=300, seed=None)
+    assert len(begin(before, {}, roles=[Role.CASSANDRA], repairs=12, rate=1000, seed=None)["repairs"]) == 1
+    assert begin(before, {}, roles=[Role.KAFKA], repairs=12, rate=300, seed=None)["trades_per_s"] == 300
 
 
 # --- one repair
