@@ -20,18 +20,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql import types as T  # noqa: N812
 from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy only in name
 
-from kintsugi.errors import Refused
+from kintsugi.errors import KintsugiError, Refused
 from kintsugi.settings import TOPIC
-from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache
+from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache, Usual
 from kintsugi.trades.cassandra import connect
 from kintsugi.trades.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
 from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, Derived
@@ -40,6 +40,9 @@ from kintsugi.trades.offsets import OffsetCommitter, starting_offsets
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.signals import with_signals
 from kintsugi.trades.sink import arrow_sink
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
 
 log = logging.getLogger("stream_trades")
 
@@ -88,52 +91,80 @@ def enriched(trades: DataFrame) -> DataFrame:
     )
 
 
+class Outdated(KintsugiError):
+    """The batch needs another plan than its query has."""
+
+
+class Plan:
+    """What is done with every batch, planned once a query: to plan it takes several times as long as a small batch.
+
+    A query whose plan is `outdated` ends before its next batch, and the next one begins with that batch.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        baselines: BaselineCache,
+        sink: Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]],
+    ) -> None:
+        self._spark = spark
+        self._baselines = baselines
+        self._sink = sink
+        self._usual: list[Usual] = []
+        self._tasks = 0
+        self._looked = False
+
+    def stored(self, messages: DataFrame) -> DataFrame:
+        """Kafka records → a row of `DERIVING` for each trade among them, once it is stored."""
+        self._usual, self._looked = self._baselines.rows(), False
+        self._tasks = self._cores()
+        usual = self._spark.createDataFrame(self._usual, BASELINE_SCHEMA)
+        columns = dict.fromkeys((*(name for name, _ in TRADE_COLUMNS), *DERIVING_NAMES))
+        trades = parsed(messages).where(F.col("trade_id").isNotNull())
+        rows = with_signals(enriched(trades), usual).select(*columns)
+        # One task a core: a task costs more than the rows of a small batch.
+        return rows.coalesce(self._tasks).mapInArrow(self._sink, DERIVING)
+
+    def outdated(self) -> str | None:
+        """Why the next batch needs another plan, as half a sentence; None when it doesn't.
+
+        The first batch of a query looks at the baseline anew: it may have come while the query waited for trades.
+        """
+        usual, self._looked = self._baselines.rows(anew=not self._looked), True
+        if usual is not self._usual and set(map(repr, usual)) != set(map(repr, self._usual)):  # nan != nan
+            return "the baseline says something else now"
+        self._usual = usual
+        return "there are more executors now" if self._cores() > self._tasks else None
+
+    def _cores(self) -> int:
+        return max(1, self._spark.sparkContext.defaultParallelism)
+
+
 def batch_writer(
-    spark: SparkSession, contact_points: tuple[str, ...], committer: OffsetCommitter, baselines: BaselineCache,
-    derived: Callable[[], Derived],
-) -> Callable[[DataFrame, int], None]:  # fmt: skip
+    plan: Plan, committer: OffsetCommitter, derived: Callable[[], Derived]
+) -> Callable[[DataFrame, int], None]:
     """The function for ``foreachBatch``: store the batch's rows and what follows, then offer its offsets.
 
-    ``derived`` is called once, at the first batch.
+    It takes what `Plan.stored` returns, and raises Outdated, having done nothing, when the plan is. ``derived`` is
+    called once, at the first batch.
     """
-    columns = dict.fromkeys((*(name for name, _ in TRADE_COLUMNS), *DERIVING_NAMES))
-    usual = UsualFrame(spark, baselines)
     following: list[Derived] = []
 
-    def write(batch: DataFrame, batch_id: int) -> None:
-        trades = parsed(batch).where(F.col("trade_id").isNotNull())
-        rows = with_signals(enriched(trades), usual.frame()).select(*columns)
-        # One task a core: a task costs more than the rows of a small batch.
-        rows = rows.coalesce(max(1, spark.sparkContext.defaultParallelism))
-        stored = rows.mapInArrow(arrow_sink(contact_points, DERIVING_NAMES), DERIVING).toArrow()
+    def write(stored: DataFrame, batch_id: int) -> None:
+        if (why := plan.outdated()) is not None:
+            raise Outdated(f"{why}: the query ends and begins anew, nothing is wrong")
+        rows = stored.toArrow()
         if not following:
             following.append(derived())
-        summary = following[0].apply(stored)
+        summary = following[0].apply(rows)
         committer.offer(summary.ends)
         log.info("batch %d: %s", batch_id, summary)
 
     return write
 
 
-class UsualFrame:
-    """The baseline as a DataFrame, made anew only when the cache has read the table again."""
-
-    def __init__(self, spark: SparkSession, baselines: BaselineCache) -> None:
-        self._spark = spark
-        self._baselines = baselines
-        self._rows: object = None
-        self._frame: DataFrame | None = None
-
-    def frame(self) -> DataFrame:
-        """Columns of `BASELINE_SCHEMA`."""
-        rows = self._baselines.rows()
-        if self._frame is None or rows is not self._rows:
-            self._rows, self._frame = rows, self._spark.createDataFrame(rows, BASELINE_SCHEMA)
-        return self._frame
-
-
 def start_query(
-    spark: SparkSession, options: argparse.Namespace, write: Callable[[DataFrame, int], None]
+    spark: SparkSession, options: argparse.Namespace, plan: Plan, write: Callable[[DataFrame, int], None]
 ) -> StreamingQuery:
     """Start the query from its checkpoint or, if there is none, from the consumer group's offsets."""
     started = (options.checkpoint / "offsets").is_dir() and any(
@@ -142,7 +173,7 @@ def start_query(
     offsets = "earliest" if started else starting_offsets(options.bootstrap.split(","))
     if not started:
         log.info("no checkpoint in %s: starting from %s", options.checkpoint, offsets)
-    return (
+    messages = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", options.bootstrap)
         .option("subscribe", TOPIC)
@@ -155,6 +186,9 @@ def start_query(
         .option("kafka.reconnect.backoff.max.ms", "1000")
         .option("kafkaConsumer.pollTimeoutMs", "15000")
         .load()
+    )
+    return (
+        plan.stored(messages)
         .writeStream.queryName("stream_trades")
         .foreachBatch(write)
         .option("checkpointLocation", str(options.checkpoint))
@@ -163,7 +197,7 @@ def start_query(
     )
 
 
-def supervise(spark: SparkSession, start: Callable[[], StreamingQuery]) -> int:
+def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuery]) -> int:
     """Keep the query running; returns the exit status: 0 stopped, 1 can't be kept running."""
     failures = 0
     while True:
@@ -173,6 +207,9 @@ def supervise(spark: SparkSession, start: Callable[[], StreamingQuery]) -> int:
             query.awaitTermination()
             return 0
         except Exception as error:  # noqa: BLE001 - the query's error, or Kafka not answering at the start
+            if query is not None and (why := plan.outdated()) is not None:
+                log.info("planning anew: %s", why)
+                continue
             progressed = query is not None and any(p["numInputRows"] for p in query.recentProgress)
             failures = 1 if progressed else failures + 1
             log.error("the query failed (%d in a row without progress): %s", failures, str(error)[:2000])
@@ -239,12 +276,12 @@ def main() -> int:
     committer = OffsetCommitter(options.bootstrap.split(","))
     contact_points = tuple(options.contact_points.split(","))
     epoch = time.time_ns() // 1000
+    plan = Plan(spark, BaselineCache(list(contact_points)), arrow_sink(contact_points, DERIVING_NAMES))
     write = batch_writer(
-        spark, contact_points, committer, BaselineCache(list(contact_points)),
-        lambda: Derived(CassandraStore(connect(list(contact_points))), epoch=epoch),
-    )  # fmt: skip
+        plan, committer, lambda: Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
+    )
     try:
-        return supervise(spark, lambda: start_query(spark, options, write))
+        return supervise(spark, plan, lambda: start_query(spark, options, plan, write))
     finally:
         committer.close()
         spark.stop()

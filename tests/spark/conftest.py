@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ from pyspark.sql import SparkSession
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """A Spark in this process, on one core and the loopback address."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # else the workers are of whatever Python is first in the path
     session = (
         SparkSession.builder.master("local[1]")
         .appName("tests")

@@ -1,20 +1,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import orjson
 import pytest
-from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from kintsugi.errors import Refused
 from kintsugi.trades import signals
-from kintsugi.trades.baselines import BASELINE_SCHEMA
+from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache, Usual
+from kintsugi.trades.derived import DERIVING_NAMES
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.schema import TRADE_COLUMNS
 from spark_apps import stream_trades
 from tests.unit.trades.test_rows import LINE, changed, trade
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch, Table
+    from pyspark.sql.streaming.query import StreamingQuery
 
 # count, mean, median, deviation, log deviation of volume; count, median, deviation, log deviation of iv
 KNOWN = (30, 150.0, 100.0, 50.0, 1.0, 30, 0.1, 0.02, 0.1)
@@ -26,6 +36,13 @@ USUAL = [
     ("AAPL", "2018-01-08", "9999-12-31", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
 ]
 MESSAGES = "value binary, partition int, offset bigint"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
 
 
 def enriched(spark: SparkSession, *lines: str):
@@ -134,6 +151,112 @@ def test_a_cancel_shares_its_match_key_with_its_trade_and_no_other(spark: SparkS
     found = [row.match for row in enriched(spark, one, cancel, *others).orderBy("offset").collect()]
     assert found[0] == found[1]
     assert found[0] not in found[2:]
+
+
+class Baseline(BaselineCache):
+    """A baseline table that says what the test put there; ``looks``: how often it was read anew on demand."""
+
+    def __init__(self, rows: Sequence[Usual] = ()) -> None:
+        super().__init__([])
+        self.table, self.looks = list(rows), 0
+
+    def rows(self, *, anew: bool = False) -> list[Usual]:
+        self.looks += anew
+        return list(self.table)
+
+
+def passed(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+    for batch in batches:
+        yield batch.select(list(DERIVING_NAMES))
+
+
+class Followed:
+    """In the place of `Derived` and of the committer: notes each batch's sizes and scores, and which ended."""
+
+    ends: ClassVar[dict[int, int]] = {}
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float | None]] = []
+        self.offers = 0
+
+    def apply(self, rows: Table) -> Followed:
+        self.seen += [(row["size"], row["high_volume"]) for row in rows.to_pylist()]
+        return self
+
+    def offer(self, _: object) -> None:
+        self.offers += 1
+
+
+@contextmanager
+def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Iterator[tuple[Followed, Path]]:
+    """The stream over the files of a folder, a line a message, supervised; yields what came, and the folder."""
+    plan, followed, inbox = stream_trades.Plan(spark, baseline, passed), Followed(), directory / "inbox"
+    inbox.mkdir()
+    write = stream_trades.batch_writer(plan, followed, lambda: followed)
+    queries: list[StreamingQuery] = []
+
+    def start() -> StreamingQuery:
+        lines = spark.readStream.text(str(inbox))
+        messages = lines.select(
+            F.col("value").cast("binary").alias("value"),
+            F.lit(0).alias("partition"),
+            F.lit(0).cast("long").alias("offset"),
+        )
+        stream = plan.stored(messages).writeStream.foreachBatch(write)
+        queries.append(stream.option("checkpointLocation", str(directory / "checkpoint")).start())
+        return queries[-1]
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(stream_trades.supervise, spark, plan, start)
+        try:
+            yield followed, inbox
+        finally:
+            queries[-1].stop()
+            assert ended.result(timeout=60) == 0
+
+
+def put(inbox: Path, name: str, *lines: str) -> None:
+    """A file of trades, there at once."""
+    fresh = inbox.parent / name
+    fresh.write_bytes(b"\n".join(orjson.dumps(trade(line)) for line in lines))
+    fresh.rename(inbox / name)
+
+
+def test_a_baseline_that_comes_while_trades_flow_holds_for_the_very_next_batch_and_no_trade_comes_twice(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    baseline = Baseline()
+    with streaming(spark, baseline, tmp_path) as (followed, inbox):
+        put(inbox, "before", changed(14, "0", changed(8, "500")))
+        wait_until(lambda: followed.offers == 1)
+        baseline.table = list(USUAL)
+        put(inbox, "after", changed(14, "0", changed(8, "600")))
+        wait_until(lambda: followed.offers == 2)
+    assert followed.seen == [(500, None), (600, pytest.approx(math.log(6)))]
+
+
+def test_the_first_batch_of_a_query_looks_at_the_baseline_anew_and_the_others_do_not(
+    spark: SparkSession,
+) -> None:
+    baseline = Baseline()
+    plan = stream_trades.Plan(spark, baseline, passed)
+    plan.stored(spark.createDataFrame([(b"{", 0, 1)], MESSAGES))
+    assert (plan.outdated(), plan.outdated()) == (None, None)
+    assert baseline.looks == 1
+
+
+def test_a_plan_is_outdated_by_other_statistics_and_by_more_executors_only(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline = Baseline([*USUAL, ("MSFT", *USUAL[0][1:-1], math.nan)])
+    plan = stream_trades.Plan(spark, baseline, passed)
+    plan.stored(spark.createDataFrame([(b"{", 0, 1)], MESSAGES))
+    baseline.table = [("MSFT", *USUAL[0][1:-1], float("nan")), *USUAL]  # read anew, in another order
+    assert plan.outdated() is None
+    monkeypatch.setattr(plan, "_cores", lambda: 2)
+    assert plan.outdated() == "there are more executors now"
+    baseline.table = list(USUAL)
+    assert plan.outdated() == plan.outdated() == "the baseline says something else now"
 
 
 def test_a_second_driver_on_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -73,11 +73,14 @@ class BaselineCache:
         self._rows: list[Usual] = []
         self._read_at = -refresh
 
-    def rows(self) -> list[Usual]:
-        """Rows of `BASELINE_SCHEMA`; raises KintsugiError only if none could ever be read."""
+    def rows(self, *, anew: bool = False) -> list[Usual]:
+        """Rows of `BASELINE_SCHEMA`, the same list until they are read again; ``anew``: now.
+
+        Raises KintsugiError only if none could ever be read.
+        """
         from kintsugi.trades.cassandra import connect
 
-        if time.monotonic() - self._read_at < self._refresh:
+        if not anew and time.monotonic() - self._read_at < self._refresh:
             return self._rows
         first = self._session is None
         try:
