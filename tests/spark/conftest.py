@@ -11,7 +11,9 @@ from pyspark.sql import SparkSession
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """A Spark in this process, on one core and the loopback address."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # else the workers are of whatever Python is first in the path
+    os.environ["PYSPARK_PYTHON"] = (
+        sys.executable
+    )  # else the workers are of whatever Python is first in the path
     session = (
         SparkSession.builder.master("local[1]")
         .appName("tests")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 import pytest
@@ -192,7 +192,8 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
     """The stream over the files of a folder, a line a message, supervised; yields what came, and the folder."""
     plan, followed, inbox = stream_trades.Plan(spark, baseline, passed), Followed(), directory / "inbox"
     inbox.mkdir()
-    write = stream_trades.batch_writer(plan, followed, lambda: followed)
+    stands_in: Any = followed
+    write = stream_trades.batch_writer(plan, stands_in, lambda: stands_in)
     queries: list[StreamingQuery] = []
 
     def start() -> StreamingQuery:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kintsugi.local.airflow import Airflow
+    from kintsugi.trades.taking import FileKey
 
 DAY = date(2024, 10, 8)
 SEED = 20241008
@@ -222,8 +223,13 @@ def still_waiting(doors: Runtime) -> str | None:
 
 
 @contextmanager
-def live_feed(doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S) -> Iterator[None]:
-    """Keep trades coming into S3, a part file of ``rows`` trades each ``period_s`` seconds, while the block runs."""
+def live_feed(
+    doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S
+) -> Iterator[list[FileKey]]:
+    """Keep trades coming into S3, a part file of ``rows`` trades each ``period_s`` seconds, while the block runs.
+
+    Yields what has been put there, as (key, ETag); it grows.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     from kintsugi.trades.generator import live_parts
@@ -232,12 +238,14 @@ def live_feed(doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERI
     # A feed begun later must not repeat the keys of an earlier one.
     parts = live_parts(day=DAY, seed=SEED, rows=rows, first=int(time.time()) % 1_000_000, seconds=period_s)
 
+    fed: list[FileKey] = []
+
     def feed() -> None:
         s3, due, part = doors.s3(), time.monotonic() + period_s, None
         while not stop.wait(due - time.monotonic()):
             part = part or next(parts)
             with suppress(BotoCoreError, ClientError):  # while S3 is away the part waits
-                s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)
+                fed.append((part.key, s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]))
                 part = None
             # By the clock, because making a part takes time too; what a busy machine missed isn't made up for.
             due = max(due + period_s, time.monotonic())
@@ -245,7 +253,7 @@ def live_feed(doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERI
     thread = threading.Thread(target=feed, name="live feed", daemon=True)
     thread.start()
     try:
-        yield
+        yield fed
     finally:
         stop.set()
         thread.join()

@@ -68,8 +68,10 @@ def reconcile(
         )  # fmt: skip
 
 
-def reconcile_when_quiet(settings: Settings, deadline_s: float = 120.0) -> Account:
-    """Wait until every file is ingested and the stream has no lag; then `reconcile`.
+def reconcile_when_quiet(
+    settings: Settings, deadline_s: float = 120.0, files: Collection[FileKey] | None = None
+) -> Account:
+    """Wait until every file is ingested and the stream has no lag; then `reconcile`, of ``files`` alone if given.
 
     Waits at most ``deadline_s`` seconds. When the deadline passes, the account is taken all the same: it
     says what is missing.
@@ -82,7 +84,7 @@ def reconcile_when_quiet(settings: Settings, deadline_s: float = 120.0) -> Accou
         if now.lag == 0 and not now.pending:
             break
         time.sleep(1)
-    return reconcile(settings, until=max(5.0, deadline - time.monotonic()))
+    return reconcile(settings, until=max(5.0, deadline - time.monotonic()), files=files)
 
 
 def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
