@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from kintsugi.trades.schema import (
     WINDOW_COLUMNS,
 )  # fmt: skip
 from kintsugi.trades.sink import cassandra_date
+from kintsugi.trades.stored import milliseconds
 from kintsugi.trades.windows import WINDOW_MS, flow_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ IN_FLIGHT = 64
 BATCHED = 30
 RETRY_SECONDS = 60.0
 DRIVER = "stream_trades"
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - what the driver returns has no zone and is UTC
-MILLISECOND = timedelta(milliseconds=1)
 STORED = "trade_id, ts, sequence, option_type, side, size, price, delta, canceled"
 
 Statement = tuple[Any, tuple[Any, ...]]
@@ -104,8 +102,8 @@ class CassandraStore:
         cancels = list(self._run((self._day_cancels, key) for key in keys))
         return {
             day: DayRecord(
-                [_ms(row.window_start) for row in found],
-                [_ms(row.window_start) for row in found if row.signal],
+                [milliseconds(row.window_start) for row in found],
+                [milliseconds(row.window_start) for row in found if row.signal],
                 [_cancel(row) for row in taken],
             )
             for day, found, taken in zip(days, windows, cancels, strict=True)
@@ -200,7 +198,7 @@ class CassandraStore:
         """The rows of these trades, fit to be written again."""
         asked = ((statement, (cassandra_date(date), symbol, ts, key)) for (symbol, date), ts, key in trades)
         return [
-            _with_days((str(row[0]), row[1], _ms(row[2]), *row[3:7], str(row[7]), *row[8:]))
+            _with_days((str(row[0]), row[1], milliseconds(row[2]), *row[3:7], str(row[7]), *row[8:]))
             for rows in self._run(asked)
             for row in rows
         ]
@@ -268,12 +266,8 @@ def _rankings(row: tuple[Any, ...]) -> tuple[tuple[str, float], tuple[str, float
     return ("premium", row[12]), (row[4], row[5])
 
 
-def _ms(instant: datetime) -> int:
-    return (instant - EPOCH) // MILLISECOND
-
-
 def _stored(row: Any, slot: int) -> Stored:
-    ts = _ms(row.ts)
+    ts = milliseconds(row.ts)
     flow = flow_of(ts, row.option_type, row.side, row.size, row.price, row.delta)
     return Stored(bytes(row.trade_id), ts, slot, row.sequence, flow)
 
@@ -284,7 +278,7 @@ def _cancel(row: Any) -> Cancel:
         row.canceled_condition,
     )  # fmt: skip
     taken = None if row.trade_id is None else bytes(row.trade_id)
-    return Cancel(bytes(row.cancel_id), _ms(row.ts), row.slot, row.sequence, alike, row.match, taken)
+    return Cancel(bytes(row.cancel_id), milliseconds(row.ts), row.slot, row.sequence, alike, row.match, taken)
 
 
 def _cancel_row(day: Day, cancel: Cancel) -> tuple[Any, ...]:
