@@ -46,20 +46,28 @@ def restart(runtime: Runtime, case: Case) -> None:
     """Start the node's service again; the disk stays. Raises StepFailedForGood with Ansible's words.
 
     It is configured from the release it runs, and from the last known-good one where the action is to roll back.
-    A hung process can't hear the request to end, so it is killed first; its init starts it again.
+    A hung process can't hear the request to end, so it is killed; its init starts it again, with what it had.
     """
     with runtime.step(case, "restart") as step:
         node = runtime.node(case)
-        confirmed = assess.Confirmed.of(runtime.store.incident(case.incident))
-        back = _action(runtime, case) is Action.ROLL_BACK
-        ansible = in_force.ansible_for(runtime, node.name, roll_back=back)
+        hung = assess.Confirmed.of(runtime.store.incident(case.incident)).verdict is Verdict.HUNG
+        action = _action(runtime, case)
+        ansible = in_force.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
         step.check()
-        if confirmed.verdict is Verdict.HUNG:
+        if hung:
             runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
             step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
-        playbook = "site.yml" if confirmed.verdict is Verdict.HUNG and not back else "restart.yml"
+        if _left_to_init(hung, action):
+            return
         with _no_second_try():
-            ansible.run(playbook, limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S)
+            ansible.run(
+                "restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S
+            )
+
+
+def _left_to_init(hung: bool, action: Action) -> bool:
+    """Whether a killed service is only waited for: its configuration was not to blame, and to apply it takes long."""
+    return hung and action is Action.RESTART
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -172,7 +180,9 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     with runtime.step(case, "rejoin") as step:
         node = runtime.node(case)
         action = _action(runtime, case)
-        sentence = _await_redundant(runtime, node) if action.changes else _await_start(runtime, node)
+        hung = assess.Confirmed.of(runtime.store.incident(case.incident)).verdict is Verdict.HUNG
+        by_itself = not action.changes or _left_to_init(hung, action)
+        sentence = _await_start(runtime, node) if by_itself else _await_redundant(runtime, node)
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
