@@ -135,3 +135,18 @@ def test_what_a_login_script_prints_does_not_hide_the_free_space(
     shell.chmod(0o755)
     monkeypatch.setenv("ANSIBLE_EXECUTABLE", str(shell))
     put_down(settings, release, "spark-worker-1")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"common_free_mib": 10**9}, r"the volume has \d+ MiB free, 1000000000 are needed"),
+        ({"node_volume": "/nowhere at all"}, r"there is no data directory in /nowhere at all;"),
+        ({"artifacts": "/nowhere"}, r"the artifacts are missing: /nowhere; run `make setup`"),
+    ],
+)
+def test_a_node_that_lacks_what_it_needs_is_told_in_words(
+    settings: Settings, release: Release, given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(StepFailed, match=said):
+        Ansible(settings, release).run("site.yml", limit="kafka-1", extra_vars=HERE | given, timeout_s=200)

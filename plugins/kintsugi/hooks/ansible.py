@@ -213,7 +213,9 @@ def differences(result: Mapping[str, Any]) -> list[str]:
 
 def _sentence(data: Mapping[str, Any]) -> str:
     result = data.get("res") or {}
-    message = result.get("msg") or result.get("stderr") or result.get("stdout") or "no message"
+    printed = result.get("stderr") or result.get("stdout")
+    # Of a command that ended with an error Ansible itself says only that.
+    message = (printed if result.get("rc") else None) or result.get("msg") or printed or "no message"
     tail = [line for line in result.get("tail", []) if line.strip()]
     said = f" (last said: {tail[-1].strip()[:200]})" if tail else ""
     return f"{data.get('host')}, task {data.get('task')!r}: {' '.join(str(message).split())[:600]}{said}"
