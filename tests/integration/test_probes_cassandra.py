@@ -130,3 +130,25 @@ def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) 
         ring.start(node)
         assert generation() == fast + life
         assert f"it goes on from {fast + life}" in str(starts_cassandra.keep_count(node))
+
+
+def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the_next_one_is_heard(
+    ring: Ring,
+) -> None:
+    """Seen in the table of faults: a restart before `keep_count`, and peers held the node for shut down."""
+    node = NODES[2]
+    fast = int(time.time()) + 7200
+    with verify_cassandra.Only([node.address]) as session:
+        session.execute(starts_cassandra.KEEP, (fast * 10**6, fast))
+    assert asyncio.run(starts_cassandra.overtaken(FLEET, node)) is None
+    for _ in (1, 2):
+        ring.by_name[node.name].stop()
+        ring.start(node)
+    said = asyncio.run(starts_cassandra.overtaken(FLEET, node))
+    assert said is not None
+    assert said.startswith(f"{NODES[0].name} and {NODES[1].name} don't listen to {node.name}")
+    starts_cassandra.keep_count(node)
+    ring.by_name[node.name].stop()
+    ring.start(node)
+    asyncio.run(redundant.until(lambda: redundant.missing(FLEET, node), 60, "not redundant"))
+    assert asyncio.run(starts_cassandra.overtaken(FLEET, node)) is None

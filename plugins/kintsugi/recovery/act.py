@@ -6,6 +6,7 @@ still doesn't answer: a verdict is minutes old by then, and a healthy node must 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -182,7 +183,7 @@ def rejoin(runtime: Runtime, case: Case) -> str:
         action = _action(runtime, case)
         hung = assess.Confirmed.of(runtime.store.incident(case.incident)).verdict is Verdict.HUNG
         by_itself = not action.changes or _left_to_init(hung, action)
-        sentence = _await_start(runtime, node) if by_itself else _await_redundant(runtime, node)
+        sentence = _await_start(runtime, node, step) if by_itself else _await_redundant(runtime, node, step)
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
@@ -194,11 +195,34 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     return sentence
 
 
-def _await_redundant(runtime: Runtime, node: Node, deadline_s: float = REDUNDANT_DEADLINE_S) -> str:
+def _await_redundant(
+    runtime: Runtime, node: Node, step: Step, deadline_s: float = REDUNDANT_DEADLINE_S
+) -> str:
+    try:
+        return redundant.wait(runtime.settings, runtime.fleet, node, min(deadline_s, LOOK_EVERY_S))
+    except StepFailed:
+        if not _start_under_another_number(runtime, node, step) and deadline_s <= LOOK_EVERY_S:
+            raise
     return redundant.wait(runtime.settings, runtime.fleet, node, deadline_s)
 
 
-def _await_start(runtime: Runtime, node: Node) -> str:
+def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> bool:
+    """Start a Cassandra node once more when its peers take it for a former life of itself; whether that was so."""
+    if node.role is not Role.CASSANDRA:
+        return False
+    why = asyncio.run(starts_cassandra.overtaken(runtime.fleet, node))
+    if why is None:
+        return False
+    step.check()
+    step.note(f"{why}; it is started once more")
+    starts_cassandra.keep_count(node)
+    ansible = in_force.ansible_for(runtime, node.name)
+    with _no_second_try():
+        ansible.run("restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S)
+    return True
+
+
+def _await_start(runtime: Runtime, node: Node, step: Step) -> str:
     """Wait for a node that comes up by itself: as long as it advances, and no longer.
 
     Raises StepFailedForGood when it stopped advancing; the next run of the watch then climbs the ladder.
@@ -206,7 +230,7 @@ def _await_start(runtime: Runtime, node: Node) -> str:
     until = time.monotonic() + STARTING_DEADLINE_S
     while True:
         try:
-            return _await_redundant(runtime, node, LOOK_EVERY_S)
+            return _await_redundant(runtime, node, step, LOOK_EVERY_S)
         except StepFailed as waiting:
             diagnosis = diagnose(assess.look(runtime, node))
             on_its_way = diagnosis.verdict in (Verdict.STARTING, Verdict.FALSE_ALARM)
