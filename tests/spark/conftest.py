@@ -11,9 +11,8 @@ from pyspark.sql import SparkSession
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """A Spark in this process, on one core and the loopback address."""
-    os.environ["PYSPARK_PYTHON"] = (
-        sys.executable
-    )  # else the workers are of whatever Python is first in the path
+    # Else the workers are of whatever Python is first in the path.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     session = (
         SparkSession.builder.master("local[1]")
         .appName("tests")

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from kintsugi.errors import Refused
+from kintsugi.local.processes import wait_until
 from kintsugi.trades import signals
 from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache, Usual
 from kintsugi.trades.derived import DERIVING_NAMES
@@ -36,13 +36,6 @@ USUAL = [
     ("AAPL", "2018-01-08", "9999-12-31", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
 ]
 MESSAGES = "value binary, partition int, offset bigint"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def enriched(spark: SparkSession, *lines: str):
@@ -229,10 +222,10 @@ def test_a_baseline_that_comes_while_trades_flow_holds_for_the_very_next_batch_a
     baseline = Baseline()
     with streaming(spark, baseline, tmp_path) as (followed, inbox):
         put(inbox, "before", changed(14, "0", changed(8, "500")))
-        wait_until(lambda: followed.offers == 1)
+        assert wait_until(lambda: followed.offers == 1, 120)
         baseline.table = list(USUAL)
         put(inbox, "after", changed(14, "0", changed(8, "600")))
-        wait_until(lambda: followed.offers == 2)
+        assert wait_until(lambda: followed.offers == 2, 120)
     assert followed.seen == [(500, None), (600, pytest.approx(math.log(6)))]
 
 

@@ -257,8 +257,8 @@ def begin(
 
     Raises InputError when those come from another load: side by side they would be taken for comparable.
     """
-    kept = [name for name in ("repairs", "by_hand") if of_other_roles(before.get(name, ()), roles)]
-    if kept and before["trades_per_s"] != rate:
+    others = {name: of_other_roles(before.get(name, ()), roles) for name in ("repairs", "by_hand")}
+    if any(others.values()) and before["trades_per_s"] != rate:
         raise InputError(
             f"the report holds repairs of other roles at {before['trades_per_s']:.0f} trades a second, and {rate} "
             "were asked for: name another file with --report, or move that one away"
@@ -272,8 +272,7 @@ def begin(
         "trades_per_s": rate,
         "data": {"at_start": at_start},
         "quantiles": QUANTILES,
-        "repairs": of_other_roles(before.get("repairs", ()), roles),
-        "by_hand": of_other_roles(before.get("by_hand", ()), roles),
+        **others,
         "summary": {},
         "account": None,
     }

@@ -22,9 +22,6 @@ from kintsugi.settings import Settings
 MARK = "KINTSUGI_INIT_OF"
 
 
-_RECORD = ".pid.json"
-
-
 @dataclass(frozen=True, slots=True)
 class InitRecord:
     """A node's init: ``pid`` as the host sees it, ``start_time`` in clock ticks since boot.
@@ -41,15 +38,14 @@ class InitRecord:
 
 def record_path(settings: Settings, name: str) -> Path:
     """Where the init of a node is on record, out of the node's own sight."""
-    return settings.state / "nodes" / f"{name}{_RECORD}"
+    return settings.state / "nodes" / f"{name}.pid.json"
 
 
 def names_on_disk(settings: Settings) -> set[str]:
     """Every node of which a root, a record or a volume is left, whatever the fleet or Terraform know."""
     left = (path for part in ("nodes", "volumes") for path in (settings.state / part).glob("*"))
-    return {
-        path.name.partition(".")[0] for path in left
-    }  # a record that was being written has a third ending
+    # Of a record, one that was being written included, what stands before its endings.
+    return {path.name.partition(".")[0] for path in left}
 
 
 def read_record(settings: Settings, name: str) -> InitRecord | None:

@@ -142,10 +142,10 @@ def _fetch_age_s(quorum: kafka_wire.Quorum, node_id: int) -> float | None:
 async def _cassandra(peer: Node, node: Node, watch_s: float) -> Witness:
     """Watch the node's heartbeat in this peer's gossip until it advances, at most ``watch_s`` seconds."""
     ends_s = time.monotonic() + watch_s
-    first = await _heartbeat(peer, node)
+    first = await heartbeat(peer, node)
     while not isinstance(first, str):
         await asyncio.sleep(0.25)
-        now = await _heartbeat(peer, node)
+        now = await heartbeat(peer, node)
         if isinstance(now, str):
             return Witness(peer.name, PeerOpinion.UNKNOWN, now)
         if now != first:
@@ -157,7 +157,7 @@ async def _cassandra(peer: Node, node: Node, watch_s: float) -> Witness:
     return Witness(peer.name, PeerOpinion.UNKNOWN, first)
 
 
-async def _heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
+async def heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     """Generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
     rows = await ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
     if isinstance(rows, str):

@@ -51,24 +51,33 @@ def restart(runtime: Runtime, case: Case) -> None:
     """
     with runtime.step(case, "restart") as step:
         node = runtime.node(case)
-        hung = assess.Confirmed.of(runtime.store.incident(case.incident)).verdict is Verdict.HUNG
+        if _left_to_init(runtime, case):
+            step.check()
+            _kill_hung(runtime, node, step)
+            return
         action = _action(runtime, case)
         ansible = in_force.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
         step.check()
-        if hung:
-            runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
-            step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
-        if _left_to_init(hung, action):
-            return
+        if _verdict(runtime, case) is Verdict.HUNG:
+            _kill_hung(runtime, node, step)
         with _no_second_try():
             ansible.run(
                 "restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S
             )
 
 
-def _left_to_init(hung: bool, action: Action) -> bool:
-    """Whether a killed service is only waited for: its configuration was not to blame, and to apply it takes long."""
-    return hung and action is Action.RESTART
+def _left_to_init(runtime: Runtime, case: Case) -> bool:
+    """Whether a hung service is killed and only waited for: its configuration is not to blame, and takes long."""
+    return _action(runtime, case) is Action.RESTART and _verdict(runtime, case) is Verdict.HUNG
+
+
+def _kill_hung(runtime: Runtime, node: Node, step: Step) -> None:
+    runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
+    step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
+
+
+def _verdict(runtime: Runtime, case: Case) -> Verdict:
+    return assess.Confirmed.of(runtime.store.incident(case.incident)).verdict
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -181,8 +190,7 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     with runtime.step(case, "rejoin") as step:
         node = runtime.node(case)
         action = _action(runtime, case)
-        hung = assess.Confirmed.of(runtime.store.incident(case.incident)).verdict is Verdict.HUNG
-        by_itself = not action.changes or _left_to_init(hung, action)
+        by_itself = not action.changes or _left_to_init(runtime, case)
         sentence = _await_start(runtime, node, step) if by_itself else _await_redundant(runtime, node, step)
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
@@ -195,15 +203,12 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     return sentence
 
 
-def _await_redundant(
-    runtime: Runtime, node: Node, step: Step, deadline_s: float = REDUNDANT_DEADLINE_S
-) -> str:
+def _await_redundant(runtime: Runtime, node: Node, step: Step) -> str:
     try:
-        return redundant.wait(runtime.settings, runtime.fleet, node, min(deadline_s, LOOK_EVERY_S))
+        return redundant.wait(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
     except StepFailed:
-        if not _start_under_another_number(runtime, node, step) and deadline_s <= LOOK_EVERY_S:
-            raise
-    return redundant.wait(runtime.settings, runtime.fleet, node, deadline_s)
+        _start_under_another_number(runtime, node, step)
+    return redundant.wait(runtime.settings, runtime.fleet, node, REDUNDANT_DEADLINE_S)
 
 
 def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> bool:
@@ -230,8 +235,10 @@ def _await_start(runtime: Runtime, node: Node, step: Step) -> str:
     until = time.monotonic() + STARTING_DEADLINE_S
     while True:
         try:
-            return _await_redundant(runtime, node, step, LOOK_EVERY_S)
+            return redundant.wait(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
         except StepFailed as waiting:
+            if _start_under_another_number(runtime, node, step):
+                continue
             diagnosis = diagnose(assess.look(runtime, node))
             on_its_way = diagnosis.verdict in (Verdict.STARTING, Verdict.FALSE_ALARM)
             if not on_its_way or time.monotonic() > until:
@@ -278,7 +285,7 @@ def verify(runtime: Runtime, case: Case) -> str:
     with runtime.step(case, "verify") as step:
         proof = proofs.verify(runtime.settings, runtime.fleet, runtime.node(case))
         step.note(proof)
-        if assess.Confirmed.of(runtime.store.incident(case.incident)).verdict is Verdict.CLOCK_WRONG:
+        if _verdict(runtime, case) is Verdict.CLOCK_WRONG:
             step.note(proofs.verify_clock(runtime.settings, runtime.node(case)))
         runtime.platform().discard(case.node)
     return proof

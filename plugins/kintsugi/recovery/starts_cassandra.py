@@ -9,20 +9,16 @@ the node for shut down as long as it lives.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Fleet, Node
-from kintsugi.probes import cql_wire
-from kintsugi.probes.peers import ask
+from kintsugi.probes.peers import heartbeat
 from kintsugi.recovery.verify_cassandra import Only
-from kintsugi.settings import CASSANDRA_PORT
 
 KEPT = "SELECT gossip_generation, writetime(gossip_generation) AS written_us FROM system.local WHERE key = 'local'"
 IN_FORCE = "SELECT address, generation FROM system_views.gossip_info"
-HELD = "SELECT address, generation, heartbeat FROM system_views.gossip_info"
 KEEP = "UPDATE system.local USING TIMESTAMP %s SET gossip_generation = %s WHERE key = 'local'"
 
 
@@ -55,27 +51,19 @@ async def overtaken(fleet: Fleet, node: Node) -> str | None:
 
     It takes a start under another number, after `keep_count`, to be heard. None too where the node doesn't answer.
     """
-    # The node last: nobody can have heard a heartbeat that it hasn't had by then.
-    told = {peer.name: await _held(peer, node) for peer in fleet.peers(node)}
-    own = await _held(node, node)
-    if own is None:
+    peers = fleet.peers(node)
+    told = await asyncio.gather(*(heartbeat(peer, node) for peer in peers))
+    own = await heartbeat(node, node)  # last: nobody can have heard one that it hasn't had by then
+    if isinstance(own, str):
         return None
     deaf = [
-        name
-        for name, held in told.items()
-        if held and held["generation"] == own["generation"] and held["heartbeat"] > own["heartbeat"]
+        peer.name
+        for peer, held in zip(peers, told, strict=True)
+        if not isinstance(held, str) and held[0] == own[0] and held[1] > own[1]
     ]
     if not deaf:
         return None
     return (
         f"{' and '.join(deaf)} don't listen to {node.name}: a former life of it, which had the same number "
-        f"({own['generation']}), announced its end"
+        f"({own[0]}), announced its end"
     )
-
-
-async def _held(asked: Node, node: Node) -> Mapping[str, Any] | None:
-    """What the gossip of ``asked`` holds of ``node``: ``generation`` and ``heartbeat``; None when nothing is said."""
-    rows = await ask(asked, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, HELD))
-    if isinstance(rows, str):
-        return None
-    return next((row for row in rows if row["address"] == node.address), None)
