@@ -135,19 +135,20 @@ def test_a_refusal_calls_while_the_incident_is_open(stage: Stage) -> None:
 
 
 def test_a_watchdog_that_is_killed_comes_back_and_tells_what_it_missed_once(stage: Stage) -> None:
+    outbox = Outbox(store_dsn(stage.plane.settings))
+
+    def pages_left() -> list[str]:
+        return [key for key, _ in outbox.undelivered() if not key.startswith("marker/")]
+
+    # What is being sent when the process is killed is told again when its claim has run out (test_outbox.py shows
+    # that): a receiver has a page a moment before the outbox knows, so the kill waits until it does.
+    assert wait_until(lambda: not pages_left(), 60), pages_left()
     first = stage.pid
     os.kill(first, signal.SIGKILL)
     stage.incident("kafka-3", refused="the last copy")
     title = "kafka-3 needs a person: its repair was refused"
     assert wait_until(lambda: title in stage.titles(), 120), stage.log
     assert stage.pid not in (0, first)
-    # No page is left to be told twice. (A marker that was being sent when the process was killed is free again when
-    # its claim has run out; test_outbox.py shows that.)
-    outbox = Outbox(store_dsn(stage.plane.settings))
-
-    def pages_left() -> list[str]:
-        return [key for key, _ in outbox.undelivered() if not key.startswith("marker/")]
-
     assert wait_until(lambda: not pages_left(), 60), pages_left()
     assert len(stage.titles()) == len(set(stage.titles()))
 
