@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, get_parsing_context, task
 
 from kintsugi.fleet import Node, load_fleet, watch_of
@@ -26,13 +25,14 @@ RUNBOOK = """
 
 `health` probes the node each second in the triggerer and costs no worker slot. It ends when the node refuses three
 probes in a row (about 3 s) or stays silent for 8 s; a pause of up to 5 s is never an incident.
-Then the run branches into `recovery`.
+Then the run goes on into `recovery`. After six hours without a finding everything is skipped, and the next run watches.
 
 **A run failed?** Open its `record` task: its log is the story with every reason. The next run continues
 the same incident and escalates (restart → rebuild → a human). `make status` shows the fleet,
 `kintsugi incident <id>` one incident.
 
-**A task waits under "required actions"?** A guard refused; the reason is in the log of `recovery.guard`.
+**A task waits under "required actions"?** A guard refused; the reason is in the question, and in the log
+of `recovery.confirm`.
 
 **Stop healing this node:** *Pause healing…* on Pipeline Health, or trigger `maintenance`; pausing this DAG would freeze
 a repair that is under way. **Heal it by hand:** trigger `recover_node`.
@@ -84,11 +84,8 @@ def watch(node: Node) -> DAG:
         tags=["kintsugi", "watch", node.role.value],
         default_args=DEFAULTS,
     ) as dag:
-        health = NodeHealthSensor(
-            task_id="health", node=node.name, when_sick="recovery.confirm", execution_timeout=None
-        )
+        health = NodeHealthSensor(task_id="health", node=node.name, execution_timeout=None)
         recovery(node=node.name, finding=health.output)
-        health >> EmptyOperator(task_id="all_well")
     return dag
 
 
@@ -107,10 +104,7 @@ def watch_flow() -> DAG:
         tags=["kintsugi", "watch", "flow"],
         default_args=DEFAULTS,
     ) as dag:
-        health = FlowHealthSensor(task_id="flow_health", when_sick="restart_stream", execution_timeout=None)
-        again = restart_stream()
-        health >> [again, EmptyOperator(task_id="all_well")]
-        again >> committing()
+        FlowHealthSensor(task_id="flow_health", execution_timeout=None) >> restart_stream() >> committing()
     return dag
 
 

@@ -9,14 +9,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 
-from kintsugi.errors import StepFailed, StepFailedForGood
+from kintsugi.errors import LeaseHeld, StepFailed, StepFailedForGood
+from kintsugi.operators.approval import RepairApproval
 from kintsugi.recovery import act, assess, case, report
 from kintsugi.sensors.node_health import NodeHealthSensor
 from tests.dags.in_process import run_in_process
 
 ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
-REBUILD = ["fence", "plan", "provision", "configure", "rejoin", "verify", "canary"]
+REBUILD = ["plan", "fence", "provision", "configure", "rejoin", "verify", "canary"]
 
 
 class Recorder:
@@ -28,7 +30,7 @@ class Recorder:
         self.error: type[StepFailed] = StepFailed
         self.retries = 0
         self.guard = ["archive_logs", "decide"]
-        self.path = "fence"
+        self.path = "plan"
         monkeypatch.setattr(case, "runtime", lambda: None)
         monkeypatch.setattr(assess, "confirm", lambda *_, **kw: case.Case("i-1", kw["node"], kw["holder"]))
         monkeypatch.setattr(assess, "guard", lambda *_: self.guard)
@@ -82,7 +84,7 @@ def test_other_paths_never_touch_terraform(
     steps.path = path
     states = steps.run(dag_bag)
     assert [name for name in steps.acted if name in ACTS] == expected
-    assert {states[name] for name in ("fence", "plan", "provision", "configure")} == {"skipped"}
+    assert {states[name] for name in ("plan", "provision", "configure")} == {"skipped"}
     assert states["record"] == "success"
 
 
@@ -116,8 +118,8 @@ def test_what_failed_for_good_is_not_tried_again(
 
 def test_a_recoverys_first_and_last_task_link_to_the_incident(dag_bag: Any) -> None:
     class Ran:
-        def xcom_pull(self, task_ids: str) -> Any:
-            return {"incident": "kafka-1-x"} if task_ids == "recovery.confirm" else None
+        def xcom_pull(self, task_ids: str, key: str) -> Any:
+            return {"incident": "kafka-1-x"} if (task_ids, key) == ("recovery.confirm", "case") else None
 
     for task_id in ("recovery.confirm", "recovery.record"):
         task = dag_bag.dags["watch_kafka-1"].get_task(task_id)
@@ -128,27 +130,57 @@ def test_a_recoverys_first_and_last_task_link_to_the_incident(dag_bag: Any) -> N
         )
 
 
+def test_after_a_refusal_nothing_is_touched_until_a_person_has_answered(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person who declines is a branch that goes nowhere but to the record."""
+    steps.guard = ["archive_logs", "ask_a_human"]
+    monkeypatch.setattr(assess, "refusal", lambda *_: ["the last copy"])
+    monkeypatch.setattr(
+        RepairApproval, "execute", lambda self, context: self.do_branch(context, "recovery.record")
+    )
+    states = steps.run(dag_bag)
+    assert [name for name in steps.acted if name in ACTS] == []
+    assert steps.acted[-1] == "record"
+    assert {states[name] for name in ("decide", "restart", "plan", "rejoin", "show_plan")} == {"skipped"}
+
+
+def test_who_holds_no_lease_touches_nothing(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(*_: Any, **__: Any) -> Any:
+        raise LeaseHeld("watch_kafka-1 repairs it")
+
+    monkeypatch.setattr(assess, "confirm", held)
+    states = steps.run(dag_bag)
+    assert steps.acted == []
+    assert set(states.values()) == {"skipped"}
+
+
 FINDING = {"node": "kafka-1", "symptom": "down", "evidence": ["refused"]}
 
 
-@pytest.mark.parametrize(("event", "well"), [({"well": True}, True), (FINDING, False)])
-def test_a_watch_branches_into_the_recovery_with_what_its_sensor_found(
-    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, event: dict[str, Any], well: bool
+@pytest.mark.parametrize("found", [None, FINDING])
+def test_a_watch_goes_on_into_the_recovery_with_what_its_sensor_found(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, found: dict[str, Any] | None
 ) -> None:
-    found = []
+    """What the trigger's event makes of the task (returned, skipped) is made here by hand."""
+    given = []
 
-    def confirm(*_: Any, **given: Any) -> case.Case:
-        found.append(given["finding"])
-        return case.Case("i-1", given["node"], given["holder"])
+    def confirm(*_: Any, **arguments: Any) -> case.Case:
+        given.append(arguments["finding"])
+        return case.Case("i-1", arguments["node"], arguments["holder"])
+
+    def ended(self: NodeHealthSensor, context: Any) -> Any:
+        if found is None:
+            raise AirflowSkipException
+        return found
 
     monkeypatch.setattr(assess, "confirm", confirm)
-    monkeypatch.setattr(
-        NodeHealthSensor, "execute", lambda self, context: self.execute_complete(context, event)
-    )
+    monkeypatch.setattr(NodeHealthSensor, "execute", ended)
     steps.path = "restart"
     states = run_in_process(dag_bag.dags["watch_kafka-1"], {})
-    assert states["health"] == "success"
-    assert found == ([] if well else [event])
-    assert steps.acted[-1:] == ([] if well else ["record"])
-    assert states["all_well"] == ("success" if well else "skipped")
-    assert states["recovery.record"] == ("skipped" if well else "success")
+    assert given == ([FINDING] if found else [])
+    assert steps.acted[-1:] == (["record"] if found else [])
+    assert states["recovery.record"] == ("success" if found else "skipped")
+    assert states["health"] == ("success" if found else "skipped")

@@ -12,12 +12,12 @@ from airflow.sdk.listener import get_listener_manager
 BEGIN = """
 import os, sys
 from types import SimpleNamespace
-from kintsugi.local import run_airflow
+from kintsugi import niceness
 from task_priority_plugin import StepBack
-run_airflow.go_first()
+niceness.go_first()
 task = SimpleNamespace(pool=sys.argv[1])
 StepBack().on_task_instance_running(None, SimpleNamespace(task=task))
-print(os.getpriority(os.PRIO_PROCESS, 0))
+print(niceness.place())
 """
 
 
@@ -32,7 +32,7 @@ def test_a_recovery_goes_first_and_other_tasks_step_back(pool: str, niceness: in
 
 def test_a_task_that_was_never_in_front_stays_where_it_is() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    later = BEGIN.replace("run_airflow.go_first()", "os.nice(5)")
+    later = BEGIN.replace("niceness.go_first()", "os.nice(5)")
     began = subprocess.run(
         [sys.executable, "-c", later, "ingest"], check=True, capture_output=True, text=True, timeout=120
     )

@@ -167,7 +167,7 @@ def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, An
     assert airflow.await_run("recover_node", run, 180) == "success"
     ran = {task.task_id for task in airflow.tasks("recover_node", run) if task.state == "success"}
     assert "recovery.show_plan" in ran
-    assert not ran & {"recovery.fence", "recovery.provision", "recovery.restart"}
+    assert not ran & {"recovery.plan", "recovery.provision", "recovery.restart"}
     assert set(before) <= set(processes(kintsugi.settings, "cassandra-1"))
 
 

@@ -17,9 +17,10 @@ from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role, watch_of
 from kintsugi.local.airflow import Airflow
 from kintsugi.local.processes import wait_until
+from kintsugi.niceness import first_in_line
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import act, assess, plan_policy, redundant, stream_driver
-from kintsugi.recovery.case import Runtime, first_in_line
+from kintsugi.recovery.case import Runtime
 from kintsugi.release import in_force
 
 HOLDER = "make mttr"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from kintsugi.errors import PreflightError, StepFailed
 from kintsugi.local.processes import is_running_in, signal_if, wait_until
 from kintsugi.local.supervision import Program, write_private
-from kintsugi.recovery.case import URGENT
+from kintsugi.niceness import URGENT
 
 if TYPE_CHECKING:
     import psycopg

@@ -23,12 +23,11 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 from kintsugi.local import scheduler_rest
 from kintsugi.local.processes import wait_until
-from kintsugi.recovery.case import URGENT
+from kintsugi.niceness import go_first, place
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
@@ -75,12 +74,6 @@ API_WAIT_S = 180.0
 PR_SET_PDEATHSIG = 1
 
 
-def go_first() -> None:
-    """Let this process, and what it starts from now on, go before the rest of the machine; without root it can't."""
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0), URGENT))
-
-
 def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
     """Wait until something listens where ``url`` points to, ``seconds`` at the most; returns whether it does."""
     parts = urlsplit(url)
@@ -104,6 +97,10 @@ def end_with_parent(generations: int) -> None:
         nonlocal left
         if left > 0:
             library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if left == generations:
+                os.setsid()  # a worker has its own place in line, so that a task that steps back does so alone
+            if place() < 0:
+                go_first()  # also after a task that has stepped back in the same session
         left -= 1
 
     os.register_at_fork(after_in_child=bind)

@@ -16,5 +16,5 @@ class IncidentLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """The incident's page. Airflow gives the running task instance as ``ti_key`` when the task ends."""
-        case = ti_key.xcom_pull(task_ids="recovery.confirm")
+        case = ti_key.xcom_pull(task_ids="recovery.confirm", key="case")
         return f"{PREFIX}/incidents/{case['incident']}" if case else ""

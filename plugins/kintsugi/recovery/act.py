@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLAN_TRIES = 3
-REDUNDANT_DEADLINE_S = 240.0
 START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own
-STARTING_DEADLINE_S = 1800.0  # for a node that advances: a long log takes its time
+# For how long a node that isn't redundant yet is waited for, by what it looks like; anything else is no way to it.
+PATIENCE_S = {
+    Verdict.STARTING: 1800.0,  # it advances: a long log takes its time
+    Verdict.FALSE_ALARM: 720.0,  # it serves, and catches up, or others are being repaired too
+}
 LOOK_EVERY_S = 10.0
 CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
@@ -189,9 +192,7 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     """Wait until the node serves again, mark it redundant, then make its data whole and mark it consistent."""
     with runtime.step(case, "rejoin") as step:
         node = runtime.node(case)
-        action = _action(runtime, case)
-        by_itself = not action.changes or _left_to_init(runtime, case)
-        sentence = _await_start(runtime, node, step) if by_itself else _await_redundant(runtime, node, step)
+        sentence = _await_redundant(runtime, node, step)
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
@@ -204,46 +205,35 @@ def rejoin(runtime: Runtime, case: Case) -> str:
 
 
 def _await_redundant(runtime: Runtime, node: Node, step: Step) -> str:
-    try:
-        return redundant.wait(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
-    except StepFailed:
-        _start_under_another_number(runtime, node, step)
-    return redundant.wait(runtime.settings, runtime.fleet, node, REDUNDANT_DEADLINE_S)
+    """Wait as long as the node starts, or answers while others still have to agree; see PATIENCE_S.
+
+    Raises StepFailedForGood, saying what is wrong and what is lacking; the next run of the watch then climbs the
+    ladder.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return redundant.wait(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
+        except StepFailed as waiting:
+            diagnosis = diagnose(assess.look(runtime, node))
+            if time.monotonic() - began > PATIENCE_S.get(diagnosis.verdict, 0.0):
+                raise StepFailedForGood(f"{diagnosis.reason} {waiting}") from waiting
+            _start_under_another_number(runtime, node, step)
 
 
-def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> bool:
-    """Start a Cassandra node once more when its peers take it for a former life of itself; whether that was so."""
-    if node.role is not Role.CASSANDRA:
-        return False
-    why = asyncio.run(starts_cassandra.overtaken(runtime.fleet, node))
+def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> None:
+    """Start a Cassandra node once more when its peers take it for a former life of itself."""
+    why = (
+        asyncio.run(starts_cassandra.overtaken(runtime.fleet, node)) if node.role is Role.CASSANDRA else None
+    )
     if why is None:
-        return False
+        return
     step.check()
     step.note(f"{why}; it is started once more")
     starts_cassandra.keep_count(node)
     ansible = in_force.ansible_for(runtime, node.name)
     with _no_second_try():
         ansible.run("restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S)
-    return True
-
-
-def _await_start(runtime: Runtime, node: Node, step: Step) -> str:
-    """Wait for a node that comes up by itself: as long as it advances, and no longer.
-
-    Raises StepFailedForGood when it stopped advancing; the next run of the watch then climbs the ladder.
-    """
-    until = time.monotonic() + STARTING_DEADLINE_S
-    while True:
-        try:
-            return redundant.wait(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
-        except StepFailed as waiting:
-            if _start_under_another_number(runtime, node, step):
-                continue
-            diagnosis = diagnose(assess.look(runtime, node))
-            on_its_way = diagnosis.verdict in (Verdict.STARTING, Verdict.FALSE_ALARM)
-            if not on_its_way or time.monotonic() > until:
-                said = f"{node.name} doesn't come up by itself: {diagnosis.reason}"
-                raise StepFailedForGood(said) from waiting
 
 
 def make_whole(

@@ -28,8 +28,8 @@ PATHS = {
     Action.WAIT: "rejoin",
     Action.RESTART: "restart",
     Action.ROLL_BACK: "restart",  # from the known-good release; see act.restart
-    Action.REBUILD_NODE: "fence",
-    Action.REBUILD: "fence",
+    Action.REBUILD_NODE: "plan",
+    Action.REBUILD: "plan",
 }
 
 

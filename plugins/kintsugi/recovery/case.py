@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.fleet import Fleet, Node
+from kintsugi.niceness import first_in_line
 from kintsugi.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kintsugi.store import Store
 
 LEASE_S = 300.0
-URGENT = -10  # niceness: about nine times the share of the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +105,6 @@ class Step:
 
         logging.getLogger(__name__).info("%s: %s", self.name, message)
         self.runtime.store.append(self.case.incident, self.token, self.name, message, data)
-
-
-@contextmanager
-def first_in_line() -> Iterator[None]:
-    """Let this thread, and what it starts, go before everything else on the machine; without root nothing changes.
-
-    Nodes share the control plane's processors in the `local` environment: Ansible and Terraform got an eighth of one
-    while the stream caught up beside them.
-    """
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(before, URGENT))
-    try:
-        yield
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, before)  # to a lower priority: always allowed
 
 
 def runtime() -> Runtime:

@@ -2,17 +2,20 @@
 
 Read it from top to bottom; it is the algorithm:
 
-1. ``confirm``       a second opinion: probe again, ask the peers; takes the lease, opens the incident.
-2. ``guard``         may we act? budget, breaker, quorum, last copy, maintenance; a refusal asks a human.
-3. ``archive_logs``  the node's logs go to S3 under the incident (beside the repair, not before it:
+1. ``confirm``       a second opinion: probe again, ask the peers; takes the lease, opens the incident. Then the
+                     guards: may we act? budget, breaker, quorum, last copy, maintenance; a refusal asks a human.
+2. ``archive_logs``  the node's logs go to S3 under the incident (beside the repair, not before it:
                      the collector holds them already, so nothing is lost by not waiting).
-4. ``decide``        restart, rebuild, roll back, or only show the plan (dry run).
-5. ``fence``         the old node can't come back and write.
-6. ``plan``, ``provision``   ``terraform plan -replace`` of this node alone, judged; exactly that plan applied.
-7. ``configure``     Ansible, from artifacts cached beforehand.
-8. ``rejoin``        by role: redundant first (the node serves again), then consistent (its data is whole).
-9. ``verify``, ``canary``   proof by this very node; then a trade from S3's end to Cassandra's.
-10. ``record``       always: closes the incident, writes its story to S3, fails the run unless all is well.
+3. ``decide``        restart, rebuild, roll back, or only show the plan (dry run).
+4. ``plan``          ``terraform plan -replace`` of this node alone, judged.
+5. ``provision``     the old node is fenced: it can't come back and write; then exactly that plan is applied.
+6. ``configure``     Ansible, from artifacts cached beforehand.
+7. ``rejoin``        by role: redundant first (the node serves again), then consistent (its data is whole).
+8. ``verify``, ``canary``   proof by this very node; then a trade from S3's end to Cassandra's.
+9. ``record``        always: closes the incident, writes its story to S3, fails the run unless all is well.
+
+The journal has more steps than this has tasks: the way from one task to the next takes 2 s and more, so what needs no
+face of its own shares one (docs/decisions/0085).
 
 A repair that fails closes its attempt and fails the run. The next run of the watch finds the node still
 sick, continues the same incident, and ``decide`` escalates on what the journal says was tried.
@@ -45,13 +48,14 @@ GROUP = "recovery"
 APPROVAL_WAIT = timedelta(minutes=30)
 # Steps are safe to run twice, so a killed worker costs a retry and not the repair.
 RETRY: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=2), "pool": "recovery"}
+CASE = "case"  # the key under which confirm keeps what the later steps are about
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
 def _case(context: Any) -> Case:
     from kintsugi.recovery.case import Case
 
-    return Case.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm"))
+    return Case.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE))
 
 
 @contextmanager
@@ -63,9 +67,13 @@ def _for_good() -> Iterator[None]:
         raise AirflowFailException(str(failure)) from failure
 
 
-@task(**RETRY)
-def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) -> dict[str, str]:
-    """Probe again and ask the peers; open the incident, or continue the one that is open."""
+@task.branch(**RETRY)
+def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) -> list[str]:
+    """Probe again, ask the peers and open the incident, or continue the open one; then ask the guards.
+
+    Goes on, stands down, or asks a human; the reason is in the journal. Two steps in one task, because the way from
+    one task to the next takes longer than either.
+    """
     from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
@@ -81,23 +89,14 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         )
     except LeaseHeld as held:
         raise AirflowSkipException(str(held)) from held
-    return case.to_xcom()
-
-
-@task.branch(**RETRY)
-def guard(**context: Any) -> list[str]:
-    """Go on, stand down, or ask a human; the reason is in the journal."""
-    from kintsugi.recovery import assess
-    from kintsugi.recovery.case import runtime
-
-    case = _case(context)
+    context["ti"].xcom_push(key=CASE, value=case.to_xcom())
     path = assess.guard(runtime(), case)
     if "ask_a_human" in path:
         context["ti"].xcom_push(key="reasons", value=assess.refusal(runtime(), case))
     return [f"{GROUP}.{name}" for name in path]
 
 
-@task(**RETRY)
+@task(**RETRY | {"pool": "default_pool"})  # beside the way: it leaves the processors to those on it
 def archive_logs(**context: Any) -> list[str]:
     """Copy what the collector holds of the node to S3; returns the keys."""
     from kintsugi.recovery import report
@@ -145,15 +144,6 @@ def restart(**context: Any) -> None:
 
 
 @task(**RETRY)
-def fence(**context: Any) -> None:
-    """End whatever of the old node may still run, so that it can't come back and write."""
-    from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
-
-    act.fence(runtime(), _case(context))
-
-
-@task(**RETRY)
 def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
     from kintsugi.recovery import act
@@ -164,11 +154,16 @@ def plan(**context: Any) -> str:
 
 @task(**RETRY)
 def provision(**context: Any) -> None:
-    """Apply exactly the judged plan; a stale one is planned and judged again."""
+    """Fence the old node, so that it can't come back and write, and apply exactly the judged plan.
+
+    A stale plan is made and judged again.
+    """
     from kintsugi.recovery import act
     from kintsugi.recovery.case import runtime
 
-    act.provision(runtime(), _case(context), context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
+    doors, case = runtime(), _case(context)
+    act.fence(doors, case)
+    act.provision(doors, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
 
 @task(**RETRY)
@@ -215,7 +210,7 @@ def record(**context: Any) -> str:
     from kintsugi.recovery import report
     from kintsugi.recovery.case import runtime
 
-    if context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm") is None:
+    if context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE) is None:
         raise AirflowSkipException("no case was opened; another run repairs this node and keeps the record")
     story = report.record(runtime(), _case(context))
     if not story.well:
@@ -231,9 +226,9 @@ def ask_a_human() -> Any:
         task_id="ask_a_human",
         subject="A guard refused a repair. Act all the same?",
         body=(
-            "{% set case = ti.xcom_pull(task_ids='recovery.confirm') %}"
+            "{% set case = ti.xcom_pull(task_ids='recovery.confirm', key='case') %}"
             "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. Refused because:\n\n"
-            "{% for reason in ti.xcom_pull(task_ids='recovery.guard', key='reasons') or [] %}"
+            "{% for reason in ti.xcom_pull(task_ids='recovery.confirm', key='reasons') or [] %}"
             "- {{ reason }}\n{% endfor %}"
             "\nThe whole story: `make incident ID={{ case['incident'] }}`.\n\n"
             "*Approve* repairs the node against the guard's advice; a node that still answers is not "
@@ -259,22 +254,21 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
     from kintsugi.operators.incident_link import IncidentLink
 
     with TaskGroup(GROUP, tooltip="Rebuild a sick node: confirm, guard, decide, act, prove") as group:
-        guarded, path, back, end = guard(), decide(), rejoin(), record()
+        path, back, end = decide(), rejoin(), record()
         rebuilt = configure()
 
         confirmed = confirm(node=node, finding=finding, action=action, dry_run=dry_run)
         linked: list[Any] = [confirmed, end]
         for result in linked:
             result.operator.operator_extra_links = (IncidentLink(),)
-        confirmed >> guarded
-        guarded >> [archive_logs(), stand_down()] >> end
-        guarded >> ask_a_human() >> [path, end]
-        guarded >> path
+        confirmed >> [archive_logs(), stand_down()] >> end
+        confirmed >> ask_a_human() >> [path, end]
+        confirmed >> path
 
         path >> show_plan() >> end
         path >> back  # the service is on its way up by itself: only wait for it
         path >> restart() >> back
-        chain(path, fence(), plan(), provision(), rebuilt)
+        chain(path, plan(), provision(), rebuilt)
         rebuilt >> back
         chain(back, verify(), canary(), end)
     return group

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from kintsugi.sensors.branching import BranchingSensor
+from airflow.sdk import BaseSensorOperator
+
 from kintsugi.triggers.node_health import MAX_WATCH_S, NodeHealthTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class NodeHealthSensor(BranchingSensor):
-    """Defers at once to a NodeHealthTrigger; returns its event. It holds no worker slot while waiting.
+class NodeHealthSensor(BaseSensorOperator):
+    """Defers at once to a NodeHealthTrigger, which ends it in the triggerer; it never holds a worker slot.
 
-    Returns the finding as a dict (``node symptom first_failed_at detected_at evidence``, times ISO 8601), or
-    ``{"well": True}`` when nothing happened for ``max_watch`` seconds. Raises FleetError when the fleet has
-    no such node.
+    Returns the finding as a dict (``node symptom first_failed_at detected_at evidence``, times ISO 8601). When
+    nothing happened for ``max_watch`` seconds the task is skipped, and with it the recovery. Raises FleetError when
+    the fleet has no such node.
 
     :param node: name of the node to watch (templated).
     :param interval: seconds from one probe to the next.
-    :param max_watch: seconds after which the watch ends well.
+    :param max_watch: seconds after which the watch ends.
     """
 
     template_fields: Sequence[str] = ("node",)
@@ -50,14 +51,5 @@ class NodeHealthSensor(BranchingSensor):
                 interval=self.interval,
                 max_watch=self.max_watch,
             ),
-            method_name="execute_complete",
+            method_name="execute",  # never called: the trigger ends the task
         )
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Resume with the trigger's event, return it, and branch where ``when_sick`` says so."""
-        if "well" in event:
-            self.log.info("%s was well for %.0f s", self.node, self.max_watch)
-        else:
-            self.log.warning("%s looks %s: %s", self.node, event["symptom"], "; ".join(event["evidence"]))
-        self.branch(context, event)
-        return event

@@ -76,21 +76,30 @@ def row(at: datetime, sequence: int) -> str:
 def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[float], bool]) -> float:
     """Wait for the canary at Cassandra's end; returns the seconds waited.
 
-    Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
+    A busy ring that doesn't answer a look in time is looked at again. Raises StepFailed once ``give_up``, asked with
+    the seconds waited so far, says so.
     """
+    from cassandra import DriverException
+    from cassandra.cluster import NoHostAvailable
+
     from kintsugi.trades.cassandra import connected
 
     started = time.monotonic()
     with connected(contact_points) as session:
-        while not arrived(session, trade_id):
+        while True:
+            unanswered = ""
+            try:
+                if arrived(session, trade_id):
+                    return time.monotonic() - started
+            except (DriverException, NoHostAvailable) as error:
+                unanswered = f" (Cassandra didn't answer the last look: {error})"
             waited_s = time.monotonic() - started
             if give_up(waited_s):
                 raise StepFailed(
-                    f"the canary {trade_id} didn't reach Cassandra within {waited_s:.0f} s; "
+                    f"the canary {trade_id} didn't reach Cassandra within {waited_s:.0f} s{unanswered}; "
                     "look at ingest_trades and stream_trades"
                 )
             time.sleep(LOOK_EVERY_S)
-    return time.monotonic() - started
 
 
 def arrived(session: Session, trade_id: str, now: datetime | None = None) -> bool:

@@ -18,6 +18,7 @@ from kintsugi.probes.stream import probe_stream
 from kintsugi.settings import load_settings
 from kintsugi.store import StoreUnavailable
 from kintsugi.store.samples import FlowSample, FlowSamples
+from kintsugi.triggers.end_of_watch import end_of_watch
 from kintsugi.triggers.node_health import MAX_WATCH_S
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,10 @@ def keep_sample(samples: FlowSamples, reading: FlowReading) -> None:
 
 
 class FlowHealthTrigger(BaseTrigger):
-    """Reads the flow every ``interval`` seconds; its one event is a finding, or ``{"well": True}``.
+    """Reads the flow every ``interval`` seconds; it ends the task with its finding.
 
     The fleet is read from the fleet file of the triggerer's environment at each start, so that a changed
-    fleet is watched after a restart. Ends well after ``max_watch`` seconds.
+    fleet is watched after a restart. After ``max_watch`` seconds without a finding the task is skipped.
     """
 
     def __init__(self, *, interval: float = 5.0, max_watch: float = MAX_WATCH_S) -> None:
@@ -61,8 +62,9 @@ class FlowHealthTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Read until a finding, or until ``max_watch`` is over."""
         finding = await self.watch()
-        payload = {"well": True} if finding is None else flow_event(finding)
-        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+        if finding is not None:
+            log.warning("the flow looks %s: %s", finding.symptom, "; ".join(finding.evidence))
+        yield end_of_watch(None if finding is None else flow_event(finding))
 
     async def watch(self) -> FlowFinding | None:
         """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
@@ -84,7 +86,7 @@ class FlowHealthTrigger(BaseTrigger):
 class StreamAbsentTrigger(BaseTrigger):
     """Waits until the Spark master says ``times`` times in a row that no streaming application holds a core.
 
-    Its one event: ``{"absent": True, "detail": …}``, or ``{"well": True}`` after ``max_watch`` seconds. A
+    It ends the task with ``{"absent": True, "detail": …}``; after ``max_watch`` seconds the task is skipped. A
     master that doesn't answer says nothing: it has a watch of its own, and the application runs on without
     it.
     """
@@ -103,8 +105,9 @@ class StreamAbsentTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask until the application is absent, or until ``max_watch`` is over."""
         detail = await self.watch()
-        payload = {"well": True} if detail is None else {"absent": True, "detail": detail}
-        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+        if detail is not None:
+            log.warning("the stream is absent: %s", detail)
+        yield end_of_watch(None if detail is None else {"absent": True, "detail": detail})
 
     async def watch(self) -> str | None:
         """What the master said when the application was absent; None after ``max_watch`` seconds."""

@@ -21,6 +21,7 @@ from kintsugi.probes.lag import LoopLag
 from kintsugi.probes.protocols import PROBE_TIMEOUT_S, probe_node
 from kintsugi.probes.watch import HUNG_AFTER_S, NodeWatch, Rules
 from kintsugi.settings import load_settings
+from kintsugi.triggers.end_of_watch import end_of_watch
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ def finding_event(finding: Finding) -> dict[str, Any]:
 
 
 class NodeHealthTrigger(BaseTrigger):
-    """Probes a node every ``interval`` seconds; its one event is a finding, or ``{"well": True}``.
+    """Probes a node every ``interval`` seconds; it ends the task with its finding.
 
     Beside that, and more seldom, the clock of a service that lives by it is compared (``kintsugi.probes.clock``).
     ``name``, ``address``, ``role`` and ``ssh_port`` describe the node, so that the triggerer needs no fleet
-    file. After ``max_watch`` seconds without a finding the watch ends well: a run that never ends would
+    file. After ``max_watch`` seconds without a finding the task is skipped: a run that never ends would
     never see a new version of its DAG.
     """
 
@@ -86,8 +87,9 @@ class NodeHealthTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Probe until a finding, or until ``max_watch`` is over."""
         finding = await self.watch()
-        payload = {"well": True} if finding is None else finding_event(finding)
-        yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+        if finding is not None:
+            log.warning("%s looks %s: %s", self.node.name, finding.symptom, "; ".join(finding.evidence))
+        yield end_of_watch(None if finding is None else finding_event(finding))
 
     async def watch(self) -> Finding | None:
         """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""

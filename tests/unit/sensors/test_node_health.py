@@ -36,7 +36,6 @@ def test_it_defers_at_once_with_all_that_the_triggerer_needs() -> None:
     with pytest.raises(TaskDeferred) as deferred:
         execute(NodeHealthSensor(task_id="health", node="kafka-1", max_watch=60))
     _, kwargs = deferred.value.trigger.serialize()
-    assert deferred.value.method_name == "execute_complete"
     assert kwargs | {"name": "kafka-1", "address": "127.35.93.1", "role": "kafka", "ssh_port": 2299} == kwargs
     assert kwargs["max_watch"] == 60
 
@@ -49,43 +48,3 @@ def test_an_unknown_node_is_an_error_that_names_the_known_ones() -> None:
 def test_its_own_timeout_never_comes_before_the_end_of_the_watch() -> None:
     sensor = NodeHealthSensor(task_id="health", node="kafka-1", max_watch=100)
     assert sensor.timeout > 100
-
-
-@pytest.mark.parametrize(
-    "event", [{"well": True}, {"node": "kafka-1", "symptom": "down", "evidence": ["refused"]}]
-)
-def test_it_returns_the_event(event: dict[str, Any]) -> None:
-    context: Any = {}
-    sensor = NodeHealthSensor(task_id="health", node="kafka-1")
-    assert sensor.execute_complete(context, event) == event
-
-
-class Taken(Exception):
-    """Which branch was taken."""
-
-
-@pytest.mark.parametrize(
-    ("event", "taken"),
-    [
-        ({"well": True}, "all_well"),
-        ({"node": "kafka-1", "symptom": "down", "evidence": []}, "recovery.confirm"),
-    ],
-)
-def test_it_branches_and_keeps_what_it_found(
-    event: dict[str, Any], taken: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept: dict[str, Any] = {}
-
-    class Instance:
-        def xcom_push(self, key: str, value: Any) -> None:
-            kept[key] = value
-
-    def take(_: Any, branch: str) -> None:
-        raise Taken(branch)
-
-    context: Any = {"ti": Instance()}
-    sensor = NodeHealthSensor(task_id="health", node="kafka-1", when_sick="recovery.confirm")
-    monkeypatch.setattr(sensor, "do_branch", take)
-    with pytest.raises(Taken, match=taken):
-        sensor.execute_complete(context, event)
-    assert kept == {"return_value": event}

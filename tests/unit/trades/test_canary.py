@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from cassandra import ReadTimeout
 from moto import mock_aws
 
-from kintsugi.trades import canary
+from kintsugi.errors import StepFailed
+from kintsugi.trades import canary, cassandra
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.rows import Trade, parse
 
@@ -46,3 +50,34 @@ def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_look
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
     found = [parse(body.splitlines()[1]) for body in bodies]
     assert [trade.trade_id for trade in found if isinstance(trade, Trade)] == sent
+
+
+class BusyRing:
+    """A session whose first ``late`` looks time out; the canary is there."""
+
+    def __init__(self, late: int) -> None:
+        self.late = late
+
+    def execute(self, query: str, values: Any) -> list[Any]:
+        self.late -= 1
+        if self.late >= 0:
+            raise ReadTimeout("received only 1 responses")
+        return [SimpleNamespace(trade_id=bytes.fromhex("c0ffee"))]
+
+
+@pytest.fixture
+def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
+    ring = BusyRing(late=2)
+    monkeypatch.setattr(cassandra, "connected", lambda contact_points: nullcontext(ring))
+    monkeypatch.setattr(canary, "LOOK_EVERY_S", 0.01)
+    return ring
+
+
+def test_a_look_that_a_busy_ring_answers_too_late_is_no_failure(busy_ring: BusyRing) -> None:
+    canary.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: waited_s > 10)
+    assert busy_ring.late < 0
+
+
+def test_who_gives_up_while_the_ring_is_silent_says_so(busy_ring: BusyRing) -> None:
+    with pytest.raises(StepFailed, match="didn't answer the last look: received only 1 responses"):
+        canary.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: True)

@@ -12,15 +12,12 @@ from kintsugi.fleet import Node, Role
 from kintsugi.probes import clock as clocks
 from kintsugi.settings import SPARK_MASTER_UI_PORT, Settings
 from kintsugi.triggers.node_health import NodeHealthTrigger
+from tests.watches import finding
 
 if TYPE_CHECKING:
     import pytest
 
 NODE: dict[str, Any] = {"name": "spark-master-1", "role": "spark_master", "ssh_port": 2222}
-
-
-async def events(trigger: NodeHealthTrigger) -> list[Any]:
-    return [event.payload async for event in trigger.run()]
 
 
 def test_it_is_made_again_from_what_it_serializes() -> None:
@@ -35,7 +32,7 @@ def test_it_is_made_again_from_what_it_serializes() -> None:
 async def test_a_dead_node_is_found_in_about_two_seconds_of_probing() -> None:
     clock = asyncio.get_running_loop().time
     started = clock()
-    (event,) = await events(NodeHealthTrigger(**NODE, address="127.35.91.1"))
+    event = await finding(NodeHealthTrigger(**NODE, address="127.35.91.1"))
     assert 1.9 <= clock() - started < 4.0
     assert (event["node"], event["symptom"]) == ("spark-master-1", "down")
     assert len(event["evidence"]) == 3
@@ -54,12 +51,12 @@ async def test_a_silent_node_is_hung() -> None:
     trigger = NodeHealthTrigger(
         **NODE, address="127.35.91.2", interval=0.2, probe_timeout=0.3, silence=1.5, max_watch=30
     )
-    (event,) = await events(trigger)
+    event = await finding(trigger)
     server.close()
     assert event["symptom"] == "hung"
 
 
-async def test_a_well_node_ends_the_watch_well() -> None:
+async def test_a_well_node_ends_the_watch_with_nothing_found() -> None:
     asked = 0
 
     async def alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -71,9 +68,9 @@ async def test_a_well_node_ends_the_watch_well() -> None:
         writer.close()
 
     server = await asyncio.start_server(alive, "127.35.91.3", SPARK_MASTER_UI_PORT)
-    (event,) = await events(NodeHealthTrigger(**NODE, address="127.35.91.3", interval=0.1, max_watch=1.0))
+    event = await finding(NodeHealthTrigger(**NODE, address="127.35.91.3", interval=0.1, max_watch=1.0))
     server.close()
-    assert event == {"well": True}
+    assert event is None
     assert 3 <= asked <= 11
 
 
@@ -97,7 +94,7 @@ async def test_a_node_that_answers_by_a_wrong_clock_is_found_by_the_slower_look(
     monkeypatch.setattr(clocks, "ahead_s", ahead_s)
     monkeypatch.setattr(clocks, "EVERY_S", {Role.SPARK_MASTER: 0.1})
     server = await asyncio.start_server(alive, "127.35.91.4", SPARK_MASTER_UI_PORT)
-    (event,) = await events(NodeHealthTrigger(**NODE, address="127.35.91.4", interval=0.1, max_watch=20))
+    event = await finding(NodeHealthTrigger(**NODE, address="127.35.91.4", interval=0.1, max_watch=20))
     server.close()
     assert (event["node"], event["symptom"]) == ("spark-master-1", "clock_wrong")
     assert event["evidence"][0].endswith("its clock is 3,600.0 s fast")

@@ -1,0 +1,17 @@
+"""How a watch ends: in the triggerer itself, so that no worker has to start only to say what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.triggers.base import BaseTaskEndEvent, TaskSkippedEvent, TaskSuccessEvent
+
+RETURN_VALUE = "return_value"  # the key under which Airflow keeps what a task returns
+
+
+def end_of_watch(finding: Mapping[str, Any] | None) -> BaseTaskEndEvent:
+    """The sensor ends with ``finding`` as what it returned; skipped, with all that follows, when there was none."""
+    if finding is None:
+        return TaskSkippedEvent()
+    return TaskSuccessEvent(xcoms={RETURN_VALUE: dict(finding)})
