@@ -156,6 +156,8 @@ def test_the_story_is_in_s3(kintsugi: Command, report: dict[str, Any]) -> None:
     assert {f"{prefix}incident.json", f"{prefix}plan.json", f"{prefix}logs/kafka.log.gz"} <= keys
     story = json.loads(s3.get_object(Bucket=BUCKET, Key=f"{prefix}incident.json")["Body"].read())
     assert story["outcome"] == "healed"
+    seen = [entry["message"] for entry in story["entries"] if entry["data"].get("finding")]
+    assert len(seen) >= 3, "what the watch saw didn't come from the triggerer to the recovery"
 
 
 def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, Any]) -> None:

@@ -76,6 +76,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     """
     from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
+    from kintsugi.triggers.end_of_watch import found
 
     run = context["dag_run"]
     try:
@@ -83,7 +84,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
             runtime(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
-            finding=finding if isinstance(finding, dict) else None,
+            finding=found(finding),
             requested=action,
             dry_run=dry_run == "True",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,3 +16,13 @@ def end_of_watch(finding: Mapping[str, Any] | None) -> BaseTaskEndEvent:
     if finding is None:
         return TaskSkippedEvent()
     return TaskSuccessEvent(xcoms={RETURN_VALUE: dict(finding)})
+
+
+def found(returned: Any) -> dict[str, Any] | None:
+    """The finding that such a sensor returned, as a task after it gets it; None when there is none.
+
+    What ends a task in the triggerer is encoded twice by Airflow 3.3.2 (``TaskInstance.xcom_push``), what a worker
+    returns once.
+    """
+    value = json.loads(returned) if isinstance(returned, str) else returned
+    return value if isinstance(value, dict) else None
