@@ -1,17 +1,18 @@
 """Tasks that aren't a recovery's step back behind the servers when they begin: a listener of Airflow.
 
 Every task is forked from a scheduler that goes before the rest of the machine (`kintsugi.local.run_airflow`);
-see ``docs/decisions/0063-a-repair-goes-first.md``.
+see ``docs/decisions/0063-a-repair-goes-first.md`` and ``0086-a-session-has-a-place-too.md``.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
-from kintsugi.niceness import place, take_place
+from kintsugi.niceness import IN_A_WORKER, step_back
 
 POOL = "recovery"
 
@@ -22,8 +23,8 @@ class StepBack:
     @hookimpl
     def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:
         """Called just before the task's code; what the task starts inherits the niceness."""
-        if task_instance.task.pool != POOL and place() < 0:
-            take_place(0)
+        if task_instance.task.pool != POOL and IN_A_WORKER in os.environ:
+            step_back()
 
 
 class TaskPriorityPlugin(AirflowPlugin):

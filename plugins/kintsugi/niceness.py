@@ -11,6 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 URGENT = -10  # about nine times the share of the rest
+SERVER = 7  # of servers, and of tasks that aren't a recovery's: about a fifth
+
+
+IN_A_WORKER = "KINTSUGI_IN_A_WORKER"
+"""Set in the environment of Airflow's workers, so that nobody else who runs a task, a test for one, steps back."""
 
 
 def place() -> int:
@@ -33,6 +38,11 @@ def go_first() -> None:
     """Let this process, and what it starts from now on, go before the rest of the machine; without root it can't."""
     with suppress(PermissionError):
         take_place(min(place(), URGENT))
+
+
+def step_back() -> None:
+    """Let this process, and what it starts from now on, stand where the servers stand: behind what heals them."""
+    take_place(max(place(), SERVER))
 
 
 @contextmanager

@@ -9,11 +9,14 @@ import sys
 import pytest
 from airflow.sdk.listener import get_listener_manager
 
+from kintsugi.niceness import IN_A_WORKER, SERVER, URGENT
+
 BEGIN = """
 import os, sys
 from types import SimpleNamespace
 from kintsugi import niceness
 from task_priority_plugin import StepBack
+os.setsid()
 niceness.go_first()
 task = SimpleNamespace(pool=sys.argv[1])
 StepBack().on_task_instance_running(None, SimpleNamespace(task=task))
@@ -22,21 +25,31 @@ print(niceness.place())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root no process goes first")
-@pytest.mark.parametrize(("pool", "niceness"), [("recovery", -10), ("default_pool", 0), ("ingest", 0)])
+@pytest.mark.parametrize(
+    ("pool", "niceness"), [("recovery", URGENT), ("default_pool", SERVER), ("ingest", SERVER)]
+)
 def test_a_recovery_goes_first_and_other_tasks_step_back(pool: str, niceness: int) -> None:
-    began = subprocess.run(
-        [sys.executable, "-c", BEGIN, pool], check=True, capture_output=True, text=True, timeout=120
-    )
+    began = begin(BEGIN, pool, {IN_A_WORKER: "1"})
     assert int(began.stdout.splitlines()[-1]) == niceness
 
 
-def test_a_task_that_was_never_in_front_stays_where_it_is() -> None:
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    later = BEGIN.replace("niceness.go_first()", "os.nice(5)")
-    began = subprocess.run(
-        [sys.executable, "-c", later, "ingest"], check=True, capture_output=True, text=True, timeout=120
-    )
-    assert int(began.stdout.splitlines()[-1]) == before + 5
+def test_without_root_a_task_steps_back_too() -> None:
+    began = begin(BEGIN.replace("niceness.go_first()", ""), "ingest", {IN_A_WORKER: "1"})
+    assert int(began.stdout.splitlines()[-1]) == max(SERVER, os.getpriority(os.PRIO_PROCESS, 0))
+
+
+def test_a_task_outside_of_a_worker_stays_where_it_is() -> None:
+    """So does the process of a test that runs a DAG."""
+    began = begin(BEGIN.replace("niceness.go_first()", "os.nice(5)"), "ingest", {})
+    assert int(began.stdout.splitlines()[-1]) == min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
+
+
+def begin(program: str, pool: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run ``program`` for a task of ``pool``, in a session of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", program, pool],
+        env=os.environ | environment, check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
 
 
 def test_airflow_calls_the_listener() -> None:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from kintsugi.local.node_isolation import Isolation
-from kintsugi.niceness import place, take_place
+from kintsugi.niceness import step_back
 from kintsugi.settings import Settings, load_settings
 
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 0x1, 0x20, 0x1000, 0x4000
@@ -84,8 +84,7 @@ def main(name: str) -> None:
         give_up_mounting()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Kafka and Cassandra hold many files open
-    if place() < 0:  # made by a recovery that goes first: its servers must not
-        take_place(0)
+    step_back()  # also where a recovery that goes first makes it
     root = settings.node_root(name)
     os.chdir(root)
     supervisord = str(Path(sys.prefix) / "bin" / "supervisord")

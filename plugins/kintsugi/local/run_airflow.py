@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from kintsugi.local import scheduler_rest
 from kintsugi.local.processes import wait_until
-from kintsugi.niceness import go_first, place
+from kintsugi.niceness import IN_A_WORKER, go_first, place
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
@@ -99,6 +99,7 @@ def end_with_parent(generations: int) -> None:
             library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if left == generations:
                 os.setsid()  # a worker has its own place in line, so that a task that steps back does so alone
+                os.environ[IN_A_WORKER] = "1"
             if place() < 0:
                 go_first()  # also after a task that has stepped back in the same session
         left -= 1
