@@ -13,7 +13,6 @@ from pathlib import Path
 URGENT = -10  # about nine times the share of the rest
 SERVER = 7  # of servers, and of tasks that aren't a recovery's: about a fifth
 
-
 IN_A_WORKER = "KINTSUGI_IN_A_WORKER"
 """Set in the environment of Airflow's workers, so that nobody else who runs a task, a test for one, steps back."""
 
@@ -38,6 +37,12 @@ def go_first() -> None:
     """Let this process, and what it starts from now on, go before the rest of the machine; without root it can't."""
     with suppress(PermissionError):
         take_place(min(place(), URGENT))
+
+
+def go_on_first() -> None:
+    """Take the session along where this process stands in front already: it may be new, or have stepped back."""
+    if place() < 0:
+        go_first()
 
 
 def step_back() -> None:

@@ -34,10 +34,8 @@ def test_a_step_and_what_it_starts_go_first_and_only_while_it_runs() -> None:
     assert place() == before
 
 
-@pytest.mark.skipif(
-    not OF_SESSION.exists(), reason="this kernel doesn't share the processors out among sessions"
-)
-@pytest.mark.skipif(os.geteuid() != 0, reason="without root no process goes first")
+@pytest.mark.skipif(not OF_SESSION.exists(), reason="this kernel shares nothing out among sessions")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may go before others")
 def test_its_session_goes_first_too_because_niceness_counts_only_within_one() -> None:
     program = subprocess.run(
         ["nice", "-n", "0", sys.executable, "-c", IN_A_SESSION],

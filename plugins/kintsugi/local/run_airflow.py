@@ -23,18 +23,18 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from kintsugi.local import scheduler_rest
 from kintsugi.local.processes import wait_until
-from kintsugi.niceness import IN_A_WORKER, go_first, place
+from kintsugi.niceness import IN_A_WORKER, go_first, go_on_first
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
     "airflow.sdk.execution_time.task_runner",
     "airflow.dag_processing.bundles.manager",
     "airflow.dag_processing.dagbag",
-    "airflow.providers.standard.operators.empty",
     "airflow.providers.standard.operators.hitl",
     "airflow.providers.standard.decorators.python",
     "airflow.providers.standard.decorators.branch_python",
@@ -73,6 +73,8 @@ ON_THE_WAY = ("api-server", "scheduler", "triggerer")
 API_WAIT_S = 180.0
 PR_SET_PDEATHSIG = 1
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
     """Wait until something listens where ``url`` points to, ``seconds`` at the most; returns whether it does."""
@@ -86,25 +88,36 @@ def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
     return wait_until(listens, seconds, pause=0.2)
 
 
-def end_with_parent(generations: int) -> None:
-    """Let every process that this one forks from now on be killed when its parent dies, so many generations deep.
+def begin_forks_with(*generations: Callable[[], None]) -> None:
+    """Let a process that this one forks from now on begin with the first of these, one that it forks with the next.
 
-    What they start as programs of their own (Ansible, Terraform) is not forked by ``os.fork`` and goes on.
+    What they start as programs of their own (Ansible, Terraform) is not forked by ``os.fork``.
     """
-    library, left = ctypes.CDLL(None, use_errno=True), generations
+    left = list(generations)
 
-    def bind() -> None:
-        nonlocal left
-        if left > 0:
-            library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if left == generations:
-                os.setsid()  # a worker has its own place in line, so that a task that steps back does so alone
-                os.environ[IN_A_WORKER] = "1"
-            if place() < 0:
-                go_first()  # also after a task that has stepped back in the same session
-        left -= 1
+    def begin() -> None:
+        if left:
+            left.pop(0)()
 
-    os.register_at_fork(after_in_child=bind)
+    os.register_at_fork(after_in_child=begin)
+
+
+def as_worker() -> None:
+    """A worker ends with the scheduler, and has a place in line of its own: a task that steps back does so alone."""
+    _end_with_parent()
+    os.setsid()
+    os.environ[IN_A_WORKER] = "1"
+    go_on_first()
+
+
+def as_task() -> None:
+    """A task ends with its worker, and begins in front, also after one that has stepped back in the same session."""
+    _end_with_parent()
+    go_on_first()
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
@@ -121,7 +134,7 @@ def main() -> None:
         from airflow.configuration import conf
 
         await_api(conf.get("core", "execution_api_server_url"))
-        end_with_parent(generations=2)  # the workers, and the tasks that they fork
+        begin_forks_with(as_worker, as_task)
     airflow_main()  # type: ignore[no-untyped-call]
 
 

@@ -11,7 +11,7 @@ from kintsugi.incident import Action, Incident, Outcome
 
 # The steps of a rebuild as the journal calls them, in their order; "record" is its last.
 STEPS = (
-    "confirm", "guard", "decide", "archive", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary",
+    "confirm", "guard", "decide", "archive", "plan", "fence", "provision", "configure", "rejoin", "verify", "canary",
     "record",
 )  # fmt: skip
 # Stateless nodes come more often: their repair is the quickest.

@@ -53,30 +53,20 @@ def restart(runtime: Runtime, case: Case) -> None:
     A hung process can't hear the request to end, so it is killed; its init starts it again, with what it had.
     """
     with runtime.step(case, "restart") as step:
-        node = runtime.node(case)
-        if _left_to_init(runtime, case):
-            step.check()
-            _kill_hung(runtime, node, step)
-            return
-        action = _action(runtime, case)
-        ansible = in_force.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
+        node, action = runtime.node(case), _action(runtime, case)
+        hung, ansible = _verdict(runtime, case) is Verdict.HUNG, None
+        # The configuration is not to blame for a hang, and applying it takes longer than the start.
+        if not (hung and action is Action.RESTART):
+            ansible = in_force.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
         step.check()
-        if _verdict(runtime, case) is Verdict.HUNG:
-            _kill_hung(runtime, node, step)
-        with _no_second_try():
-            ansible.run(
-                "restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S
-            )
-
-
-def _left_to_init(runtime: Runtime, case: Case) -> bool:
-    """Whether a hung service is killed and only waited for: its configuration is not to blame, and takes long."""
-    return _action(runtime, case) is Action.RESTART and _verdict(runtime, case) is Verdict.HUNG
-
-
-def _kill_hung(runtime: Runtime, node: Node, step: Step) -> None:
-    runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
-    step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
+        if hung:
+            runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
+            step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
+        if ansible is not None:
+            with _no_second_try():
+                ansible.run(
+                    "restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S
+                )
 
 
 def _verdict(runtime: Runtime, case: Case) -> Verdict:

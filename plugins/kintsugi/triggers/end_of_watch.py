@@ -6,16 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from airflow.sdk.bases.xcom import BaseXCom
 from airflow.triggers.base import BaseTaskEndEvent, TaskSkippedEvent, TaskSuccessEvent
-
-RETURN_VALUE = "return_value"  # the key under which Airflow keeps what a task returns
 
 
 def end_of_watch(finding: Mapping[str, Any] | None) -> BaseTaskEndEvent:
     """The sensor ends with ``finding`` as what it returned; skipped, with all that follows, when there was none."""
     if finding is None:
         return TaskSkippedEvent()
-    return TaskSuccessEvent(xcoms={RETURN_VALUE: dict(finding)})
+    return TaskSuccessEvent(xcoms={BaseXCom.XCOM_RETURN_KEY: dict(finding)})
 
 
 def found(returned: Any) -> dict[str, Any] | None:

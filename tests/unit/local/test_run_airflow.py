@@ -17,8 +17,8 @@ from kintsugi.local.run_airflow import await_api
 # A parent, its child, grandchild and great-grandchild; each tells its pid, then waits.
 FAMILY = """
 import os, signal, sys
-from kintsugi.local.run_airflow import end_with_parent
-end_with_parent(generations=2)
+from kintsugi.local.run_airflow import as_task, as_worker, begin_forks_with
+begin_forks_with(as_worker, as_task)
 for _ in range(3):
     if os.fork():
         break
