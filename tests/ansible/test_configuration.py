@@ -26,7 +26,7 @@ RENDER = """
   tasks:
     - ansible.builtin.include_vars: "{{ roles }}/{{ node_role }}/{{ item }}/main.yml"
       loop: [defaults, vars]
-    - kintsugi.node.files:
+    - kintsugi.node.service:
         files:
           - path: "{{ target }}/{{ inventory_hostname }}.properties"
             content: >-
@@ -34,7 +34,7 @@ RENDER = """
           - path: "{{ target }}/{{ inventory_hostname }}.voters"
             content: "{{ lookup('ansible.builtin.template', roles ~ '/kafka/templates/voters.j2') }}"
       when: node_role == 'kafka'
-    - kintsugi.node.files:
+    - kintsugi.node.service:
         files:
           - path: "{{ target }}/{{ inventory_hostname }}.{{ item.0 }}.yaml"
             content: >-

@@ -1,31 +1,33 @@
-"""The modules of the collection kintsugi.node, each run as a program with JSON arguments."""
+"""The module kintsugi.node.service, run as a program with JSON arguments."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from kintsugi.fleet import REPOSITORY
 
-MODULES = REPOSITORY / "ansible/collections/ansible_collections/kintsugi/node/plugins/modules"
+COLLECTIONS = REPOSITORY / "ansible/collections"
+MODULE = COLLECTIONS / "ansible_collections/kintsugi/node/plugins/modules/service.py"
 CLUSTER = "MkU3OEVBNTcwNTJENDM2Qg"
 
 
-def run(module: str, tmp_path: Path, **arguments: Any) -> dict[str, Any]:
-    """Run a module; its answer, with ``failed`` in it when it failed."""
+def run(tmp_path: Path, **arguments: Any) -> dict[str, Any]:
+    """Run the module; its answer, with ``failed`` in it when it failed."""
     given = tmp_path / "arguments.json"
     given.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
     done = subprocess.run(
-        [sys.executable, str(MODULES / f"{module}.py"), str(given)],
+        [sys.executable, str(MODULE), str(given)],
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
         capture_output=True,
         text=True,
         check=False,
@@ -34,13 +36,49 @@ def run(module: str, tmp_path: Path, **arguments: Any) -> dict[str, Any]:
     return answer
 
 
-def load(module: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"node_module_{module}", MODULES / f"{module}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+class TestNeeds:
+    @pytest.fixture
+    def needs(self, tmp_path: Path) -> dict[str, Any]:
+        """All of them met."""
+        for directory in ("volume/data", "artifacts", "java/bin"):
+            (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / "java/bin/java").touch(0o755)
+        (tmp_path / "java/release").write_text('IMPLEMENTOR="x"\nJAVA_VERSION="17.0.13"\n')
+        return {
+            "volume": str(tmp_path / "volume"),
+            "artifacts": str(tmp_path / "artifacts"),
+            "free_mib": 1,
+            "java_home": str(tmp_path / "java"),
+            "java_version": 17,
+        }
+
+    def test_nothing_is_written_where_a_need_is_not_met(self, tmp_path: Path, needs: dict[str, Any]) -> None:
+        files = [{"path": str(tmp_path / "a"), "content": "1"}]
+        short = run(tmp_path, needs=needs | {"free_mib": 10**9}, files=files)
+        assert short["failed"] is True
+        assert short["msg"].endswith("MiB free, 1000000000 are needed")
+        assert short["written"] == []
+        assert not (tmp_path / "a").exists()
+        assert run(tmp_path, needs=needs, files=files)["written"] == [str(tmp_path / "a")]
+
+    @pytest.mark.parametrize(
+        ("release", "said"),
+        [
+            ('JAVA_VERSION="21.0.2"', "is Java 21.0.2, 17 is needed"),
+            ('JAVA_VERSION="1.8.0_402"', "is Java 1.8.0_402, 17 is needed"),
+            ("", "is Java of no version that its release file tells, 17 is needed"),
+        ],
+    )
+    def test_another_java_is_named(
+        self, tmp_path: Path, needs: dict[str, Any], release: str, said: str
+    ) -> None:
+        (tmp_path / "java/release").write_text(release)
+        assert run(tmp_path, needs=needs)["msg"] == f"{tmp_path / 'java'} {said}"
+
+    def test_a_directory_without_a_java_is_named(self, tmp_path: Path, needs: dict[str, Any]) -> None:
+        (tmp_path / "java/bin/java").chmod(0o644)
+        said = run(tmp_path, needs=needs)["msg"]
+        assert said == f"there is no Java in {tmp_path / 'java'}; install a runtime of version 17"
 
 
 class TestFiles:
@@ -49,38 +87,36 @@ class TestFiles:
             {"path": str(tmp_path / "a"), "content": "1"},
             {"path": str(tmp_path / "b"), "content": "2", "mode": "0600"},
         ]
-        first = run("files", tmp_path, files=wanted)
+        first = run(tmp_path, files=wanted)
         assert first["written"] == [str(tmp_path / "a"), str(tmp_path / "b")]
         assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600
         (tmp_path / "a").write_text("other")
-        assert run("files", tmp_path, files=wanted)["written"] == [str(tmp_path / "a")]
-        assert run("files", tmp_path, files=wanted)["changed"] is False
+        assert run(tmp_path, files=wanted)["written"] == [str(tmp_path / "a")]
+        assert run(tmp_path, files=wanted)["changed"] is False
 
     def test_a_mode_that_differs_is_put_right(self, tmp_path: Path) -> None:
         wanted = [{"path": str(tmp_path / "a"), "content": "1", "mode": "0755"}]
-        run("files", tmp_path, files=wanted)
+        run(tmp_path, files=wanted)
         (tmp_path / "a").chmod(0o600)
-        assert run("files", tmp_path, files=wanted)["changed"] is True
+        assert run(tmp_path, files=wanted)["changed"] is True
         assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
 
     def test_once_leaves_what_is_there(self, tmp_path: Path) -> None:
         path = tmp_path / "begun-by"
-        run("files", tmp_path, files=[{"path": str(path), "content": "replace", "once": True}])
-        again = run("files", tmp_path, files=[{"path": str(path), "content": "form", "once": True}])
+        run(tmp_path, files=[{"path": str(path), "content": "replace", "once": True}])
+        again = run(tmp_path, files=[{"path": str(path), "content": "form", "once": True}])
         assert again["changed"] is False
         assert path.read_text() == "replace"
 
     def test_check_mode_touches_nothing(self, tmp_path: Path) -> None:
         wanted = [{"path": str(tmp_path / "a"), "content": "1"}]
-        answer = run(
-            "files", tmp_path, files=wanted, directories=[str(tmp_path / "d")], _ansible_check_mode=True
-        )
+        answer = run(tmp_path, files=wanted, directories=[str(tmp_path / "d")], _ansible_check_mode=True)
         assert answer["changed"] is True
         assert not (tmp_path / "a").exists()
         assert not (tmp_path / "d").exists()
 
     def test_a_place_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
-        answer = run("files", tmp_path, files=[{"path": str(tmp_path / "no" / "a"), "content": "1"}])
+        answer = run(tmp_path, files=[{"path": str(tmp_path / "no" / "a"), "content": "1"}])
         assert answer["failed"] is True
         assert "no" in answer["msg"]
 
@@ -104,14 +140,18 @@ class TestKafkaStorage:
         return script
 
     def format(self, tmp_path: Path, tool: Path, **arguments: Any) -> dict[str, Any]:
-        return run(
-            "kafka_storage", tmp_path, directory=str(tmp_path / "data"), cluster_id=CLUSTER,
-            properties=str(tmp_path / "server.properties"), java=[sys.executable, str(tool)], **arguments,
-        )  # fmt: skip
+        storage = {
+            "directory": str(tmp_path / "data"),
+            "cluster_id": CLUSTER,
+            "properties": str(tmp_path / "server.properties"),
+            "java": [sys.executable, str(tool)],
+        }
+        return run(tmp_path, kafka_storage=storage | arguments)
 
     def test_a_first_voter_is_told_all_voters(self, tmp_path: Path, tool: Path) -> None:
         answer = self.format(tmp_path, tool, initial_controllers=["1@a:9093:x", "2@b:9093:y"])
-        assert answer["directory_id"] == "abc"
+        assert answer["formatted"] is True
+        assert "directory.id=abc" in (tmp_path / "data" / "meta.properties").read_text()
         assert "--initial-controllers 1@a:9093:x,2@b:9093:y" in (tmp_path / "calls").read_text()
 
     def test_a_joining_disk_votes_for_nobody(self, tmp_path: Path, tool: Path) -> None:
@@ -138,30 +178,31 @@ class TestKafkaStorage:
 
 
 class TestProgram:
-    def parameters(self, tmp_path: Path, **changes: Any) -> dict[str, Any]:
-        given = {
-            "name": "kafka",
-            "root": str(tmp_path),
-            "command": ["java", "-Dx=50%", "a b"],
-            "environment": {},
-        }
-        return {**given, "state": "started", "stop_seconds": 30, **changes}
+    def define(self, tmp_path: Path, **changes: Any) -> str:
+        """The definition as it is written; no init is there, so the module fails after that."""
+        (tmp_path / "etc" / "supervisor.d").mkdir(parents=True, exist_ok=True)
+        program = {"name": "kafka", "command": ["java", "-Dx=50%", "a b"], **changes}
+        answer = run(tmp_path, root=str(tmp_path), programs=[program])
+        assert answer["failed"] is True
+        assert f"the init of {tmp_path} doesn't take kafka" in answer["msg"]
+        return Path(answer["written"][0]).read_text()
 
     def test_the_definition_keeps_words_and_percent_signs(self, tmp_path: Path) -> None:
-        text = load("program").definition(self.parameters(tmp_path, environment={"A": "1%"}))
+        text = self.define(tmp_path, environment={"A": "1%"})
         assert "command = java -Dx=50%% 'a b'\n" in text
         assert 'environment = A="1%%"\n' in text
         assert "autostart = true\n" in text
 
     def test_what_is_only_present_stays_down_at_the_next_boot(self, tmp_path: Path) -> None:
-        text = load("program").definition(self.parameters(tmp_path, state="present"))
-        assert "autostart = false\n" in text
+        assert "autostart = false\n" in self.define(tmp_path, state="present")
 
-    def test_an_init_that_is_gone_is_told_in_one_line(self, tmp_path: Path) -> None:
-        (tmp_path / "etc" / "supervisor.d").mkdir(parents=True)
-        answer = run("program", tmp_path, name="kafka", root=str(tmp_path), command=["true"])
-        assert answer["failed"] is True
-        assert "init of" in answer["msg"]
+    def test_a_check_names_the_settings_that_differ(self, tmp_path: Path) -> None:
+        self.define(tmp_path)
+        program = {"name": "kafka", "command": ["java", "-Dx=50%", "a b"], "stop_seconds": 31}
+        answer = run(tmp_path, root=str(tmp_path), programs=[program], _ansible_check_mode=True)
+        path = str(tmp_path / "etc/supervisor.d/kafka.conf")
+        assert (answer["written"], answer["definitions"]) == ([path], {path: ["stopwaitsecs"]})
+        assert "stopwaitsecs = 10" in Path(path).read_text()
 
     @pytest.fixture
     def init(self, tmp_path: Path) -> Iterator[Path]:
@@ -190,17 +231,31 @@ class TestProgram:
 
     def test_a_program_that_ends_again_and_again_is_not_waited_for(self, init: Path) -> None:
         began = time.monotonic()
-        answer = run(
-            "program",
-            init,
-            name="loop",
-            root=str(init),
-            command=["sh", "-c", "echo wrong value; exit 3"],
-            host="127.0.0.1",
-            port=1,
-            timeout=120,
-        )
+        loop = {
+            "name": "loop",
+            "command": ["sh", "-c", "echo wrong value; exit 3"],
+            "host": "127.0.0.1",
+            "port": 1,
+            "timeout": 120,
+        }
+        answer = run(init, root=str(init), programs=[loop])
         assert answer["failed"]
         assert answer["msg"].startswith("loop ended 3 times instead of listening at 127.0.0.1:1")
         assert "wrong value" in answer["tail"]
         assert time.monotonic() - began < 60
+
+    def test_programs_start_in_turn_and_a_second_run_changes_nothing(self, init: Path) -> None:
+        listens = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        first = {
+            "name": "first",
+            "command": [sys.executable, "-c", listens.format(port=port)],
+            "host": "127.0.0.1",
+            "port": port,
+        }
+        second = {"name": "second", "command": ["sleep", "600"], "state": "present"}
+        answer = run(init, root=str(init), programs=[first, second])
+        assert [Path(path).stem for path in answer["written"]] == ["first", "second"]
+        again = run(init, root=str(init), programs=[first, second])
+        assert (again["changed"], again["written"]) == (False, [])

@@ -206,9 +206,8 @@ def differences(result: Mapping[str, Any]) -> list[str]:
     A program that differs in ``autostart`` alone is left out: whether the stream starts at boot follows what the fleet
     is meant to be doing, which no release says.
     """
-    if result.get("differs") == ["autostart"]:
-        return []
-    return [str(path) for path in result.get("written", ())]
+    settings = result.get("definitions", {})
+    return [str(path) for path in result.get("written", ()) if settings.get(path) != ["autostart"]]
 
 
 def _sentence(data: Mapping[str, Any]) -> str:

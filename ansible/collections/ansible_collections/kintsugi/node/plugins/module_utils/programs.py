@@ -1,4 +1,4 @@
-"""Ansible module: a program of a node's init (supervisord), defined, started, and waited for."""
+"""A program of a node's init (supervisord): defined, started, and waited for."""
 
 from __future__ import annotations
 
@@ -9,95 +9,14 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kintsugi.node.plugins.module_utils import files
 
-DOCUMENTATION = """
-module: program
-short_description: A supervised program of a node
-description:
-  - Writes the program's definition, loads it, starts it if wanted, and waits until a port
-    of it accepts connections.
-  - A running program is only restarted when O(restart) says so; a changed definition waits for that.
-  - Needs the Python package supervisor on the node.
-options:
-  name:
-    description: The program's name; its log is C(<root>/log/<name>.log).
-    type: str
-    required: true
-  root:
-    description: The node's root directory.
-    type: path
-    required: true
-  command:
-    description: The program and its arguments. Without it the definition is left as it is.
-    type: list
-    elements: str
-  environment:
-    description: What the program gets beside its init's environment.
-    type: dict
-    default: {}
-  stop_seconds:
-    description: How long it may take to end before it is killed.
-    type: int
-    default: 10
-  state:
-    description: V(present) defines it without a start, at the node's boot neither.
-    type: str
-    choices: [present, started, stopped]
-    default: started
-  restart:
-    description: Restart it when it runs already.
-    type: bool
-    default: false
-  host:
-    description: Where O(port) is.
-    type: str
-  port:
-    description: Wait until this port accepts connections.
-    type: int
-  timeout:
-    description: Seconds to wait for O(port).
-    type: int
-    default: 60
-  most_ends:
-    description: How often the program may end while O(port) is waited for, before that is given up.
-    type: int
-    default: 3
-author: Kintsugi
-"""
-
-EXAMPLES = """
-- name: Start Kafka
-  kintsugi.node.program:
-    name: kafka
-    root: /srv/nodes/kafka-1
-    command: [java, kafka.Kafka, /etc/server.properties]
-    host: 127.20.1.1
-    port: 9092
-"""
-
-RETURN = """
-statename:
-  description: What the init says of the program.
-  type: str
-  returned: success
-written:
-  description: The path of the definition, when it was written or, in check mode, would be.
-  type: list
-  returned: always
-differs:
-  description: The settings of the definition that differed, by name.
-  type: list
-  returned: always
-"""
-
-ARGUMENTS = {
+SPEC = {
     "name": {"type": "str", "required": True},
-    "root": {"type": "path", "required": True},
-    "command": {"type": "list", "elements": "str"},
+    "command": {"type": "list", "elements": "str", "required": True},
     "environment": {"type": "dict", "default": {}},
     "stop_seconds": {"type": "int", "default": 10},
-    "state": {"type": "str", "choices": ["present", "started", "stopped"], "default": "started"},
+    "state": {"type": "str", "choices": ["present", "started"], "default": "started"},
     "restart": {"type": "bool", "default": False},
     "host": {"type": "str"},
     "port": {"type": "int"},
@@ -113,7 +32,6 @@ def definition(parameters: dict[str, Any]) -> str:
         f'{key}="{value}"' for key, value in sorted(parameters["environment"].items())
     ).replace("%", "%%")
     command = shlex.join(parameters["command"]).replace("%", "%%")
-    log = f"{parameters['root']}/log/{parameters['name']}.log"
     lines = {
         "command": command,
         "directory": parameters["root"],
@@ -126,7 +44,7 @@ def definition(parameters: dict[str, Any]) -> str:
         "stopasgroup": "true",
         "killasgroup": "true",
         "redirect_stderr": "true",
-        "stdout_logfile": log,
+        "stdout_logfile": str(log_path(parameters)),
         "stdout_logfile_maxbytes": "20MB",
         "stdout_logfile_backups": "2",
     }
@@ -186,30 +104,26 @@ def definition_path(parameters: dict[str, Any]) -> Path:
     return Path(parameters["root"]) / "etc" / "supervisor.d" / f"{parameters['name']}.conf"
 
 
-def write_definition(parameters: dict[str, Any], *, dry: bool) -> list[str]:
-    """Put the definition down; returns the names of the settings that differed from what was there."""
-    if not parameters["command"]:
-        return []
+def define(parameters: dict[str, Any], *, dry: bool) -> list[str]:
+    """Put the definition down, or only look with ``dry``; returns the names of the settings that differed."""
     path = definition_path(parameters)
     text = definition(parameters)
     present = path.read_text() if path.exists() else ""
     if present == text:
         return []
     if not dry:
-        fresh = path.with_suffix(".fresh")
-        fresh.write_text(text)
-        fresh.replace(path)
+        files.replace(path, text, 0o644)
     old, new = settings_of(present), settings_of(text)
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)) or ["form"]
 
 
-def wait_for_port(parameters: dict[str, Any], init: Init) -> str | None:
+def wait_for_port(parameters: dict[str, Any]) -> str | None:
     """Wait until the port accepts a connection; None then, else a sentence why it won't.
 
     A program that its init has to start again and again isn't waited for to the end.
     """
     name, where = parameters["name"], f"{parameters['host']}:{parameters['port']}"
-    deadline = time.monotonic() + parameters["timeout"]
+    init, deadline = Init(parameters["root"]), time.monotonic() + parameters["timeout"]
     starts: set[int] = set()
     while time.monotonic() < deadline:
         with socket.socket() as client:
@@ -224,43 +138,24 @@ def wait_for_port(parameters: dict[str, Any], init: Init) -> str | None:
 
 
 def apply(parameters: dict[str, Any], defined: bool) -> bool:
-    """Bring the program into the wanted state; True when that took an act."""
+    """Bring the program into the wanted state; True when that took an act. Raises OSError, xmlrpc.client.Error."""
     name, init = parameters["name"], Init(parameters["root"])
     before = init.state(name)
     if defined or before is None:
         init.load(name, again=parameters["restart"])
-    if parameters["state"] == "stopped":
-        init.stop(name)
-    elif parameters["state"] == "started":
+    if parameters["state"] == "started":
         if parameters["restart"] and before in UP and not defined:
             init.stop(name)
         init.start(name)
     return defined or parameters["restart"] or init.state(name) != before
 
 
-def main() -> None:
-    """Entry point of the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    parameters = module.params
-    try:
-        differs = write_definition(parameters, dry=module.check_mode)
-        answer = {"written": [str(definition_path(parameters))] if differs else [], "differs": differs}
-        if module.check_mode:
-            module.exit_json(changed=bool(differs), **answer)
-        changed = apply(parameters, bool(differs))
-    except (OSError, xmlrpc.client.Error) as error:
-        module.fail_json(msg=f"the init of {parameters['root']} doesn't take {parameters['name']}: {error}")
-    if parameters["port"] and parameters["state"] == "started":
-        init = Init(parameters["root"])
-        why = wait_for_port(parameters, init)
-        if why is not None:
-            log = Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
-            tail = log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
-            state = init.state(parameters["name"])
-            module.fail_json(msg=f"{why}; see {log}", statename=state, tail=tail)
-    state = Init(parameters["root"]).state(parameters["name"])
-    module.exit_json(changed=changed, statename=state, **answer)
+def last_said(parameters: dict[str, Any]) -> list[str]:
+    """The end of the program's log."""
+    log = log_path(parameters)
+    return log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
 
 
-if __name__ == "__main__":
-    main()
+def log_path(parameters: dict[str, Any]) -> Path:
+    """Where the node's init keeps what the program prints."""
+    return Path(parameters["root"]) / "log" / f"{parameters['name']}.log"
