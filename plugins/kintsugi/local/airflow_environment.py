@@ -213,6 +213,8 @@ def _timing() -> dict[str, dict[str, str]]:
         "scheduler": {
             "scheduler_idle_sleep_time": "2",
             "scheduler_heartbeat_sec": "2",
+            # A loop looks at those that have changed, of so many that run (scheduler_rest).
+            "max_dagruns_per_loop_to_schedule": "500",
             "job_heartbeat_sec": "2",
             # A scheduler that is merely starved must not take itself for dead: it would reset all that runs.
             "scheduler_health_check_threshold": "30",

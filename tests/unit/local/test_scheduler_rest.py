@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest  # noqa: TC002
 from sqlalchemy.exc import OperationalError
 
-from kintsugi.local.scheduler_rest import BLIND_S, Rest
+from kintsugi.local.scheduler_rest import ALL_AFTER_S, BLIND_S, Examined, Rest
 
 
 def after(seconds: float, before: Hashable, then: Hashable) -> Callable[[], Hashable]:
@@ -57,3 +59,21 @@ def test_a_database_that_does_not_answer_makes_the_rests_short_and_is_told_once(
 
 def test_the_rest_of_the_module_time_is_there() -> None:
     assert abs(Rest(lambda: 1).time() - time.time()) < 10
+
+
+def test_runs_that_have_not_changed_are_looked_at_once_in_a_while() -> None:
+    now, changed = [0.0], {2}
+    every = cast("Any", lambda session: [SimpleNamespace(id=1), SimpleNamespace(id=2), SimpleNamespace(id=3)])
+    examined = Examined(every, lambda _: changed, lambda: now[0])
+
+    def looked_at() -> list[int]:
+        return [run.id for run in examined(session=cast("Any", None))]
+
+    assert looked_at() == [1, 2, 3]
+    assert looked_at() == [2]
+    now[0] = ALL_AFTER_S - 0.1
+    changed.clear()
+    assert looked_at() == []
+    now[0] = ALL_AFTER_S
+    assert looked_at() == [1, 2, 3]
+    assert looked_at() == []
