@@ -36,7 +36,7 @@ bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (a
 soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (15 to 25 minutes)
 	@$(KINTSUGI) soak
 
-faults:  ## on the running fleet: the table of faults, cell by cell (about 50 minutes; CELLS="hung power_off" for some)
+faults:  ## on the running fleet: the table of faults, cell by cell (about 80 minutes, goes on where it was ended; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
 
 mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)

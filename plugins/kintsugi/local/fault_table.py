@@ -2,7 +2,8 @@
 
 Each cell begins in the steady state and ends with an account of the trades that came in meanwhile; the run ends with
 that of all trades there are, whenever they came, and of what is added up from them. Results are written after each
-cell, so a run that was cut short keeps what it has; a cell named on the command line replaces its own row.
+cell: a run of the whole table that was killed goes on with the same command, and a cell named on the command line
+replaces its own row.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is ov
 LONGEST_S = 1200.0  # one that goes round in circles is ended too
 ACCOUNT_DEADLINE_S = 150.0
 WHOLE_ACCOUNT_DEADLINE_S = 900.0
+NOT_BEGUN = "not begun"
 
 
 def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
@@ -56,23 +58,44 @@ def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = 
     chosen = chosen_cells(cells)
     doors = runtime()
     set_going(doors)
-    rows = _known(report) if cells else {}
+    before = _known(report)
+    rows, goes_on = kept(before, whole=not cells)
     left_out = unavailable(doors)
-    chosen = [cell for cell in chosen if cell.fault not in left_out]
-    write(report, rows, left_out)
+    chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
+    if goes_on:
+        console.print(
+            f"goes on with the run that was ended: {len(rows)} cells are in {report}, {len(chosen)} are to come "
+            "(to begin again, delete it)"
+        )
+    finished = bool(cells) and before.get("finished", True)  # a few cells don't make an ended run whole
+    write(report, rows, left_out, finished=finished)
     with generous(doors):
         for number, cell in enumerate(chosen, start=1):
             console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
             console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
             rows[cell.name] = row = run_cell(doors, cell, console)
-            write(report, rows, left_out)
+            write(report, rows, left_out, finished=finished)
             say(console, row)
     show(console, rows, left_out)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=WHOLE_ACCOUNT_DEADLINE_S))
-    write(report, rows, left_out, counted)
+    write(report, rows, left_out, counted, finished=finished or not cells)
     console.print(f"All trades: {account.said(counted)}; see {report}")
     as_designed = all(row["as_designed"] and not row["lost"] and not row["doubled"] for row in rows.values())
     return 0 if as_designed and not account.at_fault(counted) else 1
+
+
+def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str, Any]], bool]:
+    """The rows of the report ``before`` that stay, by cell, and whether a run of the whole table goes on from them.
+
+    It goes on from one that was ended, but for cells that couldn't be begun, and else begins with none.
+    """
+    rows = {row["fault"]: row for row in before.get("cells", ())}
+    if not whole:
+        return rows, False
+    if before.get("finished", True):
+        return {}, False
+    begun = {name: row for name, row in rows.items() if not row["outcome"].startswith(NOT_BEGUN)}
+    return begun, bool(begun)
 
 
 def chosen_cells(names: Sequence[str]) -> list[Cell]:
@@ -102,7 +125,7 @@ def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
         await_steady_state(doors)
     except StepFailed as failure:  # what an earlier cell left behind; the next one may find it over
         console.print(f"  [red]{failure}")
-        return row_of(cell, [], False, counted) | {"outcome": f"not begun: {failure}"}
+        return row_of(cell, [], False, counted) | {"outcome": f"{NOT_BEGUN}: {failure}"}
     with live_feed(doors, rows=FEED_ROWS) as fed:
         t0 = datetime.now(UTC)
         for name in cell.nodes:
@@ -243,23 +266,32 @@ def write(
     rows: dict[str, dict[str, Any]],
     not_run: Mapping[str, str],
     counted: dict[str, Any] | None = None,
+    *,
+    finished: bool,
 ) -> None:
-    """Every cell so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades."""
+    """Every cell so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades.
+
+    ``finished``: whether the whole table was run.
+    """
     report.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine(),
+        "finished": finished,
         "cells": list(rows.values()),
         "not_run": dict(not_run),
         "account": counted,
     }
-    report.write_text(json.dumps(document, indent=2) + "\n")
+    fresh = report.with_suffix(".new")  # a killed run leaves the report whole
+    fresh.write_text(json.dumps(document, indent=2) + "\n")
+    fresh.replace(report)
 
 
-def _known(report: Path) -> dict[str, dict[str, Any]]:
+def _known(report: Path) -> dict[str, Any]:
     try:
-        return {row["fault"]: row for row in json.loads(report.read_text())["cells"]}
-    except (FileNotFoundError, ValueError, KeyError):
+        document: dict[str, Any] = json.loads(report.read_text())
+    except (FileNotFoundError, ValueError):
         return {}
+    return document
 
 
 def say(console: Console, row: dict[str, Any]) -> None:

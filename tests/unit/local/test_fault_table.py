@@ -1,0 +1,34 @@
+"""Which rows of a report a run of the table of faults keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kintsugi.local.fault_table import NOT_BEGUN, kept
+
+DONE = {"fault": "hung:kafka-1", "outcome": "as designed"}
+BAD = {"fault": "hung:kafka-2", "outcome": "the verdict was dead"}
+NOT_TRIED = {"fault": "slow:kafka-3", "outcome": f"{NOT_BEGUN}: kafka-3 doesn't answer"}
+
+
+def report(*rows: dict[str, Any], finished: bool) -> dict[str, Any]:
+    return {"cells": list(rows), "finished": finished}
+
+
+def test_an_ended_run_goes_on_after_its_rows_good_or_bad() -> None:
+    rows, goes_on = kept(report(DONE, BAD, NOT_TRIED, finished=False), whole=True)
+    assert goes_on
+    assert list(rows.values()) == [DONE, BAD], "what couldn't be begun is tried again"
+
+
+def test_a_finished_run_or_none_is_begun_anew() -> None:
+    assert kept(report(DONE, BAD, finished=True), whole=True) == ({}, False)
+    assert kept({"cells": [DONE]}, whole=True) == ({}, False)
+    assert kept({}, whole=True) == ({}, False)
+    assert kept(report(NOT_TRIED, finished=False), whole=True) == ({}, False)
+
+
+def test_named_cells_leave_the_rows_of_others() -> None:
+    for finished in (True, False):
+        rows, goes_on = kept(report(DONE, BAD, finished=finished), whole=False)
+        assert (list(rows), goes_on) == (["hung:kafka-1", "hung:kafka-2"], False)
