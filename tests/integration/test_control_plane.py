@@ -72,6 +72,17 @@ def test_killed_component_comes_back_with_its_data(plane: ControlPlane, victim: 
     assert _reads_everywhere(plane, f"before the death of {victim}")
 
 
+def test_a_listing_leaves_no_trace_in_the_log_of_s3(plane: ControlPlane) -> None:
+    client = s3_client(plane.settings)
+    client.put_object(Bucket=BUCKET, Key="listed/an-object", Body=b"")
+    assert client.list_objects_v2(Bucket=BUCKET, Prefix="listed/")["KeyCount"] == 1
+    _kill_and_await_return(plane, "s3")  # what the killed one printed is in the log by then
+    plane.start_storage()
+    log = (plane.settings.control / "log" / "s3.log").read_text()
+    assert "INFO" in log
+    assert "an-object" not in log
+
+
 def test_killed_supervisor_and_the_orphans_it_leaves_are_replaced(plane: ControlPlane) -> None:
     _write_everywhere(plane, "before the death of the supervisor")
     supervisor = plane.supervisor.pid()
