@@ -162,6 +162,19 @@ def test_the_first_tokens_share_the_ring_evenly(settings: Settings, rendered: Pa
     assert max(gaps) - min(gaps) <= 1
 
 
+def test_there_is_a_directory_for_each_token_range_and_the_first_is_where_it_always_was(
+    settings: Settings, rendered: Path
+) -> None:
+    given = cassandra(rendered, "cassandra-1", "form")
+    directories = [Path(path) for path in given["data_file_directories"]]
+    ranges = given["num_tokens"] * len(settings.fleet.of(Role.CASSANDRA))
+    assert len(set(directories)) == ranges
+    assert directories[0] == settings.node_volume("cassandra-1") / "data/cassandra/data"
+    assert {path.parent for path in directories} == {directories[0].parent}
+    replacing = cassandra(rendered, "cassandra-1", "replace")
+    assert replacing["data_file_directories"] == given["data_file_directories"]
+
+
 def test_who_forms_is_a_seed_and_who_replaces_is_not_its_own(settings: Settings, rendered: Path) -> None:
     forming, replacing = (
         cassandra(rendered, "cassandra-2", "form"),
