@@ -6,7 +6,6 @@ act are counted and allowed; a repair isn't.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from kintsugi.fleet import Fleet
 from kintsugi.incident import Incident
 from kintsugi.local import account
 from kintsugi.local.demo import live_feed
-from kintsugi.local.series import await_steady_state, machine, screen, set_going
+from kintsugi.local.series import await_steady_state, machine, screen, set_going, write_report
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -76,13 +75,13 @@ def run(
         for pause in injected(doors, seed, minutes * 60):
             document["pauses"].append(asdict(pause))
             document |= told(doors, began)
-            write(path, document)
+            write_report(path, document)
             say(console, document)
     document |= told(doors, began)
     document["account"] = counted = account.summary(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
-    write(path, document)
+    write_report(path, document)
     say(console, document)
     for story in document["repairs"]:
         console.print(f"[red]{story['id']} was repaired: {', '.join(story['attempts'])}; {story['reason']}")
@@ -117,12 +116,6 @@ def told(doors: Runtime, began: datetime) -> dict[str, Any]:
         "incidents": len(incidents),
         "repairs": [one.to_json() for one in repairs(incidents)],
     }
-
-
-def write(path: Path, document: dict[str, Any]) -> None:
-    """Everything so far: a killed run keeps what it saw."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def say(console: Console, document: dict[str, Any]) -> None:

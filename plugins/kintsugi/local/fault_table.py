@@ -9,7 +9,6 @@ replaces its own row.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,9 +28,11 @@ from kintsugi.local.series import (
     followed,
     generous,
     incidents_since,
+    known,
     machine,
     screen,
     set_going,
+    write_report,
 )
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
@@ -58,7 +59,7 @@ def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = 
     chosen = chosen_cells(cells)
     doors = runtime()
     set_going(doors)
-    before = _known(report)
+    before = known(report)
     rows, goes_on = kept(before, whole=not cells)
     left_out = unavailable(doors)
     chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
@@ -273,7 +274,6 @@ def write(
 
     ``finished``: whether the whole table was run.
     """
-    report.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine(),
         "finished": finished,
@@ -281,17 +281,7 @@ def write(
         "not_run": dict(not_run),
         "account": counted,
     }
-    fresh = report.with_suffix(".new")  # a killed run leaves the report whole
-    fresh.write_text(json.dumps(document, indent=2) + "\n")
-    fresh.replace(report)
-
-
-def _known(report: Path) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads(report.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return document
+    write_report(report, document)
 
 
 def say(console: Console, row: dict[str, Any]) -> None:

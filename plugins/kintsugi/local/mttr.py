@@ -14,7 +14,6 @@ their rows and keeps the others'. Seconds are reported and never fail the run.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Collection
@@ -52,9 +51,11 @@ from kintsugi.local.series import (
     followed,
     generous,
     incidents_since,
+    known,
     machine,
     screen,
     set_going,
+    write_report,
 )
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime
@@ -165,10 +166,7 @@ class Mttr:
         report = self.report
         report["repairs"] = with_by_hand(report["repairs"], report["by_hand"])
         report["summary"] = summary(report["repairs"], report["by_hand"])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_suffix(".new")  # a killed run leaves the report whole
-        fresh.write_text(json.dumps(report, indent=2) + "\n")
-        fresh.replace(self.path)
+        write_report(self.path, report)
 
 
 def run(
@@ -276,15 +274,6 @@ def begin(
         "summary": {},
         "account": None,
     }
-
-
-def known(path: Path) -> dict[str, Any]:
-    """The report that is there; empty when there is none that can be read."""
-    try:
-        document: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return document
 
 
 def data(doors: Runtime) -> dict[str, Any]:

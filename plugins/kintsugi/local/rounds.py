@@ -6,7 +6,6 @@ the fleet that ``make demo`` or ``make up`` left running.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.chaos.pick import order
 from kintsugi.local import account
 from kintsugi.local.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
-from kintsugi.local.series import await_steady_state, machine, set_going
+from kintsugi.local.series import await_steady_state, machine, set_going, write_report
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -59,7 +58,6 @@ def orders(doors: Runtime, rounds: int, seed: int) -> list[list[str]]:
 
 def write(report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None) -> None:
     """Every figure so far, also when a later repair fails."""
-    report.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine(),
         "seed": seed,
@@ -67,7 +65,7 @@ def write(report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: d
         "recoveries": list(figures),
         "account": counted,
     }
-    report.write_text(json.dumps(document, indent=2) + "\n")
+    write_report(report, document)
 
 
 def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:

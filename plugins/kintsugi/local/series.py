@@ -1,16 +1,18 @@
-"""What every series of faults on the running fleet needs: a repair budget, the steady state, journals on the screen."""
+"""What every series of faults on the running fleet needs: a budget, the steady state, journals on screen, a report."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos.experiment import check_steady_state
 from kintsugi.errors import Refused, StepFailed
@@ -33,6 +35,23 @@ GENEROUS_FOR = timedelta(hours=3)
 def machine() -> str:
     """What a report says of this machine."""
     return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def known(path: Path) -> dict[str, Any]:
+    """The report that is there; empty when there is none that can be read."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document
+
+
+def write_report(path: Path, document: Mapping[str, Any]) -> None:
+    """Put a report in the place of the one that is there; a killed run leaves that one or this one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(document, indent=2) + "\n")
+    fresh.replace(path)
 
 
 def screen() -> Console:

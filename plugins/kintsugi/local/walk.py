@@ -9,7 +9,6 @@ expected.
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from kintsugi.local.series import (
     machine,
     screen,
     set_going,
+    write_report,
 )
 from kintsugi.local.walk_plan import Killing, Victim, judge
 from kintsugi.recovery import redundant
@@ -136,9 +136,8 @@ class Walk:
 
     def write(self, counted: dict[str, Any] | None = None) -> None:
         """Every row so far; a killed walk keeps what it has."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         document = {"machine": machine(), "killings": list(self.rows.values()), "account": counted}
-        self.path.write_text(json.dumps(document, indent=2) + "\n")
+        write_report(self.path, document)
 
 
 def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:

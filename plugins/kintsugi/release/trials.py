@@ -6,9 +6,6 @@ with acks=all and canary trades go on. Afterwards every node must run the known-
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -170,6 +167,6 @@ def _say(works: Sequence[dict[str, Any]]) -> str:
 
 
 def _write(report: Path, rows: Sequence[dict[str, Any]]) -> None:
-    report.parent.mkdir(parents=True, exist_ok=True)
-    document = {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "trials": list(rows)}
-    report.write_text(json.dumps(document, indent=2) + "\n")
+    from kintsugi.local.series import machine, write_report
+
+    write_report(report, {"machine": machine(), "trials": list(rows)})

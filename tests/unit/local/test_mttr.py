@@ -14,7 +14,7 @@ from kintsugi.chaos.faults import FAULTS as MADE
 from kintsugi.errors import InputError
 from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Outcome
-from kintsugi.local.mttr import begin, bytes_below, known
+from kintsugi.local.mttr import begin, bytes_below
 from kintsugi.local.mttr_figures import (
     FAULTS,
     KINDS,
@@ -34,6 +34,7 @@ from kintsugi.local.mttr_figures import (
     with_by_hand,
 )
 from kintsugi.local.mttr_plot import draw
+from kintsugi.local.series import known
 from tests.stories import T0, at, entry, healed
 
 FLEET = load_fleet()

@@ -227,11 +227,9 @@ class Service:
             return
         self.answer["formatted"] = True
         self.note(True, [])
-        why = (
-            None
-            if self.module.check_mode
-            else kafka_storage.format_directory(wanted, self.module.run_command)
-        )
+        if self.module.check_mode:
+            return
+        why = kafka_storage.format_directory(wanted, self.module.run_command)
         if why is not None:
             self.fail(why)
 
@@ -250,8 +248,9 @@ class Service:
             why = programs.wait_for_port(program) if waits else None
         except (OSError, xmlrpc.client.Error) as error:
             self.fail(f"the init of {program['root']} doesn't take {program['name']}: {error}")
-        if why is not None:
-            self.fail(f"{why}; see {programs.log_path(program)}", tail=programs.last_said(program))
+        else:
+            if why is not None:
+                self.fail(f"{why}; see {programs.log_path(program)}", tail=programs.last_said(program))
 
     def note(self, changed: bool, written: list[str]) -> None:
         """Add to the answer."""
