@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status incident rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup demo up unpause down status incident rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -17,6 +17,9 @@ demo: setup  ## from nothing to two servers killed and healed, and the account (
 
 up: setup  ## start the control plane and the fleet
 	@$(KINTSUGI) up
+
+unpause:  ## let every watch, the stream and the ingest run; a new installation waits for this
+	@$(KINTSUGI) unpause
 
 down:  ## stop and remove everything, also after a crash
 	@if [ -x $(BIN)/python ]; then $(KINTSUGI) down; fi

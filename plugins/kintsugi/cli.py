@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from kintsugi.errors import KintsugiError
-from kintsugi.fleet import Role
+from kintsugi.fleet import Role, watch_of
 from kintsugi.local.walk_plan import STEPS, Victim
 from kintsugi.settings import Settings, load_settings
 
@@ -42,6 +42,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
 
     start(settings)
     print(sign_in(settings))
+    print("on a new installation, `make unpause` lets the watches, the stream and the ingest run")
     return 0
 
 
@@ -50,6 +51,16 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.local.up import down as stop
 
     stop(settings)
+    return 0
+
+
+def unpause(options: argparse.Namespace, settings: Settings) -> int:
+    """Let every watch, the stream and the ingest run: a new installation waits for this."""
+    from kintsugi.local.series import set_going
+    from kintsugi.recovery.case import runtime
+
+    set_going(runtime()).unpause(watch_of("flow"))
+    print("every node and the flow are watched, the stream runs, files in S3 are ingested")
     return 0
 
 
@@ -199,7 +210,7 @@ def sign_in(settings: Settings) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kintsugi", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (up, down, artifacts):
+    for command in (up, unpause, down, artifacts):
         _add(commands, command)
     _add_series_of_faults(commands)
     measured = _add(commands, bench)

@@ -36,13 +36,15 @@ class Role(StrEnum):
 class Node:
     """One server: its name, its role, its address, and the port of its own sshd.
 
-    ``index`` is the number at the end of the name (``kafka-2`` → 2); Kafka uses it as node id.
+    ``index`` is the number at the end of the name (``kafka-2`` → 2); Kafka uses it as node id. ``protected``: it is
+    never destroyed without a person's approval.
     """
 
     name: str
     role: Role
     address: str
     ssh_port: int
+    protected: bool = False
 
     @property
     def index(self) -> int:
@@ -124,7 +126,10 @@ def _parse(document: Mapping[str, Any]) -> Fleet:
             role=Role(entry["role"]),
             address=str(ipaddress.ip_address(entry["address"])),
             ssh_port=int(entry.get("ssh_port", document["ssh_port"])),
+            protected=entry.get("protected", False),
         )
+        if not isinstance(node.protected, bool):
+            raise FleetError(f"protected of {node.name} must be true or false, not {node.protected!r}")
         if not node.name.rpartition("-")[2].isdigit():
             raise FleetError(f"node {node.name!r} must end in a number, as in kafka-1")
         if node.name in nodes:

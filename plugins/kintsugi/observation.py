@@ -64,6 +64,8 @@ class Observation:
     ``room``: how much of the volume is free, None when nobody could look.
     ``peers``: opinion by peer name. ``progress``: a sentence when the service is starting and advancing
     (replaying a log, streaming), else None. ``heard_at``: when the node last answered anybody, UTC.
+    ``unanswered_since``: since when its watch has got no answer from the service, UTC, None when no watch found it
+    silent.
     ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow), None when unknown.
     """
 
@@ -78,4 +80,5 @@ class Observation:
     peers: Mapping[str, PeerOpinion] = field(default_factory=dict)
     progress: str | None = None
     heard_at: datetime | None = None
+    unanswered_since: datetime | None = None
     clock_ahead_s: float | None = None

@@ -82,6 +82,10 @@ def test_an_unknown_node_is_answered_with_the_known_ones(fleet: Fleet) -> None:
         ("- {name: kafka-1, role: kafka, address: nowhere}", "nowhere"),
         ("- {name: kafka-1, role: kafka}", "address"),
         ("- just words", "malformed"),
+        (
+            "- {name: kafka-1, role: kafka, address: 127.0.0.1, protected: often}",
+            "must be true or false, not 'often'",
+        ),
     ],
 )
 def test_a_wrong_entry_is_named_with_its_file(tmp_path: Path, text: str, said: str) -> None:
@@ -109,3 +113,11 @@ def test_the_environment_chooses_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_fleet().node("kafka-2").ssh_port == 2022
     monkeypatch.delenv("KINTSUGI_FLEET")
     assert fleet_path() == REPOSITORY / "fleet.yaml"
+
+
+def test_a_node_is_protected_where_the_file_says_so(tmp_path: Path) -> None:
+    nodes = (
+        "  - {name: kafka-1, role: kafka, address: 127.34.1.1, protected: true}\n"
+        "  - {name: kafka-2, role: kafka, address: 127.34.1.2}\n"
+    )
+    assert [node.protected for node in load_fleet(written(tmp_path, HEAD + nodes))] == [True, False]

@@ -134,7 +134,7 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str) -> Iterator[None]:
             airflow.unpause(watch)
             await_watched(airflow, name)
     finally:
-        doors.store.clear_maintenance(name)
+        doors.store.clear_maintenance(name, user=HOLDER)
         doors.store.release(name, lease.token)
 
 
@@ -144,9 +144,7 @@ def lift(doors: Runtime) -> None:
         lease = doors.store.lease(name)
         if lease is not None and lease.holder == HOLDER:
             doors.store.release(name, lease.token)
-        for flag in doors.store.maintenance(name):
-            if flag.user == HOLDER and flag.scope == name:
-                doors.store.clear_maintenance(name)
+        doors.store.clear_maintenance(name, user=HOLDER)
 
 
 def is_watched(airflow: Airflow, name: str) -> bool:

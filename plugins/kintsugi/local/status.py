@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kintsugi.fleet import Node, Role
+from kintsugi.fleet import WATCH, Node, Role
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.observation import Answer
 from kintsugi.settings import KAFKA_PORT, Settings
@@ -29,12 +29,13 @@ Answered = TypeVar("Answered")
 
 
 def gather(settings: Settings) -> Document:
-    """``{"well", "control_plane", "airflow", "nodes", "dags", "lag", "incidents"}`` in JSON types.
+    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "incidents"}`` in JSON types.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
     not yet stored, over all partitions; None when nobody can tell. ``incidents``: the last five, newest
-    first. ``well``: every component, node, disk and Airflow itself are well.
+    first. ``well``: every component, node, disk and Airflow itself are well. ``unwatched``: what has a watch that is
+    paused; nothing of that would be healed.
     """
     plane = ControlPlane(settings)
     with ThreadPoolExecutor(max_workers=3) as pool:
@@ -49,7 +50,14 @@ def gather(settings: Settings) -> Document:
             "incidents": incidents.result() or [],
         }
     document["lag"] = _lag(settings, document["nodes"])
-    return {"well": _is_well(document), **document}
+    return {"well": _is_well(document), "unwatched": unwatched(document["dags"]), **document}
+
+
+def unwatched(dags: Sequence[Document]) -> list[str]:
+    """What the paused watches among ``dags`` would watch: nodes by name, and the flow."""
+    return sorted(
+        dag["dag_id"].removeprefix(WATCH) for dag in dags if dag["paused"] and dag["dag_id"].startswith(WATCH)
+    )
 
 
 def _lag(settings: Settings, nodes: list[Document]) -> int | None:
@@ -86,6 +94,11 @@ def show(document: Document) -> None:
     else:
         console.print("No incidents on record.")
     verdict = "[green]all is well[/green]" if document["well"] else "[red]not all is well[/red]"
+    if sleeping := document["unwatched"]:
+        console.print(
+            f"[yellow]Nobody watches {', '.join(sleeping)}: nothing of that would be healed.[/yellow] "
+            "`make unpause` lets every watch, the stream and the ingest run"
+        )
     console.print(f"Airflow: {document['airflow']['url']}   {verdict}")
 
 

@@ -6,6 +6,8 @@
    well.
 3. An open incident whose journal has stood still for STUCK: whoever repaired it is gone, and nobody took over.
 4. A watch's incident that is open for OVERDUE though its repair goes on. (A run by hand has a deadline in Airflow.)
+5. A watch that found a node sick UNFOUNDED times within an hour, and each time nothing was found to be wrong with it:
+   whatever it is, nobody heals it.
 
 Everything else heals without anybody, and stands in the digest. A sick node is detected again and again while a
 person is on the way; incidents of a node that follow each other within UNBROKEN and didn't heal are one reason to
@@ -26,6 +28,7 @@ REMIND = timedelta(hours=2)
 STUCK = timedelta(minutes=20)
 OVERDUE = timedelta(minutes=30)
 RECENT = timedelta(days=1)
+UNFOUNDED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,18 @@ class Page:
 def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
     """The calls that the incidents of the last day justify at ``now`` (UTC), oldest incident first."""
     found: dict[str, Page] = {}
+    incidents = list(incidents)
     by_node: dict[str, list[Incident]] = {}
     for incident in sorted(incidents, key=lambda incident: incident.opened_at):
         chain = _chain(by_node.get(incident.node, []), incident)
         by_node[incident.node] = chain
         page = _page(incident, chain[0], now)
         if page is not None and now - _last_word(incident) < RECENT:
+            found[page.key] = page
+    for node in by_node:
+        alarms = [one for one in incidents if one.node == node and _unfounded(one, now)]
+        if len(alarms) >= UNFOUNDED:
+            page = _unfounded_page(node, alarms)
             found[page.key] = page
     return list(found.values())
 
@@ -96,6 +105,26 @@ def _page(incident: Incident, first: Incident, now: datetime) -> Page | None:
             f"Its repair goes on, last with: {incident.entries[-1].message}\n{where}",
         )
     return None
+
+
+def _unfounded(incident: Incident, now: datetime) -> bool:
+    """Whether a watch's finding of the last hour came to nothing."""
+    return (
+        incident.outcome is Outcome.FALSE_ALARM
+        and incident.holder.startswith(WATCH)
+        and now - _last_word(incident) < UNBROKEN
+    )
+
+
+def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
+    first = min(alarms, key=lambda incident: incident.opened_at)
+    last = max(alarms, key=lambda incident: incident.opened_at)
+    return Page(
+        f"page/unfounded/{node}/{first.opened_at:%Y%m%dT%H}",
+        f"{node} needs a person: its watch finds it sick again and again",
+        f"{len(alarms)} times within the hour, and nothing was touched. The last time: {last.reason}\n"
+        f"See `kintsugi incident {last.id}`, and {watch_of(node)} in Airflow; recover_node acts on your word.",
+    )
 
 
 def _last_word(incident: Incident) -> datetime:

@@ -30,7 +30,7 @@ async def guard_facts(
     heard_at: datetime | None = None,
     first_failed_at: datetime | None = None,
     volume_intact: bool | None = None,
-    protected: bool | None = False,
+    protected: bool | None = None,
 ) -> GuardFacts:
     """The facts for kintsugi.recovery.guards.judge, all but the store's ledger; takes at most about 4 s.
 

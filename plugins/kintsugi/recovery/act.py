@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLAN_TRIES = 3
+REPAIR_S = 600  # of a comparison with the replicas
 START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own
 # For how long a node that isn't redundant yet is waited for, by what it looks like; anything else is no way to it.
 PATIENCE_S = {
@@ -244,7 +245,8 @@ def make_whole(
         if counted := starts_cassandra.keep_count(node):
             note(counted)
         if compare:
-            runtime.ansible().run("rejoin_cassandra.yml", limit=node.name, timeout_s=600)
+            ansible = in_force.ansible_for(runtime, node.name)
+            ansible.run("rejoin_cassandra.yml", limit=node.name, timeout_s=REPAIR_S)
             return f"every range of {node.name} was compared with its replicas and repaired"
     return None
 
@@ -253,11 +255,13 @@ def _may_lack_rows(runtime: Runtime, case: Case) -> bool:
     """Whether a Cassandra node may lack rows that were acknowledged, so that its ranges must be compared.
 
     A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
-    its power lost what its commit log hadn't synced yet. After a longer absence the others keep no hints for it.
+    its power lost what its commit log hadn't synced yet. After a longer absence the others keep no hints for it. And
+    what an earlier incident left unfinished is still to be done.
     """
     incident = runtime.store.incident(case.incident)
     away = datetime.now(UTC) - incident.first_failed_at
-    return any(action.destroys for action in incident.attempts()) or away > HINT_WINDOW
+    rebuilt = any(action.destroys for action in incident.attempts())
+    return rebuilt or away > HINT_WINDOW or case.node in runtime.store.pending_repairs()
 
 
 def verify(runtime: Runtime, case: Case) -> str:
@@ -275,7 +279,8 @@ def canary(runtime: Runtime, case: Case) -> str:
     """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive.
 
     While S3 is away a repair isn't held up: the canary goes in at Kafka then. While other nodes are being
-    repaired too, the whole way may be shut for reasons that aren't this node's, so the wait goes on.
+    repaired too, the whole way may be shut for reasons that aren't this node's, so the wait goes on. Where nobody
+    submitted the stream none can arrive, and none is sent.
     """
     from kintsugi.trades import canary as trade
 
@@ -285,6 +290,10 @@ def canary(runtime: Runtime, case: Case) -> str:
         return waited_s > OUTAGE_DEADLINE_S or not _others_sick(runtime, case)
 
     with runtime.step(case, "canary") as step:
+        if not stream_driver.shall_run(runtime):
+            sentence = "no canary was sent: nobody has submitted the stream"
+            step.note(sentence)
+            return sentence
         trade_id, entrance = _send_canary(runtime)
         cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
         seconds = trade.await_arrival(cassandra, trade_id, give_up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 from kintsugi.errors import InputError
 from kintsugi.fleet import Node
 from kintsugi.incident import Action, Entry, Incident
-from kintsugi.observation import Answer, Observation
+from kintsugi.observation import Answer, Observation, Symptom
 from kintsugi.recovery.case import LEASE_S, Case, Runtime, Step
 from kintsugi.recovery.decide import Decision, decide
 from kintsugi.recovery.diagnose import Verdict, diagnose
-from kintsugi.recovery.guards import GuardFacts, Limits, Ruling, judge
+from kintsugi.recovery.guards import Gate, GuardFacts, Limits, Ruling, judge
 from kintsugi.release import in_force
 
 PATIENCE_S = 30.0
@@ -45,6 +45,7 @@ class Confirmed:
     dry_run: bool
     volume_intact: bool | None
     heard_at: datetime | None
+    run: str
 
     @classmethod
     def of(cls, incident: Incident) -> Confirmed:
@@ -57,6 +58,7 @@ class Confirmed:
             dry_run=data["dry_run"],
             volume_intact=data["volume_intact"],
             heard_at=datetime.fromisoformat(heard) if heard else None,
+            run=data.get("run", ""),
         )
 
 
@@ -101,6 +103,8 @@ def confirm(
         for line in finding["evidence"] if finding else ():
             step.note(line, finding=True)
         seen = look(runtime, server)
+        if finding and finding["symptom"] == Symptom.HUNG:
+            seen = replace(seen, unanswered_since=first_failed)
         _write_verdict(step, seen, requested, dry_run)
     return case
 
@@ -124,6 +128,7 @@ def _write_verdict(step: Step, seen: Observation, requested: str, dry_run: bool)
         verdict=diagnosis.verdict.value,
         requested=requested,
         dry_run=dry_run,
+        run=step.case.holder,
         volume_intact=seen.volume_intact,
         disk_free=seen.room and seen.room.free,
         clock_ahead_s=seen.clock_ahead_s,
@@ -147,17 +152,26 @@ def guard(runtime: Runtime, case: Case) -> list[str]:
         if decision.action is Action.STAND_DOWN or confirmed.verdict is Verdict.PARTITIONED:
             step.note(decision.reason, action=decision.action.value)
             return ["stand_down"]
-        ruling = _judge(runtime, case, incident, decision)
-        if decision.action is Action.PAGE:
-            ruling = Ruling(False, (decision.reason,))
+        paging = decision.action is Action.PAGE
+        # Who is asked whether to try again shall know what speaks against it.
+        at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
+        ruling = _judge(runtime, case, incident, at_stake)
+        if paging:
+            ruling = Ruling(False, (decision.reason, *ruling.reasons), ruling.gates)
         if ruling.allowed:
             step.note(f"the guards allow: {decision.reason}", action=decision.action.value)
             return ["archive_logs", "decide"]
-        step.note("refused: " + " ".join(ruling.reasons), refused=list(ruling.reasons))
+        step.note(
+            "refused: " + " ".join(ruling.reasons),
+            refused=list(ruling.reasons),
+            gates=sorted(gate.value for gate in ruling.gates),
+        )
     return ["archive_logs", "ask_a_human"]
 
 
-def _decide(runtime: Runtime, incident: Incident, confirmed: Confirmed) -> Decision:
+def _decide(
+    runtime: Runtime, incident: Incident, confirmed: Confirmed, *, insisted: bool = False
+) -> Decision:
     return decide(
         confirmed.verdict,
         incident.attempts(),
@@ -165,6 +179,8 @@ def _decide(runtime: Runtime, incident: Incident, confirmed: Confirmed) -> Decis
         requested=confirmed.requested,
         volume_intact=confirmed.volume_intact,
         suspicious_release=in_force.suspicious(runtime.store, incident.node),
+        unfinished=incident.node in runtime.store.pending_repairs(),
+        insisted=insisted,
     )
 
 
@@ -212,6 +228,7 @@ def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
             heard_at=confirmed.heard_at,
             first_failed_at=incident.first_failed_at,
             volume_intact=confirmed.volume_intact,
+            protected=runtime.node(case).protected,
         )
     )
 
@@ -224,8 +241,8 @@ def refusal(runtime: Runtime, case: Case) -> list[str]:
 def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
     """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
 
-    A run that was killed here goes on with what it had chosen. Raises Refused when the guards have changed their
-    mind since ``guard``, unless a person approved.
+    A run that was killed here goes on with what it had chosen. A person's approval opens the gates that had refused
+    when the question was asked. Raises Refused when another one refuses by now.
     """
     with runtime.step(case, "decide") as step:
         if approved_by:
@@ -236,10 +253,11 @@ def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
             return "show_plan"
         decision = _chosen(incident, case)
         if decision is None:
-            decision = _decide(runtime, incident, confirmed)
+            decision = _decide(runtime, incident, confirmed, insisted=bool(approved_by))
             step.note(decision.reason, chosen=decision.action.value, run=case.holder)
         if decision.action.changes:
-            _begin(runtime, case, step, incident, decision, approved=bool(approved_by))
+            opened = latest(incident, "guard", "refused").data["gates"] if approved_by else ()
+            _begin(runtime, case, step, incident, decision, approved=[Gate(gate) for gate in opened])
     return PATHS[decision.action]
 
 
@@ -251,7 +269,13 @@ def _chosen(incident: Incident, case: Case) -> Decision | None:
 
 
 def _begin(
-    runtime: Runtime, case: Case, step: Step, incident: Incident, decision: Decision, *, approved: bool
+    runtime: Runtime,
+    case: Case,
+    step: Step,
+    incident: Incident,
+    decision: Decision,
+    *,
+    approved: Collection[Gate],
 ) -> None:
     facts, allowed = _facts(runtime, case, incident), limits(runtime)
     runtime.store.begin_attempt(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
     from kintsugi.hooks.terraform import Terraform
     from kintsugi.platform import Platform
     from kintsugi.store import Store
+    from kintsugi.store.leases import Lease
 
 LEASE_S = 300.0
+RENEW_S = 60.0  # a step may take longer than its lease: one that streams a disk, or asks a person's Ansible
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +77,46 @@ class Runtime:
     def step(self, case: Case, name: str) -> Iterator[Step]:
         """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
 
-        Raises LeaseHeld when another run has taken the lease, Fenced by the next act of a step whose
-        successor has started.
+        The lease is renewed for as long as the step's process lives. Raises LeaseHeld when another run has taken it,
+        Fenced by the next act of a step whose successor has started.
         """
         lease = self.store.acquire_lease(case.node, case.holder, LEASE_S, fresh_token=True)
         step = Step(self, case, name, lease.token)
         step.note("started", mark="start")
         try:
-            with first_in_line():
+            with first_in_line(), _kept(self.store, lease):
                 yield step
-        except Exception as error:
-            step.note(f"failed: {error}", mark="failed")
+        except BaseException as error:  # Airflow's time-out is none of Exception's
+            step.note(f"failed: {str(error) or type(error).__name__}", mark="failed")
             raise
         step.note("done", mark="end")
+
+
+@contextmanager
+def _kept(store: Store, lease: Lease) -> Iterator[None]:
+    """Renew the lease while the block runs, until a newer token shows that it is another's."""
+    from kintsugi.errors import Fenced
+    from kintsugi.store import StoreUnavailable
+
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_S):
+            try:
+                store.renew(lease.node, lease.token, LEASE_S)
+            except StoreUnavailable as away:
+                log.warning("%s", away)
+            except Fenced as fenced:
+                log.warning("%s", fenced)
+                return
+
+    thread = threading.Thread(target=renew, name=f"lease of {lease.node}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +134,7 @@ class Step:
 
     def note(self, message: str, **data: Any) -> None:
         """Add a sentence to the incident's journal and to the task's log."""
-        import logging
-
-        logging.getLogger(__name__).info("%s: %s", self.name, message)
+        log.info("%s: %s", self.name, message)
         self.runtime.store.append(self.case.incident, self.token, self.name, message, data)
 
 

@@ -1,9 +1,11 @@
 """From what is wrong with a node to what is done about it: pure, with a sentence as the reason.
 
-1.  Nothing wrong → stand down. Starting, or partitioned from us only → wait and look again.
-2.  A person asked for an action → that one, once; what to do after it failed is for a person to say.
+1.  Nothing wrong → stand down; but where a repair of the node was begun and not finished → wait for it, rejoin it and
+    prove it. Starting, or partitioned from us only → wait and look again.
+2.  A person asked for an action → that one; what to do after it failed is for a person to say.
 3.  Otherwise the ladder of the verdict, cheapest rung first. Each attempt made in this incident uses up one
-    rung of its kind; the first rung that is left is climbed. Above the last one a human is paged:
+    rung of its kind; the first rung that is left is climbed. Above the last one a human is paged, and a person who
+    approves gets the last action once more:
 
     - process down, hung:  restart → rebuild the node on its volume → rebuild both → rebuild both
     - misconfigured:       restart → (roll back) → rebuild the node → rebuild both → rebuild both
@@ -62,16 +64,34 @@ def decide(
     requested: Action = Action.AUTO,
     volume_intact: bool | None = None,
     suspicious_release: bool = False,
+    unfinished: bool = False,
+    insisted: bool = False,
 ) -> Decision:
     """The next action for a node with this verdict, after these attempts in the same incident.
 
     ``requested``: what a person asked for by hand, else ``AUTO``. ``volume_intact``: None when unknown.
-    ``suspicious_release``: the node runs a release that isn't known-good.
+    ``suspicious_release``: the node runs a release that isn't known-good. ``unfinished``: its data isn't whole again
+    since an earlier repair. ``insisted``: a person was told that nothing is left to try, and wants it tried again.
     """
     if requested is not Action.AUTO:
-        return _by_hand(requested, attempts, volume_intact)
-    if verdict is Verdict.FALSE_ALARM:
-        return Decision(Action.STAND_DOWN, "Nothing is wrong with the node.")
+        return _by_hand(requested, volume_intact)
+    if verdict not in LADDERS:
+        return _untouched(verdict, begun=bool(attempts) or unfinished)
+    used = Counter(attempts)
+    for rung in _ladder(verdict, volume_intact, suspicious_release):
+        if not used[rung]:
+            return Decision(rung, _reason(rung, verdict, role, volume_intact, attempts))
+        used[rung] -= 1
+    if insisted and attempts:
+        return Decision(attempts[-1], f"A person asked for {attempts[-1].value} once more.")
+    return Decision(
+        Action.PAGE,
+        f"Tried without success: {_said(attempts)}. A person has to look; see *Being called* in the README.",
+    )
+
+
+def _untouched(verdict: Verdict, *, begun: bool) -> Decision:
+    """What is done about a node that isn't to be touched; ``begun``: a repair of it was, and isn't finished."""
     if verdict is Verdict.STARTING:
         return Decision(Action.WAIT, "The node is on its way up; it is left alone while it advances.")
     if verdict is Verdict.PARTITIONED:
@@ -79,14 +99,11 @@ def decide(
             Action.WAIT,
             "The node may be well and only out of our sight; nothing is touched on silence alone.",
         )
-    used = Counter(attempts)
-    for rung in _ladder(verdict, volume_intact, suspicious_release):
-        if not used[rung]:
-            return Decision(rung, _reason(rung, verdict, role, volume_intact, attempts))
-        used[rung] -= 1
-    return Decision(
-        Action.PAGE, f"Tried without success: {_said(attempts)}. A person has to look; see the runbook."
-    )
+    if begun:
+        return Decision(
+            Action.WAIT, "The node answers, but its repair isn't finished: it is rejoined and proven."
+        )
+    return Decision(Action.STAND_DOWN, "Nothing is wrong with the node.")
 
 
 def _ladder(verdict: Verdict, volume_intact: bool | None, suspicious: bool) -> list[Action]:
@@ -99,21 +116,15 @@ def _ladder(verdict: Verdict, volume_intact: bool | None, suspicious: bool) -> l
     return rungs if Action.ROLL_BACK in rungs else [*rungs, Action.ROLL_BACK]
 
 
-def _by_hand(requested: Action, attempts: Sequence[Action], volume_intact: bool | None) -> Decision:
+def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
     if not requested.changes:
         return Decision(requested, "As asked for by hand.")
-    wanted = requested
     if requested is Action.REBUILD_NODE and volume_intact is False:
-        wanted = Action.REBUILD
-    if wanted in attempts:
         return Decision(
-            Action.PAGE, f"{wanted.value} was asked for by hand and failed; a person decides what next."
+            Action.REBUILD,
+            "Asked for by hand to rebuild the node; its volume is gone, so that is rebuilt too.",
         )
-    if wanted is not requested:
-        return Decision(
-            wanted, "Asked for by hand to rebuild the node; its volume is gone, so that is rebuilt too."
-        )
-    return Decision(wanted, f"{wanted.value} was asked for by hand.")
+    return Decision(requested, f"{requested.value} was asked for by hand.")
 
 
 def _reason(

@@ -6,7 +6,8 @@ The rules, in order; the first that fits decides:
     clock isn't that of everybody else → **clock wrong**.
 2.  The volume is known to be gone and the host answers → **disk lost**.
 3.  The service is silent, but answered anybody less than 8 s ago → **false alarm**: a pause (a
-    collection, a slow disk) of up to 5 s is never an incident.
+    collection, a slow disk) of up to 5 s is never an incident. What its peers hear doesn't count where the host
+    answers us and the service hasn't for 8 s: gossip and replication may live on in a service that serves nobody.
 4.  Service and sshd both *refuse* → **host lost**. A refused connection is an answer of the kernel: no
     process listens. On two independent ports it proves the processes dead, so peers that still say
     "up" are behind (Cassandra's gossip takes 10 to 18 s to notice) and do not count.
@@ -71,7 +72,8 @@ def diagnose(observation: Observation) -> Diagnosis:
         return _serving(seen)
     if seen.volume_intact is False and seen.ssh is Answer.OK:
         return _say(Verdict.DISK_LOST, f"{seen.node} answers ssh, but its data directory is gone")
-    if seen.service is Answer.TIMEOUT and (pause := _silence(seen)) is not None and pause < HANG_AFTER:
+    pause = None if _serves_nobody(seen) else _silence(seen)
+    if seen.service is Answer.TIMEOUT and pause is not None and pause < HANG_AFTER:
         return _say(
             Verdict.FALSE_ALARM,
             f"{seen.node} answered {pause.total_seconds():.1f} s ago: a pause, not yet a hang",
@@ -146,6 +148,12 @@ def _service_only(seen: Observation) -> Diagnosis:
 
 def _say(verdict: Verdict, reason: str) -> Diagnosis:
     return Diagnosis(verdict, reason + ".")
+
+
+def _serves_nobody(seen: Observation) -> bool:
+    """Whether the host answers us and its service has been silent to us for as long as a hang takes."""
+    since = seen.unanswered_since
+    return seen.ssh is Answer.OK and since is not None and seen.at - since >= HANG_AFTER
 
 
 def _silence(seen: Observation) -> timedelta | None:

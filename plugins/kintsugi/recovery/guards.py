@@ -25,13 +25,27 @@ The lease is no gate of this module: it is held or not, and the store checks it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Action, Ledger
 from kintsugi.observation import Answer
+
+
+class Gate(StrEnum):
+    """What may refuse an action: a row of the table above, or that the store didn't say what it asks for."""
+
+    STORE = "store"
+    MAINTENANCE = "maintenance"
+    BUDGET = "budget"
+    PROTECTED = "protected"
+    BREAKER = "breaker"
+    COPIES = "copies"
+    PENDING = "pending"
+    WRONG_KILL = "wrong_kill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +136,7 @@ class GuardFacts:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """Whether the action is allowed; if not, why not, a sentence a gate.
+    """Whether the action is allowed; if not, why not, a sentence a reason, and which ``gates`` refused.
 
     ``passing``: all the reasons may go by themselves, so asking again later makes sense.
     ``retry_at``: when, where that is known.
@@ -130,6 +144,7 @@ class Ruling:
 
     allowed: bool
     reasons: tuple[str, ...] = ()
+    gates: frozenset[Gate] = frozenset()
     passing: bool = False
     retry_at: datetime | None = field(default=None)
 
@@ -141,49 +156,66 @@ class _Objection:
     retry_at: datetime | None = None
 
 
-def judge(action: Action, facts: GuardFacts, limits: Limits = Limits(), *, approved: bool = False) -> Ruling:
+def judge(
+    action: Action, facts: GuardFacts, limits: Limits = Limits(), *, approved: Collection[Gate] = ()
+) -> Ruling:
     """Ask every gate that the action has to pass; all reasons of a refusal are given, not just the first.
 
-    ``approved``: a person said yes to what the guards refused. That opens every gate but the one against a
-    wrong kill: whoever wants a node destroyed that still answers has to stop it first.
+    ``approved``: the gates that a person was told of and opened. The one against a wrong kill stays shut all the same:
+    whoever wants a node destroyed that still answers has to stop it first.
     """
     if action is Action.AUTO:
         return Ruling(False, ("auto is a request, not an action; decide first.",))
     if not action.changes:
         return Ruling(True)
-    objections = [] if approved else [*_costs(action, facts, limits)]
-    if action.destroys:
-        objections += _wrong_kill(facts, limits)
+    opened = set(approved) - {Gate.WRONG_KILL}
+    refused = {
+        gate: found
+        for gate, objections in _gates(action, facts, limits)
+        if gate not in opened and (found := list(objections))
+    }
+    objections = [objection for found in refused.values() for objection in found]
     times = [objection.retry_at for objection in objections if objection.retry_at]
     return Ruling(
         allowed=not objections,
         reasons=tuple(objection.reason for objection in objections),
+        gates=frozenset(refused),
         passing=bool(objections) and all(objection.passing for objection in objections),
         retry_at=max(times, default=None),
     )
 
 
-def _costs(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
-    """The gates that a person may open."""
-    yield from _always(facts, limits, strict=action.destroys)
+def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[Gate, Iterator[_Objection]]]:
+    """The gates that the action has to pass, each with what it objects."""
+    yield Gate.STORE, _store(facts, strict=action.destroys)
+    yield Gate.MAINTENANCE, _maintenance(facts)
+    yield Gate.BUDGET, _budget(facts, limits)
     if action.destroys:
-        yield from _protected(facts)
-        yield from _breaker(action, facts, limits)
+        yield Gate.PROTECTED, _protected(facts)
+        yield Gate.BREAKER, _breaker(action, facts, limits)
     elif facts.service is Answer.OK:
-        yield from _copies(facts, "stop a node that serves")
+        yield Gate.COPIES, _copies(facts, "stop a node that serves")
     if action.destroys_volume:
-        yield from _copies(facts, "destroy the volume")
-        yield from _pending(facts)
+        yield Gate.COPIES, _copies(facts, "destroy the volume")
+        yield Gate.PENDING, _pending(facts)
+    if action.destroys:
+        yield Gate.WRONG_KILL, _wrong_kill(facts, limits)
 
 
-def _always(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[_Objection]:
+def _store(facts: GuardFacts, *, strict: bool) -> Iterator[_Objection]:
+    if facts.ledger is None and strict:
+        yield _Objection("Maintenance flags and repair budget are unknown: the store didn't say.")
+
+
+def _maintenance(facts: GuardFacts) -> Iterator[_Objection]:
+    for flag in facts.ledger.maintenance if facts.ledger else ():
+        yield _Objection(f"Maintenance: {flag}", passing=False)
+
+
+def _budget(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
     ledger = facts.ledger
     if ledger is None:
-        if strict:
-            yield _Objection("Maintenance flags and repair budget are unknown: the store didn't say.")
         return
-    for flag in ledger.maintenance:
-        yield _Objection(f"Maintenance: {flag}", passing=False)
     if ledger.repairs_of_node >= limits.repairs_per_node_and_hour:
         yield _Objection(
             f"{facts.node} was repaired {ledger.repairs_of_node} times within the hour (budget: "
@@ -290,9 +322,9 @@ def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) ->
 
 def _pending(facts: GuardFacts) -> Iterator[_Objection]:
     if facts.ledger is None or facts.volume_intact is False:
-        return  # unknown is said by _always; of a lost volume nothing is left to lose
+        return  # unknown is said by _store; of a lost volume nothing is left to lose
     for other in sorted(facts.ledger.pending):
         yield _Objection(
             f"{other} was rebuilt and its data isn't whole again; "
-            f"{facts.node} may hold the only copy of what it lacks."
+            f"{facts.node} may hold the only copy of what it lacks. recover_node for {other} finishes its repair."
         )

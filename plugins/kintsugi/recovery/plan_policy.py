@@ -10,6 +10,8 @@ The rules, for the JSON of ``terraform show -json <saved plan>``
     deletion of a deposed object.
 4.  Nothing is moved, imported or forgotten, be it allowed or not.
 5.  No more than two addresses change: one node and its volume.
+6.  What replaces is made from the same input: a node that got another address in the fleet file since, say, is changed
+    by `make up` and a person, not by its next repair.
 
 Drift of other resources (``resource_drift``) is not acted on by a targeted plan, so it doesn't block the
 repair; it is reported. Changes of outputs alone are harmless and are left out of account.
@@ -120,7 +122,31 @@ def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | 
     way = _WAYS.get(tuple(actions))
     if way is None:
         raise _refusal(f"would {said} {address}; a repair only deletes and then creates it")
+    if way == "replaced" and (altered := _altered(change["change"])):
+        raise _refusal(f"would make {address} anew with another {', another '.join(altered)}")
     return way
+
+
+def _altered(change: Mapping[str, Any]) -> list[str]:
+    """What differs between the input of what is deleted and of what is created: ``input.node.address``.
+
+    What isn't known before the plan is applied, the identity of a new volume, is no difference.
+    """
+    before, after, unknown = (
+        _flat("input", (change.get(when) or {}).get("input")) for when in ("before", "after", "after_unknown")
+    )
+    return sorted(
+        path
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path) and unknown.get(path) is not True
+    )
+
+
+def _flat(path: str, value: Any) -> dict[str, Any]:
+    """A nested value by path: ``{"input.node.address": "127.20.1.2", …}``."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {name: leaf for key, part in value.items() for name, leaf in _flat(f"{path}.{key}", part).items()}
 
 
 def _refusal(what: str) -> PlanRefused:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.incident import Incident, Outcome
-from kintsugi.recovery.assess import answers
+from kintsugi.recovery.assess import Confirmed, answers
 from kintsugi.recovery.case import LEASE_S, Case, Runtime
+from kintsugi.recovery.diagnose import Verdict
 from kintsugi.settings import BUCKET, Settings
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
@@ -66,11 +67,14 @@ def record(runtime: Runtime, case: Case) -> Story:
 
     An attempt that failed on a node that still doesn't answer leaves the incident open: the next run of the watch
     continues it. On a node that answers nobody would, so it is closed as failed; the run fails and says why.
+    What else leaves it open: see ``stays_open``.
     """
     with runtime.step(case, "record") as step:
-        outcome, reason = conclude(runtime.store.incident(case.incident))
+        incident = runtime.store.incident(case.incident)
+        outcome, reason = conclude(incident)
         step.note(reason, outcome=outcome.value)
-        if outcome is not Outcome.FAILED or answers(runtime.node(case)):
+        given_up = outcome is Outcome.FAILED and not answers(runtime.node(case))
+        if not given_up and not stays_open(incident, outcome, case.holder):
             runtime.store.close_incident(case.incident, step.token, outcome, reason)
         incident = runtime.store.incident(case.incident)
         body = json.dumps(incident.to_json(), indent=2).encode()
@@ -78,6 +82,22 @@ def record(runtime: Runtime, case: Case) -> Story:
         flush_spool(runtime)
     runtime.store.release(case.node, step.token)
     return Story(well=outcome in WELL, text=tell(incident, outcome, reason))
+
+
+def stays_open(incident: Incident, outcome: Outcome, holder: str) -> bool:
+    """Whether somebody else still has to do with the incident, whatever the node answers. Pure.
+
+    1. A dry run ends only an incident that it opened: what the watch has tried so far is the watch's.
+    2. A wrong clock on a node that answers: its watch finds it again, and the next rung is climbed.
+    3. A node that is only out of our sight, in the middle of its repair.
+    """
+    confirmed = Confirmed.of(incident)
+    if outcome is Outcome.DRY_RUN:
+        runs = {entry.data.get("run") for entry in incident.entries if "verdict" in entry.data}
+        return runs != {holder}
+    if outcome is Outcome.FAILED:
+        return confirmed.verdict is Verdict.CLOCK_WRONG
+    return confirmed.verdict is Verdict.PARTITIONED and bool(incident.attempts())
 
 
 def conclude(incident: Incident) -> tuple[Outcome, str]:
@@ -90,7 +110,8 @@ def conclude(incident: Incident) -> tuple[Outcome, str]:
     if "stand_down" in done:
         return Outcome.FALSE_ALARM, entries[0].message
     if "canary" in done:
-        return Outcome.HEALED, next(entry.message for entry in reversed(entries) if entry.step == "verify")
+        proofs = [entry.message for entry in entries if entry.step == "verify" and "mark" not in entry.data]
+        return Outcome.HEALED, " ".join(proofs)
     failures = [entry for entry in entries if entry.data.get("mark") == "failed"]
     if failures:
         return Outcome.FAILED, f"{failures[-1].step} {failures[-1].message}"
@@ -111,10 +132,11 @@ def deliver(runtime: Runtime, key: str, body: bytes) -> None:
     """Put ``body`` under ``key``; into the spool when S3 doesn't take it within seconds."""
     from botocore.exceptions import BotoCoreError, ClientError
 
+    waiting = spool(runtime.settings) / key
     try:
         runtime.s3().put_object(Bucket=BUCKET, Key=key, Body=body)
+        waiting.unlink(missing_ok=True)  # an older one of the same key would be put over it
     except (BotoCoreError, ClientError) as error:
-        waiting = spool(runtime.settings) / key
         waiting.parent.mkdir(parents=True, exist_ok=True)
         waiting.write_bytes(body)
         log.warning("S3 did not take %s (%s); it waits in the spool", key, error)
@@ -130,7 +152,7 @@ def flush_spool(runtime: Runtime) -> None:
             runtime.s3().put_object(Bucket=BUCKET, Key=str(path.relative_to(folder)), Body=path.read_bytes())
         except (BotoCoreError, ClientError):
             return
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def spool(settings: Settings) -> Path:

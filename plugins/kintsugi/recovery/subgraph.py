@@ -48,7 +48,9 @@ GROUP = "recovery"
 APPROVAL_WAIT = timedelta(minutes=30)
 # Steps are safe to run twice, so a killed worker costs a retry and not the repair.
 RETRY: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=2), "pool": "recovery"}
+BEGAN = "began"  # the key under which confirm keeps that the repair is this run's
 CASE = "case"  # the key under which confirm keeps what the later steps are about
+REJOIN_LIMIT = timedelta(minutes=50)  # above what act.PATIENCE_S and REPAIR_S allow together
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
@@ -79,6 +81,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     from kintsugi.triggers.end_of_watch import found
 
     run = context["dag_run"]
+    context["ti"].xcom_push(key=BEGAN, value=True)
     try:
         case = assess.confirm(
             runtime(),
@@ -89,6 +92,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
             dry_run=dry_run == "True",
         )
     except LeaseHeld as held:
+        context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(held)) from held
     context["ti"].xcom_push(key=CASE, value=case.to_xcom())
     path = assess.guard(runtime(), case)
@@ -177,7 +181,7 @@ def configure(**context: Any) -> None:
         act.configure(runtime(), _case(context))
 
 
-@task(trigger_rule=JOIN, **RETRY)
+@task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY)
 def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data whole."""
     from kintsugi.recovery import act
@@ -211,8 +215,13 @@ def record(**context: Any) -> str:
     from kintsugi.recovery import report
     from kintsugi.recovery.case import runtime
 
-    if context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE) is None:
-        raise AirflowSkipException("no case was opened; another run repairs this node and keeps the record")
+    ti = context["ti"]
+    if ti.xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE) is None:
+        if ti.xcom_pull(task_ids=f"{GROUP}.confirm", key=BEGAN):
+            raise AirflowFailException("confirm failed before it opened a case; see its log")
+        raise AirflowSkipException(
+            "no case was opened: nothing was found, or another run repairs this node and keeps the record"
+        )
     story = report.record(runtime(), _case(context))
     if not story.well:
         raise AirflowFailException(story.text)

@@ -209,6 +209,7 @@ def apply(runtime: Runtime, deployment: str, node: str) -> str:
     release = in_force.open_release(runtime, found.digest)
     _before(runtime, found, node)
     with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
+        _heed_people(runtime, deployment, node)  # waiting for the lease may have taken minutes
         runtime.store.set_node_releases([node], found.digest)
         runtime.store.set_deployment_node(deployment, node, NodeState.TOUCHED, turn.reason)
         _restart(runtime, release, node, token)
@@ -226,7 +227,7 @@ def prove(runtime: Runtime, deployment: str, node: str) -> str:
         proof = _proof(runtime, node)
         steady.hold(lambda: steady.look(runtime), NODE_HOLD_S, [node])
         runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, proof)
-    _let_go(runtime, node, token)
+    _let_go(runtime, deployment, node, token)
     return proof
 
 
@@ -282,16 +283,17 @@ def _return(runtime: Runtime, found: Deployment, release: Release, node: str) ->
         _before(runtime, found, node)  # it serves: its peers must be able to spare it
     store = runtime.store
     with _in_hand(runtime, found.id, node) as token:
+        _heed_people(runtime, found.id, node)
         store.set_node_releases([node], release.digest)
         try:
             _restart(runtime, release, node, token)
             proof = _proof(runtime, node)
         except StepFailed as error:
             store.set_deployment_node(found.id, node, NodeState.STUCK, str(error))
-            _let_go(runtime, node, token)
+            _let_go(runtime, found.id, node, token)
             raise
         store.set_deployment_node(found.id, node, NodeState.RETURNED, f"back on {release.short}: {proof}")
-    _let_go(runtime, node, token)
+    _let_go(runtime, found.id, node, token)
 
 
 def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story:
@@ -309,7 +311,7 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story
 
 def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tuple[End, str]:
     """How the deployment ended, by what stands in the store of it and of its release. Pure."""
-    if dry_run:
+    if dry_run and found.steps:
         return "dry_run", "dry run: nothing was touched"
     broken = found.broken is not None
     turn = rollout.next_move(found.steps, broken=broken)
@@ -386,9 +388,7 @@ def _give_up_roll_out(runtime: Runtime, deployment: str) -> None:
 
 def _before(runtime: Runtime, found: Deployment, node: str) -> None:
     """May the node be touched now? Its own trouble doesn't forbid it where this roll-out has touched it before."""
-    flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(found.id)]
-    if flags:
-        raise Refused(" ".join(map(str, flags)))
+    _heed_people(runtime, found.id, node)
     again = [node] if found.step(node).state is not NodeState.WAITING else []
     ours = rollout.touched(found.steps)
     try:
@@ -402,6 +402,13 @@ def _before(runtime: Runtime, found: Deployment, node: str) -> None:
         reason = f"{', '.join(sorted(sick))} fell sick after its proof: {refusal}"
         _break(runtime, found, reason)
         raise StepFailed(reason) from refusal
+
+
+def _heed_people(runtime: Runtime, deployment: str, node: str) -> None:
+    """Raise Refused while somebody else's maintenance flag covers the node."""
+    flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(deployment)]
+    if flags:
+        raise Refused(" ".join(map(str, flags)))
 
 
 def _fall_sick(runtime: Runtime, found: Deployment, sick: Mapping[str, str]) -> None:
@@ -458,8 +465,8 @@ def _break(runtime: Runtime, found: Deployment, reason: str) -> None:
         runtime.store.note_deployment(found.id, "the release was known-good before, and stays so")
 
 
-def _let_go(runtime: Runtime, node: str, token: int) -> None:
-    runtime.store.clear_maintenance(node)
+def _let_go(runtime: Runtime, deployment: str, node: str, token: int) -> None:
+    runtime.store.clear_maintenance(node, user=_holder(deployment))
     runtime.store.release(node, token)
 
 
@@ -468,10 +475,7 @@ def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
     lease = runtime.store.lease(node)
     if lease is not None and lease.holder == _holder(deployment):
         runtime.store.release(node, lease.token)
-    if any(
-        flag.scope == node and flag.user == _holder(deployment) for flag in runtime.store.maintenance(node)
-    ):
-        runtime.store.clear_maintenance(node)
+    runtime.store.clear_maintenance(node, user=_holder(deployment))
 
 
 def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:

@@ -69,7 +69,11 @@ def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
         raise StepFailed(f"no node could be compared: {'; '.join(left_out.values())}")
     report = Report(differs, left_out, {})
     if put_right:
-        written = {node: paths for node, paths in report.remaining.items() if _write(runtime, node, holder)}
+        written = {
+            node: paths
+            for node, paths in report.remaining.items()
+            if not _forbidden(runtime, node) and _write(runtime, node, holder)
+        }
         report = Report(differs, left_out, written)
     return report
 
@@ -86,6 +90,14 @@ def by_release(runtime: Runtime, but: Mapping[str, str]) -> dict[str | None, lis
 def _busy(runtime: Runtime, node: str) -> str | None:
     lease = runtime.store.lease(node)
     return None if lease is None else f"{lease.holder} is at work on it"
+
+
+def _forbidden(runtime: Runtime, node: str) -> bool:
+    """Whether a maintenance flag covers the node; says so in the log."""
+    flags = runtime.store.maintenance(node)
+    for flag in flags:
+        log.warning("%s isn't put right: %s", node, flag)
+    return bool(flags)
 
 
 def _write(runtime: Runtime, node: str, holder: str) -> bool:

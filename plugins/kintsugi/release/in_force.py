@@ -22,11 +22,6 @@ def current(store: Store, node: str) -> ReleaseRecord | None:
     return store.node_releases().get(node)
 
 
-def last_known_good(store: Store) -> ReleaseRecord | None:
-    """The release whose probes held last; None before the first one."""
-    return store.last_known_good()
-
-
 def suspicious(store: Store, node: str) -> bool:
     """Whether ``node`` runs a release that isn't known-good while there is one to return to."""
     running = current(store, node)

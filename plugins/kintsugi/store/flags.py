@@ -80,19 +80,21 @@ class Flags(Database):
         return [Fault(**row) for row in rows]
 
     def set_maintenance(self, scope: str, *, reason: str, user: str, until: datetime | None = None) -> None:
-        """Keep recovery away from a node, or from all by ``*``; replaces the flag that is there."""
+        """Keep recovery away from a node, or from all by ``*``; replaces this user's flag, and nobody else's."""
         with self.transaction() as connection:
             connection.execute(
                 'INSERT INTO maintenance (scope, reason, "user", until) VALUES (%s, %s, %s, %s)'
-                " ON CONFLICT (scope) DO UPDATE SET reason = excluded.reason,"
-                ' "user" = excluded."user", until = excluded.until, since = clock_timestamp()',
+                ' ON CONFLICT (scope, "user") DO UPDATE SET reason = excluded.reason,'
+                " until = excluded.until, since = clock_timestamp()",
                 (scope, reason, user, until),
             )
 
-    def clear_maintenance(self, scope: str) -> None:
-        """Let recovery act again; does nothing when there is no such flag."""
+    def clear_maintenance(self, scope: str, *, user: str | None = None) -> None:
+        """Take back the flag that ``user`` set on ``scope``, or all of them; does nothing when there is none."""
         with self.transaction() as connection:
-            connection.execute("DELETE FROM maintenance WHERE scope = %s", (scope,))
+            connection.execute(
+                'DELETE FROM maintenance WHERE scope = %s AND "user" = coalesce(%s, "user")', (scope, user)
+            )
 
     def maintenance(self, node: str = FLEET) -> list[Maintenance]:
         """The flags in force now that cover ``node``: its own and the fleet's."""
@@ -135,5 +137,5 @@ class Flags(Database):
 
 MAINTENANCE_NOW = """
 SELECT scope, reason, "user", since, until FROM maintenance
-WHERE scope = ANY(%s) AND (until IS NULL OR until > clock_timestamp()) ORDER BY scope
+WHERE scope = ANY(%s) AND (until IS NULL OR until > clock_timestamp()) ORDER BY scope, since
 """

@@ -97,7 +97,8 @@ class Incidents(Database):
         pure and quick, e.g. ``lambda ledger: judge(action, facts.with_ledger(ledger)).reasons``. Only one
         attempt of the whole fleet passes here at a time, so two rebuilds can't both think they are alone.
         The lease is held for at least ``ttl_s`` seconds more. A volume that will be destroyed is put on
-        record as pending repair until the mark ``consistent_at``.
+        record as pending repair until the mark ``consistent_at``, and so is a Cassandra node whose host is destroyed:
+        what its commit log hadn't synced is lost.
 
         Returns False when the attempt ``key`` was begun before (the step is run again: go on with it; the
         guards were asked again). Raises Fenced; Refused with the reasons; nothing is written then.
@@ -119,7 +120,7 @@ class Incidents(Database):
             connection.execute(
                 "UPDATE incident SET redundant_at = NULL, consistent_at = NULL WHERE id = %s", (incident_id,)
             )
-            if action.destroys_volume:
+            if action.destroys_volume or (action.destroys and found["role"] == Role.CASSANDRA):
                 _expect_repair(connection, found)
             return True
 
@@ -199,11 +200,6 @@ class Incidents(Database):
         with self.transaction() as connection:
             rows = connection.execute("SELECT node, since FROM pending_repair ORDER BY since").fetchall()
         return {row["node"]: row["since"] for row in rows}
-
-    def clear_pending(self, node: str) -> None:
-        """A person's word (or an anti-entropy repair's) that the data behind ``node`` is whole again."""
-        with self.transaction() as connection:
-            connection.execute("DELETE FROM pending_repair WHERE node = %s", (node,))
 
     def ledger(self, incident_id: str) -> Ledger:
         """What the guards ask the store, ahead of the attempt; ``begin_attempt`` asks again."""

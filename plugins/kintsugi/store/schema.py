@@ -140,4 +140,8 @@ CREATE TABLE drift (
 CREATE UNIQUE INDEX drift_open ON drift (node, path) WHERE gone_at IS NULL;
 """
 
-MIGRATIONS: tuple[LiteralString, ...] = (_FIRST, _RELEASES)
+_FLAGS_BY_USER = """
+ALTER TABLE maintenance DROP CONSTRAINT maintenance_pkey, ADD PRIMARY KEY (scope, "user");
+"""
+
+MIGRATIONS: tuple[LiteralString, ...] = (_FIRST, _RELEASES, _FLAGS_BY_USER)

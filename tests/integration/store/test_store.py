@@ -305,11 +305,22 @@ def test_a_repair_stays_pending_until_the_data_is_consistent(store: Store) -> No
     assert store.pending_repairs() == {}
 
 
-@pytest.mark.parametrize("action", [Action.RESTART, Action.REBUILD_NODE])
-def test_what_keeps_the_volume_leaves_nothing_pending(store: Store, action: Action) -> None:
-    incident, token = opened(store)
+@pytest.mark.parametrize(
+    ("node", "action", "pending"),
+    [
+        ("cassandra-1", Action.RESTART, []),
+        ("cassandra-1", Action.REBUILD_NODE, ["cassandra-1"]),  # its commit log's tail was never on the disk
+        ("kafka-1", Action.REBUILD_NODE, []),
+        ("kafka-1", Action.REBUILD, ["kafka-1"]),
+        ("spark-worker-1", Action.REBUILD, []),
+    ],
+)
+def test_a_repair_is_pending_where_rows_may_be_lacking(
+    store: Store, node: str, action: Action, pending: list[str]
+) -> None:
+    incident, token = opened(store, node)
     begin(store, incident, token, action)
-    assert store.pending_repairs() == {}
+    assert list(store.pending_repairs()) == pending
 
 
 def test_of_two_rebuilds_at_once_of_one_role_only_one_begins(store: Store) -> None:
@@ -378,6 +389,16 @@ def test_a_maintenance_flag_covers_its_node_or_the_fleet_until_it_ends(store: St
     assert [flag.scope for flag in store.maintenance("kafka-2")] == ["*"]
     store.clear_maintenance("*")
     store.set_maintenance("kafka-1", reason="upgrade", user="ada", until=NOW - timedelta(seconds=1))
+    assert store.maintenance("kafka-1") == []
+
+
+def test_nobody_takes_back_what_another_said(store: Store) -> None:
+    store.set_maintenance("kafka-1", reason="a roll-out restarts it", user="deploy_release/1")
+    store.set_maintenance("kafka-1", reason="new disk", user="ann")
+    store.set_maintenance("kafka-1", reason="a roll-out restarts it again", user="deploy_release/1")
+    store.clear_maintenance("kafka-1", user="deploy_release/1")
+    assert [(flag.user, flag.reason) for flag in store.maintenance("kafka-1")] == [("ann", "new disk")]
+    store.clear_maintenance("kafka-1")
     assert store.maintenance("kafka-1") == []
 
 

@@ -14,8 +14,6 @@ from kintsugi.errors import StepFailed
 from kintsugi.fleet import load_fleet
 from kintsugi.local import by_hand
 from kintsugi.local.airflow import TaskRun
-from kintsugi.store.flags import Maintenance
-from tests.stories import T0
 
 
 class Recorder:
@@ -35,7 +33,7 @@ class Recorder:
     def set_maintenance(self, scope: str, *, reason: str, user: str, until: datetime) -> None:
         self.said.append(f"maintenance {scope}")
 
-    def clear_maintenance(self, scope: str) -> None:
+    def clear_maintenance(self, scope: str, *, user: str) -> None:
         self.said.append(f"clear {scope}")
 
     def pause(self, dag: str) -> None:
@@ -97,10 +95,6 @@ def test_an_airflow_that_does_not_answer_watches_nothing() -> None:
 
 
 def test_what_a_killed_run_left_is_lifted_and_a_persons_own_is_kept() -> None:
-    flags = {
-        "kafka-1": [Maintenance("kafka-1", "measuring", by_hand.HOLDER, T0, None)],
-        "kafka-2": [Maintenance("kafka-2", "a new disk", "anna", T0, None)],
-    }
     leases = {
         "kafka-1": SimpleNamespace(holder=by_hand.HOLDER, token=3),
         "kafka-3": SimpleNamespace(holder="recover_node/x", token=4),
@@ -108,10 +102,12 @@ def test_what_a_killed_run_left_is_lifted_and_a_persons_own_is_kept() -> None:
     said: list[str] = []
     store = SimpleNamespace(
         lease=leases.get,
-        maintenance=lambda name: flags.get(name, []),
         release=lambda name, token: said.append(f"release {name} {token}"),
-        clear_maintenance=lambda name: said.append(f"clear {name}"),
+        clear_maintenance=lambda name, user: said.append(f"clear {name} of {user}"),
     )
     doors: Any = SimpleNamespace(fleet=load_fleet(), store=store)
     by_hand.lift(doors)
-    assert said == ["release kafka-1 3", "clear kafka-1"]
+    assert [line for line in said if line.startswith("release")] == ["release kafka-1 3"]
+    assert {line for line in said if line.startswith("clear")} == {
+        f"clear {name} of {by_hand.HOLDER}" for name in doors.fleet.nodes
+    }

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.local.status import gather, show
+from kintsugi.local.status import gather, show, unwatched
 from tests.installations import installation
 
 if TYPE_CHECKING:
@@ -29,3 +29,30 @@ def test_all_down_is_told_quickly_and_without_an_error(
     printed = capsys.readouterr().out
     assert "cassandra-2" in printed
     assert "not all is well" in printed
+
+
+def test_a_paused_watch_is_told_and_other_paused_dags_are_not() -> None:
+    dags = [
+        {"dag_id": "watch_kafka-1", "paused": True},
+        {"dag_id": "watch_kafka-2", "paused": False},
+        {"dag_id": "watch_flow", "paused": True},
+        {"dag_id": "chaos_nightly", "paused": True},
+    ]
+    assert unwatched(dags) == ["flow", "kafka-1"]
+
+
+def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    document: dict[str, object] = {
+        "well": True,
+        "unwatched": ["kafka-1"],
+        "control_plane": {},
+        "airflow": {"url": "http://127.34.0.1:8080"},
+        "nodes": [],
+        "dags": [],
+        "lag": 0,
+        "incidents": [],
+    }
+    show(document)
+    assert "Nobody watches kafka-1" in capsys.readouterr().out
+    show({**document, "unwatched": []})
+    assert "Nobody watches" not in capsys.readouterr().out

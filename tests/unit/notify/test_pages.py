@@ -74,3 +74,20 @@ def test_a_repair_under_way_does_not_call_until_it_stands_still() -> None:
 
 def test_what_is_older_than_a_day_is_history() -> None:
     assert pages([refused()], at(1806 + 86400)) == []
+
+
+def _false_alarm(minute: float, holder: str = "watch_kafka-2/run-1") -> Incident:
+    return replace(healed(later=60 * minute), outcome=Outcome.FALSE_ALARM, reason="a pause", holder=holder)
+
+
+def test_a_watch_that_cries_again_and_again_and_nothing_is_found_calls() -> None:
+    alarms = [_false_alarm(5 * number) for number in range(6)]
+    assert pages(alarms[:5], at(1600)) == []
+    (page,) = pages(alarms, at(1600))
+    assert page.title == "kafka-2 needs a person: its watch finds it sick again and again"
+    assert "6 times within the hour" in page.text
+    assert "a pause" in page.text
+    assert pages(alarms, at(5000)) == [], "an hour later some of them no longer count"
+    assert pages([_false_alarm(minute, "recover_node/x") for minute in range(6)], at(600)) == [], (
+        "a person looked"
+    )

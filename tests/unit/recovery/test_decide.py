@@ -37,7 +37,23 @@ def climb(verdict: Verdict, **known: Any) -> list[Action]:
 )
 def test_nothing_is_touched_without_need(verdict: Verdict, action: Action) -> None:
     assert decided(verdict).action is action
-    assert decided(verdict, [RESTART, BOTH]).action is action
+    assert not decided(verdict, [RESTART, BOTH]).action.changes
+
+
+@pytest.mark.parametrize(("attempts", "unfinished"), [([RESTART], False), ([BOTH], True), ([], True)])
+def test_a_repair_that_was_begun_is_finished_on_a_node_that_answers(
+    attempts: list[Action], unfinished: bool
+) -> None:
+    decision = decided(Verdict.FALSE_ALARM, attempts, unfinished=unfinished)
+    assert decision.action is Action.WAIT
+    assert "isn't finished" in decision.reason
+
+
+def test_who_insists_gets_the_last_action_once_more() -> None:
+    tried = [RESTART, NODE, BOTH, BOTH]
+    assert decided(Verdict.HUNG, tried).action is PAGE
+    assert decided(Verdict.HUNG, tried, insisted=True).action is BOTH
+    assert decided(Verdict.HUNG, [RESTART], insisted=True).action is NODE, "a rung is left"
 
 
 @pytest.mark.parametrize(
@@ -83,12 +99,18 @@ def test_a_rebuilt_node_whose_process_dies_gets_the_cheap_remedy_first() -> None
         (BACK, [], True, BACK, "roll_back was asked for by hand"),
         (BOTH, [RESTART], True, BOTH, "asked for by hand"),
         (NODE, [], False, BOTH, "its volume is gone, so that is rebuilt too"),
-        (RESTART, [RESTART], None, PAGE, "a person decides what next"),
-        (NODE, [BOTH], False, PAGE, "a person decides what next"),
+        (
+            RESTART,
+            [RESTART],
+            None,
+            RESTART,
+            "restart was asked for by hand",
+        ),  # by the watch, or by a person before
+        (NODE, [BOTH], False, BOTH, "its volume is gone, so that is rebuilt too"),
         (Action.STAND_DOWN, [], None, Action.STAND_DOWN, "by hand"),
     ],
 )
-def test_by_hand_a_person_gets_what_was_asked_for_once(
+def test_by_hand_a_person_gets_what_was_asked_for(
     requested: Action, attempts: list[Action], volume_intact: bool | None, action: Action, words: str
 ) -> None:
     decision = decided(Verdict.FALSE_ALARM, attempts, requested=requested, volume_intact=volume_intact)

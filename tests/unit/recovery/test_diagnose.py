@@ -62,6 +62,27 @@ TABLE = [
     ),
     # a pause is not a hang
     (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago: a pause"),
+    # its peers hear it, and nobody is served
+    (
+        seen(TIMEOUT, OK, heard_s_ago=0, unanswered_since=NOW - timedelta(seconds=8)),
+        Verdict.HUNG,
+        "accepts no request",
+    ),
+    (
+        seen(TIMEOUT, OK, heard_s_ago=0, unanswered_since=NOW - timedelta(seconds=7)),
+        Verdict.FALSE_ALARM,
+        "a pause",
+    ),
+    (
+        seen(TIMEOUT, TIMEOUT, heard_s_ago=0, unanswered_since=NOW - timedelta(seconds=60)),
+        Verdict.FALSE_ALARM,
+        "a pause",
+    ),
+    (
+        seen(TIMEOUT, OK, heard_s_ago=0, unanswered_since=NOW - timedelta(seconds=60), progress="replaying"),
+        Verdict.STARTING,
+        "replaying",
+    ),
     (seen(TIMEOUT, TIMEOUT, heard_s_ago=7.9), Verdict.FALSE_ALARM, "a pause, not yet a hang"),
     (seen(TIMEOUT, OK, heard_s_ago=8), Verdict.HUNG, "accepts no request"),
     (seen(TIMEOUT, OK, heard_s_ago=None), Verdict.HUNG, "accepts no request"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kintsugi.fleet import Role
 from kintsugi.incident import Action, Ledger
 from kintsugi.observation import Answer
-from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits, judge
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 RESTART, NODE, BOTH, BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
@@ -215,11 +215,22 @@ def test_auto_is_not_an_action() -> None:
     assert not judge(Action.AUTO, CASSANDRA).allowed
 
 
+EVERY = frozenset(Gate)
+
+
 def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
     worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
-    assert judge(BOTH, worst, approved=True).allowed
+    assert judge(BOTH, worst, approved=EVERY).allowed
     for facts in (replace(worst, service=Answer.OK), replace(worst, heard_at=ago(1))):
-        assert not judge(BOTH, facts, approved=True).allowed
+        assert not judge(BOTH, facts, approved=EVERY).allowed
+
+
+def test_a_person_opens_no_gate_that_was_not_asked_about() -> None:
+    asked = judge(BOTH, ledger(repairs_of_node=6))
+    assert asked.gates == {Gate.BUDGET}
+    assert judge(BOTH, ledger(repairs_of_node=7), approved=asked.gates).allowed
+    by_now = replace(ledger(repairs_of_node=6), sick=8)
+    assert judge(BOTH, by_now, approved=asked.gates).gates == {Gate.BREAKER}
 
 
 maybe_time = st.none() | st.floats(0, 20).map(ago)
@@ -265,7 +276,7 @@ any_facts = st.builds(
 
 @given(any_facts, st.sampled_from([NODE, BOTH]), st.booleans())
 def test_no_facts_allow_a_wrong_kill(facts: GuardFacts, action: Action, approved: bool) -> None:
-    if judge(action, facts, approved=approved).allowed:
+    if judge(action, facts, approved=EVERY if approved else ()).allowed:
         assert facts.service not in (None, Answer.OK)
         assert facts.silent_since is not None
         assert facts.at - facts.silent_since > timedelta(seconds=5)

@@ -152,11 +152,6 @@ def test_an_update_in_place_is_no_repair(terraform: Terraform) -> None:
         check_plan(terraform.plan("-var=size=2", f"-target={NODE}"), [NODE])
 
 
-def test_a_change_of_all_other_nodes_is_refused(terraform: Terraform) -> None:
-    with pytest.raises(PlanRefused, match="kafka-2"):
-        check_plan(terraform.plan("-var=size=2", f"-replace={NODE}"), [NODE])
-
-
 @pytest.mark.parametrize("allowed", [[NODE, VOLUME], [OTHER]])
 def test_a_node_that_left_the_fleet_is_not_destroyed_by_a_repair(
     terraform: Terraform, allowed: list[str]
@@ -174,6 +169,11 @@ def test_the_blast_radius_is_a_node_and_its_volume(terraform: Terraform) -> None
     plan = terraform.plan(*aimed(NODE, VOLUME, OTHER))
     with pytest.raises(PlanRefused, match="would change 3 resources"):
         check_plan(plan, [NODE, VOLUME, OTHER])
+
+
+def test_a_repair_makes_the_node_as_it_was(terraform: Terraform) -> None:
+    with pytest.raises(PlanRefused, match=r'make module.node\["kafka-1"\].*anew with another input.size'):
+        check_plan(terraform.plan("-var=size=2", *aimed(NODE)), [NODE])
 
 
 def test_a_move_is_refused(terraform: Terraform) -> None:

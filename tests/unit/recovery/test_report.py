@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Entry, Incident, Outcome
-from kintsugi.recovery.report import conclude
+from kintsugi.recovery.report import conclude, deliver, flush_spool, stays_open
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 SICK = ("confirm", "kafka-2 is silent", {"verdict": "host_lost"})
 ALLOWED = ("guard", "done", {"mark": "end"})
 REFUSED = ("guard", "refused: kafka-2 is in maintenance", {"refused": ["kafka-2 is in maintenance"]})
 DECIDED = ("decide", "done", {"mark": "end"})
-WELL = [("verify", "kafka-2 gave a record back", {}), ("canary", "done", {"mark": "end"})]
+WELL = [
+    ("verify", "kafka-2 gave a record back", {}),
+    ("verify", "done", {"mark": "end"}),
+    ("canary", "done", {"mark": "end"}),
+]
 BROKEN = ("configure", "failed: no such package", {"mark": "failed"})
 RECORDING = ("record", "started", {"mark": "start"})
 
@@ -60,3 +67,71 @@ def test_the_outcome_is_what_the_journal_shows_since_the_newest_confirmation(
     found, said = conclude(incident(*lines, RECORDING))
     assert found is outcome
     assert said.startswith(reason)
+
+
+def confirmed(verdict: str, run: str, *, dry_run: bool = False) -> tuple[str, str, dict[str, Any]]:
+    data = {
+        "verdict": verdict,
+        "requested": "auto",
+        "dry_run": dry_run,
+        "volume_intact": None,
+        "heard_at": None,
+    }
+    return "confirm", f"kafka-2 is {verdict}", {**data, "run": run}
+
+
+TRIED = ("attempt", "restart", {"action": "restart"})
+WATCH, HAND = "watch_kafka-2/run-7", "recover_node/manual-1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "outcome", "holder", "open_"),
+    [
+        ([confirmed("host_lost", HAND, dry_run=True)], Outcome.DRY_RUN, HAND, False),
+        (
+            [confirmed("host_lost", WATCH), TRIED, confirmed("host_lost", HAND, dry_run=True)],
+            Outcome.DRY_RUN,
+            HAND,
+            True,
+        ),
+        ([confirmed("clock_wrong", WATCH), TRIED], Outcome.FAILED, WATCH, True),
+        ([confirmed("hung", WATCH), TRIED], Outcome.FAILED, WATCH, False),
+        (
+            [confirmed("hung", WATCH), TRIED, confirmed("partitioned", WATCH)],
+            Outcome.FALSE_ALARM,
+            WATCH,
+            True,
+        ),
+        ([confirmed("partitioned", WATCH)], Outcome.FALSE_ALARM, WATCH, False),
+        ([confirmed("false_alarm", WATCH)], Outcome.FALSE_ALARM, WATCH, False),
+        ([confirmed("hung", WATCH), TRIED], Outcome.HEALED, WATCH, False),
+    ],
+)
+def test_an_incident_that_is_still_somebody_elses_stays_open(
+    lines: list[tuple[str, str, dict[str, Any]]], outcome: Outcome, holder: str, open_: bool
+) -> None:
+    assert stays_open(incident(*lines), outcome, holder) is open_
+
+
+class Store3:
+    """S3 that is there or away."""
+
+    def __init__(self) -> None:
+        self.away, self.kept = True, dict[str, bytes]()
+
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803 - boto3's names
+        if self.away:
+            raise EndpointConnectionError(endpoint_url="http://127.34.0.1:9000")
+        self.kept[Key] = Body
+
+
+def test_what_waited_for_s3_is_never_put_over_what_came_later(tmp_path: Path) -> None:
+    s3 = Store3()
+    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3=lambda: s3)
+    deliver(doors, "incidents/a/incident.json", b"first")
+    deliver(doors, "incidents/b/incident.json", b"other")
+    assert s3.kept == {}
+    s3.away = False
+    deliver(doors, "incidents/a/incident.json", b"second")
+    flush_spool(doors)
+    assert s3.kept == {"incidents/a/incident.json": b"second", "incidents/b/incident.json": b"other"}

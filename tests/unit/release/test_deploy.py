@@ -65,6 +65,11 @@ def test_a_dry_run_ends_as_one() -> None:
     assert conclude(deployment(W, W), record(good=False), dry_run=True)[0] == "dry_run"
 
 
+def test_a_dry_run_that_came_to_no_plan_ends_as_stopped() -> None:
+    bad = record(good=False, bad_reason="cassandra.yaml.j2: 'fleet_nam' is undefined")
+    assert conclude(deployment(), bad, dry_run=True) == conclude(deployment(), bad, dry_run=False)
+
+
 def test_the_story_names_what_was_restarted() -> None:
     assert "restarted for it: kafka-1, kafka-2)" in tell(deployment(R, R, W, broken="x"))
     assert "restarted for it: no node)" in tell(deployment(W))
