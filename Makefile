@@ -12,7 +12,7 @@ help:  ## show this list
 setup:  ## install what is missing; quick when nothing is
 	@bin/bootstrap
 
-demo: setup  ## from nothing to two servers killed and healed, and the account (about 6 minutes)
+demo: setup  ## from nothing to two servers killed and healed, and the account (about 7 minutes)
 	@$(KINTSUGI) demo
 
 up: setup  ## start the control plane and the fleet
@@ -45,7 +45,7 @@ faults:  ## on the running fleet: the table of faults, cell by cell (about 80 mi
 mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)
 	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))
 
-walk:  ## on the running fleet: the recoverer killed at every step (about 45 minutes; STEPS="fence rejoin" VICTIMS="worker")
+walk:  ## on the running fleet: the recoverer killed at every step (about an hour and a half; STEPS="fence rejoin" VICTIMS="worker")
 	@$(KINTSUGI) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim))
 
 calm:  ## on the running fleet: an hour under load with nodes paused for up to 5 s, in which nothing may be repaired

@@ -1,7 +1,7 @@
 """Submit the streaming job to the Spark cluster and supervise it.
 
 The driver is no child of Airflow: it runs under the init of the Spark master's node, so batches keep committing while
-all of Airflow is down. This DAG says that it shall run, starts it where it doesn't, and proves that batches commit.
+all of Airflow is down. This DAG says that it shall run, starts it where it doesn't, and waits until it holds cores.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ RUNBOOK = """
 
 `absent` waits, without a worker slot, until no application `stream_trades` runs on the Spark master. Then
 `submit` starts the driver on the master's node from its checkpoint (or, when the checkpoint is gone, from the
-offsets of Kafka's consumer group `stream_trades`), and `committing` waits until a batch has been committed.
+offsets of Kafka's consumer group `stream_trades`), and `committing` waits until the master lists the application with
+cores. That batches are committed is what `watch_flow` looks at.
 
 Exactly one driver: its init runs one program of that name, and the driver holds a lock on its checkpoint.
 
 **`committing` fails?** Read `stream-trades.log` of `spark-master-1` (`control/node-logs` in the state directory, or
 the incident's logs in S3). A batch that fails again and again shows there with its cause.
 
-**Stop the stream:** pause this DAG and `watch_flow`, then `supervisorctl stop stream-trades` on the node.
+**Stop the stream for a while:** pause this DAG and `watch_flow` (a page says that nobody watches the flow), log on to
+`spark-master-1` (README) and `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`. It shall still run as
+far as repairs and roll-outs of that node know: they start it again.
 """
 
 # Without a start date the first two runs of @continuous share a logical date, and the second is never made.
@@ -58,7 +61,7 @@ with DAG(
 
     @task
     def committing() -> str:
-        """Wait until the driver has committed a batch."""
+        """Wait until the application holds cores."""
         from kintsugi.recovery import stream_driver
         from kintsugi.recovery.case import runtime
 

@@ -27,12 +27,15 @@ RUNBOOK = """
 probes in a row (about 3 s) or stays silent for 8 s; a pause of up to 5 s is never an incident.
 Then the run goes on into `recovery`. After six hours without a finding everything is skipped, and the next run watches.
 
-**A run failed?** Open its `record` task: its log is the story with every reason. The next run continues
-the same incident and escalates (restart → rebuild → a human). `make status` shows the fleet,
-`kintsugi incident <id>` one incident.
+**A run failed?** Open its `record` task: its log is the story with every reason. If the node still doesn't answer, the
+next run continues the incident on the next rung: restart → a new server on the old volume → a new server and volume →
+a person. If it answers, the incident is closed as failed, a person is called, and nothing tries again by itself: look
+at it, then trigger `recover_node`, which finishes the repair. `make status` shows the fleet, `make incident ID=<id>`
+one incident.
 
-**A task waits under "required actions"?** A guard refused; the reason is in the question, and in the log
-of `recovery.confirm`.
+**A task waits under *Required Actions*?** A guard refused, or every rung was tried; the question says why. *Approve* opens
+what the question names and nothing else; a node that still answers isn't destroyed even then. Without an answer it is
+declined after 30 minutes, and asked again while the node is sick.
 
 **Stop healing this node:** *Pause healing…* on Pipeline Health, or trigger `maintenance`; pausing this DAG would freeze
 a repair that is under way. **Heal it by hand:** trigger `recover_node`.
@@ -47,7 +50,7 @@ when there is lag and no offset was committed for 90 s, or when a large lag has 
 Then `restart_stream` starts the driver again from its checkpoint, and `committing` waits until it holds cores.
 
 **It fires again and again?** Read `stream-trades.log` of the Spark master's node. When every node is well and batches
-commit, but the lag grows: more trades come in than two cores take; look at `make status`.
+commit, but the lag grows: more trades come in than two cores take; look at `make status`. It doesn't page.
 """
 
 

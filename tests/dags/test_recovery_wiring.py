@@ -15,6 +15,7 @@ from kintsugi.errors import LeaseHeld, StepFailed, StepFailedForGood
 from kintsugi.operators.approval import RepairApproval
 from kintsugi.recovery import act, assess, case, report
 from kintsugi.sensors.node_health import NodeHealthSensor
+from kintsugi.store import StoreUnavailable
 from tests.dags.in_process import run_in_process
 
 ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
@@ -155,6 +156,18 @@ def test_who_holds_no_lease_touches_nothing(
     states = steps.run(dag_bag)
     assert steps.acted == []
     assert set(states.values()) == {"skipped"}
+
+
+def test_a_repair_that_could_not_even_be_begun_is_no_success(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("connection refused")
+
+    monkeypatch.setattr(assess, "confirm", away)
+    states = steps.run(dag_bag)
+    assert steps.acted == []
+    assert (states["confirm"], states["record"]) == ("failed", "failed")
 
 
 FINDING = {"node": "kafka-1", "symptom": "down", "evidence": ["refused"]}

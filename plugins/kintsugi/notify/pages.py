@@ -73,7 +73,7 @@ def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
 
 def _page(incident: Incident, first: Incident, now: datetime) -> Page | None:
     refusals = [entry for entry in incident.entries if "refused" in entry.data]
-    where = f"See `kintsugi incident {incident.id}`, and {watch_of(incident.node)} in Airflow."
+    where = f"See `make incident ID={incident.id}`, and {watch_of(incident.node)} in Airflow."
     if refusals:
         said = refusals[-1].message.removeprefix("refused: ")
         reminder = int((refusals[-1].at - first.opened_at) / REMIND)
@@ -123,7 +123,7 @@ def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
         f"page/unfounded/{node}/{first.opened_at:%Y%m%dT%H}",
         f"{node} needs a person: its watch finds it sick again and again",
         f"{len(alarms)} times within the hour, and nothing was touched. The last time: {last.reason}\n"
-        f"See `kintsugi incident {last.id}`, and {watch_of(node)} in Airflow; recover_node acts on your word.",
+        f"See `make incident ID={last.id}`, and {watch_of(node)} in Airflow; recover_node acts on your word.",
     )
 
 
