@@ -15,8 +15,8 @@ RUNBOOK = """
 
 *Trigger* opens a form: the node, what to do, and whether only to show the plan.
 
-- **auto**: diagnose and choose, as the watch does. A healthy node is left alone; a repair of it that was begun and never
-  finished is finished: rejoined, its data made whole, proven.
+- **auto**: diagnose and choose, as the watch does. A healthy node is left alone; a repair of it that was begun and
+  never finished is finished: rejoined, its data made whole, proven.
 - **restart**: start the service again; the disk stays.
 - **rebuild**: a new server with an empty volume, filled from its peers. The guards are asked as always.
 - **roll_back**: configure the node anew from the last known-good release.

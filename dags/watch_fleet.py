@@ -33,9 +33,9 @@ a person. If it answers, the incident is closed as failed, a person is called, a
 at it, then trigger `recover_node`, which finishes the repair. `make status` shows the fleet, `make incident ID=<id>`
 one incident.
 
-**A task waits under *Required Actions*?** A guard refused, or every rung was tried; the question says why. *Approve* opens
-what the question names and nothing else; a node that still answers isn't destroyed even then. Without an answer it is
-declined after 30 minutes, and asked again while the node is sick.
+**A task waits under *Required Actions*?** A guard refused, or every rung was tried; the question says why. *Approve*
+opens what the question names and nothing else; a node that still answers isn't destroyed even then. Without an answer
+it is declined after 30 minutes, and asked again while the node is sick.
 
 **Stop healing this node:** *Pause healing…* on Pipeline Health, or trigger `maintenance`; pausing this DAG would freeze
 a repair that is under way. **Heal it by hand:** trigger `recover_node`.

@@ -69,6 +69,10 @@ def test_the_outcome_is_what_the_journal_shows_since_the_newest_confirmation(
     assert said.startswith(reason)
 
 
+def test_the_reason_of_what_healed_is_its_proof_alone() -> None:
+    assert conclude(incident(SICK, ALLOWED, DECIDED, *WELL, RECORDING))[1] == "kafka-2 gave a record back"
+
+
 def confirmed(verdict: str, run: str, *, dry_run: bool = False) -> tuple[str, str, dict[str, Any]]:
     data = {
         "verdict": verdict,
