@@ -238,8 +238,10 @@ class TestProgram:
             "port": 1,
             "timeout": 120,
         }
-        answer = run(init, root=str(init), programs=[loop])
+        served = [{"path": str(init / "joined"), "content": ""}]
+        answer = run(init, root=str(init), programs=[loop], served=served)
         assert answer["failed"]
+        assert not (init / "joined").exists(), "it never served"
         assert answer["msg"].startswith("loop ended 3 times instead of listening at 127.0.0.1:1")
         assert "wrong value" in answer["tail"]
         assert time.monotonic() - began < 60
@@ -259,3 +261,9 @@ class TestProgram:
         assert [Path(path).stem for path in answer["written"]] == ["first", "second"]
         again = run(init, root=str(init), programs=[first, second])
         assert (again["changed"], again["written"]) == (False, [])
+        served = [{"path": str(init / "joined"), "content": ""}]
+        run(init, root=str(init), programs=[first], served=served, _ansible_check_mode=True)
+        assert not (init / "joined").exists()
+        answer = run(init, root=str(init), programs=[first], served=served)
+        assert (answer["changed"], answer["written"]) == (True, [str(init / "joined")])
+        assert run(init, root=str(init), programs=[first], served=served)["changed"] is False

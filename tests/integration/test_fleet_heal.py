@@ -244,6 +244,24 @@ def test_a_replacement_that_is_killed_midway_is_finished(standing: Settings) -> 
         assert rows == ROWS + 1
 
 
+def test_nodes_that_were_all_replaced_once_come_back_when_all_were_off(standing: Settings) -> None:
+    """None of them had formed the cluster, and nobody is there to be joined."""
+    clock, cassandra = Clock(), standing.fleet.of(Role.CASSANDRA)
+    nodes.power_off(standing, "cassandra-1", lose_volume=True)
+    rebuild(standing, standing.fleet.node("cassandra-1"), clock)
+    begun = {(standing.node_volume(node.name) / "data/cassandra/begun-by").read_text() for node in cassandra}
+    assert begun == {"replace\n"}
+    for node in cassandra:
+        nodes.power_off(standing, node.name)
+    for node in cassandra:
+        nodes.create_node(standing, node.name)
+    Ansible(standing).run("site.yml", limit="cassandra", extra_vars={"volume_kept": True}, timeout_s=300)
+    clock.tell("all three serve again")
+    session = cassandra_session(standing, [node.address for node in cassandra])
+    assert session.execute("SELECT count(*) FROM trades.rows").one()[0] == ROWS + 1
+    session.cluster.shutdown()
+
+
 def test_all_is_destroyed_and_nothing_lives_on(standing: Settings) -> None:
     Terraform(standing).destroy_all()
     assert [node.name for node in standing.fleet if nodes.processes(standing, node.name)] == []

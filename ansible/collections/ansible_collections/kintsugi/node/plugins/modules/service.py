@@ -151,6 +151,12 @@ options:
         description: How often the program may end while C(port) is waited for, before that is given up.
         type: int
         default: 3
+  served:
+    description: >-
+      Files to write, as O(files), once all programs serve, for the next start to rely on. Not looked at in check mode.
+    type: list
+    elements: dict
+    default: []
 author: Kintsugi
 """
 
@@ -198,6 +204,7 @@ ARGUMENTS = {
     "files": {"type": "list", "elements": "dict", "default": [], "options": files.SPEC},
     "kafka_storage": {"type": "dict", "options": kafka_storage.SPEC},
     "programs": {"type": "list", "elements": "dict", "default": [], "options": programs.SPEC},
+    "served": {"type": "list", "elements": "dict", "default": [], "options": files.SPEC},
 }
 
 
@@ -220,6 +227,8 @@ class Service:
             self.format(given["kafka_storage"])
         for program in given["programs"]:
             self.start({**program, "root": given["root"]})
+        if not dry:
+            self.note(False, files.put(given["served"], dry=False))
 
     def format(self, wanted: dict[str, Any]) -> None:
         """Format the disk if it is blank."""
