@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from kintsugi.errors import KintsugiError
-from kintsugi.fleet import Role, watch_of
+from kintsugi.fleet import Role
 from kintsugi.local.walk_plan import STEPS, Victim
 from kintsugi.settings import Settings, load_settings
 
@@ -59,7 +59,7 @@ def unpause(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.local.series import set_going
     from kintsugi.recovery.case import runtime
 
-    set_going(runtime()).unpause(watch_of("flow"))
+    set_going(runtime())
     print("every node and the flow are watched, the stream runs, files in S3 are ingested")
     return 0
 

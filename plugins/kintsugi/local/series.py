@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos.experiment import check_steady_state
 from kintsugi.errors import Refused, StepFailed
+from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
@@ -64,7 +65,7 @@ def screen() -> Console:
 def set_going(doors: Runtime) -> Airflow:
     """Let every watch, the stream and the ingest run, whatever was paused before; returns the client for Airflow."""
     airflow = ControlPlane(doors.settings).airflow
-    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG)
+    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG, watch_of("flow"))
     return airflow
 
 
