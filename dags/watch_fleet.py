@@ -47,8 +47,8 @@ FLOW_RUNBOOK = """
 
 `flow_health` reads the stream every 5 s in the triggerer. It ends when the application has been gone for 20 s,
 when there is lag and no offset was committed for 90 s, or when a large lag has only grown for 3 minutes.
-Then `restart_stream` starts the driver again from its checkpoint, unless it only just began or a node is being repaired,
-and `committing` waits until it holds cores.
+Then `restart_stream` starts the driver again from its checkpoint, unless it only just began or a node is being
+repaired, and `committing` waits until it holds cores.
 
 **It fires again and again?** Read `stream-trades.log` of the Spark master's node. When every node is well and batches
 commit, but the lag grows: more trades come in than two cores take; look at `make status`. It doesn't page.
