@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -76,8 +77,8 @@ def row(at: datetime, sequence: int) -> str:
 def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[float], bool]) -> float:
     """Wait for the canary at Cassandra's end; returns the seconds waited.
 
-    A busy ring that doesn't answer a look in time is looked at again. Raises StepFailed once ``give_up``, asked with
-    the seconds waited so far, says so.
+    A ring that is busy, or not there yet because its nodes are being repaired as well, is looked at again. Raises
+    StepFailed once ``give_up``, asked with the seconds waited so far, says so.
     """
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
@@ -85,13 +86,15 @@ def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[f
     from kintsugi.trades.cassandra import connected
 
     started = time.monotonic()
-    with connected(contact_points) as session:
+    session: Session | None = None
+    with ExitStack() as stack:
         while True:
             unanswered = ""
             try:
+                session = session or stack.enter_context(connected(contact_points))
                 if arrived(session, trade_id):
                     return time.monotonic() - started
-            except (DriverException, NoHostAvailable) as error:
+            except (DriverException, NoHostAvailable, KintsugiError) as error:
                 unanswered = f" (Cassandra didn't answer the last look: {error})"
             waited_s = time.monotonic() - started
             if give_up(waited_s):

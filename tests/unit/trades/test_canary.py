@@ -11,7 +11,7 @@ import pytest
 from cassandra import ReadTimeout
 from moto import mock_aws
 
-from kintsugi.errors import StepFailed
+from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.trades import canary, cassandra
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.rows import Trade, parse
@@ -71,6 +71,25 @@ def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
     monkeypatch.setattr(cassandra, "connected", lambda contact_points: nullcontext(ring))
     monkeypatch.setattr(canary, "LOOK_EVERY_S", 0.01)
     return ring
+
+
+def test_a_ring_that_is_not_there_yet_is_no_failure(
+    busy_ring: BusyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doors = [KintsugiError("no Cassandra node takes connections"), nullcontext(busy_ring)]
+
+    def connected(contact_points: list[str]) -> Any:
+        found = doors.pop(0)
+        if isinstance(found, KintsugiError):
+            raise found
+        return found
+
+    monkeypatch.setattr(cassandra, "connected", connected)
+    canary.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: waited_s > 10)
+    assert doors == [], "it connects once, and keeps the session"
+    doors.append(KintsugiError("no Cassandra node takes connections"))
+    with pytest.raises(StepFailed, match=r"didn't reach Cassandra.*takes connections"):
+        canary.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: True)
 
 
 def test_a_look_that_a_busy_ring_answers_too_late_is_no_failure(busy_ring: BusyRing) -> None:
