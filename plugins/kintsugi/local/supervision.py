@@ -16,6 +16,7 @@ from kintsugi.local.processes import carries_marker, wait_until
 
 NOT_RUNNING = 70  # supervisord's fault code for stopProcess on a process that isn't running
 ALREADY_STARTED = 60
+ENDS_WITHIN_S = 60.0  # a daemon that was told to shut down, with its programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,11 @@ class Supervisor:
         write_private(self.configuration, head + sections)
 
     def launch(self, environment: Mapping[str, str]) -> None:
-        """Start the daemon with exactly this environment; returns when it answers."""
+        """Start the daemon with exactly this environment; returns when it answers.
+
+        One that was told to shut down is waited for: it ends its programs first.
+        """
+        wait_until(lambda: self.pid() is None, ENDS_WITHIN_S)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.configuration)]
         done = subprocess.run(
             command,

@@ -42,6 +42,20 @@ def test_killed_program_comes_back_and_a_stopped_one_stays_down(supervisor: Supe
     assert supervisor.states()["idle"]["state"] == "STOPPED"
 
 
+def test_a_daemon_that_is_shutting_down_is_waited_for(supervisor: Supervisor, tmp_path: Path) -> None:
+    deaf = "import signal, time;"
+    deaf += "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    program = Program("deaf", [sys.executable, "-c", deaf], stop_seconds=2)
+    supervisor.add("deaf", [program])
+    supervisor.start("deaf")
+    assert wait_until(lambda: "deaf" in (tmp_path / "log" / "deaf.log").read_text(), 20)
+    first = supervisor.pid()
+    supervisor._proxy().supervisor.shutdown()
+    supervisor.launch({"PATH": os.environ["PATH"], MARKER: str(tmp_path)})
+    assert supervisor.answers()
+    assert supervisor.pid() not in (None, first)
+
+
 def test_starting_and_stopping_twice_is_no_error(supervisor: Supervisor) -> None:
     supervisor.start("idle", "idle")
     supervisor.stop("idle")
