@@ -148,6 +148,11 @@ class Incident:
         """Seconds from the failure until the node's data was whole again; None while it isn't."""
         return None if self.consistent_at is None else _seconds(self.started_at, self.consistent_at)
 
+    @property
+    def last_word(self) -> datetime:
+        """When it was closed, or when the last line was written; when it was opened, before there is one."""
+        return self.closed_at or max([self.opened_at, *(entry.at for entry in self.entries)])
+
     def phases(self) -> dict[Phase, float]:
         """Seconds by phase, in the order of ``Phase``; a phase that never happened is left out.
 

@@ -60,15 +60,6 @@ class Bench:
         return StreamMeter(self.bootstrap)
 
 
-def start_dags(bench: Bench) -> None:
-    """Airflow and every watch at work: what is measured is the pipeline as it lives."""
-    from kintsugi.local.control_plane import ControlPlane
-    from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
-
-    airflow = ControlPlane(bench.doors.settings).airflow
-    airflow.unpause(*FIRST_DAGS, INGEST_DAG, "watch_flow", *watches(bench.doors.fleet))
-
-
 def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
     """Wait until every node answers and nothing is under way; raises StepFailed with what isn't quiet.
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.bench import driver, soak_feed, tables
-from kintsugi.bench.context import Bench, await_quiet, start_dags
+from kintsugi.bench.context import Bench, await_quiet
 from kintsugi.bench.delivery import put
 from kintsugi.bench.feed import Part, trades
 from kintsugi.bench.meters import StreamMeter
 from kintsugi.bench.stored import Expected
 from kintsugi.bench.stored import compare as compare_identities
 from kintsugi.errors import StepFailed
+from kintsugi.local.series import set_going
 from kintsugi.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(
     bench = Bench(runtime(), console, seed, 0, report.parent / "bench")
     days = soak_feed.SoakDays.of(seed)
     console.print(f"seed {seed}: {days.disturbed} disturbed, {days.undisturbed} undisturbed")
-    start_dags(bench)
+    set_going(bench.doors)  # what is measured is the pipeline as it lives
     await_quiet(bench)
     shown = soak(bench, kills, days)
     report.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
         chain = _chain(by_node.get(incident.node, []), incident)
         by_node[incident.node] = chain
         page = _page(incident, chain[0], now)
-        if page is not None and now - _last_word(incident) < RECENT:
+        if page is not None and now - incident.last_word < RECENT:
             found[page.key] = page
     for node in by_node:
         alarms = [one for one in incidents if one.node == node and _unfounded(one, now)]
@@ -88,11 +88,11 @@ def _page(incident: Incident, first: Incident, now: datetime) -> Page | None:
             f"{incident.node} needs a person: its repair failed",
             f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {where}",
         )
-    if incident.closed_at is None and now - _last_word(incident) > STUCK:
+    if incident.closed_at is None and now - incident.last_word > STUCK:
         return Page(
             f"page/stuck/{incident.id}/{len(incident.entries)}",
             f"{incident.node} needs a person: its repair stands still",
-            f"Nothing was written since {_last_word(incident):%H:%M:%S} UTC. Does Airflow run? {where}",
+            f"Nothing was written since {incident.last_word:%H:%M:%S} UTC. Does Airflow run? {where}",
         )
     if (
         incident.closed_at is None
@@ -112,7 +112,7 @@ def _unfounded(incident: Incident, now: datetime) -> bool:
     return (
         incident.outcome is Outcome.FALSE_ALARM
         and incident.holder.startswith(WATCH)
-        and now - _last_word(incident) < UNBROKEN
+        and now - incident.last_word < UNBROKEN
     )
 
 
@@ -125,7 +125,3 @@ def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
         f"{len(alarms)} times within the hour, and nothing was touched. The last time: {last.reason}\n"
         f"See `make incident ID={last.id}`, and {watch_of(node)} in Airflow; recover_node acts on your word.",
     )
-
-
-def _last_word(incident: Incident) -> datetime:
-    return incident.closed_at or max([incident.opened_at, *(entry.at for entry in incident.entries)])

@@ -30,7 +30,6 @@ async def guard_facts(
     heard_at: datetime | None = None,
     first_failed_at: datetime | None = None,
     volume_intact: bool | None = None,
-    protected: bool | None = None,
 ) -> GuardFacts:
     """The facts for kintsugi.recovery.guards.judge, all but the store's ledger; takes at most about 4 s.
 
@@ -55,7 +54,7 @@ async def guard_facts(
         volume_intact=volume_intact,
         fleet_size=len(fleet.nodes),
         sick=len(sick | {node.name}),
-        protected=protected,
+        protected=node.protected,
         kafka=kafka,
         cassandra=cassandra,
     )

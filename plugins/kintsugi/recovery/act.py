@@ -279,10 +279,8 @@ def canary(runtime: Runtime, case: Case) -> str:
     """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive.
 
     While S3 is away a repair isn't held up: the canary goes in at Kafka then. While other nodes are being
-    repaired too, the whole way may be shut for reasons that aren't this node's, so the wait goes on. Where nobody
-    submitted the stream none can arrive, and none is sent.
+    repaired too, the whole way may be shut for reasons that aren't this node's, so the wait goes on.
     """
-    from kintsugi.trades import canary as trade
 
     def give_up(waited_s: float) -> bool:
         if waited_s <= CANARY_DEADLINE_S:
@@ -290,14 +288,7 @@ def canary(runtime: Runtime, case: Case) -> str:
         return waited_s > OUTAGE_DEADLINE_S or not _others_sick(runtime, case)
 
     with runtime.step(case, "canary") as step:
-        if not stream_driver.shall_run(runtime):
-            sentence = "no canary was sent: nobody has submitted the stream"
-            step.note(sentence)
-            return sentence
-        trade_id, entrance = _send_canary(runtime)
-        cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
-        seconds = trade.await_arrival(cassandra, trade_id, give_up)
-        sentence = f"the canary went from {entrance} to Cassandra in {seconds:.1f} s"
+        sentence = proofs.canary(runtime, lambda: _send_canary(runtime), give_up)
         step.note(sentence)
     return sentence
 

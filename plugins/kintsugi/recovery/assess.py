@@ -45,7 +45,6 @@ class Confirmed:
     dry_run: bool
     volume_intact: bool | None
     heard_at: datetime | None
-    run: str
 
     @classmethod
     def of(cls, incident: Incident) -> Confirmed:
@@ -58,7 +57,6 @@ class Confirmed:
             dry_run=data["dry_run"],
             volume_intact=data["volume_intact"],
             heard_at=datetime.fromisoformat(heard) if heard else None,
-            run=data.get("run", ""),
         )
 
 
@@ -228,7 +226,6 @@ def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
             heard_at=confirmed.heard_at,
             first_failed_at=incident.first_failed_at,
             volume_intact=confirmed.volume_intact,
-            protected=runtime.node(case).protected,
         )
     )
 

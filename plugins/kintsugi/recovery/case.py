@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kintsugi.store.leases import Lease
 
 LEASE_S = 300.0
-RENEW_S = 60.0  # a step may take longer than its lease: one that streams a disk, or asks a person's Ansible
+RENEW_S = 60.0  # a step may take longer than its lease, one that streams a disk or compares it
 
 log = logging.getLogger(__name__)
 

@@ -77,6 +77,9 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
         way = _check_change(change, allowed)
         if way:
             found[way].append(change["address"])
+    for change in document.get("resource_changes", []):
+        if change["address"] in found["replaced"] and (altered := _altered(change["change"])):
+            raise _refusal(f"would make {change['address']} anew with another {', another '.join(altered)}")
     changed = [*found["replaced"], *found["created"]]
     if len(changed) > BLAST_RADIUS:
         raise _refusal(
@@ -122,8 +125,6 @@ def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | 
     way = _WAYS.get(tuple(actions))
     if way is None:
         raise _refusal(f"would {said} {address}; a repair only deletes and then creates it")
-    if way == "replaced" and (altered := _altered(change["change"])):
-        raise _refusal(f"would make {address} anew with another {', another '.join(altered)}")
     return way
 
 

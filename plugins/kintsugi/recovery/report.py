@@ -65,16 +65,15 @@ def _tail(path: Path) -> bytes:
 def record(runtime: Runtime, case: Case) -> Story:
     """Close the incident with the outcome that its journal shows, and put its story into S3.
 
-    An attempt that failed on a node that still doesn't answer leaves the incident open: the next run of the watch
-    continues it. On a node that answers nobody would, so it is closed as failed; the run fails and says why.
-    What else leaves it open: see ``stays_open``.
+    Where somebody else still has to do with the incident, it stays open (``stays_open``). The run fails unless all is
+    well, and says why.
     """
     with runtime.step(case, "record") as step:
         incident = runtime.store.incident(case.incident)
         outcome, reason = conclude(incident)
         step.note(reason, outcome=outcome.value)
-        given_up = outcome is Outcome.FAILED and not answers(runtime.node(case))
-        if not given_up and not stays_open(incident, outcome, case.holder):
+        serves = outcome is not Outcome.FAILED or answers(runtime.node(case))
+        if not stays_open(incident, outcome, case.holder, serves=serves):
             runtime.store.close_incident(case.incident, step.token, outcome, reason)
         incident = runtime.store.incident(case.incident)
         body = json.dumps(incident.to_json(), indent=2).encode()
@@ -84,11 +83,12 @@ def record(runtime: Runtime, case: Case) -> Story:
     return Story(well=outcome in WELL, text=tell(incident, outcome, reason))
 
 
-def stays_open(incident: Incident, outcome: Outcome, holder: str) -> bool:
-    """Whether somebody else still has to do with the incident, whatever the node answers. Pure.
+def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: bool) -> bool:
+    """Whether somebody else still has to do with the incident. Pure.
 
     1. A dry run ends only an incident that it opened: what the watch has tried so far is the watch's.
-    2. A wrong clock on a node that answers: its watch finds it again, and the next rung is climbed.
+    2. What failed on a node that doesn't serve, or by a wrong clock: its watch finds it again, and the next rung is
+       climbed. On any other node that serves nobody would look again, so it is closed.
     3. A node that is only out of our sight, in the middle of its repair.
     """
     confirmed = Confirmed.of(incident)
@@ -96,7 +96,7 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str) -> bool:
         runs = {entry.data.get("run") for entry in incident.entries if "verdict" in entry.data}
         return runs != {holder}
     if outcome is Outcome.FAILED:
-        return confirmed.verdict is Verdict.CLOCK_WRONG
+        return not serves or confirmed.verdict is Verdict.CLOCK_WRONG
     return confirmed.verdict is Verdict.PARTITIONED and bool(incident.attempts())
 
 

@@ -58,7 +58,7 @@ def _under_repair(runtime: Runtime) -> list[str]:
     """Nodes whose repair moves: a line was written to its journal within the last MOVES_S seconds."""
     since = datetime.now(UTC) - timedelta(seconds=MOVES_S)
     incidents = runtime.store.incidents(50, open_only=True)
-    return sorted(one.node for one in incidents if one.entries and one.entries[-1].at > since)
+    return sorted(one.node for one in incidents if one.last_word > since)
 
 
 def control(runtime: Runtime, verb: str) -> str:

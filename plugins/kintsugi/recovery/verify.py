@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kintsugi.errors import StepFailed
@@ -23,6 +23,8 @@ from kintsugi.fleet import Fleet, Node, Role
 from kintsugi.probes import clock
 from kintsugi.probes.peers import ask_json
 from kintsugi.probes.stream import stream_apps
+from kintsugi.recovery import stream_driver
+from kintsugi.recovery.case import Runtime
 from kintsugi.recovery.redundant import master_state, spark_missing, stream_shall_run, until
 from kintsugi.settings import Settings
 
@@ -42,6 +44,22 @@ def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEA
 
         return verify_cassandra(fleet, node, deadline_s)
     return verify_spark(fleet, node, stream=stream_shall_run(settings), deadline_s=deadline_s)
+
+
+def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]) -> str:
+    """Proof by the whole way: a canary trade is read in Cassandra; returns a sentence.
+
+    ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
+    and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
+    """
+    from kintsugi.trades import canary as trade
+
+    if not stream_driver.shall_run(runtime):
+        return "no canary was sent: nobody has submitted the stream"
+    trade_id, entrance = send()
+    cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
+    seconds = trade.await_arrival(cassandra, trade_id, give_up)
+    return f"the canary went from {entrance} to Cassandra in {seconds:.1f} s"
 
 
 def verify_clock(settings: Settings, node: Node) -> str:

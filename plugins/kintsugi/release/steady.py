@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kintsugi.errors import Refused, StepFailed
-from kintsugi.fleet import Role
 from kintsugi.recovery.case import Runtime
 
 log = logging.getLogger(__name__)
@@ -111,16 +110,10 @@ def _since(before: float | None, now: float, *, holds: bool) -> float | None:
 
 
 def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
-    """Send a trade from S3's end to Cassandra's; returns a sentence. Raises StepFailed when it doesn't arrive.
-
-    Where nobody submitted the stream none can arrive, and none is sent.
-    """
-    from kintsugi.recovery import stream_driver
+    """Send a trade from S3's end to Cassandra's; returns a sentence. Raises StepFailed when it doesn't arrive."""
+    from kintsugi.recovery import verify
     from kintsugi.trades import canary as trade
 
-    if not stream_driver.shall_run(runtime):
-        return "no canary was sent: nobody has submitted the stream"
-    trade_id = trade.send(runtime.s3())
-    cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
-    seconds = trade.await_arrival(cassandra, trade_id, lambda waited_s: waited_s > deadline_s)
-    return f"a canary went from S3 to Cassandra in {seconds:.1f} s"
+    return verify.canary(
+        runtime, lambda: (trade.send(runtime.s3()), "S3"), lambda waited_s: waited_s > deadline_s
+    )

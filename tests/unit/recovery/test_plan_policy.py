@@ -152,6 +152,11 @@ def test_an_update_in_place_is_no_repair(terraform: Terraform) -> None:
         check_plan(terraform.plan("-var=size=2", f"-target={NODE}"), [NODE])
 
 
+def test_a_change_of_all_other_nodes_is_refused(terraform: Terraform) -> None:
+    with pytest.raises(PlanRefused, match="kafka-2"):
+        check_plan(terraform.plan("-var=size=2", f"-replace={NODE}"), [NODE])
+
+
 @pytest.mark.parametrize("allowed", [[NODE, VOLUME], [OTHER]])
 def test_a_node_that_left_the_fleet_is_not_destroyed_by_a_repair(
     terraform: Terraform, allowed: list[str]

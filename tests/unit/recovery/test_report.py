@@ -89,32 +89,35 @@ WATCH, HAND = "watch_kafka-2/run-7", "recover_node/manual-1"
 
 
 @pytest.mark.parametrize(
-    ("lines", "outcome", "holder", "open_"),
+    ("lines", "outcome", "holder", "serves", "open_"),
     [
-        ([confirmed("host_lost", HAND, dry_run=True)], Outcome.DRY_RUN, HAND, False),
+        ([confirmed("host_lost", HAND, dry_run=True)], Outcome.DRY_RUN, HAND, True, False),
         (
             [confirmed("host_lost", WATCH), TRIED, confirmed("host_lost", HAND, dry_run=True)],
             Outcome.DRY_RUN,
             HAND,
             True,
+            True,
         ),
-        ([confirmed("clock_wrong", WATCH), TRIED], Outcome.FAILED, WATCH, True),
-        ([confirmed("hung", WATCH), TRIED], Outcome.FAILED, WATCH, False),
+        ([confirmed("clock_wrong", WATCH), TRIED], Outcome.FAILED, WATCH, True, True),
+        ([confirmed("hung", WATCH), TRIED], Outcome.FAILED, WATCH, True, False),
+        ([confirmed("hung", WATCH), TRIED], Outcome.FAILED, WATCH, False, True),
         (
             [confirmed("hung", WATCH), TRIED, confirmed("partitioned", WATCH)],
             Outcome.FALSE_ALARM,
             WATCH,
             True,
+            True,
         ),
-        ([confirmed("partitioned", WATCH)], Outcome.FALSE_ALARM, WATCH, False),
-        ([confirmed("false_alarm", WATCH)], Outcome.FALSE_ALARM, WATCH, False),
-        ([confirmed("hung", WATCH), TRIED], Outcome.HEALED, WATCH, False),
+        ([confirmed("partitioned", WATCH)], Outcome.FALSE_ALARM, WATCH, True, False),
+        ([confirmed("false_alarm", WATCH)], Outcome.FALSE_ALARM, WATCH, True, False),
+        ([confirmed("hung", WATCH), TRIED], Outcome.HEALED, WATCH, True, False),
     ],
 )
 def test_an_incident_that_is_still_somebody_elses_stays_open(
-    lines: list[tuple[str, str, dict[str, Any]]], outcome: Outcome, holder: str, open_: bool
+    lines: list[tuple[str, str, dict[str, Any]]], outcome: Outcome, holder: str, serves: bool, open_: bool
 ) -> None:
-    assert stays_open(incident(*lines), outcome, holder) is open_
+    assert stays_open(incident(*lines), outcome, holder, serves=serves) is open_
 
 
 class Store3:

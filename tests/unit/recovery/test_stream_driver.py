@@ -27,7 +27,7 @@ class Doors:
         self._wanted = wanted
         self._status = f"stream-trades RUNNING pid 7, uptime {uptime}"
         self._incidents = [
-            SimpleNamespace(node=node.replace("_", "-"), entries=[SimpleNamespace(at=ago(seconds))])
+            SimpleNamespace(node=node.replace("_", "-"), last_word=ago(seconds))
             for node, seconds in last_words.items()
         ]
         monkeypatch.setattr(stream_driver, "control", self._control)
