@@ -33,8 +33,12 @@ PROGRESS = {
     Role.KAFKA: ("Recovering unflushed segment", "Loading producer state", "recovered", "Loaded snapshot"),
     Role.CASSANDRA: ("Replaying ", "JOINING", "ootstrap", "Received ", "Initializing ", "stream"),
 }
+# With these words in its log a service says that it can't read its data and gives up; its next start reads the same.
+DAMAGE = {Role.CASSANDRA: ("Exiting due to error while processing commit log during initialization",)}
 # Seconds. An older line tells of the last start: a node that hung half an hour later was left alone for it.
 FRESH_S = 60.0
+# Lines at the end of a service's log. What says that it advances is among the very last; a stack may follow its end.
+NEWEST, LAST_WORDS = 20, 200
 # A service that ended by itself so often within so many seconds won't come up by being left alone.
 LOOP_EXITS = 3
 LOOP_S = 90.0
@@ -50,7 +54,7 @@ async def observe(settings: Settings, node: Node) -> Observation:
     first = asyncio.create_task(_looked(node))
     told = asyncio.create_task(_witnesses(settings, node, first))
     service, ssh = await first
-    (service, ssh), said, (init_state, progress), (volume, room), ahead_s = await asyncio.gather(
+    (service, ssh), said, (init_state, progress, damage), (volume, room), ahead_s = await asyncio.gather(
         _look_again(node, service, ssh),
         told,
         _init(settings, node, ssh),
@@ -68,6 +72,7 @@ async def observe(settings: Settings, node: Node) -> Observation:
         room=room,
         peers={witness.peer: witness.opinion for witness in said},
         progress=progress,
+        damage=damage,
         heard_at=heard_at(service, said),
         clock_ahead_s=ahead_s,
     )
@@ -115,20 +120,22 @@ async def _look_again(node: Node, service: Probe, ssh: Probe) -> tuple[Probe, Pr
     )
 
 
-async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None]:
-    """The init's word for the service, and a sentence when the service is starting and advancing."""
+async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None, str | None]:
+    """The init's word for the service; a sentence where it starts and advances, and one where its data is damaged."""
     if ssh.answer is not Answer.OK:
-        return None, None
+        return None, None, None
     root, service = settings.node_root(node.name), SERVICES[node.role]
     status, log, init_log = await asyncio.gather(
         _run(settings, node, ["supervisorctl", "-c", f"{root}/etc/supervisord.conf", "status", service]),
-        _run(settings, node, ["tail", "-n", "20", f"{root}/log/{service}.log"]),
+        _run(settings, node, ["tail", "-n", str(LAST_WORDS), f"{root}/log/{service}.log"]),
         _run(settings, node, ["tail", "-n", "100", f"{root}/log/init.log"]),
     )
     state, uptime_s = init_state(status or "")
+    now = datetime.now(UTC)
+    damaged = damage(node.role, log or "", now)
     if crash_loop(init_log or "", service, uptime_s):
-        return "BACKOFF", None
-    return state, progress(node.role, state, uptime_s, log or "", datetime.now(UTC))
+        return "BACKOFF", None, damaged
+    return state, progress(node.role, state, uptime_s, log or "", now), damaged
 
 
 def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
@@ -170,12 +177,21 @@ def progress(role: Role, state: str | None, uptime_s: float | None, log: str, no
         return None
     if uptime_s is not None and uptime_s < START_S[role]:
         return f"its process began {uptime_s:.0f} s ago"
-    lines = [
-        line
-        for line in log.splitlines()
-        if any(word in line for word in PROGRESS.get(role, ())) and _is_fresh(line, now)
-    ]
-    return f"its log says: {lines[-1].strip()[:160]}" if lines else None
+    return _newest(log.splitlines()[-NEWEST:], PROGRESS.get(role, ()), now)
+
+
+def damage(role: Role, log: str, now: datetime) -> str | None:
+    """What the service said of data that it can't read, when it said so just now; else None.
+
+    ``log``: its newest lines, each beginning with its time in ISO 8601.
+    """
+    return _newest(log.splitlines(), DAMAGE.get(role, ()), now)
+
+
+def _newest(lines: Sequence[str], words: Sequence[str], now: datetime) -> str | None:
+    """The newest of the fresh lines with one of the words, as a sentence."""
+    found = [line for line in lines if any(word in line for word in words) and _is_fresh(line, now)]
+    return f"its log says: {found[-1].strip()[:160]}" if found else None
 
 
 def _is_fresh(line: str, now: datetime) -> bool:

@@ -11,7 +11,7 @@
     - misconfigured:       restart → (roll back) → rebuild the node → rebuild both → rebuild both
     - host lost:           rebuild the node on its volume → once more → rebuild both → rebuild both
     - clock wrong:         restart → (roll back) → rebuild the node
-    - disk lost or full:   rebuild both → rebuild both
+    - disk lost or full, data damaged:  rebuild both → rebuild both
 
     Rebuilding comes twice, because the new node may die too, while it recovers. A full disk is given up as a whole:
     retention bounds what a healthy node keeps, so something is on it that doesn't belong, and nothing on a server may
@@ -43,6 +43,7 @@ LADDERS: Mapping[Verdict, tuple[Action, ...]] = {
     Verdict.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
     Verdict.DISK_LOST: (_BOTH, _BOTH),
     Verdict.DISK_FULL: (_BOTH, _BOTH),
+    Verdict.DATA_DAMAGED: (_BOTH, _BOTH),
 }
 
 MOST_ATTEMPTS = 6
@@ -143,6 +144,8 @@ def _reason(
 def _why_new(verdict: Verdict, volume_intact: bool | None) -> str:
     if verdict is Verdict.DISK_FULL:
         return "the old one is full"
+    if verdict is Verdict.DATA_DAMAGED:
+        return "what the old one holds can't be read"
     if volume_intact is None:
         return "whether the old one is intact is unknown"
     return "the old one didn't do" if volume_intact else "the old one is gone"

@@ -17,11 +17,13 @@ The rules, in order; the first that fits decides:
     a role that has no peers → **host lost**.
 6.  The host answers, the service doesn't, and its disk has no room left → **disk full**, also while the init starts
     the service again: it won't come up before something is deleted, and what may be deleted nobody knows.
-7.  The init reports progress, or is just starting the service → **starting**.
-8.  The init has given up on the service (FATAL) or sees it exit again and again (BACKOFF), or the
+7.  It refuses and has just said that it can't read its data → **data damaged**, also while the init starts it again:
+    it reads the same once more.
+8.  The init reports progress, or is just starting the service → **starting**.
+9.  The init has given up on the service (FATAL) or sees it exit again and again (BACKOFF), or the
     service answers in a wrong way → **misconfigured**.
-9.  The service is silent while the host is there → **hung**.
-10. The service refuses while the host is there → **process down**.
+10. The service is silent while the host is there → **hung**.
+11. The service refuses while the host is there → **process down**.
 
 "The host is there" means that sshd or the service's port answered in any way, be it a refusal.
 """
@@ -52,6 +54,7 @@ class Verdict(StrEnum):
     HOST_LOST = "host_lost"
     DISK_LOST = "disk_lost"
     DISK_FULL = "disk_full"
+    DATA_DAMAGED = "data_damaged"
     CLOCK_WRONG = "clock_wrong"
     PARTITIONED = "partitioned"
     MISCONFIGURED = "misconfigured"
@@ -86,7 +89,7 @@ def diagnose(observation: Observation) -> Diagnosis:
         )
     if seen.service is seen.ssh is Answer.TIMEOUT:
         return _silent_host(seen)
-    return _full_disk(seen) or _service_only(seen)
+    return _full_disk(seen) or _damaged(seen) or _service_only(seen)
 
 
 def _serving(seen: Observation) -> Diagnosis:
@@ -121,8 +124,15 @@ def _full_disk(seen: Observation) -> Diagnosis | None:
     return _say(Verdict.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_free(seen.room)}")
 
 
+def _damaged(seen: Observation) -> Diagnosis | None:
+    """Rule 7: the service itself says that its data can't be read."""
+    if seen.damage is None or seen.service is not Answer.REFUSED:
+        return None
+    return _say(Verdict.DATA_DAMAGED, f"{seen.node} can't read its data: {seen.damage}")
+
+
 def _service_only(seen: Observation) -> Diagnosis:
-    """Rules 7 to 10: the host is there, the service isn't well."""
+    """Rules 8 to 11: the host is there, the service isn't well."""
     if seen.progress:
         return _say(Verdict.STARTING, f"{seen.node} is starting: {seen.progress}")
     if seen.init_state == "STARTING":

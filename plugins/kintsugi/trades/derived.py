@@ -25,6 +25,7 @@ from kintsugi.trades.cancels import Candidate, match
 from kintsugi.trades.derived_types import Alike, Cancel, Changes, Day, DayRecord, Store, Stored, WindowKey
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.recent import RecentTrades
+from kintsugi.trades.rows import SLOT_MINUTES
 from kintsugi.trades.windows import WINDOW_MS, Flow, Sums, Verdict, flow_of, verdict, window_start
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CAPACITY = 200_000  # trades of windows held in memory: about 70 MB
 DAYS = 20_000
+SEARCHED_AT_ONCE = 64  # windows
 ALLOWED_LATENESS_MS = 60_000
 WINDOW_CLOSED, EARLIER_DAY = "window-closed", "earlier-day"
 TRADE_SIGNALS = ("high_volume", "iv_jump")
@@ -303,16 +305,21 @@ class Derived:
         return window
 
     def _alike(self, day: Day, key: int, columns: Alike, cancels: list[Cancel]) -> dict[bytes, Stored]:
-        """The trades that these cancels may mean: backwards in time, until each has met its sequence number."""
+        """The trades that these cancels may mean: backwards in time, until each has met its sequence number.
+
+        What they took back so far is among them: a better match frees it.
+        """
         wanted = {cancel.sequence for cancel in cancels}
+        taken = {cancel.trade_id for cancel in cancels if cancel.trade_id is not None}
         found = {trade.trade_id: trade for trade in self._recent.alike(day, key, columns)}
-        latest = max(cancel.slot for cancel in cancels)
-        slots = list(range(latest, -1, -1))
+        windows = _windows_back(day, max(cancels, key=lambda cancel: cancel.ts))
         start, step = 0, 1
-        while start < len(slots) and not wanted <= {trade.sequence for trade in found.values()}:
-            for trade in self._store.alike(day, columns, slots[start : start + step]):
+        while start < len(windows) and not (
+            wanted <= {trade.sequence for trade in found.values()} and taken <= found.keys()
+        ):
+            for trade in self._store.alike(columns, windows[start : start + step]):
                 found[trade.trade_id] = trade
-            start, step = start + step, min(2 * step, 16)
+            start, step = start + step, min(2 * step, SEARCHED_AT_ONCE)
         return found
 
     def _sort_unusual(self, special: list[dict[str, Any]], changes: Changes) -> None:
@@ -353,6 +360,18 @@ class Derived:
             self._held -= len(self._windows.pop(key).flows)
         while len(self._days) > DAYS:
             self._days.popitem(last=False)
+
+
+def _windows_back(day: Day, cancel: Cancel) -> list[WindowKey]:
+    """The windows that a cancel's trade may lie in: its own and all before it on its day, the latest first."""
+    latest = window_start(cancel.ts)
+    minutes = (
+        cancel.slot * SLOT_MINUTES + latest // WINDOW_MS % SLOT_MINUTES
+    )  # New York is whole hours off UTC
+    return [
+        WindowKey(*day, (minutes - back) // SLOT_MINUTES, latest - back * WINDOW_MS)
+        for back in range(minutes + 1)
+    ]
 
 
 def _special(batch: Table) -> list[dict[str, Any]]:

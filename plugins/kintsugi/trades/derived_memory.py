@@ -68,10 +68,14 @@ class MemoryStore:
             for key in keys
         }
 
-    def alike(self, day: Day, columns: Alike, slots: Sequence[int]) -> Iterable[Stored]:
-        for slot in slots:
-            kept = self._trades[day][slot].values()
-            yield from (one.trade for one in kept if one.columns == columns and not one.canceled)
+    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+        for key in keys:
+            kept = self._trades[key.day][key.slot].values()
+            yield from (
+                one.trade
+                for one in kept
+                if one.columns == columns and not one.canceled and one.trade.flow.window == key.start
+            )
 
     def write(self, changes: Changes, timestamp: int) -> None:
         for key, found in changes.windows.items():

@@ -53,10 +53,11 @@ class CassandraStore:
         )
         self._day_cancels = self._prepare(f"SELECT * FROM {KEYSPACE}.cancel WHERE {day}")
         self._window = self._prepare(f"{slot} AND ts >= ? AND ts < ?")
-        # Filtering stays within one partition of a quarter of an hour, and only the few cancels ask.
+        # Filtering stays within one window of a partition, and only the few cancels ask. A page is full when enough
+        # rows fit, however many were read: over a whole partition it took longer than Cassandra lets a read take.
         self._alike = self._prepare(
-            f"{slot} AND root = ? AND expiration = ? AND strike = ? AND option_type = ? AND exchange = ? "
-            "AND size = ? AND price = ? AND condition = ? ALLOW FILTERING"
+            f"{slot} AND ts >= ? AND ts < ? AND root = ? AND expiration = ? AND strike = ? AND option_type = ? "
+            "AND exchange = ? AND size = ? AND price = ? AND condition = ? ALLOW FILTERING"
         )
         self._put_window = self._insert("flow_window", WINDOW_COLUMNS)
         self._put_alert = self._insert("flow_alert", WINDOW_COLUMNS)
@@ -110,21 +111,17 @@ class CassandraStore:
         }
 
     def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
-        asked = (
-            (self._window, (k.symbol, cassandra_date(k.trade_date), k.slot, k.start, k.start + WINDOW_MS))
-            for k in keys
-        )
+        asked = ((self._window, _bounds(key)) for key in keys)
         return {
             key: [_stored(row, key.slot) for row in rows if not row.canceled]
             for key, rows in zip(keys, self._run(asked), strict=True)
         }
 
-    def alike(self, day: Day, columns: Alike, slots: Sequence[int]) -> Iterable[Stored]:
-        symbol, date = day
+    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
         rest = (columns.root, cassandra_date(columns.expiration), *columns[2:])
-        asked = ((self._alike, (symbol, cassandra_date(date), slot, *rest)) for slot in slots)
-        for slot, rows in zip(slots, self._run(asked), strict=True):
-            yield from (_stored(row, slot) for row in rows)
+        asked = ((self._alike, (*_bounds(key), *rest)) for key in keys)
+        for key, rows in zip(keys, self._run(asked), strict=True):
+            yield from (_stored(row, key.slot) for row in rows)
 
     def write(self, changes: Changes, timestamp: int) -> None:
         """Write in an order in which whatever is cut short is found again by the repeated batch.
@@ -254,6 +251,11 @@ class CassandraStore:
         statement = self._session.prepare(text)
         statement.is_idempotent = True
         return statement
+
+
+def _bounds(key: WindowKey) -> tuple[Any, ...]:
+    """A window as the statements take it: its partition, and from when to when."""
+    return key.symbol, cassandra_date(key.trade_date), key.slot, key.start, key.start + WINDOW_MS
 
 
 def _with_days(row: tuple[Any, ...]) -> tuple[Any, ...]:

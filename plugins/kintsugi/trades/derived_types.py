@@ -122,8 +122,8 @@ class Store(Protocol):
     def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
         """The stored trades of each window, without cancels (the rows that take others back)."""
 
-    def alike(self, day: Day, columns: Alike, slots: Sequence[int]) -> Iterable[Stored]:
-        """The stored trades of a day with these columns, in these slots."""
+    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+        """The stored trades with these columns in these windows, without cancels."""
 
     def write(self, changes: Changes, timestamp: int) -> None:
         """Write all of it, at ``timestamp`` (microseconds)."""

@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.fleet import Role
 from kintsugi.observation import Answer, PeerOpinion
-from kintsugi.probes.observe import crash_loop, heard_at, init_state, progress
+from kintsugi.probes.observe import crash_loop, damage, heard_at, init_state, progress
 from kintsugi.probes.peers import Witness
 from kintsugi.probes.protocols import Probe
 
@@ -50,6 +50,26 @@ def test_a_line_of_the_start_long_ago_is_no_progress() -> None:
     """A Cassandra node frozen half an hour after its start had told of nothing since."""
     log = "2026-01-05T14:29:22.018Z INFO  [main] StorageService - JOINING: Finish joining ring\n"
     assert progress(Role.CASSANDRA, "RUNNING", 1838, log, NOW) is None
+
+
+GAVE_UP = (
+    "2026-01-05T14:59:30.100Z ERROR [main] JVMStabilityInspector - "
+    "Exiting due to error while processing commit log during initialization."
+)
+
+
+def test_a_service_says_that_it_cannot_read_its_data() -> None:
+    stack = (
+        "org.apache.cassandra.db.commitlog.CommitLogReadHandler$CommitLogReadException: bad\n\tat a.line\n"
+    )
+    log = f"{GAVE_UP}\n{stack}2026-01-05T14:59:41.000Z INFO  [main] CassandraDaemon - the next start\n"
+    assert damage(Role.CASSANDRA, log, NOW) == f"its log says: {GAVE_UP}"[: len("its log says: ") + 160]
+    assert damage(Role.KAFKA, log, NOW) is None
+    assert damage(Role.CASSANDRA, stack, NOW) is None  # it may go on after such a one
+
+
+def test_what_a_service_said_of_its_data_long_ago_says_nothing_of_this_start() -> None:
+    assert damage(Role.CASSANDRA, GAVE_UP, NOW + timedelta(minutes=2)) is None
 
 
 def test_heard_at_is_the_newest_sign_of_life_of_anybody() -> None:

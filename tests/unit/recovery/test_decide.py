@@ -74,6 +74,7 @@ def test_who_insists_gets_the_last_action_once_more() -> None:
         (Verdict.CLOCK_WRONG, {"suspicious_release": True}, [RESTART, BACK, NODE, PAGE]),
         (Verdict.DISK_FULL, {"volume_intact": True}, [BOTH, BOTH, PAGE]),
         (Verdict.DISK_FULL, {"suspicious_release": True}, [BOTH, BOTH, BACK, PAGE]),
+        (Verdict.DATA_DAMAGED, {"volume_intact": True}, [BOTH, BOTH, PAGE]),
     ],
 )
 def test_escalation_climbs_the_ladder_and_ends_with_a_person(
@@ -118,6 +119,9 @@ def test_the_reason_says_why_and_what_was_tried() -> None:
     assert "Tried before: rebuild_node, rebuild_node" in reason
     assert "host_lost" in reason
     assert "a new volume: the old one is full" in decided(Verdict.DISK_FULL, [], volume_intact=True).reason
+    assert (
+        "what the old one holds can't be read" in decided(Verdict.DATA_DAMAGED, [], volume_intact=True).reason
+    )
     assert "rebuild, rebuild" in decided(Verdict.DISK_LOST, [BOTH, BOTH]).reason
 
 
@@ -146,5 +150,9 @@ def test_a_volume_that_may_be_good_is_kept_while_anything_else_is_left(
     verdict: Verdict, attempts: list[Action]
 ) -> None:
     decision = decided(verdict, attempts, volume_intact=True)
-    if decision.action is BOTH and verdict not in (Verdict.DISK_LOST, Verdict.DISK_FULL):
+    if decision.action is BOTH and verdict not in (
+        Verdict.DISK_LOST,
+        Verdict.DISK_FULL,
+        Verdict.DATA_DAMAGED,
+    ):
         assert NODE in attempts

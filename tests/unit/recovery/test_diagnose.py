@@ -60,6 +60,19 @@ TABLE = [
         Verdict.FALSE_ALARM,
         "but its disk is full (0 of 1,073,741,824 bytes are free)",
     ),
+    # the service says that its data can't be read
+    (
+        seen(REFUSED, OK, damage="its log says: Exiting"),
+        Verdict.DATA_DAMAGED,
+        "can't read its data: its log says",
+    ),
+    (seen(REFUSED, OK, damage="said", init_state="STARTING"), Verdict.DATA_DAMAGED, "can't read its data"),
+    (seen(REFUSED, OK, damage="said", init_state="BACKOFF"), Verdict.DATA_DAMAGED, "can't read its data"),
+    (seen(REFUSED, OK, damage="said", progress="replaying"), Verdict.DATA_DAMAGED, "can't read its data"),
+    (seen(REFUSED, OK, damage="said", room=FULL), Verdict.DISK_FULL, "its disk is full"),
+    (seen(REFUSED, OK, damage="said", volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
+    (seen(OK, OK, damage="said"), Verdict.FALSE_ALARM, "answers its own protocol."),
+    (seen(TIMEOUT, OK, damage="said"), Verdict.HUNG, "accepts no request"),
     # a pause is not a hang
     (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago: a pause"),
     # its peers hear it, and nobody is served

@@ -35,6 +35,7 @@ class Server:
     host: str = "up"  # up, off, silent
     disk: bool = True
     full: bool = False
+    damaged: bool = False
     seen_from_us: bool = True
     heard_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
     held: set[int] = field(default_factory=set)
@@ -44,7 +45,7 @@ class Server:
 
     @property
     def serves(self) -> bool:
-        return self.process == "up" and self.host == "up" and self.disk and not self.full
+        return self.process == "up" and self.host == "up" and self.disk and not (self.full or self.damaged)
 
     def answer(self, alive: bool) -> Answer:
         if not self.seen_from_us or self.host == "silent":
@@ -60,7 +61,7 @@ class Server:
 
 FLEET_SIZE = 9  # the other roles stay well, so the breaker leaves these rules to themselves
 numbers = st.sampled_from([1, 2, 3])
-faults = st.sampled_from(["process", "hang", "host", "silent", "disk", "full", "unseen"])
+faults = st.sampled_from(["process", "hang", "host", "silent", "disk", "full", "damaged", "unseen"])
 unknowns = st.sets(st.sampled_from(["init", "volume", "heard", "copies", "peers"]), max_size=2)
 waits = st.sampled_from([0.5, 2.0, 4.0, 6.0, 20.0, 4000.0])
 
@@ -102,6 +103,8 @@ class Team(RuleBasedStateMachine):
             server.seen_from_us = False
         elif fault == "full":
             server.process, server.full = "down", True
+        elif fault == "damaged":
+            server.process, server.damaged = "down", True
         else:
             server.process, server.disk, server.held = "down", False, set()
 
@@ -112,7 +115,7 @@ class Team(RuleBasedStateMachine):
     @rule(number=numbers)
     def come_back_by_itself(self, number: int) -> None:
         server = self.servers[number]
-        if server.disk and not server.full:
+        if server.disk and not (server.full or server.damaged):
             server.process, server.host, server.seen_from_us = "up", "up", True
             self.settle(server)
 
@@ -177,7 +180,7 @@ class Team(RuleBasedStateMachine):
             server.host = "up"
         if action.destroys_volume:
             self.destroy_volume(server)
-        if helps and server.disk and not server.full and server.host == "up":
+        if helps and server.disk and not (server.full or server.damaged) and server.host == "up":
             server.process = "up"
             self.settle(server)
 
@@ -186,7 +189,7 @@ class Team(RuleBasedStateMachine):
         kept = set().union(*(other.held for other in others if other.disk))
         assert server.held <= kept, f"{server.name} held the last copy of {server.held - kept}"
         assert sum(other.serves for other in others) >= 2, f"without {server.name} no quorum is left"
-        server.held, server.disk, server.full = set(), True, False
+        server.held, server.disk, server.full, server.damaged = set(), True, False, False
         self.pending.add(server.name)
 
     def settle(self, server: Server) -> None:
@@ -213,6 +216,7 @@ class Team(RuleBasedStateMachine):
             volume_intact=None if "volume" in hidden else server.disk,
             room=Headroom(0 if server.full else SIZE, SIZE) if reachable and "volume" not in hidden else None,
             peers={} if "peers" in hidden else peers,
+            damage="its log says so" if reachable and server.damaged and "init" not in hidden else None,
             heard_at=None if "heard" in hidden else server.heard_at,
         )
 

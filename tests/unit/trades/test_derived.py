@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from kintsugi.errors import KintsugiError, Refused
 from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, EARLIER_DAY, WINDOW_CLOSED, Derived
 from kintsugi.trades.derived_memory import MemoryStore
+from kintsugi.trades.derived_types import WindowKey
 from kintsugi.trades.identity import CANARY_SYMBOL
-from kintsugi.trades.rows import Trade, is_cancel
+from kintsugi.trades.rows import SLOT_MINUTES, Trade, is_cancel
+from kintsugi.trades.windows import window_start
 from tests.unit.trades.test_rows import LINE, trade
 
 TYPES = {
@@ -148,13 +151,15 @@ def test_a_cancel_takes_its_trade_out_of_windows_and_unusual_trades_and_marks_it
 
 
 class CountingStore(MemoryStore):
-    """Counts how often it is searched for the trades that a cancel may mean."""
+    """Remembers in which windows it is searched for the trades that a cancel may mean."""
 
-    searches = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.searched: list[WindowKey] = []
 
-    def alike(self, *arguments: Any) -> Any:
-        self.searches += 1
-        return super().alike(*arguments)
+    def alike(self, columns: Any, keys: Sequence[WindowKey]) -> Any:
+        self.searched += keys
+        return super().alike(columns, keys)
 
 
 def test_the_trade_of_a_cancel_is_found_in_memory_while_it_is_recent_and_in_the_truth_after() -> None:
@@ -163,10 +168,33 @@ def test_the_trade_of_a_cancel_is_found_in_memory_while_it_is_recent_and_in_the_
     one, other = at(0, 1), at(0.1, 2)
     stream.feed(one, other)
     assert stream.feed(cancel_of(one, 1)).matched == 1
-    assert store.searches == 0
+    assert store.searched == []
     # A new driver remembers nothing; both cancels are alike, so both are matched anew.
     assert Stream(store).feed(cancel_of(other, 1)).matched == 2
-    assert store.searches > 0
+    assert store.searched != []
+
+
+def test_the_trade_of_a_cancel_is_looked_for_window_by_window_and_backwards() -> None:
+    """Over a whole partition, a quarter of an hour of a busy symbol, Cassandra took longer than a read may take."""
+    store = CountingStore()
+    one, cancel = at(0, 1), cancel_of(at(0, 1), 40)
+    Stream(store).feed(one)
+    assert Stream(store).feed(cancel).matched == 1
+    starts = [key.start for key in store.searched]
+    assert starts == [window_start(cancel.ts) - back * MINUTE for back in range(len(starts))]
+    assert starts[0] - starts[-1] < 70 * MINUTE
+    assert {key.slot for key in store.searched if key.start == window_start(one.ts)} == {one.slot}
+
+
+def test_without_its_trade_on_record_a_cancel_is_looked_for_back_to_midnight() -> None:
+    store = CountingStore()
+    stream = Stream(store)
+    assert stream.feed(cancel_of(at(0, 1), 40)).unmatched == 1
+    first, last = store.searched[0], store.searched[-1]
+    assert last.slot == 0
+    assert (
+        first.start - last.start
+    ) // MINUTE == first.slot * SLOT_MINUTES + first.start // MINUTE % SLOT_MINUTES
 
 
 def test_a_cancel_that_comes_before_its_trade_waits_for_it() -> None:
@@ -209,6 +237,17 @@ def test_a_better_match_that_comes_late_frees_the_trade_that_was_taken() -> None
     assert counts(stream) == {0: 1}
     stream.feed(first, scores={first.trade_id: 6.0})
     assert [key[0].hex() for key in stream.store.unusual] == [first.trade_id]
+
+
+def test_a_better_match_frees_the_trade_that_a_driver_before_had_taken() -> None:
+    first, second = at(0, 1), at(10, 2)
+    stream = Stream()
+    stream.feed(first, cancel_of(first, 20, sequence=2))
+    assert set(stream.store.marks) == {bytes.fromhex(first.trade_id)}
+    stream = Stream(stream.store)  # its memory is empty, and the cancel's number is met by what comes now
+    stream.feed(second)
+    assert set(stream.store.marks) == {bytes.fromhex(second.trade_id)}
+    assert counts(stream) == {0: 1, 10: 0}
 
 
 def test_a_trade_with_a_corrected_quote_replaces_itself() -> None:
