@@ -30,6 +30,8 @@ from kintsugi.settings import Settings
 
 DRIVER_UI_PORT = 4040
 DEADLINE_S = 60.0
+# A new executor gets tasks with the next batch, and the one that it interrupted takes in all that came meanwhile.
+BATCHES_S = 180.0
 IDLE_AFTER_S = 10.0
 
 
@@ -73,7 +75,10 @@ def verify_clock(settings: Settings, node: Node) -> str:
 
 
 def verify_spark(fleet: Fleet, node: Node, *, stream: bool, deadline_s: float = DEADLINE_S) -> str:
-    """Proof for a Spark node; ``stream``: whether the streaming application shall run."""
+    """Proof for a Spark node; ``stream``: whether the streaming application shall run.
+
+    The cluster is given ``deadline_s``, the tasks BATCHES_S.
+    """
     return asyncio.run(_verify_spark(fleet, node, stream, deadline_s))
 
 
@@ -93,14 +98,13 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
     seen: dict[str, int] = {} if isinstance(before, str) else completed(before)
 
     async def tasks() -> str | None:
-        nonlocal seen
         now = await executors(master)
         if isinstance(now, str):
             return f"the driver says: {now}"
-        return tasks_missing(wanted, seen, completed(now), time.monotonic() - started)
+        return tasks_missing(wanted, seen, now, time.monotonic() - started)
 
     started = time.monotonic()
-    await until(tasks, deadline_s, f"{node.name} is not proven")
+    await until(tasks, BATCHES_S, f"{node.name} is not proven")
     return await _task_proof(master, names, wanted)
 
 
@@ -114,18 +118,20 @@ async def _task_proof(master: Node, names: str, wanted: list[Node]) -> str:
 
 
 def tasks_missing(
-    wanted: list[Node], before: Mapping[str, int], now: Mapping[str, int], since_s: float
+    wanted: list[Node], before: Mapping[str, int], found: Sequence[Mapping[str, Any]], since_s: float
 ) -> str | None:
-    """What the executors on ``wanted`` lack: completed tasks by address ``before`` and ``now``.
+    """What the executors on ``wanted`` lack, by what the driver says of all of them (``found``).
 
-    An idle stream gives no tasks: where nobody completed any for 10 s, registered executors have to do.
-    ``since_s``: seconds since ``before``.
+    An idle stream gives no tasks: where nobody is at one, or completed any for 10 s, registered executors have to do.
+    ``before``: completed tasks by address, ``since_s`` seconds ago.
     """
+    now = completed(found)
     absent = [node.name for node in wanted if node.address not in now]
     if absent:
         return f"no executor of the stream is active on {' and '.join(absent)}"
     fresh = [node.name for node in wanted if now[node.address] == 0]
-    idle = sum(now.values()) <= sum(before.get(address, 0) for address in now)
+    at_work = any(executor["activeTasks"] for executor in found)
+    idle = not at_work and sum(now.values()) <= sum(before.get(address, 0) for address in now)
     if fresh and not (idle and since_s > IDLE_AFTER_S):
         return f"no task of the stream has been completed on {' and '.join(fresh)}"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -83,14 +84,35 @@ def test_completed_tasks_by_address() -> None:
     assert completed(found) == {"127.35.3.2": 7, "127.35.3.3": 0}
 
 
+def executors(done: Mapping[str, int], active: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """What the driver says: completed and active tasks by address."""
+    return [
+        {
+            "hostPort": f"{address}:41001",
+            "completedTasks": tasks,
+            "activeTasks": (active or {}).get(address, 0),
+        }
+        for address, tasks in done.items()
+    ]
+
+
 def test_a_task_on_the_healed_worker_is_the_proof() -> None:
     before = {ONE.address: 0, TWO.address: 5}
-    assert tasks_missing([ONE], before, {ONE.address: 1, TWO.address: 9}, since_s=1) is None
-    assert "no task" in (tasks_missing([ONE], before, {ONE.address: 0, TWO.address: 9}, since_s=99) or "")
-    assert "no executor" in (tasks_missing([ONE], before, {TWO.address: 9}, since_s=99) or "")
+    assert tasks_missing([ONE], before, executors({ONE.address: 1, TWO.address: 9}), since_s=1) is None
+    later = executors({ONE.address: 0, TWO.address: 9})
+    assert "no task" in (tasks_missing([ONE], before, later, since_s=99) or "")
+    assert "no executor" in (tasks_missing([ONE], before, executors({TWO.address: 9}), since_s=99) or "")
 
 
 def test_an_idle_stream_owes_no_task() -> None:
     idle = {ONE.address: 0, TWO.address: 5}
-    assert "no task" in (tasks_missing([ONE], idle, idle, since_s=5) or "")
-    assert tasks_missing([ONE], idle, idle, since_s=11) is None
+    assert "no task" in (tasks_missing([ONE], idle, executors(idle), since_s=5) or "")
+    assert tasks_missing([ONE], idle, executors(idle), since_s=11) is None
+
+
+def test_a_stream_that_is_at_a_long_task_is_not_idle() -> None:
+    """A batch of 54 s was taken for an idle stream, and a worker proven that hadn't completed anything."""
+    before = {ONE.address: 0, TWO.address: 5}
+    for busy in (ONE, TWO):
+        found = executors(before, {busy.address: 1})
+        assert "no task" in (tasks_missing([ONE], before, found, since_s=99) or "")
