@@ -312,7 +312,9 @@ class Derived:
         wanted = {cancel.sequence for cancel in cancels}
         taken = {cancel.trade_id for cancel in cancels if cancel.trade_id is not None}
         found = {trade.trade_id: trade for trade in self._recent.alike(day, key, columns)}
-        windows = _windows_back(day, max(cancels, key=lambda cancel: cancel.ts))
+        known = self._days[day].known  # windows that were written; what lies in others came with this batch
+        latest = max(cancels, key=lambda cancel: cancel.ts)
+        windows = [window for window in _windows_back(day, latest) if known & window.bit]
         start, step = 0, 1
         while start < len(windows) and not (
             wanted <= {trade.sequence for trade in found.values()} and taken <= found.keys()

@@ -15,7 +15,7 @@ from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, EARLIER_DAY, WINDO
 from kintsugi.trades.derived_memory import MemoryStore
 from kintsugi.trades.derived_types import WindowKey
 from kintsugi.trades.identity import CANARY_SYMBOL
-from kintsugi.trades.rows import SLOT_MINUTES, Trade, is_cancel
+from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.windows import window_start
 from tests.unit.trades.test_rows import LINE, trade
 
@@ -178,23 +178,12 @@ def test_the_trade_of_a_cancel_is_looked_for_window_by_window_and_backwards() ->
     """Over a whole partition, a quarter of an hour of a busy symbol, Cassandra took longer than a read may take."""
     store = CountingStore()
     one, cancel = at(0, 1), cancel_of(at(0, 1), 40)
-    Stream(store).feed(one)
+    others = [at(minutes, 2, size=7) for minutes in (20, 39.5, 40, 50)]
+    Stream(store).feed(one, *others)
     assert Stream(store).feed(cancel).matched == 1
-    starts = [key.start for key in store.searched]
-    assert starts == [window_start(cancel.ts) - back * MINUTE for back in range(len(starts))]
-    assert starts[0] - starts[-1] < 70 * MINUTE
-    assert {key.slot for key in store.searched if key.start == window_start(one.ts)} == {one.slot}
-
-
-def test_without_its_trade_on_record_a_cancel_is_looked_for_back_to_midnight() -> None:
-    store = CountingStore()
-    stream = Stream(store)
-    assert stream.feed(cancel_of(at(0, 1), 40)).unmatched == 1
-    first, last = store.searched[0], store.searched[-1]
-    assert last.slot == 0
-    assert (
-        first.start - last.start
-    ) // MINUTE == first.slot * SLOT_MINUTES + first.start // MINUTE % SLOT_MINUTES
+    wanted = [*reversed(others[:3]), one]  # none after the cancel, and none that holds nothing
+    assert [key.start for key in store.searched] == [window_start(trade.ts) for trade in wanted]
+    assert [key.slot for key in store.searched] == [trade.slot for trade in wanted]
 
 
 def test_a_cancel_that_comes_before_its_trade_waits_for_it() -> None:
