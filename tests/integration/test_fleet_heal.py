@@ -14,20 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node, Role
+from kintsugi.fleet import Fleet, Node, Role
 from kintsugi.hooks.ansible import Ansible
-from kintsugi.hooks.kafka_quorum import find_leader
+from kintsugi.hooks.kafka_quorum import Quorum, find_leader
 from kintsugi.hooks.terraform import Terraform
 from kintsugi.local import node as nodes
 from kintsugi.local.node_identity import kafka_cluster_id
 from kintsugi.local.node_process import read_record
 from kintsugi.local.postgres import Postgres
+from kintsugi.recovery import redundant
 from kintsugi.recovery.plan_policy import changes
-from kintsugi.recovery.rejoin_kafka import rejoin_voter, voters_of, wait_in_sync
+from kintsugi.recovery.rejoin_kafka import rejoin_voter
 from kintsugi.settings import Settings
 from tests.installations import installation, open_directory
 
@@ -136,6 +138,16 @@ def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
     assert {worker["host"] for worker in workers if worker["state"] == "ALIVE"} == expected
 
 
+def quorum_of(fleet: Fleet) -> Quorum:
+    _, quorum = find_leader([f"{node.address}:9093" for node in fleet.of(Role.KAFKA)])
+    return quorum
+
+
+def voters_of(fleet: Fleet) -> dict[int, UUID]:
+    """The voters by node id, with the directory each votes with."""
+    return {voter.node_id: voter.directory for voter in quorum_of(fleet).voters}
+
+
 def test_the_leading_broker_comes_back_as_a_voter_with_a_new_disk(standing: Settings) -> None:
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
     from kafka.admin import NewTopic
@@ -150,8 +162,8 @@ def test_the_leading_broker_comes_back_as_a_voter_with_a_new_disk(standing: Sett
         producer.send("healing", str(number).encode(), partition=number % 3)
     producer.flush(60)
     producer.close()
+    quorum = quorum_of(fleet)
     before = voters_of(fleet)
-    _, quorum = find_leader([f"{node.address}:9093" for node in fleet.of(Role.KAFKA)])
     victim = next(node for node in fleet.of(Role.KAFKA) if node.index == quorum.leader_id)
 
     clock = Clock()
@@ -159,7 +171,7 @@ def test_the_leading_broker_comes_back_as_a_voter_with_a_new_disk(standing: Sett
     rebuild(standing, victim, clock)
     rejoin_voter(fleet, victim, kafka_cluster_id(standing), timeout_s=120)
     clock.tell(f"{victim.name} votes")
-    wait_in_sync(fleet)
+    redundant.wait(standing, fleet, victim, 120)
     clock.tell("no partition is under-replicated")
 
     after = voters_of(fleet)

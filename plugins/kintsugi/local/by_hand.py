@@ -141,9 +141,7 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str) -> Iterator[None]:
 def lift(doors: Runtime) -> None:
     """Take back what a killed run left: leases and maintenance flags of HOLDER. Paused watches: unpause them first."""
     for name in doors.fleet.nodes:
-        lease = doors.store.lease(name)
-        if lease is not None and lease.holder == HOLDER:
-            doors.store.release(name, lease.token)
+        doors.store.give_back(name, HOLDER)
         doors.store.clear_maintenance(name, user=HOLDER)
 
 

@@ -25,7 +25,6 @@ from kintsugi.fleet import Fleet, Node, Role
 from kintsugi.observation import Answer, PeerOpinion
 from kintsugi.probes import cql_wire, kafka_wire
 from kintsugi.probes.conversation import Connection
-from kintsugi.probes.facts import current_voters
 from kintsugi.probes.peers import ask, ask_json, witnesses
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 
 Condition = Callable[[], Awaitable[str | None]]
 POLL_S = 0.5
-DOWN_DEADLINE_S = 60.0
 GOSSIP = 'SELECT address, generation, "schema", status_with_port FROM system_views.gossip_info'
 # Replicated three times in every cluster; the token chooses the range, and so the replicas that must answer.
 READ_RANGE = (
@@ -104,18 +102,6 @@ async def _kafka(fleet: Fleet, node: Node) -> str | None:
     if isinstance(told[brokers.index(node)], str) or not known:
         return "it doesn't describe its partitions yet"
     return f"it is out of sync in {_some(behind)}" if behind else None
-
-
-async def voters_missing(fleet: Fleet, node: Node) -> str | None:
-    """What the Kafka quorum lacks: each broker of the fleet must be a voter, and current. None when whole."""
-    quorum = await ask(node, KAFKA_PORT, kafka_wire.describe_quorum)
-    if isinstance(quorum, str):
-        return f"the quorum can't be described: {quorum}"
-    wanted = {broker.index for broker in fleet.of(Role.KAFKA)}
-    if absent := wanted - quorum.voters.keys():
-        return f"brokers {sorted(absent)} are no voters"
-    behind = wanted - current_voters(quorum)
-    return f"voters {sorted(behind)} are not current" if behind else None
 
 
 def _some(names: set[str]) -> str:
@@ -187,41 +173,6 @@ def _read_range(token: str) -> Callable[[Connection], Awaitable[list[dict[str, A
     """A read of the range of ``token`` from all of its replicas."""
     cql = READ_RANGE.format(token=int(token))
     return lambda connection: cql_wire.query(connection, cql, cql_wire.ALL)
-
-
-def wait_down_on_peers(fleet: Fleet, node: Node, deadline_s: float = DOWN_DEADLINE_S) -> str:
-    """Wait until every peer holds the dead Cassandra ``node`` for down: a replacement can't join before.
-
-    Returns a sentence; at once when the node serves again or has left the ring. Raises StepFailed.
-    """
-    what = f"{node.name} is not yet down for every peer"
-    seconds = asyncio.run(until(lambda: _still_up(fleet, node), deadline_s, what))
-    return f"every peer holds {node.name} for down, after {seconds:.1f} s of waiting"
-
-
-async def _still_up(fleet: Fleet, node: Node) -> str | None:
-    if (await probe_node(node)).answer is Answer.OK:
-        return None  # this step ran before: the replacement serves already
-    peers = fleet.peers(node)
-    answers = await asyncio.gather(*(_holds_for_up(peer, node) for peer in peers))
-    names = [peer.name for peer, up in zip(peers, answers, strict=True) if up]
-    return f"{' and '.join(names)} may hold it for up" if names else None
-
-
-async def _holds_for_up(peer: Node, node: Node) -> bool:
-    """Whether ``peer`` would still send reads to ``node``, seen by a read of its range from all replicas.
-
-    A peer that can't be asked is dead itself and has no say.
-    """
-    rows = await ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
-    if isinstance(rows, str):
-        return False
-    row = next((row for row in rows if row["address"] == node.address), {})
-    status, _, token = str(row.get("status_with_port")).partition(",")
-    if status != "NORMAL":
-        return False
-    answer = await ask(peer, CASSANDRA_PORT, _read_range(token))
-    return not (isinstance(answer, str) and cql_wire.UNAVAILABLE in answer)
 
 
 async def _spark(fleet: Fleet, node: Node, stream: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Bring a broker whose disk was lost back into the metadata quorum, and wait until all is in sync.
+"""Bring a broker whose disk was lost back into the metadata quorum.
 
 A voter is a broker *and* its data directory. A broker that was formatted anew has a new directory id; in
 the quorum its dead predecessor still counts, so that one more failure would stop the cluster. In order:
@@ -6,7 +6,6 @@ the quorum its dead predecessor still counts, so that one more failure would sto
 1. Find the leader; wait until it sees the broker's new directory fetch the metadata log, as an observer.
 2. Remove every other directory of that broker from the voters. The two others are a majority of three.
 3. Wait until the observer has caught up, then add it as a voter.
-4. Wait until all brokers vote with their present directories and every partition has its full in-sync set.
 
 Each step looks before it acts, so the whole may be killed and run again; a broker that kept its disk
 passes through.
@@ -16,10 +15,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from uuid import UUID
 
 from kintsugi.errors import StepFailed
-from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.fleet import Fleet, Node
 from kintsugi.hooks.kafka_quorum import (
     Quorum,
     QuorumError,
@@ -28,7 +26,7 @@ from kintsugi.hooks.kafka_quorum import (
     find_leader,
     remove_voter,
 )
-from kintsugi.settings import KAFKA_CONTROLLER_PORT, KAFKA_PORT
+from kintsugi.settings import KAFKA_CONTROLLER_PORT
 
 _PAUSE_S = 0.3
 _FETCHES_WITHIN_MS = 3000  # a living replica fetches every half second
@@ -110,52 +108,3 @@ def living(quorum: Quorum, node_id: int) -> Replica | None:
 def _controllers(fleet: Fleet, node: Node) -> list[str]:
     others = [f"{peer.address}:{KAFKA_CONTROLLER_PORT}" for peer in fleet.peers(node)]
     return [*others, f"{node.address}:{KAFKA_CONTROLLER_PORT}"]
-
-
-def wait_in_sync(
-    fleet: Fleet, *, timeout_s: float = 120.0, on_progress: Callable[[str], None] = _ignore
-) -> None:
-    """Wait until no partition is under-replicated (step 4); raises StepFailed naming those that are."""
-    deadline = time.monotonic() + timeout_s
-    behind = "no broker answered"
-    last = ""
-    while time.monotonic() < deadline:
-        behind = _behind(fleet)
-        if not behind:
-            return
-        if behind != last:
-            on_progress(f"waiting for in-sync replicas: {behind}")
-            last = behind
-        time.sleep(_PAUSE_S)
-    raise StepFailed(f"Kafka has under-replicated partitions after {timeout_s:.0f} s: {behind}")
-
-
-def _behind(fleet: Fleet) -> str:
-    from kafka import KafkaAdminClient
-    from kafka.errors import KafkaError
-
-    try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=fleet.endpoints(Role.KAFKA, KAFKA_PORT), request_timeout_ms=5000
-        )
-    except KafkaError as error:
-        return f"no broker answers ({error})"
-    try:
-        topics = admin.describe_topics()
-    except KafkaError as error:
-        return f"no broker tells of its topics ({error})"
-    finally:
-        admin.close()
-    return ", ".join(
-        f"{topic['name']}-{partition['partition_index']}"
-        for topic in topics
-        for partition in topic["partitions"]
-        if set(partition["isr_nodes"]) != set(partition["replica_nodes"])
-    )
-
-
-def voters_of(fleet: Fleet) -> dict[int, UUID]:
-    """The voters by node id, with the directory each votes with."""
-    any_node = fleet.of(Role.KAFKA)[0]
-    _, quorum = find_leader(_controllers(fleet, any_node))
-    return {voter.node_id: voter.directory for voter in quorum.voters}

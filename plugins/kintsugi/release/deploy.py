@@ -71,7 +71,8 @@ def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = Fal
     try:
         return _open(runtime, deployment, wanted, again=again)
     except KintsugiError:
-        _give_up_roll_out(runtime, deployment)  # else the next try would wait for this one's lease to lapse
+        # Else the next try would wait for this one's lease to lapse.
+        runtime.store.give_back(ROLL_OUT, _holder(deployment))
         raise
 
 
@@ -304,7 +305,7 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story
     for step in found.steps:
         _let_go_of_ours(runtime, deployment, step.node)
     ended = store.end_deployment(deployment, state, reason)
-    _give_up_roll_out(runtime, deployment)
+    runtime.store.give_back(ROLL_OUT, _holder(deployment))
     _archive(runtime, ended)
     return Story(well=ended.state in ("held", "dry_run"), text=tell(ended))
 
@@ -378,12 +379,6 @@ def _hold_roll_out(runtime: Runtime, deployment: str) -> None:
         runtime.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
     except LeaseHeld as held:
         raise Refused(f"another roll-out is under way ({held})") from held
-
-
-def _give_up_roll_out(runtime: Runtime, deployment: str) -> None:
-    lease = runtime.store.lease(ROLL_OUT)
-    if lease is not None and lease.holder == _holder(deployment):
-        runtime.store.release(ROLL_OUT, lease.token)
 
 
 def _before(runtime: Runtime, found: Deployment, node: str) -> None:
@@ -472,9 +467,7 @@ def _let_go(runtime: Runtime, deployment: str, node: str, token: int) -> None:
 
 def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
     """Give back what a killed step of this deployment still holds; never what another took."""
-    lease = runtime.store.lease(node)
-    if lease is not None and lease.holder == _holder(deployment):
-        runtime.store.release(node, lease.token)
+    runtime.store.give_back(node, _holder(deployment))
     runtime.store.clear_maintenance(node, user=_holder(deployment))
 
 

@@ -86,6 +86,15 @@ class Leases(Database):
                 (node, token),
             )
 
+    def give_back(self, node: str, holder: str) -> None:
+        """Release what ``holder`` has of ``node``, whoever took it for it; never what another has."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE lease SET holder = NULL, expires_at = clock_timestamp()"
+                " WHERE node = %s AND holder = %s",
+                (node, holder),
+            )
+
     def lease(self, node: str) -> Lease | None:
         """Who holds ``node`` at this moment; None when nobody does."""
         with self.transaction() as connection:

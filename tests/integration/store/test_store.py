@@ -125,6 +125,15 @@ def test_a_fresh_token_fences_an_older_process_of_the_same_holder(store: Store) 
         store.check("kafka-1", orphan.token)
 
 
+def test_a_lease_is_given_back_by_its_holder_only(store: Store) -> None:
+    lease = store.acquire_lease("kafka-1", "run-1", 60)
+    store.give_back("kafka-1", "run-2")
+    assert store.lease("kafka-1") == lease
+    store.give_back("kafka-1", "run-1")
+    assert store.lease("kafka-1") is None
+    assert store.acquire_lease("kafka-1", "run-2", 60).token > lease.token
+
+
 def test_a_released_lease_is_free_and_its_token_is_never_given_again(store: Store) -> None:
     first = store.acquire_lease("kafka-1", "run-1", 60)
     store.release("kafka-1", first.token)
