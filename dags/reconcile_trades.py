@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, task
 
+from kintsugi.notify.unaccounted import call_a_person
 from kintsugi.settings import TOPIC
 
 RUNBOOK = """
@@ -17,8 +18,9 @@ most 15 minutes). Then it reads those files again, waits until the stream has pa
 minutes), and asks Cassandra for each of their trades by identity. Files that are whole are noted in the ledger; what
 is still under way is asked again after the next ingest.
 
-**`reconcile` failed?** Its error names trades that are lost or altered. `make reconcile` takes the account of all
-files and says whether the lost ones ever were on the topic. `replay_trades` with the key of the file restores them.
+**`reconcile` failed?** Where the account doesn't balance, a person is called; its error names trades that are lost or
+altered. `make reconcile` takes the account of all files and says whether the lost ones ever were on the topic.
+`replay_trades` with the key of the file restores them.
 
 **It failed because S3 or Cassandra didn't answer?** Clear it; nothing was changed.
 """
@@ -39,9 +41,9 @@ with DAG(
     default_args={"owner": "kintsugi", "retries": 2, "retry_delay": timedelta(seconds=10)},
 ) as dag:
 
-    @task(execution_timeout=timedelta(minutes=30))
+    @task(execution_timeout=timedelta(minutes=30), on_failure_callback=call_a_person)
     def reconcile() -> dict[str, Any] | None:
-        """The account of the files ingested since the last one; raises KintsugiError when a trade is lost."""
+        """The account of the files ingested since the last one; raises Unaccounted when a trade is lost."""
         from kintsugi.settings import load_settings
         from kintsugi.trades.reconcile import reconcile_ingested
 

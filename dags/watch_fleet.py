@@ -51,7 +51,8 @@ Then `restart_stream` starts the driver again from its checkpoint, unless it onl
 repaired, and `committing` waits until it holds cores.
 
 **It fires again and again?** Read `stream-trades.log` of the Spark master's node. When every node is well and batches
-commit, but the lag grows: more trades come in than two cores take; look at `make status`. It doesn't page.
+commit, but the lag grows: more trades come in than the machine takes; look at `make status`. A person is called when
+nothing was stored for 15 minutes, or when a large lag has grown for 30.
 """
 
 

@@ -274,7 +274,7 @@ def _add_series_of_faults(commands: argparse._SubParsersAction[argparse.Argument
     repaired.add_argument(
         "--role",
         action="append",
-        type=Role,
+        type=_role,
         choices=list(Role),
         help="may be repeated; the rows of the others are kept; default: all",
     )
@@ -291,6 +291,11 @@ def _add_series_of_faults(commands: argparse._SubParsersAction[argparse.Argument
     calmed.add_argument("--seed", type=int, help="of the pauses; default: the time")
     for reported in (told_whole, all_nodes, table, repaired, walked, calmed):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
+
+
+def _role(text: str) -> Role:
+    """A role, also as the names of its nodes write it (spark-master)."""
+    return Role(text.replace("-", "_"))
 
 
 def _count(text: str) -> int:

@@ -21,6 +21,10 @@ class InputError(KintsugiError):
     """A file or row of market data can't be used; it is kept and reported, nothing else stops."""
 
 
+class Unaccounted(KintsugiError):
+    """An account of trades was taken and doesn't balance: some are lost, doubled or altered."""
+
+
 class Refused(KintsugiError):
     """A guard said no: the action would be unsafe. The text is the reason, as a sentence."""
 

@@ -1,6 +1,7 @@
 """The watchdog: a small process of the control plane, outside Airflow, supervised like the rest.
 
-It looks whether anybody still watches (kintsugi.notify.deadman), reads from the store what there is to tell
+It looks whether anybody still watches (kintsugi.notify.deadman) and whether trades are stored
+(kintsugi.notify.standstill), reads from the store what there is to tell
 (kintsugi.notify.news), delivers the outbox (kintsugi.notify.deliver) and measures fleet and flow. Each of these
 is a line of its own, so that a pager that hangs doesn't keep the dead man's switch from being looked at. A line that
 doesn't come back ends the process, and its supervisor starts it again; nothing is lost, it all stands in Postgres.
@@ -10,6 +11,7 @@ doesn't come back ends the process, and its supervisor starts it again; nothing 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -33,6 +35,9 @@ from kintsugi.notify.deliver import Nobody, Post, tell_people
 from kintsugi.notify.heartbeat import FLOW, Heartbeats
 from kintsugi.notify.outbox import Kind, Message, Outbox
 from kintsugi.notify.pages import Page
+from kintsugi.notify.standstill import StandStill
+from kintsugi.probes.flow import FlowReading, read_flow
+from kintsugi.recovery.stream_driver import DESIRED
 from kintsugi.settings import Settings, load_settings
 from kintsugi.store import Store
 from kintsugi.store.database import StoreUnavailable
@@ -85,6 +90,7 @@ class Watchdog:
     settings: Settings
     airflow: Airflow
     switch: Switch = field(default_factory=Switch)
+    standstill: StandStill = field(default_factory=StandStill)
     _unhealthy: dict[str, datetime] = field(default_factory=dict)
     _store_away: datetime | None = None
     _told_away: bool = False
@@ -130,6 +136,7 @@ class Watchdog:
             Line("pages", 2.0, lambda: self._deliver(Kind.PAGE, Kind.DIGEST)),
             Line("recoveries", 2.0, lambda: self._deliver(Kind.RECOVERY)),
             Line("dead man's switch", 15.0, self.look),
+            Line("flow", 60.0, self.look_at_flow),
             Line("housekeeping", 3600.0, self.outbox.forget_old),
         ]
         if backend() or markers():
@@ -181,6 +188,22 @@ class Watchdog:
         if self.outbox.due().intersection(kinds):
             while self.post.deliver_one(*kinds):
                 pass
+
+    # --- the flow --------------------------------------------------------------------------------------------
+
+    def look_at_flow(self) -> None:
+        """Page when the stream that somebody submitted stores nothing, or less than comes in."""
+        wanted = self.store.desired(DESIRED)
+        if wanted is None or wanted.value != "running":
+            self.standstill.forget()
+            return
+        page = self.standstill.feed(self.read_flow())
+        if page is not None:
+            self.outbox.put(page.key, Kind.PAGE, {"title": page.title, "text": page.text})
+
+    def read_flow(self) -> FlowReading:
+        """The stream as it is now."""
+        return asyncio.run(read_flow(self.settings.fleet))
 
     # --- the dead man's switch ------------------------------------------------------------------------------
 

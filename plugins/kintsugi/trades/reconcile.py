@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from kintsugi.errors import KintsugiError
+from kintsugi.errors import Unaccounted
 from kintsugi.fleet import Role
 from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.trades import topic
@@ -92,7 +92,7 @@ def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
 
     Files whose trades are all stored are noted in the ledger; the others are left for the next time. While the stream
     is behind it is left alone, for at most PATIENCE_S: reading everything back takes as much of Cassandra as writing
-    it. Raises KintsugiError that names a trade when one is lost or altered, and what `reconcile` raises.
+    it. Raises Unaccounted that names a trade when one is lost or altered, and what `reconcile` raises.
     """
     from kintsugi.connections import store_dsn
     from kintsugi.trades.flow import consumer_lag
@@ -105,7 +105,7 @@ def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
     account = reconcile(settings, until=deadline_s, files=[(entry.key, entry.etag) for entry in entries])
     if not account.balanced:
         named = ", ".join([*account.lost, *account.altered][:3])
-        raise KintsugiError(f"the account of {len(entries)} files: {account}; {named}; run `make reconcile`")
+        raise Unaccounted(f"the account of {len(entries)} files: {account}; {named}; run `make reconcile`")
     return account
 
 

@@ -1,0 +1,89 @@
+"""What calls a person besides incidents: a stream that stands still, and an account that doesn't balance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from kintsugi.errors import KintsugiError, Unaccounted
+from kintsugi.local.watchdog import Watchdog
+from kintsugi.notify.outbox import Kind
+from kintsugi.notify.unaccounted import call_a_person
+from kintsugi.probes.flow import FlowReading
+from kintsugi.recovery.stream_driver import DESIRED
+from tests.installations import installation
+from tests.integration.notify.conftest import Tables
+
+
+@pytest.fixture(autouse=True)
+def _the_store(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = conninfo_to_dict(tables.dsn)
+    known = {
+        "host": parts["host"], "port": int(parts.get("port") or 5432), "login": parts.get("user"),
+        "password": parts.get("password"), "schema": parts["dbname"],
+    }  # fmt: skip
+    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_STORE", json.dumps({"conn_type": "postgres", **known}))
+
+
+def titles(tables: Tables) -> list[str]:
+    with tables.outbox.transaction() as connection:
+        rows = connection.execute("SELECT body FROM outbox WHERE kind = %s", (Kind.PAGE,)).fetchall()
+    return [row["body"]["title"] for row in rows]
+
+
+def a_stuck_stream() -> Iterator[FlowReading]:
+    """A reading a minute of a stream that stores nothing."""
+    at = datetime(2026, 8, 1, 2, 0, tzinfo=UTC)
+    while True:
+        yield FlowReading(at, True, committed=10, produced=500)
+        at += timedelta(minutes=1)
+
+
+@dataclass
+class Looking(Watchdog):
+    """A watchdog that sees a stuck stream."""
+
+    def __post_init__(self) -> None:
+        self.readings = a_stuck_stream()
+
+    def read_flow(self) -> FlowReading:
+        return next(self.readings)
+
+
+def test_a_stream_that_stores_nothing_calls_once_where_somebody_submitted_it(
+    tables: Tables, tmp_path: Path
+) -> None:
+    airflow: Any = SimpleNamespace(trigger=None)
+    watchdog = Looking(installation(tmp_path, "127.38"), airflow)
+    for _ in range(20):
+        watchdog.look_at_flow()
+    assert titles(tables) == []
+    tables.store.set_desired(DESIRED, "running")
+    for _ in range(15):
+        watchdog.look_at_flow()
+    assert titles(tables) == []
+    for _ in range(5):
+        watchdog.look_at_flow()
+    assert titles(tables) == ["The stream needs a person: nothing was stored for 15 minutes"]
+
+
+def test_an_account_that_does_not_balance_calls_once_a_run(tables: Tables) -> None:
+    run = SimpleNamespace(run_id="asset_triggered__1")
+    lost = {
+        "exception": Unaccounted("the account of 1 files: lost 3; 0a1b; run `make reconcile`"),
+        "dag_run": run,
+    }
+    call_a_person({"exception": KintsugiError("Cassandra doesn't answer"), "dag_run": run})
+    call_a_person({"dag_run": run})
+    assert titles(tables) == []
+    call_a_person(lost)
+    call_a_person(lost)
+    assert titles(tables) == ["Trades are missing or altered in Cassandra"]
