@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kintsugi.chaos.faults import NOISE
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import ControlPlane, Fleet, Node, Role
 from kintsugi.observation import Answer, PeerOpinion
 from kintsugi.probes.facts import cassandra_facts
+from kintsugi.probes.observe import LAST_WORDS, damage
 from kintsugi.probes.peers import witnesses
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import redundant, starts_cassandra, verify_cassandra
@@ -157,3 +162,17 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
     ring.start(node)
     asyncio.run(redundant.until(lambda: redundant.missing(FLEET, node), 60, "not redundant"))
     assert asyncio.run(starts_cassandra.overtaken(FLEET, node)) is None
+
+
+def test_a_node_whose_commit_log_is_damaged_says_so_when_it_ends_itself(ring: Ring) -> None:
+    """The last one here, because the node doesn't come up again. Its words are what `diagnose` goes by."""
+    server = ring.by_name[NODES[2].name]
+    server.kill()
+    logs = ring.folder / NODES[2].name / "data" / "commitlog" / "CommitLog-*.log"
+    subprocess.run([sys.executable, "-c", NOISE, str(logs)], check=True)
+    before = len(server.log.read_text())
+    with pytest.raises(AssertionError, match="ended with"):
+        ring.start(NODES[2])
+    said = server.log.read_text()[before:].splitlines()
+    stamped = [f"{datetime.now(UTC).isoformat()} {line}" for line in said]  # as our logback.xml has it
+    assert damage(Role.CASSANDRA, "\n".join(stamped[-LAST_WORDS:]), datetime.now(UTC)) is not None

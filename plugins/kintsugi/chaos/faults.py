@@ -164,7 +164,7 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
 
 def _corrupt(runtime: Runtime, name: str) -> None:
     """Noise into the middle of the newest log that the service reads when it starts, then a crash."""
-    runtime.platform().run(name, ["python3", "-c", _NOISE, _logs(runtime, name)])
+    runtime.platform().run(name, ["python3", "-c", NOISE, _logs(runtime, name)])
     _kill_process(runtime, name)
 
 
@@ -188,7 +188,7 @@ def _logs(runtime: Runtime, name: str) -> str:
 
 # Run on the node: it may have no Kintsugi installed. Noise goes into the newest file that has content, before the last
 # byte that isn't zero (segments are allocated ahead).
-_NOISE = f"""
+NOISE = f"""
 import glob, os, sys
 found = [path for path in glob.glob(sys.argv[1]) if os.path.getsize(path)]
 assert found, 'no log matches ' + sys.argv[1]
