@@ -11,6 +11,7 @@ from heapq import nlargest
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET
 from kintsugi.trades.ledger import Ledger
 
@@ -35,9 +36,33 @@ class S3Object:
 
 
 def objects(s3: S3Client, bucket: str, prefix: str, after: str = "") -> Iterator[Any]:
-    """Every object below ``prefix`` whose key comes after ``after``, as S3 tells of it."""
+    """Every object below ``prefix`` whose key comes after ``after``, as S3 tells of it.
+
+    S3Proxy lists an object that is just being put without its ETag, now and then (seen once in some ten thousand). Such
+    a one is asked for by itself; one that isn't there is left for the next look. Raises InputError where a whole object
+    has none.
+    """
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, StartAfter=after):
-        yield from page.get("Contents", [])
+        for item in page.get("Contents", []):
+            if "ETag" in item:
+                yield item
+            elif (etag := _etag(s3, bucket, item["Key"])) is not None:
+                yield {**item, "ETag": etag}
+
+
+def _etag(s3: S3Client, bucket: str, key: str) -> str | None:
+    """The ETag of one object, None where there is no such object."""
+    from botocore.exceptions import ClientError
+
+    try:
+        head = s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+            return None
+        raise
+    if "ETag" not in head:
+        raise InputError(f"the store tells no ETag of s3://{bucket}/{key}; put the file there again")
+    return head["ETag"]
 
 
 def listed(s3: S3Client, bucket: str = BUCKET, prefix: str = PREFIX, after: str = "") -> list[S3Object]:
