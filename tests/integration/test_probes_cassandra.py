@@ -20,7 +20,7 @@ from kintsugi.errors import StepFailed
 from kintsugi.fleet import ControlPlane, Fleet, Node, Role
 from kintsugi.observation import Answer, PeerOpinion
 from kintsugi.probes.facts import cassandra_facts
-from kintsugi.probes.observe import LAST_WORDS, damage
+from kintsugi.probes.observe import damage
 from kintsugi.probes.peers import witnesses
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import redundant, starts_cassandra, verify_cassandra
@@ -175,4 +175,4 @@ def test_a_node_whose_commit_log_is_damaged_says_so_when_it_ends_itself(ring: Ri
         ring.start(NODES[2])
     said = server.log.read_text()[before:].splitlines()
     stamped = [f"{datetime.now(UTC).isoformat()} {line}" for line in said]  # as our logback.xml has it
-    assert damage(Role.CASSANDRA, "\n".join(stamped[-LAST_WORDS:]), datetime.now(UTC)) is not None
+    assert damage(Role.CASSANDRA, "\n".join(stamped), datetime.now(UTC)) is not None

@@ -37,8 +37,6 @@ PROGRESS = {
 DAMAGE = {Role.CASSANDRA: ("Exiting due to error while processing commit log during initialization",)}
 # Seconds. An older line tells of the last start: a node that hung half an hour later was left alone for it.
 FRESH_S = 60.0
-# Lines at the end of a service's log. What says that it advances is among the very last; a stack may follow its end.
-NEWEST, LAST_WORDS = 20, 200
 # A service that ended by itself so often within so many seconds won't come up by being left alone.
 LOOP_EXITS = 3
 LOOP_S = 90.0
@@ -125,17 +123,24 @@ async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None,
     if ssh.answer is not Answer.OK:
         return None, None, None
     root, service = settings.node_root(node.name), SERVICES[node.role]
-    status, log, init_log = await asyncio.gather(
+    status, log, init_log, gave_up = await asyncio.gather(
         _run(settings, node, ["supervisorctl", "-c", f"{root}/etc/supervisord.conf", "status", service]),
-        _run(settings, node, ["tail", "-n", str(LAST_WORDS), f"{root}/log/{service}.log"]),
+        _run(settings, node, ["tail", "-n", "20", f"{root}/log/{service}.log"]),
         _run(settings, node, ["tail", "-n", "100", f"{root}/log/init.log"]),
+        _gave_up(settings, node, f"{root}/log/{service}.log"),
     )
     state, uptime_s = init_state(status or "")
     now = datetime.now(UTC)
-    damaged = damage(node.role, log or "", now)
+    damaged = damage(node.role, gave_up or "", now)
     if crash_loop(init_log or "", service, uptime_s):
         return "BACKOFF", None, damaged
     return state, progress(node.role, state, uptime_s, log or "", now), damaged
+
+
+async def _gave_up(settings: Settings, node: Node, log: str) -> str | None:
+    """The lines of the log with DAMAGE's words: the next start soon writes hundreds of others after them."""
+    words = [part for word in DAMAGE.get(node.role, ()) for part in ("-e", word)]
+    return await _run(settings, node, ["grep", "-F", *words, log]) if words else None
 
 
 def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
@@ -177,13 +182,13 @@ def progress(role: Role, state: str | None, uptime_s: float | None, log: str, no
         return None
     if uptime_s is not None and uptime_s < START_S[role]:
         return f"its process began {uptime_s:.0f} s ago"
-    return _newest(log.splitlines()[-NEWEST:], PROGRESS.get(role, ()), now)
+    return _newest(log.splitlines(), PROGRESS.get(role, ()), now)
 
 
 def damage(role: Role, log: str, now: datetime) -> str | None:
     """What the service said of data that it can't read, when it said so just now; else None.
 
-    ``log``: its newest lines, each beginning with its time in ISO 8601.
+    ``log``: lines of its log, each beginning with its time in ISO 8601.
     """
     return _newest(log.splitlines(), DAMAGE.get(role, ()), now)
 
