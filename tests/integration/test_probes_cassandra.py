@@ -166,10 +166,21 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
 
 def test_a_node_whose_commit_log_is_damaged_says_so_when_it_ends_itself(ring: Ring) -> None:
     """The last one here, because the node doesn't come up again. Its words are what `diagnose` goes by."""
-    server = ring.by_name[NODES[2].name]
+    server, folder = ring.by_name[NODES[2].name], ring.folder / NODES[2].name / "data" / "commitlog"
+
+    def synced() -> bool:
+        return any(len(log.read_bytes().rstrip(bytes(1))) > 300_000 for log in folder.glob("CommitLog-*.log"))
+
+    with verify_cassandra.Only([NODES[2].address]) as session:
+        row = session.prepare(
+            "INSERT INTO trades.trade (symbol, trade_date, slot, ts, trade_id, premium)"
+            " VALUES (?, '2018-01-08', 1, ?, ?, 1)"
+        )
+        for n in range(1000):
+            session.execute(row, ("NVDA", n, bytes(500)))
+    servers.wait_until(synced, 30, "the commit log is synced")
     server.kill()
-    logs = ring.folder / NODES[2].name / "data" / "commitlog" / "CommitLog-*.log"
-    subprocess.run([sys.executable, "-c", NOISE, str(logs)], check=True)
+    subprocess.run([sys.executable, "-c", NOISE, str(folder / "CommitLog-*.log")], check=True)
     before = len(server.log.read_text())
     with pytest.raises(AssertionError, match="ended with"):
         ring.start(NODES[2])
