@@ -89,6 +89,7 @@ async def test_all_is_well(brokers: Brokers) -> None:
         assert (await probe_node(node)).answer is Answer.OK
         said = await witnesses(FLEET, node)
         assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
+        assert (await kafka_facts(FLEET, node)).current == 2
     facts = await kafka_facts(FLEET, NODES[0])
     assert facts.partitions is not None
     assert set(facts.partitions) >= {f"{TOPIC}-{n}" for n in range(3)}

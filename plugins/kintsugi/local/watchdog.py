@@ -37,7 +37,7 @@ from kintsugi.notify.outbox import Kind, Message, Outbox
 from kintsugi.notify.pages import Page
 from kintsugi.notify.standstill import StandStill
 from kintsugi.probes.flow import FlowReading, read_flow
-from kintsugi.recovery.stream_driver import DESIRED
+from kintsugi.recovery.stream_driver import wanted
 from kintsugi.settings import Settings, load_settings
 from kintsugi.store import Store
 from kintsugi.store.database import StoreUnavailable
@@ -193,13 +193,12 @@ class Watchdog:
 
     def look_at_flow(self) -> None:
         """Page when the stream that somebody submitted stores nothing, or less than comes in."""
-        wanted = self.store.desired(DESIRED)
-        if wanted is None or wanted.value != "running":
+        if not wanted(self.store):
             self.standstill.forget()
             return
         page = self.standstill.feed(self.read_flow())
         if page is not None:
-            self.outbox.put(page.key, Kind.PAGE, {"title": page.title, "text": page.text})
+            self.outbox.put(page.key, Kind.PAGE, page.body)
 
     def read_flow(self) -> FlowReading:
         """The stream as it is now."""
@@ -215,7 +214,7 @@ class Watchdog:
             found = silences(self._watching(unhealthy))
             page = self.switch.feed(found, now)
             if page is not None:
-                self.outbox.put(page.key, Kind.PAGE, {"title": page.title, "text": page.text})
+                self.outbox.put(page.key, Kind.PAGE, page.body)
             self._store_away, self._told_away = None, False
         except StoreUnavailable as error:
             self._store_is_away(now, str(error))
@@ -279,9 +278,8 @@ class Watchdog:
             "The store of the recoveries doesn't answer: nothing would be healed",
             f"Since {since:%H:%M:%S} UTC: {error}",
         )
-        body = {"title": page.title, "text": page.text}
         try:
-            tell_people(Message(page.key, Kind.PAGE, body, now, 1), channels())
+            tell_people(Message(page.key, Kind.PAGE, page.body, now, 1), channels())
         except Nobody as nobody:
             log.warning("%s: %s", page.title, nobody)
         self._told_away = True

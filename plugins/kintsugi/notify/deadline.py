@@ -33,14 +33,11 @@ async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
 
 
 def _put(run: Mapping[str, Any], minutes: float) -> str:
-    from kintsugi.connections import store_dsn
-    from kintsugi.notify.outbox import Kind, Outbox
+    from kintsugi.notify.outbox import Kind, outbox_of
     from kintsugi.settings import load_settings
 
     page = page_of(run, minutes)
-    outbox = Outbox(store_dsn(load_settings()))
-    outbox.ensure_tables()
-    outbox.put(f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", Kind.PAGE, page)
+    outbox_of(load_settings()).put(f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", Kind.PAGE, page)
     return page["title"]
 
 

@@ -52,11 +52,9 @@ def _line(incident: Incident) -> str:
 
 def put_digest(runtime: Runtime, until: datetime) -> str:
     """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.notify.outbox import Kind, Outbox
+    from kintsugi.notify.outbox import Kind, outbox_of
 
-    outbox = Outbox(store_dsn(runtime.settings))
-    outbox.ensure_tables()
+    outbox = outbox_of(runtime.settings)
     until = until.astimezone(UTC)
     title, text = digest(runtime.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
     outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", Kind.DIGEST, {"title": title, "text": text})

@@ -34,9 +34,7 @@ class Item:
 
 def page_items(incidents: Iterable[Incident], now: datetime) -> list[Item]:
     """The pages that are due."""
-    return [
-        Item(page.key, Kind.PAGE, {"title": page.title, "text": page.text}) for page in pages(incidents, now)
-    ]
+    return [Item(page.key, Kind.PAGE, page.body) for page in pages(incidents, now)]
 
 
 def trace_items(incidents: Iterable[Incident], files: Iterable[Entry], now: datetime) -> list[Item]:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from kintsugi.settings import Settings
 from kintsugi.store.database import Database
 
 CLAIM = timedelta(seconds=90)
@@ -169,3 +170,12 @@ class Outbox(Database):
 def backoff(attempts: int) -> timedelta:
     """The pause after the nth attempt: 2 s, doubled each time, at most 5 minutes."""
     return timedelta(seconds=min(300.0, 2.0 ** min(attempts, 9)))
+
+
+def outbox_of(settings: Settings) -> Outbox:
+    """The outbox of an installation, its table made where it is missing."""
+    from kintsugi.connections import store_dsn
+
+    outbox = Outbox(store_dsn(settings))
+    outbox.ensure_tables()
+    return outbox

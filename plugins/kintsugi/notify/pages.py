@@ -39,6 +39,11 @@ class Page:
     title: str
     text: str
 
+    @property
+    def body(self) -> dict[str, str]:
+        """What the outbox keeps of it."""
+        return {"title": self.title, "text": self.text}
+
 
 def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
     """The calls that the incidents of the last day justify at ``now`` (UTC), oldest incident first."""

@@ -17,13 +17,10 @@ def call_a_person(context: Mapping[str, Any]) -> None:
     error = context.get("exception")
     if not isinstance(error, Unaccounted):
         return
-    from kintsugi.connections import store_dsn
-    from kintsugi.notify.outbox import Kind, Outbox
+    from kintsugi.notify.outbox import Kind, outbox_of
     from kintsugi.settings import load_settings
 
-    outbox = Outbox(store_dsn(load_settings()))
-    outbox.ensure_tables()
-    outbox.put(
+    outbox_of(load_settings()).put(
         f"page/unaccounted/{context['dag_run'].run_id}",
         Kind.PAGE,
         {

@@ -123,24 +123,20 @@ async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None,
     if ssh.answer is not Answer.OK:
         return None, None, None
     root, service = settings.node_root(node.name), SERVICES[node.role]
-    status, log, init_log, gave_up = await asyncio.gather(
+    words = [part for word in DAMAGE.get(node.role, ()) for part in ("-e", word)]
+    # One session for both: each costs both sides a key exchange. The next start soon buries what the last one said.
+    search = 'log="$1"; shift; [ $# = 0 ] || grep -F "$@" "$log"; tail -n 20 "$log"'
+    status, log, init_log = await asyncio.gather(
         _run(settings, node, ["supervisorctl", "-c", f"{root}/etc/supervisord.conf", "status", service]),
-        _run(settings, node, ["tail", "-n", "20", f"{root}/log/{service}.log"]),
+        _run(settings, node, ["sh", "-c", search, "sh", f"{root}/log/{service}.log", *words]),
         _run(settings, node, ["tail", "-n", "100", f"{root}/log/init.log"]),
-        _gave_up(settings, node, f"{root}/log/{service}.log"),
     )
     state, uptime_s = init_state(status or "")
     now = datetime.now(UTC)
-    damaged = damage(node.role, gave_up or "", now)
+    damaged = damage(node.role, log or "", now)
     if crash_loop(init_log or "", service, uptime_s):
         return "BACKOFF", None, damaged
     return state, progress(node.role, state, uptime_s, log or "", now), damaged
-
-
-async def _gave_up(settings: Settings, node: Node, log: str) -> str | None:
-    """The lines of the log with DAMAGE's words: the next start soon writes hundreds of others after them."""
-    words = [part for word in DAMAGE.get(node.role, ()) for part in ("-e", word)]
-    return await _run(settings, node, ["grep", "-F", *words, log]) if words else None
 
 
 def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:

@@ -209,12 +209,11 @@ def spark_missing(document: Mapping[str, Any], wanted: list[Node], stream: bool)
 def stream_shall_run(settings: Settings) -> bool:
     """Whether somebody submitted the stream; when the store can't say, nothing is demanded of the stream."""
     from kintsugi.connections import store_dsn
-    from kintsugi.recovery.stream_driver import DESIRED
+    from kintsugi.recovery.stream_driver import wanted
     from kintsugi.store import Store
 
     try:
-        desired = Store(store_dsn(settings)).desired(DESIRED)
+        return wanted(Store(store_dsn(settings)))
     except (KintsugiError, OSError) as error:
         log.warning("can't tell whether the stream shall run: %s", error)
         return False
-    return desired is not None and desired.value == "running"

@@ -10,6 +10,7 @@ from kintsugi.errors import StepFailed
 from kintsugi.fleet import Fleet, Node, Role
 from kintsugi.probes.observe import init_state
 from kintsugi.recovery.case import Runtime
+from kintsugi.store import Store
 
 PROGRAM = "stream-trades"
 WARM_UP_S = 180.0  # from the driver's start to its first committed batch; 130 were too few after a power cut
@@ -24,7 +25,12 @@ def home(fleet: Fleet) -> Node:
 
 def shall_run(runtime: Runtime) -> bool:
     """Whether somebody has submitted the stream; a rebuilt master starts the driver only then."""
-    desired = runtime.store.desired(DESIRED)
+    return wanted(runtime.store)
+
+
+def wanted(store: Store) -> bool:
+    """Whether ``store`` has it that the stream shall run."""
+    desired = store.desired(DESIRED)
     return desired is not None and desired.value == "running"
 
 

@@ -367,9 +367,8 @@ class Derived:
 def _windows_back(day: Day, cancel: Cancel) -> list[WindowKey]:
     """The windows that a cancel's trade may lie in: its own and all before it on its day, the latest first."""
     latest = window_start(cancel.ts)
-    minutes = (
-        cancel.slot * SLOT_MINUTES + latest // WINDOW_MS % SLOT_MINUTES
-    )  # New York is whole hours off UTC
+    # New York is whole hours off UTC, so a quarter of an hour begins for both at once.
+    minutes = cancel.slot * SLOT_MINUTES + latest // WINDOW_MS % SLOT_MINUTES
     return [
         WindowKey(*day, (minutes - back) // SLOT_MINUTES, latest - back * WINDOW_MS)
         for back in range(minutes + 1)
