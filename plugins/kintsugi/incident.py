@@ -210,8 +210,7 @@ class Ledger:
     """What the store knows of a node and its fleet; read anew in the transaction that begins an attempt.
 
     ``maintenance``: the flags in force for this node, as sentences. ``repairs_*``: attempts in the last hour,
-    the one about to begin left out. ``pending``: other nodes of this role whose data isn't whole again since
-    they were rebuilt.
+    the one about to begin left out. ``pending``: other nodes of this role whose data isn't whole yet.
     """
 
     maintenance: tuple[str, ...]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.chaos.faults import NOISE
+from kintsugi.chaos.logs import damage_entry, damage_marker
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import ControlPlane, Fleet, Node, Role
 from kintsugi.observation import Answer, PeerOpinion
@@ -23,7 +21,7 @@ from kintsugi.probes.facts import cassandra_facts
 from kintsugi.probes.observe import damage
 from kintsugi.probes.peers import witnesses
 from kintsugi.probes.protocols import probe_node
-from kintsugi.recovery import redundant, starts_cassandra, verify_cassandra
+from kintsugi.recovery import lacking, redundant, starts_cassandra, verify_cassandra
 from tests.integration import servers
 
 NODES = [Node(f"cassandra-{n}", Role.CASSANDRA, f"127.35.42.{n}", 2222) for n in (1, 2, 3)]
@@ -164,26 +162,33 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
     assert asyncio.run(starts_cassandra.overtaken(FLEET, node)) is None
 
 
+def damage_newest_log(ring: Ring, node: Node, damage: Callable[[Path], bool]) -> int:
+    """Kill the node and damage its commit log; returns the length of its log until then."""
+    server = ring.by_name[node.name]
+    server.kill()
+    segments = (ring.folder / node.name / "data" / "commitlog").glob("CommitLog-*.log")
+    assert any(damage(segment) for segment in sorted(segments, reverse=True))
+    return len(server.log.read_text())
+
+
+def stamped(lines: list[str]) -> list[str]:
+    """The lines with the time before them, as our logback.xml has it."""
+    return [f"{datetime.now(UTC).isoformat()} {line}" for line in lines]
+
+
+def test_a_node_that_goes_on_without_a_part_of_its_commit_log_says_so(ring: Ring) -> None:
+    """Its words are what the comparison of its ranges goes by."""
+    before = damage_newest_log(ring, NODES[2], damage_entry)
+    ring.start(NODES[2])
+    said = stamped(ring.by_name[NODES[2].name].log.read_text()[before:].splitlines())
+    assert lacking.newest([line for line in said if lacking.LEFT_OUT in line]) is not None
+    assert damage(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is None
+
+
 def test_a_node_whose_commit_log_is_damaged_says_so_when_it_ends_itself(ring: Ring) -> None:
     """The last one here, because the node doesn't come up again. Its words are what `diagnose` goes by."""
-    server, folder = ring.by_name[NODES[2].name], ring.folder / NODES[2].name / "data" / "commitlog"
-
-    def synced() -> bool:
-        return any(len(log.read_bytes().rstrip(bytes(1))) > 300_000 for log in folder.glob("CommitLog-*.log"))
-
-    with verify_cassandra.Only([NODES[2].address]) as session:
-        row = session.prepare(
-            "INSERT INTO trades.trade (symbol, trade_date, slot, ts, trade_id, premium)"
-            " VALUES (?, '2018-01-08', 1, ?, ?, 1)"
-        )
-        for n in range(1000):
-            session.execute(row, ("NVDA", n, bytes(500)))
-    servers.wait_until(synced, 30, "the commit log is synced")
-    server.kill()
-    subprocess.run([sys.executable, "-c", NOISE, str(folder / "CommitLog-*.log")], check=True)
-    before = len(server.log.read_text())
+    before = damage_newest_log(ring, NODES[2], damage_marker)
     with pytest.raises(AssertionError, match="ended with"):
         ring.start(NODES[2])
-    said = server.log.read_text()[before:].splitlines()
-    stamped = [f"{datetime.now(UTC).isoformat()} {line}" for line in said]  # as our logback.xml has it
-    assert damage(Role.CASSANDRA, "\n".join(stamped), datetime.now(UTC)) is not None
+    said = stamped(ring.by_name[NODES[2].name].log.read_text()[before:].splitlines())
+    assert damage(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is not None

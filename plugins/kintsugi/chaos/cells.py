@@ -81,6 +81,8 @@ CELLS: Sequence[Cell] = (
     # It says so itself, once it has tried to start: a restart, or a new node on the same disk, would read the same.
     Cell("corrupt_log", ("cassandra-3",), frozenset({_V.DATA_DAMAGED, *BACK_BY_ITSELF}), actions=REBUILT,
          must=REBUILT, deadline_s=300),
+    # It starts without what it couldn't read, and its ranges are compared with its replicas.
+    Cell("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
     *_one("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Cell("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Cell("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),

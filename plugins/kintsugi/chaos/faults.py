@@ -14,7 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kintsugi.chaos.unsynced import lose_last_bytes, lose_unsynced_section
+from kintsugi.chaos.logs import (
+    damage_entry,
+    damage_marker,
+    damage_middle,
+    lose_last_bytes,
+    lose_unsynced_section,
+)
 from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.fleet import Role
 from kintsugi.probes.observe import SERVICES
@@ -26,7 +32,6 @@ DRIVER = "stream-trades"
 PAUSE_S = 5.0  # never an incident
 SLOW_S = 25.0
 CLOCK_AHEAD = "+1h"
-TAIL_BYTES = 4096  # of noise in a damaged log
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +168,19 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
 
 
 def _corrupt(runtime: Runtime, name: str) -> None:
-    """Noise into the middle of the newest log that the service reads when it starts, then a crash."""
-    runtime.platform().run(name, ["python3", "-c", NOISE, _logs(runtime, name)])
+    """Noise where the service will read it when it starts, in its newest log, and then a crash."""
+    cassandra = runtime.fleet.node(name).role is Role.CASSANDRA
+    _damage(runtime, name, damage_marker if cassandra else damage_middle)
+
+
+def _corrupt_entry(runtime: Runtime, name: str) -> None:
+    _damage(runtime, name, damage_entry)
+
+
+def _damage(runtime: Runtime, name: str, damage: Callable[[Path], bool]) -> None:
+    """The newest log that can be damaged so is, from outside, and the service is killed."""
+    if not any(damage(log) for log in reversed(_logs(runtime, name))):
+        raise StepFailed(f"{name}: no log holds anything that could be damaged")
     _kill_process(runtime, name)
 
 
@@ -172,36 +188,15 @@ def _lose_tail(runtime: Runtime, name: str) -> None:
     """A power cut that takes what the logs hadn't synced yet. The host is off, so its disk is touched from outside."""
     runtime.platform().power_off(name)
     lose = lose_unsynced_section if runtime.fleet.node(name).role is Role.CASSANDRA else lose_last_bytes
-    logs = sorted(Path("/").glob(_logs(runtime, name).removeprefix("/")))
-    if not [log for log in logs if lose(log)]:
-        raise StepFailed(f"{name}: no log at {_logs(runtime, name)} holds anything that could be lost")
+    if not [log for log in _logs(runtime, name) if lose(log)]:
+        raise StepFailed(f"{name}: no log holds anything that could be lost")
 
 
-def _logs(runtime: Runtime, name: str) -> str:
-    """The glob of the logs: Kafka's segments, Cassandra's commit log."""
-    pattern = {
-        Role.KAFKA: f"{_data(runtime, name)}/kafka/trades-*/*.log",
-        Role.CASSANDRA: f"{_data(runtime, name)}/cassandra/commitlog/CommitLog-*.log",
-    }
-    return pattern[runtime.fleet.node(name).role]
-
-
-# Run on the node: it may have no Kintsugi installed. Noise goes into the newest file that has content, before the last
-# byte that isn't zero (segments are allocated ahead).
-NOISE = f"""
-import glob, os, sys
-found = [path for path in glob.glob(sys.argv[1]) if os.path.getsize(path)]
-assert found, 'no log matches ' + sys.argv[1]
-def end(path):
-    with open(path, 'rb') as log:
-        return len(log.read().rstrip(bytes(1)))
-path = max(found, key=end)
-with open(path, 'r+b') as log:
-    log.seek(end(path) // 2)
-    log.write(os.urandom(min({TAIL_BYTES}, max(1, end(path) // 2))))
-    log.flush()
-    os.fsync(log.fileno())
-"""
+def _logs(runtime: Runtime, name: str) -> list[Path]:
+    """The logs that the service reads when it starts, the oldest first: Kafka's segments, Cassandra's commit log."""
+    pattern = {Role.KAFKA: "kafka/trades-*/*.log", Role.CASSANDRA: "cassandra/commitlog/CommitLog-*.log"}
+    found = Path(_data(runtime, name)).glob(pattern[runtime.fleet.node(name).role])
+    return sorted(found, key=lambda log: log.name)
 
 
 def _fill_disk(runtime: Runtime, name: str) -> None:
@@ -288,6 +283,7 @@ FAULTS = {
         Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", _each(_slow_down), _each(_thaw)),
         Fault("wrong_config", "a person pushes a wrong configuration", _each(_misconfigure)),
         Fault("corrupt_log", "the newest log is damaged and the service crashes", _each(_corrupt)),
+        Fault("corrupt_entry", "an entry of the commit log is damaged and the service crashes", _each(_corrupt_entry)),
         Fault("disk_full", "its disk is full and the service crashes", _each(_fill_disk), _each(_free_disk),
               unavailable=lambda runtime: runtime.platform().no_full_disk()),
         Fault("clock_wrong", "its service is started by a clock that is an hour fast",

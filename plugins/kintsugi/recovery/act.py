@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from kintsugi.errors import PlanRefused, Refused, StepFailed, StepFailedForGood
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action
 from kintsugi.probes.observe import SERVICES
-from kintsugi.recovery import assess, plan_policy, redundant, starts_cassandra, stream_driver
+from kintsugi.recovery import assess, lacking, plan_policy, redundant, starts_cassandra, stream_driver
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
 from kintsugi.recovery.diagnose import Verdict, diagnose
@@ -44,7 +43,6 @@ PATIENCE_S = {
 LOOK_EVERY_S = 10.0
 CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
-HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
 
 
 def restart(runtime: Runtime, case: Case) -> None:
@@ -187,7 +185,7 @@ def rejoin(runtime: Runtime, case: Case) -> str:
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
-        compare = node.role is Role.CASSANDRA and _may_lack_rows(runtime, case)
+        compare = node.role is Role.CASSANDRA and lacking.may_lack_rows(runtime, case, step)
         made_whole = make_whole(runtime, node, compare=compare, note=step.note)
         if made_whole:
             step.note(made_whole)
@@ -249,19 +247,6 @@ def make_whole(
             ansible.run("rejoin_cassandra.yml", limit=node.name, timeout_s=REPAIR_S)
             return f"every range of {node.name} was compared with its replicas and repaired"
     return None
-
-
-def _may_lack_rows(runtime: Runtime, case: Case) -> bool:
-    """Whether a Cassandra node may lack rows that were acknowledged, so that its ranges must be compared.
-
-    A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
-    its power lost what its commit log hadn't synced yet. After a longer absence the others keep no hints for it. And
-    what an earlier incident left unfinished is still to be done.
-    """
-    incident = runtime.store.incident(case.incident)
-    away = datetime.now(UTC) - incident.first_failed_at
-    rebuilt = any(action.destroys for action in incident.attempts())
-    return rebuilt or away > HINT_WINDOW or case.node in runtime.store.pending_repairs()
 
 
 def verify(runtime: Runtime, case: Case) -> str:

@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kintsugi.errors import InputError
-from kintsugi.fleet import Node
+from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action, Entry, Incident
 from kintsugi.observation import Answer, Observation, Symptom
+from kintsugi.recovery import lacking
 from kintsugi.recovery.case import LEASE_S, Case, Runtime, Step
 from kintsugi.recovery.decide import Decision, decide
 from kintsugi.recovery.diagnose import Verdict, diagnose
@@ -104,6 +105,8 @@ def confirm(
         if finding and finding["symptom"] == Symptom.HUNG:
             seen = replace(seen, unanswered_since=first_failed)
         _write_verdict(step, seen, requested, dry_run)
+        if server.role is Role.CASSANDRA and seen.service is seen.ssh is Answer.OK and not dry_run:
+            lacking.record_left_out(runtime, case, step)
     return case
 
 

@@ -325,6 +325,6 @@ def _pending(facts: GuardFacts) -> Iterator[_Objection]:
         return  # unknown is said by _store; of a lost volume nothing is left to lose
     for other in sorted(facts.ledger.pending):
         yield _Objection(
-            f"{other} was rebuilt and its data isn't whole again; "
+            f"the data of {other} isn't whole yet; "
             f"{facts.node} may hold the only copy of what it lacks. recover_node for {other} finishes its repair."
         )

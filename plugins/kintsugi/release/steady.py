@@ -52,9 +52,7 @@ def look(runtime: Runtime, *, but: Iterable[str] = ()) -> Steady:
     lacks = asyncio.run(_lacks(runtime, left_out))
     incidents = [i for i in store.incidents(50, open_only=True) if i.node not in left_out]
     others = [f"incident {incident.id} is open" for incident in incidents]
-    others += [
-        f"the data behind {node} isn't whole again since its rebuild" for node in store.pending_repairs()
-    ]
+    others += [f"the data behind {node} isn't whole yet" for node in store.pending_repairs()]
     return Steady({node: what for node, what in lacks.items() if what is not None}, tuple(others))
 
 

@@ -142,6 +142,11 @@ class Incidents(Database):
             if mark == "consistent_at":
                 connection.execute("DELETE FROM pending_repair WHERE node = %s", (node,))
 
+    def expect_repair(self, incident_id: str, token: int) -> None:
+        """Put the incident's node on record as pending repair until the mark ``consistent_at``. Raises Fenced."""
+        with self.transaction() as connection:
+            _expect_repair(connection, _fenced(connection, incident_id, token))
+
     def close_incident(self, incident_id: str, token: int, outcome: Outcome, reason: str) -> Incident:
         """End the incident; the lease is to be released after. Closing it again the same way does nothing.
 
@@ -196,7 +201,7 @@ class Incidents(Database):
             return _repairs(connection, node, since, ("", ""))
 
     def pending_repairs(self) -> dict[str, datetime]:
-        """Nodes that were rebuilt and whose data isn't whole again, with the time of the rebuild."""
+        """Nodes that were rebuilt, or left rows out, and whose data isn't whole again, with the time of that."""
         with self.transaction() as connection:
             rows = connection.execute("SELECT node, since FROM pending_repair ORDER BY since").fetchall()
         return {row["node"]: row["since"] for row in rows}

@@ -43,7 +43,7 @@ CREATE TABLE incident_entry (
 CREATE INDEX incident_entry_of ON incident_entry (incident_id, seq);
 CREATE INDEX incident_entry_attempts ON incident_entry (at) WHERE step = 'attempt';
 
--- Data behind these nodes isn't whole again since they were rebuilt.
+-- Data behind these nodes isn't whole yet: they were rebuilt, or left rows out of their commit log.
 CREATE TABLE pending_repair (
     node         text PRIMARY KEY,
     role         text NOT NULL,

@@ -333,6 +333,17 @@ def test_a_repair_is_pending_where_rows_may_be_lacking(
     assert list(store.pending_repairs()) == pending
 
 
+def test_a_node_that_left_rows_out_is_pending_without_an_attempt(store: Store) -> None:
+    incident, token = opened(store)
+    store.expect_repair(incident.id, token)
+    store.expect_repair(incident.id, token)  # the step is run again
+    assert list(store.pending_repairs()) == ["cassandra-1"]
+    store.set_mark(incident.id, token, "consistent_at")
+    assert store.pending_repairs() == {}
+    with pytest.raises(Fenced):
+        store.expect_repair(incident.id, token - 1)
+
+
 def test_of_two_rebuilds_at_once_of_one_role_only_one_begins(store: Store) -> None:
     cases = [opened(store, f"cassandra-{n}", f"run-{n}") for n in (1, 2, 3)]
 

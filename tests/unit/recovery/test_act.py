@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +12,7 @@ import pytest
 
 from kintsugi.errors import StepFailed, StepFailedForGood
 from kintsugi.fleet import load_fleet
-from kintsugi.incident import Action
 from kintsugi.recovery import act, assess, redundant
-from kintsugi.recovery.case import Case
 from kintsugi.recovery.diagnose import Diagnosis, Verdict
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
@@ -71,23 +69,3 @@ def test_nothing_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, verdict
     with pytest.raises(StepFailedForGood, match="out of sync"):
         waited()
     assert waited.now == act.PATIENCE_S[verdict] + act.LOOK_EVERY_S
-
-
-@pytest.mark.parametrize(
-    ("attempts", "away", "pending", "lacks"),
-    [
-        ([Action.RESTART], timedelta(minutes=1), [], False),
-        ([], timedelta(minutes=1), ["cassandra-3"], False),  # another's
-        ([Action.RESTART, Action.REBUILD_NODE], timedelta(minutes=1), [], True),
-        ([Action.REBUILD, Action.RESTART], timedelta(minutes=1), [], True),
-        ([Action.RESTART], timedelta(hours=4), [], True),  # its peers have dropped their hints
-        ([Action.RESTART], timedelta(minutes=1), ["cassandra-1"], True),  # an earlier repair wasn't finished
-    ],
-)
-def test_ranges_are_compared_where_rows_may_be_lacking(
-    attempts: list[Action], away: timedelta, pending: list[str], lacks: bool
-) -> None:
-    incident = SimpleNamespace(first_failed_at=datetime.now(UTC) - away, attempts=lambda: attempts)
-    store = SimpleNamespace(incident=lambda _: incident, pending_repairs=lambda: dict.fromkeys(pending, T0))
-    doors: Any = SimpleNamespace(store=store)
-    assert act._may_lack_rows(doors, Case("i-1", "cassandra-1", "watch_cassandra-1/run-7")) is lacks

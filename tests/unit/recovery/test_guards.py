@@ -128,7 +128,7 @@ REFUSALS = [
     (
         ledger(pending=frozenset({"cassandra-1"})),
         BOTH,
-        "cassandra-1 was rebuilt and its data isn't whole again",
+        "the data of cassandra-1 isn't whole yet",
     ),
     # a restart of a node that serves takes it away for a while
     (replace(cassandra(others_down=1), service=Answer.OK), RESTART, "won't stop a node that serves"),

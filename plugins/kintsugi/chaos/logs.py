@@ -1,15 +1,21 @@
-"""What a power cut takes of a log: what its service had written and the disk hadn't yet.
+"""What is lost or damaged of a service's log, done to its files.
 
-SIGKILL keeps the page cache, so losing it needs doing. Only what could really be lost is taken: a log that was synced
-to its end survives a power cut, and a service may rely on that.
+A power cut takes what its service had written and the disk hadn't yet. SIGKILL keeps the page cache, so losing it
+needs doing. Only what could really be lost is taken: a log that was synced to its end survives a power cut, and a
+service may rely on that.
+
+What damage does to Cassandra depends on where it is: it ends itself where it can't read the marker of a section, and
+goes on without the rest of the last section where it can't read an entry of it.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
 LOST_BYTES = 4096
+NOISE_BYTES = 4096
 _HEADER = struct.Struct(
     ">iqh"
 )  # version, id, length of the parameters; they follow, and a checksum of four bytes
@@ -38,6 +44,42 @@ def lose_unsynced_section(segment: Path) -> bool:
         file.seek(begins)
         file.write(bytes(len(content) - begins))
     return True
+
+
+def damage_middle(log: Path) -> bool:
+    """Write noise into the middle of a Kafka segment; False when it is empty."""
+    size = log.stat().st_size
+    _write_noise(log, size // 2, min(NOISE_BYTES, size - size // 2))
+    return size > 0
+
+
+def damage_marker(segment: Path) -> bool:
+    """Write noise over the marker of a Cassandra commit log's last section; False when it has none."""
+    begins = last_section(segment.read_bytes())
+    if begins is None:
+        return False
+    _write_noise(segment, begins, _MARKER.size)
+    return True
+
+
+def damage_entry(segment: Path) -> bool:
+    """Write noise over the first entry of the section that Cassandra wrote last; False when this segment hasn't it."""
+    content = segment.read_bytes()
+    begins = last_section(content)
+    if begins is None or not _may_be_written_to(segment):
+        return False
+    ends, _ = _MARKER.unpack_from(content, begins)
+    first = begins + _MARKER.size
+    _write_noise(segment, first, min(NOISE_BYTES, ends - first))
+    return True
+
+
+def _write_noise(log: Path, at: int, size: int) -> None:
+    with log.open("r+b") as file:
+        file.seek(at)
+        file.write(os.urandom(size))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def last_section(content: bytes) -> int | None:

@@ -1,0 +1,77 @@
+"""Whether a Cassandra node may lack rows that were acknowledged; see ``docs/decisions/0093``.
+
+If it may, its ranges are compared with its replicas before its incident is over. That takes minutes, so it isn't done
+after every crash: what one node alone lost of the last moment, two others hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from kintsugi.fleet import Role
+from kintsugi.incident import Incident
+from kintsugi.probes.observe import SERVICES
+from kintsugi.recovery.case import Case, Runtime, Step
+
+HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
+TOGETHER = timedelta(seconds=30)
+CLOCKS = timedelta(minutes=2)  # by which the node's clock may be behind ours
+# Cassandra takes a piece at the end of its commit log that it can't read for a write that was cut short.
+LEFT_OUT = "Ignoring commit log replay error"
+
+
+def may_lack_rows(runtime: Runtime, case: Case, step: Step) -> bool:
+    """Whether the node's ranges must be compared. Raises StepFailed when its log can't be read, Fenced.
+
+    A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
+    its power lost what its commit log hadn't synced yet; a process that crashed, what came after the log's last
+    marker (100 ms), which matters when another replica lost the same moment. After a longer absence the others keep
+    no hints for it. And what an earlier incident left unfinished, or the node left out, is still to be done.
+    """
+    incident = runtime.store.incident(case.incident)
+    record_left_out(runtime, case, step)
+    return (
+        any(action.destroys for action in incident.attempts())
+        or datetime.now(UTC) - incident.first_failed_at > HINT_WINDOW
+        or case.node in runtime.store.pending_repairs()
+        or _another_crashed_too(incident, runtime.store.incidents())
+    )
+
+
+def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool:
+    """Whether another Cassandra node failed at the same time."""
+    return any(
+        other.role is Role.CASSANDRA
+        and other.node != incident.node
+        and abs(other.first_failed_at - incident.first_failed_at) < TOGETHER
+        for other in latest
+    )
+
+
+def record_left_out(runtime: Runtime, case: Case, step: Step) -> None:
+    """Put a node on record as pending repair where its log says that it started without a part of its commit log.
+
+    Only what it said since the incident's first failure counts. Raises StepFailed when the log can't be read, Fenced.
+    """
+    log = runtime.settings.node_root(case.node) / "log" / f"{SERVICES[Role.CASSANDRA]}.log"
+    lines = runtime.platform().run(case.node, ["sed", "-n", f"/{LEFT_OUT}/p", str(log)]).splitlines()
+    since = runtime.store.incident(case.incident).first_failed_at - CLOCKS
+    if (at := newest(lines)) is None or at < since:
+        return
+    runtime.store.expect_repair(case.incident, step.token)
+    step.note(
+        f"{case.node} started without a part of its commit log that it couldn't read (at {at:%H:%M:%S} of its clock);"
+        " its ranges are to be compared with its replicas"
+    )
+
+
+def newest(lines: Sequence[str]) -> datetime | None:
+    """The time of the newest of the lines, each of which begins with it in ISO 8601; others tell nothing."""
+    times = []
+    for line in lines:
+        try:
+            times.append(datetime.fromisoformat(line.partition(" ")[0]).astimezone(UTC))
+        except ValueError:
+            continue
+    return max(times, default=None)
