@@ -22,6 +22,7 @@ EXPECTED = {
     "chaos_nightly",
     "deploy_release",
     "check_drift",
+    "anti_entropy",
     "digest",
     "maintenance",
     *(f"watch_{name}" for name in load_fleet().nodes),

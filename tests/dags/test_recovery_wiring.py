@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from kintsugi.errors import LeaseHeld, StepFailed, StepFailedForGood
 from kintsugi.operators.approval import RepairApproval
-from kintsugi.recovery import act, assess, case, report
+from kintsugi.recovery import act, assess, case, compare_cassandra, report
 from kintsugi.sensors.node_health import NodeHealthSensor
 from kintsugi.store import StoreUnavailable
 from tests.dags.in_process import run_in_process
@@ -197,3 +197,26 @@ def test_a_watch_goes_on_into_the_recovery_with_what_its_sensor_found(
     assert steps.acted[-1:] == (["record"] if found else [])
     assert states["recovery.record"] == ("success" if found else "skipped")
     assert states["health"] == ("success" if found else "skipped")
+
+
+@pytest.mark.parametrize(("sick", "state"), [(None, "success"), ("cassandra-2", "failed")])
+def test_every_replica_is_compared_each_night_and_one_that_fails_fails_the_run(
+    dag_bag: Any, monkeypatch: pytest.MonkeyPatch, sick: str | None, state: str
+) -> None:
+    compared: list[str] = []
+
+    def compare(runtime: None, name: str, by: str) -> str:
+        compared.append(name)
+        assert by.startswith("anti_entropy/")
+        if name == sick:
+            raise StepFailed("a neighbour died")
+        return "well"
+
+    monkeypatch.setattr(case, "runtime", lambda: None)
+    monkeypatch.setattr(compare_cassandra, "compare_tonight", compare)
+    dag = dag_bag.dags["anti_entropy"]
+    for task in dag.tasks:
+        monkeypatch.setattr(task, "retries", 0, raising=False)
+    run = dag.test()
+    assert sorted(set(compared)) == ["cassandra-1", "cassandra-2", "cassandra-3"]
+    assert str(run.state) == state

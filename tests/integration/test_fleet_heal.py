@@ -18,6 +18,7 @@ from uuid import UUID
 
 import pytest
 
+from kintsugi.connections import store_dsn
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Fleet, Node, Role
 from kintsugi.hooks.ansible import Ansible
@@ -28,12 +29,15 @@ from kintsugi.local.node_identity import kafka_cluster_id
 from kintsugi.local.node_process import read_record
 from kintsugi.local.postgres import Postgres
 from kintsugi.recovery import redundant
+from kintsugi.recovery.case import Runtime
+from kintsugi.recovery.compare_cassandra import compare_tonight
 from kintsugi.recovery.plan_policy import changes
 from kintsugi.recovery.rejoin_kafka import rejoin_voter
 from kintsugi.settings import Settings
+from kintsugi.store import Store
 from tests.installations import installation, open_directory
 
-ROWS = 2000
+ROWS, MISSED = 2000, 50
 
 
 @dataclass
@@ -213,17 +217,58 @@ def test_a_replaced_cassandra_node_holds_every_row(standing: Settings) -> None:
         told = (standing.node_root(peer.name) / "log/cassandra.log").read_text(errors="replace")
         assert f"/{victim.address}:7000 is now DOWN" in told, "its log ends with its start"
 
+    assert held_alone(standing, victim) == set(range(ROWS + 1))
+    assert (standing.node_volume(victim.name) / "data/cassandra/begun-by").read_text() == "replace\n"
+
+
+def test_what_a_replica_missed_is_found_at_night_and_goes_on_record(standing: Settings) -> None:
+    """Rows written while it was away, of which no hint was kept."""
+    fleet, store = standing.fleet, Store(store_dsn(standing))
+    store.migrate()
+    doors = Runtime(standing, fleet, store)
+    victim = fleet.node("cassandra-1")
+    session = cassandra_session(standing, [peer.address for peer in fleet.peers(victim)])
     for peer in fleet.peers(victim):
-        nodes.suspend(standing, peer.name)
-    try:  # nobody else can answer: these rows are the node's own
-        alone = cassandra_session(standing, [victim.address])
+        doors.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "disablehandoff"])
+    doors.platform().run(victim.name, supervisorctl(standing, victim, "stop"))
+    insert = session.prepare("INSERT INTO trades.rows (id, text) VALUES (?, ?)")
+    for number in range(1, MISSED + 1):
+        session.execute(insert, (-number, "missed"))
+    session.cluster.shutdown()
+    for peer in fleet.peers(victim):
+        doors.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "enablehandoff"])
+    doors.platform().run(victim.name, supervisorctl(standing, victim, "start"))
+    redundant.wait(standing, fleet, victim, 120)
+    assert held_alone(standing, victim) == set(range(ROWS + 1))
+
+    for node in fleet.of(Role.CASSANDRA):
+        compare_tonight(doors, node.name, by="night/1")
+    assert held_alone(standing, victim) == set(range(-MISSED, ROWS + 1))
+    compared = store.compared()
+    assert compared.keys() == {node.name for node in fleet.of(Role.CASSANDRA)}
+    assert sum(known.differed or 0 for known in compared.values()) > 0
+    assert {known.failure for known in compared.values()} == {None}
+
+    compare_tonight(doors, victim.name, by="night/2")
+    assert store.compared()[victim.name].differed == 0
+
+
+def supervisorctl(settings: Settings, node: Node, verb: str) -> list[str]:
+    return ["supervisorctl", "-c", f"{settings.node_root(node.name)}/etc/supervisord.conf", verb, "cassandra"]
+
+
+def held_alone(settings: Settings, node: Node) -> set[int]:
+    """The rows that the node itself holds: nobody else can answer."""
+    for peer in settings.fleet.peers(node):
+        nodes.suspend(settings, peer.name)
+    try:
+        alone = cassandra_session(settings, [node.address])
         rows = {row.id for row in alone.execute("SELECT id FROM trades.rows")}
         alone.cluster.shutdown()
     finally:
-        for peer in fleet.peers(victim):
-            nodes.resume(standing, peer.name)
-    assert rows == set(range(ROWS + 1))
-    assert (standing.node_volume(victim.name) / "data/cassandra/begun-by").read_text() == "replace\n"
+        for peer in settings.fleet.peers(node):
+            nodes.resume(settings, peer.name)
+    return rows
 
 
 def test_a_replacement_that_is_killed_midway_is_finished(standing: Settings) -> None:
@@ -254,7 +299,7 @@ def test_a_replacement_that_is_killed_midway_is_finished(standing: Settings) -> 
         rows = session.execute("SELECT count(*) FROM trades.rows").one()[0]
         session.cluster.shutdown()
         assert peers == {peer.address for peer in standing.fleet.peers(node)}
-        assert rows == ROWS + 1
+        assert rows == ROWS + 1 + MISSED
 
 
 def test_nodes_that_were_all_replaced_once_come_back_when_all_were_off(standing: Settings) -> None:
@@ -271,7 +316,7 @@ def test_nodes_that_were_all_replaced_once_come_back_when_all_were_off(standing:
     Ansible(standing).run("site.yml", limit="cassandra", extra_vars={"volume_kept": True}, timeout_s=300)
     clock.tell("all three serve again")
     session = cassandra_session(standing, [node.address for node in cassandra])
-    assert session.execute("SELECT count(*) FROM trades.rows").one()[0] == ROWS + 1
+    assert session.execute("SELECT count(*) FROM trades.rows").one()[0] == ROWS + 1 + MISSED
     session.cluster.shutdown()
 
 

@@ -181,7 +181,7 @@ def test_a_node_that_goes_on_without_a_part_of_its_commit_log_says_so(ring: Ring
     before = damage_newest_log(ring, NODES[2], damage_entry)
     ring.start(NODES[2])
     said = stamped(ring.by_name[NODES[2].name].log.read_text()[before:].splitlines())
-    assert lacking.newest([line for line in said if lacking.LEFT_OUT in line]) is not None
+    assert any(lacking.LEFT_OUT in line for line in said)
     assert damage(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is None
 
 

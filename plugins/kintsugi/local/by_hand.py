@@ -53,7 +53,7 @@ def start(doors: Runtime, airflow: Airflow, name: str, fault: str) -> dict[str, 
         finally:
             if made.take_back is not None:
                 made.take_back(doors, [name])
-        off_main_thread(lambda: act.make_whole(doors, node, compare=fault != "process_death"))
+        off_main_thread(lambda: act.make_whole(doors, node, HOLDER, compare=fault != "process_death"))
         doors.platform().discard(name)
     return took
 

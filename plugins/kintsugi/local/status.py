@@ -29,25 +29,28 @@ Answered = TypeVar("Answered")
 
 
 def gather(settings: Settings) -> Document:
-    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "incidents"}`` in JSON types.
+    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "replicas", "incidents"}``, as JSON.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
-    not yet stored, over all partitions; None when nobody can tell. ``incidents``: the last five, newest
-    first. ``well``: every component, node, disk and Airflow itself are well. ``unwatched``: what has a watch that is
-    paused; nothing of that would be healed.
+    not yet stored, over all partitions; None when nobody can tell. ``replicas``: ``said``, a sentence, and ``nodes``,
+    of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
+    ``incidents``: the last five, newest first. ``well``: every component, node, disk and Airflow itself are well.
+    ``unwatched``: what has a watch that is paused; nothing of that would be healed.
     """
     plane = ControlPlane(settings)
-    with ThreadPoolExecutor(max_workers=3) as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool:
         nodes = pool.submit(lambda: asyncio.run(_nodes(settings)))
         airflow = pool.submit(_airflow, plane)
         incidents = pool.submit(_or_none, lambda: _incidents(settings))
+        replicas = pool.submit(_or_none, lambda: _replicas(settings))
         document: Document = {
             "control_plane": plane.status(),
             "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
             "nodes": nodes.result(),
             "dags": airflow.result()["dags"],
             "incidents": incidents.result() or [],
+            "replicas": replicas.result(),
         }
     document["lag"] = _lag(settings, document["nodes"])
     return {"well": _is_well(document), "unwatched": unwatched(document["dags"]), **document}
@@ -88,6 +91,8 @@ def show(document: Document) -> None:
         console.print(_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
     console.print(f"Stream: {lag}")
+    if document["replicas"]:
+        console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
         heads = ("incident", "outcome", "detect", "repair", "reason")
         console.print(_table("Last incidents", heads, _incident_rows(document)))
@@ -146,6 +151,19 @@ def _incidents(settings: Settings) -> list[Document]:
     from kintsugi.store import Store
 
     return [incident.to_json() for incident in Store(store_dsn(settings)).incidents(INCIDENTS)]
+
+
+def _replicas(settings: Settings) -> Document:
+    from kintsugi.connections import store_dsn
+    from kintsugi.store import Store
+    from kintsugi.store.comparisons import sentence
+
+    compared = Store(store_dsn(settings)).compared()
+    nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
+    return {
+        "said": sentence(nodes, compared),
+        "nodes": {name: known.to_json() for name, known in compared.items()},
+    }
 
 
 def _or_none(ask: Callable[[], Answered]) -> Answered | None:

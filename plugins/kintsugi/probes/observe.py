@@ -14,6 +14,7 @@ from kintsugi.probes import clock
 from kintsugi.probes.disk import parse_df
 from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
+from kintsugi.probes.service_log import time_of
 from kintsugi.settings import Settings
 
 LOOK_TIMEOUT_S = 1.5
@@ -197,13 +198,8 @@ def _newest(lines: Sequence[str], words: Sequence[str], now: datetime) -> str | 
 
 def _is_fresh(line: str, now: datetime) -> bool:
     """Whether the line was written less than FRESH_S ago; one without a time of its own tells nothing."""
-    try:
-        written = datetime.fromisoformat(line.partition(" ")[0])
-    except ValueError:
-        return False
-    return (
-        written.tzinfo is not None and abs((now - written).total_seconds()) < FRESH_S
-    )  # a clock may be fast
+    written = time_of(line)
+    return written is not None and abs((now - written).total_seconds()) < FRESH_S  # a clock may be fast
 
 
 async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:

@@ -22,6 +22,7 @@ from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import assess, lacking, plan_policy, redundant, starts_cassandra, stream_driver
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
+from kintsugi.recovery.compare_cassandra import compare_ranges
 from kintsugi.recovery.diagnose import Verdict, diagnose
 from kintsugi.recovery.report import deliver
 from kintsugi.release import in_force
@@ -186,7 +187,7 @@ def rejoin(runtime: Runtime, case: Case) -> str:
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
         compare = node.role is Role.CASSANDRA and lacking.may_lack_rows(runtime, case, step)
-        made_whole = make_whole(runtime, node, compare=compare, note=step.note)
+        made_whole = make_whole(runtime, node, case.incident, compare=compare, note=step.note)
         if made_whole:
             step.note(made_whole)
         runtime.store.set_mark(case.incident, step.token, "consistent_at")
@@ -226,12 +227,12 @@ def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> Non
 
 
 def make_whole(
-    runtime: Runtime, node: Node, *, compare: bool, note: Callable[[str], None] = log.info
+    runtime: Runtime, node: Node, by: str, *, compare: bool, note: Callable[[str], None] = log.info
 ) -> str | None:
     """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired.
 
-    ``compare``: whether a Cassandra node's ranges are compared with their replicas. Returns a sentence when anything
-    had to be asked or done; raises StepFailed.
+    ``by``: for whom, as it stands on record. ``compare``: whether a Cassandra node's ranges are compared with their
+    replicas. Returns a sentence when anything had to be asked or done; raises StepFailed.
     """
     if node.role is Role.KAFKA:
         from kintsugi.local.node_identity import kafka_cluster_id
@@ -243,9 +244,7 @@ def make_whole(
         if counted := starts_cassandra.keep_count(node):
             note(counted)
         if compare:
-            ansible = in_force.ansible_for(runtime, node.name)
-            ansible.run("rejoin_cassandra.yml", limit=node.name, timeout_s=REPAIR_S)
-            return f"every range of {node.name} was compared with its replicas and repaired"
+            return compare_ranges(runtime, node, by, primary=False, timeout_s=REPAIR_S)
     return None
 
 

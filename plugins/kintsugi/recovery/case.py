@@ -7,10 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.fleet import Fleet, Node
 from kintsugi.niceness import first_in_line
+from kintsugi.probes.observe import SERVICES
+from kintsugi.probes.service_log import written_since
 from kintsugi.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -72,6 +75,16 @@ class Runtime:
         from kintsugi.hooks.ansible import Ansible
 
         return Ansible(self.settings)
+
+    def said(self, name: str, words: str, since: datetime) -> list[str]:
+        """The lines with ``words`` (a pattern of sed) that the node's service has logged since then, by its clock.
+
+        Raises StepFailed when the node can't be asked.
+        """
+        path = self.settings.node_root(name) / "log" / f"{SERVICES[self.fleet.node(name).role]}.log"
+        return written_since(
+            self.platform().run(name, ["sed", "-n", f"/{words}/p", str(path)]).splitlines(), since
+        )
 
     @contextmanager
     def step(self, case: Case, name: str) -> Iterator[Step]:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Incident
-from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery.case import Case, Runtime, Step
 
 HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
@@ -54,24 +53,10 @@ def record_left_out(runtime: Runtime, case: Case, step: Step) -> None:
 
     Only what it said since the incident's first failure counts. Raises StepFailed when the log can't be read, Fenced.
     """
-    log = runtime.settings.node_root(case.node) / "log" / f"{SERVICES[Role.CASSANDRA]}.log"
-    lines = runtime.platform().run(case.node, ["sed", "-n", f"/{LEFT_OUT}/p", str(log)]).splitlines()
     since = runtime.store.incident(case.incident).first_failed_at - CLOCKS
-    if (at := newest(lines)) is None or at < since:
-        return
-    runtime.store.expect_repair(case.incident, step.token)
-    step.note(
-        f"{case.node} started without a part of its commit log that it couldn't read (at {at:%H:%M:%S} of its clock);"
-        " its ranges are to be compared with its replicas"
-    )
-
-
-def newest(lines: Sequence[str]) -> datetime | None:
-    """The time of the newest of the lines, each of which begins with it in ISO 8601; others tell nothing."""
-    times = []
-    for line in lines:
-        try:
-            times.append(datetime.fromisoformat(line.partition(" ")[0]).astimezone(UTC))
-        except ValueError:
-            continue
-    return max(times, default=None)
+    if said := runtime.said(case.node, LEFT_OUT, since):
+        runtime.store.expect_repair(case.incident, step.token)
+        step.note(
+            f"{case.node} started without a part of its commit log that it couldn't read ({said[-1].partition(' ')[0]} "
+            "by its clock); its ranges are to be compared with its replicas"
+        )

@@ -1,4 +1,6 @@
-"""Recovery's memory: leases with fencing tokens, incidents, faults, flags, releases; in Postgres, outside the fleet.
+"""Recovery's memory, in Postgres, outside the fleet.
+
+Leases with fencing tokens, incidents, faults, flags, releases, comparisons.
 
 It is Postgres and neither Airflow's tables nor the fleet itself, because it has to outlive both. Every write
 of a recoverer carries its fencing token and is refused when the token is no longer the newest; every write
@@ -13,6 +15,7 @@ Times are those of the database, UTC: one clock for all recoverers. Methods rais
 database can't be reached, Fenced for a stale token, LeaseHeld and Refused as they say.
 """
 
+from kintsugi.store.comparisons import Comparisons
 from kintsugi.store.database import StoreUnavailable
 from kintsugi.store.flags import Desired, Fault, Flags, Maintenance
 from kintsugi.store.incidents import Incidents
@@ -31,7 +34,7 @@ __all__ = [
 ]
 
 
-class Store(Leases, Incidents, Flags, Releases):
+class Store(Leases, Incidents, Flags, Releases, Comparisons):
     """All of the store behind one DSN; cheap to make, safe to share between threads and processes.
 
     ``dsn``: a libpq connection string or URL of the database ``kintsugi``.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Entry, Incident, Outcome
+from kintsugi.store.comparisons import Compared, compared
 from kintsugi.store.database import Database, one
 from kintsugi.store.flags import Maintenance
 
@@ -44,6 +45,7 @@ class Glance:
 
     ``open``: open incidents with their whole journals, oldest first. ``newest``: the newest incident of each
     node, by node name. ``pending``: nodes whose data isn't whole again, with the time of their rebuild.
+    ``compared``: what is known of the comparisons of Cassandra's nodes, by node name.
     ``last_trouble``: when the last incident ended in which a node was really sick; None when there was none.
     ``recent``: the newest incidents, with journals as `Listing.page` loads them. ``faults``: the newest first.
     ``incidents``: how many are on record.
@@ -54,6 +56,7 @@ class Glance:
     recent: tuple[Incident, ...]
     maintenance: tuple[Maintenance, ...]
     pending: Mapping[str, datetime]
+    compared: Mapping[str, Compared]
     last_trouble: datetime | None
     faults: tuple[Experiment, ...]
     incidents: int
@@ -88,6 +91,7 @@ class Listing(Database):
                 recent=tuple(_page(connection, _RECENT)),
                 maintenance=tuple(Maintenance(**flag) for flag in flags),
                 pending={row["node"]: row["since"] for row in pending},
+                compared=compared(connection),
                 last_trouble=totals["last"],
                 faults=tuple(_faults(connection)),
                 incidents=totals["n"],

@@ -144,4 +144,17 @@ _FLAGS_BY_USER = """
 ALTER TABLE maintenance DROP CONSTRAINT maintenance_pkey, ADD PRIMARY KEY (scope, "user");
 """
 
-MIGRATIONS: tuple[LiteralString, ...] = (_FIRST, _RELEASES, _FLAGS_BY_USER)
+_COMPARISONS = """
+CREATE TABLE comparison (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    node      text NOT NULL,
+    by        text NOT NULL,               -- an incident, or a run of a DAG
+    began_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at  timestamptz,                 -- null: under way, or broken off with its process
+    differed  integer,                     -- ranges that weren't as a replica's, and were repaired
+    failure   text
+);
+CREATE INDEX comparison_newest ON comparison (node, id DESC);
+"""
+
+MIGRATIONS: tuple[LiteralString, ...] = (_FIRST, _RELEASES, _FLAGS_BY_USER, _COMPARISONS)

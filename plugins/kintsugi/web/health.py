@@ -9,7 +9,8 @@ The first rule that applies speaks, the gravest first:
 4. a repair is under way, or the watch is about to begin one;
 5. the flow is sick: the stream is gone, or what comes in isn't stored;
 6. nobody would notice the next failure (watches paused, Airflow's parts late), or somebody can't be asked;
-7. all is well.
+7. the flow is late, or Cassandra's replicas weren't compared for too long;
+8. all is well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from kintsugi.fleet import WATCH, Fleet, Node, Role, watch_of
 from kintsugi.incident import PHASE_OF_STEP, Incident, Phase
 from kintsugi.observation import Symptom
+from kintsugi.store import comparisons
 from kintsugi.store.flags import FLEET, Maintenance
 from kintsugi.store.listing import Glance
 from kintsugi.web.flow import Stream
@@ -101,7 +103,17 @@ class Known:
 
 def headline(known: Known) -> Headline:
     """The first rule of this module that applies."""
-    for rule in (_undecided, _failed, _abandoned, _repairing, _flow, _blind, _unnoticed, _late_flow):
+    for rule in (
+        _undecided,
+        _failed,
+        _abandoned,
+        _repairing,
+        _flow,
+        _blind,
+        _unnoticed,
+        _late_flow,
+        _uncompared,
+    ):
         found = rule(known)
         if found is not None:
             return found
@@ -261,6 +273,25 @@ def _late_flow(known: Known) -> Headline | None:
     if known.stream.level is Level.NOTE:
         return Headline(Level.NOTE, known.stream.sentence, known.stream.advice, known.stream.since)
     return None
+
+
+def _uncompared(known: Known) -> Headline | None:
+    seen = known.store.value.compared if known.store.value else {}
+    since = comparisons.overdue_since(_replicas(known), seen, known.now)
+    if since is None:
+        return None
+    advice = "Look at anti_entropy in Airflow: rows that were deleted may come back after ten days."
+    return Headline(Level.NOTE, "Cassandra's replicas weren't compared for more than a week.", advice, since)
+
+
+def comparison_line(known: Known) -> str:
+    """When Cassandra's replicas were compared; empty while nobody could tell."""
+    seen = known.store.value
+    return comparisons.sentence(_replicas(known), seen.compared) if seen else ""
+
+
+def _replicas(known: Known) -> list[str]:
+    return [node.name for node in known.fleet.of(Role.CASSANDRA)]
 
 
 CLUSTERS = {

@@ -108,6 +108,7 @@ class Pages:
             "headline": health.headline(known),
             "fleet": health.fleet_rows(known),
             "release": health.release_line(readings["releases"]),
+            "compared": health.comparison_line(known),
             "stream": stream,
             "stages": flow.stages(stream, readings["files"], readings["flow"]),
             "score": story.nights(known.store.value.faults if known.store.value else ()),

@@ -50,9 +50,12 @@ def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixt
         "nodes": [],
         "dags": [],
         "lag": 0,
+        "replicas": {"said": "Replicas not compared yet.", "nodes": {}},
         "incidents": [],
     }
     show(document)
-    assert "Nobody watches kafka-1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Nobody watches kafka-1" in printed
+    assert "Cassandra: Replicas not compared yet." in printed
     show({**document, "unwatched": []})
     assert "Nobody watches" not in capsys.readouterr().out

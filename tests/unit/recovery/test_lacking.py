@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Action
+from kintsugi.probes.service_log import written_since
 from kintsugi.recovery.case import Case
-from kintsugi.recovery.lacking import LEFT_OUT, may_lack_rows, newest, record_left_out
+from kintsugi.recovery.lacking import LEFT_OUT, may_lack_rows, record_left_out
 
 CASE = Case("i-1", "cassandra-1", "watch_cassandra-1/run-7")
 MINUTE = timedelta(minutes=1)
@@ -31,7 +31,7 @@ class Doors:
         log: str = "",
     ) -> None:
         failed = datetime.now(UTC) - away
-        self.log, self.pending, self.expected, self.said = log, list(pending), 0, [""]
+        self.log, self.pending, self.expected, self.notes = log, list(pending), 0, [""]
         self.own = SimpleNamespace(
             node="cassandra-1",
             role=Role.CASSANDRA,
@@ -42,8 +42,7 @@ class Doors:
             SimpleNamespace(node=node, role=role, first_failed_at=failed + timedelta(seconds=later))
             for node, role, later in others
         ]
-        self.store, self.settings = self, SimpleNamespace(node_root=lambda name: Path("/nodes") / name)
-        self.token, self.note = 7, self.said.append
+        self.store, self.token, self.note, self.said = self, 7, self.notes.append, self.said_since
 
     def incident(self, _: str) -> Any:
         return self.own
@@ -59,12 +58,9 @@ class Doors:
         self.expected += 1
         self.pending.append("cassandra-1")
 
-    def platform(self) -> Any:
-        return SimpleNamespace(run=self.run)
-
-    def run(self, node: str, argv: list[str]) -> str:
-        assert (node, argv[-1]) == ("cassandra-1", "/nodes/cassandra-1/log/cassandra.log")
-        return "".join(line for line in self.log.splitlines(keepends=True) if LEFT_OUT in line)
+    def said_since(self, node: str, words: str, since: datetime) -> list[str]:
+        assert node == "cassandra-1"
+        return written_since([line for line in self.log.splitlines() if words in line], since)
 
     def lacks(self) -> bool:
         return may_lack_rows(self, CASE, self)  # type: ignore[arg-type]
@@ -110,16 +106,10 @@ def test_a_node_that_left_out_a_part_of_its_log_is_on_record_until_its_ranges_ar
     doors = Doors(log=log)
     assert doors.lacks() is lacks
     assert doors.expected == int(lacks)
-    assert ("without a part of its commit log" in doors.said[-1]) is lacks
+    assert ("without a part of its commit log" in doors.notes[-1]) is lacks
 
 
 def test_what_is_on_record_does_not_depend_on_the_ranges_being_asked_for_next() -> None:
     doors = Doors(log=said(MINUTE / 2))
     record_left_out(doors, CASE, doors)  # type: ignore[arg-type]
     assert doors.pending == ["cassandra-1"]
-
-
-def test_the_time_of_a_line_is_its_first_word() -> None:
-    lines = ["2026-08-01T02:15:00.000+02:00 ERROR x", "at 2026-08-01", "", "2026-08-01T00:14:59.000Z ERROR x"]
-    assert newest(lines) == datetime(2026, 8, 1, 0, 15, tzinfo=UTC)
-    assert newest([]) is None

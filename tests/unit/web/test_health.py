@@ -12,6 +12,7 @@ import pytest
 from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Entry, Incident
 from kintsugi.observation import Answer, Symptom
+from kintsugi.store.comparisons import Compared
 from kintsugi.store.flags import Maintenance
 from kintsugi.store.listing import Glance
 from kintsugi.store.releases import ReleaseRecord
@@ -23,7 +24,8 @@ from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 from tests.made_up import NOW
 
 FLEET = load_fleet()
-CALM = Glance((), {}, (), (), {}, NOW - timedelta(hours=3), (), 12)
+COMPARED = {f"cassandra-{n}": Compared(NOW - timedelta(hours=n), 0) for n in (1, 2, 3)}
+CALM = Glance((), {}, (), (), {}, COMPARED, NOW - timedelta(hours=3), (), 12)
 
 
 def known(
@@ -194,3 +196,28 @@ def test_a_node_on_another_release_and_drift_are_told() -> None:
     assert health.release_line(state.releases) == "Known-good release aaaaaaaaaaaa. Drift on kafka-2."
     nothing = health.release_line(known(releases=ReleasesSeen({}, None, {})).releases)
     assert nothing == "No release is known-good yet."
+
+
+def compared(**nodes: Compared) -> Glance:
+    return replace(CALM, compared={name.replace("_", "-"): known for name, known in nodes.items()})
+
+
+def test_the_oldest_comparison_of_a_replica_is_told() -> None:
+    assert (
+        health.comparison_line(known()) == f"Replicas compared {NOW - timedelta(hours=3):%Y-%m-%d %H:%M} UTC."
+    )
+    assert health.comparison_line(known(store=compared())) == "Replicas not compared yet."
+    some = compared(cassandra_1=Compared(NOW, 2), cassandra_2=Compared(failed_at=NOW, failure="no room"))
+    said = (
+        "Replicas of cassandra-2 and cassandra-3 not compared yet. The last comparison of cassandra-2 failed."
+    )
+    assert health.comparison_line(known(store=some)) == said
+    assert health.headline(known(store=some)).level is Level.WELL
+
+
+@pytest.mark.parametrize(("days", "level"), [(7.9, Level.WELL), (8.1, Level.NOTE)])
+def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, level: Level) -> None:
+    old = Compared(NOW - timedelta(days=days), 0, NOW, "no room")
+    said = health.headline(known(store=compared(cassandra_1=Compared(NOW), cassandra_2=old)))
+    assert said.level is level
+    assert (said.since == old.whole_at) is (level is Level.NOTE)

@@ -1,0 +1,70 @@
+"""Comparing a Cassandra node's ranges with its replicas, which repairs what differs: after a repair, and each night.
+
+A replica misses writes quietly: it was too busy for a moment and no hint of the write was kept, or its disk lost one.
+Nobody notices while the others hold them, and what has been deleted since comes back after ``gc_grace_seconds``.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Node, Role
+from kintsugi.recovery.case import Runtime
+
+log = logging.getLogger(__name__)
+
+NIGHTLY_S = 4 * 3600.0
+DIFFER = re.compile(r" has (\d+) range\(s\) out of sync")
+
+
+def compare_ranges(runtime: Runtime, node: Node, by: str, *, primary: bool, timeout_s: float) -> str:
+    """Compare the node's ranges with their replicas, and repair what differs; it is put on record for ``by``.
+
+    ``primary``: only the ranges whose first replica it is; of all nodes together those are all there are. Returns a
+    sentence; raises StepFailed.
+    """
+    number, began = runtime.store.begin_comparison(node.name, by), datetime.now(UTC)
+    try:
+        runtime.ansible().run(  # of no release: nothing is configured
+            "rejoin_cassandra.yml",
+            limit=node.name,
+            extra_vars={"cassandra_repair_primary": primary},
+            timeout_s=timeout_s,
+        )
+        differed = ranges_that_differ(runtime.said(node.name, "range(s) out of sync", began))
+    except StepFailed as failure:
+        runtime.store.end_comparison(number, failure=str(failure))
+        raise
+    runtime.store.end_comparison(number, differed)
+    which = "every range that is its own first" if primary else "every range"
+    return f"{which} of {node.name} was compared with its replicas: {differed or 'none'} differed, and are repaired"
+
+
+def compare_tonight(runtime: Runtime, name: str, by: str) -> str:
+    """The nightly comparison of one node; raises StepFailed where it fails, or is put off, with the reason."""
+    if (why := _put_off(runtime)) is not None:
+        raise StepFailed(f"the comparison of {name} is put off: {why}")
+    node = runtime.fleet.node(name)
+    sentence = compare_ranges(runtime, node, by, primary=True, timeout_s=NIGHTLY_S)
+    log.info("%s", sentence)
+    return sentence
+
+
+def _put_off(runtime: Runtime) -> str | None:
+    """Why no ranges should be compared now: a repair or a roll-out would be slowed down, or break it off."""
+    for incident in runtime.store.incidents(open_only=True):
+        if incident.role is Role.CASSANDRA:
+            return f"{incident.node} is being repaired ({incident.id})"
+    for deployment in runtime.store.deployments():
+        if deployment.state == "running":
+            return f"a release is being rolled out ({deployment.id})"
+    return None
+
+
+def ranges_that_differ(lines: Sequence[str]) -> int:
+    """The sum over Cassandra's words for each pair of replicas and table that differ."""
+    return sum(int(found[1]) for line in lines if (found := DIFFER.search(line)))

@@ -1,0 +1,113 @@
+"""When Cassandra's ranges are compared, and what goes on record of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Role, load_fleet
+from kintsugi.recovery import compare_cassandra
+from kintsugi.recovery.compare_cassandra import compare_ranges, compare_tonight, ranges_that_differ
+
+SAID = [
+    "2026-08-01T02:15:00Z INFO  [RepairJobTask:1] SyncTask - [repair #1] Endpoint /127.20.2.1:7000 has 3 range(s)"
+    " out of sync with /127.20.2.2:7000 for trade",
+    "2026-08-01T02:15:01Z INFO  [RepairJobTask:2] SyncTask - [repair #1] Endpoint /127.20.2.1:7000 has 12 range(s)"
+    " out of sync with /127.20.2.3:7000 for trade",
+]
+
+
+class Doors:
+    """A fleet whose Ansible fails where ``failure`` says so; ``record``: what went into the store."""
+
+    def __init__(self) -> None:
+        self.fleet, self.store = load_fleet(), self
+        self.failure: str | None = None
+        self.opened: list[Any] = []
+        self.rolled: list[Any] = []
+        self.ran: list[tuple[str, bool]] = []
+        self.record: list[tuple[Any, ...]] = []
+
+    def ansible(self) -> Any:
+        return self
+
+    def run(self, playbook: str, *, limit: str, extra_vars: dict[str, bool], timeout_s: float) -> None:
+        assert (playbook, timeout_s > 0) == ("rejoin_cassandra.yml", True)
+        self.ran.append((limit, extra_vars["cassandra_repair_primary"]))
+        if self.failure:
+            raise StepFailed(self.failure)
+
+    def said(self, name: str, words: str, since: datetime) -> list[str]:
+        assert all(words in line for line in SAID)
+        return SAID
+
+    def begin_comparison(self, node: str, by: str) -> int:
+        self.record.append((node, by))
+        return 5
+
+    def end_comparison(self, number: int, differed: int | None = None, *, failure: str | None = None) -> None:
+        self.record.append((number, differed, failure))
+
+    def incidents(self, *, open_only: bool) -> list[Any]:
+        assert open_only
+        return self.opened
+
+    def deployments(self) -> list[Any]:
+        return self.rolled
+
+
+@pytest.fixture
+def doors() -> Any:
+    return Doors()
+
+
+def test_how_many_ranges_differed_is_what_cassandra_says() -> None:
+    assert ranges_that_differ(SAID) == 15
+    assert ranges_that_differ(["2026-08-01T02:15:00Z INFO SyncTask - are consistent", ""]) == 0
+
+
+@pytest.mark.parametrize("primary", [True, False])
+def test_a_comparison_is_on_record_from_its_begin_to_its_end(doors: Any, primary: bool) -> None:
+    node = doors.fleet.node("cassandra-2")
+    said = compare_ranges(doors, node, "night/1", primary=primary, timeout_s=60)
+    assert "cassandra-2" in said
+    assert "15 differed" in said
+    assert doors.ran == [("cassandra-2", primary)]
+    assert doors.record == [("cassandra-2", "night/1"), (5, 15, None)]
+
+
+def test_one_that_fails_is_on_record_with_the_reason(doors: Any) -> None:
+    doors.failure = "a neighbour died"
+    with pytest.raises(StepFailed, match="a neighbour died"):
+        compare_tonight(doors, "cassandra-2", "night/1")
+    assert doors.record == [("cassandra-2", "night/1"), (5, None, "a neighbour died")]
+
+
+def test_at_night_each_node_compares_what_is_its_own_first(doors: Any) -> None:
+    doors.opened = [SimpleNamespace(role=Role.KAFKA, node="kafka-1", id="i-2")]  # doesn't matter to Cassandra
+    doors.rolled = [SimpleNamespace(state="held", id="d-1")]
+    compare_tonight(doors, "cassandra-3", "night/1")
+    assert doors.ran == [("cassandra-3", True)]
+
+
+@pytest.mark.parametrize(
+    ("opened", "rolled", "why"),
+    [
+        (
+            [SimpleNamespace(role=Role.CASSANDRA, node="cassandra-1", id="i-1")],
+            [],
+            "cassandra-1 is being repaired",
+        ),
+        ([], [SimpleNamespace(state="running", id="d-2")], "a release is being rolled out"),
+    ],
+)
+def test_a_repair_or_a_roll_out_puts_it_off(doors: Any, opened: Any, rolled: Any, why: str) -> None:
+    doors.opened, doors.rolled = opened, rolled
+    with pytest.raises(StepFailed, match=f"cassandra-3 is put off: {why}"):
+        compare_tonight(doors, "cassandra-3", "night/1")
+    assert doors.ran == doors.record == []
+    assert compare_cassandra.NIGHTLY_S > 3600
