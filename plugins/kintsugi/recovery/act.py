@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLAN_TRIES = 3
-REPAIR_S = 600  # of a comparison with the replicas
 START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own
 # For how long a node that isn't redundant yet is waited for, by what it looks like; anything else is no way to it.
 PATIENCE_S = {
@@ -244,7 +243,7 @@ def make_whole(
         if counted := starts_cassandra.keep_count(node):
             note(counted)
         if compare:
-            return compare_ranges(runtime, node, by, primary=False, timeout_s=REPAIR_S)
+            return compare_ranges(runtime, node, by, primary=False)
     return None
 
 

@@ -6,26 +6,34 @@ Nobody notices while the others hold them, and what has been deleted since comes
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node, Role
+from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.observation import Answer
+from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery.case import Runtime
 
 log = logging.getLogger(__name__)
 
-NIGHTLY_S = 4 * 3600.0
+# It takes as long as there is data; what can't end any more is noticed by AWAY_S.
+COMPARISON_S = 4 * 3600.0
+AWAY_S = 30.0
+ASK_EVERY_S = 5.0
 DIFFER = re.compile(r" has (\d+) range\(s\) out of sync")
 
 
-def compare_ranges(runtime: Runtime, node: Node, by: str, *, primary: bool, timeout_s: float) -> str:
+def compare_ranges(runtime: Runtime, node: Node, by: str, *, primary: bool) -> str:
     """Compare the node's ranges with their replicas, and repair what differs; it is put on record for ``by``.
 
     ``primary``: only the ranges whose first replica it is; of all nodes together those are all there are. Returns a
-    sentence; raises StepFailed.
+    sentence; raises StepFailed, also once a Cassandra node hasn't answered for AWAY_S.
     """
     number, began = runtime.store.begin_comparison(node.name, by), datetime.now(UTC)
     try:
@@ -33,7 +41,8 @@ def compare_ranges(runtime: Runtime, node: Node, by: str, *, primary: bool, time
             "rejoin_cassandra.yml",
             limit=node.name,
             extra_vars={"cassandra_repair_primary": primary},
-            timeout_s=timeout_s,
+            timeout_s=COMPARISON_S,
+            give_up=_away(runtime.fleet),
         )
         differed = ranges_that_differ(runtime.said(node.name, "range(s) out of sync", began))
     except StepFailed as failure:
@@ -49,7 +58,7 @@ def compare_tonight(runtime: Runtime, name: str, by: str) -> str:
     if (why := _put_off(runtime)) is not None:
         raise StepFailed(f"the comparison of {name} is put off: {why}")
     node = runtime.fleet.node(name)
-    sentence = compare_ranges(runtime, node, by, primary=True, timeout_s=NIGHTLY_S)
+    sentence = compare_ranges(runtime, node, by, primary=True)
     log.info("%s", sentence)
     return sentence
 
@@ -63,6 +72,40 @@ def _put_off(runtime: Runtime) -> str | None:
         if deployment.state == "running":
             return f"a release is being rolled out ({deployment.id})"
     return None
+
+
+@dataclass
+class Away:
+    """Which of the nodes hasn't answered for AWAY_S. Pure; ``feed`` it in order."""
+
+    heard: dict[str, float]
+
+    def feed(self, answering: Collection[str], now: float) -> str | None:
+        """Take one look, at ``now`` (monotonic seconds); a sentence once a node is away."""
+        self.heard.update(dict.fromkeys(answering, now))
+        for name, at in self.heard.items():
+            if now - at > AWAY_S:
+                return f"{name} hasn't answered for {now - at:.0f} s, and a comparison needs every replica"
+        return None
+
+
+def _away(fleet: Fleet) -> Callable[[], str | None]:
+    """A function that looks every ASK_EVERY_S (two seconds at most); a sentence once a Cassandra node is away."""
+    nodes, asked = fleet.of(Role.CASSANDRA), time.monotonic()
+    memory = Away(dict.fromkeys([node.name for node in nodes], asked))
+
+    async def answering() -> list[str]:
+        probes = await asyncio.gather(*(probe_node(node) for node in nodes))
+        return [probe.target for probe in probes if probe.answer is Answer.OK]
+
+    def look() -> str | None:
+        nonlocal asked
+        if (now := time.monotonic()) - asked < ASK_EVERY_S:
+            return None
+        asked = now
+        return memory.feed(asyncio.run(answering()), now)
+
+    return look
 
 
 def ranges_that_differ(lines: Sequence[str]) -> int:

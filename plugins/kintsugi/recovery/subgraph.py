@@ -50,7 +50,9 @@ APPROVAL_WAIT = timedelta(minutes=30)
 RETRY: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=2), "pool": "recovery"}
 BEGAN = "began"  # the key under which confirm keeps that the repair is this run's
 CASE = "case"  # the key under which confirm keeps what the later steps are about
-REJOIN_LIMIT = timedelta(minutes=50)  # above what act.PATIENCE_S and REPAIR_S allow together
+REJOIN_LIMIT = timedelta(
+    hours=5
+)  # above what act.PATIENCE_S and compare_cassandra.COMPARISON_S allow together
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Role, load_fleet
-from kintsugi.recovery import compare_cassandra
-from kintsugi.recovery.compare_cassandra import compare_ranges, compare_tonight, ranges_that_differ
+from kintsugi.recovery import act, compare_cassandra, subgraph
+from kintsugi.recovery.compare_cassandra import Away, compare_ranges, compare_tonight, ranges_that_differ
 
 SAID = [
     "2026-08-01T02:15:00Z INFO  [RepairJobTask:1] SyncTask - [repair #1] Endpoint /127.20.2.1:7000 has 3 range(s)"
@@ -35,8 +35,11 @@ class Doors:
     def ansible(self) -> Any:
         return self
 
-    def run(self, playbook: str, *, limit: str, extra_vars: dict[str, bool], timeout_s: float) -> None:
-        assert (playbook, timeout_s > 0) == ("rejoin_cassandra.yml", True)
+    def run(
+        self, playbook: str, *, limit: str, extra_vars: dict[str, bool], timeout_s: float, give_up: Any
+    ) -> None:
+        assert (playbook, give_up()) == ("rejoin_cassandra.yml", None)
+        assert timeout_s >= 3600, "it takes as long as there is data"
         self.ran.append((limit, extra_vars["cassandra_repair_primary"]))
         if self.failure:
             raise StepFailed(self.failure)
@@ -73,7 +76,7 @@ def test_how_many_ranges_differed_is_what_cassandra_says() -> None:
 @pytest.mark.parametrize("primary", [True, False])
 def test_a_comparison_is_on_record_from_its_begin_to_its_end(doors: Any, primary: bool) -> None:
     node = doors.fleet.node("cassandra-2")
-    said = compare_ranges(doors, node, "night/1", primary=primary, timeout_s=60)
+    said = compare_ranges(doors, node, "night/1", primary=primary)
     assert "cassandra-2" in said
     assert "15 differed" in said
     assert doors.ran == [("cassandra-2", primary)]
@@ -110,4 +113,25 @@ def test_a_repair_or_a_roll_out_puts_it_off(doors: Any, opened: Any, rolled: Any
     with pytest.raises(StepFailed, match=f"cassandra-3 is put off: {why}"):
         compare_tonight(doors, "cassandra-3", "night/1")
     assert doors.ran == doors.record == []
-    assert compare_cassandra.NIGHTLY_S > 3600
+
+
+def test_a_replica_that_is_away_for_good_ends_it_and_a_pause_does_not() -> None:
+    away = Away({"cassandra-1": 0.0, "cassandra-2": 0.0})
+    both = ["cassandra-1", "cassandra-2"]
+    looks = [
+        (both, 5.0),
+        (both[:1], 10.0),
+        (both[:1], 34.0),
+        (both, 35.0),
+        (both[:1], 64.0),
+        (both[:1], 65.5),
+    ]
+    said = [away.feed(answering, now) for answering, now in looks]
+    assert said[:-1] == [None] * 5
+    assert said[-1] is not None
+    assert said[-1].startswith("cassandra-2 hasn't answered for 30 s")
+
+
+def test_the_step_that_compares_is_given_the_time_for_it() -> None:
+    waits = max(act.PATIENCE_S.values()) + compare_cassandra.COMPARISON_S
+    assert subgraph.REJOIN_LIMIT.total_seconds() > waits
