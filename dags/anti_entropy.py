@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, CronTriggerTimetable, task
 
 from kintsugi.fleet import Role, load_fleet
 
@@ -27,8 +26,8 @@ with DAG(
     dag_id="anti_entropy",
     description="Compare Cassandra's replicas, and repair what differs",
     doc_md=RUNBOOK,
-    schedule="0 4 * * *",
-    start_date=pendulum.datetime(2026, 1, 1, tz="America/New_York"),
+    # Without a start, because a new installation would begin with the night before.
+    schedule=CronTriggerTimetable("0 4 * * *", timezone="America/New_York"),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

@@ -22,7 +22,7 @@ from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import assess, lacking, plan_policy, redundant, starts_cassandra, stream_driver
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
-from kintsugi.recovery.compare_cassandra import compare_ranges
+from kintsugi.recovery.compare_cassandra import await_replicas, compare_ranges
 from kintsugi.recovery.diagnose import Verdict, diagnose
 from kintsugi.recovery.report import deliver
 from kintsugi.release import in_force
@@ -243,7 +243,8 @@ def make_whole(
         if counted := starts_cassandra.keep_count(node):
             note(counted)
         if compare:
-            return compare_ranges(runtime, node, by, primary=False)
+            await_replicas(runtime.fleet)
+            return compare_ranges(runtime, node, by, primary=False, note=note)
     return None
 
 

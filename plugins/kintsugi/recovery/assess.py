@@ -105,7 +105,7 @@ def confirm(
         if finding and finding["symptom"] == Symptom.HUNG:
             seen = replace(seen, unanswered_since=first_failed)
         _write_verdict(step, seen, requested, dry_run)
-        if server.role is Role.CASSANDRA and seen.service is seen.ssh is Answer.OK and not dry_run:
+        if server.role is Role.CASSANDRA and seen.service is Answer.OK and not dry_run:
             lacking.record_left_out(runtime, case, step)
     return case
 

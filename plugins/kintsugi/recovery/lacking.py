@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from kintsugi.errors import StepFailed
 from kintsugi.fleet import Role
 from kintsugi.incident import Incident
 from kintsugi.recovery.case import Case, Runtime, Step
@@ -21,7 +22,7 @@ LEFT_OUT = "Ignoring commit log replay error"
 
 
 def may_lack_rows(runtime: Runtime, case: Case, step: Step) -> bool:
-    """Whether the node's ranges must be compared. Raises StepFailed when its log can't be read, Fenced.
+    """Whether the node's ranges must be compared. Raises Fenced.
 
     A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
     its power lost what its commit log hadn't synced yet; a process that crashed, what came after the log's last
@@ -30,11 +31,14 @@ def may_lack_rows(runtime: Runtime, case: Case, step: Step) -> bool:
     """
     incident = runtime.store.incident(case.incident)
     record_left_out(runtime, case, step)
+    if _another_crashed_too(incident, runtime.store.incidents()):
+        runtime.store.expect_repair(
+            case.incident, step.token
+        )  # this run may not come to it, the other being away
     return (
         any(action.destroys for action in incident.attempts())
         or datetime.now(UTC) - incident.first_failed_at > HINT_WINDOW
         or case.node in runtime.store.pending_repairs()
-        or _another_crashed_too(incident, runtime.store.incidents())
     )
 
 
@@ -51,10 +55,18 @@ def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool
 def record_left_out(runtime: Runtime, case: Case, step: Step) -> None:
     """Put a node on record as pending repair where its log says that it started without a part of its commit log.
 
-    Only what it said since the incident's first failure counts. Raises StepFailed when the log can't be read, Fenced.
+    Only what it said since the incident's first failure counts. A log that can't be read is noted and no more: a node
+    that serves isn't held up for its sshd, and the next night compares its ranges. Raises Fenced.
     """
     since = runtime.store.incident(case.incident).first_failed_at - CLOCKS
-    if said := runtime.said(case.node, LEFT_OUT, since):
+    try:
+        said = runtime.said(case.node, LEFT_OUT, since)
+    except StepFailed as failure:
+        step.note(
+            f"{case.node} couldn't be asked whether it started without a part of its commit log: {failure}"
+        )
+        return
+    if said:
         runtime.store.expect_repair(case.incident, step.token)
         step.note(
             f"{case.node} started without a part of its commit log that it couldn't read ({said[-1].partition(' ')[0]} "

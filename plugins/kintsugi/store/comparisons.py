@@ -82,17 +82,21 @@ def sentence(nodes: Sequence[str], known: Mapping[str, Compared]) -> str:
     elif missing:
         said = f"Replicas of {' and '.join(missing)} not compared yet."
     else:
-        said = f"Replicas compared {_oldest(nodes, known):%Y-%m-%d %H:%M} UTC."
+        said = f"Replicas compared {min(_times(nodes, known)):%Y-%m-%d %H:%M} UTC."
     failed = [name for name in nodes if (found := known.get(name)) is not None and found.failure is not None]
     return f"{said} The last comparison of {' and '.join(failed)} failed." if failed else said
 
 
-def overdue_since(nodes: Sequence[str], known: Mapping[str, Compared], now: datetime) -> datetime | None:
-    """When the node was compared that has waited for longest, if that is too long ago; both UTC."""
-    oldest = _oldest(nodes, known)
-    return oldest if oldest is not None and now - oldest > OVERDUE else None
+def overdue_since(
+    nodes: Sequence[str], known: Mapping[str, Compared], *, installed_at: datetime, now: datetime
+) -> datetime | None:
+    """Since when the node has waited that has waited for longest, if that is too long; times are UTC."""
+    times = _times(nodes, known)
+    oldest = min(times) if len(times) == len(nodes) else installed_at
+    return oldest if now - oldest > OVERDUE else None
 
 
-def _oldest(nodes: Sequence[str], known: Mapping[str, Compared]) -> datetime | None:
-    times = [found.whole_at for name in nodes if (found := known.get(name)) is not None]
-    return min((at for at in times if at is not None), default=None)
+def _times(nodes: Sequence[str], known: Mapping[str, Compared]) -> list[datetime]:
+    """When each was compared last; those that never were are left out."""
+    found = [known[name].whole_at for name in nodes if name in known]
+    return [at for at in found if at is not None]

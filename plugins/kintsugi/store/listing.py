@@ -46,6 +46,7 @@ class Glance:
     ``open``: open incidents with their whole journals, oldest first. ``newest``: the newest incident of each
     node, by node name. ``pending``: nodes whose data isn't whole again, with the time of their rebuild.
     ``compared``: what is known of the comparisons of Cassandra's nodes, by node name.
+    ``installed_at``: when the store was made, UTC.
     ``last_trouble``: when the last incident ended in which a node was really sick; None when there was none.
     ``recent``: the newest incidents, with journals as `Listing.page` loads them. ``faults``: the newest first.
     ``incidents``: how many are on record.
@@ -57,6 +58,7 @@ class Glance:
     maintenance: tuple[Maintenance, ...]
     pending: Mapping[str, datetime]
     compared: Mapping[str, Compared]
+    installed_at: datetime
     last_trouble: datetime | None
     faults: tuple[Experiment, ...]
     incidents: int
@@ -92,6 +94,9 @@ class Listing(Database):
                 maintenance=tuple(Maintenance(**flag) for flag in flags),
                 pending={row["node"]: row["since"] for row in pending},
                 compared=compared(connection),
+                installed_at=one(
+                    connection.execute("SELECT min(applied_at) AS at FROM kintsugi_schema").fetchone()
+                )["at"],
                 last_trouble=totals["last"],
                 faults=tuple(_faults(connection)),
                 incidents=totals["n"],

@@ -276,8 +276,11 @@ def _late_flow(known: Known) -> Headline | None:
 
 
 def _uncompared(known: Known) -> Headline | None:
-    seen = known.store.value.compared if known.store.value else {}
-    since = comparisons.overdue_since(_replicas(known), seen, known.now)
+    if (seen := known.store.value) is None:
+        return None
+    since = comparisons.overdue_since(
+        _replicas(known), seen.compared, installed_at=seen.installed_at, now=known.now
+    )
     if since is None:
         return None
     advice = "Look at anti_entropy in Airflow: rows that were deleted may come back after ten days."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,8 @@ class Doors:
     def __init__(self) -> None:
         self.fleet, self.store = load_fleet(), self
         self.failure: str | None = None
+        self.silent: list[str] = []
+        self.mute = False
         self.opened: list[Any] = []
         self.rolled: list[Any] = []
         self.ran: list[tuple[str, bool]] = []
@@ -46,6 +49,8 @@ class Doors:
 
     def said(self, name: str, words: str, since: datetime) -> list[str]:
         assert all(words in line for line in SAID)
+        if self.mute:
+            raise StepFailed("no ssh")
         return SAID
 
     def begin_comparison(self, node: str, by: str) -> int:
@@ -64,8 +69,10 @@ class Doors:
 
 
 @pytest.fixture
-def doors() -> Any:
-    return Doors()
+def doors(monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = Doors()
+    monkeypatch.setattr(compare_cassandra, "_silent", lambda fleet: made.silent)
+    return made
 
 
 def test_how_many_ranges_differed_is_what_cassandra_says() -> None:
@@ -81,6 +88,25 @@ def test_a_comparison_is_on_record_from_its_begin_to_its_end(doors: Any, primary
     assert "15 differed" in said
     assert doors.ran == [("cassandra-2", primary)]
     assert doors.record == [("cassandra-2", "night/1"), (5, 15, None)]
+
+
+def test_one_whose_count_is_unknown_was_carried_through_all_the_same(doors: Any) -> None:
+    doors.mute = True
+    assert "nobody could tell how many differed" in compare_tonight(doors, "cassandra-2", "night/1")
+    assert doors.record[-1] == (5, None, None)
+
+
+def test_the_others_are_waited_for_and_not_for_ever(doors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    monkeypatch.setattr(compare_cassandra, "_silent", lambda fleet: ["cassandra-1"] if now[0] < 300 else [])
+    compare_cassandra.await_replicas(doors.fleet)
+    assert now[0] == 300
+    monkeypatch.setattr(compare_cassandra, "_silent", lambda fleet: ["cassandra-1"])
+    with pytest.raises(StepFailed, match="without cassandra-1"):
+        compare_cassandra.await_replicas(doors.fleet)
+    assert 300 + compare_cassandra.REPLICAS_S <= now[0] < 310 + compare_cassandra.REPLICAS_S
 
 
 def test_one_that_fails_is_on_record_with_the_reason(doors: Any) -> None:

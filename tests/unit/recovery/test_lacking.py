@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.errors import StepFailed
 from kintsugi.fleet import Role
 from kintsugi.incident import Action
 from kintsugi.probes.service_log import written_since
@@ -31,6 +32,7 @@ class Doors:
         log: str = "",
     ) -> None:
         failed = datetime.now(UTC) - away
+        self.mute = False
         self.log, self.pending, self.expected, self.notes = log, list(pending), 0, [""]
         self.own = SimpleNamespace(
             node="cassandra-1",
@@ -60,6 +62,8 @@ class Doors:
 
     def said_since(self, node: str, words: str, since: datetime) -> list[str]:
         assert node == "cassandra-1"
+        if self.mute:
+            raise StepFailed("sshd is dead")
         return written_since([line for line in self.log.splitlines() if words in line], since)
 
     def lacks(self) -> bool:
@@ -112,4 +116,18 @@ def test_a_node_that_left_out_a_part_of_its_log_is_on_record_until_its_ranges_ar
 def test_what_is_on_record_does_not_depend_on_the_ranges_being_asked_for_next() -> None:
     doors = Doors(log=said(MINUTE / 2))
     record_left_out(doors, CASE, doors)  # type: ignore[arg-type]
+    assert doors.pending == ["cassandra-1"]
+
+
+def test_a_log_that_cannot_be_read_is_noted_and_holds_nothing_up() -> None:
+    doors = Doors(log=said(MINUTE / 2))
+    doors.mute = True
+    assert not doors.lacks()
+    assert "couldn't be asked" in doors.notes[-1]
+    assert "sshd is dead" in doors.notes[-1]
+
+
+def test_two_that_crashed_together_stay_on_record_whatever_becomes_of_the_run() -> None:
+    doors = Doors(others=(("cassandra-2", Role.CASSANDRA, 4),))
+    assert doors.lacks()
     assert doors.pending == ["cassandra-1"]

@@ -25,7 +25,8 @@ from tests.made_up import NOW
 
 FLEET = load_fleet()
 COMPARED = {f"cassandra-{n}": Compared(NOW - timedelta(hours=n), 0) for n in (1, 2, 3)}
-CALM = Glance((), {}, (), (), {}, COMPARED, NOW - timedelta(hours=3), (), 12)
+INSTALLED = NOW - timedelta(days=30)
+CALM = Glance((), {}, (), (), {}, COMPARED, INSTALLED, NOW - timedelta(hours=3), (), 12)
 
 
 def known(
@@ -212,12 +213,16 @@ def test_the_oldest_comparison_of_a_replica_is_told() -> None:
         "Replicas of cassandra-2 and cassandra-3 not compared yet. The last comparison of cassandra-2 failed."
     )
     assert health.comparison_line(known(store=some)) == said
-    assert health.headline(known(store=some)).level is Level.WELL
+    assert (
+        health.headline(known(store=replace(some, installed_at=NOW - timedelta(days=7)))).level is Level.WELL
+    )
+    assert health.headline(known(store=some)).since == INSTALLED  # never compared, and not for want of time
 
 
 @pytest.mark.parametrize(("days", "level"), [(7.9, Level.WELL), (8.1, Level.NOTE)])
 def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, level: Level) -> None:
     old = Compared(NOW - timedelta(days=days), 0, NOW, "no room")
-    said = health.headline(known(store=compared(cassandra_1=Compared(NOW), cassandra_2=old)))
+    new = Compared(NOW, 0)
+    said = health.headline(known(store=compared(cassandra_1=new, cassandra_2=old, cassandra_3=new)))
     assert said.level is level
     assert (said.since == old.whole_at) is (level is Level.NOTE)
