@@ -18,7 +18,7 @@ demo: setup  ## from nothing to two servers killed and healed, and the account (
 up: setup  ## start the control plane and the fleet
 	@$(KINTSUGI) up
 
-unpause:  ## let every watch, the stream and the ingest run; a new installation waits for this
+unpause:  ## let every watch, the stream, the ingest and the look for drift run; a new installation waits for this
 	@$(KINTSUGI) unpause
 
 down:  ## stop and remove everything, also after a crash

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, task
 from airflow.sdk.exceptions import AirflowFailException
 
 RUNBOOK = """
@@ -28,8 +27,8 @@ with DAG(
     dag_id="check_drift",
     description="Find hand edits on servers",
     doc_md=RUNBOOK,
-    schedule="17 * * * *",
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    # Without a start, because it would begin at once, in the busiest minutes of an installation.
+    schedule=CronTriggerTimetable("17 * * * *", timezone="UTC"),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=True,

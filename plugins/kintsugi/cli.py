@@ -55,12 +55,16 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
-    """Let every watch, the stream and the ingest run: a new installation waits for this."""
+    """Let every watch, the stream, the ingest and the look for drift run: a new installation waits for this."""
+    from kintsugi.local.demo import DRIFT_DAG
     from kintsugi.local.series import set_going
     from kintsugi.recovery.case import runtime
 
-    set_going(runtime())
-    print("every node and the flow are watched, the stream runs, files in S3 are ingested")
+    set_going(runtime()).unpause(DRIFT_DAG)
+    print(
+        "every node and the flow are watched, the stream runs, files in S3 are ingested, "
+        "hand edits on servers are looked for each hour"
+    )
     return 0
 
 

@@ -23,6 +23,7 @@ EXPECTED = {
     "deploy_release",
     "check_drift",
     "anti_entropy",
+    "expire_archives",
     "digest",
     "maintenance",
     *(f"watch_{name}" for name in load_fleet().nodes),

@@ -7,9 +7,11 @@ Pure data; `kintsugi.local.fault_table` runs it, and leaves out, with the reason
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
+from kintsugi.fleet import Role
 from kintsugi.incident import Action
 from kintsugi.recovery.diagnose import Verdict
 
@@ -26,7 +28,8 @@ class Cell:
     """One experiment.
 
     ``verdicts``, ``actions``: what may stand in the incidents of the victims; ``must``: actions of which each victim's
-    incident has at least one, unless empty. ``incident``: False when the fault must not be acted upon at all.
+    incident has at least one, unless empty. ``says``: words that the journal of each victim must have, unless empty.
+    ``incident``: False when the fault must not be acted upon at all.
     ``again``: the same node is hit once more while it recovers. ``deadline_s``: so long the journals may stand still
     before all victims serve again.
     """
@@ -36,6 +39,7 @@ class Cell:
     verdicts: frozenset[Verdict]
     actions: frozenset[Action] = frozenset()
     must: frozenset[Action] = frozenset()
+    says: str = ""
     incident: bool = True
     again: bool = False
     deadline_s: float = 240.0
@@ -50,8 +54,19 @@ def _one(fault: str, names: Iterable[str], verdicts: frozenset[Verdict], **more:
     return [Cell(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an incident says: its node, the verdicts that its confirmations came to, its actions, its words."""
+
+    node: str
+    verdicts: Sequence[str]
+    actions: Sequence[str]
+    words: str = ""
+
+
 EACH_ROLE = ("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1")
 STATEFUL = ("kafka-2", "cassandra-2")
+SPARK = ("spark-master-1", "spark-worker-2")
 LADDER = frozenset({_A.RESTART, _A.REBUILD_NODE, _A.REBUILD})
 FLEET = (
     "kafka-1", "kafka-2", "kafka-3", "cassandra-1", "cassandra-2", "cassandra-3",
@@ -61,18 +76,22 @@ FLEET = (
 CELLS: Sequence[Cell] = (
     *_one("process_killed", EACH_ROLE, BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
     Cell("driver_killed", ("spark-master-1",), BACK_BY_ITSELF, incident=False),
-    *_one("sshd_killed", ("kafka-3",), frozenset(), incident=False),
-    *_one("paused", STATEFUL, frozenset({_V.FALSE_ALARM}), incident=False),
-    *_one("slow", ("kafka-3",), frozenset({_V.FALSE_ALARM}), incident=False),
+    *_one("sshd_killed", ("kafka-3", "cassandra-3", *SPARK), frozenset(), incident=False),
+    *_one("paused", (*STATEFUL, *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
+    *_one("slow", ("kafka-3", "cassandra-3", *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
     *_one("power_off", EACH_ROLE, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     *_one("volume_lost", ("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2"), DEAD,
           actions=REBUILT, must=REBUILT),
-    *_one("volume_lost_silent", STATEFUL, frozenset({_V.HOST_LOST, _V.PARTITIONED}), actions=REBUILT, must=REBUILT),
+    *_one("volume_lost_silent", (*STATEFUL, *SPARK), frozenset({_V.HOST_LOST, _V.PARTITIONED}),
+          actions=REBUILT, must=REBUILT),
     *_one("data_lost", STATEFUL, frozenset({_V.DISK_LOST}), actions=REBUILT, must=REBUILT),
+    # What a Spark node has on its disk it can do without: its init starts it on an empty one.
+    *_one("data_lost", SPARK, frozenset({_V.DISK_LOST, *BACK_BY_ITSELF}), actions=LADDER),
     *_one("hung", ("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"), frozenset({_V.HUNG, *BACK_BY_ITSELF}),
           actions=frozenset({_A.RESTART})),
-    *_one("host_hung", STATEFUL, frozenset({_V.HOST_LOST, _V.PARTITIONED}), actions=ON_ITS_DISK, must=ON_ITS_DISK),
-    *_one("wrong_config", STATEFUL, frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}),
+    *_one("host_hung", (*STATEFUL, *SPARK), frozenset({_V.HOST_LOST, _V.PARTITIONED}),
+          actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    *_one("wrong_config", (*STATEFUL, *SPARK), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}),
           actions=frozenset({_A.RESTART}), must=frozenset({_A.RESTART})),
     *_one("disk_full", STATEFUL, frozenset({_V.DISK_FULL, *BACK_BY_ITSELF}), actions=REBUILT, must=REBUILT),
     *_one("clock_wrong", STATEFUL, frozenset({_V.CLOCK_WRONG, *BACK_BY_ITSELF}), actions=frozenset({_A.RESTART}),
@@ -82,7 +101,8 @@ CELLS: Sequence[Cell] = (
     Cell("corrupt_log", ("cassandra-3",), frozenset({_V.DATA_DAMAGED, *BACK_BY_ITSELF}), actions=REBUILT,
          must=REBUILT, deadline_s=300),
     # It starts without what it couldn't read, and its ranges are compared with its replicas.
-    Cell("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
+    Cell("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+         says="was compared with its replicas"),
     *_one("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Cell("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Cell("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
@@ -95,30 +115,48 @@ CELLS: Sequence[Cell] = (
 )  # fmt: skip
 
 
-def judge(
-    cell: Cell, incidents: Sequence[tuple[str, Sequence[str], Sequence[str]]], healed: bool
-) -> str | None:
+_NO_LOG = "it starts from no log of its own"
+_SERVES_FULL = "it serves with a full disk; a stream that stands still for it calls a person"
+_NO_TIME = "nothing that it does or says depends on its clock"
+_NO_DRIVER = "the driver runs on the master's node"
+_ONE_REPAIR = "what a repair wants of S3 is the same for every role"
+_OF_SPARK = (Role.SPARK_MASTER, Role.SPARK_WORKER)
+# Why a fault has no cell for a role; the report has it as not run.
+NOT_MADE: Mapping[tuple[str, Role], str] = {
+    **dict.fromkeys(product(("corrupt_log", "corrupt_entry", "tail_lost"), _OF_SPARK), _NO_LOG),
+    **dict.fromkeys(product(("disk_full",), _OF_SPARK), _SERVES_FULL),
+    **dict.fromkeys(product(("clock_wrong",), _OF_SPARK), _NO_TIME),
+    **dict.fromkeys(product(("storage_away",), (Role.CASSANDRA, *_OF_SPARK)), _ONE_REPAIR),
+    **dict.fromkeys(product(("driver_killed",), (Role.KAFKA, Role.CASSANDRA, Role.SPARK_WORKER)), _NO_DRIVER),
+    ("corrupt_entry", Role.KAFKA): "a broker treats every damage of its log alike: corrupt_log",
+}
+
+
+def judge(cell: Cell, incidents: Sequence[Told], healed: bool) -> str | None:
     """Why the cell isn't as designed, None when it is.
 
-    ``incidents``: node, verdicts and actions of each incident that began since the fault.
+    ``incidents``: what each incident says that began since the fault.
     """
     if not healed:
         return (
             f"not healed; its journals stood still for {cell.deadline_s:.0f} s, or went on for far too long"
         )
-    for node, verdicts, actions in incidents:
-        if (why := _unexpected(cell, node, set(verdicts), set(actions))) is not None:
+    for told in incidents:
+        if (why := _unexpected(cell, told.node, set(told.verdicts), set(told.actions))) is not None:
             return why
     for node in owed(cell, incidents):
         return f"{node} should have got {' or '.join(sorted(cell.must))}"
+    for node in cell.nodes:
+        if not any(cell.says in told.words for told in incidents if told.node == node) and cell.says:
+            return f"nothing in the journal of {node} says that it {cell.says}"
     return None
 
 
-def owed(cell: Cell, incidents: Sequence[tuple[str, Sequence[str], Sequence[str]]]) -> list[str]:
+def owed(cell: Cell, incidents: Sequence[Told]) -> list[str]:
     """The victims that still have to get an action that they must have; ``incidents`` as for ``judge``."""
     if not cell.must:
         return []
-    had = {node for node, _, actions in incidents if cell.must & set(actions)}
+    had = {told.node for told in incidents if cell.must & set(told.actions)}
     return [node for node in cell.nodes if node not in had]
 
 

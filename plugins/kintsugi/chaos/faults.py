@@ -154,7 +154,7 @@ def _slow_down(runtime: Runtime, name: str) -> None:
 
 def _misconfigure(runtime: Runtime, name: str) -> None:
     """What a hurried person does: a wrong value into the file that is in force, and a restart."""
-    etc = runtime.settings.node_root(name) / "etc"
+    etc, role = runtime.settings.node_root(name) / "etc", runtime.fleet.node(name).role
     wrong = {
         Role.KAFKA: ("s/:9092/:9992/g", [f"{etc}/kafka/server.properties"]),
         Role.CASSANDRA: (
@@ -162,9 +162,13 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
             [f"{etc}/cassandra/form.options", f"{etc}/cassandra/replace.options"],
         ),
     }
-    expression, files = wrong[runtime.fleet.node(name).role]
+    # Spark's services have no file but their definition.
+    expression, files = wrong.get(role, ("s/-Xmx[0-9]*m/-Xmx1m/", [_definition(runtime, name)]))
     runtime.platform().run(name, ["sed", "-i", expression, *files])
-    _kill_process(runtime, name)
+    if role in wrong:
+        _kill_process(runtime, name)
+    else:
+        _reload(runtime, name)
 
 
 def _corrupt(runtime: Runtime, name: str) -> None:

@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kintsugi.settings import Settings
 
 _RUNS_KEPT = 20
+_ABANDONED_S = 86_400.0
 _UNREACHABLE = "runner_on_unreachable"
 _FAILED = ("runner_on_failed", _UNREACHABLE, "runner_item_on_failed")
 _DONE = ("runner_on_ok", *_FAILED)
@@ -178,7 +180,8 @@ class Ansible:
         self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         runs = sorted(self.scratch.glob("run-*"), key=lambda path: path.stat().st_mtime)
         for old in runs[: -_RUNS_KEPT + 1]:
-            shutil.rmtree(old, ignore_errors=True)
+            if _is_over(old):
+                shutil.rmtree(old, ignore_errors=True)
         directory = self.scratch / f"run-{uuid.uuid4().hex[:12]}"
         directory.mkdir(mode=0o700)
         return directory
@@ -198,6 +201,12 @@ class Ansible:
             "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONPATH": os.pathsep.join(paths),
         }
+
+
+def _is_over(directory: Path) -> bool:
+    """Whether no run needs the directory any more: it ended, or is a day old, so whoever made it was killed."""
+    ended = any(directory.glob("artifacts/*/rc"))
+    return ended or time.time() - directory.stat().st_mtime > _ABANDONED_S
 
 
 def differences(result: Mapping[str, Any]) -> list[str]:

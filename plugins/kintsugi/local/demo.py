@@ -35,6 +35,7 @@ VICTIMS = ("cassandra-2", "kafka-2")
 LIVE_ROWS = 1_500  # trades of a part file
 LIVE_PERIOD_S = 5.0
 INGEST_DAG, BASELINE_DAG = "ingest_trades", "build_baseline"
+DRIFT_DAG = "check_drift"
 FIRST_DAGS = ("stream_trades", BASELINE_DAG)
 
 
@@ -82,6 +83,7 @@ class Demo:
             recoveries = [self.break_and_heal(doors, name) for name in victims]
         with self.step("the account"):
             counted = reconcile_when_quiet(self.settings, deadline_s=120)
+        airflow.unpause(DRIFT_DAG)
         report = {
             **account.summary(counted),
             "recoveries": recoveries,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos.cells import CELLS, Cell, judge, owed
+from kintsugi.chaos.cells import CELLS, NOT_MADE, Cell, Told, judge, owed
 from kintsugi.chaos.experiment import figures
 from kintsugi.chaos.faults import FAULTS
 from kintsugi.errors import InputError, KintsugiError, StepFailed
@@ -111,9 +111,14 @@ def chosen_cells(names: Sequence[str]) -> list[Cell]:
 
 
 def unavailable(doors: Runtime) -> dict[str, str]:
-    """The faults that can't be made on this machine, and why."""
+    """The faults that can't be made on this machine, and why, by kind."""
     reasons = {fault.kind: fault.unavailable(doors) for fault in FAULTS.values()}
     return {kind: why for kind, why in reasons.items() if why is not None}
+
+
+def left_out_by_role() -> dict[str, str]:
+    """The faults that have no cell for a role, and why, by both."""
+    return {f"{fault}:{role.value}": why for (fault, role), why in NOT_MADE.items()}
 
 
 def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
@@ -234,8 +239,8 @@ def row_of(
         "fault": cell.name,
         "what": FAULTS[cell.fault].what,
         "node": ", ".join(cell.nodes),
-        "verdict": sorted({verdict for _, found, _ in told for verdict in found}),
-        "action": [action for _, _, actions in told for action in actions],
+        "verdict": sorted({verdict for one in told for verdict in one.verdicts}),
+        "action": [action for one in told for action in one.actions],
         "phases": _slowest(own).get("phases", {}),
         "repairs": [figures(one) for one in own],
         "outcome": "as designed" if why is None else why,
@@ -247,9 +252,17 @@ def row_of(
     }
 
 
-def judged(incidents: Sequence[Incident]) -> list[tuple[str, list[str], list[str]]]:
-    """Node, verdicts and actions of each incident, as ``kintsugi.chaos.cells.judge`` takes them."""
-    return [(one.node, verdicts(one), [str(action) for action in one.attempts()]) for one in incidents]
+def judged(incidents: Sequence[Incident]) -> list[Told]:
+    """What each incident says, as ``kintsugi.chaos.cells.judge`` takes it."""
+    return [
+        Told(
+            one.node,
+            verdicts(one),
+            [str(action) for action in one.attempts()],
+            "\n".join(entry.message for entry in one.entries),
+        )
+        for one in incidents
+    ]
 
 
 def verdicts(incident: Incident) -> list[str]:
@@ -278,7 +291,7 @@ def write(
         "machine": machine(),
         "finished": finished,
         "cells": list(rows.values()),
-        "not_run": dict(not_run),
+        "not_run": {**not_run, **left_out_by_role()},
         "account": counted,
     }
     write_report(report, document)
@@ -303,6 +316,6 @@ def show(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str
             row["fault"].partition(":")[0], row["node"], ", ".join(row["verdict"]), ", ".join(row["action"]), times,
             row["outcome"], str(row["lost"]), str(row["doubled"]),
         )  # fmt: skip
-    for fault, why in not_run.items():
+    for fault, why in {**not_run, **left_out_by_role()}.items():
         table.add_row(fault, "", "", "", "", f"not run: {why}", "", "")
     console.print(table)

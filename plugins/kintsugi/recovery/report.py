@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from kintsugi.incident import Incident, Outcome
@@ -21,6 +22,8 @@ from kintsugi.recovery.diagnose import Verdict
 from kintsugi.settings import BUCKET, Settings
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
+
+KEPT = timedelta(days=90)
 
 WELL = (Outcome.HEALED, Outcome.FALSE_ALARM, Outcome.DRY_RUN)
 
@@ -56,10 +59,30 @@ def archive_logs(runtime: Runtime, case: Case) -> list[str]:
 
 
 def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - LOG_TAIL_BYTES))
-        return file.read()
+    """The newest LOG_TAIL_BYTES of the log, across the moment at which the collector began a new file."""
+    newest = _end(path, LOG_TAIL_BYTES)
+    return _end(path.with_name(f"{path.name}.1"), LOG_TAIL_BYTES - len(newest)) + newest
+
+
+def _end(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read(size)
+    except FileNotFoundError:  # it was moved just now, or never full
+        return b""
+
+
+def expire(runtime: Runtime, now: datetime) -> int:
+    """Delete from S3 what was archived of incidents more than KEPT before ``now`` (UTC); returns how many objects."""
+    s3, deleted = runtime.s3(), 0
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="incidents/"):
+        for found in page.get("Contents", ()):
+            if now - found["LastModified"] > KEPT:
+                s3.delete_object(Bucket=BUCKET, Key=found["Key"])
+                deleted += 1
+    log.info("%d objects of incidents were older than %d days and are deleted", deleted, KEPT.days)
+    return deleted
 
 
 def record(runtime: Runtime, case: Case) -> Story:

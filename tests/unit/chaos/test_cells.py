@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kintsugi.chaos.cells import CELLS, Cell, judge, owed
+from kintsugi.chaos.cells import CELLS, NOT_MADE, Cell, Told, judge, owed
 from kintsugi.chaos.faults import FAULTS
-from kintsugi.fleet import load_fleet
+from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Action
 from kintsugi.recovery.diagnose import Verdict
 
@@ -18,7 +18,7 @@ LOST = Cell(
     must=frozenset({Action.REBUILD_NODE}),
 )
 LEFT_ALONE = Cell("paused", ("kafka-1",), frozenset({Verdict.FALSE_ALARM}), incident=False)
-GOOD = ("kafka-1", ["host_lost"], ["rebuild_node"])
+GOOD = Told("kafka-1", ["host_lost"], ["rebuild_node"])
 
 
 def test_a_repair_as_expected_passes() -> None:
@@ -30,33 +30,31 @@ def test_a_repair_as_expected_passes() -> None:
     [
         ([GOOD], False, "not healed; its journals stood still for 240 s"),
         ([], True, "kafka-1 should have got rebuild_node"),
-        ([("kafka-1", ["hung"], ["rebuild_node"])], True, "kafka-1 was taken for hung"),
-        ([("kafka-1", ["host_lost"], ["rebuild_node", "rebuild"])], True, "kafka-1 got rebuild"),
-        ([GOOD, ("kafka-2", ["host_lost"], ["restart"])], True, "kafka-2 was acted upon (restart)"),
+        ([Told("kafka-1", ["hung"], ["rebuild_node"])], True, "kafka-1 was taken for hung"),
+        ([Told("kafka-1", ["host_lost"], ["rebuild_node", "rebuild"])], True, "kafka-1 got rebuild"),
+        ([GOOD, Told("kafka-2", ["host_lost"], ["restart"])], True, "kafka-2 was acted upon (restart)"),
     ],
 )
-def test_what_is_not_as_designed_is_named(
-    incidents: list[tuple[str, list[str], list[str]]], healed: bool, said: str
-) -> None:
+def test_what_is_not_as_designed_is_named(incidents: list[Told], healed: bool, said: str) -> None:
     why = judge(LOST, incidents, healed)
     assert why is not None
     assert why.startswith(said)
 
 
 def test_a_bystander_that_was_only_looked_at_is_no_failure() -> None:
-    assert judge(LOST, [GOOD, ("kafka-2", ["false_alarm"], [])], healed=True) is None
+    assert judge(LOST, [GOOD, Told("kafka-2", ["false_alarm"], [])], healed=True) is None
 
 
 def test_a_pause_may_be_noticed_but_not_acted_upon() -> None:
-    assert judge(LEFT_ALONE, [("kafka-1", ["false_alarm"], [])], healed=True) is None
-    why = judge(LEFT_ALONE, [("kafka-1", ["hung"], ["restart"])], healed=True)
+    assert judge(LEFT_ALONE, [Told("kafka-1", ["false_alarm"], [])], healed=True) is None
+    why = judge(LEFT_ALONE, [Told("kafka-1", ["hung"], ["restart"])], healed=True)
     assert why == "kafka-1 was acted upon (restart), though it should have been left alone"
 
 
 def test_a_victim_whose_first_incident_was_only_the_start_is_still_owed_its_action() -> None:
-    start: tuple[str, list[str], list[str]] = ("kafka-1", ["starting"], [])
+    start = Told("kafka-1", ["starting"], [])
     assert owed(LOST, []) == owed(LOST, [start]) == ["kafka-1"]
-    assert owed(LOST, [start, ("kafka-2", ["host_lost"], ["rebuild_node"])]) == ["kafka-1"]
+    assert owed(LOST, [start, Told("kafka-2", ["host_lost"], ["rebuild_node"])]) == ["kafka-1"]
     assert owed(LOST, [start, GOOD]) == []
     assert owed(LEFT_ALONE, []) == []
 
@@ -68,3 +66,23 @@ def test_every_cell_names_a_fault_that_can_be_made_and_nodes_of_the_fleet() -> N
         assert set(cell.nodes) <= set(nodes)
         assert cell.must <= cell.actions
     assert len({cell.name for cell in CELLS}) == len(CELLS)
+
+
+def test_every_fault_has_a_cell_for_every_role_or_a_reason_why_not() -> None:
+    fleet = load_fleet()
+    made = {(cell.fault, fleet.node(name).role) for cell in CELLS for name in cell.nodes}
+    assert made.isdisjoint(NOT_MADE)
+    assert made | NOT_MADE.keys() == {(fault, role) for fault in FAULTS for role in Role}
+
+
+def test_a_cell_that_wants_a_word_of_it_is_not_content_with_a_node_that_serves() -> None:
+    wants = Cell("corrupt_entry", ("kafka-1",), frozenset({Verdict.STARTING}), says="was compared")
+    silent, other = Told("kafka-1", ["starting"], []), Told("kafka-2", ["starting"], [], "it was compared")
+    assert (
+        judge(wants, [silent, other], healed=True)
+        == "nothing in the journal of kafka-1 says that it was compared"
+    )
+    assert judge(wants, [], healed=True) is not None
+    assert (
+        judge(wants, [silent, Told("kafka-1", ["starting"], [], "x\nit was compared")], healed=True) is None
+    )

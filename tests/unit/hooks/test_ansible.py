@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -67,10 +68,28 @@ def test_a_host_that_is_in_no_fleet_is_no_success(ansible: Ansible) -> None:
 
 
 def test_old_runs_are_removed(ansible: Ansible) -> None:
+    long_ago = time.time() - 100_000
     for number in range(30):
-        (ansible.scratch / f"run-{number}").mkdir(parents=True)
+        directory = ansible.scratch / f"run-{number}"
+        (directory / "artifacts" / "x").mkdir(parents=True)
+        if number % 2:
+            (directory / "artifacts" / "x" / "rc").write_text("0")
+        else:  # its process was killed
+            os.utime(directory, (long_ago, long_ago))
     ansible.run("site.yml", limit="kafka-1", timeout_s=60)
     assert len(list(ansible.scratch.glob("run-*"))) == 20
+
+
+def test_the_directory_of_a_run_that_goes_on_stays_whatever_comes_after_it(ansible: Ansible) -> None:
+    going = ansible.scratch / "run-going"
+    going.mkdir(parents=True)
+    hour_ago = time.time() - 3600
+    os.utime(going, (hour_ago, hour_ago))
+    for number in range(30):
+        (ansible.scratch / f"run-{number}" / "artifacts" / "x").mkdir(parents=True)
+        (ansible.scratch / f"run-{number}" / "artifacts" / "x" / "rc").write_text("0")
+    ansible.run("site.yml", limit="kafka-1", timeout_s=60)
+    assert going.exists()
 
 
 def test_a_run_is_ended_with_the_reason_to_give_up(ansible: Ansible) -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from moto import mock_aws
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Entry, Incident, Outcome
+from kintsugi.recovery import report
 from kintsugi.recovery.report import conclude, deliver, flush_spool, stays_open
+from kintsugi.settings import BUCKET
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 SICK = ("confirm", "kafka-2 is silent", {"verdict": "host_lost"})
@@ -142,3 +146,33 @@ def test_what_waited_for_s3_is_never_put_over_what_came_later(tmp_path: Path) ->
     deliver(doors, "incidents/a/incident.json", b"second")
     flush_spool(doors)
     assert s3.kept == {"incidents/a/incident.json": b"second", "incidents/b/incident.json": b"other"}
+
+
+@mock_aws
+def test_archives_of_incidents_are_deleted_after_their_time_and_nothing_else_is() -> None:
+    s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    s3.create_bucket(Bucket=BUCKET)
+    for key in ("incidents/a/incident.json", "incidents/a/logs/kafka.log.gz", "trades/2018-01-08/day.csv"):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
+    doors: Any = SimpleNamespace(s3=lambda: s3)
+    now = datetime.now(UTC)
+    assert report.expire(doors, now + report.KEPT - timedelta(hours=1)) == 0
+    assert report.expire(doors, now + report.KEPT + timedelta(hours=1)) == 2
+    left = s3.list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert [found["Key"] for found in left] == ["trades/2018-01-08/day.csv"]
+    assert report.expire(doors, now + report.KEPT + timedelta(hours=1)) == 0
+
+
+def test_the_end_of_a_log_reaches_back_into_the_file_that_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "LOG_TAIL_BYTES", 10)
+    log, full = tmp_path / "kafka.log", tmp_path / "kafka.log.1"
+    log.write_bytes(b"newest")
+    assert report._tail(log) == b"newest"
+    full.write_bytes(b"much that was before")
+    assert report._tail(log) == b"forenewest"
+    log.write_bytes(b"as much as is taken")
+    assert report._tail(log) == b"h as is taken"[-10:]
+    log.unlink()  # moved just now
+    assert report._tail(log) == b"was before"
