@@ -57,8 +57,10 @@ def compare_ranges(
     differed = _differed(runtime, node, began)
     runtime.store.end_comparison(number, differed)
     which = "every range that is its own first" if primary else "every range"
-    many = "nobody could tell how many" if differed is None else differed or "none"
-    return f"{which} of {node.name} was compared with its replicas: {many} differed, and are repaired"
+    found = {None: "how many differed is unknown", 0: "none differed"}.get(
+        differed, f"{differed} differed and were repaired"
+    )
+    return f"{which} of {node.name} was compared with its replicas: {found}"
 
 
 def compare_tonight(runtime: Runtime, name: str, by: str) -> str:
