@@ -28,7 +28,7 @@ AWAY_S = 30.0
 ASK_EVERY_S = 5.0
 NOTE_EVERY_S = 240.0  # a journal that says nothing for ten minutes is taken for a repair that is stuck
 REPLICAS_S = 720.0
-DIFFER = re.compile(r" has (\d+) range\(s\) out of sync")
+DIFFER = re.compile(r" ha(?:s|ve) (\d+) range\(s\) out of sync")
 
 
 def compare_ranges(

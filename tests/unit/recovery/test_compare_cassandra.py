@@ -14,11 +14,11 @@ from kintsugi.fleet import Role, load_fleet
 from kintsugi.recovery import act, compare_cassandra, subgraph
 from kintsugi.recovery.compare_cassandra import Away, compare_ranges, compare_tonight, ranges_that_differ
 
-SAID = [
-    "2026-08-01T02:15:00Z INFO  [RepairJobTask:1] SyncTask - [repair #1] Endpoint /127.20.2.1:7000 has 3 range(s)"
-    " out of sync with /127.20.2.2:7000 for trade",
-    "2026-08-01T02:15:01Z INFO  [RepairJobTask:2] SyncTask - [repair #1] Endpoint /127.20.2.1:7000 has 12 range(s)"
-    " out of sync with /127.20.2.3:7000 for trade",
+SAID = [  # as Cassandra 5.0.8 writes it of two others, and of one that only receives
+    "2026-08-01T02:15:00Z INFO  [RepairJobTask:4] SyncTask - [repair #f5] Endpoints 127.20.2.2/127.20.2.2:7000 and"
+    " 127.20.2.1/127.20.2.1:7000 have 3 range(s) out of sync for trade",
+    "2026-08-01T02:15:01Z INFO  [RepairJobTask:2] SyncTask - [repair #f5] Endpoint 127.20.2.1/127.20.2.1:7000 has"
+    " 12 range(s) out of sync with 127.20.2.3/127.20.2.3:7000 for trade",
 ]
 
 
