@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 COMPARISON_S = 4 * 3600.0
 AWAY_S = 30.0
 ASK_EVERY_S = 5.0
-NOTE_EVERY_S = 240.0  # a journal that says nothing for ten minutes is taken for a repair that is stuck
+NOTE_EVERY_S = 120.0  # a journal that says nothing for ten minutes is taken for a repair that is stuck
 REPLICAS_S = 720.0
 DIFFER = re.compile(r" ha(?:s|ve) (\d+) range\(s\) out of sync")
 
