@@ -5,7 +5,7 @@ consumer group's offsets. A batch is: rows stored at LOCAL_QUORUM by the executo
 (`derived`: windows, unusual trades, cancels) by the driver, then the group's offsets, then the
 checkpoint. All rows are absolute upserts, so whatever is repeated after a crash changes nothing. A failing batch
 restarts the query; when that brings no progress the process ends with status 1, and its supervisor starts
-another.
+another, which starts from the group's offsets: the checkpoint may be what it failed for, so it is set aside.
 
 Run by `kintsugi.trades.stream.submit_command`, which holds the flags for spark-submit.
 """
@@ -17,6 +17,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -48,6 +49,7 @@ log = logging.getLogger("stream_trades")
 
 ROWS_PER_TRIGGER = 20_000
 FAILURES_WITHOUT_PROGRESS = 5
+LOCK = "driver.lock"
 MESSAGE = T.StructType(
     [
         T.StructField(name, kind)
@@ -197,8 +199,12 @@ def start_query(
     )
 
 
-def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuery]) -> int:
-    """Keep the query running; returns the exit status: 0 stopped, 1 can't be kept running."""
+def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuery], checkpoint: Path) -> int:
+    """Keep the query running; returns the exit status: 0 stopped, 1 can't be kept running.
+
+    In vain again and again: then the checkpoint is set aside. Nothing is lost by it, because the group's offsets are
+    never ahead of what is stored; and one that is damaged would end every driver to come.
+    """
     failures = 0
     while True:
         query: StreamingQuery | None = None
@@ -214,16 +220,30 @@ def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuer
             failures = 1 if progressed else failures + 1
             log.error("the query failed (%d in a row without progress): %s", failures, str(error)[:2000])
         gateway: Any = spark.sparkContext
-        if failures >= FAILURES_WITHOUT_PROGRESS or gateway._jsc.sc().isStopped():  # noqa: SLF001 - no public way
+        if failures >= FAILURES_WITHOUT_PROGRESS:
+            set_aside(checkpoint)
+            log.error("giving up; the supervisor starts another driver from the consumer group's offsets")
+            return 1
+        if gateway._jsc.sc().isStopped():  # noqa: SLF001 - no public way
             log.error("giving up; the supervisor starts another driver from the checkpoint")
             return 1
         time.sleep(min(5.0, 0.5 * 2**failures))
 
 
+def set_aside(checkpoint: Path) -> None:
+    """Move what Spark keeps in the checkpoint into a directory beside it, in the place of what lay there before."""
+    aside = checkpoint.with_name(f"{checkpoint.name}.set-aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    for kept in checkpoint.iterdir():
+        if kept.name != LOCK:
+            kept.rename(aside / kept.name)
+
+
 def lock(checkpoint: Path) -> IO[str]:
     """Hold the checkpoint for this process's life; raises Refused when another driver has it."""
     checkpoint.mkdir(parents=True, exist_ok=True)
-    held = (checkpoint / "driver.lock").open("a+")
+    held = (checkpoint / LOCK).open("a+")
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -281,7 +301,7 @@ def main() -> int:
         plan, committer, lambda: Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
     )
     try:
-        return supervise(spark, plan, lambda: start_query(spark, options, plan, write))
+        return supervise(spark, plan, lambda: start_query(spark, options, plan, write), options.checkpoint)
     finally:
         committer.close()
         spark.stop()

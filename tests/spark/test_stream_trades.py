@@ -257,3 +257,40 @@ def test_a_second_driver_on_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with stream_trades.lock(tmp_path / "checkpoint"), pytest.raises(Refused, match="another driver"):
         stream_trades.lock(tmp_path / "checkpoint")
     stream_trades.lock(tmp_path / "checkpoint").close()
+
+
+class Vain:
+    """A Spark whose query can't be started; ``stopped``: its context is gone."""
+
+    def __init__(self, stopped: bool) -> None:
+        self.stopped, self.starts = stopped, 0
+        self.sparkContext = self._jsc = self
+
+    def sc(self) -> Any:
+        return self
+
+    def isStopped(self) -> bool:  # noqa: N802 - Spark's name
+        return self.stopped
+
+    def start(self) -> Any:
+        self.starts += 1
+        raise ValueError("the metadata file is missing")
+
+
+@pytest.mark.parametrize(("stopped", "starts", "left"), [(False, 5, ["driver.lock"]), (True, 1, None)])
+def test_a_checkpoint_that_no_query_starts_from_is_set_aside_and_one_of_a_lost_master_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, starts: int, left: list[str] | None
+) -> None:
+    checkpoint, vain = tmp_path / "checkpoint", Vain(stopped)
+    (checkpoint / "offsets").mkdir(parents=True)
+    (checkpoint / "offsets" / "7").write_text("v1")
+    (tmp_path / "checkpoint.set-aside").mkdir()
+    (tmp_path / "checkpoint.set-aside" / "older").write_text("")
+    monkeypatch.setattr(stream_trades.time, "sleep", lambda seconds: None)
+    with stream_trades.lock(checkpoint):
+        assert stream_trades.supervise(vain, None, vain.start, checkpoint) == 1  # type: ignore[arg-type]
+    assert vain.starts == starts
+    found = sorted(entry.name for entry in checkpoint.iterdir())
+    assert found == (left or ["driver.lock", "offsets"])
+    aside = {path.name for path in (tmp_path / "checkpoint.set-aside").rglob("*")}
+    assert aside == ({"offsets", "7"} if left else {"older"})

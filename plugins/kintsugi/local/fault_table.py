@@ -232,8 +232,8 @@ def row_of(
     """What the report says of a cell; times in seconds since the fault."""
     told = judged(incidents)
     why = judge(cell, told, healed)
-    if why is None and not counted:
-        why = "the account could not be taken"
+    if why is None:
+        why = unaccounted(counted)
     own = [one for one in incidents if one.node in cell.nodes]
     return {
         "fault": cell.name,
@@ -250,6 +250,15 @@ def row_of(
         "doubled": counted.get("doubled"),
         "stored": counted.get("stored"),
     }
+
+
+def unaccounted(counted: Mapping[str, Any]) -> str | None:
+    """Why the account doesn't show that the pipeline healed, None when it does: one that stands still loses nothing."""
+    if not counted:
+        return "the account could not be taken"
+    if waiting := counted["in_flight"]:
+        return f"{waiting:,} trades had not come through {ACCOUNT_DEADLINE_S:.0f} s after all was well"
+    return None
 
 
 def judged(incidents: Sequence[Incident]) -> list[Told]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kintsugi.local.fault_table import NOT_BEGUN, kept
+from kintsugi.local.fault_table import NOT_BEGUN, kept, unaccounted
 
 DONE = {"fault": "hung:kafka-1", "outcome": "as designed"}
 BAD = {"fault": "hung:kafka-2", "outcome": "the verdict was dead"}
@@ -32,3 +32,9 @@ def test_named_cells_leave_the_rows_of_others() -> None:
     for finished in (True, False):
         rows, goes_on = kept(report(DONE, BAD, finished=finished), whole=False)
         assert (list(rows), goes_on) == (["hung:kafka-1", "hung:kafka-2"], False)
+
+
+def test_a_stream_that_stands_still_is_not_healed_though_nothing_is_lost() -> None:
+    assert unaccounted({"lost": 0, "in_flight": 0}) is None
+    assert str(unaccounted({"lost": 0, "in_flight": 1500})).startswith("1,500 trades had not come through")
+    assert unaccounted({}) == "the account could not be taken"
