@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -201,7 +202,7 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
         return queries[-1]
 
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(stream_trades.supervise, spark, plan, start)
+        ended = pool.submit(stream_trades.supervise, spark, plan, start, directory / "checkpoint")
         try:
             yield followed, inbox
         finally:
@@ -286,7 +287,7 @@ def test_a_checkpoint_that_no_query_starts_from_is_set_aside_and_one_of_a_lost_m
     (checkpoint / "offsets" / "7").write_text("v1")
     (tmp_path / "checkpoint.set-aside").mkdir()
     (tmp_path / "checkpoint.set-aside" / "older").write_text("")
-    monkeypatch.setattr(stream_trades.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with stream_trades.lock(checkpoint):
         assert stream_trades.supervise(vain, None, vain.start, checkpoint) == 1  # type: ignore[arg-type]
     assert vain.starts == starts
