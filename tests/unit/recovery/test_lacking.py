@@ -96,17 +96,18 @@ def said(ago: timedelta) -> str:
 
 
 @pytest.mark.parametrize(
-    ("lacks", "log"),
+    ("lacks", "ago", "words"),
     [
-        (True, said(MINUTE / 2)),
-        (True, said(timedelta(days=1)) + "\tat a.b.c(D.java:1)\n" + said(MINUTE / 2)),
-        (False, said(MINUTE / 2).replace(LEFT_OUT, "Replaying")),
-        (False, said(timedelta(days=1))),  # of a start before this incident
+        (True, [MINUTE / 2], LEFT_OUT),
+        (True, [timedelta(days=1), MINUTE / 2], LEFT_OUT),
+        (False, [MINUTE / 2], "Replaying"),
+        (False, [timedelta(days=1)], LEFT_OUT),  # of a start before this incident
     ],
 )
 def test_a_node_that_left_out_a_part_of_its_log_is_on_record_until_its_ranges_are_compared(
-    lacks: bool, log: str
+    lacks: bool, ago: list[timedelta], words: str
 ) -> None:
+    log = "\tat a.b.c(D.java:1)\n".join(said(one) for one in ago).replace(LEFT_OUT, words)
     doors = Doors(log=log)
     assert doors.lacks() is lacks
     assert doors.expected == int(lacks)
