@@ -147,7 +147,7 @@ def judge(cell: Cell, incidents: Sequence[Told], healed: bool) -> str | None:
     for node in owed(cell, incidents):
         return f"{node} should have got {' or '.join(sorted(cell.must))}"
     for node in cell.nodes:
-        if not any(cell.says in told.words for told in incidents if told.node == node) and cell.says:
+        if cell.says and not any(cell.says in told.words for told in incidents if told.node == node):
             return f"nothing in the journal of {node} says that it {cell.says}"
     return None
 

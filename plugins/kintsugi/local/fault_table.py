@@ -111,14 +111,10 @@ def chosen_cells(names: Sequence[str]) -> list[Cell]:
 
 
 def unavailable(doors: Runtime) -> dict[str, str]:
-    """The faults that can't be made on this machine, and why, by kind."""
+    """What isn't run, and why: faults that can't be made on this machine, and those that have no cell for a role."""
     reasons = {fault.kind: fault.unavailable(doors) for fault in FAULTS.values()}
-    return {kind: why for kind, why in reasons.items() if why is not None}
-
-
-def left_out_by_role() -> dict[str, str]:
-    """The faults that have no cell for a role, and why, by both."""
-    return {f"{fault}:{role.value}": why for (fault, role), why in NOT_MADE.items()}
+    made_nowhere = {kind: why for kind, why in reasons.items() if why is not None}
+    return made_nowhere | {f"{fault}:{role.value}": why for (fault, role), why in NOT_MADE.items()}
 
 
 def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
@@ -300,7 +296,7 @@ def write(
         "machine": machine(),
         "finished": finished,
         "cells": list(rows.values()),
-        "not_run": {**not_run, **left_out_by_role()},
+        "not_run": dict(not_run),
         "account": counted,
     }
     write_report(report, document)
@@ -325,6 +321,6 @@ def show(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str
             row["fault"].partition(":")[0], row["node"], ", ".join(row["verdict"]), ", ".join(row["action"]), times,
             row["outcome"], str(row["lost"]), str(row["doubled"]),
         )  # fmt: skip
-    for fault, why in {**not_run, **left_out_by_role()}.items():
+    for fault, why in not_run.items():
         table.add_row(fault, "", "", "", "", f"not run: {why}", "", "")
     console.print(table)

@@ -106,7 +106,7 @@ def confirm(
             seen = replace(seen, unanswered_since=first_failed)
         _write_verdict(step, seen, requested, dry_run)
         if server.role is Role.CASSANDRA and seen.service is Answer.OK and not dry_run:
-            lacking.record_left_out(runtime, case, step)
+            lacking.record_left_out(runtime, incident, step)
     return case
 
 

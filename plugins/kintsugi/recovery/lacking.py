@@ -30,11 +30,10 @@ def may_lack_rows(runtime: Runtime, case: Case, step: Step) -> bool:
     no hints for it. And what an earlier incident left unfinished, or the node left out, is still to be done.
     """
     incident = runtime.store.incident(case.incident)
-    record_left_out(runtime, case, step)
+    record_left_out(runtime, incident, step)
     if _another_crashed_too(incident, runtime.store.incidents()):
-        runtime.store.expect_repair(
-            case.incident, step.token
-        )  # this run may not come to it, the other being away
+        # On record, because this run may not come to it, the other being away.
+        runtime.store.expect_repair(incident.id, step.token)
     return (
         any(action.destroys for action in incident.attempts())
         or datetime.now(UTC) - incident.first_failed_at > HINT_WINDOW
@@ -52,23 +51,23 @@ def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool
     )
 
 
-def record_left_out(runtime: Runtime, case: Case, step: Step) -> None:
+def record_left_out(runtime: Runtime, incident: Incident, step: Step) -> None:
     """Put a node on record as pending repair where its log says that it started without a part of its commit log.
 
     Only what it said since the incident's first failure counts. A log that can't be read is noted and no more: a node
     that serves isn't held up for its sshd, and the next night compares its ranges. Raises Fenced.
     """
-    since = runtime.store.incident(case.incident).first_failed_at - CLOCKS
     try:
-        said = runtime.said(case.node, LEFT_OUT, since)
+        said = runtime.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
     except StepFailed as failure:
         step.note(
-            f"{case.node} couldn't be asked whether it started without a part of its commit log: {failure}"
+            f"{incident.node} couldn't be asked whether it started without a part of its commit log: {failure}"
         )
         return
     if said:
-        runtime.store.expect_repair(case.incident, step.token)
+        at = said[-1].partition(" ")[0]
+        runtime.store.expect_repair(incident.id, step.token)
         step.note(
-            f"{case.node} started without a part of its commit log that it couldn't read ({said[-1].partition(' ')[0]} "
-            "by its clock); its ranges are to be compared with its replicas"
+            f"{incident.node} started without a part of its commit log that it couldn't read ({at} by its clock); "
+            "its ranges are to be compared with its replicas"
         )

@@ -76,14 +76,15 @@ def compared(connection: Rows) -> Mapping[str, Compared]:
 
 def sentence(nodes: Sequence[str], known: Mapping[str, Compared]) -> str:
     """When all of ``nodes`` had been compared, or which hadn't been; and what failed last."""
-    missing = [name for name in nodes if (found := known.get(name)) is None or found.whole_at is None]
+    times = _times(nodes, known)
+    missing = [name for name in nodes if name not in times]
     if len(missing) == len(nodes):
         said = "Replicas not compared yet."
     elif missing:
         said = f"Replicas of {' and '.join(missing)} not compared yet."
     else:
-        said = f"Replicas compared {min(_times(nodes, known)):%Y-%m-%d %H:%M} UTC."
-    failed = [name for name in nodes if (found := known.get(name)) is not None and found.failure is not None]
+        said = f"Replicas compared {min(times.values()):%Y-%m-%d %H:%M} UTC."
+    failed = [name for name in nodes if name in known and known[name].failure is not None]
     return f"{said} The last comparison of {' and '.join(failed)} failed." if failed else said
 
 
@@ -92,11 +93,11 @@ def overdue_since(
 ) -> datetime | None:
     """Since when the node has waited that has waited for longest, if that is too long; times are UTC."""
     times = _times(nodes, known)
-    oldest = min(times) if len(times) == len(nodes) else installed_at
+    oldest = min(times.values()) if len(times) == len(nodes) else installed_at
     return oldest if now - oldest > OVERDUE else None
 
 
-def _times(nodes: Sequence[str], known: Mapping[str, Compared]) -> list[datetime]:
-    """When each was compared last; those that never were are left out."""
-    found = [known[name].whole_at for name in nodes if name in known]
-    return [at for at in found if at is not None]
+def _times(nodes: Sequence[str], known: Mapping[str, Compared]) -> dict[str, datetime]:
+    """When each was compared last, by node; those that never were are left out."""
+    found = {name: known[name].whole_at for name in nodes if name in known}
+    return {name: at for name, at in found.items() if at is not None}

@@ -141,6 +141,13 @@ def test_a_repair_or_a_roll_out_puts_it_off(doors: Any, opened: Any, rolled: Any
     assert doors.ran == doors.record == []
 
 
+def test_a_replica_that_does_not_answer_puts_it_off(doors: Any) -> None:
+    doors.silent = ["cassandra-1"]
+    with pytest.raises(StepFailed, match="cassandra-3 is put off: no answer from cassandra-1"):
+        compare_tonight(doors, "cassandra-3", "night/1")
+    assert doors.ran == doors.record == []
+
+
 def test_a_replica_that_is_away_for_good_ends_it_and_a_pause_does_not() -> None:
     away = Away({"cassandra-1": 0.0, "cassandra-2": 0.0})
     both = ["cassandra-1", "cassandra-2"]

@@ -35,6 +35,7 @@ class Doors:
         self.mute = False
         self.log, self.pending, self.expected, self.notes = log, list(pending), 0, [""]
         self.own = SimpleNamespace(
+            id="i-1",
             node="cassandra-1",
             role=Role.CASSANDRA,
             first_failed_at=failed,
@@ -116,7 +117,7 @@ def test_a_node_that_left_out_a_part_of_its_log_is_on_record_until_its_ranges_ar
 
 def test_what_is_on_record_does_not_depend_on_the_ranges_being_asked_for_next() -> None:
     doors = Doors(log=said(MINUTE / 2))
-    record_left_out(doors, CASE, doors)  # type: ignore[arg-type]
+    record_left_out(doors, doors.own, doors)  # type: ignore[arg-type]
     assert doors.pending == ["cassandra-1"]
 
 

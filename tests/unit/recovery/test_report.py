@@ -173,6 +173,6 @@ def test_the_end_of_a_log_reaches_back_into_the_file_that_was_full(
     full.write_bytes(b"much that was before")
     assert report._tail(log) == b"forenewest"
     log.write_bytes(b"as much as is taken")
-    assert report._tail(log) == b"h as is taken"[-10:]
+    assert report._tail(log) == b"s is taken"
     log.unlink()  # moved just now
     assert report._tail(log) == b"was before"
