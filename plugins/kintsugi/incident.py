@@ -8,7 +8,7 @@ is the whole of the incident: waiting for a scheduler counts for the step that w
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -179,6 +179,11 @@ class Incident:
         return [Action(entry.data["action"]) for entry in self.entries if entry.kind == ATTEMPT]
 
     @property
+    def acted(self) -> bool:
+        """Whether anything was changed on the node."""
+        return any(action.changes for action in self.attempts())
+
+    @property
     def attempt(self) -> int:
         """How many attempts were begun: 0 before the first, then the number of the one under way."""
         return len(self.attempts())
@@ -217,6 +222,11 @@ class Ledger:
     repairs_of_node: int
     repairs_of_fleet: int
     pending: frozenset[str]
+
+
+def acted_on_others(incidents: Iterable[Incident], broken: Collection[str]) -> list[str]:
+    """The nodes on which something was changed though they aren't among ``broken``, sorted."""
+    return sorted({one.node for one in incidents if one.acted and one.node not in broken})
 
 
 _TIMES = (

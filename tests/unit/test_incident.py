@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.fleet import Role
-from kintsugi.incident import PHASE_OF_STEP, Action, Entry, Incident, Outcome, Phase, incident_id
+from kintsugi.incident import (
+    PHASE_OF_STEP,
+    Action,
+    Entry,
+    Incident,
+    Outcome,
+    Phase,
+    acted_on_others,
+    incident_id,
+)
+from tests.stories import healed
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 
@@ -109,6 +119,13 @@ def test_attempts_are_the_actions_begun_in_order() -> None:
     )
     assert incident.attempts() == [Action.RESTART, Action.REBUILD_NODE]
     assert incident.attempt == 2
+
+
+def test_only_a_node_that_wasnt_broken_was_wrongly_acted_upon() -> None:
+    looked_at = replace(healed("spark-worker-1"), entries=(entry(4, "attempt", action="wait"),))
+    told = [healed("kafka-2"), looked_at, healed("kafka-1"), healed("cassandra-3"), healed("kafka-1")]
+    assert acted_on_others(told, ["kafka-2"]) == ["cassandra-3", "kafka-1"]
+    assert acted_on_others(told, ["kafka-2", "kafka-1", "cassandra-3"]) == []
 
 
 def test_the_story_survives_json() -> None:

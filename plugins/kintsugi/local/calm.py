@@ -53,7 +53,7 @@ def pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
 
 def repairs(incidents: Sequence[Incident]) -> list[Incident]:
     """Those in which something was done to a server."""
-    return [one for one in incidents if any(action.changes for action in one.attempts())]
+    return [one for one in incidents if one.acted]
 
 
 def run(

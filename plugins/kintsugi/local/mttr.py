@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.chaos.faults import FAULTS
 from kintsugi.errors import InputError, KintsugiError, Refused, StepFailed
 from kintsugi.fleet import Node, Role
+from kintsugi.incident import acted_on_others
 from kintsugi.local import account, by_hand
 from kintsugi.local.airflow import Airflow
 from kintsugi.local.demo import live_feed
@@ -91,18 +92,21 @@ class Mttr:
         redundant.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
         await_pace(self.doors.settings, self.rate)
         by_hand.await_watched(self.airflow, node.name)
+        began = datetime.now(UTC)
         said = step.mode if isinstance(step, Repair) else "by hand"
         self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
         if isinstance(step, Repair):
             row = self.repair(step)
-            self.report["repairs"].append(row)
             shown = (
                 f"detected {row['detect_s']}, redundant {row['repair_s']}, consistent {row['consistent_s']} s"
             )
         else:
             row = self.start_by_hand(step)
-            self.report["by_hand"].append(row)
             shown = f"redundant {row['by_hand_s']} s"
+        row["acted_elsewhere"] = others = acted_on_others(incidents_since(self.doors, began), [node.name])
+        if others and row["outcome"] == HEALED:
+            row["outcome"] = f"{', '.join(others)} was acted upon, though nothing was wrong with it"
+        self.report["repairs" if isinstance(step, Repair) else "by_hand"].append(row)
         self.write()
         self.console.print(
             f"  [{'green' if row['outcome'] == HEALED else 'red'}]{row['outcome']}[/]; {shown}"
@@ -166,7 +170,8 @@ class Mttr:
         report = self.report
         report["repairs"] = with_by_hand(report["repairs"], report["by_hand"])
         report["summary"] = summary(report["repairs"], report["by_hand"])
-        write_report(self.path, report)
+        write_report(run_file(self.path), report)
+        write_report(self.path, report["repairs"])
 
 
 def run(
@@ -178,7 +183,9 @@ def run(
     seed: int | None = None,
     report: Path | None = None,
 ) -> int:
-    """All repairs, the hand starts and the account; 0 when every repair healed and nothing is lost or doubled.
+    """All repairs, the hand starts and the account.
+
+    0 when every repair healed, no other node was acted upon, and nothing is lost or doubled.
 
     ``rate``: trades a second. Raises InputError when the report there is was made under another load.
     Raises StepFailed when the fleet doesn't come back to its steady state; what was measured until then is written.
@@ -194,7 +201,7 @@ def run(
     by_hand.lift(doors)
     check_no_maintenance(doors)
     began, before = time.monotonic(), data(doors)
-    mttr.report = begin(known(path), before, roles=roles, repairs=repairs, rate=rate, seed=seed)
+    mttr.report = begin(known(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed)
     planned = schedule(doors.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
     left = still_to_do(planned, mttr.report)
     mttr.console.print(
@@ -214,7 +221,18 @@ def run(
     draw(mttr.report, path.with_suffix(".png"))
     show(mttr.console, mttr.report, path)
     healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
-    return 0 if healed and not account.at_fault(counted) else 1
+    return 0 if healed and not wrongly_acted(mttr.report) and not account.at_fault(counted) else 1
+
+
+def run_file(rows: Path) -> Path:
+    """Where the whole run is, with its hand starts and figures: ``mttr.run.json`` beside the rows ``mttr.json``."""
+    return rows.with_suffix(".run.json")
+
+
+def wrongly_acted(report: Mapping[str, Any]) -> list[str]:
+    """The nodes that were acted upon while another one was broken: none, if the recovery is to be trusted."""
+    rows = (*report["repairs"], *report["by_hand"])
+    return sorted({name for row in rows for name in row.get("acted_elsewhere", ())})
 
 
 def await_pace(settings: Settings, rate: int) -> None:
@@ -333,13 +351,12 @@ def show(console: Console, report: dict[str, Any], path: Path) -> None:
     console.print(single)
     for one in report["by_hand"]:
         if one["outcome"] != HEALED:
-            console.print(
-                f"{one['node']} could not be started by hand after {one['fault']}: {one['outcome']}"
-            )
+            console.print(f"{one['node']}, by hand after {one['fault']}: {one['outcome']}")
     for role, of in report["summary"].items():
         for name, aim in of["aims"].items():
             if not aim["met"]:
                 console.print(f"{role}: {name} {aim['measured']}, aim {aim['wanted']}: missed")
+    console.print(f"acted upon though nothing was wrong: {', '.join(wrongly_acted(report)) or 'no node'}")
     counted, volumes = report["account"], report["data"]["at_start"]["volume_bytes"]
     shown = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in volumes.items())
     console.print(

@@ -13,9 +13,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos.pick import order
+from kintsugi.incident import acted_on_others
 from kintsugi.local import account
 from kintsugi.local.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
-from kintsugi.local.series import await_steady_state, machine, set_going, write_report
+from kintsugi.local.series import await_steady_state, incidents_since, machine, set_going, write_report
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -26,7 +27,10 @@ STANDSTILL_S = 600.0  # Cassandra compares its ranges before it is healed: minut
 
 
 def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None) -> int:
-    """All rounds with trades flowing, then the account; 0 when every node healed and nothing is lost or doubled."""
+    """All rounds with trades flowing, then the account.
+
+    0 when every node healed, nothing was done to another one, and nothing is lost or doubled.
+    """
     from rich.console import Console
 
     from kintsugi.trades.reconcile import reconcile_when_quiet
@@ -42,12 +46,15 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
             for name in names:
                 await_steady_state(doors)
                 console.print(f"round {number}")
-                figures.append({**demo.break_and_heal(doors, name, STANDSTILL_S), "round": number})
+                began = datetime.now(UTC)
+                healed = demo.break_and_heal(doors, name, STANDSTILL_S)
+                others = acted_on_others(incidents_since(doors, began), [name])
+                figures.append({**healed, "round": number, "acted_elsewhere": others})
                 write(report, seed, figures, None)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=180))
     write(report, seed, figures, counted)
     show(console, figures, counted)
-    return 0 if counted["complete"] else 1
+    return 0 if counted["complete"] and not any(row["acted_elsewhere"] for row in figures) else 1
 
 
 def orders(doors: Runtime, rounds: int, seed: int) -> list[list[str]]:
@@ -84,4 +91,9 @@ def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str,
         console.print(
             f"{name}: n {len(values)}, min {values[0]}, median {median(values):.1f}, max {values[-1]}"
         )
+    for row in figures:
+        if row["acted_elsewhere"]:
+            console.print(
+                f"[red]while {row['node']} was sick, {', '.join(row['acted_elsewhere'])} was acted upon"
+            )
     console.print(account.said(counted))

@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,7 +47,7 @@ def known(path: Path) -> dict[str, Any]:
     return document
 
 
-def write_report(path: Path, document: Mapping[str, Any]) -> None:
+def write_report(path: Path, document: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Put a report in the place of the one that is there; a killed run leaves that one or this one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")

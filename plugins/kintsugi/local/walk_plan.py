@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import cycle
 
-from kintsugi.incident import Action, Incident, Outcome
+from kintsugi.incident import Action, Incident, Outcome, acted_on_others
 
 # The steps of a rebuild as the journal calls them, in their order; "record" is its last.
 STEPS = (
@@ -85,6 +85,6 @@ def judge(killing: Killing, incidents: Sequence[Incident]) -> str | None:
     acts = [action for action in healed[0].attempts() if action.changes]
     if acts != [Action.REBUILD_NODE]:
         return f"{killing.node} should have been rebuilt once on its disk; it got: {', '.join(acts) or 'nothing'}"
-    if others := [one.node for one in incidents if one.node != killing.node and one.attempts()]:
+    if others := acted_on_others(incidents, [killing.node]):
         return f"{', '.join(others)} was acted upon, though nothing was wrong with it"
     return None

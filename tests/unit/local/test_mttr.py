@@ -14,7 +14,7 @@ from kintsugi.chaos.faults import FAULTS as MADE
 from kintsugi.errors import InputError
 from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Outcome
-from kintsugi.local.mttr import begin, bytes_below
+from kintsugi.local.mttr import begin, bytes_below, wrongly_acted
 from kintsugi.local.mttr_figures import (
     FAULTS,
     KINDS,
@@ -96,6 +96,18 @@ def test_every_planned_fault_can_be_made_in_the_mode_that_it_stands_for() -> Non
     assert {kind: MADE[kind].mode for kind in KINDS.values()} == {
         kind: mode for (_, mode), kind in KINDS.items()
     }
+
+
+# --- other nodes
+
+
+def test_a_node_acted_upon_beside_the_broken_one_is_named() -> None:
+    report = {
+        "repairs": [row("kafka-1"), {**row("kafka-2"), "acted_elsewhere": ["kafka-3"]}],
+        "by_hand": [{"node": "spark-worker-1", "acted_elsewhere": ["cassandra-1", "kafka-3"]}],
+    }
+    assert wrongly_acted(report) == ["cassandra-1", "kafka-3"]
+    assert wrongly_acted({"repairs": [row("kafka-1")], "by_hand": []}) == []
 
 
 # --- going on, and runs of some roles

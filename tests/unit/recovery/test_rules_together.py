@@ -19,7 +19,7 @@ from kintsugi.incident import Action, Ledger
 from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
 from kintsugi.recovery.decide import MOST_ATTEMPTS, decide
 from kintsugi.recovery.diagnose import diagnose
-from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts, judge
+from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, judge
 
 SILENCE = timedelta(seconds=5)
 SIZE = 2**30
@@ -42,6 +42,8 @@ class Server:
     attempts: list[Action] = field(default_factory=list)
     failed_at: datetime | None = None
     repairs: list[datetime] = field(default_factory=list)
+    unasked: list[datetime] = field(default_factory=list)  # those of the repairs that no person approved
+    insisted: int = 0  # attempts of this incident that a person asked for, knowing what spoke against them
 
     @property
     def serves(self) -> bool:
@@ -151,14 +153,43 @@ class Team(RuleBasedStateMachine):
         self.pass_time(seconds)
         self.recover(number, hidden, helps)
 
-    @rule(number=numbers, hidden=unknowns, helps=st.booleans())
-    def recover(self, number: int, hidden: set[str], helps: bool) -> None:
+    @rule(number=numbers, hidden=unknowns, helps=st.booleans(), suspicious=st.booleans())
+    def recover(self, number: int, hidden: set[str], helps: bool, suspicious: bool = False) -> None:
         server = self.servers[number]
         seen = self.observe(server, hidden)
-        action = decide(
-            diagnose(seen).verdict, server.attempts, role=server.role, volume_intact=seen.volume_intact
-        ).action
+        action = self.decide(server, seen, suspicious=suspicious)
         self.carry_out(server, action, self.facts(server, seen, hidden), helps)
+
+    @rule(number=numbers, hidden=unknowns, helps=st.booleans(), suspicious=st.booleans())
+    def recover_though_refused(self, number: int, hidden: set[str], helps: bool, suspicious: bool) -> None:
+        """The guards refuse, a person is told why and approves: those gates are open, and no other."""
+        server = self.servers[number]
+        seen, before = self.observe(server, hidden), len(server.attempts)
+        facts = self.facts(server, seen, hidden)
+        action = self.decide(server, seen, suspicious=suspicious, insisted=True)
+        self.carry_out(server, action, facts, helps, approved=judge(action, facts).gates)
+        server.insisted += len(server.attempts) - before if server.attempts else 0
+
+    def decide(
+        self, server: Server, seen: Observation, *, suspicious: bool, insisted: bool = False
+    ) -> Action:
+        return decide(
+            diagnose(seen).verdict,
+            server.attempts,
+            role=server.role,
+            volume_intact=seen.volume_intact,
+            suspicious_release=suspicious,
+            unfinished=server.name in self.pending,
+            insisted=insisted,
+        ).action
+
+    @rule(number=numbers, fault=faults)
+    def nothing_helps(self, number: int, fault: str) -> None:
+        """The watch tries again for half a day, each time within its budget."""
+        self.break_one(number, fault)
+        for _ in range(2 * MOST_ATTEMPTS):
+            self.pass_time(4000.0)
+            self.recover(number, set(), helps=False)
 
     @rule(number=numbers)
     def want_the_worst(self, number: int) -> None:
@@ -169,31 +200,41 @@ class Team(RuleBasedStateMachine):
         seen = self.observe(server, {"volume"})
         self.carry_out(server, Action.REBUILD, self.facts(server, seen, set()), True)
 
-    def carry_out(self, server: Server, action: Action, facts: GuardFacts, helps: bool) -> None:
-        if not (action.changes and judge(action, facts).allowed):
+    def carry_out(
+        self,
+        server: Server,
+        action: Action,
+        facts: GuardFacts,
+        helps: bool,
+        approved: frozenset[Gate] = frozenset(),
+    ) -> None:
+        if not (action.changes and judge(action, facts, approved=approved).allowed):
             return
         server.attempts.append(action)
         server.repairs.append(self.now)
+        if not approved:
+            server.unasked.append(self.now)
         if action.destroys:
             assert not server.serves, f"{server.name} serves and is destroyed"
             assert self.now - server.heard_at > SILENCE, f"{server.name} was heard within 5 s"
             server.host = "up"
         if action.destroys_volume:
-            self.destroy_volume(server)
+            self.destroy_volume(server, approved)
         if helps and server.disk and not (server.full or server.damaged) and server.host == "up":
             server.process = "up"
             self.settle(server)
 
-    def destroy_volume(self, server: Server) -> None:
+    def destroy_volume(self, server: Server, approved: frozenset[Gate]) -> None:
         others = self.others(server)
         kept = set().union(*(other.held for other in others if other.disk))
-        assert server.held <= kept, f"{server.name} held the last copy of {server.held - kept}"
-        assert sum(other.serves for other in others) >= 2, f"without {server.name} no quorum is left"
+        if not approved & {Gate.COPIES, Gate.PENDING}:  # else a person answers for it
+            assert server.held <= kept, f"{server.name} held the last copy of {server.held - kept}"
+            assert sum(other.serves for other in others) >= 2, f"without {server.name} no quorum is left"
         server.held, server.disk, server.full, server.damaged = set(), True, False, False
         self.pending.add(server.name)
 
     def settle(self, server: Server) -> None:
-        server.attempts, server.failed_at = [], None
+        server.attempts, server.failed_at, server.insisted = [], None, 0
         if server.serves:
             server.heard_at = self.now  # it serves its peers, even if it isn't seen by us
 
@@ -261,12 +302,14 @@ class Team(RuleBasedStateMachine):
 
     @invariant()
     def no_incident_goes_on_for_ever(self) -> None:
-        assert all(len(server.attempts) <= MOST_ATTEMPTS for server in self.servers.values())
+        assert all(
+            len(server.attempts) - server.insisted <= MOST_ATTEMPTS for server in self.servers.values()
+        )
 
     @invariant()
     def no_node_is_repaired_beyond_its_budget(self) -> None:
         for server in self.servers.values():
-            assert sum(self.now - at < timedelta(hours=1) for at in server.repairs) <= 6
+            assert sum(self.now - at < timedelta(hours=1) for at in server.unasked) <= 6
 
 
 Team.TestCase.settings = settings(max_examples=300, stateful_step_count=15, deadline=None)
