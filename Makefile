@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up unpause down status incident rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup demo up unpause down status incident form-anew rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -30,6 +30,9 @@ status:  ## fleet, DAGs, lag, incidents; FORMAT=json for programs
 incident:  ## the story of one incident: make incident ID=<as `make status` lists it>
 	@$(KINTSUGI) incident "$(ID)"
 
+form-anew:  ## when a role's disks are gone: an empty cluster, and all trades again from S3 (ROLE=kafka or cassandra; YES=1 doesn't ask)
+	@$(KINTSUGI) form_anew $(ROLE) $(if $(YES),--yes)
+
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
 	@$(KINTSUGI) rounds
 
@@ -45,8 +48,8 @@ faults:  ## on the running fleet: the table of faults, cell by cell (about 80 mi
 mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)
 	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))
 
-walk:  ## on the running fleet: the recoverer killed at every step (about an hour and a half; STEPS="fence rejoin" VICTIMS="worker")
-	@$(KINTSUGI) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim))
+walk:  ## on the running fleet: the recoverer killed at every step (about an hour and a half; STEPS="fence rejoin" VICTIMS="worker", ALL=1 for every part at every step, about three hours)
+	@$(KINTSUGI) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim)) $(if $(ALL),--all)
 
 calm:  ## on the running fleet: an hour under load with nodes paused for up to 5 s, in which nothing may be repaired
 	@$(KINTSUGI) calm

@@ -126,6 +126,20 @@ def demo(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, trades=options.trades, victims=options.victim or VICTIMS, report=options.report)
 
 
+def form_anew(options: argparse.Namespace, settings: Settings) -> int:
+    """Form an empty cluster where a role's disks are gone, and send all trades of S3 again."""
+    from kintsugi.errors import Refused
+    from kintsugi.local.form_anew import check, run
+
+    check(settings, options.role)
+    if not options.yes:
+        name = options.role.value
+        asked = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
+        if not sys.stdin.isatty() or input(asked).strip() != name:
+            raise Refused("nothing was done; --yes (YES=1) goes on without asking")
+    return run(settings, options.role)
+
+
 def rounds(options: argparse.Namespace, settings: Settings) -> int:
     """Pull every node's plug in turn, twice, on the running fleet; report each repair and the account."""
     from kintsugi.local.rounds import run
@@ -256,6 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
     made.add_argument("--trades", type=int, default=100_000, help="about how many rows")
     made.add_argument("--level", default="standard", help="of what is planted: easy, standard, hard")
+    formed = _add(commands, form_anew)
+    formed.add_argument("role", type=_role, choices=(Role.KAFKA, Role.CASSANDRA))
+    formed.add_argument("--yes", action="store_true", help="don't ask")
     released = _add(commands, release)
     released.add_argument("what", choices=("build", "list", "show", "diff", "drift", "trials"))
     released.add_argument("digests", nargs="*", help="first digits of a digest; diff takes one or two")

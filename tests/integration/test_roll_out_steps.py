@@ -16,6 +16,7 @@ import pytest
 
 from kintsugi.errors import LeaseHeld, Refused, StepFailed
 from kintsugi.hooks.ansible import Checked
+from kintsugi.recovery import stream_driver
 from kintsugi.recovery.case import Runtime
 from kintsugi.release import deploy, in_force, rollout, steady
 from kintsugi.release.archive import Release
@@ -88,7 +89,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     monkeypatch.setattr(deploy, "_ansible", lambda runtime, release: Fake(made, release.digest))
     monkeypatch.setattr(deploy, "_proof", proof)
     monkeypatch.setattr(deploy, "_stop", lambda runtime, node: made.stopped.append(node))
-    monkeypatch.setattr(deploy, "_wanted", lambda runtime: {})
+    monkeypatch.setattr(stream_driver, "variables", lambda runtime: {})
     monkeypatch.setattr(deploy, "_archive", lambda runtime, ended: None)
     monkeypatch.setattr(in_force, "open_release", lambda runtime, digest: Release(digest, Path("/nowhere")))
     monkeypatch.setattr(deploy, "_known", lambda runtime, prefix: Release(prefix, Path("/nowhere")))

@@ -30,6 +30,7 @@ class Cell:
     ``verdicts``, ``actions``: what may stand in the incidents of the victims; ``must``: actions of which each victim's
     incident has at least one, unless empty. ``says``: words that the journal of each victim must have, unless empty.
     ``incident``: False when the fault must not be acted upon at all.
+    ``asks``: most disks of the role are gone, so each repair must ask a person; who approves, and then replays from S3.
     ``again``: the same node is hit once more while it recovers. ``deadline_s``: so long the journals may stand still
     before all victims serve again.
     """
@@ -41,6 +42,7 @@ class Cell:
     must: frozenset[Action] = frozenset()
     says: str = ""
     incident: bool = True
+    asks: bool = False
     again: bool = False
     deadline_s: float = 240.0
 
@@ -109,6 +111,8 @@ CELLS: Sequence[Cell] = (
     Cell("process_killed", ("cassandra-1", "cassandra-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
     Cell("power_off", ("kafka-1", "kafka-2"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Cell("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Cell("volume_lost", ("cassandra-2", "cassandra-3"), DEAD, actions=REBUILT, must=REBUILT, asks=True,
+         says="approved the repair"),
     Cell("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
     Cell("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
     Cell("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480),
@@ -148,7 +152,7 @@ def judge(cell: Cell, incidents: Sequence[Told], healed: bool) -> str | None:
         return f"{node} should have got {' or '.join(sorted(cell.must))}"
     for node in cell.nodes:
         if cell.says and not any(cell.says in told.words for told in incidents if told.node == node):
-            return f"nothing in the journal of {node} says that it {cell.says}"
+            return f"nothing in the journal of {node} says: {cell.says}"
     return None
 
 

@@ -24,6 +24,7 @@ from kintsugi.recovery.case import Runtime
 from kintsugi.release import in_force
 
 HOLDER = "make mttr"
+REASON = "started by hand, to measure it"
 LIMIT_S = 1200.0  # for one hand start with all that belongs to it
 SILENT_DEADLINE_S = 30.0
 NOTICED_S = 20.0
@@ -65,7 +66,7 @@ def prepared(doors: Runtime, node: Node, fault: str) -> dict[str, Callable[[], N
         return {"restart_s": lambda: platform.signal_service(node.name, service, "KILL")}
     addresses = plan_policy.addresses(node.name, with_volume=fault == "lost_volume")
     terraform, ansible = doors.terraform(), in_force.ansible_for(doors, node.name)
-    desired = {"stream_enabled": stream_driver.shall_run(doors)}
+    desired = stream_driver.variables(doors)
     return {
         "terraform_s": lambda: terraform.replace(addresses),
         "ansible_s": lambda: off_main_thread(
@@ -110,7 +111,9 @@ def await_noticed(node: Node) -> None:
 
 
 @contextmanager
-def hands_on(doors: Runtime, airflow: Airflow, name: str) -> Iterator[None]:
+def hands_on(
+    doors: Runtime, airflow: Airflow, name: str, *, holder: str = HOLDER, reason: str = REASON
+) -> Iterator[None]:
     """Keep the recovery's hands off the node while the block runs; no incident and no question comes of it.
 
     1. The node's watch is paused: its trigger still fires, but no task of the run starts, so nothing of it runs beside
@@ -124,9 +127,9 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str) -> Iterator[None]:
     switch tells then; `lift` ends all three.
     """
     watch, until = watch_of(name), datetime.now(UTC) + timedelta(seconds=LIMIT_S)
-    lease = doors.store.acquire_lease(name, HOLDER, LIMIT_S, fresh_token=True)
+    lease = doors.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
     try:
-        doors.store.set_maintenance(name, reason="started by hand, to measure it", user=HOLDER, until=until)
+        doors.store.set_maintenance(name, reason=reason, user=holder, until=until)
         airflow.pause(watch)
         try:
             yield
@@ -134,7 +137,7 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str) -> Iterator[None]:
             airflow.unpause(watch)
             await_watched(airflow, name)
     finally:
-        doors.store.clear_maintenance(name, user=HOLDER)
+        doors.store.clear_maintenance(name, user=holder)
         doors.store.release(name, lease.token)
 
 

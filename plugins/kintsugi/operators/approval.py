@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
 
+from kintsugi.recovery.guards import APPROVE
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-APPROVE, DECLINE = "Approve", "Decline"
 APPROVED_BY = "approved_by"
 
 

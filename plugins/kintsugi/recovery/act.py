@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kintsugi.errors import PlanRefused, Refused, StepFailed, StepFailedForGood
 from kintsugi.fleet import Node, Role
@@ -64,7 +64,10 @@ def restart(runtime: Runtime, case: Case) -> None:
         if ansible is not None:
             with _no_second_try():
                 ansible.run(
-                    "restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S
+                    "restart.yml",
+                    limit=node.name,
+                    extra_vars=stream_driver.variables(runtime),
+                    timeout_s=START_TIMEOUT_S,
                 )
 
 
@@ -160,7 +163,7 @@ def configure(runtime: Runtime, case: Case) -> None:
         step.check()
         with _no_second_try():
             kept = _action(runtime, case) is Action.REBUILD_NODE
-            desired = _desired(runtime) | {"volume_kept": kept}
+            desired = stream_driver.variables(runtime) | {"volume_kept": kept}
             ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=START_TIMEOUT_S)
 
 
@@ -171,10 +174,6 @@ def _no_second_try() -> Iterator[None]:
         yield
     except StepFailed as failure:
         raise StepFailedForGood(str(failure)) from failure
-
-
-def _desired(runtime: Runtime) -> dict[str, Any]:
-    return {"stream_enabled": stream_driver.shall_run(runtime)}
 
 
 def rejoin(runtime: Runtime, case: Case) -> str:
@@ -222,7 +221,12 @@ def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> Non
     starts_cassandra.keep_count(node)
     ansible = in_force.ansible_for(runtime, node.name)
     with _no_second_try():
-        ansible.run("restart.yml", limit=node.name, extra_vars=_desired(runtime), timeout_s=START_TIMEOUT_S)
+        ansible.run(
+            "restart.yml",
+            limit=node.name,
+            extra_vars=stream_driver.variables(runtime),
+            timeout_s=START_TIMEOUT_S,
+        )
 
 
 def make_whole(

@@ -34,6 +34,8 @@ from kintsugi.fleet import Role
 from kintsugi.incident import Action, Ledger
 from kintsugi.observation import Answer
 
+APPROVE, DECLINE = "Approve", "Decline"  # what a person may answer to a refusal
+
 
 class Gate(StrEnum):
     """What may refuse an action: a row of the table above, or that the store didn't say what it asks for."""
@@ -196,7 +198,8 @@ def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[
     elif facts.service is Answer.OK:
         yield Gate.COPIES, _copies(facts, "stop a node that serves")
     if action.destroys_volume:
-        yield Gate.COPIES, _copies(facts, "destroy the volume")
+        what = "start it on an empty disk" if facts.volume_intact is False else "destroy the volume"
+        yield Gate.COPIES, _copies(facts, what)
         yield Gate.PENDING, _pending(facts)
     if action.destroys:
         yield Gate.WRONG_KILL, _wrong_kill(facts, limits)
@@ -314,8 +317,9 @@ def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) ->
     elif replication is not None and replication >= 2:
         spare = max(0, replication - 1 - (replication // 2 + 1))
         if down > spare:
+            nodes = "node is" if down == 1 else "nodes are"
             yield _Objection(
-                f"{down} other Cassandra nodes are down, and with replication {replication} "
+                f"{down} other Cassandra {nodes} down, and with replication {replication} "
                 f"no more than {spare} may be without {node}; won't {what}."
             )
 

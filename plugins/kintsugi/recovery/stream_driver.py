@@ -28,6 +28,11 @@ def shall_run(runtime: Runtime) -> bool:
     return wanted(runtime.store)
 
 
+def variables(runtime: Runtime) -> dict[str, bool]:
+    """What Ansible is told of the driver whenever it configures a node."""
+    return {"stream_enabled": shall_run(runtime)}
+
+
 def wanted(store: Store) -> bool:
     """Whether ``store`` has it that the stream shall run."""
     desired = store.desired(DESIRED)

@@ -232,7 +232,8 @@ def record(**context: Any) -> str:
 
 def ask_a_human() -> Any:
     """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
-    from kintsugi.operators.approval import APPROVE, DECLINE, RepairApproval
+    from kintsugi.operators.approval import RepairApproval
+    from kintsugi.recovery.guards import APPROVE, DECLINE
 
     return RepairApproval(
         task_id="ask_a_human",

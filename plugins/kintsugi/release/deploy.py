@@ -173,7 +173,7 @@ def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
 
     A connection that breaks on a busy machine fails a task like a mistake does; a mistake is there the second time too.
     """
-    ansible, wanted = _ansible(runtime, release), _wanted(runtime)
+    ansible, wanted = _ansible(runtime, release), stream_driver.variables(runtime)
     first: Checked = ansible.check(nodes, extra_vars=wanted, timeout_s=CHECK_S)
     again = sorted(first.failed.keys() | first.unreachable.keys())
     if not again:
@@ -476,7 +476,7 @@ def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
     _ansible(runtime, release).run(
         "restart.yml",
         limit=node,
-        extra_vars=_wanted(runtime),
+        extra_vars=stream_driver.variables(runtime),
         timeout_s=RESTART_S,
         give_up=unheard.watch(runtime.fleet, runtime.fleet.node(node)),
     )
@@ -495,10 +495,6 @@ def _ansible(runtime: Runtime, release: Release) -> Any:
     from kintsugi.hooks.ansible import Ansible
 
     return Ansible(runtime.settings, release)
-
-
-def _wanted(runtime: Runtime) -> dict[str, Any]:
-    return {"stream_enabled": stream_driver.shall_run(runtime)}
 
 
 def _archive(runtime: Runtime, ended: Deployment) -> None:

@@ -58,7 +58,9 @@ def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
     differs: dict[str, tuple[str, ...]] = {}
     left_out = {node: reason for node in runtime.fleet.nodes if (reason := _busy(runtime, node))}
     for digest, nodes in by_release(runtime, left_out).items():
-        checked = _ansible(runtime, digest).check(nodes, extra_vars=_wanted(runtime), timeout_s=CHECK_S)
+        checked = _ansible(runtime, digest).check(
+            nodes, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+        )
         left_out |= {**checked.failed, **checked.unreachable}
         for node, paths in checked.differs.items():
             differs[node] = paths
@@ -110,7 +112,9 @@ def _write(runtime: Runtime, node: str, holder: str) -> bool:
     try:
         digest = in_force.to_configure_from(runtime.store, node)
         runtime.store.check(node, lease.token)
-        _ansible(runtime, digest).run("site.yml", limit=node, extra_vars=_wanted(runtime), timeout_s=CHECK_S)
+        _ansible(runtime, digest).run(
+            "site.yml", limit=node, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+        )
         runtime.store.record_drift(node, digest or "", [], put_right=True)
     finally:
         runtime.store.release(node, lease.token)
@@ -124,7 +128,3 @@ def _ansible(runtime: Runtime, digest: str | None) -> Any:
         log.info("no release is on record, so the checkout at %s is compared", REPOSITORY)
         return Ansible(runtime.settings)
     return Ansible(runtime.settings, in_force.open_release(runtime, digest))
-
-
-def _wanted(runtime: Runtime) -> dict[str, Any]:
-    return {"stream_enabled": stream_driver.shall_run(runtime)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from kintsugi.errors import Refused
 from kintsugi.fleet import REPOSITORY
 from kintsugi.hooks.ansible import Ansible
+from kintsugi.recovery import stream_driver
 from kintsugi.recovery.case import Runtime
 from kintsugi.release import archive, deploy, drift, in_force, steady
 
@@ -26,10 +27,12 @@ def converge(runtime: Runtime) -> str:
         release = deploy.build(runtime)
         runtime.store.set_node_releases(runtime.fleet.nodes, release.digest)
     groups = drift.by_release(runtime, {})
+    desired = stream_driver.variables(runtime)
     for digest, nodes in groups.items():
         ansible = Ansible(runtime.settings, in_force.open_release(runtime, digest) if digest else None)
         # Only a run over the whole fleet notes that its clusters exist.
-        ansible.run("site.yml", limit=",".join(nodes) if len(groups) > 1 else None, timeout_s=CONVERGE_S)
+        limit = ",".join(nodes) if len(groups) > 1 else None
+        ansible.run("site.yml", limit=limit, extra_vars=desired, timeout_s=CONVERGE_S)
     return f"release {' and '.join((digest or 'checkout')[:12] for digest in groups)}"
 
 

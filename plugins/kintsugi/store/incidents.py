@@ -206,6 +206,11 @@ class Incidents(Database):
             rows = connection.execute("SELECT node, since FROM pending_repair ORDER BY since").fetchall()
         return {row["node"]: row["since"] for row in rows}
 
+    def forget_pending(self, nodes: Iterable[str]) -> None:
+        """Take these nodes off the list of pending repairs: their cluster is a new one, which lacks nothing."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM pending_repair WHERE node = ANY(%s)", (list(nodes),))
+
     def ledger(self, incident_id: str) -> Ledger:
         """What the guards ask the store, ahead of the attempt; ``begin_attempt`` asks again."""
         with self.transaction() as connection:

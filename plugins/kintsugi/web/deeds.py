@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from kintsugi.errors import InputError
 from kintsugi.fleet import WATCH, Fleet, watch_of
+from kintsugi.recovery.guards import APPROVE, DECLINE
 from kintsugi.store.flags import FLEET
 
 ACTIONS = {
@@ -240,6 +241,6 @@ _REQUESTS: dict[str, Callable[[str, Mapping[str, str]], Request]] = {
     "chaos": lambda _target, form: _run("chaos_nightly", {"lose_volume": form["lose_volume"] == "yes"}),
     "chaos_on": lambda _target, _form: _paused("chaos_nightly", paused=False),
     "chaos_off": lambda _target, _form: _paused("chaos_nightly", paused=True),
-    "approve": lambda target, _form: _respond(target, "Approve"),
-    "decline": lambda target, _form: _respond(target, "Decline"),
+    "approve": lambda target, _form: _respond(target, APPROVE),
+    "decline": lambda target, _form: _respond(target, DECLINE),
 }

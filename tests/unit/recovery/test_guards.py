@@ -119,10 +119,11 @@ REFUSALS = [
     (kafka(current=1), BOTH, "Only 1 of the 3 Kafka voters beside kafka-1 are current; a quorum needs 2"),
     (kafka(current=None), BOTH, "Kafka voters are current is unknown"),
     (replace(kafka(partitions=ALONE), volume_intact=False), BOTH, "last copy of trades-1"),
+    (replace(kafka(partitions=ALONE), volume_intact=False), BOTH, "won't start it on an empty disk"),
     # last copy and quorum, Cassandra
     (cassandra(replication=1), BOTH, "holds the only copy of its rows"),
     (cassandra(replication=None), BOTH, "replication of the keyspaces on cassandra-2 is unknown"),
-    (cassandra(others_down=1), BOTH, "1 other Cassandra nodes are down"),
+    (cassandra(others_down=1), BOTH, "1 other Cassandra node is down"),
     (cassandra(others_down=None), BOTH, "beside cassandra-2 are down is unknown"),
     (cassandra(replication=5, others_down=2), BOTH, "no more than 1 may be"),
     (

@@ -1,0 +1,187 @@
+"""``make form-anew ROLE=…``: an empty cluster in the place of one whose disks are gone, then all trades again from S3.
+
+The recovery joins a new disk to the cluster that there is, and never begins another one: who loses sight of its peers
+would else found a second. Where too few disks are left to join, it calls a person, and this is what that person runs.
+
+1. Refused while enough disks are left: then the approved repairs bring the cluster back (`check`).
+2. The recovery's hands are kept off the nodes; questions of theirs are declined, a repair under way is waited for.
+3. Nodes and disks of the role are replaced, and form a cluster. Kafka's offsets begin at zero again, so the stream's
+   checkpoint, which counts on from the old ones, goes with them: the Spark master's disk.
+4. Topics and tables are made. Cassandra's baselines are built again from the end-of-day files, and then every trade
+   file of S3 is replayed; a trade keeps its identity, so what is stored already stays as it is.
+
+Killed at any point, the same command goes on: a node that has only just been formed counts as lost until all have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kintsugi.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.fleet import Node, Role, watch_of
+from kintsugi.local import by_hand
+from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.processes import wait_until
+from kintsugi.local.progress import Progress
+from kintsugi.local.series import set_going
+from kintsugi.recovery import plan_policy
+from kintsugi.recovery.case import Runtime, runtime
+from kintsugi.recovery.guards import DECLINE
+from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
+
+if TYPE_CHECKING:
+    from kintsugi.local.airflow import Airflow
+
+HOLDER = "make form-anew"
+REASON = "its cluster is being formed anew"
+FORMED_OF = {Role.KAFKA: "kafka", Role.CASSANDRA: "cassandra"}
+REPAIR_DEADLINE_S = 1800.0
+BASELINE_DEADLINE_S = 600.0
+REPLAY_DEADLINE_S = 12 * 3600.0
+
+
+def run(settings: Settings, role: Role) -> int:
+    """All of it; 0 when every trade file was sent again. Raises Refused where nothing needs to be formed anew."""
+    doors, progress = runtime(), Progress()
+    airflow = ControlPlane(settings).airflow
+    check(settings, role)
+    nodes = concerned(doors, role)
+    with ExitStack() as hands:
+        with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
+            for node in nodes:
+                end_repair(doors, airflow, node, progress)
+                hands.enter_context(by_hand.hands_on(doors, airflow, node.name, holder=HOLDER, reason=REASON))
+        form(doors, role, nodes, progress)
+    set_going(doors)
+    if role is Role.CASSANDRA:
+        with progress.step("baselines from the end-of-day files"):
+            rebuild_baselines(doors)
+    with progress.step("every trade file of S3, sent again"):
+        replay_everything(airflow)
+    progress.say("`make reconcile` says when all is back")
+    return 0
+
+
+def check(settings: Settings, role: Role) -> None:
+    """Raise Refused unless too few disks are left for the role's cluster to come back from.
+
+    One Cassandra disk is enough: the others are rebuilt from it. Kafka's voters decide by majority.
+    """
+    if role not in FORMED_OF:
+        raise Refused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
+    if not note(settings, role).exists():
+        return  # begun before, and killed
+    nodes = settings.fleet.of(role)
+    left = [node.name for node in nodes if holds_data(settings, node)]
+    needed = 1 if role is Role.CASSANDRA else len(nodes) // 2 + 1
+    if len(left) >= needed:
+        raise Refused(
+            f"the disk of {', '.join(left)} is there: nothing has to be formed anew, and forming would destroy it. "
+            "Approve the repairs of the others on Pipeline Health, then replay_trades restores what only they had"
+        )
+
+
+def holds_data(settings: Settings, node: Node) -> bool:
+    """Whether the node's disk has been a member's: Cassandra joined with it, or Kafka's quorum wrote to it.
+
+    A disk that is only formatted, and waits for a cluster that is gone, has neither.
+    """
+    data = settings.node_volume(node.name) / "data"
+    if node.role is Role.CASSANDRA:
+        return (data / "cassandra" / "joined").exists()
+    return any(log.stat().st_size for log in data.glob("kafka/__cluster_metadata-0/*.log"))
+
+
+def note(settings: Settings, role: Role) -> Path:
+    """The file that says that the role's cluster exists (docs/decisions/0020)."""
+    return settings.control / "formed" / FORMED_OF[role]
+
+
+def concerned(doors: Runtime, role: Role) -> list[Node]:
+    """The nodes that are replaced: the role's, and for Kafka the one with the stream's checkpoint."""
+    beside = doors.fleet.of(Role.SPARK_MASTER) if role is Role.KAFKA else ()
+    return [*doors.fleet.of(role), *beside]
+
+
+def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress) -> None:
+    """Decline what the node's repair asks, and wait until nobody repairs it; raises StepFailed at the deadline."""
+    told: set[str] = set()
+
+    def free() -> bool:
+        for question in airflow.questions():
+            if question["dag_id"] == watch_of(node.name):
+                airflow.answer(question, DECLINE)
+        held = doors.store.lease(node.name)
+        if held is None or held.holder == HOLDER:
+            return True
+        if held.holder not in told:
+            told.add(held.holder)
+            progress.say(f"{node.name} is still being repaired by {held.holder}")
+        try:
+            doors.store.acquire_lease(node.name, HOLDER, by_hand.LIMIT_S, fresh_token=True)
+        except LeaseHeld:
+            return False
+        return True
+
+    if not wait_until(free, REPAIR_DEADLINE_S, pause=1.0):
+        raise StepFailed(
+            f"{node.name} is still being repaired after {REPAIR_DEADLINE_S:.0f} s: end that run in Airflow first"
+        )
+
+
+def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
+    """Replace the nodes and their disks, and let them form a cluster with its topics or tables."""
+    from kintsugi.release import first
+    from kintsugi.trades.schema import ensure_tables, ensure_topics
+
+    with progress.step("Terraform: new nodes, new disks"):
+        note(doors.settings, role).unlink(missing_ok=True)
+        doors.terraform().replace(addresses(nodes))
+    with progress.step("Ansible: configure and form"):
+        first.converge(doors)  # a whole run, so it notes that the cluster exists
+        doors.store.forget_pending(node.name for node in nodes)
+    with progress.step("topics and tables"):
+        ensure_topics(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+        ensure_tables([node.address for node in doors.fleet.of(Role.CASSANDRA)])
+
+
+def addresses(nodes: Iterable[Node]) -> list[str]:
+    """Terraform's addresses of the nodes and their volumes."""
+    return [address for node in nodes for address in plan_policy.addresses(node.name, with_volume=True)]
+
+
+def rebuild_baselines(doors: Runtime) -> None:
+    """Forget that the end-of-day files were read, and wait until `build_baseline` has read them all again."""
+    from kintsugi.trades.baselines import EOD_MANIFESTS
+
+    s3 = doors.s3()
+
+    def manifests() -> list[str]:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=EOD_MANIFESTS)
+        return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+    before = manifests()
+    for key in before:
+        s3.delete_object(Bucket=BUCKET, Key=key)
+    if not wait_until(lambda: len(manifests()) >= len(before), BASELINE_DEADLINE_S, pause=1.0):
+        raise StepFailed(
+            f"the baselines aren't there {BASELINE_DEADLINE_S:.0f} s later: look at build_baseline in Airflow, "
+            "then trigger replay_trades with everything"
+        )
+
+
+def replay_everything(airflow: Airflow) -> None:
+    """Run `replay_trades` over all that is in S3; raises StepFailed when it fails."""
+    run_id = airflow.trigger(
+        "replay_trades",
+        {"everything": True},
+        run_id=f"form-anew-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}",
+    )
+    if airflow.await_run("replay_trades", run_id, REPLAY_DEADLINE_S) != "success":
+        raise StepFailed(
+            f"the replay {run_id} failed: clear its task in Airflow, and it goes on where it was"
+        )

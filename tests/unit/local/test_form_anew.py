@@ -1,0 +1,106 @@
+"""A cluster is formed anew only where too few disks are left to come back from, and with nobody else at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from kintsugi.errors import LeaseHeld, Refused
+from kintsugi.fleet import Role
+from kintsugi.local import form_anew
+from kintsugi.local.progress import Progress
+from kintsugi.settings import Settings
+from tests.installations import installation
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """An installation whose clusters exist, and of whose disks none is there."""
+    made = installation(tmp_path, "127.34")
+    for role in (Role.KAFKA, Role.CASSANDRA):
+        note = form_anew.note(made, role)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+    return made
+
+
+def disk(settings: Settings, name: str, file: str, content: str = "") -> None:
+    path = settings.node_volume(name) / "data" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def test_without_any_disk_either_may_be_formed(settings: Settings) -> None:
+    form_anew.check(settings, Role.KAFKA)
+    form_anew.check(settings, Role.CASSANDRA)
+
+
+def test_one_cassandra_disk_brings_the_others_back(settings: Settings) -> None:
+    disk(settings, "cassandra-1", "cassandra/begun-by", "replace\n")  # new, and waits in vain
+    form_anew.check(settings, Role.CASSANDRA)
+    disk(settings, "cassandra-3", "cassandra/joined")
+    with pytest.raises(Refused, match=r"the disk of cassandra-3 is there.*Approve the repairs"):
+        form_anew.check(settings, Role.CASSANDRA)
+
+
+def test_kafka_comes_back_with_a_majority_of_its_voters_only(settings: Settings) -> None:
+    log = "kafka/__cluster_metadata-0/00000000000000000000.log"
+    disk(settings, "kafka-1", log, "records")
+    disk(settings, "kafka-2", log)  # formatted, and never met its quorum
+    form_anew.check(settings, Role.KAFKA)
+    disk(settings, "kafka-2", log, "records")
+    with pytest.raises(Refused, match="the disk of kafka-1, kafka-2 is there"):
+        form_anew.check(settings, Role.KAFKA)
+
+
+def test_one_that_was_killed_goes_on_whatever_its_new_disks_hold(settings: Settings) -> None:
+    disk(settings, "cassandra-1", "cassandra/joined")
+    form_anew.note(settings, Role.CASSANDRA).unlink()
+    form_anew.check(settings, Role.CASSANDRA)
+
+
+def test_spark_keeps_nothing_that_would_be_gone(settings: Settings) -> None:
+    with pytest.raises(Refused, match="spark_master keeps nothing"):
+        form_anew.check(settings, Role.SPARK_MASTER)
+
+
+def test_with_kafkas_offsets_goes_the_checkpoint_that_counts_them(settings: Settings) -> None:
+    doors: Any = SimpleNamespace(fleet=settings.fleet)
+    assert [node.name for node in form_anew.concerned(doors, Role.KAFKA)] == [
+        "kafka-1", "kafka-2", "kafka-3", "spark-master-1",
+    ]  # fmt: skip
+    assert {node.role for node in form_anew.concerned(doors, Role.CASSANDRA)} == {Role.CASSANDRA}
+
+
+class Repaired:
+    """A store and an Airflow: a repair of kafka-1 asks a person, and gives its lease back once it is told no."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, str]] = []
+        self.looks: Iterator[str] = iter(("watch_kafka-1/r1", "watch_kafka-1/r1", "", ""))
+
+    def questions(self) -> list[dict[str, str]]:
+        asked = [{"dag_id": "watch_kafka-1"}, {"dag_id": "watch_kafka-3"}]
+        return asked if not self.answers else asked[1:]
+
+    def answer(self, question: dict[str, str], option: str) -> None:
+        self.answers.append((question["dag_id"], option))
+
+    def lease(self, node: str) -> Any:
+        holder = next(self.looks)
+        return SimpleNamespace(holder=holder) if holder else None
+
+    def acquire_lease(self, node: str, holder: str, ttl_s: float, *, fresh_token: bool) -> None:
+        raise LeaseHeld("still at work")
+
+
+def test_the_nodes_own_question_is_declined_and_its_repair_waited_for(settings: Settings) -> None:
+    seen: Any = Repaired()
+    doors: Any = SimpleNamespace(store=seen)
+    form_anew.end_repair(doors, seen, settings.fleet.node("kafka-1"), Progress())
+    assert seen.answers == [("watch_kafka-1", "Decline")]
+    assert next(seen.looks) == ""  # it looked until the lease was free, and not once more
