@@ -48,7 +48,7 @@ faults:  ## on the running fleet: the table of faults, cell by cell (about 80 mi
 mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)
 	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))
 
-walk:  ## on the running fleet: the recoverer killed at every step (about an hour and a half; STEPS="fence rejoin" VICTIMS="worker", ALL=1 for every part at every step, about three hours)
+walk:  ## on the running fleet: the recoverer killed at every step (about an hour and a half, goes on where it was ended; STEPS="fence rejoin" VICTIMS="worker", ALL=1 for every part at every step, about three hours)
 	@$(KINTSUGI) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim)) $(if $(ALL),--all)
 
 calm:  ## on the running fleet: an hour under load with nodes paused for up to 5 s, in which nothing may be repaired

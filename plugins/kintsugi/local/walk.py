@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from kintsugi.local.series import (
     followed,
     generous,
     incidents_since,
+    known,
     machine,
     screen,
     set_going,
@@ -61,6 +62,7 @@ class Walk:
     doors: Runtime
     console: Console
     path: Path
+    asked: Sequence[Killing]
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -101,6 +103,7 @@ class Walk:
         ):
             why = "another server than the sick one was made anew"
         self.rows[killing.name] = {
+            "name": killing.name,
             "step": killing.step,
             "victim": killing.victim.value,
             "node": killing.node,
@@ -135,24 +138,33 @@ class Walk:
         up(self.doors.settings, self.console)
 
     def write(self, counted: dict[str, Any] | None = None) -> None:
-        """Every row so far; a killed walk keeps what it has."""
-        document = {"machine": machine(), "killings": list(self.rows.values()), "account": counted}
+        """Every row so far; a walk that was ended goes on from there. ``counted``: all trades, at its end."""
+        document = {
+            "machine": machine(),
+            "asked": [killing.name for killing in self.asked],
+            "finished": counted is not None,
+            "killings": list(self.rows.values()),
+            "account": counted,
+        }
         write_report(self.path, document)
 
 
 def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
-    """All of these killings, then the account; 0 when each went as designed and nothing is lost or doubled."""
+    """All of these killings, then the account; 0 when each went as designed and nothing is lost or doubled.
+
+    One of the same killings that was ended goes on.
+    """
     from kintsugi.trades.reconcile import reconcile_when_quiet
 
-    doors = runtime()
-    walk = Walk(
-        doors,
-        screen(),
-        report or settings.repository / "build" / "walk.json",
-    )
+    doors, path = runtime(), report or settings.repository / "build" / "walk.json"
+    walk = Walk(doors, screen(), path, killings, kept(known(path), killings))
+    if walk.rows:
+        walk.console.print(f"goes on: {len(walk.rows)} are in {path} (to begin again, delete it)")
     set_going(doors)
     with generous(doors):
         for number, killing in enumerate(killings, start=1):
+            if killing.name in walk.rows:
+                continue
             walk.console.rule(f"[bold]{number}/{len(killings)} {killing.name}", align="left")
             with live_feed(doors, rows=FEED_ROWS):
                 walk.do(killing)
@@ -167,6 +179,13 @@ def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None 
         f"{account.said(counted)}; see {walk.path}"
     )
     return 1 if wrong or account.at_fault(counted) else 0
+
+
+def kept(before: Mapping[str, Any], killings: Sequence[Killing]) -> dict[str, dict[str, Any]]:
+    """The rows of a report that a walk of these killings goes on from, by name: of the same ones, and ended early."""
+    if before.get("finished", True) or before["asked"] != [killing.name for killing in killings]:
+        return {}
+    return {row["name"]: row for row in before["killings"]}
 
 
 def inits(doors: Runtime, *, but: str) -> dict[str, int | None]:

@@ -10,7 +10,7 @@ import pytest
 
 from kintsugi.fleet import load_fleet
 from kintsugi.incident import Entry, Incident, Outcome
-from kintsugi.local.walk import begun
+from kintsugi.local.walk import begun, kept
 from kintsugi.local.walk_plan import COMPONENTS, NODES, REBOOTS_AT, STEPS, Killing, Victim, judge, plan
 from tests.stories import at, healed
 
@@ -44,6 +44,16 @@ def test_all_of_them_and_a_choice() -> None:
     assert [one.name for one in plan(steps=["rejoin"], victims=[Victim.WORKER])] == [
         next(one.name for one in plan() if (one.step, one.victim) == ("rejoin", Victim.WORKER))
     ]
+
+
+def test_a_walk_that_was_ended_goes_on_and_one_of_other_killings_begins() -> None:
+    asked = plan(steps=["rejoin"])
+    rows = [{"name": one.name, "outcome": "as designed"} for one in asked[:2]]
+    report = {"asked": [one.name for one in asked], "finished": False, "killings": rows}
+    assert list(kept(report, asked)) == [one.name for one in asked[:2]]
+    assert kept(report, plan(steps=["fence"])) == {}
+    assert kept({**report, "finished": True}, asked) == {}
+    assert kept({}, asked) == {}
 
 
 def test_a_step_has_begun_with_its_first_line() -> None:
