@@ -9,18 +9,23 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kintsugi.fleet import WATCH, Node, Role
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.observation import Answer
 from kintsugi.settings import KAFKA_PORT, Settings
+from kintsugi.web.level import Level
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kintsugi.store.samples import FlowSample
+
 INCIDENTS = 5
 _LAG_SECONDS = 8.0
+STREAM_SPAN = timedelta(hours=1)
 _WELL = {"ok", "RUNNING", "healthy", "success", "healed"}
 _BUSY = {"running", "queued", "STARTING"}
 
@@ -29,13 +34,17 @@ Answered = TypeVar("Answered")
 
 
 def gather(settings: Settings) -> Document:
-    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "replicas", "incidents"}``, as JSON.
+    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "stream", "replicas", "incidents"}``.
+
+    JSON throughout.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
-    not yet stored, over all partitions; None when nobody can tell. ``replicas``: ``said``, a sentence, and ``nodes``,
+    not yet stored, over all partitions; None when nobody can tell. ``stream``: ``level`` as on Pipeline Health, and
+    ``said``, a sentence; None while its watch writes nothing. ``replicas``: ``said``, a sentence, and ``nodes``,
     of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
-    ``incidents``: the last five, newest first. ``well``: every component, node, disk and Airflow itself are well.
+    ``incidents``: the last five, newest first. ``well``: every component, node, disk, the stream and
+    Airflow itself are well.
     ``unwatched``: what has a watch that is paused; nothing of that would be healed.
     """
     plane = ControlPlane(settings)
@@ -43,6 +52,7 @@ def gather(settings: Settings) -> Document:
         nodes = pool.submit(lambda: asyncio.run(_nodes(settings)))
         airflow = pool.submit(_airflow, plane)
         incidents = pool.submit(_or_none, lambda: _incidents(settings))
+        stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
         replicas = pool.submit(_or_none, lambda: _replicas(settings))
         document: Document = {
             "control_plane": plane.status(),
@@ -51,9 +61,10 @@ def gather(settings: Settings) -> Document:
             "dags": airflow.result()["dags"],
             "incidents": incidents.result() or [],
             "replicas": replicas.result(),
+            "stream": stream.result(),
         }
     document["lag"] = _lag(settings, document["nodes"])
-    return {"well": _is_well(document), "unwatched": unwatched(document["dags"]), **document}
+    return {"well": is_well(document), "unwatched": unwatched(document["dags"]), **document}
 
 
 def unwatched(dags: Sequence[Document]) -> list[str]:
@@ -90,7 +101,8 @@ def show(document: Document) -> None:
     if document["dags"]:
         console.print(_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
-    console.print(f"Stream: {lag}")
+    late = document["stream"] or {"level": Level.WELL, "said": ""}
+    console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
     if document["replicas"]:
         console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
@@ -166,6 +178,25 @@ def _replicas(settings: Settings) -> Document:
     }
 
 
+def _samples(settings: Settings) -> list[FlowSample]:
+    from kintsugi.connections import store_dsn
+    from kintsugi.store.samples import FlowSamples
+
+    return FlowSamples(store_dsn(settings)).since(datetime.now(UTC) - STREAM_SPAN)
+
+
+def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
+    """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
+    from kintsugi.web import flow
+    from kintsugi.web.hub import Reading
+    from kintsugi.web.sources import STALE_AFTER, FlowSeen
+
+    if not samples or now - samples[-1].at > STALE_AFTER:
+        return None
+    seen = flow.stream(Reading(FlowSeen(tuple(samples), live=True)))
+    return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
+
+
 def _or_none(ask: Callable[[], Answered]) -> Answered | None:
     """The answer, or None: whoever is asked may be down, and its client may say so in any way."""
     try:
@@ -174,14 +205,16 @@ def _or_none(ask: Callable[[], Answered]) -> Answered | None:
         return None
 
 
-def _is_well(document: Document) -> bool:
+def is_well(document: Document) -> bool:
+    """Whether nothing that was asked ails; what could not be asked doesn't count as ailing, but for Airflow's health."""
     nodes = all(
         node["service"] == "ok" and node["ssh"] == "ok" and node.get("disk") != "full"
         for node in document["nodes"]
     )
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
-    return nodes and parts and bool(health) and set(health.values()) == {"healthy"}
+    stands = (document["stream"] or {}).get("level") == Level.BAD
+    return nodes and parts and not stands and bool(health) and set(health.values()) == {"healthy"}
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.local.status import gather, show, unwatched
+from kintsugi.local.status import gather, is_well, show, stream_of, unwatched
+from kintsugi.store.samples import FlowSample
 from tests.installations import installation
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixt
         "nodes": [],
         "dags": [],
         "lag": 0,
+        "stream": None,
         "replicas": {"said": "Replicas not compared yet.", "nodes": {}},
         "incidents": [],
     }
@@ -59,3 +62,37 @@ def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixt
     assert "Cassandra: Replicas not compared yet." in printed
     show({**document, "unwatched": []})
     assert "Nobody watches" not in capsys.readouterr().out
+
+
+def test_a_stream_that_falls_behind_is_told_as_on_the_page() -> None:
+    now = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
+
+    def samples(committed: int) -> list[FlowSample]:
+        return [
+            FlowSample(now - timedelta(seconds=ago), True, committed, 10_000 + 100 * (300 - ago))
+            for ago in range(300, -1, -5)
+        ]
+
+    late = stream_of(samples(committed=10_500), now)
+    assert late is not None
+    assert late["level"] == "bad"
+    assert "has waited 295 s" in late["said"]
+    well = stream_of(samples(committed=40_000), now)
+    assert well is not None
+    assert well["level"] == "well"
+    assert stream_of(samples(committed=10_500), now + timedelta(minutes=5)) is None
+    assert stream_of([], now) is None
+
+
+def test_a_stream_that_falls_behind_is_not_well() -> None:
+    document = {
+        "nodes": [{"service": "ok", "ssh": "ok", "disk": "ok"}],
+        "control_plane": {"scheduler": {"state": "RUNNING"}},
+        "airflow": {"url": "http://127.34.0.1:8080", "scheduler": "healthy"},
+        "stream": {"level": "note", "said": "trades are stored 40 s late."},
+    }
+    assert is_well(document)
+    assert is_well({**document, "stream": None})
+    assert not is_well(
+        {**document, "stream": {"level": "bad", "said": "Trades come in, but none is stored."}}
+    )
