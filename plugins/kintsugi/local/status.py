@@ -206,7 +206,7 @@ def _or_none(ask: Callable[[], Answered]) -> Answered | None:
 
 
 def is_well(document: Document) -> bool:
-    """Whether nothing that was asked ails; what could not be asked doesn't count as ailing, but for Airflow's health."""
+    """Whether nothing ails of what answered; an Airflow that doesn't say how it is isn't well."""
     nodes = all(
         node["service"] == "ok" and node["ssh"] == "ok" and node.get("disk") != "full"
         for node in document["nodes"]
