@@ -105,7 +105,7 @@ def _silent_host(seen: Observation) -> Diagnosis:
     if PeerOpinion.UP in opinions:
         return _say(
             Verdict.PARTITIONED,
-            f"{seen.node} is silent to us, but {_names(seen, PeerOpinion.UP)} still hears it",
+            f"{seen.node} is silent to us, but still heard by {_names(seen, PeerOpinion.UP)}",
         )
     if opinions == {PeerOpinion.UNKNOWN}:
         return _say(
@@ -113,7 +113,7 @@ def _silent_host(seen: Observation) -> Diagnosis:
             f"{seen.node} is silent and none of its peers could be asked: it may be us who are cut off",
         )
     witness = _names(seen, PeerOpinion.DOWN)
-    said = f"and {witness} says it is down" if witness else "and it has no peers that could say otherwise"
+    said = f"and held for down by {witness}" if witness else "and it has no peers that could say otherwise"
     return _say(Verdict.HOST_LOST, f"{seen.node} is silent on its service and on sshd, {said}{_volume(seen)}")
 
 
@@ -183,13 +183,13 @@ def _oddities(seen: Observation) -> str:
     if seen.room is not None and seen.room.free < FULL_BELOW:
         odd.append(f"its disk is full ({_free(seen.room)})")
     if down := _names(seen, PeerOpinion.DOWN):
-        odd.append(f"{down} says it is down")
+        odd.append(f"{down} held it for down")
     return f", but {' and '.join(odd)}" if odd else ""
 
 
 def _stale_peers(seen: Observation) -> str:
     up = _names(seen, PeerOpinion.UP)
-    return f" ({up} hasn't noticed yet)" if up else ""
+    return f" (not yet noticed by {up})" if up else ""
 
 
 def _volume(seen: Observation) -> str:

@@ -32,7 +32,7 @@ TABLE = [
     (seen(OK, OK), Verdict.FALSE_ALARM, "answers its own protocol."),
     (seen(OK, REFUSED), Verdict.FALSE_ALARM, "but its sshd doesn't (ssh: refused)"),
     (seen(OK, OK, volume_intact=False), Verdict.FALSE_ALARM, "its data directory is gone from under it"),
-    (seen(OK, TIMEOUT, peers=peers(DOWN, UP)), Verdict.FALSE_ALARM, "cassandra-1 says it is down"),
+    (seen(OK, TIMEOUT, peers=peers(DOWN, UP)), Verdict.FALSE_ALARM, "cassandra-1 held it for down"),
     (seen(OK, OK, init_state="FATAL"), Verdict.FALSE_ALARM, "answers"),
     # it answers, by a clock of its own
     (seen(OK, OK, clock_ahead_s=3600.0), Verdict.CLOCK_WRONG, "answers, but its clock is 3,600.0 s fast"),
@@ -105,14 +105,26 @@ TABLE = [
     # refused twice: proof, whatever the peers believe
     (seen(REFUSED, REFUSED), Verdict.HOST_LOST, "nothing runs there; nobody could say whether its volume"),
     (seen(REFUSED, REFUSED, heard_s_ago=1), Verdict.HOST_LOST, "nothing runs there"),
-    (seen(REFUSED, REFUSED, peers=peers(UP, UP)), Verdict.HOST_LOST, "and cassandra-3 hasn't noticed yet"),
+    (
+        seen(REFUSED, REFUSED, peers=peers(UP, UP)),
+        Verdict.HOST_LOST,
+        "not yet noticed by cassandra-1 and cassandra-3",
+    ),
     (seen(REFUSED, REFUSED, volume_intact=True), Verdict.HOST_LOST, "its volume is intact"),
     (seen(REFUSED, REFUSED, volume_intact=False), Verdict.HOST_LOST, "its volume is gone"),
     # silent twice: the witnesses decide
-    (seen(TIMEOUT, TIMEOUT, peers=peers(UP, DOWN)), Verdict.PARTITIONED, "but cassandra-1 still hears it"),
+    (seen(TIMEOUT, TIMEOUT, peers=peers(UP, DOWN)), Verdict.PARTITIONED, "but still heard by cassandra-1"),
     (seen(TIMEOUT, TIMEOUT, peers=peers(UNKNOWN, UNKNOWN)), Verdict.PARTITIONED, "us who are cut off"),
-    (seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, UNKNOWN)), Verdict.HOST_LOST, "cassandra-1 says it is down"),
-    (seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, DOWN)), Verdict.HOST_LOST, "cassandra-1 and cassandra-3"),
+    (
+        seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, UNKNOWN)),
+        Verdict.HOST_LOST,
+        "and held for down by cassandra-1",
+    ),
+    (
+        seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, DOWN)),
+        Verdict.HOST_LOST,
+        "held for down by cassandra-1 and cassandra-3",
+    ),
     (seen(TIMEOUT, TIMEOUT), Verdict.HOST_LOST, "no peers that could say otherwise"),
     # on its way up
     (seen(REFUSED, OK, init_state="STARTING"), Verdict.STARTING, "being started by its init"),
