@@ -10,7 +10,7 @@ would else found a second. Where too few disks are left to join, it calls a pers
 4. Topics and tables are made. Cassandra's baselines are built again from the end-of-day files, and then every trade
    file of S3 is replayed; a trade keeps its identity, so what is stored already stays as it is.
 
-Killed at any point, the same command goes on: a node that has only just been formed counts as lost until all have.
+Killed at any point, the same command goes on: a mark says that the disks there are those that it was putting in.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from kintsugi.errors import LeaseHeld, Refused, StepFailed
 from kintsugi.fleet import Node, Role, watch_of
 from kintsugi.local import by_hand
 from kintsugi.local.control_plane import ControlPlane
+from kintsugi.local.demo import BASELINE_DAG
 from kintsugi.local.processes import wait_until
 from kintsugi.local.progress import Progress
-from kintsugi.local.series import set_going
 from kintsugi.recovery import plan_policy
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.recovery.guards import DECLINE
@@ -56,9 +56,9 @@ def run(settings: Settings, role: Role) -> int:
                 end_repair(doors, airflow, node, progress)
                 hands.enter_context(by_hand.hands_on(doors, airflow, node.name, holder=HOLDER, reason=REASON))
         form(doors, role, nodes, progress)
-    set_going(doors)
     if role is Role.CASSANDRA:
         with progress.step("baselines from the end-of-day files"):
+            airflow.unpause(BASELINE_DAG)
             rebuild_baselines(doors)
     with progress.step("every trade file of S3, sent again"):
         replay_everything(airflow)
@@ -73,8 +73,8 @@ def check(settings: Settings, role: Role) -> None:
     """
     if role not in FORMED_OF:
         raise Refused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
-    if not note(settings, role).exists():
-        return  # begun before, and killed
+    if forming(settings, role).exists():
+        return
     nodes = settings.fleet.of(role)
     left = [node.name for node in nodes if holds_data(settings, node)]
     needed = 1 if role is Role.CASSANDRA else len(nodes) // 2 + 1
@@ -99,6 +99,11 @@ def holds_data(settings: Settings, node: Node) -> bool:
 def note(settings: Settings, role: Role) -> Path:
     """The file that says that the role's cluster exists (docs/decisions/0020)."""
     return settings.control / "formed" / FORMED_OF[role]
+
+
+def forming(settings: Settings, role: Role) -> Path:
+    """The mark of a run that has begun to replace the disks, and hasn't come to the end of it."""
+    return note(settings, role).with_suffix(".forming")
 
 
 def concerned(doors: Runtime, role: Role) -> list[Node]:
@@ -139,10 +144,13 @@ def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) 
     from kintsugi.trades.schema import ensure_tables, ensure_topics
 
     with progress.step("Terraform: new nodes, new disks"):
+        forming(doors.settings, role).touch()
         note(doors.settings, role).unlink(missing_ok=True)
         doors.terraform().replace(addresses(nodes))
     with progress.step("Ansible: configure and form"):
-        first.converge(doors)  # a whole run, so it notes that the cluster exists
+        first.converge(doors)
+        note(doors.settings, role).touch()  # a run over nodes of several releases doesn't note it
+        forming(doors.settings, role).unlink()
         doors.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
         ensure_topics(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))

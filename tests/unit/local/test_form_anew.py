@@ -59,8 +59,15 @@ def test_kafka_comes_back_with_a_majority_of_its_voters_only(settings: Settings)
 
 def test_one_that_was_killed_goes_on_whatever_its_new_disks_hold(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/joined")
-    form_anew.note(settings, Role.CASSANDRA).unlink()
+    form_anew.forming(settings, Role.CASSANDRA).touch()
     form_anew.check(settings, Role.CASSANDRA)
+
+
+def test_a_missing_note_forms_nothing_over_disks_that_are_there(settings: Settings) -> None:
+    disk(settings, "cassandra-1", "cassandra/joined")
+    form_anew.note(settings, Role.CASSANDRA).unlink()
+    with pytest.raises(Refused, match="the disk of cassandra-1 is there"):
+        form_anew.check(settings, Role.CASSANDRA)
 
 
 def test_spark_keeps_nothing_that_would_be_gone(settings: Settings) -> None:
