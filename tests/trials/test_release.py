@@ -9,57 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
-from pathlib import Path
 
 import pytest
-import yaml
 
-from kintsugi.connections import store_dsn
 from kintsugi.errors import Refused, StepFailed
 from kintsugi.fleet import Node, Role
-from kintsugi.hooks.terraform import Terraform
-from kintsugi.local import node as nodes
 from kintsugi.recovery.case import Runtime
-from kintsugi.release import deploy, drift, first, in_force, rollout, traffic, trials
+from kintsugi.release import deploy, drift, in_force, rollout, traffic, trials
 from kintsugi.release.trials import TRIALS, Trial
-from kintsugi.settings import Settings
-from kintsugi.store import Store
 from kintsugi.trades.cassandra import connected
-from kintsugi.trades.schema import ensure_tables, ensure_topics
-from tests.installations import installation, open_directory
-from tests.integration.test_fleet_heal import postgres
 
 pytestmark = pytest.mark.timeout(1500)
 GOOD = Trial(
     "a larger heap", "ansible/roles/kafka/defaults/main.yml", "kafka_heap: 384m", "kafka_heap: 392m", most=3
 )
-
-
-def small_installation(directory: Path) -> Settings:
-    """The fleet without Spark."""
-    made = installation(directory, "127.43")
-    document = yaml.safe_load(made.fleet_file.read_text())
-    document["nodes"] = [node for node in document["nodes"] if node["role"] in ("kafka", "cassandra")]
-    made.fleet_file.write_text(yaml.safe_dump(document, sort_keys=False))
-    return made
-
-
-@pytest.fixture(scope="module")
-def doors() -> Iterator[Runtime]:
-    with open_directory() as directory:
-        settings = small_installation(directory)
-        try:
-            with postgres(settings):
-                runtime = Runtime(settings, settings.fleet, Store(store_dsn(settings)))
-                Terraform(settings).apply_all()
-                first.converge(runtime)
-                ensure_topics(settings.fleet.endpoints(Role.KAFKA, 9092))
-                ensure_tables([node.address for node in settings.fleet.of(Role.CASSANDRA)])
-                print(first.settle(runtime))
-                yield runtime
-        finally:
-            for node in settings.fleet:
-                nodes.destroy_node(settings, node.name)
 
 
 @contextmanager

@@ -144,13 +144,15 @@ def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) 
     from kintsugi.trades.schema import ensure_tables, ensure_topics
 
     with progress.step("Terraform: new nodes, new disks"):
-        forming(doors.settings, role).touch()
+        begun = forming(doors.settings, role)
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.touch()
         note(doors.settings, role).unlink(missing_ok=True)
         doors.terraform().replace(addresses(nodes))
     with progress.step("Ansible: configure and form"):
         first.converge(doors)
         note(doors.settings, role).touch()  # a run over nodes of several releases doesn't note it
-        forming(doors.settings, role).unlink()
+        begun.unlink()
         doors.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
         ensure_topics(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))

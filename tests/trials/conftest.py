@@ -1,0 +1,48 @@
+"""Three Kafka brokers and three Cassandra nodes, without Spark and Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kintsugi.connections import store_dsn
+from kintsugi.fleet import Role
+from kintsugi.hooks.terraform import Terraform
+from kintsugi.local import node as nodes
+from kintsugi.recovery.case import Runtime
+from kintsugi.release import first
+from kintsugi.settings import Settings
+from kintsugi.store import Store
+from kintsugi.trades.schema import ensure_tables, ensure_topics
+from tests.installations import installation, open_directory
+from tests.integration.test_fleet_heal import postgres
+
+
+def small_installation(directory: Path) -> Settings:
+    """The fleet without Spark."""
+    made = installation(directory, "127.43")
+    document = yaml.safe_load(made.fleet_file.read_text())
+    document["nodes"] = [node for node in document["nodes"] if node["role"] in ("kafka", "cassandra")]
+    made.fleet_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    return made
+
+
+@pytest.fixture(scope="module")
+def doors() -> Iterator[Runtime]:
+    with open_directory() as directory:
+        settings = small_installation(directory)
+        try:
+            with postgres(settings):
+                runtime = Runtime(settings, settings.fleet, Store(store_dsn(settings)))
+                Terraform(settings).apply_all()
+                first.converge(runtime)
+                ensure_topics(settings.fleet.endpoints(Role.KAFKA, 9092))
+                ensure_tables([node.address for node in settings.fleet.of(Role.CASSANDRA)])
+                print(first.settle(runtime))
+                yield runtime
+        finally:
+            for node in settings.fleet:
+                nodes.destroy_node(settings, node.name)

@@ -1,0 +1,72 @@
+"""Clusters of which too few disks are left, on real servers: refused while they aren't, formed anew when they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kintsugi.errors import Refused
+from kintsugi.fleet import Role
+from kintsugi.local import form_anew
+from kintsugi.local import node as nodes
+from kintsugi.local.progress import Progress
+from kintsugi.recovery.case import Runtime
+from kintsugi.settings import KAFKA_PORT, TOPIC
+from kintsugi.trades.cassandra import connected
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def lose(doors: Runtime, *names: str) -> None:
+    for name in names:
+        nodes.power_off(doors.settings, name, lose_volume=True)
+
+
+def form(doors: Runtime, role: Role) -> None:
+    form_anew.check(doors.settings, role)
+    form_anew.form(doors, role, form_anew.concerned(doors, role), Progress())
+    with pytest.raises(Refused, match=r"the disk of .* is there"):
+        form_anew.check(doors.settings, role)
+
+
+def test_cassandra_without_any_disk(doors: Runtime) -> None:
+    addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
+    lose(doors, "cassandra-1", "cassandra-2")
+    with pytest.raises(Refused, match="the disk of cassandra-3 is there"):
+        form_anew.check(doors.settings, Role.CASSANDRA)
+    lose(doors, "cassandra-3")
+    form(doors, Role.CASSANDRA)
+    with connected(addresses) as session:
+        session.execute("CREATE TABLE written (id int PRIMARY KEY)")
+        session.execute("INSERT INTO written (id) VALUES (1)")
+        assert session.execute("SELECT count(*) FROM trade").one()[0] == 0
+    for address in addresses:
+        with connected([address]) as session:
+            peers = {row.peer for row in session.execute("SELECT peer FROM system.peers")}
+            assert peers | {session.execute("SELECT rpc_address FROM system.local").one()[0]} == set(
+                addresses
+            )
+
+
+def test_kafka_with_one_disk_of_three(doors: Runtime) -> None:
+    brokers = doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+    send(brokers, b"before")
+    lose(doors, "kafka-1")
+    with pytest.raises(Refused, match="the disk of kafka-2, kafka-3 is there"):
+        form_anew.check(doors.settings, Role.KAFKA)
+    lose(doors, "kafka-3")
+    form(doors, Role.KAFKA)
+    assert send(brokers, b"after") == 0, "a new topic begins at zero"
+
+
+def send(brokers: list[str], value: bytes) -> int:
+    """The offset of a record with acks=all in the topic's first partition."""
+    from kafka import KafkaProducer
+
+    producer = KafkaProducer(bootstrap_servers=brokers, acks="all")
+    try:
+        sent: Any = producer.send(TOPIC, value=value, partition=0).get(30)
+    finally:
+        producer.close()
+    return int(sent.offset)
