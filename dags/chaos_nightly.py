@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 RUNBOOK = """
 ### Chaos at night
@@ -14,7 +14,8 @@ Picks a node at random from a seed (logged, and settable in the form to repeat a
 the watch has healed it, and reports. It refuses to start while an incident is open or when the
 steady state doesn't hold: chaos proves recovery, it doesn't add to an outage.
 
-**`refuse_when_sick` failed?** That is the refusal; its text says what wasn't well.
+**`refuse_when_sick` failed?** That is the refusal; its text says what wasn't well. **Skipped?** The run was due more
+than an hour before: the DAG was paused then, or Airflow down, and nobody wants the night made up for by day.
 **`wait_for_healing` failed?** The node did not come back in time: read the incident of that node and treat it as real.
 """
 
@@ -22,8 +23,8 @@ with DAG(
     dag_id="chaos_nightly",
     description="Pull a random node's plug and expect it to heal",
     doc_md=RUNBOOK,
-    schedule="0 2 * * 1-5",
-    start_date=pendulum.datetime(2026, 1, 1, tz="America/New_York"),
+    # Without a start: who unpauses it at noon wants the next night, and not the last one made up for.
+    schedule=CronTriggerTimetable("0 2 * * 1-5", timezone="America/New_York"),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=True,
@@ -46,11 +47,14 @@ with DAG(
 ) as dag:
 
     @task
-    def refuse_when_sick() -> str:
-        """The steady state must hold before anything is broken."""
+    def refuse_when_sick(**context: object) -> str:
+        """The steady state must hold before anything is broken, and the night must not be over."""
         from kintsugi.chaos import experiment
         from kintsugi.recovery.case import runtime
 
+        run = context["dag_run"]
+        if over := experiment.night_is_over(str(run.run_type), run.run_after):  # type: ignore[attr-defined]
+            raise AirflowSkipException(over)
         return experiment.check_steady_state(runtime())
 
     @task

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import pendulum
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, CronTriggerTimetable, task
 
 RUNBOOK = """
 ### The daily digest
@@ -24,8 +23,7 @@ with DAG(
     dag_id="digest",
     description="What broke and healed in the last 24 hours, to the desk",
     doc_md=RUNBOOK,
-    schedule="0 7 * * *",
-    start_date=pendulum.datetime(2026, 1, 1, tz="America/New_York"),
+    schedule=CronTriggerTimetable("0 7 * * *", timezone="America/New_York"),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

@@ -61,6 +61,13 @@ def test_a_continuous_dag_has_a_start_date(dag_bag: Any) -> None:
         assert dag.start_date.year < 2026, dag.dag_id
 
 
+def test_a_dag_with_a_time_of_its_own_waits_for_it(dag_bag: Any) -> None:
+    """With a start date in the past Airflow makes its last missed run as soon as it is unpaused: chaos at noon."""
+    timed = [dag for dag in dag_bag.dags.values() if type(dag.timetable).__name__ == "CronTriggerTimetable"]
+    assert {dag.dag_id for dag in timed} >= {"chaos_nightly", "digest", "check_drift", "anti_entropy"}
+    assert {dag.dag_id: dag.start_date for dag in timed if dag.start_date is not None} == {}
+
+
 def test_no_branch_stands_in_a_mapped_group(dag_bag: Any) -> None:
     """Airflow runs both sides of such a branch (apache/airflow 67265): it would rebuild healthy nodes."""
     for dag in dag_bag.dags.values():

@@ -18,6 +18,8 @@ from kintsugi.incident import Incident, Outcome
 from kintsugi.observation import Answer
 from kintsugi.recovery.case import Runtime
 
+NIGHT = timedelta(hours=1)
+
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,17 @@ def check_steady_state(runtime: Runtime) -> str:
     if silent:
         raise Refused(f"the steady state doesn't hold: {', '.join(silent)} doesn't answer")
     return f"all {len(runtime.fleet.nodes)} nodes answer and no incident is open"
+
+
+def night_is_over(run_type: str, due: datetime, now: datetime | None = None) -> str | None:
+    """Why a scheduled run that was ``due`` (UTC) isn't made any more; None for one in time, or started by hand.
+
+    A DAG that is unpaused is given the run that it missed last, at once.
+    """
+    late = (now or datetime.now(UTC)) - due
+    if run_type != "scheduled" or late <= NIGHT:
+        return None
+    return f"this run was due at {due:%Y-%m-%d %H:%M} UTC; nothing is broken {late.total_seconds() / 3600:.0f} h later"
 
 
 def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
