@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer, Headroom, Observation
+from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
 from kintsugi.probes import clock
 from kintsugi.probes.disk import parse_df
 from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
@@ -51,7 +51,7 @@ async def observe(settings: Settings, node: Node) -> Observation:
     ``volume_intact`` and ``room`` stay None unless the node itself could be asked over SSH.
     """
     first = asyncio.create_task(_looked(node))
-    told = asyncio.create_task(_witnesses(settings, node, first))
+    told = asyncio.create_task(opinions(settings, node, first))
     service, ssh = await first
     (service, ssh), said, (init_state, progress, damage), (volume, room), ahead_s = await asyncio.gather(
         _look_again(node, service, ssh),
@@ -88,19 +88,22 @@ async def _looked(node: Node) -> tuple[Probe, Probe]:
     return await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
 
 
-async def _witnesses(
-    settings: Settings, node: Node, first: asyncio.Task[tuple[Probe, Probe]]
-) -> list[Witness]:
+async def opinions(settings: Settings, node: Node, first: asyncio.Task[tuple[Probe, Probe]]) -> list[Witness]:
     """What the peers say; they are asked from the beginning on, because a silent node takes its time as it is.
 
-    Two refusals prove the processes dead: then the peers are asked for the record only, and hardly waited for.
+    Two refusals prove the processes dead: then the peers are asked for the record only, and hardly waited for. Where a
+    silent node has peers of which none can say anything, they are asked once more: the broker that fell silent may have
+    led the quorum, and who stands down for it waits for another eight seconds of silence.
     """
     asked = asyncio.create_task(witnesses(settings.fleet, node, GOSSIP_WATCH_S))
     service, ssh = await first
     if service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED:
         asked.cancel()
         return await witnesses(settings.fleet, node, SECOND_LOOK_S)
-    return await asked
+    said = await asked
+    if service.answer is not Answer.OK and {witness.opinion for witness in said} == {PeerOpinion.UNKNOWN}:
+        return await witnesses(settings.fleet, node, GOSSIP_WATCH_S)
+    return said
 
 
 async def _probe_ssh(node: Node) -> Probe:

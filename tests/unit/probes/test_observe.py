@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from kintsugi.fleet import Role
 from kintsugi.observation import Answer, PeerOpinion
-from kintsugi.probes.observe import crash_loop, damage, heard_at, init_state, progress
+from kintsugi.probes import observe
+from kintsugi.probes.observe import crash_loop, damage, heard_at, init_state, opinions, progress
 from kintsugi.probes.peers import Witness
 from kintsugi.probes.protocols import Probe
+from kintsugi.settings import load_settings
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 
@@ -111,3 +116,44 @@ def test_a_service_that_ends_again_and_again_is_no_service_that_starts(
     log: str, uptime_s: float | None, loops: bool
 ) -> None:
     assert crash_loop(log, "kafka", uptime_s) is loops
+
+
+@pytest.mark.parametrize(
+    ("service", "rounds", "asked", "said"),
+    [
+        # the broker that fell silent led the quorum: while the next leader is elected nobody can say anything
+        (Answer.TIMEOUT, (["unknown", "unknown"], ["down", "down"]), 2, ["down", "down"]),
+        (Answer.TIMEOUT, (["unknown", "unknown"], ["unknown", "unknown"]), 2, ["unknown", "unknown"]),
+        (Answer.TIMEOUT, (["unknown", "down"],), 1, ["unknown", "down"]),
+        (Answer.TIMEOUT, ([],), 1, []),
+        (Answer.OK, (["unknown", "unknown"],), 1, ["unknown", "unknown"]),
+    ],
+)
+def test_peers_of_a_silent_node_that_cannot_say_anything_are_asked_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+    service: Answer,
+    rounds: Sequence[list[str]],
+    asked: int,
+    said: list[str],
+) -> None:
+    settings, at = load_settings(), datetime(2026, 8, 1, tzinfo=UTC)
+    node, answers = settings.fleet.node("kafka-2"), iter(rounds)
+    times = 0
+
+    async def witnesses(*_: Any) -> list[Witness]:
+        nonlocal times
+        times += 1
+        return [Witness("kafka-1", PeerOpinion(opinion), "") for opinion in next(answers)]
+
+    async def looked() -> tuple[Probe, Probe]:
+        return (
+            Probe("kafka-2", service, at, 1.5, ""),
+            Probe("kafka-2", Answer.TIMEOUT, at, 1.5, ""),
+        )
+
+    async def ask() -> list[Witness]:
+        return await opinions(settings, node, asyncio.create_task(looked()))
+
+    monkeypatch.setattr(observe, "witnesses", witnesses)
+    assert [witness.opinion.value for witness in asyncio.run(ask())] == said
+    assert times == asked
