@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 TRADES_PER_S = 1000
 FEED_PERIOD_S = 5.0
-STANDSTILL_S = 600.0  # comparing the ranges of millions of trades takes longer, and says every two minutes that it goes on
+STANDSTILL_S = 600.0  # comparing millions of trades takes longer, and says every two minutes that it goes on
 PACE_LAG_S = 10  # so many seconds of the load may wait in Kafka
 UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it
 LOOK_EVERY_S = 0.5
