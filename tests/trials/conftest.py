@@ -9,14 +9,13 @@ import pytest
 import yaml
 
 from kintsugi.connections import store_dsn
-from kintsugi.fleet import Role
 from kintsugi.hooks.terraform import Terraform
 from kintsugi.local import node as nodes
 from kintsugi.recovery.case import Runtime
 from kintsugi.release import first
 from kintsugi.settings import Settings
 from kintsugi.store import Store
-from kintsugi.trades.schema import ensure_tables, ensure_topics
+from kintsugi.trades.schema import ensure_topics_and_tables
 from tests.installations import installation, open_directory
 from tests.integration.test_fleet_heal import postgres
 
@@ -39,8 +38,7 @@ def doors() -> Iterator[Runtime]:
                 runtime = Runtime(settings, settings.fleet, Store(store_dsn(settings)))
                 Terraform(settings).apply_all()
                 first.converge(runtime)
-                ensure_topics(settings.fleet.endpoints(Role.KAFKA, 9092))
-                ensure_tables([node.address for node in settings.fleet.of(Role.CASSANDRA)])
+                ensure_topics_and_tables(settings.fleet)
                 print(first.settle(runtime))
                 yield runtime
         finally:

@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -141,6 +141,17 @@ class Airflow:
             time.sleep(pause)
         return state
 
+    def replay(self, choice: Mapping[str, Any], seconds: float) -> None:
+        """Send trade files of S3 again, and wait until all are in Kafka; raises StepFailed when they aren't.
+
+        ``choice``: as the form of `replay_trades` has it.
+        """
+        run_id = self.trigger("replay_trades", choice)
+        if (state := self.await_run("replay_trades", run_id, seconds)) != "success":
+            raise StepFailed(
+                f"the replay {run_id} ended {state}: clear its task in Airflow, and it goes on where it was"
+            )
+
     def tasks(self, dag_id: str, run_id: str) -> list[TaskRun]:
         """The tasks of one run with state and times, in order of their start."""
         path = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}/taskInstances?limit=100"
@@ -171,6 +182,12 @@ class Airflow:
         )
         path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails"
         self.call("PATCH", path, {"chosen_options": [option], "params_input": {}})
+
+    def answer_all(self, dag_ids: Collection[str], option: str) -> None:
+        """Answer every question that waits in a run of these DAGs."""
+        for question in self.questions():
+            if question["dag_id"] in dag_ids:
+                self.answer(question, option)
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """The log of one try of a task, as plain lines."""

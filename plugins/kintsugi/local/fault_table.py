@@ -149,7 +149,8 @@ def run_cell(doors: Runtime, cell: Cell, console: Console) -> dict[str, Any]:
                 healed = await_healing(doors, cell, t0)
                 if healed and cell.asks:
                     console.print(f"  the {len(fed)} files that came in meanwhile are sent again")
-                    replay(doors, [key for key, _ in fed])
+                    keys = [key for key, _ in fed]
+                    ControlPlane(doors.settings).airflow.replay({"keys": keys}, REPLAY_DEADLINE_S)
             except KintsugiError as error:
                 console.print(f"  [red]{error}")
                 healed = False
@@ -181,7 +182,8 @@ def await_healing(doors: Runtime, cell: Cell, t0: datetime) -> bool:
     until, noted, calm_since = began + cell.deadline_s, 0, None
     while (now := time.monotonic()) < min(until, began + LONGEST_S):
         if cell.asks:
-            approve(doors, cell)
+            # As a person does who knows that the disks are gone.
+            ControlPlane(doors.settings).airflow.answer_all([*map(watch_of, cell.nodes)], APPROVE)
         incidents = incidents_since(doors, t0)
         if (entries := sum(len(one.entries) for one in incidents)) > noted:
             until, noted = now + cell.deadline_s, entries
@@ -191,22 +193,6 @@ def await_healing(doors: Runtime, cell: Cell, t0: datetime) -> bool:
             return True
         time.sleep(0.5)
     return False
-
-
-def approve(doors: Runtime, cell: Cell) -> None:
-    """Say yes to what the repairs of the victims ask, as a person does who knows that the disks are gone."""
-    airflow = ControlPlane(doors.settings).airflow
-    for question in airflow.questions():
-        if question["dag_id"] in map(watch_of, cell.nodes):
-            airflow.answer(question, APPROVE)
-
-
-def replay(doors: Runtime, keys: Sequence[str]) -> None:
-    """Send these files of S3 again and wait until all are in Kafka; raises StepFailed when they aren't."""
-    airflow = ControlPlane(doors.settings).airflow
-    run_id = airflow.trigger("replay_trades", {"keys": list(keys)})
-    if (state := airflow.await_run("replay_trades", run_id, REPLAY_DEADLINE_S)) != "success":
-        raise StepFailed(f"the replay {run_id} ended {state}: look at it in Airflow")
 
 
 def all_well(doors: Runtime, cell: Cell, incidents: Sequence[Incident]) -> bool:

@@ -15,7 +15,6 @@ Killed at any point, the same command goes on: a mark says that the disks there 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,7 +30,7 @@ from kintsugi.local.progress import Progress
 from kintsugi.recovery import plan_policy
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.recovery.guards import DECLINE
-from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
+from kintsugi.settings import BUCKET, Settings
 
 if TYPE_CHECKING:
     from kintsugi.local.airflow import Airflow
@@ -61,7 +60,7 @@ def run(settings: Settings, role: Role) -> int:
             airflow.unpause(BASELINE_DAG)
             rebuild_baselines(doors)
     with progress.step("every trade file of S3, sent again"):
-        replay_everything(airflow)
+        airflow.replay({"everything": True}, REPLAY_DEADLINE_S)
     progress.say("`make reconcile` says when all is back")
     return 0
 
@@ -114,21 +113,17 @@ def concerned(doors: Runtime, role: Role) -> list[Node]:
 
 def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress) -> None:
     """Decline what the node's repair asks, and wait until nobody repairs it; raises StepFailed at the deadline."""
-    told: set[str] = set()
+    told = False
 
     def free() -> bool:
-        for question in airflow.questions():
-            if question["dag_id"] == watch_of(node.name):
-                airflow.answer(question, DECLINE)
-        held = doors.store.lease(node.name)
-        if held is None or held.holder == HOLDER:
-            return True
-        if held.holder not in told:
-            told.add(held.holder)
-            progress.say(f"{node.name} is still being repaired by {held.holder}")
+        nonlocal told
+        airflow.answer_all([watch_of(node.name)], DECLINE)
         try:
             doors.store.acquire_lease(node.name, HOLDER, by_hand.LIMIT_S, fresh_token=True)
-        except LeaseHeld:
+        except LeaseHeld as held:
+            if not told:
+                progress.say(str(held))
+            told = True
             return False
         return True
 
@@ -141,7 +136,7 @@ def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress)
 def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
     """Replace the nodes and their disks, and let them form a cluster with its topics or tables."""
     from kintsugi.release import first
-    from kintsugi.trades.schema import ensure_tables, ensure_topics
+    from kintsugi.trades.schema import ensure_topics_and_tables
 
     with progress.step("Terraform: new nodes, new disks"):
         begun = forming(doors.settings, role)
@@ -155,8 +150,7 @@ def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) 
         begun.unlink()
         doors.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
-        ensure_topics(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
-        ensure_tables([node.address for node in doors.fleet.of(Role.CASSANDRA)])
+        ensure_topics_and_tables(doors.fleet)
 
 
 def addresses(nodes: Iterable[Node]) -> list[str]:
@@ -166,32 +160,14 @@ def addresses(nodes: Iterable[Node]) -> list[str]:
 
 def rebuild_baselines(doors: Runtime) -> None:
     """Forget that the end-of-day files were read, and wait until `build_baseline` has read them all again."""
-    from kintsugi.trades.baselines import EOD_MANIFESTS
+    from kintsugi.trades.arrivals import objects
+    from kintsugi.trades.baselines import EOD_MANIFESTS, pending_files
 
     s3 = doors.s3()
-
-    def manifests() -> list[str]:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=EOD_MANIFESTS)
-        return [item["Key"] for page in pages for item in page.get("Contents", ())]
-
-    before = manifests()
-    for key in before:
-        s3.delete_object(Bucket=BUCKET, Key=key)
-    if not wait_until(lambda: len(manifests()) >= len(before), BASELINE_DEADLINE_S, pause=1.0):
+    for item in list(objects(s3, BUCKET, EOD_MANIFESTS)):
+        s3.delete_object(Bucket=BUCKET, Key=item["Key"])
+    if not wait_until(lambda: not pending_files(s3), BASELINE_DEADLINE_S, pause=1.0):
         raise StepFailed(
             f"the baselines aren't there {BASELINE_DEADLINE_S:.0f} s later: look at build_baseline in Airflow, "
             "then trigger replay_trades with everything"
-        )
-
-
-def replay_everything(airflow: Airflow) -> None:
-    """Run `replay_trades` over all that is in S3; raises StepFailed when it fails."""
-    run_id = airflow.trigger(
-        "replay_trades",
-        {"everything": True},
-        run_id=f"form-anew-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}",
-    )
-    if airflow.await_run("replay_trades", run_id, REPLAY_DEADLINE_S) != "success":
-        raise StepFailed(
-            f"the replay {run_id} failed: clear its task in Airflow, and it goes on where it was"
         )

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kintsugi.errors import KintsugiError, StepFailed
-from kintsugi.fleet import Role
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.processes import wait_until
 from kintsugi.local.progress import Progress
-from kintsugi.settings import KAFKA_PORT, Settings
+from kintsugi.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +79,7 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
     from kintsugi.recovery.case import Runtime
     from kintsugi.release import first
     from kintsugi.store import Store
-    from kintsugi.trades.schema import ensure_tables, ensure_topics
+    from kintsugi.trades.schema import ensure_topics_and_tables
 
     fleet = settings.fleet
     doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
@@ -90,8 +89,7 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
     with progress.step("Ansible: configure and start the services"):
         running = first.converge(doors)
     with progress.step("topics and tables"):
-        ensure_topics(fleet.endpoints(Role.KAFKA, KAFKA_PORT))
-        ensure_tables([node.address for node in fleet.of(Role.CASSANDRA)])
+        ensure_topics_and_tables(fleet)
     progress.say(f"{running}: {first.settle(doors)}")
 
 

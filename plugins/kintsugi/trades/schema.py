@@ -34,10 +34,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
-from kintsugi.settings import DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
+from kintsugi.settings import DEAD_LETTER_TOPIC, KAFKA_PORT, KEYSPACE, TOPIC
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
+
+    from kintsugi.fleet import Fleet
 
 TOPIC_PARTITIONS = 6
 TOPIC_RETENTION_HOURS = 72
@@ -149,6 +151,14 @@ TABLES = {
         f"default_time_to_live = {BASELINE_DAYS * DAY}",
     ),
 }  # fmt: skip
+
+
+def ensure_topics_and_tables(fleet: Fleet) -> None:
+    """What the pipeline needs in a fleet that serves: `ensure_topics`, then `ensure_tables`."""
+    from kintsugi.fleet import Role
+
+    ensure_topics(fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+    ensure_tables([node.address for node in fleet.of(Role.CASSANDRA)])
 
 
 def ensure_tables(contact_points: list[str], replication: int = 3, timeout: float = 60.0) -> None:

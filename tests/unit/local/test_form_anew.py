@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from kintsugi.errors import LeaseHeld, Refused
 from kintsugi.fleet import Role
 from kintsugi.local import form_anew
+from kintsugi.local.airflow import Airflow
 from kintsugi.local.progress import Progress
 from kintsugi.settings import Settings
 from tests.installations import installation
@@ -83,26 +84,24 @@ def test_with_kafkas_offsets_goes_the_checkpoint_that_counts_them(settings: Sett
     assert {node.role for node in form_anew.concerned(doors, Role.CASSANDRA)} == {Role.CASSANDRA}
 
 
-class Repaired:
-    """A store and an Airflow: a repair of kafka-1 asks a person, and gives its lease back once it is told no."""
+class Repaired(Airflow):
+    """An Airflow and its store: a repair of kafka-1 asks a person, and gives its lease back once it is told no."""
 
     def __init__(self) -> None:
+        super().__init__("http://127.34.0.1:8080", "admin", str)
         self.answers: list[tuple[str, str]] = []
         self.looks: Iterator[str] = iter(("watch_kafka-1/r1", "watch_kafka-1/r1", "", ""))
 
-    def questions(self) -> list[dict[str, str]]:
+    def questions(self) -> list[dict[str, Any]]:
         asked = [{"dag_id": "watch_kafka-1"}, {"dag_id": "watch_kafka-3"}]
         return asked if not self.answers else asked[1:]
 
-    def answer(self, question: dict[str, str], option: str) -> None:
+    def answer(self, question: Mapping[str, Any], option: str) -> None:
         self.answers.append((question["dag_id"], option))
 
-    def lease(self, node: str) -> Any:
-        holder = next(self.looks)
-        return SimpleNamespace(holder=holder) if holder else None
-
     def acquire_lease(self, node: str, holder: str, ttl_s: float, *, fresh_token: bool) -> None:
-        raise LeaseHeld("still at work")
+        if at_work := next(self.looks):
+            raise LeaseHeld(f"{node} is being repaired by {at_work}")
 
 
 def test_the_nodes_own_question_is_declined_and_its_repair_waited_for(settings: Settings) -> None:
