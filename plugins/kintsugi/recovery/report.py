@@ -45,7 +45,7 @@ def archive_logs(runtime: Runtime, case: Case) -> list[str]:
     """
     started = time.monotonic()
     keys = []
-    for path in sorted((runtime.settings.control / "node-logs" / case.node).glob("*.log")):
+    for path in _logs(runtime.settings.control / "node-logs" / case.node):
         key = f"incidents/{case.incident}/logs/{path.name}.gz"
         deliver(runtime, key, gzip.compress(_tail(path)))
         keys.append(key)
@@ -56,6 +56,11 @@ def archive_logs(runtime: Runtime, case: Case) -> list[str]:
     runtime.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
     log.info(sentence)
     return keys
+
+
+def _logs(folder: Path) -> list[Path]:
+    """The log of each service, also of one whose file was full just now: only what was moved is there then."""
+    return sorted({*folder.glob("*.log"), *(full.with_suffix("") for full in folder.glob("*.log.1"))})
 
 
 def _tail(path: Path) -> bytes:

@@ -176,3 +176,10 @@ def test_the_end_of_a_log_reaches_back_into_the_file_that_was_full(
     assert report._tail(log) == b"s is taken"
     log.unlink()  # moved just now
     assert report._tail(log) == b"was before"
+
+
+def test_a_log_is_archived_also_at_the_moment_at_which_its_file_was_full(tmp_path: Path) -> None:
+    for name in ("kafka.log", "kafka.log.1", "sshd.log.1", "sshd.pid"):
+        (tmp_path / name).touch()
+    assert report._logs(tmp_path) == [tmp_path / "kafka.log", tmp_path / "sshd.log"]
+    assert report._logs(tmp_path / "never-spoke") == []
