@@ -70,3 +70,8 @@ def test_name_from_the_network_stays_inside(collector: LogCollector, send: Send,
     written = [Path(folder) / name for folder, _, names in os.walk(tmp_path) for name in names]
     [evil] = [path for path in written if "evil" in str(path)]
     assert evil.is_relative_to(collector.logs)
+
+
+def test_no_file_with_its_number_keeps_the_next_one_from_starting(collector: LogCollector) -> None:
+    """After a crash of the machine a stranger may have that number, and rsyslogd would take it for itself."""
+    assert {path.name for path in collector.directory.iterdir()} == {"rsyslog.conf", "rotate"}

@@ -78,10 +78,9 @@ class LogCollector:
         rsyslogd = shutil.which("rsyslogd") or shutil.which("rsyslogd", path="/usr/sbin:/sbin")
         if rsyslogd is None:
             raise PreflightError("no rsyslogd is installed: run `apt-get install rsyslog`")
-        configuration, pid = self.directory / "rsyslog.conf", self.directory / "rsyslogd.pid"
-        return Program(
-            "log-collector", [rsyslogd, "-n", "-f", str(configuration), "-i", str(pid)], stop_seconds=5
-        )
+        configuration = str(self.directory / "rsyslog.conf")
+        # No file with its pid: after a crash of the machine a stranger has that number, and rsyslogd would never start.
+        return Program("log-collector", [rsyslogd, "-n", "-f", configuration, "-iNONE"], stop_seconds=5)
 
     @property
     def _rotate(self) -> Path:
