@@ -252,8 +252,11 @@ def origin(source: Path) -> str:
     """What ``source`` is, for people: its path and, where git knows, its commit (``+`` with changes on top)."""
     import subprocess
 
+    git = shutil.which("git")
+    if git is None:
+        return str(source)
     described = subprocess.run(
-        ["git", "-C", os.fspath(source), "describe", "--always", "--dirty=+", "--exclude=*"],
+        [git, "-C", os.fspath(source), "describe", "--always", "--dirty=+", "--exclude=*"],
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     return f"{source} at {described.stdout.strip()}" if described.returncode == 0 else str(source)

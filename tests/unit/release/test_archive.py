@@ -137,3 +137,12 @@ def test_a_diff_shows_what_changed(settings: Settings, release: Release) -> None
     shown = archive.unified_diff(release, archive.build(settings))
     assert shown.splitlines()[:2] == ["--- a/fleet.yaml", "+++ b/fleet.yaml"]
     assert "+# a comment" in shown
+
+
+def test_where_a_release_comes_from_is_told_with_its_commit_where_git_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert archive.origin(REPOSITORY).startswith(f"{REPOSITORY} at ")
+    assert archive.origin(tmp_path) == str(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert archive.origin(REPOSITORY) == str(REPOSITORY)
