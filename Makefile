@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up unpause down status incident form-anew rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup demo up unpause down docker-up docker-down status incident form-anew rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -23,6 +23,12 @@ unpause:  ## let every watch, the stream, the ingest and the look for drift run;
 
 down:  ## stop and remove everything, also after a crash
 	@if [ -x $(BIN)/python ]; then $(KINTSUGI) down; fi
+
+docker-up:  ## the docker environment: build the image, start the control plane, which makes every node a container
+	@bin/docker-image && docker compose up --detach --wait && docker compose logs --no-log-prefix --tail 2 control
+
+docker-down:  ## stop and remove all of the docker environment; the image stays
+	@docker compose stop && docker compose run --rm control kintsugi down && docker compose down
 
 status:  ## fleet, DAGs, lag, incidents; FORMAT=json for programs
 	@$(KINTSUGI) status

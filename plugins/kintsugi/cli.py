@@ -38,11 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def up(options: argparse.Namespace, settings: Settings) -> int:
     """Start whatever of the pipeline doesn't run."""
+    from kintsugi.local.up import stay
     from kintsugi.local.up import up as start
 
-    start(settings)
+    plane = start(settings)
     print(sign_in(settings))
-    print("on a new installation, `make unpause` lets the watches, the stream and the ingest run")
+    print("on a new installation, `make unpause` lets the watches, the stream and the ingest run", flush=True)
+    if options.stay:
+        stay(plane)
     return 0
 
 
@@ -228,7 +231,11 @@ def sign_in(settings: Settings) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kintsugi", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (up, unpause, down, artifacts):
+    begun = _add(commands, up)
+    begun.add_argument(
+        "--stay", action="store_true", help="until SIGTERM, then stop the control plane: for a container"
+    )
+    for command in (unpause, down, artifacts):
         _add(commands, command)
     _add_series_of_faults(commands)
     measured = _add(commands, bench)

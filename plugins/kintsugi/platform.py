@@ -1,14 +1,16 @@
 """What lies beneath a node's SSH: the only thing that differs between environments at run time.
 
-``local`` is what stands today; ``docker`` and ``aws`` will give the same answers from their own APIs.
+``local`` and ``docker`` stand today; ``aws`` will give the same answers from its own API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
-from kintsugi.errors import FleetError, StepFailed
+from kintsugi.errors import FleetError, KintsugiError, StepFailed
 from kintsugi.settings import Settings
 
 RUN_TIMEOUT_S = 30.0
@@ -16,6 +18,15 @@ RUN_TIMEOUT_S = 30.0
 
 class Platform(Protocol):
     """Power and disks of the nodes, by node name."""
+
+    def obstacles(self) -> Iterator[str]:
+        """What stands in the way of running nodes here, a line each that says what to do; none: all is well."""
+
+    def power_on(self, name: str) -> None:
+        """Boot a node that Terraform made and that doesn't live; a living one stays as it is. Raises StepFailed."""
+
+    def remove_all(self) -> None:
+        """End and remove every node of the installation, whatever Terraform knows of them."""
 
     def power_off(self, name: str) -> None:
         """End the node at once and return when nothing of it lives; its volume stays."""
@@ -62,6 +73,24 @@ class LocalPlatform:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    def obstacles(self) -> Iterator[str]:
+        return iter(())
+
+    def power_on(self, name: str) -> None:
+        from kintsugi.local import node
+
+        node.create_node(self.settings, name)
+
+    def remove_all(self) -> None:
+        from kintsugi.local.node import destroy_node
+        from kintsugi.local.node_process import names_on_disk
+
+        names = names_on_disk(self.settings)
+        with suppress(KintsugiError):
+            names |= set(self.settings.fleet.nodes)
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            list(pool.map(lambda name: destroy_node(self.settings, name), sorted(names)))
 
     def power_off(self, name: str) -> None:
         from kintsugi.local import node
@@ -134,9 +163,56 @@ class LocalPlatform:
         plane.supervisor.start(plane.objects.program().name)
 
 
+class DockerPlatform(LocalPlatform):
+    """Nodes as containers (kintsugi.docker); their disks are directories of the state, as in ``local``."""
+
+    def obstacles(self) -> Iterator[str]:
+        from kintsugi.docker import containers
+
+        return containers.obstacles()
+
+    def power_on(self, name: str) -> None:
+        from kintsugi.docker import node
+
+        node.power_on(self.settings, name)
+
+    def remove_all(self) -> None:
+        from kintsugi.docker import containers
+
+        containers.remove_all(self.settings)
+
+    def power_off(self, name: str) -> None:
+        from kintsugi.docker import containers
+
+        containers.kill(self.settings, name)
+
+    def suspend(self, name: str) -> None:
+        from kintsugi.docker import containers
+
+        containers.freeze(self.settings, name)
+
+    def resume(self, name: str) -> None:
+        from kintsugi.docker import containers
+
+        containers.thaw(self.settings, name)
+
+    def fill_disk(self, name: str) -> None:
+        raise StepFailed(f"{name}: {self.no_full_disk()}")
+
+    def free_disk(self, name: str) -> bool:
+        return False
+
+    def no_full_disk(self) -> str | None:
+        return "a container's disk has no bound of its own here"
+
+
+PLATFORMS = {"local": LocalPlatform, "docker": DockerPlatform}
+
+
 def platform_of(settings: Settings) -> Platform:
     """The platform of the fleet's environment; raises FleetError for one that isn't built yet."""
     environment = settings.fleet.environment
-    if environment != "local":
-        raise FleetError(f"environment {environment!r} can't run nodes yet; set 'environment: local'")
-    return LocalPlatform(settings)
+    if environment not in PLATFORMS:
+        known = " or ".join(PLATFORMS)
+        raise FleetError(f"environment {environment!r} can't run nodes yet; set 'environment:' to {known}")
+    return PLATFORMS[environment](settings)

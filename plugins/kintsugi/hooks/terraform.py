@@ -142,6 +142,8 @@ class Terraform:
             "TF_VAR_cache_dir": str(settings.cache),
             "TF_VAR_python": sys.executable,
         }
+        if "KINTSUGI_IMAGE" in environment:  # of the docker environment's nodes
+            environment["TF_VAR_image"] = environment["KINTSUGI_IMAGE"]
         environment["PG_CONN_STR"] = self._pg_conn_str or environment.get("PG_CONN_STR") or self._local_dsn()
         return environment
 

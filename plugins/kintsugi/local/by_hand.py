@@ -64,7 +64,7 @@ def prepared(doors: Runtime, node: Node, fault: str) -> dict[str, Callable[[], N
     if fault == "process_death":
         platform, service = doors.platform(), SERVICES[node.role]
         return {"restart_s": lambda: platform.signal_service(node.name, service, "KILL")}
-    addresses = plan_policy.addresses(node.name, with_volume=fault == "lost_volume")
+    addresses = plan_policy.addresses(doors.fleet.environment, node.name, with_volume=fault == "lost_volume")
     terraform, ansible = doors.terraform(), in_force.ansible_for(doors, node.name)
     desired = stream_driver.variables(doors)
     return {

@@ -143,7 +143,7 @@ def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) 
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.touch()
         note(doors.settings, role).unlink(missing_ok=True)
-        doors.terraform().replace(addresses(nodes))
+        doors.terraform().replace(addresses(doors.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
         first.converge(doors)
         note(doors.settings, role).touch()  # a run over nodes of several releases doesn't note it
@@ -153,9 +153,13 @@ def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) 
         ensure_topics_and_tables(doors.fleet)
 
 
-def addresses(nodes: Iterable[Node]) -> list[str]:
+def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
     """Terraform's addresses of the nodes and their volumes."""
-    return [address for node in nodes for address in plan_policy.addresses(node.name, with_volume=True)]
+    return [
+        address
+        for node in nodes
+        for address in plan_policy.addresses(environment, node.name, with_volume=True)
+    ]
 
 
 def rebuild_baselines(doors: Runtime) -> None:

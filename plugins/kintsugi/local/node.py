@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +38,8 @@ from kintsugi.local.node_process import (
 from kintsugi.local.ssh import ssh_user
 from kintsugi.settings import Settings, inherited, load_settings
 
+Action = Callable[[Settings, str], None]
+
 QUARANTINE_KEEP = 3
 _BOOT_TIMEOUT_S = 30.0
 
@@ -50,7 +53,7 @@ def create_node(settings: Settings, name: str) -> None:
     fleet = settings.fleet
     node = fleet.node(name)
     if is_alive(settings, name):
-        _await_boot(settings, node)
+        await_boot(settings, node, lambda: is_alive(settings, name))
         return
     kill_all(settings, name)  # what a killed creation may have left
     record_path(settings, name).unlink(missing_ok=True)
@@ -62,7 +65,7 @@ def create_node(settings: Settings, name: str) -> None:
     create_volume(settings, name)
     write_configuration(settings, node, fleet.control_plane, isolation, ssh_user())
     _boot(settings, name, isolation)
-    _await_boot(settings, node)
+    await_boot(settings, node, lambda: is_alive(settings, name))
 
 
 def destroy_node(settings: Settings, name: str) -> None:
@@ -72,6 +75,11 @@ def destroy_node(settings: Settings, name: str) -> None:
     """
     kill_all(settings, name)
     record_path(settings, name).unlink(missing_ok=True)
+    keep_root(settings, name)
+
+
+def keep_root(settings: Settings, name: str) -> None:
+    """Move the root of a node that has ended to the quarantine; no root of that name is no error."""
     _quarantine(settings, name, settings.node_root(name), "root")
 
 
@@ -201,11 +209,12 @@ def _only_child(parent: subprocess.Popen[bytes], name: str) -> int:
     )
 
 
-def _await_boot(settings: Settings, node: Node) -> None:
+def await_boot(settings: Settings, node: Node, alive: Callable[[], bool]) -> None:
+    """Wait until the node's init and its sshd answer; raises StepFailed when it isn't ``alive``, or after 30 s."""
     deadline = time.monotonic() + _BOOT_TIMEOUT_S
     control = settings.node_root(node.name) / "run" / "supervisor.sock"
     while time.monotonic() < deadline:
-        if not is_alive(settings, node.name):
+        if not alive():
             raise StepFailed(_boot_failure(settings, node.name, "its init ended"))
         if _answers(socket.AF_UNIX, str(control)) and _answers(socket.AF_INET, (node.address, node.ssh_port)):
             return
@@ -235,11 +244,14 @@ def main(arguments: list[str]) -> int:
         "create-volume": create_volume,
         "destroy-volume": destroy_volume,
     }
+    return run_action(actions, arguments)
+
+
+def run_action(actions: Mapping[str, Action], arguments: list[str]) -> int:
+    """Do to ``$KINTSUGI_NODE`` what the one argument names; returns the exit code that Terraform sees."""
     name = os.environ.get("KINTSUGI_NODE", "")
     if len(arguments) != 1 or arguments[0] not in actions or not name:
-        print(
-            f"usage: KINTSUGI_NODE=<name> python -m kintsugi.local.node {'|'.join(actions)}", file=sys.stderr
-        )
+        print(f"usage: KINTSUGI_NODE=<name> python -m <module> {'|'.join(actions)}", file=sys.stderr)
         return 2
     try:
         actions[arguments[0]](load_settings(), name)

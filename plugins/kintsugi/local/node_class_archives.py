@@ -54,7 +54,8 @@ def archive_path(settings: Settings, product: str) -> Path:
     digest = hashlib.sha256(str(home).encode() + (home / "release").read_bytes())
     for jar in sorted(_jars(settings, product).glob("*.jar")):
         status = jar.stat()
-        digest.update(f"{jar} {status.st_size} {status.st_mtime_ns}\n".encode())
+        # To the second, as the JVM compares it: an image's layers keep no more of it.
+        digest.update(f"{jar} {status.st_size} {int(status.st_mtime)}\n".encode())
     return settings.cache / "class-archives" / f"{product}-{digest.hexdigest()[:16]}.jsa"
 
 

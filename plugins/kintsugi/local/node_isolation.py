@@ -23,11 +23,12 @@ class Isolation(StrEnum):
     ROOT_NAMESPACES = "root-namespaces"
     USER_NAMESPACES = "user-namespaces"
     DEATH_SIGNAL = "death-signal"
+    CONTAINER = "container"  # somebody else's wall: an engine made the namespaces before the init began
 
     @property
     def hides_files(self) -> bool:
-        """Whether a node sees only its own part of the state."""
-        return self is not Isolation.DEATH_SIGNAL
+        """Whether the init itself has to see to it that the node sees only its own part of the state."""
+        return self in (Isolation.ROOT_NAMESPACES, Isolation.USER_NAMESPACES)
 
 
 @cache

@@ -45,7 +45,8 @@ log_min_messages = warning
 log_checkpoints = off
 timezone = 'UTC'
 """
-_ACCESS = "host all all 127.0.0.0/8 scram-sha-256\n"
+# From loopback, and from the very address on which it listens: no node needs it.
+_ACCESS = "host all all 127.0.0.0/8 scram-sha-256\nhost all all samehost scram-sha-256\n"
 
 
 def binaries() -> Path | None:

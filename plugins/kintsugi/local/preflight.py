@@ -15,6 +15,7 @@ from kintsugi.fleet import Node, Role
 from kintsugi.local import artifacts
 from kintsugi.local.postgres import binaries
 from kintsugi.local.processes import carries_marker, listener
+from kintsugi.platform import platform_of
 from kintsugi.settings import (
     CASSANDRA_PORT,
     KAFKA_CONTROLLER_PORT,
@@ -51,7 +52,14 @@ def check(settings: Settings) -> None:
 
     Ports and memory that this installation itself holds already are no obstacle: ``up`` may be repeated.
     """
-    checks: list[Callable[[Settings], Iterable[str]]] = [_programs, _artifacts, _state, _disk, _ports]
+    checks: list[Callable[[Settings], Iterable[str]]] = [
+        _programs,
+        _artifacts,
+        _platform,
+        _state,
+        _disk,
+        _ports,
+    ]
     if not _runs_already(settings):
         checks.append(_memory)
     problems = [problem for check in checks for problem in check(settings)]
@@ -98,6 +106,10 @@ def _artifacts(settings: Settings) -> Iterator[str]:
     missing = artifacts.missing(settings)
     if missing:
         yield f"the jars of {', '.join(missing)} are not in {settings.artifacts}: run `make setup`"
+
+
+def _platform(settings: Settings) -> Iterator[str]:
+    yield from platform_of(settings).obstacles()
 
 
 def _state(settings: Settings) -> Iterator[str]:

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # Everything that may be in the state directory. Nothing else is ever deleted.
 PARTS = ("control", "nodes", "volumes", "quarantine", "spool", "run", "secrets", "lock")
+READY = Path("/run/kintsugi-up")  # what docker-compose.yaml asks for
+LOOK_S = 2.0
 _KEPT_TO_THE_END = ("secrets", "lock")
 
 
@@ -51,6 +55,24 @@ def up(settings: Settings, console: Console | None = None) -> ControlPlane:
             for future in futures:
                 future.result()
         return plane
+
+
+def stay(plane: ControlPlane, ready: Path = READY) -> None:
+    """Wait for SIGTERM, then stop the control plane and leave the nodes as they are: the life of a container.
+
+    ``ready`` is there as long as all is up. Raises StepFailed when the control plane's supervisor is gone, so that
+    whoever started this starts it again.
+    """
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    ready.touch()
+    try:
+        while not told.wait(LOOK_S):
+            if not plane.supervisor.answers():
+                raise StepFailed(f"the control plane's supervisor is gone: see {plane.supervisor.logs}")
+    finally:
+        ready.unlink(missing_ok=True)
+    plane.stop()
 
 
 def down(settings: Settings, console: Console | None = None) -> None:
@@ -111,27 +133,21 @@ def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
 
 def _power_on(settings: Settings) -> None:
     """Boot the nodes that Terraform knows but that don't live, as after a restart of the machine."""
-    from kintsugi.local.node import create_node, is_alive
+    from kintsugi.platform import platform_of
 
-    dead = [node.name for node in settings.fleet if not is_alive(settings, node.name)]
     with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(lambda name: create_node(settings, name), dead))
+        list(pool.map(platform_of(settings).power_on, settings.fleet.nodes))
 
 
 def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:
     """By Terraform where its state can be reached; then by what is on disk, whatever Terraform thought."""
     from kintsugi.hooks.terraform import Terraform
-    from kintsugi.local.node import destroy_node
-    from kintsugi.local.node_process import names_on_disk
+    from kintsugi.platform import platform_of
 
     if plane.postgres.accepts():
         with contextlib.suppress(KintsugiError, OSError):
             Terraform(settings).destroy_all(timeout_s=60)
-    names = names_on_disk(settings)
-    with contextlib.suppress(KintsugiError):
-        names |= set(settings.fleet.nodes)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(lambda name: destroy_node(settings, name), sorted(names)))
+    platform_of(settings).remove_all()
 
 
 def _remove_state(settings: Settings) -> None:

@@ -118,7 +118,7 @@ def _plan(runtime: Runtime, case: Case) -> SavedPlan:
 
 def _addresses(runtime: Runtime, case: Case) -> list[str]:
     action = _action(runtime, case)
-    return plan_policy.addresses(case.node, with_volume=action.destroys_volume)
+    return plan_policy.addresses(runtime.fleet.environment, case.node, with_volume=action.destroys_volume)
 
 
 def _action(runtime: Runtime, case: Case) -> Action:

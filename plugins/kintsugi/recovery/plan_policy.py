@@ -19,7 +19,8 @@ repair; it is reported. Changes of outputs alone are harmless and are left out o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,12 @@ from kintsugi.errors import PlanRefused
 
 BLAST_RADIUS = 2
 """Resources that one plan may change: a node and its volume."""
+
+# What a node and what a volume is, in the root module of each environment.
+_RESOURCES = {
+    "local": ("terraform_data", "terraform_data"),
+    "docker": ("docker_container", "docker_volume"),
+}
 
 _HARMLESS = (["no-op"], ["read"])
 _WAYS = {("delete", "create"): "replaced", ("create",): "created"}
@@ -54,10 +61,11 @@ class PlanSummary:
         return f"The plan {' and '.join(parts) or 'changes nothing'}{drift}."
 
 
-def addresses(node: str, *, with_volume: bool) -> list[str]:
+def addresses(environment: str, node: str, *, with_volume: bool) -> list[str]:
     """The Terraform addresses of a node, its volume first if that is to be replaced as well."""
-    volume = [f'module.volume["{node}"].terraform_data.this'] if with_volume else []
-    return [*volume, f'module.node["{node}"].terraform_data.this']
+    of_node, of_volume = _RESOURCES[environment]
+    volume = [f'module.volume["{node}"].{of_volume}.this'] if with_volume else []
+    return [*volume, f'module.node["{node}"].{of_node}.this']
 
 
 def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -129,25 +137,41 @@ def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | 
 
 
 def _altered(change: Mapping[str, Any]) -> list[str]:
-    """What differs between the input of what is deleted and of what is created: ``input.node.address``.
+    """What is said otherwise of what is created than of what is deleted, by path: ``input.node.address``, ``image``."""
+    before, after, unknown = (change.get(when) or {} for when in ("before", "after", "after_unknown"))
+    return list(_differences("", before, after, unknown))
 
-    What isn't known before the plan is applied, the identity of a new volume, is no difference.
+
+def _differences(path: str, before: Any, after: Any, unknown: Any) -> Iterator[str]:
+    """The paths at which two values differ; what isn't known before the plan is applied is no difference."""
+    if unknown is True:
+        return
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        below = unknown if isinstance(unknown, Mapping) else {}
+        for key in sorted(before.keys() | after.keys()):
+            inner = f"{path}.{key}" if path else key
+            yield from _differences(inner, before.get(key), after.get(key), below.get(key))
+    elif not _has_true(unknown) and _said(before) != _said(after):
+        yield path
+
+
+def _has_true(unknown: Any) -> bool:
+    parts = unknown.values() if isinstance(unknown, Mapping) else unknown if isinstance(unknown, list) else ()
+    return unknown is True or any(_has_true(part) for part in parts)
+
+
+def _said(value: Any) -> Any:
+    """A value without what says nothing: a provider reports zeros and empty lists where the configuration is silent.
+
+    Lists are put in order, because those of a provider are mostly sets.
     """
-    before, after, unknown = (
-        _flat("input", (change.get(when) or {}).get("input")) for when in ("before", "after", "after_unknown")
-    )
-    return sorted(
-        path
-        for path in before.keys() | after.keys()
-        if before.get(path) != after.get(path) and unknown.get(path) is not True
-    )
-
-
-def _flat(path: str, value: Any) -> dict[str, Any]:
-    """A nested value by path: ``{"input.node.address": "127.20.1.2", …}``."""
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {name: leaf for key, part in value.items() for name, leaf in _flat(f"{path}.{key}", part).items()}
+    if isinstance(value, Mapping):
+        return {key: said for key, part in value.items() if (said := _said(part)) is not None} or None
+    if isinstance(value, list):
+        return (
+            sorted((_said(part) for part in value), key=lambda part: json.dumps(part, sort_keys=True)) or None
+        )
+    return value or None
 
 
 def _refusal(what: str) -> PlanRefused:

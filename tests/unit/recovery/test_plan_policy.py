@@ -110,8 +110,8 @@ def aimed(*targets: str) -> list[str]:
 
 
 def test_a_node_and_its_volume_have_these_addresses() -> None:
-    assert addresses("kafka-1", with_volume=False) == [NODE]
-    assert addresses("kafka-1", with_volume=True) == [VOLUME, NODE]
+    assert addresses("local", "kafka-1", with_volume=False) == [NODE]
+    assert addresses("local", "kafka-1", with_volume=True) == [VOLUME, NODE]
 
 
 def test_replacing_one_node_passes(terraform: Terraform) -> None:

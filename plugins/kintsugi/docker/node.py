@@ -1,0 +1,56 @@
+"""Servers of the docker environment: containers with an address, a root and a volume of their own.
+
+Terraform's docker provider creates and removes container and volume. What it calls here, as provisioners, does what
+the provider can't: write what the node boots from, start it, and keep what a destroyed one leaves behind.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from kintsugi.docker import containers
+from kintsugi.local import node as directories
+from kintsugi.local.node_config import write_configuration
+from kintsugi.local.node_isolation import Isolation
+from kintsugi.local.ssh import ssh_user
+from kintsugi.settings import Settings
+
+
+def create_node(settings: Settings, name: str) -> None:
+    """Write what the container of node ``name`` boots from, start it and wait until its init and its sshd answer.
+
+    Raises FleetError for an unknown name, StepFailed when there is no such container or it doesn't come up in 30 s.
+    """
+    fleet = settings.fleet
+    write_configuration(settings, fleet.node(name), fleet.control_plane, Isolation.CONTAINER, ssh_user())
+    power_on(settings, name)
+
+
+def power_on(settings: Settings, name: str) -> None:
+    """Boot the node's container and wait until it answers; one that runs is left alone. Raises StepFailed."""
+    if not containers.running(settings, name):
+        # The last life's: an answer there would be taken for this one's.
+        (settings.node_root(name) / "run" / "supervisor.sock").unlink(missing_ok=True)
+        containers.start(settings, name)
+    directories.await_boot(settings, settings.fleet.node(name), lambda: containers.running(settings, name))
+
+
+def destroy_node(settings: Settings, name: str) -> None:
+    """End everything of a node and move its root to the quarantine; Terraform removes the container then."""
+    containers.kill(settings, name)
+    directories.keep_root(settings, name)
+
+
+def main(arguments: list[str]) -> int:
+    """``create-node``, ``destroy-node``, ``create-volume`` or ``destroy-volume`` of ``$KINTSUGI_NODE``."""
+    actions = {
+        "create-node": create_node,
+        "destroy-node": destroy_node,
+        "create-volume": directories.create_volume,
+        "destroy-volume": directories.destroy_volume,
+    }
+    return directories.run_action(actions, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+locals {
+  fleet = yamldecode(file(var.fleet_file))
+
+  nodes = {
+    for node in local.fleet.nodes : node.name => {
+      name     = node.name
+      role     = node.role
+      address  = node.address
+      ssh_port = try(node.ssh_port, local.fleet.ssh_port)
+    }
+  }
+
+  launcher = {
+    python     = var.python
+    state_dir  = var.state_dir
+    cache_dir  = var.cache_dir
+    fleet_file = var.fleet_file
+  }
+}
+
+# By its digest: a tag that moves on changes no node before somebody applies the whole fleet.
+data "docker_image" "node" {
+  name = var.image
+}
+
+module "volume" {
+  source   = "../modules/docker_volume"
+  for_each = local.nodes
+
+  fleet    = local.fleet.name
+  name     = each.key
+  launcher = local.launcher
+}
+
+module "node" {
+  source   = "../modules/docker_node"
+  for_each = local.nodes
+
+  fleet    = local.fleet.name
+  node     = each.value
+  image    = data.docker_image.node.id
+  volume   = { name = module.volume[each.key].name, path = module.volume[each.key].path }
+  launcher = local.launcher
+}

@@ -1,0 +1,19 @@
+terraform {
+  required_version = ">= 1.6"
+
+  required_providers {
+    docker = {
+      source  = "kreuzwerker/docker"
+      version = "4.6.0"
+    }
+  }
+
+  # The connection comes from PG_CONN_STR, never from a file or an argument. State lives outside the fleet, and its
+  # lock is let go by Postgres when the owner's connection dies.
+  backend "pg" {
+    schema_name = "terraform"
+  }
+}
+
+# The engine is where DOCKER_HOST says, else at its usual socket.
+provider "docker" {}
