@@ -250,3 +250,45 @@ def test_what_terraform_data_cannot_show(terraform: Terraform) -> None:
     ):
         with pytest.raises(PlanRefused, match=words):
             check_plan(altered, [NODE])
+
+
+DOCKER = addresses("docker", "cassandra-2", with_volume=True)
+
+
+@pytest.fixture
+def docker_plan() -> dict[str, Any]:
+    """What Terraform said before it replaced a container and its volume in a fleet of the docker environment."""
+    document: dict[str, Any] = json.loads((Path(__file__).parent / "docker_plan.json").read_text())
+    return document
+
+
+def test_what_the_docker_provider_reports_and_nobody_said_is_no_difference(
+    docker_plan: dict[str, Any],
+) -> None:
+    assert set(check_plan(docker_plan, DOCKER).replaced) == set(DOCKER)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("image", "sha256:another"),
+        ("privileged", True),
+        ("command", ["sleep", "infinity"]),
+        ("networks_advanced", [{"name": "kintsugi", "ipv4_address": "172.28.2.3"}]),
+        ("volumes", []),
+    ],
+)
+def test_a_container_made_anew_as_another_is_refused(
+    docker_plan: dict[str, Any], attribute: str, value: object
+) -> None:
+    [container] = [item for item in docker_plan["resource_changes"] if "docker_container" in item["address"]]
+    container["change"]["after"][attribute] = value
+    with pytest.raises(PlanRefused, match=f"cassandra-2.*anew with another {attribute}"):
+        check_plan(docker_plan, DOCKER)
+
+
+def test_a_container_that_loses_a_bound_is_refused(docker_plan: dict[str, Any]) -> None:
+    [container] = [item for item in docker_plan["resource_changes"] if "docker_container" in item["address"]]
+    container["change"]["before"]["memory"] = 512
+    with pytest.raises(PlanRefused, match="anew with another memory"):
+        check_plan(docker_plan, DOCKER)

@@ -1,0 +1,212 @@
+"""Containers of nodes through the engine's API, as an engine of a few lines speaks it over its socket."""
+
+from __future__ import annotations
+
+import json
+import re
+import socketserver
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from kintsugi.docker import containers
+from kintsugi.errors import StepFailed
+from kintsugi.platform import DockerPlatform
+from kintsugi.settings import Settings
+from tests.installations import installation
+
+API = "1.41"
+
+
+class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Containers by name, with what https://docs.docker.com/reference/api/engine/version/v1.41 says of their states."""
+
+    daemon_threads = True
+
+    def __init__(self, socket: Path) -> None:
+        super().__init__(str(socket), Handler)
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.volumes: dict[str, dict[str, str]] = {}
+        self.asked: list[str] = []
+        self.stubborn = False
+
+    def has(
+        self, name: str, *, running: bool = True, paused: bool = False, labels: dict[str, str] | None = None
+    ) -> None:
+        self.containers[name] = {"Running": running, "Paused": paused, "Labels": labels or {}}
+
+    def act(self, name: str, verb: str) -> int:
+        state = self.containers[name]
+        if verb == "start":
+            state["Running"], changed = True, not state["Running"]
+            return 204 if changed else 304
+        if (
+            not state["Running"]
+            or (verb == "pause" and state["Paused"])
+            or (verb == "unpause" and not state["Paused"])
+        ):
+            return 409
+        if verb == "kill":
+            state["Running"], state["Paused"] = self.stubborn, False
+        else:
+            state["Paused"] = verb == "pause"
+        return 204
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Engine
+
+    def reply(self, code: int, body: object = None) -> None:
+        data = b"" if code in (204, 304) else json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def listed(self, labels: dict[str, str]) -> bool:
+        [filters] = parse_qs(urlsplit(self.path).query)["filters"]
+        wanted = dict(label.split("=", 1) for label in json.loads(filters)["label"])
+        return wanted.items() <= labels.items()
+
+    def do_GET(self) -> None:
+        path, engine = urlsplit(self.path).path, self.server
+        if path == "/version":
+            return self.reply(200, {"ApiVersion": API})
+        if path.endswith("/containers/json"):
+            found = [name for name, state in engine.containers.items() if self.listed(state["Labels"])]
+            return self.reply(200, [{"Id": name} for name in found])
+        if path.endswith("/volumes"):
+            named = [name for name, labels in engine.volumes.items() if self.listed(labels)]
+            return self.reply(200, {"Volumes": [{"Name": name} for name in named]})
+        match = re.fullmatch(rf"/v{API}/containers/([\w-]+)/json", path)
+        if match and match[1] in engine.containers:
+            state = engine.containers[match[1]]
+            return self.reply(200, {"Id": match[1], "State": state, "Config": {"Labels": state["Labels"]}})
+        if path == f"/v{API}/images/kintsugi:here/json":
+            return self.reply(200, {"Id": "sha256:1"})
+        return self.reply(404, {"message": f"No such thing: {path}"})
+
+    def do_POST(self) -> None:
+        match = re.fullmatch(rf"/v{API}/containers/([\w-]+)/(\w+)", urlsplit(self.path).path)
+        assert match
+        self.server.asked.append(f"{match[2]} {match[1]}")
+        code = self.server.act(match[1], match[2])
+        self.reply(code, {"message": f"it can't {match[2]} now"})
+
+    def do_DELETE(self) -> None:
+        path = urlsplit(self.path).path
+        name = path.rsplit("/", 1)[1]
+        (self.server.volumes if "/volumes/" in path else self.server.containers).pop(name)
+        self.reply(204)
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    path = tmp_path / "docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    with Engine(path) as engine:
+        thread = threading.Thread(target=engine.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield engine
+        engine.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return installation(tmp_path, "127.38")
+
+
+@pytest.fixture
+def platform(settings: Settings) -> DockerPlatform:
+    return DockerPlatform(settings)
+
+
+@pytest.fixture
+def kafka(settings: Settings) -> str:
+    return containers.container_name(settings, "kafka-1")
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_power_off_ends_a_container_frozen_or_not(
+    engine: Engine, platform: DockerPlatform, kafka: str, *, paused: bool
+) -> None:
+    engine.has(kafka, paused=paused)
+    platform.power_off("kafka-1")
+    assert not engine.containers[kafka]["Running"]
+    platform.power_off("kafka-1")
+    assert engine.asked == [f"kill {kafka}"]
+
+
+def test_nothing_is_left_to_end_of_a_container_that_is_gone(engine: Engine, platform: DockerPlatform) -> None:
+    platform.power_off("kafka-1")
+    platform.resume("kafka-1")
+    assert not engine.asked
+
+
+def test_a_container_that_outlives_its_end_is_told(
+    engine: Engine, platform: DockerPlatform, kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_ENDS_WITHIN_S", 0.1)
+    engine.has(kafka)
+    engine.stubborn = True
+    with pytest.raises(StepFailed, match="kafka-1: its container outlived SIGKILL"):
+        platform.power_off("kafka-1")
+
+
+def test_what_is_frozen_is_frozen_once_and_thawed_once(
+    engine: Engine, platform: DockerPlatform, kafka: str
+) -> None:
+    engine.has(kafka)
+    for _ in range(2):
+        platform.suspend("kafka-1")
+        assert engine.containers[kafka]["Paused"]
+    for _ in range(2):
+        platform.resume("kafka-1")
+        assert not engine.containers[kafka]["Paused"]
+    assert engine.asked == [f"pause {kafka}", f"unpause {kafka}"]
+
+
+def test_the_engine_s_own_words_are_in_the_error(
+    engine: Engine, platform: DockerPlatform, kafka: str
+) -> None:
+    engine.has(kafka, running=False)
+    with pytest.raises(StepFailed, match="it can't pause now"):
+        platform.suspend("kafka-1")
+    with pytest.raises(StepFailed, match=r"No such thing.*kafka-2"):
+        platform.suspend("kafka-2")
+
+
+def test_only_what_is_this_installation_s_is_removed(
+    engine: Engine, platform: DockerPlatform, settings: Settings
+) -> None:
+    ours, theirs = {containers.STATE_LABEL: str(settings.state)}, {containers.STATE_LABEL: "/somewhere/else"}
+    engine.has("ours", labels=ours)
+    engine.has("theirs", labels=theirs)
+    engine.volumes.update(ours=ours, theirs=theirs)
+    platform.remove_all()
+    assert list(engine.containers) == list(engine.volumes) == ["theirs"]
+
+
+def test_what_stands_in_the_way_is_told(
+    engine: Engine, platform: DockerPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KINTSUGI_IMAGE", raising=False)
+    assert ["make docker-up" in line for line in platform.obstacles()] == [True]
+    monkeypatch.setenv("KINTSUGI_IMAGE", "kintsugi:elsewhere")
+    [line] = platform.obstacles()
+    assert "No such thing" in line
+    monkeypatch.setenv("KINTSUGI_IMAGE", "kintsugi:here")
+    assert not list(platform.obstacles())
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    [line] = platform.obstacles()
+    assert line.startswith("the Docker engine doesn't answer")
