@@ -84,7 +84,7 @@ test-integration: setup  ## tests against real servers, one kind at a time
 test-e2e: setup  ## ingest, kill a node, healed, nothing lost
 	@bin/run-tests e2e
 
-test-trials: setup  ## releases on six real servers; full disks, wrong clocks; a living Airflow that tells (about 20 minutes)
+test-trials: setup  ## releases on six real servers; full disks, wrong clocks; a living Airflow that tells; containers, where an engine answers (about 20 minutes)
 	@bin/run-tests trials
 
 test-browser: setup  ## Pipeline Health in headless Chromium: made-up pipeline, then a real Airflow

@@ -154,6 +154,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the running pipeline: rates, ceiling, latency, spike, growth; writes build/bench.json and .png."""
     from kintsugi.bench.run import run
 
+    _needs_processes(settings)
     return run(settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report)
 
 
@@ -161,6 +162,7 @@ def soak(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the streaming driver at random while trades flow; compare its tables with an undisturbed run's."""
     from kintsugi.bench.soak import run
 
+    _needs_processes(settings)
     return run(settings, kills=options.kills, seed=options.seed, report=options.report)
 
 
@@ -226,6 +228,16 @@ def sign_in(settings: Settings) -> str:
     path = settings.secrets / ADMIN_PASSWORD
     password = settings.secret(ADMIN_PASSWORD) if sys.stdout.isatty() else f"in {path}"
     return f"Airflow: http://{plane.address}:{plane.airflow_port}   user: {ADMIN}   password: {password}"
+
+
+def _needs_processes(settings: Settings) -> None:
+    """Raise KintsugiError where a node's processes can't be seen from here: they are measured and killed by number."""
+    environment = settings.fleet.environment
+    if environment != "local":
+        raise KintsugiError(
+            f"this looks at the processes of nodes from outside, which the environment {environment!r} doesn't show: "
+            "run it in the environment 'local'"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi import cli
+from kintsugi.fleet import REPOSITORY
 from tests.installations import installation
 
 HEAVY = (
@@ -98,3 +99,12 @@ def test_start_loads_nothing_heavy() -> None:
     script = f"import sys, kintsugi.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["bench", "soak"])
+def test_what_needs_a_nodes_processes_says_so_where_they_can_t_be_seen(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KINTSUGI_FLEET", str(REPOSITORY / "fleet.docker.yaml"))
+    assert cli.main([command]) == 1
+    assert "run it in the environment 'local'" in capsys.readouterr().err
