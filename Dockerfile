@@ -11,9 +11,9 @@ RUN apt-get -q update \
 WORKDIR /opt/kintsugi
 
 # What changes seldom goes first: the Python environment.
-COPY requirements-dev.txt pyproject.toml README.md ./
-COPY bin bin
-RUN mkdir plugins && bin/bootstrap --programs
+COPY requirements-dev.txt pyproject.toml ./
+COPY bin/bootstrap bin/terraform-shim bin/
+RUN mkdir plugins && touch README.md && bin/bootstrap --programs
 
 # The jars and the JVMs' class archives are made by the project's own code.
 COPY . .

@@ -25,7 +25,7 @@ down:  ## stop and remove everything, also after a crash
 	@if [ -x $(BIN)/python ]; then $(KINTSUGI) down; fi
 
 docker-up:  ## the docker environment: build the image, start the control plane, which makes every node a container
-	@bin/docker-image && docker compose up --detach --wait && docker compose logs --no-log-prefix --tail 2 control
+	@bin/docker-image && bin/docker-up
 
 docker-down:  ## stop and remove all of the docker environment; the image stays
 	@docker compose stop && docker compose run --rm control kintsugi down && docker compose down

@@ -41,11 +41,18 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.local.up import stay
     from kintsugi.local.up import up as start
 
-    plane = start(settings)
-    print(sign_in(settings))
-    print("on a new installation, `make unpause` lets the watches, the stream and the ingest run", flush=True)
+    def say() -> None:
+        print(sign_in(settings))
+        print(
+            "on a new installation, `make unpause` lets the watches, the stream and the ingest run",
+            flush=True,
+        )
+
     if options.stay:
-        stay(plane)
+        stay(settings, say=say)
+    else:
+        start(settings)
+        say()
     return 0
 
 
@@ -201,6 +208,7 @@ def walk(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.local.walk import run
     from kintsugi.local.walk_plan import plan
 
+    _needs_processes(settings)
     victims = [Victim(name) for name in options.victim or Victim]
     killings = plan(steps=options.step or STEPS, victims=victims, all_=options.all)
     return run(settings, killings=killings, report=options.report)
@@ -231,11 +239,11 @@ def sign_in(settings: Settings) -> str:
 
 
 def _needs_processes(settings: Settings) -> None:
-    """Raise KintsugiError where a node's processes can't be seen from here: they are measured and killed by number."""
+    """Raise KintsugiError where processes can't be seen from outside: they are measured, or killed, by number."""
     environment = settings.fleet.environment
     if environment != "local":
         raise KintsugiError(
-            f"this looks at the processes of nodes from outside, which the environment {environment!r} doesn't show: "
+            f"this looks at processes from outside, which the environment {environment!r} doesn't show: "
             "run it in the environment 'local'"
         )
 

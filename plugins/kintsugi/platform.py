@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
@@ -24,6 +24,15 @@ class Platform(Protocol):
 
     def power_on(self, name: str) -> None:
         """Boot a node that Terraform made and that doesn't live; a living one stays as it is. Raises StepFailed."""
+
+    def running(self, name: str) -> bool:
+        """Whether the node lives, be it frozen."""
+
+    def make_room(self, name: str, known: Collection[str], *, living: bool) -> None:
+        """Remove what a Terraform that was killed left in the node's place, so that it can be made.
+
+        ``known``: the ids that stand in Terraform's state. Raises StepFailed where it lives, unless ``living``.
+        """
 
     def remove_all(self) -> None:
         """End and remove every node of the installation, whatever Terraform knows of them."""
@@ -81,6 +90,14 @@ class LocalPlatform:
         from kintsugi.local import node
 
         node.create_node(self.settings, name)
+
+    def running(self, name: str) -> bool:
+        from kintsugi.local import node
+
+        return node.is_alive(self.settings, name)
+
+    def make_room(self, name: str, known: Collection[str], *, living: bool) -> None:
+        """Nothing to do: a node is what lies in its place, and its creation ends what a killed one left."""
 
     def remove_all(self) -> None:
         from kintsugi.local.node import destroy_node
@@ -169,12 +186,22 @@ class DockerPlatform(LocalPlatform):
     def obstacles(self) -> Iterator[str]:
         from kintsugi.docker import containers
 
-        return containers.obstacles()
+        return containers.obstacles(self.settings)
 
     def power_on(self, name: str) -> None:
         from kintsugi.docker import node
 
-        node.power_on(self.settings, name)
+        node.create_node(self.settings, name)
+
+    def running(self, name: str) -> bool:
+        from kintsugi.docker import containers
+
+        return containers.running(self.settings, name)
+
+    def make_room(self, name: str, known: Collection[str], *, living: bool) -> None:
+        from kintsugi.docker import containers
+
+        containers.remove_unknown(self.settings, name, known, living=living)
 
     def remove_all(self) -> None:
         from kintsugi.docker import containers

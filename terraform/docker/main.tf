@@ -18,11 +18,6 @@ locals {
   }
 }
 
-# By its digest: a tag that moves on changes no node before somebody applies the whole fleet.
-data "docker_image" "node" {
-  name = var.image
-}
-
 module "volume" {
   source   = "../modules/docker_volume"
   for_each = local.nodes
@@ -38,7 +33,7 @@ module "node" {
 
   fleet    = local.fleet.name
   node     = each.value
-  image    = data.docker_image.node.id
+  image    = var.image
   volume   = { name = module.volume[each.key].name, path = module.volume[each.key].path }
   launcher = local.launcher
 }

@@ -39,6 +39,11 @@ variable "python" {
 }
 
 variable "image" {
-  description = "The image that every node runs, by a name that the engine knows ($KINTSUGI_IMAGE)."
+  description = "Id of the image that every node is made of. Not a name: what that means may change between two repairs."
   type        = string
+
+  validation {
+    condition     = startswith(var.image, "sha256:")
+    error_message = "image must be the id of an image, as `docker images --no-trunc` shows it: sha256:…"
+  }
 }

@@ -225,4 +225,5 @@ require (
 	tags.cncf.io/container-device-interface v1.0.1 // indirect
 )
 
+// The module carries no versions; this is release 4.6.0, and two weeks more.
 replace github.com/terraform-providers/terraform-provider-docker => github.com/kreuzwerker/terraform-provider-docker v0.0.0-20260916201441-96d331c98ff4

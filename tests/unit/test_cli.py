@@ -101,7 +101,7 @@ def test_start_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["bench", "soak"])
+@pytest.mark.parametrize("command", ["bench", "soak", "walk"])
 def test_what_needs_a_nodes_processes_says_so_where_they_can_t_be_seen(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

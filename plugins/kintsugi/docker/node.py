@@ -19,20 +19,18 @@ from kintsugi.settings import Settings
 def create_node(settings: Settings, name: str) -> None:
     """Write what the container of node ``name`` boots from, start it and wait until its init and its sshd answer.
 
+    A running one is left alone. What an interrupted run or a lost disk took away, root or volume, is made anew, empty.
     Raises FleetError for an unknown name, StepFailed when there is no such container or it doesn't come up in 30 s.
     """
     fleet = settings.fleet
-    write_configuration(settings, fleet.node(name), fleet.control_plane, Isolation.CONTAINER, ssh_user())
-    power_on(settings, name)
-
-
-def power_on(settings: Settings, name: str) -> None:
-    """Boot the node's container and wait until it answers; one that runs is left alone. Raises StepFailed."""
+    node = fleet.node(name)
     if not containers.running(settings, name):
+        directories.create_volume(settings, name)
+        write_configuration(settings, node, fleet.control_plane, Isolation.CONTAINER, ssh_user())
         # The last life's: an answer there would be taken for this one's.
         (settings.node_root(name) / "run" / "supervisor.sock").unlink(missing_ok=True)
         containers.start(settings, name)
-    directories.await_boot(settings, settings.fleet.node(name), lambda: containers.running(settings, name))
+    directories.await_boot(settings, node, lambda: containers.running(settings, name))
 
 
 def destroy_node(settings: Settings, name: str) -> None:

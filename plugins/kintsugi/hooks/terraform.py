@@ -74,6 +74,15 @@ class Terraform:
         document = json.loads(self._run("output", timeout_s=60, json=True))
         return {name: entry["value"] for name, entry in document.items()}
 
+    def known(self) -> set[str]:
+        """The ids of all that stands in the state."""
+        self._ensure_ready()
+        state = json.loads(self._run("state", "pull", timeout_s=60) or "{}")
+        found = (
+            instance["attributes"] for part in state.get("resources", ()) for instance in part["instances"]
+        )
+        return {attributes["id"] for attributes in found if attributes.get("id")}
+
     def plan(
         self, *, replace: Sequence[str] = (), targets: Sequence[str] = (), lock_timeout_s: int = 60
     ) -> SavedPlan:
@@ -81,8 +90,7 @@ class Terraform:
 
         Raises StepFailed, also when the lock on the state isn't free within ``lock_timeout_s``.
         """
-        if not (self.scratch / "data" / "terraform.tfstate").exists():
-            self.init()
+        self._ensure_ready()
         path = self._new_plan_path()
         options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s", "input": False}
         self._run(
@@ -119,6 +127,10 @@ class Terraform:
             **_APPLY,
         )
 
+    def _ensure_ready(self) -> None:
+        if not (self.scratch / "data" / "terraform.tfstate").exists():
+            self.init()
+
     def _new_plan_path(self) -> Path:
         directory = self.scratch / "plans"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -142,8 +154,10 @@ class Terraform:
             "TF_VAR_cache_dir": str(settings.cache),
             "TF_VAR_python": sys.executable,
         }
-        if "KINTSUGI_IMAGE" in environment:  # of the docker environment's nodes
-            environment["TF_VAR_image"] = environment["KINTSUGI_IMAGE"]
+        if settings.fleet.environment == "docker":
+            from kintsugi.docker.containers import image_in_force
+
+            environment["TF_VAR_image"] = image_in_force(settings)
         environment["PG_CONN_STR"] = self._pg_conn_str or environment.get("PG_CONN_STR") or self._local_dsn()
         return environment
 

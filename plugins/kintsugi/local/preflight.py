@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from kintsugi.errors import PreflightError
-from kintsugi.fleet import Node, Role
+from kintsugi.fleet import Role
 from kintsugi.local import artifacts
 from kintsugi.local.postgres import binaries
 from kintsugi.local.processes import carries_marker, listener
@@ -128,7 +128,7 @@ def _state(settings: Settings) -> Iterator[str]:
 def _disk(settings: Settings) -> Iterator[str]:
     above = _existing(settings.state)
     free = shutil.disk_usage(above).free
-    if free < STATE_NEEDS and not _runs_already(settings):
+    if free < STATE_NEEDS:
         yield (
             f"too little disk at {settings.state}: {free / GIB:.1f} GiB free, "
             f"{STATE_NEEDS / GIB:.0f} GiB needed; free some, or set KINTSUGI_STATE to another disk"
@@ -146,7 +146,7 @@ def _memory(_: Settings) -> Iterator[str]:
 
 
 def _ports(settings: Settings) -> Iterator[str]:
-    living = {node.name for node in settings.fleet if _is_alive(settings, node)}
+    living = _living(settings)
     for owner, address, port in endpoints(settings):
         if owner in living:
             continue
@@ -161,10 +161,9 @@ def _ports(settings: Settings) -> Iterator[str]:
         )
 
 
-def _is_alive(settings: Settings, node: Node) -> bool:
-    from kintsugi.local.node import is_alive
-
-    return is_alive(settings, node.name)
+def _living(settings: Settings) -> set[str]:
+    platform = platform_of(settings)
+    return {node.name for node in settings.fleet if platform.running(node.name)}
 
 
 def _is_of_a_node(pid: int, settings: Settings) -> bool:
@@ -174,6 +173,9 @@ def _is_of_a_node(pid: int, settings: Settings) -> bool:
 
 
 def _runs_already(settings: Settings) -> bool:
+    """Whether this installation holds memory and disk already: by its control plane, or by a node of its own."""
+    if _living(settings):
+        return True
     with contextlib.suppress(OSError, ValueError):
         return carries_marker(int((settings.control / "supervisord.pid").read_text()), settings.control)
     return False

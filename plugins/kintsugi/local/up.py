@@ -7,8 +7,9 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PARTS = ("control", "nodes", "volumes", "quarantine", "spool", "run", "secrets", "lock")
 READY = Path("/run/kintsugi-up")  # what docker-compose.yaml asks for
 LOOK_S = 2.0
+RETRY_S = 10.0
 _KEPT_TO_THE_END = ("secrets", "lock")
 
 
@@ -57,16 +59,31 @@ def up(settings: Settings, console: Console | None = None) -> ControlPlane:
         return plane
 
 
-def stay(plane: ControlPlane, ready: Path = READY) -> None:
-    """Wait for SIGTERM, then stop the control plane and leave the nodes as they are: the life of a container.
+def stay(
+    settings: Settings, console: Console | None = None, *, say: Callable[[], None], ready: Path = READY
+) -> None:
+    """The life of a container: ``up``, then wait for SIGTERM, then stop the control plane and leave the nodes running.
 
-    ``ready`` is there as long as all is up. Raises StepFailed when the control plane's supervisor is gone, so that
-    whoever started this starts it again.
+    A node that can't be brought up doesn't end the control plane, whose recovery may heal it: it is tried again.
+    ``say`` is called, and ``ready`` is there, while all is up. Raises KintsugiError when the control plane itself
+    doesn't come up (or what hindered it), or its supervisor is gone: then whoever started this starts it again.
     """
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
-    ready.touch()
+    ready.unlink(missing_ok=True)  # of a life that was killed
+    plane = ControlPlane(settings)
     try:
+        while not told.is_set() and not ready.exists():
+            try:
+                up(settings, console)
+            except Exception as error:  # whatever stands in the fleet's way
+                if not plane.airflow.healthy():
+                    raise
+                print(f"kintsugi: {error}; trying again in {RETRY_S:.0f} s", file=sys.stderr)
+                told.wait(RETRY_S)
+            else:
+                say()
+                ready.touch()
         while not told.wait(LOOK_S):
             if not plane.supervisor.answers():
                 raise StepFailed(f"the control plane's supervisor is gone: see {plane.supervisor.logs}")
@@ -78,8 +95,13 @@ def stay(plane: ControlPlane, ready: Path = READY) -> None:
 def down(settings: Settings, console: Console | None = None) -> None:
     """Stop and remove everything of this installation, in whatever condition it is; the artifact cache stays.
 
-    May be repeated; with nothing there it does nothing. Raises StepFailed when something survives.
+    May be repeated; with nothing there it does nothing. Raises StepFailed when something survives, KintsugiError in
+    the container that lives by it (``stay``).
     """
+    if READY.exists():
+        raise KintsugiError(
+            "this container is the control plane, and would start it all again: use `make docker-down`"
+        )
     if not settings.state.exists():
         return
     progress = Progress(console)
@@ -98,6 +120,7 @@ def down(settings: Settings, console: Console | None = None) -> None:
 def _up_fleet(settings: Settings, progress: Progress) -> None:
     from kintsugi.connections import store_dsn
     from kintsugi.hooks.terraform import Terraform
+    from kintsugi.platform import platform_of
     from kintsugi.recovery.case import Runtime
     from kintsugi.release import first
     from kintsugi.store import Store
@@ -106,7 +129,12 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
     fleet = settings.fleet
     doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
-        Terraform(settings).apply_all()
+        terraform, platform = Terraform(settings), platform_of(settings)
+        terraform.init()
+        known = terraform.known()
+        for name in fleet.nodes:
+            platform.make_room(name, known, living=False)
+        terraform.apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
         running = first.converge(doors)

@@ -74,6 +74,17 @@ def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
     return {address: actions for address, actions in acts.items() if actions not in _HARMLESS}
 
 
+def standing(document: Mapping[str, Any]) -> set[str]:
+    """The ids of all that stood in Terraform's state when the plan was made."""
+    modules = [document.get("prior_state", {}).get("values", {}).get("root_module", {})]
+    found = set()
+    while modules:
+        module = modules.pop()
+        modules.extend(module.get("child_modules", ()))
+        found |= {resource["values"].get("id") for resource in module.get("resources", ())}
+    return found - {None}
+
+
 def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSummary:
     """Check the plan against the rules above; raises PlanRefused that names the address at fault.
 
@@ -151,26 +162,34 @@ def _differences(path: str, before: Any, after: Any, unknown: Any) -> Iterator[s
         for key in sorted(before.keys() | after.keys()):
             inner = f"{path}.{key}" if path else key
             yield from _differences(inner, before.get(key), after.get(key), below.get(key))
-    elif not _has_true(unknown) and _said(before) != _said(after):
+    elif (
+        isinstance(before, list) and isinstance(after, list) and len(before) == len(after) and _open(unknown)
+    ):
+        parts = unknown if isinstance(unknown, list) else []
+        for index, pair in enumerate(zip(before, after, strict=True)):
+            yield from _differences(f"{path}.{index}", *pair, parts[index] if index < len(parts) else None)
+    elif _said(before) != _said(after):
         yield path
 
 
-def _has_true(unknown: Any) -> bool:
+def _open(unknown: Any) -> bool:
+    """Whether something in it isn't known before the plan is applied."""
     parts = unknown.values() if isinstance(unknown, Mapping) else unknown if isinstance(unknown, list) else ()
-    return unknown is True or any(_has_true(part) for part in parts)
+    return unknown is True or any(_open(part) for part in parts)
 
 
 def _said(value: Any) -> Any:
     """A value without what says nothing: a provider reports zeros and empty lists where the configuration is silent.
 
-    Lists are put in order, because those of a provider are mostly sets.
+    A list of blocks is a set and is put in order; one of words is what it says.
     """
     if isinstance(value, Mapping):
         return {key: said for key, part in value.items() if (said := _said(part)) is not None} or None
     if isinstance(value, list):
-        return (
-            sorted((_said(part) for part in value), key=lambda part: json.dumps(part, sort_keys=True)) or None
-        )
+        parts = [_said(part) for part in value]
+        if all(isinstance(part, Mapping) for part in value):
+            parts.sort(key=lambda part: json.dumps(part, sort_keys=True))
+        return parts or None
     return value or None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
 import pytest
@@ -43,3 +44,11 @@ def test_the_state_has_one_path_on_the_machine_in_the_control_plane_and_in_the_n
     control = compose["services"]["control"]
     [state] = [entry for entry in control["volumes"] if isinstance(entry, dict)]
     assert state["source"] == state["target"] == control["environment"]["KINTSUGI_STATE"]
+
+
+def test_the_provider_that_is_built_from_source_is_the_one_that_terraform_asks_for() -> None:
+    asked = re.search(r'version = "([\d.]+)"', (REPOSITORY / "terraform/docker/versions.tf").read_text())
+    built = re.search(r"this is release ([\d.]+),", (REPOSITORY / "terraform/provider/go.mod").read_text())
+    assert asked
+    assert built
+    assert asked[1] == built[1]

@@ -16,9 +16,10 @@ import pytest
 
 from kintsugi.docker import containers
 from kintsugi.errors import StepFailed
+from kintsugi.local import node as nodes
 from kintsugi.platform import DockerPlatform
 from kintsugi.settings import Settings
-from tests.installations import installation
+from tests.installations import installation, open_directory
 
 API = "1.41"
 
@@ -33,7 +34,10 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.containers: dict[str, dict[str, Any]] = {}
         self.volumes: dict[str, dict[str, str]] = {}
         self.asked: list[str] = []
+        self.image = "sha256:1"
         self.stubborn = False
+        self.at_start: list[Path] = []
+        self.booted_from: list[bool] = []
 
     def has(
         self, name: str, *, running: bool = True, paused: bool = False, labels: dict[str, str] | None = None
@@ -44,6 +48,7 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         state = self.containers[name]
         if verb == "start":
             state["Running"], changed = True, not state["Running"]
+            self.booted_from = [path.exists() for path in self.at_start]
             return 204 if changed else 304
         if (
             not state["Running"]
@@ -67,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Content-Type", "application/json")
         self.end_headers()
-        self.wfile.write(data)
+        if data:
+            self.wfile.write(data)
 
     def listed(self, labels: dict[str, str]) -> bool:
         [filters] = parse_qs(urlsplit(self.path).query)["filters"]
@@ -88,8 +94,8 @@ class Handler(BaseHTTPRequestHandler):
         if match and match[1] in engine.containers:
             state = engine.containers[match[1]]
             return self.reply(200, {"Id": match[1], "State": state, "Config": {"Labels": state["Labels"]}})
-        if path == f"/v{API}/images/kintsugi:here/json":
-            return self.reply(200, {"Id": "sha256:1"})
+        if path in (f"/v{API}/images/kintsugi:here/json", f"/v{API}/images/{engine.image}/json"):
+            return self.reply(200, {"Id": self.server.image})
         return self.reply(404, {"message": f"No such thing: {path}"})
 
     def do_POST(self) -> None:
@@ -122,8 +128,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return installation(tmp_path, "127.38")
+def settings() -> Iterator[Settings]:
+    with (
+        open_directory() as directory
+    ):  # the path to a node's socket has a bound, which pytest's own would pass
+        yield installation(directory, "127.38")
 
 
 @pytest.fixture
@@ -176,14 +185,73 @@ def test_what_is_frozen_is_frozen_once_and_thawed_once(
     assert engine.asked == [f"pause {kafka}", f"unpause {kafka}"]
 
 
-def test_the_engine_s_own_words_are_in_the_error(
+def test_what_lives_no_more_is_neither_frozen_nor_thawed(
     engine: Engine, platform: DockerPlatform, kafka: str
 ) -> None:
     engine.has(kafka, running=False)
-    with pytest.raises(StepFailed, match="it can't pause now"):
-        platform.suspend("kafka-1")
-    with pytest.raises(StepFailed, match=r"No such thing.*kafka-2"):
-        platform.suspend("kafka-2")
+    platform.suspend("kafka-1")
+    platform.resume("kafka-1")
+    platform.suspend("kafka-2")
+    assert not engine.containers[kafka]["Paused"]
+
+
+def test_the_engine_s_own_words_are_in_the_error(settings: Settings, engine: Engine) -> None:
+    with pytest.raises(StepFailed, match=r"kafka-2 has no container: .*No such thing"):
+        containers.start(settings, "kafka-2")
+
+
+def test_a_container_that_terraform_knows_stays(engine: Engine, platform: DockerPlatform, kafka: str) -> None:
+    engine.has(kafka)
+    platform.make_room("kafka-1", {kafka}, living=True)
+    platform.make_room("kafka-2", set(), living=True)
+    assert kafka in engine.containers
+
+
+def test_a_container_that_a_killed_terraform_left_makes_room(
+    engine: Engine, platform: DockerPlatform, kafka: str
+) -> None:
+    engine.has(kafka, running=False)
+    platform.make_room("kafka-1", {"another"}, living=False)
+    assert not engine.containers
+
+
+def test_a_living_container_that_terraform_forgot_is_only_removed_where_it_is_meant(
+    engine: Engine, platform: DockerPlatform, kafka: str
+) -> None:
+    engine.has(kafka)
+    with pytest.raises(StepFailed, match=f"docker rm --force {kafka}"):
+        platform.make_room("kafka-1", set(), living=False)
+    assert kafka in engine.containers
+    platform.make_room("kafka-1", set(), living=True)
+    assert not engine.containers
+
+
+def test_a_node_boots_from_what_was_written_before_it_started_and_from_nothing_else(
+    engine: Engine, platform: DockerPlatform, settings: Settings, kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "await_boot", lambda *_: None)  # no init is behind this engine
+    engine.has(kafka, running=False)
+    root = settings.node_root("kafka-1")
+    engine.at_start = [root / "etc/supervisord.conf", root / "etc/ssh/host_key-cert.pub"]
+    engine.at_start += [settings.node_volume("kafka-1") / "data", root / "run/supervisor.sock"]
+    (root / "run").mkdir(parents=True)
+    (root / "run/supervisor.sock").touch()
+    platform.power_on("kafka-1")
+    assert engine.booted_from == [True, True, True, False]
+
+    (root / "run/supervisor.sock").touch()
+    platform.power_on("kafka-1")
+    assert engine.asked == [f"start {kafka}"]
+    assert (root / "run/supervisor.sock").exists(), "the living init listens there"
+
+
+def test_nodes_keep_the_image_that_the_first_was_made_of(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KINTSUGI_IMAGE", "kintsugi:here")
+    assert containers.image_in_force(settings) == "sha256:1"
+    engine.image = "sha256:2"
+    assert containers.image_in_force(settings) == "sha256:1"
 
 
 def test_only_what_is_this_installation_s_is_removed(
@@ -207,6 +275,9 @@ def test_what_stands_in_the_way_is_told(
     assert "No such thing" in line
     monkeypatch.setenv("KINTSUGI_IMAGE", "kintsugi:here")
     assert not list(platform.obstacles())
+    engine.image = "sha256:2"
+    [line] = platform.obstacles()
+    assert "No such thing" in line, "the nodes' image was removed from the engine"
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     [line] = platform.obstacles()
     assert line.startswith("the Docker engine doesn't answer")

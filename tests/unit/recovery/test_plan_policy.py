@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kintsugi.errors import PlanRefused
+from kintsugi.recovery import plan_policy
 from kintsugi.recovery.plan_policy import PlanSummary, addresses, check_plan
 
 PART = """
@@ -274,6 +275,7 @@ def test_what_the_docker_provider_reports_and_nobody_said_is_no_difference(
         ("image", "sha256:another"),
         ("privileged", True),
         ("command", ["sleep", "infinity"]),
+        ("command", ["cassandra-2", "kintsugi.local.node_init", "-m", "/opt/kintsugi/.venv/bin/python"]),
         ("networks_advanced", [{"name": "kintsugi", "ipv4_address": "172.28.2.3"}]),
         ("volumes", []),
     ],
@@ -292,3 +294,21 @@ def test_a_container_that_loses_a_bound_is_refused(docker_plan: dict[str, Any]) 
     container["change"]["before"]["memory"] = 512
     with pytest.raises(PlanRefused, match="anew with another memory"):
         check_plan(docker_plan, DOCKER)
+
+
+def test_what_is_known_of_a_list_is_judged_though_something_in_it_isn_t(docker_plan: dict[str, Any]) -> None:
+    [container] = [item for item in docker_plan["resource_changes"] if "docker_container" in item["address"]]
+    change = container["change"]
+    change["after_unknown"]["volumes"] = [{}, {"volume_name": True}]
+    change["after"]["volumes"][1]["volume_name"] = None
+    assert check_plan(docker_plan, DOCKER).replaced
+    change["after"]["volumes"][1]["container_path"] = "/"
+    with pytest.raises(PlanRefused, match=r"another volumes\.1\.container_path"):
+        check_plan(docker_plan, DOCKER)
+
+
+def test_a_plan_tells_what_stood_when_it_was_made(terraform: Terraform) -> None:
+    outputs = json.loads(terraform.run("show", "-json"))["values"]["root_module"]["child_modules"]
+    ids = {resource["values"]["id"] for module in outputs for resource in module["resources"]}
+    assert plan_policy.standing(terraform.plan(*aimed(NODE))) == ids
+    assert len(ids) == 4
