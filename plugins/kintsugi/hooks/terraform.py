@@ -77,7 +77,7 @@ class Terraform:
     def known(self) -> set[str]:
         """The ids of all that stands in the state."""
         self._ensure_ready()
-        state = json.loads(self._run("state", "pull", timeout_s=60) or "{}")
+        state = json.loads(self._run("state pull", timeout_s=60) or "{}")
         found = (
             instance["attributes"] for part in state.get("resources", ()) for instance in part["instances"]
         )

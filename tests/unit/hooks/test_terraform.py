@@ -128,3 +128,12 @@ def test_destroyed_clusters_are_forgotten(terraform: Terraform) -> None:
     terraform.destroy_all()
     assert not formed.exists()
     assert terraform.outputs() == {}
+
+
+def test_what_stands_in_the_state_is_known_by_its_id(terraform: Terraform) -> None:
+    assert terraform.known() == set()
+    terraform.apply_all()
+    before = terraform.known()
+    terraform.replace([A])
+    assert len(before) == len(terraform.known()) == 2
+    assert len(before & terraform.known()) == 1
