@@ -264,8 +264,9 @@ def _split(chunks: Iterator[bytes]) -> Iterator[tuple[int, str | BadLine]]:
     except _Damaged as damaged:
         yield number + 1, BadLine(damaged.rejection, rest[:1024])
         return
-    for line in _decoded([rest] if rest else []):
-        yield number + 1, line
+    for line in _decoded([rest]):
+        if line:  # nothing, or a lone CR
+            yield number + 1, line
 
 
 def _decoded(lines: list[bytes]) -> Iterator[str | BadLine]:

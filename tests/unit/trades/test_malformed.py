@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
@@ -114,6 +114,7 @@ def test_a_row_that_occurs_again_is_a_duplicate_however_it_is_spelled() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(st.binary(max_size=80), st.integers(0, ROWS - 1)), max_size=20))
+@example([0, b"\r"])  # the file ends with a lone CR
 def test_any_bytes_between_good_rows_are_accounted_for_line_by_line(
     s3: S3Client, parts: list[bytes | int]
 ) -> None:
