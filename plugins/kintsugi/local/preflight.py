@@ -52,17 +52,11 @@ def check(settings: Settings) -> None:
 
     Ports and memory that this installation itself holds already are no obstacle: ``up`` may be repeated.
     """
-    checks: list[Callable[[Settings], Iterable[str]]] = [
-        _programs,
-        _artifacts,
-        _platform,
-        _state,
-        _disk,
-        _ports,
-    ]
-    if not _runs_already(settings):
-        checks.append(_memory)
-    problems = [problem for check in checks for problem in check(settings)]
+    problems = list(platform_of(settings).obstacles())
+    checks: list[Callable[[Settings], Iterable[str]]] = [_programs, _artifacts, _state]
+    if not problems:  # else nobody can tell which nodes live
+        checks += [_ports] if _runs_already(settings) else [_disk, _ports, _memory]
+    problems += [problem for check in checks for problem in check(settings)]
     if problems:
         raise PreflightError("\n".join(problems))
 
@@ -106,10 +100,6 @@ def _artifacts(settings: Settings) -> Iterator[str]:
     missing = artifacts.missing(settings)
     if missing:
         yield f"the jars of {', '.join(missing)} are not in {settings.artifacts}: run `make setup`"
-
-
-def _platform(settings: Settings) -> Iterator[str]:
-    yield from platform_of(settings).obstacles()
 
 
 def _state(settings: Settings) -> Iterator[str]:

@@ -163,8 +163,10 @@ def _power_on(settings: Settings) -> None:
     """Boot the nodes that Terraform knows but that don't live, as after a restart of the machine."""
     from kintsugi.platform import platform_of
 
+    platform = platform_of(settings)
+    dead = [name for name in settings.fleet.nodes if not platform.running(name)]
     with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(platform_of(settings).power_on, settings.fleet.nodes))
+        list(pool.map(platform.power_on, dead))
 
 
 def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:

@@ -13,6 +13,7 @@ import pytest
 from kintsugi.errors import PreflightError
 from kintsugi.local import preflight
 from kintsugi.local.processes import MARKER, wait_until
+from kintsugi.platform import LocalPlatform
 from kintsugi.settings import Settings
 from tests.installations import installation, open_directory
 
@@ -75,6 +76,17 @@ def test_port_held_by_the_running_control_plane_is_no_obstacle(settings: Setting
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_the_installation_holds_already_isnt_asked_for_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "STATE_NEEDS", 2**60)
+    monkeypatch.setattr(preflight, "MEMORY_NEEDS", 2**60)
+    with pytest.raises(PreflightError, match="too little disk"):
+        preflight.check(settings)
+    monkeypatch.setattr(LocalPlatform, "running", lambda _, name: name == "kafka-1")
+    preflight.check(settings)
 
 
 def test_every_obstacle_has_a_line_of_its_own(
