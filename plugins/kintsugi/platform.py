@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
@@ -28,10 +28,11 @@ class Platform(Protocol):
     def running(self, name: str) -> bool:
         """Whether the node lives, be it frozen."""
 
-    def make_room(self, name: str, known: Collection[str], *, living: bool) -> None:
-        """Remove what a Terraform that was killed left in the node's place, so that it can be made.
+    def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
+        """Remove what a Terraform that was killed left in the place of these nodes, so that they can be made.
 
-        ``known``: the ids that stand in Terraform's state. Raises StepFailed where it lives, unless ``living``.
+        ``known`` tells the ids in Terraform's state; it is asked where it matters. Raises StepFailed where what was
+        left lives, unless ``living``.
         """
 
     def remove_all(self) -> None:
@@ -96,7 +97,7 @@ class LocalPlatform:
 
         return node.is_alive(self.settings, name)
 
-    def make_room(self, name: str, known: Collection[str], *, living: bool) -> None:
+    def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
         """Nothing to do: a node is what lies in its place, and its creation ends what a killed one left."""
 
     def remove_all(self) -> None:
@@ -198,10 +199,12 @@ class DockerPlatform(LocalPlatform):
 
         return containers.running(self.settings, name)
 
-    def make_room(self, name: str, known: Collection[str], *, living: bool) -> None:
+    def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
         from kintsugi.docker import containers
 
-        containers.remove_unknown(self.settings, name, known, living=living)
+        ids = known()
+        for name in names:
+            containers.remove_unknown(self.settings, name, ids, living=living)
 
     def remove_all(self) -> None:
         from kintsugi.docker import containers

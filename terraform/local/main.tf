@@ -1,14 +1,12 @@
-locals {
-  fleet = yamldecode(file(var.fleet_file))
+module "fleet" {
+  source = "../modules/fleet"
 
-  nodes = {
-    for node in local.fleet.nodes : node.name => {
-      name     = node.name
-      role     = node.role
-      address  = node.address
-      ssh_port = try(node.ssh_port, local.fleet.ssh_port)
-    }
-  }
+  file = var.fleet_file
+}
+
+locals {
+  fleet = module.fleet.file
+  nodes = module.fleet.nodes
 
   launcher = {
     python     = var.python

@@ -129,11 +129,8 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
     fleet = settings.fleet
     doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
-        terraform, platform = Terraform(settings), platform_of(settings)
-        terraform.init()
-        known = terraform.known()
-        for name in fleet.nodes:
-            platform.make_room(name, known, living=False)
+        terraform = Terraform(settings)
+        platform_of(settings).make_room(fleet.nodes, terraform.known, living=False)
         terraform.apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):

@@ -145,7 +145,7 @@ def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
             plan_policy.check_plan(saved.document, _addresses(runtime, case))
             step.check()
             # Of a run of this step that was killed; what lives there is this repair's own, the old node is fenced.
-            runtime.platform().make_room(case.node, plan_policy.standing(saved.document), living=True)
+            runtime.platform().make_room([case.node], terraform.known, living=True)
             try:
                 terraform.apply(saved)
             except StalePlan:

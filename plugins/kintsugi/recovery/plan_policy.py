@@ -74,17 +74,6 @@ def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
     return {address: actions for address, actions in acts.items() if actions not in _HARMLESS}
 
 
-def standing(document: Mapping[str, Any]) -> set[str]:
-    """The ids of all that stood in Terraform's state when the plan was made."""
-    modules = [document.get("prior_state", {}).get("values", {}).get("root_module", {})]
-    found = set()
-    while modules:
-        module = modules.pop()
-        modules.extend(module.get("child_modules", ()))
-        found |= {resource["values"].get("id") for resource in module.get("resources", ())}
-    return found - {None}
-
-
 def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSummary:
     """Check the plan against the rules above; raises PlanRefused that names the address at fault.
 

@@ -202,8 +202,8 @@ def test_the_engine_s_own_words_are_in_the_error(settings: Settings, engine: Eng
 
 def test_a_container_that_terraform_knows_stays(engine: Engine, platform: DockerPlatform, kafka: str) -> None:
     engine.has(kafka)
-    platform.make_room("kafka-1", {kafka}, living=True)
-    platform.make_room("kafka-2", set(), living=True)
+    platform.make_room(["kafka-1"], lambda: {kafka}, living=True)
+    platform.make_room(["kafka-2"], lambda: set(), living=True)
     assert kafka in engine.containers
 
 
@@ -211,7 +211,7 @@ def test_a_container_that_a_killed_terraform_left_makes_room(
     engine: Engine, platform: DockerPlatform, kafka: str
 ) -> None:
     engine.has(kafka, running=False)
-    platform.make_room("kafka-1", {"another"}, living=False)
+    platform.make_room(["kafka-1"], lambda: {"another"}, living=False)
     assert not engine.containers
 
 
@@ -220,9 +220,9 @@ def test_a_living_container_that_terraform_forgot_is_only_removed_where_it_is_me
 ) -> None:
     engine.has(kafka)
     with pytest.raises(StepFailed, match=f"docker rm --force {kafka}"):
-        platform.make_room("kafka-1", set(), living=False)
+        platform.make_room(["kafka-1"], lambda: set(), living=False)
     assert kafka in engine.containers
-    platform.make_room("kafka-1", set(), living=True)
+    platform.make_room(["kafka-1"], lambda: set(), living=True)
     assert not engine.containers
 
 

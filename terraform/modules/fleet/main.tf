@@ -1,0 +1,4 @@
+# How the fleet file becomes nodes: the same in every environment.
+locals {
+  file = yamldecode(file(var.file))
+}

@@ -1,0 +1,16 @@
+output "file" {
+  description = "What the fleet file says, as it says it."
+  value       = local.file
+}
+
+output "nodes" {
+  description = "Every node by name: role, address, and the port of its sshd, its own or the fleet's."
+  value = {
+    for node in local.file.nodes : node.name => {
+      name     = node.name
+      role     = node.role
+      address  = node.address
+      ssh_port = try(node.ssh_port, local.file.ssh_port)
+    }
+  }
+}
