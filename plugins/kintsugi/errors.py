@@ -29,6 +29,14 @@ class Refused(KintsugiError):
     """A guard said no: the action would be unsafe. The text is the reason, as a sentence."""
 
 
+class NodeReturned(Refused):
+    """The node answers again, so it is not killed; nothing was done to it in this attempt."""
+
+
+class NewIncarnation(Refused):
+    """Another life of the node or service runs than the one that was judged; it is judged again first."""
+
+
 class LeaseHeld(Refused):
     """Another run holds the lease on this node."""
 

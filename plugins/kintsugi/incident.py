@@ -69,6 +69,9 @@ class Action(StrEnum):
 ATTEMPT = "attempt"
 """Step name of the entry that announces an action, before it is carried out; data: ``{"action": …}``."""
 
+WITHDRAWN = "attempt.withdrawn"
+"""Step name of the entry that takes an attempt back before it did anything; data: ``{"attempt": <its key>}``."""
+
 PHASE_OF_STEP: Mapping[str, Phase | None] = {
     "confirm": Phase.CONFIRM,
     "guard": Phase.CONFIRM,
@@ -175,8 +178,16 @@ class Incident:
         return {phase: round(spent[phase], 3) for phase in Phase if phase in spent}
 
     def attempts(self) -> list[Action]:
-        """The actions begun so far, oldest first: what the next decision escalates from."""
-        return [Action(entry.data["action"]) for entry in self.entries if entry.kind == ATTEMPT]
+        """The actions begun so far, oldest first: what the next decision escalates from.
+
+        One that was withdrawn because a guard refused at the last moment did nothing, and does not count.
+        """
+        withdrawn = {entry.data["attempt"] for entry in self.entries if entry.step == WITHDRAWN}
+        return [
+            Action(entry.data["action"])
+            for entry in self.entries
+            if entry.step == ATTEMPT and entry.data.get("key") not in withdrawn
+        ]
 
     @property
     def acted(self) -> bool:
@@ -216,12 +227,14 @@ class Ledger:
 
     ``maintenance``: the flags in force for this node, as sentences. ``repairs_*``: attempts in the last hour,
     the one about to begin left out. ``pending``: other nodes of this role whose data isn't whole yet.
+    ``role_attempts``: other nodes of this role that are being repaired and don't serve yet; when that attempt began.
     """
 
     maintenance: tuple[str, ...]
     repairs_of_node: int
     repairs_of_fleet: int
     pending: frozenset[str]
+    role_attempts: Mapping[str, datetime] = field(default_factory=dict)
 
 
 def acted_on_others(incidents: Iterable[Incident], broken: Collection[str]) -> list[str]:

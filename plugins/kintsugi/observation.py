@@ -29,13 +29,17 @@ class Symptom(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A sensor's event: ``node`` looks sick. Times are UTC; ``evidence`` is fit to be shown."""
+    """A sensor's event: ``node`` looks sick. Times are UTC; ``evidence`` is fit to be shown.
+
+    ``late_s``: seconds, since the first failed probe, for which the watcher itself stood still.
+    """
 
     node: str
     symptom: Symptom
     first_failed_at: datetime
     detected_at: datetime
     evidence: tuple[str, ...]
+    late_s: float = 0.0
 
 
 class PeerOpinion(StrEnum):
@@ -55,6 +59,44 @@ class Headroom:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceProcess:
+    """One process of a node's service: its id as the node sees it, and its start in clock ticks since boot."""
+
+    pid: int
+    start_time: int
+
+    def __str__(self) -> str:
+        return f"{self.pid}@{self.start_time}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorUse:
+    """What processes did within ``seconds``: seconds that their threads used the processor, and waited for it."""
+
+    seconds: float
+    used_s: float
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What the node itself says of its service, asked over SSH. None where the node could not say.
+
+    ``process``: the service's process; None with ``listening`` known: the init runs none. ``cpu_s``: processor time
+    that the process has used. ``listening``: whether a socket listens on the service's port. ``connected``: whether a
+    connection from the node to that port came about. ``answer``: what the service answered to a probe from the node.
+    ``processor``: how it used the processor meanwhile.
+    """
+
+    process: ServiceProcess | None = None
+    cpu_s: float | None = None
+    listening: bool | None = None
+    connected: bool | None = None
+    answer: Answer | None = None
+    processor: ProcessorUse | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Everything known of a node at one moment, gathered for a second opinion.
 
@@ -68,6 +110,8 @@ class Observation:
     ``unanswered_since``: since when its watch has got no answer from the service, UTC, None when no watch found it
     silent.
     ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow), None when unknown.
+    ``running``: the platform's answer: whether the node's process tree, container or instance runs; None when unknown.
+    ``view``: what the node itself says of its service.
     """
 
     node: str
@@ -84,3 +128,5 @@ class Observation:
     heard_at: datetime | None = None
     unanswered_since: datetime | None = None
     clock_ahead_s: float | None = None
+    running: bool | None = None
+    view: NodeView = field(default_factory=NodeView)

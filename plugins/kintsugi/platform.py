@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
-from kintsugi.errors import FleetError, KintsugiError, StepFailed
+from kintsugi.errors import FleetError, KintsugiError, NewIncarnation, StepFailed
+from kintsugi.observation import ServiceProcess
 from kintsugi.settings import Settings
 
 RUN_TIMEOUT_S = 30.0
@@ -28,6 +29,15 @@ class Platform(Protocol):
     def running(self, name: str) -> bool:
         """Whether the node lives, be it frozen."""
 
+    def incarnation(self, name: str) -> str | None:
+        """Which life of the node runs (a process and its start, a container and its start); None when none runs.
+
+        Raises StepFailed when the platform can't say.
+        """
+
+    def processor_use(self, name: str) -> tuple[float, float] | None:
+        """Seconds of processor time that the node used, and that it waited for, so far; None when not to be had."""
+
     def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
         """Remove what a Terraform that was killed left in the place of these nodes, so that they can be made.
 
@@ -38,14 +48,23 @@ class Platform(Protocol):
     def remove_all(self) -> None:
         """End and remove every node of the installation, whatever Terraform knows of them."""
 
-    def power_off(self, name: str) -> None:
-        """End the node at once and return when nothing of it lives; its volume stays."""
+    def power_off(self, name: str, expected: str | None = None) -> None:
+        """End the node at once and return when nothing of it lives; its volume stays.
+
+        ``expected``: the incarnation that was judged. Raises NewIncarnation, and ends nothing, when another one runs.
+        """
 
     def lose_volume(self, name: str) -> None:
         """Take the node's disk away, as a broken disk would."""
 
     def volume_exists(self, name: str) -> bool:
         """Whether the node's disk is still there."""
+
+    def volume_formatted(self, name: str, mark: str | None) -> bool | None:
+        """Whether the node's disk holds data: the file or directory ``mark`` within three levels (None: any disk).
+
+        The platform looks at the disk itself, not through the node. None when it can't be read.
+        """
 
     def discard(self, name: str) -> None:
         """Delete what is kept of the node's predecessors, now that it is verified."""
@@ -70,6 +89,12 @@ class Platform(Protocol):
 
     def signal_service(self, name: str, service: str, signal: str) -> None:
         """Let the node's init send a signal ("KILL", "STOP", "CONT") to one of its services."""
+
+    def kill_service(self, name: str, process: ServiceProcess) -> None:
+        """SIGKILL to exactly this process of the node; its init starts the service again.
+
+        Raises NewIncarnation when that process is gone: another life of the service was not judged.
+        """
 
     def stop_storage(self) -> None:
         """Take the S3 store away, as an outage of it would."""
@@ -97,6 +122,16 @@ class LocalPlatform:
 
         return node.is_alive(self.settings, name)
 
+    def incarnation(self, name: str) -> str | None:
+        from kintsugi.local import node
+
+        return node.incarnation(self.settings, name)
+
+    def processor_use(self, name: str) -> tuple[float, float] | None:
+        from kintsugi.local import node_process
+
+        return node_process.processor_use(self.settings, name)
+
     def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
         """Nothing to do: a node is what lies in its place, and its creation ends what a killed one left."""
 
@@ -110,9 +145,10 @@ class LocalPlatform:
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(lambda name: destroy_node(self.settings, name), sorted(names)))
 
-    def power_off(self, name: str) -> None:
+    def power_off(self, name: str, expected: str | None = None) -> None:
         from kintsugi.local import node
 
+        _require_incarnation(self, name, expected)
         node.power_off(self.settings, name)
 
     def lose_volume(self, name: str) -> None:
@@ -124,6 +160,11 @@ class LocalPlatform:
         from kintsugi.local import node
 
         return node.volume_exists(self.settings, name)
+
+    def volume_formatted(self, name: str, mark: str | None) -> bool | None:
+        from kintsugi.local import node
+
+        return node.volume_formatted(self.settings, name, mark)
 
     def discard(self, name: str) -> None:
         from kintsugi.local import node
@@ -168,6 +209,12 @@ class LocalPlatform:
         etc = self.settings.node_root(name) / "etc"
         self.run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "signal", signal, service])
 
+    def kill_service(self, name: str, process: ServiceProcess) -> None:
+        from kintsugi.probes.node_view import KILLED, kill_command
+
+        if self.run(name, kill_command(process)).strip() != KILLED:
+            raise NewIncarnation(f"{name}: process {process} is gone; what runs now was not judged")
+
     def stop_storage(self) -> None:
         from kintsugi.local.control_plane import ControlPlane
 
@@ -211,9 +258,19 @@ class DockerPlatform(LocalPlatform):
 
         containers.remove_all(self.settings)
 
-    def power_off(self, name: str) -> None:
+    def incarnation(self, name: str) -> str | None:
         from kintsugi.docker import containers
 
+        return containers.incarnation(self.settings, name)
+
+    def processor_use(self, name: str) -> tuple[float, float] | None:
+        """Unknown: the control plane's container does not see the processes of other containers."""
+        return None
+
+    def power_off(self, name: str, expected: str | None = None) -> None:
+        from kintsugi.docker import containers
+
+        _require_incarnation(self, name, expected)
         containers.kill(self.settings, name)
 
     def suspend(self, name: str) -> None:
@@ -234,6 +291,14 @@ class DockerPlatform(LocalPlatform):
 
     def no_full_disk(self) -> str | None:
         return "a container's disk has no bound of its own here"
+
+
+def _require_incarnation(platform: Platform, name: str, expected: str | None) -> None:
+    """Raise NewIncarnation when another life of the node runs than the one that was judged."""
+    if expected is not None and (found := platform.incarnation(name)) not in (None, expected):
+        raise NewIncarnation(
+            f"{name}: {found} runs, but {expected} was judged; judge again before it is ended"
+        )
 
 
 PLATFORMS = {"local": LocalPlatform, "docker": DockerPlatform}

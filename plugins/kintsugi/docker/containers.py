@@ -109,6 +109,14 @@ def running(settings: Settings, node: str) -> bool:
     return False
 
 
+def incarnation(settings: Settings, node: str) -> str | None:
+    """The life of the node that runs now, ``<container id>@<its start>``; None when its container doesn't run."""
+    with suppress(_Gone), _container(settings, node) as container:
+        state = container.attrs["State"]
+        return f"{container.id}@{state['StartedAt']}" if state["Running"] else None
+    return None
+
+
 def freeze(settings: Settings, node: str) -> None:
     """Stop every process of the node where it is; its address stays, and nobody answers.
 

@@ -98,6 +98,31 @@ def volume_exists(settings: Settings, name: str) -> bool:
     return (settings.node_volume(name) / "data").is_dir()
 
 
+def volume_formatted(settings: Settings, name: str, mark: str | None) -> bool | None:
+    """Whether the volume holds ``mark`` at most three levels down (None: whether it exists); None when unreadable."""
+    data = settings.node_volume(name) / "data"
+    if not data.is_dir():
+        return False
+    try:
+        return mark is None or _holds(data, mark, levels=3)
+    except OSError:
+        return None
+
+
+def _holds(folder: Path, name: str, levels: int) -> bool:
+    entries = list(os.scandir(folder))
+    if any(entry.name == name for entry in entries):
+        return True
+    below = [entry for entry in entries if levels > 1 and entry.is_dir(follow_symlinks=False)]
+    return any(_holds(Path(entry.path), name, levels - 1) for entry in below)
+
+
+def incarnation(settings: Settings, name: str) -> str | None:
+    """The life of the node that runs now, ``<pid>@<start in clock ticks>``; None when no init of it runs."""
+    record = read_record(settings, name)
+    return f"{record.pid}@{record.start_time}" if record is not None and running(record) else None
+
+
 def is_alive(settings: Settings, name: str) -> bool:
     """Whether the recorded init of the node runs (it may be suspended)."""
     return running(read_record(settings, name))

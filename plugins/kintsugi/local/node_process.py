@@ -196,3 +196,18 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "T"
+
+
+def processor_use(settings: Settings, name: str) -> tuple[float, float]:
+    """Seconds of processor time that a node's processes used, and that their threads waited for it, in all so far.
+
+    The second is the kernel's ``run_delay`` (Documentation/scheduler/sched-stats): time on a run queue. A process that
+    is stopped or asleep waits for nothing.
+    """
+    used_ns = waited_ns = 0
+    for pid in members(settings, name):
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = thread.read_text().split()
+                used_ns, waited_ns = used_ns + int(fields[0]), waited_ns + int(fields[1])
+    return used_ns / 1e9, waited_ns / 1e9

@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kintsugi.fleet import Fleet, Node, Role
-from kintsugi.observation import Answer
+from kintsugi.observation import Answer, NodeView
 from kintsugi.probes import cql_wire, kafka_wire
-from kintsugi.probes.peers import ask, witnesses
+from kintsugi.probes.master_view import master_witnesses
+from kintsugi.probes.observe import node_view
+from kintsugi.probes.peers import Witness, ask, witnesses
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
+from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts
-from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT
+from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, Settings
 
 VOTER_BEHIND_S = 3.0
 HEARTBEAT_WATCH_S = 2.0
@@ -30,15 +33,18 @@ async def guard_facts(
     heard_at: datetime | None = None,
     first_failed_at: datetime | None = None,
     volume_intact: bool | None = None,
+    running: bool | None = None,
+    settings: Settings | None = None,
 ) -> GuardFacts:
-    """The facts for kintsugi.recovery.guards.judge, all but the store's ledger; takes at most about 4 s.
+    """The facts for kintsugi.recovery.guards.judge, all but what the store and the platform know of the fleet.
 
     ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew,
-    and the newest sign of life counts. Never raises on network trouble.
+    and the newest sign of life counts. ``running``: the platform's answer. ``settings``: with them the node itself is
+    asked over SSH, and others are asked for a Spark master. Takes at most about 8 s. Never raises on network trouble.
     """
-    (service, ssh, newest), sick, kafka, cassandra = await asyncio.gather(
-        signs_of_life(fleet, node, heard_at),
-        sick_nodes(fleet),
+    (service, ssh, newest, view), silent, kafka, cassandra = await asyncio.gather(
+        signs_of_life(fleet, node, heard_at, running=running, settings=settings),
+        silent_nodes(fleet),
         _kafka_if(fleet, node),
         _cassandra_if(fleet, node),
     )
@@ -53,32 +59,50 @@ async def guard_facts(
         first_failed_at=first_failed_at,
         volume_intact=volume_intact,
         fleet_size=len(fleet.nodes),
-        sick=len(sick | {node.name}),
+        sick=len(silent | {node.name}),
         protected=node.protected,
         kafka=kafka,
         cassandra=cassandra,
+        running=running,
+        view=view,
+        others=tuple(
+            OtherNode(other.name, other.role, answers=other.name not in silent)
+            for other in fleet
+            if other.name != node.name
+        ),
     )
 
 
 async def signs_of_life(
-    fleet: Fleet, node: Node, before: datetime | None
-) -> tuple[Probe, Probe, datetime | None]:
-    """What the service and sshd of ``node`` answer, and when anybody last got an answer from the service, UTC.
+    fleet: Fleet,
+    node: Node,
+    before: datetime | None,
+    *,
+    running: bool | None = None,
+    settings: Settings | None = None,
+) -> tuple[Probe, Probe, datetime | None, NodeView]:
+    """What the service and sshd of ``node`` answer, when anybody last got an answer (UTC), and what the node says.
 
-    ``before``: what was known already. The peers are asked meanwhile; where service and sshd both refuse, they aren't
-    waited for: no process is there to be heard.
+    ``before``: what was known already. The peers are asked meanwhile; where the platform says that nothing runs, they
+    aren't waited for: no process is there to be heard.
     """
     async with asyncio.TaskGroup() as group:
         peers = group.create_task(witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S))
         service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
-        if service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED:
+        if running is False and service.answer is not Answer.OK:
             peers.cancel()
+        view, masters = NodeView(), list[Witness]()
+        if settings is not None and service.answer is not Answer.OK and running is not False:
+            view, masters = await asyncio.gather(
+                node_view(settings, node, service, ssh), master_witnesses(settings, node, ssh)
+            )
     signs = [before, service.at if service.answer is Answer.OK else None]
     signs += [] if peers.cancelled() else [witness.heard_at for witness in peers.result()]
-    return service, ssh, max((sign for sign in signs if sign is not None), default=None)
+    signs += [witness.heard_at for witness in masters]
+    return service, ssh, max((sign for sign in signs if sign is not None), default=None), view
 
 
-async def sick_nodes(fleet: Fleet) -> set[str]:
+async def silent_nodes(fleet: Fleet) -> set[str]:
     """Names of the nodes that don't answer their own protocol just now."""
     probes = await asyncio.gather(*(probe_node(node) for node in fleet))
     return {probe.target for probe in probes if probe.answer is not Answer.OK}

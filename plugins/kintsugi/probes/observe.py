@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
+from kintsugi.observation import Answer, Headroom, NodeView, Observation, PeerOpinion
 from kintsugi.probes import clock
 from kintsugi.probes.disk import parse_df
+from kintsugi.probes.master_view import master_witnesses
+from kintsugi.probes.node_view import parse_view, service_command
 from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.probes.service_log import time_of
@@ -29,6 +31,8 @@ SERVICES = {
 }
 # For so many seconds after its process began, a service that doesn't listen yet is taken to be on its way.
 START_S = {Role.KAFKA: 45, Role.CASSANDRA: 90, Role.SPARK_MASTER: 30, Role.SPARK_WORKER: 30}
+# A start takes at least so many seconds of processor time: on a starved machine that says more than the clock.
+START_CPU_S = {Role.KAFKA: 5, Role.CASSANDRA: 10, Role.SPARK_MASTER: 3, Role.SPARK_WORKER: 3}
 # Beyond that, only these words in the newest lines of its log say that it still advances.
 PROGRESS = {
     Role.KAFKA: ("Recovering unflushed segment", "Loading producer state", "recovered", "Loaded snapshot"),
@@ -45,21 +49,25 @@ LOOP_S = 90.0
 MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
 
 
-async def observe(settings: Settings, node: Node) -> Observation:
+async def observe(settings: Settings, node: Node, running: bool | None = None) -> Observation:
     """Probe ``node`` twice, ask its init, its disk and its peers; bounded, never raises on network trouble.
 
-    ``volume_intact`` and ``room`` stay None unless the node itself could be asked over SSH.
+    ``running``: the platform's answer, None when unknown; where nothing runs, nobody is waited for.
+    ``volume_intact``, ``room`` and ``view`` stay unknown unless the node itself could be asked over SSH.
     """
     first = asyncio.create_task(_looked(node))
-    told = asyncio.create_task(opinions(settings, node, first))
+    told = asyncio.create_task(opinions(settings, node, first, running))
     service, ssh = await first
-    (service, ssh), said, (init_state, progress, damage), (volume, room), ahead_s = await asyncio.gather(
-        _look_again(node, service, ssh),
+    (service, ssh), said, init, (volume, room), ahead_s, view = await asyncio.gather(
+        _look_again(node, service, ssh, running),
         told,
         _init(settings, node, ssh),
         _volume(settings, node, ssh),
         _clock(settings, node, service),
+        node_view(settings, node, service, ssh),
     )
+    init_state, progress, damage = init
+    progress = progress or _slow_start(node.role, init_state, view)
     return Observation(
         node=node.name,
         role=node.role,
@@ -74,7 +82,23 @@ async def observe(settings: Settings, node: Node) -> Observation:
         damage=damage,
         heard_at=heard_at(service, said),
         clock_ahead_s=ahead_s,
+        running=running,
+        view=view,
     )
+
+
+async def node_view(settings: Settings, node: Node, service: Probe, ssh: Probe) -> NodeView:
+    """What the node says of a service that does not answer us; nothing known where it answers, or SSH does not."""
+    if service.answer is Answer.OK or ssh.answer is not Answer.OK:
+        return NodeView()
+    return parse_view(await _run(settings, node, service_command(settings, node, SERVICES[node.role])))
+
+
+def _slow_start(role: Role, init_state: str | None, view: NodeView) -> str | None:
+    """A sentence when the service has not had the processor time that its start takes; else None."""
+    if init_state != "RUNNING" or view.cpu_s is None or view.listening or view.cpu_s >= START_CPU_S[role]:
+        return None
+    return f"its process has had {view.cpu_s:.1f} s of the {START_CPU_S[role]} s of processor time that a start takes"
 
 
 def heard_at(service: Probe, said: Sequence[Witness]) -> datetime | None:
@@ -88,31 +112,40 @@ async def _looked(node: Node) -> tuple[Probe, Probe]:
     return await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
 
 
-async def opinions(settings: Settings, node: Node, first: asyncio.Task[tuple[Probe, Probe]]) -> list[Witness]:
+async def opinions(
+    settings: Settings,
+    node: Node,
+    first: asyncio.Task[tuple[Probe, Probe]],
+    running: bool | None = None,
+) -> list[Witness]:
     """What the peers say; they are asked from the beginning on, because a silent node takes its time as it is.
 
-    Two refusals prove the processes dead: then the peers are asked for the record only, and hardly waited for. Where a
+    Where the platform says that nothing runs, the peers are asked for the record only, and hardly waited for. Where a
     silent node has peers of which none can say anything, they are asked once more: the broker that fell silent may have
     led the quorum, and who stands down for it waits for another eight seconds of silence.
     """
     asked = asyncio.create_task(witnesses(settings.fleet, node, GOSSIP_WATCH_S))
     service, ssh = await first
-    if service.answer is Answer.REFUSED and ssh.answer is Answer.REFUSED:
+    if running is False and service.answer is not Answer.OK:
         asked.cancel()
         return await witnesses(settings.fleet, node, SECOND_LOOK_S)
     said = await asked
-    if service.answer is not Answer.OK and {witness.opinion for witness in said} == {PeerOpinion.UNKNOWN}:
-        return await witnesses(settings.fleet, node, GOSSIP_WATCH_S)
-    return said
+    if service.answer is Answer.OK:
+        return said
+    if {witness.opinion for witness in said} == {PeerOpinion.UNKNOWN}:
+        said = await witnesses(settings.fleet, node, GOSSIP_WATCH_S)
+    return [*said, *await master_witnesses(settings, node, ssh)]
 
 
 async def _probe_ssh(node: Node) -> Probe:
     return await probe_ssh(node.address, node.ssh_port, LOOK_TIMEOUT_S)
 
 
-async def _look_again(node: Node, service: Probe, ssh: Probe) -> tuple[Probe, Probe]:
-    """What didn't answer is asked again a second later; the later answer stands."""
+async def _look_again(node: Node, service: Probe, ssh: Probe, running: bool | None) -> tuple[Probe, Probe]:
+    """What didn't answer is asked again a second later; the later answer stands. Of a dead node, no other is due."""
     if service.answer is Answer.OK and ssh.answer is Answer.OK:
+        return service, ssh
+    if running is False:
         return service, ssh
     await asyncio.sleep(SECOND_LOOK_S if service.answer is not Answer.OK else 0)
     again_service, again_ssh = await _looked(node)
@@ -211,12 +244,27 @@ async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | No
         return None, None
     volume, mark = settings.node_volume(node.name), MARKS.get(node.role)
     where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
-    script = 'df -P -B1 "$1"; echo; shift; find "$@"'  # one session: each costs both sides a key exchange
-    said = await _run(settings, node, ["sh", "-c", script, "sh", str(volume), str(volume / "data"), *where])
+    said = await _run(settings, node, ["sh", "-c", _VOLUME, "sh", str(volume), str(volume / "data"), *where])
     if said is None:
         return None, None
-    room, _, found = said.partition("\n\n") if not said.startswith("\n") else ("", "", said)
-    return bool(found.strip()), parse_df(room)
+    room, _, looked = said.partition("\n\n") if not said.startswith("\n") else ("", "", said[1:])
+    return parse_volume(looked), parse_df(room)
+
+
+# One session for both: each costs both sides a key exchange. A search that fails says so: no data was found by none.
+_VOLUME = """
+df -P -B1 "$1"; echo; shift
+if [ ! -d "$1" ]; then echo absent
+elif found=$(find "$@"); then echo "looked $found"
+else echo failed
+fi
+"""
+
+
+def parse_volume(looked: str) -> bool | None:
+    """Whether the node sees formatted data: the last words of the look at its disk; None when the look failed."""
+    word, _, found = looked.strip().partition(" ")
+    return {"absent": False, "looked": bool(found)}.get(word)
 
 
 async def _clock(settings: Settings, node: Node, service: Probe) -> float | None:

@@ -179,7 +179,8 @@ def judge_spark(master: str, node: Node, document: Mapping[str, Any], now: datet
     """From the master's ``/json/`` document to its opinion on the worker at ``node``'s address."""
     workers = [worker for worker in document.get("workers", []) if worker.get("host") == node.address]
     if not workers:
-        return Witness(master, PeerOpinion.UNKNOWN, "no worker of that address is registered")
+        # The master forgets a dead worker after some minutes. It was asked and hears none, so that is an opinion.
+        return Witness(master, PeerOpinion.DOWN, "no worker of that address is registered")
     newest = max(workers, key=lambda worker: int(worker["lastheartbeat"]))
     heard_at = datetime.fromtimestamp(int(newest["lastheartbeat"]) / 1000, UTC)
     age_s = (now - heard_at).total_seconds()

@@ -119,8 +119,8 @@ async def probe_http_json(
     return await _probe(address, port, timeout_s, ask)
 
 
-async def probe_s3(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
-    """Any HTTP answer below 500 will do: without credentials S3 says 403, which a live server says."""
+async def probe_http(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Ask an HTTP server for ``/``: any status below 500 is OK, as S3's 403 for want of credentials is."""
 
     async def ask(connection: Connection) -> str:
         status, _ = await _http_exchange(connection, f"{address}:{port}", "/")

@@ -7,7 +7,7 @@
    (four probes that each waited for two) are HUNG. A pause of up to 5 s (garbage collection, a busy disk) is
    never an incident.
 4. Silence counts only while the watcher listened: seconds in which the watcher's own event loop stood still
-   are taken off, because on a busy machine the deaf are many and the dumb are few.
+   are taken off: on a loaded host a missed reply is usually our own stall.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class NodeWatch:
         self._first: Probe | None = None
         self._last_end_s = 0.0
         self._silent_s = 0.0
+        self._late_s = 0.0
         self._refused_starts_s: list[float] = []
         self._evidence: list[str] = []
         self._reported = False
@@ -60,6 +61,7 @@ class NodeWatch:
         listened_since_s = started_s if self._first is None else self._last_end_s
         self._first = self._first or probe
         self._last_end_s = now_s
+        self._late_s += late_s
         self._silent_s += max(0.0, now_s - listened_since_s - late_s)
         self._refused_starts_s = (
             [*self._refused_starts_s, started_s] if probe.answer is Answer.REFUSED else []
@@ -92,4 +94,5 @@ class NodeWatch:
             first_failed_at=first_failed_at,
             detected_at=probe.at + timedelta(seconds=probe.latency_s),
             evidence=tuple(self._evidence),
+            late_s=round(self._late_s, 1),
         )

@@ -1,7 +1,8 @@
 """The acting steps of a recovery. Each may be killed at any moment and run again.
 
-Before each act that can't be taken back, the step proves that its fencing token is the newest, and that the node
-still doesn't answer: a verdict is minutes old by then, and a healthy node must never be destroyed.
+Before each act that can't be taken back, the step asks the guards once more with fresh facts, inside the one lock of
+the fleet (``_judged``), and proves that its fencing token is the newest: a verdict is minutes old by then, and a
+live node must never be killed.
 """
 
 from __future__ import annotations
@@ -9,17 +10,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.errors import PlanRefused, Refused, StepFailed, StepFailedForGood
+from kintsugi.errors import PlanRefused, StepFailed, StepFailedForGood
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action
-from kintsugi.probes.observe import SERVICES
-from kintsugi.recovery import assess, lacking, plan_policy, redundant, starts_cassandra, stream_driver
+from kintsugi.observation import Answer, NodeView
+from kintsugi.recovery import (
+    assess,
+    gather_facts,
+    lacking,
+    plan_policy,
+    redundant,
+    starts_cassandra,
+    stream_driver,
+)
 from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
 from kintsugi.recovery.compare_cassandra import await_replicas, compare_ranges
@@ -29,7 +37,9 @@ from kintsugi.release import in_force
 from kintsugi.settings import KAFKA_PORT
 
 if TYPE_CHECKING:
+    from kintsugi.hooks.ansible import Ansible
     from kintsugi.hooks.terraform import SavedPlan
+    from kintsugi.recovery.guards import GuardFacts
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +50,8 @@ PATIENCE_S = {
     Verdict.STARTING: 1800.0,  # it advances: a long log takes its time
     Verdict.FALSE_ALARM: 720.0,  # it serves, and catches up, or others are being repaired too
 }
+# Any other is given the time in which its init starts a service that ended, and a busy machine answers again.
+GRACE_S = 45.0
 LOOK_EVERY_S = 10.0
 CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
@@ -57,18 +69,61 @@ def restart(runtime: Runtime, case: Case) -> None:
         # The configuration is not to blame for a hang, and applying it takes longer than the start.
         if not (hung and action is Action.RESTART):
             ansible = in_force.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
-        step.check()
-        if hung:
-            runtime.platform().signal_service(node.name, SERVICES[node.role], "KILL")
-            step.note(f"the hung {SERVICES[node.role]} of {node.name} was killed; its init starts it again")
-        if ansible is not None:
-            with _no_second_try():
-                ansible.run(
-                    "restart.yml",
-                    limit=node.name,
-                    extra_vars=stream_driver.variables(runtime),
-                    timeout_s=START_TIMEOUT_S,
-                )
+        with _judged(runtime, case, step) as facts:
+            step.check()
+            serves = facts.service is Answer.OK
+            if not serves:
+                _kill_service(runtime, node, facts.view, step, required=hung)
+            elif ansible is not None:  # it stops gracefully, and nobody else of its role is killed meanwhile
+                _run_restart(runtime, node, ansible)
+        if ansible is not None and not serves:
+            _run_restart(runtime, node, ansible)
+
+
+def _kill_service(runtime: Runtime, node: Node, view: NodeView, step: Step, *, required: bool) -> None:
+    """Kill the process that was judged, where there is one; its init starts the service again.
+
+    ``required``: the step has no other act. Then StepFailed where the node could not name the process.
+    """
+    if view.process is not None:
+        runtime.platform().kill_service(node.name, view.process)
+        step.note(
+            f"process {view.process} of {node.name}, which answers nobody, was killed; its init starts it again"
+        )
+    elif required and not view.listening:
+        raise StepFailed(f"{node.name} could not say which process to kill; is its sshd overloaded?")
+
+
+def _run_restart(runtime: Runtime, node: Node, ansible: Ansible) -> None:
+    with _no_second_try():
+        ansible.run(
+            "restart.yml",
+            limit=node.name,
+            extra_vars=stream_driver.variables(runtime),
+            timeout_s=START_TIMEOUT_S,
+        )
+
+
+@contextmanager
+def _judged(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
+    """Hold the one right in the fleet to kill, and judge once more; the block kills what was judged.
+
+    What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and Refused.
+    """
+    node = runtime.node(case)
+    if gather_facts.is_running(runtime.platform(), node.name) is False:
+        yield assess.judge_again(runtime, case, step)
+        return
+    with runtime.store.kill_lock():
+        facts = assess.judge_again(runtime, case, step)
+        step.note(
+            f"judged again: {node.name} may be killed",
+            service=facts.service and facts.service.value,
+            running=facts.running,
+            heard_at=facts.heard_at and facts.heard_at.isoformat(),
+            process=facts.view.process and str(facts.view.process),
+        )
+        yield facts
 
 
 def _verdict(runtime: Runtime, case: Case) -> Verdict:
@@ -76,14 +131,17 @@ def _verdict(runtime: Runtime, case: Case) -> Verdict:
 
 
 def fence(runtime: Runtime, case: Case) -> None:
-    """End whatever may still run of the node; raises Refused when it answers after all, whoever asked."""
+    """End whatever may still run of the node; raises NodeReturned or Refused when it must not be, whoever asked.
+
+    Exactly the incarnation that was judged is ended: another one that came up meanwhile is judged first.
+    """
     with runtime.step(case, "fence") as step:
-        node = runtime.node(case)
-        if assess.answers(node):
-            raise Refused(f"{node.name} answers again; it isn't destroyed. The watch will look again.")
-        step.check()
-        runtime.platform().power_off(node.name)
-        step.note(f"nothing of {node.name} is left running")
+        platform = runtime.platform()
+        judged = platform.incarnation(case.node)
+        with _judged(runtime, case, step):
+            step.check()
+            platform.power_off(case.node, judged)
+        step.note(f"nothing of {case.node} is left running", incarnation=judged)
 
 
 def show_plan(runtime: Runtime, case: Case) -> str:
@@ -197,16 +255,18 @@ def rejoin(runtime: Runtime, case: Case) -> str:
 def _await_redundant(runtime: Runtime, node: Node, step: Step) -> str:
     """Wait as long as the node starts, or answers while others still have to agree; see PATIENCE_S.
 
+    On a starved machine the wait counts the processor time that the node gets, not the time on the clock.
+
     Raises StepFailedForGood, saying what is wrong and what is lacking; the next run of the watch then climbs the
     ladder.
     """
-    began = time.monotonic()
+    patience = gather_facts.ProcessorClock(runtime.platform(), node.name)
     while True:
         try:
             return redundant.wait(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
         except StepFailed as waiting:
             diagnosis = diagnose(assess.look(runtime, node))
-            if time.monotonic() - began > PATIENCE_S.get(diagnosis.verdict, 0.0):
+            if patience.passed_s() > PATIENCE_S.get(diagnosis.verdict, GRACE_S):
                 raise StepFailedForGood(f"{diagnosis.reason} {waiting}") from waiting
             _start_under_another_number(runtime, node, step)
 
@@ -218,17 +278,11 @@ def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> Non
     )
     if why is None:
         return
-    step.check()
-    step.note(f"{why}; it is started once more")
-    starts_cassandra.keep_count(node)
-    ansible = in_force.ansible_for(runtime, node.name)
-    with _no_second_try():
-        ansible.run(
-            "restart.yml",
-            limit=node.name,
-            extra_vars=stream_driver.variables(runtime),
-            timeout_s=START_TIMEOUT_S,
-        )
+    with runtime.store.kill_lock():  # its peers do not listen to it, so it is nobody's live replica
+        step.check()
+        step.note(f"{why}; it is started once more")
+        starts_cassandra.keep_count(node)
+        _run_restart(runtime, node, in_force.ansible_for(runtime, node.name))
 
 
 def make_whole(

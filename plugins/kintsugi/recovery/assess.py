@@ -6,22 +6,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.errors import InputError
+from kintsugi.errors import InputError, NodeReturned, Refused
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action, Entry, Incident
 from kintsugi.observation import Answer, Observation, Symptom
 from kintsugi.recovery import lacking
 from kintsugi.recovery.case import LEASE_S, Case, Runtime, Step
+from kintsugi.recovery.common_cause import CommonCause
 from kintsugi.recovery.decide import Decision, decide
 from kintsugi.recovery.diagnose import Verdict, diagnose
+from kintsugi.recovery.gather_facts import Suspicion, gather_guard_facts, is_running
 from kintsugi.recovery.guards import Gate, GuardFacts, Limits, Ruling, judge
 from kintsugi.release import in_force
 
 PATIENCE_S = 30.0
+LOOK_AGAIN_S = 5.0
+# Gates that open by themselves: a person is asked only where they have stayed shut for so long.
+SELF_OPENING = frozenset({Gate.WRONG_KILL, Gate.COMMON_CAUSE, Gate.ONE_OF_ROLE, Gate.BREAKER})
+WAIT_BEFORE_ASKING = timedelta(minutes=3)
 LIMITS = "limits"  # where the store keeps what differs from the guards' defaults
 # A fault is held to be the cause of what is noticed within this time after it.
 FAULT_WINDOW = timedelta(minutes=2)
@@ -46,6 +52,11 @@ class Confirmed:
     dry_run: bool
     volume_intact: bool | None
     heard_at: datetime | None
+    watch_late_s: float
+    first_failed_at: (
+        datetime  # of the watch's last finding: the node may have answered since the incident was opened
+    )
+    silent: bool  # the watch got no answer at all, not even a refusal
 
     @classmethod
     def of(cls, incident: Incident) -> Confirmed:
@@ -58,7 +69,20 @@ class Confirmed:
             dry_run=data["dry_run"],
             volume_intact=data["volume_intact"],
             heard_at=datetime.fromisoformat(heard) if heard else None,
+            # An older release wrote none of these.
+            watch_late_s=data.get("watch_late_s", 0.0),
+            first_failed_at=max(incident.first_failed_at, _moment(data.get("first_failed_at"), incident)),
+            silent=data.get("silent", False),
         )
+
+    @property
+    def planned(self) -> bool:
+        """Whether a service that serves may be stopped: its clock is wrong, or a person asked for it."""
+        return self.verdict is Verdict.CLOCK_WRONG or self.requested is not Action.AUTO
+
+
+def _moment(text: str | None, incident: Incident) -> datetime:
+    return datetime.fromisoformat(text) if text else incident.first_failed_at
 
 
 def latest(incident: Incident, step: str, field: str) -> Entry:
@@ -101,34 +125,46 @@ def confirm(
     with runtime.step(case, "confirm") as step:
         for line in finding["evidence"] if finding else ():
             step.note(line, finding=True)
+        silent = finding is not None and finding["symptom"] == Symptom.HUNG
         seen = look(runtime, server)
-        if finding and finding["symptom"] == Symptom.HUNG:
-            seen = replace(seen, unanswered_since=first_failed)
-        _write_verdict(step, seen, requested, dry_run)
+        _write_verdict(
+            step,
+            replace(seen, unanswered_since=first_failed if silent else None),
+            requested=requested,
+            dry_run=dry_run,
+            watch_late_s=finding.get("late_s", 0.0) if finding else 0.0,
+            first_failed_at=first_failed.isoformat(),
+            silent=silent,
+        )
         if server.role is Role.CASSANDRA and seen.service is Answer.OK and not dry_run:
             lacking.record_left_out(runtime, incident, step)
     return case
 
 
 def look(runtime: Runtime, node: Node) -> Observation:
-    """Observe the node, its peers and its disk; what is silent to us counts as heard when a peer heard it."""
-    from kintsugi.probes.observe import observe
+    """Observe the node, its peers and its disk, and ask its platform; what is silent to us may be heard by a peer."""
+    from kintsugi.probes.observe import MARKS, observe
 
-    seen = asyncio.run(observe(runtime.settings, node))
+    platform = runtime.platform()
+    seen = asyncio.run(observe(runtime.settings, node, is_running(platform, node.name)))
     if seen.volume_intact is None:
         # Only a missing disk is certain from outside; whether a present one is readable the node itself would say.
-        exists = runtime.platform().volume_exists(node.name)
-        seen = replace(seen, volume_intact=exists)
+        return replace(seen, volume_intact=platform.volume_exists(node.name))
+    if (
+        seen.volume_intact is False
+        and platform.volume_formatted(node.name, MARKS.get(node.role)) is not False
+    ):
+        # The disk holds data, and the node does not see it: it is not mounted there. An empty disk would lose it.
+        return replace(seen, volume_intact=None)
     return seen
 
 
-def _write_verdict(step: Step, seen: Observation, requested: str, dry_run: bool) -> None:
+def _write_verdict(step: Step, seen: Observation, **data: Any) -> None:
     diagnosis = diagnose(seen)
-    step.note(
+    step.note_as(
+        "confirm",
         diagnosis.reason,
         verdict=diagnosis.verdict.value,
-        requested=requested,
-        dry_run=dry_run,
         run=step.case.holder,
         volume_intact=seen.volume_intact,
         disk_free=seen.room and seen.room.free,
@@ -138,36 +174,122 @@ def _write_verdict(step: Step, seen: Observation, requested: str, dry_run: bool)
         ssh=seen.ssh.value,
         init_state=seen.init_state,
         peers={peer: opinion.value for peer, opinion in seen.peers.items()},
+        running=seen.running,
+        **data,
     )
 
 
 def guard(runtime: Runtime, case: Case) -> list[str]:
-    """The tasks to go on with: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``."""
+    """The tasks to go on with: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
+
+    Reasons that may pass by themselves are given PATIENCE_S seconds, and the node is observed again meanwhile.
+    """
     with runtime.step(case, "guard") as step:
-        incident = runtime.store.incident(case.incident)
-        confirmed = Confirmed.of(incident)
-        decision = _decide(runtime, incident, confirmed)
-        if confirmed.dry_run:
-            step.note(f"dry run of: {decision.reason}", action=decision.action.value)
-            return ["decide"]
-        if decision.action is Action.STAND_DOWN or confirmed.verdict is Verdict.PARTITIONED:
-            step.note(decision.reason, action=decision.action.value)
-            return ["stand_down"]
-        paging = decision.action is Action.PAGE
-        # Who is asked whether to try again shall know what speaks against it.
-        at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
-        ruling = _judge(runtime, case, incident, at_stake)
-        if paging:
-            ruling = Ruling(False, (decision.reason, *ruling.reasons), ruling.gates)
-        if ruling.allowed:
-            step.note(f"the guards allow: {decision.reason}", action=decision.action.value)
-            return ["archive_logs", "decide"]
-        step.note(
-            "refused: " + " ".join(ruling.reasons),
-            refused=list(ruling.reasons),
-            gates=sorted(gate.value for gate in ruling.gates),
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            asked = _ask_guards(runtime, case)
+            if not asked.waits or time.monotonic() > until:
+                return _answer(step, asked)
+            log.info("not yet: %s", asked.reason)
+            pause_s = (asked.retry_at - datetime.now(UTC)).total_seconds() if asked.retry_at else 2.0
+            time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
+            _confirm_again(runtime, case, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the guards answered to a decision. ``waits``: the reasons against it may pass by themselves."""
+
+    decision: Decision
+    dry_run: bool
+    waits: bool
+    reason: str
+    retry_at: datetime | None = None
+    ruling: Ruling = field(default_factory=lambda: Ruling(True))
+    since: datetime | None = None
+    common_cause: CommonCause | None = None
+
+
+def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
+    incident = runtime.store.incident(case.incident)
+    confirmed = Confirmed.of(incident)
+    decision = _decide(runtime, incident, confirmed)
+    nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
+    if confirmed.dry_run or nothing:
+        partitioned = nothing and confirmed.verdict is Verdict.PARTITIONED and not confirmed.dry_run
+        since = incident.first_failed_at
+        return _Asked(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
+    paging = decision.action is Action.PAGE
+    # Who is asked whether to try again shall know what speaks against it.
+    at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
+    facts = _facts(runtime, case, incident)
+    ruling = judge(at_stake.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
+    if paging:
+        ruling = Ruling(False, (decision.reason, *ruling.reasons), ruling.gates)
+    return _Asked(
+        decision,
+        dry_run=False,
+        waits=ruling.passing,
+        reason=" ".join(ruling.reasons) or decision.reason,
+        retry_at=ruling.retry_at,
+        ruling=ruling,
+        since=incident.first_failed_at,
+        common_cause=facts.common_cause(),
+    )
+
+
+def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
+    """Observe the node once more; a changed verdict goes into the journal, and the next decision follows from it."""
+    incident = runtime.store.incident(case.incident)
+    confirmed = Confirmed.of(incident)
+    since = confirmed.first_failed_at
+    seen = replace(look(runtime, runtime.node(case)), unanswered_since=since if confirmed.silent else None)
+    if diagnose(seen).verdict is not confirmed.verdict:
+        _write_verdict(
+            step,
+            seen,
+            requested=confirmed.requested.value,
+            dry_run=confirmed.dry_run,
+            watch_late_s=confirmed.watch_late_s,
+            first_failed_at=since.isoformat(),
+            silent=confirmed.silent,
         )
+
+
+def _answer(step: Step, asked: _Asked) -> list[str]:
+    """Write the guards' answer into the journal; returns the tasks to go on with."""
+    decision, ruling = asked.decision, asked.ruling
+    if asked.dry_run:
+        step.note(f"dry run of: {decision.reason}", action=decision.action.value)
+        return ["decide"]
+    recent = asked.since is not None and datetime.now(UTC) - asked.since < WAIT_BEFORE_ASKING
+    partitioned = asked.waits and ruling.allowed
+    if decision.action is Action.STAND_DOWN or partitioned or (recent and waits_only(ruling)):
+        data = _waiting_data(asked) if asked.waits else {}
+        step.note(asked.reason, action=decision.action.value, **data)
+        return ["stand_down"]
+    if ruling.allowed:
+        step.note(f"the guards allow: {decision.reason}", action=decision.action.value)
+        return ["archive_logs", "decide"]
+    step.note(
+        "refused: " + asked.reason,
+        refused=list(ruling.reasons),
+        gates=sorted(gate.value for gate in ruling.gates),
+        **_waiting_data(asked),
+    )
     return ["archive_logs", "ask_a_human"]
+
+
+def waits_only(ruling: Ruling) -> bool:
+    """Whether only gates refused that open by themselves, sooner than a person could look."""
+    return not ruling.allowed and ruling.passing and ruling.gates <= SELF_OPENING
+
+
+def _waiting_data(asked: _Asked) -> dict[str, Any]:
+    """For the journal: that the node is waited for, and with whom it shares a cause."""
+    cause = asked.common_cause
+    shared = {"cause": cause.cause.value, "nodes": list(cause.nodes)} if cause else None
+    return {"waiting": asked.waits, "common_cause": shared}
 
 
 def _decide(
@@ -183,19 +305,6 @@ def _decide(
         unfinished=incident.node in runtime.store.pending_repairs(),
         insisted=insisted,
     )
-
-
-def _judge(runtime: Runtime, case: Case, incident: Incident, decision: Decision) -> Ruling:
-    """Ask the guards; reasons that may pass by themselves are given PATIENCE_S seconds before a person is asked."""
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        facts = _facts(runtime, case, incident)
-        ruling = judge(decision.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
-        if ruling.allowed or not ruling.passing or time.monotonic() > until:
-            return ruling
-        log.info("the guards say not yet: %s", " ".join(ruling.reasons))
-        pause = (ruling.retry_at - datetime.now(UTC)).total_seconds() if ruling.retry_at else 2.0
-        time.sleep(min(max(pause, 0.1), 5.0))
 
 
 def limits(runtime: Runtime) -> Limits:
@@ -219,18 +328,47 @@ def limits(runtime: Runtime) -> Limits:
 
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
-    from kintsugi.probes.facts import guard_facts
-
     confirmed = Confirmed.of(incident)
-    return asyncio.run(
-        guard_facts(
-            runtime.fleet,
-            runtime.node(case),
-            heard_at=confirmed.heard_at,
-            first_failed_at=incident.first_failed_at,
-            volume_intact=confirmed.volume_intact,
-        )
+    action = next(reversed(incident.attempts()), None)
+    suspicion = Suspicion(
+        first_failed_at=confirmed.first_failed_at,
+        detected_at=incident.detected_at,
+        heard_at=confirmed.heard_at,
+        volume_intact=confirmed.volume_intact,
+        watch_late_s=confirmed.watch_late_s,
+        planned=confirmed.planned or action is Action.ROLL_BACK,
     )
+    return gather_guard_facts(runtime, runtime.node(case), suspicion)
+
+
+def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
+    """Ask the guards once more, with fresh facts, right before something that may still run is killed.
+
+    The attempt under way is judged, with the gates that its approval opened. Raises NodeReturned when the node answers
+    again, Refused with the reasons otherwise; the attempt is then withdrawn, because it has done nothing.
+    """
+    incident = runtime.store.incident(case.incident)
+    action = next(reversed(incident.attempts()), Action.WAIT)
+    if not action.changes:
+        raise Refused(
+            f"No attempt on {case.node} is under way (the last one was withdrawn): nothing is killed."
+        )
+    facts = _facts(runtime, case, incident)
+    known = facts.with_ledger(runtime.store.ledger(incident.id))
+    ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))
+    if ruling.allowed:
+        return facts
+    answers_again = facts.service is Answer.OK
+    reason = " ".join(ruling.reasons)
+    runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
+    raise (NodeReturned if answers_again else Refused)(reason)
+
+
+def _approved(incident: Incident, case: Case) -> list[Gate]:
+    """The gates that a person opened for this run; see ``choose_path``."""
+    if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
+        return []
+    return [Gate(gate) for gate in latest(incident, "guard", "refused").data["gates"]]
 
 
 def refusal(runtime: Runtime, case: Case) -> list[str]:

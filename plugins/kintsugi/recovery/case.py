@@ -147,8 +147,12 @@ class Step:
 
     def note(self, message: str, **data: Any) -> None:
         """Add a sentence to the incident's journal and to the task's log."""
-        log.info("%s: %s", self.name, message)
-        self.runtime.store.append(self.case.incident, self.token, self.name, message, data)
+        self.note_as(self.name, message, **data)
+
+    def note_as(self, step: str, message: str, **data: Any) -> None:
+        """Add a sentence on behalf of another step, whose work this one did again."""
+        log.info("%s: %s", step, message)
+        self.runtime.store.append(self.case.incident, self.token, step, message, data)
 
 
 def runtime() -> Runtime:

@@ -4,28 +4,29 @@ The rules, in order; the first that fits decides:
 
 1.  The service answers its own protocol → **false alarm**, whatever else is odd; oddities are named. But where its
     clock isn't that of everybody else → **clock wrong**.
-2.  The volume is known to be gone and the host answers → **disk lost**.
-3.  The service is silent, but answered anybody less than 8 s ago → **false alarm**: a pause (a
+2.  Neither service nor sshd answers, and the platform says that nothing of the node runs → **host lost**. The
+    platform's word is proof: peers that still say "up" are behind (Cassandra's gossip takes 10 to 18 s to notice).
+3.  The volume is known to be gone and the host answers → **disk lost**.
+4.  The service is silent, but answered anybody less than 8 s ago → **false alarm**: a pause (a
     collection, a slow disk) of up to 5 s is never an incident. What its peers hear doesn't count where the host
     answers us and the service hasn't for 8 s: gossip and replication may live on in a service that serves nobody.
-4.  Service and sshd both *refuse* → **host lost**. A refused connection is an answer of the kernel: no
-    process listens. On two independent ports it proves the processes dead, so peers that still say
-    "up" are behind (Cassandra's gossip takes 10 to 18 s to notice) and do not count.
-5.  Service and sshd are both *silent* → silence proves nothing, so the witnesses decide:
-    any peer that says "up" → **partitioned**; peers asked, but none of them knows → **partitioned** (it
-    may be us who are cut off); at least one says "down" and none "up" → **host lost**;
-    a role that has no peers → **host lost**.
+5.  Neither service nor sshd answers, each refused or silent. A refusal proves nothing: a firewall refuses in the
+    place of a server that lives. So the peers decide. One that says "up" → **partitioned**. None of them could say →
+    **partitioned** where the platform is unknown too (it may be us who are cut off). Else → **host lost**.
 6.  The host answers, the service doesn't, and its disk has no room left → **disk full**, also while the init starts
     the service again: it won't come up before something is deleted, and what may be deleted nobody knows.
 7.  It refuses and has just said that it can't read its data → **data damaged**, also while the init starts it again:
     it reads the same once more.
-8.  The init reports progress, or is just starting the service → **starting**.
-9.  The init has given up on the service (FATAL) or sees it exit again and again (BACKOFF), or the
+8.  The service answers a probe from the node itself, or its socket listens although we are refused →
+    **partitioned**: something between us and it is at fault.
+9.  The init reports progress, or is just starting the service → **starting**.
+10. The init has given up on the service (FATAL) or sees it exit again and again (BACKOFF), or the
     service answers in a wrong way → **misconfigured**.
-10. The service is silent while the host is there → **hung**.
-11. The service refuses while the host is there → **process down**.
+11. The service is silent while the host is there. Its peers hear it and not even a connection comes about →
+    **partitioned**. Its peers hear it, and it has been silent for less than 30 s → **false alarm**. Else → **hung**.
+12. The service refuses while the host is there → **process down**.
 
-"The host is there" means that sshd or the service's port answered in any way, be it a refusal.
+"The host is there" means that sshd answered, or that the service's port answered in any way and sshd is silent.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ from kintsugi.probes.clock import wrong
 
 HANG_AFTER = timedelta(seconds=8)
 """Silence shorter than this is a pause. Pauses of up to 5 s are allowed; hangs are declared from 8 s on."""
+
+LIVE_WITHIN = timedelta(seconds=5)
+"""A node that anybody heard within this time is alive, unless its platform says that it does not run."""
+
+STUCK_AFTER = timedelta(seconds=30)
+"""A service that its peers hear, but that serves no client for so long, is stuck and no longer slow."""
 
 FULL_BELOW = 64 * 2**20
 """Bytes. With less no service starts: Cassandra begins with commit log segments, Kafka with an index of each log."""
@@ -73,6 +80,12 @@ def diagnose(observation: Observation) -> Diagnosis:
     seen = observation
     if seen.service is Answer.OK:
         return _serving(seen)
+    if seen.running is False and seen.ssh is not Answer.OK:
+        return _say(
+            Verdict.HOST_LOST,
+            f"{seen.node} does not run: its platform says so, and neither its service nor its sshd answers"
+            f"{_stale_peers(seen)}{_volume(seen)}",
+        )
     if seen.volume_intact is False and seen.ssh is Answer.OK:
         return _say(Verdict.DISK_LOST, f"{seen.node} answers ssh, but its data directory is gone")
     pause = None if _serves_nobody(seen) else _silence(seen)
@@ -81,15 +94,9 @@ def diagnose(observation: Observation) -> Diagnosis:
             Verdict.FALSE_ALARM,
             f"{seen.node} answered {pause.total_seconds():.1f} s ago: a pause, not yet a hang",
         )
-    if seen.service is seen.ssh is Answer.REFUSED:
-        return _say(
-            Verdict.HOST_LOST,
-            f"{seen.node} refuses connections to its service and to sshd: nothing runs there"
-            f"{_stale_peers(seen)}{_volume(seen)}",
-        )
-    if seen.service is seen.ssh is Answer.TIMEOUT:
-        return _silent_host(seen)
-    return _full_disk(seen) or _damaged(seen) or _service_only(seen)
+    if {seen.service, seen.ssh} <= {Answer.REFUSED, Answer.TIMEOUT}:
+        return _unreachable_host(seen)
+    return _full_disk(seen) or _damaged(seen) or _between(seen) or _service_only(seen)
 
 
 def _serving(seen: Observation) -> Diagnosis:
@@ -99,22 +106,37 @@ def _serving(seen: Observation) -> Diagnosis:
     return _say(Verdict.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
 
 
-def _silent_host(seen: Observation) -> Diagnosis:
-    """Rule 5: neither the service nor sshd says anything."""
+def _unreachable_host(seen: Observation) -> Diagnosis:
+    """Rule 5: neither the service nor sshd answers us, and the platform doesn't say that the node is dead."""
     opinions = set(seen.peers.values())
+    how = "refuses us" if Answer.REFUSED in (seen.service, seen.ssh) else "is silent to us"
     if PeerOpinion.UP in opinions:
         return _say(
             Verdict.PARTITIONED,
-            f"{seen.node} is silent to us, but still heard by {_names(seen, PeerOpinion.UP)}",
+            f"{seen.node} {how}, but {_names(seen, PeerOpinion.UP)} still hears it: the network between is at fault",
         )
-    if opinions == {PeerOpinion.UNKNOWN}:
+    if opinions == {PeerOpinion.UNKNOWN} and seen.running is None:
         return _say(
             Verdict.PARTITIONED,
-            f"{seen.node} is silent and none of its peers could be asked: it may be us who are cut off",
+            f"{seen.node} {how} and none of its peers could be asked: it may be us who are cut off",
         )
     witness = _names(seen, PeerOpinion.DOWN)
-    said = f"and held for down by {witness}" if witness else "and it has no peers that could say otherwise"
-    return _say(Verdict.HOST_LOST, f"{seen.node} is silent on its service and on sshd, {said}{_volume(seen)}")
+    said = f"and {witness} says that it is down" if witness else "and no peer hears it"
+    frozen = "; its platform says that it runs" if seen.running else ""
+    return _say(
+        Verdict.HOST_LOST, f"{seen.node} {how} on its service and on sshd, {said}{frozen}{_volume(seen)}"
+    )
+
+
+def _between(seen: Observation) -> Diagnosis | None:
+    """Rule 8: the node itself finds its service well, or listening where we are refused."""
+    if seen.view.answer is Answer.OK:
+        said = f"{seen.node} answers its own protocol on the node itself, but not us"
+    elif seen.service is Answer.REFUSED and seen.view.listening:
+        said = f"{seen.node} listens on its service's port, but connections to it are refused"
+    else:
+        return None
+    return _say(Verdict.PARTITIONED, f"{said}: something between, such as a firewall, is at fault")
 
 
 def _full_disk(seen: Observation) -> Diagnosis | None:
@@ -132,7 +154,7 @@ def _damaged(seen: Observation) -> Diagnosis | None:
 
 
 def _service_only(seen: Observation) -> Diagnosis:
-    """Rules 8 to 11: the host is there, the service isn't well."""
+    """Rules 9 to 12: the host is there, the service isn't well."""
     if seen.progress:
         return _say(Verdict.STARTING, f"{seen.node} is starting: {seen.progress}")
     if seen.init_state == "STARTING":
@@ -147,13 +169,31 @@ def _service_only(seen: Observation) -> Diagnosis:
             Verdict.MISCONFIGURED, f"{seen.node} answers, but not as its protocol demands{_ssh_state(seen)}"
         )
     if seen.service is Answer.TIMEOUT:
-        return _say(
-            Verdict.HUNG, f"{seen.node}: the service accepts no request{_init(seen)}{_ssh_state(seen)}"
-        )
+        hung = f"{seen.node}: the service accepts no request{_init(seen)}{_ssh_state(seen)}"
+        return _heard_by_peers(seen) or _say(Verdict.HUNG, hung)
     return _say(
         Verdict.PROCESS_DOWN,
         f"{seen.node}: nothing listens on the service's port{_init(seen)}{_ssh_state(seen)}",
     )
+
+
+def _heard_by_peers(seen: Observation) -> Diagnosis | None:
+    """Rule 11, for a silent service that its peers hear; None where it counts as hung."""
+    heard = _silence(seen)
+    if PeerOpinion.UP not in seen.peers.values() or (heard is not None and heard > LIVE_WITHIN):
+        return None
+    if seen.view.listening and seen.view.connected is False:
+        return _say(
+            Verdict.PARTITIONED,
+            f"{seen.node} is heard by its peers, but no connection to its service comes about: packets are lost",
+        )
+    since = seen.unanswered_since
+    if since is None or seen.at - since < STUCK_AFTER:
+        return _say(
+            Verdict.FALSE_ALARM,
+            f"{seen.node} serves no client, but its peers hear it: it may be slow, so it is looked at again",
+        )
+    return None
 
 
 def _say(verdict: Verdict, reason: str) -> Diagnosis:

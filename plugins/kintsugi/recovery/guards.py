@@ -8,16 +8,22 @@ What is asked, by how much the action could cost:
 | repair budget: per node and for the fleet, in one hour    |  x  |  x  |  x  |
 | a node that still serves can be spared by its peers       |  x  |     |     |
 | not a protected node                                      |     |  x  |  x  |
-| wrong kill: nobody got an answer in the last 5 s          |     |  x  |  x  |
-| breaker: at most half of the fleet is sick                |     | (x) |  x  |
+| kill of a live node: nobody got an answer in the last 5 s | (k) |  x  |  x  |
+| no common cause is likely (`common_cause`)                | (k) | (k) | (k) |
+| one node of a role at a time                              | (k) | (k) | (k) |
+| breaker: at most half of the fleet is sick                | (k) | (k) |  x  |
 | last copy and quorum; replication of at least 2           |     |     |  x  |
 | no repair of another node of this role is pending         |     |     | (x) |
 
-(x) The breaker lets a node be rebuilt *on its volume* where the node is proven dead (its service and its sshd
-both refuse connections): after a power cut the whole fleet is sick, and starting it again destroys nothing.
-A pending repair doesn't matter where the volume is known to be gone: nothing is left that could be destroyed.
+(k) Asked only where something would be killed that may still run: where the platform says that the node does not run,
+or the node says that its service does not, nothing is. After a power cut the whole fleet is sick, and starting it
+again kills nothing.
+(x) A pending repair doesn't matter where the volume is known to be gone: nothing is left that could be destroyed.
 But the copies of Kafka are asked for even then: a replica that comes back empty as the only one in sync
 makes the others truncate what they still have.
+
+A node that anybody heard within 5 s is never killed, unless its platform says that it does not run. A role without
+peers has nobody else who could have heard it, so there its silence must last 30 s.
 
 Whatever isn't known refuses what destroys; a restart needs only that nothing known speaks against it.
 The lease is no gate of this module: it is held or not, and the store checks it with each act.
@@ -32,7 +38,9 @@ from enum import StrEnum
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer
+from kintsugi.observation import Answer, NodeView
+from kintsugi.recovery.common_cause import CommonCause, OtherNode, Starvation, find_common_cause
+from kintsugi.recovery.diagnose import STUCK_AFTER
 
 APPROVE, DECLINE = "Approve", "Decline"  # what a person may answer to a refusal
 
@@ -48,6 +56,8 @@ class Gate(StrEnum):
     COPIES = "copies"
     PENDING = "pending"
     WRONG_KILL = "wrong_kill"
+    COMMON_CAUSE = "common_cause"
+    ONE_OF_ROLE = "one_of_role"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,9 @@ class Limits:
     repairs_per_node_and_hour: int = 6
     repairs_per_hour: int = 30
     sick_share: float = 0.5  # of the fleet; above it the breaker is open
-    silence: timedelta = timedelta(seconds=5)  # a node heard more recently is never destroyed
+    silence: timedelta = timedelta(seconds=5)  # a node heard more recently is never killed
+    silence_without_peers: timedelta = timedelta(seconds=30)
+    between_kills: timedelta = timedelta(seconds=60)  # of nodes of one role that still run
     observed_within: timedelta = timedelta(seconds=10)  # older facts don't count
 
 
@@ -102,7 +114,10 @@ class GuardFacts:
 
     ``observed_at``, ``service``, ``ssh``, ``heard_at``, ``volume_intact``: of the newest observation.
     ``first_failed_at``: of the incident; stands in for ``heard_at`` where nobody has ever heard the node.
-    ``sick``: nodes of the fleet that don't serve, this one included.
+    ``sick``: nodes of the fleet that don't serve, this one included. ``running``: the platform's answer.
+    ``view``: what the node itself says of its service. ``others``: the other nodes of the fleet.
+    ``starvation``: that processor time was missing. ``planned``: the service is stopped although it serves (a wrong
+    clock, a roll-back, a person's word).
     """
 
     node: str
@@ -120,6 +135,11 @@ class GuardFacts:
     ledger: Ledger | None = None
     kafka: KafkaFacts | None = None
     cassandra: CassandraFacts | None = None
+    running: bool | None = None
+    view: NodeView = field(default_factory=NodeView)
+    others: tuple[OtherNode, ...] = ()
+    starvation: Starvation | None = None
+    planned: bool = False
 
     def with_ledger(self, ledger: Ledger) -> GuardFacts:
         """These facts with what the store knows at this moment."""
@@ -132,8 +152,34 @@ class GuardFacts:
 
     @property
     def proven_dead(self) -> bool:
-        """Two independent ports refuse: the kernel says that no process listens."""
-        return self.service is Answer.REFUSED and self.ssh is Answer.REFUSED
+        """The platform says that the node does not run. A refused connection alone proves nothing."""
+        return self.running is False and self.service is not Answer.OK
+
+    @property
+    def process_ended(self) -> bool:
+        """The node itself says that its init runs no process of the service: a restart kills nothing."""
+        return self.view.listening is False and self.view.process is None
+
+    @property
+    def stuck(self) -> bool:
+        """The service takes connections, also from its own node, and has answered none of them for 30 s.
+
+        What its peers still hear of it then is gossip, not service.
+        """
+        since = self.first_failed_at
+        silent = self.view.connected is True and self.view.answer not in (None, Answer.OK)
+        return silent and since is not None and self.at - since >= STUCK_AFTER
+
+    def common_cause(self) -> CommonCause | None:
+        """The cause that this node likely shares with others, None where it suffers alone."""
+        return find_common_cause(
+            self.node,
+            self.role,
+            at=self.at,
+            silent_since=self.first_failed_at,
+            others=self.others,
+            starvation=self.starvation,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,16 +238,21 @@ def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[
     yield Gate.STORE, _store(facts, strict=action.destroys)
     yield Gate.MAINTENANCE, _maintenance(facts)
     yield Gate.BUDGET, _budget(facts, limits)
+    kills = not (facts.proven_dead or (facts.process_ended and not action.destroys))
     if action.destroys:
         yield Gate.PROTECTED, _protected(facts)
-        yield Gate.BREAKER, _breaker(action, facts, limits)
-    elif facts.service is Answer.OK:
+    elif facts.planned and facts.service is Answer.OK:
         yield Gate.COPIES, _copies(facts, "stop a node that serves")
     if action.destroys_volume:
         what = "start it on an empty disk" if facts.volume_intact is False else "destroy the volume"
         yield Gate.COPIES, _copies(facts, what)
         yield Gate.PENDING, _pending(facts)
-    if action.destroys:
+    if kills or action.destroys_volume:
+        yield Gate.BREAKER, _breaker(facts, limits, strict=action.destroys)
+    if kills:
+        yield Gate.COMMON_CAUSE, _common_cause(facts)
+        yield Gate.ONE_OF_ROLE, _one_of_role(facts, limits)
+    if action.destroys or (kills and not facts.planned):
         yield Gate.WRONG_KILL, _wrong_kill(facts, limits)
 
 
@@ -242,30 +293,53 @@ def _protected(facts: GuardFacts) -> Iterator[_Objection]:
 
 def _wrong_kill(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
     if facts.observed_at is None or facts.at - facts.observed_at > limits.observed_within:
-        yield _Objection(f"Nobody has looked at {facts.node} just now; look again before it is destroyed.")
+        yield _Objection(f"Nobody has looked at {facts.node} just now; look again before it is killed.")
     if facts.service is Answer.OK or facts.service is None:
         said = "answers its own protocol" if facts.service else "was not asked"
-        yield _Objection(f"{facts.node} {said}: a node that may serve is never destroyed.")
-    since = facts.silent_since
+        yield _Objection(f"{facts.node} {said}: a node that may serve is never killed.")
+    if facts.view.answer is Answer.OK:
+        yield _Objection(f"{facts.node} answers its own protocol on the node itself: it is never killed.")
+    if not (facts.proven_dead or facts.stuck):
+        yield from _heard(facts, limits)
+
+
+def _heard(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+    """The node, which may still run, was heard too recently by anybody."""
+    since, alone = facts.silent_since, all(other.role is not facts.role for other in facts.others)
+    silence = limits.silence_without_peers if alone and facts.others else limits.silence
     if since is None:
         yield _Objection(f"Since when {facts.node} has been silent is unknown.")
-    elif facts.at - since <= limits.silence:
+    elif facts.at - since <= silence:
         yield _Objection(
             f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago; "
-            f"it is not destroyed before {limits.silence.total_seconds():.0f} s of silence.",
-            retry_at=since + limits.silence + timedelta(milliseconds=1),
+            f"it is not killed before {silence.total_seconds():.0f} s of silence.",
+            retry_at=since + silence + timedelta(milliseconds=1),
         )
 
 
-def _breaker(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
-    if action is Action.REBUILD_NODE and facts.proven_dead:
-        return
+def _common_cause(facts: GuardFacts) -> Iterator[_Objection]:
+    if (found := facts.common_cause()) is not None:
+        yield _Objection(found.reason, retry_at=found.until)
+
+
+def _one_of_role(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+    """Another node of the role is being repaired, and has not had the time to serve again."""
+    for other, began_at in sorted(facts.ledger.role_attempts.items()) if facts.ledger else ():
+        if facts.at - began_at < limits.between_kills:
+            yield _Objection(
+                f"{other} is being repaired; {facts.node} still runs, and one node of a role is killed at a time.",
+                retry_at=began_at + limits.between_kills,
+            )
+
+
+def _breaker(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[_Objection]:
     if facts.sick is None or not facts.fleet_size:
-        yield _Objection("How much of the fleet is sick is unknown.")
+        if strict:
+            yield _Objection("How much of the fleet is sick is unknown.")
     elif facts.sick / facts.fleet_size > limits.sick_share:
         yield _Objection(
             f"{facts.sick} of {facts.fleet_size} nodes are sick (breaker: above {limits.sick_share:.0%}): "
-            "the cause is probably not this node, and nothing is destroyed."
+            "the cause is probably not this node, and nothing that still runs is killed."
         )
 
 

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from kintsugi.errors import LeaseHeld, StepFailedForGood
+from kintsugi.errors import LeaseHeld, Refused, StepFailedForGood
 
 if TYPE_CHECKING:
     from kintsugi.recovery.case import Case
@@ -64,10 +64,10 @@ def _case(context: Any) -> Case:
 
 @contextmanager
 def _for_good() -> Iterator[None]:
-    """Airflow's retries are for killed workers: what failed for good goes to the record, and up the ladder, at once."""
+    """Airflow's retries are for killed workers: what failed for good, or was refused, goes to the record at once."""
     try:
         yield
-    except StepFailedForGood as failure:
+    except (StepFailedForGood, Refused) as failure:
         raise AirflowFailException(str(failure)) from failure
 
 
@@ -169,8 +169,9 @@ def provision(**context: Any) -> None:
     from kintsugi.recovery.case import runtime
 
     doors, case = runtime(), _case(context)
-    act.fence(doors, case)
-    act.provision(doors, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
+    with _for_good():
+        act.fence(doors, case)
+        act.provision(doors, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
 
 @task(**RETRY)

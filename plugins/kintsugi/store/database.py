@@ -21,6 +21,7 @@ _OPTIONS = (
 
 _MIGRATION_LOCK = 0x4B494E54  # "KINT"
 ATTEMPT_LOCK = 0x4B494E55
+KILL_LOCK = 0x4B494E60  # see `grep -rn 0x4B494E` for the numbers that are taken
 
 
 class StoreUnavailable(KintsugiError):

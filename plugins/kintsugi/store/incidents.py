@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from kintsugi.errors import KintsugiError, Refused
 from kintsugi.fleet import Role
-from kintsugi.incident import ATTEMPT, Action, Entry, Incident, Ledger, Outcome, incident_id
-from kintsugi.store.database import ATTEMPT_LOCK, Database, one
+from kintsugi.incident import ATTEMPT, WITHDRAWN, Action, Entry, Incident, Ledger, Outcome, incident_id
+from kintsugi.store.database import ATTEMPT_LOCK, KILL_LOCK, Database, one
 from kintsugi.store.flags import FLEET, MAINTENANCE_NOW, Maintenance
 from kintsugi.store.leases import extend, fence
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 Mark = Literal["redundant_at", "consistent_at", "t0"]
 
 BUDGET_WINDOW = timedelta(hours=1)
+
+
+_NOT_WITHDRAWN: LiteralString = (
+    "NOT EXISTS (SELECT FROM incident_entry w WHERE w.incident_id = e.incident_id"
+    " AND w.step = 'attempt.withdrawn' AND w.data->>'attempt' = e.key)"
+)
 
 
 class Incidents(Database):
@@ -114,7 +122,9 @@ class Incidents(Database):
             reasons = refusals(_ledger(connection, found, key))
             if reasons:
                 raise Refused(" ".join(reasons))
-            if not _write(connection, incident_id, ATTEMPT, reason, {"action": action.value}, key):
+            if not _write(
+                connection, incident_id, ATTEMPT, reason, {"action": action.value, "key": key}, key
+            ):
                 return False
             # What an earlier attempt of this incident achieved has been lost again.
             connection.execute(
@@ -123,6 +133,39 @@ class Incidents(Database):
             if action.destroys_volume or (action.destroys and found["role"] == Role.CASSANDRA):
                 _expect_repair(connection, found)
             return True
+
+    def withdraw_attempt(self, incident_id: str, token: int, key: str, reason: str) -> None:
+        """Take back the attempt ``key``, which was refused before it did anything. Raises Fenced.
+
+        It uses up neither an escalation step nor the budget. Its pending repair is forgotten, unless another attempt of
+        this incident destroyed something.
+        """
+        with self.transaction() as connection:
+            found = _fenced(connection, incident_id, token)
+            _write(connection, incident_id, WITHDRAWN, reason, {"attempt": key}, f"withdrawn {key}")
+            left = _load(connection, incident_id).attempts()
+            if not any(action.destroys for action in left):
+                connection.execute(
+                    "DELETE FROM pending_repair WHERE node = %s AND incident_id = %s",
+                    (found["node"], incident_id),
+                )
+
+    @contextmanager
+    def kill_lock(self, deadline_s: float = 60.0) -> Iterator[None]:
+        """Hold the one right in the fleet to judge a node that still runs and to kill it.
+
+        Raises Refused when another recovery holds it for longer than ``deadline_s``.
+        """
+        with self.transaction() as connection:
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = '120s'")
+            ends_s = time.monotonic() + deadline_s
+            while not _takes_kill_lock(connection):
+                if time.monotonic() > ends_s:
+                    raise Refused(
+                        "Another recovery has been killing a node for a minute; this one waits for it."
+                    )
+                time.sleep(0.25)
+            yield  # the lock ends with its connection, also when this process is killed
 
     def set_mark(self, incident_id: str, token: int, mark: Mark, at: datetime | None = None) -> None:
         """Set a time of the incident (default: now), once: a step run again doesn't move it. Raises Fenced.
@@ -217,6 +260,11 @@ class Incidents(Database):
             return _ledger(connection, _row(connection, incident_id), "")
 
 
+def _takes_kill_lock(connection: Rows) -> bool:
+    row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS held", (KILL_LOCK,)).fetchone()
+    return bool(one(row)["held"])
+
+
 def _row(connection: Rows, incident_id: str) -> dict[str, Any]:
     row = connection.execute("SELECT * FROM incident WHERE id = %s", (incident_id,)).fetchone()
     if row is None:
@@ -269,11 +317,18 @@ def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> 
     pending = connection.execute(
         "SELECT node FROM pending_repair WHERE role = %s AND node <> %s", (role, node)
     ).fetchall()
+    attempts = connection.execute(
+        "SELECT i.node, max(e.at) AS began_at FROM incident i JOIN incident_entry e ON e.incident_id = i.id"
+        " WHERE i.closed_at IS NULL AND i.redundant_at IS NULL AND i.role = %s AND i.node <> %s"
+        f" AND e.step = 'attempt' AND {_NOT_WITHDRAWN} GROUP BY i.node",
+        (role, node),
+    ).fetchall()
     return Ledger(
         maintenance=tuple(str(Maintenance(**flag)) for flag in flags),
         repairs_of_node=_repairs(connection, node, now - BUDGET_WINDOW, this),
         repairs_of_fleet=_repairs(connection, None, now - BUDGET_WINDOW, this),
         pending=frozenset(row["node"] for row in pending),
+        role_attempts={row["node"]: row["began_at"] for row in attempts},
     )
 
 
@@ -281,7 +336,8 @@ def _repairs(connection: Rows, node: str | None, since: datetime, but: tuple[str
     """Attempts begun since then, without the one of this incident with this key."""
     row = connection.execute(
         "SELECT count(*) AS n FROM incident_entry e JOIN incident i ON i.id = e.incident_id"
-        " WHERE e.step = 'attempt' AND e.at >= %(since)s AND (%(node)s::text IS NULL OR i.node = %(node)s)"
+        f" WHERE e.step = 'attempt' AND {_NOT_WITHDRAWN} AND e.at >= %(since)s"
+        " AND (%(node)s::text IS NULL OR i.node = %(node)s)"
         " AND (e.incident_id, coalesce(e.key, '')) <> (%(incident)s, %(key)s)",
         {"since": since, "node": node, "incident": but[0], "key": but[1]},
     ).fetchone()

@@ -31,7 +31,7 @@ Outcome = TypeVar("Outcome")
 
 
 def finding_event(finding: Finding) -> dict[str, Any]:
-    """A Finding as JSON: ``node symptom first_failed_at detected_at evidence``; times ISO 8601, UTC."""
+    """A Finding as JSON: ``node symptom first_failed_at detected_at evidence late_s``; times ISO 8601, UTC."""
     event = asdict(finding)
     event["symptom"] = str(finding.symptom)
     event["first_failed_at"] = finding.first_failed_at.isoformat()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -293,7 +294,8 @@ def test_the_guards_see_flags_budget_and_pending_repairs(store: Store) -> None:
         return []
 
     begin(store, second, second_token, Action.REBUILD, "2", refusals=watch)
-    assert seen == [
+    assert [list(ledger.role_attempts) for ledger in seen] == [["cassandra-1"]]
+    assert [replace(ledger, role_attempts={}) for ledger in seen] == [
         Ledger(
             maintenance=("cassandra-2 is in maintenance until it is cleared: new disks (ada).",),
             repairs_of_node=1,
@@ -357,7 +359,7 @@ def test_of_two_rebuilds_at_once_of_one_role_only_one_begins(store: Store) -> No
 
 def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
     incident, token = opened(store, "spark-worker-1")
-    facts = GuardFacts(node=incident.node, role=incident.role, at=NOW)
+    facts = GuardFacts(node=incident.node, role=incident.role, at=NOW, planned=True)
     for number in range(6):
         begin(
             store,
@@ -383,6 +385,42 @@ def test_nothing_is_begun_on_a_closed_incident(store: Store) -> None:
     store.close_incident(incident.id, token, Outcome.FALSE_ALARM, "well")
     with pytest.raises(Refused, match="closed"):
         begin(store, incident, token, Action.REBUILD)
+
+
+def test_a_withdrawn_attempt_uses_up_nothing(store: Store) -> None:
+    incident, token = opened(store)
+    begin(store, incident, token, Action.REBUILD, "run-1")
+    store.withdraw_attempt(incident.id, token, "run-1", "it answers again")
+    store.withdraw_attempt(incident.id, token, "run-1", "it answers again")  # the step is run again
+    assert store.incident(incident.id).attempts() == []
+    assert store.pending_repairs() == {}
+    assert store.repairs(incident.node, NOW - timedelta(days=1)) == 0
+
+
+def test_a_withdrawn_attempt_leaves_what_an_earlier_one_destroyed_pending(store: Store) -> None:
+    incident, token = opened(store)
+    begin(store, incident, token, Action.REBUILD, "run-1")
+    begin(store, incident, token, Action.REBUILD, "run-2")
+    store.withdraw_attempt(incident.id, token, "run-2", "it answers again")
+    assert store.incident(incident.id).attempts() == [Action.REBUILD]
+    assert list(store.pending_repairs()) == [incident.node]
+
+
+def test_the_guards_see_which_nodes_of_the_role_are_being_repaired(store: Store) -> None:
+    first, token = opened(store, "cassandra-1", "run-1")
+    second, _ = opened(store, "cassandra-2", "run-2")
+    begin(store, first, token, Action.RESTART, "run-1")
+    assert list(store.ledger(second.id).role_attempts) == ["cassandra-1"]
+    assert store.ledger(first.id).role_attempts == {}
+    store.set_mark(first.id, token, "redundant_at")  # it serves again
+    assert store.ledger(second.id).role_attempts == {}
+
+
+def test_one_recovery_kills_at_a_time(store: Store) -> None:
+    with store.kill_lock(), pytest.raises(Refused), store.kill_lock(deadline_s=0.3):
+        pass
+    with store.kill_lock(deadline_s=0.3):
+        pass
 
 
 # --- faults, flags, what is desired

@@ -69,7 +69,7 @@ def test_kafka_knows_when_a_broker_was_last_heard() -> None:
         ([("ALIVE", 9.0)], PeerOpinion.DOWN),  # the master hasn't noticed yet
         ([("DEAD", 12.0)], PeerOpinion.DOWN),
         ([("DEAD", 60.0), ("ALIVE", 0.5)], PeerOpinion.UP),  # its successor registered anew
-        ([], PeerOpinion.UNKNOWN),
+        ([], PeerOpinion.DOWN),  # it was asked, and has forgotten it: it hears none,
     ],
 )
 def test_spark_opinion(workers: list[tuple[str, float]], opinion: PeerOpinion) -> None:

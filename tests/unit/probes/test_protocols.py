@@ -26,7 +26,7 @@ ALL: list[Ask] = [
     protocols.probe_spark_master,
     protocols.probe_spark_worker,
     protocols.probe_ssh,
-    protocols.probe_s3,
+    protocols.probe_http,
     protocols.probe_postgres,
 ]
 
@@ -166,9 +166,9 @@ async def test_a_spark_master_on_its_way_is_alive(status: str | None, answer: An
 async def test_an_error_page_is_wrong_for_spark_and_a_refusal_is_fine_for_s3() -> None:
     async with listening(http("403 Forbidden", b"<Error/>")) as port:
         assert (await protocols.probe_spark_master(ADDRESS, port)).answer is Answer.WRONG
-        assert (await protocols.probe_s3(ADDRESS, port)).answer is Answer.OK
+        assert (await protocols.probe_http(ADDRESS, port)).answer is Answer.OK
     async with listening(http("503 Slow Down", b"")) as port:
-        assert (await protocols.probe_s3(ADDRESS, port)).answer is Answer.WRONG
+        assert (await protocols.probe_http(ADDRESS, port)).answer is Answer.WRONG
 
 
 async def test_a_long_body_without_its_length_is_read_to_the_end() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.fleet import Role
-from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
+from kintsugi.observation import Answer, Headroom, NodeView, Observation, PeerOpinion
 from kintsugi.recovery.diagnose import FULL_BELOW, Verdict, diagnose
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
@@ -77,8 +77,18 @@ TABLE = [
     (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago: a pause"),
     # its peers hear it, and nobody is served
     (
-        seen(TIMEOUT, OK, heard_s_ago=0, unanswered_since=NOW - timedelta(seconds=8)),
+        seen(TIMEOUT, OK, 0, peers=peers(UP), unanswered_since=NOW - timedelta(seconds=30)),
         Verdict.HUNG,
+        "accepts no request",
+    ),
+    (
+        seen(TIMEOUT, OK, 0, peers=peers(UP), unanswered_since=NOW - timedelta(seconds=29)),
+        Verdict.FALSE_ALARM,
+        "its peers hear it",
+    ),
+    (
+        seen(TIMEOUT, OK, 5.1, peers=peers(UP), unanswered_since=NOW - timedelta(seconds=9)),
+        Verdict.HUNG,  # a worker's last heartbeat counts as "up" for 8 s at its master
         "accepts no request",
     ),
     (
@@ -96,36 +106,85 @@ TABLE = [
         Verdict.STARTING,
         "replaying",
     ),
+    # something between us and a service that lives
+    (seen(TIMEOUT, OK, view=NodeView(answer=OK)), Verdict.PARTITIONED, "on the node itself"),
+    (seen(REFUSED, OK, view=NodeView(answer=OK)), Verdict.PARTITIONED, "on the node itself"),
+    (
+        seen(
+            REFUSED, OK, init_state="RUNNING", view=NodeView(listening=True, connected=False, answer=REFUSED)
+        ),
+        Verdict.PARTITIONED,
+        "connections to it are refused",
+    ),
+    (
+        seen(REFUSED, OK, view=NodeView(listening=False, answer=REFUSED)),
+        Verdict.PROCESS_DOWN,
+        "nothing listens",
+    ),
+    (
+        seen(
+            TIMEOUT,
+            OK,
+            0,
+            peers=peers(UP),
+            unanswered_since=NOW - timedelta(seconds=90),
+            view=NodeView(listening=True, connected=False, answer=TIMEOUT),
+        ),
+        Verdict.PARTITIONED,
+        "packets are lost",
+    ),
+    (
+        seen(TIMEOUT, OK, peers=peers(DOWN), view=NodeView(listening=True, connected=False, answer=TIMEOUT)),
+        Verdict.HUNG,  # a stopped process whose backlog is full looks the same, and no peer hears it
+        "accepts no request",
+    ),
     (seen(TIMEOUT, TIMEOUT, heard_s_ago=7.9), Verdict.FALSE_ALARM, "a pause, not yet a hang"),
     (seen(TIMEOUT, OK, heard_s_ago=8), Verdict.HUNG, "accepts no request"),
     (seen(TIMEOUT, OK, heard_s_ago=None), Verdict.HUNG, "accepts no request"),
     (seen(TIMEOUT, OK, init_state="RUNNING"), Verdict.HUNG, "(init says RUNNING)"),
-    (seen(TIMEOUT, REFUSED), Verdict.HUNG, "its sshd is no help (ssh: refused)"),
     (seen(TIMEOUT, WRONG), Verdict.HUNG, "ssh: wrong"),
-    # refused twice: proof, whatever the peers believe
-    (seen(REFUSED, REFUSED), Verdict.HOST_LOST, "nothing runs there; nobody could say whether its volume"),
-    (seen(REFUSED, REFUSED, heard_s_ago=1), Verdict.HOST_LOST, "nothing runs there"),
+    # its platform says that it doesn't run: proof, whatever the peers believe
     (
-        seen(REFUSED, REFUSED, peers=peers(UP, UP)),
+        seen(REFUSED, REFUSED, running=False),
+        Verdict.HOST_LOST,
+        "does not run: its platform says so, and neither its service nor its sshd answers; nobody could say",
+    ),
+    (seen(REFUSED, REFUSED, heard_s_ago=1, running=False), Verdict.HOST_LOST, "does not run"),
+    (seen(TIMEOUT, TIMEOUT, heard_s_ago=1, running=False), Verdict.HOST_LOST, "does not run"),
+    (
+        seen(REFUSED, REFUSED, peers=peers(UP, UP), running=False),
         Verdict.HOST_LOST,
         "not yet noticed by cassandra-1 and cassandra-3",
     ),
-    (seen(REFUSED, REFUSED, volume_intact=True), Verdict.HOST_LOST, "its volume is intact"),
-    (seen(REFUSED, REFUSED, volume_intact=False), Verdict.HOST_LOST, "its volume is gone"),
-    # silent twice: the witnesses decide
-    (seen(TIMEOUT, TIMEOUT, peers=peers(UP, DOWN)), Verdict.PARTITIONED, "but still heard by cassandra-1"),
-    (seen(TIMEOUT, TIMEOUT, peers=peers(UNKNOWN, UNKNOWN)), Verdict.PARTITIONED, "us who are cut off"),
-    (
-        seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, UNKNOWN)),
-        Verdict.HOST_LOST,
-        "and held for down by cassandra-1",
+    (seen(REFUSED, REFUSED, running=False, volume_intact=True), Verdict.HOST_LOST, "its volume is intact"),
+    (seen(REFUSED, REFUSED, running=False, volume_intact=False), Verdict.HOST_LOST, "its volume is gone"),
+    (seen(REFUSED, OK, running=False), Verdict.PROCESS_DOWN, "nothing listens"),  # whose sshd answers runs
+    # refused or silent on both: the peers decide
+    *(
+        case
+        for service, ssh in ((TIMEOUT, TIMEOUT), (REFUSED, REFUSED), (TIMEOUT, REFUSED), (REFUSED, TIMEOUT))
+        for case in (
+            (
+                seen(service, ssh, peers=peers(UP, DOWN)),
+                Verdict.PARTITIONED,
+                "but cassandra-1 still hears it",
+            ),
+            (seen(service, ssh, peers=peers(UP), running=True), Verdict.PARTITIONED, "still hears it"),
+            (seen(service, ssh, peers=peers(UNKNOWN, UNKNOWN)), Verdict.PARTITIONED, "us who are cut off"),
+            (
+                seen(service, ssh, peers=peers(UNKNOWN, UNKNOWN), running=True),
+                Verdict.HOST_LOST,  # the common cause and the quorum are the guards' to see
+                "no peer hears it; its platform says that it runs",
+            ),
+            (
+                seen(service, ssh, peers=peers(DOWN, UNKNOWN)),
+                Verdict.HOST_LOST,
+                "cassandra-1 says that it is",
+            ),
+            (seen(service, ssh, peers=peers(DOWN, DOWN)), Verdict.HOST_LOST, "cassandra-1 and cassandra-3"),
+            (seen(service, ssh), Verdict.HOST_LOST, "no peer hears it"),
+        )
     ),
-    (
-        seen(TIMEOUT, TIMEOUT, peers=peers(DOWN, DOWN)),
-        Verdict.HOST_LOST,
-        "held for down by cassandra-1 and cassandra-3",
-    ),
-    (seen(TIMEOUT, TIMEOUT), Verdict.HOST_LOST, "no peers that could say otherwise"),
     # on its way up
     (seen(REFUSED, OK, init_state="STARTING"), Verdict.STARTING, "being started by its init"),
     (seen(REFUSED, OK, init_state="RUNNING", progress="replaying"), Verdict.STARTING, "starting: replaying"),
@@ -142,7 +201,7 @@ TABLE = [
     (seen(REFUSED, OK, init_state="STOPPED"), Verdict.PROCESS_DOWN, "init says STOPPED"),
     (seen(REFUSED, OK, init_state="RUNNING"), Verdict.PROCESS_DOWN, "init says RUNNING"),
     (seen(REFUSED, OK), Verdict.PROCESS_DOWN, "nothing listens"),
-    (seen(REFUSED, TIMEOUT), Verdict.PROCESS_DOWN, "ssh: timeout"),
+    (seen(REFUSED, WRONG), Verdict.PROCESS_DOWN, "ssh: wrong"),
 ]
 
 
@@ -168,6 +227,13 @@ observations = st.builds(
     peers=st.dictionaries(st.sampled_from(["kafka-2", "kafka-3"]), st.sampled_from(PeerOpinion)),
     progress=st.sampled_from([None, "replaying"]),
     clock_ahead_s=st.sampled_from([None, 0.0, 1.9, -3600.0]),
+    running=st.sampled_from([None, True, False]),
+    view=st.builds(
+        NodeView,
+        listening=st.sampled_from([None, True, False]),
+        connected=st.sampled_from([None, True, False]),
+        answer=st.sampled_from([None, *Answer]),
+    ),
     heard_at=st.none() | st.floats(0, 30).map(lambda ago: NOW - timedelta(seconds=ago)),
 )
 
@@ -188,12 +254,22 @@ def test_a_node_that_answers_may_have_a_wrong_clock_and_nothing_worse(observatio
 
 
 @given(observations)
-def test_silence_alone_never_loses_a_host_that_a_peer_hears(observation: Observation) -> None:
-    if Answer.REFUSED not in (observation.service, observation.ssh) and UP in observation.peers.values():
+def test_a_host_that_a_peer_hears_is_lost_only_by_its_platforms_word(observation: Observation) -> None:
+    if observation.running is not False and UP in observation.peers.values():
         assert diagnose(observation).verdict is not Verdict.HOST_LOST
 
 
 @given(observations)
 def test_a_host_that_answers_ssh_is_never_lost(observation: Observation) -> None:
     if observation.ssh is Answer.OK:
-        assert diagnose(observation).verdict not in (Verdict.HOST_LOST, Verdict.PARTITIONED)
+        assert diagnose(observation).verdict is not Verdict.HOST_LOST
+
+
+@given(observations)
+def test_a_service_that_its_own_node_finds_well_is_never_acted_upon(observation: Observation) -> None:
+    if observation.ssh is Answer.OK and observation.view.answer is Answer.OK:
+        assert diagnose(observation).verdict not in (
+            Verdict.HUNG,
+            Verdict.PROCESS_DOWN,
+            Verdict.MISCONFIGURED,
+        )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer
+from kintsugi.observation import Answer, NodeView, ServiceProcess
+from kintsugi.recovery.common_cause import OtherNode, Starvation
 from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits, judge
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
@@ -54,6 +55,16 @@ KAFKA = replace(
 SPARK = replace(CASSANDRA, node="spark-worker-1", role=Role.SPARK_WORKER, cassandra=None)
 
 
+HUNG = replace(CASSANDRA, service=Answer.TIMEOUT, ssh=Answer.OK, running=True)
+STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=Answer.TIMEOUT)
+ENDED = NodeView(None, None, listening=False, connected=False, answer=Answer.REFUSED)
+WELL = OtherNode("cassandra-3", Role.CASSANDRA, answers=True)
+
+
+def silent(seconds: float) -> OtherNode:
+    return OtherNode("cassandra-1", Role.CASSANDRA, answers=False, running=True, silent_since=ago(seconds))
+
+
 def kafka(**changes: Any) -> GuardFacts:
     assert KAFKA.kafka is not None
     return replace(KAFKA, kafka=replace(KAFKA.kafka, **changes))
@@ -94,7 +105,7 @@ REFUSALS = [
     (replace(CASSANDRA, service=Answer.OK), NODE, "answers its own protocol"),
     (replace(SPARK, service=Answer.OK), BOTH, "answers its own protocol"),
     (replace(CASSANDRA, service=None), BOTH, "was not asked"),
-    (replace(CASSANDRA, heard_at=ago(4.9)), BOTH, "answered 4.9 s ago; it is not destroyed before 5 s"),
+    (replace(CASSANDRA, heard_at=ago(4.9)), BOTH, "answered 4.9 s ago; it is not killed before 5 s"),
     (replace(CASSANDRA, heard_at=ago(5)), NODE, "answered 5.0 s ago"),
     (replace(CASSANDRA, heard_at=None, first_failed_at=ago(3)), NODE, "answered 3.0 s ago"),
     (replace(CASSANDRA, heard_at=None, first_failed_at=None), BOTH, "silent is unknown"),
@@ -132,8 +143,39 @@ REFUSALS = [
         "the data of cassandra-1 isn't whole yet",
     ),
     # a restart of a node that serves takes it away for a while
-    (replace(cassandra(others_down=1), service=Answer.OK), RESTART, "won't stop a node that serves"),
-    (replace(kafka(current=1), service=Answer.OK), BACK, "won't stop a node that serves"),
+    (
+        replace(cassandra(others_down=1), service=Answer.OK, planned=True),
+        RESTART,
+        "won't stop a node that serves",
+    ),
+    (replace(kafka(current=1), service=Answer.OK, planned=True), BACK, "won't stop a node that serves"),
+    # a restart kills as well
+    (replace(CASSANDRA, service=Answer.OK), RESTART, "a node that may serve is never killed"),
+    (replace(HUNG, heard_at=ago(4.9)), RESTART, "answered 4.9 s ago"),
+    (replace(HUNG, sick=5), RESTART, "5 of 9 nodes are sick"),
+    (
+        replace(HUNG, view=NodeView(ServiceProcess(7, 1), 9.0, True, True, Answer.OK)),
+        RESTART,
+        "on the node itself",
+    ),
+    (replace(HUNG, view=STUCK, first_failed_at=ago(29), heard_at=ago(1)), RESTART, "answered 1.0 s ago"),
+    # a role without peers
+    (replace(SPARK, others=(WELL,), heard_at=ago(29)), NODE, "not killed before 30 s of silence"),
+    # a refused connection is no proof, and what runs may live
+    (replace(CASSANDRA, sick=9), NODE, "9 of 9 nodes are sick"),
+    (replace(CASSANDRA, sick=9, running=True), NODE, "9 of 9 nodes are sick"),
+    # a common cause
+    (replace(HUNG, starvation=Starvation("It waits for the processor.", ago(-9))), RESTART, "the processor"),
+    (
+        replace(CASSANDRA, starvation=Starvation("It waits for the processor.", ago(-9))),
+        NODE,
+        "the processor",
+    ),
+    (replace(HUNG, others=(silent(5.5),)), RESTART, "fell silent together"),
+    (replace(CASSANDRA, others=(silent(5.5),)), BOTH, "fell silent together"),
+    # one node of a role at a time
+    (ledger(HUNG, role_attempts={"cassandra-1": ago(59)}), RESTART, "cassandra-1 is being repaired"),
+    (ledger(role_attempts={"cassandra-1": ago(1)}), NODE, "one node of a role is killed at a time"),
 ]
 
 
@@ -146,15 +188,45 @@ def test_a_gate_refuses_with_its_reason_alone(facts: GuardFacts, action: Action,
 
 
 ALLOWED = [
-    (replace(CASSANDRA, sick=9), NODE, "a power cut: all proven dead, volumes kept"),
-    (replace(CASSANDRA, sick=None), NODE, "proven dead, volume kept"),
-    (replace(CASSANDRA, sick=9, service=Answer.REFUSED, ssh=Answer.OK), RESTART, "restarts pass the breaker"),
+    (replace(CASSANDRA, sick=9, running=False), NODE, "a power cut: all proven dead, volumes kept"),
+    (replace(CASSANDRA, sick=None, running=False), NODE, "proven dead, volume kept"),
+    (replace(CASSANDRA, sick=9, ssh=Answer.OK, view=ENDED), RESTART, "no process is there to be killed"),
+    (
+        replace(CASSANDRA, heard_at=ago(1), running=False),
+        BOTH,
+        "heard just now, but its platform knows it dead",
+    ),
+    (
+        replace(CASSANDRA, running=False, others=(silent(5.5),)),
+        NODE,
+        "proven dead, whoever fell silent with it",
+    ),
+    (
+        replace(HUNG, others=(silent(45),), first_failed_at=ago(45)),
+        RESTART,
+        "a stall would have passed by now",
+    ),
+    (replace(HUNG, others=(silent(25),)), RESTART, "what fell silent long before has another cause"),
+    (replace(HUNG, others=(replace(silent(5.5), running=False),)), RESTART, "the other one is dead"),
+    (replace(HUNG, starvation=Starvation("It waited for the processor.", NOW)), RESTART, "starved no more"),
+    (
+        replace(HUNG, view=STUCK, first_failed_at=ago(30), heard_at=ago(1)),
+        RESTART,
+        "stuck: gossip is no service",
+    ),
+    (replace(SPARK, others=(WELL,), heard_at=ago(30.1)), NODE, "silent for 30 s"),
+    (ledger(HUNG, role_attempts={"cassandra-1": ago(60)}), RESTART, "the other one had its time"),
+    (
+        replace(ledger(role_attempts={"cassandra-1": ago(1)}), running=False),
+        NODE,
+        "dead nodes of a role are started together",
+    ),
     (replace(CASSANDRA, sick=4), BOTH, "4 of 9 is below half"),
     (replace(CASSANDRA, ledger=None), RESTART, "nothing known speaks against a restart"),
     (replace(CASSANDRA, protected=True), RESTART, "protected from destruction only"),
     (replace(CASSANDRA, heard_at=ago(5.001)), BOTH, "silent for more than 5 s"),
     (replace(CASSANDRA, heard_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
-    (replace(CASSANDRA, service=Answer.OK), RESTART, "its peers can spare it"),
+    (replace(CASSANDRA, service=Answer.OK, planned=True), RESTART, "its peers can spare it"),
     (replace(kafka(partitions=ALONE), ledger=CALM), NODE, "the volume with the last copy is kept"),
     (
         kafka(partitions={"trades-1": Copies(frozenset({1}), frozenset({2}))}),
@@ -222,7 +294,8 @@ EVERY = frozenset(Gate)
 def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
     worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
     assert judge(BOTH, worst, approved=EVERY).allowed
-    for facts in (replace(worst, service=Answer.OK), replace(worst, heard_at=ago(1))):
+    heard = replace(worst, heard_at=ago(1))
+    for facts in (replace(worst, service=Answer.OK), heard, replace(heard, running=True)):
         assert not judge(BOTH, facts, approved=EVERY).allowed
 
 
@@ -249,6 +322,13 @@ any_facts = st.builds(
     fleet_size=st.none() | st.just(9),
     sick=st.none() | st.integers(0, 9),
     protected=st.sampled_from([None, True, False]),
+    running=st.sampled_from([None, True, False]),
+    planned=st.booleans(),
+    view=st.sampled_from([NodeView(), STUCK, ENDED, replace(STUCK, answer=Answer.OK)]),
+    others=st.lists(st.sampled_from([WELL, silent(6), silent(50), replace(silent(6), running=False)])).map(
+        tuple
+    ),
+    starvation=st.none() | st.builds(Starvation, st.just("starved"), st.floats(-20, 20).map(ago)),
     ledger=st.none()
     | st.builds(
         Ledger,
@@ -256,6 +336,7 @@ any_facts = st.builds(
         repairs_of_node=st.integers(0, 8),
         repairs_of_fleet=st.integers(0, 32),
         pending=st.sampled_from([frozenset(), frozenset({"kafka-2"})]),
+        role_attempts=st.sampled_from([{}, {"kafka-2": ago(10)}, {"kafka-2": ago(70)}]),
     ),
     kafka=st.none()
     | st.builds(
@@ -275,12 +356,28 @@ any_facts = st.builds(
 )
 
 
-@given(any_facts, st.sampled_from([NODE, BOTH]), st.booleans())
-def test_no_facts_allow_a_wrong_kill(facts: GuardFacts, action: Action, approved: bool) -> None:
-    if judge(action, facts, approved=EVERY if approved else ()).allowed:
-        assert facts.service not in (None, Answer.OK)
+@given(any_facts, st.sampled_from([RESTART, NODE, BOTH]), st.booleans())
+def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, approved: bool) -> None:
+    """Whoever approves: what anybody heard within 5 s is killed only where its platform knows that it is dead."""
+    if not judge(action, facts, approved=EVERY if approved else ()).allowed:
+        return
+    if action is RESTART and (facts.planned or facts.process_ended):
+        return  # somebody asked for it, or there is nothing to kill
+    assert facts.service not in (None, Answer.OK)
+    assert facts.view.answer is not Answer.OK
+    if facts.running is not False and not facts.stuck:
         assert facts.silent_since is not None
         assert facts.at - facts.silent_since > timedelta(seconds=5)
+
+
+@given(any_facts, st.sampled_from([RESTART, BACK, NODE, BOTH]))
+def test_no_facts_allow_to_kill_what_runs_while_a_common_cause_is_likely(
+    facts: GuardFacts, action: Action
+) -> None:
+    ends_nothing = facts.proven_dead or (action is RESTART and facts.process_ended)
+    if facts.common_cause() is None or ends_nothing or (action is BACK and facts.process_ended):
+        return
+    assert Gate.COMMON_CAUSE in judge(action, facts).gates
 
 
 @given(any_facts)

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kintsugi.fleet import Role
 from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer, Headroom, Observation, PeerOpinion
+from kintsugi.observation import Answer, Headroom, NodeView, Observation, PeerOpinion, ServiceProcess
+from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.decide import MOST_ATTEMPTS, decide
 from kintsugi.recovery.diagnose import diagnose
 from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, judge
@@ -37,6 +38,8 @@ class Server:
     full: bool = False
     damaged: bool = False
     seen_from_us: bool = True
+    refused: bool = False  # what doesn't see us doesn't stay silent: a firewall refuses in its place
+    stalled: bool = False  # it runs, and answers nobody for a while
     heard_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
     held: set[int] = field(default_factory=set)
     attempts: list[Action] = field(default_factory=list)
@@ -47,24 +50,34 @@ class Server:
 
     @property
     def serves(self) -> bool:
-        return self.process == "up" and self.host == "up" and self.disk and not (self.full or self.damaged)
+        well = self.disk and not (self.full or self.damaged or self.stalled)
+        return self.process == "up" and self.host == "up" and well
+
+    @property
+    def runs(self) -> bool:
+        """The platform's answer: a frozen host runs, one that is off does not."""
+        return self.host != "off"
 
     def answer(self, alive: bool) -> Answer:
-        if not self.seen_from_us or self.host == "silent":
+        if not self.seen_from_us:
+            return Answer.REFUSED if self.refused else Answer.TIMEOUT
+        if self.host == "silent":
             return Answer.TIMEOUT
         return Answer.OK if alive and self.host == "up" else Answer.REFUSED
 
     @property
     def service_answer(self) -> Answer:
-        if self.process == "hung" and self.host == "up":
+        if self.seen_from_us and (self.process == "hung" or self.stalled) and self.host == "up":
             return Answer.TIMEOUT
         return self.answer(self.serves)
 
 
 FLEET_SIZE = 9  # the other roles stay well, so the breaker leaves these rules to themselves
 numbers = st.sampled_from([1, 2, 3])
-faults = st.sampled_from(["process", "hang", "host", "silent", "disk", "full", "damaged", "unseen"])
-unknowns = st.sets(st.sampled_from(["init", "volume", "heard", "copies", "peers"]), max_size=2)
+faults = st.sampled_from(
+    ["process", "hang", "host", "silent", "disk", "full", "damaged", "unseen", "refused"]
+)
+unknowns = st.sets(st.sampled_from(["init", "volume", "heard", "copies", "peers", "platform"]), max_size=2)
 waits = st.sampled_from([0.5, 2.0, 4.0, 6.0, 20.0, 4000.0])
 
 
@@ -101,8 +114,8 @@ class Team(RuleBasedStateMachine):
             server.process = "hung"
         elif fault in ("host", "silent"):
             server.host = "off" if fault == "host" else "silent"
-        elif fault == "unseen":
-            server.seen_from_us = False
+        elif fault in ("unseen", "refused"):
+            server.seen_from_us, server.refused = False, fault == "refused"
         elif fault == "full":
             server.process, server.full = "down", True
         elif fault == "damaged":
@@ -118,7 +131,24 @@ class Team(RuleBasedStateMachine):
     def come_back_by_itself(self, number: int) -> None:
         server = self.servers[number]
         if server.disk and not (server.full or server.damaged):
-            server.process, server.host, server.seen_from_us = "up", "up", True
+            server.process, server.host, server.seen_from_us, server.stalled = "up", "up", True, False
+            self.settle(server)
+
+    @rule(seconds=st.sampled_from([6.0, 12.0, 24.0, 40.0]), hidden=unknowns)
+    def all_stall_for_a_while(self, seconds: float, hidden: set[str]) -> None:
+        """A storage stall: whatever the recoverer tries meanwhile, nothing that runs is killed."""
+        serving = [server for server in self.servers.values() if server.serves]
+        if len(serving) < 2:
+            return
+        for server in serving:
+            server.stalled, server.failed_at = True, self.now
+        self.pass_time(seconds)
+        for server in serving:
+            before = len(server.attempts)
+            self.recover(int(server.name[-1]), hidden - {"heard"}, helps=False)
+            assert len(server.attempts) == before, f"{server.name} was acted upon in a stall of {seconds} s"
+        for server in serving:
+            server.stalled = False
             self.settle(server)
 
     @rule()
@@ -210,14 +240,19 @@ class Team(RuleBasedStateMachine):
     ) -> None:
         if not (action.changes and judge(action, facts, approved=approved).allowed):
             return
+        if facts.process_ended and not action.destroys:
+            assert server.process == "down", f"{server.name} has a process that a restart would kill"
+        elif facts.running is not False:
+            assert not server.serves, f"{server.name} serves and is killed"
         server.attempts.append(action)
         server.repairs.append(self.now)
         if not approved:
             server.unasked.append(self.now)
         if action.destroys:
             assert not server.serves, f"{server.name} serves and is destroyed"
-            assert self.now - server.heard_at > SILENCE, f"{server.name} was heard within 5 s"
-            server.host = "up"
+            if server.runs:
+                assert self.now - server.heard_at > SILENCE, f"{server.name} was heard within 5 s"
+            server.host, server.stalled = "up", False
         if action.destroys_volume:
             self.destroy_volume(server, approved)
         if helps and server.disk and not (server.full or server.damaged) and server.host == "up":
@@ -253,6 +288,8 @@ class Team(RuleBasedStateMachine):
             at=self.now,
             service=server.service_answer,
             ssh=server.answer(True),
+            running=None if "platform" in hidden else server.runs,
+            view=self.view(server, reachable, hidden),
             init_state="EXITED" if reachable and server.process == "down" and "init" not in hidden else None,
             volume_intact=None if "volume" in hidden else server.disk,
             room=Headroom(0 if server.full else SIZE, SIZE) if reachable and "volume" not in hidden else None,
@@ -260,6 +297,33 @@ class Team(RuleBasedStateMachine):
             damage="its log says so" if reachable and server.damaged and "init" not in hidden else None,
             heard_at=None if "heard" in hidden else server.heard_at,
         )
+
+    def view(self, server: Server, reachable: bool, hidden: set[str]) -> NodeView:
+        """What the node itself says over SSH."""
+        if not reachable or "init" in hidden:
+            return NodeView()
+        lives = server.process != "down" and server.disk and not (server.full or server.damaged)
+        return NodeView(
+            process=ServiceProcess(7, 1) if lives else None,
+            listening=lives,
+            connected=lives,
+            answer=Answer.OK if server.serves else Answer.TIMEOUT if lives else Answer.REFUSED,
+        )
+
+    @rule(number=numbers, fault=faults, seconds=waits, hidden=unknowns, cleared=st.booleans())
+    def returns_at_the_last_moment(
+        self, number: int, fault: str, seconds: float, hidden: set[str], cleared: bool
+    ) -> None:
+        """It is judged, comes back, and the step is run all the same, at once or (a cleared task) much later."""
+        server = self.servers[number]
+        self.break_one(number, fault)
+        self.pass_time(seconds)
+        action = self.decide(server, self.observe(server, hidden), suspicious=False)
+        self.come_back_by_itself(number)
+        self.pass_time(4000.0 if cleared else 0.5)
+        if server.serves and action.changes:
+            again = self.facts(server, self.observe(server, hidden), hidden)
+            assert not judge(action, again).allowed, f"{server.name} serves again and may be killed"
 
     def facts(self, server: Server, seen: Observation, hidden: set[str]) -> GuardFacts:
         others = self.others(server)
@@ -275,6 +339,18 @@ class Team(RuleBasedStateMachine):
             heard_at=server.heard_at,  # what any peer heard counts: probes.facts.signs_of_life
             first_failed_at=server.failed_at,
             volume_intact=seen.volume_intact,
+            running=seen.running,
+            view=seen.view,
+            others=tuple(
+                OtherNode(
+                    other.name,
+                    other.role,
+                    answers=other.service_answer is Answer.OK,
+                    running=None if "platform" in hidden else other.runs,
+                    silent_since=None if other.service_answer is Answer.OK else other.failed_at or self.now,
+                )
+                for other in others
+            ),
             fleet_size=FLEET_SIZE,
             sick=sick,
             protected=False,

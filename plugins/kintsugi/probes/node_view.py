@@ -1,0 +1,214 @@
+"""What a node itself says, asked over SSH: of its own service, and of a node that we can't reach.
+
+Two looks, each one short program on the node that prints JSON:
+
+* ``service``: the process of the service, whether a socket listens on its port, and what it answers to a probe from
+  the node. A refusal that we get although the socket listens comes from something in between, such as a firewall.
+* ``look``: what another node answers to a probe from here, and whether a connection to it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kintsugi.fleet import Node, Role
+from kintsugi.observation import Answer, NodeView, ProcessorUse, ServiceProcess
+from kintsugi.probes.protocols import PORTS, probe_node
+from kintsugi.settings import Settings
+
+TIMEOUT_S = 1.5
+SAMPLE_S = 0.5  # of the processor that the service uses and waits for, at least
+KILLED = "killed"
+_LISTENING, _ESTABLISHED = "0A", "01"
+# By a descriptor and with the start compared, so that no other process with the same number is hit.
+_KILL = """
+import os, signal, sys
+pid, start = int(sys.argv[1]), sys.argv[2]
+handle = os.pidfd_open(pid)
+if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[19] == start:
+    signal.pidfd_send_signal(handle, signal.SIGKILL)
+    print("killed")
+"""
+
+
+def service_command(settings: Settings, node: Node, service: str) -> list[str]:
+    """The command that, run on ``node``, prints what ``parse_view`` reads."""
+    conf = settings.node_root(node.name) / "etc" / "supervisord.conf"
+    return [*_program(settings), "service", str(conf), service, node.role.value, node.address]
+
+
+def look_command(settings: Settings, target: Node) -> list[str]:
+    """The command that, run on another node, prints what ``parse_look`` reads of ``target``."""
+    return [*_program(settings), "look", target.role.value, target.address]
+
+
+def kill_command(process: ServiceProcess) -> list[str]:
+    """The command that kills exactly ``process`` on its node, and prints KILLED if it was still there."""
+    return [sys.executable, "-c", _KILL, str(process.pid), str(process.start_time)]
+
+
+def _program(settings: Settings) -> list[str]:
+    path = settings.repository / "plugins"
+    return ["env", f"PYTHONPATH={path}", sys.executable, "-m", "kintsugi.probes.node_view"]
+
+
+def parse_view(output: str | None) -> NodeView:
+    """The view from the program's output; nothing known where it printed something else."""
+    said = _object(output)
+    process = said.get("process")
+    return NodeView(
+        process=ServiceProcess(*map(int, process)) if process else None,
+        cpu_s=said.get("cpu_s"),
+        listening=said.get("listening"),
+        connected=said.get("connected"),
+        answer=Answer(said["answer"]) if said.get("answer") else None,
+        processor=ProcessorUse(*said["processor"]) if said.get("processor") else None,
+    )
+
+
+def parse_look(output: str | None) -> tuple[Answer | None, bool]:
+    """What the target answered there, None when unknown, and whether a connection to its service stands."""
+    said = _object(output)
+    return Answer(said["answer"]) if said.get("answer") else None, bool(said.get("established"))
+
+
+def _object(output: str | None) -> dict[str, Any]:
+    with suppress(ValueError):
+        said = json.loads(output or "")
+        if isinstance(said, dict):
+            return said
+    return {}
+
+
+def listens(table: Iterable[str], address: str, port: int) -> bool:
+    """Whether a socket listens on ``address`` (or on every address) and ``port``, by lines of ``/proc/net/tcp*``."""
+    return any(
+        state == _LISTENING and ours[1] == port and ours[0] in (address, "0.0.0.0", "::")  # noqa: S104 - compared
+        for ours, _, state in _sockets(table)
+    )
+
+
+def established_to(table: Iterable[str], address: str, ports: Sequence[int]) -> bool:
+    """Whether a connection from here to ``address`` and one of ``ports`` stands."""
+    return any(
+        state == _ESTABLISHED and far[0] == address and far[1] in ports for _, far, state in _sockets(table)
+    )
+
+
+def _sockets(table: Iterable[str]) -> Iterable[tuple[tuple[str, int], tuple[str, int], str]]:
+    for line in table:
+        fields = line.split()
+        if len(fields) > 3 and ":" in fields[1] and ":" in fields[2]:
+            yield _endpoint(fields[1]), _endpoint(fields[2]), fields[3]
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    """Address and port from the kernel's notation: words of 32 bits in host order, then the port, all hexadecimal."""
+    host, _, port = text.partition(":")
+    raw = b"".join(struct.pack("=I", int(host[start : start + 8], 16)) for start in range(0, len(host), 8))
+    if len(raw) == 16 and raw.startswith(b"\0" * 10 + b"\xff\xff"):  # IPv4 on a socket of both families
+        raw = raw[12:]
+    family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, raw), int(port, 16)
+
+
+def _tables() -> list[str]:
+    lines: list[str] = []
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            lines += Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    return lines
+
+
+def _process(conf: str, service: str) -> tuple[list[int] | None, float | None]:
+    """Process id and start of the service, and the processor time that it used, in seconds."""
+    asked = subprocess.run(
+        ["supervisorctl", "-c", conf, "pid", service], capture_output=True, text=True, check=False, timeout=6
+    )
+    pid = asked.stdout.strip()
+    if not pid.isdigit() or pid == "0":
+        return None, None
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return [int(pid), int(fields[19])], cpu_s
+
+
+def _processor_ns(pid: int) -> tuple[int, int]:
+    """Nanoseconds that the threads of ``pid`` used the processor, and waited for it (the kernel's run_delay)."""
+    used = waited = 0
+    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):
+            fields = thread.read_text().split()
+            used, waited = used + int(fields[0]), waited + int(fields[1])
+    return used, waited
+
+
+async def _connects(address: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), TIMEOUT_S)
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
+
+
+def _view(conf: str, service: str, node: Node) -> dict[str, Any]:
+    process, cpu_s = None, None
+    with suppress(OSError, subprocess.TimeoutExpired, IndexError):
+        process, cpu_s = _process(conf, service)
+    port, started_s = PORTS[node.role], time.monotonic()
+    before = _processor_ns(process[0]) if process else None
+    view: dict[str, Any] = {
+        "process": process,
+        "cpu_s": cpu_s,
+        "listening": listens(_tables(), node.address, port),
+        "connected": asyncio.run(_connects(node.address, port)),
+        "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,
+    }
+    if process and before:
+        time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - started_s)))
+        after = _processor_ns(process[0])
+        used_s, waited_s = ((late - early) / 1e9 for early, late in zip(before, after, strict=True))
+        view["processor"] = [time.monotonic() - started_s, used_s, waited_s]
+    return view
+
+
+def _look(node: Node) -> dict[str, Any]:
+    from kintsugi.settings import SPARK_MASTER_PORT
+
+    ports = [PORTS[node.role], SPARK_MASTER_PORT] if node.role is Role.SPARK_MASTER else [PORTS[node.role]]
+    return {
+        "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,
+        "established": established_to(_tables(), node.address, ports),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one look as JSON."""
+    parser = argparse.ArgumentParser(prog="kintsugi.probes.node_view")
+    looks = parser.add_subparsers(dest="look", required=True)
+    own = looks.add_parser("service")
+    for name in ("conf", "service"):
+        own.add_argument(name)
+    for look in (own, looks.add_parser("look")):
+        look.add_argument("role", type=Role)
+        look.add_argument("address")
+    given = parser.parse_args(arguments)
+    node = Node("looked-at-0", given.role, given.address, 0)
+    print(json.dumps(_view(given.conf, given.service, node) if given.look == "service" else _look(node)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
