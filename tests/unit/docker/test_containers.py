@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from kintsugi.docker import containers
-from kintsugi.errors import StepFailed
+from kintsugi.errors import NewIncarnation, StepFailed
 from kintsugi.local import node as nodes
 from kintsugi.platform import DockerPlatform
 from kintsugi.settings import Settings
@@ -42,7 +42,8 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def has(
         self, name: str, *, running: bool = True, paused: bool = False, labels: dict[str, str] | None = None
     ) -> None:
-        self.containers[name] = {"Running": running, "Paused": paused, "Labels": labels or {}}
+        state = {"Running": running, "Paused": paused, "Labels": labels or {}}
+        self.containers[name] = state | {"StartedAt": "2026-08-01T02:15:00.1Z"}
 
     def act(self, name: str, verb: str) -> int:
         state = self.containers[name]
@@ -154,6 +155,20 @@ def test_power_off_ends_a_container_frozen_or_not(
     assert not engine.containers[kafka]["Running"]
     platform.power_off("kafka-1")
     assert engine.asked == [f"kill {kafka}"]
+
+
+def test_a_container_that_was_started_again_is_not_the_one_that_was_judged(
+    engine: Engine, platform: DockerPlatform, kafka: str
+) -> None:
+    engine.has(kafka)
+    judged = platform.incarnation("kafka-1")
+    assert judged is not None
+    engine.containers[kafka]["StartedAt"] = "2026-08-01T02:16:00.1Z"
+    with pytest.raises(NewIncarnation):
+        platform.power_off("kafka-1", judged)
+    assert engine.containers[kafka]["Running"]
+    platform.power_off("kafka-1", platform.incarnation("kafka-1"))
+    assert platform.incarnation("kafka-1") is None
 
 
 def test_nothing_is_left_to_end_of_a_container_that_is_gone(engine: Engine, platform: DockerPlatform) -> None:

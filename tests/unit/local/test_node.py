@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.errors import FleetError, PreflightError
+from kintsugi.errors import FleetError, NewIncarnation, PreflightError
 from kintsugi.local import node as nodes
 from kintsugi.local import ssh
 from kintsugi.local.node_isolation import Isolation, choose_isolation
@@ -23,6 +24,7 @@ from kintsugi.local.node_process import (
     start_time,
     write_record,
 )
+from kintsugi.platform import LocalPlatform
 from kintsugi.settings import Settings
 from tests.installations import installation
 
@@ -196,6 +198,44 @@ def test_a_node_that_got_the_namespace_number_of_a_dead_one_is_spared(settings: 
     assert nodes.is_alive(settings, OTHER)
     assert nodes.is_alive(settings, node)
     nodes.destroy_node(settings, OTHER)  # a later test takes the first that ships a log for the only one
+
+
+def test_only_the_judged_incarnation_is_ended(settings: Settings, node: str) -> None:
+    platform = LocalPlatform(settings)
+    judged = platform.incarnation(node)
+    assert judged is not None
+    nodes.power_off(settings, node)
+    assert platform.incarnation(node) is None
+    platform.power_off(node, judged)  # it has ended already
+    nodes.create_node(settings, node)
+    with pytest.raises(NewIncarnation):
+        platform.power_off(node, judged)
+    assert nodes.is_alive(settings, node)
+    platform.power_off(node, platform.incarnation(node))
+    assert not nodes.is_alive(settings, node)
+
+
+def test_the_platform_looks_at_the_disk_itself(settings: Settings, node: str) -> None:
+    platform, data = LocalPlatform(settings), settings.node_volume(node) / "data"
+    assert platform.volume_formatted(node, "meta.properties") is False
+    (data / "kafka" / "deep").mkdir(parents=True)
+    (data / "kafka" / "deep" / "meta.properties").touch()
+    assert platform.volume_formatted(node, "meta.properties") is True
+    assert platform.volume_formatted(node, None) is True
+    shutil.rmtree(data / "kafka")
+    nodes.destroy_volume(settings, node)
+    assert platform.volume_formatted(node, "meta.properties") is False
+    nodes.create_volume(settings, node)
+
+
+def test_the_use_of_the_processor_only_grows(settings: Settings, node: str) -> None:
+    platform = LocalPlatform(settings)
+    before = platform.processor_use(node)
+    on_node(settings, "true")
+    after = platform.processor_use(node)
+    assert before is not None
+    assert after is not None
+    assert after[0] >= before[0] > 0
 
 
 def test_what_a_killed_creation_left_is_ended_first(settings: Settings, node: str) -> None:

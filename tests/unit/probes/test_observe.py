@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kintsugi.fleet import Role
-from kintsugi.observation import Answer, PeerOpinion
+from kintsugi.observation import Answer, NodeView, PeerOpinion, ServiceProcess
 from kintsugi.probes import observe
-from kintsugi.probes.observe import crash_loop, damage, heard_at, init_state, opinions, progress
+from kintsugi.probes.observe import (
+    crash_loop,
+    damage,
+    heard_at,
+    init_state,
+    opinions,
+    parse_volume,
+    progress,
+)
 from kintsugi.probes.peers import Witness
 from kintsugi.probes.protocols import Probe
 from kintsugi.settings import load_settings
@@ -42,6 +53,63 @@ def test_a_process_that_just_began_is_on_its_way() -> None:
     assert progress(Role.KAFKA, "RUNNING", 400, "", NOW) is None
     assert progress(Role.KAFKA, "BACKOFF", 4, "", NOW) is None
     assert progress(Role.KAFKA, None, None, "", NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("looked", "intact"),
+    [
+        ("looked /v/data/meta.properties", True),
+        ("looked", False),
+        ("absent", False),
+        ("failed", None),
+        ("", None),
+    ],
+)
+def test_a_search_that_fails_is_no_lost_disk(looked: str, intact: bool | None) -> None:
+    """A fork that failed, an I/O error: ``find`` prints nothing then as well."""
+    assert parse_volume(f"{looked}\n") is intact
+
+
+def test_the_look_at_a_disk_says_whether_it_failed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    look = [
+        "sh",
+        "-c",
+        observe._VOLUME,
+        "sh",
+        str(tmp_path),
+        str(data),
+        "-maxdepth",
+        "3",
+        "-name",
+        "meta",
+        "-quit",
+    ]
+
+    def looked(*, path: str | None = None) -> bool | None:
+        environment = {"PATH": path} if path else None
+        done = subprocess.run(look, capture_output=True, text=True, check=False, env=environment)
+        return parse_volume(done.stdout.partition("\n\n")[2])
+
+    assert looked() is False
+    data.mkdir()
+    assert looked() is False
+    (data / "meta").touch()
+    look[-1:] = ["-print", "-quit"]
+    assert looked() is True
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "df").symlink_to("/bin/df")  # and no find
+    assert looked(path=str(programs)) is None
+
+
+def test_a_start_that_gets_no_processor_is_a_start_all_the_same() -> None:
+    started = NodeView(ServiceProcess(7, 1), cpu_s=2.0, listening=False)
+    assert "2.0 s of the 5 s" in str(observe._slow_start(Role.KAFKA, "RUNNING", started))
+    assert observe._slow_start(Role.KAFKA, "RUNNING", replace(started, cpu_s=5.0)) is None
+    assert observe._slow_start(Role.KAFKA, "RUNNING", replace(started, listening=True)) is None
+    assert observe._slow_start(Role.KAFKA, "FATAL", started) is None
+    assert observe._slow_start(Role.KAFKA, "RUNNING", NodeView()) is None
 
 
 def test_a_long_start_goes_on_as_long_as_its_log_advances() -> None:

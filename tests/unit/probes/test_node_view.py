@@ -1,0 +1,110 @@
+"""What a node says of itself: its sockets, its process, its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kintsugi.fleet import Node, Role
+from kintsugi.observation import Answer, NodeView, ServiceProcess
+from kintsugi.probes import node_view
+from kintsugi.probes.node_view import KILLED, established_to, kill_command, listens, parse_look, parse_view
+
+ADDRESS = "127.46.1.1"
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server((ADDRESS, 0)) as listener:
+        yield listener
+
+
+def test_a_listening_socket_is_found_by_address_and_port(server: socket.socket) -> None:
+    port = server.getsockname()[1]
+    table = node_view._tables()
+    assert listens(table, ADDRESS, port)
+    assert not listens(table, ADDRESS, port + 1)
+    assert not listens(table, "127.46.1.2", port)
+
+
+def test_a_socket_of_both_families_listens_on_ipv4_too() -> None:
+    mapped = f"0: 0000000000000000FFFF0000{socket.inet_aton(ADDRESS)[::-1].hex()}:2352 {'0' * 32}:0000 0A"
+    assert listens([mapped.upper()], ADDRESS, 9042)
+    anybody = f"0: {'0' * 32}:2352 {'0' * 32}:0000 0A"
+    assert listens([anybody], ADDRESS, 9042)
+
+
+def test_a_standing_connection_is_found_from_its_far_end(server: socket.socket) -> None:
+    port = server.getsockname()[1]
+    with socket.create_connection((ADDRESS, port)):
+        assert established_to(node_view._tables(), ADDRESS, [port])
+        assert not established_to(node_view._tables(), ADDRESS, [port + 1])
+
+
+def test_a_socket_that_answers_nothing_is_connected_and_silent(server: socket.socket) -> None:
+    """As a stopped service looks: its kernel accepts in its place."""
+    node = Node("kafka-1", Role.KAFKA, ADDRESS, 0)
+    port = server.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node_view, "PORTS", {Role.KAFKA: port})
+        patch.setattr("kintsugi.probes.protocols.PORTS", {Role.KAFKA: port})
+        view = parse_view(json.dumps(node_view._view("/nonexistent.conf", "kafka", node)))
+    assert view == NodeView(None, None, listening=True, connected=True, answer=Answer.TIMEOUT)
+
+
+@pytest.mark.parametrize("output", [None, "", "Traceback (most recent call last):", "[]", "7"])
+def test_what_is_no_view_says_nothing(output: str | None) -> None:
+    assert parse_view(output) == NodeView()
+    assert parse_look(output) == (None, False)
+
+
+def test_exactly_the_judged_process_is_killed() -> None:
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        began = int(Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        later = subprocess.run(
+            kill_command(ServiceProcess(victim.pid, began + 1)), capture_output=True, text=True, check=False
+        )
+        assert (later.stdout, victim.poll()) == ("", None)
+        judged = subprocess.run(
+            kill_command(ServiceProcess(victim.pid, began)), capture_output=True, text=True, check=False
+        )
+        assert judged.stdout.strip() == KILLED
+        assert victim.wait(10) == -9
+    finally:
+        victim.kill()
+
+
+def test_a_process_that_waits_for_the_processor_is_told_from_one_that_is_stopped() -> None:
+    """The kernel counts the time on a run queue: busy loops that share one processor wait, a stopped one doesn't."""
+    processor = {min(os.sched_getaffinity(0))}
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for loop in loops:
+            os.sched_setaffinity(loop.pid, processor)
+        deadline = time.monotonic() + 20
+        while node_view._processor_ns(loops[0].pid)[1] < 200_000_000:
+            assert time.monotonic() < deadline, "a busy loop among four never waited for its processor"
+            time.sleep(0.05)
+        loops[0].send_signal(19)
+        while os.waitid(os.P_PID, loops[0].pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
+            assert time.monotonic() < deadline, "it was not stopped"
+            time.sleep(0.01)
+        stopped = node_view._processor_ns(loops[0].pid)
+        other = node_view._processor_ns(loops[1].pid)
+        while node_view._processor_ns(loops[1].pid)[1] - other[1] < 100_000_000:
+            assert time.monotonic() < deadline, "the others did not go on waiting"
+            time.sleep(0.05)
+        assert node_view._processor_ns(loops[0].pid)[1] - stopped[1] < 10_000_000
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
