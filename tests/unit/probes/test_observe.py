@@ -73,7 +73,7 @@ def test_a_search_that_fails_is_no_lost_disk(looked: str, intact: bool | None) -
 def test_the_look_at_a_disk_says_whether_it_failed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     look = [
-        "sh",
+        "/bin/sh",
         "-c",
         observe._VOLUME,
         "sh",
