@@ -13,6 +13,7 @@ from typing import Any
 from kintsugi.errors import InputError, NodeReturned, Refused
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action, Entry, Incident
+from kintsugi.incident import Ledger as RepairLedger
 from kintsugi.observation import Answer, Observation, Symptom
 from kintsugi.recovery import lacking
 from kintsugi.recovery.case import LEASE_S, Case, Runtime, Step
@@ -25,6 +26,7 @@ from kintsugi.release import in_force
 
 PATIENCE_S = 30.0
 LOOK_AGAIN_S = 5.0
+WAIT_FOR_OTHERS_S = 75.0  # one node of a role is killed at a time, a minute after the other
 # Gates that open by themselves: a person is asked only where they have stayed shut for so long.
 SELF_OPENING = frozenset({Gate.WRONG_KILL, Gate.COMMON_CAUSE, Gate.ONE_OF_ROLE, Gate.BREAKER})
 WAIT_BEFORE_ASKING = timedelta(minutes=3)
@@ -415,18 +417,37 @@ def _begin(
     *,
     approved: Collection[Gate],
 ) -> None:
-    facts, allowed = _facts(runtime, case, incident), limits(runtime)
-    runtime.store.begin_attempt(
-        case.incident,
-        step.token,
-        decision.action,
-        key=case.holder,
-        reason=decision.reason,
-        refusals=lambda ledger: (
-            judge(decision.action, facts.with_ledger(ledger), allowed, approved=approved).reasons
-        ),
-        ttl_s=LEASE_S,
-    )
+    """Begin the attempt; a refusal that may pass by itself is waited for, and the facts are gathered again.
+
+    Raises NodeReturned when the node answers meanwhile, Refused with the reasons otherwise.
+    """
+    until = time.monotonic() + WAIT_FOR_OTHERS_S
+    while True:
+        facts, allowed = _facts(runtime, case, incident), limits(runtime)
+        answers = [Ruling(False)]
+
+        def refusals(ledger: RepairLedger, facts: GuardFacts = facts) -> tuple[str, ...]:
+            answers.append(judge(decision.action, facts.with_ledger(ledger), allowed, approved=approved))
+            return answers[-1].reasons
+
+        try:
+            runtime.store.begin_attempt(
+                case.incident,
+                step.token,
+                decision.action,
+                key=case.holder,
+                reason=decision.reason,
+                refusals=refusals,
+                ttl_s=LEASE_S,
+            )
+            return
+        except Refused as refused:
+            if facts.service is Answer.OK and not facts.planned:
+                raise NodeReturned(str(refused)) from refused
+            if not answers[-1].passing or time.monotonic() > until:
+                raise
+            log.info("not yet: %s", refused)
+            time.sleep(LOOK_AGAIN_S)
 
 
 def stand_down(runtime: Runtime, case: Case) -> str:

@@ -119,7 +119,8 @@ def decide(**context: Any) -> str:
     from kintsugi.recovery.case import runtime
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
-    return f"{GROUP}.{assess.choose_path(runtime(), _case(context), approved_by)}"
+    with _for_good():
+        return f"{GROUP}.{assess.choose_path(runtime(), _case(context), approved_by)}"
 
 
 @task(**RETRY)

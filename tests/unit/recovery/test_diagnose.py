@@ -167,9 +167,9 @@ TABLE = [
             (
                 seen(service, ssh, peers=peers(UP, DOWN)),
                 Verdict.PARTITIONED,
-                "but cassandra-1 still hears it",
+                "still heard by cassandra-1",
             ),
-            (seen(service, ssh, peers=peers(UP), running=True), Verdict.PARTITIONED, "still hears it"),
+            (seen(service, ssh, peers=peers(UP), running=True), Verdict.PARTITIONED, "still heard by"),
             (seen(service, ssh, peers=peers(UNKNOWN, UNKNOWN)), Verdict.PARTITIONED, "us who are cut off"),
             (
                 seen(service, ssh, peers=peers(UNKNOWN, UNKNOWN), running=True),
