@@ -423,13 +423,7 @@ def _begin(
     """
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
-        facts, allowed = _facts(runtime, case, incident), limits(runtime)
-        answers = [Ruling(False)]
-
-        def refusals(ledger: RepairLedger, facts: GuardFacts = facts) -> tuple[str, ...]:
-            answers.append(judge(decision.action, facts.with_ledger(ledger), allowed, approved=approved))
-            return answers[-1].reasons
-
+        asked = _LastAnswer(decision.action, _facts(runtime, case, incident), limits(runtime), approved)
         try:
             runtime.store.begin_attempt(
                 case.incident,
@@ -437,17 +431,32 @@ def _begin(
                 decision.action,
                 key=case.holder,
                 reason=decision.reason,
-                refusals=refusals,
+                refusals=asked.refusals,
                 ttl_s=LEASE_S,
             )
             return
         except Refused as refused:
-            if facts.service is Answer.OK and not facts.planned:
+            if asked.facts.service is Answer.OK and not asked.facts.planned:
                 raise NodeReturned(str(refused)) from refused
-            if not answers[-1].passing or time.monotonic() > until:
+            if not asked.ruling.passing or time.monotonic() > until:
                 raise
             log.info("not yet: %s", refused)
             time.sleep(LOOK_AGAIN_S)
+
+
+@dataclass
+class _LastAnswer:
+    """Asks the guards inside the store's transaction, and keeps what they answered."""
+
+    action: Action
+    facts: GuardFacts
+    limits: Limits
+    approved: Collection[Gate]
+    ruling: Ruling = field(default_factory=lambda: Ruling(False))
+
+    def refusals(self, ledger: RepairLedger) -> tuple[str, ...]:
+        self.ruling = judge(self.action, self.facts.with_ledger(ledger), self.limits, approved=self.approved)
+        return self.ruling.reasons
 
 
 def stand_down(runtime: Runtime, case: Case) -> str:

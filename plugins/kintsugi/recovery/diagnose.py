@@ -113,7 +113,7 @@ def _unreachable_host(seen: Observation) -> Diagnosis:
     if PeerOpinion.UP in opinions:
         return _say(
             Verdict.PARTITIONED,
-            f"{seen.node} {how}, but it is still heard by {_names(seen, PeerOpinion.UP)}: the network between is at fault",
+            f"{seen.node} {how}, but it is still heard by {_names(seen, PeerOpinion.UP)}: the network is at fault",
         )
     if opinions == {PeerOpinion.UNKNOWN} and seen.running is None:
         return _say(

@@ -361,7 +361,7 @@ def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, a
     """Whoever approves: what anybody heard within 5 s is killed only where its platform knows that it is dead."""
     if not judge(action, facts, approved=EVERY if approved else ()).allowed:
         return
-    if action is RESTART and (facts.planned or facts.process_ended):
+    if action is RESTART and (facts.planned or facts.process_ended or facts.proven_dead):
         return  # somebody asked for it, or there is nothing to kill
     assert facts.service not in (None, Answer.OK)
     assert facts.view.answer is not Answer.OK

@@ -111,7 +111,7 @@ class Team(RuleBasedStateMachine):
         if fault == "process":
             server.process = "down"
         elif fault == "hang":
-            server.process = "hung"
+            server.process = "hung" if server.disk and not (server.full or server.damaged) else "down"
         elif fault in ("host", "silent"):
             server.host = "off" if fault == "host" else "silent"
         elif fault in ("unseen", "refused"):
