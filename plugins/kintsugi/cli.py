@@ -20,8 +20,11 @@ Command = Callable[[argparse.Namespace, Settings], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0: done; 1: it failed, and said why in a line on stderr; 2: wrong usage."""
+    from kintsugi.store.patience import COMMAND, be_patient
+
     options = _parser().parse_args(arguments)
     command: Command = options.command
+    be_patient(COMMAND, lambda said: print(f"kintsugi: {said}", file=sys.stderr, flush=True))
     try:
         return command(options, load_settings())
     except KintsugiError as error:

@@ -41,6 +41,10 @@ class LeaseHeld(Refused):
     """Another run holds the lease on this node."""
 
 
+class IncidentClosed(Refused):
+    """The incident that a step works for is closed: the step must not act for it any more."""
+
+
 class Fenced(KintsugiError):
     """The caller's fencing token is no longer the newest: someone else acts on this node now."""
 
@@ -55,3 +59,7 @@ class StepFailed(KintsugiError):
 
 class StepFailedForGood(StepFailed):
     """The same step again would fail the same way: the ladder's next rung comes at once."""
+
+
+class ControlPlaneError(StepFailedForGood):
+    """A step failed because of the control plane (its disk, its programs): the node isn't to blame."""

@@ -189,6 +189,11 @@ class Incident:
             if entry.step == ATTEMPT and entry.data.get("key") not in withdrawn
         ]
 
+    def runs(self) -> list[str]:
+        """The runs that have worked on it (``<dag>/<run>``), newest first."""
+        confirmed = [str(entry.data["run"]) for entry in self.entries if entry.data.get("run")]
+        return list(dict.fromkeys([self.holder, *reversed(confirmed)]))
+
     @property
     def acted(self) -> bool:
         """Whether anything was changed on the node."""
@@ -214,6 +219,7 @@ class Incident:
             "consistent_s": _rounded(self.consistent_s),
             "phases": {phase.value: seconds for phase, seconds in self.phases().items()},
             "attempts": [action.value for action in self.attempts()],
+            "acted": self.acted,
             "entries": [
                 {"at": _iso(entry.at), "step": entry.step, "message": entry.message, "data": dict(entry.data)}
                 for entry in self.entries

@@ -61,6 +61,12 @@ class Runtime:
 
         return s3_client(self.settings)
 
+    def s3_in_time(self) -> Any:
+        """S3 for what stands on a repair's way: a call fails within seconds where S3 hangs."""
+        from kintsugi.connections import s3_client
+
+        return s3_client(self.settings, in_time=True)
+
     def terraform(self) -> Terraform:
         from kintsugi.hooks.terraform import Terraform
 
@@ -91,9 +97,11 @@ class Runtime:
         """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
 
         The lease is renewed for as long as the step's process lives. Raises LeaseHeld when another run has taken it,
-        Fenced by the next act of a step whose successor has started.
+        IncidentClosed when its incident has ended, Fenced by the next act of a step whose successor has started.
         """
-        lease = self.store.acquire_lease(case.node, case.holder, LEASE_S, fresh_token=True)
+        lease = self.store.acquire_lease(
+            case.node, case.holder, LEASE_S, fresh_token=True, incident=case.incident
+        )
         step = Step(self, case, name, lease.token)
         step.note("started", mark="start")
         try:
@@ -142,8 +150,11 @@ class Step:
     token: int
 
     def check(self) -> None:
-        """Raise Fenced unless this step's token is the newest; to be called right before a destructive act."""
-        self.runtime.store.check(self.case.node, self.token)
+        """To be called right before a destructive act.
+
+        Raises Fenced unless this step's token is the newest, IncidentClosed when its incident has ended.
+        """
+        self.runtime.store.check(self.case.node, self.token, incident=self.case.incident)
 
     def note(self, message: str, **data: Any) -> None:
         """Add a sentence to the incident's journal and to the task's log."""
@@ -152,6 +163,8 @@ class Step:
     def note_as(self, step: str, message: str, **data: Any) -> None:
         """Add a sentence on behalf of another step, whose work this one did again."""
         log.info("%s: %s", step, message)
+        # Two runs may take turns at one incident (a dry run, while the watch's waits for a person).
+        data = {"run": self.case.holder} | data
         self.runtime.store.append(self.case.incident, self.token, step, message, data)
 
 
@@ -159,6 +172,10 @@ def runtime() -> Runtime:
     """The doors as the environment (Airflow's connections, else the settings) defines them."""
     from kintsugi.connections import store_dsn
     from kintsugi.store import Store
+    from kintsugi.store.patience import PROCESS, TASK
 
     settings = load_settings()
-    return Runtime(settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings)))
+    patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
+    return Runtime(
+        settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
+    )

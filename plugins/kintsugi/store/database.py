@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from kintsugi.errors import KintsugiError
+from kintsugi.store.patience import PROCESS, Patience, connect
 from kintsugi.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -25,36 +27,46 @@ KILL_LOCK = 0x4B494E60  # see `grep -rn 0x4B494E` for the numbers that are taken
 
 
 class StoreUnavailable(KintsugiError):
-    """Postgres can't be reached or doesn't answer; nothing was written."""
+    """Postgres can't be reached or doesn't answer; nothing was written.
+
+    ``connection_lost``: it was reached and ended the connection, so what was asked may be asked again.
+    """
+
+    def __init__(self, message: str, *, connection_lost: bool = False) -> None:
+        super().__init__(message)
+        self.connection_lost = connection_lost
 
 
 class Database:
     """Connections to one database.
 
     Each transaction has a connection of its own: nothing stale is kept when Postgres is restarted, and a fork
-    shares nothing.
+    shares nothing. ``patience``: for how long a connection is waited for; None: as the process says.
     """
 
-    def __init__(self, dsn: str, *, connect_timeout_s: int = 3) -> None:
+    def __init__(self, dsn: str, *, patience: Patience | None = None) -> None:
         self._dsn = dsn
-        self._connect_timeout_s = connect_timeout_s
+        self._patience = patience
+
+    @property
+    def patience(self) -> Patience:
+        """For how long this store is waited for."""
+        return PROCESS.patience if self._patience is None else self._patience
 
     @contextmanager
     def transaction(self) -> Iterator[Rows]:
         """One transaction, rows as dicts; committed at the end, rolled back by any exception.
 
-        Raises StoreUnavailable when Postgres can't be reached, or ends the connection.
+        Connecting is tried again within this store's patience. Raises StoreUnavailable when Postgres can't be reached,
+        or ends the connection.
         """
         import psycopg
         from psycopg.rows import dict_row
 
+        connection: Rows | None = None
         try:
-            with psycopg.connect(
-                self._dsn,
-                connect_timeout=self._connect_timeout_s,
-                application_name="kintsugi",
-                options=_OPTIONS,
-                row_factory=dict_row,
+            with connect(
+                self._dsn, self.patience, application_name="kintsugi", options=_OPTIONS, row_factory=dict_row
             ) as connection:
                 yield connection
         except psycopg.OperationalError as error:
@@ -62,7 +74,8 @@ class Database:
             said = " ".join(str(error).split())
             raise StoreUnavailable(
                 f"the store can't be used: {said}. "
-                "Is Postgres of the control plane running? See `make status`"
+                "Is Postgres of the control plane running? See `make status`",
+                connection_lost=connection is not None and connection.broken,
             ) from error
 
     def migrate(self) -> None:
@@ -78,6 +91,30 @@ class Database:
                 if version not in applied:
                     connection.execute(statements)
                     connection.execute("INSERT INTO kintsugi_schema (version) VALUES (%s)", (version,))
+
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+Asked = TypeVar("Asked", bound=Database)
+LOST_TRIES = 3
+
+
+def asked_again(
+    method: Callable[Concatenate[Asked, Arguments], Answer],
+) -> Callable[Concatenate[Asked, Arguments], Answer]:
+    """Ask a patient store again when it lost the connection in the middle: for what reads, or may be done twice."""
+
+    @functools.wraps(method)
+    def asked(self: Asked, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        for _ in range(LOST_TRIES - 1):
+            try:
+                return method(self, *args, **kwargs)
+            except StoreUnavailable as error:
+                if not error.connection_lost or self.patience.away_s <= 0:
+                    raise
+        return method(self, *args, **kwargs)
+
+    return asked
 
 
 def one(row: dict[str, Any] | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from kintsugi.errors import Refused
-from kintsugi.store.database import Database, one
+from kintsugi.store.database import Database, asked_again, one
 
 FLEET = "*"
 """The scope of a maintenance flag that covers every node."""
@@ -52,6 +52,7 @@ class Desired:
 class Flags(Database):
     """Small facts with one row each."""
 
+    @asked_again
     def record_fault(self, node: str, *, kind: str, t0: datetime, run: str, mode: str = "reset") -> None:
         """Write down a fault before it is made; the same fault of the same run is written once."""
         with self.transaction() as connection:
@@ -61,6 +62,7 @@ class Flags(Database):
                 (node, kind, mode, run, t0),
             )
 
+    @asked_again
     def last_fault(self, node: str, before: datetime, *, after: datetime | None = None) -> Fault | None:
         """The last fault made on ``node`` at or before ``before``; where given, not before ``after``."""
         with self.transaction() as connection:
@@ -71,6 +73,7 @@ class Flags(Database):
             ).fetchone()
         return None if row is None else Fault(**row)
 
+    @asked_again
     def faults(self, limit: int = 100) -> list[Fault]:
         """The newest faults, newest first."""
         with self.transaction() as connection:
@@ -96,12 +99,14 @@ class Flags(Database):
                 'DELETE FROM maintenance WHERE scope = %s AND "user" = coalesce(%s, "user")', (scope, user)
             )
 
+    @asked_again
     def maintenance(self, node: str = FLEET) -> list[Maintenance]:
         """The flags in force now that cover ``node``: its own and the fleet's."""
         with self.transaction() as connection:
             rows = connection.execute(MAINTENANCE_NOW, ([node, FLEET],)).fetchall()
         return [Maintenance(**row) for row in rows]
 
+    @asked_again
     def desired(self, key: str) -> Desired | None:
         """What ``key`` is meant to be; None when nobody ever said."""
         with self.transaction() as connection:

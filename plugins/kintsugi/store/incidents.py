@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString
 from kintsugi.errors import KintsugiError, Refused
 from kintsugi.fleet import Role
 from kintsugi.incident import ATTEMPT, WITHDRAWN, Action, Entry, Incident, Ledger, Outcome, incident_id
-from kintsugi.store.database import ATTEMPT_LOCK, KILL_LOCK, Database, one
+from kintsugi.store.database import ATTEMPT_LOCK, KILL_LOCK, Database, asked_again, one
 from kintsugi.store.flags import FLEET, MAINTENANCE_NOW, Maintenance
-from kintsugi.store.leases import extend, fence
+from kintsugi.store.leases import extend, fence, require_open
 
 if TYPE_CHECKING:
     from kintsugi.store.database import Rows
@@ -29,9 +29,14 @@ _NOT_WITHDRAWN: LiteralString = (
 )
 
 
+# An attempt that failed because of the control plane counts all the same: it bounds how often it is tried.
+_IN_BUDGET: LiteralString = _NOT_WITHDRAWN[:-1] + " AND NOT coalesce((w.data->>'counts')::boolean, false))"
+
+
 class Incidents(Database):
     """One open incident a node; its journal is append-only. Every write is fenced by the node's lease."""
 
+    @asked_again
     def open_incident(
         self,
         node: str,
@@ -88,6 +93,7 @@ class Incidents(Database):
             _fenced(connection, incident_id, token)
             return _write(connection, incident_id, step, message, data, key)
 
+    @asked_again
     def begin_attempt(
         self,
         incident_id: str,
@@ -109,22 +115,23 @@ class Incidents(Database):
         what its commit log hadn't synced is lost.
 
         Returns False when the attempt ``key`` was begun before (the step is run again: go on with it; the
-        guards were asked again). Raises Fenced; Refused with the reasons; nothing is written then.
+        guards were asked again). Raises Fenced; IncidentClosed; Refused with the reasons; nothing is written then.
         """
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (ATTEMPT_LOCK,))
             found = _fenced(connection, incident_id, token)
             extend(connection, found["node"], token, ttl_s)
-            if found["closed_at"] is not None:
-                raise Refused(
-                    f"incident {incident_id} is closed ({found['outcome']}); open a new one before acting"
-                )
+            require_open(connection, incident_id)
             reasons = refusals(_ledger(connection, found, key))
             if reasons:
                 raise Refused(" ".join(reasons))
-            if not _write(
-                connection, incident_id, ATTEMPT, reason, {"action": action.value, "key": key}, key
-            ):
+            pending = connection.execute(
+                "SELECT 1 FROM pending_repair WHERE node = %s", (found["node"],)
+            ).fetchone()
+            data = {"action": action.value, "key": key, "pending_before": pending is not None}
+            if not _write(connection, incident_id, ATTEMPT, reason, data, key):
+                if _withdrawn(connection, incident_id, key):
+                    raise Refused(f"the attempt {key} of {incident_id} was taken back; start a new run")
                 return False
             # What an earlier attempt of this incident achieved has been lost again.
             connection.execute(
@@ -134,17 +141,35 @@ class Incidents(Database):
                 _expect_repair(connection, found)
             return True
 
-    def withdraw_attempt(self, incident_id: str, token: int, key: str, reason: str) -> None:
-        """Take back the attempt ``key``, which was refused before it did anything. Raises Fenced.
+    @asked_again
+    def withdraw_attempt(
+        self,
+        incident_id: str,
+        token: int,
+        key: str,
+        reason: str,
+        *,
+        untouched: bool = True,
+        counts: bool = False,
+    ) -> None:
+        """Take back the attempt ``key``: it did nothing, or it failed for a reason that isn't the node's.
 
-        It uses up neither an escalation step nor the budget. Its pending repair is forgotten, unless another attempt of
-        this incident destroyed something.
+        It uses up no escalation step, and no repair of the hour's budget unless it ``counts``. ``untouched``: nothing
+        of the node was destroyed, so its pending repair is forgotten, unless the node had one before, or another
+        attempt of this incident destroyed something. Raises Fenced, IncidentClosed.
         """
         with self.transaction() as connection:
             found = _fenced(connection, incident_id, token)
-            _write(connection, incident_id, WITHDRAWN, reason, {"attempt": key}, f"withdrawn {key}")
-            left = _load(connection, incident_id).attempts()
-            if not any(action.destroys for action in left):
+            require_open(connection, incident_id)
+            data = {"attempt": key, "counts": counts}
+            _write(connection, incident_id, WITHDRAWN, reason, data, f"withdrawn {key}")
+            incident = _load(connection, incident_id)
+            before = any(
+                entry.data.get("pending_before")
+                for entry in incident.entries
+                if entry.step == ATTEMPT and entry.data.get("key") == key
+            )
+            if untouched and not before and not any(action.destroys for action in incident.attempts()):
                 connection.execute(
                     "DELETE FROM pending_repair WHERE node = %s AND incident_id = %s",
                     (found["node"], incident_id),
@@ -167,6 +192,7 @@ class Incidents(Database):
                 time.sleep(0.25)
             yield  # the lock ends with its connection, also when this process is killed
 
+    @asked_again
     def set_mark(self, incident_id: str, token: int, mark: Mark, at: datetime | None = None) -> None:
         """Set a time of the incident (default: now), once: a step run again doesn't move it. Raises Fenced.
 
@@ -185,11 +211,13 @@ class Incidents(Database):
             if mark == "consistent_at":
                 connection.execute("DELETE FROM pending_repair WHERE node = %s", (node,))
 
+    @asked_again
     def expect_repair(self, incident_id: str, token: int) -> None:
         """Put the incident's node on record as pending repair until the mark ``consistent_at``. Raises Fenced."""
         with self.transaction() as connection:
             _expect_repair(connection, _fenced(connection, incident_id, token))
 
+    @asked_again
     def close_incident(self, incident_id: str, token: int, outcome: Outcome, reason: str) -> Incident:
         """End the incident; the lease is to be released after. Closing it again the same way does nothing.
 
@@ -213,11 +241,13 @@ class Incidents(Database):
                 )
             return _load(connection, incident_id)
 
+    @asked_again
     def incident(self, incident_id: str) -> Incident:
         """The incident with its whole journal; raises KintsugiError when there is none."""
         with self.transaction() as connection:
             return _load(connection, incident_id)
 
+    @asked_again
     def open_incident_of(self, node: str) -> Incident | None:
         """The incident of ``node`` that is open now."""
         with self.transaction() as connection:
@@ -226,6 +256,7 @@ class Incidents(Database):
             ).fetchone()
             return None if row is None else _with_entries(connection, [row])[0]
 
+    @asked_again
     def incidents(
         self, limit: int = 50, *, node: str | None = None, open_only: bool = False
     ) -> list[Incident]:
@@ -238,11 +269,13 @@ class Incidents(Database):
             ).fetchall()
             return _with_entries(connection, rows)
 
+    @asked_again
     def repairs(self, node: str | None, since: datetime) -> int:
         """How many attempts were begun since then, on ``node`` or (None) on the whole fleet."""
         with self.transaction() as connection:
             return _repairs(connection, node, since, ("", ""))
 
+    @asked_again
     def pending_repairs(self) -> dict[str, datetime]:
         """Nodes that were rebuilt, or left rows out, and whose data isn't whole again, with the time of that."""
         with self.transaction() as connection:
@@ -254,6 +287,7 @@ class Incidents(Database):
         with self.transaction() as connection:
             connection.execute("DELETE FROM pending_repair WHERE node = ANY(%s)", (list(nodes),))
 
+    @asked_again
     def ledger(self, incident_id: str) -> Ledger:
         """What the guards ask the store, ahead of the attempt; ``begin_attempt`` asks again."""
         with self.transaction() as connection:
@@ -289,6 +323,14 @@ def _fenced(connection: Rows, incident_id: str, token: int) -> dict[str, Any]:
     """
     fence(connection, _row(connection, incident_id)["node"], token)
     return _row(connection, incident_id)
+
+
+def _withdrawn(connection: Rows, incident_id: str, key: str) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM incident_entry WHERE incident_id = %s AND key = %s",
+        (incident_id, f"withdrawn {key}"),
+    ).fetchone()
+    return row is not None
 
 
 def _write(
@@ -336,7 +378,7 @@ def _repairs(connection: Rows, node: str | None, since: datetime, but: tuple[str
     """Attempts begun since then, without the one of this incident with this key."""
     row = connection.execute(
         "SELECT count(*) AS n FROM incident_entry e JOIN incident i ON i.id = e.incident_id"
-        f" WHERE e.step = 'attempt' AND {_NOT_WITHDRAWN} AND e.at >= %(since)s"
+        f" WHERE e.step = 'attempt' AND {_IN_BUDGET} AND e.at >= %(since)s"
         " AND (%(node)s::text IS NULL OR i.node = %(node)s)"
         " AND (e.incident_id, coalesce(e.key, '')) <> (%(incident)s, %(key)s)",
         {"since": since, "node": node, "incident": but[0], "key": but[1]},

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.errors import Fenced, LeaseHeld
-from kintsugi.store.database import Database
+from kintsugi.errors import Fenced, IncidentClosed, KintsugiError, LeaseHeld
+from kintsugi.store.database import Database, asked_again
 
 if TYPE_CHECKING:
     from kintsugi.store.database import Rows
@@ -30,14 +30,21 @@ class Leases(Database):
     paused, so each write carries the token, and the store refuses all but the newest.
     """
 
-    def acquire_lease(self, node: str, holder: str, ttl_s: float, *, fresh_token: bool = False) -> Lease:
+    @asked_again
+    def acquire_lease(
+        self, node: str, holder: str, ttl_s: float, *, fresh_token: bool = False, incident: str | None = None
+    ) -> Lease:
         """Take the lease on ``node`` for ``ttl_s`` seconds.
 
         The same holder gets it again with the same token (a renewal), or with ``fresh_token`` with a higher
         one, which fences off an older process of its own that may live on. A released or expired lease
         goes to anyone, with a higher token. Raises LeaseHeld naming the holder and the end of the lease.
+
+        ``incident``: for which incident; raises IncidentClosed when it is closed, and the lease stays as it was.
         """
         with self.transaction() as connection:
+            if incident is not None:
+                require_open(connection, incident)
             row = connection.execute(
                 """
                 INSERT INTO lease AS held (node, holder, token, expires_at)
@@ -56,6 +63,7 @@ class Leases(Database):
                 raise self._held(connection, node)
         return Lease(**row)
 
+    @asked_again
     def renew(self, node: str, token: int, ttl_s: float) -> Lease:
         """Hold the lease for ``ttl_s`` seconds from now, also when it lapsed but nobody took it.
 
@@ -64,10 +72,13 @@ class Leases(Database):
         with self.transaction() as connection:
             return extend(connection, node, token, ttl_s)
 
-    def check(self, node: str, token: int) -> None:
+    @asked_again
+    def check(self, node: str, token: int, *, incident: str | None = None) -> None:
         """Raise Fenced unless ``token`` is the newest on ``node`` and its lease has not lapsed.
 
         To be called right before each act; where the act is a destruction, ``begin_attempt`` does it.
+        ``incident``: for which incident the act is; raises IncidentClosed when it is closed. Closing an incident locks
+        the same lease, so the answer holds for the whole transaction.
         """
         with self.transaction() as connection:
             held = fence(connection, node, token)
@@ -76,7 +87,10 @@ class Leases(Database):
                     f"the lease on {node} (token {token}) lapsed at {held['expires_at']:%H:%M:%S} UTC; "
                     "renew it before acting"
                 )
+            if incident is not None:
+                require_open(connection, incident)
 
+    @asked_again
     def release(self, node: str, token: int) -> None:
         """Give the lease back, so that anyone may take it. Does nothing when the token is stale already."""
         with self.transaction() as connection:
@@ -86,6 +100,7 @@ class Leases(Database):
                 (node, token),
             )
 
+    @asked_again
     def give_back(self, node: str, holder: str) -> None:
         """Release what ``holder`` has of ``node``, whoever took it for it; never what another has."""
         with self.transaction() as connection:
@@ -95,6 +110,7 @@ class Leases(Database):
                 (node, holder),
             )
 
+    @asked_again
     def lease(self, node: str) -> Lease | None:
         """Who holds ``node`` at this moment; None when nobody does."""
         with self.transaction() as connection:
@@ -114,6 +130,20 @@ class Leases(Database):
             else "by someone else"
         )
         return LeaseHeld(f"{node} is being repaired {who}; wait for that run, or end it first")
+
+
+def require_open(connection: Rows, incident_id: str) -> None:
+    """Raise IncidentClosed when the incident is closed, KintsugiError when there is none."""
+    row = connection.execute(
+        "SELECT closed_at, outcome FROM incident WHERE id = %s", (incident_id,)
+    ).fetchone()
+    if row is None:
+        raise KintsugiError(f"there is no incident {incident_id}; `make status` lists the last ones")
+    if row["closed_at"] is not None:
+        raise IncidentClosed(
+            f"incident {incident_id} was closed as {row['outcome']} at {row['closed_at']:%Y-%m-%d %H:%M:%S} UTC; "
+            "nothing more is done for it. Start a new repair with recover_node"
+        )
 
 
 def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:

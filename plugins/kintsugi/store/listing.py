@@ -158,7 +158,8 @@ def _incidents(connection: Rows, rows: Sequence[Mapping[str, Any]], *, whole: bo
     else:
         found = connection.execute(
             "SELECT incident_id, at, step, '' AS message, jsonb_strip_nulls(jsonb_build_object("
-            "'seconds', data->'seconds', 'action', data->'action')) AS data FROM incident_entry"
+            "'seconds', data->'seconds', 'action', data->'action',"
+            "'key', data->'key', 'attempt', data->'attempt')) AS data FROM incident_entry"
             " WHERE incident_id = ANY(%s) ORDER BY seq",
             (list(journals),),
         )

@@ -234,9 +234,12 @@ class Ledger:
     def _connect(self) -> psycopg.Connection[Any]:
         import psycopg
 
+        from kintsugi.store.patience import LOOK, PROCESS, connect
+
+        patience = max(PROCESS.patience, LOOK, key=lambda one: one.late_s)
         try:
-            connection = psycopg.connect(
-                self._dsn, autocommit=True, connect_timeout=5, keepalives_idle=5, keepalives_interval=2,
+            connection = connect(
+                self._dsn, patience, autocommit=True, keepalives_idle=5, keepalives_interval=2,
                 keepalives_count=3, application_name="kintsugi-ledger",
             )  # fmt: skip
         except psycopg.OperationalError as error:

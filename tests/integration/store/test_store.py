@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from kintsugi.errors import Fenced, KintsugiError, LeaseHeld, Refused
+from kintsugi.errors import Fenced, IncidentClosed, KintsugiError, LeaseHeld, Refused
 from kintsugi.fleet import Role
 from kintsugi.incident import Action, Incident, Ledger, Outcome, Phase
 from kintsugi.recovery.guards import GuardFacts, judge
 from kintsugi.store import Store, StoreUnavailable
+from kintsugi.store.patience import Patience
 from kintsugi.store.schema import MIGRATIONS
 
 NOW = datetime.now(UTC)
@@ -495,7 +497,112 @@ def test_a_dead_database_is_said_in_one_line_and_quickly(postgres: Any, store: S
     store.check("kafka-1", lease.token)  # nothing stale is kept, and the lease outlived the crash
 
 
+def test_a_patient_store_waits_for_a_database_that_is_started_again(postgres: Any, store: Store) -> None:
+    patient = Store(store._dsn, patience=Patience(late_s=60.0, away_s=60.0))
+    lease = patient.acquire_lease("kafka-1", "run-1", 60)
+    postgres.stop(signal.SIGQUIT)
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(patient.check, "kafka-1", lease.token)
+        postgres.start()  # in this thread: the server dies with the one that starts it
+        checked.result(60)
+
+
+def test_what_was_asked_when_the_connection_broke_is_asked_again(store: Store) -> None:
+    patient = Store(store._dsn, patience=Patience(late_s=60.0, away_s=60.0))
+    incident, _ = opened(store)
+    broken: list[int] = []
+
+    class Breaks(Store):
+        @contextmanager
+        def transaction(self) -> Any:
+            with super().transaction() as connection:
+                if not broken:
+                    broken.append(connection.info.backend_pid)
+                    with store.transaction() as other:
+                        other.execute("SELECT pg_terminate_backend(%s)", (broken[0],))
+                yield connection
+
+    breaks = Breaks(patient._dsn, patience=patient.patience)
+    assert breaks.incident(incident.id).id == incident.id
+    broken.clear()
+    with pytest.raises(StoreUnavailable):
+        Breaks(store._dsn).incident(incident.id)
+
+
 def test_a_password_is_never_part_of_an_error() -> None:
     with pytest.raises(StoreUnavailable) as caught:
         Store("postgresql://kintsugi:hush-hush@127.34.0.1:1/kintsugi").migrate()
     assert "hush" not in str(caught.value)
+
+
+# --- a closed incident
+
+
+def test_no_act_is_allowed_for_an_incident_that_is_closed(store: Store) -> None:
+    incident, token = opened(store)
+    store.check("cassandra-1", token, incident=incident.id)
+    store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
+    with pytest.raises(IncidentClosed, match=incident.id):
+        store.check("cassandra-1", token, incident=incident.id)
+    with pytest.raises(IncidentClosed):
+        begin(store, incident, token, Action.REBUILD)
+    assert store.pending_repairs() == {}
+
+
+def test_a_task_cleared_long_after_its_run_does_not_even_take_the_lease(store: Store) -> None:
+    incident, token = opened(store, holder="watch/1")
+    store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
+    store.release("cassandra-1", token)
+    with pytest.raises(IncidentClosed):
+        store.acquire_lease("cassandra-1", "watch/1", 60, fresh_token=True, incident=incident.id)
+    assert store.lease("cassandra-1") is None
+    assert store.acquire_lease("cassandra-1", "watch/2", 60).token == token + 1
+
+
+# --- an attempt that is taken back
+
+
+def test_an_attempt_that_did_nothing_is_taken_back_with_its_pending_repair(store: Store) -> None:
+    incident, token = opened(store)
+    assert begin(store, incident, token, Action.REBUILD, key="run-1")
+    assert set(store.pending_repairs()) == {"cassandra-1"}
+    for _ in range(2):
+        store.withdraw_attempt(incident.id, token, "run-1", "it answers")
+    assert store.pending_repairs() == {}
+    assert store.incident(incident.id).attempts() == []
+    assert not store.incident(incident.id).acted
+
+
+def test_what_was_pending_before_or_was_destroyed_stays_pending(store: Store) -> None:
+    incident, token = opened(store)
+    store.expect_repair(incident.id, token)
+    begin(store, incident, token, Action.REBUILD, key="run-1")
+    store.withdraw_attempt(incident.id, token, "run-1", "it answers")
+    assert set(store.pending_repairs()) == {"cassandra-1"}
+    other, token = opened(store, "cassandra-2")
+    begin(store, other, token, Action.REBUILD, key="run-2")
+    store.withdraw_attempt(other.id, token, "run-2", "our disk is full", untouched=False)
+    assert set(store.pending_repairs()) == {"cassandra-1", "cassandra-2"}
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_what_the_control_plane_failed_at_is_bounded_by_the_budget(store: Store, counts: bool) -> None:
+    incident, token = opened(store)
+    begin(store, incident, token, Action.REBUILD, key="run-1")
+    store.withdraw_attempt(incident.id, token, "run-1", "our disk is full", counts=counts)
+    assert store.ledger(incident.id).repairs_of_node == int(counts)
+    assert store.incident(incident.id).attempts() == []
+
+
+def test_a_run_whose_attempt_was_taken_back_does_not_go_on_with_it(store: Store) -> None:
+    incident, token = opened(store)
+    begin(store, incident, token, Action.REBUILD, key="run-1")
+    store.withdraw_attempt(incident.id, token, "run-1", "it answers")
+    with pytest.raises(Refused, match="taken back"):
+        begin(store, incident, token, Action.REBUILD, key="run-1")
+    assert begin(store, incident, token, Action.REBUILD, key="run-2")
+    with pytest.raises(Fenced):
+        store.withdraw_attempt(incident.id, token - 1, "run-2", "it answers")
+    store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
+    with pytest.raises(IncidentClosed):
+        store.withdraw_attempt(incident.id, token, "run-2", "it answers")

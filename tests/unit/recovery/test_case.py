@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.errors import Fenced
+from kintsugi.errors import Fenced, IncidentClosed
 from kintsugi.fleet import load_fleet
 from kintsugi.recovery import case
 from kintsugi.recovery.case import Case, Runtime
@@ -28,7 +28,9 @@ class Book:
         self.third = threading.Event()
         self.lines: list[tuple[str, Any]] = []
 
-    def acquire_lease(self, node: str, holder: str, ttl_s: float, *, fresh_token: bool) -> Lease:
+    def acquire_lease(
+        self, node: str, holder: str, ttl_s: float, *, fresh_token: bool, incident: str
+    ) -> Lease:
         return Lease(node, holder, 7, datetime.now(UTC))
 
     def renew(self, node: str, token: int, ttl_s: float) -> None:
@@ -81,3 +83,13 @@ def test_the_journal_tells_how_a_step_ended(end: BaseException) -> None:
     with pytest.raises(type(end)), runtime(book).step(KAFKA_2, "rejoin"):
         raise end
     assert book.lines == [("started", "start"), (f"failed: {str(end) or 'TimeIsUp'}", "failed")]
+
+
+def test_a_step_proves_before_each_act_that_its_incident_is_open() -> None:
+    class Closed(Book):
+        def check(self, node: str, token: int, *, incident: str | None) -> None:
+            assert (node, token, incident) == ("kafka-2", 7, KAFKA_2.incident)
+            raise IncidentClosed("it is closed")
+
+    with pytest.raises(IncidentClosed), runtime(Closed()).step(KAFKA_2, "provision") as step:
+        step.check()
