@@ -6,7 +6,7 @@ is read from there. So telling costs a repair nothing, and none of it can be for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from kintsugi.incident import Incident
 from kintsugi.notify.outbox import Kind, Outbox
 from kintsugi.notify.pages import pages
+from kintsugi.notify.patterns import patterns
 from kintsugi.store.flags import Fault
 from kintsugi.telemetry.ingest_trace import ingest_key
 from kintsugi.telemetry.markers import Marker
@@ -32,9 +33,17 @@ class Item:
     body: dict[str, Any]
 
 
-def page_items(incidents: Iterable[Incident], now: datetime) -> list[Item]:
-    """The pages that are due."""
-    return [Item(page.key, Kind.PAGE, page.body) for page in pages(incidents, now)]
+def page_items(
+    incidents: Iterable[Incident],
+    now: datetime,
+    *,
+    exits: Mapping[str, Sequence[datetime]] | None = None,
+    faults: Iterable[Fault] = (),
+) -> list[Item]:
+    """The pages that are due. ``exits``: when services exited by themselves, by node."""
+    incidents = list(incidents)
+    found = [*pages(incidents, now), *patterns(incidents, now, exits=exits, faults=faults)]
+    return [Item(page.key, Kind.PAGE, page.body) for page in found]
 
 
 def trace_items(incidents: Iterable[Incident], files: Iterable[Entry], now: datetime) -> list[Item]:

@@ -2,12 +2,19 @@
 
 1. A guard refused a repair, or every action was tried in vain (``decide`` then says "page", which ends as a
    refusal too): the node stays sick until a person decides.
-2. A repair ended as failed and was closed: the node answers, so no watch will continue it, but it wasn't proven
-   well.
+2. A repair ended as failed and was closed: the node answers, so no watch will continue it, but the sweep of
+   incidents couldn't prove it either.
 3. An open incident whose journal has stood still for STUCK: whoever repaired it is gone, and nobody took over.
-4. A watch's incident that is open for OVERDUE though its repair goes on. (A run by hand has a deadline in Airflow.)
+4. An incident that is open for OVERDUE though its repair goes on. (A run by hand has a deadline in Airflow.)
 5. A watch that found a node sick UNFOUNDED times within an hour, and each time nothing was found to be wrong with it:
    whatever it is, nobody heals it.
+
+6. A repair that failed because of the control plane: no node is to blame, and every repair fails the same way.
+
+A repair that only a maintenance flag refused calls nobody, because somebody planned it; after MAINTAINED it does.
+Incidents with one cause are one call: those of which the judgement named the nodes as sharing it, and those of one kind
+and symptom that began within TOGETHER. So a call waits for GATHER. For what fails again and again see
+`kintsugi.notify.patterns`.
 
 Everything else heals without anybody, and stands in the digest. A sick node is detected again and again while a
 person is on the way; incidents of a node that follow each other within UNBROKEN and didn't heal are one reason to
@@ -29,6 +36,15 @@ STUCK = timedelta(minutes=20)
 OVERDUE = timedelta(minutes=30)
 RECENT = timedelta(days=1)
 UNFOUNDED = 6
+TOGETHER = timedelta(seconds=60)
+STALL = timedelta(minutes=10)
+GATHER = timedelta(seconds=10)
+MAINTAINED = timedelta(hours=12)
+COMMON_CAUSE = "common_cause"
+"""Field of a journal entry: ``{"cause": …, "nodes": […]}``, as `kintsugi.recovery.common_cause` found it, or None."""
+CONTROL_PLANE = "control_plane"
+"""Field of a journal entry: the step failed because of the control plane, not because of its node."""
+SWEEP = "sweep__"  # as incident_sweep.RUN_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +63,89 @@ class Page:
 
 def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
     """The calls that the incidents of the last day justify at ``now`` (UTC), oldest incident first."""
-    found: dict[str, Page] = {}
     incidents = list(incidents)
+    calls: list[_Call] = []
     by_node: dict[str, list[Incident]] = {}
     for incident in sorted(incidents, key=lambda incident: incident.opened_at):
         chain = _chain(by_node.get(incident.node, []), incident)
         by_node[incident.node] = chain
-        page = _page(incident, chain[0], now)
-        if page is not None and now - incident.last_word < RECENT:
-            found[page.key] = page
+        call = _call(incident, chain[0], now)
+        if call is not None and now - incident.last_word < RECENT:
+            calls.append(call)
+    found = [_one_page(group) for group in _groups(calls) if _is_due(group, now)]
     for node in by_node:
         alarms = [one for one in incidents if one.node == node and _unfounded(one, now)]
         if len(alarms) >= UNFOUNDED:
-            page = _unfounded_page(node, alarms)
-            found[page.key] = page
-    return list(found.values())
+            found.append(_unfounded_page(node, alarms))
+    return list({page.key: page for page in found}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What one incident alone would call for. ``first``: of its chain. ``at``: when its reason came up, UTC."""
+
+    kind: str
+    incident: Incident
+    first: Incident
+    at: datetime
+    page: Page
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The nodes that the judgement named as sharing the cause; see COMMON_CAUSE."""
+        named = [entry.data[COMMON_CAUSE] for entry in self.incident.entries if entry.data.get(COMMON_CAUSE)]
+        return frozenset(named[-1]["nodes"]) if named else frozenset()
+
+    @property
+    def symptom(self) -> str | None:
+        """The newest verdict on the node."""
+        said = [entry.data["verdict"] for entry in self.incident.entries if "verdict" in entry.data]
+        return str(said[-1]) if said else None
+
+    def is_one_with(self, other: _Call) -> bool:
+        """Whether both have one cause: the one that was named, or the same symptom at the same time."""
+        if self.kind != other.kind:
+            return False
+        if self.kind == CONTROL_PLANE:
+            return True
+        mine, theirs = self.incident, other.incident
+        apart = abs(mine.first_failed_at - theirs.first_failed_at)
+        if apart <= STALL and (mine.node in other.named or theirs.node in self.named):
+            return True
+        return self.symptom == other.symptom and apart <= TOGETHER and mine.node != theirs.node
+
+
+def _groups(calls: Iterable[_Call]) -> list[list[_Call]]:
+    """The calls by cause; each group is in the order in which its chains began."""
+    groups: list[list[_Call]] = []
+    for call in sorted(calls, key=lambda call: (call.first.opened_at, call.first.id)):
+        for group in groups:
+            if any(call.is_one_with(member) for member in group):
+                group.append(call)
+                break
+        else:
+            groups.append([call])
+    return groups
+
+
+def _is_due(group: Sequence[_Call], now: datetime) -> bool:
+    """Whether the call may go out: those with the same cause follow each other within seconds, and are one call."""
+    times = [call.at for call in group]
+    return now - max(times) >= GATHER or now - min(times) >= 3 * GATHER
+
+
+def _one_page(group: Sequence[_Call]) -> Page:
+    """One page for the group, under the key of its first: who joins later doesn't call again."""
+    nodes = list(dict.fromkeys(call.incident.node for call in group))
+    page = group[0].page
+    if len(nodes) == 1:
+        return page
+    said = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in group)
+    return Page(
+        page.key,
+        page.title.replace(group[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1),
+        f"Probably one cause:\n{said}\n{page.text}",
+    )
 
 
 def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
@@ -76,40 +160,83 @@ def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
     return [*before, incident] if goes_on else [incident]
 
 
-def _page(incident: Incident, first: Incident, now: datetime) -> Page | None:
-    refusals = [entry for entry in incident.entries if "refused" in entry.data]
-    where = f"See `make incident ID={incident.id}`, and {watch_of(incident.node)} in Airflow."
-    if refusals:
-        said = refusals[-1].message.removeprefix("refused: ")
-        reminder = int((refusals[-1].at - first.opened_at) / REMIND)
-        return Page(
-            f"page/refused/{first.id}/{reminder}",
-            f"{incident.node} needs a person: its repair was refused",
-            f"{said}\nApprove or decline under 'required actions' in Airflow, or repair it by hand. {where}",
-        )
-    if incident.outcome is Outcome.FAILED:
-        return Page(
-            f"page/failed/{incident.id}",
-            f"{incident.node} needs a person: its repair failed",
-            f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {where}",
-        )
-    if incident.closed_at is None and now - incident.last_word > STUCK:
-        return Page(
-            f"page/stuck/{incident.id}/{len(incident.entries)}",
-            f"{incident.node} needs a person: its repair stands still",
-            f"Nothing was written since {incident.last_word:%H:%M:%S} UTC. Does Airflow run? {where}",
-        )
-    if (
-        incident.closed_at is None
-        and incident.holder.startswith(WATCH)
-        and now - incident.opened_at > OVERDUE
+def _call(incident: Incident, first: Incident, now: datetime) -> _Call | None:
+    """The gravest rule that applies to the incident."""
+    for kind, rule in (
+        (CONTROL_PLANE, _control_plane),
+        ("refused", _refused),
+        ("failed", _failed),
+        ("stuck", _stuck),
+        ("overdue", _overdue),
     ):
-        return Page(
-            f"page/overdue/{incident.id}",
-            f"{incident.node} is not healed after {OVERDUE.total_seconds() / 60:.0f} minutes",
-            f"Its repair goes on, last with: {incident.entries[-1].message}\n{where}",
-        )
+        if (found := rule(incident, first, now)) is not None:
+            at, page = found
+            return _Call(kind, incident, first, at, page)
     return None
+
+
+def _where(incident: Incident) -> str:
+    return f"See `make incident ID={incident.id}`, and {watch_of(incident.node)} in Airflow."
+
+
+def _control_plane(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+    failures = [entry for entry in incident.entries if entry.data.get(CONTROL_PLANE)]
+    if not failures or incident.outcome not in (None, Outcome.FAILED):
+        return None
+    last = failures[-1]
+    return last.at, Page(
+        f"page/control-plane/{first.id}/{int((last.at - first.opened_at) / REMIND)}",
+        f"The control plane needs a person: it can't repair {incident.node}",
+        f"{last.message}\nNo escalation step was used up, and the repair is tried again. Repair the control plane "
+        f"(its disk, its database, its programs); see `make status`. {_where(incident)}",
+    )
+
+
+def _refused(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+    refusals = [entry for entry in incident.entries if "refused" in entry.data]
+    if not refusals or incident.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM):
+        return None
+    last = refusals[-1]
+    if last.data.get("gates") == ["maintenance"] and now - first.opened_at < MAINTAINED:
+        return None
+    said = last.message.removeprefix("refused: ")
+    return last.at, Page(
+        f"page/refused/{first.id}/{int((last.at - first.opened_at) / REMIND)}",
+        f"{incident.node} needs a person: its repair was refused",
+        f"{said}\nApprove or decline under 'required actions' in Airflow, or repair it by hand. {_where(incident)}",
+    )
+
+
+def _failed(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+    if incident.outcome is not Outcome.FAILED:
+        return None
+    return incident.last_word, Page(
+        f"page/failed/{incident.id}",
+        f"{incident.node} needs a person: its repair failed",
+        f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {_where(incident)}",
+    )
+
+
+def _stuck(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+    if incident.closed_at is not None or now - incident.last_word <= STUCK:
+        return None
+    return incident.last_word, Page(
+        f"page/stuck/{incident.id}/{len(incident.entries)}",
+        f"{incident.node} needs a person: its repair stands still",
+        f"Nothing was written since {incident.last_word:%H:%M:%S} UTC. Does Airflow run? {_where(incident)}",
+    )
+
+
+def _overdue(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+    by_itself = incident.holder.startswith(WATCH) or f"/{SWEEP}" in incident.holder
+    if incident.closed_at is not None or not by_itself or now - incident.opened_at <= OVERDUE:
+        return None
+    last = incident.entries[-1].message if incident.entries else "nothing"
+    return incident.opened_at, Page(
+        f"page/overdue/{incident.id}",
+        f"{incident.node} is not healed after {OVERDUE.total_seconds() / 60:.0f} minutes",
+        f"Its repair goes on, last with: {last}\n{_where(incident)}",
+    )
 
 
 def _unfounded(incident: Incident, now: datetime) -> bool:

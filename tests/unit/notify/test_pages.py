@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kintsugi.incident import Incident, Outcome
 from kintsugi.notify.pages import pages
@@ -19,13 +22,13 @@ def test_nor_does_one_that_was_none(outcome: Outcome) -> None:
 
 
 def test_a_refusal_calls_at_once_with_its_reason_while_the_incident_is_open() -> None:
-    (page,) = pages([refused(is_open=True)], at(7))
+    (page,) = pages([refused(is_open=True)], at(17))
     assert page.title == "kafka-2 needs a person: its repair was refused"
     assert page.text.startswith("2 of 3 are sick\n")
 
 
 def test_it_is_the_same_call_when_the_incident_closes() -> None:
-    assert pages([refused(is_open=True)], at(7))[0].key == pages([refused()], at(1900))[0].key
+    assert pages([refused(is_open=True)], at(17))[0].key == pages([refused()], at(1900))[0].key
 
 
 def test_a_node_that_is_refused_again_and_again_is_one_call_every_two_hours() -> None:
@@ -39,12 +42,93 @@ def test_a_node_that_healed_in_between_is_a_new_call() -> None:
     assert len({page.key for page in pages(story, at(6000))}) == 2
 
 
-def test_every_node_is_a_call_of_its_own() -> None:
-    assert len(pages([refused("kafka-1"), refused("kafka-2")], at(1900))) == 2
+def test_nodes_that_fail_apart_are_calls_of_their_own() -> None:
+    assert len(pages([refused("kafka-1"), refused("kafka-2", later=61)], at(1900))) == 2
+
+
+def with_verdict(incident: Incident, verdict: str, **data: Any) -> Incident:
+    first, confirmed, *rest = incident.entries
+    return replace(incident, entries=(first, replace(confirmed, data={"verdict": verdict} | data), *rest))
+
+
+def test_nodes_with_one_symptom_at_one_time_are_one_call() -> None:
+    story = [refused(f"kafka-{number}", later=10.0 * number, is_open=True) for number in (1, 2, 3)]
+    (page,) = pages(story, at(60))
+    assert all(incident.node in page.title for incident in story)
+    assert len(pages([with_verdict(story[0], "hung"), *story[1:]], at(60))) == 2, "the symptom differs"
+
+
+def test_nodes_of_which_a_common_cause_was_named_are_one_call() -> None:
+    stall = {"cause": "fleet", "nodes": ["cassandra-1", "kafka-1"]}
+    story = [
+        with_verdict(refused("kafka-1"), "hung", common_cause=stall),
+        with_verdict(refused("cassandra-1", later=300), "host_lost", common_cause=None),
+        with_verdict(refused("kafka-3", later=300), "hung"),
+    ]
+    assert len(pages(story, at(2400))) == 2
+    long_after = with_verdict(refused("cassandra-1", later=700), "host_lost")
+    assert len(pages([story[0], long_after], at(2600))) == 2
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6))
+def test_who_joins_a_call_later_does_not_call_again(seconds: list[int]) -> None:
+    """Whatever the order and the moment at which they are looked at, one cause is one key."""
+    story = [
+        refused(f"node-{number}", later=float(later), is_open=True)
+        for number, later in enumerate(sorted(seconds))
+    ]
+    keys = set()
+    for moment in range(0, 120, 2):
+        known = [one for one in story if one.entries[-1].at <= at(moment)]
+        keys |= {page.key for page in pages(known, at(moment))}
+    assert len(keys) == 1
+
+
+def test_a_call_waits_for_those_with_its_cause_but_not_for_long() -> None:
+    story = [refused(f"node-{number}", later=float(9 * number), is_open=True) for number in range(6)]
+    assert pages(story[:1], at(15)) == []
+    assert len(pages(story[:1], at(16))) == 1
+    assert len(pages(story[:4], at(36))) == 1, "they keep coming, and the first has waited for 30 s"
+
+
+def _maintained(**changes: Any) -> Incident:
+    story = refused(is_open=True)
+    gates = {"refused": ["it is in maintenance"], "gates": ["maintenance"]} | changes
+    return replace(story, entries=(*story.entries[:-1], replace(story.entries[-1], data=gates)))
+
+
+def test_a_planned_stop_calls_nobody_until_it_has_lasted_for_half_a_day() -> None:
+    assert pages([_maintained()], at(600)) == []
+    assert len(pages([_maintained(gates=["budget", "maintenance"])], at(600))) == 1
+    assert len(pages([_maintained()], at(12 * 3600 + 60))) == 1
+
+
+def test_a_refused_node_that_recovered_without_action_calls_nobody() -> None:
+    assert pages([replace(refused(), outcome=Outcome.HEALED)], at(1900)) == []
+
+
+def _control_plane(name: str, *, later: float = 0, **changes: Any) -> Incident:
+    story = healed(name, later)
+    line = replace(story.entries[2], step="provision", message="no space left", data={"control_plane": True})
+    return replace(story, entries=(*story.entries[:2], line), closed_at=None, outcome=None, **changes)
+
+
+def test_a_control_plane_that_fails_is_one_call_however_many_nodes_it_cannot_repair() -> None:
+    story = [_control_plane("kafka-1"), _control_plane("cassandra-2", later=600)]
+    (page,) = pages(story, at(700))
+    assert "control plane" in page.title
+    assert "no space left" in page.text
+    assert pages([replace(story[0], closed_at=at(700), outcome=Outcome.HEALED)], at(720)) == []
+
+
+def test_an_incident_that_the_sweep_took_over_is_overdue_too() -> None:
+    begun = replace(_under_way(), holder="recover_node/sweep__i-1__1")
+    busy = replace(begun, entries=(*begun.entries, replace(begun.entries[-1], at=at(1795))))
+    assert [page.key for page in pages([busy], at(1900))] == [f"page/overdue/{busy.id}"]
 
 
 def test_a_repair_that_failed_for_good_calls() -> None:
-    (page,) = pages([replace(healed(), outcome=Outcome.FAILED, reason="canary failed")], at(60))
+    (page,) = pages([replace(healed(), outcome=Outcome.FAILED, reason="canary failed")], at(70))
     assert page.title == "kafka-2 needs a person: its repair failed"
     assert "canary failed" in page.text
 
