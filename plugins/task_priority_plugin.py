@@ -14,7 +14,7 @@ from airflow.plugins_manager import AirflowPlugin
 
 from kintsugi.niceness import IN_A_WORKER, step_back
 
-POOL = "recovery"
+POOLS = ("recovery", "rejoin")
 
 
 class StepBack:
@@ -23,7 +23,7 @@ class StepBack:
     @hookimpl
     def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:
         """Called just before the task's code; what the task starts inherits the niceness."""
-        if task_instance.task.pool != POOL and IN_A_WORKER in os.environ:
+        if task_instance.task.pool not in POOLS and IN_A_WORKER in os.environ:
             step_back()
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import Settings
 
+S3_IN_TIME_S = 2
+
 
 def connection(conn_id: str) -> dict[str, Any] | None:
     """The connection as the environment defines it; None without one. Raises KintsugiError unless it is JSON."""
@@ -56,10 +58,11 @@ def store_dsn(settings: Settings) -> str:
     )
 
 
-def s3_client(settings: Settings) -> Any:
+def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
     """A boto3 S3 client for the pipeline's bucket (connection ``kintsugi_s3``).
 
-    Time-outs are short: a repair must not hang because S3 is away.
+    Time-outs are short. ``in_time``: a call that gets no byte for S3_IN_TIME_S fails and isn't tried again, because a
+    repair must not wait for an S3 that hangs; what isn't delivered waits in a spool.
     """
     import boto3
     from botocore.config import Config
@@ -78,9 +81,9 @@ def s3_client(settings: Settings) -> Any:
         aws_access_key_id=conn.get("login"),
         aws_secret_access_key=conn.get("password"),
         config=Config(
-            connect_timeout=2,
-            read_timeout=10,
-            retries={"max_attempts": 3, "mode": "standard"},
+            connect_timeout=S3_IN_TIME_S if in_time else 2,
+            read_timeout=S3_IN_TIME_S if in_time else 10,
+            retries={"total_max_attempts": 1 if in_time else 3, "mode": "standard"},
             s3={"addressing_style": "path"},
         ),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from typing import Protocol
 
 from kintsugi.errors import FleetError, KintsugiError, NewIncarnation, StepFailed
@@ -68,6 +69,9 @@ class Platform(Protocol):
 
     def discard(self, name: str) -> None:
         """Delete what is kept of the node's predecessors, now that it is verified."""
+
+    def hold(self, name: str, until: datetime) -> bool:
+        """Keep what there is of the node's predecessors until then (UTC), also from `discard`; False: nothing is."""
 
     def suspend(self, name: str) -> None:
         """Freeze the whole node: its addresses stay, and nobody answers."""
@@ -170,6 +174,11 @@ class LocalPlatform:
         from kintsugi.local import node
 
         node.purge_quarantine(self.settings, name)
+
+    def hold(self, name: str, until: datetime) -> bool:
+        from kintsugi.local import node
+
+        return bool(node.hold_quarantine(self.settings, name, until))
 
     def suspend(self, name: str) -> None:
         from kintsugi.local import node

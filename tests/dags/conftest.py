@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,13 +31,20 @@ os.environ |= {
 @pytest.fixture(scope="session", autouse=True)
 def airflow_database() -> None:
     """Migrate the database once a session, in a process of its own, and make the pools."""
-    for command in (
-        ["db", "migrate"],
-        ["pools", "set", "recovery", "4", "-"],
-        ["pools", "set", "ingest", "2", "-"],
-    ):
+    from kintsugi.local.control_plane import POOLS
+
+    pools = Path(_HOME.name) / "pools.json"
+    pools.write_text(
+        json.dumps(
+            {
+                name: {"slots": slots, "description": "", "include_deferred": False}
+                for name, slots in POOLS.items()
+            }
+        )
+    )
+    for command in (["db", "migrate"], ["pools", "import", str(pools)]):
         subprocess.run(
-            [sys.executable, "-m", "airflow", *command], check=True, capture_output=True, timeout=180
+            [sys.executable, "-m", "airflow", *command], check=True, capture_output=True, timeout=900
         )
 
 

@@ -26,7 +26,8 @@ print(niceness.place())
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root no process goes first")
 @pytest.mark.parametrize(
-    ("pool", "niceness"), [("recovery", URGENT), ("default_pool", SERVER), ("ingest", SERVER)]
+    ("pool", "niceness"),
+    [("recovery", URGENT), ("rejoin", URGENT), ("default_pool", SERVER), ("ingest", SERVER)],
 )
 def test_a_recovery_goes_first_and_other_tasks_step_back(pool: str, niceness: int) -> None:
     began = begin(BEGIN, pool, {IN_A_WORKER: "1"})

@@ -167,6 +167,10 @@ def _options(settings: Settings) -> dict[str, str]:
     }
 
 
+PARALLELISM = 12
+"""Workers, which the executor forks at once; the slots of `control_plane.POOLS` fit into them."""
+
+
 def _core(settings: Settings) -> dict[str, dict[str, str]]:
     plane = settings.fleet.control_plane
     home = settings.control / "airflow"
@@ -175,7 +179,7 @@ def _core(settings: Settings) -> dict[str, dict[str, str]]:
             "dags_folder": str(settings.repository / "dags"),
             "plugins_folder": str(settings.repository / "plugins"),
             "executor": "kintsugi.local.executor.LifeCountingExecutor",
-            "parallelism": "8",  # the executor forks that many workers at once
+            "parallelism": str(PARALLELISM),
             "load_examples": "False",
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "simple_auth_manager_users": f"{ADMIN}:admin",

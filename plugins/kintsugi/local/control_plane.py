@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 STORAGE = ("postgres", "s3", "log-collector")
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 WATCHDOG = "watchdog"
-POOLS = {"recovery": 4, "ingest": 2}  # a burst of files must not hold the slots that a recovery needs
+# A burst of files must not hold the slots that a recovery needs, nor must a recovery that only waits for its node.
+POOLS = {"recovery": 4, "rejoin": 6, "ingest": 2}
 
 _RUN_AIRFLOW = "kintsugi.local.run_airflow"
 _RUN_WATCHDOG = "kintsugi.local.watchdog"

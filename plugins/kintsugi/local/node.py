@@ -41,6 +41,9 @@ from kintsugi.settings import Settings, inherited, load_settings
 Action = Callable[[Settings, str], None]
 
 QUARANTINE_KEEP = 3
+HELD = "held-until"  # a file in a part of the quarantine: an ISO time before which it isn't deleted
+HELD_ROOM = 2 * 2**30
+"""Bytes. With less free, what is held gives way: a control plane without room repairs nothing."""
 _BOOT_TIMEOUT_S = 30.0
 
 
@@ -160,9 +163,40 @@ def quarantined(settings: Settings, name: str) -> list[Path]:
 
 
 def purge_quarantine(settings: Settings, name: str, keep: int = 0) -> None:
-    """Delete all but the ``keep`` newest of what is kept of destroyed nodes of this name."""
+    """Delete all but the ``keep`` newest of what is kept of destroyed nodes of this name, and what is held."""
     for path in quarantined(settings, name)[keep:]:
-        shutil.rmtree(path, ignore_errors=True)
+        if not is_held(path, datetime.now(UTC)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def hold_quarantine(settings: Settings, name: str, until: datetime) -> list[Path]:
+    """Keep what is in the quarantine of this name now until then (UTC), whatever comes after it; returns what."""
+    found = quarantined(settings, name)
+    for path in found:
+        (path / HELD).write_text(until.isoformat())
+    return found
+
+
+def is_held(path: Path, now: datetime) -> bool:
+    """Whether this part of the quarantine has to be kept at ``now`` (UTC)."""
+    try:
+        return now < datetime.fromisoformat((path / HELD).read_text().strip())
+    except (OSError, ValueError):
+        return False
+
+
+def expire_quarantine(settings: Settings, now: datetime) -> list[Path]:
+    """Delete what is held no longer; while the disk is short of room, what is held too, oldest first.
+
+    Returns what was deleted. What was never held stays: `purge_quarantine` bounds it.
+    """
+    held = [path for path in settings.quarantine.glob("*.[0-9]*") if (path / HELD).exists()]
+    deleted = []
+    for path in sorted(held, key=lambda path: path.name.rpartition(".")[0].rpartition(".")[2]):
+        if not is_held(path, now) or shutil.disk_usage(settings.quarantine).free < HELD_ROOM:
+            shutil.rmtree(path, ignore_errors=True)
+            deleted.append(path)
+    return deleted
 
 
 def _quarantine(settings: Settings, name: str, path: Path, part: str) -> None:

@@ -1,0 +1,37 @@
+"""What becomes of the disk that a rebuild replaced, once its successor is proven."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from kintsugi.incident import Incident
+from kintsugi.recovery.case import Case, Runtime, Step
+from kintsugi.recovery.guards import Gate
+
+HELD_FOR = timedelta(days=7)
+NEEDED = frozenset({Gate.COPIES, Gate.PENDING})
+"""The gates that refuse because the disk may hold the only copy of something."""
+
+
+def may_be_last_copy(incident: Incident) -> bool:
+    """Whether a person approved that a disk is destroyed which may hold the only copy of something. Pure."""
+    refused = {
+        entry.data.get("run"): set(entry.data.get("gates", ()))
+        for entry in incident.entries
+        if entry.step == "guard" and "refused" in entry.data
+    }
+    approved = {entry.data["approved"] for entry in incident.entries if "approved" in entry.data}
+    opened = set().union(*(refused.get(run, set()) for run in approved))
+    return bool(opened & NEEDED) and any(action.destroys_volume for action in incident.attempts())
+
+
+def discard_or_hold(runtime: Runtime, case: Case, step: Step) -> None:
+    """Delete what is left of the node's predecessors, or keep it for HELD_FOR where it may be the last copy."""
+    if may_be_last_copy(runtime.store.incident(case.incident)):
+        until = datetime.now(UTC) + HELD_FOR
+        if runtime.platform().hold(case.node, until):
+            step.note(
+                f"the replaced disk of {case.node} is kept until {until:%Y-%m-%d}: it may hold the last copy"
+            )
+            return
+    runtime.platform().discard(case.node)
