@@ -29,13 +29,15 @@ Then the run goes on into `recovery`. After six hours without a finding everythi
 
 **A run failed?** Open its `record` task: its log is the story with every reason. If the node still doesn't answer, the
 next run continues the incident on the next rung: restart → a new server on the old volume → a new server and volume →
-a person. If it answers, the incident is closed as failed, a person is called, and nothing tries again by itself: look
-at it, then trigger `recover_node`, which finishes the repair. `make status` shows the fleet, `make incident ID=<id>`
-one incident.
+a person. If it answers, a run of `recover_node` named `sweep__…` proves it within two minutes and closes the incident.
+Only when that fails too, the incident is closed as failed and a person is called: look at the node, then trigger
+`recover_node`, which finishes the repair. `make status` shows the fleet, `make incident ID=<id>` one incident.
 
 **A task waits under *Required Actions*?** A guard refused, or every rung was tried; the question says why. *Approve*
-opens what the question names and nothing else; a node that still answers isn't destroyed even then. Without an answer
-it is declined after 30 minutes, and asked again while the node is sick.
+opens what the question names and nothing else; a node that still answers isn't destroyed even then. *Look again* proves
+the node, as after a repair by hand. That is answered by itself when the node serves again, when its incident was closed
+by another run, or when the maintenance that refused has ended. Without an answer the repair is declined after 30
+minutes, and asked again while the node is sick.
 
 **Stop healing this node:** *Pause healing…* on Pipeline Health, or trigger `maintenance`; pausing this DAG would freeze
 a repair that is under way. **Heal it by hand:** trigger `recover_node`.

@@ -5,15 +5,28 @@ The steps themselves are replaced by recorders here: this is about wiring. They 
 
 from __future__ import annotations
 
+import tempfile
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from kintsugi.errors import LeaseHeld, StepFailed, StepFailedForGood
+from kintsugi.errors import (
+    IncidentClosed,
+    KintsugiError,
+    LeaseHeld,
+    NodeReturned,
+    StepFailed,
+    StepFailedForGood,
+)
+from kintsugi.local.airflow_environment import PARALLELISM
+from kintsugi.local.control_plane import POOLS
+from kintsugi.operators.answers import LOOK_AGAIN
 from kintsugi.operators.approval import RepairApproval
-from kintsugi.recovery import act, assess, case, compare_cassandra, report
+from kintsugi.recovery import act, assess, blame, case, compare_cassandra, report
 from kintsugi.sensors.node_health import NodeHealthSensor
 from kintsugi.store import StoreUnavailable
 from tests.dags.in_process import run_in_process
@@ -28,11 +41,14 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.acted: list[str] = []
         self.fails: str | None = None
-        self.error: type[StepFailed] = StepFailed
+        self.error: type[KintsugiError] = StepFailed
         self.retries = 0
         self.guard = ["archive_logs", "decide"]
         self.path = "plan"
-        monkeypatch.setattr(case, "runtime", lambda: None)
+        plane = SimpleNamespace(settings=SimpleNamespace(control=Path(tempfile.gettempdir())))
+        monkeypatch.setattr(case, "runtime", lambda: plane)
+        monkeypatch.setattr(blame, "disk_fault", lambda _: self.disk_fault)
+        self.disk_fault: str | None = None
         monkeypatch.setattr(assess, "confirm", lambda *_, **kw: case.Case("i-1", kw["node"], kw["holder"]))
         monkeypatch.setattr(assess, "guard", lambda *_: self.guard)
         monkeypatch.setattr(assess, "choose_path", lambda *_: self.path)
@@ -107,14 +123,72 @@ def test_after_a_failed_step_nothing_more_is_done_but_the_record(
     assert states["record"] == "failed", "a repair that failed must not look like a success in the grid"
 
 
-@pytest.mark.parametrize(("error", "tries"), [(StepFailed, 2), (StepFailedForGood, 1)])
+@pytest.mark.parametrize(("error", "tries"), [(StepFailed, 2), (StepFailedForGood, 1), (IncidentClosed, 1)])
 def test_what_failed_for_good_is_not_tried_again(
-    dag_bag: Any, steps: Recorder, error: type[StepFailed], tries: int
+    dag_bag: Any, steps: Recorder, error: type[KintsugiError], tries: int
 ) -> None:
     steps.fails, steps.error, steps.retries = "configure", error, 1
     states = steps.run(dag_bag)
     assert steps.acted.count("configure") == tries
     assert states["record"] == "failed"
+
+
+@pytest.mark.parametrize(("path", "step"), [("plan", "fence"), ("restart", "restart")])
+def test_a_node_that_answers_again_is_let_back_in_and_proven(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, path: str, step: str
+) -> None:
+    def answers(*_: Any) -> None:
+        steps.acted.append(step)
+        raise NodeReturned("kafka-1 answers again")
+
+    monkeypatch.setattr(act, step, answers)
+    steps.path = path
+    states = steps.run(dag_bag)
+    done = [name for name in steps.acted if name in ACTS]
+    assert done[-4:] == [step, "rejoin", "verify", "canary"]
+    assert not {"provision", "configure"} & set(done)
+    assert states["record"] == "success"
+
+
+def test_a_question_whose_reason_has_passed_ends_with_the_proof_of_the_node(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps.guard = ["archive_logs", "ask_a_human"]
+    monkeypatch.setattr(assess, "refusal", lambda *_: ["the last copy"])
+    mapping = dag_bag.dags["recover_node"].get_task("recovery.ask_a_human").options_mapping
+    monkeypatch.setattr(
+        RepairApproval, "execute", lambda self, context: self.do_branch(context, mapping[LOOK_AGAIN])
+    )
+    states = steps.run(dag_bag)
+    assert [name for name in steps.acted if name in ACTS] == ["rejoin", "verify", "canary"]
+    assert {states[name] for name in ("decide", "restart", "plan", "show_plan")} == {"skipped"}
+    assert states["record"] == "success"
+
+
+@pytest.mark.parametrize(
+    ("broken", "untouched"), [("plan", True), ("provision", False), ("configure", False)]
+)
+def test_a_control_plane_without_room_takes_the_attempt_back_and_is_not_tried_again_at_once(
+    dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, broken: str, untouched: bool
+) -> None:
+    taken_back: list[bool] = []
+    monkeypatch.setattr(blame, "withdraw", lambda *_, untouched: taken_back.append(untouched))
+    steps.fails, steps.retries, steps.disk_fault = broken, 1, "the disk is full"
+    states = steps.run(dag_bag)
+    assert taken_back == [untouched]
+    assert steps.acted.count(broken) == 1
+    assert states["record"] == "failed"
+
+
+def test_a_recovery_that_only_waits_holds_no_slot_that_another_needs_to_act(dag_bag: Any) -> None:
+    pools = {task.task_id.partition(".")[2]: task.pool for task in dag_bag.dags["recover_node"].tasks}
+    waiting, acting = (
+        pools.pop("rejoin"),
+        {pools[name] for name in ("confirm", "decide", "provision", "configure")},
+    )
+    assert waiting not in acting
+    assert sum(POOLS.values()) <= PARALLELISM
+    assert {waiting, *acting} <= POOLS.keys()
 
 
 def test_a_recoverys_first_and_last_task_link_to_the_incident(dag_bag: Any) -> None:

@@ -161,7 +161,7 @@ class Airflow:
 
     def questions(self) -> list[dict[str, Any]]:
         """What waits for a person: ``dag_id``, ``run_id``, ``task_id``, ``subject``, ``body``, ``options``."""
-        found = self._pages("/dags/~/dagRuns/~/hitlDetails?limit=100", "hitl_details")
+        found = self._pages("/dags/~/dagRuns/~/hitlDetails?limit=100&response_received=false", "hitl_details")
         return [
             {
                 "dag_id": one["task_instance"]["dag_id"],

@@ -16,6 +16,7 @@ from kintsugi.fleet import WATCH, Node, Role
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.observation import Answer
 from kintsugi.settings import KAFKA_PORT, Settings
+from kintsugi.store.patience import LOOK
 from kintsugi.web.level import Level
 
 if TYPE_CHECKING:
@@ -34,17 +35,17 @@ Answered = TypeVar("Answered")
 
 
 def gather(settings: Settings) -> Document:
-    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "stream", "replicas", "incidents"}``.
+    """What ``make status`` shows, JSON throughout.
 
-    JSON throughout.
+    Keys: ``well unwatched control_plane airflow nodes dags lag stream replicas open_incidents incidents``.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
     not yet stored, over all partitions; None when nobody can tell. ``stream``: ``level`` as on Pipeline Health, and
     ``said``, a sentence; None while its watch writes nothing. ``replicas``: ``said``, a sentence, and ``nodes``,
     of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
-    ``incidents``: the last five, newest first. ``well``: every component, node, disk, the stream and
-    Airflow itself are well.
+    ``incidents``: the last five, newest first. ``open_incidents``: the ids of all that are open; None when nobody can
+    tell. ``well``: every component, node, disk, the stream and Airflow itself are well, and no incident is open.
     ``unwatched``: what has a watch that is paused; nothing of that would be healed.
     """
     plane = ControlPlane(settings)
@@ -52,6 +53,7 @@ def gather(settings: Settings) -> Document:
         nodes = pool.submit(lambda: asyncio.run(_nodes(settings)))
         airflow = pool.submit(_airflow, plane)
         incidents = pool.submit(_or_none, lambda: _incidents(settings))
+        opened = pool.submit(_or_none, lambda: _open_incidents(settings))
         stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
         replicas = pool.submit(_or_none, lambda: _replicas(settings))
         document: Document = {
@@ -59,6 +61,7 @@ def gather(settings: Settings) -> Document:
             "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
             "nodes": nodes.result(),
             "dags": airflow.result()["dags"],
+            "open_incidents": opened.result(),
             "incidents": incidents.result() or [],
             "replicas": replicas.result(),
             "stream": stream.result(),
@@ -110,6 +113,12 @@ def show(document: Document) -> None:
         console.print(_table("Last incidents", heads, _incident_rows(document)))
     else:
         console.print("No incidents on record.")
+    if opened := document["open_incidents"]:
+        console.print(
+            f"[yellow]Open: {', '.join(opened)}.[/yellow] `make incident ID=<id>` says what is being done"
+        )
+    elif opened is None:
+        console.print("[red]The store doesn't say whether an incident is open.[/red]")
     verdict = "[green]all is well[/green]" if document["well"] else "[red]not all is well[/red]"
     if sleeping := document["unwatched"]:
         console.print(
@@ -162,7 +171,14 @@ def _incidents(settings: Settings) -> list[Document]:
     from kintsugi.connections import store_dsn
     from kintsugi.store import Store
 
-    return [incident.to_json() for incident in Store(store_dsn(settings)).incidents(INCIDENTS)]
+    return [incident.to_json() for incident in Store(store_dsn(settings), patience=LOOK).incidents(INCIDENTS)]
+
+
+def _open_incidents(settings: Settings) -> list[str]:
+    from kintsugi.connections import store_dsn
+    from kintsugi.store import Store
+
+    return [incident.id for incident in Store(store_dsn(settings), patience=LOOK).incidents(open_only=True)]
 
 
 def _replicas(settings: Settings) -> Document:
@@ -170,7 +186,7 @@ def _replicas(settings: Settings) -> Document:
     from kintsugi.store import Store
     from kintsugi.store.comparisons import sentence
 
-    compared = Store(store_dsn(settings)).compared()
+    compared = Store(store_dsn(settings), patience=LOOK).compared()
     nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
     return {
         "said": sentence(nodes, compared),
@@ -182,7 +198,7 @@ def _samples(settings: Settings) -> list[FlowSample]:
     from kintsugi.connections import store_dsn
     from kintsugi.store.samples import FlowSamples
 
-    return FlowSamples(store_dsn(settings)).since(datetime.now(UTC) - STREAM_SPAN)
+    return FlowSamples(store_dsn(settings), patience=LOOK).since(datetime.now(UTC) - STREAM_SPAN)
 
 
 def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
@@ -214,7 +230,8 @@ def is_well(document: Document) -> bool:
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
     stands = (document["stream"] or {}).get("level") == Level.BAD
-    return nodes and parts and not stands and bool(health) and set(health.values()) == {"healthy"}
+    ended = document["open_incidents"] == []  # None: the store didn't say
+    return nodes and parts and not stands and ended and bool(health) and set(health.values()) == {"healthy"}
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

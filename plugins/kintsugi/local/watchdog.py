@@ -1,7 +1,8 @@
 """The watchdog: a small process of the control plane, outside Airflow, supervised like the rest.
 
 It looks whether anybody still watches (kintsugi.notify.deadman) and whether trades are stored
-(kintsugi.notify.standstill), reads from the store what there is to tell
+(kintsugi.notify.standstill), ends incidents that nobody works on
+(kintsugi.local.incident_sweeper), reads from the store what there is to tell
 (kintsugi.notify.news), delivers the outbox (kintsugi.notify.deliver) and measures fleet and flow. Each of these
 is a line of its own, so that a pager that hangs doesn't keep the dead man's switch from being looked at. A line that
 doesn't come back ends the process, and its supervisor starts it again; nothing is lost, it all stands in Postgres.
@@ -28,6 +29,7 @@ from kintsugi.connections import store_dsn
 from kintsugi.errors import KintsugiError
 from kintsugi.fleet import watch_of
 from kintsugi.local.airflow import Airflow
+from kintsugi.local.incident_sweeper import IncidentSweeper
 from kintsugi.notify import news
 from kintsugi.notify.channels import channels
 from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences
@@ -35,8 +37,10 @@ from kintsugi.notify.deliver import Nobody, Post, tell_people
 from kintsugi.notify.heartbeat import FLOW, Heartbeats
 from kintsugi.notify.outbox import Kind, Message, Outbox
 from kintsugi.notify.pages import Page
+from kintsugi.notify.patterns import exits_in
 from kintsugi.notify.standstill import StandStill
 from kintsugi.probes.flow import FlowReading, read_flow
+from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery.stream_driver import wanted
 from kintsugi.settings import Settings, load_settings
 from kintsugi.store import Store
@@ -46,7 +50,9 @@ from kintsugi.telemetry.markers import markers
 from kintsugi.trades.ledger import Ledger
 
 HUNG_S = 300.0
-RECENT_INCIDENTS = 50
+RECENT_INCIDENTS = 100
+LOOK_S = 15.0
+INIT_LOG_TAIL = 64 * 1024  # bytes; an exit and a start take about 400
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +119,16 @@ class Watchdog:
         return Heartbeats(store_dsn(self.settings))
 
     @cached_property
+    def sweeper(self) -> IncidentSweeper:
+        return IncidentSweeper(self.store, self.airflow, self._answers)
+
+    def _answers(self, name: str) -> bool:
+        from kintsugi.observation import Answer
+        from kintsugi.probes import probe_node
+
+        return asyncio.run(probe_node(self.settings.fleet.node(name))).answer is Answer.OK
+
+    @cached_property
     def resource(self) -> dict[str, str]:
         """Who speaks, in telemetry."""
         fleet = self.settings.fleet
@@ -137,7 +153,8 @@ class Watchdog:
             Line("recoveries", 2.0, lambda: self._deliver(Kind.RECOVERY)),
             Line("dead man's switch", 15.0, self.look),
             Line("flow", 60.0, self.look_at_flow),
-            Line("housekeeping", 3600.0, self.outbox.forget_old),
+            Line("open incidents", 15.0, lambda: self.sweeper.sweep()),
+            Line("housekeeping", 3600.0, self.keep_house),
         ]
         if backend() or markers():
             telemetry = (Kind.INCIDENT_TRACE, Kind.INGEST_TRACE, Kind.MARKER)
@@ -153,16 +170,18 @@ class Watchdog:
     def gather(self) -> None:
         """Put what happened since the last look into the outbox; a pass without news costs one query."""
         now = datetime.now(UTC)
-        # A repair that stands still is news without anything having been written, so look once a minute anyway.
-        seen = (self._marks(), now.replace(second=0, microsecond=0))
+        # A repair that stands still is news without anything having been written, and a page waits for others with
+        # its cause; so look now and then anyway.
+        seen = (self._marks(), int(now.timestamp() // LOOK_S))
         if seen == self._seen:
             return
         incidents = self.store.incidents(RECENT_INCIDENTS)
-        items = news.page_items(incidents, now)
+        faults = self.store.faults()
+        items = news.page_items(incidents, now, exits=exits_of(self.settings), faults=faults)
         if backend():
             items += news.trace_items(incidents, self._finished(now), now)
         if markers():
-            items += news.marker_items(incidents, self.store.faults(), now)
+            items += news.marker_items(incidents, faults, now)
         news.tell(self.outbox, items)
         self._seen = seen
 
@@ -188,6 +207,14 @@ class Watchdog:
         if self.outbox.due().intersection(kinds):
             while self.post.deliver_one(*kinds):
                 pass
+
+    def keep_house(self) -> None:
+        """Delete messages that were settled long ago, and replaced disks that were kept for long enough."""
+        from kintsugi.local.node import expire_quarantine
+
+        self.outbox.forget_old()
+        for path in expire_quarantine(self.settings, datetime.now(UTC)):
+            log.info("deleted %s: it was kept for long enough, or the disk is short of room", path)
 
     # --- the flow --------------------------------------------------------------------------------------------
 
@@ -283,6 +310,21 @@ class Watchdog:
         except Nobody as nobody:
             log.warning("%s: %s", page.title, nobody)
         self._told_away = True
+
+
+def exits_of(settings: Settings) -> dict[str, list[datetime]]:
+    """When each node's service exited by itself, as far as the tail of its init's log in the collector reaches."""
+    found = {}
+    for node in settings.fleet:
+        path = settings.control / "node-logs" / node.name / "init.log"
+        try:
+            with path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - INIT_LOG_TAIL))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            continue
+        found[node.name] = exits_in(lines, SERVICES[node.role])
+    return found
 
 
 def _reasons(found: list[Silence]) -> str:

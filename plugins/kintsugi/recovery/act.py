@@ -24,6 +24,7 @@ from kintsugi.recovery import (
     gather_facts,
     lacking,
     plan_policy,
+    predecessors,
     redundant,
     starts_cassandra,
     stream_driver,
@@ -127,7 +128,7 @@ def _judged(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
 
 
 def _verdict(runtime: Runtime, case: Case) -> Verdict:
-    return assess.Confirmed.of(runtime.store.incident(case.incident)).verdict
+    return assess.Confirmed.of(runtime.store.incident(case.incident), case.holder).verdict
 
 
 def fence(runtime: Runtime, case: Case) -> None:
@@ -182,7 +183,7 @@ def _addresses(runtime: Runtime, case: Case) -> list[str]:
 def _action(runtime: Runtime, case: Case) -> Action:
     """The action under way; in a dry run the one that would show most."""
     incident = runtime.store.incident(case.incident)
-    confirmed = assess.Confirmed.of(incident)
+    confirmed = assess.Confirmed.of(incident, case.holder)
     if confirmed.dry_run:
         return Action.REBUILD_NODE if confirmed.requested is Action.REBUILD_NODE else Action.REBUILD
     return next(reversed(incident.attempts()), Action.WAIT)
@@ -315,7 +316,7 @@ def verify(runtime: Runtime, case: Case) -> str:
         step.note(proof)
         if _verdict(runtime, case) is Verdict.CLOCK_WRONG:
             step.note(proofs.verify_clock(runtime.settings, runtime.node(case)))
-        runtime.platform().discard(case.node)
+        predecessors.discard_or_hold(runtime, case, step)
     return proof
 
 
@@ -344,7 +345,7 @@ def _send_canary(runtime: Runtime) -> tuple[str, str]:
     from kintsugi.trades import canary as trade
 
     try:
-        return trade.send(runtime.s3()), "S3"
+        return trade.send(runtime.s3_in_time()), "S3"
     except (BotoCoreError, ClientError):
         brokers = [f"{node.address}:{KAFKA_PORT}" for node in runtime.fleet.of(Role.KAFKA)]
         return trade.send_to_kafka(brokers), "Kafka (S3 is away)"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.errors import InputError, NodeReturned, Refused
+from kintsugi.errors import IncidentClosed, InputError, NodeReturned, Refused
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action, Entry, Incident
 from kintsugi.incident import Ledger as RepairLedger
@@ -61,9 +61,12 @@ class Confirmed:
     silent: bool  # the watch got no answer at all, not even a refusal
 
     @classmethod
-    def of(cls, incident: Incident) -> Confirmed:
-        """The newest confirmation of the incident."""
-        data = latest(incident, "confirm", "verdict").data
+    def of(cls, incident: Incident, run: str | None = None) -> Confirmed:
+        """The newest confirmation of the incident, or of the one ``run`` (the holder of a case).
+
+        A run that acts goes by its own: a dry run that came between must not turn an approved repair into a plan.
+        """
+        data = latest(incident, "confirm", "verdict", run).data
         heard = data["heard_at"]
         return cls(
             verdict=Verdict(data["verdict"]),
@@ -87,10 +90,13 @@ def _moment(text: str | None, incident: Incident) -> datetime:
     return datetime.fromisoformat(text) if text else incident.first_failed_at
 
 
-def latest(incident: Incident, step: str, field: str) -> Entry:
-    """The newest journal entry of ``step`` that carries ``field``; raises KeyError when there is none."""
+def latest(incident: Incident, step: str, field: str, run: str | None = None) -> Entry:
+    """The newest journal entry of ``step`` that carries ``field``; raises KeyError when there is none.
+
+    ``run``: only entries of that run count.
+    """
     for entry in reversed(incident.entries):
-        if entry.step == step and field in entry.data:
+        if entry.step == step and field in entry.data and run in (None, entry.data.get("run")):
             return entry
     raise KeyError(f"incident {incident.id} has no {step} entry with {field}")
 
@@ -214,7 +220,7 @@ class _Asked:
 
 def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
     incident = runtime.store.incident(case.incident)
-    confirmed = Confirmed.of(incident)
+    confirmed = Confirmed.of(incident, case.holder)
     decision = _decide(runtime, incident, confirmed)
     nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
     if confirmed.dry_run or nothing:
@@ -243,7 +249,7 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
 def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
     """Observe the node once more; a changed verdict goes into the journal, and the next decision follows from it."""
     incident = runtime.store.incident(case.incident)
-    confirmed = Confirmed.of(incident)
+    confirmed = Confirmed.of(incident, case.holder)
     since = confirmed.first_failed_at
     seen = replace(look(runtime, runtime.node(case)), unanswered_since=since if confirmed.silent else None)
     if diagnose(seen).verdict is not confirmed.verdict:
@@ -330,7 +336,7 @@ def limits(runtime: Runtime) -> Limits:
 
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
-    confirmed = Confirmed.of(incident)
+    confirmed = Confirmed.of(incident, case.holder)
     action = next(reversed(incident.attempts()), None)
     suspicion = Suspicion(
         first_failed_at=confirmed.first_failed_at,
@@ -370,25 +376,28 @@ def _approved(incident: Incident, case: Case) -> list[Gate]:
     """The gates that a person opened for this run; see ``choose_path``."""
     if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
         return []
-    return [Gate(gate) for gate in latest(incident, "guard", "refused").data["gates"]]
+    return [Gate(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
 
 
 def refusal(runtime: Runtime, case: Case) -> list[str]:
-    """The sentences with which the guards last refused the repair."""
-    return list(latest(runtime.store.incident(case.incident), "guard", "refused").data["refused"])
+    """The sentences with which the guards last refused the repair to this run."""
+    return list(
+        latest(runtime.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
+    )
 
 
 def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
     """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
 
     A run that was killed here goes on with what it had chosen. A person's approval opens the gates that had refused
-    when the question was asked. Raises Refused when another one refuses by now.
+    this run when the question was asked. A node that answers again meanwhile is only proven. Raises Refused when
+    another gate refuses by now.
     """
     with runtime.step(case, "decide") as step:
         if approved_by:
             step.note(f"{approved_by} approved the repair against the guards' advice", approved=case.holder)
         incident = runtime.store.incident(case.incident)
-        confirmed = Confirmed.of(incident)
+        confirmed = Confirmed.of(incident, case.holder)
         if confirmed.dry_run:
             return "show_plan"
         decision = _chosen(incident, case)
@@ -396,14 +405,18 @@ def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
             decision = _decide(runtime, incident, confirmed, insisted=bool(approved_by))
             step.note(decision.reason, chosen=decision.action.value, run=case.holder)
         if decision.action.changes:
-            opened = latest(incident, "guard", "refused").data["gates"] if approved_by else ()
-            _begin(runtime, case, step, incident, decision, approved=[Gate(gate) for gate in opened])
+            opened = latest(incident, "guard", "refused", case.holder).data["gates"] if approved_by else ()
+            try:
+                _begin(runtime, case, step, incident, decision, approved=[Gate(gate) for gate in opened])
+            except NodeReturned as returned:
+                step.note(f"{case.node} answers again, so it is only proven: {returned}", returned=True)
+                return PATHS[Action.WAIT]
     return PATHS[decision.action]
 
 
 def _chosen(incident: Incident, case: Case) -> Decision | None:
     for entry in incident.entries:
-        if entry.step == "decide" and entry.data.get("run") == case.holder:
+        if entry.step == "decide" and "chosen" in entry.data and entry.data.get("run") == case.holder:
             return Decision(Action(entry.data["chosen"]), entry.message)
     return None
 
@@ -435,6 +448,8 @@ def _begin(
                 ttl_s=LEASE_S,
             )
             return
+        except IncidentClosed:
+            raise
         except Refused as refused:
             if asked.facts.service is Answer.OK and not asked.facts.planned:
                 raise NodeReturned(str(refused)) from refused
@@ -462,7 +477,7 @@ class _LastAnswer:
 def stand_down(runtime: Runtime, case: Case) -> str:
     """Nothing to do, or nothing to do yet; a node on its way up is left alone, and the watch looks again."""
     with runtime.step(case, "stand_down") as step:
-        confirmed = Confirmed.of(runtime.store.incident(case.incident))
+        confirmed = Confirmed.of(runtime.store.incident(case.incident), case.holder)
         sentence = f"nothing is touched ({confirmed.verdict.value})"
         step.note(sentence)
     return sentence

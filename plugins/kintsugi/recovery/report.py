@@ -19,11 +19,15 @@ from kintsugi.incident import Incident, Outcome
 from kintsugi.recovery.assess import Confirmed, answers
 from kintsugi.recovery.case import LEASE_S, Case, Runtime
 from kintsugi.recovery.diagnose import Verdict
+from kintsugi.recovery.incident_sweep import RUN_PREFIX
 from kintsugi.settings import BUCKET, Settings
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
 
 KEPT = timedelta(days=90)
+
+S3_AWAY = "s3-away"  # a mark on the control plane's disk: when S3 last failed to take something
+S3_AWAY_S = 30.0
 
 WELL = (Outcome.HEALED, Outcome.FALSE_ALARM, Outcome.DRY_RUN)
 
@@ -51,7 +55,7 @@ def archive_logs(runtime: Runtime, case: Case) -> list[str]:
         keys.append(key)
     sentence = f"archived {len(keys)} logs under incidents/{case.incident}/logs/"
     # It runs beside the repair: a fresh token here would fence off the step that is under way.
-    lease = runtime.store.acquire_lease(case.node, case.holder, LEASE_S)
+    lease = runtime.store.acquire_lease(case.node, case.holder, LEASE_S, incident=case.incident)
     data = {"seconds": round(time.monotonic() - started, 3), "keys": keys}
     runtime.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
     log.info(sentence)
@@ -96,42 +100,74 @@ def record(runtime: Runtime, case: Case) -> Story:
     Where somebody else still has to do with the incident, it stays open (``stays_open``). The run fails unless all is
     well, and says why.
     """
+    incident = runtime.store.incident(case.incident)
+    if incident.outcome is not None:
+        return _record_again(runtime, case, incident, incident.outcome)
     with runtime.step(case, "record") as step:
-        incident = runtime.store.incident(case.incident)
-        outcome, reason = conclude(incident)
+        outcome, reason = conclude(incident, case.holder)
         step.note(reason, outcome=outcome.value)
         serves = outcome is not Outcome.FAILED or answers(runtime.node(case))
         if not stays_open(incident, outcome, case.holder, serves=serves):
             runtime.store.close_incident(case.incident, step.token, outcome, reason)
-        incident = runtime.store.incident(case.incident)
-        body = json.dumps(incident.to_json(), indent=2).encode()
-        deliver(runtime, f"incidents/{case.incident}/incident.json", body)
-        flush_spool(runtime)
+        incident = _archive_record(runtime, case)
     runtime.store.release(case.node, step.token)
     return Story(well=outcome in WELL, text=tell(incident, outcome, reason))
+
+
+def _record_again(runtime: Runtime, case: Case, incident: Incident, outcome: Outcome) -> Story:
+    """The incident is closed already, by this step before it was killed, or by another run."""
+    _archive_record(runtime, case)
+    runtime.store.give_back(case.node, case.holder)
+    return Story(well=outcome in WELL, text=tell(incident, outcome, incident.reason or ""))
+
+
+def _archive_record(runtime: Runtime, case: Case) -> Incident:
+    """Put the incident as it is now into S3, and what waits in the spool; returns the incident."""
+    incident = runtime.store.incident(case.incident)
+    body = json.dumps(incident.to_json(), indent=2).encode()
+    deliver(runtime, f"incidents/{case.incident}/incident.json", body)
+    flush_spool(runtime)
+    return incident
 
 
 def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: bool) -> bool:
     """Whether somebody else still has to do with the incident. Pure.
 
     1. A dry run ends only an incident that it opened: what the watch has tried so far is the watch's.
-    2. What failed on a node that doesn't serve, or by a wrong clock: its watch finds it again, and the next rung is
-       climbed. On any other node that serves nobody would look again, so it is closed.
-    3. A node that is only out of our sight, in the middle of its repair.
+    2. What failed. A node that doesn't serve, or by a wrong clock, is found again by its watch, and the next rung is
+       climbed. One that serves is proven by the sweep (`incident_sweep`); it is closed when the sweep has failed too.
+    3. A node that is waited for, because what speaks against its repair may pass, or that is only out of our sight in
+       the middle of its repair: its watch finds it again, and one failure is one incident.
     """
-    confirmed = Confirmed.of(incident)
+    confirmed = Confirmed.of(incident, holder)
     if outcome is Outcome.DRY_RUN:
         runs = {entry.data.get("run") for entry in incident.entries if "verdict" in entry.data}
         return runs != {holder}
     if outcome is Outcome.FAILED:
-        return not serves or confirmed.verdict is Verdict.CLOCK_WRONG
+        swept = f"/{RUN_PREFIX}" in holder
+        return not (serves and swept) or confirmed.verdict is Verdict.CLOCK_WRONG
+    if outcome is Outcome.FALSE_ALARM and _is_waited_for(incident, holder):
+        return True
     return confirmed.verdict is Verdict.PARTITIONED and bool(incident.attempts())
 
 
-def conclude(incident: Incident) -> tuple[Outcome, str]:
-    """The outcome that the journal supports since the newest confirmation, and the sentence that says so. Pure."""
-    since = max(i for i, entry in enumerate(incident.entries) if "verdict" in entry.data)
-    entries = incident.entries[since:]
+def _is_waited_for(incident: Incident, run: str) -> bool:
+    """Whether the guards' last answer to the run was to wait."""
+    answers_ = [
+        entry for entry in incident.entries if entry.step == "guard" and entry.data.get("run") in (None, run)
+    ]
+    told = [entry.data["waiting"] for entry in answers_ if "waiting" in entry.data]
+    return bool(told and told[-1])
+
+
+def conclude(incident: Incident, run: str) -> tuple[Outcome, str]:
+    """The outcome that the journal supports since the newest confirmation by ``run``, and why, a sentence. Pure.
+
+    What another run wrote meanwhile doesn't count.
+    """
+    own = [entry for entry in incident.entries if entry.data.get("run") in (None, run)]
+    since = max(i for i, entry in enumerate(own) if "verdict" in entry.data)
+    entries = own[since:]
     done = {entry.step for entry in entries if entry.data.get("mark") == "end"}
     if "dry_run" in done:
         return Outcome.DRY_RUN, "Dry run: the plan was shown and nothing was changed."
@@ -139,7 +175,8 @@ def conclude(incident: Incident) -> tuple[Outcome, str]:
         return Outcome.FALSE_ALARM, entries[0].message
     if "canary" in done:
         proofs = [entry.message for entry in entries if entry.step == "verify" and "mark" not in entry.data]
-        return Outcome.HEALED, " ".join(proofs)
+        without = "" if incident.acted else "Recovered without action. "
+        return Outcome.HEALED, without + " ".join(proofs)
     failures = [entry for entry in entries if entry.data.get("mark") == "failed"]
     if failures:
         return Outcome.FAILED, f"{failures[-1].step} {failures[-1].message}"
@@ -157,17 +194,32 @@ def tell(incident: Incident, outcome: Outcome, reason: str) -> str:
 
 
 def deliver(runtime: Runtime, key: str, body: bytes) -> None:
-    """Put ``body`` under ``key``; into the spool when S3 doesn't take it within seconds."""
+    """Put ``body`` under ``key``; into the spool when S3 doesn't take it within seconds.
+
+    An S3 that did not answer a moment ago, to this process or another, isn't asked again on a repair's way.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     waiting = spool(runtime.settings) / key
+    mark = runtime.settings.control / S3_AWAY
+    if not _is_recent(mark):
+        try:
+            runtime.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=body)
+        except (BotoCoreError, ClientError) as error:
+            log.warning("S3 did not take %s (%s); it waits in the spool", key, error)
+            mark.touch()
+        else:
+            waiting.unlink(missing_ok=True)  # an older one of the same key would be put over it
+            return
+    waiting.parent.mkdir(parents=True, exist_ok=True)
+    waiting.write_bytes(body)
+
+
+def _is_recent(mark: Path) -> bool:
     try:
-        runtime.s3().put_object(Bucket=BUCKET, Key=key, Body=body)
-        waiting.unlink(missing_ok=True)  # an older one of the same key would be put over it
-    except (BotoCoreError, ClientError) as error:
-        waiting.parent.mkdir(parents=True, exist_ok=True)
-        waiting.write_bytes(body)
-        log.warning("S3 did not take %s (%s); it waits in the spool", key, error)
+        return time.time() - mark.stat().st_mtime < S3_AWAY_S
+    except FileNotFoundError:
+        return False
 
 
 def flush_spool(runtime: Runtime) -> None:
@@ -175,9 +227,12 @@ def flush_spool(runtime: Runtime) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     folder = spool(runtime.settings)
+    if _is_recent(runtime.settings.control / S3_AWAY):
+        return
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            runtime.s3().put_object(Bucket=BUCKET, Key=str(path.relative_to(folder)), Body=path.read_bytes())
+            key = str(path.relative_to(folder))
+            runtime.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
         except (BotoCoreError, ClientError):
             return
         path.unlink(missing_ok=True)

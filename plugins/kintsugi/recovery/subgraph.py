@@ -8,7 +8,8 @@ Read it from top to bottom; it is the algorithm:
                      the collector holds them already, so nothing is lost by not waiting).
 3. ``decide``        restart, rebuild, roll back, or only show the plan (dry run).
 4. ``plan``          ``terraform plan -replace`` of this node alone, judged.
-5. ``provision``     the old node is fenced: it can't come back and write; then exactly that plan is applied.
+5. ``provision``     the old node is fenced: it can't come back and write; then exactly that plan is applied. One that
+                     answers again is let back in: nothing is done to it, and it goes on with 7.
 6. ``configure``     Ansible, from artifacts cached beforehand.
 7. ``rejoin``        by role: redundant first (the node serves again), then consistent (its data is whole).
 8. ``verify``, ``canary``   proof by this very node; then a trade from S3's end to Cassandra's.
@@ -39,15 +40,16 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from kintsugi.errors import LeaseHeld, Refused, StepFailedForGood
+from kintsugi.errors import LeaseHeld, NodeReturned, Refused, StepFailedForGood
 
 if TYPE_CHECKING:
-    from kintsugi.recovery.case import Case
+    from kintsugi.recovery.case import Case, Runtime
 
 GROUP = "recovery"
 APPROVAL_WAIT = timedelta(minutes=30)
 # Steps are safe to run twice, so a killed worker costs a retry and not the repair.
 RETRY: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=2), "pool": "recovery"}
+WAITING = "rejoin"  # a pool of its own: waiting for a node may take hours, and others need a recovery's slots
 BEGAN = "began"  # the key under which confirm keeps that the repair is this run's
 CASE = "case"  # the key under which confirm keeps what the later steps are about
 REJOIN_LIMIT = timedelta(
@@ -63,10 +65,27 @@ def _case(context: Any) -> Case:
 
 
 @contextmanager
-def _for_good() -> Iterator[None]:
-    """Airflow's retries are for killed workers: what failed for good, or was refused, goes to the record at once."""
+def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Runtime, Case]]:
+    """What an acting task works with, and what becomes of its errors; ``untouched`` as `blame.blame` has it."""
+    from kintsugi.recovery.blame import blame
+    from kintsugi.recovery.case import runtime
+
+    doors, case = runtime(), _case(context)
+    with _no_retry(), blame(doors, case, untouched=untouched):
+        yield doors, case
+
+
+@contextmanager
+def _no_retry() -> Iterator[None]:
+    """Airflow's retries are for killed workers: what failed for good, or was refused, goes to the record at once.
+
+    So does a step whose incident is closed, as one that was cleared long after its run. A step that finds the node
+    serving again is skipped: its attempt was withdrawn, and the node is let back in by what follows (`rejoin`).
+    """
     try:
         yield
+    except NodeReturned as returned:
+        raise AirflowSkipException(str(returned)) from returned
     except (StepFailedForGood, Refused) as failure:
         raise AirflowFailException(str(failure)) from failure
 
@@ -109,7 +128,8 @@ def archive_logs(**context: Any) -> list[str]:
     from kintsugi.recovery import report
     from kintsugi.recovery.case import runtime
 
-    return report.archive_logs(runtime(), _case(context))
+    with _no_retry():
+        return report.archive_logs(runtime(), _case(context))
 
 
 @task.branch(trigger_rule=JOIN, **RETRY)
@@ -119,7 +139,7 @@ def decide(**context: Any) -> str:
     from kintsugi.recovery.case import runtime
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
-    with _for_good():
+    with _no_retry():
         return f"{GROUP}.{assess.choose_path(runtime(), _case(context), approved_by)}"
 
 
@@ -129,7 +149,8 @@ def stand_down(**context: Any) -> str:
     from kintsugi.recovery import assess
     from kintsugi.recovery.case import runtime
 
-    return assess.stand_down(runtime(), _case(context))
+    with _no_retry():
+        return assess.stand_down(runtime(), _case(context))
 
 
 @task(**RETRY)
@@ -138,26 +159,26 @@ def show_plan(**context: Any) -> str:
     from kintsugi.recovery import act
     from kintsugi.recovery.case import runtime
 
-    return act.show_plan(runtime(), _case(context))
+    with _no_retry():
+        return act.show_plan(runtime(), _case(context))
 
 
 @task(**RETRY)
 def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is good."""
     from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
 
-    with _for_good():
-        act.restart(runtime(), _case(context))
+    with _acting(context) as (doors, case):
+        act.restart(doors, case)
 
 
 @task(**RETRY)
 def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
     from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
 
-    return act.plan(runtime(), _case(context))
+    with _acting(context, untouched=True) as (doors, case):
+        return act.plan(doors, case)
 
 
 @task(**RETRY)
@@ -167,10 +188,8 @@ def provision(**context: Any) -> None:
     A stale plan is made and judged again.
     """
     from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
 
-    doors, case = runtime(), _case(context)
-    with _for_good():
+    with _acting(context) as (doors, case):
         act.fence(doors, case)
         act.provision(doors, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
@@ -179,38 +198,36 @@ def provision(**context: Any) -> None:
 def configure(**context: Any) -> None:
     """Let Ansible make the empty server a node of its role."""
     from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
 
-    with _for_good():
-        act.configure(runtime(), _case(context))
+    with _acting(context) as (doors, case):
+        act.configure(doors, case)
 
 
-@task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY)
+@task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY | {"pool": WAITING})
 def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data whole."""
     from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
 
-    with _for_good():
-        return act.rejoin(runtime(), _case(context))
+    with _acting(context) as (doors, case):
+        return act.rejoin(doors, case)
 
 
 @task(**RETRY)
 def verify(**context: Any) -> str:
     """Proof by this very node, as a sentence."""
     from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
 
-    return act.verify(runtime(), _case(context))
+    with _acting(context) as (doors, case):
+        return act.verify(doors, case)
 
 
 @task(**RETRY)
 def canary(**context: Any) -> str:
     """A canary trade goes in at S3's end and is read back from Cassandra."""
     from kintsugi.recovery import act
-    from kintsugi.recovery.case import runtime
 
-    return act.canary(runtime(), _case(context))
+    with _acting(context) as (doors, case):
+        return act.canary(doors, case)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
@@ -234,6 +251,7 @@ def record(**context: Any) -> str:
 
 def ask_a_human() -> Any:
     """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
+    from kintsugi.operators.answers import LOOK_AGAIN
     from kintsugi.operators.approval import RepairApproval
     from kintsugi.recovery.guards import APPROVE, DECLINE
 
@@ -247,10 +265,14 @@ def ask_a_human() -> Any:
             "- {{ reason }}\n{% endfor %}"
             "\nThe whole story: `make incident ID={{ case['incident'] }}`.\n\n"
             "*Approve* repairs the node against the guard's advice; a node that still answers is not "
-            "destroyed even then."
+            "destroyed even then. *Look again* proves the node, and is answered by itself when the node serves again."
         ),
-        options=[APPROVE, DECLINE],
-        options_mapping={APPROVE: f"{GROUP}.decide", DECLINE: f"{GROUP}.record"},
+        options=[APPROVE, DECLINE, LOOK_AGAIN],
+        options_mapping={
+            APPROVE: f"{GROUP}.decide",
+            DECLINE: f"{GROUP}.record",
+            LOOK_AGAIN: f"{GROUP}.rejoin",
+        },
         defaults=DECLINE,
         response_timeout=APPROVAL_WAIT,
         # An answer within a second or two of the question can be lost: the scheduler takes the end of the asking
@@ -277,7 +299,7 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         for result in linked:
             result.operator.operator_extra_links = (IncidentLink(),)
         confirmed >> [archive_logs(), stand_down()] >> end
-        confirmed >> ask_a_human() >> [path, end]
+        confirmed >> ask_a_human() >> [path, back, end]
         confirmed >> path
 
         path >> show_plan() >> end

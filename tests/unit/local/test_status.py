@@ -4,14 +4,13 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import pytest
 
 from kintsugi.local.status import gather, is_well, show, stream_of, unwatched
 from kintsugi.store.samples import FlowSample
 from tests.installations import installation
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def test_all_down_is_told_quickly_and_without_an_error(
@@ -55,6 +54,7 @@ def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixt
         "stream": None,
         "replicas": {"said": "Replicas not compared yet.", "nodes": {}},
         "incidents": [],
+        "open_incidents": [],
     }
     show(document)
     printed = capsys.readouterr().out
@@ -90,9 +90,23 @@ def test_a_stream_that_falls_behind_is_not_well() -> None:
         "control_plane": {"scheduler": {"state": "RUNNING"}},
         "airflow": {"url": "http://127.34.0.1:8080", "scheduler": "healthy"},
         "stream": {"level": "note", "said": "trades are stored 40 s late."},
+        "open_incidents": [],
     }
     assert is_well(document)
     assert is_well({**document, "stream": None})
     assert not is_well(
         {**document, "stream": {"level": "bad", "said": "Trades come in, but none is stored."}}
     )
+
+
+@pytest.mark.parametrize("opened", [["kafka-2-20260801T021504Z-9f3c"], None], ids=["open", "nobody can tell"])
+def test_nothing_is_well_while_an_incident_is_open_or_may_be(opened: list[str] | None) -> None:
+    document: dict[str, Any] = {
+        "nodes": [{"service": "ok", "ssh": "ok", "disk": "ok"}],
+        "control_plane": {"scheduler": {"state": "RUNNING"}},
+        "airflow": {"url": "http://127.34.0.1:8080", "scheduler": "healthy"},
+        "stream": None,
+        "open_incidents": [],
+    }
+    assert is_well(document)
+    assert not is_well({**document, "open_incidents": opened})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from moto import mock_aws
 from kintsugi.fleet import Role
 from kintsugi.incident import Entry, Incident, Outcome
 from kintsugi.recovery import report
+from kintsugi.recovery.assess import Confirmed
 from kintsugi.recovery.report import conclude, deliver, flush_spool, stays_open
 from kintsugi.settings import BUCKET
 
@@ -29,6 +31,12 @@ WELL = [
     ("canary", "done", {"mark": "end"}),
 ]
 BROKEN = ("configure", "failed: no such package", {"mark": "failed"})
+TRIED = ("attempt", "restart", {"action": "restart", "key": "watch_kafka-2/run-7"})
+RETURNED = ("fence", "failed: kafka-2 answers again", {"mark": "failed"})
+TAKEN_BACK = ("attempt.withdrawn", "kafka-2 answers again", {"attempt": "watch_kafka-2/run-7"})
+WATCH, HAND = "watch_kafka-2/run-7", "recover_node/manual-1"
+SWEEP = "recover_node/sweep__i-1__1"
+WAITS = ("guard", "they fell silent together", {"waiting": True, "run": "watch_kafka-2/run-7"})
 RECORDING = ("record", "started", {"mark": "start"})
 
 
@@ -46,14 +54,26 @@ def incident(*lines: tuple[str, str, dict[str, Any]]) -> Incident:
 @pytest.mark.parametrize(
     ("lines", "outcome", "reason"),
     [
-        ([SICK, ALLOWED, DECIDED, *WELL], Outcome.HEALED, "kafka-2 gave a record back"),
-        ([SICK, REFUSED, DECIDED, *WELL], Outcome.HEALED, "kafka-2 gave a record back"),  # a person approved
+        ([SICK, ALLOWED, TRIED, DECIDED, *WELL], Outcome.HEALED, "kafka-2 gave a record back"),
+        (
+            [SICK, REFUSED, TRIED, DECIDED, *WELL],
+            Outcome.HEALED,
+            "kafka-2 gave a record back",
+        ),  # a person approved
+        # It came up by itself: before anything was tried, after its attempt was taken back, while a person was asked.
+        ([SICK, ALLOWED, DECIDED, *WELL], Outcome.HEALED, "Recovered without action"),
+        (
+            [SICK, ALLOWED, TRIED, DECIDED, RETURNED, TAKEN_BACK, *WELL],
+            Outcome.HEALED,
+            "Recovered without action",
+        ),
+        ([SICK, REFUSED, *WELL], Outcome.HEALED, "Recovered without action"),
         ([SICK, REFUSED], Outcome.REFUSED, "refused: kafka-2 is in maintenance"),
         ([SICK, ("stand_down", "done", {"mark": "end"})], Outcome.FALSE_ALARM, "kafka-2 is silent"),
         ([SICK, ALLOWED, DECIDED, BROKEN], Outcome.FAILED, "configure failed: no such package"),
         # What an earlier run of the same incident came to doesn't count.
         (
-            [SICK, ALLOWED, DECIDED, BROKEN, SICK, ALLOWED, DECIDED, *WELL],
+            [SICK, ALLOWED, TRIED, DECIDED, BROKEN, SICK, ALLOWED, DECIDED, *WELL],
             Outcome.HEALED,
             "kafka-2 gave a record back",
         ),
@@ -68,13 +88,16 @@ def incident(*lines: tuple[str, str, dict[str, Any]]) -> Incident:
 def test_the_outcome_is_what_the_journal_shows_since_the_newest_confirmation(
     lines: list[tuple[str, str, dict[str, Any]]], outcome: Outcome, reason: str
 ) -> None:
-    found, said = conclude(incident(*lines, RECORDING))
+    found, said = conclude(incident(*lines, RECORDING), WATCH)
     assert found is outcome
     assert said.startswith(reason)
 
 
 def test_the_reason_of_what_healed_is_its_proof_alone() -> None:
-    assert conclude(incident(SICK, ALLOWED, DECIDED, *WELL, RECORDING))[1] == "kafka-2 gave a record back"
+    assert (
+        conclude(incident(SICK, ALLOWED, TRIED, DECIDED, *WELL, RECORDING), WATCH)[1]
+        == "kafka-2 gave a record back"
+    )
 
 
 def confirmed(verdict: str, run: str, *, dry_run: bool = False) -> tuple[str, str, dict[str, Any]]:
@@ -88,8 +111,25 @@ def confirmed(verdict: str, run: str, *, dry_run: bool = False) -> tuple[str, st
     return "confirm", f"kafka-2 is {verdict}", {**data, "run": run}
 
 
-TRIED = ("attempt", "restart", {"action": "restart"})
-WATCH, HAND = "watch_kafka-2/run-7", "recover_node/manual-1"
+def test_what_another_run_wrote_meanwhile_does_not_count() -> None:
+    """A person looks at the plan while the watch's run waits for an answer; then both end."""
+
+    def by(run: str, line: tuple[str, str, dict[str, Any]]) -> tuple[str, str, dict[str, Any]]:
+        return line[0], line[1], {**line[2], "run": run}
+
+    lines = [
+        by(WATCH, SICK), by(WATCH, REFUSED), by(HAND, SICK), by(HAND, ("dry_run", "done", {"mark": "end"})),
+        by(WATCH, TRIED), by(WATCH, DECIDED), *[by(WATCH, line) for line in WELL],
+    ]  # fmt: skip
+    assert conclude(incident(*lines), WATCH) == (Outcome.HEALED, "kafka-2 gave a record back")
+    assert conclude(incident(*lines), HAND)[0] is Outcome.DRY_RUN
+    assert conclude(incident(*lines[:4]), WATCH)[0] is Outcome.REFUSED
+
+
+def test_a_dry_run_before_the_approval_does_not_turn_the_repair_into_a_plan() -> None:
+    found = incident(confirmed("host_lost", WATCH), confirmed("host_lost", HAND, dry_run=True))
+    assert not Confirmed.of(found, WATCH).dry_run
+    assert Confirmed.of(found, HAND).dry_run
 
 
 @pytest.mark.parametrize(
@@ -104,7 +144,11 @@ WATCH, HAND = "watch_kafka-2/run-7", "recover_node/manual-1"
             True,
         ),
         ([confirmed("clock_wrong", WATCH), TRIED], Outcome.FAILED, WATCH, True, True),
-        ([confirmed("hung", WATCH), TRIED], Outcome.FAILED, WATCH, True, False),
+        ([confirmed("hung", WATCH), TRIED], Outcome.FAILED, WATCH, True, True),  # the sweep proves it
+        ([confirmed("hung", HAND), TRIED], Outcome.FAILED, HAND, True, True),
+        ([confirmed("false_alarm", SWEEP), TRIED], Outcome.FAILED, SWEEP, True, False),
+        ([confirmed("host_lost", SWEEP), TRIED], Outcome.FAILED, SWEEP, False, True),
+        ([confirmed("clock_wrong", SWEEP), TRIED], Outcome.FAILED, SWEEP, True, True),
         ([confirmed("hung", WATCH), TRIED], Outcome.FAILED, WATCH, False, True),
         (
             [confirmed("hung", WATCH), TRIED, confirmed("partitioned", WATCH)],
@@ -115,6 +159,14 @@ WATCH, HAND = "watch_kafka-2/run-7", "recover_node/manual-1"
         ),
         ([confirmed("partitioned", WATCH)], Outcome.FALSE_ALARM, WATCH, True, False),
         ([confirmed("false_alarm", WATCH)], Outcome.FALSE_ALARM, WATCH, True, False),
+        ([confirmed("hung", WATCH), WAITS], Outcome.FALSE_ALARM, WATCH, True, True),
+        (
+            [confirmed("hung", WATCH), WAITS, confirmed("false_alarm", SWEEP)],
+            Outcome.FALSE_ALARM,
+            SWEEP,
+            True,
+            False,
+        ),
         ([confirmed("hung", WATCH), TRIED], Outcome.HEALED, WATCH, True, False),
     ],
 )
@@ -128,9 +180,10 @@ class Store3:
     """S3 that is there or away."""
 
     def __init__(self) -> None:
-        self.away, self.kept = True, dict[str, bytes]()
+        self.away, self.kept, self.asked = True, dict[str, bytes](), 0
 
     def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803 - boto3's names
+        self.asked += 1
         if self.away:
             raise EndpointConnectionError(endpoint_url="http://127.34.0.1:9000")
         self.kept[Key] = Body
@@ -138,14 +191,25 @@ class Store3:
 
 def test_what_waited_for_s3_is_never_put_over_what_came_later(tmp_path: Path) -> None:
     s3 = Store3()
-    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3=lambda: s3)
+    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
     deliver(doors, "incidents/a/incident.json", b"first")
     deliver(doors, "incidents/b/incident.json", b"other")
     assert s3.kept == {}
     s3.away = False
+    os.utime(tmp_path / report.S3_AWAY, (0, 0))  # long ago
     deliver(doors, "incidents/a/incident.json", b"second")
     flush_spool(doors)
     assert s3.kept == {"incidents/a/incident.json": b"second", "incidents/b/incident.json": b"other"}
+
+
+def test_an_s3_that_hung_a_moment_ago_is_not_waited_for_again(tmp_path: Path) -> None:
+    s3 = Store3()
+    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
+    for key in ("a", "b", "c"):
+        deliver(doors, key, b"body")
+    flush_spool(doors)
+    assert s3.asked == 1
+    assert sorted(path.name for path in report.spool(doors.settings).iterdir()) == ["a", "b", "c"]
 
 
 @mock_aws

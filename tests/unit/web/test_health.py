@@ -226,3 +226,18 @@ def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, leve
     said = health.headline(known(store=compared(cassandra_1=new, cassandra_2=old, cassandra_3=new)))
     assert said.level is level
     assert (said.since == old.whole_at) is (level is Level.NOTE)
+
+
+@pytest.mark.parametrize("ago", [1.0, 600.0, 86_400.0])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (),
+        (("confirm", "host lost", {"verdict": "host_lost"}),),
+        (("record", "done", {"mark": "end"}),),
+        (("restart", "failed: no answer", {"mark": "failed"}), ("record", "done", {"mark": "end"})),
+    ],
+)
+def test_nothing_is_well_while_an_incident_is_open(lines: tuple[Any, ...], ago: float) -> None:
+    """Though all nodes answer: it may be being proven, or left by everybody."""
+    assert health.headline(known(store=with_open(opened(*lines, ago=ago)))).level is not Level.WELL

@@ -1,0 +1,82 @@
+"""Which incidents has everybody left, and which questions have lost their reason? Pure.
+
+An incident ends with the run that works on it, or its node's watch continues it. When the run was killed, or the node
+came up by itself after its repair had failed, neither happens. Then a sweep starts `recover_node`, which proves a node
+that serves and closes the incident, and goes on with one that doesn't.
+
+1. An incident is abandoned when it is open, all its runs have ended, nobody else holds its node's lease, and nothing
+   was written into its journal for QUIET. A living watch continues it well within that time.
+2. The nth sweep of an incident waits for another 2^(n-1) minutes, at most LONGEST: one that can't end it won't at once.
+3. An incident that stays open all the same has a page (`kintsugi.notify.pages`).
+
+A question to a person has lost its reason when
+
+1. its incident is closed, or
+2. nobody asked for the repair by hand, and the node has answered its protocol STEADY times in a row, or
+3. only a maintenance flag refused the repair, and it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from kintsugi.incident import Action, Incident
+from kintsugi.recovery.assess import Confirmed, latest
+from kintsugi.recovery.diagnose import Verdict
+from kintsugi.recovery.guards import Gate
+
+QUIET = timedelta(seconds=45)
+LONGEST = timedelta(minutes=30)
+STEADY = 3
+ASKED_FOR = timedelta(hours=1)  # a question lasts 30 minutes, see `subgraph.APPROVAL_WAIT`
+RUN_PREFIX = "sweep__"
+
+
+def is_abandoned(
+    incident: Incident, *, ended: Collection[str], lease_holder: str | None, sweeps: int, now: datetime
+) -> bool:
+    """Whether a sweep of the incident is due at ``now`` (UTC).
+
+    ``ended``: which of its runs (``<dag>/<run>``) have ended. ``lease_holder``: who holds its node's lease, None when
+    nobody does. ``sweeps``: how many sweeps of it there were; they are over.
+    """
+    if incident.closed_at is not None or not set(incident.runs()) <= set(ended):
+        return False
+    if lease_holder is not None and lease_holder not in ended:
+        return False
+    pause = QUIET if sweeps == 0 else min(timedelta(minutes=2 ** (min(sweeps, 10) - 1)), LONGEST)
+    return now - incident.last_word >= pause
+
+
+def sweep_run_id(incident: Incident, sweeps: int) -> str:
+    """The id of the next run of `recover_node`; the same until that run exists, so it is started once."""
+    return f"{RUN_PREFIX}{incident.id}__{sweeps + 1}"
+
+
+def may_be_asked_about(incident: Incident, now: datetime) -> bool:
+    """Whether a person may still have a question about the incident: a guard refused, and it isn't over for long."""
+    refused = any("refused" in entry.data for entry in incident.entries)
+    return refused and (incident.closed_at is None or now - incident.closed_at < ASKED_FOR)
+
+
+def why_withdrawn(incident: Incident, run: str, *, answers_in_a_row: int, maintenance: bool) -> str | None:
+    """Why the question that ``run`` asks about the incident has lost its reason; None while it hasn't.
+
+    ``answers_in_a_row``: how often the node has answered its protocol since it last didn't. ``maintenance``: whether a
+    flag covers the node.
+    """
+    if incident.closed_at is not None:
+        return f"its incident was closed as {incident.outcome}"
+    try:
+        confirmed = Confirmed.of(incident, run)
+        gates = latest(incident, "guard", "refused", run).data["gates"]
+    except KeyError:
+        return None
+    by_hand = confirmed.requested is not Action.AUTO
+    sick_though_it_answers = confirmed.verdict is Verdict.CLOCK_WRONG
+    if answers_in_a_row >= STEADY and not by_hand and not sick_though_it_answers:
+        return f"{incident.node} answers again"
+    if list(gates) == [Gate.MAINTENANCE] and not maintenance:
+        return f"the maintenance of {incident.node} has ended"
+    return None
