@@ -43,6 +43,8 @@ def gather(settings: Settings) -> Document:
     not yet stored, over all partitions; None when nobody can tell. ``stream``: ``level`` as on Pipeline Health, and
     ``said``, a sentence; None while its watch writes nothing. ``replicas``: ``said``, a sentence, and ``nodes``,
     of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
+    ``record``: ``well`` and ``said``, a line for each wait of the ingest, for what Kafka deleted before it was stored,
+    and for messages that were no trades; None when nobody can tell.
     ``incidents``: the last five, newest first. ``well``: every component, node, disk, the stream and
     Airflow itself are well.
     ``unwatched``: what has a watch that is paused; nothing of that would be healed.
@@ -54,6 +56,7 @@ def gather(settings: Settings) -> Document:
         incidents = pool.submit(_or_none, lambda: _incidents(settings))
         stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
         replicas = pool.submit(_or_none, lambda: _replicas(settings))
+        record = pool.submit(_or_none, lambda: _record(settings))
         document: Document = {
             "control_plane": plane.status(),
             "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
@@ -62,6 +65,7 @@ def gather(settings: Settings) -> Document:
             "incidents": incidents.result() or [],
             "replicas": replicas.result(),
             "stream": stream.result(),
+            "record": record.result(),
         }
     document["lag"] = _lag(settings, document["nodes"])
     return {"well": is_well(document), "unwatched": unwatched(document["dags"]), **document}
@@ -103,6 +107,8 @@ def show(document: Document) -> None:
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
     late = document["stream"] or {"level": Level.WELL, "said": ""}
     console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
+    for line in (document.get("record") or {}).get("said", ()):
+        console.print(f"Stream: {line}")
     if document["replicas"]:
         console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
@@ -185,6 +191,14 @@ def _samples(settings: Settings) -> list[FlowSample]:
     return FlowSamples(store_dsn(settings)).since(datetime.now(UTC) - STREAM_SPAN)
 
 
+def _record(settings: Settings) -> Document:
+    from kintsugi.connections import store_dsn
+    from kintsugi.store.stream_record import StreamRecord
+
+    summary = StreamRecord(store_dsn(settings)).summary()
+    return {"well": summary.well, "said": summary.lines()}
+
+
 def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
     from kintsugi.web import flow
@@ -214,7 +228,10 @@ def is_well(document: Document) -> bool:
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
     stands = (document["stream"] or {}).get("level") == Level.BAD
-    return nodes and parts and not stands and bool(health) and set(health.values()) == {"healthy"}
+    lost = not (document.get("record") or {"well": True})["well"]
+    return (
+        nodes and parts and not stands and not lost and bool(health) and set(health.values()) == {"healthy"}
+    )
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
