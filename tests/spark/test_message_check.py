@@ -105,7 +105,7 @@ def test_a_trade_has_no_problem_and_of_anything_else_the_first_fault_is_named(sp
 def mutations(seed: int, count: int) -> list[bytes]:
     """Trades with one value replaced by another kind of value, or with bytes flipped, cut and spliced."""
     chance = random.Random(seed)
-    odd = [
+    odd: list[Any] = [
         None,
         "",
         "x",

@@ -73,7 +73,7 @@ def collect(bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: st
     """
     position = record.position()
     letters = Letters()
-    for partition, offset, key, value in _messages(bootstrap, position):
+    for partition, offset, key, value in messages(bootstrap, position):
         letters.add(partition, offset, key, value)
     if letters.refused:
         body = b"\n".join(letters.refused) + b"\n"
@@ -83,9 +83,10 @@ def collect(bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: st
     return letters
 
 
-def _messages(
+def messages(
     bootstrap: list[str], position: Mapping[int, int]
 ) -> Iterator[tuple[int, int, bytes | None, bytes | None]]:
+    """Partition, offset, key and value of at most AT_ONCE messages of the dead letter topic, from ``position`` on."""
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(

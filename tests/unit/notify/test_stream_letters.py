@@ -24,7 +24,7 @@ class Kafka:
     def __init__(self, refuses: bool = False) -> None:
         self.refuses = refuses
         self.letters: list[tuple[bytes, bytes]] = []
-        self.closed = 0
+        self.closed = self.made = 0
 
     def send(self, topic: str, *, key: bytes, value: bytes) -> None:
         if self.refuses:
@@ -39,7 +39,11 @@ class Kafka:
 
 
 def letters_of(monkeypatch: pytest.MonkeyPatch, kafka: Kafka) -> StreamLetters:
-    monkeypatch.setattr(sent, "Producer", lambda bootstrap: kafka)
+    def made(bootstrap: list[str]) -> Kafka:
+        kafka.made += 1
+        return kafka
+
+    monkeypatch.setattr(sent, "Producer", made)
     return StreamLetters(["k:1"])
 
 
@@ -69,7 +73,8 @@ def test_letters_of_the_ingest_and_damaged_ones_are_passed_over() -> None:
     for offset, value in enumerate([b'{"file":"f","reason":"time"}', *values]):
         found.add(0, 100 + offset, None if offset == 0 else KEY, value)
     found.add(0, 106, KEY, None)
-    assert (found.lost, found.refused, found.following) == ([], [], {0: 107})
+    found.add(0, 107, None, b'{"kind":"lost","partition":0,"first":1,"end":2}')
+    assert (found.lost, found.refused, found.following) == ([], [], {0: 108})
 
 
 def test_a_loss_that_cannot_be_reported_is_an_error_and_a_message_that_is_no_trade_holds_up_nothing(
@@ -82,7 +87,7 @@ def test_a_loss_that_cannot_be_reported_is_an_error_and_a_message_that_is_no_tra
     driver.refused([ROW])
     kafka.refuses = False
     driver.lost([LostRange(2, 5, 9)])  # by a new producer: one that failed keeps its failure
-    assert (len(kafka.letters), kafka.closed) == (1, 2)
+    assert (len(kafka.letters), kafka.closed, kafka.made) == (1, 2, 3)
 
 
 def loss(state: LossState = LossState.OPEN, age: timedelta = timedelta(0)) -> Loss:

@@ -33,7 +33,8 @@ def test_the_chunks_are_the_object_from_where_it_was_read_to(
         patch.setattr(s3_pieces, "PIECE", max(piece, at))
         patch.setattr(s3_pieces, "CHUNK", chunk)
         at = min(at, len(content))
-        body, asked = Slow(content), []
+        asked: list[tuple[int, int]] = []
+        body = Slow(content)
         body.seek(at)
         found = list(s3_pieces.chunks(body, at, len(content), fetcher(content, asked)))
     assert b"".join(found) == content[at:]
@@ -43,7 +44,8 @@ def test_the_chunks_are_the_object_from_where_it_was_read_to(
 
 def test_no_connection_stays_open_while_the_reader_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_pieces, "PIECE", 10)
-    content, asked = bytes(range(35)), []
+    asked: list[tuple[int, int]] = []
+    content = bytes(range(35))
     body = io.BytesIO(content)
     found = s3_pieces.chunks(body, 0, len(content), fetcher(content, asked))
     next(found)
