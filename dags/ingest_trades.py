@@ -28,6 +28,10 @@ Deliver it again: its new content is a new file.
 
 **Many rows rejected?** Read `dead-letter/<id>.jsonl`; `rejected` in the manifest counts them by reason.
 
+**`ingest` waits?** Its log, `make status` and Pipeline Health say so: 50,000 messages wait for the stream, or a quarter
+of what Kafka keeps of a partition. It goes on by itself when the stream has stored them. Nothing is lost meanwhile: the
+files are in S3. Does the stream run? See `stream_trades`.
+
 **Stop ingesting:** pause this DAG. Files wait in S3.
 """
 
@@ -74,13 +78,17 @@ with DAG(
         from kintsugi.connections import s3_client, store_dsn
         from kintsugi.fleet import Role
         from kintsugi.settings import KAFKA_PORT, load_settings
+        from kintsugi.trades.flow_control import flow_control
         from kintsugi.trades.ingest import ingest_pending
         from kintsugi.trades.ledger import Ledger
 
         settings = load_settings()
         bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
         ledger = Ledger(store_dsn(settings))
-        accounts = ingest_pending(s3_client(settings), ledger, bootstrap, idle=IDLE_S, at_most=ROUND_S)
+        accounts = ingest_pending(
+            s3_client(settings), ledger, bootstrap, idle=IDLE_S, at_most=ROUND_S,
+            control=flow_control(settings, "ingest"),
+        )  # fmt: skip
         return [account.to_dict() for account in accounts]
 
     @task(outlets=[TRADES], execution_timeout=timedelta(minutes=10))

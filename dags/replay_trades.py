@@ -13,7 +13,7 @@ RUNBOOK = """
 *Trigger* opens a form: which trades, and how fast.
 
 - **day**: every file of a day (`2024-10-08`) or month (`2024-10`), by the name of the file; or **keys**: whole S3
-  keys, one a line; or **everything** that is in S3.
+  keys, one a line; or **everything** that is in S3; or the name of a **loss**.
 - **speed**: 0 sends as fast as Kafka takes; 1 as the trades happened; 10 ten times as fast.
 - **spike**: that many times the speed, for **spike_s** seconds, **spike_after_s** seconds after the start.
 
@@ -25,6 +25,10 @@ them again. Do that first, or unusual trades are measured by nothing.
 
 **`replay` failed or was killed?** Clear it: it goes on after the last chunk that Kafka acknowledged. A new run
 begins from the start.
+
+**A run called `loss-…`?** Kafka deleted messages before the stream had stored them, and this run was started by the
+watchdog. It sends again the files whose messages were among them, and records how that ended (`make status`). A file
+that was sent again for three losses within a day isn't sent a fourth time; then a page asks for a decision.
 
 **Stop a replay:** mark the run as failed.
 """
@@ -42,6 +46,12 @@ with DAG(
     params={
         "day": Param(None, type=["null", "string"], pattern=r"^\d{4}-\d\d(-\d\d)?$", title="Day or month"),
         "keys": Param(None, type=["null", "array"], items={"type": "string"}, title="Keys of files"),
+        "loss": Param(
+            None,
+            type=["null", "string"],
+            title="Loss",
+            description="Of `make status`: messages that Kafka deleted",
+        ),
         "everything": Param(False, type="boolean", title="Everything", description="Every trade file in S3"),
         "speed": Param(0, type="number", minimum=0, title="Speed", description="Times real time; 0: at once"),
         "spike": Param(1, type="number", exclusiveMinimum=0, title="Spike", description="Times the speed"),
@@ -56,14 +66,34 @@ with DAG(
         from kintsugi.connections import s3_client, store_dsn
         from kintsugi.fleet import Role
         from kintsugi.settings import KAFKA_PORT, load_settings
+        from kintsugi.store.stream_record import StreamRecord
+        from kintsugi.trades.flow_control import flow_control
         from kintsugi.trades.ledger import Ledger
+        from kintsugi.trades.loss_replay import replay_loss
         from kintsugi.trades.replay import replay_from_form
+        from kintsugi.trades.sent_offsets import SentOffsets
 
         context, settings = get_current_context(), load_settings()
-        accounts = replay_from_form(
-            s3_client(settings), Ledger(store_dsn(settings)), settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT),
-            context["params"], context["run_id"],
-        )  # fmt: skip
+        form, name, dsn = context["params"], context["run_id"], store_dsn(settings)
+        s3, ledger, brokers = (
+            s3_client(settings),
+            Ledger(dsn),
+            settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT),
+        )
+        control = flow_control(settings, name)
+        if form["loss"]:
+            accounts = replay_loss(
+                s3,
+                ledger,
+                SentOffsets(dsn),
+                StreamRecord(dsn),
+                brokers,
+                form["loss"],
+                name=name,
+                control=control,
+            )
+        else:
+            accounts = replay_from_form(s3, ledger, brokers, form, name, control)
         return [account.to_dict() for account in accounts]
 
     @task(execution_timeout=timedelta(minutes=10))

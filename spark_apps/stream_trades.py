@@ -37,10 +37,17 @@ from kintsugi.trades.cassandra import connect
 from kintsugi.trades.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
 from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, Derived
 from kintsugi.trades.derived_store import CassandraStore
-from kintsugi.trades.offsets import OffsetCommitter, starting_offsets
+from kintsugi.trades.message_check import RAW_BYTES, problem
+from kintsugi.trades.offsets import (
+    OffsetCommitter,
+    batch_ends,
+    checkpoint_position,
+    starting_offsets,
+)
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.signals import with_signals
 from kintsugi.trades.sink import arrow_sink
+from kintsugi.trades.stream_letters import StreamLetters
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -69,11 +76,29 @@ MESSAGE = T.StructType(
 )  # fmt: skip
 
 
+# Of a message that is no trade: why not, its first bytes, and how many it has; null for a trade.
+REFUSED = (("problem", "string"), ("raw", "binary"), ("bytes", "int"))
+RETURNED = ", ".join((DERIVING, *(f"{name} {kind}" for name, kind in REFUSED)))
+RETURNED_NAMES = (*DERIVING_NAMES, *(name for name, _ in REFUSED))
+
+
 def parsed(messages: DataFrame) -> DataFrame:
-    """Kafka records (``value``, ``partition``, ``offset``) → one row a trade, columns of `rows.Trade`."""
-    return messages.select(
-        F.from_json(F.col("value").cast("string"), MESSAGE).alias("trade"), "partition", "offset"
-    ).select("trade.*", "partition", "offset")
+    """Kafka records (``value``, ``partition``, ``offset``) → one row a record, with the columns of `rows.Trade`.
+
+    They are null where ``problem`` says that the record is no trade; then ``raw`` and ``bytes`` tell what it is.
+    """
+    value, trade = F.col("value"), F.col("trade")
+    refused = F.col("problem").isNotNull()
+    return (
+        messages.select(F.from_json(value.cast("string"), MESSAGE).alias("trade"), "value", "partition", "offset")
+        .withColumn("problem", problem(trade, value))
+        .select(
+            F.when(~refused, trade).alias("trade"), "partition", "offset", "problem",
+            F.when(refused, F.substring(value, 1, RAW_BYTES)).alias("raw"),
+            F.when(refused, F.length(value)).alias("bytes"),
+        )
+        .select("trade.*", "partition", "offset", *(name for name, _ in REFUSED))
+    )  # fmt: skip
 
 
 def enriched(trades: DataFrame) -> DataFrame:
@@ -117,15 +142,14 @@ class Plan:
         self._looked = False
 
     def stored(self, messages: DataFrame) -> DataFrame:
-        """Kafka records → a row of `DERIVING` for each trade among them, once it is stored."""
+        """Kafka records → a row of `RETURNED` for each of them, once those that are trades are stored."""
         self._usual, self._looked = self._baselines.rows(), False
         self._tasks = self._cores()
         usual = self._spark.createDataFrame(self._usual, BASELINE_SCHEMA)
-        columns = dict.fromkeys((*(name for name, _ in TRADE_COLUMNS), *DERIVING_NAMES))
-        trades = parsed(messages).where(F.col("trade_id").isNotNull())
-        rows = with_signals(enriched(trades), usual).select(*columns)
+        columns = dict.fromkeys((*(name for name, _ in TRADE_COLUMNS), *RETURNED_NAMES))
+        rows = with_signals(enriched(parsed(messages)), usual).select(*columns)
         # One task a core: a task costs more than the rows of a small batch.
-        return rows.coalesce(self._tasks).mapInArrow(self._sink, DERIVING)
+        return rows.coalesce(self._tasks).mapInArrow(self._sink, RETURNED)
 
     def outdated(self) -> str | None:
         """Why the next batch needs another plan, as half a sentence; None when it doesn't.
@@ -143,10 +167,11 @@ class Plan:
 
 
 def batch_writer(
-    plan: Plan, committer: OffsetCommitter, derived: Callable[[], Derived]
+    plan: Plan, committer: OffsetCommitter, letters: StreamLetters, derived: Callable[[], Derived]
 ) -> Callable[[DataFrame, int], None]:
     """The function for ``foreachBatch``: store the batch's rows and what follows, then offer its offsets.
 
+    Every batch offers them, whatever it holds: a message that is no trade becomes a dead letter and holds up nothing.
     It takes what `Plan.stored` returns, and raises Outdated, having done nothing, when the plan is. ``derived`` is
     called once, at the first batch.
     """
@@ -158,23 +183,53 @@ def batch_writer(
         rows = stored.toArrow()
         if not following:
             following.append(derived())
-        summary = following[0].apply(rows)
-        committer.offer(summary.ends)
-        log.info("batch %d: %s", batch_id, summary)
+        trades = rows.filter(rows.column("problem").is_null())
+        summary = following[0].apply(trades.select(list(DERIVING_NAMES)))
+        if trades.num_rows < rows.num_rows:
+            letters.refused(rows.filter(rows.column("problem").is_valid()).to_pylist())
+        committer.offer(batch_ends(rows))
+        log.info("batch %d: %s, %d refused", batch_id, summary, rows.num_rows - trades.num_rows)
 
     return write
 
 
+def start_offsets(
+    bootstrap: list[str], checkpoint: Path, letters: StreamLetters, committer: OffsetCommitter
+) -> str:
+    """Spark's ``startingOffsets``, which it uses only where the checkpoint doesn't say where to begin.
+
+    1. The checkpoint counts as long as Kafka holds everything from its position on.
+    2. Else it is set aside, and the driver begins at the consumer group's offsets, or at the log's beginning where
+       that is later.
+    3. What Kafka deleted before it was stored is reported before anything is read.
+    4. In either case the group gets the position. A driver that was killed between a batch's checkpoint and its
+       commit would otherwise show a lag until the next trade.
+
+    Raises KafkaError and KintsugiError; then nothing was begun.
+    """
+    position = checkpoint_position(checkpoint)
+    start = starting_offsets(bootstrap, position)
+    for lost in start.lost:
+        log.error("Kafka deleted messages before they were stored, %s; they are replayed from S3", lost)
+    if start.lost:
+        letters.lost(start.lost)
+    if not start.can_serve(position):
+        log.info("no checkpoint in %s that Kafka can serve: starting from %s", checkpoint, start.to_spark())
+        set_aside(checkpoint)
+    committer.offer(start.offsets)
+    return start.to_spark()
+
+
 def start_query(
-    spark: SparkSession, options: argparse.Namespace, plan: Plan, write: Callable[[DataFrame, int], None]
+    spark: SparkSession,
+    options: argparse.Namespace,
+    plan: Plan,
+    write: Callable[[DataFrame, int], None],
+    letters: StreamLetters,
+    committer: OffsetCommitter,
 ) -> StreamingQuery:
-    """Start the query from its checkpoint or, if there is none, from the consumer group's offsets."""
-    started = (options.checkpoint / "offsets").is_dir() and any(
-        (options.checkpoint / "offsets").glob("[0-9]*")
-    )
-    offsets = "earliest" if started else starting_offsets(options.bootstrap.split(","))
-    if not started:
-        log.info("no checkpoint in %s: starting from %s", options.checkpoint, offsets)
+    """Start the query from its checkpoint or, where that can't be, from the nearest offsets that the log holds."""
+    offsets = start_offsets(options.bootstrap.split(","), options.checkpoint, letters, committer)
     messages = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", options.bootstrap)
@@ -232,6 +287,8 @@ def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuer
 
 def set_aside(checkpoint: Path) -> None:
     """Move what Spark keeps in the checkpoint into a directory beside it, in the place of what lay there before."""
+    if all(kept.name == LOCK for kept in checkpoint.iterdir()):
+        return
     aside = checkpoint.with_name(f"{checkpoint.name}.set-aside")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -296,12 +353,18 @@ def main() -> int:
     committer = OffsetCommitter(options.bootstrap.split(","))
     contact_points = tuple(options.contact_points.split(","))
     epoch = time.time_ns() // 1000
-    plan = Plan(spark, BaselineCache(list(contact_points)), arrow_sink(contact_points, DERIVING_NAMES))
+    plan = Plan(spark, BaselineCache(list(contact_points)), arrow_sink(contact_points, RETURNED_NAMES))
+    letters = StreamLetters(options.bootstrap.split(","))
     write = batch_writer(
-        plan, committer, lambda: Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
+        plan, committer, letters, lambda: Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
     )
     try:
-        return supervise(spark, plan, lambda: start_query(spark, options, plan, write), options.checkpoint)
+        return supervise(
+            spark,
+            plan,
+            lambda: start_query(spark, options, plan, write, letters, committer),
+            options.checkpoint,
+        )
     finally:
         committer.close()
         spark.stop()

@@ -127,8 +127,18 @@ def launch(
     return server
 
 
-def kafka(folder: Path, address: str, *, node_id: int = 1, voters: dict[int, str] | None = None) -> Server:
-    """One combined broker and controller; ``voters``: address by node id, when it is one of several."""
+def kafka(
+    folder: Path,
+    address: str,
+    *,
+    node_id: int = 1,
+    voters: dict[int, str] | None = None,
+    settings: Sequence[str] = (),
+) -> Server:
+    """One combined broker and controller; ``voters``: address by node id, when it is one of several.
+
+    ``settings``: more lines of server.properties.
+    """
     voters = voters or {node_id: address}
     data = folder / "data"
     properties = folder / "server.properties"
@@ -144,7 +154,7 @@ def kafka(folder: Path, address: str, *, node_id: int = 1, voters: dict[int, str
                 f"offsets.topic.replication.factor={copies}", "offsets.topic.num.partitions=4",
                 f"transaction.state.log.replication.factor={copies}", "transaction.state.log.min.isr=1",
                 "transaction.state.log.num.partitions=1", "group.initial.rebalance.delay.ms=0",
-                "share.coordinator.state.topic.num.partitions=1", "auto.create.topics.enable=false",
+                "share.coordinator.state.topic.num.partitions=1", "auto.create.topics.enable=false", *settings,
             ]
         )
     )  # fmt: skip

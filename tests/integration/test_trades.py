@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
-from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, load_settings
+from kintsugi.notify import stream_letters
+from kintsugi.notify.stream_letters import Letters
+from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
 from kintsugi.trades import baselines, canary, flow, schema, stream
 from kintsugi.trades.arrivals import listed, pending
 from kintsugi.trades.generator import GeneratedDay, generate_day
@@ -291,6 +294,48 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
+    pipeline: Pipeline, driver: Driver, day: GeneratedDay
+) -> None:
+    """Garbage alone, then garbage among trades; then a driver whose position the log no longer holds."""
+    letters = Letters()
+    process = driver.start()
+    try:
+        with producer(pipeline.bootstrap) as kafka:
+            for value in (b"{", b"", b'{"trade_id":"x"}', b"\xff" * 900_000):
+                kafka.send(TOPIC, key=b"AAPL", value=value)
+            kafka.send(TOPIC, value=b"no key, no trade")
+            kafka.flush()
+        driver.wait_until(lambda: caught_up(pipeline), 240, "the stream has passed what is no trade")
+        for letter in stream_letters.messages(pipeline.bootstrap, {}):
+            letters.add(*letter)
+        assert letters.reasons == {"json": 4, "trade_id": 1}
+        assert "the query failed" not in driver.log.read_text()
+        assert pipeline.account(until=30).complete
+    finally:
+        process.kill()
+        process.wait()
+    canary.send_to_kafka(pipeline.bootstrap)
+    found = flow.lag(pipeline.bootstrap)
+    assert found is not None
+    (partition,) = [number for number, end in found.end.items() if end > (found.committed[number] or 0)]
+    admin = KafkaAdminClient(bootstrap_servers=pipeline.bootstrap)
+    admin.delete_records({TopicPartition(TOPIC, partition): found.end[partition]})
+    admin.close()
+    identity = canary.send(pipeline.s3)
+    ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    process = driver.start()
+    try:
+        driver.wait_until(lambda: canary.arrived(pipeline.session, identity), 240, "the canary arrives")
+    finally:
+        process.kill()
+        process.wait()
+    again = Letters()
+    for letter in stream_letters.messages(pipeline.bootstrap, letters.following):
+        again.add(*letter)
+    assert again.lost == [(partition, found.committed[partition], found.end[partition])]
 
 
 RESTORED = (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -15,11 +15,11 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from kintsugi.errors import Refused
 from kintsugi.local.processes import wait_until
-from kintsugi.trades import signals
+from kintsugi.trades import cql_values, signals
 from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache, Usual
-from kintsugi.trades.derived import DERIVING_NAMES
 from kintsugi.trades.identity import CANARY_SYMBOL
 from kintsugi.trades.schema import TRADE_COLUMNS
+from kintsugi.trades.sink import trades_of
 from spark_apps import stream_trades
 from tests.unit.trades.test_rows import LINE, changed, trade
 
@@ -75,11 +75,6 @@ def test_the_side_is_of_the_price_and_not_of_a_symbol_called_sell(spark: SparkSe
     ask = trade(LINE).ask
     row = enriched(spark, changed(0, "SELL", changed(9, str(ask)))).collect()[0]
     assert (row.symbol, row.side) == ("SELL", "buy")
-
-
-def test_a_message_that_is_no_trade_has_no_identity(spark: SparkSession) -> None:
-    broken = spark.createDataFrame([(b"{", 0, 1)], MESSAGES)
-    assert stream_trades.parsed(broken).collect()[0].trade_id is None
 
 
 def test_a_size_far_above_the_median_of_the_file_before_the_day_is_high_volume(spark: SparkSession) -> None:
@@ -160,24 +155,34 @@ class Baseline(BaselineCache):
 
 
 def passed(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+    """In the place of `sink.arrow_sink`: encodes the trades as it does, and stores none."""
     for batch in batches:
-        yield batch.select(list(DERIVING_NAMES))
+        cql_values.rows(trades_of(batch), TRADE_COLUMNS)
+        yield batch.select(list(stream_trades.RETURNED_NAMES))
 
 
 class Followed:
-    """In the place of `Derived` and of the committer: notes each batch's sizes and scores, and which ended."""
+    """In the place of `Derived`, committer and letters: notes each batch's sizes and scores, and which ended.
 
-    ends: ClassVar[dict[int, int]] = {}
+    ``ends``: the offsets that the last batch offered. ``letters``: partition, offset and problem of each message that
+    was refused.
+    """
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, float | None]] = []
+        self.letters: list[tuple[int, int, str]] = []
+        self.ends: dict[int, int] = {}
         self.offers = 0
+
+    def refused(self, rows: list[dict[str, Any]]) -> None:
+        self.letters += [(row["partition"], row["offset"], row["problem"]) for row in rows]
 
     def apply(self, rows: Table) -> Followed:
         self.seen += [(row["size"], row["high_volume"]) for row in rows.to_pylist()]
         return self
 
-    def offer(self, _: object) -> None:
+    def offer(self, ends: dict[int, int]) -> None:
+        self.ends = ends
         self.offers += 1
 
 
@@ -187,7 +192,7 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
     plan, followed, inbox = stream_trades.Plan(spark, baseline, passed), Followed(), directory / "inbox"
     inbox.mkdir()
     stands_in: Any = followed
-    write = stream_trades.batch_writer(plan, stands_in, lambda: stands_in)
+    write = stream_trades.batch_writer(plan, stands_in, stands_in, lambda: stands_in)
     queries: list[StreamingQuery] = []
 
     def start() -> StreamingQuery:
@@ -195,7 +200,7 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
         messages = lines.select(
             F.col("value").cast("binary").alias("value"),
             F.lit(0).alias("partition"),
-            F.lit(0).cast("long").alias("offset"),
+            F.lit(7).cast("long").alias("offset"),
         )
         stream = plan.stored(messages).writeStream.foreachBatch(write)
         queries.append(stream.option("checkpointLocation", str(directory / "checkpoint")).start())
@@ -212,8 +217,12 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
 
 def put(inbox: Path, name: str, *lines: str) -> None:
     """A file of trades, there at once."""
+    put_messages(inbox, name, *(orjson.dumps(trade(line)) for line in lines))
+
+
+def put_messages(inbox: Path, name: str, *messages: bytes) -> None:
     fresh = inbox.parent / name
-    fresh.write_bytes(b"\n".join(orjson.dumps(trade(line)) for line in lines))
+    fresh.write_bytes(b"\n".join(messages))
     fresh.rename(inbox / name)
 
 
@@ -252,6 +261,19 @@ def test_a_plan_is_outdated_by_other_statistics_and_by_more_executors_only(
     assert plan.outdated() == "there are more executors now"
     baseline.table = list(USUAL)
     assert plan.outdated() == plan.outdated() == "the baseline says something else now"
+
+
+def test_a_batch_without_a_trade_offers_its_offsets_and_its_messages_become_letters(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    with streaming(spark, Baseline(), tmp_path) as (followed, inbox):
+        put_messages(inbox, "garbage", b"{", b"no trade at all")
+        assert wait_until(lambda: followed.offers == 1, 120)
+        assert followed.ends == {0: 8}
+        put(inbox, "trades", LINE)
+        assert wait_until(lambda: followed.offers == 2, 120)
+    assert followed.letters == [(0, 7, "json")] * 2
+    assert [size for size, _ in followed.seen] == [trade(LINE).size]
 
 
 def test_a_second_driver_on_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def gather(settings: Settings) -> Document:
     of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
     ``incidents``: the last five, newest first. ``open_incidents``: the ids of all that are open; None when nobody can
     tell. ``well``: every component, node, disk, the stream and Airflow itself are well, and no incident is open.
+    ``record``: ``well`` and ``said``, a line for each wait of the ingest, for what Kafka deleted before it was stored,
+    and for messages that were no trades; None when nobody can tell.
     ``unwatched``: what has a watch that is paused; nothing of that would be healed.
     """
     plane = ControlPlane(settings)
@@ -56,6 +58,7 @@ def gather(settings: Settings) -> Document:
         opened = pool.submit(_or_none, lambda: _open_incidents(settings))
         stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
         replicas = pool.submit(_or_none, lambda: _replicas(settings))
+        record = pool.submit(_or_none, lambda: _record(settings))
         document: Document = {
             "control_plane": plane.status(),
             "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
@@ -65,6 +68,7 @@ def gather(settings: Settings) -> Document:
             "incidents": incidents.result() or [],
             "replicas": replicas.result(),
             "stream": stream.result(),
+            "record": record.result(),
         }
     document["lag"] = _lag(settings, document["nodes"])
     return {"well": is_well(document), "unwatched": unwatched(document["dags"]), **document}
@@ -106,6 +110,8 @@ def show(document: Document) -> None:
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
     late = document["stream"] or {"level": Level.WELL, "said": ""}
     console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
+    for line in (document.get("record") or {}).get("said", ()):
+        console.print(f"Stream: {line}")
     if document["replicas"]:
         console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
@@ -201,6 +207,14 @@ def _samples(settings: Settings) -> list[FlowSample]:
     return FlowSamples(store_dsn(settings), patience=LOOK).since(datetime.now(UTC) - STREAM_SPAN)
 
 
+def _record(settings: Settings) -> Document:
+    from kintsugi.connections import store_dsn
+    from kintsugi.store.stream_record import StreamRecord
+
+    summary = StreamRecord(store_dsn(settings)).summary()
+    return {"well": summary.well, "said": summary.lines()}
+
+
 def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
     from kintsugi.web import flow
@@ -231,7 +245,9 @@ def is_well(document: Document) -> bool:
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
     stands = (document["stream"] or {}).get("level") == Level.BAD
     ended = document["open_incidents"] == []  # None: the store didn't say
-    return nodes and parts and not stands and ended and bool(health) and set(health.values()) == {"healthy"}
+    kept = (document.get("record") or {"well": True})["well"]
+    airflow = bool(health) and set(health.values()) == {"healthy"}
+    return nodes and parts and airflow and not stands and ended and kept
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -27,10 +27,10 @@ from typing import Any
 
 from kintsugi.connections import store_dsn
 from kintsugi.errors import KintsugiError
-from kintsugi.fleet import watch_of
+from kintsugi.fleet import Role, watch_of
 from kintsugi.local.airflow import Airflow
 from kintsugi.local.incident_sweeper import IncidentSweeper
-from kintsugi.notify import news
+from kintsugi.notify import news, stream_letters
 from kintsugi.notify.channels import channels
 from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences
 from kintsugi.notify.deliver import Nobody, Post, tell_people
@@ -42,12 +42,14 @@ from kintsugi.notify.standstill import StandStill
 from kintsugi.probes.flow import FlowReading, read_flow
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery.stream_driver import wanted
-from kintsugi.settings import Settings, load_settings
+from kintsugi.settings import KAFKA_PORT, Settings, load_settings
 from kintsugi.store import Store
 from kintsugi.store.database import StoreUnavailable
+from kintsugi.store.stream_record import StreamRecord
 from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.markers import markers
 from kintsugi.trades.ledger import Ledger
+from kintsugi.trades.sent_offsets import SentOffsets
 
 HUNG_S = 300.0
 RECENT_INCIDENTS = 100
@@ -129,6 +131,14 @@ class Watchdog:
         return asyncio.run(probe_node(self.settings.fleet.node(name))).answer is Answer.OK
 
     @cached_property
+    def record(self) -> StreamRecord:
+        return StreamRecord(store_dsn(self.settings))
+
+    @cached_property
+    def sent(self) -> SentOffsets:
+        return SentOffsets(store_dsn(self.settings))
+
+    @cached_property
     def resource(self) -> dict[str, str]:
         """Who speaks, in telemetry."""
         fleet = self.settings.fleet
@@ -151,10 +161,12 @@ class Watchdog:
             Line("news", 2.0, self.gather),
             Line("pages", 2.0, lambda: self._deliver(Kind.PAGE, Kind.DIGEST)),
             Line("recoveries", 2.0, lambda: self._deliver(Kind.RECOVERY)),
+            Line("replays", 10.0, lambda: self._deliver(Kind.REPLAY)),
             Line("dead man's switch", 15.0, self.look),
             Line("flow", 60.0, self.look_at_flow),
             Line("open incidents", 15.0, lambda: self.sweeper.sweep()),
             Line("housekeeping", 3600.0, self.keep_house),
+            Line("stream's letters", 60.0, self.take_letters),
         ]
         if backend() or markers():
             telemetry = (Kind.INCIDENT_TRACE, Kind.INGEST_TRACE, Kind.MARKER)
@@ -213,6 +225,7 @@ class Watchdog:
         from kintsugi.local.node import expire_quarantine
 
         self.outbox.forget_old()
+        self.sent.forget_old()
         for path in expire_quarantine(self.settings, datetime.now(UTC)):
             log.info("deleted %s: it was kept for long enough, or the disk is short of room", path)
 
@@ -226,6 +239,20 @@ class Watchdog:
         page = self.standstill.feed(self.read_flow())
         if page is not None:
             self.outbox.put(page.key, Kind.PAGE, page.body)
+
+    def take_letters(self) -> None:
+        """Take in what the streaming driver reported; page and replay what Kafka deleted unread."""
+        from kintsugi.connections import s3_client
+
+        brokers = self.settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+        stream_letters.collect(brokers, s3_client(self.settings), self.record)
+        losses = self.record.losses()
+        for page in stream_letters.loss_pages(losses, datetime.now(UTC)):
+            self.outbox.put(page.key, Kind.PAGE, page.body)
+        for loss in losses:
+            if not loss.settled:
+                key, body = stream_letters.replay_order(loss)
+                self.outbox.put(key, Kind.REPLAY, body)
 
     def read_flow(self) -> FlowReading:
         """The stream as it is now."""

@@ -21,6 +21,7 @@ from kintsugi.telemetry.trace import Span, export
 from kintsugi.trades.ledger import Ledger
 
 RECOVERY_DAG = "recover_node"
+REPLAY_DAG = "replay_trades"
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class Post:
         if message.kind is Kind.RECOVERY:
             conf = {"node": message.body["node"], "action": "auto", "dry_run": False}
             return {"run": str(self.trigger(RECOVERY_DAG, conf, message.body["run"]))}
+        if message.kind is Kind.REPLAY:
+            return {"run": str(self.trigger(REPLAY_DAG, message.body["conf"], message.body["run"]))}
         return self._trace(message)
 
     def _trace(self, message: Message) -> Mapping[str, Any]:

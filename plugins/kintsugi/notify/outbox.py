@@ -48,6 +48,7 @@ class Kind(StrEnum):
     INGEST_TRACE = "ingest_trace"
     MARKER = "marker"
     RECOVERY = "recovery"  # asked for from outside
+    REPLAY = "replay"  # of messages that Kafka deleted unread
 
 
 LIFETIME: Mapping[Kind, timedelta] = {

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from kintsugi.notify.pages import REMIND, Page
 from kintsugi.probes.flow import FlowReading
+from kintsugi.trades.schema import TOPIC_RETENTION_HOURS
 
 STANDS = timedelta(minutes=15)
 GROWS = timedelta(minutes=30)
@@ -65,9 +66,10 @@ class StandStill:
         return Page(
             f"page/stream/{what}/{since:%Y%m%dT%H%M}/{reminder}",
             title,
-            f"{said} (since {since:%H:%M:%S} UTC). Nothing is lost: it waits in Kafka. Its driver was started again by "
-            "watch_flow as often as that could help. See `make status`: is a node sick? Else stream-trades.log of the "
-            "Spark master's node names what fails.",
+            f"{said} (since {since:%H:%M:%S} UTC). They wait in Kafka, for {TOPIC_RETENTION_HOURS} hours "
+            "at most; what it deletes before, another page names. The ingest waits meanwhile. The driver was started "
+            "again by watch_flow as often as that could help. See `make status`: is a node sick? Else "
+            "stream-trades.log of the Spark master's node names what fails.",
         )
 
 

@@ -23,6 +23,7 @@ class Account:
     ``windows``: minutes of a symbol's flow that were compared with what the stored trades sum to, if asked for;
     ``wrong_windows``: those that say something else, up to 100 by name; ``windows_in_flight``: those that are still
     being written.
+    ``stream_losses``: what Kafka deleted before it was stored, by partition and offsets, and what came of it.
     """
 
     files: int = 0
@@ -50,6 +51,7 @@ class Account:
     altered: list[str] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    stream_losses: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import InputError
+from kintsugi.trades import s3_pieces
 from kintsugi.trades.rows import (
     Reason,
     Rejection,
@@ -100,6 +101,9 @@ def _usable(key: str, first: str | BadLine) -> str:
 _HEADER_STARTS = frozenset('uU"\ufeff')
 
 
+GONE = ("PreconditionFailed", "412", "NoSuchKey", "404")
+
+
 def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
     """The decompressed bytes, in pieces; ends with _Damaged where the archive breaks."""
     from botocore.exceptions import ClientError
@@ -107,21 +111,22 @@ def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
     try:
         response = s3.get_object(Bucket=bucket, Key=key, IfMatch=etag)
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404"):
+        if error.response["Error"]["Code"] in GONE:
             raise InputError(
                 f"{key} changed or vanished while it was being read; its new content is a new file"
             ) from error
         raise
     body, size = response["Body"], response["ContentLength"]
+    ranges = _Ranges(s3, bucket, key, etag, size)
     with body:
         head = body.read(4)
         if head[:2] == b"\x1f\x8b":
-            yield from _bounded(_gunzip(_chunks(head, body), key), size, key)
+            yield from _bounded(_gunzip(_chunks(head, body, ranges, size), key), size, key)
             return
         if head != b"PK\x03\x04":
-            yield from _chunks(head, body)
+            yield from _chunks(head, body, ranges, size)
             return
-    yield from _bounded(_unzip(_Ranges(s3, bucket, key, etag, size), key), size, key)
+    yield from _bounded(_unzip(ranges, key), size, key)
 
 
 def _bounded(pieces: Iterator[bytes], size: int, key: str) -> Iterator[bytes]:
@@ -135,10 +140,9 @@ def _bounded(pieces: Iterator[bytes], size: int, key: str) -> Iterator[bytes]:
         yield piece
 
 
-def _chunks(head: bytes, body: Any) -> Iterator[bytes]:
+def _chunks(head: bytes, body: Any, ranges: _Ranges, size: int) -> Iterator[bytes]:
     yield head
-    while data := body.read(CHUNK):
-        yield data
+    yield from s3_pieces.chunks(body, len(head), size, ranges.fetch)
 
 
 def _gunzip(chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
@@ -227,14 +231,28 @@ class _Ranges(io.RawIOBase):
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
 
+    def fetch(self, start: int, end: int) -> bytes:
+        """The bytes from ``start`` to before ``end``; raises InputError when the object has other content now."""
+        from botocore.exceptions import ClientError
+
+        try:
+            response = self._s3.get_object(
+                Bucket=self._bucket, Key=self._key, IfMatch=self._etag, Range=f"bytes={start}-{end - 1}"
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] in GONE:
+                raise InputError(
+                    f"{self._key} changed or vanished while it was being read; its new content is a new file"
+                ) from error
+            raise
+        data: bytes = response["Body"].read()
+        return data
+
     def readinto(self, buffer: Any) -> int:
         end = min(self._at + len(buffer), self._size)
         if end <= self._at:
             return 0
-        response = self._s3.get_object(
-            Bucket=self._bucket, Key=self._key, IfMatch=self._etag, Range=f"bytes={self._at}-{end - 1}"
-        )
-        data = response["Body"].read()
+        data = self.fetch(self._at, end)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

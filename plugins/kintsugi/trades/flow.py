@@ -26,9 +26,18 @@ class Lag:
         """How many messages the stream has yet to store."""
         total = 0
         for partition, end in self.end.items():
-            at = self.committed.get(partition)
-            total += max(0, end - (self.beginning.get(partition, 0) if at is None else at))
+            begins, at = self.beginning.get(partition, 0), self.committed.get(partition)
+            total += max(0, end - (begins if at is None else max(at, begins)))
         return total
+
+    @property
+    def deleted(self) -> int:
+        """How many messages Kafka has deleted before the stream came to them; the next driver records them."""
+        return sum(
+            max(0, self.beginning.get(partition, 0) - at)
+            for partition, at in self.committed.items()
+            if at is not None
+        )
 
     @property
     def stored(self) -> int:

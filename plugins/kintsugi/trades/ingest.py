@@ -21,18 +21,22 @@ from typing import IO, TYPE_CHECKING, Any
 from kintsugi.errors import InputError, KintsugiError
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
 from kintsugi.trades.arrivals import Lookout, S3Object
+from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.ledger import Claim, Ledger, State, Tally, file_id
-from kintsugi.trades.producer import Producer, producer
+from kintsugi.trades.producer import Places, Producer, producer
 from kintsugi.trades.rows import Message, Rejection, message
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+    from kintsugi.trades.flow_control import FlowControl
+
 log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 20_000
 POLL_S = 0.5
+PART_MESSAGES = 5_000  # that are sent before there is asked for room again
 REMEMBERED = 200_000
 DEAD_LETTERS = "dead-letter/"
 IDENTITIES = "identities/"
@@ -124,12 +128,13 @@ Pace = Callable[[int], None]
 
 def ingest_object(
     s3: S3Client, source: S3Object, *, ledger: Ledger, kafka: Producer, bucket: str = BUCKET,
-    chunk_rows: int = CHUNK_ROWS, replay: str = "", pace: Pace | None = None,
+    chunk_rows: int = CHUNK_ROWS, replay: str = "", pace: Pace | None = None, control: FlowControl | None = None,
 ) -> FileAccount | None:  # fmt: skip
     """Bring one file into Kafka; returns its account, or None when another ingester has it or had it.
 
     ``replay``: the name of a replay, which takes the file whether or not it was ingested. ``pace``: called
-    with the time (milliseconds since 1970 UTC) of each trade before it is sent. An unusable file ends as
+    with the time (milliseconds since 1970 UTC) of each trade before it is sent. ``control``: the back-pressure;
+    without it nothing is held back. An unusable file ends as
     failed, with the reason in the account, and raises nothing. Raises KintsugiError when Kafka doesn't
     acknowledge, and whatever S3 and Postgres raise: call again, and it goes on after the last acknowledged
     chunk.
@@ -137,7 +142,7 @@ def ingest_object(
     with ledger.claim(source.key, source.etag, source.size, replay) as claim:
         if claim is None:
             return None
-        run = _Run(s3, bucket, source, claim, kafka)
+        run = _Run(s3, bucket, source, claim, kafka, replay, control)
         state, reason = State.DONE, None
         try:
             run.all_lines(chunk_rows, pace)
@@ -153,13 +158,13 @@ def ingest_object(
 
 def ingest_pending(
     s3: S3Client, ledger: Ledger, bootstrap: list[str], *,
-    bucket: str = BUCKET, idle: float = 0.0, at_most: float = 60.0,
+    bucket: str = BUCKET, idle: float = 0.0, at_most: float = 60.0, control: FlowControl | None = None,
 ) -> list[FileAccount]:  # fmt: skip
     """Ingest every pending file, by key; returns the accounts of those that this call finished.
 
     With ``idle`` it stays that many seconds after the last file, for a steady feed's next one, but begins
     no new round after
-    ``at_most`` seconds.
+    ``at_most`` seconds. ``control``: the back-pressure.
     """
     started = last = time.monotonic()
     accounts: list[FileAccount] = []
@@ -167,7 +172,7 @@ def ingest_pending(
     with producer(bootstrap) as kafka:
         while True:
             for item in lookout.pending():
-                account = ingest_object(s3, item, ledger=ledger, kafka=kafka, bucket=bucket)
+                account = ingest_object(s3, item, ledger=ledger, kafka=kafka, bucket=bucket, control=control)
                 if account is not None:
                     accounts.append(account)
                     last = time.monotonic()
@@ -202,9 +207,13 @@ class Recent:
 class _Run:
     """The work on one claimed file."""
 
-    def __init__(self, s3: S3Client, bucket: str, source: S3Object, claim: Claim, kafka: Producer) -> None:
+    def __init__(
+        self, s3: S3Client, bucket: str, source: S3Object, claim: Claim, kafka: Producer, replay: str = "",
+        control: FlowControl | None = None,
+    ) -> None:  # fmt: skip
         self._s3, self._bucket, self._source = s3, bucket, source
         self._claim, self._kafka = claim, kafka
+        self._replay, self._control, self._places = replay, control, Places()
         self._letters: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by publish
         self.tally = claim.entry.tally
         self.note: str | None = None
@@ -233,14 +242,22 @@ class _Run:
             self._s3.put_object(Bucket=self._bucket, Key=name, Body=body)
         for letter in chunk.letters:
             self._kafka.send(DEAD_LETTER_TOPIC, value=letter)
-        for item in chunk.messages:
-            if pace is not None:
-                pace(item.ts)
-            self._kafka.send(TOPIC, key=item.symbol.encode(), value=item.value)
+        for start in range(0, len(chunk.messages), PART_MESSAGES):
+            part = chunk.messages[start : start + PART_MESSAGES]
+            # A synthetic trade is never held back: a repair that waits for one would wait for the whole backlog.
+            if self._control is not None and not self._source.key.startswith(CANARY_PREFIX):
+                self._control.admit(self._source.key, len(part))
+            for item in part:
+                if pace is not None:
+                    pace(item.ts)
+                self._kafka.send(TOPIC, key=item.symbol.encode(), value=item.value, places=self._places)
 
     def _acknowledged(self, chunk: Chunk | None) -> None:
         if chunk is not None:
             self._kafka.flush()
+            places = self._places.take()
+            if self._control is not None:
+                self._control.note_sent(self._source, self._replay, places)
             self.tally.add(chunk.tally)
             self._claim.progress(self.tally)
 

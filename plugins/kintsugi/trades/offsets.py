@@ -6,12 +6,15 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.settings import CONSUMER_GROUP, TOPIC
 
 if TYPE_CHECKING:
-    from kafka import KafkaConsumer
+    from kafka import KafkaConsumer, TopicPartition
+    from pyarrow import Table
 
 log = logging.getLogger(__name__)
 
@@ -30,25 +33,142 @@ def group_consumer(bootstrap: list[str]) -> KafkaConsumer:
     )
 
 
-def starting_offsets(bootstrap: list[str]) -> str:
-    """Spark's ``startingOffsets`` for a driver without a checkpoint: the group's offsets, else the beginning.
+@dataclass(frozen=True, slots=True)
+class LostRange:
+    """Messages of a partition of the topic that Kafka deleted before they were stored: ``first`` to ``end`` - 1."""
 
-    A partition without a committed offset starts at its beginning. The answer is Spark's JSON, or
-    ``earliest``.
+    partition: int
+    first: int
+    end: int
+
+    @property
+    def messages(self) -> int:
+        return self.end - self.first
+
+    def __str__(self) -> str:
+        return (
+            f"partition {self.partition}: offsets {self.first} to {self.end - 1} ({self.messages} messages)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a driver begins to read, by partition, and what of the topic it will never see.
+
+    ``log``: the first offset that Kafka holds, and the one after the last.
+    """
+
+    offsets: dict[int, int]
+    lost: tuple[LostRange, ...] = ()
+    log: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def can_serve(self, position: Mapping[int, int]) -> bool:
+        """Whether Kafka still holds everything from this position on; False for no position at all."""
+        held = [
+            self.log[number][0] <= at <= self.log[number][1]
+            for number, at in position.items()
+            if number in self.log
+        ]
+        return bool(held) and all(held) and len(held) == len(position)
+
+    def to_spark(self) -> str:
+        """Spark's ``startingOffsets``."""
+        if not self.offsets:
+            return "earliest"
+        return json.dumps({TOPIC: {str(number): at for number, at in sorted(self.offsets.items())}})
+
+
+def clamp(position: Mapping[int, int | None], beginning: Mapping[int, int], end: Mapping[int, int]) -> Start:
+    """The nearest start that the log can serve; all by partition.
+
+    ``position``: the next offset to read, None where nobody ever committed one. ``beginning``, ``end``: the log's
+    first offset and the one after its last.
+
+    1. A position within the log stays.
+    2. A position before the log's beginning moves to the beginning; what lies between is lost.
+    3. Without a position the start is the beginning; what was deleted before it is lost, for nobody stored it.
+    4. A position beyond the end is of a topic that was made anew: all of the log is unread.
+    """
+    offsets: dict[int, int] = {}
+    lost: list[LostRange] = []
+    for partition, begins in sorted(beginning.items()):
+        at = position.get(partition) or 0
+        beyond = at > end.get(partition, begins)
+        offsets[partition] = begins if beyond else max(at, begins)
+        if at < begins:
+            lost.append(LostRange(partition, at, begins))
+    log = {number: (begins, end.get(number, begins)) for number, begins in beginning.items()}
+    return Start(offsets, tuple(lost), log)
+
+
+def starting_offsets(bootstrap: list[str], checkpoint: Mapping[int, int] | None = None) -> Start:
+    """Where the driver is to begin; raises KafkaError when Kafka doesn't tell.
+
+    ``checkpoint``: the next offset to read by Spark's checkpoint, by partition, where there is one. The group's offset
+    counts where it is further: both say that everything before is stored.
     """
     from kafka import TopicPartition
 
     consumer = group_consumer(bootstrap)
     try:
-        partitions = consumer.partitions_for_topic(TOPIC) or set()
-        committed = {number: consumer.committed(TopicPartition(TOPIC, number)) for number in partitions}
+        partitions = [TopicPartition(TOPIC, number) for number in consumer.partitions_for_topic(TOPIC) or ()]
+        committed = _committed(consumer, partitions, needed=not checkpoint)
+        beginning = {tp.partition: at for tp, at in consumer.beginning_offsets(partitions).items()}
+        end = {tp.partition: at for tp, at in consumer.end_offsets(partitions).items()}
     finally:
         consumer.close()
-    if not any(offset is not None for offset in committed.values()):
-        return "earliest"
-    return json.dumps(
-        {TOPIC: {str(n): -2 if offset is None else offset for n, offset in sorted(committed.items())}}
-    )
+    return clamp(furthest(committed, checkpoint or {}), beginning, end)
+
+
+def _committed(
+    consumer: KafkaConsumer, partitions: list[TopicPartition], *, needed: bool
+) -> dict[int, int | None]:
+    """The group's offsets by partition; without ``needed``, none at all while the group's coordinator is away."""
+    from kafka.errors import KafkaError
+
+    try:
+        return {tp.partition: consumer.committed(tp, timeout_ms=6_000) for tp in partitions}
+    except KafkaError as error:
+        if needed:
+            raise
+        log.warning(
+            "the offsets of %s can't be read: %r; the checkpoint's count alone", CONSUMER_GROUP, error
+        )
+        return dict.fromkeys(tp.partition for tp in partitions)
+
+
+def furthest(one: Mapping[int, int | None], other: Mapping[int, int]) -> dict[int, int | None]:
+    """The larger offset of the two, by partition; None where neither knows one."""
+    known = {**dict.fromkeys(one), **dict.fromkeys(other)}
+    return {
+        number: max((at for at in (one.get(number), other.get(number)) if at is not None), default=None)
+        for number in known
+    }
+
+
+def checkpoint_position(checkpoint: Path) -> dict[int, int]:
+    """The next offset to read by partition, after the last batch that Spark's checkpoint has as done; else empty.
+
+    Spark writes the end offsets of batch n to ``offsets/<n>`` before the batch, and ``commits/<n>`` after it.
+    Of the offset file, the line that is a JSON object with the topic's name counts.
+    """
+    done = [int(file.name) for file in (checkpoint / "commits").glob("[0-9]*") if file.name.isdigit()]
+    planned = checkpoint / "offsets" / str(max(done, default=-1))
+    if not planned.is_file():
+        return {}
+    for line in planned.read_text(errors="replace").splitlines():
+        try:
+            found = json.loads(line)
+            return {int(number): int(at) for number, at in found[TOPIC].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return {}
+
+
+def batch_ends(rows: Table) -> dict[int, int]:
+    """The next offset to read by partition after these rows (columns ``partition offset``), one a message."""
+    found = rows.group_by("partition").aggregate([("offset", "max")]).to_pydict()
+    return {number: last + 1 for number, last in zip(found["partition"], found["offset_max"], strict=True)}
 
 
 class OffsetCommitter:

@@ -25,6 +25,32 @@ PRODUCER = {
 }
 
 
+class Places:
+    """Where the messages of one sender come to lie on a topic, by partition; kept in the order in which it sends.
+
+    Of each partition only the first and the last message are remembered.
+    """
+
+    def __init__(self) -> None:
+        self._ends: dict[int, tuple[Any, Any]] = {}
+
+    def add(self, partition: int, sent: Any) -> None:
+        """Note a message; ``sent``: what Kafka's client promises of it."""
+        first, _ = self._ends.get(partition, (sent, sent))
+        self._ends[partition] = (first, sent)
+
+    def take(self) -> dict[int, tuple[int, int]]:
+        """First offset, and the one after the last, by partition, of what was noted since the last call.
+
+        To be called when all of it is acknowledged.
+        """
+        ends, self._ends = self._ends, {}
+        return {
+            partition: (first.get(timeout=0).offset, last.get(timeout=0).offset + 1)
+            for partition, (first, last) in ends.items()
+        }
+
+
 class Producer:
     """An idempotent Kafka producer that waits for all in-sync replicas, and keeps the first failure."""
 
@@ -43,8 +69,10 @@ class Producer:
     def _failed(self, error: Exception) -> None:
         self._error = self._error or repr(error)
 
-    def send(self, topic: str, *, value: bytes, key: bytes | None = None) -> None:
-        """Queue one message. Raises KintsugiError when Kafka takes no more."""
+    def send(
+        self, topic: str, *, value: bytes, key: bytes | None = None, places: Places | None = None
+    ) -> None:
+        """Queue one message; ``places`` learns where it comes to lie. Raises KintsugiError when Kafka takes no more."""
         from kafka.errors import KafkaError
 
         if self._error is None:
@@ -52,6 +80,8 @@ class Producer:
                 partition = None if key is None else partition_of(key, self._count(topic))
                 sent = self._client.send(topic, value=value, key=key, partition=partition)
                 sent.add_errback(self._failed)
+                if places is not None and partition is not None:
+                    places.add(partition, sent)
             except KafkaError as error:
                 self._failed(error)
         if self._error is not None:

@@ -58,14 +58,17 @@ def reconcile(
     Raises KintsugiError when Cassandra or Postgres can't be reached, and whatever S3 and Kafka raise.
     """
     from kintsugi.connections import s3_client, store_dsn
+    from kintsugi.store.stream_record import StreamRecord
     from kintsugi.trades.cassandra import connected
 
     fleet = settings.fleet
     with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
-        return take_account(
+        account = take_account(
             s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, windows=files is None,
             bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None,
         )  # fmt: skip
+    account.stream_losses = [str(loss) for loss in StreamRecord(store_dsn(settings)).losses()]
+    return account
 
 
 def reconcile_when_quiet(

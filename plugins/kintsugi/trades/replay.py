@@ -21,6 +21,7 @@ from kintsugi.trades.producer import producer
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+    from kintsugi.trades.flow_control import FlowControl
     from kintsugi.trades.ledger import Ledger
 
 PACED_ROWS = 500  # a chunk of a paced replay: the least that an interrupted one sends again
@@ -116,12 +117,13 @@ def _is_of(name: str, day: str) -> bool:
 
 def replay(
     s3: S3Client, ledger: Ledger, bootstrap: list[str], files: Sequence[S3Object], *,
-    name: str, schedule: Schedule, bucket: str = BUCKET,
+    name: str, schedule: Schedule, bucket: str = BUCKET, control: FlowControl | None = None,
 ) -> list[FileAccount]:  # fmt: skip
     """Send the trades of these files again, one file after another; returns the accounts of them all.
 
     ``name``: of this replay. Called again with the same name it goes on where it was, at the pace of the
-    first trade that it sends. Raises what `ingest_object` raises.
+    first trade that it sends. ``control``: the back-pressure; a paced replay that waited for it catches up
+    afterwards. Raises what `ingest_object` raises.
     """
     if not name:
         raise InputError("a replay needs a name; the ledger resumes it by that")
@@ -130,8 +132,9 @@ def replay(
     with producer(bootstrap) as kafka:
         for source in files:
             ingest_object(
-                s3, source, ledger=ledger, kafka=kafka, bucket=bucket, replay=name, pace=pace, **rows
-            )
+                s3, source, ledger=ledger, kafka=kafka, bucket=bucket, replay=name, pace=pace, control=control,
+                **rows,
+            )  # fmt: skip
     return [
         FileAccount(entry.key, entry.etag, entry.state, entry.tally, entry.reason, name)
         for entry in ledger.replayed(name)
@@ -139,7 +142,12 @@ def replay(
 
 
 def replay_from_form(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], form: dict[str, object], name: str
+    s3: S3Client,
+    ledger: Ledger,
+    bootstrap: list[str],
+    form: dict[str, object],
+    name: str,
+    control: FlowControl | None = None,
 ) -> list[FileAccount]:
     """A replay as the form of the DAG ``replay_trades`` describes it; see its fields. Raises InputError."""
     schedule = Schedule(
@@ -157,4 +165,4 @@ def replay_from_form(
         keys=[str(key) for key in keys],
         everything=bool(form["everything"]),
     )
-    return replay(s3, ledger, bootstrap, files, name=name, schedule=schedule)
+    return replay(s3, ledger, bootstrap, files, name=name, schedule=schedule, control=control)

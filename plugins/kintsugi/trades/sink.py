@@ -112,18 +112,25 @@ def writer(contact_points: tuple[str, ...]) -> Writer:
 def arrow_sink(
     contact_points: tuple[str, ...], returned: tuple[str, ...]
 ) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
-    """A function for ``DataFrame.mapInArrow``: writes the rows, and returns some of their columns once they are stored.
+    """A function for ``DataFrame.mapInArrow``: writes the trades and returns columns of every row.
 
-    In: at least the columns of ``trade`` and those ``returned``. Out: ``returned``, a row for every row stored.
+    In: at least the columns of ``trade``, those ``returned``, and ``problem`` (`message_check`): a row that has one is
+    no trade and isn't written. Out: ``returned``, a row for every row that came in.
     """
 
     def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
         target = writer(contact_points)
         for batch in batches:
-            _store(target, batch)
+            _store(target, trades_of(batch))
             yield batch.select(list(returned))
 
     return sink
+
+
+def trades_of(batch: RecordBatch) -> RecordBatch:
+    """The rows of a batch that are trades: those without a ``problem``."""
+    problems = batch.column("problem")
+    return batch if problems.null_count == batch.num_rows else batch.filter(problems.is_null())
 
 
 def _store(target: Writer, batch: RecordBatch) -> None:

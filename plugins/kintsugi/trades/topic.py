@@ -9,6 +9,8 @@ from kintsugi.errors import KintsugiError
 from kintsugi.settings import TOPIC
 from kintsugi.trades.identity import CANARY_SYMBOL
 
+IDENTITY_BYTES = 16
+
 
 def identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> Iterator[bytes]:
     """The identities of the trades on the topic, canaries aside, to its present end.
@@ -47,13 +49,20 @@ def _identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterat
         canary = CANARY_SYMBOL.encode()
         while any(consumer.position(partition) < end for partition, end in ends.items()):
             for messages in consumer.poll(timeout_ms=1000, max_records=5000).values():
-                yield from (trade_id_of(m.value) for m in messages if m.key != canary)
+                found = (trade_id_of(m.value) for m in messages if m.key != canary)
+                yield from (identity for identity in found if identity is not None)
     finally:
         consumer.close()
 
 
-def trade_id_of(value: bytes) -> bytes:
-    """The identity in a message of the topic; it is the first field, so it can be cut out."""
-    if value.startswith(b'{"trade_id":"') and value[45:46] == b'"':
-        return bytes.fromhex(value[13:45].decode())
-    return bytes.fromhex(json.loads(value)["trade_id"])
+def trade_id_of(value: bytes | None) -> bytes | None:
+    """The identity in a message of the topic; it is the first field, so it can be cut out. None: it has none."""
+    try:
+        if value is None:
+            return None
+        if value.startswith(b'{"trade_id":"') and value[45:46] == b'"':
+            return bytes.fromhex(value[13:45].decode())
+        identity = bytes.fromhex(json.loads(value)["trade_id"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None  # anybody may have put it there; the stream makes a dead letter of it
+    return identity if len(identity) == IDENTITY_BYTES else None

@@ -69,8 +69,32 @@ def stream(reading: Reading[FlowSeen]) -> Stream:
         "since": last.at - timedelta(seconds=fresh) if fresh else None,
         "at": last.at,
     }
-    level, sentence, advice = _judged(last, fresh)
+    level, sentence, advice = _with_record(reading.value, *_judged(last, fresh))
     return Stream(level, sentence, advice, **figures)  # type: ignore[arg-type]
+
+
+def _with_record(seen: FlowSeen | None, level: Level, sentence: str, advice: str) -> tuple[Level, str, str]:
+    """What is on record of the stream comes before what its offsets say, unless they say something worse."""
+    if seen is None or level is Level.BAD:
+        return level, sentence, advice
+    open_losses = [loss for loss in seen.record.losses if not loss.settled]
+    if open_losses:
+        count = sum(loss.messages for loss in open_losses)
+        return (
+            Level.BAD,
+            f"Kafka deleted {count:,} messages before they were stored ({open_losses[0]}).",
+            "`replay_trades` sends the affected files again by itself; `make reconcile` says what is missing.",
+        )
+    if seen.record.waits:
+        return Level.NOTE, f"{seen.record.waits[0]}.", "It goes on by itself when the stream has stored them."
+    if level is Level.WELL and (refused := seen.record.refused):
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(refused.items()))
+        return (
+            Level.NOTE,
+            f"{sum(refused.values()):,} messages since yesterday were no trades ({reasons}).",
+            "Trades flow. Somebody else writes to the topic; `dead-letter/stream/` in S3 holds the messages.",
+        )
+    return level, sentence, advice
 
 
 def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Level, str, str]:

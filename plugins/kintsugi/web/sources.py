@@ -21,6 +21,7 @@ from kintsugi.settings import Settings
 from kintsugi.store.listing import Glance
 from kintsugi.store.releases import ReleaseRecord, Releases
 from kintsugi.store.samples import FlowSample, FlowSamples
+from kintsugi.store.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
 from kintsugi.web.hub import Source
 
 CHART_SPAN = timedelta(hours=6)
@@ -73,11 +74,13 @@ class Nodes:
 class FlowSeen:
     """The flow's samples of the last hours, oldest first, and whether the watch still writes them.
 
-    ``live``: the newest sample is the watch's; otherwise the page took it itself.
+    ``live``: the newest sample is the watch's; otherwise the page took it itself. ``record``: what is on record of the
+    stream beside its offsets.
     """
 
     samples: tuple[FlowSample, ...]
     live: bool
+    record: StreamSummary = NOTHING_ON_RECORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,7 @@ class Flow:
 
     settings: Settings
     _store: FlowSamples | None = None
+    _record: StreamRecord | None = None
     _own: deque[FlowSample] = field(default_factory=lambda: deque(maxlen=720))
 
     async def ask(self) -> FlowSeen:
@@ -192,10 +196,16 @@ class Flow:
         kept = await asyncio.to_thread(samples.since, datetime.now(UTC) - CHART_SPAN)
         if kept and datetime.now(UTC) - kept[-1].at < STALE_AFTER:
             self._own.clear()
-            return FlowSeen(tuple(kept), live=True)
+            return FlowSeen(tuple(kept), live=True, record=await asyncio.to_thread(self._summary))
         reading = await read_flow(self.settings.fleet)
         self._own.append(FlowSample(reading.at, reading.running, reading.committed, reading.produced))
-        return FlowSeen((*kept, *self._own), live=False)
+        return FlowSeen((*kept, *self._own), live=False, record=await asyncio.to_thread(self._summary))
+
+    def _summary(self) -> StreamSummary:
+        from kintsugi.connections import store_dsn
+
+        self._record = self._record or StreamRecord(store_dsn(self.settings))
+        return self._record.summary()
 
     def _samples(self) -> FlowSamples:
         from kintsugi.connections import store_dsn

@@ -60,8 +60,10 @@ def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert "Nobody watches kafka-1" in printed
     assert "Cassandra: Replicas not compared yet." in printed
-    show({**document, "unwatched": []})
-    assert "Nobody watches" not in capsys.readouterr().out
+    show({**document, "unwatched": [], "record": {"well": True, "said": ["back-pressure: ingest waits"]}})
+    printed = capsys.readouterr().out
+    assert "Nobody watches" not in printed
+    assert "ingest waits" in printed
 
 
 def test_a_stream_that_falls_behind_is_told_as_on_the_page() -> None:
@@ -94,6 +96,8 @@ def test_a_stream_that_falls_behind_is_not_well() -> None:
     }
     assert is_well(document)
     assert is_well({**document, "stream": None})
+    assert is_well({**document, "record": {"well": True, "said": []}})
+    assert not is_well({**document, "record": {"well": False, "said": ["partition 2 …"]}})
     assert not is_well(
         {**document, "stream": {"level": "bad", "said": "Trades come in, but none is stored."}}
     )

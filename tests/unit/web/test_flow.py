@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kintsugi.store.samples import FlowSample
+from kintsugi.store.stream_record import Loss, LossState, StreamSummary, Wait
 from kintsugi.web import flow
 from kintsugi.web.hub import Reading
 from kintsugi.web.level import Level
@@ -37,6 +38,29 @@ def test_a_stream_that_stores_nothing_is_sick_and_says_for_how_long() -> None:
     assert now.level is Level.BAD
     assert "200 s" in now.sentence
     assert "8,000 wait" in now.sentence
+
+
+WAIT = Wait("ingest", "trades/f", "50,000 messages wait", NOW, NOW)
+LOST = Loss(2, 10, 30, NOW)
+REPLAYED = Loss(2, 10, 30, NOW, LossState.REPLAYED, ("f",), "1 files were sent again", NOW)
+
+
+@pytest.mark.parametrize(
+    ("record", "level", "word"),
+    [
+        (StreamSummary(losses=(REPLAYED,)), Level.WELL, "flow"),
+        (StreamSummary(losses=(REPLAYED, LOST)), Level.BAD, "20 messages"),
+        (StreamSummary(waits=(WAIT,)), Level.NOTE, "ingest waits"),
+        (StreamSummary(refused={"json": 3}), Level.NOTE, "json 3"),
+        (StreamSummary(losses=(LOST,), waits=(WAIT,)), Level.BAD, "deleted"),
+    ],
+)
+def test_what_is_on_record_of_the_stream_shows_though_its_offsets_look_well(
+    record: StreamSummary, level: Level, word: str
+) -> None:
+    now = flow.stream(Reading(FlowSeen((sample_at(0, 10, 10),), live=True, record=record), NOW))
+    assert now.level is level
+    assert word in now.sentence
 
 
 def test_a_stream_without_cores_is_told() -> None:
