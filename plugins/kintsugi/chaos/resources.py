@@ -23,7 +23,7 @@ from kintsugi.local.node_process import members
 from kintsugi.settings import Settings
 
 LOOPS = 48
-MARK = "KINTSUGI_CHAOS_LOAD"
+MARK = "KINTSUGI_CHAOS"
 SLOW_DISK_BYTES_PER_S = 256 * 1024
 _THROTTLE = Path("/sys/fs/cgroup/blkio")
 _LIMITS = ("blkio.throttle.write_bps_device", "blkio.throttle.read_bps_device")
@@ -33,7 +33,7 @@ _GROUP = "kintsugi-chaos-"
 def start_busy_loops(seconds: float, owner: str, loops: int = LOOPS) -> list[subprocess.Popen[bytes]]:
     """Start loops that take all processor time for ``seconds``, and end by themselves then.
 
-    ``owner``: the installation (its state directory), by which `end_busy_loops` finds them.
+    ``owner``: the installation (its state directory), by which `end_processes` finds them.
     """
     environment = {"PATH": os.environ.get("PATH", os.defpath), MARK: owner}
     command = ["timeout", "-s", "KILL", f"{seconds:.1f}", "sh", "-c", "while :; do :; done"]
@@ -49,8 +49,8 @@ def start_busy_loops(seconds: float, owner: str, loops: int = LOOPS) -> list[sub
     ]
 
 
-def end_busy_loops(owner: str) -> int:
-    """End every loop of this installation, whoever started it; returns how many processes there were."""
+def end_processes(owner: str) -> int:
+    """SIGKILL every process whose environment says ``MARK=owner``; returns how many there were."""
     from kintsugi.local.processes import signal_if, wait_until
 
     hit: set[int] = set()

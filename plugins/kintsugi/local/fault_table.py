@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos.cells import CELLS, NOT_MADE, Cell, Told, judge, owed
+from kintsugi.chaos.cells import Cell, Told, judge, owed
 from kintsugi.chaos.experiment import figures
-from kintsugi.chaos.faults import FAULTS
+from kintsugi.chaos.fault_matrix import CELLS, NOT_MADE
+from kintsugi.chaos.registry import FAULTS
 from kintsugi.errors import InputError, KintsugiError, StepFailed
 from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident, Outcome

@@ -52,11 +52,11 @@ def test_loops_are_found_and_ended_by_their_mark_and_others_stay() -> None:
         resources.start_busy_loops(60, "test-c", loops=1),
     )
     try:
-        assert resources.end_busy_loops("test-b") >= 2
+        assert resources.end_processes("test-b") >= 2
         assert [loop.wait(timeout=20) is not None for loop in ours] == [True, True]
         assert others[0].poll() is None
     finally:
-        resources.end_busy_loops("test-c")
+        resources.end_processes("test-c")
         others[0].wait(timeout=20)
 
 
