@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 SILENCE_S = 5.0
@@ -143,6 +144,6 @@ class Recording:
         lines = list(lines)
         looks = [datetime.fromisoformat(line["at"]) for line in lines if line["kind"] == "look"]
         inside = [since, *(at for at in looks if since < at < until), until]
-        blind = max(later - earlier for earlier, later in zip(inside, inside[1:], strict=False))
+        blind = max(later - earlier for earlier, later in pairwise(inside))
         deaths = (Death.from_json(line) for line in lines if line["kind"] == "death")
         return cls(tuple(death for death in deaths if since <= death.at <= until), blind.total_seconds())

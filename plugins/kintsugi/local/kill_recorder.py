@@ -1,8 +1,8 @@
 """The recorder of live kills: a process of its own that looks at every node from outside, and judges nothing.
 
 Each LOOK_S it notes whether each node's init and service are the processes that they were. Beside that it asks every
-node in its own protocol, and where one doesn't answer, its peers. It writes a line of JSON for each death, with the last
-answer before it, and a line each second that proves that it looked. It shares no code with the recovery but the probes,
+node in its own protocol, and where one doesn't answer, its peers. It writes a line of JSON for each death, with the
+last answer before it, and a line each second that proves that it looked. It shares no code with the recovery but the probes,
 and runs with real-time priority where it can: it has to see what happens on a machine that has no processor time left.
 
     python -m kintsugi.local.kill_recorder <file>      until its standard input is closed
@@ -88,16 +88,17 @@ class Recorder:
             for what, process in now.items():
                 before = seen.processes.get(what)
                 if before is not None and before != process and not before.alive:
-                    self._died(seen, what, before)
+                    self._died(seen, what, before, seen.log_size)
                 if process is not None:
                     seen.processes[what] = process
                 elif before is not None and not before.alive:
                     del seen.processes[what]
+            seen.log_size = self._log_size(seen.node.name)
         if time.monotonic() - self._proof_s >= PROOF_S:
             self._write({"kind": "look", "at": datetime.now(UTC).isoformat()})
             self._proof_s = time.monotonic()
 
-    def _died(self, seen: _Seen, what: str, process: Process) -> None:
+    def _died(self, seen: _Seen, what: str, process: Process, log_size: int) -> None:
         death = Death(
             node=seen.node.name,
             what=what,
@@ -108,23 +109,31 @@ class Recorder:
             heard_by=seen.heard_by,
             end="its node ended" if what == "init" else "unknown",
         )
-        task = asyncio.create_task(self._complete(seen, death))
+        task = asyncio.create_task(self._complete(seen, death, log_size))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _complete(self, seen: _Seen, death: Death) -> None:
-        """Write a death once the init's log had time to say how the service ended."""
+    async def _complete(self, seen: _Seen, death: Death, log_size: int) -> None:
+        """Write a death once the init's log, ``log_size`` bytes long before it, had time to say how it came."""
         end = death.end
         if death.what == "service":
             await asyncio.sleep(INIT_WRITES_S)
-            end = end_of(self._init_log(seen.node.name), SERVICES[seen.node.role])
+            end = end_of(self._init_log(seen.node.name, log_size), SERVICES[seen.node.role])
         self._write({**death.to_json(), "end": end})
 
-    def _init_log(self, name: str) -> str:
-        """The last lines of the node's init; empty when they can't be read."""
-        path = self.settings.node_root(name) / "log" / "init.log"
-        with suppress(OSError), path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 2000))
+    def _log_path(self, name: str) -> Path:
+        return self.settings.node_root(name) / "log" / "init.log"
+
+    def _log_size(self, name: str) -> int:
+        try:
+            return self._log_path(name).stat().st_size
+        except OSError:
+            return 0
+
+    def _init_log(self, name: str, offset: int) -> str:
+        """What the node's init has logged since its log was ``offset`` bytes long; empty when it can't be read."""
+        with suppress(OSError), self._log_path(name).open("rb") as file:
+            file.seek(offset if offset <= self._log_size(name) else 0)
             return file.read().decode(errors="replace")
         return ""
 
@@ -180,12 +189,13 @@ class RunningRecorder:
                 f"the recorder of live kills ended with {self.process.returncode}; see {self.path}"
             )
         deadline = time.monotonic() + MOST_BLIND_S + INIT_WRITES_S
-        while (lines := self._lines()) is not None and time.monotonic() < deadline:
+        while True:
+            lines = self._lines()
             last = max((line["at"] for line in lines if line["kind"] == "look"), default="")
-            if last and datetime.fromisoformat(last) > until + timedelta(seconds=2 * INIT_WRITES_S):
-                break
+            seen_all = last and datetime.fromisoformat(last) > until + timedelta(seconds=2 * INIT_WRITES_S)
+            if seen_all or time.monotonic() > deadline:
+                return Recording.of(lines, since, until)
             time.sleep(0.2)
-        return Recording.of(lines, since, until)
 
     def _lines(self) -> list[dict[str, Any]]:
         whole = self.path.read_text().rpartition("\n")[0]  # the last line may be half written
