@@ -40,7 +40,7 @@ class Cell:
     ``incident``: False when the fault must not be acted upon at all.
     ``asks``: most disks of the role are gone, so each repair must ask a person; who approves, and then replays from S3.
     ``pages``: whether a person is paged about the victims. ``may_kill_serving``: the designed act ends a service that
-    answers somebody. ``waives``: the guards that the experiment itself violates on purpose.
+    answers somebody. ``hold_s``: how long the fault is in force, where that isn't its usual time. ``waives``: the guards that the experiment itself violates on purpose.
     ``again``: the same node is hit once more while it recovers. ``deadline_s``: so long the journals may stand still
     before all victims serve again.
     """
@@ -56,13 +56,15 @@ class Cell:
     again: bool = False
     pages: Pages = Pages.NONE
     may_kill_serving: bool = False
+    hold_s: float | None = None
     waives: frozenset[Gate] = frozenset()
     deadline_s: float = 240.0
 
     @property
     def name(self) -> str:
         """How the cell is called on the command line and in the report."""
-        return f"{self.fault}{'_twice' if self.again else ''}:{'+'.join(self.nodes)}"
+        held = "" if self.hold_s is None else f"@{self.hold_s:g}s"
+        return f"{self.fault}{'_twice' if self.again else ''}{held}:{'+'.join(self.nodes)}"
 
 
 def one_each(fault: str, names: Iterable[str], verdicts: frozenset[Verdict], **more: object) -> list[Cell]:
@@ -126,4 +128,11 @@ def judge_pages(cell: Cell, pages: Collection[str]) -> str | None:
         return f"no person was paged about {', '.join(cell.nodes)}"
     if cell.pages is Pages.NONE and pages:
         return f"a person was paged: {'; '.join(sorted(pages))}"
+    return None
+
+
+def judge_kills(cell: Cell, killed: Collection[str]) -> str | None:
+    """Why the deaths aren't as designed, None when they are. ``killed``: nodes of which something was killed."""
+    if not cell.incident and killed:
+        return f"{', '.join(sorted(set(killed)))} was killed, though it should have been left alone"
     return None

@@ -113,22 +113,28 @@ def end_of(log: str, service: str) -> str:
     return f"{word} ({how})"
 
 
-def live_kills(
-    deaths: Iterable[Death], announcements: Sequence[Announcement], allowed: Iterable[str] = ()
-) -> list[Death]:
-    """The deaths that nobody may have caused, one a node and moment. ``allowed``: nodes whose service may be ended."""
-    may, found = set(allowed), list[Death]()
+def kills(deaths: Iterable[Death], announcements: Sequence[Announcement]) -> list[Death]:
+    """The deaths that neither the experiment nor the process itself caused, one a node and moment, in time."""
+    found = list[Death]()
     for death in sorted(deaths, key=lambda one: one.at):
-        if death.silent_s is None or death.silent_s > SILENCE_S or death.end == EXITED:
-            continue
-        if any(announcement.explains(death) for announcement in announcements):
-            continue
-        if death.node in may and death.what == "service":
+        if death.end == EXITED or any(announcement.explains(death) for announcement in announcements):
             continue
         if any(one.node == death.node and death.at - one.at < SAME_DEATH for one in found):
             continue
         found.append(death)
     return found
+
+
+def live_kills(
+    deaths: Iterable[Death], announcements: Sequence[Announcement], allowed: Iterable[str] = ()
+) -> list[Death]:
+    """Those of `kills` in which a node died that somebody had just heard.
+
+    ``allowed``: nodes whose service may be ended all the same, by the design of the experiment.
+    """
+    may = set(allowed)
+    heard = [death for death in deaths if death.silent_s is not None and death.silent_s <= SILENCE_S]
+    return [one for one in kills(heard, announcements) if one.node not in may or one.what != "service"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Each LOOK_S it notes whether each node's init and service are the processes that they were. Beside that it asks every
 node in its own protocol, and where one doesn't answer, its peers. It writes a line of JSON for each death, with the
-last answer before it, and a line each second that proves that it looked. It shares no code with the recovery but the probes,
-and runs with real-time priority where it can: it has to see what happens on a machine that has no processor time left.
+last answer before it, and a line each second that proves that it looked. It shares no code with the recovery but the
+probes, and has real-time priority where it can: it has to see what happens on a machine without processor time.
 
     python -m kintsugi.local.kill_recorder <file>      until its standard input is closed
 """

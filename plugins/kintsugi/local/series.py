@@ -102,6 +102,18 @@ def incidents_since(doors: Runtime, t0: datetime) -> list[Incident]:
     return sorted(found, key=lambda one: one.detected_at)
 
 
+def pages_since(doors: Runtime, since: datetime) -> dict[str, str]:
+    """Title and text of every page that was written since then (UTC), by its key; none before the watchdog ever ran."""
+    with doors.store.transaction() as connection:
+        known = connection.execute("SELECT to_regclass('outbox') AS name").fetchone()
+        if known is None or known["name"] is None:
+            return {}
+        rows = connection.execute(
+            "SELECT key, body FROM outbox WHERE kind = 'page' AND created_at >= %s", (since,)
+        ).fetchall()
+    return {row["key"]: f"{row['body'].get('title', '')}: {row['body'].get('text', '')}" for row in rows}
+
+
 @contextmanager
 def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
     """Print the incidents' journals as they grow, while the block runs."""
