@@ -40,7 +40,8 @@ class Cell:
     ``incident``: False when the fault must not be acted upon at all.
     ``asks``: most disks of the role are gone, so each repair must ask a person; who approves, and then replays from S3.
     ``pages``: whether a person is paged about the victims. ``may_kill_serving``: the designed act ends a service that
-    answers somebody. ``hold_s``: how long the fault is in force, where that isn't its usual time. ``waives``: the guards that the experiment itself violates on purpose.
+    answers somebody. ``hold_s``: seconds for which the fault is in force, where that isn't its usual time.
+    ``waives``: the guards that the experiment itself violates on purpose.
     ``again``: the same node is hit once more while it recovers. ``deadline_s``: so long the journals may stand still
     before all victims serve again.
     """

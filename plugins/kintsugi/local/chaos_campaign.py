@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.chaos.cells import Cell
 from kintsugi.chaos.fault_matrix import CELLS
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.errors import KintsugiError
+from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.fleet import Fleet, Role
 from kintsugi.local import account
 from kintsugi.local.fault_table import live_kills_in, unavailable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 INJECTIONS = 100
 PAIRED = 4  # one injection in so many has two faults
 ACCOUNT_DEADLINE_S = 900.0
+GIVEN_UP_AFTER = 3  # injections that couldn't be begun, each after its deadline: the fleet needs a person
 # They concern all of the machine or the control plane, or last for many minutes.
 ALONE = frozenset(
     {
@@ -153,6 +154,10 @@ def run(
             document["summary"] = summary(done, cells)
             write_report(path, document)
             say(console, done[-1])
+            if all(row["not_begun"] for row in done[-GIVEN_UP_AFTER:]) and len(done) >= GIVEN_UP_AFTER:
+                raise StepFailed(
+                    f"{GIVEN_UP_AFTER} injections in a row couldn't be begun; see `make status`, then run this again"
+                )
     document["account"] = counted = account.summary(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
@@ -240,9 +245,10 @@ def say(console: Console, row: Mapping[str, Any]) -> None:
     """One line when an injection is over."""
     for cell in row["cells"]:
         colour = "green" if cell["as_designed"] else "red"
+        killed = live_kills_in(cell) or "not measured"
         console.print(
-            f"  [{colour}]{row['number']} {cell['fault']}: {cell['outcome']}[/]; live nodes killed "
-            f"{live_kills_in(cell) or 'not measured'}, lost {cell['lost']}, doubled {cell['doubled']}, {row['seconds']} s"
+            f"  [{colour}]{row['number']} {cell['fault']}: {cell['outcome']}[/]; live nodes killed {killed}, "
+            f"lost {cell['lost']}, doubled {cell['doubled']}, {row['seconds']} s"
         )
 
 

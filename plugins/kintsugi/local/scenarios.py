@@ -34,7 +34,7 @@ from kintsugi.local.demo import live_feed
 from kintsugi.local.kill_recorder import MOST_BLIND_S, RunningRecorder
 from kintsugi.local.processes import wait_until
 from kintsugi.local.scenario_rows import ACCOUNT_DEADLINE_S, NOT_BEGUN, Row, Seen, empty_row, row_of, told_by
-from kintsugi.local.series import await_steady_state, followed, incidents_since, pages_since
+from kintsugi.local.series import await_allowed, await_steady_state, followed, incidents_since, pages_since
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime
 from kintsugi.recovery.guards import APPROVE
@@ -47,7 +47,6 @@ FEED_ROWS = 1500  # every five seconds
 WATCHED_S = 12.0  # how long a cell that should do nothing is watched
 CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is over
 LONGEST_S = 1200.0  # one that goes round in circles is ended too
-ALLOWED_DEADLINE_S = 600.0  # replicas of much data are repaired for minutes
 MAKE_LONGEST_S = 240.0  # beyond the time that the fault is held
 REPLAY_DEADLINE_S = 300.0
 
@@ -88,7 +87,8 @@ def run_cells(
     """
     try:
         await_steady_state(doors)
-        await_allowed(doors, cells)
+        for cell in cells:
+            await_allowed(doors, cell.fault, cell.nodes, cell.waives)
     except ChaosStopped:
         raise
     except (
@@ -120,25 +120,6 @@ def run_cells(
         )
         rows.append(row_of(cell, seen))
     return rows
-
-
-def await_allowed(doors: Runtime, cells: Sequence[Cell], deadline_s: float = ALLOWED_DEADLINE_S) -> None:
-    """Ask the guards of chaos until they allow every cell; raises their last Refused at the deadline, or ChaosStopped.
-
-    What an earlier cell left behind, such as a repair of replicas that goes on, is over after some minutes.
-    """
-    until = time.monotonic() + deadline_s
-    while True:
-        try:
-            for cell in cells:
-                guard.check(doors, FAULTS[cell.fault], cell.nodes, cell.waives)
-            return
-        except ChaosStopped:
-            raise
-        except Refused:
-            if time.monotonic() > until:
-                raise
-            time.sleep(2)
 
 
 def make_and_heal(run: Run, fed: list[Any]) -> bool:

@@ -8,13 +8,16 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.chaos import guard
 from kintsugi.chaos.experiment import check_steady_state
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.errors import Refused, StepFailed
 from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident
@@ -22,6 +25,7 @@ from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
 from kintsugi.recovery.assess import LIMITS
 from kintsugi.recovery.case import Runtime
+from kintsugi.recovery.guards import Gate
 from kintsugi.store import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from kintsugi.local.airflow import Airflow
 
 STEADY_DEADLINE_S = 300.0
+ALLOWED_DEADLINE_S = 600.0  # replicas of much data are repaired for minutes
 GENEROUS_FOR = timedelta(hours=3)
 
 
@@ -79,6 +84,31 @@ def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) ->
             if time.monotonic() > until:
                 raise StepFailed(f"no steady state after {deadline_s:.0f} s: {refusal}") from refusal
             time.sleep(1)
+        else:
+            return
+
+
+def await_allowed(
+    doors: Runtime,
+    kind: str,
+    names: Sequence[str],
+    waives: Collection[Gate] = frozenset(),
+    deadline_s: float = ALLOWED_DEADLINE_S,
+) -> None:
+    """Ask the guards of chaos until they allow this fault; raises their last Refused at the deadline, or ChaosStopped.
+
+    What an earlier fault left behind, such as a repair of replicas that goes on, is over after some minutes.
+    """
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            guard.check(doors, FAULTS[kind], names, waives)
+        except ChaosStopped:
+            raise
+        except Refused:
+            if time.monotonic() > until:
+                raise
+            time.sleep(2)
         else:
             return
 
