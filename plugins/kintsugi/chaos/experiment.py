@@ -58,9 +58,9 @@ def night_is_over(run_type: str, due: datetime, now: datetime | None = None) -> 
 
 
 def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
-    """The name of the node to break, never a protected one. Without a seed, one is made from the run's id; it is logged.
+    """The name of the node to break, never a protected one; raises Refused when all are.
 
-    Raises Refused when every node is protected.
+    Without a seed, one is made from the run's id; it is logged.
     """
     seed = seed_of(run) if seed is None else seed
     node = pick(seed, [node for node in runtime.fleet if not node.protected])
@@ -108,8 +108,8 @@ def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | N
 def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
     """Wait for the end of the incident that the fault at ``t0`` made; returns its figures in seconds.
 
-    Raises StepFailed when it didn't end healed within ``deadline_s``; ChaosStopped when a person stops chaos, and Aborted
-    when more breaks than the fault explains: what can be undone of the fault has been undone then.
+    Raises StepFailed when it didn't end healed within ``deadline_s``. Raises ChaosStopped when a person stops chaos, and
+    Aborted when more breaks than the fault explains; what can be undone of the fault has been undone then.
     """
     since, until = datetime.fromisoformat(t0), time.monotonic() + deadline_s
     bystanders = guard.Bystanders(runtime, [name], since)
