@@ -48,7 +48,7 @@ bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (a
 soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (15 to 25 minutes)
 	@$(KINTSUGI) soak
 
-faults:  ## on the running fleet: the table of faults, cell by cell (about 80 minutes, goes on where it was ended; CELLS="hung power_off" for some)
+faults:  ## on the running fleet: the table of faults, cell by cell (about three hours, goes on where it was ended; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
 
 chaos-campaign:  ## on the running fleet: 100 injections in random order, a quarter of them two at once (about four hours, goes on where it was ended; INJECTIONS=20 SEED=7)

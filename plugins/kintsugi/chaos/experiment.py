@@ -108,8 +108,8 @@ def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | N
 def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
     """Wait for the end of the incident that the fault at ``t0`` made; returns its figures in seconds.
 
-    Raises StepFailed when it didn't end healed within ``deadline_s``. Raises ChaosStopped when a person stops chaos, and
-    Aborted when more breaks than the fault explains; what can be undone of the fault has been undone then.
+    Raises StepFailed when it didn't end healed within ``deadline_s``, ChaosStopped when a person stops chaos, Aborted
+    when more breaks than the fault explains. What can be undone of the fault has been undone after the last two.
     """
     since, until = datetime.fromisoformat(t0), time.monotonic() + deadline_s
     bystanders = guard.Bystanders(runtime, [name], since)

@@ -224,6 +224,9 @@ def await_healing(run: Run, only: Cell | None = None) -> bool:
     until, noted, calm_since = began + deadline_s, 0, None
     while (now := time.monotonic()) < min(until, began + LONGEST_S):
         bystanders.check()
+        if not store_answers(run):
+            time.sleep(0.5)
+            continue
         if asking := [name for cell in cells if cell.asks for name in cell.nodes]:
             # As a person does who knows that the disks are gone.
             ControlPlane(run.doors.settings).airflow.answer_all([*map(watch_of, asking)], APPROVE)
@@ -237,6 +240,15 @@ def await_healing(run: Run, only: Cell | None = None) -> bool:
             return True
         time.sleep(0.5)
     return False
+
+
+def store_answers(run: Run) -> bool:
+    """Whether Postgres answers; it may be what was killed, and comes back by itself."""
+    try:
+        run.doors.store.faults(1)
+    except StoreUnavailable:
+        return False
+    return True
 
 
 def is_over(run: Run, cell: Cell, incidents: Sequence[Incident]) -> bool:

@@ -266,7 +266,7 @@ def test_a_bystander_that_stays_silent_ends_the_fault_and_a_pause_does_not(
 ) -> None:
     now = [1e9]
     silent = ["cassandra-1"]
-    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("kintsugi.chaos.guard.time.monotonic", lambda: now[0])
     monkeypatch.setattr(Bystanders, "_silent", lambda _: list(silent))
     bystanders.check()
     now[0] += guard.GRACE_S - 1

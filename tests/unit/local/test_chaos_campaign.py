@@ -159,7 +159,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(chaos_campaign, "unavailable", lambda _: {"slow_disk": "no control group"})
     monkeypatch.setattr(chaos_campaign, "generous", lambda _: nullcontext())
     monkeypatch.setattr(chaos_campaign, "recording", lambda *_: nullcontext())
-    monkeypatch.setattr(chaos_campaign.account, "summary", lambda _: counted)
+    monkeypatch.setattr("kintsugi.local.account.summary", lambda _: counted)
     monkeypatch.setattr("kintsugi.trades.reconcile.reconcile_when_quiet", lambda *_, **__: None)
     stage.run = lambda **more: chaos_campaign.run(made, report=stage.path, **{"injections": 8, **more})
     stage.report = lambda: json.loads(stage.path.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from kintsugi.local import scenario_rows, scenarios
 from kintsugi.local.scenario_rows import NOT_BEGUN, Seen, pages_about, row_of
 from kintsugi.local.scenarios import Run, run_cells
 from kintsugi.recovery.diagnose import Verdict
+from kintsugi.store import StoreUnavailable
 from tests.stories import T0, healed
 
 ON_DISK = frozenset({Action.REBUILD})
@@ -145,8 +147,8 @@ def doors(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
     async def redundant(*_: Any, **__: Any) -> None:
         return None
 
-    monkeypatch.setattr(scenarios.redundant, "missing", redundant)
-    store = SimpleNamespace(record_fault=lambda name, **_: done.append(f"record {name}"))
+    monkeypatch.setattr("kintsugi.recovery.redundant.missing", redundant)
+    store = SimpleNamespace(record_fault=lambda name, **_: done.append(f"record {name}"), faults=lambda _: [])
     return SimpleNamespace(store=store, fleet=load_fleet(), settings=SimpleNamespace(control=tmp_path))
 
 
@@ -235,6 +237,19 @@ def test_a_fault_that_cannot_be_made_is_undone_and_named(
     assert done[-1] == "undo"
 
 
+def test_a_store_that_was_killed_is_waited_for(doors: Any) -> None:
+    answers = iter([StoreUnavailable("gone"), StoreUnavailable("gone")])
+
+    def faults(_: int) -> list[Any]:
+        if (failure := next(answers, None)) is not None:
+            raise failure
+        return []
+
+    doors.store.faults = faults
+    (row,) = run(doors, HELD)
+    assert row["as_designed"], row["outcome"]
+
+
 def test_only_faults_that_end_processes_are_announced(doors: Any) -> None:
     at_once = Run(doors, [HELD, BRIEF], Console(file=io.StringIO()), None, t0=datetime.now(UTC))
     at_once.announce(HELD, HELD.nodes)
@@ -244,10 +259,12 @@ def test_only_faults_that_end_processes_are_announced(doors: Any) -> None:
 
 
 def test_a_fault_that_takes_too_long_is_given_up(doors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     ended = threading.Event()
-    fault = Fault("held", "held", lambda *_: ended.wait(60) and None, hold_s=0.01)
+
+    def hangs(*_: Any) -> None:
+        ended.wait(60)
+
+    fault = Fault("held", "held", hangs, hold_s=0.01)
     for module in (injection, scenarios, scenario_rows):
         monkeypatch.setattr(module, "FAULTS", {"held": fault})
     monkeypatch.setattr(scenarios, "MAKE_LONGEST_S", 0.2)
