@@ -84,7 +84,7 @@ def test_a_node_gets_its_power_back_unless_somebody_else_sees_to_it() -> None:
     assert undo_power_cut(alone := powerless(), "kafka-2")
     assert alone.on == ["kafka-2"]
     for taken in ({"running": True}, {"disk": False}, {"incidents": 1}, {"lease": object()}):
-        undo_power_cut(left := powerless(**taken), "kafka-2")  # type: ignore[arg-type]
+        undo_power_cut(left := powerless(**taken), "kafka-2")
         assert left.on == [], taken
 
 

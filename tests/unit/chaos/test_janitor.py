@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +64,7 @@ def abandoned(runtime: Any, owner: tuple[int, int | None]) -> janitor.FaultRecor
     dead = replace(record, id="test-dead", owner=owner[0], owner_started=owner[1])
     janitor.forget(runtime.settings, record)
     path = janitor._path(runtime.settings, dead)
-    path.write_text(janitor.json.dumps(janitor.asdict(dead)))
+    path.write_text(json.dumps(asdict(dead)))
     return dead
 
 

@@ -103,7 +103,7 @@ def test_a_death_is_written_and_read_again() -> None:
 
 def test_a_recording_says_for_how_long_nobody_looked() -> None:
     lines = [{"kind": "look", "at": after(seconds).isoformat()} for seconds in (-5, 1, 2, 9, 10, 40)]
-    lines += [death(at=5).to_json(), death(at=20).to_json()]  # type: ignore[list-item]
+    lines += [death(at=5).to_json(), death(at=20).to_json()]
     seen = Recording.of(lines, T0, after(12))
     assert seen.blind_s == 7
     assert [one.at for one in seen.deaths] == [after(5)]

@@ -81,7 +81,7 @@ def test_a_death_that_the_experiment_announced_is_not_the_recoverys() -> None:
 
 
 def test_where_nothing_may_be_done_a_silent_node_may_not_be_killed_either() -> None:
-    quiet = {"incidents": []}
+    quiet: dict[str, Any] = {"incidents": []}
     assert row_of(LEFT_ALONE, seen(**quiet))["as_designed"]
     killed = row_of(LEFT_ALONE, seen(**quiet, deaths=[death(heard_s=30)]))
     assert killed["live_kills"] == []
