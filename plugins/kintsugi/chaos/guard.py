@@ -145,7 +145,7 @@ def objections(
 ) -> list[str]:
     """What the guards say against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
     together = with_others_gone(facts, others)
-    now = judge(Action.RESTART, together, limits, approved=waives)
+    now = judge(Action.RESTART, replace(together, planned=True), limits, approved=waives)
     if not cost.destroys:
         return list(now.reasons)
     then = judge(cost, once_made(together, limits), limits, approved=waives)
@@ -159,6 +159,7 @@ def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
         facts,
         service=Answer.REFUSED,
         ssh=Answer.REFUSED,
+        running=False,
         observed_at=facts.at,
         heard_at=silent_since,
         volume_intact=True,

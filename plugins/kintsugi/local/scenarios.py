@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos import guard
-from kintsugi.chaos.cells import Cell, owed
+from kintsugi.chaos.cells import Cell, Pages, owed
 from kintsugi.chaos.injection import hold, in_force
 from kintsugi.chaos.live_kills import Announcement, Death
 from kintsugi.chaos.registry import FAULTS
@@ -33,7 +33,16 @@ from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.demo import live_feed
 from kintsugi.local.kill_recorder import MOST_BLIND_S, RunningRecorder
 from kintsugi.local.processes import wait_until
-from kintsugi.local.scenario_rows import ACCOUNT_DEADLINE_S, NOT_BEGUN, Row, Seen, empty_row, row_of, told_by
+from kintsugi.local.scenario_rows import (
+    ACCOUNT_DEADLINE_S,
+    NOT_BEGUN,
+    Row,
+    Seen,
+    empty_row,
+    pages_about,
+    row_of,
+    told_by,
+)
 from kintsugi.local.series import await_allowed, await_steady_state, followed, incidents_since, pages_since
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime
@@ -49,6 +58,7 @@ CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is ov
 LONGEST_S = 1200.0  # one that goes round in circles is ended too
 MAKE_LONGEST_S = 240.0  # beyond the time that the fault is held
 REPLAY_DEADLINE_S = 300.0
+PAGE_DEADLINE_S = 120.0
 
 
 @dataclass
@@ -104,7 +114,7 @@ def run_cells(
         ended_at = datetime.now(UTC)
     counted = taken_account(run, fed)
     incidents = incidents_since(doors, run.t0)
-    pages = pages_since(doors, run.t0)
+    pages = awaited_pages(run)
     deaths, blind = recorded(run, ended_at)
     rows = []
     for cell in cells:
@@ -307,6 +317,17 @@ def taken_account(run: Run, fed: Any) -> dict[str, Any]:
     except (KintsugiError, OSError) as error:
         run.console.print(f"  [red]no account: {error}")
         return {}
+
+
+def awaited_pages(run: Run) -> dict[str, str]:
+    """Every page since the fault; one that must come is waited for, because the watchdog gathers them once a minute."""
+
+    def complete() -> bool:
+        pages = pages_since(run.doors, run.t0)
+        return all(pages_about(cell, pages) for cell in run.cells if cell.pages is Pages.MUST)
+
+    wait_until(complete, PAGE_DEADLINE_S, pause=1.0)
+    return pages_since(run.doors, run.t0)
 
 
 def recorded(run: Run, ended_at: datetime) -> tuple[Sequence[Death] | None, str | None]:

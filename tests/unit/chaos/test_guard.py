@@ -88,6 +88,7 @@ def test_no_disk_is_destroyed_while_another_one_lacks_rows() -> None:
         (replace(SERVING, ledger=None), Action.REBUILD_NODE),
         (replace(SERVING, sick=5), Action.REBUILD),
         (replace(BROKER, kafka=None), Action.RESTART),
+        (with_ledger(SERVING, role_attempts={"cassandra-3": NOW}), Action.RESTART),
     ],
 )
 def test_what_refuses_a_recovery_refuses_chaos(facts: GuardFacts, cost: Action) -> None:

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -235,6 +236,18 @@ def test_a_fault_that_cannot_be_made_is_undone_and_named(
     (row,) = run(doors, HELD)
     assert "no log holds anything" in row["outcome"]
     assert done[-1] == "undo"
+
+
+def test_a_page_that_must_come_is_waited_for(doors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def pages(*_: Any) -> dict[str, str]:
+        looks.append(1)
+        return {"page/pattern/kafka-1/1": "kafka-1 fails again and again"} if len(looks) > 1 else {}
+
+    monkeypatch.setattr(scenarios, "pages_since", pages)
+    (row,) = run(doors, replace(HELD, pages=Pages.MUST))
+    assert row["as_designed"], row["outcome"]
 
 
 def test_a_store_that_was_killed_is_waited_for(doors: Any) -> None:
