@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up unpause down docker-up docker-down status incident form-anew rounds faults mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup demo up unpause down docker-up docker-down status incident form-anew rounds faults chaos-campaign stall-test chaos-stop chaos-resume mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -39,8 +39,8 @@ incident:  ## the story of one incident: make incident ID=<as `make status` list
 form-anew:  ## when a role's disks are gone: an empty cluster, and all trades again from S3 (ROLE=kafka or cassandra; YES=1 doesn't ask)
 	@$(KINTSUGI) form_anew $(ROLE) $(if $(YES),--yes)
 
-rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes)
-	@$(KINTSUGI) rounds
+rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes; ROUNDS=3 for more), with medians by role
+	@$(KINTSUGI) rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 20 minutes)
 	@$(KINTSUGI) bench
@@ -48,8 +48,20 @@ bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (a
 soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (15 to 25 minutes)
 	@$(KINTSUGI) soak
 
-faults:  ## on the running fleet: the table of faults, cell by cell (about 80 minutes, goes on where it was ended; CELLS="hung power_off" for some)
+faults:  ## on the running fleet: the table of faults, cell by cell (about three hours, goes on where it was ended; CELLS="hung power_off" for some)
 	@$(KINTSUGI) faults $(CELLS)
+
+chaos-campaign:  ## on the running fleet: 100 injections in random order, a quarter of them two at once (about four hours, goes on where it was ended; INJECTIONS=20 SEED=7)
+	@$(KINTSUGI) chaos-campaign $(if $(INJECTIONS),--injections $(INJECTIONS)) $(if $(SEED),--seed $(SEED))
+
+stall-test:  ## on the running fleet: every role and the fleet stand still for 6, 12, 17, 24 and 60 s (about an hour, goes on where it was ended; SECONDS_STALLED="17 24")
+	@$(KINTSUGI) stall-test $(foreach seconds,$(SECONDS_STALLED),--seconds $(seconds))
+
+chaos-stop:  ## stop all chaos at once and take its faults back (REASON="a word to the others")
+	@$(KINTSUGI) chaos stop $(if $(REASON),--reason "$(REASON)")
+
+chaos-resume:  ## allow chaos again
+	@$(KINTSUGI) chaos resume
 
 mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)
 	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))

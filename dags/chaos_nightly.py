@@ -11,12 +11,15 @@ RUNBOOK = """
 ### Chaos at night
 
 Picks a node at random from a seed (logged, and settable in the form to repeat a night), pulls its plug, waits until
-the watch has healed it, and reports. It refuses to start while an incident is open or when the
-steady state doesn't hold: chaos proves recovery, it doesn't add to an outage.
+the watch has healed it, and reports. A node with `protected: true` is never picked.
 
-**`refuse_when_sick` failed?** That is the refusal; its text says what wasn't well. **Skipped?** The run was due more
-than an hour before: the DAG was paused then, or Airflow down, and nobody wants the night made up for by day.
-**`wait_for_healing` failed?** The node did not come back in time: read the incident of that node and treat it as real.
+Right before the plug is pulled, chaos asks what a recovery asks before it destroys something: maintenance, paused
+watches, pending repairs, copies and quorum, redundancy of every node, open incidents, the switch `chaos_switch`.
+
+**`refuse_when_sick` or `pull_the_plug` failed?** That is the refusal; its text says what wasn't well. **Skipped?** The
+run was due more than an hour before: the DAG was paused then, or Airflow down. It isn't made up for by day.
+**`wait_for_healing` failed?** The node did not come back in time, or more broke than this fault explains, or a person
+stopped chaos. The text says which. Read the incident of that node and treat it as real.
 """
 
 with DAG(
@@ -67,12 +70,12 @@ with DAG(
 
     @task
     def pull_the_plug(node: str, **context: object) -> str:
-        """Kill the whole node and note t0 just before; returns t0, ISO 8601 UTC."""
+        """Ask the guards, kill the whole node and note t0 just before; returns t0, ISO 8601 UTC."""
         from kintsugi.chaos import experiment
         from kintsugi.recovery.case import runtime
 
         lose_volume = bool(context["params"]["lose_volume"])  # type: ignore[index]
-        return experiment.pull_plug(runtime(), node, run=str(context["run_id"]), lose_volume=lose_volume)
+        return experiment.break_server(runtime(), node, run=str(context["run_id"]), lose_volume=lose_volume)
 
     @task
     def wait_for_healing(node: str, t0: str) -> dict[str, object]:

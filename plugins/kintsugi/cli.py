@@ -192,6 +192,27 @@ def faults(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, cells=options.cell, report=options.report)
 
 
+def chaos_campaign(options: argparse.Namespace, settings: Settings) -> int:
+    """Inject 100 faults in random order on the running fleet, a quarter two at once; report live kills and losses."""
+    from kintsugi.local.chaos_campaign import run
+
+    return run(settings, injections=options.injections, seed=options.seed, report=options.report)
+
+
+def stall_test(options: argparse.Namespace, settings: Settings) -> int:
+    """Let whole roles and the fleet stand still for 6 to 60 s; all but the longest must end without a kill."""
+    from kintsugi.local.stall_test import run
+
+    return run(settings, seconds=options.seconds or (), report=options.report)
+
+
+def chaos(options: argparse.Namespace, settings: Settings) -> int:
+    """Stop all chaos at once and take its faults back, allow it again, or show whether it is allowed."""
+    from kintsugi.chaos.command import run
+
+    return run(options.what, options.reason)
+
+
 def mttr(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the mean time to repair on the running fleet, under load, beside starts by hand."""
     from kintsugi.local.mttr import run
@@ -316,10 +337,20 @@ def _add_series_of_faults(commands: argparse._SubParsersAction[argparse.Argument
     )
     told_whole.add_argument("--victim", action="append", help="a node whose plug is pulled; may be repeated")
     all_nodes = _add(commands, rounds)
-    all_nodes.add_argument("--rounds", type=int, default=2)
+    all_nodes.add_argument("--rounds", type=_count, default=2, help="default: 2")
     all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
     table = _add(commands, faults)
     table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
+    campaign = _add(commands, chaos_campaign)
+    campaign.add_argument("--injections", type=_count, default=100, help="default: 100")
+    campaign.add_argument("--seed", type=int, help="of the order; default: the time")
+    stalled = _add(commands, stall_test)
+    stalled.add_argument(
+        "--seconds", action="append", type=float, help="may be repeated; default: 6, 12, 17, 24 and 60"
+    )
+    switched = _add(commands, chaos)
+    switched.add_argument("what", choices=("stop", "resume", "status"))
+    switched.add_argument("--reason", default="no reason was given", help="shown to everybody whom it stops")
     repaired = _add(commands, mttr)
     repaired.add_argument("--repairs", type=_count, default=12, help="of each role; default: 12")
     repaired.add_argument(
@@ -340,7 +371,7 @@ def _add_series_of_faults(commands: argparse._SubParsersAction[argparse.Argument
     calmed = _add(commands, calm)
     calmed.add_argument("--minutes", type=float, default=60, help="default: 60")
     calmed.add_argument("--seed", type=int, help="of the pauses; default: the time")
-    for reported in (told_whole, all_nodes, table, repaired, walked, calmed):
+    for reported in (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
 
 
@@ -360,7 +391,9 @@ def _add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command
 ) -> argparse.ArgumentParser:
     summary = (command.__doc__ or "").splitlines()[0]
-    parser = commands.add_parser(command.__name__, help=summary, description=summary)
+    name = command.__name__.replace("_", "-")
+    other = [command.__name__] if name != command.__name__ else []
+    parser = commands.add_parser(name, aliases=other, help=summary, description=summary)
     parser.set_defaults(command=command)
     return parser
 

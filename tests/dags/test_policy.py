@@ -20,6 +20,7 @@ EXPECTED = {
     "watch_flow",
     "recover_node",
     "chaos_nightly",
+    "chaos_switch",
     "deploy_release",
     "check_drift",
     "anti_entropy",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.chaos.faults import FAULTS
+from kintsugi.chaos.registry import FAULTS
 from kintsugi.fleet import Node
 from kintsugi.hooks.ansible import Ansible
 from kintsugi.local import node as local

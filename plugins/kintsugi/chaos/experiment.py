@@ -1,4 +1,4 @@
-"""One chaos experiment: check the steady state, pick a victim, break it, wait for the healing.
+"""One chaos experiment: check the steady state, pick a victim, ask the guards, break it, wait for the healing.
 
 The injector is never the detector: it only kills, and writes t0 (its own clock, just before the fault) into the store.
 """
@@ -11,7 +11,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kintsugi.chaos import guard, switch
 from kintsugi.chaos.pick import pick, seed_of
+from kintsugi.chaos.registry import FAULTS
 from kintsugi.errors import Refused, StepFailed
 from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident, Outcome
@@ -56,17 +58,35 @@ def night_is_over(run_type: str, due: datetime, now: datetime | None = None) -> 
 
 
 def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
-    """The name of the node to break. Without a seed, one is made from the run's id; it is logged."""
+    """The name of the node to break, never a protected one; raises Refused when all are.
+
+    Without a seed, one is made from the run's id; it is logged.
+    """
     seed = seed_of(run) if seed is None else seed
-    node = pick(seed, runtime.fleet)
+    node = pick(seed, [node for node in runtime.fleet if not node.protected])
     log.info("seed %d picks %s", seed, node.name)
     return node.name
 
 
+def break_server(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
+    """Pull the plug of a node that the guards of chaos allow to break at this moment; returns t0, ISO 8601 UTC.
+
+    Raises Refused with every reason (`kintsugi.chaos.guard.check`).
+    """
+    guard.check(runtime, FAULTS[kind_of(lose_volume=lose_volume)], [name])
+    return pull_plug(runtime, name, run=run, lose_volume=lose_volume)
+
+
+def kind_of(*, lose_volume: bool) -> str:
+    """The fault's name in the fault matrix."""
+    return "volume_lost" if lose_volume else "power_off"
+
+
 def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
-    """Kill the whole node, with its disk if asked; returns t0, ISO 8601 UTC."""
+    """Kill the whole node, with its disk if asked; returns t0, ISO 8601 UTC. Raises ChaosStopped."""
+    switch.check(runtime.store)
     node = runtime.fleet.node(name)
-    kind = "volume_lost" if lose_volume else "power_off"
+    kind = kind_of(lose_volume=lose_volume)
     t0 = datetime.now(UTC)
     runtime.store.record_fault(node.name, kind=kind, t0=t0, run=run, mode="reset")
     platform = runtime.platform()
@@ -88,10 +108,17 @@ def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | N
 def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
     """Wait for the end of the incident that the fault at ``t0`` made; returns its figures in seconds.
 
-    Raises StepFailed when it didn't end healed within ``deadline_s``.
+    Raises StepFailed when it didn't end healed within ``deadline_s``, ChaosStopped when a person stops chaos, Aborted
+    when more breaks than the fault explains. What can be undone of the fault has been undone after the last two.
     """
     since, until = datetime.fromisoformat(t0), time.monotonic() + deadline_s
+    bystanders = guard.Bystanders(runtime, [name], since)
     while time.monotonic() < until:
+        try:
+            bystanders.check()
+        except (switch.ChaosStopped, guard.Aborted) as ended:
+            log.warning("%s; %s", ended, undo_power_cut(runtime, name))
+            raise
         incident = incident_since(runtime, name, since)
         if incident is not None and incident.closed_at is not None:
             if incident.outcome is not Outcome.HEALED:
@@ -99,6 +126,22 @@ def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) ->
             return figures(incident)
         time.sleep(1)
     raise StepFailed(f"{name} was not healed within {deadline_s:.0f} s; look at {watch_of(name)} in Airflow")
+
+
+def undo_power_cut(runtime: Runtime, name: str) -> str:
+    """Give a node its power back, unless its disk is gone or a recovery has begun; returns what was done, a sentence.
+
+    A recovery that is under way is the better undoing: two that start one node would be in each other's way.
+    """
+    platform = runtime.platform()
+    if platform.running(name):
+        return f"{name} runs already"
+    if not platform.volume_exists(name):
+        return f"the disk of {name} is gone, so its recovery has to make it anew"
+    if runtime.store.incidents(1, node=name, open_only=True) or runtime.store.lease(name) is not None:
+        return f"the recovery of {name} has begun and goes on"
+    platform.power_on(name)
+    return f"{name} has its power back"
 
 
 def figures(incident: Incident) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A fault is made from outside (power, disk, the frozen host) or over SSH by what a person or a broken part could do;
 it never tells the recovery anything. Taking back is safe at any time, also of a fault that was never made: the
-janitor does it whatever became of the experiment.
+janitor (`kintsugi.chaos.janitor`) does it whatever became of the experiment. Faults of the network and gray faults are
+in `kintsugi.chaos.gray_faults`; all of them together are in `kintsugi.chaos.registry`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kintsugi.chaos.logs import (
 )
 from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.fleet import Role
+from kintsugi.incident import Action
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery.case import Runtime
 
@@ -40,6 +42,10 @@ class Fault:
 
     ``mode``: whether connections are reset at once or nobody answers at all. ``outlasts_repair``: the repair must
     end while the fault is still in force. ``unavailable``: why the fault can't be made here, None when it can.
+    ``hold_s``: so long the fault stays in force before it is taken back; None: until the experiment is over.
+    ``every_s``: seconds after which ``make`` is done again while the fault is held. ``cost``: the repair that
+    this fault makes necessary at worst; the guards are asked for it before the fault is made. ``kills``: whether making
+    or taking it back ends processes of the victims, so that their death isn't the recovery's doing.
     """
 
     kind: str
@@ -49,9 +55,13 @@ class Fault:
     mode: str = "reset"
     outlasts_repair: bool = False
     unavailable: Callable[[Runtime], str | None] = lambda _: None
+    hold_s: float | None = None
+    every_s: float | None = None
+    cost: Action = Action.RESTART
+    kills: bool = True
 
 
-def _each(act: Callable[[Runtime, str], None]) -> Act:
+def each(act: Callable[[Runtime, str], None]) -> Act:
     """An act on all victims at once: they fail together, not one after another."""
 
     def together(runtime: Runtime, names: Sequence[str]) -> None:
@@ -100,7 +110,7 @@ def _unhang(runtime: Runtime, name: str) -> None:
         runtime.platform().signal_service(name, _service(runtime, name), "CONT")
 
 
-def _power_off(runtime: Runtime, name: str) -> None:
+def power_off(runtime: Runtime, name: str) -> None:
     runtime.platform().power_off(name)
 
 
@@ -263,37 +273,39 @@ def _faketime(runtime: Runtime) -> str | None:
 
 def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
     runtime.platform().stop_storage()
-    _each(_power_off)(runtime, names)
+    each(power_off)(runtime, names)
 
 
 def _storage_back(runtime: Runtime, names: Sequence[str]) -> None:
     runtime.platform().start_storage()
 
 
-FAULTS = {
-    fault.kind: fault
-    for fault in (
-        Fault("process_killed", "its service is killed", _each(_kill_process)),
-        Fault("driver_killed", "the streaming driver is killed", _each(_kill_driver)),
-        Fault("sshd_killed", "sshd is killed while the service lives", _each(_kill_sshd)),
-        Fault("power_off", "the whole node loses its power", _each(_power_off)),
-        Fault("volume_lost", "the node and its disk are gone", _each(_lose_volume)),
-        Fault("volume_lost_silent", "the node is frozen and its disk is gone",
-              _each(_lose_volume_silently), _each(_thaw), mode="silent"),
-        Fault("data_lost", "the data directory is emptied under the service", _each(_lose_data)),
-        Fault("hung", "the service is frozen", _each(_hang), _each(_unhang), mode="silent"),
-        Fault("host_hung", "the whole node is frozen", _each(_freeze), _each(_thaw), mode="silent"),
-        Fault("paused", f"the whole node stands still for {PAUSE_S:.0f} s", _each(_pause), _each(_thaw), "silent"),
-        Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", _each(_slow_down), _each(_thaw)),
-        Fault("wrong_config", "a person pushes a wrong configuration", _each(_misconfigure)),
-        Fault("corrupt_log", "the newest log is damaged and the service crashes", _each(_corrupt)),
-        Fault("corrupt_entry", "an entry of the commit log is damaged and the service crashes", _each(_corrupt_entry)),
-        Fault("disk_full", "its disk is full and the service crashes", _each(_fill_disk), _each(_free_disk),
-              unavailable=lambda runtime: runtime.platform().no_full_disk()),
-        Fault("clock_wrong", "its service is started by a clock that is an hour fast",
-              _each(_quicken_clock), _each(_right_clock),
-              unavailable=lambda runtime: None if _faketime(runtime) else _NO_FAKETIME),
-        Fault("tail_lost", "a power cut takes the unsynced tail of the logs", _each(_lose_tail)),
-        Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back, outlasts_repair=True),
-    )
-}  # fmt: skip
+_DISK, _NODE = Action.REBUILD, Action.REBUILD_NODE
+
+SERVER_FAULTS: Sequence[Fault] = (
+    Fault("process_killed", "its service is killed", each(_kill_process)),
+    Fault("driver_killed", "the streaming driver is killed", each(_kill_driver), kills=False),
+    Fault("sshd_killed", "sshd is killed while the service lives", each(_kill_sshd), kills=False),
+    Fault("power_off", "the whole node loses its power", each(power_off), cost=_NODE),
+    Fault("volume_lost", "the node and its disk are gone", each(_lose_volume), cost=_DISK),
+    Fault("volume_lost_silent", "the node is frozen and its disk is gone",
+          each(_lose_volume_silently), each(_thaw), mode="silent", cost=_DISK, kills=False),
+    Fault("data_lost", "the data directory is emptied under the service", each(_lose_data), cost=_DISK),
+    Fault("hung", "the service is frozen", each(_hang), each(_unhang), mode="silent", kills=False),
+    Fault("host_hung", "the whole node is frozen", each(_freeze), each(_thaw), mode="silent", cost=_NODE, kills=False),
+    Fault("paused", f"the whole node stands still for {PAUSE_S:.0f} s", each(_pause), each(_thaw), "silent",
+          kills=False),
+    Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", each(_slow_down), each(_thaw),
+          kills=False),
+    Fault("wrong_config", "a person pushes a wrong configuration", each(_misconfigure)),
+    Fault("corrupt_log", "the newest log is damaged and the service crashes", each(_corrupt), cost=_DISK),
+    Fault("corrupt_entry", "an entry of the commit log is damaged and the service crashes", each(_corrupt_entry)),
+    Fault("disk_full", "its disk is full and the service crashes", each(_fill_disk), each(_free_disk),
+          unavailable=lambda runtime: runtime.platform().no_full_disk(), cost=_DISK),
+    Fault("clock_wrong", "its service is started by a clock that is an hour fast",
+          each(_quicken_clock), each(_right_clock),
+          unavailable=lambda runtime: None if _faketime(runtime) else _NO_FAKETIME),
+    Fault("tail_lost", "a power cut takes the unsynced tail of the logs", each(_lose_tail), cost=_NODE),
+    Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back, outlasts_repair=True,
+          cost=_NODE),
+)  # fmt: skip

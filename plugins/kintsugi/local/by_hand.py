@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from kintsugi.chaos.faults import FAULTS
+from kintsugi.chaos.registry import FAULTS
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import Node, Role, watch_of
 from kintsugi.local.airflow import Airflow

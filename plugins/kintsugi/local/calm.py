@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.chaos import janitor, switch
 from kintsugi.fleet import Fleet
 from kintsugi.incident import Incident
 from kintsugi.local import account
@@ -92,18 +93,22 @@ def run(
 def injected(doors: Runtime, seed: int, seconds: float) -> Iterator[Pause]:
     """Make each pause at its time and give it back when it is over; ends after ``seconds``.
 
-    A node is let go on whatever happens, Ctrl-C included.
+    A node is let go on whatever happens: by the janitor when this process is killed. Raises ChaosStopped.
     """
     began, platform = time.monotonic(), doors.platform()
+    longest_s = PAUSES_S[1] + 30.0
     for pause in pauses(doors.fleet, seed):
         if pause.at_s + pause.seconds > seconds:
             break
         time.sleep(max(0.0, began + pause.at_s - time.monotonic()))
+        switch.check(doors.store)
+        record = janitor.register(doors.settings, "paused", (pause.node,), longest_s)
         try:
             platform.suspend(pause.node)
             time.sleep(pause.seconds)
         finally:
             platform.resume(pause.node)
+            janitor.forget(doors.settings, record)
         yield pause
     time.sleep(max(0.0, began + seconds - time.monotonic()))
 

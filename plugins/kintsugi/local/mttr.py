@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos.faults import FAULTS
+from kintsugi.chaos.registry import FAULTS
 from kintsugi.errors import InputError, KintsugiError, Refused, StepFailed
 from kintsugi.fleet import Node, Role
 from kintsugi.incident import acted_on_others

@@ -24,7 +24,7 @@ Look = tuple[float, bool]
 
 FAULTS = ("process_death", "power_off", "lost_volume")
 MODES = ("reset", "silent")
-# The fault of the table of faults (kintsugi.chaos.faults) by what it is and how the node falls silent.
+# The fault of the table of faults (kintsugi.chaos.registry) by what it is and how the node falls silent.
 KINDS: Mapping[tuple[str, str], str] = {
     ("process_death", "reset"): "process_killed",
     ("process_death", "silent"): "hung",

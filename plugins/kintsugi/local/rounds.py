@@ -9,20 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos.pick import order
 from kintsugi.incident import acted_on_others
 from kintsugi.local import account
 from kintsugi.local.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
-from kintsugi.local.series import await_steady_state, incidents_since, machine, set_going, write_report
+from kintsugi.local.mttr_figures import quantiles
+from kintsugi.local.series import (
+    await_allowed,
+    await_steady_state,
+    incidents_since,
+    machine,
+    set_going,
+    write_report,
+)
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+ALL = "all"
 STANDSTILL_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
 
 
@@ -45,6 +53,7 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
         for number, names in enumerate(orders(doors, rounds, seed), start=1):
             for name in names:
                 await_steady_state(doors)
+                await_allowed(doors, "volume_lost", [name])
                 console.print(f"round {number}")
                 began = datetime.now(UTC)
                 healed = demo.break_and_heal(doors, name, STANDSTILL_S)
@@ -70,9 +79,25 @@ def write(report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: d
         "seed": seed,
         "trades_per_s": LIVE_ROWS / LIVE_PERIOD_S,
         "recoveries": list(figures),
+        "by_role": by_role(figures),
         "account": counted,
     }
     write_report(report, document)
+
+
+def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Median, p95 and maximum of detection, repair and consistency, in seconds, of each role and of ``all``.
+
+    Quantiles by nearest rank (`kintsugi.local.mttr_figures.quantiles`).
+    """
+    roles = [*dict.fromkeys(str(row["role"]) for row in figures), ALL]
+    return {
+        role: {
+            name: quantiles(row[name] for row in figures if role in (ALL, row["role"]))
+            for name in ("detected_s", "repaired_s", "consistent_s")
+        }
+        for role in roles
+    }
 
 
 def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:
@@ -86,11 +111,12 @@ def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str,
             ", ".join(row["attempts"]),
         )  # fmt: skip
     console.print(table)
-    for name in ("detected_s", "repaired_s"):
-        values = sorted(row[name] for row in figures if row[name] is not None)
-        console.print(
-            f"{name}: n {len(values)}, min {values[0]}, median {median(values):.1f}, max {values[-1]}"
+    for role, of in by_role(figures).items():
+        spread = (
+            f"{name} p50 {one['p50']}, p95 {one['p95']}, max {one['max']} (n {one['n']})"
+            for name, one in of.items()
         )
+        console.print(f"{role}: {'; '.join(spread)}")
     for row in figures:
         if row["acted_elsewhere"]:
             console.print(

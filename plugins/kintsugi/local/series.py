@@ -8,13 +8,16 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.chaos import guard
 from kintsugi.chaos.experiment import check_steady_state
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.errors import Refused, StepFailed
 from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident
@@ -22,6 +25,7 @@ from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
 from kintsugi.recovery.assess import LIMITS
 from kintsugi.recovery.case import Runtime
+from kintsugi.recovery.guards import Gate
 from kintsugi.store import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from kintsugi.local.airflow import Airflow
 
 STEADY_DEADLINE_S = 300.0
+ALLOWED_DEADLINE_S = 600.0  # replicas of much data are repaired for minutes
 GENEROUS_FOR = timedelta(hours=3)
 
 
@@ -83,6 +88,31 @@ def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) ->
             return
 
 
+def await_allowed(
+    doors: Runtime,
+    kind: str,
+    names: Sequence[str],
+    waives: Collection[Gate] = frozenset(),
+    deadline_s: float = ALLOWED_DEADLINE_S,
+) -> None:
+    """Ask the guards of chaos until they allow this fault; raises their last Refused at the deadline, or ChaosStopped.
+
+    What an earlier fault left behind, such as a repair of replicas that goes on, is over after some minutes.
+    """
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            guard.check(doors, FAULTS[kind], names, waives)
+        except ChaosStopped:
+            raise
+        except Refused:
+            if time.monotonic() > until:
+                raise
+            time.sleep(2)
+        else:
+            return
+
+
 @contextmanager
 def generous(doors: Runtime) -> Iterator[None]:
     """A repair budget that lets a whole series through; it ends with the block, or hours later if that is killed."""
@@ -100,6 +130,18 @@ def incidents_since(doors: Runtime, t0: datetime) -> list[Incident]:
     """All incidents that began after the fault, oldest first."""
     found = [one for one in doors.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
     return sorted(found, key=lambda one: one.detected_at)
+
+
+def pages_since(doors: Runtime, since: datetime) -> dict[str, str]:
+    """Title and text of every page that was written since then (UTC), by its key; none before the watchdog ever ran."""
+    with doors.store.transaction() as connection:
+        known = connection.execute("SELECT to_regclass('outbox') AS name").fetchone()
+        if known is None or known["name"] is None:
+            return {}
+        rows = connection.execute(
+            "SELECT key, body FROM outbox WHERE kind = 'page' AND created_at >= %s", (since,)
+        ).fetchall()
+    return {row["key"]: f"{row['body'].get('title', '')}: {row['body'].get('text', '')}" for row in rows}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos.faults import FAULTS
+from kintsugi.chaos.registry import FAULTS
 from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.incident import Incident
 from kintsugi.local import account

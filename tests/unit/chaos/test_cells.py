@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kintsugi.chaos.cells import CELLS, NOT_MADE, Cell, Told, judge, owed
-from kintsugi.chaos.faults import FAULTS
+from kintsugi.chaos.cells import Cell, Pages, Told, judge, judge_pages, owed
+from kintsugi.chaos.fault_matrix import CELLS, NOT_MADE, NOT_MADE_ANYWHERE
+from kintsugi.chaos.registry import FAULTS
 from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Action
 from kintsugi.recovery.diagnose import Verdict
@@ -85,3 +86,43 @@ def test_a_cell_that_wants_a_word_of_it_is_not_content_with_a_node_that_serves()
     assert (
         judge(wants, [silent, Told("kafka-1", ["starting"], [], "x\nit was compared")], healed=True) is None
     )
+
+
+@pytest.mark.parametrize(
+    ("designed", "pages", "as_designed"),
+    [
+        (Pages.NONE, [], True),
+        (Pages.NONE, ["kafka-1 needs a person"], False),
+        (Pages.MAY, [], True),
+        (Pages.MAY, ["kafka-1 needs a person"], True),
+        (Pages.MUST, [], False),
+        (Pages.MUST, ["kafka-1 needs a person"], True),
+    ],
+)
+def test_a_person_is_paged_where_that_is_designed_and_nowhere_else(
+    designed: Pages, pages: list[str], as_designed: bool
+) -> None:
+    cell = Cell("power_off", ("kafka-1",), frozenset(), pages=designed)
+    assert (judge_pages(cell, pages) is None) == as_designed
+
+
+def test_gray_faults_are_never_repaired_and_an_unmounted_disk_never_replaced() -> None:
+    by_fault = {cell.fault: [one for one in CELLS if one.fault == cell.fault] for cell in CELLS}
+    healthy = ("network_reject", "network_drop", "network_one_way", "network_delay", "network_loss", "slow_disk",
+               "stalled", "hosts_stalled", "starved")  # fmt: skip
+    for fault in healthy:
+        assert not any(cell.incident or cell.actions or cell.must for cell in by_fault[fault]), fault
+    for fault in ("volume_unmounted", "control_disk_full"):
+        assert not any(Action.REBUILD in cell.actions for cell in by_fault[fault]), fault
+
+
+def test_a_fault_on_more_nodes_than_a_role_can_spare_says_so() -> None:
+    fleet = load_fleet()
+    for cell in CELLS:
+        roles = [fleet.node(name).role for name in cell.nodes]
+        assert bool(cell.waives) == (len(roles) != len(set(roles))), cell.name
+
+
+def test_what_can_be_made_nowhere_is_no_fault_of_the_registry() -> None:
+    assert NOT_MADE_ANYWHERE.keys().isdisjoint(FAULTS)
+    assert all(NOT_MADE_ANYWHERE.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from kintsugi.chaos.faults import FAULTS
+from kintsugi.chaos.registry import FAULTS
 
 
 def runtime_that_writes_down(said: list[str]) -> Any:

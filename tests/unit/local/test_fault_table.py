@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kintsugi.local.fault_table import NOT_BEGUN, kept, unaccounted
+from kintsugi.local.fault_table import kept
+from kintsugi.local.scenario_rows import NOT_BEGUN, unaccounted
 
 DONE = {"fault": "hung:kafka-1", "outcome": "as designed"}
 BAD = {"fault": "hung:kafka-2", "outcome": "the verdict was dead"}

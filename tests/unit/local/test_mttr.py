@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.chaos.faults import FAULTS as MADE
+from kintsugi.chaos.registry import FAULTS as MADE
 from kintsugi.errors import InputError
 from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Outcome

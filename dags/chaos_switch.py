@@ -1,0 +1,48 @@
+"""Stop everything that breaks things on purpose, or allow it again; started by hand."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param, task
+
+RUNBOOK = """
+### The switch that stops all chaos
+
+`stop` sets a flag in the store and takes back every fault that is in force. `chaos_nightly`, and every fault run from
+the command line (`make faults`, `make chaos-campaign` and the others), look at the flag right before they break
+something and while they wait. They end with the reason that is given here. `resume` takes the flag away.
+
+The same by command line: `make chaos-stop`, `make chaos-resume`.
+
+**`switch` failed?** The store did not answer, or a fault couldn't be taken back yet: the log names it. Run it again.
+"""
+
+with DAG(
+    dag_id="chaos_switch",
+    description="Stop all chaos, or allow it again",
+    doc_md=RUNBOOK,
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    tags=["kintsugi", "chaos"],
+    default_args={"owner": "kintsugi", "retries": 2, "execution_timeout": timedelta(minutes=2)},
+    params={
+        "action": Param(default="stop", enum=["stop", "resume"], title="Chaos"),
+        "reason": Param(default="by hand", type="string", maxLength=200, title="Why"),
+    },
+) as dag:
+
+    @task
+    def switch(**context: object) -> str:
+        """Set or clear the flag; returns what was done."""
+        from kintsugi.chaos.command import resume, stop
+        from kintsugi.recovery.case import runtime
+
+        params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
+        if params["action"] == "resume":  # type: ignore[index]
+            return resume(runtime())
+        return stop(runtime(), user=user or "somebody", reason=params["reason"])  # type: ignore[index]
+
+    switch()

@@ -1,0 +1,41 @@
+"""The switch that stops everything that breaks things on purpose, for the command line and for Airflow."""
+
+from __future__ import annotations
+
+import getpass
+
+from kintsugi.chaos import janitor, switch
+from kintsugi.errors import StepFailed
+from kintsugi.recovery.case import Runtime, runtime
+
+
+def run(what: str, reason: str) -> int:
+    """``kintsugi chaos stop|resume|status``."""
+    context = runtime()
+    if what == "status":
+        print(switch.stopped(context.store) or "chaos is allowed")
+        for record in janitor.records(context.settings):
+            print(f"in force: {record.kind} on {', '.join(record.nodes)} (pid {record.owner})")
+    else:
+        print(resume(context) if what == "resume" else stop(context, user=getpass.getuser(), reason=reason))
+    return 0
+
+
+def resume(context: Runtime) -> str:
+    """Allow chaos again; returns what was done."""
+    switch.resume(context.store)
+    return "chaos is allowed again"
+
+
+def stop(context: Runtime, *, user: str, reason: str) -> str:
+    """Stop all chaos and take back every fault on record; returns what was done.
+
+    Raises StepFailed, with the switch set, when a fault couldn't be taken back.
+    """
+    switch.stop(context.store, user=user, reason=reason)
+    undone = janitor.sweep(context, everything=True)
+    if left := janitor.records(context.settings):
+        said = ", ".join(f"{record.kind} of {' and '.join(record.nodes)}" for record in left)
+        raise StepFailed(f"chaos is stopped, but {said} isn't taken back yet; the janitor tries again")
+    said = "; ".join(f"took back {record.kind} of {' and '.join(record.nodes)}" for record in undone)
+    return f"chaos is stopped ({said or 'no fault was in force'}); `kintsugi chaos resume` allows it again"

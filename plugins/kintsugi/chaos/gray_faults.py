@@ -1,0 +1,241 @@
+"""Faults of the network, gray faults, and faults of the control plane: how each is made and taken back.
+
+In most of them every server is healthy, and only somebody's view of it is not: the recovery has to leave it alone.
+Each fault ends by itself or is taken back after ``hold_s`` seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from kintsugi.chaos import mounts, network, resources, service_processes
+from kintsugi.chaos.faults import Act, Fault, each, power_off
+from kintsugi.chaos.network import DELAY_S, LOSS, NetworkFault
+from kintsugi.errors import KintsugiError, StepFailed
+from kintsugi.incident import Action
+from kintsugi.local.processes import carries_marker, listener, signal_if, wait_until
+from kintsugi.recovery.case import Runtime
+
+NETWORK_S = 45.0
+MARGIN_S = 15.0  # a network rule ends by itself so long after it should have been taken back
+STALL_S = 17.0
+STARVED_S = 45.0
+SLOW_DISK_S = 60.0
+FULL_S = 60.0
+CRASH_EVERY_S = 180.0
+CRASHES = 8  # the pattern is six exits within an hour, beyond the faults on record (kintsugi.notify.patterns)
+APPLY_DEADLINE_S = 120.0
+_LOOK_EVERY_S = 0.05
+
+
+# --- network ----------------------------------------------------------------------------------------------
+
+
+def _impose(fault: NetworkFault) -> Act:
+    def one(runtime: Runtime, name: str) -> None:
+        node = runtime.fleet.node(name)
+        ends_at = datetime.now(UTC) + timedelta(seconds=NETWORK_S + MARGIN_S)
+        if fault is NetworkFault.DELAY:
+            _start_delay(runtime, name)
+        network.impose(fault, node, ends_at)
+
+    return each(one)
+
+
+def _restore(runtime: Runtime, name: str) -> None:
+    network.restore(name)
+    resources.end_processes(_delay_owner(runtime, name))
+
+
+def _delay_owner(runtime: Runtime, name: str) -> str:
+    return f"{runtime.settings.state}/{name}"
+
+
+def _start_delay(runtime: Runtime, name: str) -> None:
+    """Start the process that holds the packets; it ends by itself. Raises StepFailed when it can't read the queue."""
+    command = [sys.executable, "-m", "kintsugi.chaos.packet_delay", str(network.queue_of(name))]
+    process = subprocess.Popen(
+        [*command, str(DELAY_S), str(NETWORK_S + MARGIN_S)],
+        env={**os.environ, resources.MARK: _delay_owner(runtime, name)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        process.kill()
+        raise StepFailed(f"{name}: the packets can't be delayed; does the kernel have nfnetlink_queue?")
+
+
+def _no_network_fault(runtime: Runtime) -> str | None:
+    return network.unavailable(runtime.settings.fleet.environment)
+
+
+def _network_fault(fault: NetworkFault, what: str, mode: str) -> Fault:
+    return Fault(f"network_{fault.value}", what, _impose(fault), each(_restore), mode,
+                 unavailable=_no_network_fault, hold_s=NETWORK_S, kills=False)  # fmt: skip
+
+
+# --- stalls, a starved machine, slow and missing disks ----------------------------------------------------
+
+
+def _stall(runtime: Runtime, names: Sequence[str]) -> None:
+    service_processes.stop_services(runtime.settings, [runtime.fleet.node(name) for name in names])
+
+
+def _end_stall(runtime: Runtime, names: Sequence[str]) -> None:
+    service_processes.continue_services(runtime.settings, [runtime.fleet.node(name) for name in names])
+
+
+def _suspend(runtime: Runtime, name: str) -> None:
+    runtime.platform().suspend(name)
+
+
+def _resume(runtime: Runtime, name: str) -> None:
+    runtime.platform().resume(name)
+
+
+def _starve(runtime: Runtime, names: Sequence[str]) -> None:
+    resources.start_busy_loops(STARVED_S, str(runtime.settings.state))
+
+
+def _feed(runtime: Runtime, names: Sequence[str]) -> None:
+    resources.end_processes(str(runtime.settings.state))
+
+
+def _slow_disk(runtime: Runtime, name: str) -> None:
+    resources.slow_disk(runtime.settings, name)
+
+
+def _normal_disk(runtime: Runtime, name: str) -> None:
+    resources.normal_disk(runtime.settings, name)
+
+
+def _unmount(runtime: Runtime, name: str) -> None:
+    """The service has its files open and notices nothing, so it is killed: it has to start on what is left."""
+    mounts.unmount_volume(runtime.settings, name)
+    service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
+
+
+def _mount(runtime: Runtime, name: str) -> None:
+    mounts.mount_volume(runtime.settings, name)
+
+
+def _crash(runtime: Runtime, name: str) -> None:
+    service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
+
+
+# --- the control plane ------------------------------------------------------------------------------------
+
+
+def _signal_listener(runtime: Runtime, port: int, number: signal.Signals) -> None:
+    """Signal the process of our control plane that listens on ``port``; raises StepFailed when there is none."""
+    found = listener(runtime.settings.fleet.control_plane.address, port)
+    control = runtime.settings.control
+    if found is None or found.pid is None:
+        raise StepFailed(f"no process of the control plane listens on port {port}")
+    if not signal_if(found.pid, number, lambda pid: carries_marker(pid, control)):
+        raise StepFailed(f"{found} listens on port {port} and isn't part of this control plane")
+
+
+def _s3_hangs(runtime: Runtime, names: Sequence[str]) -> None:
+    """A stopped process's port still accepts connections: whoever asks waits for an answer."""
+    _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
+    each(power_off)(runtime, names)
+
+
+def _s3_goes_on(runtime: Runtime, names: Sequence[str]) -> None:
+    _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGCONT)
+
+
+def _fill_control_plane(runtime: Runtime, names: Sequence[str]) -> None:
+    mounts.fill_control_plane(runtime.settings)
+    each(power_off)(runtime, names)
+
+
+def _free_control_plane(runtime: Runtime, names: Sequence[str]) -> None:
+    mounts.free_control_plane(runtime.settings)
+
+
+def _kill_postgres_in_apply(runtime: Runtime, names: Sequence[str]) -> None:
+    """The node loses its power; when the journal says that Terraform applies, Postgres is killed.
+
+    Raises StepFailed when no recovery comes so far.
+    """
+    began = datetime.now(UTC)
+    each(power_off)(runtime, names)
+
+    def applies() -> bool:
+        since = [one for one in runtime.store.incidents(10, open_only=True) if one.node in names]
+        return any(entry.step == "provision" and entry.at >= began for one in since for entry in one.entries)
+
+    if not wait_until(applies, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):
+        raise StepFailed(f"no recovery of {', '.join(names)} applied a plan within {APPLY_DEADLINE_S:.0f} s")
+    _signal_listener(runtime, runtime.settings.fleet.control_plane.postgres_port, signal.SIGKILL)
+    await_store(runtime)
+
+
+def await_store(runtime: Runtime, deadline_s: float = 60.0) -> None:
+    """Wait until Postgres, which its supervisor starts again, answers; raises its error at the deadline."""
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            runtime.store.faults(1)
+        except KintsugiError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def _needs_own_processes(runtime: Runtime) -> str | None:
+    environment = runtime.settings.fleet.environment
+    return (
+        None
+        if environment == "local"
+        else f"processes of the environment {environment} aren't seen from here"
+    )
+
+
+def _local(unavailable: Callable[[Runtime], str | None]) -> Callable[[Runtime], str | None]:
+    return lambda runtime: _needs_own_processes(runtime) or unavailable(runtime)
+
+
+_NODE = Action.REBUILD_NODE
+
+GRAY_FAULTS: Sequence[Fault] = (
+    _network_fault(NetworkFault.REJECT, "a firewall resets new connections to its service and sshd", "reset"),
+    _network_fault(NetworkFault.DROP, "a firewall drops new connections to its service and sshd", "silent"),
+    _network_fault(NetworkFault.ONE_WAY, "what its service and sshd send gets lost", "silent"),
+    _network_fault(NetworkFault.DELAY, f"each packet to it takes {DELAY_S * 1000:.0f} ms longer", "silent"),
+    _network_fault(NetworkFault.LOSS, f"{LOSS:.0%} of its packets get lost", "silent"),
+    Fault("stalled", f"the services stand still for {STALL_S:.0f} s at once", _stall, _end_stall, "silent",
+          unavailable=_needs_own_processes, hold_s=STALL_S, kills=False),
+    Fault("hosts_stalled", f"the whole nodes stand still for {STALL_S:.0f} s at once", each(_suspend), each(_resume),
+          "silent", hold_s=STALL_S, kills=False),
+    Fault("starved", f"{resources.LOOPS} busy loops take the machine's processors for {STARVED_S:.0f} s",
+          _starve, _feed, "silent", unavailable=_needs_own_processes, hold_s=STARVED_S, kills=False),
+    Fault("slow_disk", f"its disk takes {resources.SLOW_DISK_BYTES_PER_S // 1024} KiB/s for {SLOW_DISK_S:.0f} s",
+          each(_slow_disk), each(_normal_disk), "silent", hold_s=SLOW_DISK_S, kills=False,
+          unavailable=lambda runtime: resources.slow_disk_unavailable(runtime.settings)),
+    Fault("volume_unmounted", "its volume isn't mounted any more and the service crashes", each(_unmount),
+          each(_mount), cost=_NODE, unavailable=lambda runtime: mounts.unmount_unavailable(runtime.settings)),
+    Fault("s3_hangs", "a node dies while S3 accepts connections and doesn't answer", _s3_hangs, _s3_goes_on,
+          outlasts_repair=True, cost=_NODE, unavailable=_needs_own_processes),
+    Fault("control_disk_full", f"a node dies, and for {FULL_S:.0f} s Terraform and Ansible can't write",
+          _fill_control_plane, _free_control_plane, hold_s=FULL_S, cost=_NODE,
+          unavailable=_local(lambda _: mounts.full_disk_unavailable())),
+    Fault("postgres_killed", "a node dies, and Postgres is killed while Terraform applies", _kill_postgres_in_apply,
+          cost=_NODE, unavailable=_needs_own_processes),
+    Fault("crash_loop", f"its service is killed {CRASHES} times, once every {CRASH_EVERY_S:.0f} s", each(_crash),
+          hold_s=CRASH_EVERY_S * (CRASHES - 1) + 1, every_s=CRASH_EVERY_S, unavailable=_needs_own_processes),
+)  # fmt: skip

@@ -1,0 +1,260 @@
+"""May this fault be made now? Chaos asks what a recovery asks before it destroys, and more; right before it acts.
+
+`check` refuses, with every reason, unless
+
+1. nobody stopped chaos (`kintsugi.chaos.switch`) and no release is being rolled out;
+2. the steady state holds: every node is redundant, no incident is open, no repair is pending;
+3. no victim is protected, and no victim and not the fleet is in maintenance;
+4. every node is watched: its DAG isn't paused and its sensor sends heartbeats, or nobody would repair the victim;
+5. the guards (`kintsugi.recovery.guards`) would allow to stop each victim as it is now, and would allow the repair
+   that the fault makes necessary, with the facts as they will be once the fault is made.
+
+What can't be found out refuses. An experiment that is about a violation names it (``waives``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kintsugi.chaos import switch
+from kintsugi.chaos.faults import Fault
+from kintsugi.errors import KintsugiError, Refused, StepFailed
+from kintsugi.fleet import Node, watch_of
+from kintsugi.incident import ATTEMPT, Action, Ledger, acted_on_others
+from kintsugi.observation import Answer
+from kintsugi.recovery.case import Runtime
+from kintsugi.recovery.guards import CassandraFacts, Gate, GuardFacts, KafkaFacts, Limits, judge
+
+LOOK_EVERY_S = 3.0
+RECENT_INCIDENTS = 200
+GRACE_S = 20.0  # what is silent for less is a pause
+
+
+class Aborted(StepFailed):
+    """The steady state broke further than the fault explains; the fault was taken back."""
+
+
+def check(
+    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
+) -> None:
+    """Raise Refused, with every reason, unless this fault may be made on these nodes now; takes about 10 s."""
+    switch.check(runtime.store)
+    reasons = [
+        *rollout_reasons(runtime),
+        *steady_reasons(runtime),
+        *protection_reasons(runtime, names),
+        *watch_reasons(runtime),
+        *guard_reasons(runtime, fault, names, waives),
+    ]
+    if reasons:
+        raise Refused(
+            f"Chaos run refused ({fault.kind} on {', '.join(names)}): {' '.join(dict.fromkeys(reasons))}"
+        )
+    switch.check(runtime.store)  # the questions took their time
+
+
+def rollout_reasons(runtime: Runtime) -> list[str]:
+    """That a release is being rolled out."""
+    from kintsugi.release.deploy import ROLL_OUT
+
+    lease = runtime.store.lease(ROLL_OUT)
+    return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
+
+
+def steady_reasons(runtime: Runtime) -> list[str]:
+    """What isn't well: nodes that aren't redundant, open incidents, pending repairs."""
+    from kintsugi.release.steady import look
+
+    seen = look(runtime)
+    return [
+        *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
+        *(f"{one}." for one in seen.others),
+    ]
+
+
+def protection_reasons(runtime: Runtime, names: Iterable[str]) -> list[str]:
+    """That a victim is protected, or that a person keeps the recovery away from it."""
+    reasons: list[str] = []
+    for name in names:
+        if runtime.fleet.node(name).protected:
+            reasons.append(f"{name} is protected.")
+        reasons += [f"Nothing would repair {name}: {flag}" for flag in runtime.store.maintenance(name)]
+    return reasons
+
+
+def watch_reasons(runtime: Runtime) -> list[str]:
+    """That a node isn't watched: its DAG is paused, or its sensor doesn't send heartbeats."""
+    from kintsugi.connections import store_dsn
+    from kintsugi.local.control_plane import ControlPlane
+    from kintsugi.notify.heartbeat import Heartbeats
+
+    try:
+        beats, now = Heartbeats(store_dsn(runtime.settings)).last()
+        dags = ControlPlane(runtime.settings).airflow.dags()
+    except (KintsugiError, OSError) as error:
+        return [f"Whether the nodes are watched is unknown: {error}."]
+    return unwatched(list(runtime.fleet.nodes), beats, now, dags)
+
+
+def unwatched(
+    names: Iterable[str], beats: Mapping[str, datetime], now: datetime, dags: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """A sentence for each node that nobody would repair. ``beats``: last heartbeat by node, UTC, as ``now`` is."""
+    from kintsugi.notify.deadman import SILENT
+
+    active = {str(dag["dag_id"]) for dag in dags if not dag["is_paused"]}
+    reasons = []
+    for name in names:
+        if watch_of(name) not in active:
+            reasons.append(f"{watch_of(name)} is paused or unknown to Airflow.")
+        elif name not in beats or now - beats[name] > SILENT:
+            reasons.append(f"The sensor of {watch_of(name)} sends no heartbeat.")
+    return reasons
+
+
+def guard_reasons(
+    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
+) -> list[str]:
+    """What the guards say against stopping each victim now, and against the repair that it will need then."""
+    from kintsugi.probes.facts import guard_facts
+    from kintsugi.recovery.assess import limits
+
+    nodes = [runtime.fleet.node(name) for name in names]
+
+    async def ask() -> list[GuardFacts]:
+        return await asyncio.gather(*(guard_facts(runtime.fleet, node, volume_intact=True) for node in nodes))
+
+    allowed, reasons = limits(runtime), list[str]()
+    for node, facts in zip(nodes, asyncio.run(ask()), strict=True):
+        asked = facts.with_ledger(ledger_of(runtime, node))
+        reasons += objections(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
+    return reasons
+
+
+def objections(
+    cost: Action,
+    facts: GuardFacts,
+    others: Sequence[Node],
+    limits: Limits,
+    waives: Collection[Gate] = frozenset(),
+) -> list[str]:
+    """What the guards say against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
+    together = with_others_gone(facts, others)
+    now = judge(Action.RESTART, replace(together, planned=True), limits, approved=waives)
+    if not cost.destroys:
+        return list(now.reasons)
+    then = judge(cost, once_made(together, limits), limits, approved=waives)
+    return [*now.reasons, *then.reasons]
+
+
+def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
+    """The facts as they will be when the node is gone: silent for long enough, and its volume was there until then."""
+    silent_since = facts.at - limits.silence - timedelta(seconds=1)
+    return replace(
+        facts,
+        service=Answer.REFUSED,
+        ssh=Answer.REFUSED,
+        running=False,
+        observed_at=facts.at,
+        heard_at=silent_since,
+        volume_intact=True,
+    )
+
+
+def with_others_gone(facts: GuardFacts, others: Sequence[Node]) -> GuardFacts:
+    """The facts as they will be when the other victims are gone too."""
+    peers = [node for node in others if node.role is facts.role]
+    kafka, cassandra = facts.kafka, facts.cassandra
+    if kafka is not None:
+        kafka = _without(kafka, frozenset(node.index for node in peers))
+    if cassandra is not None and cassandra.others_down is not None:
+        cassandra = CassandraFacts(cassandra.replication, cassandra.others_down + len(peers))
+    sick = None if facts.sick is None else facts.sick + len(others)
+    return replace(facts, kafka=kafka, cassandra=cassandra, sick=sick)
+
+
+def _without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
+    live = None if kafka.live is None else kafka.live - gone
+    current = None if kafka.current is None else max(0, kafka.current - len(gone))
+    return replace(kafka, live=live, current=current)
+
+
+def ledger_of(runtime: Runtime, node: Node) -> Ledger:
+    """What the store knows of a node without an incident: maintenance, repairs of the last hour, pending repairs."""
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    repaired = [
+        one.node
+        for one in runtime.store.incidents(RECENT_INCIDENTS)
+        for entry in one.entries
+        if entry.kind == ATTEMPT and entry.at > hour_ago
+    ]
+    pending = {name for name in runtime.store.pending_repairs() if _role_is(runtime, name, node)}
+    return Ledger(
+        maintenance=tuple(str(flag) for flag in runtime.store.maintenance(node.name)),
+        repairs_of_node=repaired.count(node.name),
+        repairs_of_fleet=len(repaired),
+        pending=frozenset(pending - {node.name}),
+    )
+
+
+def _role_is(runtime: Runtime, name: str, node: Node) -> bool:
+    known = runtime.fleet.nodes.get(name)
+    return known is None or known.role is node.role
+
+
+@dataclass
+class Bystanders:
+    """Watches the nodes that a fault isn't made on, and the switch, while the fault is in force.
+
+    ``check`` is cheap and may be called often. It raises ChaosStopped, or Aborted when a bystander has been silent for
+    more than GRACE_S, or something was done to one.
+    """
+
+    runtime: Runtime
+    victims: Collection[str]
+    since: datetime
+    _looked_s: float = field(default_factory=time.monotonic)
+    _silent_since_s: dict[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        if time.monotonic() - self._looked_s < LOOK_EVERY_S:
+            return
+        self._look_at_the_store()
+        silent = self._silent()
+        self._looked_s = now = time.monotonic()
+        self._silent_since_s = {name: self._silent_since_s.get(name, now) for name in silent}
+        long = sorted(name for name, since in self._silent_since_s.items() if now - since > GRACE_S)
+        if long:
+            raise Aborted(
+                f"{', '.join(long)} hasn't answered for {GRACE_S:.0f} s, which a fault on "
+                f"{', '.join(self.victims)} doesn't explain"
+            )
+
+    def _look_at_the_store(self) -> None:
+        from kintsugi.store import StoreUnavailable
+
+        try:
+            switch.check(self.runtime.store)
+            incidents = [one for one in self.runtime.store.incidents(40) if one.detected_at >= self.since]
+        except StoreUnavailable:
+            return  # Postgres may be what was broken
+        if others := acted_on_others(incidents, self.victims):
+            raise Aborted(
+                f"{', '.join(others)} was acted upon, which a fault on {', '.join(self.victims)} doesn't explain"
+            )
+
+    def _silent(self) -> list[str]:
+        from kintsugi.probes.protocols import probe_node
+
+        bystanders = [node for node in self.runtime.fleet if node.name not in self.victims]
+
+        async def ask() -> list[str]:
+            probes = await asyncio.gather(*(probe_node(node) for node in bystanders))
+            return [probe.target for probe in probes if probe.answer is not Answer.OK]
+
+        return asyncio.run(ask())

@@ -1,0 +1,166 @@
+"""The janitor takes back faults whose owner died or whose time is over: a process of its own, which needs no database.
+
+1. Whoever makes a fault writes a record of it first (`register`), and removes it when the fault was taken back.
+2. The record names the owner by pid and start time, and the latest moment at which the fault may be in force.
+3. A janitor runs for as long as there are records. It takes back what is overdue, and tries again where that fails.
+4. Registering starts a janitor. A second one waits until the first has ended, so exactly one looks at any time.
+
+    python -m kintsugi.chaos.janitor
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kintsugi.errors import KintsugiError
+from kintsugi.local.node_process import start_time
+from kintsugi.local.processes import MARKER, PART
+from kintsugi.recovery.case import Runtime, runtime
+from kintsugi.settings import Settings, load_settings
+
+LOOK_EVERY_S = 1.0
+_ENDING = ".fault.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRecord:
+    """A fault that may be in force.
+
+    ``owner_started``: clock ticks since boot. ``ends_at``: the latest moment, in seconds since 1970.
+    """
+
+    id: str
+    kind: str
+    nodes: tuple[str, ...]
+    owner: int
+    owner_started: int | None
+    ends_at: float
+
+    def overdue(self, now: float) -> str | None:
+        """Why the fault has to be taken back by somebody else at ``now`` (seconds since 1970); None while it hasn't."""
+        if start_time(self.owner) != self.owner_started or self.owner_started is None:
+            return f"its owner (pid {self.owner}) has ended"
+        return "its time is over" if now > self.ends_at else None
+
+
+def directory(settings: Settings) -> Path:
+    """Where the records of one installation lie."""
+    return settings.control / "chaos"
+
+
+def _path(settings: Settings, record: FaultRecord) -> Path:
+    return directory(settings) / f"{record.id}{_ENDING}"
+
+
+def register(settings: Settings, kind: str, nodes: tuple[str, ...], longest_s: float) -> FaultRecord:
+    """Write down a fault before it is made, and start a janitor; the caller's process is its owner."""
+    record = FaultRecord(
+        id=f"{kind}-{secrets.token_hex(4)}",
+        kind=kind,
+        nodes=nodes,
+        owner=os.getpid(),
+        owner_started=start_time(os.getpid()),
+        ends_at=time.time() + longest_s,
+    )
+    directory(settings).mkdir(parents=True, exist_ok=True)
+    path = _path(settings, record)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(asdict(record)))
+    fresh.replace(path)
+    start()
+    return record
+
+
+def forget(settings: Settings, record: FaultRecord) -> None:
+    """Remove the record of a fault that was taken back."""
+    _path(settings, record).unlink(missing_ok=True)
+
+
+def records(settings: Settings) -> list[FaultRecord]:
+    """Every fault that may be in force; a record that can't be read is left out and logged."""
+    found = []
+    for path in sorted(directory(settings).glob(f"*{_ENDING}")):
+        with suppress(FileNotFoundError):
+            try:
+                document = json.loads(path.read_text())
+                found.append(FaultRecord(**{**document, "nodes": tuple(document["nodes"])}))
+            except (ValueError, TypeError, KeyError) as error:
+                log.warning("%s can't be read: %r", path, error)
+    return found
+
+
+def sweep(context: Runtime, *, everything: bool = False) -> list[FaultRecord]:
+    """Take back what is overdue (``everything``: all that is on record); returns what was taken back.
+
+    Never raises: what can't be taken back now keeps its record for the next time.
+    """
+    from kintsugi.chaos.registry import FAULTS
+
+    done = []
+    for record in records(context.settings):
+        why = "everything is taken back" if everything else record.overdue(time.time())
+        if why is None:
+            continue
+        take_back = FAULTS[record.kind].take_back if record.kind in FAULTS else None
+        try:
+            if take_back is not None:
+                take_back(context, record.nodes)
+        except (KintsugiError, OSError, subprocess.SubprocessError) as error:
+            log.warning("%s of %s can't be taken back: %s", record.kind, ", ".join(record.nodes), error)
+            continue
+        log.info("took back %s of %s: %s", record.kind, ", ".join(record.nodes), why)
+        forget(context.settings, record)
+        done.append(record)
+    return done
+
+
+def start() -> None:
+    """Start a janitor that outlives this process and isn't part of the control plane."""
+    left_out = (
+        MARKER,
+        PART,
+    )  # else it would be ended with the control plane, also by an experiment that kills that
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
+    subprocess.Popen(
+        [sys.executable, "-m", "kintsugi.chaos.janitor"],
+        env={**environment, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def run(settings: Settings, context: Runtime) -> int:
+    """Look for overdue faults until there are no records; one janitor of an installation at a time."""
+    with suppress(FileNotFoundError), (directory(settings) / "janitor.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        while records(settings):
+            sweep(context)
+            time.sleep(LOOK_EVERY_S)
+    return 0
+
+
+def main() -> int:
+    """The janitor of the installation that the environment names."""
+    from kintsugi.niceness import go_first
+
+    logging.basicConfig(level=logging.INFO)
+    go_first()
+    return run(load_settings(), runtime())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

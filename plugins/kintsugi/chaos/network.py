@@ -1,0 +1,172 @@
+"""Network faults of the local environment: iptables rules that touch the fleet's loopback addresses and nothing else.
+
+1. Every fault has a chain of its own, whose name begins with CHAIN. One rule of INPUT leads there. `restore` finds both
+   by that name, whoever made them, so that nothing has to be remembered.
+2. Every rule carries the time at which it ends (``-m time --datestop``, UTC). The kernel stops to apply it then, also
+   when everybody who could remove it was killed.
+3. Delay is no target of iptables, and many kernels lack ``netem``. The packets go to a queue that
+   `kintsugi.chaos.packet_delay` reads. Without a reader the kernel lets them pass (``--queue-bypass``).
+
+The rules apply on the way in (INPUT): a rejected connection then looks as if a firewall on the node had answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import cache
+from zlib import crc32
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Fleet, Node
+from kintsugi.probes.protocols import PORTS
+
+CHAIN = "KCHAOS-"
+LOSS = 0.05
+DELAY_S = 0.6
+_LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
+_TIMEOUT_S = 20.0
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+class NetworkFault(StrEnum):
+    """What happens to the packets."""
+
+    REJECT = "reject"  # a new connection to the service or to sshd is reset at once
+    DROP = "drop"  # a new connection to the service or to sshd gets no answer
+    ONE_WAY = "one_way"  # packets reach service and sshd; what these send gets lost
+    DELAY = "delay"  # each packet to the node takes DELAY_S longer, so each round trip does
+    LOSS = "loss"  # the share LOSS of the packets to and from the node gets lost
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    match: tuple[str, ...]
+    target: tuple[str, ...]
+
+
+def chain_of(node: str) -> str:
+    """The chain of a node's fault; iptables allows 28 characters."""
+    return f"{CHAIN}{node}"[:28]
+
+
+def queue_of(node: str) -> int:
+    """The number of the queue that a node's delayed packets go to, above those that people use."""
+    return 20_000 + crc32(node.encode()) % 40_000
+
+
+def ruleset(fault: NetworkFault, node: Node, ends_at: datetime) -> str:
+    """The input of ``iptables-restore --noflush`` that makes this fault until ``ends_at`` (UTC).
+
+    Raises StepFailed for an address outside of 127.0.0.0/8: the rules may never touch anybody else's traffic.
+    """
+    if ipaddress.ip_address(node.address) not in _LOOPBACK:
+        raise StepFailed(f"{node.name}: {node.address} is no loopback address, so no rule is made for it")
+    chain, until = chain_of(node.name), f"{ends_at:%Y-%m-%dT%H:%M:%S}"
+    bounded = ("-m", "time", "--datestop", until)
+    rules = [" ".join(("-A", chain, *rule.match, *bounded, *rule.target)) for rule in _rules(fault, node)]
+    return "\n".join(["*filter", f":{chain} - [0:0]", *rules, f"-A INPUT -i lo -j {chain}", "COMMIT", ""])
+
+
+def _rules(fault: NetworkFault, node: Node) -> list[_Rule]:
+    ports = f"{PORTS[node.role]},{node.ssh_port}"
+    to, from_ = ("-d", node.address), ("-s", node.address)
+    new = (*to, "-p", "tcp", "-m", "multiport", "--dports", ports, "-m", "tcp", "--syn")
+    if fault is NetworkFault.REJECT:
+        return [_Rule(new, ("-j", "REJECT", "--reject-with", "tcp-reset"))]
+    if fault is NetworkFault.DROP:
+        return [_Rule(new, ("-j", "DROP"))]
+    if fault is NetworkFault.ONE_WAY:
+        return [_Rule((*from_, "-p", "tcp", "-m", "multiport", "--sports", ports), ("-j", "DROP"))]
+    if fault is NetworkFault.LOSS:
+        chance = ("-m", "statistic", "--mode", "random", "--probability", str(LOSS))
+        return [_Rule((*way, *chance), ("-j", "DROP")) for way in (to, from_)]
+    queue = ("-j", "NFQUEUE", "--queue-num", str(queue_of(node.name)), "--queue-bypass")
+    return [_Rule(to, queue)]
+
+
+def impose(fault: NetworkFault, node: Node, ends_at: datetime) -> None:
+    """Make the fault until ``ends_at`` (UTC); it replaces another network fault of the node. Raises StepFailed."""
+    restore(node.name)
+    _iptables("iptables-restore", ["--noflush"], ruleset(fault, node, ends_at))
+
+
+def restore(node: str) -> bool:
+    """Remove every rule of the node's chain, and the chain; False when there was none. Raises StepFailed."""
+    chain = chain_of(node)
+    present = [line.split() for line in _list_rules()]
+    jumps = [words for words in present if words[:2] == ["-A", "INPUT"] and words[-2:] == ["-j", chain]]
+    for jump in jumps:
+        _iptables("iptables", ["-D", *jump[1:]])
+    if ["-N", chain] not in present:
+        return bool(jumps)
+    _iptables("iptables", ["-F", chain])
+    _iptables("iptables", ["-X", chain])
+    return True
+
+
+def active(fleet: Fleet) -> list[str]:
+    """The nodes of the fleet that a network fault of ours still has a chain for."""
+    chains = {words[1] for line in _list_rules() if (words := line.split())[:1] == ["-N"]}
+    return [name for name in fleet.nodes if chain_of(name) in chains]
+
+
+def unavailable(environment: str) -> str | None:
+    """Why no network fault can be made here; None when it can."""
+    if environment != "local":
+        return (
+            f"packets are filtered on the loopback addresses of the environment local, not of {environment}"
+        )
+    if os.geteuid() != 0:
+        return "iptables needs root"
+    if shutil.which("iptables-restore", path=_PATH) is None:
+        return "iptables is not installed: run `apt-get install iptables`"
+    return _refused_by_the_kernel()
+
+
+@cache
+def _refused_by_the_kernel() -> str | None:
+    """Try a chain of our own that nothing leads to: a container may have no right to, or a kernel no such match."""
+    trial = f"{CHAIN}trial-{os.getpid()}"
+    rule = (
+        "-p tcp -m time --datestop 2000-01-01T00:00:00 -m statistic --mode random --probability 0.1 -j DROP"
+    )
+    reject = f"-A {trial} -p tcp -m multiport --dports 9 -m tcp --syn -j REJECT --reject-with tcp-reset"
+    text = f"*filter\n:{trial} - [0:0]\n-A {trial} {rule}\n{reject}\nCOMMIT\n"
+    try:
+        _iptables("iptables-restore", ["--noflush"], text)
+        _iptables("iptables", ["-F", trial])
+        _iptables("iptables", ["-X", trial])
+    except StepFailed as failure:
+        return str(failure)
+    return None
+
+
+def _list_rules() -> list[str]:
+    return [line for line in _iptables("iptables", ["-S"]).splitlines() if line]
+
+
+def _iptables(program: str, arguments: Sequence[str], text: str = "") -> str:
+    environment: Mapping[str, str] = {**os.environ, "PATH": _PATH}
+    try:
+        done = subprocess.run(
+            [program, "-w", "5", *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            env=environment,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StepFailed(f"{program} can't be run: {error}") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise StepFailed(f"{program} {' '.join(arguments)}: {said[0] if said else done.returncode}")
+    return done.stdout

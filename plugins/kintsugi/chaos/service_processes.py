@@ -1,0 +1,97 @@
+"""The process of a node's service as the machine sees it: found, stopped and continued without the node's help.
+
+A stall of many nodes must begin at one moment, and must end although sshd and init are stalled too. So signals go to
+host process ids, each through a descriptor and with its start time as proof (`kintsugi.local.node_process.send`).
+Environment ``local`` only: an engine's containers don't show their processes to everybody.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kintsugi.errors import StepFailed
+from kintsugi.fleet import Node, Role
+from kintsugi.local.node_process import read_record, running, send, start_time
+from kintsugi.settings import Settings
+
+MAIN_CLASS: Mapping[Role, bytes] = {
+    Role.KAFKA: b"kafka.Kafka",
+    Role.CASSANDRA: b"org.apache.cassandra.service.CassandraDaemon",
+    Role.SPARK_MASTER: b"org.apache.spark.deploy.master.Master",
+    Role.SPARK_WORKER: b"org.apache.spark.deploy.worker.Worker",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One life of a process: its host process id and its start, in clock ticks since boot."""
+
+    pid: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs; a stopped one does, a zombie doesn't."""
+        return start_time(self.pid) == self.started
+
+
+def init_process(settings: Settings, name: str) -> Process | None:
+    """The init of a node that lives; None when it doesn't."""
+    record = read_record(settings, name)
+    return Process(record.pid, record.start_time) if record is not None and running(record) else None
+
+
+def service_process(settings: Settings, node: Node) -> Process | None:
+    """The process of the node's service, a child of its init; None when there is none at this moment."""
+    init = init_process(settings, node.name)
+    for pid in () if init is None else _children(init.pid):
+        if MAIN_CLASS[node.role] in _arguments(pid) and (started := start_time(pid)) is not None:
+            return Process(pid, started)
+    return None
+
+
+def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Process]:
+    """SIGSTOP the services of these nodes, one right after the other; returns what was stopped, by node.
+
+    Raises StepFailed, with nothing stopped, when a node has no service at this moment.
+    """
+    found = {node.name: service_process(settings, node) for node in nodes}
+    if missing := [name for name, process in found.items() if process is None]:
+        raise StepFailed(f"no service process runs on {', '.join(missing)}; it can't be stopped")
+    stopped = {name: process for name, process in found.items() if process is not None}
+    for process in stopped.values():
+        send(process.pid, signal.SIGSTOP, process.started)
+    return stopped
+
+
+def continue_services(settings: Settings, nodes: Iterable[Node]) -> None:
+    """SIGCONT the services that run on these nodes now; harmless for one that isn't stopped."""
+    for node in nodes:
+        if (process := service_process(settings, node)) is not None:
+            send(process.pid, signal.SIGCONT, process.started)
+
+
+def kill_service(settings: Settings, node: Node) -> Process | None:
+    """SIGKILL the node's service; returns what was killed, None when there was none."""
+    process = service_process(settings, node)
+    if process is not None:
+        send(process.pid, signal.SIGKILL, process.started)
+    return process
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that ``pid`` started or adopted; needs CONFIG_PROC_CHILDREN, which distributions set."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _arguments(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
