@@ -8,8 +8,9 @@
 4. An incident that is open for OVERDUE though its repair goes on. (A run by hand has a deadline in Airflow.)
 5. A watch that found a node sick UNFOUNDED times within an hour, and each time nothing was found to be wrong with it:
    whatever it is, nobody heals it.
-
-6. A repair that failed because of the control plane: no node is to blame, and every repair fails the same way.
+6. An open incident of which the guards have said for WAITING to wait: the node is sick or out of our sight, and
+   nothing may be done about it.
+7. A repair that failed because of the control plane: no node is to blame, and every repair fails the same way.
 
 A repair that only a maintenance flag refused calls nobody, because somebody planned it; after MAINTAINED it does.
 Incidents with one cause are one call: those of which the judgement named the nodes as sharing it, and those of one kind
@@ -36,6 +37,7 @@ STUCK = timedelta(minutes=20)
 OVERDUE = timedelta(minutes=30)
 RECENT = timedelta(days=1)
 UNFOUNDED = 6
+WAITING = timedelta(minutes=4)
 TOGETHER = timedelta(seconds=60)
 STALL = timedelta(minutes=10)
 GATHER = timedelta(seconds=10)
@@ -166,6 +168,7 @@ def _call(incident: Incident, first: Incident, now: datetime) -> _Call | None:
         (CONTROL_PLANE, _control_plane),
         ("refused", _refused),
         ("failed", _failed),
+        ("waiting", _waiting),
         ("stuck", _stuck),
         ("overdue", _overdue),
     ):
@@ -214,6 +217,21 @@ def _failed(incident: Incident, first: Incident, now: datetime) -> tuple[datetim
         f"page/failed/{incident.id}",
         f"{incident.node} needs a person: its repair failed",
         f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {_where(incident)}",
+    )
+
+
+def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+    answers = [entry for entry in incident.entries if entry.step == "guard" and "waiting" in entry.data]
+    if incident.closed_at is not None or not answers or not answers[-1].data["waiting"]:
+        return None
+    if now - incident.first_failed_at <= WAITING:
+        return None
+    why = next(entry.message for entry in reversed(incident.entries) if "verdict" in entry.data)
+    return incident.first_failed_at + WAITING, Page(
+        f"page/waiting/{incident.id}",
+        f"{incident.node} needs a person: it has been waited for in vain",
+        f"{why}\n{answers[-1].message} Nothing was touched. Look at the node and at the network to it. "
+        f"{_where(incident)}",
     )
 
 

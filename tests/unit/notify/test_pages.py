@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kintsugi.incident import Incident, Outcome
+from kintsugi.incident import Entry, Incident, Outcome
 from kintsugi.notify.pages import pages
 from tests.stories import at, healed, refused
 
@@ -44,6 +44,25 @@ def test_a_node_that_healed_in_between_is_a_new_call() -> None:
 
 def test_nodes_that_fail_apart_are_calls_of_their_own() -> None:
     assert len(pages([refused("kafka-1"), refused("kafka-2", later=61)], at(1900))) == 2
+
+
+def waited_for(*, seconds: float, still: bool = True) -> Incident:
+    """A partition: the guards' answer was to wait; ``still``: the newest one too."""
+    opened = refused(is_open=True)
+    first, confirmed, *_ = opened.entries
+    told = Entry(at(seconds), "guard", "Nothing is touched.", {"waiting": True})
+    later = Entry(at(seconds + 1), "guard", "Nothing is wrong with the node.", {"waiting": False})
+    return replace(opened, entries=(first, confirmed, told, *(() if still else (later,))))
+
+
+def test_a_node_that_is_waited_for_in_vain_calls_once() -> None:
+    assert pages([waited_for(seconds=60)], at(230)) == []
+    (page,) = pages([waited_for(seconds=250)], at(270))
+    assert page.key.startswith("page/waiting/")
+    assert pages([waited_for(seconds=900)], at(910))[0].key == page.key
+    assert pages([waited_for(seconds=250, still=False)], at(270)) == []
+    closed = replace(waited_for(seconds=250), closed_at=at(260), outcome=Outcome.FALSE_ALARM)
+    assert pages([closed], at(270)) == []
 
 
 def with_verdict(incident: Incident, verdict: str, **data: Any) -> Incident:
