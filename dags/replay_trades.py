@@ -40,7 +40,10 @@ with DAG(
     tags=["kintsugi", "flow"],
     default_args={"owner": "kintsugi", "retries": 5, "retry_delay": timedelta(seconds=3)},
     params={
-        "day": Param(None, type=["null", "string"], pattern=r"^\d{4}-\d\d(-\d\d)?$", title="Day or month"),
+        # The task checks it: a pattern here would refuse a line end that a form adds.
+        "day": Param(
+            None, type=["null", "string"], title="Day or month", description="2024-10-08, or 2024-10"
+        ),
         "keys": Param(None, type=["null", "array"], items={"type": "string"}, title="Keys of files"),
         "everything": Param(False, type="boolean", title="Everything", description="Every trade file in S3"),
         "speed": Param(0, type="number", minimum=0, title="Speed", description="Times real time; 0: at once"),
@@ -53,7 +56,7 @@ with DAG(
     @task(execution_timeout=timedelta(hours=12))
     def replay() -> list[dict[str, Any]]:
         """Send the chosen trades; returns the accounts of their files."""
-        from kintsugi.connections import s3_client, store_dsn
+        from kintsugi.connections import data_sources, s3_client, store_dsn
         from kintsugi.fleet import Role
         from kintsugi.settings import KAFKA_PORT, load_settings
         from kintsugi.trades.ledger import Ledger
@@ -62,7 +65,7 @@ with DAG(
         context, settings = get_current_context(), load_settings()
         accounts = replay_from_form(
             s3_client(settings), Ledger(store_dsn(settings)), settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT),
-            context["params"], context["run_id"],
+            context["params"], context["run_id"], data_sources(settings),
         )  # fmt: skip
         return [account.to_dict() for account in accounts]
 

@@ -9,10 +9,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import Settings
+
+if TYPE_CHECKING:
+    from kintsugi.trades.data_source import DataSource
+
+DATA_CONNECTION = "kintsugi_data"
+TIMEOUTS: dict[str, Any] = {
+    "connect_timeout": 2,
+    "read_timeout": 10,
+    "retries": {"max_attempts": 3, "mode": "standard"},
+}
 
 
 def connection(conn_id: str) -> dict[str, Any] | None:
@@ -57,7 +67,7 @@ def store_dsn(settings: Settings) -> str:
 
 
 def s3_client(settings: Settings) -> Any:
-    """A boto3 S3 client for the pipeline's bucket (connection ``kintsugi_s3``).
+    """A boto3 S3 client for the installation's own bucket (connection ``kintsugi_s3``).
 
     Time-outs are short: a repair must not hang because S3 is away.
     """
@@ -77,10 +87,32 @@ def s3_client(settings: Settings) -> Any:
         region_name=extra.get("region_name", "us-east-1"),
         aws_access_key_id=conn.get("login"),
         aws_secret_access_key=conn.get("password"),
-        config=Config(
-            connect_timeout=2,
-            read_timeout=10,
-            retries={"max_attempts": 3, "mode": "standard"},
-            s3={"addressing_style": "path"},
-        ),
+        config=Config(**TIMEOUTS, s3={"addressing_style": "path"}),
     )
+
+
+def data_sources(settings: Settings) -> tuple[DataSource, ...]:
+    """The buckets that market data is read from: the installation's own, then the user's (`data_connection`).
+
+    The own bucket comes first: synthetic trades and sample data lie there. Raises KintsugiError when the user's
+    connection can't be used.
+    """
+    from kintsugi.trades.data_source import own_source
+
+    own = own_source(s3_client(settings))
+    found = data_connection()
+    if found is None:
+        return (own,)
+    from kintsugi.data_bucket import combined, user_source
+
+    return combined(own, user_source(found))
+
+
+def data_connection() -> dict[str, Any] | None:
+    """The user's connection ``kintsugi_data``: from the environment, else from the user's file of connections.
+
+    Control plane and tasks have it in the environment; a command line and a Spark driver read the file.
+    """
+    from kintsugi.local.own_connections import own_connections
+
+    return connection(DATA_CONNECTION) or own_connections().get(DATA_CONNECTION)
