@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kintsugi.fleet import WATCH, Node, Role
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.observation import Answer
-from kintsugi.settings import KAFKA_PORT, Settings
+from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.web.level import Level
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from kintsugi.store.samples import FlowSample
@@ -34,17 +35,18 @@ Answered = TypeVar("Answered")
 
 
 def gather(settings: Settings) -> Document:
-    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "stream", "replicas", "incidents"}``.
+    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "stream", "intake", "replicas", "incidents"}``.
 
     JSON throughout.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
     not yet stored, over all partitions; None when nobody can tell. ``stream``: ``level`` as on Pipeline Health, and
-    ``said``, a sentence; None while its watch writes nothing. ``replicas``: ``said``, a sentence, and ``nodes``,
+    ``said``, a sentence; None while its watch writes nothing. ``intake``: the same of the step before Kafka, and the
+    fields of `IntakeReport`; None when nobody can tell. ``replicas``: ``said``, a sentence, and ``nodes``,
     of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
-    ``incidents``: the last five, newest first. ``well``: every component, node, disk, the stream and
-    Airflow itself are well.
+    ``incidents``: the last five, newest first. ``well``: every component, node, disk, the stream, the
+    intake and Airflow itself are well.
     ``unwatched``: what has a watch that is paused; nothing of that would be healed.
     """
     plane = ControlPlane(settings)
@@ -54,6 +56,7 @@ def gather(settings: Settings) -> Document:
         incidents = pool.submit(_or_none, lambda: _incidents(settings))
         stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
         replicas = pool.submit(_or_none, lambda: _replicas(settings))
+        intake = pool.submit(_or_none, lambda: _intake(settings))
         document: Document = {
             "control_plane": plane.status(),
             "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
@@ -62,6 +65,7 @@ def gather(settings: Settings) -> Document:
             "incidents": incidents.result() or [],
             "replicas": replicas.result(),
             "stream": stream.result(),
+            "intake": intake.result(),
         }
     document["lag"] = _lag(settings, document["nodes"])
     return {"well": is_well(document), "unwatched": unwatched(document["dags"]), **document}
@@ -103,6 +107,7 @@ def show(document: Document) -> None:
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
     late = document["stream"] or {"level": Level.WELL, "said": ""}
     console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
+    _show_intake(console, document["intake"])
     if document["replicas"]:
         console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
@@ -117,6 +122,27 @@ def show(document: Document) -> None:
             "`make unpause` lets every watch, the stream and the ingest run"
         )
     console.print(f"Airflow: {document['airflow']['url']}   {verdict}")
+
+
+def _show_intake(console: Console, intake: Document | None) -> None:
+    """One line on the step before Kafka, and a table of the files that need somebody."""
+    from rich.markup import escape
+
+    if intake is None:
+        console.print("Intake: nobody can tell")
+        return
+    console.print(f"Intake: {intake.get('waiting', '?')} files wait. {intake['said']}", markup=False)
+    rows = [
+        (kind, f"s3://{note['bucket'] or BUCKET}/{note['key']}", note["said"])
+        for kind in ("failed", "empty", "retried", "rejected")
+        for note in intake.get(kind, ())
+    ]
+    if rows:
+        escaped = [(kind, escape(uri), escape(said)) for kind, uri, said in rows]
+        console.print(_table("Files", ("", "file", ""), escaped))
+    for name, label in (("missing", "Missing"), ("not_taken", "Not taken")):
+        if intake.get(name):
+            console.print(f"{label}: {', '.join(intake[name])}", markup=False)
 
 
 async def _nodes(settings: Settings) -> list[Document]:
@@ -178,6 +204,18 @@ def _replicas(settings: Settings) -> Document:
     }
 
 
+def _intake(settings: Settings) -> Document:
+    from kintsugi.connections import store_dsn
+    from kintsugi.trades.intake import IntakeReport
+    from kintsugi.trades.intake_store import IntakeStore
+    from kintsugi.trades.intake_watch import rules_from
+    from kintsugi.web.intake import judge
+
+    found = IntakeStore(store_dsn(settings)).report()
+    report = IntakeReport.from_json(found[1]) if found else None
+    return judge(report, rules_from(), datetime.now(UTC)).to_json()
+
+
 def _samples(settings: Settings) -> list[FlowSample]:
     from kintsugi.connections import store_dsn
     from kintsugi.store.samples import FlowSamples
@@ -213,7 +251,7 @@ def is_well(document: Document) -> bool:
     )
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
-    stands = (document["stream"] or {}).get("level") == Level.BAD
+    stands = Level.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
     return nodes and parts and not stands and bool(health) and set(health.values()) == {"healthy"}
 
 

@@ -1,7 +1,7 @@
 """The watchdog: a small process of the control plane, outside Airflow, supervised like the rest.
 
 It looks whether anybody still watches (kintsugi.notify.deadman) and whether trades are stored
-(kintsugi.notify.standstill), reads from the store what there is to tell
+(kintsugi.notify.standstill) and come in (kintsugi.trades.intake_watch), reads from the store what there is to tell
 (kintsugi.notify.news), delivers the outbox (kintsugi.notify.deliver) and measures fleet and flow. Each of these
 is a line of its own, so that a pager that hangs doesn't keep the dead man's switch from being looked at. A line that
 doesn't come back ends the process, and its supervisor starts it again; nothing is lost, it all stands in Postgres.
@@ -33,6 +33,7 @@ from kintsugi.notify.channels import channels
 from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences
 from kintsugi.notify.deliver import Nobody, Post, tell_people
 from kintsugi.notify.heartbeat import FLOW, Heartbeats
+from kintsugi.notify.intake_pages import FILES_PAGE, intake_pages
 from kintsugi.notify.outbox import Kind, Message, Outbox
 from kintsugi.notify.pages import Page
 from kintsugi.notify.standstill import StandStill
@@ -43,9 +44,11 @@ from kintsugi.store import Store
 from kintsugi.store.database import StoreUnavailable
 from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.markers import markers
+from kintsugi.trades.intake_watch import IntakeWatch, intake_watch
 from kintsugi.trades.ledger import Ledger
 
 HUNG_S = 300.0
+INGEST_DAG = "ingest_trades"
 RECENT_INCIDENTS = 50
 
 log = logging.getLogger(__name__)
@@ -95,6 +98,8 @@ class Watchdog:
     _store_away: datetime | None = None
     _told_away: bool = False
     _seen: object = None
+    _intake: IntakeWatch | None = None
+    _intake_paged_at: datetime | None = None
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -137,6 +142,7 @@ class Watchdog:
             Line("recoveries", 2.0, lambda: self._deliver(Kind.RECOVERY)),
             Line("dead man's switch", 15.0, self.look),
             Line("flow", 60.0, self.look_at_flow),
+            Line("intake", 15.0, self.look_at_intake),
             Line("housekeeping", 3600.0, self.outbox.forget_old),
         ]
         if backend() or markers():
@@ -203,6 +209,28 @@ class Watchdog:
     def read_flow(self) -> FlowReading:
         """The stream as it is now."""
         return asyncio.run(read_flow(self.settings.fleet))
+
+    # --- the intake ------------------------------------------------------------------------------------------
+
+    def look_at_intake(self) -> None:
+        """Write down what waits before Kafka, failed or is missing; page when a person is needed."""
+        if self._intake is None:
+            self._intake = intake_watch(self.settings)
+        found = self._intake.look(paused=self._ingest_is_paused())
+        if found is None:
+            return
+        report, unpaged = found
+        for page in intake_pages(report, unpaged, self._intake.rules, self._intake_paged_at):
+            self.outbox.put(page.key, Kind.PAGE, page.body)
+            if page.key.startswith(FILES_PAGE):
+                self._intake.store.mark_paged(unpaged)
+                self._intake_paged_at = report.at
+
+    def _ingest_is_paused(self) -> bool:
+        try:
+            return any(dag["dag_id"] == INGEST_DAG and dag["is_paused"] for dag in self.airflow.dags())
+        except KintsugiError:
+            return False  # an Airflow that doesn't answer is noticed as such
 
     # --- the dead man's switch ------------------------------------------------------------------------------
 

@@ -23,7 +23,8 @@ DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "GetO
     "error",
     [
         InputError("empty"), zipfile.BadZipFile("x"), lzma.LZMAError("x"), zlib.error("x"), EOFError(),
-        OSError("Invalid data stream"), OverflowError("date value out of range"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
+        OSError("Invalid data stream"), OverflowError("date value out of range"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
         ValueError("x"), KeyError("x"), NotImplementedError("x"), RuntimeError("x"), RecursionError(),
     ],
     ids=repr,
