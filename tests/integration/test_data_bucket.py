@@ -67,7 +67,9 @@ def documented_policies() -> list[str]:
 def enforce(url: str, enforced: bool) -> None:
     """Let moto check permissions from the next request on, or none for a long time."""
     body = b"0" if enforced else b"100000"
-    request = urllib.request.Request(f"{url}/moto-api/reset-auth", data=body, method="POST")
+    request = urllib.request.Request(
+        f"{url}/moto-api/reset-auth", data=body, method="POST", headers={"Content-Type": "text/plain"}
+    )
     urllib.request.urlopen(request, timeout=10).read()
 
 
@@ -79,7 +81,7 @@ def aws() -> Iterator[Account]:
     url = f"http://{ADDRESS}:{port}"
     enforce(url, False)
     any_key = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
-    iam = boto3.client("iam", endpoint_url=url, **any_key)
+    iam: Any = boto3.client("iam", endpoint_url=url, **any_key)  # type: ignore[call-overload]
     iam.create_user(UserName="kintsugi")
     permission, trust = documented_policies()
     iam.put_user_policy(UserName="kintsugi", PolicyName="read", PolicyDocument=permission)

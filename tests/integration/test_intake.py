@@ -6,7 +6,7 @@ The content of files is the reader's; here are the states of a file, and what le
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -19,10 +19,12 @@ from kintsugi.errors import InputError, NotAcknowledged
 from kintsugi.settings import BUCKET, TOPIC
 from kintsugi.trades import canary, ingest
 from kintsugi.trades.arrivals import listed, pending
+from kintsugi.trades.files import read_lines
 from kintsugi.trades.generator import HEADER, generate_day
 from kintsugi.trades.ingest import FileAccount, ingest_object, ingest_pending
 from kintsugi.trades.intake_store import IntakeStore
 from kintsugi.trades.ledger import Entry, State
+from kintsugi.trades.producer import Producer
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
@@ -31,7 +33,7 @@ NET = "127.31.96"
 DAY = "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08"
 
 
-class Kafka:
+class Kafka(Producer):
     """A producer that remembers what was sent to the topic of trades; ``refuse`` makes it fail."""
 
     def __init__(self) -> None:
@@ -121,7 +123,6 @@ def body(lines: list[bytes]) -> bytes:
 def test_a_file_that_fails_for_its_own_reason_holds_up_no_other(
     place: Place, lines: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_lines: Callable[..., Any] = ingest.read_lines
 
     def reading(s3: Any, bucket: str, key: str, *rest: Any, **more: Any) -> Any:
         yield from read_lines(s3, bucket, key, *rest, **more)
@@ -149,7 +150,7 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
     monkeypatch.setattr(ingest, "SYNTHETIC_EVERY_S", 0.0)
     place.put(f"{DAY}.csv", body(lines[:100]))
     (item,) = listed(place.s3)
-    synthetic = ingest._SyntheticTrades(place.s3, place.ledger, place.kafka, BUCKET)  # type: ignore[arg-type]
+    synthetic = ingest._SyntheticTrades(place.s3, place.ledger, place.kafka, BUCKET)
     came: list[int] = []
 
     def between() -> None:
@@ -164,7 +165,7 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
         ledger=place.ledger,
         kafka=place.kafka,
         chunk_rows=20,
-        between=between,  # type: ignore[arg-type]
+        between=between,
     )
     assert account is not None
     assert account.tally.produced == 100
@@ -213,7 +214,7 @@ def test_a_file_that_vanished_is_taken_when_it_is_back(
     place.put(f"{DAY}.csv", body(lines[:20]))
     (item,) = listed(place.s3)
     place.s3.delete_object(Bucket=BUCKET, Key=item.key)
-    account = ingest_object(place.s3, item, ledger=place.ledger, kafka=place.kafka)  # type: ignore[arg-type]
+    account = ingest_object(place.s3, item, ledger=place.ledger, kafka=place.kafka)
     assert account is not None
     assert account.state is State.VANISHED
     place.put(f"{DAY}.csv", body(lines[:20]))

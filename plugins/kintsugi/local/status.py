@@ -35,9 +35,9 @@ Answered = TypeVar("Answered")
 
 
 def gather(settings: Settings) -> Document:
-    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", "stream", "intake", "replicas", "incidents"}``.
+    """``{"well", "unwatched", "control_plane", "airflow", "nodes", "dags", "lag", …}``.
 
-    JSON throughout.
+    JSON throughout; beside them ``stream``, ``intake``, ``replicas`` and ``incidents``.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
@@ -132,14 +132,13 @@ def _show_intake(console: Console, intake: Document | None) -> None:
         console.print("Intake: nobody can tell")
         return
     console.print(f"Intake: {intake.get('waiting', '?')} files wait. {intake['said']}", markup=False)
-    rows = [
-        (kind, f"s3://{note['bucket'] or BUCKET}/{note['key']}", note["said"])
+    rows: list[tuple[str, ...]] = [
+        (kind, escape(f"s3://{note['bucket'] or BUCKET}/{note['key']}"), escape(note["said"]))
         for kind in ("failed", "empty", "retried", "rejected")
         for note in intake.get(kind, ())
     ]
     if rows:
-        escaped = [(kind, escape(uri), escape(said)) for kind, uri, said in rows]
-        console.print(_table("Files", ("", "file", ""), escaped))
+        console.print(_table("Files", ("", "file", ""), rows))
     for name, label in (("missing", "Missing"), ("not_taken", "Not taken")):
         if intake.get(name):
             console.print(f"{label}: {', '.join(intake[name])}", markup=False)

@@ -33,7 +33,7 @@ from kintsugi.notify.channels import channels
 from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences
 from kintsugi.notify.deliver import Nobody, Post, tell_people
 from kintsugi.notify.heartbeat import FLOW, Heartbeats
-from kintsugi.notify.intake_pages import FILES_PAGE, intake_pages
+from kintsugi.notify.intake_pages import FILES_PAGE, intake_pages, unseen_page
 from kintsugi.notify.outbox import Kind, Message, Outbox
 from kintsugi.notify.pages import Page
 from kintsugi.notify.standstill import StandStill
@@ -44,7 +44,8 @@ from kintsugi.store import Store
 from kintsugi.store.database import StoreUnavailable
 from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.markers import markers
-from kintsugi.trades.intake_watch import IntakeWatch, intake_watch
+from kintsugi.trades.failures import reason_of
+from kintsugi.trades.intake_watch import IntakeWatch, intake_watch, rules_from
 from kintsugi.trades.ledger import Ledger
 
 HUNG_S = 300.0
@@ -100,6 +101,7 @@ class Watchdog:
     _seen: object = None
     _intake: IntakeWatch | None = None
     _intake_paged_at: datetime | None = None
+    _intake_unseen: datetime | None = None
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -214,9 +216,18 @@ class Watchdog:
 
     def look_at_intake(self) -> None:
         """Write down what waits before Kafka, failed or is missing; page when a person is needed."""
-        if self._intake is None:
-            self._intake = intake_watch(self.settings)
-        found = self._intake.look(paused=self._ingest_is_paused())
+        try:
+            self._intake = self._intake or intake_watch(self.settings)
+            found = self._intake.look(paused=self._ingest_is_paused())
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            self._intake_unseen = self._intake_unseen or datetime.now(UTC)
+            page = unseen_page(self._intake_unseen, datetime.now(UTC), rules_from(), reason_of(error))
+            if page is not None:
+                self.outbox.put(page.key, Kind.PAGE, page.body)
+            raise
+        self._intake_unseen = None
         if found is None:
             return
         report, unpaged = found

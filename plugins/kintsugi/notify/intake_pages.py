@@ -5,6 +5,7 @@
 2. A file waits, and nothing came in for ``IntakeRules.waiting``; while the ingest is paused, for a day.
 3. S3 fails for a file again and again, for the same time.
 4. A session of the exchange has no file: once a day and kind.
+5. The buckets can't be looked at, for the same time as in 2.
 
 What is not taken (companions of files, other products of the vendor) is shown and pages nobody.
 """
@@ -92,7 +93,18 @@ def _retried(report: IntakeReport, rules: IntakeRules) -> Page | None:
     return Page(
         f"page/intake/retried/{since:%Y%m%dT%H%M}/{int((report.at - since) / REMIND)}",
         f"{len(late)} trade file{'s' if len(late) > 1 else ''} can't be read from S3",
-        f"{_lines(late)}\nEach is tried again every few minutes. Is the permission, or the key of KMS, missing? {WHERE}",
+        f"{_lines(late)}\nEach is tried again every few minutes. Is a permission missing? {WHERE}",
+    )
+
+
+def unseen_page(since: datetime, now: datetime, rules: IntakeRules, said: str) -> Page | None:
+    """The page for buckets that couldn't be looked at from ``since`` on; ``said``: the last error."""
+    if now - since < rules.waiting:
+        return None
+    return Page(
+        f"page/intake/unseen/{since:%Y%m%dT%H%M}/{int((now - since) / REMIND)}",
+        f"Nobody knows whether files come in: S3 can't be looked at since {since:%H:%M} UTC",
+        f"{said}\nIf it is your bucket, look at the connection kintsugi_data (docs/your-bucket.md). {WHERE}",
     )
 
 

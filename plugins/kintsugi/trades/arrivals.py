@@ -64,10 +64,11 @@ def _etag(s3: S3Client, bucket: str, key: str) -> str | None:
         if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
             return None
         raise
-    if "ETag" not in head:
+    etag: str | None = head.get("ETag")
+    if etag is None:
         # One object must not keep the others from being listed.
         log.warning("S3 tells no ETag of s3://%s/%s, so it is left out; put it there again", bucket, key)
-    return head.get("ETag")
+    return etag
 
 
 def listed(s3: S3Client, bucket: str = BUCKET, prefix: str = PREFIX, after: str = "") -> list[S3Object]:

@@ -187,7 +187,8 @@ def is_waiting(etag: str, modified: datetime | None, rows: Sequence[Entry], now:
 
 def backoff(attempts: int) -> timedelta:
     """The pause after the nth failure in a row: 5 s, doubled each time, at most 5 minutes."""
-    return min(RETRY_AT_MOST, RETRY_FIRST * 2 ** (min(attempts, 20) - 1))
+    doublings: int = min(attempts, 20) - 1
+    return min(RETRY_AT_MOST, RETRY_FIRST * (1 << doublings))
 
 
 def file_id(key: str, etag: str) -> str:

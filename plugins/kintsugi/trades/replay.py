@@ -19,7 +19,7 @@ from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.data_source import DataSource, own_source
 from kintsugi.trades.failures import reason_of, stops_all
 from kintsugi.trades.file_names import period_of
-from kintsugi.trades.ingest import FileAccount, ingest_object
+from kintsugi.trades.ingest import CHUNK_ROWS, FileAccount, ingest_object
 from kintsugi.trades.producer import producer
 
 if TYPE_CHECKING:
@@ -140,13 +140,20 @@ def replay(
     if not name:
         raise InputError("a replay needs a name; the ledger resumes it by that")
     pace = Pacer(schedule) if schedule.speed else None
-    rows = {"chunk_rows": PACED_ROWS} if schedule.speed else {}
+    rows = PACED_ROWS if schedule.speed else CHUNK_ROWS
     unread: list[str] = []
     with producer(bootstrap) as kafka:
         for source in files:
             try:
                 ingest_object(
-                    s3, source, ledger=ledger, kafka=kafka, bucket=bucket, replay=name, pace=pace, **rows
+                    s3,
+                    source,
+                    ledger=ledger,
+                    kafka=kafka,
+                    bucket=bucket,
+                    replay=name,
+                    pace=pace,
+                    chunk_rows=rows,
                 )
             except Exception as error:
                 if stops_all(error):

@@ -40,14 +40,15 @@ def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Int
     """The first of these that applies, the gravest first; None: the watchdog has written no report yet.
 
     Failed, empty, mostly rejected or missing files, an intake that stands still, and files that S3 refuses need a
-    person. Files with some rejected rows, and waiting files while the ingest is paused, should be known. What is not taken
-    (checksums lie beside every file of some vendors) changes no level.
+    person. Files with some rejected rows, and waiting files while the ingest is paused, should be known. What is not
+    taken (checksums lie beside every file of some vendors) changes no level.
     """
     if report is None:
         return Intake(Level.UNKNOWN, "the watchdog has not looked at S3 yet.", "It does so once a minute.")
     if now - report.at > STALE_AFTER:
-        said = f"the watchdog has not looked at S3 since {report.at:%H:%M:%S} UTC."
-        return Intake(Level.UNKNOWN, said, "Is S3 away? See watchdog.log.", report.at, report=report)
+        level = Level.BAD if now - report.at > rules.waiting else Level.UNKNOWN
+        said = f"the watchdog could not look at S3 since {report.at:%Y-%m-%d %H:%M} UTC."
+        return Intake(level, said, "Is S3 away, or a permission? See watchdog.log.", report.at, report=report)
     for rule in (_failed, _stalled, _retried, _missing, _rejected, _paused):
         found = rule(report, rules)
         if found is not None:
@@ -70,7 +71,8 @@ def _failed(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not count:
         return None
     first = [*report.failed, *hollow][0]
-    said = f"{_files(count)} can't be used as delivered, first {first.key.rpartition('/')[2]}: {first.said.rstrip('.')}."
+    name, reason = first.key.rpartition("/")[2], first.said.rstrip(".")
+    said = f"{_files(count)} can't be used as delivered, first {name}: {reason}."
     return Intake(
         Level.BAD, said, "The other files come in. Deliver it again, or take it again once the reason is gone.",
         min(note.since for note in (*report.failed, *hollow)), "redrive", report,
@@ -126,6 +128,9 @@ def _files(count: int) -> str:
 def notes_of(report: IntakeReport) -> Sequence[tuple[str, FileNote]]:
     """Every file that something is to be said of, with what it is, the gravest first."""
     kinds: Mapping[str, Sequence[FileNote]] = {
-        "failed": report.failed, "empty": report.empty, "refused by S3": report.retried, "rows rejected": report.rejected,
-    }  # fmt: skip
+        "failed": report.failed,
+        "empty": report.empty,
+        "refused by S3": report.retried,
+        "rows rejected": report.rejected,
+    }
     return [(name, note) for name, notes in kinds.items() for note in notes]
