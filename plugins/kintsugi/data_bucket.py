@@ -78,7 +78,10 @@ def s3_client(found: Mapping[str, Any]) -> S3Client:
     from botocore.config import Config
 
     try:
-        own = S3Hook(aws_conn_id=DATA_CONNECTION).conn_config.botocore_config
+        wrapper = S3Hook(aws_conn_id=DATA_CONNECTION).conn_config
+        if not wrapper:  # the hook goes on with the machine's own identity then
+            raise ValueError("Airflow can't read it; is a field misspelt?")
+        own = wrapper.botocore_config
         config = Config(**TIMEOUTS).merge(own) if own else Config(**TIMEOUTS)
         return S3Hook(aws_conn_id=DATA_CONNECTION, config=config).get_conn()
     except Exception as error:

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from kintsugi.data_bucket import combined, user_source
+from kintsugi.errors import KintsugiError
 from kintsugi.fleet import REPOSITORY
 from kintsugi.settings import BUCKET
 from kintsugi.trades.arrivals import trade_files
@@ -44,6 +45,7 @@ class Account:
 
     url: str
     connection: dict[str, Any]
+    by_role: dict[str, Any]
     admin: S3Client
 
 
@@ -98,12 +100,12 @@ def aws() -> Iterator[Account]:
     admin = s3_client(url)
     admin.create_bucket(Bucket=THEIRS)
     reader = connection(url, key["AccessKeyId"], key["SecretAccessKey"])
-    reader["by_role"] = connection(
+    by_role = connection(
         url, machine["AccessKeyId"], machine["SecretAccessKey"],
         role_arn="arn:aws:iam::123456789012:role/reader", assume_role_kwargs={"ExternalId": "kintsugi"},
     )  # fmt: skip
     try:
-        yield Account(url, reader, admin)
+        yield Account(url, reader, by_role, admin)
     finally:
         server.stop()
 
@@ -118,7 +120,7 @@ def theirs(request: pytest.FixtureRequest, aws: Account, started: Any, place: Pl
         if THEIRS not in [bucket["Name"] for bucket in admin.list_buckets()["Buckets"]]:
             admin.create_bucket(Bucket=THEIRS)
     else:
-        found = aws.connection["by_role"] if request.param == "role" else aws.connection
+        found = aws.by_role if request.param == "role" else aws.connection
         enforce(url, False)
     for item in admin.list_objects_v2(Bucket=THEIRS).get("Contents", []):
         admin.delete_object(Bucket=THEIRS, Key=item["Key"])
@@ -179,3 +181,13 @@ def test_a_bucket_that_is_the_installations_own_is_read_once(
         patch.setenv("AIRFLOW_CONN_KINTSUGI_DATA", json.dumps(found))
         sources = combined(own_source(place.s3), user_source(found))
     assert [item.bucket for item in trade_files(sources)] == [""]
+
+
+def test_a_connection_that_airflow_cannot_read_is_refused(
+    aws: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's hook would go on with the identity of the machine, and the reader would look for its keys elsewhere."""
+    misspelt = {**aws.connection, "pasword": "x"}
+    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_DATA", json.dumps(misspelt))
+    with pytest.raises(KintsugiError, match="misspelt"):
+        user_source(misspelt)
