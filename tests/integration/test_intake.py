@@ -17,14 +17,19 @@ from botocore.exceptions import ClientError
 
 from kintsugi.errors import InputError, NotAcknowledged
 from kintsugi.settings import BUCKET, TOPIC
-from kintsugi.trades import canary, ingest
+from kintsugi.trades import canary, ingest, ledger
 from kintsugi.trades.arrivals import listed, pending
+from kintsugi.trades.baselines import manifest_key, pending_files
+from kintsugi.trades.data_source import own_source
 from kintsugi.trades.files import read_lines
 from kintsugi.trades.generator import HEADER, generate_day
 from kintsugi.trades.ingest import FileAccount, ingest_object, ingest_pending
+from kintsugi.trades.intake import IntakeReport, IntakeRules
 from kintsugi.trades.intake_store import IntakeStore
+from kintsugi.trades.intake_watch import IntakeWatch
 from kintsugi.trades.ledger import Entry, State
 from kintsugi.trades.producer import Producer
+from kintsugi.trades.redrive import forget_manifests
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
@@ -277,3 +282,85 @@ def test_two_buckets_may_have_the_same_key(place: Place, lines: list[bytes]) -> 
         place.ledger.claim("k", '"2"', 1, bucket="theirs", modified=modified) as theirs,
     ):
         assert own is theirs is None, "neither is a newer version of the other"
+
+
+def watch(place: Place, **more: Any) -> IntakeWatch:
+    return IntakeWatch(place.s3, (own_source(place.s3),), place.ledger, IntakeRules(), **more)
+
+
+def look(seen: IntakeWatch, *, paused: bool = False) -> tuple[IntakeReport, list[Entry]]:
+    """A look now, whatever its rest."""
+    seen._due = 0.0
+    found = seen.look(paused=paused)
+    assert found is not None
+    return found
+
+
+def test_the_watch_names_what_waits_failed_and_is_not_taken(place: Place, lines: list[bytes]) -> None:
+    place.put(f"{DAY}_1.csv", b"no trade file")
+    place.put(f"{DAY}_2.csv", body([*lines[:20], *[b"no trade"] * 20]))
+    place.put(f"{DAY}_3.csv", HEADER.encode())
+    place.put("eod/UnderlyingOptionsEODCalcs_2024-10-07.csv", b"x")
+    for name in (
+        f"{DAY}_1.csv.md5",
+        f"{DAY}_4.csv.part",
+        "trades/UnderlyingOptionsTrades_2024-10-08.csv",
+        "trades/x.txt",
+    ):
+        place.put(name, b"x")
+    seen = watch(place)
+    before, _ = look(seen)
+    assert (before.waiting, before.eod_waiting, before.failed_count) == (3, 1, 0)
+    assert before.not_taken == sorted(
+        [f"{DAY}_1.csv.md5", f"{DAY}_4.csv.part", "trades/UnderlyingOptionsTrades_2024-10-08.csv"]
+    )
+    place.ingest()
+    (eod,) = (item for item in seen.survey().eod)
+    name = manifest_key(eod.key, eod.etag)
+    place.put(name, json.dumps({"state": "failed", "reason": "no end-of-day file"}).encode())
+    report, unpaged = look(seen, paused=True)
+    assert [(note.kind, note.key) for note in report.failed] == [("eod", eod.key), ("trades", f"{DAY}_1.csv")]
+    assert [(note.key, note.share) for note in report.rejected] == [(f"{DAY}_2.csv", 0.5)]
+    assert [note.key for note in report.empty] == [f"{DAY}_3.csv"]
+    assert (report.waiting, report.eod_waiting, report.paused) == (0, 0, True)
+    assert sorted(entry.key for entry in unpaged) == [f"{DAY}_{number}.csv" for number in (1, 2, 3)]
+    kept = place.ledger.report()
+    assert kept is not None
+    assert IntakeReport.from_json(kept[1]).to_json() == report.to_json()
+    place.ledger.mark_paged(unpaged)
+    assert look(seen)[1] == []
+    assert forget_manifests(place.s3, seen.sources) == [eod.key]
+    assert pending_files(place.s3) == [eod.key]
+    place.ledger.redrive()
+    place.ingest()
+    assert [entry.key for entry in look(seen)[1]] == [f"{DAY}_1.csv"], "it failed again: that is news"
+
+
+def test_a_look_leaves_s3_alone_for_fifty_times_as_long_as_it_took(place: Place) -> None:
+    times = iter([0.0, 1.0, 1.0, 50.9, 51.1, 52.0, 52.0])
+    seen = watch(place)
+    seen.clock = times.__next__
+    assert seen.look() is not None
+    assert seen.look() is None
+    assert seen.look() is not None
+
+
+def test_a_ledger_of_an_earlier_release_gets_its_columns_and_keeps_its_rows(place: Place) -> None:
+    with psycopg.connect(place.dsn) as connection:
+        connection.execute("DROP TABLE ledger_file, intake_report, exchange_session")
+        connection.execute(ledger.TABLE)
+        for change in ledger.CHANGES[:4]:
+            connection.execute(change)
+        connection.execute("CREATE UNIQUE INDEX ledger_file_once ON ledger_file (key, etag, replay)")
+        connection.execute(
+            "INSERT INTO ledger_file (key, etag, sha, size, state) "
+            "VALUES ('k', 'e', 's', 1, 'failed'), ('l', 'f', 's', 1, 'running')"
+        )
+    store = IntakeStore(place.dsn)
+    assert [(entry.key, entry.state, entry.bucket) for entry in store.entries()] == [
+        ("k", State.FAILED, ""), ("l", State.RUNNING, ""),
+    ]  # fmt: skip
+    assert store.report() is None
+    assert store.redrive() == ["k"]
+    store.write_sessions({date(2024, 10, 8): datetime(2024, 10, 8, 20, tzinfo=UTC)})
+    assert IntakeStore(place.dsn).sessions() == {date(2024, 10, 8): datetime(2024, 10, 8, 20, tzinfo=UTC)}

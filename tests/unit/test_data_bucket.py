@@ -73,7 +73,8 @@ def test_every_read_says_that_the_reader_pays(made: Any) -> None:
     source = user_source(
         fields(request_payer="requester", get_object_args={"SSECustomerAlgorithm": "AES256"})
     )
-    source.client.meta.events.register("before-call.s3", note)
+    noting: Any = note
+    source.client.meta.events.register("before-call.s3", noting)
     source.client.list_objects_v2(Bucket="acme")
     source.client.get_object(Bucket="acme", Key="k")
     source.client.head_object(Bucket="acme", Key="k")
@@ -88,7 +89,7 @@ def test_the_same_bucket_is_one_source() -> None:
     own = own_source(client(), "kintsugi")
 
     def seen(prefix: str, url: str = "http://127.0.0.1:1", bucket: str = "kintsugi") -> list[tuple[str, str]]:
-        user = DataSource(client(url), bucket, {kind: prefix for kind in own.prefixes}, bucket)
+        user = DataSource(client(url), bucket, dict.fromkeys(own.prefixes, prefix), bucket)
         return [(source.name, source.prefixes[ObjectKind.TRADES]) for source in combined(own, user)]
 
     assert seen("", bucket="acme") == [("", "trades/"), ("acme", "")]

@@ -107,7 +107,7 @@ def show(document: Document) -> None:
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
     late = document["stream"] or {"level": Level.WELL, "said": ""}
     console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
-    _show_intake(console, document["intake"])
+    _show_intake(console, document.get("intake"))
     if document["replicas"]:
         console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
