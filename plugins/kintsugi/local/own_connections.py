@@ -59,6 +59,7 @@ def own_connections(path: Path | None = None) -> dict[str, dict[str, Any]]:
     strange = sorted(set(found) - set(KNOWN))
     if strange:
         raise KintsugiError(
-            f"{path} defines {', '.join(strange)}, which nothing here uses; known are: {', '.join(KNOWN)}"
+            f"{path} defines {', '.join(strange)}, which nothing here uses; known are: {', '.join(KNOWN)}. "
+            "The bucket with your market data is kintsugi_data (docs/your-bucket.md)"
         )
     return found
