@@ -62,7 +62,7 @@ with DAG(
     @task(execution_timeout=timedelta(hours=6))
     def ingest() -> list[dict[str, Any]]:
         """Bring every pending file into Kafka; returns the accounts of the finished ones."""
-        from kintsugi.connections import data_sources, s3_client, store_dsn
+        from kintsugi.connections import reachable_sources, s3_client, store_dsn
         from kintsugi.fleet import Role
         from kintsugi.settings import KAFKA_PORT, load_settings
         from kintsugi.trades.ingest import ingest_pending
@@ -73,7 +73,7 @@ with DAG(
         ledger = Ledger(store_dsn(settings))
         accounts = ingest_pending(
             s3_client(settings), ledger, bootstrap,
-            sources=data_sources(settings), idle=IDLE_S, at_most=ROUND_S,
+            sources=reachable_sources(settings), idle=IDLE_S, at_most=ROUND_S,
         )  # fmt: skip
         return [account.to_dict() for account in accounts]
 

@@ -7,6 +7,7 @@ it here directly saves the command line and the triggers from loading Airflow.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from kintsugi.settings import Settings
 
 if TYPE_CHECKING:
     from kintsugi.trades.data_source import DataSource
+
+log = logging.getLogger(__name__)
 
 DATA_CONNECTION = "kintsugi_data"
 TIMEOUTS: dict[str, Any] = {
@@ -106,6 +109,20 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
     from kintsugi.data_bucket import combined, user_source
 
     return combined(own, user_source(found))
+
+
+def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
+    """`data_sources`, without the user's bucket where its connection can't be used now.
+
+    For the ingest: synthetic trades come in all the same. The watchdog pages about the bucket.
+    """
+    from kintsugi.trades.data_source import own_source
+
+    try:
+        return data_sources(settings)
+    except KintsugiError as error:
+        log.warning("%s; only the installation's own bucket is read", error)
+        return (own_source(s3_client(settings)),)
 
 
 def data_connection() -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from kintsugi.data_bucket import combined, user_source
 from kintsugi.errors import KintsugiError
 from kintsugi.fleet import REPOSITORY
 from kintsugi.settings import BUCKET
-from kintsugi.trades.arrivals import trade_files
+from kintsugi.trades.arrivals import Lookout, trade_files
 from kintsugi.trades.baselines import find_source, manifest_key, pending_uris
 from kintsugi.trades.data_source import DataSource, own_source
 from kintsugi.trades.ledger import State
@@ -191,3 +191,14 @@ def test_a_connection_that_airflow_cannot_read_is_refused(
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_DATA", json.dumps(misspelt))
     with pytest.raises(KintsugiError, match="misspelt"):
         user_source(misspelt)
+
+
+def test_a_bucket_that_cannot_be_listed_keeps_nothing_of_the_own_one_out(
+    started: Any, place: Place, lines: list[bytes]
+) -> None:
+    place.put("trades/UnderlyingOptionsTradesCalcs_2024-10-07.csv", body(lines[:10]))
+    own = own_source(place.s3)
+    gone = DataSource(place.s3, "no-such-bucket", dict.fromkeys(own.prefixes, ""), "no-such-bucket")
+    assert [item.bucket for item in Lookout((own, gone), place.ledger).pending()] == [""]
+    with pytest.raises(ClientError):
+        Lookout((DataSource(place.s3, "no-such-bucket"), gone), place.ledger).pending()

@@ -207,9 +207,11 @@ def test_when_kafka_is_away_no_file_is_blamed(place: Place, lines: list[bytes]) 
     place.kafka.refuse = True
     with pytest.raises(NotAcknowledged):
         place.ingest()
-    assert place.row(f"{DAY}_1.csv").state is State.RUNNING
+    row = place.row(f"{DAY}_1.csv")
+    assert (row.state, row.attempts, row.retry_at) == (State.RUNNING, 0, None), (
+        "it waits for Kafka, not for a pause"
+    )
     place.kafka.refuse = False
-    place.forget_pauses()
     assert place.ingest()[f"{DAY}_1.csv"].state is State.DONE
 
 

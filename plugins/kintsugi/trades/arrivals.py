@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.settings import BUCKET
 from kintsugi.trades.data_source import PREFIX, DataSource, S3Object, own_source
+from kintsugi.trades.failures import is_of_s3, reason_of
 from kintsugi.trades.file_names import TRADES_NAME as NAME
 from kintsugi.trades.file_names import ObjectKind, kind_of
 from kintsugi.trades.ledger import Ledger, is_waiting
@@ -142,12 +143,23 @@ class Lookout:
         waiting: list[S3Object] = []
         self._after = {}
         for number, source in enumerate(self._sources):
-            files = files_of(source, ObjectKind.TRADES)
+            files = self._files(number, source.prefixes[ObjectKind.TRADES])
             waiting += unfinished(files, self._ledger)
             self._note_folders(number, files, waiting)
         ended = self._clock()
         self._whole_at = ended + min(REST * (ended - began), REST_AT_MOST_S)
         return sorted(waiting, key=lambda item: item.key)
+
+    def _files(self, number: int, prefix: str, after: str = "") -> list[S3Object]:
+        """The files of one source; none of the user's bucket while it can't be listed, so that others come in."""
+        source = self._sources[number]
+        try:
+            return files_of(source, ObjectKind.TRADES, prefix, after)
+        except Exception as error:
+            if not source.name or not is_of_s3(error):
+                raise
+            log.warning("s3://%s can't be listed: %s", source.bucket, reason_of(error))
+            return []
 
     def _note_folders(self, number: int, files: list[S3Object], waiting: list[S3Object]) -> None:
         folders: dict[str, list[S3Object]] = {}
@@ -160,7 +172,7 @@ class Lookout:
     def _next_ones(self) -> list[S3Object]:
         found: set[S3Object] = set()  # folders may lie in one another
         for (number, folder), after in self._after.items():
-            files = files_of(self._sources[number], ObjectKind.TRADES, folder, after)
+            files = self._files(number, folder, after)
             waiting = unfinished(files, self._ledger)
             self._after[number, folder] = last_finished(files, waiting) or after
             found.update(waiting)

@@ -158,7 +158,8 @@ def ingest_object(
             account = run.account(chunk_rows, pace, replay)
             run.publish(account)
         except Exception as error:
-            claim.postpone(reason_of(error))
+            if not stops_all(error):  # then every file waits for the same, and none for itself
+                claim.postpone(reason_of(error))
             raise
         claim.finish(account.tally, account.state, account.reason)
         return account

@@ -19,14 +19,14 @@ def checker(kind: str) -> Callable[[], list[str]]:
 
     Trade files by key, end-of-day files as ``s3://bucket/key``.
     """
-    from kintsugi.connections import data_sources, s3_client, store_dsn
+    from kintsugi.connections import reachable_sources, s3_client, store_dsn
     from kintsugi.settings import load_settings
     from kintsugi.trades import baselines
     from kintsugi.trades.arrivals import Lookout
     from kintsugi.trades.ledger import Ledger
 
     settings = load_settings()
-    sources = data_sources(settings)
+    sources = reachable_sources(settings)
     if kind == "eod":
         s3 = s3_client(settings)
         return lambda: baselines.pending_uris(s3, sources)

@@ -44,7 +44,9 @@ def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Int
     taken (checksums lie beside every file of some vendors) changes no level.
     """
     if report is None:
-        return Intake(Level.UNKNOWN, "the watchdog has not looked at S3 yet.", "It does so once a minute.")
+        return Intake(
+            Level.UNKNOWN, "the watchdog has not looked at S3 yet.", "It does so every few seconds."
+        )
     if now - report.at > STALE_AFTER:
         level = Level.BAD if now - report.at > rules.waiting else Level.UNKNOWN
         said = f"the watchdog could not look at S3 since {report.at:%Y-%m-%d %H:%M} UTC."

@@ -224,7 +224,7 @@ def ask_files(settings: Settings) -> Files:
 
     found = IntakeStore(store_dsn(settings)).report()
     if found is None:
-        raise KintsugiError("the watchdog has not looked at S3 yet; it does so once a minute")
+        raise KintsugiError("the watchdog has not looked at S3 yet; it does so every few seconds")
     report = IntakeReport.from_json(found[1])
     return Files(report.waiting, report.oldest, report)
 
