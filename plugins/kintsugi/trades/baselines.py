@@ -13,6 +13,7 @@ from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET, KEYSPACE
 from kintsugi.trades.arrivals import files_of, objects
 from kintsugi.trades.data_source import EOD_PREFIX, DataSource, S3Object, own_source
+from kintsugi.trades.failures import is_of_s3, reason_of
 from kintsugi.trades.file_names import EOD_NAME, ObjectKind
 from kintsugi.trades.ledger import file_id
 
@@ -115,7 +116,14 @@ def pending_uris(s3: S3Client, sources: Sequence[DataSource]) -> list[str]:
 def _pending(s3: S3Client, sources: Sequence[DataSource], bucket: str) -> list[S3Object]:
     # A manifest that is older than its file is of an earlier delivery of the same content: v1, v2, v1.
     done = {item["Key"]: item["LastModified"] for item in objects(s3, bucket, EOD_MANIFESTS)}
-    found = [item for source in sources for item in files_of(source, ObjectKind.EOD)]
+    found: list[S3Object] = []
+    for source in sources:
+        try:
+            found += files_of(source, ObjectKind.EOD)
+        except Exception as error:
+            if not source.name or not is_of_s3(error):
+                raise
+            log.warning("s3://%s can't be listed: %s", source.bucket, reason_of(error))
     return sorted(
         (item for item in found if done.get(manifest_key(item.key, item.etag), NEVER) < item.modified),
         key=lambda item: item.key,
