@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import DAG, Asset, task
 
 from kintsugi.fleet import REPOSITORY, load_fleet
 from kintsugi.sensors.new_objects import NewObjectsSensor
-from kintsugi.settings import BUCKET, KEYSPACE
+from kintsugi.settings import KEYSPACE
 from kintsugi.trades.stream import BATCH_CONFIGURATION, BATCH_EXECUTOR_MEMORY
 
 RUNBOOK = """
 ### The baseline
 
-`any_file` waits until there are end-of-day files, `new_file` until one has no manifest yet; both wait in
-the triggerer. `statistics` submits `spark_apps/build_baseline.py` to the Spark cluster (client mode, one
-executor of one core): mean, median and standard deviation of volume and implied volatility by
-(underlying, call/put, delta bin, expiry bin), into Cassandra's table `baseline`. The stream reads the
-table anew every minute.
+`new_file` waits in the triggerer until an end-of-day file has no manifest yet, in the bucket of the installation or
+in yours. `statistics` submits `spark_apps/build_baseline.py` to the Spark cluster (client mode, one executor of one
+core): mean, median and standard deviation of volume and implied volatility by (underlying, call/put, delta bin,
+expiry bin), into Cassandra's table `baseline`. The stream reads the table anew every minute.
 
 **`statistics` failed?** Its log holds the driver's. Run it again at any time: it writes the same rows. No
 free core or memory on the workers shows as "Initial job has not accepted any resources".
 
-**A file that is no end-of-day file** is recorded as failed in `manifests/eod/`; deliver it again.
+**A file that is no end-of-day file** is recorded as failed in `manifests/eod/`; deliver it again, or start
+`redrive_files`.
 """
 
 BASELINE = Asset(name="baseline", uri=f"cassandra://kintsugi/{KEYSPACE}/baseline", group="kintsugi")
@@ -45,16 +44,6 @@ with DAG(
     tags=["kintsugi", "flow"],
     default_args={"owner": "kintsugi", "retries": 3, "retry_delay": timedelta(seconds=10)},
 ) as dag:
-    any_file = S3KeySensor(
-        task_id="any_file",
-        bucket_name=BUCKET,
-        bucket_key=["eod/UnderlyingOptionsEODCalcs_*"],
-        wildcard_match=True,
-        aws_conn_id="kintsugi_s3",
-        deferrable=True,
-        poke_interval=2,
-        timeout=timedelta(days=7).total_seconds(),
-    )
     new_file = NewObjectsSensor(
         task_id="new_file", kind="eod", interval=5.0, timeout=timedelta(days=7).total_seconds()
     )
@@ -84,4 +73,4 @@ with DAG(
         outlets=[BASELINE],
         execution_timeout=timedelta(minutes=30),
     )
-    any_file >> new_file >> package() >> statistics
+    new_file >> package() >> statistics

@@ -5,17 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 from airflow.sdk import DAG, Asset, Metadata, task
 
 from kintsugi.sensors.new_objects import NewObjectsSensor
-from kintsugi.settings import BUCKET, TOPIC
+from kintsugi.settings import TOPIC
 
 RUNBOOK = """
 ### Ingesting trade files
 
-`any_file` waits until there are trade files at all, `new_file` until one is not in the ledger (same key with
-new content is a new file); both wait in the triggerer. `ingest` brings every such file into Kafka, row by
+`new_file` waits in the triggerer until a trade file isn't in the ledger, in the bucket of the installation or in
+yours (connection `kintsugi_data`, see docs/your-bucket.md). `ingest` brings every such file into Kafka, row by
 row: what validates becomes a message, what doesn't goes to the topic `trades.dead-letter` and to
 `dead-letter/` in S3 with file, line and reason. It stays some seconds for the next file of a steady feed.
 `check_manifests` compares what it did with the manifests in S3.
@@ -23,8 +22,10 @@ row: what validates becomes a message, what doesn't goes to the topic `trades.de
 **`ingest` failed or was killed?** Nothing to do: the next try goes on after the last chunk that Kafka
 acknowledged. What is sent twice is one row to every reader.
 
-**A file is reported as failed?** It can't be used at all; `manifests/<id>.json` and the log say why.
-Deliver it again: its new content is a new file.
+**A file is reported as failed?** It can't be used; Pipeline Health, `make status` and `manifests/<id>.json` say
+why. The other files came in. Deliver it again, or start `redrive_files` once the reason is gone.
+
+**A file is postponed?** S3 failed for it; it is tried again after 5 s, 10 s and so on up to 5 minutes.
 
 **Many rows rejected?** Read `dead-letter/<id>.jsonl`; `rejected` in the manifest counts them by reason.
 
@@ -60,22 +61,12 @@ with DAG(
         "max_retry_delay": timedelta(minutes=1),
     },
 ) as dag:
-    any_file = S3KeySensor(
-        task_id="any_file",
-        bucket_name=BUCKET,
-        bucket_key=["trades/*/UnderlyingOptionsTradesCalcs_*"],
-        wildcard_match=True,
-        aws_conn_id="kintsugi_s3",
-        deferrable=True,
-        poke_interval=2,
-        timeout=timedelta(days=7).total_seconds(),
-    )
     new_file = NewObjectsSensor(task_id="new_file", kind="trades", timeout=timedelta(days=7).total_seconds())
 
     @task(execution_timeout=timedelta(hours=6))
     def ingest() -> list[dict[str, Any]]:
         """Bring every pending file into Kafka; returns the accounts of the finished ones."""
-        from kintsugi.connections import s3_client, store_dsn
+        from kintsugi.connections import reachable_sources, s3_client, store_dsn
         from kintsugi.fleet import Role
         from kintsugi.settings import KAFKA_PORT, load_settings
         from kintsugi.trades.flow_control import flow_control
@@ -86,7 +77,8 @@ with DAG(
         bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
         ledger = Ledger(store_dsn(settings))
         accounts = ingest_pending(
-            s3_client(settings), ledger, bootstrap, idle=IDLE_S, at_most=ROUND_S,
+            s3_client(settings), ledger, bootstrap,
+            sources=reachable_sources(settings), idle=IDLE_S, at_most=ROUND_S,
             control=flow_control(settings, "ingest"),
         )  # fmt: skip
         return [account.to_dict() for account in accounts]
@@ -103,4 +95,4 @@ with DAG(
             check_manifest(s3, account)
         yield Metadata(TRADES, sum_up(accounts))
 
-    any_file >> new_file >> check_manifests(ingest())
+    new_file >> check_manifests(ingest())

@@ -44,7 +44,10 @@ with DAG(
     tags=["kintsugi", "flow"],
     default_args={"owner": "kintsugi", "retries": 5, "retry_delay": timedelta(seconds=3)},
     params={
-        "day": Param(None, type=["null", "string"], pattern=r"^\d{4}-\d\d(-\d\d)?$", title="Day or month"),
+        # The task checks it: a pattern here would refuse a line end that a form adds.
+        "day": Param(
+            None, type=["null", "string"], title="Day or month", description="2024-10-08, or 2024-10"
+        ),
         "keys": Param(None, type=["null", "array"], items={"type": "string"}, title="Keys of files"),
         "loss": Param(
             None,
@@ -63,7 +66,7 @@ with DAG(
     @task(execution_timeout=timedelta(hours=12))
     def replay() -> list[dict[str, Any]]:
         """Send the chosen trades; returns the accounts of their files."""
-        from kintsugi.connections import s3_client, store_dsn
+        from kintsugi.connections import data_sources, s3_client, store_dsn
         from kintsugi.fleet import Role
         from kintsugi.settings import KAFKA_PORT, load_settings
         from kintsugi.store.stream_record import StreamRecord
@@ -91,9 +94,10 @@ with DAG(
                 form["loss"],
                 name=name,
                 control=control,
+                sources=data_sources(settings),
             )
         else:
-            accounts = replay_from_form(s3, ledger, brokers, form, name, control)
+            accounts = replay_from_form(s3, ledger, brokers, form, name, data_sources(settings), control)
         return [account.to_dict() for account in accounts]
 
     @task(execution_timeout=timedelta(minutes=10))

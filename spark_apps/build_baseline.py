@@ -21,13 +21,14 @@ import pyarrow.csv as pacsv
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from kintsugi.connections import s3_client
+from kintsugi.connections import data_sources, s3_client
 from kintsugi.errors import InputError, KintsugiError
 from kintsugi.fleet import Role
 from kintsugi.settings import BUCKET, load_settings
-from kintsugi.trades.baselines import manifest_key
+from kintsugi.trades.baselines import find_source, manifest_key
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.columns import delta_bin, expiry_bin
+from kintsugi.trades.data_source import DataSource, own_source
 from kintsugi.trades.schema import BASELINE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date
 
@@ -105,9 +106,15 @@ def store(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
         return writer.write(writer.baseline, by_partition(prepared, 1), retry_for=60.0)
 
 
-def build(spark: SparkSession, s3: Any, key: str, contact_points: list[str]) -> None:
-    """One file: statistics into Cassandra, then its manifest. An unusable file is recorded as failed."""
-    found = s3.get_object(Bucket=BUCKET, Key=key)
+def build(
+    spark: SparkSession, s3: Any, key: str, contact_points: list[str], source: DataSource | None = None
+) -> None:
+    """One file: statistics into Cassandra, then its manifest. An unusable file is recorded as failed.
+
+    ``s3``: where the manifest is written. ``source``: where the file is; default: the same bucket.
+    """
+    data = source or own_source(s3)
+    found = data.client.get_object(Bucket=data.bucket, Key=key)
     manifest: dict[str, Any] = {
         "key": key,
         "etag": found["ETag"],
@@ -133,7 +140,7 @@ def build(spark: SparkSession, s3: Any, key: str, contact_points: list[str]) -> 
 def main(argv: list[str] | None = None) -> int:
     """Build the baseline of each ``--key``; 1 when Cassandra or S3 failed."""
     parser = argparse.ArgumentParser(description="Statistics of end-of-day files into Cassandra.")
-    parser.add_argument("keys", help="comma-separated keys of end-of-day files in the bucket")
+    parser.add_argument("keys", help="end-of-day files with commas between: keys, or s3://bucket/key")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("cassandra").setLevel(logging.ERROR)
@@ -141,8 +148,10 @@ def main(argv: list[str] | None = None) -> int:
     contact_points = [node.address for node in settings.fleet.of(Role.CASSANDRA)]
     spark = SparkSession.builder.appName("build_baseline").getOrCreate()
     try:
-        for key in filter(None, options.keys.split(",")):
-            build(spark, s3_client(settings), key, contact_points)
+        sources = data_sources(settings)
+        for uri in filter(None, options.keys.split(",")):
+            source, key = find_source(sources, uri)
+            build(spark, s3_client(settings), key, contact_points, source)
     except KintsugiError as error:
         log.error("%s", error)
         return 1

@@ -17,6 +17,7 @@ from kintsugi.settings import Settings
 from kintsugi.store import Store
 from kintsugi.store.listing import Listing
 from kintsugi.store.samples import FlowSample, FlowSamples
+from kintsugi.trades.intake import FileNote, IntakeReport
 from kintsugi.web.airflow_api import Answer as Done
 from kintsugi.web.app import Doors, create_app
 from kintsugi.web.deeds import Request
@@ -207,6 +208,26 @@ def day_of_flow(dsn: str, *, now: datetime | None = None, hours: float = 6.0) ->
         cursor.execute(
             "UPDATE flow_sample SET committed = produced WHERE at > %s", (now - timedelta(minutes=2),)
         )
+
+
+def intake(now: datetime | None = None) -> Files:
+    """A report with a failed file, one that lost rows, a missing day and a checksum."""
+    now = now or datetime.now(UTC)
+    name = "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08"
+    failed = FileNote(
+        f"{name}_2.csv.zip", "it is a broken zip archive; deliver it again", now - timedelta(minutes=9)
+    )
+    lost = FileNote(
+        "vendor/UnderlyingOptionsTradesCalcs_2024-10-09.csv",
+        "2,101 of 28,114 rows were rejected (time 2,101)", now - timedelta(hours=5),
+        bucket="acme-market-data", share=0.07,
+    )  # fmt: skip
+    report = IntakeReport(
+        now, waiting=2, oldest=f"{name}_3.csv", oldest_at=now - timedelta(minutes=1), waits_since=now, failed_count=1,
+        failed=[failed], rejected=[lost], rejected_share=0.0312, missing=["eod 2024-10-09"],
+        not_taken_count=2, not_taken=[f"{name}.csv.md5", "a/UnderlyingOptionsTrades_2024-10-08.csv"],
+    )  # fmt: skip
+    return Files(report.waiting, report.oldest, report)
 
 
 def unusual_day() -> UnusualDay:

@@ -115,6 +115,18 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     return 0 if account.complete else 1
 
 
+def redrive(options: argparse.Namespace, settings: Settings) -> int:
+    """Take files again that failed or lost rows, from their first line; without keys every failed file."""
+    from kintsugi.trades.redrive import redrive_files
+
+    again = redrive_files(settings, options.keys)
+    for key in again:
+        print(f"to be taken again: {key}")
+    if not again:
+        print("no file has failed")
+    return 0
+
+
 def artifacts(options: argparse.Namespace, settings: Settings) -> int:
     """Fetch the jars that are missing from the cache."""
     from kintsugi.local.artifacts import ensure
@@ -297,6 +309,10 @@ def _parser() -> argparse.ArgumentParser:
     compared = _add(commands, reconcile)
     compared.add_argument(
         "--wait", type=float, default=60, help="seconds at most to wait for trades under way; default: 60"
+    )
+    taken_again = _add(commands, redrive)
+    taken_again.add_argument(
+        "keys", nargs="*", help="keys as `kintsugi status` shows them, without s3://bucket/"
     )
     shown = _add(commands, status)
     told = _add(commands, incident)

@@ -7,14 +7,31 @@ it here directly saves the command line and the triggers from loading Airflow.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import Settings
 
+if TYPE_CHECKING:
+    from kintsugi.trades.data_source import DataSource
+
+log = logging.getLogger(__name__)
+
 S3_IN_TIME_S = 2
+DATA_CONNECTION = "kintsugi_data"
+TIMEOUTS: dict[str, Any] = {
+    "connect_timeout": 2,
+    "read_timeout": 10,
+    "retries": {"max_attempts": 3, "mode": "standard"},
+}
+IN_TIME: dict[str, Any] = {
+    "connect_timeout": S3_IN_TIME_S,
+    "read_timeout": S3_IN_TIME_S,
+    "retries": {"total_max_attempts": 1, "mode": "standard"},
+}
 
 
 def connection(conn_id: str) -> dict[str, Any] | None:
@@ -59,7 +76,7 @@ def store_dsn(settings: Settings) -> str:
 
 
 def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
-    """A boto3 S3 client for the pipeline's bucket (connection ``kintsugi_s3``).
+    """A boto3 S3 client for the installation's own bucket (connection ``kintsugi_s3``).
 
     Time-outs are short. ``in_time``: a call that gets no byte for S3_IN_TIME_S fails and isn't tried again, because a
     repair must not wait for an S3 that hangs; what isn't delivered waits in a spool.
@@ -80,10 +97,46 @@ def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
         region_name=extra.get("region_name", "us-east-1"),
         aws_access_key_id=conn.get("login"),
         aws_secret_access_key=conn.get("password"),
-        config=Config(
-            connect_timeout=S3_IN_TIME_S if in_time else 2,
-            read_timeout=S3_IN_TIME_S if in_time else 10,
-            retries={"total_max_attempts": 1 if in_time else 3, "mode": "standard"},
-            s3={"addressing_style": "path"},
-        ),
+        config=Config(**(IN_TIME if in_time else TIMEOUTS), s3={"addressing_style": "path"}),
     )
+
+
+def data_sources(settings: Settings) -> tuple[DataSource, ...]:
+    """The buckets that market data is read from: the installation's own, then the user's (`data_connection`).
+
+    The own bucket comes first: synthetic trades and sample data lie there. Raises KintsugiError when the user's
+    connection can't be used.
+    """
+    from kintsugi.trades.data_source import own_source
+
+    own = own_source(s3_client(settings))
+    found = data_connection()
+    if found is None:
+        return (own,)
+    from kintsugi.data_bucket import combined, user_source
+
+    return combined(own, user_source(found))
+
+
+def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
+    """`data_sources`, without the user's bucket where its connection can't be used now.
+
+    For the ingest: synthetic trades come in all the same. The watchdog pages about the bucket.
+    """
+    from kintsugi.trades.data_source import own_source
+
+    try:
+        return data_sources(settings)
+    except KintsugiError as error:
+        log.warning("%s; only the installation's own bucket is read", error)
+        return (own_source(s3_client(settings)),)
+
+
+def data_connection() -> dict[str, Any] | None:
+    """The user's connection ``kintsugi_data``: from the environment, else from the user's file of connections.
+
+    Control plane and tasks have it in the environment; a command line and a Spark driver read the file.
+    """
+    from kintsugi.local.own_connections import own_connections
+
+    return connection(DATA_CONNECTION) or own_connections().get(DATA_CONNECTION)

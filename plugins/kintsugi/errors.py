@@ -21,6 +21,10 @@ class InputError(KintsugiError):
     """A file or row of market data can't be used; it is kept and reported, nothing else stops."""
 
 
+class NotAcknowledged(KintsugiError):
+    """Kafka did not acknowledge messages; whoever sent them sends them again."""
+
+
 class Unaccounted(KintsugiError):
     """An account of trades was taken and doesn't balance: some are lost, doubled or altered."""
 

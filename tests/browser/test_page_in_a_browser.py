@@ -16,7 +16,7 @@ from kintsugi.errors import KintsugiError
 from kintsugi.observation import Answer
 from kintsugi.web.sources import NodeSeen
 from tests.browser.conftest import Site
-from tests.made_up import begin_repair
+from tests.made_up import begin_repair, intake
 
 Browse = Callable[..., Page]
 VISIBLE_WITHIN_S = 2.0
@@ -69,6 +69,24 @@ def test_a_recovery_by_keyboard_alone(site: Site, browse: Browse) -> None:
     expect(dialog.get_by_role("status")).to_contain_text("Done in the name of olga")
     (sent,) = site.world.sent
     assert sent.body["conf"] == {"node": "kafka-1", "action": "auto", "dry_run": True}
+
+
+def test_a_failed_file_is_named_and_taken_again(site: Site, browse: Browse) -> None:
+    site.world.files = intake()
+    page = browse(site.url)
+    expect(page.locator(".verdict")).to_contain_text("broken zip archive")
+    panel = page.locator("#panel-intake")
+    for text in ("_2.csv.zip", "2,101 of 28,114", "eod 2024-10-09", ".csv.md5", "acme-market-data"):
+        expect(panel).to_contain_text(text)
+    assert serious(page) == []
+    page.locator("#act-redrive-1").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Take again").click()
+    expect(dialog.get_by_role("status")).to_contain_text("Done in the name of olga")
+    (sent,) = site.world.sent
+    assert sent.dag_id == "redrive_files"
+    assert [key.rpartition("_")[2] for key in sent.body["conf"]["keys"]] == ["2.csv.zip"]
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_an_open_dialog_survives_the_news(site: Site, browse: Browse) -> None:

@@ -14,6 +14,7 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 EXPECTED = {
     "ingest_trades",
     "replay_trades",
+    "redrive_files",
     "reconcile_trades",
     "build_baseline",
     "stream_trades",
@@ -95,3 +96,17 @@ def test_dag_files_only_wire(path: Path) -> None:
             names = [node.module or ""]
         assert not {name.partition(".")[0] for name in names} & heavy
     assert len(path.read_text().splitlines()) <= 130
+
+
+def test_every_file_is_looked_for_by_one_rule(dag_bag: Any) -> None:
+    """Where the ingest of a DAG begins with another sensor, that one misses files which the ledger sees."""
+    for name, kind in (("ingest_trades", "trades"), ("build_baseline", "eod")):
+        first = [task for task in dag_bag.dags[name].tasks if not task.upstream_task_ids]
+        sensors = [task for task in first if task.task_type.endswith("Sensor")]
+        assert [(task.task_type, task.kind) for task in sensors] == [("NewObjectsSensor", kind)]
+
+
+def test_a_day_with_a_line_end_and_a_month_pass_the_form_of_a_replay(dag_bag: Any) -> None:
+    params = dag_bag.dags["replay_trades"].params
+    for day in ("2024-10-08\n", "2024-10", "", None):
+        params.get_param("day").resolve(value=day)

@@ -243,7 +243,7 @@ def postgres(folder: Path, address: str, port: int = 5432) -> Server:
     prefix = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"] if user else []
     if user:
         for parent in folder.parents[:3]:
-            parent.chmod(0o755)
+            parent.chmod(parent.stat().st_mode | 0o055)
         shutil.chown(folder, user, user)
     if not data.exists():
         subprocess.run(

@@ -21,8 +21,10 @@ from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
 from kintsugi.trades import flow, offsets, schema
 from kintsugi.trades.arrivals import S3Object
+from kintsugi.trades.files import read_lines
 from kintsugi.trades.generator import HEADER, generate_day
 from kintsugi.trades.ingest import FileAccount, check_manifest, ingest_pending
+from kintsugi.trades.intake_store import IntakeStore
 from kintsugi.trades.ledger import Ledger, State, Tally
 from kintsugi.trades.producer import producer
 from kintsugi.trades.reconcile import take_account
@@ -136,6 +138,34 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named_and_nothing_else(
     )
     assert (found.doubled, found.in_flight, found.lost_before_kafka) == (1, 0, 0)
     assert not found.balanced
+
+
+def test_a_file_that_failed_raises_nothing_but_leaves_the_account_incomplete(
+    pipeline: Pipeline, lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reading(s3: Any, bucket: str, key: str, *rest: Any, **more: Any) -> Any:
+        yield from read_lines(s3, bucket, key, *rest, **more)
+        if key.endswith("_2.csv"):
+            raise OverflowError("nobody has thought of this")
+
+    for module in ("ingest", "taking"):
+        monkeypatch.setattr(f"kintsugi.trades.{module}.read_lines", reading)
+    monkeypatch.setattr("kintsugi.trades.ingest.CHUNK_ROWS", 10)
+    pipeline.put(KEY, body(lines[:50]))
+    pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[50:75]))
+    accounts = ingest(pipeline)
+    assert [account.state for account in accounts] == [State.DONE, State.FAILED]
+    assert store(pipeline) >= 50
+    found = pipeline.account(until=30)
+    assert (found.balanced, found.complete, found.unread_count) == (True, False, 1), found
+    assert "OverflowError" in found.unread[0]
+    assert len(found.unreadable) == 1
+    monkeypatch.undo()
+    assert IntakeStore(pipeline.dsn).redrive() == [KEY.replace(".csv", "_2.csv")]
+    ingest(pipeline)
+    store(pipeline)
+    found = pipeline.account(until=30)
+    assert (found.complete, found.stored, found.unread) == (True, 75, []), found
 
 
 def test_windows_that_nobody_wrote_are_wrong_once_the_stream_has_passed_their_trades(
@@ -357,7 +387,7 @@ def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_keeps_its_rows
     ledger = Ledger(pipeline.dsn)
     (entry,) = ledger.entries()
     assert (entry.key, entry.state, entry.stored) == ("k", State.DONE, None)
-    assert ledger.finished() == {("k", "e")}
+    assert [entry.state for entry in ledger.by_key({"k"})["", "k"]] == [State.DONE]
     with ledger.claim("k", "e", 1) as none, ledger.claim("k", "e", 1, replay="r") as claim:
         assert none is None
         assert claim is not None

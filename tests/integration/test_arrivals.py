@@ -9,6 +9,7 @@ import pytest
 
 from kintsugi.settings import BUCKET
 from kintsugi.trades.arrivals import NAME, REST, Lookout, listed, pending
+from kintsugi.trades.data_source import own_source
 from kintsugi.trades.ledger import Ledger, State
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
@@ -26,7 +27,7 @@ class Place:
         self.s3.create_bucket(Bucket=BUCKET)
         self.ledger = Ledger(postgres.extra["dsn"])
         self.ledger.migrate()
-        self.lookout = Lookout(self.s3, self.ledger, clock=count().__next__)
+        self.lookout = Lookout((own_source(self.s3),), self.ledger, clock=count().__next__)
 
     def put(self, *keys: str, body: bytes = b"a") -> None:
         for key in keys:

@@ -30,6 +30,8 @@ def summary(account: Account) -> dict[str, Any]:
         "expired": account.expired,
         "windows": account.windows,
         "wrong_windows": account.wrong_windows_count,
+        "unread": account.unread_count,
+        "unreadable": len(account.unreadable),
         "complete": account.complete,
         "named": {
             "lost": account.lost,
@@ -37,6 +39,8 @@ def summary(account: Account) -> dict[str, Any]:
             "altered": account.altered,
             "withdrawn": account.withdrawn,
             "wrong_windows": account.wrong_windows,
+            "unread": account.unread,
+            "unreadable": account.unreadable[:100],
         },
     }
 

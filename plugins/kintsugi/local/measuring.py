@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from kintsugi.connections import store_dsn
 from kintsugi.errors import KintsugiError
 from kintsugi.probes.flow import read_flow
 from kintsugi.probes.protocols import Probe, probe_node
@@ -13,6 +15,9 @@ from kintsugi.settings import Settings
 from kintsugi.store.database import StoreUnavailable
 from kintsugi.telemetry.backend import Backend, backend
 from kintsugi.telemetry.measures import FlowMeter, Instruments, state_of
+from kintsugi.trades.intake import IntakeReport
+from kintsugi.trades.intake_store import IntakeStore
+from kintsugi.web.intake import STALE_AFTER
 
 if TYPE_CHECKING:
     from kintsugi.probes.flow import FlowReading
@@ -28,6 +33,7 @@ class Measuring:
         self._settings, self._store, self._backend = settings, store, found
         self._instruments = Instruments(found.metric_exporter(), resource)
         self._meter = FlowMeter()
+        self._intake = IntakeStore(store_dsn(settings))
 
     @property
     def target(self) -> Backend:
@@ -38,8 +44,17 @@ class Measuring:
         probes, reading = asyncio.run(self._look())
         self._note(probes)
         self._instruments.flow(self._meter.feed(reading))
+        self._note_intake()
         if not self._instruments.send(self._backend.timeout_s + 1):
             raise KintsugiError(f"the OTLP backend at {self._backend.endpoint} did not take the metrics")
+
+    def _note_intake(self) -> None:
+        try:
+            found = self._intake.report()
+        except KintsugiError:
+            return  # what the nodes say is still worth sending
+        if found is not None and datetime.now(UTC) - found[0] < STALE_AFTER:
+            self._instruments.intake(IntakeReport.from_json(found[1]))
 
     async def _look(self) -> tuple[list[Probe], FlowReading]:
         fleet = self._settings.fleet

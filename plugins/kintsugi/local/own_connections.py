@@ -1,4 +1,4 @@
-"""The user's own connections: where telemetry, pages and heartbeats go, with the secrets that this takes.
+"""The user's own connections: where market data comes from, and where telemetry, pages and heartbeats go.
 
 They stand in a file of the user's, outside of the state that ``make down`` removes: ``$KINTSUGI_CONNECTIONS``, else
 ``/etc/kintsugi/connections.json`` (root) or ``~/.config/kintsugi/connections.json``, in the form of
@@ -16,6 +16,7 @@ from typing import Any
 from kintsugi.errors import KintsugiError
 
 KNOWN = (
+    "kintsugi_data",
     "kintsugi_otlp",
     "kintsugi_honeycomb",
     "kintsugi_honeycomb_webhook",
@@ -58,6 +59,7 @@ def own_connections(path: Path | None = None) -> dict[str, dict[str, Any]]:
     strange = sorted(set(found) - set(KNOWN))
     if strange:
         raise KintsugiError(
-            f"{path} defines {', '.join(strange)}, which nothing here uses; known are: {', '.join(KNOWN)}"
+            f"{path} defines {', '.join(strange)}, which nothing here uses; known are: {', '.join(KNOWN)}. "
+            "The bucket with your market data is kintsugi_data (docs/your-bucket.md)"
         )
     return found

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kintsugi.fleet import WATCH, Node, Role
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.observation import Answer
-from kintsugi.settings import KAFKA_PORT, Settings
+from kintsugi.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.store.patience import LOOK
 from kintsugi.web.level import Level
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from kintsugi.store.samples import FlowSample
@@ -37,15 +38,18 @@ Answered = TypeVar("Answered")
 def gather(settings: Settings) -> Document:
     """What ``make status`` shows, JSON throughout.
 
-    Keys: ``well unwatched control_plane airflow nodes dags lag stream replicas open_incidents incidents``.
+    Keys: ``well unwatched control_plane airflow nodes dags lag stream intake record replicas open_incidents
+    incidents``.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
     ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
     not yet stored, over all partitions; None when nobody can tell. ``stream``: ``level`` as on Pipeline Health, and
-    ``said``, a sentence; None while its watch writes nothing. ``replicas``: ``said``, a sentence, and ``nodes``,
+    ``said``, a sentence; None while its watch writes nothing. ``intake``: the same of the step before Kafka, and the
+    fields of `IntakeReport`; None when nobody can tell. ``replicas``: ``said``, a sentence, and ``nodes``,
     of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
     ``incidents``: the last five, newest first. ``open_incidents``: the ids of all that are open; None when nobody can
-    tell. ``well``: every component, node, disk, the stream and Airflow itself are well, and no incident is open.
+    tell. ``well``: every component, node, disk, the stream, the intake and Airflow itself are well, and no incident is
+    open.
     ``record``: ``well`` and ``said``, a line for each wait of the ingest, for what Kafka deleted before it was stored,
     and for messages that were no trades; None when nobody can tell.
     ``unwatched``: what has a watch that is paused; nothing of that would be healed.
@@ -59,6 +63,7 @@ def gather(settings: Settings) -> Document:
         stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
         replicas = pool.submit(_or_none, lambda: _replicas(settings))
         record = pool.submit(_or_none, lambda: _record(settings))
+        intake = pool.submit(_or_none, lambda: _intake(settings))
         document: Document = {
             "control_plane": plane.status(),
             "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
@@ -69,6 +74,7 @@ def gather(settings: Settings) -> Document:
             "replicas": replicas.result(),
             "stream": stream.result(),
             "record": record.result(),
+            "intake": intake.result(),
         }
     document["lag"] = _lag(settings, document["nodes"])
     return {"well": is_well(document), "unwatched": unwatched(document["dags"]), **document}
@@ -112,6 +118,7 @@ def show(document: Document) -> None:
     console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
     for line in (document.get("record") or {}).get("said", ()):
         console.print(f"Stream: {line}")
+    _show_intake(console, document.get("intake"))
     if document["replicas"]:
         console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
@@ -132,6 +139,26 @@ def show(document: Document) -> None:
             "`make unpause` lets every watch, the stream and the ingest run"
         )
     console.print(f"Airflow: {document['airflow']['url']}   {verdict}")
+
+
+def _show_intake(console: Console, intake: Document | None) -> None:
+    """One line on the step before Kafka, and a table of the files that need somebody."""
+    from rich.markup import escape
+
+    if intake is None:
+        console.print("Intake: nobody can tell")
+        return
+    console.print(f"Intake: {intake.get('waiting', '?')} files wait. {intake['said']}", markup=False)
+    rows: list[tuple[str, ...]] = [
+        (kind, escape(f"s3://{note['bucket'] or BUCKET}/{note['key']}"), escape(note["said"]))
+        for kind in ("failed", "empty", "retried", "rejected")
+        for note in intake.get(kind, ())
+    ]
+    if rows:
+        console.print(_table("Files", ("", "file", ""), rows))
+    for name, label in (("missing", "Missing"), ("not_taken", "Not taken")):
+        if intake.get(name):
+            console.print(f"{label}: {', '.join(intake[name])}", markup=False)
 
 
 async def _nodes(settings: Settings) -> list[Document]:
@@ -200,6 +227,18 @@ def _replicas(settings: Settings) -> Document:
     }
 
 
+def _intake(settings: Settings) -> Document:
+    from kintsugi.connections import store_dsn
+    from kintsugi.trades.intake import IntakeReport
+    from kintsugi.trades.intake_store import IntakeStore
+    from kintsugi.trades.intake_watch import rules_from
+    from kintsugi.web.intake import judge
+
+    found = IntakeStore(store_dsn(settings)).report()
+    report = IntakeReport.from_json(found[1]) if found else None
+    return judge(report, rules_from(), datetime.now(UTC)).to_json()
+
+
 def _samples(settings: Settings) -> list[FlowSample]:
     from kintsugi.connections import store_dsn
     from kintsugi.store.samples import FlowSamples
@@ -243,7 +282,7 @@ def is_well(document: Document) -> bool:
     )
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
-    stands = (document["stream"] or {}).get("level") == Level.BAD
+    stands = Level.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
     ended = document["open_incidents"] == []  # None: the store didn't say
     kept = (document.get("record") or {"well": True})["well"]
     airflow = bool(health) and set(health.values()) == {"healthy"}

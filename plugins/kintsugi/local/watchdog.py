@@ -1,7 +1,7 @@
 """The watchdog: a small process of the control plane, outside Airflow, supervised like the rest.
 
 It looks whether anybody still watches (kintsugi.notify.deadman) and whether trades are stored
-(kintsugi.notify.standstill), ends incidents that nobody works on
+(kintsugi.notify.standstill) and come in (kintsugi.trades.intake_watch), ends incidents that nobody works on
 (kintsugi.local.incident_sweeper), reads from the store what there is to tell
 (kintsugi.notify.news), delivers the outbox (kintsugi.notify.deliver) and measures fleet and flow. Each of these
 is a line of its own, so that a pager that hangs doesn't keep the dead man's switch from being looked at. A line that
@@ -35,6 +35,7 @@ from kintsugi.notify.channels import channels
 from kintsugi.notify.deadman import UNHEALTHY, Silence, Switch, Watching, ping, silences
 from kintsugi.notify.deliver import Nobody, Post, tell_people
 from kintsugi.notify.heartbeat import FLOW, Heartbeats
+from kintsugi.notify.intake_pages import FILES_PAGE, intake_pages, unseen_page
 from kintsugi.notify.outbox import Kind, Message, Outbox
 from kintsugi.notify.pages import Page
 from kintsugi.notify.patterns import exits_in
@@ -48,6 +49,8 @@ from kintsugi.store.database import StoreUnavailable
 from kintsugi.store.stream_record import StreamRecord
 from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.markers import markers
+from kintsugi.trades.failures import reason_of
+from kintsugi.trades.intake_watch import IntakeWatch, intake_watch, rules_from
 from kintsugi.trades.ledger import Ledger
 from kintsugi.trades.sent_offsets import SentOffsets
 
@@ -55,6 +58,7 @@ HUNG_S = 300.0
 RECENT_INCIDENTS = 100
 LOOK_S = 15.0
 INIT_LOG_TAIL = 64 * 1024  # bytes; an exit and a start take about 400
+INGEST_DAG = "ingest_trades"
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +107,9 @@ class Watchdog:
     _store_away: datetime | None = None
     _told_away: bool = False
     _seen: object = None
+    _intake: IntakeWatch | None = None
+    _intake_paged_at: datetime | None = None
+    _intake_unseen: datetime | None = None
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -167,6 +174,7 @@ class Watchdog:
             Line("open incidents", 15.0, lambda: self.sweeper.sweep()),
             Line("housekeeping", 3600.0, self.keep_house),
             Line("stream's letters", 60.0, self.take_letters),
+            Line("intake", 15.0, self.look_at_intake),
         ]
         if backend() or markers():
             telemetry = (Kind.INCIDENT_TRACE, Kind.INGEST_TRACE, Kind.MARKER)
@@ -257,6 +265,37 @@ class Watchdog:
     def read_flow(self) -> FlowReading:
         """The stream as it is now."""
         return asyncio.run(read_flow(self.settings.fleet))
+
+    # --- the intake ------------------------------------------------------------------------------------------
+
+    def look_at_intake(self) -> None:
+        """Write down what waits before Kafka, failed or is missing; page when a person is needed."""
+        try:
+            self._intake = self._intake or intake_watch(self.settings)
+            found = self._intake.look(paused=self._ingest_is_paused())
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            self._intake_unseen = self._intake_unseen or datetime.now(UTC)
+            page = unseen_page(self._intake_unseen, datetime.now(UTC), rules_from(), reason_of(error))
+            if page is not None:
+                self.outbox.put(page.key, Kind.PAGE, page.body)
+            raise
+        self._intake_unseen = None
+        if found is None:
+            return
+        report, unpaged = found
+        for page in intake_pages(report, unpaged, self._intake.rules, self._intake_paged_at):
+            self.outbox.put(page.key, Kind.PAGE, page.body)
+            if page.key.startswith(FILES_PAGE):
+                self._intake.store.mark_paged(unpaged)
+                self._intake_paged_at = report.at
+
+    def _ingest_is_paused(self) -> bool:
+        try:
+            return any(dag["dag_id"] == INGEST_DAG and dag["is_paused"] for dag in self.airflow.dags())
+        except KintsugiError:
+            return False  # an Airflow that doesn't answer is noticed as such
 
     # --- the dead man's switch ------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 Airflow's S3KeySensor answers "is there an object of this name?", and once the first file has come the
 answer is yes for ever. What starts an ingest is an object that has not been taken in, which only the
-ledger knows; hence this sensor after it.
+ledger knows; hence this sensor. It looks in every bucket (`connections.data_sources`), and by the rule of the ingest.
 """
 
 from __future__ import annotations

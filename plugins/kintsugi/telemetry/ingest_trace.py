@@ -32,7 +32,7 @@ def ingest_trace(entry: Entry) -> Span:
             "messaging.operation.name": "send",
             "messaging.destination.name": TOPIC,
             "messaging.batch.message_count": tally.produced,
-            "aws.s3.bucket": BUCKET,
+            "aws.s3.bucket": entry.bucket or BUCKET,
             "aws.s3.key": entry.key,
             "kintsugi.ingest.state": entry.state.value,
             "kintsugi.ingest.read": tally.read,

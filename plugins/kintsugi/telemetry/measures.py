@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter
 
     from kintsugi.probes.flow import FlowReading
+    from kintsugi.trades.intake import IntakeReport
 
 _HISTORY = 512
 
@@ -83,6 +84,17 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "kintsugi.flow.produced": ("{message}/s", "Rate into Kafka"),
     "kintsugi.flow.stored": ("{message}/s", "Rate into Cassandra"),
     "kintsugi.flow.freshness": ("s", "Age of the oldest message that isn't stored"),
+    "kintsugi.intake.waiting": ("{file}", "Trade files in S3 that aren't ingested"),
+    "kintsugi.intake.oldest_waiting": ("s", "Age of the oldest of them"),
+    "kintsugi.intake.failed": ("{file}", "Files whose newest content can't be used"),
+    "kintsugi.intake.retried": ("{file}", "Files that S3 refuses"),
+    "kintsugi.intake.rejected_share": ("1", "Rejected rows of all rows of the last day"),
+    "kintsugi.intake.empty": ("{file}", "Files of the last week without a row"),
+    "kintsugi.intake.missing": ("{file}", "Sessions of the exchange whose file has not come"),
+    "kintsugi.intake.not_taken": (
+        "{file}",
+        "Objects beside the files: companions, other products of the vendor",
+    ),
 }
 """Unit (UCUM) and meaning of every metric."""
 
@@ -140,6 +152,22 @@ class Instruments:
         for name, value in figures.items():
             if value is not None:
                 self._note(name, float(value))
+
+    def intake(self, report: IntakeReport) -> None:
+        """Note the step before Kafka."""
+        figures: dict[str, float | None] = {
+            "waiting": report.waiting,
+            "oldest_waiting": report.oldest_waiting_s,
+            "failed": report.failed_count,
+            "retried": len(report.retried),
+            "rejected_share": report.rejected_share,
+            "empty": len(report.empty),
+            "missing": len(report.missing),
+            "not_taken": report.not_taken_count,
+        }
+        for name, value in figures.items():
+            if value is not None:
+                self._note(f"kintsugi.intake.{name}", float(value))
 
     def send(self, timeout_s: float) -> bool:
         """Export; returns whether the backend took it within ``timeout_s`` seconds."""

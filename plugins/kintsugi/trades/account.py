@@ -24,6 +24,8 @@ class Account:
     ``wrong_windows``: those that say something else, up to 100 by name; ``windows_in_flight``: those that are still
     being written.
     ``stream_losses``: what Kafka deleted before it was stored, by partition and offsets, and what came of it.
+    ``unread``: files that the ingest hasn't read to their end (waiting, being read, failed), up to 100 with their
+    state; ``unread_count`` is exact. ``unreadable``: files that couldn't be read for this account, with the reason.
     """
 
     files: int = 0
@@ -52,12 +54,16 @@ class Account:
     withdrawn: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     stream_losses: list[str] = field(default_factory=list)
+    unread_count: int = 0
+    unread: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def complete(self) -> bool:
-        """Every accepted trade is stored once, as it was delivered, and nothing else is; windows are their sums."""
-        return self.balanced and not (self.in_flight or self.windows_in_flight)
+        """Every file was read; every accepted trade is stored once, as it was delivered; windows are their sums."""
+        return self.balanced and not (
+            self.in_flight or self.windows_in_flight or self.unread_count or self.unreadable
+        )
 
     @property
     def balanced(self) -> bool:
@@ -73,14 +79,17 @@ class Account:
     def to_json(self) -> dict[str, Any]:
         """Plain values, fit for ``json.dumps``.
 
-        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn``, ``wrong_windows`` are numbers here; beside them
-        ``rejected_by_reason``, the named identities as ``lost_trades``, ``extra_trades``, ``altered_trades``,
-        ``withdrawn_trades``, the windows as ``wrong_windows_named``; and ``complete``.
+        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn``, ``wrong_windows``, ``unread`` are numbers here;
+        beside them ``rejected_by_reason``, the named identities as ``lost_trades``, ``extra_trades``,
+        ``altered_trades``, ``withdrawn_trades``, the windows as ``wrong_windows_named``, the files as ``unread_files``;
+        and ``complete``.
         """
         plain = asdict(self)
         for name in ("lost", "extra", "altered", "withdrawn"):
             plain[f"{name}_trades"] = plain[name]
             plain[name] = plain.pop(f"{name}_count")
+        plain["unread_files"] = plain["unread"]
+        plain["unread"] = plain.pop("unread_count")
         plain["wrong_windows_named"] = plain["wrong_windows"]
         plain["wrong_windows"] = plain.pop("wrong_windows_count")
         plain["rejected_by_reason"] = self.rejected
@@ -95,5 +104,6 @@ class Account:
             f"lost {self.lost_count}, extra {self.extra_count}, altered {self.altered_count}, "
             f"doubled {self.doubled}, in flight {self.in_flight}, withdrawn {self.withdrawn_count}, "
             f"expired {self.expired}; "
-            f"windows {self.windows}, of which wrong {self.wrong_windows_count}, in flight {self.windows_in_flight}"
+            f"windows {self.windows}, of which wrong {self.wrong_windows_count}, in flight {self.windows_in_flight}; "
+            f"files not read: {self.unread_count}"
         )

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from heapq import nlargest
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET
-from kintsugi.trades.ledger import Ledger
+from kintsugi.trades.data_source import PREFIX, DataSource, S3Object, own_source
+from kintsugi.trades.failures import is_of_s3, reason_of
+from kintsugi.trades.file_names import TRADES_NAME as NAME
+from kintsugi.trades.file_names import ObjectKind, kind_of
+from kintsugi.trades.ledger import Ledger, is_waiting
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-PREFIX = "trades/"
-NAME = "UnderlyingOptionsTradesCalcs_"
+__all__ = [
+    "NAME",
+    "PREFIX",
+    "Lookout",
+    "S3Object",
+    "listed",
+    "objects",
+    "pending",
+    "trade_files",
+    "unfinished",
+]
+
+log = logging.getLogger(__name__)
+
 REST = 50  # a whole look takes a fiftieth of the time at most
 REST_AT_MOST_S = 60.0
 WARM_FOLDERS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class S3Object:
-    """A trade file in S3; ``etag`` as S3 gives it, with its quotes; ``size`` in bytes; ``modified`` in UTC."""
-
-    key: str
-    etag: str
-    size: int
-    modified: datetime = field(default=datetime.min.replace(tzinfo=UTC), compare=False)
+FEW_KEYS = 1000
 
 
 def objects(s3: S3Client, bucket: str, prefix: str, after: str = "") -> Iterator[Any]:
     """Every object below ``prefix`` whose key comes after ``after``, as S3 tells of it.
 
     S3Proxy lists an object that is just being put without its ETag, now and then (seen once in some ten thousand). Such
-    a one is asked for by itself; one that isn't there is left for the next look. Raises InputError where a whole object
-    has none.
+    a one is asked for by itself; one that isn't there, or has none, is left for the next look.
     """
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, StartAfter=after):
         for item in page.get("Contents", []):
@@ -51,7 +56,7 @@ def objects(s3: S3Client, bucket: str, prefix: str, after: str = "") -> Iterator
 
 
 def _etag(s3: S3Client, bucket: str, key: str) -> str | None:
-    """The ETag of one object, None where there is no such object."""
+    """The ETag of one object, None where there is no such object, or S3 tells none."""
     from botocore.exceptions import ClientError
 
     try:
@@ -60,31 +65,57 @@ def _etag(s3: S3Client, bucket: str, key: str) -> str | None:
         if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
             return None
         raise
-    if "ETag" not in head:
-        raise InputError(f"the store tells no ETag of s3://{bucket}/{key}; put the file there again")
-    return head["ETag"]
+    etag: str | None = head.get("ETag")
+    if etag is None:
+        # One object must not keep the others from being listed.
+        log.warning("S3 tells no ETag of s3://%s/%s, so it is left out; put it there again", bucket, key)
+    return etag
 
 
 def listed(s3: S3Client, bucket: str = BUCKET, prefix: str = PREFIX, after: str = "") -> list[S3Object]:
-    """The trade files below ``prefix`` whose keys come after ``after``, by key; other objects are ignored."""
+    """The trade files of the installation's bucket below ``prefix`` whose keys come after ``after``, by key.
+
+    Other objects are left out; `kind_of` says what they are.
+    """
+    return files_of(own_source(s3, bucket), ObjectKind.TRADES, prefix, after)
+
+
+def files_of(
+    source: DataSource, kind: ObjectKind, prefix: str | None = None, after: str = ""
+) -> list[S3Object]:
+    """The files of one kind in a source (below ``prefix``, where given), by key; raises what S3 raises."""
+    prefix = source.prefixes[kind] if prefix is None else prefix
     return sorted(
         (
-            S3Object(item["Key"], item["ETag"], item["Size"], item["LastModified"])
-            for item in objects(s3, bucket, prefix, after)
-            if item["Key"].rpartition("/")[2].startswith(NAME)
+            S3Object(item["Key"], item["ETag"], item["Size"], item["LastModified"], source)
+            for item in objects(source.client, source.bucket, prefix, after)
+            if kind_of(item["Key"]) is kind
         ),
         key=lambda item: item.key,
     )
 
 
-def unfinished(files: list[S3Object], ledger: Ledger) -> list[S3Object]:
-    """Those that the ledger doesn't hold as finished; interrupted ones, and known keys with new content, too."""
-    finished = ledger.finished() if files else set()
-    return [item for item in files if (item.key, item.etag) not in finished]
+def trade_files(sources: Sequence[DataSource]) -> list[S3Object]:
+    """The trade files of all sources, by key; raises what S3 raises."""
+    found = [item for source in sources for item in files_of(source, ObjectKind.TRADES)]
+    return sorted(found, key=lambda item: item.key)
+
+
+def unfinished(files: Sequence[S3Object], ledger: Ledger, now: datetime | None = None) -> list[S3Object]:
+    """Those that the ingest has to take (`is_waiting`): new ones, interrupted ones, and new deliveries."""
+    if not files:
+        return []
+    now = now or datetime.now(UTC)
+    rows = ledger.by_key({item.key for item in files} if len(files) <= FEW_KEYS else None)
+    return [
+        item
+        for item in files
+        if is_waiting(item.etag, item.modified, rows.get((item.bucket, item.key), ()), now)
+    ]
 
 
 def pending(s3: S3Client, ledger: Ledger) -> list[S3Object]:
-    """The trade files that wait to be ingested, by key; raises what S3 and Postgres raise."""
+    """The files of the installation's own bucket that wait, by key; raises what S3 and Postgres raise."""
     return unfinished(listed(s3), ledger)
 
 
@@ -98,35 +129,53 @@ class Lookout:
     """
 
     def __init__(
-        self, s3: S3Client, ledger: Ledger, bucket: str = BUCKET, clock: Callable[[], float] = time.monotonic
+        self, sources: Sequence[DataSource], ledger: Ledger, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._s3, self._ledger, self._bucket, self._clock = s3, ledger, bucket, clock
+        self._sources, self._ledger, self._clock = sources, ledger, clock
         self._whole_at = -math.inf
-        self._after: dict[str, str] = {}
+        self._after: dict[tuple[int, str], str] = {}
 
     def pending(self) -> list[S3Object]:
-        """The files found that the ledger doesn't hold as finished, by key; raises what S3 and Postgres raise."""
+        """The files found that wait, by key; raises what S3 and Postgres raise."""
         began = self._clock()
         if began < self._whole_at:
             return self._next_ones()
-        files = listed(self._s3, self._bucket)
-        waiting = unfinished(files, self._ledger)
-        folders: dict[str, list[S3Object]] = {}
-        for item in files:
-            folders.setdefault(item.key.rpartition("/")[0] + "/", []).append(item)
-        warm = nlargest(WARM_FOLDERS, folders, key=lambda name: max(item.modified for item in folders[name]))
-        self._after = {name: last_finished(folders[name], waiting) or name for name in warm}
+        waiting: list[S3Object] = []
+        self._after = {}
+        for number, source in enumerate(self._sources):
+            files = self._files(number, source.prefixes[ObjectKind.TRADES])
+            waiting += unfinished(files, self._ledger)
+            self._note_folders(number, files, waiting)
         ended = self._clock()
         self._whole_at = ended + min(REST * (ended - began), REST_AT_MOST_S)
-        return waiting
+        return sorted(waiting, key=lambda item: item.key)
+
+    def _files(self, number: int, prefix: str, after: str = "") -> list[S3Object]:
+        """The files of one source; none of the user's bucket while it can't be listed, so that others come in."""
+        source = self._sources[number]
+        try:
+            return files_of(source, ObjectKind.TRADES, prefix, after)
+        except Exception as error:
+            if not source.name or not is_of_s3(error):
+                raise
+            log.warning("s3://%s can't be listed: %s", source.bucket, reason_of(error))
+            return []
+
+    def _note_folders(self, number: int, files: list[S3Object], waiting: list[S3Object]) -> None:
+        folders: dict[str, list[S3Object]] = {}
+        for item in files:
+            folders.setdefault(item.key[: item.key.rfind("/") + 1], []).append(item)
+        warm = nlargest(WARM_FOLDERS, folders, key=lambda name: max(item.modified for item in folders[name]))
+        for name in warm:
+            self._after[number, name] = last_finished(folders[name], waiting) or name
 
     def _next_ones(self) -> list[S3Object]:
-        found: list[S3Object] = []
-        for folder, after in self._after.items():
-            files = listed(self._s3, self._bucket, folder, after)
+        found: set[S3Object] = set()  # folders may lie in one another
+        for (number, folder), after in self._after.items():
+            files = self._files(number, folder, after)
             waiting = unfinished(files, self._ledger)
-            self._after[folder] = last_finished(files, waiting) or after
-            found += waiting
+            self._after[number, folder] = last_finished(files, waiting) or after
+            found.update(waiting)
         return sorted(found, key=lambda item: item.key)
 
 

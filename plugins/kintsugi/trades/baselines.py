@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET, KEYSPACE
-from kintsugi.trades.arrivals import objects
+from kintsugi.trades.arrivals import files_of, objects
+from kintsugi.trades.data_source import EOD_PREFIX, DataSource, S3Object, own_source
+from kintsugi.trades.failures import is_of_s3, reason_of
+from kintsugi.trades.file_names import EOD_NAME, ObjectKind
 from kintsugi.trades.ledger import file_id
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
     from mypy_boto3_s3.client import S3Client
+
+__all__ = ["EOD_NAME", "EOD_PREFIX", "BaselineCache", "manifest_key", "pending_files", "pending_uris", "read"]
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +34,9 @@ STATISTICS = (
     "volume_count", "volume_mean", "volume_median", "volume_stddev", "volume_log_stddev",
     "iv_count", "iv_median", "iv_stddev", "iv_log_stddev",
 )  # fmt: skip
-EOD_PREFIX = "eod/"
-EOD_NAME = "UnderlyingOptionsEODCalcs_"
 EOD_MANIFESTS = "manifests/eod/"
 FOREVER = "9999-12-31"
+NEVER = datetime.min.replace(tzinfo=UTC)
 REFRESH_SECONDS = 60.0
 
 Usual = tuple[Any, ...]
@@ -95,13 +101,48 @@ class BaselineCache:
 
 
 def pending_files(s3: S3Client, bucket: str = BUCKET) -> list[str]:
-    """Keys of the end-of-day files without a manifest, by name; new content under a key is another file."""
-    done = {item["Key"] for item in objects(s3, bucket, EOD_MANIFESTS)}
+    """Keys of the installation's end-of-day files without a manifest, by name; new content is another file."""
+    return [item.key for item in _pending(s3, (own_source(s3, bucket),), bucket)]
+
+
+def pending_uris(s3: S3Client, sources: Sequence[DataSource]) -> list[str]:
+    """The end-of-day files of all sources without a manifest, as ``s3://bucket/key``, by key.
+
+    ``s3``: where the manifests are.
+    """
+    return [(item.source or sources[0]).uri(item.key) for item in _pending(s3, sources, BUCKET)]
+
+
+def _pending(s3: S3Client, sources: Sequence[DataSource], bucket: str) -> list[S3Object]:
+    # A manifest that is older than its file is of an earlier delivery of the same content: v1, v2, v1.
+    done = {item["Key"]: item["LastModified"] for item in objects(s3, bucket, EOD_MANIFESTS)}
+    found: list[S3Object] = []
+    for source in sources:
+        try:
+            found += files_of(source, ObjectKind.EOD)
+        except Exception as error:
+            if not source.name or not is_of_s3(error):
+                raise
+            log.warning("s3://%s can't be listed: %s", source.bucket, reason_of(error))
     return sorted(
-        item["Key"]
-        for item in objects(s3, bucket, EOD_PREFIX)
-        if item["Key"].rpartition("/")[2].startswith(EOD_NAME)
-        and manifest_key(item["Key"], item["ETag"]) not in done
+        (item for item in found if done.get(manifest_key(item.key, item.etag), NEVER) < item.modified),
+        key=lambda item: item.key,
+    )
+
+
+def find_source(sources: Sequence[DataSource], uri: str) -> tuple[DataSource, str]:
+    """The source and the key of an end-of-day file, given as ``s3://bucket/key``, or as a key of the first source.
+
+    Raises InputError for a bucket that is no source.
+    """
+    if not uri.startswith("s3://"):
+        return sources[0], uri
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    for source in sources:
+        if source.bucket == bucket:
+            return source, key
+    raise InputError(
+        f"{uri} lies in no bucket of this installation; known: {', '.join(s.bucket for s in sources)}"
     )
 
 

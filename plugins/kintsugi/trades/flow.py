@@ -97,11 +97,11 @@ class Snapshot:
 
 def waiting_files(settings: Settings) -> list[S3Object]:
     """The trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
-    from kintsugi.connections import s3_client, store_dsn
-    from kintsugi.trades.arrivals import pending
+    from kintsugi.connections import data_sources, store_dsn
+    from kintsugi.trades.arrivals import trade_files, unfinished
     from kintsugi.trades.ledger import Ledger
 
-    return pending(s3_client(settings), Ledger(store_dsn(settings)))
+    return unfinished(trade_files(data_sources(settings)), Ledger(store_dsn(settings)))
 
 
 def snapshot(settings: Settings) -> Snapshot:

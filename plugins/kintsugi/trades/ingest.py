@@ -4,6 +4,13 @@ A file goes in chunk by chunk. A chunk's identities are written to S3 before its
 that whatever may be in Cassandra is on record even when the file is replaced later; its progress goes to
 the ledger after Kafka acknowledged it. So an interrupted file goes on at its last chunk; what is sent twice
 by that has the same identity, and is one row for every reader.
+
+No file holds up another:
+
+1. Whatever its content raises, foreseen or not, ends the file as failed with that reason; the next file comes.
+2. When S3 fails for a file, or the machine does, the file is postponed (`Claim.postpone`); the next file comes.
+3. When Kafka or Postgres fails, no file could be ingested: the error is raised, and the task is tried again.
+4. Synthetic trades go first, and between two chunks of a long file.
 """
 
 from __future__ import annotations
@@ -13,15 +20,17 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
-from kintsugi.errors import InputError, KintsugiError
+from kintsugi.errors import KintsugiError
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.trades.arrivals import Lookout, S3Object
-from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
+from kintsugi.trades.arrivals import Lookout, S3Object, listed, unfinished
+from kintsugi.trades.canary import PREFIX as SYNTHETIC_PREFIX
+from kintsugi.trades.data_source import DataSource, own_source
+from kintsugi.trades.failures import has_vanished, is_transient, reason_of, stops_all
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.ledger import Claim, Ledger, State, Tally, file_id
 from kintsugi.trades.producer import Places, Producer, producer
@@ -41,6 +50,7 @@ REMEMBERED = 200_000
 DEAD_LETTERS = "dead-letter/"
 IDENTITIES = "identities/"
 MANIFESTS = "manifests/"
+SYNTHETIC_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,57 +139,120 @@ Pace = Callable[[int], None]
 def ingest_object(
     s3: S3Client, source: S3Object, *, ledger: Ledger, kafka: Producer, bucket: str = BUCKET,
     chunk_rows: int = CHUNK_ROWS, replay: str = "", pace: Pace | None = None, control: FlowControl | None = None,
+    between: Callable[[], None] | None = None,
 ) -> FileAccount | None:  # fmt: skip
-    """Bring one file into Kafka; returns its account, or None when another ingester has it or had it.
+    """Bring one file into Kafka; returns its account, or None when another ingester has it or it doesn't wait.
 
-    ``replay``: the name of a replay, which takes the file whether or not it was ingested. ``pace``: called
-    with the time (milliseconds since 1970 UTC) of each trade before it is sent. ``control``: the back-pressure;
-    without it nothing is held back. An unusable file ends as
-    failed, with the reason in the account, and raises nothing. Raises KintsugiError when Kafka doesn't
-    acknowledge, and whatever S3 and Postgres raise: call again, and it goes on after the last acknowledged
-    chunk.
+    ``s3``, ``bucket``: where identities, dead letters and the manifest are written; the file itself is read from its
+    own source. ``replay``: the name of a replay, which takes the file whether or not it was ingested. ``pace``: called
+    with the time (milliseconds since 1970 UTC) of each trade before it is sent. ``control``: the back-pressure; without
+    it nothing is held back. ``between``: called after each chunk, and while the back-pressure holds one back.
+    An unusable file ends as failed, with the reason in the account, and raises nothing. Raises NotAcknowledged when
+    Kafka doesn't acknowledge, and whatever S3 and Postgres raise: the file is postponed, and goes on after the last
+    acknowledged chunk when this is called again.
     """
-    with ledger.claim(source.key, source.etag, source.size, replay) as claim:
+    claimed = ledger.claim(
+        source.key, source.etag, source.size, replay, bucket=source.bucket, modified=source.modified
+    )
+    with claimed as claim:
         if claim is None:
             return None
-        run = _Run(s3, bucket, source, claim, kafka, replay, control)
-        state, reason = State.DONE, None
+        run = _Run(s3, bucket, source, claim, kafka, replay=replay, control=control, between=between)
         try:
-            run.all_lines(chunk_rows, pace)
-            reason = run.note
-        except InputError as error:
-            log.error("%s", error)
-            state, reason = State.FAILED, str(error)
-        account = FileAccount(source.key, source.etag, state, run.tally, reason, replay)
-        run.publish(account)
+            account = run.account(chunk_rows, pace)
+            run.publish(account)
+        except Exception as error:
+            if not stops_all(error):  # then every file waits for the same, and none for itself
+                claim.postpone(reason_of(error))
+            raise
         claim.finish(account.tally, account.state, account.reason)
         return account
 
 
 def ingest_pending(
     s3: S3Client, ledger: Ledger, bootstrap: list[str], *,
-    bucket: str = BUCKET, idle: float = 0.0, at_most: float = 60.0, control: FlowControl | None = None,
+    bucket: str = BUCKET, sources: Sequence[DataSource] | None = None, idle: float = 0.0, at_most: float = 60.0,
+    control: FlowControl | None = None,
 ) -> list[FileAccount]:  # fmt: skip
-    """Ingest every pending file, by key; returns the accounts of those that this call finished.
+    """Ingest every pending file, synthetic trades first, then by key; returns the accounts of those that it finished.
 
-    With ``idle`` it stays that many seconds after the last file, for a steady feed's next one, but begins
-    no new round after
-    ``at_most`` seconds. ``control``: the back-pressure.
+    ``sources``: where files are read from; default: ``bucket``. With ``idle`` it stays that many seconds after the last
+    file, for a steady feed's next one, but begins no new round after ``at_most`` seconds. ``control``: the
+    back-pressure. Raises what stops all files: what Kafka and Postgres raise, and S3 when it can't be listed.
     """
     started = last = time.monotonic()
     accounts: list[FileAccount] = []
-    lookout = Lookout(s3, ledger, bucket)
+    lookout = Lookout(sources or (own_source(s3, bucket),), ledger)
     with producer(bootstrap) as kafka:
+        synthetic = _SyntheticTrades(s3, ledger, kafka, bucket)
         while True:
-            for item in lookout.pending():
-                account = ingest_object(s3, item, ledger=ledger, kafka=kafka, bucket=bucket, control=control)
+            for item in sorted(lookout.pending(), key=lambda item: not is_synthetic(item.key)):
+                account = _ingest_or_postpone(s3, item, ledger, kafka, bucket, synthetic, control)
                 if account is not None:
                     accounts.append(account)
                     last = time.monotonic()
             now = time.monotonic()
             if now - last >= idle or now - started >= at_most:
-                return accounts
+                return [*accounts, *synthetic.accounts]
             time.sleep(POLL_S)
+
+
+def is_synthetic(key: str) -> bool:
+    """Whether the file holds a synthetic trade."""
+    return key.startswith(SYNTHETIC_PREFIX)
+
+
+def _ingest_or_postpone(
+    s3: S3Client,
+    item: S3Object,
+    ledger: Ledger,
+    kafka: Producer,
+    bucket: str,
+    between: Callable[[], None] | None = None,
+    control: FlowControl | None = None,
+) -> FileAccount | None:
+    """One file of several; None when it was postponed. Raises only what stops all of them."""
+    try:
+        return ingest_object(
+            s3, item, ledger=ledger, kafka=kafka, bucket=bucket, between=between, control=control
+        )
+    except Exception as error:
+        if stops_all(error) or not is_transient(error):
+            raise
+        log.warning("%s is postponed: %s", item.key, reason_of(error))
+        return None
+
+
+class _SyntheticTrades:
+    """Takes in the synthetic trades that came while a long file is ingested; called between its chunks.
+
+    Their keys begin with day and time, so only what comes after the last one is listed.
+    """
+
+    def __init__(self, s3: S3Client, ledger: Ledger, kafka: Producer, bucket: str) -> None:
+        self._s3, self._ledger, self._kafka, self._bucket = s3, ledger, kafka, bucket
+        self._after: str | None = None
+        self._due = 0.0
+        self.accounts: list[FileAccount] = []
+
+    def __call__(self) -> None:
+        """Look, at most once a second; an S3 that can't be listed is left to the next look."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + SYNTHETIC_EVERY_S
+        try:
+            found = listed(self._s3, self._bucket, SYNTHETIC_PREFIX, self._after or "")
+            waiting = unfinished(found, self._ledger)
+        except Exception as error:
+            if stops_all(error) or not is_transient(error):
+                raise
+            return
+        for item in waiting:
+            account = _ingest_or_postpone(self._s3, item, self._ledger, self._kafka, self._bucket)
+            if account is not None:
+                self.accounts.append(account)
+        if found:
+            self._after = found[-1].key
 
 
 class Recent:
@@ -208,27 +281,48 @@ class _Run:
     """The work on one claimed file."""
 
     def __init__(
-        self, s3: S3Client, bucket: str, source: S3Object, claim: Claim, kafka: Producer, replay: str = "",
-        control: FlowControl | None = None,
+        self, s3: S3Client, bucket: str, source: S3Object, claim: Claim, kafka: Producer, *,
+        replay: str, control: FlowControl | None, between: Callable[[], None] | None,
     ) -> None:  # fmt: skip
         self._s3, self._bucket, self._source = s3, bucket, source
-        self._claim, self._kafka = claim, kafka
+        self._data = source.source or own_source(s3, bucket)
+        self._claim, self._kafka, self._between = claim, kafka, between
         self._replay, self._control, self._places = replay, control, Places()
         self._letters: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by publish
         self.tally = claim.entry.tally
         self.note: str | None = None
 
+    def account(self, rows: int, pace: Pace | None) -> FileAccount:
+        """Ingest the file; returns how it ended. Raises what isn't the file's fault."""
+        state, reason = State.DONE, None
+        try:
+            self.all_lines(rows, pace)
+            reason = self.note
+        except Exception as error:
+            vanished = not stops_all(error) and self._has_vanished()
+            if is_transient(error) and not vanished:
+                raise
+            state, reason = State.VANISHED if vanished else State.FAILED, reason_of(error)
+            log.error("%s ends as %s: %s", self._source.key, state, reason, exc_info=_if_unforeseen(error))
+        return FileAccount(self._source.key, self._source.etag, state, self.tally, reason, self._replay)
+
+    def _has_vanished(self) -> bool:
+        return has_vanished(self._data.client, self._data.bucket, self._source)
+
     def all_lines(self, rows: int, pace: Pace | None) -> None:
         """Send every line after the last recorded chunk, and record progress chunk by chunk."""
         done = self.tally.lines_done
         sent: Chunk | None = None
-        lines = read_lines(self._s3, self._bucket, self._source.key, self._source.etag, ignored=self._ignored)
+        key, etag = self._source.key, self._source.etag
+        lines = read_lines(self._data.client, self._data.bucket, key, etag, ignored=self._ignored)
         for chunk in chunks(self._source, lines, rows, done):
             self._letters.writelines(letter + b"\n" for letter in chunk.letters)
             if chunk.tally.lines_done > done:  # else it was sent by an earlier attempt
                 self._acknowledged(sent)  # while Kafka took it, this chunk was read
                 self._send(chunk, pace)
                 sent = chunk
+                if self._between is not None:
+                    self._between()
         self._acknowledged(sent)
 
     def _ignored(self, names: list[str]) -> None:
@@ -245,8 +339,8 @@ class _Run:
         for start in range(0, len(chunk.messages), PART_MESSAGES):
             part = chunk.messages[start : start + PART_MESSAGES]
             # A synthetic trade is never held back: a repair that waits for one would wait for the whole backlog.
-            if self._control is not None and not self._source.key.startswith(CANARY_PREFIX):
-                self._control.admit(self._source.key, len(part))
+            if self._control is not None and not is_synthetic(self._source.key):
+                self._control.admit(self._source.key, len(part), self._between)
             for item in part:
                 if pace is not None:
                     pace(item.ts)
@@ -273,6 +367,10 @@ class _Run:
         self._s3.put_object(
             Bucket=self._bucket, Key=account.manifest, Body=body, ContentType="application/json"
         )
+
+
+def _if_unforeseen(error: Exception) -> Exception | None:
+    return None if isinstance(error, KintsugiError) else error
 
 
 def _letter(source: S3Object, number: int, line: str | BadLine, why: Rejection) -> bytes:

@@ -12,7 +12,7 @@ by its name, and waits for the stream like any other (`flow_control`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from kintsugi.errors import InputError
 from kintsugi.settings import BUCKET
 from kintsugi.store.stream_record import Loss, LossState, StreamRecord
-from kintsugi.trades.arrivals import S3Object, listed
+from kintsugi.trades.arrivals import S3Object, trade_files
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
+from kintsugi.trades.data_source import DataSource, own_source
 from kintsugi.trades.replay import Schedule, replay
 from kintsugi.trades.sent_offsets import SentFile, SentOffsets, uncovered
 
@@ -80,10 +81,13 @@ def choose(files: Collection[FileKey], present: Iterable[S3Object], times: Mappi
 def replay_loss(
     s3: S3Client, ledger: Ledger, sent: SentOffsets, record: StreamRecord, bootstrap: list[str], loss_id: str, *,
     name: str, bucket: str = BUCKET, control: FlowControl | None = None,
+    sources: Sequence[DataSource] | None = None,
 ) -> list[FileAccount]:  # fmt: skip
     """Send again what a loss took, and record how it ended; returns the accounts of the files.
 
-    ``name``: of the replay. A loss that is settled is left alone. Raises InputError when there is no such loss, and
+    ``name``: of the replay. ``sources``: where the files are; default: ``bucket``.
+
+    A loss that is settled is left alone. Raises InputError when there is no such loss, and
     what `replay` raises; call again, and it goes on.
     """
     loss = record.loss(loss_id)
@@ -94,7 +98,7 @@ def replay_loss(
     places = sent.known()
     unplaced = [entry for entry in ledger.unreconciled() if (entry.key, entry.etag) not in places]
     asked = affected(loss, sent.files_in(loss.partition, loss.first, loss.end), unplaced)
-    choice = choose(asked.files, listed(s3, bucket), record.replays_of(WITHIN))
+    choice = choose(asked.files, trade_files(sources or (own_source(s3, bucket),)), record.replays_of(WITHIN))
     accounts = []
     if choice.files:
         accounts = replay(

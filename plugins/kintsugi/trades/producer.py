@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from kintsugi.errors import KintsugiError
+from kintsugi.errors import NotAcknowledged
 
 FLUSH_SECONDS = 120.0
 PRODUCER = {
@@ -72,7 +72,10 @@ class Producer:
     def send(
         self, topic: str, *, value: bytes, key: bytes | None = None, places: Places | None = None
     ) -> None:
-        """Queue one message; ``places`` learns where it comes to lie. Raises KintsugiError when Kafka takes no more."""
+        """Queue one message; ``places`` learns where it comes to lie.
+
+        Raises NotAcknowledged when Kafka takes no more.
+        """
         from kafka.errors import KafkaError
 
         if self._error is None:
@@ -96,7 +99,7 @@ class Producer:
     def flush(self, timeout: float = FLUSH_SECONDS) -> None:
         """Wait until Kafka has acknowledged everything that was sent.
 
-        Raises KintsugiError if it hasn't after ``timeout`` seconds.
+        Raises NotAcknowledged if it hasn't after ``timeout`` seconds.
         """
         from kafka.errors import KafkaError
 
@@ -107,8 +110,8 @@ class Producer:
         if self._error is not None:
             raise self._refused()
 
-    def _refused(self) -> KintsugiError:
-        return KintsugiError(
+    def _refused(self) -> NotAcknowledged:
+        return NotAcknowledged(
             f"Kafka did not acknowledge messages: {self._error}; "
             "the file goes on from its last chunk when it is ingested again"
         )

@@ -17,7 +17,7 @@ partitions (symbols times quarters of an hour, 130 bytes each), not with that of
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -36,6 +36,8 @@ from kintsugi.trades.window_audit import WindowAudit
 if TYPE_CHECKING:
     from cassandra.cluster import Session
     from mypy_boto3_s3.client import S3Client
+
+    from kintsugi.trades.data_source import DataSource
 
 
 BEHIND = 10_000  # messages
@@ -57,7 +59,7 @@ def reconcile(
     ``until``: seconds to wait for trades that are still under way. ``files``: only these, as (key, ETag).
     Raises KintsugiError when Cassandra or Postgres can't be reached, and whatever S3 and Kafka raise.
     """
-    from kintsugi.connections import s3_client, store_dsn
+    from kintsugi.connections import data_sources, s3_client, store_dsn
     from kintsugi.store.stream_record import StreamRecord
     from kintsugi.trades.cassandra import connected
 
@@ -65,7 +67,7 @@ def reconcile(
     with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
         account = take_account(
             s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, windows=files is None,
-            bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None,
+            bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None, sources=data_sources(settings),
         )  # fmt: skip
     account.stream_losses = [str(loss) for loss in StreamRecord(store_dsn(settings)).losses()]
     return account
@@ -130,10 +132,11 @@ def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
 def take_account(
     s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
     bootstrap: list[str] | None = None, until: float | None = None, files: Collection[FileKey] | None = None,
-    windows: bool = False,
+    windows: bool = False, sources: Sequence[DataSource] | None = None,
 ) -> Account:  # fmt: skip
     """The account of the trade files below ``prefix``, or of ``files`` alone, given as (key, ETag).
 
+    ``sources``: where the files are; default: ``bucket``, where also the identities lie that the ingest wrote down.
     ``ledger``: for ``produced``, and for what is on its way; it is told of each file that is wholly stored.
     ``bootstrap``: read the topic as well. ``until``: seconds to wait for trades that are under way. Of ``files``
     alone nothing is ``extra`` or ``withdrawn``, and the topic isn't read as a whole. ``windows``: compare them too,
@@ -142,7 +145,7 @@ def take_account(
     """
     started = time.monotonic()
     with ExitStack() as stack:
-        taking = Taking(stack, s3, session, ledger, bucket, prefix, bootstrap, files)
+        taking = Taking(stack, s3, session, ledger, bucket, prefix, bootstrap, files, sources)
         taking.wait(started + (until or 0))
         taking.read_files()
         taking.read_cassandra(WindowAudit(session) if windows else None)

@@ -6,16 +6,20 @@ it was. Its trades have the identities that they had, so what is in Cassandra al
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kintsugi.errors import InputError
+from kintsugi.errors import InputError, KintsugiError
 from kintsugi.settings import BUCKET
-from kintsugi.trades.arrivals import NAME, S3Object, listed
+from kintsugi.trades.arrivals import NAME, S3Object, trade_files
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
-from kintsugi.trades.ingest import FileAccount, ingest_object
+from kintsugi.trades.data_source import DataSource, own_source
+from kintsugi.trades.failures import reason_of, stops_all
+from kintsugi.trades.file_names import period_of
+from kintsugi.trades.ingest import CHUNK_ROWS, FileAccount, ingest_object
 from kintsugi.trades.producer import producer
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from kintsugi.trades.flow_control import FlowControl
     from kintsugi.trades.ledger import Ledger
 
+_DAY_OR_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
 PACED_ROWS = 500  # a chunk of a paced replay: the least that an interrupted one sends again
 
 
@@ -109,10 +114,18 @@ def select(
     return chosen
 
 
+def day_or_month(text: str) -> str:
+    """The text without blanks around it, if it is a day or a month, or empty; else InputError."""
+    day = text.strip()
+    if day and not _DAY_OR_MONTH.fullmatch(day):
+        raise InputError(f"{day!r} is neither a day, as 2024-10-08, nor a month, as 2024-10")
+    return day
+
+
 def _is_of(name: str, day: str) -> bool:
-    """Whether ``UnderlyingOptionsTradesCalcs_<day>`` begins the name, and no longer date does."""
-    rest = name.removeprefix(NAME)
-    return rest.startswith(day) and rest[len(day) : len(day) + 1] in ("", ".", "_")
+    """Whether the name is of that day, or of the month or of a day in it."""
+    period = period_of(name)
+    return period == day or (len(day) == len("2024-10") and period.startswith(f"{day}-"))
 
 
 def replay(
@@ -123,18 +136,37 @@ def replay(
 
     ``name``: of this replay. Called again with the same name it goes on where it was, at the pace of the
     first trade that it sends. ``control``: the back-pressure; a paced replay that waited for it catches up
-    afterwards. Raises what `ingest_object` raises.
+    afterwards. Raises what Kafka and Postgres raise; and KintsugiError at the end, when S3 failed for a
+    file.
     """
     if not name:
         raise InputError("a replay needs a name; the ledger resumes it by that")
     pace = Pacer(schedule) if schedule.speed else None
-    rows = {"chunk_rows": PACED_ROWS} if schedule.speed else {}
+    rows = PACED_ROWS if schedule.speed else CHUNK_ROWS
+    unread: list[str] = []
     with producer(bootstrap) as kafka:
         for source in files:
-            ingest_object(
-                s3, source, ledger=ledger, kafka=kafka, bucket=bucket, replay=name, pace=pace, control=control,
-                **rows,
-            )  # fmt: skip
+            try:
+                ingest_object(
+                    s3,
+                    source,
+                    ledger=ledger,
+                    kafka=kafka,
+                    bucket=bucket,
+                    replay=name,
+                    pace=pace,
+                    chunk_rows=rows,
+                    control=control,
+                )
+            except Exception as error:
+                if stops_all(error):
+                    raise
+                unread.append(f"{source.key}: {reason_of(error)}")  # the others are sent all the same
+    if unread:
+        raise KintsugiError(
+            f"{len(unread)} of {len(files)} files could not be read from S3; first {unread[0]}; "
+            "run the same replay again, it goes on with these"
+        )
     return [
         FileAccount(entry.key, entry.etag, entry.state, entry.tally, entry.reason, name)
         for entry in ledger.replayed(name)
@@ -142,14 +174,14 @@ def replay(
 
 
 def replay_from_form(
-    s3: S3Client,
-    ledger: Ledger,
-    bootstrap: list[str],
-    form: dict[str, object],
-    name: str,
-    control: FlowControl | None = None,
-) -> list[FileAccount]:
-    """A replay as the form of the DAG ``replay_trades`` describes it; see its fields. Raises InputError."""
+    s3: S3Client, ledger: Ledger, bootstrap: list[str], form: dict[str, object], name: str,
+    sources: Sequence[DataSource] | None = None, control: FlowControl | None = None,
+) -> list[FileAccount]:  # fmt: skip
+    """A replay as the form of the DAG ``replay_trades`` describes it; see its fields. Raises InputError.
+
+    ``sources``: where the files are; default: the installation's own bucket. What a form adds at the end of a line
+    (spaces, a line end) is left out of a day and of a key. ``control``: the back-pressure.
+    """
     schedule = Schedule(
         speed=float(str(form["speed"])),
         spike=float(str(form["spike"])),
@@ -160,9 +192,9 @@ def replay_from_form(
     if not isinstance(keys, (list, tuple)):
         raise InputError(f"`keys` is {keys!r}; give a list of keys")
     files = select(
-        listed(s3),
-        day=str(form["day"] or ""),
-        keys=[str(key) for key in keys],
+        trade_files(sources or (own_source(s3),)),
+        day=day_or_month(str(form["day"] or "")),
+        keys=[key for key in (str(key).strip() for key in keys) if key],
         everything=bool(form["everything"]),
     )
     return replay(s3, ledger, bootstrap, files, name=name, schedule=schedule, control=control)

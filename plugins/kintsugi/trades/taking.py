@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import tee
 from typing import TYPE_CHECKING
 
-from kintsugi.errors import InputError
 from kintsugi.trades import topic, window_audit
 from kintsugi.trades.account import NAMED, Account
-from kintsugi.trades.arrivals import S3Object, listed, objects
+from kintsugi.trades.arrivals import S3Object, objects, trade_files
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
+from kintsugi.trades.data_source import DataSource, own_source
+from kintsugi.trades.failures import is_of_s3, is_transient, reason_of
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.ingest import IDENTITIES
 from kintsugi.trades.ledger import Entry, Ledger, State, file_id
@@ -71,15 +72,19 @@ class Taking:
 
     def __init__(
         self, stack: ExitStack, s3: S3Client, session: Session, ledger: Ledger | None, bucket: str, prefix: str,
-        bootstrap: list[str] | None, only: Collection[FileKey] | None,
+        bootstrap: list[str] | None, only: Collection[FileKey] | None, sources: Sequence[DataSource] | None = None,
     ) -> None:  # fmt: skip
-        self.s3, self.session, self.ledger, self.bucket, self.prefix = s3, session, ledger, bucket, prefix
+        self.s3, self.session, self.ledger, self.bucket = s3, session, ledger, bucket
+        self.sources = tuple(sources or (own_source(s3, bucket, prefix),))
+        # The ledger's rows of one prefix are those of its files; with several buckets all of them are asked for.
+        self.prefix = "" if sources else prefix
         self.bootstrap, self.partial = bootstrap, only is not None
         self.account = Account()
         self.entries = self._entries()
-        found = [item for item in listed(s3, bucket, prefix) if not item.key.startswith(CANARY_PREFIX)]
+        found = [item for item in trade_files(self.sources) if not item.key.startswith(CANARY_PREFIX)]
         self.listed = {(item.key, item.etag) for item in found}
         self.files = [item for item in found if only is None or (item.key, item.etag) in only]
+        self.unreadable: set[FileKey] = set()
         self.lag: Lag | None = None
         self.passed = False  # the stream has stored all that may be asked of it
         self._stack = stack
@@ -155,12 +160,29 @@ class Taking:
                     self._note_slot(symbol << 32 | when, trade.ts % SLOT_MS)
                     if asked == OLD:
                         self.old_days.add((trade.symbol, trade.trade_date))
-            except InputError as error:
-                self.account.unreadable.append(str(error))
+            except Exception as error:
+                if is_transient(error) and not is_of_s3(error):
+                    raise
+                self.account.unreadable.append(f"{item.key}: {reason_of(error)}")
+                self.unreadable.add((item.key, item.etag))
+            self._note_unread(item)
+
+    def _note_unread(self, item: S3Object) -> None:
+        """A file that the ingest hasn't read to its end: then nothing is known of all trades."""
+        entry = self.entries.get((item.key, item.etag))
+        if self.ledger is None or (entry is not None and entry.state is State.DONE):
+            return
+        self.account.unread_count += 1
+        if len(self.account.unread) < NAMED:
+            said = (
+                "waiting" if entry is None else f"{entry.state}{f', {entry.reason}' if entry.reason else ''}"
+            )
+            self.account.unread.append(f"{item.key}: {said}")
 
     def _trades(self, item: S3Object) -> Iterator[Trade]:
         account = self.account
-        for _, line in read_lines(self.s3, self.bucket, item.key, item.etag):
+        data = item.source or self.sources[0]
+        for _, line in read_lines(data.client, data.bucket, item.key, item.etag):
             account.read += 1
             trade = line.rejection if isinstance(line, BadLine) else parse(line)
             if isinstance(trade, Rejection):
@@ -374,8 +396,9 @@ class Taking:
         if self.partial or not self.extra.count:
             return
         arrived, former = self._spill(), self._spill()
-        present = {(item.key, item.etag) for item in listed(self.s3, self.bucket, self.prefix)}
-        self._note(arrived, present - self.listed)
+        present = {(item.key, item.etag) for item in trade_files(self.sources)}
+        # What the ingest sent of a file before it turned out to be unreadable is no mystery.
+        self._note(arrived, (present - self.listed) | self.unreadable)
         self._note(former, self.entries.keys() - present)
         account = self.account
         for number in range(BUCKETS):
@@ -423,6 +446,8 @@ class Taking:
         for number, item in enumerate(self.files):
             entry = self.entries.get((item.key, item.etag))
             if entry is None or entry.state is not State.DONE or self.missing_of.get(number):
+                continue
+            if (item.key, item.etag) in self.unreadable:
                 continue
             stored = self.stored_of.get(number, 0)
             if entry.stored != stored:

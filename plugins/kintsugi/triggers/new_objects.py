@@ -15,20 +15,24 @@ KINDS = ("trades", "eod")
 
 
 def checker(kind: str) -> Callable[[], list[str]]:
-    """A function that lists the keys of the files of this kind that wait to be taken in; it blocks."""
-    from kintsugi.connections import s3_client, store_dsn
+    """A function that lists the files of this kind that wait to be taken in; it blocks.
+
+    Trade files by key, end-of-day files as ``s3://bucket/key``.
+    """
+    from kintsugi.connections import reachable_sources, s3_client, store_dsn
     from kintsugi.settings import load_settings
     from kintsugi.trades import baselines
     from kintsugi.trades.arrivals import Lookout
     from kintsugi.trades.ledger import Ledger
 
     settings = load_settings()
-    s3 = s3_client(settings)
+    sources = reachable_sources(settings)
     if kind == "eod":
-        return lambda: baselines.pending_files(s3)
+        s3 = s3_client(settings)
+        return lambda: baselines.pending_uris(s3, sources)
     ledger = Ledger(store_dsn(settings))
     ledger.migrate()
-    lookout = Lookout(s3, ledger)
+    lookout = Lookout(sources, ledger)
     return lambda: [item.key for item in lookout.pending()]
 
 

@@ -148,6 +148,17 @@ def _watch(node: str) -> Deed:
     return Deed("watch", node, f"Watch {what} again", (says,), "Resume watch")
 
 
+def _redrive(key: str) -> Deed:
+    what = key or "every failed file"
+    says = (
+        f"Runs the DAG redrive_files: {what} is read again from its first line at the next look of the ingest.",
+        "A trade keeps its identity, so one that is stored already stays one row.",
+        "A file that still can't be used fails again, with its reason.",
+    )
+    title = f"Take {key.rpartition('/')[2]} again" if key else "Take all failed files again"
+    return Deed("redrive", key, title, says, "Take again")
+
+
 def _chaos(_target: str) -> Deed:
     return Deed(
         "chaos",
@@ -217,6 +228,7 @@ _DEEDS: dict[str, Callable[[str], Deed]] = {
     "pause": _pause,
     "resume": _resume,
     "watch": _watch,
+    "redrive": _redrive,
     "chaos": _chaos,
     "chaos_on": lambda _: _nights(on=True),
     "chaos_off": lambda _: _nights(on=False),
@@ -238,6 +250,7 @@ _REQUESTS: dict[str, Callable[[str, Mapping[str, str]], Request]] = {
     ),
     "resume": lambda scope, _form: _run("maintenance", {"scope": scope, "healing": "resume"}),
     "watch": lambda node, _form: _watch_request(node),
+    "redrive": lambda key, _form: _run("redrive_files", {"keys": [key] if key else []}),
     "chaos": lambda _target, form: _run("chaos_nightly", {"lose_volume": form["lose_volume"] == "yes"}),
     "chaos_on": lambda _target, _form: _paused("chaos_nightly", paused=False),
     "chaos_off": lambda _target, _form: _paused("chaos_nightly", paused=True),

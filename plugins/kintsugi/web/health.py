@@ -7,9 +7,9 @@ The first rule that applies speaks, the gravest first:
 2. a repair failed and the node is still away;
 3. a node is away and nobody heals it (watch paused, maintenance, Airflow's own parts late);
 4. a repair is under way, or the watch is about to begin one;
-5. the flow is sick: the stream is gone, or what comes in isn't stored;
+5. the flow is sick: the stream is gone, what comes in isn't stored, or files don't come in;
 6. nobody would notice the next failure (watches paused, Airflow's parts late), or somebody can't be asked;
-7. the flow is late, or Cassandra's replicas weren't compared for too long;
+7. the flow is late, files lost rows, or Cassandra's replicas weren't compared for too long;
 8. all is well.
 """
 
@@ -28,6 +28,7 @@ from kintsugi.store.flags import FLEET, Maintenance
 from kintsugi.store.listing import Glance
 from kintsugi.web.flow import Stream
 from kintsugi.web.hub import Reading
+from kintsugi.web.intake import Intake
 from kintsugi.web.level import WORDS, Level
 from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 
@@ -79,6 +80,7 @@ class Known:
     airflow: Reading[AirflowSeen]
     releases: Reading[ReleasesSeen]
     stream: Stream
+    intake: Intake | None = None
 
     def open_incident(self, name: str) -> Incident | None:
         """The open incident of a node."""
@@ -109,9 +111,11 @@ def headline(known: Known) -> Headline:
         _abandoned,
         _repairing,
         _flow,
+        _intake,
         _blind,
         _unnoticed,
         _late_flow,
+        _late_intake,
         _uncompared,
     ):
         found = rule(known)
@@ -226,6 +230,17 @@ def _flow(known: Known) -> Headline | None:
     if known.stream.level is Level.BAD:
         return Headline(Level.BAD, known.stream.sentence, known.stream.advice, known.stream.since)
     return None
+
+
+def _intake(known: Known, level: Level = Level.BAD) -> Headline | None:
+    seen = known.intake
+    if seen is None or seen.level is not level:
+        return None
+    return Headline(level, seen.sentence, seen.advice, seen.since, deed=seen.deed)
+
+
+def _late_intake(known: Known) -> Headline | None:
+    return _intake(known, Level.NOTE)
 
 
 def _blind(known: Known) -> Headline | None:

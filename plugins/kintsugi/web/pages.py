@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kintsugi.settings import Settings
-from kintsugi.web import flow, health, story
+from kintsugi.trades.intake_watch import rules_from
+from kintsugi.web import flow, health, intake, story
 from kintsugi.web.assets import FOREIGN, OWN, asset
 from kintsugi.web.hub import Reading
 from kintsugi.web.level import WORDS, Level
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
 TEMPLATES = Path(__file__).parent / "templates"
-PANELS = ("headline", "fleet", "flow", "unusual", "chaos", "recent")
+PANELS = ("headline", "fleet", "flow", "intake", "unusual", "chaos", "recent")
 SIGNS = {Level.WELL: "✓", Level.NOTE: "!", Level.BUSY: "↻", Level.BAD: "✕", Level.UNKNOWN: "?"}
 
 
@@ -39,6 +40,7 @@ class Pages:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._rules = rules_from()
         self._jinja = Environment(
             loader=FileSystemLoader(TEMPLATES),
             autoescape=True,
@@ -92,6 +94,8 @@ class Pages:
     def panels(self, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> dict[str, str]:
         """HTML of every panel by name. The same readings give the same HTML: times are told absolutely."""
         stream = flow.stream(readings["flow"])
+        files = readings["files"].value
+        seen = intake.judge(files.report, self._rules, datetime.now(UTC)) if files else None
         known = health.Known(
             now=datetime.now(UTC),
             fleet=self._settings.fleet,
@@ -100,6 +104,7 @@ class Pages:
             airflow=readings["airflow"],
             releases=readings["releases"],
             stream=stream,
+            intake=seen,
         )
         values = {
             "known": known,
@@ -110,6 +115,9 @@ class Pages:
             "release": health.release_line(readings["releases"]),
             "compared": health.comparison_line(known),
             "stream": stream,
+            "intake": seen,
+            "intake_notes": intake.notes_of(files.report) if files and files.report else (),
+            "not_taken": intake.not_taken_line(files.report) if files and files.report else "",
             "stages": flow.stages(stream, readings["files"], readings["flow"]),
             "score": story.nights(known.store.value.faults if known.store.value else ()),
             "recent": [

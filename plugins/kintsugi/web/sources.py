@@ -22,6 +22,7 @@ from kintsugi.store.listing import Glance
 from kintsugi.store.releases import ReleaseRecord, Releases
 from kintsugi.store.samples import FlowSample, FlowSamples
 from kintsugi.store.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
+from kintsugi.trades.intake import IntakeReport
 from kintsugi.web.hub import Source
 
 CHART_SPAN = timedelta(hours=6)
@@ -85,10 +86,14 @@ class FlowSeen:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Trade files in S3: ``pending`` aren't ingested yet, ``oldest`` is the key of the first of them."""
+    """Trade files in S3: ``pending`` aren't ingested yet, ``oldest`` is the key of the first of them.
+
+    ``report``: what the watchdog found at its last look; None before the first one.
+    """
 
     pending: int
     oldest: str | None
+    report: IntakeReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ def of(settings: Settings) -> dict[str, Source]:
         "nodes": Source(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
         "store": Source(beside(ask_store), every_s=0.7, within_s=3.0),
         "flow": Source(Flow(settings).ask, every_s=5.0, within_s=8.0),
-        "files": Source(beside(ask_files), every_s=10.0, within_s=5.0),
+        "files": Source(beside(ask_files), every_s=3.0, within_s=5.0),
         "unusual": Source(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
         "releases": Source(beside(ask_releases), every_s=5.0, within_s=3.0),
         "airflow": Source(beside(ask_airflow), every_s=2.0, within_s=3.0),
@@ -223,11 +228,15 @@ def ask_releases(settings: Settings) -> ReleasesSeen:
 
 
 def ask_files(settings: Settings) -> Files:
-    """What still waits in S3; raises what S3 and Postgres raise."""
-    from kintsugi.trades.flow import waiting_files
+    """The newest intake report of the watchdog; raises KintsugiError when Postgres doesn't answer."""
+    from kintsugi.connections import store_dsn
+    from kintsugi.trades.intake_store import IntakeStore
 
-    waiting = waiting_files(settings)
-    return Files(len(waiting), waiting[0].key if waiting else None)
+    found = IntakeStore(store_dsn(settings)).report()
+    if found is None:
+        raise KintsugiError("the watchdog has not looked at S3 yet; it does so every few seconds")
+    report = IntakeReport.from_json(found[1])
+    return Files(report.waiting, report.oldest, report)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,8 @@ import pytest
 
 from kintsugi.local.status import gather, is_well, show, stream_of, unwatched
 from kintsugi.store.samples import FlowSample
+from kintsugi.trades.intake import FileNote, IntakeReport, IntakeRules
+from kintsugi.web.intake import judge
 from tests.installations import installation
 
 
@@ -84,6 +86,24 @@ def test_a_stream_that_falls_behind_is_told_as_on_the_page() -> None:
     assert well["level"] == "well"
     assert stream_of(samples(committed=10_500), now + timedelta(minutes=5)) is None
     assert stream_of([], now) is None
+
+
+def test_an_intake_that_needs_somebody_is_not_well_and_its_files_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note = FileNote("trades/[x].csv", "k is broken [sic]", datetime(2026, 11, 27, tzinfo=UTC))
+    at = datetime(2026, 11, 27, tzinfo=UTC)
+    report = IntakeReport(at, failed=[note], failed_count=1, missing=["eod 2026-11-25"], not_taken=["x.md5"])
+    document = {
+        "nodes": [], "control_plane": {}, "airflow": {"url": "u", "scheduler": "healthy"}, "dags": [], "lag": 0,
+        "incidents": [], "open_incidents": [], "replicas": None, "stream": None, "unwatched": [], "well": False,
+        "intake": judge(report, IntakeRules(), at).to_json(),
+    }  # fmt: skip
+    assert not is_well(document)
+    assert is_well({**document, "intake": {"level": "note"}})
+    show(document)
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("trades/[x].csv", "[sic]", "eod 2026-11-25", "x.md5"))
 
 
 def test_a_stream_that_falls_behind_is_not_well() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from kintsugi.fleet import Node, Role
@@ -7,9 +9,11 @@ from kintsugi.observation import Answer
 from kintsugi.probes.flow import FlowReading
 from kintsugi.telemetry.backend import Backend, Protocol
 from kintsugi.telemetry.measures import Flow, FlowMeter, Instruments, state_of
+from kintsugi.trades.intake import IntakeReport
 from tests.receivers import otlp_over_grpc, otlp_over_http
 from tests.stories import at
 
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
 NODE = Node("kafka-1", Role.KAFKA, "127.34.1.1", 2222)
 
 
@@ -63,6 +67,9 @@ def test_metrics_arrive_and_unknown_figures_do_not(server: object, protocol: Pro
         instruments.node(NODE, Answer.OK, 0.25, "well")
         instruments.flow(Flow(running=True, lag=7))
         instruments.incidents(2)
+        instruments.intake(
+            IntakeReport(NOW, waiting=3, oldest_at=NOW - timedelta(seconds=90), failed_count=1)
+        )
         assert instruments.send(5)
         instruments.node(NODE, Answer.REFUSED, 0.1, "down")
         assert instruments.send(5)
@@ -74,6 +81,10 @@ def test_metrics_arrive_and_unknown_figures_do_not(server: object, protocol: Pro
     assert points["kintsugi.flow.lag"] == [({}, 7.0)]
     assert points["kintsugi.incidents.open"] == [({}, 2)]
     assert "kintsugi.flow.freshness" not in points
+    intake = {name.rpartition(".")[2]: of[0][1] for name, of in points.items() if ".intake." in name}
+    assert intake == {
+        "waiting": 3, "oldest_waiting": 90, "failed": 1, "retried": 0, "empty": 0, "missing": 0, "not_taken": 0,
+    }  # fmt: skip
     assert receiver.headers[0]["x-honeycomb-dataset"] == "kintsugi-metrics"
 
 

@@ -61,6 +61,9 @@ def test_what_is_under_way_is_no_fault_but_the_account_is_not_complete() -> None
     assert Account(windows_in_flight=1).balanced
     assert not Account(windows_in_flight=1).complete
     assert Account(withdrawn_count=1, expired=1).complete
+    assert Account(unread_count=1).balanced
+    assert not Account(unread_count=1).complete
+    assert not Account(unreadable=["trades/x.csv: why"]).complete
 
 
 NOW = datetime(2024, 10, 8, tzinfo=UTC)

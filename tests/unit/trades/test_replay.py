@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kintsugi.errors import InputError
 from kintsugi.trades.arrivals import NAME, S3Object
-from kintsugi.trades.replay import Pacer, Schedule, select
+from kintsugi.trades.replay import Pacer, Schedule, day_or_month, select
 
 
 def file(name: str) -> S3Object:
@@ -23,7 +23,8 @@ FILES = [
 def test_a_day_a_month_keys_or_everything_can_be_chosen() -> None:
     assert select(FILES, day="2024-10-08") == FILES[:2]
     assert select(FILES, day="2024-10-09") == FILES[2:3]
-    assert select(FILES, day="2024-10") == FILES[3:4]
+    assert select(FILES, day="2024-10") == sorted(FILES[:4], key=lambda item: item.key)
+    assert select([*FILES, file(f"x/{NAME}2024-11-01.csv")], day="2024-11")[0].key.endswith("2024-11-01.csv")
     assert select(FILES, keys=[FILES[2].key, FILES[0].key]) == [FILES[0], FILES[2]]
     assert select(FILES, everything=True) == sorted(FILES[:4], key=lambda item: item.key)
 
@@ -38,6 +39,21 @@ def test_a_day_a_month_keys_or_everything_can_be_chosen() -> None:
 def test_a_choice_that_names_nothing_is_refused(choice: dict[str, object], text: str) -> None:
     with pytest.raises(InputError, match=text):
         select(FILES, **choice)  # type: ignore[arg-type]
+
+
+def test_what_a_form_adds_to_a_day_or_month_is_left_out() -> None:
+    assert [day_or_month(text) for text in ("2024-10-08\n", " 2024-10\r\n", "", "\n")] == [
+        "2024-10-08",
+        "2024-10",
+        "",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("text", ["2024", "2024-13", "2024-10-8", "08.10.2024", "2024-10-08 x"])
+def test_what_is_no_day_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="2024-10"):
+        day_or_month(text)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_every_deed_says_what_it_will_do() -> None:
         "pause",
         "resume",
         "watch",
+        "redrive",
         "chaos",
         "chaos_on",
         "chaos_off",
@@ -68,6 +69,13 @@ def test_every_deed_says_what_it_will_do() -> None:
         assert all(sentence.endswith(".") for sentence in wanted.says), name
         form = {field.name: field.value or "why" for field in wanted.fields}
         assert deeds.request(name, wanted.target, form, FLEET).dag_id
+
+
+def test_one_file_or_every_failed_one_is_taken_again_in_the_persons_name() -> None:
+    wanted = deeds.request("redrive", "trades/2024-10-08/f.csv", {}, FLEET)
+    assert (wanted.method, wanted.path, wanted.right) == ("POST", "/dags/redrive_files/dagRuns", "run")
+    assert wanted.body["conf"] == {"keys": ["trades/2024-10-08/f.csv"]}
+    assert deeds.request("redrive", "", {}, FLEET).body["conf"] == {"keys": []}
 
 
 def test_airflows_refusal_reaches_the_person_in_its_words() -> None:
