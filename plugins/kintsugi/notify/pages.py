@@ -14,8 +14,8 @@
 
 A repair that only a maintenance flag refused calls nobody, because somebody planned it; after MAINTAINED it does.
 Incidents with one cause are one call: those of which the judgement named the nodes as sharing it, and those of one kind
-and symptom that began within TOGETHER. So a call waits for GATHER. For what fails again and again see
-`kintsugi.notify.patterns`.
+and symptom that began within TOGETHER. So a call waits for GATHER; those that join later are one more call.
+For what fails again and again see `kintsugi.notify.patterns`.
 
 Everything else heals without anybody, and stands in the digest. A sick node is detected again and again while a
 person is on the way; incidents of a node that follow each other within UNBROKEN and didn't heal are one reason to
@@ -74,7 +74,7 @@ def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
         call = _call(incident, chain[0], now)
         if call is not None and now - incident.last_word < RECENT:
             calls.append(call)
-    found = [_one_page(group) for group in _groups(calls) if _is_due(group, now)]
+    found = [page for group in _groups(calls) for page in _pages_of(group, now)]
     for node in by_node:
         alarms = [one for one in incidents if one.node == node and _unfounded(one, now)]
         if len(alarms) >= UNFOUNDED:
@@ -84,33 +84,43 @@ def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What one incident alone would call for. ``first``: of its chain. ``at``: when its reason came up, UTC."""
+    """What one incident alone would call for. ``first``: of its chain. ``page.key`` is the chain's and the reminder's.
+
+    ``kind``: calls of different kinds are never one.
+    """
 
     kind: str
     incident: Incident
     first: Incident
-    at: datetime
     page: Page
+
+    @property
+    def at(self) -> datetime:
+        """When the reason of the chain came up, UTC: it stays the same for as long as the chain goes on."""
+        refusals = (entry.at for entry in self.first.entries if "refused" in entry.data)
+        return next(refusals, self.first.closed_at or self.first.opened_at)
 
     @property
     def named(self) -> frozenset[str]:
         """The nodes that the judgement named as sharing the cause; see COMMON_CAUSE."""
-        named = [entry.data[COMMON_CAUSE] for entry in self.incident.entries if entry.data.get(COMMON_CAUSE)]
+        named = [entry.data[COMMON_CAUSE] for entry in self.first.entries if entry.data.get(COMMON_CAUSE)]
         return frozenset(named[-1]["nodes"]) if named else frozenset()
 
     @property
     def symptom(self) -> str | None:
         """The newest verdict on the node."""
-        said = [entry.data["verdict"] for entry in self.incident.entries if "verdict" in entry.data]
+        said = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
         return str(said[-1]) if said else None
 
     def is_one_with(self, other: _Call) -> bool:
         """Whether both have one cause: the one that was named, or the same symptom at the same time."""
         if self.kind != other.kind:
             return False
-        if self.kind == CONTROL_PLANE:
+        if self.page.key == other.page.key:
             return True
-        mine, theirs = self.incident, other.incident
+        if self.kind.startswith(CONTROL_PLANE):
+            return True
+        mine, theirs = self.first, other.first
         apart = abs(mine.first_failed_at - theirs.first_failed_at)
         if apart <= STALL and (mine.node in other.named or theirs.node in self.named):
             return True
@@ -122,7 +132,7 @@ def _groups(calls: Iterable[_Call]) -> list[list[_Call]]:
     groups: list[list[_Call]] = []
     for call in sorted(calls, key=lambda call: (call.first.opened_at, call.first.id)):
         for group in groups:
-            if any(call.is_one_with(member) for member in group):
+            if call.is_one_with(group[0]):
                 group.append(call)
                 break
         else:
@@ -130,22 +140,38 @@ def _groups(calls: Iterable[_Call]) -> list[list[_Call]]:
     return groups
 
 
-def _is_due(group: Sequence[_Call], now: datetime) -> bool:
-    """Whether the call may go out: those with the same cause follow each other within seconds, and are one call."""
-    times = [call.at for call in group]
-    return now - max(times) >= GATHER or now - min(times) >= 3 * GATHER
+def _pages_of(group: Sequence[_Call], now: datetime) -> list[Page]:
+    """One page for the group, and one more for those that joined after it went out; each once it is due.
+
+    The page goes out when nobody has joined for GATHER, at the latest after 3 GATHER. The other waits until hardly
+    anybody can join any more. A failure of the control plane is one page, whichever node it can't repair.
+    """
+    ordered = sorted(group, key=lambda call: call.at)
+    began = ordered[0].at
+    due = began + GATHER
+    for call in ordered:
+        if call.at <= due:
+            due = min(call.at + GATHER, began + 3 * GATHER)
+    before = [call for call in group if call.at <= due]
+    after = [call for call in ordered if call.at > due]
+    found = [_one_page(before, before[0].page.key)] if now >= due else []
+    settled = after and now >= max(began + TOGETHER, after[-1].at) + GATHER
+    if settled and not group[0].kind.startswith(CONTROL_PLANE):
+        nodes = {call.incident.node for call in after}
+        found.append(_one_page(after, f"{before[0].page.key}/more/{len(nodes)}"))
+    return found
 
 
-def _one_page(group: Sequence[_Call]) -> Page:
-    """One page for the group, under the key of its first: who joins later doesn't call again."""
-    nodes = list(dict.fromkeys(call.incident.node for call in group))
-    page = group[0].page
+def _one_page(calls: Sequence[_Call], key: str) -> Page:
+    """The page of one call, or one that names the servers of all."""
+    nodes = list(dict.fromkeys(call.incident.node for call in calls))
+    page = calls[0].page
     if len(nodes) == 1:
-        return page
-    said = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in group)
+        return Page(key, page.title, page.text)
+    said = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
     return Page(
-        page.key,
-        page.title.replace(group[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1),
+        key,
+        page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1),
         f"Probably one cause:\n{said}\n{page.text}",
     )
 
@@ -173,8 +199,8 @@ def _call(incident: Incident, first: Incident, now: datetime) -> _Call | None:
         ("overdue", _overdue),
     ):
         if (found := rule(incident, first, now)) is not None:
-            at, page = found
-            return _Call(kind, incident, first, at, page)
+            reminder, page = found
+            return _Call(f"{kind}/{reminder}", incident, first, page)
     return None
 
 
@@ -182,20 +208,21 @@ def _where(incident: Incident) -> str:
     return f"See `make incident ID={incident.id}`, and {watch_of(incident.node)} in Airflow."
 
 
-def _control_plane(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+def _control_plane(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     failures = [entry for entry in incident.entries if entry.data.get(CONTROL_PLANE)]
     if not failures or incident.outcome not in (None, Outcome.FAILED):
         return None
     last = failures[-1]
-    return last.at, Page(
-        f"page/control-plane/{first.id}/{int((last.at - first.opened_at) / REMIND)}",
+    reminder = int((last.at - first.opened_at) / REMIND)
+    return reminder, Page(
+        f"page/control-plane/{first.id}/{reminder}",
         f"The control plane needs a person: it can't repair {incident.node}",
         f"{last.message}\nNo escalation step was used up, and the repair is tried again. Repair the control plane "
         f"(its disk, its database, its programs); see `make status`. {_where(incident)}",
     )
 
 
-def _refused(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+def _refused(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     refusals = [entry for entry in incident.entries if "refused" in entry.data]
     if not refusals or incident.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM):
         return None
@@ -203,31 +230,32 @@ def _refused(incident: Incident, first: Incident, now: datetime) -> tuple[dateti
     if last.data.get("gates") == ["maintenance"] and now - first.opened_at < MAINTAINED:
         return None
     said = last.message.removeprefix("refused: ")
-    return last.at, Page(
-        f"page/refused/{first.id}/{int((last.at - first.opened_at) / REMIND)}",
+    reminder = int((last.at - first.opened_at) / REMIND)
+    return reminder, Page(
+        f"page/refused/{first.id}/{reminder}",
         f"{incident.node} needs a person: its repair was refused",
         f"{said}\nApprove or decline under 'required actions' in Airflow, or repair it by hand. {_where(incident)}",
     )
 
 
-def _failed(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+def _failed(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     if incident.outcome is not Outcome.FAILED:
         return None
-    return incident.last_word, Page(
+    return 0, Page(
         f"page/failed/{incident.id}",
         f"{incident.node} needs a person: its repair failed",
         f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {_where(incident)}",
     )
 
 
-def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     answers = [entry for entry in incident.entries if entry.step == "guard" and "waiting" in entry.data]
     if incident.closed_at is not None or not answers or not answers[-1].data["waiting"]:
         return None
     if now - incident.first_failed_at <= WAITING:
         return None
     why = next(entry.message for entry in reversed(incident.entries) if "verdict" in entry.data)
-    return incident.first_failed_at + WAITING, Page(
+    return 0, Page(
         f"page/waiting/{incident.id}",
         f"{incident.node} needs a person: it has been waited for in vain",
         f"{why}\n{answers[-1].message} Nothing was touched. Look at the node and at the network to it. "
@@ -235,22 +263,22 @@ def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[dateti
     )
 
 
-def _stuck(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+def _stuck(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     if incident.closed_at is not None or now - incident.last_word <= STUCK:
         return None
-    return incident.last_word, Page(
+    return 0, Page(
         f"page/stuck/{incident.id}/{len(incident.entries)}",
         f"{incident.node} needs a person: its repair stands still",
         f"Nothing was written since {incident.last_word:%H:%M:%S} UTC. Does Airflow run? {_where(incident)}",
     )
 
 
-def _overdue(incident: Incident, first: Incident, now: datetime) -> tuple[datetime, Page] | None:
+def _overdue(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     by_itself = incident.holder.startswith(WATCH) or f"/{SWEEP}" in incident.holder
     if incident.closed_at is not None or not by_itself or now - incident.opened_at <= OVERDUE:
         return None
     last = incident.entries[-1].message if incident.entries else "nothing"
-    return incident.opened_at, Page(
+    return 0, Page(
         f"page/overdue/{incident.id}",
         f"{incident.node} is not healed after {OVERDUE.total_seconds() / 60:.0f} minutes",
         f"Its repair goes on, last with: {last}\n{_where(incident)}",

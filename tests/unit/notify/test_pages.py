@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.incident import Entry, Incident, Outcome
-from kintsugi.notify.pages import pages
+from kintsugi.notify.pages import Page, pages
 from tests.stories import at, healed, refused
 
 
@@ -81,8 +81,8 @@ def test_nodes_of_which_a_common_cause_was_named_are_one_call() -> None:
     stall = {"cause": "fleet", "nodes": ["cassandra-1", "kafka-1"]}
     story = [
         with_verdict(refused("kafka-1"), "hung", common_cause=stall),
-        with_verdict(refused("cassandra-1", later=300), "host_lost", common_cause=None),
-        with_verdict(refused("kafka-3", later=300), "hung"),
+        with_verdict(refused("cassandra-1", later=5), "host_lost", common_cause=None),
+        with_verdict(refused("kafka-3", later=5), "wrong"),
     ]
     assert len(pages(story, at(2400))) == 2
     long_after = with_verdict(refused("cassandra-1", later=700), "host_lost")
@@ -90,17 +90,27 @@ def test_nodes_of_which_a_common_cause_was_named_are_one_call() -> None:
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6))
-def test_who_joins_a_call_later_does_not_call_again(seconds: list[int]) -> None:
-    """Whatever the order and the moment at which they are looked at, one cause is one key."""
+def test_who_joins_a_call_later_is_one_more_call_and_nobody_is_left_out(seconds: list[int]) -> None:
+    """Whatever the moments at which they are looked at, one cause is at most two pages, and names every node."""
     story = [
         refused(f"node-{number}", later=float(later), is_open=True)
         for number, later in enumerate(sorted(seconds))
     ]
-    keys = set()
-    for moment in range(0, 120, 2):
+    sent: dict[str, Page] = {}
+    for moment in range(0, 160, 2):
         known = [one for one in story if one.entries[-1].at <= at(moment)]
-        keys |= {page.key for page in pages(known, at(moment))}
-    assert len(keys) == 1
+        for page in pages(known, at(moment)):
+            sent.setdefault(page.key, page)
+    assert len(sent) <= 2
+    told = " ".join(page.title for page in sent.values())
+    assert all(incident.node in told for incident in story)
+
+
+def test_nodes_with_one_cause_are_called_again_together_after_two_hours() -> None:
+    story = [refused(f"kafka-{node}", later=2000.0 * number + node) for number in range(9) for node in (1, 2)]
+    sent = pages(story, at(18000))
+    assert len({page.key for page in sent}) == 3  # 0, 2 and 4 hours
+    assert all("kafka-1" in page.title and "kafka-2" in page.title for page in sent)
 
 
 def test_a_call_waits_for_those_with_its_cause_but_not_for_long() -> None:
