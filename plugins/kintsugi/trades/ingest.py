@@ -8,20 +8,19 @@ by that has the same identity, and is one row for every reader.
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import InputError, KintsugiError
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
 from kintsugi.trades.arrivals import Lookout, S3Object
-from kintsugi.trades.files import BadLine, read_lines
+from kintsugi.trades.dead_letters import DeadLetters, dead_letter
+from kintsugi.trades.files import BadLine, raw_bytes, read_lines
 from kintsugi.trades.ledger import Claim, Ledger, State, Tally, file_id
 from kintsugi.trades.producer import Producer, producer
 from kintsugi.trades.rows import Message, Rejection, message
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 CHUNK_ROWS = 20_000
 POLL_S = 0.5
 REMEMBERED = 200_000
-DEAD_LETTERS = "dead-letter/"
+LETTER_BYTES = 8 << 20  # of dead letters end a chunk as well
 IDENTITIES = "identities/"
 MANIFESTS = "manifests/"
 
@@ -91,20 +90,24 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Numbered lines → chunks of at most ``rows`` lines; one ends at the line ``border`` in any case.
 
-    A row that has the identity of one before it is counted as a duplicate and makes no message.
+    A row that has the identity of one before it is counted as a duplicate and makes no message. A chunk also ends
+    when its dead letters are many, so that memory is bounded.
     """
     recent = Recent()
     chunk: Chunk | None = None
+    letter_bytes = 0
     for number, line in lines:
         if chunk is None:
-            chunk = Chunk(number)
+            chunk, letter_bytes = Chunk(number), 0
         tally = chunk.tally
         tally.read += 1
         tally.lines_done = number
         found = line.rejection if isinstance(line, BadLine) else message(line)
         if isinstance(found, Rejection):
             tally.reject(found.reason.value)
-            chunk.letters.append(_letter(source, number, line, found))
+            raw = line.raw if isinstance(line, BadLine) else raw_bytes(line)
+            chunk.letters.append(dead_letter(source.key, source.etag, number, raw, found))
+            letter_bytes += len(chunk.letters[-1])
         else:
             tally.accepted += 1
             if recent.seen(found.identity):
@@ -112,7 +115,7 @@ def chunks(
             else:
                 tally.produced += 1
                 chunk.messages.append(found)
-        if tally.read >= rows or number == border:
+        if tally.read >= rows or number == border or letter_bytes >= LETTER_BYTES:
             yield chunk
             chunk = None
     if chunk is not None:
@@ -205,7 +208,7 @@ class _Run:
     def __init__(self, s3: S3Client, bucket: str, source: S3Object, claim: Claim, kafka: Producer) -> None:
         self._s3, self._bucket, self._source = s3, bucket, source
         self._claim, self._kafka = claim, kafka
-        self._letters: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by publish
+        self._letters = DeadLetters()
         self.tally = claim.entry.tally
         self.note: str | None = None
 
@@ -213,18 +216,20 @@ class _Run:
         """Send every line after the last recorded chunk, and record progress chunk by chunk."""
         done = self.tally.lines_done
         sent: Chunk | None = None
-        lines = read_lines(self._s3, self._bucket, self._source.key, self._source.etag, ignored=self._ignored)
+        lines = read_lines(self._s3, self._bucket, self._source.key, self._source.etag, note=self._noted)
         for chunk in chunks(self._source, lines, rows, done):
-            self._letters.writelines(letter + b"\n" for letter in chunk.letters)
+            chunk.letters = [letter for letter in chunk.letters if self._letters.add(letter)]
             if chunk.tally.lines_done > done:  # else it was sent by an earlier attempt
                 self._acknowledged(sent)  # while Kafka took it, this chunk was read
                 self._send(chunk, pace)
                 sent = chunk
         self._acknowledged(sent)
+        if text := self._letters.note():
+            self._noted(text)
 
-    def _ignored(self, names: list[str]) -> None:
-        self.note = f"unknown columns were left out: {', '.join(name[:40] for name in names)}"
-        log.warning("%s: %s", self._source.key, self.note)
+    def _noted(self, text: str) -> None:
+        self.note = f"{self.note}; {text}" if self.note else text
+        log.warning("%s: %s", self._source.key, text)
 
     def _send(self, chunk: Chunk, pace: Pace | None) -> None:
         if chunk.messages:
@@ -247,33 +252,12 @@ class _Run:
     def publish(self, account: FileAccount) -> None:
         """Write the dead letters and the manifest to S3; the same run writes the same objects again."""
         name = file_id(self._source.key, self._source.etag)
-        with self._letters:
-            if self._letters.tell():
-                self._letters.seek(0)
-                self._s3.upload_fileobj(self._letters, self._bucket, f"{DEAD_LETTERS}{name}.jsonl")
+        self._letters.upload(self._s3, self._bucket, name)
         manifest = {**account.to_dict(), "finished_at": datetime.now(UTC).isoformat()}
         body = json.dumps(manifest, indent=1).encode()
         self._s3.put_object(
             Bucket=self._bucket, Key=account.manifest, Body=body, ContentType="application/json"
         )
-
-
-def _letter(source: S3Object, number: int, line: str | BadLine, why: Rejection) -> bytes:
-    """A dead letter: file, ETag, line, reason, its text, and the raw line (base64 when it isn't UTF-8)."""
-    raw = (
-        {"raw_base64": base64.b64encode(line.raw).decode()}
-        if isinstance(line, BadLine)
-        else {"raw": line[:8192]}
-    )
-    letter = {
-        "file": source.key,
-        "etag": source.etag,
-        "line": number,
-        "reason": why.reason,
-        "text": why.text,
-        **raw,
-    }
-    return json.dumps(letter).encode()
 
 
 def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
