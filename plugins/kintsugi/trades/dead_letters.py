@@ -8,6 +8,8 @@ import tempfile
 from typing import IO, TYPE_CHECKING
 
 from kintsugi.trades.cells import Rejection
+from kintsugi.trades.files import BadLine
+from kintsugi.trades.ledger import file_id
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -58,3 +60,35 @@ class DeadLetters:
             if file.tell():
                 file.seek(0)
                 s3.upload_fileobj(file, bucket, f"{PREFIX}{name}.jsonl")
+
+
+class RejectedRows:
+    """The rejected rows of one end-of-day file, counted by reason (``counts``) and kept as dead letters.
+
+    ``notes``: sentences about what was left out without being a row.
+    """
+
+    def __init__(self, key: str, etag: str) -> None:
+        self._key, self._etag = key, etag
+        self._letters = DeadLetters()
+        self.counts: dict[str, int] = {}
+        self.notes: list[str] = []
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
+    def add(self, number: int, bad: BadLine) -> None:
+        """Note the rejected line ``number``."""
+        reason = bad.rejection.reason.value
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self._letters.add(dead_letter(self._key, self._etag, number, bad.raw, bad.rejection))
+
+    def note(self) -> str | None:
+        """What a manifest says of a file that is done."""
+        dropped = self._letters.note()
+        return "; ".join([*self.notes, *([dropped] if dropped else [])]) or None
+
+    def upload(self, s3: S3Client, bucket: str) -> None:
+        """Put the dead letters into S3, once."""
+        self._letters.upload(s3, bucket, file_id(self._key, self._etag))

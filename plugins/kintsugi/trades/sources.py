@@ -61,6 +61,20 @@ class LocalSource:
         return _FileView(self.path)
 
 
+class BytesSource:
+    """A file whose bytes are in memory."""
+
+    def __init__(self, body: bytes, name: str) -> None:
+        self.name, self.size, self._body = name, len(body), body
+
+    def chunks(self) -> Generator[bytes, None, None]:
+        for start in range(0, self.size, CHUNK):
+            yield self._body[start : start + CHUNK]
+
+    def seekable(self) -> io.RawIOBase:
+        return _Ranges(lambda start, end: self._body[start:end], self.size)
+
+
 class S3Source:
     """One content (``etag``) of an S3 object; ``size``: bytes, looked up when it isn't given.
 

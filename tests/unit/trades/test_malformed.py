@@ -15,8 +15,8 @@ from kintsugi.trades.arrivals import S3Object
 from kintsugi.trades.files import trade_lines
 from kintsugi.trades.ingest import Chunk, chunks
 from kintsugi.trades.rows import HEAD_COLUMNS, Reason
+from kintsugi.trades.sources import BytesSource
 from tests.unit.trades.fuzz_corpus import DAMAGES, PACKS, corpus
-from tests.unit.trades.memory_source import MemorySource
 from tests.unit.trades.test_rows import changed
 
 ROWS = 60
@@ -25,7 +25,7 @@ SEED, ROUNDS = 20261122, 2
 
 
 def taken(body: bytes, rows: int = 16) -> list[Chunk]:
-    source = MemorySource(body)
+    source = BytesSource(body, "k")
     return list(chunks(S3Object(source.name, "e", source.size), trade_lines(source), rows))
 
 
