@@ -139,7 +139,7 @@ class _GzipStream:
         self._data = b""
         self._inflater: Inflater | None = None
         self._finished = False  # a member is complete
-        self._wrote = False  # the member after it has given something
+        self._wrote = False  # the member at hand has given something
         self.broken = False
 
     def fed(self, piece: bytes) -> Pieces:
@@ -165,7 +165,7 @@ class _GzipStream:
             self._data = self._data.lstrip(PADDING)
         if not self._data.startswith(GZIP):
             return False
-        self._inflater, self._wrote = Inflater(zlib.MAX_WBITS | 16), False
+        self._inflater = Inflater(zlib.MAX_WBITS | 16)
         return True
 
     def _inflated(self) -> Pieces:
@@ -179,7 +179,7 @@ class _GzipStream:
             return
         self._data = self._inflater.rest
         if self._inflater.finished:
-            self._inflater, self._finished = None, True
+            self._inflater, self._finished, self._wrote = None, True, False
 
     def _damaged(self, reason: Reason, text: str) -> Pieces:
         self.broken = True

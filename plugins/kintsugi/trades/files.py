@@ -229,6 +229,15 @@ class _Reader(Generic[Header]):
         return f"{self._source.name} can't be read: {text}; no row of it was taken, deliver it again"
 
 
+def first_lines(pieces: Pieces, count: int = 5) -> Iterator[str]:
+    """The first lines of a member that hold text."""
+    for number, line in _Splitter().lines(pieces):
+        if number > count:
+            return
+        if not isinstance(line, BadLine) and line.strip(_BLANK):
+            yield line.removeprefix("\ufeff")
+
+
 class _Splitter:
     """Bytes → numbered lines, over all members of a file; ``number``: of the last line so far."""
 
