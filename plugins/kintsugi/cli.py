@@ -94,9 +94,12 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Make a sample trading day."""
     from kintsugi.trades.generator import generate_day
 
-    made = generate_day(
-        options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
-    )
+    try:
+        made = generate_day(
+            options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
+        )
+    except OSError as error:
+        raise KintsugiError(f"cannot write into {options.directory}: {error}") from error
     for path in (*made.eod_files, *made.trade_files, made.truth_file):
         print(path)
     return 0
@@ -369,16 +372,23 @@ def _role(text: str) -> Role:
 
 
 def _count(text: str) -> int:
-    """A number of at least 1; argparse turns the ValueError into wrong usage."""
-    if (number := int(text)) < 1:
-        raise ValueError(f"{text} is less than 1")
-    return number
+    """A number of at least 1."""
+    return _at_least(1, text)
 
 
 def _seed(text: str) -> int:
     """A number of at least 0, as numpy's generators take it."""
-    if (number := int(text)) < 0:
-        raise ValueError(f"{text} is less than 0")
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    """The number; argparse turns what is raised into wrong usage."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is less than {least}")
     return number
 
 
