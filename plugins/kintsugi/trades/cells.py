@@ -15,7 +15,7 @@ from functools import lru_cache
 # Listed options trade since 26 April 1973 (Cboe). A later year than 2099 is a typing error or a filler; both bounds
 # are constants, so that a file gives the same trades whenever it is read, and whatever the clock says.
 EARLIEST, LATEST = date(1973, 4, 26).toordinal(), date(2099, 12, 31).toordinal()
-# Cboe's rule 4.13 lists index options for up to 15 years.
+# Cboe lists options for up to 15 years (LEAPS, since August 2012).
 LONGEST_LIFE_DAYS = 20 * 366
 SYMBOL = r"\^?[A-Z0-9][A-Z0-9./-]{0,15}"
 DATE = r"\d{4}-\d\d-\d\d"
