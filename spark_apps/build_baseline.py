@@ -13,12 +13,10 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from kintsugi.connections import data_sources, s3_client
@@ -29,27 +27,34 @@ from kintsugi.trades.baselines import find_source, manifest_key
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.columns import delta_bin, expiry_bin
 from kintsugi.trades.data_source import DataSource, own_source
+from kintsugi.trades.dead_letters import RejectedRows
+from kintsugi.trades.end_of_day import EodRow
+from kintsugi.trades.files import BadLine, eod_rows
 from kintsugi.trades.schema import BASELINE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date
+from kintsugi.trades.sources import BytesSource
 
 log = logging.getLogger("build_baseline")
 
-READ = {
-    "underlying_symbol": pa.string(), "quote_date": pa.string(), "expiration": pa.string(),
-    "option_type": pa.string(), "trade_volume": pa.int64(), "implied_volatility_1545": pa.float64(),
-    "delta_1545": pa.float64(),
-}  # fmt: skip
+# The columns of `EodRow`.
+READ = pa.schema(
+    [
+        ("underlying_symbol", pa.string()), ("quote_date", pa.string()), ("expiration", pa.string()),
+        ("option_type", pa.string()), ("trade_volume", pa.int64()), ("implied_volatility_1545", pa.float64()),
+        ("delta_1545", pa.float64()),
+    ]
+)  # fmt: skip
+ROWS = 50_000  # that are Python objects at a time
 BUCKETS = ("symbol", "as_of", "option_type", "delta_bin", "expiry_bin")
 
 
 def bucketed(eod: DataFrame) -> DataFrame:
     """Rows of the end-of-day file → ``symbol as_of option_type delta_bin expiry_bin volume iv``.
 
-    Rows that are neither call nor put, or that have expired, are left out.
+    Rows that are neither call nor put, that have expired, or that are in no bin are left out: each of the first five
+    columns is a part of a key, and Cassandra takes no null there.
     """
-    return eod.where(
-        F.col("option_type").isin("C", "P") & (F.col("expiration") >= F.col("quote_date"))
-    ).select(
+    rows = eod.where(F.col("option_type").isin("C", "P")).select(
         F.col("underlying_symbol").alias("symbol"),
         F.col("quote_date").alias("as_of"),
         "option_type",
@@ -58,15 +63,18 @@ def bucketed(eod: DataFrame) -> DataFrame:
         F.col("trade_volume").alias("volume"),
         F.col("implied_volatility_1545").alias("iv"),
     )
+    return rows.dropna(subset=list(BUCKETS))
 
 
 def baseline(contracts: DataFrame) -> DataFrame:
     """One row a bucket, columns of BASELINE_COLUMNS.
 
     Volume is that of rows with volume > 0, implied volatility that of rows with iv > 0.
-    Standard deviations are those of a sample, null for a single row; the statistics of nothing are null,
-    their count 0. ``log_stddev``: the standard deviation of the natural logarithm, which is what describes the
-    width of a heavy-tailed distribution; its centre is the logarithm of the median.
+    Standard deviations are those of a sample, null for a single row, and exactly 0 where all values are equal
+    (Spark's is about 1e-16 then: it merges the parts of a bucket with rounding, and a z-score over that would be
+    1e16). The statistics of nothing are null, their count 0. ``log_stddev``: the standard deviation of the natural
+    logarithm, which is what describes the width of a heavy-tailed distribution; its centre is the logarithm of the
+    median.
     """
     volume = F.when(F.col("volume") > 0, F.col("volume").cast("double"))
     iv = F.when(F.col("iv") > 0, F.col("iv"))
@@ -78,24 +86,46 @@ def baseline(contracts: DataFrame) -> DataFrame:
                 ("count", lambda c: F.count(c).cast("int")),
                 ("mean", F.mean),
                 ("median", F.median),
-                ("stddev", F.stddev_samp),
-                ("log_stddev", lambda c: F.stddev_samp(F.log(c))),
+                ("stddev", lambda c: _deviation(c, F.stddev_samp(c))),
+                ("log_stddev", lambda c: _deviation(c, F.stddev_samp(F.log(c)))),
             )
         )
     ).select(*(name for name, _ in BASELINE_COLUMNS))  # fmt: skip
 
 
-def read_eod(body: bytes, key: str) -> pa.Table:
-    """The columns that matter; raises InputError when the file isn't an end-of-day file."""
-    options = pacsv.ConvertOptions(column_types=READ, include_columns=list(READ))
-    try:
-        table = pacsv.read_csv(BytesIO(body), convert_options=options)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{key} is no end-of-day file: {reason}; deliver it again") from error
+def _deviation(values: Column, deviation: Column) -> Column:
+    return F.when((F.count(values) > 1) & (F.min(values) == F.max(values)), F.lit(0.0)).otherwise(deviation)
+
+
+def read_eod(body: bytes, key: str, rejected: RejectedRows | None = None) -> pa.Table:
+    """The columns that matter of an end-of-day file, plain, gzip or zip; a bad row is left out.
+
+    ``rejected``: is told of the bad rows. Raises InputError when the file isn't an end-of-day file or has no good row.
+    """
+    bad = rejected or RejectedRows(key, "")
+    batches: list[pa.RecordBatch] = []
+    rows: list[EodRow] = []
+    for number, row in eod_rows(BytesSource(body, key), bad.notes.append):
+        if isinstance(row, BadLine):
+            bad.add(number, row)
+            continue
+        rows.append(row)
+        if len(rows) == ROWS:
+            batches.append(_batch(rows))
+            rows = []
+    batches.append(_batch(rows))
+    table = pa.Table.from_batches(batches)
     if not table.num_rows:
-        raise InputError(f"{key} has no rows; deliver it again")
+        why = f"; all are rejected: {bad.counts}" if bad.counts else ""
+        raise InputError(f"{key} has no row that can be used{why}; deliver it again")
     return table
+
+
+def _batch(rows: list[EodRow]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(READ)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, READ, strict=True)], schema=READ
+    )
 
 
 def store(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
@@ -121,14 +151,21 @@ def build(
         "state": "done",
         "reason": None,
         "buckets": 0,
+        "accepted": 0,
     }
+    rejected = RejectedRows(key, found["ETag"])
     try:
-        table = read_eod(found["Body"].read(), key)
+        table = read_eod(found["Body"].read(), key, rejected)
         rows = [tuple(row) for row in baseline(bucketed(spark.createDataFrame(table))).collect()]
-        manifest |= {"rows": table.num_rows, "buckets": store(contact_points, rows)}
+        manifest |= {
+            "rows": table.num_rows, "accepted": table.num_rows, "buckets": store(contact_points, rows),
+            "reason": rejected.note(),
+        }  # fmt: skip
     except InputError as error:
         log.error("%s", error)
         manifest |= {"state": "failed", "reason": str(error)}
+    manifest |= {"read": manifest["accepted"] + rejected.count, "rejected": rejected.counts}
+    rejected.upload(s3, BUCKET)
     manifest["finished_at"] = datetime.now(UTC).isoformat()
     s3.put_object(
         Bucket=BUCKET, Key=manifest_key(key, found["ETag"]), Body=json.dumps(manifest).encode(),

@@ -97,12 +97,32 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Make a sample trading day."""
     from kintsugi.trades.generator import generate_day
 
-    made = generate_day(
-        options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
-    )
+    try:
+        made = generate_day(
+            options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
+        )
+    except OSError as error:
+        raise KintsugiError(f"cannot write into {options.directory}: {error}") from error
     for path in (*made.eod_files, *made.trade_files, made.truth_file):
         print(path)
     return 0
+
+
+def validate(options: argparse.Namespace, settings: Settings) -> int:
+    """Say what an ingest of files would do, without one; 1 when a file or one of its rows would be rejected."""
+    from kintsugi.connections import s3_client
+    from kintsugi.trades.validation import format_report
+    from kintsugi.trades.validation import validate as look_at
+
+    reports = []
+    for name in options.file:
+        report = look_at(name, lambda: s3_client(settings))
+        reports.append(report)
+        if not options.json:
+            print(format_report(report), flush=True)
+    if options.json:
+        print(json.dumps([report.to_json() for report in reports], indent=2))
+    return 0 if all(report.is_good for report in reports) else 1
 
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
@@ -304,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     disturbed = _add(commands, soak)
     disturbed.add_argument("--kills", type=int, default=20, help="default: 20")
     for seeded in (measured, disturbed):
-        seeded.add_argument("--seed", type=int, help="chooses the data; default: the time")
+        seeded.add_argument("--seed", type=_seed, help="chooses the data; default: the time")
         seeded.add_argument("--report", type=Path, help="default: build/<command>.json")
     compared = _add(commands, reconcile)
     compared.add_argument(
@@ -314,6 +334,9 @@ def _parser() -> argparse.ArgumentParser:
     taken_again.add_argument(
         "keys", nargs="*", help="keys as `kintsugi status` shows them, without s3://bucket/"
     )
+    looked_at = _add(commands, validate)
+    looked_at.add_argument("file", nargs="+", help="a local file, or s3://bucket/key")
+    looked_at.add_argument("--json", action="store_true", help="a list of reports as JSON")
     shown = _add(commands, status)
     told = _add(commands, incident)
     told.add_argument("id", help="as `kintsugi status` lists it")
@@ -328,14 +351,16 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument(
         "--level", action="append", choices=("easy", "standard", "hard"), help="default: all"
     )
-    measured.add_argument("--seed", action="append", type=int, help="default: those kept for the evaluation")
-    measured.add_argument("--trades", type=int, default=200_000, help="rows of a day; default: 200000")
+    measured.add_argument(
+        "--seed", action="append", type=_seed, help="default: those kept for the evaluation"
+    )
+    measured.add_argument("--trades", type=_count, default=200_000, help="rows of a day; default: 200000")
     measured.add_argument("--report", type=Path, default=Path("build/signals.json"))
     made = _add(commands, generate)
     made.add_argument("directory", type=Path, help="where the files go")
     made.add_argument("--day", type=date.fromisoformat, default=date(2024, 10, 8), help="default: 2024-10-08")
-    made.add_argument("--seed", type=int, default=1, help="the same seed makes the same files")
-    made.add_argument("--trades", type=int, default=100_000, help="about how many rows")
+    made.add_argument("--seed", type=_seed, default=1, help="the same seed makes the same files")
+    made.add_argument("--trades", type=_count, default=100_000, help="about how many rows")
     made.add_argument("--level", default="standard", help="of what is planted: easy, standard, hard")
     formed = _add(commands, form_anew)
     formed.add_argument("role", type=_role, choices=(Role.KAFKA, Role.CASSANDRA))
@@ -349,7 +374,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_series_of_faults(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     told_whole = _add(commands, demo)
     told_whole.add_argument(
-        "--trades", type=int, default=40_000, help="rows of the sample day; default: 40000"
+        "--trades", type=_count, default=40_000, help="rows of the sample day; default: 40000"
     )
     told_whole.add_argument("--victim", action="append", help="a node whose plug is pulled; may be repeated")
     all_nodes = _add(commands, rounds)
@@ -397,9 +422,23 @@ def _role(text: str) -> Role:
 
 
 def _count(text: str) -> int:
-    """A number of at least 1; argparse turns the ValueError into wrong usage."""
-    if (number := int(text)) < 1:
-        raise ValueError(f"{text} is less than 1")
+    """A number of at least 1."""
+    return _at_least(1, text)
+
+
+def _seed(text: str) -> int:
+    """A number of at least 0, as numpy's generators take it."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    """The number; argparse turns what is raised into wrong usage."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is less than {least}")
     return number
 
 

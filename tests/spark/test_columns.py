@@ -28,6 +28,33 @@ def test_side_follows_the_quote_rule(
     assert row.select(columns.side(F.col("price"), F.col("bid"), F.col("ask"))).collect()[0][0] == expected
 
 
+def test_a_trade_exactly_at_the_midpoint_has_no_side(spark: SparkSession) -> None:
+    """Every price of two decimals in the middle of quotes that are 2 to 20 cents apart, as doubles of their texts."""
+    rows = [
+        (
+            float(f"{(bid + half) / 100:.2f}"),
+            float(f"{bid / 100:.2f}"),
+            float(f"{(bid + 2 * half) / 100:.2f}"),
+        )
+        for bid in range(0, 60_000, 7)
+        for half in range(1, 11)
+    ]
+    assert sum(price > (bid + ask) / 2 or price < (bid + ask) / 2 for price, bid, ask in rows) > 10_000
+    frame = spark.createDataFrame(rows, "price double, bid double, ask double")
+    found = frame.select(columns.side(F.col("price"), F.col("bid"), F.col("ask")).alias("side"))
+    assert {row.side: row["count"] for row in found.groupBy("side").count().collect()} == {
+        "unknown": len(rows)
+    }
+
+
+@pytest.mark.parametrize("ask", [999_999_999.99, 0.0001])
+def test_a_tick_beside_the_midpoint_has_a_side(spark: SparkSession, ask: float) -> None:
+    bid = ask - 0.0001 if ask > 1 else 0.0
+    row = spark.createDataFrame([(ask, bid, ask), (bid, bid, ask)], "price double, bid double, ask double")
+    found = row.select(columns.side(F.col("price"), F.col("bid"), F.col("ask"))).collect()
+    assert [r[0] for r in found] == ["buy", "sell"]
+
+
 def test_bins_are_half_open_and_puts_use_the_size_of_their_delta(spark: SparkSession) -> None:
     deltas = [0.0, 0.1999, 0.2, -0.2, -0.3456, 0.4, 0.6, -0.7999, 0.8, 1.0, -1.0]
     frame = spark.createDataFrame([(n, d) for n, d in enumerate(deltas)], "n int, delta double")

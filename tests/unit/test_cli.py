@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from kintsugi import cli
 from kintsugi.fleet import REPOSITORY
@@ -49,6 +51,12 @@ def test_deliberate_error_is_a_line_on_stderr(
         ["bogus"],
         ["incident"],
         ["generate", "--seed", "x", "/tmp"],
+        ["generate", "--seed", "-1", "/tmp"],
+        ["generate", "--trades", "0", "/tmp"],
+        ["signals", "--trades", "0"],
+        ["signals", "--seed", "-1"],
+        ["demo", "--trades", "0"],
+        ["validate"],
         ["release", "fly"],
         ["mttr", "--repairs", "0"],
         ["mttr", "--role", "zookeeper"],
@@ -82,6 +90,72 @@ def test_generate_writes_the_same_day_for_the_same_seed(
         days.append([Path(line).read_bytes() for line in capsys.readouterr().out.splitlines()])
     assert days[0] == days[1]
     assert len(days[0]) >= 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--day", "9999-12-31"], ["--day", "2024-10-06"], ["--level", "absurd"], ["--trades", "9", "{file}"]],
+)
+def test_a_day_that_can_t_be_made_is_a_line_on_stderr(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    directory = tmp_path / ("file" if words[-1] == "{file}" else "days")
+    assert cli.main(["generate", str(directory), *(word for word in words if word != "{file}")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+CASES = REPOSITORY / "tests" / "data" / "cases"
+TRADES = "UnderlyingOptionsTradesCalcs_2024-10-08_"
+
+
+def test_validate_says_what_an_ingest_would_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    unreadable = tmp_path / "UnderlyingOptionsEODCalcs_2024-10-07.csv"
+    unreadable.mkdir()
+    files = [CASES / f"{TRADES}date_9999.csv", CASES / f"{TRADES}seven_bytes_lost.csv.zip", unreadable,
+             CASES / "UnderlyingOptionsEODCalcs_2024-10-07_odd_rows.csv", tmp_path / "nowhere", Path("/dev/zero"),
+             Path(sys.executable)]  # fmt: skip
+    assert cli.main(["validate", "--json", *map(str, files)]) == 1
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["file"] for report in reports] == [str(file) for file in files]
+    assert all(set(r) == {"file", "kind", "read", "accepted", "rejected", "error"} for r in reports)
+    assert [(r["kind"], r["read"], r["accepted"], r["rejected"]) for r in reports] == [
+        ("trades", 10, 9, {"time": 1}), ("trades", 0, 0, {}), ("eod", 0, 0, {}),
+        ("eod", 12, 9, {"number": 1, "range": 1, "columns": 1}), (None, 0, 0, {}), (None, 0, 0, {}), (None, 0, 0, {}),
+    ]  # fmt: skip
+    assert [report["error"] is None for report in reports] == [True, False, False, True, False, False, False]
+
+
+def test_validate_of_good_files_is_status_0_and_names_what_was_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = [CASES / f"{TRADES}macos.csv.zip", CASES / "UnderlyingOptionsEODCalcs_2024-10-07.zip"]
+    assert cli.main(["validate", *map(str, files)]) == 0
+    assert ".DS_Store" in capsys.readouterr().out
+
+
+def test_validate_reads_an_object_and_says_when_it_can_t(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+        s3.create_bucket(Bucket="bucket")
+        s3.put_object(Bucket="bucket", Key="k.zip", Body=(CASES / f"{TRADES}macos.csv.zip").read_bytes())
+        monkeypatch.setattr("kintsugi.connections.s3_client", lambda settings: s3)
+        assert cli.main(["validate", "--json", "s3://bucket/k.zip"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["accepted"] == 20
+        assert cli.main(["validate", "--json", "s3://bucket/nothing", "s3://bucket", "s3://another/k"]) == 1
+        assert all(report["error"] for report in json.loads(capsys.readouterr().out))
+
+
+def test_validate_needs_no_installation_and_loads_nothing_heavy() -> None:
+    file = CASES / f"{TRADES}macos.csv.zip"
+    script = (
+        f"import sys, kintsugi.cli; assert kintsugi.cli.main(['validate', {str(file)!r}]) == 0; "
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_password_is_not_printed_where_it_would_be_kept(

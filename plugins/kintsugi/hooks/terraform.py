@@ -142,7 +142,7 @@ class Terraform:
     def _environment(self) -> dict[str, str]:
         settings = self.settings
         environment = dict(os.environ)
-        if not Path(environment.get("TF_CLI_CONFIG_FILE", "/")).is_file():
+        if not _is_readable_file(environment.get("TF_CLI_CONFIG_FILE", "")):
             environment.pop("TF_CLI_CONFIG_FILE", None)
         environment |= {
             "TF_DATA_DIR": str(self.scratch / "data"),
@@ -189,6 +189,15 @@ class Terraform:
 # Options that every apply and destroy has; nodes are made at the same time, as they don't wait for each
 # other.
 _APPLY: dict[str, Any] = {"input": False, "parallelism": 9}
+
+
+def _is_readable_file(path: str) -> bool:
+    """Whether Terraform can take its configuration from there: else it ends with an error, or warns at each call."""
+    try:
+        with Path(path).open("rb"):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _search_path() -> str:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from pyspark.sql import Column  # noqa: TID253 - see above
 from pyspark.sql import functions as F  # noqa: TID253, N812 - the name that Spark's own documentation uses
+from pyspark.sql.types import DecimalType  # noqa: TID253
+
+# A price below 10^9 dollars (`rows.MAX_DOLLARS`): a double is exact to its tenth decimal below 10^5, and no price has
+# more than six. The cast goes by the shortest text of the double, which is the text of the file.
+PRICE = DecimalType(30, 10)
 
 
 def premium(size: Column, price: Column) -> Column:
@@ -17,14 +22,18 @@ def side(price: Column, bid: Column, ask: Column) -> Column:
     At or above the ask a buy, at or below the bid a sell, between them by the midpoint. Exactly at the
     midpoint, or without a valid quote (no ask, or crossed), unknown. A bid of 0 is a valid quote for a
     worthless option.
+
+    Prices are decimals and compared as such: as binary fractions, 2.35 is not the middle of 2.30 and 2.40. In: dollars
+    a share, as doubles.
     """
-    midpoint = (bid + ask) / 2
+    at, low, high = (column.cast(PRICE) for column in (price, bid, ask))
+    twice, both = at + at, low + high
     return (
-        F.when((ask <= 0) | (bid > ask), "unknown")
-        .when((price >= ask) & (price > bid), "buy")
-        .when((price <= bid) & (price < ask), "sell")
-        .when(price > midpoint, "buy")
-        .when(price < midpoint, "sell")
+        F.when((high <= 0) | (low > high), "unknown")
+        .when((at >= high) & (at > low), "buy")
+        .when((at <= low) & (at < high), "sell")
+        .when(twice > both, "buy")
+        .when(twice < both, "sell")
         .otherwise("unknown")
     )
 

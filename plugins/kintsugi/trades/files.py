@@ -1,308 +1,310 @@
-"""A trade file in S3 as a stream of lines, in constant memory: plain, gzip or zip, told apart by content."""
+"""A delivered file as a stream of lines, in constant memory: one reader for trades and for end of day.
+
+Bytes become members (`decompression`), members become lines, and headers are checked and left out. A line ends with
+LF, CRLF or CR. Whatever a file holds, nothing but InputError leaves the reader; errors of S3 pass through, they are
+worth a retry.
+"""
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from kintsugi.errors import InputError
-from kintsugi.trades import s3_pieces
-from kintsugi.trades.rows import (
-    Reason,
-    Rejection,
-    header_fault,
-    is_header,
-    parse,
-    unknown_columns,
-    without,
-)
+from kintsugi.trades import end_of_day, rows, trade_header
+from kintsugi.trades.cells import Reason, Rejection
+from kintsugi.trades.decompression import Note, Pieces, members
+from kintsugi.trades.end_of_day import EOD_NAME, EodHeader, EodRow
+from kintsugi.trades.sources import S3Source, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-RANGE = 1 << 20
-CHUNK = 1 << 18  # of nothing but line ends it makes a list of 24 MiB
-PIECE = 1 << 14
 MAX_LINE = 1 << 16
-MAX_MEMBERS = 1000
-# Trade files shrink five- to tenfold; an archive that grows beyond this is an attack or a mistake.
-MAX_EXPANSION = 300
-MAX_EXPANSION_FREE = 64 << 20
+TRADES_NAME = "UnderlyingOptionsTradesCalcs_"
+MAX_HELD = 100
+MAX_NOTES = 20
+_BLANK = " \t\0\x1a"
+_ODD_STARTS = frozenset('uU"\ufeff' + _BLANK)  # a header, or a line without content, begins with one of them
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that can't even be read as text; ``raw`` holds at most its first 1024 bytes."""
+    """A line that is no row, or the place where bytes are missing; ``raw``: its first MAX_LINE bytes."""
 
     rejection: Rejection
     raw: bytes
 
 
-class _Damaged(Exception):
-    """The bytes end or break here; what came before is good."""
+class Narrowed(str):
+    """A line without the columns that aren't known; ``raw``: the line as it was delivered."""
 
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(text)
-        self.rejection = Rejection(reason, text)
+    __slots__ = ("raw",)
+
+    def __new__(cls, text: str, raw: str) -> Self:
+        made = super().__new__(cls, text)
+        made.raw = raw
+        return made
+
+    raw: str
+
+
+Header = TypeVar("Header")
+
+
+class Layout(Protocol[Header]):
+    """What one kind of file looks like."""
+
+    product: str
+
+    def is_header(self, line: str) -> bool:
+        """Whether the line names columns."""
+
+    def fault(self, line: str) -> str | None:
+        """What is wrong with a header, as a sentence."""
+
+    def header(self, line: str, note: Note) -> Header:
+        """What a faultless header says of the lines that follow."""
+
+    def without_header(self, line: str, last: Header | None) -> Header | None:
+        """The same for rows that have no header, by the first of them; None when it is no row."""
+
+
+class _TradeLayout:
+    """The columns stand in a fixed order; a header says which others there are (name by place)."""
+
+    product = TRADES_NAME
+
+    def is_header(self, line: str) -> bool:
+        return trade_header.is_header(line)
+
+    def fault(self, line: str) -> str | None:
+        return trade_header.header_fault(line)
+
+    def header(self, line: str, note: Note) -> dict[int, str]:
+        unknown = trade_header.unknown_columns(line)
+        if unknown:
+            note(f"unknown columns were left out: {', '.join(name[:40] for name in unknown.values())}")
+        return unknown
+
+    def without_header(self, line: str, last: dict[int, str] | None) -> dict[int, str] | None:
+        if last is not None and line.count(",") >= rows.USED_COLUMNS - 1:
+            return last  # a later member of an archive
+        return None if isinstance(rows.parse(line), Rejection) else {}
+
+
+class _EodLayout:
+    """The header says where the columns stand."""
+
+    product = EOD_NAME
+
+    def is_header(self, line: str) -> bool:
+        return end_of_day.is_header(line)
+
+    def fault(self, line: str) -> str | None:
+        return end_of_day.header_fault(line)
+
+    def header(self, line: str, note: Note) -> EodHeader:
+        return end_of_day.header_of(line)
+
+    def without_header(self, line: str, last: EodHeader | None) -> EodHeader | None:
+        return last
 
 
 def read_lines(
-    s3: S3Client, bucket: str, key: str, etag: str, ignored: Callable[[list[str]], None] | None = None
+    s3: S3Client, bucket: str, key: str, etag: str, note: Note | None = None
 ) -> Iterator[tuple[int, str | BadLine]]:
-    """The lines of one object that aren't empty, with their numbers (from 1, headers included).
+    """`trade_lines` of one content of an S3 object; raises InputError when the object no longer has it."""
+    return trade_lines(S3Source(s3, bucket, key, etag), note)
+
+
+def trade_lines(source: Source, note: Note | None = None) -> Iterator[tuple[int, str | BadLine]]:
+    """The lines of a trade file that aren't blank, with their numbers (from 1, headers and blank ones included).
 
     Headers are checked and left out: the first line, and those in which a later member of an archive begins.
-    Columns that aren't known are taken out of every line; ``ignored`` is told their names. A file that
-    is damaged midway ends with one BadLine. Raises InputError when nothing of the file can be used (no text,
-    unknown columns, a broken archive) or when the object is no longer the one with ``etag``; errors of S3
-    itself pass through, they are worth a retry.
+    Columns that aren't known are taken out of every line (`Narrowed`). Where bytes are missing stands a BadLine.
+    ``note`` is told in sentences what was left out without being a row. Raises InputError when nothing of the file
+    can be used: no text, unknown columns, a broken archive.
     """
-    lines = _split(_content(s3, bucket, key, etag))
-    at, first = next(lines, (0, ""))
-    first = _usable(key, first)
-    unknown: dict[int, str] = {}
-    for number, line in chain([(at, first)], lines):
+    for number, line, unknown in _Reader(source, _TradeLayout(), note).rows():
+        if unknown and not isinstance(line, BadLine):
+            yield number, Narrowed(trade_header.without(line, unknown), line)
+        else:
+            yield number, line
+
+
+def eod_rows(source: Source, note: Note | None = None) -> Iterator[tuple[int, EodRow | BadLine]]:
+    """The rows of an end-of-day file, with their numbers, as `trade_lines` reads them; a bad one is a BadLine."""
+    for number, line, header in _Reader(source, _EodLayout(), note).rows():
         if isinstance(line, BadLine):
             yield number, line
-        elif line[0] in _HEADER_STARTS and is_header(line):
-            if fault := header_fault(line):
-                text = f"another header begins here, and {fault}; the rest of the file was not taken"
-                yield number, BadLine(Rejection(Reason.HEADER, text), line.encode()[:1024])
-                return
-            unknown = unknown_columns(line)
-            if unknown and ignored:
-                ignored(list(unknown.values()))
-        else:
-            yield number, without(line, unknown) if unknown else line
+        elif header is not None:
+            row = end_of_day.parse(line, header)
+            yield number, BadLine(row, raw_bytes(line)) if isinstance(row, Rejection) else row
 
 
-def _usable(key: str, first: str | BadLine) -> str:
-    """The first line of a file that can be used at all; else InputError."""
-    if not first:
-        raise InputError(f"{key} is empty; deliver it again")
-    if isinstance(first, BadLine):
-        raise InputError(f"{key} can't be read: {first.rejection.text}; deliver it again")
-    first = first.removeprefix("\ufeff")
-    if not is_header(first):
-        if isinstance(parse(first), Rejection):
-            raise InputError(
-                f"{key} begins with neither a header nor a trade ({first[:40]!r}); is it a trade file?"
-            )
-    elif fault := header_fault(first):
-        raise InputError(f"{key}: {fault}; no row of it was taken, deliver it with the known columns")
-    return first
+def raw_bytes(line: str) -> bytes:
+    """The bytes of a line as it was delivered."""
+    return getattr(line, "raw", line).encode("utf-8", "surrogateescape")
 
 
-_HEADER_STARTS = frozenset('uU"\ufeff')
+class _Reader(Generic[Header]):
+    """Reads one file of a layout."""
 
+    def __init__(self, source: Source, layout: Layout[Header], note: Note | None) -> None:
+        self._source, self._layout = source, layout
+        self._told: set[str] = set()
+        self._listener = note
+        self._splitter = _Splitter()
+        self._header: Header | None = None
+        self._held: list[tuple[int, BadLine]] = []  # problems before the first row or header
+        self._usable = False
 
-GONE = ("PreconditionFailed", "412", "NoSuchKey", "404")
+    def _note(self, text: str) -> None:
+        """Tell each thing once: every part of a file may have the same header."""
+        if self._listener is not None and text not in self._told and len(self._told) < MAX_NOTES:
+            self._told.add(text)
+            self._listener(text)
 
+    def rows(self) -> Iterator[tuple[int, str | BadLine, Header | None]]:
+        """Every row and every problem, with its line's number and what the last header says."""
+        for member in members(self._source, self._layout.product, self._note):
+            for number, line in self._member(member.name, member.pieces):
+                if isinstance(line, BadLine) and not self._usable:
+                    self._held.append((number, line))
+                    if len(self._held) > MAX_HELD:
+                        raise InputError(self._why_unusable())
+                    continue
+                if self._held:
+                    yield from ((at, problem, None) for at, problem in self._held)
+                    self._held.clear()
+                yield number, line, self._header
+        if not self._usable:
+            raise InputError(self._why_unusable())
 
-def _content(s3: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
-    """The decompressed bytes, in pieces; ends with _Damaged where the archive breaks."""
-    from botocore.exceptions import ClientError
-
-    try:
-        response = s3.get_object(Bucket=bucket, Key=key, IfMatch=etag)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in GONE:
-            raise InputError(
-                f"{key} changed or vanished while it was being read; its new content is a new file"
-            ) from error
-        raise
-    body, size = response["Body"], response["ContentLength"]
-    ranges = _Ranges(s3, bucket, key, etag, size)
-    with body:
-        head = body.read(4)
-        if head[:2] == b"\x1f\x8b":
-            yield from _bounded(_gunzip(_chunks(head, body, ranges, size), key), size, key)
-            return
-        if head != b"PK\x03\x04":
-            yield from _chunks(head, body, ranges, size)
-            return
-    yield from _bounded(_unzip(ranges, key), size, key)
-
-
-def _bounded(pieces: Iterator[bytes], size: int, key: str) -> Iterator[bytes]:
-    """The pieces, until they are absurdly more than the ``size`` bytes that they were made of."""
-    limit = MAX_EXPANSION * size + MAX_EXPANSION_FREE
-    for piece in pieces:
-        limit -= len(piece)
-        if limit < 0:
-            text = f"{key} expands to more than {MAX_EXPANSION} times its size; the rest was not taken"
-            raise _Damaged(Reason.EXPANSION, text)
-        yield piece
-
-
-def _chunks(head: bytes, body: Any, ranges: _Ranges, size: int) -> Iterator[bytes]:
-    yield head
-    yield from s3_pieces.chunks(body, len(head), size, ranges.fetch)
-
-
-def _gunzip(chunks: Iterator[bytes], key: str) -> Iterator[bytes]:
-    """Decompress gzip, also of several members, up to the very byte where it breaks."""
-    engine = zlib.decompressobj(31)
-    started = False
-    for piece in _pieces(chunks):
-        data, full = piece, False
-        while data or full:
-            before = engine.copy()
-            started = True
-            try:
-                out = engine.decompress(data, CHUNK)
-            except zlib.error as error:
-                # zlib throws away what it had decompressed of this piece: go there again, byte by byte.
-                yield from _until_error(before, data)
-                raise _Damaged(Reason.CORRUPT, f"the gzip data of {key} is corrupt: {error}") from error
-            yield out
-            data, full = engine.unconsumed_tail, len(out) == CHUNK
-            if engine.eof:
-                data, full = engine.unused_data.lstrip(b"\0"), False
-                engine = zlib.decompressobj(31)
-                started = False
-    if started:
-        raise _Damaged(Reason.TRUNCATED, f"the gzip data of {key} ends too early")
-
-
-def _pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Small, because a piece that turns out to be corrupt is decompressed again byte by byte."""
-    for chunk in chunks:
-        for start in range(0, len(chunk), PIECE):
-            yield chunk[start : start + PIECE]
-
-
-def _until_error(engine: Any, data: bytes) -> Iterator[bytes]:
-    for index in range(len(data)):
-        try:
-            yield engine.decompress(data[index : index + 1])
-        except zlib.error:
-            return
-
-
-def _unzip(source: io.RawIOBase, key: str) -> Iterator[bytes]:
-    """Every file of a zip archive, one after another, each ending with a line end."""
-    try:
-        archive = zipfile.ZipFile(io.BufferedReader(source, RANGE))
-        members = [member for member in archive.infolist() if not member.is_dir()]
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{key} is a broken zip archive: {error}; deliver it again") from error
-    if len(members) > MAX_MEMBERS:
-        raise InputError(
-            f"{key} holds {len(members)} files; is it a trade file? At most {MAX_MEMBERS} are read"
-        )
-    for member in members:
-        try:
-            data = b"\n"
-            with archive.open(member) as file:
-                while more := file.read(CHUNK):
-                    data = more
-                    yield data
-            if not data.endswith(b"\n"):
-                yield b"\n"
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise _Damaged(Reason.CORRUPT, f"{member.filename} in {key} is corrupt: {error}") from error
-
-
-class _Ranges(io.RawIOBase):
-    """A seekable view of an S3 object by ranged reads: a zip archive's directory is at its end."""
-
-    def __init__(self, s3: S3Client, bucket: str, key: str, etag: str, size: int) -> None:
-        super().__init__()
-        self._s3, self._bucket, self._key, self._etag = s3, bucket, key, etag
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def fetch(self, start: int, end: int) -> bytes:
-        """The bytes from ``start`` to before ``end``; raises InputError when the object has other content now."""
-        from botocore.exceptions import ClientError
-
-        try:
-            response = self._s3.get_object(
-                Bucket=self._bucket, Key=self._key, IfMatch=self._etag, Range=f"bytes={start}-{end - 1}"
-            )
-        except ClientError as error:
-            if error.response["Error"]["Code"] in GONE:
-                raise InputError(
-                    f"{self._key} changed or vanished while it was being read; its new content is a new file"
-                ) from error
-            raise
-        data: bytes = response["Body"].read()
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        if end <= self._at:
-            return 0
-        data = self.fetch(self._at, end)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def _split(chunks: Iterator[bytes]) -> Iterator[tuple[int, str | BadLine]]:
-    """Bytes → numbered lines; the line that damage cuts off is its BadLine."""
-    number = 0
-    rest = b""
-    skipping = False
-    try:
-        for chunk in chunks:
-            data = chunk
-            if skipping:
-                _, newline, data = chunk.partition(b"\n")
-                skipping = not newline
-            *lines, rest = (rest + data).split(b"\n")
-            for line in _decoded(lines):
-                number += 1
-                if line:
+    def _member(self, name: str, pieces: Pieces) -> Iterator[tuple[int, str | BadLine]]:
+        """Its lines without headers; it ends early where another kind of header begins."""
+        first = True
+        for number, found in self._splitter.lines(pieces):
+            line = found
+            if isinstance(line, BadLine):
+                yield number, line
+            elif first or line[0] in _ODD_STARTS:
+                line = line.removeprefix("\ufeff")
+                if not line.strip(_BLANK):
+                    continue
+                is_row, fault = self._begin(line, first)
+                if fault is not None:
+                    text = f"{name}: {fault}; what follows was not taken"
+                    yield number, BadLine(Rejection(Reason.HEADER, text), raw_bytes(line)[:MAX_LINE])
+                    self._splitter.number = number
+                    return
+                first = False
+                if is_row:
                     yield number, line
-            if len(rest) > MAX_LINE:
+            else:
+                yield number, line
+
+    def _begin(self, line: str, first: bool) -> tuple[bool, str | None]:
+        """Whether the line is a row, not a header; and what is wrong with it as the beginning of lines."""
+        layout = self._layout
+        if layout.is_header(line):
+            if fault := layout.fault(line):
+                return False, fault
+            self._header, self._usable = layout.header(line, self._note), True
+            return False, None
+        if first:
+            header = layout.without_header(line, self._header)
+            if header is None:
+                what = f"it begins with neither a header nor a row of {layout.product}…"
+                return False, f"{what} ({line[:40]!r})"
+            self._header, self._usable = header, True
+        return True, None
+
+    def _why_unusable(self) -> str:
+        if not self._held:
+            return f"{self._source.name} is empty; deliver it again"
+        text = self._held[0][1].rejection.text
+        return f"{self._source.name} can't be read: {text}; no row of it was taken, deliver it again"
+
+
+def first_lines(pieces: Pieces, count: int = 5) -> Iterator[str]:
+    """The first lines of a member that hold text."""
+    for number, line in _Splitter().lines(pieces):
+        if number > count:
+            return
+        if not isinstance(line, BadLine) and line.strip(_BLANK):
+            yield line.removeprefix("\ufeff")
+
+
+class _Splitter:
+    """Bytes → numbered lines, over all members of a file; ``number``: of the last line so far."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def lines(self, pieces: Pieces) -> Iterator[tuple[int, str | BadLine]]:
+        """The lines that aren't empty. A Rejection cuts the line in which it stands, and takes its place."""
+        number = self.number
+        rest = b""
+        skipping = False  # a line that is too long
+        for piece in _with_line_feeds(pieces):
+            if isinstance(piece, Rejection):
                 number += 1
-                why = Rejection(Reason.TOO_LONG, f"a line of more than {MAX_LINE} bytes")
-                yield number, BadLine(why, rest[:1024])
-                rest, skipping = b"", True
-    except _Damaged as damaged:
-        yield number + 1, BadLine(damaged.rejection, rest[:1024])
-        return
-    for line in _decoded([rest]):
-        if line:  # nothing, or a lone CR
-            yield number + 1, line
+                yield number, BadLine(piece, rest[:MAX_LINE])
+                rest, skipping = b"", False
+                continue
+            data = piece
+            if skipping:
+                _, newline, data = piece.partition(b"\n")
+                skipping = not newline
+            whole, newline, rest = (rest + data).rpartition(b"\n")
+            if newline:
+                for line in _decoded(whole):
+                    number += 1
+                    if line:
+                        yield number, line
+            if len(rest) > MAX_LINE:
+                if rest.strip(b"\0"):  # else a hole or padding, which may be large
+                    number += 1
+                    yield number, BadLine(TOO_LONG, rest[:MAX_LINE])
+                    skipping = True
+                rest = b""
+        if rest:
+            number += 1
+            yield number, rest.decode("utf-8", "surrogateescape")
+        self.number = number
 
 
-def _decoded(lines: list[bytes]) -> Iterator[str | BadLine]:
-    """Lines as text without CR; all at once when they are valid, one by one when one of them isn't."""
-    try:
-        text = b"\n".join(lines).decode()
-    except UnicodeDecodeError:
-        yield from map(_decode, lines)
-        return
-    if not lines:
-        return
-    for line in text.split("\n"):
-        yield line.removesuffix("\r")
+TOO_LONG = Rejection(Reason.TOO_LONG, f"a line of more than {MAX_LINE} bytes")
 
 
-def _decode(line: bytes) -> str | BadLine:
-    try:
-        return line.decode().removesuffix("\r")
-    except UnicodeDecodeError as error:
-        text = f"byte {error.start} of the line, 0x{line[error.start]:02x}, is not UTF-8"
-        return BadLine(Rejection(Reason.ENCODING, text), line[:1024])
+def _with_line_feeds(pieces: Pieces) -> Pieces:
+    """The same, every line ending with LF: CRLF and CR become one."""
+    carried = b""  # a CR at the end of a piece: the LF that belongs to it may follow
+    for piece in pieces:
+        if isinstance(piece, Rejection):
+            yield carried.replace(b"\r", b"\n")
+            carried = b""
+            yield piece
+            continue
+        data = carried + piece
+        carried = b""
+        if b"\r" in data:
+            if data.endswith(b"\r"):
+                data, carried = data[:-1], b"\r"
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        yield data
+    if carried:
+        yield b"\n"
+
+
+def _decoded(whole: bytes) -> Iterable[str | BadLine]:
+    """Lines as text; a byte that isn't UTF-8 becomes a lone surrogate (PEP 383), so that no other cell suffers."""
+    lines = whole.decode("utf-8", "surrogateescape").split("\n")
+    if len(whole) > MAX_LINE and max(map(len, lines)) > MAX_LINE:
+        return [
+            BadLine(TOO_LONG, raw_bytes(line)[:MAX_LINE]) if len(line) > MAX_LINE else line for line in lines
+        ]
+    return lines

@@ -31,6 +31,10 @@ CANCEL_SHARE = 0.004
 BURST_SHARE = 0.05
 BORDER_DUPLICATES = 5
 BLOCK = 50_000
+FIRST_DAY, LAST_DAY = (
+    date(1990, 1, 1),
+    date(2095, 12, 31),
+)  # all expirations, too, are days that a reader takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,16 @@ def generate_day(
     first begins with the last rows of the one before. ``bad_rows``: malformed rows, spread over the
     files. ``compress``: empty, ``gz`` or ``zip``.
     ``eod_days``: end-of-day files of that many trading days before ``day``. ``level``: one of
-    `planting.LEVELS`. Raises InputError for a weekend and for an unknown level.
+    `planting.LEVELS`. Raises InputError for a weekend, an unknown level, and numbers that make no day.
 
     The truth file holds ``unusual`` (the blocks) and ``shocked`` (identities dealt at a shocked
     volatility) and ``orders`` (behaviour, symbol, first and last time).
     """
+    if trades < 1 or seed < 0 or not FIRST_DAY <= day <= LAST_DAY:
+        raise InputError(
+            f"no day of {trades} trades can be made for {day} from seed {seed}: choose at least 1 trade, "
+            f"a seed of at least 0, and a day from {FIRST_DAY} to {LAST_DAY}"
+        )
     if day.weekday() > 4:
         raise InputError(f"{day} is a {day:%A}, no trading day; choose a weekday")
     chains = _chains(day, seed, eod_days)

@@ -4,6 +4,9 @@ OPRA's sequence number is unique only within one line and day, and the same symb
 millisecond at the same price all day, so no single column will do. The identity is a 128-bit BLAKE2b
 digest of every column that describes the trade itself. Columns that describe the market around it
 (quotes, volatility, delta) are left out: a vendor who corrects a quote has not made another trade.
+
+Event time is kept to the millisecond, as Cassandra's timestamps are. Finer digits of a file are part of the identity,
+or two trades of one millisecond on two lines could become one row.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ VERSION = (
 
 def trade_id(
     symbol: str,
-    ts: int,
+    ts: int | str,
     sequence: int,
     root: str,
     expiration: str,
@@ -32,14 +35,23 @@ def trade_id(
 ) -> str:
     """32 hex digits that identify one trade.
 
-    ``ts`` is in milliseconds since 1970 UTC, ``expiration`` is ``YYYY-MM-DD``. Strike and price enter as
-    Python's shortest exact text of the double, so ``110.000`` and ``110`` are one trade. No field can contain
-    the separator: the row format forbids it.
+    ``ts``: milliseconds since 1970 UTC, as `exact_time` has it. ``expiration``: ``YYYY-MM-DD``. Strike and price
+    enter as Python's shortest exact text of the double, so ``110.000`` and ``110`` are one trade. No field can
+    contain the separator: the row format forbids it.
     """
     return digest(
         symbol, ts, sequence, root, expiration, repr(strike), option_type, exchange, size, repr(price),
         condition, canceled_condition,
     ).hex()  # fmt: skip
+
+
+def exact_time(ts: int, finer: str) -> int | str:
+    """The time in an identity: ``ts`` in milliseconds, and the digits of its file that follow them.
+
+    Zeros at the end say nothing: ``.375``, ``.375000`` are one time.
+    """
+    digits = finer.rstrip("0")
+    return f"{ts}.{digits}" if digits else ts
 
 
 def digest(*columns: str | int) -> bytes:

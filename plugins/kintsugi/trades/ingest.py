@@ -15,23 +15,22 @@ No file holds up another:
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
 from kintsugi.trades.arrivals import Lookout, S3Object, listed, unfinished
 from kintsugi.trades.canary import PREFIX as SYNTHETIC_PREFIX
 from kintsugi.trades.data_source import DataSource, own_source
+from kintsugi.trades.dead_letters import DeadLetters, dead_letter
 from kintsugi.trades.failures import has_vanished, is_transient, reason_of, stops_all
-from kintsugi.trades.files import BadLine, read_lines
+from kintsugi.trades.files import BadLine, raw_bytes, read_lines
 from kintsugi.trades.ledger import Claim, Ledger, State, Tally, file_id
 from kintsugi.trades.producer import Places, Producer, producer
 from kintsugi.trades.rows import Message, Rejection, message
@@ -47,7 +46,7 @@ CHUNK_ROWS = 20_000
 POLL_S = 0.5
 PART_MESSAGES = 5_000  # that are sent before there is asked for room again
 REMEMBERED = 200_000
-DEAD_LETTERS = "dead-letter/"
+LETTER_BYTES = 8 << 20  # of dead letters end a chunk as well
 IDENTITIES = "identities/"
 MANIFESTS = "manifests/"
 SYNTHETIC_EVERY_S = 1.0
@@ -105,20 +104,24 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Numbered lines → chunks of at most ``rows`` lines; one ends at the line ``border`` in any case.
 
-    A row that has the identity of one before it is counted as a duplicate and makes no message.
+    A row that has the identity of one before it is counted as a duplicate and makes no message. A chunk also ends
+    when its dead letters are many, so that memory is bounded.
     """
     recent = Recent()
     chunk: Chunk | None = None
+    letter_bytes = 0
     for number, line in lines:
         if chunk is None:
-            chunk = Chunk(number)
+            chunk, letter_bytes = Chunk(number), 0
         tally = chunk.tally
         tally.read += 1
         tally.lines_done = number
         found = line.rejection if isinstance(line, BadLine) else message(line)
         if isinstance(found, Rejection):
             tally.reject(found.reason.value)
-            chunk.letters.append(_letter(source, number, line, found))
+            raw = line.raw if isinstance(line, BadLine) else raw_bytes(line)
+            chunk.letters.append(dead_letter(source.key, source.etag, number, raw, found))
+            letter_bytes += len(chunk.letters[-1])
         else:
             tally.accepted += 1
             if recent.seen(found.identity):
@@ -126,7 +129,7 @@ def chunks(
             else:
                 tally.produced += 1
                 chunk.messages.append(found)
-        if tally.read >= rows or number == border:
+        if tally.read >= rows or number == border or letter_bytes >= LETTER_BYTES:
             yield chunk
             chunk = None
     if chunk is not None:
@@ -288,7 +291,7 @@ class _Run:
         self._data = source.source or own_source(s3, bucket)
         self._claim, self._kafka, self._between = claim, kafka, between
         self._replay, self._control, self._places = replay, control, Places()
-        self._letters: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by publish
+        self._letters = DeadLetters()
         self.tally = claim.entry.tally
         self.note: str | None = None
 
@@ -314,9 +317,9 @@ class _Run:
         done = self.tally.lines_done
         sent: Chunk | None = None
         key, etag = self._source.key, self._source.etag
-        lines = read_lines(self._data.client, self._data.bucket, key, etag, ignored=self._ignored)
+        lines = read_lines(self._data.client, self._data.bucket, key, etag, note=self._noted)
         for chunk in chunks(self._source, lines, rows, done):
-            self._letters.writelines(letter + b"\n" for letter in chunk.letters)
+            chunk.letters = [letter for letter in chunk.letters if self._letters.add(letter)]
             if chunk.tally.lines_done > done:  # else it was sent by an earlier attempt
                 self._acknowledged(sent)  # while Kafka took it, this chunk was read
                 self._send(chunk, pace)
@@ -324,10 +327,12 @@ class _Run:
                 if self._between is not None:
                     self._between()
         self._acknowledged(sent)
+        if text := self._letters.note():
+            self._noted(text)
 
-    def _ignored(self, names: list[str]) -> None:
-        self.note = f"unknown columns were left out: {', '.join(name[:40] for name in names)}"
-        log.warning("%s: %s", self._source.key, self.note)
+    def _noted(self, text: str) -> None:
+        self.note = f"{self.note}; {text}" if self.note else text
+        log.warning("%s: %s", self._source.key, text)
 
     def _send(self, chunk: Chunk, pace: Pace | None) -> None:
         if chunk.messages:
@@ -358,10 +363,7 @@ class _Run:
     def publish(self, account: FileAccount) -> None:
         """Write the dead letters and the manifest to S3; the same run writes the same objects again."""
         name = file_id(self._source.key, self._source.etag)
-        with self._letters:
-            if self._letters.tell():
-                self._letters.seek(0)
-                self._s3.upload_fileobj(self._letters, self._bucket, f"{DEAD_LETTERS}{name}.jsonl")
+        self._letters.upload(self._s3, self._bucket, name)
         manifest = {**account.to_dict(), "finished_at": datetime.now(UTC).isoformat()}
         body = json.dumps(manifest, indent=1).encode()
         self._s3.put_object(
@@ -371,24 +373,6 @@ class _Run:
 
 def _if_unforeseen(error: Exception) -> Exception | None:
     return None if isinstance(error, KintsugiError) else error
-
-
-def _letter(source: S3Object, number: int, line: str | BadLine, why: Rejection) -> bytes:
-    """A dead letter: file, ETag, line, reason, its text, and the raw line (base64 when it isn't UTF-8)."""
-    raw = (
-        {"raw_base64": base64.b64encode(line.raw).decode()}
-        if isinstance(line, BadLine)
-        else {"raw": line[:8192]}
-    )
-    letter = {
-        "file": source.key,
-        "etag": source.etag,
-        "line": number,
-        "reason": why.reason,
-        "text": why.text,
-        **raw,
-    }
-    return json.dumps(letter).encode()
 
 
 def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:

@@ -1,25 +1,46 @@
 """One line of a trade file → a Trade, or the reason why it isn't one.
 
-The format is `UnderlyingOptionsTradesCalcs` (19 columns and five more for every exchange). Two ways read
-a line: `message` recognises by one regular expression what practically every line looks like, and makes
-the message from its very text; whatever doesn't match goes through `parse`, which understands quotes and
-odd but lawful numbers, and names what is wrong. Both give the same message (a property-based test).
+The format is `UnderlyingOptionsTradesCalcs`. The first 18 columns make a trade. What stands to the right of them
+(the number of exchanges and their quotes) is used for nothing and rejects no row: since 2022-06-13 the vendor
+leaves it empty. Two ways read a line: `message` recognises by one regular expression what practically every line
+looks like, and makes the message from its very text; whatever doesn't match goes through `parse`, which understands
+quotes and odd but lawful numbers, and names what is wrong. Both give the same message (a property-based test).
 """
 
 from __future__ import annotations
 
-import csv
-import math
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from enum import StrEnum
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from kintsugi.trades.identity import digest, trade_id
+from kintsugi.trades.cells import (
+    DATE,
+    EARLIEST,
+    LATEST,
+    LONGEST_LIFE_DAYS,
+    NUMBER,
+    SYMBOL,
+    InvalidRow,
+    Reason,
+    Rejection,
+    bounds,
+    check_expiration,
+    day_of,
+    integer,
+    iso_day,
+    kind_of_option,
+    number,
+    symbol_of,
+)
+from kintsugi.trades.identity import digest, exact_time, trade_id
+
+__all__ = [
+    "CANCEL_CONDITIONS", "HEAD_COLUMNS", "NEW_YORK", "SLOT_MINUTES", "USED_COLUMNS", "Message", "Reason",
+    "Rejection", "Trade", "is_cancel", "message", "parse",
+]  # fmt: skip
 
 NEW_YORK = ZoneInfo("America/New_York")
 SLOT_MINUTES = 15
@@ -29,29 +50,11 @@ HEAD_COLUMNS = (
     "best_bid",
     "best_ask", "trade_iv", "trade_delta", "underlying_bid", "underlying_ask", "number_of_exchanges",
 )  # fmt: skip
-EXCHANGE_COLUMNS = 5
+USED_COLUMNS = 18  # up to underlying_ask
 MAX_EXCHANGES = 64
 CANCEL_CONDITIONS = frozenset(range(40, 45))
-
-
-class Reason(StrEnum):
-    """Why a row or a file was rejected."""
-
-    ENCODING = "encoding"
-    TRUNCATED = "truncated"
-    CORRUPT = "corrupt"
-    TOO_LONG = "too-long"
-    EXPANSION = "expansion"
-    HEADER = "header"
-    QUOTING = "quoting"
-    COLUMNS = "columns"
-    SYMBOL = "symbol"
-    TIME = "time"
-    DATE = "date"
-    OPTION_TYPE = "option-type"
-    NUMBER = "number"
-    RANGE = "range"
-    EXPIRED = "expired"
+# Above a billion dollars a double no longer holds six decimals.
+MAX_DOLLARS = 1e9
 
 
 @dataclass(slots=True)
@@ -59,10 +62,12 @@ class Trade:
     """One trade, as it travels: also the JSON message on the topic, field by field.
 
     ``trade_id``: see `identity`; the first field, so that a reader can cut it out without parsing.
-    ``ts``: milliseconds since 1970 UTC. ``trade_date``, ``slot``: New York's date (``YYYY-MM-DD``) and
-    quarter of an hour (0…95) of the trade, which choose its partition in Cassandra. ``size``: contracts.
+    ``ts``: milliseconds since 1970 UTC; finer digits are in the identity only. ``trade_date``, ``slot``: New York's
+    date (``YYYY-MM-DD``) and quarter of an hour (0…95) of the trade, which choose its partition in Cassandra.
+    ``size``: contracts.
     ``price``, ``bid``, ``ask``: dollars a share. ``iv``: 0 where it can't be computed. ``delta``:
-    negative for puts.
+    negative for puts. ``underlying_bid``, ``underlying_ask``, ``exchanges``: nothing is computed from them; None
+    where the file has no valid number.
     """
 
     trade_id: str
@@ -84,17 +89,9 @@ class Trade:
     ask: float
     iv: float
     delta: float
-    underlying_bid: float
-    underlying_ask: float
-    exchanges: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Why a line is no trade: a slug to count by, and a sentence for the person who reads the dead letter."""
-
-    reason: Reason
-    text: str
+    underlying_bid: float | None
+    underlying_ask: float | None
+    exchanges: int | None
 
 
 class Message(NamedTuple):
@@ -110,52 +107,40 @@ class Message(NamedTuple):
     value: bytes
 
 
-_SYMBOL = r"\^?[A-Z0-9][A-Z0-9./-]{0,15}"
-_DATE = r"\d{4}-\d\d-\d\d"
-_INT = r"-?\d{1,18}"
 # Numbers as JSON spells them, and by their very form within their ranges: no sign, no leading zero.
 _COUNT = r"(?:0|[1-9]\d{0,3}+)"
-_PRICE = r"(?:0|[1-9]\d{0,14}+)(?:\.\d{1,15}+)?+"
+_PRICE = r"(?:0|[1-9]\d{0,8}+)(?:\.\d{1,15}+)?+"
 _UNIT = r"-?(?:0(?:\.\d{1,15}+)?+|1(?:\.0{1,15}+)?+)"
 _LINE = re.compile(
-    rf"({_SYMBOL}),({_DATE} \d\d):([0-5]\d):([0-5]\d)\.(\d\d\d),(0|[1-9]\d{{0,17}}+),({_SYMBOL}),({_DATE}),"
-    rf"({_PRICE}),([CP]),({_COUNT}),([1-9]\d{{0,8}}+),({_PRICE}),({_COUNT}),({_COUNT}),"
-    rf"({_PRICE}),({_PRICE}),({_PRICE}),({_UNIT}),({_PRICE}),({_PRICE}),(\d|[1-5]\d)((?:,[\d.]++)*+)",
-    re.ASCII,
+    rf"({SYMBOL}),({DATE} \d\d):([0-5]\d):([0-5]\d)\.(\d\d\d)(\d{{0,9}}+),(0|[1-9]\d{{0,17}}+),({SYMBOL}),"
+    rf"({DATE}),({_PRICE}),([CP]),({_COUNT}),([1-9]\d{{0,8}}+),({_PRICE}),({_COUNT}),({_COUNT}),"
+    rf"({_PRICE}),({_PRICE}),({_PRICE}),({_UNIT}),({_PRICE}),({_PRICE})(?:,([1-5]\d|\d)?+(?:,.*+)?+)?+",
+    re.ASCII | re.DOTALL,
 ).fullmatch
-_SYMBOL_ONLY = re.compile(_SYMBOL, re.ASCII).fullmatch
-_EXCHANGE_CELL = re.compile(r"[\d.]+", re.ASCII).fullmatch
-_CAREFUL_TIME = re.compile(rf"({_DATE})[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{{1,3}})0*)?)?", re.ASCII).fullmatch
-_CAREFUL_NUMBER = re.compile(
-    r"[+-]?(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][+-]?\d{1,2})?", re.ASCII
-).fullmatch
-
-
-class _Bad(Exception):
-    """Inside this module only: carries a Rejection to `parse`."""
-
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(text)
-        self.rejection = Rejection(reason, text)
+_COUNT_ONLY = re.compile(r"0*\d{1,2}", re.ASCII).fullmatch
+_CAREFUL_TIME = re.compile(rf"({DATE})[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{{1,12}}))?)?", re.ASCII).fullmatch
+# A cell and the comma after it; the quotes of a cell are doubled within it.
+_CELL = re.compile(r'\s*(?:"((?:[^"]|"")*+)"\s*|([^",]*+))(?:,|\Z)').match
 
 
 def parse(line: str) -> Trade | Rejection:
-    """The trade on this line (without its line end), or why it is none. Raises nothing."""
+    """The trade on this line (without its line end), or why it is none. Raises nothing.
+
+    Bytes of the file that aren't UTF-8 stand in ``line`` as lone surrogates (PEP 383); in a used column they are
+    a rejection of their own.
+    """
     match = _LINE(line)
     try:
         if match is None:
             return _careful(line)
         f = match.groups()
-        exchanges = int(f[21])
-        if f[22].count(",") != exchanges * EXCHANGE_COLUMNS:
-            raise _Bad(Reason.COLUMNS, _columns_text(exchanges, len(HEAD_COLUMNS) + f[22].count(",")))
         return _trade(
-            f[0], f[1], int(f[2]), int(f[3]), int(f[4]), int(f[5]), f[6], f[7], float(f[8]), f[9], int(f[10]),
-            int(f[11]), float(f[12]), int(f[13]), int(f[14]), float(f[15]), float(f[16]), float(f[17]),
-            float(f[18]), float(f[19]), float(f[20]), exchanges,
+            f[0], f[1], int(f[2]), int(f[3]), f[4] + f[5], int(f[6]), f[7], f[8], float(f[9]), f[10], int(f[11]),
+            int(f[12]), float(f[13]), int(f[14]), int(f[15]), float(f[16]), float(f[17]), float(f[18]),
+            float(f[19]), float(f[20]), float(f[21]), None if f[22] is None else int(f[22]),
         )  # fmt: skip
-    except _Bad as bad:
-        return bad.rejection
+    except InvalidRow as invalid:
+        return _rejection(line, invalid)
 
 
 def message(line: str) -> Message | Rejection:
@@ -164,27 +149,23 @@ def message(line: str) -> Message | Rejection:
     if match is None:
         return _careful_message(line)
     (
-        symbol, hour, minute, second, millisecond, sequence, root, expiration, strike, option_type, exchange,
-        size, price, condition, canceled, bid, ask, iv, delta, underlying_bid, underlying_ask, exchanges, tail,
+        symbol, hour, minute, second, millisecond, finer, sequence, root, expiration, strike, option_type, exchange,
+        size, price, condition, canceled, bid, ask, iv, delta, underlying_bid, underlying_ask, exchanges,
     ) = match.groups()  # fmt: skip
     try:
-        hour_ms, hour_slot = _hour(hour)
-        trade_date = hour[:10]
+        hour_ms, hour_slot, trade_day = _hour(hour)
         exact_strike = _exact(strike)
-        lawful = (
-            _day(expiration) >= _day(trade_date)
-            and exact_strike != "0.0"
-            and tail.count(",") == int(exchanges) * EXCHANGE_COLUMNS
-        )
-    except _Bad as bad:
-        return bad.rejection
+        lawful = trade_day <= day_of(expiration) <= trade_day + LONGEST_LIFE_DAYS and exact_strike != "0.0"
+    except InvalidRow as invalid:
+        return invalid.rejection
     if not lawful:
         return _careful_message(line)
+    trade_date = hour[:10]
     minutes = int(minute)
     ts = hour_ms + minutes * 60_000 + int(second) * 1_000 + int(millisecond)
     identity = digest(
-        symbol, ts, sequence, root, expiration, exact_strike, option_type, exchange, size, _exact(price),
-        condition, canceled,
+        symbol, exact_time(ts, finer) if finer else ts, sequence, root, expiration, exact_strike, option_type,
+        exchange, size, _exact(price), condition, canceled,
     )  # fmt: skip
     value = (
         f'{{"trade_id":"{identity.hex()}","symbol":"{symbol}","ts":{ts},"trade_date":"{trade_date}",'
@@ -192,9 +173,26 @@ def message(line: str) -> Message | Rejection:
         f'"expiration":"{expiration}","strike":{strike},"option_type":"{option_type}","exchange":{exchange},'
         f'"size":{size},"price":{price},"condition":{condition},"canceled_condition":{canceled},'
         f'"bid":{bid},"ask":{ask},"iv":{iv},"delta":{delta},"underlying_bid":{underlying_bid},'
-        f'"underlying_ask":{underlying_ask},"exchanges":{exchanges}}}'
+        f'"underlying_ask":{underlying_ask},"exchanges":{exchanges or "null"}}}'
     )
     return Message(identity, ts, symbol, value.encode())
+
+
+def is_cancel(trade: Trade) -> bool:
+    """Whether this row takes another trade back (OPRA conditions 40 to 44)."""
+    return trade.condition in CANCEL_CONDITIONS
+
+
+def _rejection(line: str, invalid: InvalidRow) -> Rejection:
+    """Of an unusable cell that isn't UTF-8 the encoding is what is wrong."""
+    used = ",".join(line.split(",", USED_COLUMNS)[:USED_COLUMNS])
+    try:
+        used.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(used[error.start]) & 0xFF
+        text = f"character {error.start} of the line, the byte 0x{byte:02x}, is not UTF-8: {invalid}"
+        return Rejection(Reason.ENCODING, text)
+    return invalid.rejection
 
 
 def _careful_message(line: str) -> Message | Rejection:
@@ -212,110 +210,41 @@ def _exact(number: str) -> str:
     return repr(float(number))
 
 
-def is_header(line: str) -> bool:
-    """Whether this first line of a file names columns instead of holding a trade."""
-    return line.lstrip('\ufeff"').lower().startswith(HEAD_COLUMNS[0])
-
-
-def header_fault(line: str) -> str | None:
-    """What is wrong with this header, as a sentence; None if the known columns are there, in their order.
-
-    A renamed, missing or moved column is a fault: columns are told apart by place, and to guess would fill
-    tables with wrong numbers in silence. An unknown column beside the known ones is none.
-    """
-    names = _header_names(line)
-    missing = [name for name in HEAD_COLUMNS if name not in names]
-    if missing:
-        index = HEAD_COLUMNS.index(missing[0])
-        found = names[index] if index < len(names) else "nothing"
-        return f"column {index} must be {missing[0]}, but the header says {found[:40]!r}"
-    known = [name for name in names if name in HEAD_COLUMNS]
-    for index, (name, expected) in enumerate(zip(known, HEAD_COLUMNS, strict=False)):
-        if name != expected:
-            return (
-                f"column {index} must be {expected}, but the header says {name!r}: moved or doubled columns"
-            )
-    return None
-
-
-def unknown_columns(line: str) -> dict[int, str]:
-    """The columns of a faultless header that stand among the known ones and aren't known: name by place."""
-    names = _header_names(line)
-    end = names.index(HEAD_COLUMNS[-1])  # what comes after describes the exchanges
-    return {index: name for index, name in enumerate(names[:end]) if name not in HEAD_COLUMNS}
-
-
-def without(line: str, columns: Collection[int]) -> str:
-    """The line without the columns at these places; a line that can't be split stays as it is."""
-    try:
-        cells = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
-    except (csv.Error, StopIteration):
-        return line
-    kept = [cell for index, cell in enumerate(cells) if index not in columns]
-    return ",".join(
-        f'"{cell.replace(chr(34), chr(34) * 2)}"' if "," in cell or '"' in cell else cell for cell in kept
-    )
-
-
-def _header_names(line: str) -> list[str]:
-    return [name.strip(' "').lower() for name in line.lstrip("\ufeff").split(",")]
-
-
-def is_cancel(trade: Trade) -> bool:
-    """Whether this row takes another trade back (OPRA conditions 40 to 44)."""
-    return trade.condition in CANCEL_CONDITIONS
-
-
 def _trade(
-    symbol: str, hour: str, minute: int, second: int, millisecond: int, sequence: int, root: str,
-    expiration: str,
+    symbol: str, hour: str, minute: int, second: int, fraction: str, sequence: int, root: str, expiration: str,
     strike: float, option_type: str, exchange: int, size: int, price: float, condition: int, canceled: int,
-    bid: float, ask: float, iv: float, delta: float, underlying_bid: float, underlying_ask: float,
-    exchanges: int,
+    bid: float, ask: float, iv: float, delta: float, underlying_bid: float | None,
+    underlying_ask: float | None, exchanges: int | None,
 ) -> Trade:  # fmt: skip
-    hour_ms, hour_slot = _hour(hour)
+    hour_ms, hour_slot, trade_day = _hour(hour)
     if minute > 59 or second > 59:
-        raise _Bad(Reason.TIME, f"no such time of day: {hour}:{minute}:{second}")
-    trade_date = hour[:10]
-    if _day(expiration) < _day(trade_date):
-        raise _Bad(Reason.EXPIRED, f"the option expired on {expiration}, before the trade of {trade_date}")
+        raise InvalidRow(Reason.TIME, f"no such time of day: {hour}:{minute}:{second}")
+    check_expiration(expiration, trade_day)
     if not (
-        strike > 0 and size > 0 and price >= 0 and bid >= 0 and ask >= 0 and iv >= 0 and -1 <= delta <= 1
-        and underlying_bid >= 0 and underlying_ask >= 0 and exchange >= 0 and condition >= 0 and canceled >= 0
-        and size < 2**31 and exchange < 2**15 and condition < 2**15 and canceled < 2**15
+        0 < strike < MAX_DOLLARS and 0 <= price < MAX_DOLLARS and 0 <= bid < MAX_DOLLARS and 0 <= ask < MAX_DOLLARS
+        and 0 <= iv < MAX_DOLLARS and -1 <= delta <= 1 and 0 < size < 2**31 and 0 <= exchange < 2**15
+        and 0 <= condition < 2**15 and 0 <= canceled < 2**15
     ):  # fmt: skip
-        raise _Bad(
+        raise InvalidRow(
             Reason.RANGE,
             "a number is out of its range: size and strike > 0, prices and iv >= 0, |delta| <= 1",
         )
     price += 0.0  # turns -0.0 into 0.0, which is the same price
-    ts = hour_ms + minute * 60_000 + second * 1_000 + millisecond
+    ts = hour_ms + minute * 60_000 + second * 1_000 + int(fraction[:3])
     identity = trade_id(
-        symbol,
-        ts,
-        sequence,
-        root,
-        expiration,
-        strike,
-        option_type,
-        exchange,
-        size,
-        price,
-        condition,
-        canceled,
-    )
+        symbol, exact_time(ts, fraction[3:]), sequence, root, expiration, strike, option_type, exchange, size,
+        price, condition, canceled,
+    )  # fmt: skip
     return Trade(
-        identity, symbol, ts, trade_date, hour_slot + minute // SLOT_MINUTES, sequence, root,
-        expiration, strike,
+        identity, symbol, ts, hour[:10], hour_slot + minute // SLOT_MINUTES, sequence, root, expiration, strike,
         option_type, exchange, size, price, condition, canceled, bid, ask, iv, delta, underlying_bid,
-        underlying_ask,
-        exchanges,
+        underlying_ask, exchanges,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
-def _hour(text: str) -> tuple[int, int]:
-    """``2018-01-08 11`` of New York's wall clock → (milliseconds UTC at its start, its first slot).
+def _hour(text: str) -> tuple[int, int, int]:
+    """``2018-01-08 11`` of New York's wall clock → (milliseconds UTC at its start, its first slot, the day's ordinal).
 
     An hour that daylight saving skips is rejected; of an hour that it repeats, the first is meant (no options
     trade in either).
@@ -323,97 +252,79 @@ def _hour(text: str) -> tuple[int, int]:
     try:
         local = datetime.strptime(text, "%Y-%m-%d %H").replace(tzinfo=NEW_YORK)
     except ValueError:
-        raise _Bad(Reason.TIME, f"no such date and hour: {text}") from None
+        raise InvalidRow(Reason.TIME, f"no such date and hour: {text}") from None
+    day = local.toordinal()
+    if not EARLIEST <= day <= LATEST:
+        raise InvalidRow(Reason.TIME, f"the trade is dated {text[:10]}; {bounds()}")
     instant = local.astimezone(UTC)
     if instant.astimezone(NEW_YORK).hour != local.hour:
-        raise _Bad(Reason.TIME, f"New York's clocks skip the hour {text}")
-    return int(instant.timestamp()) * 1000, local.hour * 60 // SLOT_MINUTES
-
-
-@lru_cache(maxsize=4096)
-def _day(text: str) -> int:
-    """``YYYY-MM-DD`` → its ordinal."""
-    try:
-        return date.fromisoformat(text).toordinal()
-    except ValueError:
-        raise _Bad(Reason.DATE, f"no such date: {text}") from None
+        raise InvalidRow(Reason.TIME, f"New York's clocks skip the hour {text}")
+    return int(instant.timestamp()) * 1000, local.hour * 60 // SLOT_MINUTES, day
 
 
 def _careful(line: str) -> Trade:
-    """Reads quotes, spaces and odd numbers too; raises _Bad with the first thing that is wrong."""
-    fields = _fields(line)
-    if len(fields) < len(HEAD_COLUMNS):
-        raise _Bad(Reason.COLUMNS, f"{len(fields)} columns, but a trade has at least {len(HEAD_COLUMNS)}")
-    exchanges = _integer(fields, 18)
-    if not 0 <= exchanges <= MAX_EXCHANGES or len(fields) != len(HEAD_COLUMNS) + exchanges * EXCHANGE_COLUMNS:
-        raise _Bad(Reason.COLUMNS, _columns_text(exchanges, len(fields)))
-    symbol, root = _symbol(fields, 0), _symbol(fields, 3)
-    hour, minute, second, millisecond = _time(fields[1])
-    expiration = fields[4]
-    if not re.fullmatch(_DATE, expiration, re.ASCII):
-        raise _Bad(Reason.DATE, f"expiration is {expiration[:40]!r}, not YYYY-MM-DD")
-    option_type = fields[6].upper()
-    if option_type not in ("C", "P"):
-        raise _Bad(Reason.OPTION_TYPE, f"option_type is {fields[6][:40]!r}, not C or P")
-    for index in range(len(HEAD_COLUMNS), len(fields)):
-        if not _EXCHANGE_CELL(fields[index]):  # the cells of exchanges are counted, not used
-            _number(fields, index)
+    """Reads quotes, spaces and odd numbers too; raises InvalidRow with the first thing that is wrong."""
+    cells = _leading_cells(line)
+    if len(cells) < USED_COLUMNS:
+        raise InvalidRow(Reason.COLUMNS, f"{len(cells)} columns, but a trade has at least {USED_COLUMNS}")
+    symbol, root = _symbol(cells, 0), _symbol(cells, 3)
+    hour, minute, second, fraction = _time(cells[1])
+    iso_day(cells[4], HEAD_COLUMNS[4])
+    option_type = kind_of_option(cells[6])
     return _trade(
-        symbol, hour, minute, second, millisecond, _integer(fields, 2), root, expiration, _number(fields, 5),
-        option_type, _integer(fields, 7), _integer(fields, 8), _number(fields, 9), _integer(fields, 10),
-        _integer(fields, 11), _number(fields, 12), _number(fields, 13), _number(fields, 14),
-        _number(fields, 15),
-        _number(fields, 16), _number(fields, 17), exchanges,
+        symbol, hour, minute, second, fraction, _integer(cells, 2), root, cells[4], _number(cells, 5),
+        option_type, _integer(cells, 7), _integer(cells, 8), _number(cells, 9), _integer(cells, 10),
+        _integer(cells, 11), _number(cells, 12), _number(cells, 13), _number(cells, 14), _number(cells, 15),
+        *_underlying_quote(cells[16], cells[17]), _unused_count(cells[USED_COLUMNS:]),
     )  # fmt: skip
 
 
-def _fields(line: str) -> list[str]:
+def _underlying_quote(bid: str, ask: str) -> tuple[float | None, float | None]:
+    """The underlying's quote, which is only stored: None for both where one is no price."""
+    values = [float(text) if NUMBER(text) else -1.0 for text in (bid, ask)]
+    return (values[0], values[1]) if all(0 <= value < MAX_DOLLARS for value in values) else (None, None)
+
+
+def _unused_count(cells: list[str]) -> int | None:
+    """The number of exchanges, which is only stored: None where it is none."""
+    value = int(cells[0]) if cells and _COUNT_ONLY(cells[0]) else None
+    return value if value is not None and value <= MAX_EXCHANGES else None
+
+
+def _leading_cells(line: str) -> list[str]:
+    """The used columns and the one after them, without quotes and spaces; what is to their right isn't read."""
     if '"' not in line:
-        return [field.strip() for field in line.split(",")]
-    try:
-        return [field.strip() for field in next(csv.reader([line], strict=True))]
-    except (csv.Error, StopIteration) as error:
-        raise _Bad(Reason.QUOTING, f"the quotes don't match: {error}") from None
+        return [cell.strip() for cell in line.split(",", USED_COLUMNS + 1)[: USED_COLUMNS + 1]]
+    cells: list[str] = []
+    at = 0
+    while len(cells) <= USED_COLUMNS:
+        match = _CELL(line, at)
+        if match is None:
+            if len(cells) == USED_COLUMNS:
+                break  # the quotes are broken behind all that is used
+            raise InvalidRow(Reason.QUOTING, f"the quotes of column {len(cells)} don't match")
+        cells.append((match[2] if match[1] is None else match[1].replace('""', '"')).strip())
+        at = match.end()
+        if not match[0].endswith(","):
+            break
+    return cells
 
 
-def _time(text: str) -> tuple[str, int, int, int]:
+def _time(text: str) -> tuple[str, int, int, str]:
     match = _CAREFUL_TIME(text)
     if match is None:
-        raise _Bad(Reason.TIME, f"quote_datetime is {text[:40]!r}, not YYYY-MM-DD HH:MM:SS.mmm")
+        raise InvalidRow(Reason.TIME, f"quote_datetime is {text[:40]!r}, not YYYY-MM-DD HH:MM:SS.mmm")
     day, hour, minute, second, fraction = match.groups()
-    return f"{day} {hour}", int(minute), int(second or 0), int((fraction or "0").ljust(3, "0"))
+    return f"{day} {hour}", int(minute), int(second or 0), (fraction or "").ljust(3, "0")
 
 
-def _symbol(fields: list[str], index: int) -> str:
-    if not _SYMBOL_ONLY(fields[index]):
-        raise _Bad(Reason.SYMBOL, f"{HEAD_COLUMNS[index]} is {fields[index][:40]!r}, which is no symbol")
-    return fields[index]
+def _symbol(cells: list[str], index: int) -> str:
+    return symbol_of(cells[index], HEAD_COLUMNS[index])
 
 
-def _number(fields: list[str], index: int) -> float:
-    text = fields[index]
-    if not _CAREFUL_NUMBER(text):
-        raise _Bad(Reason.NUMBER, f"{_column(index)} is {text[:40]!r}, not a number")
-    value = float(text)
-    if not math.isfinite(value) or abs(value) > 1e18:
-        raise _Bad(Reason.RANGE, f"{_column(index)} is {text[:40]!r}, too large")
-    return value
+def _number(cells: list[str], index: int) -> float:
+    return number(cells[index], HEAD_COLUMNS[index])
 
 
-def _integer(fields: list[str], index: int) -> int:
-    text = fields[index]
-    if re.fullmatch(_INT, text, re.ASCII):
-        return int(text)
-    value = _number(fields, index)
-    if not value.is_integer():
-        raise _Bad(Reason.NUMBER, f"{_column(index)} is {text[:40]!r}, not a whole number")
-    return int(value)
-
-
-def _column(index: int) -> str:
-    return HEAD_COLUMNS[index] if index < len(HEAD_COLUMNS) else f"exchange column {index}"
-
-
-def _columns_text(exchanges: int, found: int) -> str:
-    expected = len(HEAD_COLUMNS) + exchanges * EXCHANGE_COLUMNS
-    return f"{found} columns, but {exchanges} exchanges make {expected}"
+def _integer(cells: list[str], index: int) -> int:
+    return integer(cells[index], HEAD_COLUMNS[index])

@@ -111,9 +111,16 @@ def test_a_run_without_end_is_stopped(terraform: Terraform) -> None:
     assert time.monotonic() - began < 50
 
 
-def test_a_missing_configuration_file_of_terraform_does_no_harm(
-    terraform: Terraform, monkeypatch: pytest.MonkeyPatch
+def test_an_unreadable_configuration_file_of_terraform_does_no_harm(
+    terraform: Terraform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """A file without permission fails as a name that is too long does, for root too: with an OSError."""
+    for path in (str(tmp_path), "/dev/null/terraformrc", "x" * 5000):
+        monkeypatch.setenv("TF_CLI_CONFIG_FILE", path)
+        assert "TF_CLI_CONFIG_FILE" not in terraform._environment()
+    (tmp_path / "rc").touch()
+    monkeypatch.setenv("TF_CLI_CONFIG_FILE", str(tmp_path / "rc"))
+    assert terraform._environment()["TF_CLI_CONFIG_FILE"] == str(tmp_path / "rc")
     monkeypatch.setenv("TF_CLI_CONFIG_FILE", "/nowhere/terraformrc")
     terraform.init()
     assert sys.executable == terraform._environment()["TF_VAR_python"]

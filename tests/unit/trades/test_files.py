@@ -12,9 +12,9 @@ import pytest
 from moto import mock_aws
 
 from kintsugi.errors import InputError
-from kintsugi.trades import files
-from kintsugi.trades.files import BadLine, read_lines
-from kintsugi.trades.rows import HEAD_COLUMNS, Reason
+from kintsugi.trades import decompression, sources
+from kintsugi.trades.files import MAX_LINE, BadLine, raw_bytes, read_lines
+from kintsugi.trades.rows import HEAD_COLUMNS, Reason, Rejection, message
 from tests.unit.trades.test_rows import changed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_every_form_gives_the_same_numbered_lines(s3: S3Client, body: bytes) -> 
 
 
 def test_small_chunks_give_the_same_lines(s3: S3Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHUNK", 7)
+    monkeypatch.setattr(sources, "CHUNK", 7)
     assert read(s3, BODY[:3000] + b"\n") == read(s3, BODY[:3000])
     assert read(s3, gzip.compress(BODY)) == EXPECTED
 
@@ -80,10 +80,11 @@ def test_a_file_without_a_header_is_taken(s3: S3Client) -> None:
 def test_a_line_in_a_wrong_encoding_is_rejected_and_the_rest_goes_in(s3: S3Client) -> None:
     found = read(s3, b"\n".join([HEADER, ROWS[0], b"\xe9" + ROWS[1], ROWS[2]]))
     assert [number for number, _ in found] == [2, 3, 4]
-    bad = found[1][1]
-    assert isinstance(bad, BadLine)
-    assert bad.rejection.reason is Reason.ENCODING
-    assert bad.raw.startswith(b"\xe9")
+    assert isinstance(found[1][1], str)
+    bad = message(found[1][1])
+    assert isinstance(bad, Rejection)
+    assert bad.reason is Reason.ENCODING
+    assert raw_bytes(found[1][1]) == b"\xe9" + ROWS[1]
     assert found[2][1] == ROWS[2].decode()
 
 
@@ -109,7 +110,7 @@ def test_an_endless_line_is_rejected_in_bounded_memory(s3: S3Client) -> None:
     found = read(s3, b"\n".join([HEADER, b"x" * 3_000_000, ROWS[0]]))
     bad = found[0][1]
     assert isinstance(bad, BadLine)
-    assert (found[0][0], bad.rejection.reason, len(bad.raw)) == (2, Reason.TOO_LONG, 1024)
+    assert (found[0][0], bad.rejection.reason, len(bad.raw)) == (2, Reason.TOO_LONG, MAX_LINE)
     assert found[1] == (3, ROWS[0].decode())
 
 
@@ -118,7 +119,7 @@ def test_an_endless_line_is_rejected_in_bounded_memory(s3: S3Client) -> None:
     [
         (b"", "is empty"),
         (b"\x00\x01\x02\xff\xfe", "can't be read"),
-        (b"hello,world\n1,2\n", "neither a header nor a trade"),
+        (b"hello,world\n1,2\n", "neither a header nor a row"),
         (HEADER.replace(b"root", b"stem") + b"\n", "column 3 must be root"),
         (b"\x1f\x8bnot gzip at all", "corrupt"),
         (b"PK\x03\x04no archive", "broken zip"),
@@ -159,9 +160,10 @@ def test_an_unknown_column_is_left_out_of_every_line_and_told(s3: S3Client) -> N
 
     body = b"\n".join([wider(HEADER, b"venue"), *(wider(row, b'"a,b"') for row in ROWS)])
     etag = s3.put_object(Bucket="bucket", Key="k", Body=body)["ETag"]
-    told: list[list[str]] = []
+    told: list[str] = []
     assert list(read_lines(s3, "bucket", "k", etag, told.append)) == EXPECTED
-    assert told == [["venue"]]
+    assert len(told) == 1
+    assert "venue" in told[0]
 
 
 @pytest.mark.parametrize("fill", [b"\0", b"\n", b"1,"])
@@ -169,8 +171,8 @@ def test_an_unknown_column_is_left_out_of_every_line_and_told(s3: S3Client) -> N
 def test_a_bomb_is_cut_off_in_bounded_memory(
     s3: S3Client, monkeypatch: pytest.MonkeyPatch, fill: bytes, pack: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setattr(files, "MAX_EXPANSION_FREE", 1 << 20)
-    monkeypatch.setattr(files, "MAX_EXPANSION", 20)  # of millions of lines the test need not see all
+    monkeypatch.setattr(decompression, "MAX_EXPANSION_FREE", 1 << 20)
+    monkeypatch.setattr(decompression, "MAX_EXPANSION", 20)  # of millions of lines the test need not see all
     bomb = pack(b"\n".join([HEADER, ROWS[0], fill * ((64 << 20) // len(fill))]))
     tracemalloc.start()
     found = read(s3, bomb)

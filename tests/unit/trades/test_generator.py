@@ -10,7 +10,8 @@ import pytest
 from kintsugi.errors import InputError
 from kintsugi.trades.generator import GeneratedDay, generate_day, live_parts
 from kintsugi.trades.planting import LEVELS
-from kintsugi.trades.rows import Rejection, Trade, header_fault, is_cancel, parse
+from kintsugi.trades.rows import Rejection, Trade, is_cancel, parse
+from kintsugi.trades.trade_header import header_fault
 
 DAY = date(2024, 10, 8)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import orjson
 import pytest
 from hypothesis import given
@@ -127,7 +125,6 @@ def test_both_switches_of_daylight_saving(clock: str, utc_ms: int) -> None:
         (8, "1.5", Reason.NUMBER), (9, "-1.0", Reason.RANGE), (9, "nan", Reason.NUMBER),
         (9, "1_0", Reason.NUMBER),
         (9, "1e99", Reason.RANGE), (8, "99999999999", Reason.RANGE), (15, "1.5", Reason.RANGE),
-        (18, "3", Reason.COLUMNS), (18, "x", Reason.NUMBER), (20, "x", Reason.NUMBER),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(column: int, text: str, expected: Reason) -> None:
@@ -136,7 +133,7 @@ def test_what_is_wrong_is_named(column: int, text: str, expected: Reason) -> Non
 
 def test_a_missing_field_and_an_empty_line_are_named() -> None:
     fields = LINE.split(",")
-    assert reason(",".join(fields[:5] + fields[6:])) is Reason.COLUMNS
+    assert reason(",".join(fields[:5] + fields[6:])) is Reason.OPTION_TYPE  # all that follows has moved
     assert reason(",".join(fields[:10])) is Reason.COLUMNS
     assert reason("") is Reason.COLUMNS
     assert reason(LINE.replace("AAPL", '"AAPL', 1)) is Reason.QUOTING
@@ -155,11 +152,91 @@ def test_index_symbols_carry_a_caret_and_classes_a_slash() -> None:
     assert trade(changed(0, "BRK/B")).symbol == "BRK/B"
 
 
-@pytest.mark.parametrize("number", [0, 1, 16])
-def test_the_number_of_exchanges_decides_the_width(number: int) -> None:
-    head = LINE.split(",")[:18]
-    tail = [str(number), *itertools.chain.from_iterable([["5", "10", "1.25", "12", "1.35"]] * number)]
-    assert trade(",".join(head + tail)).exchanges == number
+HEAD = ",".join(LINE.split(",")[:18])
+
+
+@pytest.mark.parametrize(
+    ("tail", "exchanges"),
+    [
+        ("", None), (",", None), (",,,,,,", None), (",,5,10,1.25,12,1.35", None), (",0", 0),
+        (",0,5,10,1.25,12,1.35", 0),
+        (",1,5,10,1.25,12,1.35", 1), (",16", 16), (",64", 64), (",65", None), (",-1", None), (",2.5", None),
+        (",x", None),
+        (',2,"5,10', 2), (',"2","x""', 2), (",1,caf\u00e9,\udce9,nan,\0", 1), (f",3{',9' * 3000}", 3),
+    ],
+)  # fmt: skip
+def test_what_stands_to_the_right_of_the_used_columns_costs_no_trade(
+    tail: str, exchanges: int | None
+) -> None:
+    found = trade(HEAD + tail)
+    assert (found.exchanges, found.trade_id, found.delta) == (exchanges, trade(LINE).trade_id, -0.3456)
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_broken_quotes_cost_a_trade_only_in_a_used_column(quoted: bool) -> None:
+    head = ",".join(f'"{cell}"' for cell in HEAD.split(",")) if quoted else HEAD
+    assert trade(head + ',2,"5').trade_id == trade(LINE).trade_id
+    assert reason(head.replace("174.1200", '"174.12', 1) + ",2") is Reason.QUOTING
+
+
+@pytest.mark.parametrize(
+    ("bid", "ask"), [("", ""), ("", "174.12"), ("x", "174.12"), ("174.1", "nan"), ("-1", "2")]
+)
+def test_an_underlying_without_a_quote_costs_no_trade(bid: str, ask: str) -> None:
+    found = trade(changed(16, bid, changed(17, ask)))
+    assert (found.underlying_bid, found.underlying_ask) == (None, None)
+    assert found.trade_id == trade(LINE).trade_id
+
+
+def test_digits_below_the_millisecond_are_in_the_identity_only() -> None:
+    times = ("2018-01-08 11:11:05.375", "2018-01-08 11:11:05.375456", "2018-01-08 11:11:05.375457",
+             "2018-01-08 11:11:05.375456789")  # fmt: skip
+    found = [trade(changed(1, text)) for text in times]
+    assert {one.ts for one in found} == {1515427865375}
+    assert len({one.trade_id for one in found}) == 4
+    for again in ("2018-01-08 11:11:05.375000", "2018-01-08 11:11:05.375000000000"):
+        assert trade(changed(1, again)).trade_id == found[0].trade_id
+    assert trade(changed(1, "2018-01-08T11:11:05.3754560")).trade_id == found[1].trade_id
+
+
+@pytest.mark.parametrize(
+    ("day", "expiration", "expected"),
+    [
+        ("9999-12-31", "2018-01-19", Reason.TIME), ("9999-12-31", "9999-12-31", Reason.TIME),
+        ("2118-01-08", "2118-01-19", Reason.TIME), ("2100-01-01", "2100-01-19", Reason.TIME),
+        ("1973-04-25", "1973-05-19", Reason.TIME), ("0001-01-01", "0001-01-19", Reason.TIME),
+        ("0000-01-01", "2018-01-19", Reason.TIME), ("2018-01-08", "9999-12-31", Reason.DATE),
+        ("2018-01-08", "2038-12-31", Reason.DATE), ("2018-01-20", "2018-01-19", Reason.EXPIRED),
+    ],
+)  # fmt: skip
+def test_days_on_which_no_option_trades_are_rejected(day: str, expiration: str, expected: Reason) -> None:
+    assert reason(changed(1, f"{day} 11:11:05.375", changed(4, expiration))) is expected
+
+
+@pytest.mark.parametrize("day", ["1973-04-26", "2099-12-31"])
+def test_the_first_and_the_last_day_are_taken(day: str) -> None:
+    assert trade(changed(1, f"{day} 11:11:05.375", changed(4, day))).trade_date == day
+
+
+def test_a_trade_of_the_night_is_in_its_own_day_and_slot() -> None:
+    found = trade(changed(0, "^SPX", changed(1, "2018-01-08 03:15:00.250")))
+    assert (found.trade_date, found.slot, found.ts) == ("2018-01-08", 13, 1515399300250)
+
+
+@pytest.mark.parametrize("column", range(18))
+def test_a_byte_that_is_no_utf8_in_a_used_column_is_named(column: int) -> None:
+    found = parse(changed(column, LINE.split(",")[column] + "\udce9"))
+    if column in (16, 17):  # stored and not used
+        assert isinstance(found, Trade)
+    else:
+        assert isinstance(found, Rejection)
+        assert found.reason is Reason.ENCODING
+        found.text.encode()
+
+
+@pytest.mark.parametrize("column", [5, 9, 12, 13, 14])
+def test_a_billion_dollars_is_out_of_range(column: int) -> None:
+    assert reason(changed(column, "1000000000")) is Reason.RANGE
 
 
 def test_a_trade_on_its_expiration_day_is_lawful() -> None:
@@ -175,15 +252,6 @@ def test_only_conditions_40_to_44_cancel() -> None:
     ]
 
 
-def test_headers_are_known_and_their_faults_named() -> None:
-    header = ",".join(rows.HEAD_COLUMNS)
-    assert rows.is_header("\ufeff" + header.upper())
-    assert rows.header_fault(header + ",more") is None
-    assert not rows.is_header(LINE)
-    fault = rows.header_fault(header.replace("trade_size", "quantity"))
-    assert fault == "column 8 must be trade_size, but the header says 'quantity'"
-
-
 @given(st.text(max_size=300))
 def test_no_text_crashes_the_parser(text: str) -> None:
     assert isinstance(parse(text), Rejection)
@@ -193,22 +261,6 @@ def test_no_text_crashes_the_parser(text: str) -> None:
 def test_one_changed_field_is_a_trade_or_has_a_reason(column: int, text: str) -> None:
     found = parse(changed(column, text))
     assert isinstance(found, (Trade, Rejection))
-
-
-def test_an_unknown_column_is_taken_out_and_a_renamed_missing_or_moved_one_is_a_fault() -> None:
-    names = list(rows.HEAD_COLUMNS)
-    more = ",".join([*names[:3], "venue", *names[3:15], '"memo"', *names[15:], "{exchange_id,bid}[n]"])
-    assert rows.header_fault(more) is None
-    assert rows.unknown_columns(more) == {3: "venue", 16: "memo"}
-    assert rows.unknown_columns(",".join(names) + ",after,the,exchanges") == {}
-    cells = LINE.split(",")
-    wide = ",".join([*cells[:3], "XNYS", *cells[3:15], '"a, ""b"""', *cells[15:]])
-    assert parse(rows.without(wide, {3, 16})) == trade(LINE)
-    assert rows.without('AAPL,"b', {0}) == 'AAPL,"b'
-    moved = [names[1], names[0], *names[2:]]
-    assert "moved or doubled" in str(rows.header_fault(",".join(moved)))
-    assert "moved or doubled" in str(rows.header_fault(",".join([names[0], *names])))
-    assert "must be trade_iv" in str(rows.header_fault(",".join(n for n in names if n != "trade_iv")))
 
 
 def test_an_exchange_and_a_condition_that_nobody_knew_are_taken() -> None:
