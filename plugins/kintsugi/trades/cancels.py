@@ -26,6 +26,24 @@ def match(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[byt
     once: first by the cancel with its sequence number; then every other cancel, in the order of time,
     takes the latest trade that is left.
     """
+    found, waiting, left = _by_sequence(cancels, trades)
+    for cancel in waiting:
+        before = [t for t in left if t.ts <= cancel.ts]
+        if before:
+            found[cancel.trade_id] = before[-1].trade_id
+            left.remove(before[-1])
+    return found
+
+
+def all_by_sequence(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> bool:
+    """Whether every cancel finds its own trade by sequence number, so that no earlier trade can matter."""
+    return not _by_sequence(cancels, trades)[1]
+
+
+def _by_sequence(
+    cancels: Iterable[Candidate], trades: Iterable[Candidate]
+) -> tuple[dict[bytes, bytes], list[Candidate], list[Candidate]]:
+    """Cancel → trade by sequence number; the cancels without one, and the trades that are left, both in order."""
     left = sorted(set(trades))
     found: dict[bytes, bytes] = {}
     waiting = []
@@ -36,9 +54,4 @@ def match(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[byt
             left.remove(same[-1])
         else:
             waiting.append(cancel)
-    for cancel in waiting:
-        before = [t for t in left if t.ts <= cancel.ts]
-        if before:
-            found[cancel.trade_id] = before[-1].trade_id
-            left.remove(before[-1])
-    return found
+    return found, waiting, left

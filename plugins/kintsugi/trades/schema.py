@@ -19,12 +19,12 @@ Tables are modelled by the query they answer, and no partition grows without bou
   trades a day: 1,100 rows.
 - ``late_trades``: trades that came after their window was closed, counted by reason. One partition a trading
   day, one row a batch with late trades; a whole day replayed at 20,000 trades a batch is 6 x 70 rows.
-- ``stream_driver``: one row, the youngest streaming driver.
+- ``stream_driver``: one row: the youngest streaming driver, and the versions of what it holds in memory.
 - ``baseline``: what is usual for a symbol, by bucket and by the day of the end-of-day file. 30 rows a
   symbol a day, 12,000 in the 400 days that they live.
 
 Times to live bound the whole. A trade's row is written once and, but for the mark of the few cancelled ones
-(``canceled_by``, the identity of the cancel), never changed, so compaction by time window suits it.
+(``canceled_by``, the identity of the cancel; ``scores`` of the unusual ones), never changed, so compaction by time window suits it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,12 @@ TRADE_COLUMNS = (
     ("premium", "double"),
     ("side", "text"), ("canceled", "boolean"), ("expiry_bin", "text"), ("delta_bin", "text"),
 )  # fmt: skip
-# Columns of `trade` that aren't delivered with it but follow later; null when its row is written.
-MARK_COLUMNS = (("canceled_by", "blob"),)
+# Columns of `trade` that aren't delivered with it but follow later; null when its row is written. ``scores``: by
+# signal, the score and what is usual (mean or median, standard deviation); null for a trade without a signal.
+MARK_COLUMNS = (
+    ("canceled_by", "blob"),
+    ("scores", "frozen<map<text, frozen<tuple<double, double, double>>>>"),
+)
 UNUSUAL_COLUMNS = (
     ("trade_date", "date"), ("symbol", "text"), ("ts", "timestamp"), ("trade_id", "blob"), ("signal", "text"),
     ("score", "double"), ("root", "text"), ("expiration", "date"), ("strike", "double"),
@@ -89,6 +93,11 @@ CANCEL_COLUMNS = (
     ("slot", "smallint"), ("sequence", "bigint"), ("root", "text"), ("expiration", "date"),
     ("strike", "double"), ("option_type", "text"), ("exchange", "smallint"), ("size", "int"), ("price", "double"),
     ("canceled_condition", "smallint"), ("match", "bigint"), ("trade_id", "blob"),
+    ("former", "frozen<set<blob>>"),
+)  # fmt: skip
+# One row: the youngest driver, and the versions of what a driver holds in memory (microseconds since 1970 UTC).
+DRIVER_COLUMNS = (
+    ("name", "text"), ("epoch", "bigint"), ("baseline_version", "bigint"), ("repair_version", "bigint"),
 )  # fmt: skip
 LATE_COLUMNS = (
     ("trade_date", "date"), ("reason", "text"), ("partition", "int"), ("end_offset", "bigint"), ("trades", "int"),
@@ -144,7 +153,7 @@ TABLES = {
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
     "stream_driver": _table(
-        "stream_driver", (("name", "text"), ("epoch", "bigint")), "name", "comment = 'the youngest wins'"
+        "stream_driver", DRIVER_COLUMNS, "name", "comment = 'the youngest wins'"
     ),
     "baseline": _table(
         "baseline", BASELINE_COLUMNS, "symbol, as_of, option_type, delta_bin, expiry_bin",
@@ -214,7 +223,10 @@ def _add_missing_columns(session: Session) -> None:
         "SELECT table_name, column_name FROM system_schema.columns WHERE keyspace_name = %s", (KEYSPACE,)
     ):
         known.setdefault(row.table_name, set()).add(row.column_name)
-    for table, columns in (("trade", MARK_COLUMNS), ("baseline", BASELINE_COLUMNS)):
+    for table, columns in (
+        ("trade", MARK_COLUMNS), ("baseline", BASELINE_COLUMNS), ("cancel", CANCEL_COLUMNS),
+        ("stream_driver", DRIVER_COLUMNS),
+    ):  # fmt: skip
         for name, kind in columns:
             if name not in known.get(table, {name}):
                 session.execute(f"ALTER TABLE {KEYSPACE}.{table} ADD {name} {kind}")
