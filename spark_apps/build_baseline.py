@@ -25,7 +25,7 @@ from kintsugi.connections import s3_client
 from kintsugi.errors import InputError, KintsugiError
 from kintsugi.fleet import Role
 from kintsugi.settings import BUCKET, load_settings
-from kintsugi.trades.baselines import manifest_key
+from kintsugi.trades.baselines import announce, manifest_key
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.columns import delta_bin, expiry_bin
 from kintsugi.trades.schema import BASELINE_COLUMNS
@@ -98,11 +98,13 @@ def read_eod(body: bytes, key: str) -> pa.Table:
 
 
 def store(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
-    """Write bucket rows (BASELINE_COLUMNS, dates as text); returns how many."""
+    """Write bucket rows (BASELINE_COLUMNS, dates as text), and announce them to the stream; returns how many."""
     prepared = [(row[0], cassandra_date(row[1]), *row[2:]) for row in rows]
     with connected(contact_points) as session:
         writer = Writer(session)
-        return writer.write(writer.baseline, by_partition(prepared, 1), retry_for=60.0)
+        written = writer.write(writer.baseline, by_partition(prepared, 1), retry_for=60.0)
+        announce(session)
+        return written
 
 
 def build(spark: SparkSession, s3: Any, key: str, contact_points: list[str]) -> None:

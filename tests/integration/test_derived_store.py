@@ -13,18 +13,25 @@ import pytest
 from kintsugi.errors import Refused
 from kintsugi.settings import KEYSPACE
 from kintsugi.trades import schema, window_audit
+from kintsugi.trades.baselines import PLACES, STATISTICS, BaselineCache, announce
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.derived import Derived
 from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.derived_store import CassandraStore
-from kintsugi.trades.derived_types import Changes
+from kintsugi.trades.derived_store import CassandraStore, read_row
+from kintsugi.trades.derived_tables import (
+    DERIVED_TABLES,
+    FLOW_WINDOW,
+    LATE_TRADES,
+    Put,
+    window_row,
+)
 from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date
 from kintsugi.trades.stored import ALWAYS, Read, partitions, read_partitions
 from kintsugi.trades.window_audit import WindowAudit
 from tests.integration import servers
-from tests.unit.trades.test_derived import Stream, at, cancel_of, table
+from tests.unit.trades.test_derived import STAMPS, Stream, at, cancel_of, table
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -52,13 +59,21 @@ def empty(session: Session) -> None:
         session.execute(f"TRUNCATE {name}")
 
 
-def stored_row(one: Trade) -> tuple[Any, ...]:
+def stored_row(one: Trade, side: str = "buy") -> tuple[Any, ...]:
     values = {name: getattr(one, name, None) for name, _ in TRADE_COLUMNS} | {
         "trade_id": bytes.fromhex(one.trade_id), "trade_date": cassandra_date(one.trade_date),
-        "expiration": cassandra_date(one.expiration), "side": "buy", "canceled": is_cancel(one),
+        "expiration": cassandra_date(one.expiration), "side": side, "canceled": is_cancel(one),
         "premium": one.size * one.price * 100,
     }  # fmt: skip
     return tuple(values[name] for name, _ in TRADE_COLUMNS)
+
+
+def store(writer: Writer, *trades: Trade, stamp: int | None = None) -> int:
+    """What the executors do: write trades, the first one as version ``stamp``; returns that."""
+    first = next(STAMPS) if stamp is None else stamp
+    rows = [(*stored_row(one), first + number) for number, one in enumerate(trades)]
+    writer.write(writer.versioned_trade, by_partition(rows, 3), retry_for=10)
+    return first
 
 
 class Pair:
@@ -70,50 +85,29 @@ class Pair:
         self.memory = Stream(MemoryStore())
         self.derived = Derived(CassandraStore(session))
 
-    def feed(self, *trades: Trade, scores: dict[str, float] | None = None) -> None:
-        rows = [stored_row(one) for one in trades]
-        self.writer.write(self.writer.trade, by_partition(rows, 3), retry_for=10)
-        self.derived.apply(table(*trades, scores=scores))
-        self.memory.feed(*trades, scores=scores)
+    def feed(self, *trades: Trade, scores: dict[str, float] | None = None, stamp: int | None = None) -> None:
+        stamp = store(self.writer, *trades, stamp=stamp)
+        self.derived.apply(table(*trades, scores=scores, stamp=stamp))
+        self.memory.feed(*trades, scores=scores, stamp=stamp)
 
     def restart(self) -> None:
         self.derived = Derived(CassandraStore(self.session))
 
     def check(self) -> None:
-        """Every table says what the one in memory says."""
-        store = self.memory.store
-        windows = {
-            (row.symbol, str(row.trade_date), row.window_start): (*row[3:-1], row.signal or None)
-            for row in self.session.execute(
-                f"SELECT {', '.join(name for name, _ in schema.WINDOW_COLUMNS)} FROM flow_window"
-            )
-        }
-        assert sorted(windows.values()) == sorted(tuple(found) for found in store.windows_written.values())
-        alerts = {(row.symbol, row.window_start) for row in self.session.execute("SELECT * FROM flow_alert")}
-        assert alerts == {(key[0], key[2]) for key, row in windows.items() if row[-1]}
-        marks = {
-            bytes(row.trade_id): bytes(row.canceled_by)
-            for row in self.session.execute("SELECT trade_id, canceled_by FROM trade")
-            if row.canceled_by
-        }
-        assert marks == store.marks
-        cancels = {
-            bytes(row.cancel_id): row.trade_id and bytes(row.trade_id)
-            for row in self.session.execute("SELECT cancel_id, trade_id FROM cancel")
-        }
-        assert cancels == {key[1]: cancel.trade_id for key, cancel in store.cancels.items()}
-        for name, expected in (
-            ("unusual_trade", store.unusual),
-            ("unusual_canceled", store.unusual_canceled),
-        ):
+        """Every table says what the one in memory says, in every column."""
+        for table_ in DERIVED_TABLES:
+            if table_ is LATE_TRADES:
+                continue
+            select = f"SELECT {', '.join(table_.names)} FROM {table_.name}"
             found = {
-                (bytes(row.trade_id), row.signal): row
-                for row in self.session.execute(f"SELECT * FROM {name}")
+                table_.key_of(row): row for row in (read_row(table_, r) for r in self.session.execute(select))
             }
-            assert found.keys() == expected.keys()
-            assert all(found[key].score == row[5] for key, row in expected.items())
-        tops = {(bytes(r.trade_id), r.ranking) for r in self.session.execute("SELECT * FROM unusual_top")}
-        assert tops == {(key, ranking) for key, signal in store.unusual for ranking in ("premium", signal)}
+            assert found == {table_.key_of(row): row for row in self.memory.store.rows(table_)}, table_.name
+        trades = self.session.execute("SELECT trade_id, canceled_by, scores FROM trade").all()
+        marks = {bytes(row.trade_id): bytes(row.canceled_by) for row in trades if row.canceled_by}
+        assert marks == self.memory.store.marks
+        scores = {bytes(row.trade_id): dict(row.scores) for row in trades if row.scores}
+        assert scores == self.memory.store.scores
 
 
 def test_batches_repeats_cancels_and_restarts_make_the_tables_that_memory_makes(session: Session) -> None:
@@ -208,23 +202,22 @@ def test_what_is_still_being_written_is_not_wrong(session: Session) -> None:
     pair = Pair(session)
     pair.feed(*[at(n, n) for n in range(10)])
     late = [at(n / 10, 100 + n) for n in range(10)]
-    pair.writer.write(pair.writer.trade, by_partition([stored_row(one) for one in late], 3), retry_for=10)
+    first = store(pair.writer, *late)
     stuck, moving = audited(session, lambda: False)
     assert (stuck.wrong, moving) == ([], 1), "the stream hasn't passed them yet"
 
     def windows_come() -> bool:
-        pair.derived.apply(table(*late))
+        pair.derived.apply(table(*late, stamp=first))
         return True
 
     audit, moving = audited(session, windows_come)
     assert (audit.wrong, moving) == ([], 0)
 
     def more_trades_come() -> bool:
-        more = [stored_row(at(n / 10, 200 + n)) for n in range(3)]
-        pair.writer.write(pair.writer.trade, by_partition(more, 3), retry_for=10)
+        store(pair.writer, *(at(n / 10, 200 + n) for n in range(3)))
         return True
 
-    pair.writer.write(pair.writer.trade, by_partition([stored_row(at(0.05, 300))], 3), retry_for=10)
+    store(pair.writer, at(0.05, 300))
     audit, moving = audited(session, more_trades_come)
     assert (audit.wrong, moving) == ([], 1), "it changed between the two looks"
 
@@ -241,21 +234,114 @@ def test_tables_that_were_emptied_come_back_when_the_trades_do(session: Session)
 
 
 def test_an_older_driver_is_refused_and_its_values_lose(session: Session) -> None:
-    store = CassandraStore(session)
+    older = CassandraStore(session)
     pair = Pair(session)
     pair.feed(*[at(n / 5, n) for n in range(10)])
     known = pair.memory.store.windows_written
-    stale = Changes(windows={key: found._replace(trades=-1) for key, found in known.items()})
-    store.write(stale, timestamp=1_000)
+    stale = [Put(FLOW_WINDOW, window_row(key, found._replace(trades=-1))) for key, found in known.items()]
+    older.write(stale, timestamp=1_000)
     pair.check()
     with pytest.raises(Refused, match="taken over"):
-        Derived(store, epoch=1).apply(table(at(0, 99)))
+        Derived(older, epoch=1).apply(table(at(0, 99)))
+
+
+def test_of_two_versions_in_one_batch_exactly_one_is_stored_as_a_whole(session: Session) -> None:
+    """Written at one timestamp they became a row that no file holds: of each column the greater value."""
+    pair = Pair(session)
+    first, second = at(0, 1, delta=-0.9, iv=0.2, bid=1.0), at(0, 1, delta=-0.1, iv=0.3, bid=0.5)
+    for versions in ((first, second), (second, first)):
+        pair.feed(*versions, scores={first.trade_id: 6.0})
+        (row,) = session.execute("SELECT delta, iv, bid FROM trade").all()
+        assert tuple(row) == (versions[-1].delta, versions[-1].iv, versions[-1].bid)
+        pair.check()
+    known = next(STAMPS)
+    pair.feed(first, stamp=known)
+    pair.feed(second, stamp=known - 10)  # comes later, but is the older one
+    (row,) = session.execute("SELECT delta FROM trade").all()
+    assert row.delta == first.delta
+    pair.check()
+
+
+def test_a_trade_that_is_scored_again_stands_where_it_belongs_now(session: Session) -> None:
+    pair = Pair(session)
+    one, other = at(0, 1), at(0.5, 2)
+    pair.feed(one, other, scores={one.trade_id: 5.0, other.trade_id: 6.0})
+    pair.restart()
+    pair.feed(one, scores={one.trade_id: 9.0})
+    pair.feed(other)
+    pair.check()
+    (ranked,) = session.execute("SELECT value FROM unusual_top WHERE ranking = 'high_volume' ALLOW FILTERING")
+    assert ranked.value == 9.0
+    pair.feed(cancel_of(one, 2))
+    pair.check()
+    assert session.execute("SELECT * FROM unusual_top").all() == []
+    assert len(session.execute("SELECT * FROM unusual_canceled").all()) == 1
+
+
+def test_a_keyspace_of_an_earlier_release_is_migrated_with_its_scores(session: Session) -> None:
+    pair = Pair(session)
+    day = [at(n / 5, n) for n in range(20)]
+    pair.feed(*day, cancel_of(day[3], 9), scores={day[n].trade_id: float(n + 1) for n in (3, 7, 9)})
+    for table_, column in (
+        ("trade", "scores"), ("cancel", "former"), ("stream_driver", "baseline_version"),
+        ("stream_driver", "repair_version"),
+    ):  # fmt: skip
+        session.execute(f"ALTER TABLE {table_} DROP {column}")
+    schema.migrate([ADDRESS])
+    pair.restart()
+    pair.check()
+    session.execute("UPDATE stream_driver SET repair_version = 1 WHERE name = 'stream_trades'")
+    pair.feed(at(0, 77), scores={at(0, 77).trade_id: 3.0})
+    pair.check()
 
 
 def test_a_table_of_an_earlier_release_gets_its_columns(session: Session) -> None:
     session.execute("ALTER TABLE trade DROP canceled_by")
     schema.ensure_tables([ADDRESS], replication=1)
     assert session.execute("SELECT canceled_by FROM trade").all() == []
+
+
+def test_only_the_newest_baseline_before_a_day_is_read_by_its_key(session: Session) -> None:
+    writer = Writer(session)
+
+    def put(symbol: str, as_of: str, median: float) -> None:
+        row = (
+            symbol,
+            cassandra_date(as_of),
+            "P",
+            "20-40",
+            "short",
+            30,
+            1.0,
+            median,
+            1.0,
+            30,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+        )
+        writer.write(writer.baseline, [[row]], retry_for=10)
+        announce(session)
+
+    for as_of, median in (("2018-01-04", 4.0), ("2018-01-05", 5.0), (DAY, 8.0)):
+        put("AAPL", as_of, median)
+    cache = BaselineCache([ADDRESS], refresh=0.0)
+    days = [("AAPL", DAY), ("AAPL", "2018-01-05"), ("AAPL", "2018-01-04"), ("MSFT", DAY)]
+
+    def medians() -> list[float | None]:
+        found = cache.of(days)
+        places = (PLACES["P", "20-40", "short"], STATISTICS.index("volume_median"))
+        return [None if (buckets := found[day]) is None else buckets[places] for day in days]
+
+    try:
+        assert medians() == [5.0, 4.0, None, None]
+        put("MSFT", "2018-01-03", 3.0)
+        assert medians() == [5.0, 4.0, None, 3.0]
+    finally:
+        assert cache._session is not None
+        cache._session.cluster.shutdown()
 
 
 def test_a_table_of_an_earlier_release_is_compacted_as_now(session: Session) -> None:
@@ -294,9 +380,7 @@ def test_rows_are_written_at_local_quorum(session: Session) -> None:
             return session.execute_async(statement, *values)
 
     recorder: Any = Recorder()
-    writer = Writer(recorder)
-    rows = [stored_row(at(n, n)) for n in range(3)]
-    writer.write(writer.trade, by_partition(rows, 3), retry_for=10)
+    store(Writer(recorder), *(at(n, n) for n in range(3)))
     Derived(CassandraStore(recorder)).apply(table(*(at(n, n) for n in range(3))))
     assert sent
     assert {statement.consistency_level for statement in sent} == {None}  # the profile's

@@ -61,16 +61,21 @@ USUAL_OF = {
 UNUSUAL_NAMES = (
     "root", "expiration", "strike", "option_type", "size", "price", "premium", "side", "iv", "delta",
 )  # fmt: skip
-# What the driver needs of a stored trade, with its types for Spark.
-DERIVING = (
+# What the executors return of a stored trade, with its types for Spark.
+RETURNED = (
     "trade_id string, symbol string, trade_date string, slot int, ts bigint, sequence bigint, root string, "
     "expiration string, strike double, option_type string, exchange int, size int, price double, "
     "condition int, canceled_condition int, iv double, delta double, premium double, side string, "
-    "canceled boolean, match bigint, stamp bigint, "
-    "high_volume double, iv_jump double, usual_volume_mean double, usual_volume_stddev double, "
-    "usual_iv_median double, usual_iv_stddev double, partition int, offset bigint"
+    "canceled boolean, expiry_bin string, delta_bin string, match bigint, stamp bigint, partition int, offset bigint"
 )
-DERIVING_NAMES = tuple(column.split()[0] for column in DERIVING.split(", "))
+# What `Derived.apply` needs: the same with the scores, as `signals.with_scores` adds them.
+DERIVING = (
+    f"{RETURNED}, high_volume double, iv_jump double, usual_volume_mean double, usual_volume_stddev double, "
+    "usual_iv_median double, usual_iv_stddev double"
+)
+RETURNED_NAMES, DERIVING_NAMES = (
+    tuple(column.split()[0] for column in columns.split(", ")) for columns in (RETURNED, DERIVING)
+)
 
 FLOWING = (
     "trade_id", "symbol", "trade_date", "slot", "ts", "option_type", "size", "price", "delta", "side",

@@ -152,23 +152,26 @@ class MemoryStore:
         self._state = self._state._replace(repair=version)
 
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
-        records = {day: DayRecord([], [], [], [], []) for day in days}
-        found: tuple[Any, ...]
-        for table, place, target in (
-            (FLOW_WINDOW, (0, 1), 0), (CANCEL, (0, 1), 2), (UNUSUAL_TRADE, (1, 0), 3), (UNUSUAL_CANCELED, (1, 0), 4),
-        ):  # fmt: skip
-            for row in self.rows(table) if days else ():
-                record = records.get((row[place[0]], row[place[1]]))
-                if record is None:
-                    continue
-                if table is FLOW_WINDOW:
-                    found = (row[2],)
-                    if row[-1]:
-                        record.alerts.append(row[2])  # type: ignore[attr-defined]
-                else:
-                    found = (cancel_of(row),) if table is CANCEL else (row,)
-                record[target].extend(found)  # type: ignore[attr-defined]
-        return records
+        windows, cancels = self._by_day(FLOW_WINDOW, days), self._by_day(CANCEL, days)
+        unusual, canceled = self._by_day(UNUSUAL_TRADE, days), self._by_day(UNUSUAL_CANCELED, days)
+        return {
+            day: DayRecord(
+                [row[2] for row in windows[day]],
+                [row[2] for row in windows[day] if row[-1]],
+                [cancel_of(row) for row in cancels[day]],
+                unusual[day],
+                canceled[day],
+            )
+            for day in days
+        }
+
+    def _by_day(self, table: Table, days: Sequence[Day]) -> dict[Day, list[Row]]:
+        found: dict[Day, list[Row]] = {day: [] for day in days}
+        symbol, date = table.names.index("symbol"), table.names.index("trade_date")
+        for row in self.rows(table) if days else ():
+            if (row[symbol], row[date]) in found:
+                found[row[symbol], row[date]].append(row)
+        return found
 
     def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
         return {
@@ -251,4 +254,4 @@ class MemoryStore:
     @property
     def late(self) -> dict[tuple[str, str, int, int], int]:
         """The table ``late_trades``."""
-        return {row[:-1]: row[-1] for row in self.rows(LATE_TRADES)}  # type: ignore[misc]
+        return {(row[0], row[1], row[2], row[3]): row[4] for row in self.rows(LATE_TRADES)}
