@@ -5,17 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, date
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kintsugi.errors import Refused
 from kintsugi.settings import KEYSPACE
-from kintsugi.trades import schema, window_audit
+from kintsugi.trades import derived_audit, schema, score_backfill
 from kintsugi.trades.baselines import PLACES, STATISTICS, BaselineCache, announce
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.derived import Derived
+from kintsugi.trades.derived_audit import DerivedAudit
 from kintsugi.trades.derived_memory import MemoryStore
 from kintsugi.trades.derived_store import CassandraStore, read_row
 from kintsugi.trades.derived_tables import (
@@ -28,8 +29,7 @@ from kintsugi.trades.derived_tables import (
 from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date
-from kintsugi.trades.stored import ALWAYS, Read, partitions, read_partitions
-from kintsugi.trades.window_audit import WindowAudit
+from kintsugi.trades.stored import ALWAYS, Read, milliseconds, partitions, read_partitions
 from tests.integration import servers
 from tests.unit.trades.test_derived import STAMPS, Stream, at, cancel_of, table
 
@@ -135,67 +135,129 @@ def test_batches_repeats_cancels_and_restarts_make_the_tables_that_memory_makes(
     assert len(values) > 3
 
 
-def audited(session: Session, passed: Callable[[], bool] = lambda: True) -> tuple[WindowAudit, int]:
-    """The audit of everything that is stored, and how many windows it found being written."""
-    audit = WindowAudit(session)
+def audited(
+    session: Session, passed: Callable[[], bool] = lambda: True, *, repair: bool = False
+) -> tuple[DerivedAudit, int]:
+    """The audit of everything that is stored, and how many rows it found being written."""
+    audit = DerivedAudit(session, repair=repair, grace_s=0.0)
     places: list[Read] = [(*place, *ALWAYS) for place in sorted(partitions(session))]
-    for place, rows in zip(places, read_partitions(session, places, window_audit.COLUMNS), strict=True):
+    for place, rows in zip(places, read_partitions(session, places, derived_audit.COLUMNS), strict=True):
         audit.see(place, rows)
     return audit, audit.settle(passed, deadline=time.monotonic())
 
 
-def test_windows_are_the_sums_of_the_trades_that_count(session: Session) -> None:
+def filled(session: Session) -> Pair:
+    """Tables with something of everything: windows, alerts, cancels with and without a trade, unusual trades."""
     pair = Pair(session)
-    day = [at(n * 7, n, size=1 + n % 3) for n in range(150)]
-    rows = [*day, *(cancel_of(one, one.sequence * 7 + 3) for one in day[::7])]
+    day = [at(n * 7, n, size=1 + n % 3) for n in range(60)] + [at(0.1, 100 + n, size=4) for n in range(25)]
+    rows = [
+        *day,
+        *(cancel_of(one, one.sequence * 7 + 3) for one in day[:60:7]),
+        cancel_of(at(0, 5, size=77), 1),
+    ]
+    scores = {one.trade_id: float(n) for n, one in enumerate(day) if n % 5 == 2 or n == 14}
     for start in range(0, len(rows), 30):
-        pair.feed(*rows[max(0, start - 10) : start + 30])
+        pair.feed(*rows[max(0, start - 10) : start + 30], scores=scores)
+    return pair
+
+
+def test_all_tables_are_what_follows_from_the_stored_trades(session: Session) -> None:
+    pair = filled(session)
     audit, moving = audited(session)
-    assert (audit.wrong, moving) == ([], 0)
-    assert audit.compared == len(pair.memory.store.windows_written) > 10
+    assert (audit.named, moving) == ({}, 0)
+    counts = {table_.name: len(pair.memory.store.rows(table_)) for table_ in DERIVED_TABLES}
+    assert all(counts[table_.name] for table_ in DERIVED_TABLES if table_ is not LATE_TRADES)
+    assert audit.compared == {name: count for name, count in counts.items() if name != LATE_TRADES.name}
+
+
+ROW = "trade_date = '{day}' AND symbol = 'AAPL' AND ts = {ts} AND trade_id = {trade_id} AND signal = 'high_volume'"
+WINDOW = "symbol = 'AAPL' AND trade_date = '{day}' AND window_start = {window_start}"
+TRADE = "symbol = 'AAPL' AND trade_date = '{day}' AND slot = {slot} AND ts = {ts} AND trade_id = {trade_id}"
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("table_", "change"),
     [
-        "UPDATE flow_window SET trades = 99 WHERE {window}",
-        "UPDATE flow_window SET call_delta = 0.5 WHERE {window}",
-        "UPDATE flow_window SET signal = 'imbalance' WHERE {window}",
-        "DELETE FROM flow_window WHERE {window}",
-        "DELETE FROM trade WHERE {trade}",
-        "UPDATE trade SET size = 7 WHERE {trade}",
-        "UPDATE trade SET canceled_by = 0x01 WHERE {trade}",
+        ("flow_window", "UPDATE flow_window SET trades = 99 WHERE " + WINDOW),
+        ("flow_window", "UPDATE flow_window SET call_delta = 0.5 WHERE " + WINDOW),
+        ("flow_window", "DELETE FROM flow_window WHERE " + WINDOW),
+        ("flow_window", "INSERT INTO flow_window (symbol, trade_date, window_start, trades) "
+                        "VALUES ('NONE', '{day}', 60000, 1)"),
+        ("flow_alert", "DELETE FROM flow_alert WHERE " + WINDOW),
+        ("flow_alert", "UPDATE flow_alert SET signal = 'imbalance' WHERE trade_date = '{day}' AND symbol = 'NONE' "
+                       "AND window_start = 60000"),
+        ("cancel", "UPDATE cancel SET trade_id = 0x01 WHERE symbol = 'AAPL' AND trade_date = '{day}' "
+                   "AND cancel_id = {cancel_id}"),
+        ("cancel", "DELETE FROM cancel WHERE symbol = 'AAPL' AND trade_date = '{day}' AND cancel_id = {cancel_id}"),
+        ("trade", "UPDATE trade SET canceled_by = 0x01 WHERE " + TRADE),
+        ("unusual_trade", "UPDATE unusual_trade SET score = 99 WHERE " + ROW),
+        ("unusual_trade", "DELETE FROM unusual_trade WHERE " + ROW),
+        ("unusual_canceled", "INSERT INTO unusual_canceled (trade_date, symbol, ts, trade_id, signal, score) "
+                             "VALUES ('{day}', 'AAPL', {ts}, {trade_id}, 'iv_jump', 1)"),
+        ("unusual_top", "DELETE FROM unusual_top WHERE trade_date = '{day}' AND ranking = 'high_volume' "
+                        "AND value = {score}"),
+        ("unusual_top", "INSERT INTO unusual_top (trade_date, ranking, value, symbol, ts, trade_id, signal) "
+                        "VALUES ('{day}', 'premium', 1e9, 'AAPL', {ts}, {trade_id}, 'high_volume')"),
     ],
-)
-def test_a_window_that_is_not_what_its_trades_sum_to_is_named(session: Session, change: str) -> None:
+)  # fmt: skip
+def test_a_row_that_does_not_follow_from_the_trades_is_named_and_repaired(
+    session: Session, table_: str, change: str
+) -> None:
+    pair = filled(session)
+    row = session.execute("SELECT * FROM unusual_trade").all()[0]
+    (slot,) = {
+        trade.slot
+        for trade in session.execute("SELECT trade_id, slot FROM trade")
+        if trade.trade_id == row.trade_id
+    }
+    window = (
+        row.ts
+        if "flow_alert" not in change
+        else session.execute("SELECT * FROM flow_alert").one().window_start
+    )
+    values = {
+        "day": DAY, "ts": milliseconds(row.ts), "trade_id": f"0x{row.trade_id.hex()}", "slot": slot,
+        "window_start": milliseconds(window.replace(second=0, microsecond=0)), "score": row.score,
+        "cancel_id": f"0x{session.execute('SELECT cancel_id FROM cancel').one().cancel_id.hex()}",
+    }  # fmt: skip
+    session.execute(change.format(**values))
+    audit, moving = audited(session)
+    assert (set(audit.wrong), moving, audit.repaired) == ({table_} | ranked(table_), 0, 0)
+    assert all(names[0].startswith(name) for name, names in audit.named.items())
+    audit, moving = audited(session, repair=True)
+    assert (moving, audit.repaired) == (0, sum(audit.wrong.values()))
+    pair.check()
+    assert audited(session)[0].named == {}
+
+
+def ranked(table_: str) -> set[str]:
+    """What is wrong in the ranks when unusual trades are: they are compared with them."""
+    return {"unusual_top"} if table_ == "unusual_trade" else set()
+
+
+def test_a_driver_forgets_what_it_held_when_tables_were_repaired(session: Session) -> None:
+    pair = filled(session)
+    one = at(0.2, 500)
+    pair.feed(one, scores={one.trade_id: 5.0})
+    session.execute("TRUNCATE unusual_trade")
+    session.execute("TRUNCATE unusual_top")
+    audit, _ = audited(session, repair=True)
+    assert audit.repaired > 3
+    pair.feed(one, scores={one.trade_id: 6.0})
+    pair.check()
+
+
+def test_a_window_that_lost_a_trade_is_named(session: Session) -> None:
     pair = Pair(session)
     pair.feed(*[at(n * 20, n) for n in range(12)])
     trade = session.execute("SELECT * FROM trade").all()[5]
-    start = trade.ts.replace(second=0, microsecond=0)
-    window = f"symbol = '{trade.symbol}' AND trade_date = '{DAY}' AND window_start = {{start}}"
-    stamp = round(start.replace(tzinfo=UTC).timestamp() * 1000)
-    key = f"ts = {round(trade.ts.replace(tzinfo=UTC).timestamp() * 1000)} AND trade_id = 0x{trade.trade_id.hex()}"
+    key = f"ts = {milliseconds(trade.ts)} AND trade_id = 0x{trade.trade_id.hex()}"
     session.execute(
-        change.format(
-            window=window.format(start=stamp),
-            trade=f"symbol = '{trade.symbol}' AND trade_date = '{DAY}' AND slot = {trade.slot} AND {key}",
-        )
+        f"DELETE FROM trade WHERE symbol = 'AAPL' AND trade_date = '{DAY}' AND slot = {trade.slot} AND {key}"
     )
     audit, moving = audited(session)
-    assert ([window_audit.name(window) for window in audit.wrong], moving) == (
-        [f"{trade.symbol} {DAY} {start:%H:%M}Z"],
-        0,
-    )
-
-
-def test_a_window_without_any_trade_is_named(session: Session) -> None:
-    pair = Pair(session)
-    pair.feed(*[at(n, n) for n in range(3)])
-    session.execute(
-        f"UPDATE flow_window SET trades = 1 WHERE symbol = 'AAPL' AND trade_date = '{DAY}' AND window_start = 60000"
-    )
-    audit, _ = audited(session)
-    assert [window_audit.name(window) for window in audit.wrong] == [f"AAPL {DAY} 00:01Z"]
+    start = trade.ts.replace(second=0, microsecond=0)
+    assert (audit.named, moving) == ({"flow_window": [f"flow_window AAPL {DAY} {start:%H:%M:%S}Z"]}, 0)
 
 
 def test_what_is_still_being_written_is_not_wrong(session: Session) -> None:
@@ -204,14 +266,14 @@ def test_what_is_still_being_written_is_not_wrong(session: Session) -> None:
     late = [at(n / 10, 100 + n) for n in range(10)]
     first = store(pair.writer, *late)
     stuck, moving = audited(session, lambda: False)
-    assert (stuck.wrong, moving) == ([], 1), "the stream hasn't passed them yet"
+    assert (stuck.named, moving) == ({}, 1), "the stream hasn't passed them yet"
 
     def windows_come() -> bool:
         pair.derived.apply(table(*late, stamp=first))
         return True
 
     audit, moving = audited(session, windows_come)
-    assert (audit.wrong, moving) == ([], 0)
+    assert (audit.named, moving) == ({}, 0)
 
     def more_trades_come() -> bool:
         store(pair.writer, *(at(n / 10, 200 + n) for n in range(3)))
@@ -219,7 +281,7 @@ def test_what_is_still_being_written_is_not_wrong(session: Session) -> None:
 
     store(pair.writer, at(0.05, 300))
     audit, moving = audited(session, more_trades_come)
-    assert (audit.wrong, moving) == ([], 1), "it changed between the two looks"
+    assert (audit.named, moving) == ({}, 1), "it changed between the two looks"
 
 
 def test_tables_that_were_emptied_come_back_when_the_trades_do(session: Session) -> None:
@@ -279,12 +341,22 @@ def test_a_trade_that_is_scored_again_stands_where_it_belongs_now(session: Sessi
 
 
 def test_a_keyspace_of_an_earlier_release_is_migrated_with_its_scores(session: Session) -> None:
-    pair = Pair(session)
+    pair, first = Pair(session), next(STAMPS)
     day = [at(n / 5, n) for n in range(20)]
-    pair.feed(*day, cancel_of(day[3], 9), scores={day[n].trade_id: float(n + 1) for n in (3, 7, 9)})
+    trades = [*day, cancel_of(day[3], 9)]
+    pair.feed(*trades, scores={day[n].trade_id: float(n + 1) for n in (3, 7, 9)}, stamp=first)
+    session.execute("TRUNCATE trade")  # a dropped column would hide the older values that come back
+    store(pair.writer, *trades, stamp=first)
+    (cancel,) = pair.memory.store.marks.values()
+    marked = (day[3].slot, day[3].ts, bytes.fromhex(day[3].trade_id))
+    session.execute(
+        f"UPDATE trade SET canceled_by = %s WHERE symbol = 'AAPL' AND trade_date = '{DAY}' "
+        "AND slot = %s AND ts = %s AND trade_id = %s",
+        (cancel, *marked),
+    )
+    session.execute(f"DELETE FROM stream_driver WHERE name = '{score_backfill.DONE}'")
     for table_, column in (
-        ("trade", "scores"), ("cancel", "former"), ("stream_driver", "baseline_version"),
-        ("stream_driver", "repair_version"),
+        ("cancel", "former"), ("stream_driver", "baseline_version"), ("stream_driver", "repair_version"),
     ):  # fmt: skip
         session.execute(f"ALTER TABLE {table_} DROP {column}")
     schema.migrate([ADDRESS])
