@@ -56,7 +56,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 @pytest.fixture(autouse=True)
 def empty(session: Session) -> None:
     for name in schema.TABLES:
-        session.execute(f"TRUNCATE {name}")
+        session.execute(f"TRUNCATE {name}", timeout=60)
 
 
 def stored_row(one: Trade, side: str = "buy") -> tuple[Any, ...]:
@@ -239,8 +239,8 @@ def test_a_driver_forgets_what_it_held_when_tables_were_repaired(session: Sessio
     pair = filled(session)
     one = at(0.2, 500)
     pair.feed(one, scores={one.trade_id: 5.0})
-    session.execute("TRUNCATE unusual_trade")
-    session.execute("TRUNCATE unusual_top")
+    session.execute("TRUNCATE unusual_trade", timeout=60)
+    session.execute("TRUNCATE unusual_top", timeout=60)
     audit, _ = audited(session, repair=True)
     assert audit.repaired > 3
     pair.feed(one, scores={one.trade_id: 6.0})
@@ -289,7 +289,7 @@ def test_tables_that_were_emptied_come_back_when_the_trades_do(session: Session)
     day = [at(n / 5, n) for n in range(40)]
     pair.feed(*day, cancel_of(day[3], 9), scores={day[5].trade_id: 7.0})
     for name in schema.TABLES:
-        session.execute(f"TRUNCATE {name}")
+        session.execute(f"TRUNCATE {name}", timeout=60)
     pair.restart()
     pair.feed(*day, cancel_of(day[3], 9), scores={day[5].trade_id: 7.0})
     pair.check()
@@ -345,7 +345,9 @@ def test_a_keyspace_of_an_earlier_release_is_migrated_with_its_scores(session: S
     day = [at(n / 5, n) for n in range(20)]
     trades = [*day, cancel_of(day[3], 9)]
     pair.feed(*trades, scores={day[n].trade_id: float(n + 1) for n in (3, 7, 9)}, stamp=first)
-    session.execute("TRUNCATE trade")  # a dropped column would hide the older values that come back
+    session.execute(
+        "TRUNCATE trade", timeout=60
+    )  # a dropped column would hide the older values that come back
     store(pair.writer, *trades, stamp=first)
     (cancel,) = pair.memory.store.marks.values()
     marked = (day[3].slot, day[3].ts, bytes.fromhex(day[3].trade_id))

@@ -177,8 +177,7 @@ class Derived:
         sorted_ = self._sort(rows, special)
         self._load_windows(sorted_.windows)
         for window_key, flows in sorted_.windows.items():
-            for identity, (version, flow) in flows.items():
-                self._put(window_key, identity, version, flow)
+            self._put(window_key, ((identity, *version) for identity, version in flows.items()))
         dirty = set(sorted_.windows)
         settled: dict[tuple[Day, bytes], None] = {}
         for day, key in sorted(sorted_.groups):
@@ -210,15 +209,16 @@ class Derived:
             if self._days[key.day].known & key.bit:
                 from_truth.append(key)
         for key, trades in self._store.windows(from_truth).items():
-            for trade in trades:
-                self._put(key, trade.trade_id, trade.stamp, trade.flow)
+            self._put(key, ((trade.trade_id, trade.stamp, trade.flow) for trade in trades))
 
-    def _put(self, key: WindowKey, identity: bytes, stamp: int, flow: Flow) -> None:
-        window = self._windows[key]
+    def _put(self, key: WindowKey, trades: Iterable[tuple[bytes, int, Flow]]) -> None:
+        """Take trades (identity, version, flow) into a window; what a cancel takes back doesn't count in it."""
+        window, taken = self._windows[key], self._days[key.day].taken
         before = len(window.flows)
-        if identity in self._days[key.day].taken:
-            window.take_out(identity)
-        window.put(identity, stamp, flow)
+        for identity, stamp, flow in trades:
+            if identity in taken:
+                window.take_out(identity)
+            window.put(identity, stamp, flow)
         self._held += len(window.flows) - before
 
     def _sort(self, rows: dict[str, list[Any]], special: list[dict[str, Any]]) -> _Sorted:
@@ -232,7 +232,8 @@ class Derived:
             flow = flow_of(ts, kind, side, size, price, delta)
             trade_id, day = bytes.fromhex(identity), (symbol, date)
             flows = sorted_.windows[WindowKey(symbol, date, slot, flow.window)]
-            if trade_id not in flows or flows[trade_id][0] <= stamp:
+            version = flows.setdefault(trade_id, (stamp, flow))
+            if version[0] < stamp:
                 flows[trade_id] = (stamp, flow)
             state = self._days[day]
             if key in state.last and ts <= state.last[key]:
@@ -282,7 +283,7 @@ class Derived:
         self._load_windows([window])
         if cancel is None:
             self._windows[window].put_back(trade.trade_id)
-        self._put(window, trade.trade_id, trade.stamp, trade.flow)
+        self._put(window, [(trade.trade_id, trade.stamp, trade.flow)])
         return window
 
     def _alike(self, day: Day, key: int, columns: Alike, cancels: list[Cancel]) -> dict[bytes, Stored]:
@@ -442,5 +443,6 @@ def _special(batch: ArrowTable) -> list[dict[str, Any]]:
 def _cancel(row: dict[str, Any]) -> Cancel:
     alike = Alike.of(row, "canceled_condition")
     return Cancel(
-        bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], alike, row["match"], None
-    )
+        bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], alike, row["match"], None,
+        condition=row["condition"],
+    )  # fmt: skip

@@ -63,6 +63,7 @@ RANKINGS = ("premium", *TRADE_SIGNALS)
 GRACE_S = 60.0
 NAMED = 100
 NOTHING = verdict(Sums())
+CONDITION = CANCEL.names.index("condition")
 MARKS = "trade"
 
 
@@ -270,7 +271,8 @@ class DerivedAudit:
 def differences(table: Table, expected: dict[Key, Row], stands: dict[Key, Row]) -> Iterator[Difference]:
     """The rows of a table that aren't as expected. Pure.
 
-    An empty window may stand or not. The column ``match`` of ``cancel`` isn't compared: it only says where to look.
+    An empty window may stand or not. Of ``cancel`` two columns aren't compared: ``match`` only says where to look, and
+    ``condition`` is null in rows of an earlier release.
     """
     for key in expected.keys() | stands.keys():
         sides = expected.get(key), stands.get(key)
@@ -284,7 +286,7 @@ def _comparable(table: Table, row: Row | None) -> Row | None:
     if table is FLOW_WINDOW:
         empty = window_row(WindowKey(row[0], row[1], 0, row[2]), NOTHING)
         return None if row == empty else row
-    return (*row[:MATCH], *row[MATCH + 1 :]) if table is CANCEL else row
+    return (*row[:MATCH], *row[MATCH + 1 : CONDITION]) if table is CANCEL else row
 
 
 def _sides(one: Difference) -> int:
@@ -307,7 +309,7 @@ def _take_in(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
         trades.add(
             Truth(
                 bytes(row.trade_id), ts, slot, row.sequence, alike, canceled, flow, row.premium, row.side, row.iv,
-                row.delta, by, scores,
+                row.delta, by, scores, row.condition,
             )
         )  # fmt: skip
 

@@ -161,10 +161,12 @@ def cancel_row(day: Day, cancel: Cancel) -> Row:
     """The row of ``cancel``."""
     return (
         *day, cancel.cancel_id, cancel.ts, cancel.slot, cancel.sequence, *cancel.alike, cancel.match, cancel.trade_id,
-        cancel.former,
+        cancel.former, cancel.condition,
     )  # fmt: skip
 
 
 def cancel_of(row: Row) -> Cancel:
     """A row of the table ``cancel`` as a record."""
-    return Cancel(row[2], row[3], row[4], row[5], Alike(*row[6:14]), row[14], row[15], row[16] or frozenset())
+    return Cancel(
+        row[2], row[3], row[4], row[5], Alike(*row[6:14]), row[14], row[15], row[16] or frozenset(), row[17]
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from kintsugi.trades.cancels import Candidate
+from kintsugi.trades.cancels import OPENING, Candidate
 from kintsugi.trades.windows import WINDOW_MS, Flow, flow_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Alike(NamedTuple):
 class Cancel(NamedTuple):
     """A cancel on record; ``trade_id`` is what it takes back, if that is known.
 
-    ``former``: what it took back before, as long as that isn't settled in all tables.
+    ``former``: what it took back before, as long as that isn't settled in all tables. ``condition``: its kind, 40 to
+    44; None where an earlier release wrote it.
     """
 
     cancel_id: bytes
@@ -68,6 +69,7 @@ class Cancel(NamedTuple):
     match: int
     trade_id: bytes | None
     former: frozenset[bytes] = frozenset()
+    condition: int | None = None
 
 
 class Stored(NamedTuple):
@@ -94,7 +96,9 @@ class Stored(NamedTuple):
 
 def candidate(one: Cancel | Stored) -> Candidate:
     """A trade or a cancel as `cancels.match` takes it."""
-    return Candidate(one.ts, one.sequence, one.cancel_id if isinstance(one, Cancel) else one.trade_id)
+    if isinstance(one, Cancel):
+        return Candidate(one.ts, one.sequence, one.cancel_id, one.condition == OPENING)
+    return Candidate(one.ts, one.sequence, one.trade_id)
 
 
 class DayRecord(NamedTuple):

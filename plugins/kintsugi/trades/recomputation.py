@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from kintsugi.trades.cancels import Candidate, match
+from kintsugi.trades.cancels import OPENING, Candidate, match
 from kintsugi.trades.derived_tables import (
     CANCEL,
     CANCELED_BY,
@@ -50,6 +50,7 @@ class Truth(NamedTuple):
     delta: float
     canceled_by: bytes | None
     scores: Scores | None
+    condition: int
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Truth:
@@ -61,7 +62,7 @@ class Truth(NamedTuple):
             bytes.fromhex(identity) if isinstance(identity, str) else identity, row["ts"], row["slot"],
             row["sequence"], Alike.of(row, "canceled_condition" if canceled else "condition"), canceled,
             None if canceled else flow, row["premium"], row["side"], row["iv"], row["delta"], row[CANCELED_BY],
-            row[SCORES],
+            row[SCORES], row["condition"],
         )  # fmt: skip
 
 
@@ -112,7 +113,17 @@ class DayTrades:
             matched = match(map(_candidate, cancels), map(_candidate, trades.values()))
             for cancel in cancels:
                 by = cancel.trade_id
-                record = Cancel(by, cancel.ts, cancel.slot, cancel.sequence, alike, 0, matched.get(by))
+                taken_back = matched.get(by)
+                record = Cancel(
+                    by,
+                    cancel.ts,
+                    cancel.slot,
+                    cancel.sequence,
+                    alike,
+                    0,
+                    taken_back,
+                    condition=cancel.condition,
+                )
                 row = cancel_row(self.day, record)
                 found.put(CANCEL, (*row[:MATCH], None, *row[MATCH + 1 :]))
             for by, identity in matched.items():
@@ -149,7 +160,8 @@ MATCH = CANCEL.names.index("match")
 
 
 def _candidate(trade: Truth) -> Candidate:
-    return Candidate(trade.ts, trade.sequence, trade.trade_id)
+    opening = trade.canceled and trade.condition == OPENING
+    return Candidate(trade.ts, trade.sequence, trade.trade_id, opening)
 
 
 def _values(sums: Sums) -> dict[str, int]:

@@ -99,7 +99,7 @@ CANCEL_COLUMNS = (
     ("slot", "smallint"), ("sequence", "bigint"), ("root", "text"), ("expiration", "date"),
     ("strike", "double"), ("option_type", "text"), ("exchange", "smallint"), ("size", "int"), ("price", "double"),
     ("canceled_condition", "smallint"), ("match", "bigint"), ("trade_id", "blob"),
-    ("former", "frozen<set<blob>>"),
+    ("former", "frozen<set<blob>>"), ("condition", "smallint"),
 )  # fmt: skip
 # One row: the youngest driver, and the versions of what a driver holds in memory (microseconds since 1970 UTC).
 DRIVER_COLUMNS = (

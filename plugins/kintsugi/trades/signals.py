@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kintsugi.trades.baselines import BUCKET_VALUES, STATISTICS, Buckets
+from kintsugi.trades.baselines import BUCKET_VALUES, PLACES, STATISTICS, Buckets
 from kintsugi.trades.derived_types import Day
 from kintsugi.trades.identity import CANARY_SYMBOL
 
@@ -103,24 +103,26 @@ def _values(batch: Table, name: str, kind: type) -> Any:
 
 def _usual(batch: Table, baselines: Mapping[Day, Buckets | None]) -> Any:
     """What is usual for each trade, by statistic; NaN where nothing is known."""
-    found = np.full((batch.num_rows, len(STATISTICS)), np.nan)
     bucket = np.zeros(batch.num_rows, dtype=np.int64)
     known = np.ones(batch.num_rows, dtype=bool)
     for name, values in BUCKET_VALUES.items():
         places = _places(batch, name, values)
         known &= places >= 0
-        bucket = bucket * len(values) + places
+        bucket = bucket * len(values) + np.maximum(places, 0)
     symbols, dates = (
         batch.column(name).combine_chunks().dictionary_encode() for name in ("symbol", "trade_date")
     )
     days = symbols.indices.to_numpy().astype(np.int64) * len(dates.dictionary) + dates.indices.to_numpy()
     names, texts = symbols.dictionary.to_pylist(), dates.dictionary.to_pylist()
-    for code in np.unique(days):
+    codes, of_trade = np.unique(days, return_inverse=True)
+    tables = np.full((len(codes), len(PLACES), len(STATISTICS)), np.nan)
+    for place, code in enumerate(codes):
         symbol, date = divmod(int(code), len(texts))
         buckets = baselines.get((names[symbol], texts[date]))
         if buckets is not None:
-            rows = np.flatnonzero((days == code) & known)
-            found[rows] = buckets[bucket[rows]]
+            tables[place] = buckets
+    found = tables[of_trade, bucket]
+    found[~known] = np.nan
     return found
 
 

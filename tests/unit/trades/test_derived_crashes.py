@@ -159,10 +159,11 @@ VERSION = st.tuples(
 TRADE = st.tuples(
     st.sampled_from([0, 1, 14, 15]), st.sampled_from([1, 2]), st.lists(VERSION, min_size=1, max_size=3)
 )
-# minute, size (1 and 2 are trades that exist, 3 isn't), and the sequence number: of a trade, or its own (None)
+# minute, size (1 and 2 are trades that exist, 3 isn't), the sequence number of a trade or its own (None), the kind
 CANCELED = st.tuples(
-    st.sampled_from([0.5, 2, 16]), st.sampled_from([1, 2, 3]), st.one_of(st.none(), st.integers(0, 7))
-)
+    st.sampled_from([0.5, 2, 16]), st.sampled_from([1, 2, 3]), st.one_of(st.none(), st.integers(0, 7)),
+    st.sampled_from([40, 42]),
+)  # fmt: skip
 
 
 BASE = table(at(0, 0)).to_pylist()[0]
@@ -191,8 +192,8 @@ def logs(draw: st.DrawFn) -> list[Message]:
         row = message(minute, number, size)
         for side, delta, *scores in versions:
             messages.append(row | {"side": side, "delta": delta, "scores": scores})
-    for number, (minute, size, sequence) in enumerate(cancels):
-        row = message(minute, 900 + number if sequence is None else sequence, size, 40, BASE["condition"])
+    for number, (minute, size, sequence, kind) in enumerate(cancels):
+        row = message(minute, 900 + number if sequence is None else sequence, size, kind, BASE["condition"])
         messages.append(row | {"scores": [(None, None), (None, None)]})
     messages = draw(st.permutations(messages))
     return [one | {"offset": place, "stamp": 1000 + place} for place, one in enumerate(messages)]
