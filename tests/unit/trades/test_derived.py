@@ -15,8 +15,9 @@ from kintsugi.errors import KintsugiError, Refused
 from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, EARLIER_DAY, WINDOW_CLOSED, Derived
 from kintsugi.trades.derived_memory import MemoryStore
 from kintsugi.trades.derived_tables import FLOW_ALERT
-from kintsugi.trades.derived_types import WindowKey
+from kintsugi.trades.derived_types import Alike, WindowKey
 from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.match_key import match_number
 from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.windows import window_start
 from tests.unit.trades.test_rows import LINE, trade
@@ -68,7 +69,7 @@ def table(
         rows.append(
             row | {
                 "side": "buy", "canceled": canceled, "premium": one.size * one.price * 100,
-                "match": hash((one.root, one.strike, one.exchange, one.size, one.price, condition)) % 2**60,
+                "match": match_number(Alike.of(row | {"condition": condition})),
                 "high_volume": score, "usual_volume_mean": 1.0, "usual_volume_stddev": 1.0,
                 "partition": partition, "offset": offset + number, "stamp": stamp + offset + number,
             }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -266,6 +267,50 @@ def test_batches_in_any_order_and_repeated_leave_what_the_log_in_order_leaves(
             name: trades[identity][name] for name in ("side", "delta", "stamp")
         }
     assert pipeline.tables() == undisturbed(log, len(log)).tables()
+
+
+def versions(*rows: tuple[float, int, int, str, float | None]) -> list[Message]:
+    """A log of trades (minute, sequence, size, side, score) and of cancels with numbers of their own (side: cancel)."""
+    log = []
+    for place, (minute, sequence, size, side, score) in enumerate(rows):
+        kind = (40, BASE["condition"]) if side == "cancel" else (BASE["condition"], 0)
+        scores = [(score, None), (score, None)]
+        row = message(minute, sequence, size, *kind) | {"side": side, "delta": -0.5, "scores": scores}
+        log.append(row | {"offset": place, "stamp": 1000 + place})
+    return log
+
+
+SMALL = {
+    "an alert that a longer batch doesn't have": versions(
+        (0, 1, 1, "buy", None), (0, 2, 1, "buy", None), (0, 3, 1, "sell", None), (0, 1, 1, "sell", None)
+    ),
+    "a cancel that takes another trade in a longer batch": versions(
+        (0, 1, 1, "buy", 5.0), (2, 9, 1, "cancel", None), (1, 2, 1, "buy", 7.0)
+    ),
+    "a score that goes and comes": versions(
+        (0, 1, 1, "buy", 5.0), (0, 1, 1, "buy", None), (0, 1, 1, "buy", 7.0), (2, 1, 1, "cancel", None)
+    ),
+}
+
+
+@pytest.mark.parametrize("log", SMALL.values(), ids=SMALL)
+def test_in_small_logs_every_kill_and_every_cut_end_the_same(log: list[Message]) -> None:
+    expected = undisturbed(log, 0).tables()
+    size = len(log)
+    for committed, end, again in product(range(size), range(1, size + 1), range(1, size + 1)):
+        if min(end, again) <= committed:
+            continue
+        finished, budget = False, 0
+        while not finished:
+            pipeline = Pipeline(log, random.Random(budget))
+            if committed:
+                assert pipeline.feed(log[:committed], 1)
+            finished = pipeline.feed(log[committed:end], 1, budget)
+            assert pipeline.feed(log[committed:again], 1)
+            if again < size:
+                assert pipeline.feed(log[again:], 1)
+            assert pipeline.tables() == expected, (committed, end, again, budget)
+            budget += 1
 
 
 def test_two_versions_written_at_one_timestamp_become_a_row_that_nobody_wrote() -> None:
