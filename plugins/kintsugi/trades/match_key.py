@@ -21,7 +21,8 @@ _STRIPE = 32  # bytes; the columns are shorter, so the part of the algorithm for
 
 def match_number(columns: Alike) -> int:
     """What a trade and its cancel share, as a signed number of 64 bits. Raises ValueError for a column of 32 bytes."""
-    number = reduce(lambda seed, value: _hash(_bytes(value), seed), columns, _SEED)
+    values: tuple[str | float, ...] = columns
+    number = reduce(lambda seed, value: _hash(_bytes(value), seed), values, _SEED)
     return number - 2**64 if number >= 2**63 else number
 
 

@@ -167,7 +167,7 @@ CANCELED = st.tuples(
 )  # fmt: skip
 
 
-BASE = table(at(0, 0)).to_pylist()[0]
+BASE: Message = table(at(0, 0)).to_pylist()[0]
 
 
 def message(
@@ -193,8 +193,8 @@ def logs(draw: st.DrawFn) -> list[Message]:
         row = message(minute, number, size)
         for side, delta, *scores in versions:
             messages.append(row | {"side": side, "delta": delta, "scores": scores})
-    for number, (minute, size, sequence, kind) in enumerate(cancels):
-        row = message(minute, 900 + number if sequence is None else sequence, size, kind, BASE["condition"])
+    for number, (later, size, sequence, kind) in enumerate(cancels):
+        row = message(later, 900 + number if sequence is None else sequence, size, kind, BASE["condition"])
         messages.append(row | {"scores": [(None, None), (None, None)]})
     messages = draw(st.permutations(messages))
     return [one | {"offset": place, "stamp": 1000 + place} for place, one in enumerate(messages)]
