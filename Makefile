@@ -75,8 +75,8 @@ calm:  ## on the running fleet: an hour under load with nodes paused for up to 5
 release-trials:  ## on the running fleet: three bad releases, each caught with one node touched at most (about 15 minutes)
 	@$(KINTSUGI) release trials
 
-reconcile:  ## account for every trade: lost, extra, doubled
-	@$(KINTSUGI) reconcile
+reconcile:  ## account for every trade and every row that follows from them (REPAIR=1: repair derived tables)
+	@$(KINTSUGI) reconcile $(if $(REPAIR),--repair)
 
 signals:  ## how well the four signals find planted behaviour: table, build/signals.json, PNG (about 10 minutes)
 	@$(KINTSUGI) signals

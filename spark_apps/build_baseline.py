@@ -23,7 +23,7 @@ from kintsugi.connections import data_sources, s3_client
 from kintsugi.errors import InputError, KintsugiError
 from kintsugi.fleet import Role
 from kintsugi.settings import BUCKET, load_settings
-from kintsugi.trades.baselines import find_source, manifest_key
+from kintsugi.trades.baselines import announce, find_source, manifest_key
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.columns import delta_bin, expiry_bin
 from kintsugi.trades.data_source import DataSource, own_source
@@ -129,11 +129,13 @@ def _batch(rows: list[EodRow]) -> pa.RecordBatch:
 
 
 def store(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
-    """Write bucket rows (BASELINE_COLUMNS, dates as text); returns how many."""
+    """Write bucket rows (BASELINE_COLUMNS, dates as text), and announce them to the stream; returns how many."""
     prepared = [(row[0], cassandra_date(row[1]), *row[2:]) for row in rows]
     with connected(contact_points) as session:
         writer = Writer(session)
-        return writer.write(writer.baseline, by_partition(prepared, 1), retry_for=60.0)
+        written = writer.write(writer.baseline, by_partition(prepared, 1), retry_for=60.0)
+        announce(session)
+        return written
 
 
 def build(

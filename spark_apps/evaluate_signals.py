@@ -24,16 +24,16 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from kintsugi.trades import planting
-from kintsugi.trades.baselines import BASELINE_SCHEMA, STATISTICS, with_validity
-from kintsugi.trades.derived import DERIVING_NAMES, Derived
+from kintsugi.trades.baselines import BUCKET_VALUES, STATISTICS, newest_before
+from kintsugi.trades.derived import RETURNED_NAMES, Derived
 from kintsugi.trades.derived_memory import MemoryStore
 from kintsugi.trades.generator import GeneratedDay, generate_day
 from kintsugi.trades.planting import Behaviour
 from kintsugi.trades.rows import NEW_YORK, Rejection, parse
-from kintsugi.trades.signals import HIGH_VOLUME, IV_JUMP, with_signals
+from kintsugi.trades.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
 from kintsugi.trades.windows import AGGRESSOR, IMBALANCE, WINDOW_MS
 from spark_apps import build_baseline, stream_trades
 
@@ -100,21 +100,28 @@ def local_spark() -> SparkSession:
     )  # fmt: skip
 
 
-def usual(spark: SparkSession, made: GeneratedDay) -> DataFrame:
-    """What `build_baseline` makes of the day's end-of-day files, as the stream reads it."""
-    names = ("symbol", "as_of", "option_type", "delta_bin", "expiry_bin", *STATISTICS)
+def usual(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
+    """What `build_baseline` makes of the day's end-of-day files."""
+    names = ("symbol", "as_of", *BUCKET_VALUES, *STATISTICS)
     rows: list[tuple[Any, ...]] = []
     for file in made.eod_files:
         eod = spark.createDataFrame(build_baseline.read_eod(file.read_bytes(), file.name))
         rows += [
             tuple(r) for r in build_baseline.baseline(build_baseline.bucketed(eod)).select(*names).collect()
         ]
-    return spark.createDataFrame(with_validity(rows), BASELINE_SCHEMA)
+    return rows
 
 
 def messages(made: GeneratedDay) -> Iterator[pa.Table]:
     """The day's trades as Kafka's source would give them, a batch at a time."""
-    schema = pa.schema([("value", pa.binary()), ("partition", pa.int32()), ("offset", pa.int64())])
+    schema = pa.schema(
+        [
+            ("value", pa.binary()),
+            ("partition", pa.int32()),
+            ("offset", pa.int64()),
+            ("timestamp", pa.timestamp("us")),
+        ]
+    )
     offsets = [0] * PARTITIONS
     values: list[dict[str, Any]] = []
     for line in _lines(made):
@@ -122,7 +129,13 @@ def messages(made: GeneratedDay) -> Iterator[pa.Table]:
         if isinstance(trade, Rejection):
             continue
         partition = sum(trade.symbol.encode()) % PARTITIONS
-        values.append({"value": orjson.dumps(trade), "partition": partition, "offset": offsets[partition]})
+        offset = offsets[partition]
+        values.append(
+            {
+                "value": orjson.dumps(trade), "partition": partition, "offset": offset,
+                "timestamp": offset // 1000 * 1000,
+            }
+        )  # fmt: skip
         offsets[partition] += 1
         if len(values) == BATCH:
             yield pa.Table.from_pylist(values, schema)
@@ -144,7 +157,8 @@ def stream(spark: SparkSession, made: GeneratedDay) -> MemoryStore:
     derived = Derived(store)
     for batch in messages(made):
         trades = stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(batch)))
-        stored = with_signals(trades, baseline).select(*DERIVING_NAMES).toArrow()
+        stored = trades.select(*RETURNED_NAMES).toArrow()
+        stored = with_scores(stored, newest_before(baseline, days_of(stored)))
         store.store(stored)
         derived.apply(stored)
     return store

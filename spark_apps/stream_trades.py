@@ -32,10 +32,12 @@ from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy on
 
 from kintsugi.errors import KintsugiError, Refused
 from kintsugi.settings import TOPIC
-from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache, Usual
+from kintsugi.trades.baselines import BaselineCache
 from kintsugi.trades.cassandra import connect
 from kintsugi.trades.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
-from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, Derived
+from kintsugi.trades.derived import RETURNED as OF_TRADES
+from kintsugi.trades.derived import RETURNED_NAMES as TRADE_NAMES
+from kintsugi.trades.derived import Derived
 from kintsugi.trades.derived_store import CassandraStore
 from kintsugi.trades.message_check import RAW_BYTES, problem
 from kintsugi.trades.offsets import (
@@ -44,8 +46,8 @@ from kintsugi.trades.offsets import (
     checkpoint_position,
     starting_offsets,
 )
-from kintsugi.trades.schema import TRADE_COLUMNS
-from kintsugi.trades.signals import with_signals
+from kintsugi.trades.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate
+from kintsugi.trades.signals import days_of, with_scores
 from kintsugi.trades.sink import arrow_sink
 from kintsugi.trades.stream_letters import StreamLetters
 
@@ -78,26 +80,31 @@ MESSAGE = T.StructType(
 
 # Of a message that is no trade: why not, its first bytes, and how many it has; null for a trade.
 REFUSED = (("problem", "string"), ("raw", "binary"), ("bytes", "int"))
-RETURNED = ", ".join((DERIVING, *(f"{name} {kind}" for name, kind in REFUSED)))
-RETURNED_NAMES = (*DERIVING_NAMES, *(name for name, _ in REFUSED))
+RETURNED = ", ".join((OF_TRADES, *(f"{name} {kind}" for name, kind in REFUSED)))
+RETURNED_NAMES = (*TRADE_NAMES, *(name for name, _ in REFUSED))
 
 
 def parsed(messages: DataFrame) -> DataFrame:
-    """Kafka records (``value``, ``partition``, ``offset``) → one row a record, with the columns of `rows.Trade`.
+    """Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) → one row each, with `rows.Trade`'s columns.
 
     They are null where ``problem`` says that the record is no trade; then ``raw`` and ``bytes`` tell what it is.
+    ``stamp``: the version of the trade's row, see `schema.VERSION_COLUMN`.
     """
     value, trade = F.col("value"), F.col("trade")
     refused = F.col("problem").isNotNull()
+    stamp = F.unix_micros("timestamp") + F.col("offset") % 1000
     return (
-        messages.select(F.from_json(value.cast("string"), MESSAGE).alias("trade"), "value", "partition", "offset")
+        messages.select(
+            F.from_json(value.cast("string"), MESSAGE).alias("trade"), "value", "partition", "offset",
+            stamp.alias("stamp"),
+        )
         .withColumn("problem", problem(trade, value))
         .select(
-            F.when(~refused, trade).alias("trade"), "partition", "offset", "problem",
+            F.when(~refused, trade).alias("trade"), "partition", "offset", "stamp", "problem",
             F.when(refused, F.substring(value, 1, RAW_BYTES)).alias("raw"),
             F.when(refused, F.length(value)).alias("bytes"),
         )
-        .select("trade.*", "partition", "offset", *(name for name, _ in REFUSED))
+        .select("trade.*", "partition", "offset", "stamp", *(name for name, _ in REFUSED))
     )  # fmt: skip
 
 
@@ -131,35 +138,22 @@ class Plan:
     def __init__(
         self,
         spark: SparkSession,
-        baselines: BaselineCache,
         sink: Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]],
     ) -> None:
         self._spark = spark
-        self._baselines = baselines
         self._sink = sink
-        self._usual: list[Usual] = []
         self._tasks = 0
-        self._looked = False
 
     def stored(self, messages: DataFrame) -> DataFrame:
         """Kafka records → a row of `RETURNED` for each of them, once those that are trades are stored."""
-        self._usual, self._looked = self._baselines.rows(), False
         self._tasks = self._cores()
-        usual = self._spark.createDataFrame(self._usual, BASELINE_SCHEMA)
-        columns = dict.fromkeys((*(name for name, _ in TRADE_COLUMNS), *RETURNED_NAMES))
-        rows = with_signals(enriched(parsed(messages)), usual).select(*columns)
+        columns = dict.fromkeys((*(name for name, _ in (*TRADE_COLUMNS, VERSION_COLUMN)), *RETURNED_NAMES))
+        rows = enriched(parsed(messages)).select(*columns)
         # One task a core: a task costs more than the rows of a small batch.
         return rows.coalesce(self._tasks).mapInArrow(self._sink, RETURNED)
 
     def outdated(self) -> str | None:
-        """Why the next batch needs another plan, as half a sentence; None when it doesn't.
-
-        The first batch of a query looks at the baseline anew: it may have come while the query waited for trades.
-        """
-        usual, self._looked = self._baselines.rows(anew=not self._looked), True
-        if usual is not self._usual and set(map(repr, usual)) != set(map(repr, self._usual)):  # nan != nan
-            return "the baseline says something else now"
-        self._usual = usual
+        """Why the next batch needs another plan, as half a sentence; None when it doesn't."""
         return "there are more executors now" if self._cores() > self._tasks else None
 
     def _cores(self) -> int:
@@ -167,7 +161,11 @@ class Plan:
 
 
 def batch_writer(
-    plan: Plan, committer: OffsetCommitter, letters: StreamLetters, derived: Callable[[], Derived]
+    plan: Plan,
+    committer: OffsetCommitter,
+    letters: StreamLetters,
+    baselines: BaselineCache,
+    derived: Callable[[], Derived],
 ) -> Callable[[DataFrame, int], None]:
     """The function for ``foreachBatch``: store the batch's rows and what follows, then offer its offsets.
 
@@ -183,8 +181,8 @@ def batch_writer(
         rows = stored.toArrow()
         if not following:
             following.append(derived())
-        trades = rows.filter(rows.column("problem").is_null())
-        summary = following[0].apply(trades.select(list(DERIVING_NAMES)))
+        trades = rows.filter(rows.column("problem").is_null()).select(list(TRADE_NAMES))
+        summary = following[0].apply(with_scores(trades, baselines.of(days_of(trades))))
         if trades.num_rows < rows.num_rows:
             letters.refused(rows.filter(rows.column("problem").is_valid()).to_pylist())
         committer.offer(batch_ends(rows))
@@ -353,11 +351,14 @@ def main() -> int:
     committer = OffsetCommitter(options.bootstrap.split(","))
     contact_points = tuple(options.contact_points.split(","))
     epoch = time.time_ns() // 1000
-    plan = Plan(spark, BaselineCache(list(contact_points)), arrow_sink(contact_points, RETURNED_NAMES))
+    plan = Plan(spark, arrow_sink(contact_points, RETURNED_NAMES))
     letters = StreamLetters(options.bootstrap.split(","))
-    write = batch_writer(
-        plan, committer, letters, lambda: Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
-    )
+
+    def derived() -> Derived:
+        migrate(list(contact_points))  # a roll-out starts the driver before anybody runs `make up`
+        return Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
+
+    write = batch_writer(plan, committer, letters, BaselineCache(list(contact_points)), derived)
     try:
         return supervise(
             spark,

@@ -126,11 +126,11 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
-    """Compare the files in S3 with Kafka and Cassandra; 1 when a trade is lost or doubled."""
+    """Compare the files in S3 with Kafka and Cassandra; 1 when a trade is lost or doubled, or a table is wrong."""
     from kintsugi.local.account import summary
     from kintsugi.trades.reconcile import reconcile as compare
 
-    account = compare(settings, until=options.wait)
+    account = compare(settings, until=options.wait, repair=options.repair)
     print(json.dumps(summary(account), indent=2))
     return 0 if account.complete else 1
 
@@ -329,6 +329,11 @@ def _parser() -> argparse.ArgumentParser:
     compared = _add(commands, reconcile)
     compared.add_argument(
         "--wait", type=float, default=60, help="seconds at most to wait for trades under way; default: 60"
+    )
+    compared.add_argument(
+        "--repair",
+        action="store_true",
+        help="write the rows of derived tables that are wrong as they should be",
     )
     taken_again = _add(commands, redrive)
     taken_again.add_argument(

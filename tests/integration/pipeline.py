@@ -40,9 +40,9 @@ class Pipeline:
     def put(self, key: str, body: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
-    def account(self, until: float = 0.0, *, windows: bool = False) -> Account:
+    def account(self, until: float = 0.0, *, derived: bool = False) -> Account:
         return take_account(
-            self.s3, self.session, self.ledger, until=until, bootstrap=self.bootstrap, windows=windows
+            self.s3, self.session, self.ledger, until=until, bootstrap=self.bootstrap, derived=derived
         )
 
 

@@ -177,13 +177,13 @@ def test_windows_that_nobody_wrote_are_wrong_once_the_stream_has_passed_their_tr
     assert ends is not None
     store(pipeline)
     commit(pipeline, {**ends.end, 0: ends.end[0] - 1})
-    moving = pipeline.account(windows=True)
+    moving = pipeline.account(derived=True)
     assert moving.balanced, moving
-    assert 0 < moving.windows_in_flight == moving.windows
+    assert 0 < moving.derived_in_flight == moving.derived["flow_window"]
     commit(pipeline, ends.end)
-    found = pipeline.account(until=30, windows=True)
-    assert (found.wrong_windows_count, found.windows_in_flight) == (moving.windows, 0)
-    assert found.wrong_windows[0].endswith("Z")
+    found = pipeline.account(until=30, derived=True)
+    assert (found.wrong_windows, found.derived_in_flight) == (moving.derived["flow_window"], 0)
+    assert found.wrong_derived_named["flow_window"][0].endswith("Z")
     assert not found.balanced
     assert (found.lost_count, found.altered_count) == (0, 0)
 

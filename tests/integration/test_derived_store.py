@@ -5,26 +5,33 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, date
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kintsugi.errors import Refused
 from kintsugi.settings import KEYSPACE
-from kintsugi.trades import schema, window_audit
+from kintsugi.trades import derived_audit, schema, score_backfill
+from kintsugi.trades.baselines import PLACES, STATISTICS, BaselineCache, announce
 from kintsugi.trades.cassandra import connected
 from kintsugi.trades.derived import Derived
+from kintsugi.trades.derived_audit import DerivedAudit
 from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.derived_store import CassandraStore
-from kintsugi.trades.derived_types import Changes
+from kintsugi.trades.derived_store import CassandraStore, read_row
+from kintsugi.trades.derived_tables import (
+    DERIVED_TABLES,
+    FLOW_WINDOW,
+    LATE_TRADES,
+    Put,
+    window_row,
+)
 from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.sink import Writer, by_partition, cassandra_date
-from kintsugi.trades.stored import ALWAYS, Read, partitions, read_partitions
-from kintsugi.trades.window_audit import WindowAudit
+from kintsugi.trades.stored import ALWAYS, Read, milliseconds, partitions, read_partitions
 from tests.integration import servers
-from tests.unit.trades.test_derived import Stream, at, cancel_of, table
+from tests.unit.trades.test_derived import STAMPS, Stream, at, cancel_of, table
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -49,16 +56,24 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 @pytest.fixture(autouse=True)
 def empty(session: Session) -> None:
     for name in schema.TABLES:
-        session.execute(f"TRUNCATE {name}")
+        session.execute(f"TRUNCATE {name}", timeout=60)
 
 
-def stored_row(one: Trade) -> tuple[Any, ...]:
+def stored_row(one: Trade, side: str = "buy") -> tuple[Any, ...]:
     values = {name: getattr(one, name, None) for name, _ in TRADE_COLUMNS} | {
         "trade_id": bytes.fromhex(one.trade_id), "trade_date": cassandra_date(one.trade_date),
-        "expiration": cassandra_date(one.expiration), "side": "buy", "canceled": is_cancel(one),
+        "expiration": cassandra_date(one.expiration), "side": side, "canceled": is_cancel(one),
         "premium": one.size * one.price * 100,
     }  # fmt: skip
     return tuple(values[name] for name, _ in TRADE_COLUMNS)
+
+
+def store(writer: Writer, *trades: Trade, stamp: int | None = None) -> int:
+    """What the executors do: write trades, the first one as version ``stamp``; returns that."""
+    first = next(STAMPS) if stamp is None else stamp
+    rows = [(*stored_row(one), first + number) for number, one in enumerate(trades)]
+    writer.write(writer.versioned_trade, by_partition(rows, 3), retry_for=10)
+    return first
 
 
 class Pair:
@@ -70,50 +85,29 @@ class Pair:
         self.memory = Stream(MemoryStore())
         self.derived = Derived(CassandraStore(session))
 
-    def feed(self, *trades: Trade, scores: dict[str, float] | None = None) -> None:
-        rows = [stored_row(one) for one in trades]
-        self.writer.write(self.writer.trade, by_partition(rows, 3), retry_for=10)
-        self.derived.apply(table(*trades, scores=scores))
-        self.memory.feed(*trades, scores=scores)
+    def feed(self, *trades: Trade, scores: dict[str, float] | None = None, stamp: int | None = None) -> None:
+        stamp = store(self.writer, *trades, stamp=stamp)
+        self.derived.apply(table(*trades, scores=scores, stamp=stamp))
+        self.memory.feed(*trades, scores=scores, stamp=stamp)
 
     def restart(self) -> None:
         self.derived = Derived(CassandraStore(self.session))
 
     def check(self) -> None:
-        """Every table says what the one in memory says."""
-        store = self.memory.store
-        windows = {
-            (row.symbol, str(row.trade_date), row.window_start): (*row[3:-1], row.signal or None)
-            for row in self.session.execute(
-                f"SELECT {', '.join(name for name, _ in schema.WINDOW_COLUMNS)} FROM flow_window"
-            )
-        }
-        assert sorted(windows.values()) == sorted(tuple(found) for found in store.windows_written.values())
-        alerts = {(row.symbol, row.window_start) for row in self.session.execute("SELECT * FROM flow_alert")}
-        assert alerts == {(key[0], key[2]) for key, row in windows.items() if row[-1]}
-        marks = {
-            bytes(row.trade_id): bytes(row.canceled_by)
-            for row in self.session.execute("SELECT trade_id, canceled_by FROM trade")
-            if row.canceled_by
-        }
-        assert marks == store.marks
-        cancels = {
-            bytes(row.cancel_id): row.trade_id and bytes(row.trade_id)
-            for row in self.session.execute("SELECT cancel_id, trade_id FROM cancel")
-        }
-        assert cancels == {key[1]: cancel.trade_id for key, cancel in store.cancels.items()}
-        for name, expected in (
-            ("unusual_trade", store.unusual),
-            ("unusual_canceled", store.unusual_canceled),
-        ):
+        """Every table says what the one in memory says, in every column."""
+        for table_ in DERIVED_TABLES:
+            if table_ is LATE_TRADES:
+                continue
+            select = f"SELECT {', '.join(table_.names)} FROM {table_.name}"
             found = {
-                (bytes(row.trade_id), row.signal): row
-                for row in self.session.execute(f"SELECT * FROM {name}")
+                table_.key_of(row): row for row in (read_row(table_, r) for r in self.session.execute(select))
             }
-            assert found.keys() == expected.keys()
-            assert all(found[key].score == row[5] for key, row in expected.items())
-        tops = {(bytes(r.trade_id), r.ranking) for r in self.session.execute("SELECT * FROM unusual_top")}
-        assert tops == {(key, ranking) for key, signal in store.unusual for ranking in ("premium", signal)}
+            assert found == {table_.key_of(row): row for row in self.memory.store.rows(table_)}, table_.name
+        trades = self.session.execute("SELECT trade_id, canceled_by, scores FROM trade").all()
+        marks = {bytes(row.trade_id): bytes(row.canceled_by) for row in trades if row.canceled_by}
+        assert marks == self.memory.store.marks
+        scores = {bytes(row.trade_id): dict(row.scores) for row in trades if row.scores}
+        assert scores == self.memory.store.scores
 
 
 def test_batches_repeats_cancels_and_restarts_make_the_tables_that_memory_makes(session: Session) -> None:
@@ -141,92 +135,153 @@ def test_batches_repeats_cancels_and_restarts_make_the_tables_that_memory_makes(
     assert len(values) > 3
 
 
-def audited(session: Session, passed: Callable[[], bool] = lambda: True) -> tuple[WindowAudit, int]:
-    """The audit of everything that is stored, and how many windows it found being written."""
-    audit = WindowAudit(session)
+def audited(
+    session: Session, passed: Callable[[], bool] = lambda: True, *, repair: bool = False
+) -> tuple[DerivedAudit, int]:
+    """The audit of everything that is stored, and how many rows it found being written."""
+    audit = DerivedAudit(session, repair=repair, grace_s=0.0)
     places: list[Read] = [(*place, *ALWAYS) for place in sorted(partitions(session))]
-    for place, rows in zip(places, read_partitions(session, places, window_audit.COLUMNS), strict=True):
+    for place, rows in zip(places, read_partitions(session, places, derived_audit.COLUMNS), strict=True):
         audit.see(place, rows)
     return audit, audit.settle(passed, deadline=time.monotonic())
 
 
-def test_windows_are_the_sums_of_the_trades_that_count(session: Session) -> None:
+def filled(session: Session) -> Pair:
+    """Tables with something of everything: windows, alerts, cancels with and without a trade, unusual trades."""
     pair = Pair(session)
-    day = [at(n * 7, n, size=1 + n % 3) for n in range(150)]
-    rows = [*day, *(cancel_of(one, one.sequence * 7 + 3) for one in day[::7])]
+    day = [at(n * 7, n, size=1 + n % 3) for n in range(60)] + [at(0.1, 100 + n, size=4) for n in range(25)]
+    rows = [
+        *day,
+        *(cancel_of(one, one.sequence * 7 + 3) for one in day[:60:7]),
+        cancel_of(at(0, 5, size=77), 1),
+    ]
+    scores = {one.trade_id: float(n) for n, one in enumerate(day) if n % 5 == 2 or n == 14}
     for start in range(0, len(rows), 30):
-        pair.feed(*rows[max(0, start - 10) : start + 30])
+        pair.feed(*rows[max(0, start - 10) : start + 30], scores=scores)
+    return pair
+
+
+def test_all_tables_are_what_follows_from_the_stored_trades(session: Session) -> None:
+    pair = filled(session)
     audit, moving = audited(session)
-    assert (audit.wrong, moving) == ([], 0)
-    assert audit.compared == len(pair.memory.store.windows_written) > 10
+    assert (audit.named, moving) == ({}, 0)
+    counts = {table_.name: len(pair.memory.store.rows(table_)) for table_ in DERIVED_TABLES}
+    assert all(counts[table_.name] for table_ in DERIVED_TABLES if table_ is not LATE_TRADES)
+    assert audit.compared == {name: count for name, count in counts.items() if name != LATE_TRADES.name}
+
+
+ROW = "trade_date = '{day}' AND symbol = 'AAPL' AND ts = {ts} AND trade_id = {trade_id} AND signal = 'high_volume'"
+WINDOW = "symbol = 'AAPL' AND trade_date = '{day}' AND window_start = {window_start}"
+TRADE = "symbol = 'AAPL' AND trade_date = '{day}' AND slot = {slot} AND ts = {ts} AND trade_id = {trade_id}"
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("table_", "change"),
     [
-        "UPDATE flow_window SET trades = 99 WHERE {window}",
-        "UPDATE flow_window SET call_delta = 0.5 WHERE {window}",
-        "UPDATE flow_window SET signal = 'imbalance' WHERE {window}",
-        "DELETE FROM flow_window WHERE {window}",
-        "DELETE FROM trade WHERE {trade}",
-        "UPDATE trade SET size = 7 WHERE {trade}",
-        "UPDATE trade SET canceled_by = 0x01 WHERE {trade}",
+        ("flow_window", "UPDATE flow_window SET trades = 99 WHERE " + WINDOW),
+        ("flow_window", "UPDATE flow_window SET call_delta = 0.5 WHERE " + WINDOW),
+        ("flow_window", "DELETE FROM flow_window WHERE " + WINDOW),
+        ("flow_window", "INSERT INTO flow_window (symbol, trade_date, window_start, trades) "
+                        "VALUES ('NONE', '{day}', 60000, 1)"),
+        ("flow_alert", "DELETE FROM flow_alert WHERE " + WINDOW),
+        ("flow_alert", "UPDATE flow_alert SET signal = 'imbalance' WHERE trade_date = '{day}' AND symbol = 'NONE' "
+                       "AND window_start = 60000"),
+        ("cancel", "UPDATE cancel SET trade_id = 0x01 WHERE symbol = 'AAPL' AND trade_date = '{day}' "
+                   "AND cancel_id = {cancel_id}"),
+        ("cancel", "DELETE FROM cancel WHERE symbol = 'AAPL' AND trade_date = '{day}' AND cancel_id = {cancel_id}"),
+        ("trade", "UPDATE trade SET canceled_by = 0x01 WHERE " + TRADE),
+        ("unusual_trade", "UPDATE unusual_trade SET score = 99 WHERE " + ROW),
+        ("unusual_trade", "DELETE FROM unusual_trade WHERE " + ROW),
+        ("unusual_canceled", "INSERT INTO unusual_canceled (trade_date, symbol, ts, trade_id, signal, score) "
+                             "VALUES ('{day}', 'AAPL', {ts}, {trade_id}, 'iv_jump', 1)"),
+        ("unusual_top", "DELETE FROM unusual_top WHERE trade_date = '{day}' AND ranking = 'high_volume' "
+                        "AND value = {score}"),
+        ("unusual_top", "INSERT INTO unusual_top (trade_date, ranking, value, symbol, ts, trade_id, signal) "
+                        "VALUES ('{day}', 'premium', 1e9, 'AAPL', {ts}, {trade_id}, 'high_volume')"),
     ],
-)
-def test_a_window_that_is_not_what_its_trades_sum_to_is_named(session: Session, change: str) -> None:
+)  # fmt: skip
+def test_a_row_that_does_not_follow_from_the_trades_is_named_and_repaired(
+    session: Session, table_: str, change: str
+) -> None:
+    pair = filled(session)
+    row = session.execute("SELECT * FROM unusual_trade").all()[0]
+    (slot,) = {
+        trade.slot
+        for trade in session.execute("SELECT trade_id, slot FROM trade")
+        if trade.trade_id == row.trade_id
+    }
+    window = (
+        row.ts
+        if "flow_alert" not in change
+        else session.execute("SELECT * FROM flow_alert").one().window_start
+    )
+    values = {
+        "day": DAY, "ts": milliseconds(row.ts), "trade_id": f"0x{row.trade_id.hex()}", "slot": slot,
+        "window_start": milliseconds(window.replace(second=0, microsecond=0)), "score": row.score,
+        "cancel_id": f"0x{session.execute('SELECT cancel_id FROM cancel').one().cancel_id.hex()}",
+    }  # fmt: skip
+    session.execute(change.format(**values))
+    audit, moving = audited(session)
+    assert (set(audit.wrong), moving, audit.repaired) == ({table_} | ranked(table_), 0, 0)
+    assert all(names[0].startswith(name) for name, names in audit.named.items())
+    audit, moving = audited(session, repair=True)
+    assert (moving, audit.repaired) == (0, sum(audit.wrong.values()))
+    pair.check()
+    assert audited(session)[0].named == {}
+
+
+def ranked(table_: str) -> set[str]:
+    """What is wrong in the ranks when unusual trades are: they are compared with them."""
+    return {"unusual_top"} if table_ == "unusual_trade" else set()
+
+
+def test_a_driver_forgets_what_it_held_when_tables_were_repaired(session: Session) -> None:
+    pair = filled(session)
+    one = at(0.2, 500)
+    pair.feed(one, scores={one.trade_id: 5.0})
+    session.execute("TRUNCATE unusual_trade", timeout=60)
+    session.execute("TRUNCATE unusual_top", timeout=60)
+    audit, _ = audited(session, repair=True)
+    assert audit.repaired > 3
+    pair.feed(one, scores={one.trade_id: 6.0})
+    pair.check()
+
+
+def test_a_window_that_lost_a_trade_is_named(session: Session) -> None:
     pair = Pair(session)
     pair.feed(*[at(n * 20, n) for n in range(12)])
     trade = session.execute("SELECT * FROM trade").all()[5]
-    start = trade.ts.replace(second=0, microsecond=0)
-    window = f"symbol = '{trade.symbol}' AND trade_date = '{DAY}' AND window_start = {{start}}"
-    stamp = round(start.replace(tzinfo=UTC).timestamp() * 1000)
-    key = f"ts = {round(trade.ts.replace(tzinfo=UTC).timestamp() * 1000)} AND trade_id = 0x{trade.trade_id.hex()}"
+    key = f"ts = {milliseconds(trade.ts)} AND trade_id = 0x{trade.trade_id.hex()}"
     session.execute(
-        change.format(
-            window=window.format(start=stamp),
-            trade=f"symbol = '{trade.symbol}' AND trade_date = '{DAY}' AND slot = {trade.slot} AND {key}",
-        )
+        f"DELETE FROM trade WHERE symbol = 'AAPL' AND trade_date = '{DAY}' AND slot = {trade.slot} AND {key}"
     )
     audit, moving = audited(session)
-    assert ([window_audit.name(window) for window in audit.wrong], moving) == (
-        [f"{trade.symbol} {DAY} {start:%H:%M}Z"],
-        0,
-    )
-
-
-def test_a_window_without_any_trade_is_named(session: Session) -> None:
-    pair = Pair(session)
-    pair.feed(*[at(n, n) for n in range(3)])
-    session.execute(
-        f"UPDATE flow_window SET trades = 1 WHERE symbol = 'AAPL' AND trade_date = '{DAY}' AND window_start = 60000"
-    )
-    audit, _ = audited(session)
-    assert [window_audit.name(window) for window in audit.wrong] == [f"AAPL {DAY} 00:01Z"]
+    start = trade.ts.replace(second=0, microsecond=0)
+    assert (audit.named, moving) == ({"flow_window": [f"flow_window AAPL {DAY} {start:%H:%M:%S}Z"]}, 0)
 
 
 def test_what_is_still_being_written_is_not_wrong(session: Session) -> None:
     pair = Pair(session)
     pair.feed(*[at(n, n) for n in range(10)])
     late = [at(n / 10, 100 + n) for n in range(10)]
-    pair.writer.write(pair.writer.trade, by_partition([stored_row(one) for one in late], 3), retry_for=10)
+    first = store(pair.writer, *late)
     stuck, moving = audited(session, lambda: False)
-    assert (stuck.wrong, moving) == ([], 1), "the stream hasn't passed them yet"
+    assert (stuck.named, moving) == ({}, 1), "the stream hasn't passed them yet"
 
     def windows_come() -> bool:
-        pair.derived.apply(table(*late))
+        pair.derived.apply(table(*late, stamp=first))
         return True
 
     audit, moving = audited(session, windows_come)
-    assert (audit.wrong, moving) == ([], 0)
+    assert (audit.named, moving) == ({}, 0)
 
     def more_trades_come() -> bool:
-        more = [stored_row(at(n / 10, 200 + n)) for n in range(3)]
-        pair.writer.write(pair.writer.trade, by_partition(more, 3), retry_for=10)
+        store(pair.writer, *(at(n / 10, 200 + n) for n in range(3)))
         return True
 
-    pair.writer.write(pair.writer.trade, by_partition([stored_row(at(0.05, 300))], 3), retry_for=10)
+    store(pair.writer, at(0.05, 300))
     audit, moving = audited(session, more_trades_come)
-    assert (audit.wrong, moving) == ([], 1), "it changed between the two looks"
+    assert (audit.named, moving) == ({}, 1), "it changed between the two looks"
 
 
 def test_tables_that_were_emptied_come_back_when_the_trades_do(session: Session) -> None:
@@ -234,28 +289,133 @@ def test_tables_that_were_emptied_come_back_when_the_trades_do(session: Session)
     day = [at(n / 5, n) for n in range(40)]
     pair.feed(*day, cancel_of(day[3], 9), scores={day[5].trade_id: 7.0})
     for name in schema.TABLES:
-        session.execute(f"TRUNCATE {name}")
+        session.execute(f"TRUNCATE {name}", timeout=60)
     pair.restart()
     pair.feed(*day, cancel_of(day[3], 9), scores={day[5].trade_id: 7.0})
     pair.check()
 
 
 def test_an_older_driver_is_refused_and_its_values_lose(session: Session) -> None:
-    store = CassandraStore(session)
+    older = CassandraStore(session)
     pair = Pair(session)
     pair.feed(*[at(n / 5, n) for n in range(10)])
     known = pair.memory.store.windows_written
-    stale = Changes(windows={key: found._replace(trades=-1) for key, found in known.items()})
-    store.write(stale, timestamp=1_000)
+    stale = [Put(FLOW_WINDOW, window_row(key, found._replace(trades=-1))) for key, found in known.items()]
+    older.write(stale, timestamp=1_000)
     pair.check()
     with pytest.raises(Refused, match="taken over"):
-        Derived(store, epoch=1).apply(table(at(0, 99)))
+        Derived(older, epoch=1).apply(table(at(0, 99)))
+
+
+def test_of_two_versions_in_one_batch_exactly_one_is_stored_as_a_whole(session: Session) -> None:
+    """Written at one timestamp they became a row that no file holds: of each column the greater value."""
+    pair = Pair(session)
+    first, second = at(0, 1, delta=-0.9, iv=0.2, bid=1.0), at(0, 1, delta=-0.1, iv=0.3, bid=0.5)
+    for versions in ((first, second), (second, first)):
+        pair.feed(*versions, scores={first.trade_id: 6.0})
+        (row,) = session.execute("SELECT delta, iv, bid FROM trade").all()
+        assert tuple(row) == (versions[-1].delta, versions[-1].iv, versions[-1].bid)
+        pair.check()
+    known = next(STAMPS)
+    pair.feed(first, stamp=known)
+    pair.feed(second, stamp=known - 10)  # comes later, but is the older one
+    (row,) = session.execute("SELECT delta FROM trade").all()
+    assert row.delta == first.delta
+    pair.check()
+
+
+def test_a_trade_that_is_scored_again_stands_where_it_belongs_now(session: Session) -> None:
+    pair = Pair(session)
+    one, other = at(0, 1), at(0.5, 2)
+    pair.feed(one, other, scores={one.trade_id: 5.0, other.trade_id: 6.0})
+    pair.restart()
+    pair.feed(one, scores={one.trade_id: 9.0})
+    pair.feed(other)
+    pair.check()
+    (ranked,) = session.execute("SELECT value FROM unusual_top WHERE ranking = 'high_volume' ALLOW FILTERING")
+    assert ranked.value == 9.0
+    pair.feed(cancel_of(one, 2))
+    pair.check()
+    assert session.execute("SELECT * FROM unusual_top").all() == []
+    assert len(session.execute("SELECT * FROM unusual_canceled").all()) == 1
+
+
+def test_a_keyspace_of_an_earlier_release_is_migrated_with_its_scores(session: Session) -> None:
+    pair, first = Pair(session), next(STAMPS)
+    day = [at(n / 5, n) for n in range(20)]
+    trades = [*day, cancel_of(day[3], 9)]
+    pair.feed(*trades, scores={day[n].trade_id: float(n + 1) for n in (3, 7, 9)}, stamp=first)
+    session.execute(
+        "TRUNCATE trade", timeout=60
+    )  # a dropped column would hide the older values that come back
+    store(pair.writer, *trades, stamp=first)
+    (cancel,) = pair.memory.store.marks.values()
+    marked = (day[3].slot, day[3].ts, bytes.fromhex(day[3].trade_id))
+    session.execute(
+        f"UPDATE trade SET canceled_by = %s WHERE symbol = 'AAPL' AND trade_date = '{DAY}' "
+        "AND slot = %s AND ts = %s AND trade_id = %s",
+        (cancel, *marked),
+    )
+    session.execute(f"DELETE FROM stream_driver WHERE name = '{score_backfill.DONE}'")
+    for table_, column in (
+        ("cancel", "former"), ("stream_driver", "baseline_version"), ("stream_driver", "repair_version"),
+    ):  # fmt: skip
+        session.execute(f"ALTER TABLE {table_} DROP {column}")
+    schema.migrate([ADDRESS])
+    pair.restart()
+    pair.check()
+    session.execute("UPDATE stream_driver SET repair_version = 1 WHERE name = 'stream_trades'")
+    pair.feed(at(0, 77), scores={at(0, 77).trade_id: 3.0})
+    pair.check()
 
 
 def test_a_table_of_an_earlier_release_gets_its_columns(session: Session) -> None:
     session.execute("ALTER TABLE trade DROP canceled_by")
     schema.ensure_tables([ADDRESS], replication=1)
     assert session.execute("SELECT canceled_by FROM trade").all() == []
+
+
+def test_only_the_newest_baseline_before_a_day_is_read_by_its_key(session: Session) -> None:
+    writer = Writer(session)
+
+    def put(symbol: str, as_of: str, median: float) -> None:
+        row = (
+            symbol,
+            cassandra_date(as_of),
+            "P",
+            "20-40",
+            "short",
+            30,
+            1.0,
+            median,
+            1.0,
+            30,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+        )
+        writer.write(writer.baseline, [[row]], retry_for=10)
+        announce(session)
+
+    for as_of, median in (("2018-01-04", 4.0), ("2018-01-05", 5.0), (DAY, 8.0)):
+        put("AAPL", as_of, median)
+    cache = BaselineCache([ADDRESS], refresh=0.0)
+    days = [("AAPL", DAY), ("AAPL", "2018-01-05"), ("AAPL", "2018-01-04"), ("MSFT", DAY)]
+
+    def medians() -> list[float | None]:
+        found = cache.of(days)
+        places = (PLACES["P", "20-40", "short"], STATISTICS.index("volume_median"))
+        return [None if (buckets := found[day]) is None else buckets[places] for day in days]
+
+    try:
+        assert medians() == [5.0, 4.0, None, None]
+        put("MSFT", "2018-01-03", 3.0)
+        assert medians() == [5.0, 4.0, None, 3.0]
+    finally:
+        assert cache._session is not None
+        cache._session.cluster.shutdown()
 
 
 def test_a_table_of_an_earlier_release_is_compacted_as_now(session: Session) -> None:
@@ -294,9 +454,7 @@ def test_rows_are_written_at_local_quorum(session: Session) -> None:
             return session.execute_async(statement, *values)
 
     recorder: Any = Recorder()
-    writer = Writer(recorder)
-    rows = [stored_row(at(n, n)) for n in range(3)]
-    writer.write(writer.trade, by_partition(rows, 3), retry_for=10)
+    store(Writer(recorder), *(at(n, n) for n in range(3)))
     Derived(CassandraStore(recorder)).apply(table(*(at(n, n) for n in range(3))))
     assert sent
     assert {statement.consistency_level for statement in sent} == {None}  # the profile's

@@ -238,9 +238,13 @@ def test_an_end_of_day_file_becomes_a_baseline_and_is_done_once(
 ) -> None:
     build_baseline(pipeline, driver, day)
     assert baselines.pending_files(pipeline.s3, BUCKET) == []
-    usual = baselines.read(pipeline.session)
-    assert len(usual) > 300
-    assert {(row[1], row[2]) for row in usual} == {("2024-10-07", baselines.FOREVER)}
+    rows = pipeline.session.execute("SELECT symbol, as_of FROM baseline").all()
+    assert len(rows) > 300
+    assert {str(row.as_of) for row in rows} == {"2024-10-07"}
+    version = pipeline.session.execute(
+        "SELECT baseline_version FROM stream_driver WHERE name = 'stream_trades'"
+    ).one()
+    assert version.baseline_version, "the stream is told"
 
 
 def caught_up(pipeline: Pipeline) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
 from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.derived_types import Changes, WindowKey
+from kintsugi.trades.derived_tables import FLOW_WINDOW, UNUSUAL_TRADE, Put, Write, window_row
+from kintsugi.trades.derived_types import WindowKey
 from kintsugi.trades.generator import GeneratedDay, generate_day
 from kintsugi.trades.windows import Sums, verdict
 from spark_apps import evaluate_signals
@@ -26,9 +28,9 @@ def made(folder: Path, **truth: object) -> GeneratedDay:
     return GeneratedDay(date(2024, 10, 8), [], [], file, 500_000, 500_000, 0, 0, 0)
 
 
-def judged(day: GeneratedDay, changes: Changes) -> dict[str, Score]:
+def judged(day: GeneratedDay, writes: Sequence[Write]) -> dict[str, Score]:
     store = MemoryStore()
-    store.write(changes, 1)
+    store.write(writes, 1)
     scores = {signal: Score("standard", signal) for signal in SIGNALS}
     judge(day, store, scores)
     return scores
@@ -37,15 +39,15 @@ def judged(day: GeneratedDay, changes: Changes) -> dict[str, Score]:
 def test_trades_are_judged_by_their_identity(tmp_path: Path) -> None:
     day = made(tmp_path, unusual=[{"trade_id": "aa"}, {"trade_id": "bb"}], shocked=["cc"])
     rows = [
-        ("d", "S", 0, bytes.fromhex(i), s, 1.0)
+        Put(UNUSUAL_TRADE, ("d", "S", 0, bytes.fromhex(i), s, 1.0, *(None,) * 12))
         for i, s in (("aa", "high_volume"), ("dd", "high_volume"), ("cc", "high_volume"))
     ]
-    score = judged(day, Changes(unusual=rows))["high_volume"]
+    score = judged(day, rows)["high_volume"]
     assert (score.planted, score.found, score.alerts, score.right) == (2, 1, 3, 1)
     assert score.precision == pytest.approx(1 / 3)
     assert score.recall == 0.5
     assert score.false_per_million == 4.0
-    assert judged(day, Changes())["iv_jump"].precision is None
+    assert judged(day, [])["iv_jump"].precision is None
 
 
 def test_windows_are_judged_by_the_orders_that_they_overlap(tmp_path: Path) -> None:
@@ -55,8 +57,9 @@ def test_windows_are_judged_by_the_orders_that_they_overlap(tmp_path: Path) -> N
         orders=[{**order, "behaviour": "straddle"}, {**order, "symbol": "T", "behaviour": "reversal"}],
     )
     both = verdict(Sums())._replace(signal="imbalance,aggressor")
-    windows = {WindowKey("S", "2024-10-08", 40, T0 + minute * 60_000): both for minute in (-1, 0, 2, 3)}
-    scores = judged(day, Changes(windows=windows))
+    starts = (T0 + minute * 60_000 for minute in (-1, 0, 2, 3))
+    rows = [window_row(WindowKey("S", "2024-10-08", 40, start), both) for start in starts]
+    scores = judged(day, [Put(FLOW_WINDOW, row) for row in rows])
     aggressor, imbalance = scores["aggressor"], scores["imbalance"]
     assert (aggressor.planted, aggressor.found, aggressor.alerts, aggressor.right) == (1, 1, 4, 2)
     assert (imbalance.planted, imbalance.found, imbalance.alerts, imbalance.right) == (1, 0, 4, 0)

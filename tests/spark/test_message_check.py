@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from kintsugi.trades import cql_values, message_check
-from kintsugi.trades.baselines import BASELINE_SCHEMA
-from kintsugi.trades.derived import DERIVING_NAMES, Derived
+from kintsugi.trades.baselines import newest_before
+from kintsugi.trades.derived import Derived
 from kintsugi.trades.derived_memory import MemoryStore
 from kintsugi.trades.identity import CANARY_SYMBOL
-from kintsugi.trades.schema import TRADE_COLUMNS
-from kintsugi.trades.signals import with_signals
+from kintsugi.trades.schema import TRADE_COLUMNS, VERSION_COLUMN
+from kintsugi.trades.signals import days_of, with_scores
 from kintsugi.trades.sink import trades_of
 from spark_apps import stream_trades
 from tests.unit.trades.test_rows import LINE, changed, trade
@@ -22,16 +23,18 @@ from tests.unit.trades.test_rows import LINE, changed, trade
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-MESSAGES = "value binary, partition int, offset bigint"
+MESSAGES = "value binary, partition int, offset bigint, timestamp timestamp"
+SENT = datetime(2026, 11, 28, tzinfo=UTC)
 GOOD: dict[str, Any] = json.loads(orjson.dumps(trade(LINE)))
 
 
 def checked(spark: SparkSession, *values: bytes | None):
-    rows = [(value, 0, number) for number, value in enumerate(values)]
+    rows = [(value, 0, number, SENT) for number, value in enumerate(values)]
     parsed = stream_trades.parsed(spark.createDataFrame(rows, MESSAGES))
-    baseline = spark.createDataFrame([], BASELINE_SCHEMA)
-    columns = dict.fromkeys((*(name for name, _ in TRADE_COLUMNS), *stream_trades.RETURNED_NAMES))
-    return with_signals(stream_trades.enriched(parsed), baseline).select(*columns).orderBy("offset").toArrow()
+    columns = dict.fromkeys(
+        (*(name for name, _ in (*TRADE_COLUMNS, VERSION_COLUMN)), *stream_trades.RETURNED_NAMES)
+    )
+    return stream_trades.enriched(parsed).select(*columns).orderBy("offset").toArrow()
 
 
 def other(**changes: Any) -> bytes:
@@ -146,4 +149,5 @@ def test_no_message_ends_a_batch(spark: SparkSession) -> None:
     assert 0 < trades.num_rows < len(values)
     assert len(cql_values.rows(trades, TRADE_COLUMNS)) == trades.num_rows
     kept = rows.filter(rows.column("problem").is_null())
-    assert Derived(MemoryStore()).apply(kept.select(list(DERIVING_NAMES))).trades == trades.num_rows
+    scored = with_scores(kept, newest_before([], days_of(kept)))
+    assert Derived(MemoryStore()).apply(scored).trades == trades.num_rows

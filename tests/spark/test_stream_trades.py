@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,9 +17,10 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
 from kintsugi.errors import Refused
 from kintsugi.local.processes import wait_until
-from kintsugi.trades import cql_values, signals
-from kintsugi.trades.baselines import BASELINE_SCHEMA, BaselineCache, Usual
-from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades import cql_values
+from kintsugi.trades.baselines import BaselineCache, newest_before
+from kintsugi.trades.derived_types import Alike
+from kintsugi.trades.match_key import match_number
 from kintsugi.trades.schema import TRADE_COLUMNS
 from kintsugi.trades.sink import trades_of
 from spark_apps import stream_trades
@@ -31,26 +34,18 @@ if TYPE_CHECKING:
 KNOWN = (30, 150.0, 100.0, 50.0, 1.0, 30, 0.1, 0.02, 0.1)
 BUCKET = ("P", "20-40", "short")
 USUAL = [
-    ("AAPL", "2018-01-05", "9999-12-31", *BUCKET, *KNOWN),
+    ("AAPL", "2018-01-05", *BUCKET, *KNOWN),
     # An older file, and the day's own: neither is for this day.
-    ("AAPL", "2018-01-04", "2018-01-05", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
-    ("AAPL", "2018-01-08", "9999-12-31", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
+    ("AAPL", "2018-01-04", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
+    ("AAPL", "2018-01-08", *BUCKET, 30, 1.0, 1.0, 1.0, 0.1, 30, 0.001, 1.0, 0.1),
 ]
-MESSAGES = "value binary, partition int, offset bigint"
+MESSAGES = "value binary, partition int, offset bigint, timestamp timestamp"
+SENT = datetime(2026, 11, 28, 12, 0, 0, 123_000, tzinfo=UTC)
 
 
 def enriched(spark: SparkSession, *lines: str):
-    values = [(orjson.dumps(trade(line)), 0, number) for number, line in enumerate(lines)]
+    values = [(orjson.dumps(trade(line)), 0, number, SENT) for number, line in enumerate(lines)]
     return stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(values, MESSAGES)))
-
-
-def scores(
-    spark: SparkSession, *lines: str, usual: Sequence[tuple[object, ...]] = USUAL
-) -> list[tuple[float | None, float | None]]:
-    """(high_volume, iv_jump) of each line."""
-    baseline = spark.createDataFrame(list(usual), BASELINE_SCHEMA)
-    found = signals.with_signals(enriched(spark, *lines), baseline).orderBy("offset").collect()
-    return [(row.high_volume, row.iv_jump) for row in found]
 
 
 def test_a_message_is_read_back_with_every_column(spark: SparkSession) -> None:
@@ -63,7 +58,7 @@ def test_a_message_is_read_back_with_every_column(spark: SparkSession) -> None:
 
 def test_enriching_changes_no_delivered_column(spark: SparkSession) -> None:
     """The replaced pipeline overwrote trade_iv."""
-    before = stream_trades.parsed(spark.createDataFrame([(orjson.dumps(trade(LINE)), 0, 1)], MESSAGES))
+    before = stream_trades.parsed(spark.createDataFrame([(orjson.dumps(trade(LINE)), 0, 1, SENT)], MESSAGES))
     after = stream_trades.enriched(before)
     assert after.select(*before.columns).collect() == before.collect()
     derived = after.select("premium", "side", "canceled", "expiry_bin", "delta_bin").collect()[0]
@@ -77,60 +72,16 @@ def test_the_side_is_of_the_price_and_not_of_a_symbol_called_sell(spark: SparkSe
     assert (row.symbol, row.side) == ("SELL", "buy")
 
 
-def test_a_size_far_above_the_median_of_the_file_before_the_day_is_high_volume(spark: SparkSession) -> None:
-    lines = [changed(14, "0", changed(8, size)) for size in ("332", "333", "1000")]
-    low, high, higher = (score for score, _ in scores(spark, *lines))  # e^1.2 * 100 = 332.01
-    assert low is None
-    assert high == pytest.approx(math.log(3.33))
-    assert higher == pytest.approx(math.log(10))
-
-
-def test_fewer_contracts_than_a_block_are_no_high_volume(spark: SparkSession) -> None:
-    usual = [("AAPL", "2018-01-05", "9999-12-31", *BUCKET, 30, 1.0, 1.0, 1.0, 1.0, *KNOWN[5:])]
-    found = scores(
-        spark, changed(14, "0", changed(8, "99")), changed(14, "0", changed(8, "100")), usual=usual
-    )
-    assert [score is not None for score, _ in found] == [False, True]
-
-
-def test_volatility_far_above_the_usual_is_a_jump_and_an_unknown_or_fallen_one_is_none(
-    spark: SparkSession,
-) -> None:
-    lines = [changed(14, iv) for iv in ("0.1491", "0.1492", "0", "0.0001")]  # e^0.4 * 0.1 = 0.14918
-    below, jump, unknown, fallen = (score for _, score in scores(spark, *lines))
-    assert (below, unknown, fallen) == (None, None, None)
-    assert jump == pytest.approx(math.log(1.492) / 0.1)
-
-
-def test_in_a_bucket_of_equal_volatilities_a_small_rise_is_no_jump(spark: SparkSession) -> None:
-    usual = [("AAPL", "2018-01-05", "9999-12-31", *BUCKET, *KNOWN[:5], 30, 0.1, 0.0001, 0.001)]
-    found = scores(spark, changed(14, "0.1199"), changed(14, "0.1201"), usual=usual)
-    assert [score is not None for _, score in found] == [False, True]
-
-
-@pytest.mark.parametrize(
-    "line",
-    [changed(10, "40"), changed(0, CANARY_SYMBOL), changed(0, "MSFT"), changed(6, "C"), changed(15, "-0.1")],
-    ids=["cancel", "canary", "no-baseline", "call", "other-delta"],
-)
-def test_what_must_not_signal_does_not(spark: SparkSession, line: str) -> None:
-    assert scores(spark, changed(14, "9", changed(8, "100000", line))) == [(None, None)]
-
-
-def test_a_small_or_constant_bucket_says_nothing(spark: SparkSession) -> None:
-    loud = changed(14, "9", changed(8, "100000"))
-    few = (signals.MIN_BUCKET - 1, 150.0, 100.0, 50.0, 1.0, signals.MIN_BUCKET - 1, 0.1, 0.02, 0.1)
-    equal = (30, 100.0, 100.0, 0.0, 0.0, 30, 0.1, 0.0, 0.0)
-    alone = (1, 100.0, 100.0, None, None, 1, 0.1, None, None)
-    for known in (few, equal, alone):
-        rows = [("AAPL", "2018-01-05", "9999-12-31", *BUCKET, *known)]
-        assert scores(spark, loud, usual=rows) == [(None, None)]
-
-
-def test_every_trade_comes_out_once_whatever_the_baseline_holds(spark: SparkSession) -> None:
-    lines = [changed(2, str(number)) for number in range(10)]
-    assert len(scores(spark, *lines)) == 10
-    assert len(scores(spark, *lines, usual=USUAL[:1])) == 10
+def test_a_later_message_is_a_later_version_and_no_two_have_the_same(spark: SparkSession) -> None:
+    later = SENT.replace(microsecond=124_000)
+    values = [
+        (orjson.dumps(trade(LINE)), 0, offset, sent)
+        for offset, sent in ((1997, SENT), (1998, SENT), (2001, later), (2002, later))
+    ]
+    rows = stream_trades.parsed(spark.createDataFrame(values, MESSAGES)).orderBy("offset").collect()
+    stamps = [row.stamp for row in rows]
+    assert stamps == sorted(set(stamps))
+    assert stamps[0] == round(SENT.timestamp() * 1000) * 1000 + 997
 
 
 def test_a_cancel_shares_its_match_key_with_its_trade_and_no_other(spark: SparkSession) -> None:
@@ -140,18 +91,34 @@ def test_a_cancel_shares_its_match_key_with_its_trade_and_no_other(spark: SparkS
     found = [row.match for row in enriched(spark, one, cancel, *others).orderBy("offset").collect()]
     assert found[0] == found[1]
     assert found[0] not in found[2:]
+    assert found[0] == match_number(Alike.of(vars(trade_of(one))))
+
+
+def trade_of(line: str) -> Any:
+    made = trade(line)
+    return SimpleNamespace(**{name: getattr(made, name) for name in type(made).__dataclass_fields__})
+
+
+def test_the_match_key_in_python_is_that_of_spark(spark: SparkSession) -> None:
+    lines = [
+        changed(3, root, changed(5, strike, changed(9, price, changed(8, size))))
+        for root, strike, price, size in (
+            ("A", "0.5", "0.01", "1"), ("SPXW", "5400.000", "1234.56", "32000"), ("ABCDEFGH1", "12.5", "3", "7"),
+        )
+    ]  # fmt: skip
+    found = [row.match for row in enriched(spark, *lines).orderBy("offset").collect()]
+    assert found == [match_number(Alike.of(vars(trade_of(line)))) for line in lines]
 
 
 class Baseline(BaselineCache):
-    """A baseline table that says what the test put there; ``looks``: how often it was read anew on demand."""
+    """A baseline table that says what the test put there."""
 
-    def __init__(self, rows: Sequence[Usual] = ()) -> None:
+    def __init__(self, rows: Sequence[Any] = ()) -> None:
         super().__init__([])
-        self.table, self.looks = list(rows), 0
+        self.table = list(rows)
 
-    def rows(self, *, anew: bool = False) -> list[Usual]:
-        self.looks += anew
-        return list(self.table)
+    def of(self, days: Iterable[Any]) -> Any:
+        return newest_before(self.table, days)
 
 
 def passed(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
@@ -189,10 +156,10 @@ class Followed:
 @contextmanager
 def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Iterator[tuple[Followed, Path]]:
     """The stream over the files of a folder, a line a message, supervised; yields what came, and the folder."""
-    plan, followed, inbox = stream_trades.Plan(spark, baseline, passed), Followed(), directory / "inbox"
+    plan, followed, inbox = stream_trades.Plan(spark, passed), Followed(), directory / "inbox"
     inbox.mkdir()
     stands_in: Any = followed
-    write = stream_trades.batch_writer(plan, stands_in, stands_in, lambda: stands_in)
+    write = stream_trades.batch_writer(plan, stands_in, stands_in, baseline, lambda: stands_in)
     queries: list[StreamingQuery] = []
 
     def start() -> StreamingQuery:
@@ -201,6 +168,7 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
             F.col("value").cast("binary").alias("value"),
             F.lit(0).alias("partition"),
             F.lit(7).cast("long").alias("offset"),
+            F.lit(SENT).alias("timestamp"),
         )
         stream = plan.stored(messages).writeStream.foreachBatch(write)
         queries.append(stream.option("checkpointLocation", str(directory / "checkpoint")).start())
@@ -239,28 +207,14 @@ def test_a_baseline_that_comes_while_trades_flow_holds_for_the_very_next_batch_a
     assert followed.seen == [(500, None), (600, pytest.approx(math.log(6)))]
 
 
-def test_the_first_batch_of_a_query_looks_at_the_baseline_anew_and_the_others_do_not(
-    spark: SparkSession,
-) -> None:
-    baseline = Baseline()
-    plan = stream_trades.Plan(spark, baseline, passed)
-    plan.stored(spark.createDataFrame([(b"{", 0, 1)], MESSAGES))
-    assert (plan.outdated(), plan.outdated()) == (None, None)
-    assert baseline.looks == 1
-
-
-def test_a_plan_is_outdated_by_other_statistics_and_by_more_executors_only(
+def test_a_plan_is_outdated_by_more_executors_only(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    baseline = Baseline([*USUAL, ("MSFT", *USUAL[0][1:-1], math.nan)])
-    plan = stream_trades.Plan(spark, baseline, passed)
-    plan.stored(spark.createDataFrame([(b"{", 0, 1)], MESSAGES))
-    baseline.table = [("MSFT", *USUAL[0][1:-1], float("nan")), *USUAL]  # read anew, in another order
+    plan = stream_trades.Plan(spark, passed)
+    plan.stored(spark.createDataFrame([(b"{", 0, 1, SENT)], MESSAGES))
     assert plan.outdated() is None
     monkeypatch.setattr(plan, "_cores", lambda: 2)
     assert plan.outdated() == "there are more executors now"
-    baseline.table = list(USUAL)
-    assert plan.outdated() == plan.outdated() == "the baseline says something else now"
 
 
 def test_a_batch_without_a_trade_offers_its_offsets_and_its_messages_become_letters(

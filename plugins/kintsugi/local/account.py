@@ -28,31 +28,35 @@ def summary(account: Account) -> dict[str, Any]:
         "in_flight": account.in_flight,
         "withdrawn": account.withdrawn_count,
         "expired": account.expired,
-        "windows": account.windows,
-        "wrong_windows": account.wrong_windows_count,
         "unread": account.unread_count,
         "unreadable": len(account.unreadable),
+        "windows": account.derived.get("flow_window", 0),
+        "wrong_windows": account.wrong_windows,
+        "derived": dict(account.derived),
+        "wrong_derived": account.wrong_derived_count,
+        "wrong_derived_by_table": dict(account.wrong_derived),
+        "repaired": account.repaired,
         "complete": account.complete,
         "named": {
             "lost": account.lost,
             "extra": account.extra,
             "altered": account.altered,
             "withdrawn": account.withdrawn,
-            "wrong_windows": account.wrong_windows,
             "unread": account.unread,
             "unreadable": account.unreadable[:100],
+            "wrong_derived": account.wrong_derived_named,
         },
     }
 
 
 def at_fault(counted: Mapping[str, Any]) -> bool:
     """Whether a `summary` says that a trade is lost or doubled, in a table or in what is added up."""
-    return bool(counted["lost"] or counted["doubled"] or counted["wrong_windows"])
+    return bool(counted["lost"] or counted["doubled"] or counted["wrong_derived"])
 
 
 def said(counted: Mapping[str, Any]) -> str:
     """What a run of faults says of a `summary` at its end."""
     return (
-        f"lost {counted['lost']}, doubled {counted['doubled']}, wrong windows {counted['wrong_windows']}, "
+        f"lost {counted['lost']}, doubled {counted['doubled']}, wrong derived rows {counted['wrong_derived']}, "
         f"stored {counted['stored']:,}"
     )

@@ -195,7 +195,7 @@ class Demo:
             table.add_row(name.replace("_", " "), f"{report[name]:,}")
         for reason, count in report["rejected_by_reason"].items():
             table.add_row(f"  rejected: {reason}", f"{count:,}")
-        for name in ("lost", "doubled", "wrong_windows"):
+        for name in ("lost", "doubled", "wrong_derived"):
             table.add_row(
                 f"[bold]{name.replace('_', ' ')}",
                 f"[bold {'red' if report[name] else 'green'}]{report[name]}",

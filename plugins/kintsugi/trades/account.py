@@ -20,9 +20,10 @@ class Account:
     ``in_flight``: not stored, but on its way: its file isn't wholly ingested, or its message lies before the
     stream. ``withdrawn``: stored, and in the content that a file had once, but in none that S3 has now.
     ``expired``: not stored, and older than Cassandra keeps trades.
-    ``windows``: minutes of a symbol's flow that were compared with what the stored trades sum to, if asked for;
-    ``wrong_windows``: those that say something else, up to 100 by name; ``windows_in_flight``: those that are still
-    being written.
+    ``derived``: rows of derived tables that were compared with what follows from the stored trades, by table, if asked
+    for; ``wrong_derived``: those that differ, by table (``trade``: the mark of a cancel), up to 100 a table by name;
+    ``derived_in_flight``: those that are still being written; ``repaired``: how many of the wrong ones were written
+    anew.
     ``stream_losses``: what Kafka deleted before it was stored, by partition and offsets, and what came of it.
     ``unread``: files that the ingest hasn't read to their end (waiting, being read, failed), up to 100 with their
     state; ``unread_count`` is exact. ``unreadable``: files that couldn't be read for this account, with the reason.
@@ -44,10 +45,11 @@ class Account:
     in_flight: int = 0
     withdrawn_count: int = 0
     expired: int = 0
-    windows: int = 0
-    wrong_windows_count: int = 0
-    windows_in_flight: int = 0
-    wrong_windows: list[str] = field(default_factory=list)
+    derived: dict[str, int] = field(default_factory=dict)
+    wrong_derived: dict[str, int] = field(default_factory=dict)
+    wrong_derived_named: dict[str, list[str]] = field(default_factory=dict)
+    derived_in_flight: int = 0
+    repaired: int = 0
     lost: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
     altered: list[str] = field(default_factory=list)
@@ -60,9 +62,9 @@ class Account:
 
     @property
     def complete(self) -> bool:
-        """Every file was read; every accepted trade is stored once, as it was delivered; windows are their sums."""
+        """Every file was read; every accepted trade is stored once, as it was delivered; all else follows."""
         return self.balanced and not (
-            self.in_flight or self.windows_in_flight or self.unread_count or self.unreadable
+            self.in_flight or self.derived_in_flight or self.unread_count or self.unreadable
         )
 
     @property
@@ -73,15 +75,25 @@ class Account:
             or self.extra_count
             or self.altered_count
             or self.doubled
-            or self.wrong_windows_count
+            or self.wrong_derived_count
         )
+
+    @property
+    def wrong_derived_count(self) -> int:
+        """Rows of all derived tables that differ from what follows from the stored trades."""
+        return sum(self.wrong_derived.values())
+
+    @property
+    def wrong_windows(self) -> int:
+        """Minutes of a symbol's flow that aren't the sum of their trades."""
+        return self.wrong_derived.get("flow_window", 0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, fit for ``json.dumps``.
 
-        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn``, ``wrong_windows``, ``unread`` are numbers here;
-        beside them ``rejected_by_reason``, the named identities as ``lost_trades``, ``extra_trades``,
-        ``altered_trades``, ``withdrawn_trades``, the windows as ``wrong_windows_named``, the files as ``unread_files``;
+        ``rejected``, ``lost``, ``extra``, ``altered``, ``withdrawn``, ``unread`` are numbers here; beside them
+        ``rejected_by_reason``, the named identities as ``lost_trades``, ``extra_trades``, ``altered_trades``,
+        ``withdrawn_trades``, the files as ``unread_files``; the numbers ``wrong_windows`` and ``wrong_derived_count``;
         and ``complete``.
         """
         plain = asdict(self)
@@ -90,8 +102,7 @@ class Account:
             plain[name] = plain.pop(f"{name}_count")
         plain["unread_files"] = plain["unread"]
         plain["unread"] = plain.pop("unread_count")
-        plain["wrong_windows_named"] = plain["wrong_windows"]
-        plain["wrong_windows"] = plain.pop("wrong_windows_count")
+        plain["wrong_windows"], plain["wrong_derived_count"] = self.wrong_windows, self.wrong_derived_count
         plain["rejected_by_reason"] = self.rejected
         plain["rejected"] = sum(self.rejected.values())
         return {**plain, "complete": self.complete}
@@ -104,6 +115,6 @@ class Account:
             f"lost {self.lost_count}, extra {self.extra_count}, altered {self.altered_count}, "
             f"doubled {self.doubled}, in flight {self.in_flight}, withdrawn {self.withdrawn_count}, "
             f"expired {self.expired}; "
-            f"windows {self.windows}, of which wrong {self.wrong_windows_count}, in flight {self.windows_in_flight}; "
-            f"files not read: {self.unread_count}"
+            f"derived rows {sum(self.derived.values())}, of which wrong {self.wrong_derived_count}, "
+            f"in flight {self.derived_in_flight}, repaired {self.repaired}; files not read: {self.unread_count}"
         )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from kintsugi.trades.windows import WINDOW_MS, Flow, Verdict, flow_of
+from kintsugi.trades.cancels import OPENING, Candidate
+from kintsugi.trades.windows import WINDOW_MS, Flow, flow_of
+
+if TYPE_CHECKING:
+    from kintsugi.trades.derived_tables import Write
 
 Day = tuple[str, str]  # symbol, trade date
+Place = tuple[str, str, int, int, bytes]  # a trade's key: symbol, trade date, slot, milliseconds, identity
 
 
 class WindowKey(NamedTuple):
@@ -51,7 +55,11 @@ class Alike(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """A cancel on record; ``trade_id`` is what it takes back, if that is known."""
+    """A cancel on record; ``trade_id`` is what it takes back, if that is known.
+
+    ``former``: what it took back before, as long as that isn't settled in all tables. ``condition``: its kind, 40 to
+    44; None where an earlier release wrote it.
+    """
 
     cancel_id: bytes
     ts: int
@@ -60,51 +68,57 @@ class Cancel(NamedTuple):
     alike: Alike
     match: int
     trade_id: bytes | None
+    former: frozenset[bytes] = frozenset()
+    condition: int | None = None
 
 
 class Stored(NamedTuple):
-    """A trade as the truth has it; ``flow`` is what it adds to its window."""
+    """A trade as the truth has it; ``flow`` is what it adds to its window.
+
+    ``stamp``: the version of its row (see `schema.VERSION_COLUMN`). Of two versions the greater one is stored.
+    """
 
     trade_id: bytes
     ts: int
     slot: int
     sequence: int
     flow: Flow
+    stamp: int
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Stored:
         """Of a row of a batch (columns `derived.DERIVING`)."""
         flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
-        return cls(bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], flow)
+        return cls(
+            bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], flow, row["stamp"]
+        )
+
+
+def candidate(one: Cancel | Stored) -> Candidate:
+    """A trade or a cancel as `cancels.match` takes it."""
+    if isinstance(one, Cancel):
+        return Candidate(one.ts, one.sequence, one.cancel_id, one.condition == OPENING)
+    return Candidate(one.ts, one.sequence, one.trade_id)
 
 
 class DayRecord(NamedTuple):
-    """What is on record of a symbol's day: starts of its windows, those that signal, its cancels."""
+    """What is on record of a symbol's day: starts of its windows, those that signal, its cancels.
+
+    ``unusual``, ``unusual_canceled``: its rows of these tables, in the order of `schema.UNUSUAL_COLUMNS`.
+    """
 
     windows: Iterable[int]
     alerts: Iterable[int]
     cancels: Iterable[Cancel]
+    unusual: Iterable[tuple[Any, ...]] = ()
+    unusual_canceled: Iterable[tuple[Any, ...]] = ()
 
 
-@dataclass(slots=True)
-class Changes:
-    """The rows of one batch, all absolute.
+class DriverState(NamedTuple):
+    """``epoch``: of the youngest driver; ``repair``: of the last repair of derived tables. Microseconds, or 0."""
 
-    ``marks``: stored trade → the cancel that takes it back, or None. ``taken_back``: trades to remove from
-    the unusual ones, ``freed``: trades to bring back among them, because a cancel found a better match.
-    ``unusual``, ``unusual_canceled``: rows of `schema.UNUSUAL_COLUMNS`, dates as text. ``late``: (trade date,
-    reason, partition, end offset, trades).
-    """
-
-    windows: dict[WindowKey, Verdict] = field(default_factory=dict)
-    quiet: list[WindowKey] = field(default_factory=list)
-    cancels: list[tuple[Day, Cancel]] = field(default_factory=list)
-    marks: list[tuple[Day, int, int, bytes, bytes | None]] = field(default_factory=list)
-    taken_back: list[tuple[Day, int, bytes]] = field(default_factory=list)
-    freed: list[tuple[Day, int, bytes]] = field(default_factory=list)
-    unusual: list[tuple[Any, ...]] = field(default_factory=list)
-    unusual_canceled: list[tuple[Any, ...]] = field(default_factory=list)
-    late: list[tuple[str, str, int, int, int]] = field(default_factory=list)
+    epoch: int = 0
+    repair: int = 0
 
 
 class Store(Protocol):
@@ -113,8 +127,8 @@ class Store(Protocol):
     def claim(self, epoch: int) -> None:
         """Declare a driver that began at ``epoch`` (microseconds) the youngest."""
 
-    def youngest(self) -> int:
-        """The epoch of the youngest driver."""
+    def driver_state(self) -> DriverState:
+        """The youngest driver, and the last repair."""
 
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
         """What is on record of each."""
@@ -125,5 +139,5 @@ class Store(Protocol):
     def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
         """The stored trades with these columns in these windows, without cancels."""
 
-    def write(self, changes: Changes, timestamp: int) -> None:
-        """Write all of it, at ``timestamp`` (microseconds)."""
+    def write(self, writes: Sequence[Write], timestamp: int) -> None:
+        """Write all of them, in any order, at ``timestamp`` (microseconds)."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CAPACITY = 100_000  # trades: about 20 MB
 _COLUMNS = (
     "match", "trade_id", "symbol", "trade_date", "slot", "ts", "sequence", "root", "expiration", "strike",
-    "option_type", "exchange", "size", "price", "condition", "delta", "side", "canceled",
+    "option_type", "exchange", "size", "price", "condition", "delta", "side", "canceled", "stamp",
 )  # fmt: skip
 
 

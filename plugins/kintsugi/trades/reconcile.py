@@ -8,7 +8,7 @@
    in two rows. ``altered``: the same identity with other columns than any file gives it.
 6. Ask again about what doesn't fit, for a feed may be running: what is missing may lie before the stream
    (``in_flight``), what is too much may come from a newer file, or from the former content of one (``withdrawn``).
-7. On the way, compare the windows with what the stored trades sum to (`window_audit`).
+7. On the way, compare all derived tables with what follows from the stored trades (`derived_audit`).
 
 Canaries are left out. Identities lie on disk, divided into buckets (`spill`), so memory grows with the number of
 partitions (symbols times quarters of an hour, 130 bytes each), not with that of trades.
@@ -29,9 +29,9 @@ from kintsugi.trades import topic
 from kintsugi.trades.account import Account
 from kintsugi.trades.arrivals import PREFIX
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
+from kintsugi.trades.derived_audit import DerivedAudit
 from kintsugi.trades.ledger import Entry, Ledger
 from kintsugi.trades.taking import FileKey, Taking
-from kintsugi.trades.window_audit import WindowAudit
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -53,11 +53,13 @@ def reconcile(
     until: float | None = None,
     kafka: bool = True,
     files: Collection[FileKey] | None = None,
+    repair: bool = False,
 ) -> Account:
     """The account of this installation: its trade files, its topic (if ``kafka``), its tables.
 
-    ``until``: seconds to wait for trades that are still under way. ``files``: only these, as (key, ETag).
-    Raises KintsugiError when Cassandra or Postgres can't be reached, and whatever S3 and Kafka raise.
+    ``until``: seconds to wait for trades that are still under way. ``files``: only these, as (key, ETag). ``repair``:
+    write the rows of derived tables that are wrong as they should be. Raises KintsugiError when Cassandra or Postgres
+    can't be reached, and whatever S3 and Kafka raise.
     """
     from kintsugi.connections import data_sources, s3_client, store_dsn
     from kintsugi.store.stream_record import StreamRecord
@@ -66,7 +68,8 @@ def reconcile(
     fleet = settings.fleet
     with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
         account = take_account(
-            s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, windows=files is None,
+            s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, derived=files is None,
+            repair=repair,
             bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None, sources=data_sources(settings),
         )  # fmt: skip
     account.stream_losses = [str(loss) for loss in StreamRecord(store_dsn(settings)).losses()]
@@ -132,28 +135,28 @@ def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
 def take_account(
     s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
     bootstrap: list[str] | None = None, until: float | None = None, files: Collection[FileKey] | None = None,
-    windows: bool = False, sources: Sequence[DataSource] | None = None,
+    derived: bool = False, repair: bool = False, sources: Sequence[DataSource] | None = None,
 ) -> Account:  # fmt: skip
     """The account of the trade files below ``prefix``, or of ``files`` alone, given as (key, ETag).
 
     ``sources``: where the files are; default: ``bucket``, where also the identities lie that the ingest wrote down.
     ``ledger``: for ``produced``, and for what is on its way; it is told of each file that is wholly stored.
     ``bootstrap``: read the topic as well. ``until``: seconds to wait for trades that are under way. Of ``files``
-    alone nothing is ``extra`` or ``withdrawn``, and the topic isn't read as a whole. ``windows``: compare them too,
-    which needs whole days, not ``files``. Raises what S3, Postgres, Kafka and Cassandra raise: an account that couldn't
-    be taken is no account.
+    alone nothing is ``extra`` or ``withdrawn``, and the topic isn't read as a whole. ``derived``: compare the derived
+    tables too, which needs whole days, not ``files``; ``repair``: write what is wrong in them. Raises what S3,
+    Postgres, Kafka and Cassandra raise: an account that couldn't be taken is no account.
     """
     started = time.monotonic()
     with ExitStack() as stack:
         taking = Taking(stack, s3, session, ledger, bucket, prefix, bootstrap, files, sources)
         taking.wait(started + (until or 0))
         taking.read_files()
-        taking.read_cassandra(WindowAudit(session) if windows else None)
+        taking.read_cassandra(DerivedAudit(session, repair=repair) if derived else None)
         taking.read_topic()
         taking.compare()
         taking.explain_missing(started + (until or 0))
         taking.explain_extra()
-        taking.explain_windows(started + (until or 0))
+        taking.explain_derived(started + (until or 0))
         taking.tell_ledger()
     taking.account.seconds = round(time.monotonic() - started, 3)
     return taking.account

@@ -19,17 +19,19 @@ Tables are modelled by the query they answer, and no partition grows without bou
   trades a day: 1,100 rows.
 - ``late_trades``: trades that came after their window was closed, counted by reason. One partition a trading
   day, one row a batch with late trades; a whole day replayed at 20,000 trades a batch is 6 x 70 rows.
-- ``stream_driver``: one row, the youngest streaming driver.
+- ``stream_driver``: one row: the youngest streaming driver, and the versions of what it holds in memory.
 - ``baseline``: what is usual for a symbol, by bucket and by the day of the end-of-day file. 30 rows a
   symbol a day, 12,000 in the 400 days that they live.
 
 Times to live bound the whole. A trade's row is written once and, but for the mark of the few cancelled ones
-(``canceled_by``, the identity of the cancel), never changed, so compaction by time window suits it.
+(``canceled_by``, the identity of the cancel; ``scores`` of the unusual ones), never changed, so compaction by
+time window suits it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +62,16 @@ TRADE_COLUMNS = (
     ("premium", "double"),
     ("side", "text"), ("canceled", "boolean"), ("expiry_bin", "text"), ("delta_bin", "text"),
 )  # fmt: skip
-# Columns of `trade` that aren't delivered with it but follow later; null when its row is written.
-MARK_COLUMNS = (("canceled_by", "blob"),)
+# Not stored, but the timestamp of the row's write, in microseconds since 1970 UTC: the time of the message in Kafka,
+# and its offset modulo 1000. A trade's messages are on one partition, so a later version has a greater timestamp, and
+# two versions never have the same one. At the same timestamp Cassandra would merge two rows, column by column.
+VERSION_COLUMN = ("stamp", "bigint")
+# Columns of `trade` that aren't delivered with it but follow later; null when its row is written. ``scores``: by
+# signal, the score and what is usual (mean or median, standard deviation); null for a trade without a signal.
+MARK_COLUMNS = (
+    ("canceled_by", "blob"),
+    ("scores", "frozen<map<text, frozen<tuple<double, double, double>>>>"),
+)
 UNUSUAL_COLUMNS = (
     ("trade_date", "date"), ("symbol", "text"), ("ts", "timestamp"), ("trade_id", "blob"), ("signal", "text"),
     ("score", "double"), ("root", "text"), ("expiration", "date"), ("strike", "double"),
@@ -89,6 +99,11 @@ CANCEL_COLUMNS = (
     ("slot", "smallint"), ("sequence", "bigint"), ("root", "text"), ("expiration", "date"),
     ("strike", "double"), ("option_type", "text"), ("exchange", "smallint"), ("size", "int"), ("price", "double"),
     ("canceled_condition", "smallint"), ("match", "bigint"), ("trade_id", "blob"),
+    ("former", "frozen<set<blob>>"), ("condition", "smallint"),
+)  # fmt: skip
+# One row: the youngest driver, and the versions of what a driver holds in memory (microseconds since 1970 UTC).
+DRIVER_COLUMNS = (
+    ("name", "text"), ("epoch", "bigint"), ("baseline_version", "bigint"), ("repair_version", "bigint"),
 )  # fmt: skip
 LATE_COLUMNS = (
     ("trade_date", "date"), ("reason", "text"), ("partition", "int"), ("end_offset", "bigint"), ("trades", "int"),
@@ -144,7 +159,7 @@ TABLES = {
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
     "stream_driver": _table(
-        "stream_driver", (("name", "text"), ("epoch", "bigint")), "name", "comment = 'the youngest wins'"
+        "stream_driver", DRIVER_COLUMNS, "name", "comment = 'the youngest wins'"
     ),
     "baseline": _table(
         "baseline", BASELINE_COLUMNS, "symbol, as_of, option_type, delta_bin, expiry_bin",
@@ -162,20 +177,32 @@ def ensure_topics_and_tables(fleet: Fleet) -> None:
 
 
 def ensure_tables(contact_points: list[str], replication: int = 3, timeout: float = 60.0) -> None:
-    """Create the keyspace and its tables where they are missing.
+    """Create the keyspace and its tables where they are missing, and migrate those of an earlier release.
 
-    Waits until all nodes agree on the schema.     ``replication``: copies of every row in this
+    Waits until all nodes agree on the schema. ``replication``: copies of every row in this
     datacentre. Raises KintsugiError when Cassandra can't be reached, or its nodes don't agree, within
     ``timeout`` seconds. Two callers at once are safe: the statements are IF NOT EXISTS, and a collision
-    shows as a schema disagreement, which is waited for.
+    shows as a schema disagreement or as an error, after which all is tried again.
     """
+    _until_done(contact_points, lambda session: _create_tables(session, replication), timeout)
+
+
+def migrate(contact_points: list[str], timeout: float = 60.0) -> None:
+    """Bring the tables of an earlier release up to date: columns are added, and scores copied to their trades.
+
+    For the streaming driver, which a roll-out starts before anybody runs `ensure_tables`. Raises what that does.
+    """
+    _until_done(contact_points, _migrate, timeout)
+
+
+def _until_done(contact_points: list[str], what: Callable[[Session], None], timeout: float) -> None:
     from kintsugi.trades.cassandra import connected
 
     deadline = time.monotonic() + timeout
     while True:
         try:
             with connected(contact_points, keyspace=None) as session:
-                _create_tables(session, replication)
+                what(session)
             return
         except Exception as error:
             if time.monotonic() > deadline:
@@ -201,10 +228,17 @@ def _create_tables(session: Session, replication: int) -> None:
     for name, statement in TABLES.items():
         if name not in known:
             session.execute(statement)
-    _add_missing_columns(session)
     _compact_as_now(session)
+    _migrate(session)
+
+
+def _migrate(session: Session) -> None:
+    from kintsugi.trades.score_backfill import backfill_scores
+
+    _add_missing_columns(session)
     if not session.cluster.control_connection.wait_for_schema_agreement(wait_time=20):
         raise KintsugiError("the Cassandra nodes don't agree on the schema")
+    backfill_scores(session)
 
 
 def _add_missing_columns(session: Session) -> None:
@@ -214,7 +248,10 @@ def _add_missing_columns(session: Session) -> None:
         "SELECT table_name, column_name FROM system_schema.columns WHERE keyspace_name = %s", (KEYSPACE,)
     ):
         known.setdefault(row.table_name, set()).add(row.column_name)
-    for table, columns in (("trade", MARK_COLUMNS), ("baseline", BASELINE_COLUMNS)):
+    for table, columns in (
+        ("trade", MARK_COLUMNS), ("baseline", BASELINE_COLUMNS), ("cancel", CANCEL_COLUMNS),
+        ("stream_driver", DRIVER_COLUMNS),
+    ):  # fmt: skip
         for name, kind in columns:
             if name not in known.get(table, {name}):
                 session.execute(f"ALTER TABLE {KEYSPACE}.{table} ADD {name} {kind}")

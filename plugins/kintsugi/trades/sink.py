@@ -1,7 +1,9 @@
 """Rows into Cassandra from the executors of Spark: unlogged batches of one partition each, many in flight.
 
 Every statement is an upsert by the trade's identity, so whatever is written twice is one row, and a
-failed write is simply sent again until a deadline.
+failed write is simply sent again until a deadline. A trade's row carries the timestamp of its message
+(`schema.VERSION_COLUMN`), so of several versions the one that came last to Kafka stays, as a whole, whoever writes it
+when.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.errors import KintsugiError
 from kintsugi.settings import KEYSPACE
 from kintsugi.trades import cql_values
-from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS
+from kintsugi.trades.schema import BASELINE_COLUMNS, TRADE_COLUMNS, VERSION_COLUMN
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -38,6 +40,7 @@ class Writer:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.trade = _prepare(session, "trade", TRADE_COLUMNS)
+        self.versioned_trade = _prepare(session, "trade", TRADE_COLUMNS, versioned=True)
         self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
 
     def write(
@@ -114,8 +117,8 @@ def arrow_sink(
 ) -> Callable[[Iterator[RecordBatch]], Iterator[RecordBatch]]:
     """A function for ``DataFrame.mapInArrow``: writes the trades and returns columns of every row.
 
-    In: at least the columns of ``trade``, those ``returned``, and ``problem`` (`message_check`): a row that has one is
-    no trade and isn't written. Out: ``returned``, a row for every row that came in.
+    In: at least the columns of ``trade``, VERSION_COLUMN, those ``returned``, and ``problem`` (`message_check`): a row
+    that has one is no trade and isn't written. Out: ``returned``, a row for every row that came in.
     """
 
     def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
@@ -134,8 +137,8 @@ def trades_of(batch: RecordBatch) -> RecordBatch:
 
 
 def _store(target: Writer, batch: RecordBatch) -> None:
-    rows = cql_values.rows(batch, TRADE_COLUMNS)
-    target.write(target.trade, by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
+    rows = cql_values.rows(batch, (*TRADE_COLUMNS, VERSION_COLUMN))
+    target.write(target.versioned_trade, by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
 
 
 def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
@@ -146,9 +149,13 @@ def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _prepare(session: Session, table: str, columns: tuple[tuple[str, str], ...]) -> PreparedStatement:
+def _prepare(
+    session: Session, table: str, columns: tuple[tuple[str, str], ...], *, versioned: bool = False
+) -> PreparedStatement:
+    """An INSERT of these columns; ``versioned``: with one more value, the timestamp of the row."""
     names = ", ".join(name for name, _ in columns)
     marks = ", ".join("?" for _ in columns)
-    statement = session.prepare(f"INSERT INTO {KEYSPACE}.{table} ({names}) VALUES ({marks})")
+    using = " USING TIMESTAMP ?" if versioned else ""
+    statement = session.prepare(f"INSERT INTO {KEYSPACE}.{table} ({names}) VALUES ({marks}){using}")
     statement.is_idempotent = True
     return statement

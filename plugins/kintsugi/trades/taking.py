@@ -10,11 +10,12 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import tee
 from typing import TYPE_CHECKING
 
-from kintsugi.trades import topic, window_audit
+from kintsugi.trades import derived_audit, topic
 from kintsugi.trades.account import NAMED, Account
 from kintsugi.trades.arrivals import S3Object, objects, trade_files
 from kintsugi.trades.canary import PREFIX as CANARY_PREFIX
 from kintsugi.trades.data_source import DataSource, own_source
+from kintsugi.trades.derived_audit import SLOTS, DerivedAudit
 from kintsugi.trades.failures import is_of_s3, is_transient, reason_of
 from kintsugi.trades.files import BadLine, read_lines
 from kintsugi.trades.ingest import IDENTITIES
@@ -23,7 +24,6 @@ from kintsugi.trades.rows import SLOT_MINUTES, Rejection, Trade, parse
 from kintsugi.trades.schema import TRADE_DAYS
 from kintsugi.trades.spill import BUCKETS, Spill
 from kintsugi.trades.stored import ALWAYS, Read, fingerprint, partitions, read_partitions, row_fingerprint
-from kintsugi.trades.window_audit import SLOTS, WindowAudit
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -97,7 +97,7 @@ class Taking:
         self.symbols = _Symbols()
         self.slots: dict[int, int] = {}  # symbol, day and slot → first and last millisecond, packed
         self.old_days: set[tuple[str, str]] = set()  # of which Cassandra may have let trades go
-        self.audit: WindowAudit | None = None
+        self.audit: DerivedAudit | None = None
         self.stored_of: dict[int, int] = {}
         self.missing_of: dict[int, int] = {}
 
@@ -211,24 +211,28 @@ class Taking:
             packed = self.slots[where]
             yield symbol, text, slot, start + (packed >> 20), start + (packed & 0xFFFFF)
 
-    def read_cassandra(self, audit: WindowAudit | None = None) -> None:
+    def read_cassandra(self, audit: DerivedAudit | None = None) -> None:
         """Note every stored row, and show ``audit`` those of whole days."""
         self.audit = audit
         reads, again = tee(self._reads(self.slots))
-        found = read_partitions(self.session, reads, window_audit.COLUMNS if audit else ())
+        found = read_partitions(self.session, reads, derived_audit.COLUMNS if audit else ())
         for place, rows in zip(again, found, strict=True):
             for row in rows:
                 self.stored.add(bytes(row.trade_id), row_fingerprint(row))
-            if audit is not None and place[:2] not in self.old_days:
+            if audit is not None and place[:2] in self.old_days:
+                audit.skip(place[:2])
+            elif audit is not None:
                 audit.see(place, rows)
         if self.partial:
             return
-        others = (
+        others = [
             (symbol, day, slot, *ALWAYS)
             for symbol, day, slot in partitions(self.session)
             if self._slot_of(symbol, day, slot) not in self.slots
-        )
-        for rows in read_partitions(self.session, others):
+        ]
+        for place, rows in zip(others, read_partitions(self.session, others), strict=True):
+            if audit is not None:
+                audit.skip(place[:2])  # of no file: nobody knows whether all of it is still there
             for row in rows:
                 self.stored.add(bytes(row.trade_id), row_fingerprint(row))
 
@@ -414,18 +418,19 @@ class Taking:
                     account.extra_count += 1
                     _name(account.extra, identity)
 
-    def explain_windows(self, deadline: float) -> None:
-        """Of the windows that aren't what their trades sum to: what is being written; the rest is wrong."""
+    def explain_derived(self, deadline: float) -> None:
+        """Of the rows that don't follow from their trades: what is being written; the rest is wrong."""
         if self.audit is None:
             return
         account = self.account
         # Without a topic nobody writes, or nobody can tell.
-        account.windows_in_flight = self.audit.settle(
+        account.derived_in_flight = self.audit.settle(
             lambda: self.bootstrap is None or self._await_passed(deadline), deadline
         )
-        account.windows = self.audit.compared
-        account.wrong_windows_count = len(self.audit.wrong)
-        account.wrong_windows = [window_audit.name(window) for window in self.audit.wrong[:NAMED]]
+        account.derived = dict(self.audit.compared)
+        account.wrong_derived = dict(self.audit.wrong)
+        account.wrong_derived_named = {table: names[:NAMED] for table, names in self.audit.named.items()}
+        account.repaired = self.audit.repaired
 
     def _note(self, spill: Spill, files: Iterable[FileKey]) -> None:
         for key, etag in files:

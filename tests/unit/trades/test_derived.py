@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +14,10 @@ import pytest
 from kintsugi.errors import KintsugiError, Refused
 from kintsugi.trades.derived import DERIVING, DERIVING_NAMES, EARLIER_DAY, WINDOW_CLOSED, Derived
 from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.derived_types import WindowKey
+from kintsugi.trades.derived_tables import FLOW_ALERT
+from kintsugi.trades.derived_types import Alike, WindowKey
 from kintsugi.trades.identity import CANARY_SYMBOL
+from kintsugi.trades.match_key import match_number
 from kintsugi.trades.rows import Trade, is_cancel
 from kintsugi.trades.windows import window_start
 from tests.unit.trades.test_rows import LINE, trade
@@ -28,6 +31,7 @@ TYPES = {
 }
 SCHEMA = pa.schema([(name, TYPES[kind]) for name, kind in (c.split() for c in DERIVING.split(", "))])
 MINUTE = 60_000
+STAMPS = itertools.count(1_000_000, 1_000_000)
 
 
 def at(minutes: float, number: int = 0, **columns: Any) -> Trade:
@@ -48,8 +52,14 @@ def cancel_of(one: Trade, minutes: float, sequence: int | None = None) -> Trade:
 
 
 def table(
-    *trades: Trade, scores: dict[str, float] | None = None, offset: int = 0, partition: int = 0
+    *trades: Trade,
+    scores: dict[str, float] | None = None,
+    offset: int = 0,
+    partition: int = 0,
+    stamp: int | None = None,
 ) -> pa.Table:
+    """A batch; ``stamp``: the version of its first row, by default later than any batch before."""
+    stamp = next(STAMPS) if stamp is None else stamp
     rows = []
     for number, one in enumerate(trades):
         canceled = is_cancel(one)
@@ -59,9 +69,9 @@ def table(
         rows.append(
             row | {
                 "side": "buy", "canceled": canceled, "premium": one.size * one.price * 100,
-                "match": hash((one.root, one.strike, one.exchange, one.size, one.price, condition)) % 2**60,
+                "match": match_number(Alike.of(row | {"condition": condition})),
                 "high_volume": score, "usual_volume_mean": 1.0, "usual_volume_stddev": 1.0,
-                "partition": partition, "offset": offset + number,
+                "partition": partition, "offset": offset + number, "stamp": stamp + offset + number,
             }
         )  # fmt: skip
     return pa.Table.from_pylist(rows, SCHEMA)
@@ -88,6 +98,9 @@ class Stream:
             self.store.marks,
             self.store.unusual,
             self.store.unusual_canceled,
+            self.store.top,
+            self.store.scores,
+            sorted(self.store.rows(FLOW_ALERT)),
         )
 
 
@@ -267,7 +280,7 @@ def test_the_watermark_is_of_one_partition() -> None:
 
 def test_a_batch_that_could_not_be_written_is_applied_again_as_if_for_the_first_time() -> None:
     class Broken(MemoryStore):
-        def write(self, changes: Any, timestamp: int) -> None:
+        def write(self, writes: Any, timestamp: int) -> None:
             raise KintsugiError("no quorum")
 
     whole, store = Stream(), Broken()
@@ -297,7 +310,8 @@ def test_a_driver_that_wakes_up_after_another_took_over_ends_and_cannot_overwrit
     store.store(table(at(0, 2)))
     new.derived._stamp = stamp
     new.feed(at(0, 2))
-    store.write(suspended, stamp)  # what it was about to write when it was stopped
+    for stage in suspended.stages():
+        store.write(stage, stamp)  # what it was about to write when it was stopped
     assert counts(new) == {0: 2}
     with pytest.raises(Refused, match="taken over"):
         old.feed(at(0, 3))

@@ -48,9 +48,9 @@ def test_the_identity_is_cut_out_of_a_message_however_it_is_written() -> None:
 
 def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
     assert Account(accepted=3, stored=3).complete
-    for fault in ("lost_count", "extra_count", "altered_count", "doubled", "wrong_windows_count"):
+    for fault in ("lost_count", "extra_count", "altered_count", "doubled", "wrong_derived"):
         account = Account()
-        setattr(account, fault, 1)
+        setattr(account, fault, {"unusual_top": 1} if fault == "wrong_derived" else 1)
         assert not account.complete
         assert not account.balanced
 
@@ -58,8 +58,8 @@ def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubl
 def test_what_is_under_way_is_no_fault_but_the_account_is_not_complete() -> None:
     assert Account(in_flight=1).balanced
     assert not Account(in_flight=1).complete
-    assert Account(windows_in_flight=1).balanced
-    assert not Account(windows_in_flight=1).complete
+    assert Account(derived_in_flight=1).balanced
+    assert not Account(derived_in_flight=1).complete
     assert Account(withdrawn_count=1, expired=1).complete
     assert Account(unread_count=1).balanced
     assert not Account(unread_count=1).complete
@@ -99,11 +99,12 @@ def test_a_slot_begins_where_its_first_trade_may_be(day: str) -> None:
 
 def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
     account = Account(rejected={"time": 2, "columns": 1}, lost_count=1, lost=["ab"])
-    account.wrong_windows_count, account.wrong_windows = 1, ["AAPL 2024-10-08 14:31Z"]
+    account.wrong_derived = {"flow_window": 1, "cancel": 2}
+    account.wrong_derived_named = {"flow_window": ["flow_window AAPL 2024-10-08 14:31:00Z"]}
     plain = account.to_json()
     assert (plain["rejected"], plain["lost"], plain["complete"]) == (3, 1, False)
     assert (plain["rejected_by_reason"], plain["lost_trades"]) == ({"time": 2, "columns": 1}, ["ab"])
-    assert (plain["wrong_windows"], plain["wrong_windows_named"]) == (1, ["AAPL 2024-10-08 14:31Z"])
+    assert (plain["wrong_windows"], plain["wrong_derived_count"]) == (1, 3)
     json.dumps(plain)
 
 
