@@ -110,13 +110,13 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
 
 def validate(options: argparse.Namespace, settings: Settings) -> int:
     """Say what an ingest of files would do, without one; 1 when a file or one of its rows would be rejected."""
-    from kintsugi.connections import s3_client
+    from kintsugi.connections import client_of
     from kintsugi.trades.validation import format_report
     from kintsugi.trades.validation import validate as look_at
 
     reports = []
     for name in options.file:
-        report = look_at(name, lambda: s3_client(settings))
+        report = look_at(name, lambda bucket: client_of(settings, bucket))
         reports.append(report)
         if not options.json:
             print(format_report(report), flush=True)

@@ -118,6 +118,15 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
     return combined(own, user_source(found))
 
 
+def client_of(settings: Settings, bucket: str) -> Any:
+    """A client for ``bucket``: the user's where the connection ``kintsugi_data`` names it, else the installation's.
+
+    Raises KintsugiError when the user's connection can't be used.
+    """
+    sources = data_sources(settings)
+    return next((source.client for source in sources if source.bucket == bucket), sources[0].client)
+
+
 def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
     """`data_sources`, without the user's bucket where its connection can't be used now.
 

@@ -189,6 +189,12 @@ class Incident:
             if entry.step == ATTEMPT and entry.data.get("key") not in withdrawn
         ]
 
+    def attempt_of(self, run: str) -> Action | None:
+        """The action that ``run`` (the holder of its case) began and has not withdrawn; None when there is none."""
+        withdrawn = any(entry.step == WITHDRAWN and entry.data["attempt"] == run for entry in self.entries)
+        begun = [entry for entry in self.entries if entry.step == ATTEMPT and entry.data.get("key") == run]
+        return Action(begun[-1].data["action"]) if begun and not withdrawn else None
+
     def runs(self) -> list[str]:
         """The runs that have worked on it (``<dag>/<run>``), newest first."""
         confirmed = [str(entry.data["run"]) for entry in self.entries if entry.data.get("run")]

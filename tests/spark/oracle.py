@@ -114,6 +114,7 @@ def unusual(frame: pd.DataFrame, usual: pd.DataFrame) -> dict[tuple[int, str], f
     """The score of each trade (its row's number) that signals: decision 31's two signals of a trade."""
     joined = frame.reset_index().merge(usual, on=BUCKET, suffixes=("", "_usual"))
     found: dict[tuple[int, str], float] = {}
+    row: Any
     for row in joined[~joined["taken_back"]].itertuples():
         assert row.as_of < row.trade_date
         if row.volume_count >= 5 and row.volume_log_stddev > 0 and row.size >= 100:
@@ -131,13 +132,15 @@ def windows(frame: pd.DataFrame) -> dict[tuple[str, int], dict[str, Any]]:
     """The flow of each symbol and minute (start in milliseconds since 1970 UTC) over trades that count."""
     counted = frame[~frame["taken_back"]].copy()
     counted["start"] = counted["ts"] // WINDOW_MS * WINDOW_MS
-    return {(str(key[0]), int(key[1])): _window(group) for key, group in counted.groupby(["symbol", "start"])}  # type: ignore[index]
+    groups: Any = counted.groupby(["symbol", "start"])
+    return {(str(symbol), int(start)): _window(group) for (symbol, start), group in groups}
 
 
 def _window(group: pd.DataFrame) -> dict[str, Any]:
     calls = puts = gross = Decimal(0)
     premium = {"buy": Decimal(0), "sell": Decimal(0), "unknown": Decimal(0)}
     votes = {"up": 0, "down": 0, "buy": 0, "sell": 0, "unknown": 0}
+    row: Any
     for row in group.itertuples():
         premium[row.side] += row.premium
         votes[row.side] += 1

@@ -110,7 +110,7 @@ def test_windows_and_signals(
         if not (found[key][name] == value if name == "signal" else close(found[key][name], value))
     ]
     assert differences == []
-    identities = [found.identity for line in lines if isinstance(found := message(line), Message)]
+    identities = [taken.identity for line in lines if isinstance(taken := message(line), Message)]
     signals = {
         (identities[row], signal): score
         for (row, signal), score in oracle.unusual(expected, oracle.baseline(made.eod_files[0])).items()

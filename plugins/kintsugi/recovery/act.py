@@ -186,7 +186,7 @@ def _action(runtime: Runtime, case: Case) -> Action:
     confirmed = assess.Confirmed.of(incident, case.holder)
     if confirmed.dry_run:
         return Action.REBUILD_NODE if confirmed.requested is Action.REBUILD_NODE else Action.REBUILD
-    return next(reversed(incident.attempts()), Action.WAIT)
+    return incident.attempt_of(case.holder) or Action.WAIT
 
 
 def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:

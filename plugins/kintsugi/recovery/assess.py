@@ -337,7 +337,7 @@ def limits(runtime: Runtime) -> Limits:
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
     confirmed = Confirmed.of(incident, case.holder)
-    action = next(reversed(incident.attempts()), None)
+    action = incident.attempt_of(case.holder)
     suspicion = Suspicion(
         first_failed_at=confirmed.first_failed_at,
         detected_at=incident.detected_at,
@@ -356,11 +356,9 @@ def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
     again, Refused with the reasons otherwise; the attempt is then withdrawn, because it has done nothing.
     """
     incident = runtime.store.incident(case.incident)
-    action = next(reversed(incident.attempts()), Action.WAIT)
-    if not action.changes:
-        raise Refused(
-            f"No attempt on {case.node} is under way (the last one was withdrawn): nothing is killed."
-        )
+    action = incident.attempt_of(case.holder)
+    if action is None:
+        raise Refused(f"This run has no attempt on {case.node} under way: nothing is killed.")
     facts = _facts(runtime, case, incident)
     known = facts.with_ledger(runtime.store.ledger(incident.id))
     ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))

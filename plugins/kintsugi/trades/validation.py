@@ -60,8 +60,8 @@ class FileReport:
         return values
 
 
-def validate(name: str, s3: Callable[[], S3Client]) -> FileReport:
-    """The report on a local file, or on ``s3://bucket/key``, which ``s3`` gives a client for. Raises nothing."""
+def validate(name: str, s3: Callable[[str], S3Client]) -> FileReport:
+    """The report on a local file, or on ``s3://bucket/key``; ``s3`` gives a client for a bucket. Raises nothing."""
     report = FileReport(name, kind_by_name(name))
     try:
         _read(_source(name, s3), report)
@@ -72,17 +72,17 @@ def validate(name: str, s3: Callable[[], S3Client]) -> FileReport:
     except OSError as error:
         report.error = f"{name} can't be read: {error.strerror or error}"
     except Exception as error:  # noqa: BLE001 - S3's errors of every kind; the others are still to be looked at
-        report.error = f"{name} can't be read: {error or type(error).__name__}"
+        report.error = f"{name} can't be read: {str(error) or type(error).__name__}"
     return report
 
 
-def _source(name: str, s3: Callable[[], S3Client]) -> Source:
+def _source(name: str, s3: Callable[[str], S3Client]) -> Source:
     if not name.startswith(S3_SCHEME):
         return LocalSource(Path(name))
     bucket, _, key = name.removeprefix(S3_SCHEME).partition("/")
     if not bucket or not key:
         raise InputError(f"{name} names no object; write s3://bucket/key")
-    client = s3()
+    client = s3(bucket)
     head = client.head_object(Bucket=bucket, Key=key)
     return S3Source(client, bucket, key, head["ETag"], head["ContentLength"])
 

@@ -150,7 +150,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         rows: list[Row] = stage.outcome(cells)
         return rows
 
-    counted = {"lost": 0, "doubled": 0, "wrong_windows": 0, "stored": 1}
+    counted = {"lost": 0, "doubled": 0, "wrong_derived": 0, "stored": 1}
     made = installation(tmp_path, "127.95")
     doors = SimpleNamespace(fleet=FLEET, settings=made)
     monkeypatch.setattr(chaos_campaign, "run_cells", run_cells)

@@ -30,7 +30,9 @@ PACKS = {
     "zip-lzma": lambda name, body: zipped({name: body}, zipfile.ZIP_LZMA),
 }
 FILES = [
-    (name, pack(name, body)) for name, body in ((TRADES, BODY), (EOD, EOD_BODY)) for pack in PACKS.values()
+    (name, pack(name, body))  # type: ignore[no-untyped-call]
+    for name, body in ((TRADES, BODY), (EOD, EOD_BODY))
+    for pack in PACKS.values()
 ]
 
 
