@@ -364,7 +364,7 @@ def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
     ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))
     if ruling.allowed:
         return facts
-    answers_again = facts.service is Answer.OK
+    answers_again = Answer.OK in (facts.service, facts.view.answer)
     reason = " ".join(ruling.reasons)
     runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
     raise (NodeReturned if answers_again else Refused)(reason)
