@@ -122,7 +122,7 @@ def guard_reasons(
 ) -> list[str]:
     """What the guards say against stopping each victim now, and against the repair that it will need then."""
     from kintsugi.probes.facts import guard_facts
-    from kintsugi.recovery.assess import limits
+    from kintsugi.recovery.ask_guards import limits
 
     nodes = [runtime.fleet.node(name) for name in names]
 

@@ -23,7 +23,7 @@ from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
-from kintsugi.recovery.assess import LIMITS
+from kintsugi.recovery.ask_guards import LIMITS
 from kintsugi.recovery.case import Runtime
 from kintsugi.recovery.guards import Gate
 from kintsugi.store import StoreUnavailable

@@ -20,6 +20,7 @@ from kintsugi.fleet import Node, Role
 from kintsugi.incident import Action
 from kintsugi.observation import Answer, NodeView
 from kintsugi.recovery import (
+    ask_guards,
     assess,
     gather_facts,
     lacking,
@@ -113,10 +114,10 @@ def _judged(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
     """
     node = runtime.node(case)
     if gather_facts.is_running(runtime.platform(), node.name) is False:
-        yield assess.judge_again(runtime, case, step)
+        yield ask_guards.judge_again(runtime, case, step)
         return
     with runtime.store.kill_lock():
-        facts = assess.judge_again(runtime, case, step)
+        facts = ask_guards.judge_again(runtime, case, step)
         step.note(
             f"judged again: {node.name} may be killed",
             service=facts.service and facts.service.value,

@@ -97,7 +97,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     Goes on, stands down, or asks a human; the reason is in the journal. Two steps in one task, because the way from
     one task to the next takes longer than either.
     """
-    from kintsugi.recovery import assess
+    from kintsugi.recovery import ask_guards, assess
     from kintsugi.recovery.case import runtime
     from kintsugi.triggers.end_of_watch import found
 
@@ -116,9 +116,9 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(held)) from held
     context["ti"].xcom_push(key=CASE, value=case.to_xcom())
-    path = assess.guard(runtime(), case)
+    path = ask_guards.guard(runtime(), case)
     if "ask_a_human" in path:
-        context["ti"].xcom_push(key="reasons", value=assess.refusal(runtime(), case))
+        context["ti"].xcom_push(key="reasons", value=ask_guards.refusal(runtime(), case))
     return [f"{GROUP}.{name}" for name in path]
 
 
@@ -135,12 +135,12 @@ def archive_logs(**context: Any) -> list[str]:
 @task.branch(trigger_rule=JOIN, **RETRY)
 def decide(**context: Any) -> str:
     """Choose the path; a human's approval, when there was one, goes into the journal first."""
-    from kintsugi.recovery import assess
+    from kintsugi.recovery import ask_guards
     from kintsugi.recovery.case import runtime
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
     with _no_retry():
-        return f"{GROUP}.{assess.choose_path(runtime(), _case(context), approved_by)}"
+        return f"{GROUP}.{ask_guards.choose_path(runtime(), _case(context), approved_by)}"
 
 
 @task(**RETRY)

@@ -15,7 +15,7 @@ from kintsugi.errors import IncidentClosed, NodeReturned, Refused
 from kintsugi.fleet import Role, load_fleet
 from kintsugi.incident import Action, Entry, Incident
 from kintsugi.observation import Answer
-from kintsugi.recovery import assess
+from kintsugi.recovery import ask_guards
 from kintsugi.recovery.case import Case
 from kintsugi.recovery.decide import Decision
 from kintsugi.recovery.guards import Gate, Ruling
@@ -76,16 +76,16 @@ class Doors:
 def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     found = Doors(Incident("i-1", "kafka-2", Role.KAFKA, T0, T0, T0, WATCH.holder))
     decision = Decision(Action.REBUILD, "a new node and a new volume")
-    monkeypatch.setattr(assess, "_decide", lambda *_, **__: decision)
+    monkeypatch.setattr(ask_guards, "_decide", lambda *_, **__: decision)
     facts = SimpleNamespace(with_ledger=lambda ledger: None, common_cause=lambda: None)
-    monkeypatch.setattr(assess, "_facts", lambda *_: facts)
-    monkeypatch.setattr(assess, "limits", lambda _: None)
+    monkeypatch.setattr(ask_guards, "_facts", lambda *_: facts)
+    monkeypatch.setattr(ask_guards, "limits", lambda _: None)
     return found
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Gate) -> None:
     ruling = Ruling(False, tuple(gate.value for gate in gates), frozenset(gates))
-    monkeypatch.setattr(assess, "judge", lambda *_, **__: ruling)
+    monkeypatch.setattr(ask_guards, "judge", lambda *_, **__: ruling)
 
 
 def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitioned_node(
@@ -93,7 +93,7 @@ def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitio
 ) -> None:
     refuse(monkeypatch, Gate.COPIES)
     doors.confirmed(HAND, "partitioned", requested="rebuild")
-    assert assess.guard(doors, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
+    assert ask_guards.guard(doors, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
 
 
 def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
@@ -101,15 +101,15 @@ def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
 ) -> None:
     doors.confirmed(WATCH, "host_lost")
     refuse(monkeypatch, Gate.BUDGET)
-    assess.guard(doors, WATCH)  # type: ignore[arg-type]
+    ask_guards.guard(doors, WATCH)  # type: ignore[arg-type]
     doors.confirmed(HAND, "host_lost", requested="rebuild")
     refuse(monkeypatch, Gate.COPIES, Gate.PENDING)
-    assess.guard(doors, HAND)  # type: ignore[arg-type]
+    ask_guards.guard(doors, HAND)  # type: ignore[arg-type]
     opened: list[Gate] = []
-    monkeypatch.setattr(assess, "_begin", lambda *_, approved: opened.extend(approved))
-    assert assess.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
+    monkeypatch.setattr(ask_guards, "_begin", lambda *_, approved: opened.extend(approved))
+    assert ask_guards.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
     assert opened == [Gate.BUDGET]
-    assert assess.refusal(doors, WATCH) == ["budget"]  # type: ignore[arg-type]
+    assert ask_guards.refusal(doors, WATCH) == ["budget"]  # type: ignore[arg-type]
 
 
 def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
@@ -117,11 +117,11 @@ def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
 ) -> None:
     doors.confirmed(WATCH, "host_lost")
     refuse(monkeypatch, Gate.BUDGET)
-    assess.guard(doors, WATCH)  # type: ignore[arg-type]
+    ask_guards.guard(doors, WATCH)  # type: ignore[arg-type]
     doors.confirmed(HAND, "host_lost", dry_run=True)
-    monkeypatch.setattr(assess, "_begin", lambda *_, approved: None)
-    assert assess.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
-    assert assess.choose_path(doors, HAND, None) == "show_plan"  # type: ignore[arg-type]
+    monkeypatch.setattr(ask_guards, "_begin", lambda *_, approved: None)
+    assert ask_guards.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
+    assert ask_guards.choose_path(doors, HAND, None) == "show_plan"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -133,21 +133,21 @@ def test_a_node_that_answers_before_its_repair_begins_is_only_proven(
     def begin(*_: Any, **__: Any) -> None:
         raise error("kafka-2 answered 1 s ago")
 
-    monkeypatch.setattr(assess, "_begin", begin)
+    monkeypatch.setattr(ask_guards, "_begin", begin)
     doors.confirmed(WATCH, "host_lost")
     if path is None:
         with pytest.raises(error):
-            assess.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
+            ask_guards.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
     else:
-        assert assess.choose_path(doors, WATCH, None) == path  # type: ignore[arg-type]
+        assert ask_guards.choose_path(doors, WATCH, None) == path  # type: ignore[arg-type]
 
 
 def test_a_closed_incident_is_not_taken_for_a_node_that_returned(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = SimpleNamespace(service=Answer.OK, planned=False)
-    monkeypatch.setattr(assess, "_facts", lambda *_: facts)
+    monkeypatch.setattr(ask_guards, "_facts", lambda *_: facts)
     monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: doors.close(), raising=False)
     doors.confirmed(WATCH, "host_lost")
     with pytest.raises(IncidentClosed):
-        assess.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
+        ask_guards.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
