@@ -146,6 +146,6 @@ def data_connection() -> dict[str, Any] | None:
 
     Control plane and tasks have it in the environment; a command line and a Spark driver read the file.
     """
-    from kintsugi.local.own_connections import own_connections
+    from kintsugi.user_connections import user_connections
 
-    return connection(DATA_CONNECTION) or own_connections().get(DATA_CONNECTION)
+    return connection(DATA_CONNECTION) or user_connections().get(DATA_CONNECTION)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from kintsugi.fleet import Role
 from kintsugi.local.objectstore import ACCESS_KEY, REGION, ObjectStore
-from kintsugi.local.own_connections import own_connections
 from kintsugi.local.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.local.processes import MARKER, PART
 from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
 from kintsugi.settings import inherited as passed_on
 from kintsugi.telemetry.backend import CONNECTION as OTLP
 from kintsugi.telemetry.backend import backend
+from kintsugi.user_connections import user_connections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +79,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW_HOME": str(settings.control / "airflow"),
         **_options(settings),
         **connection_environment(settings),
-        **telemetry_environment(own_connections()),
+        **telemetry_environment(user_connections()),
         PART: AIRFLOW_PART,
         "SCARF_ANALYTICS": "false",
         "DO_NOT_TRACK": "1",
@@ -88,7 +88,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 
 def connection_environment(settings: Settings) -> dict[str, str]:
     """The project's connections and the user's own, as Airflow reads them from the environment; holds secrets."""
-    found = {**connections(settings), **own_connections()}
+    found = {**connections(settings), **user_connections()}
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
 
 

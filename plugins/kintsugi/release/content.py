@@ -21,9 +21,11 @@ FLEET_FILE = "fleet.yaml"
 NODE_CODE = (
     "plugins/kintsugi/__init__.py",
     "plugins/kintsugi/connections.py",
+    "plugins/kintsugi/data_bucket.py",
     "plugins/kintsugi/errors.py",
     "plugins/kintsugi/fleet.py",
     "plugins/kintsugi/settings.py",
+    "plugins/kintsugi/user_connections.py",
     "plugins/kintsugi/trades/*.py",
 )
 """What the streaming driver and the executors import; the same as ``kintsugi.trades.stream.package`` ships."""

@@ -84,9 +84,11 @@ def package(target: Path) -> Path:
     files = [
         source / "__init__.py",
         source / "connections.py",
+        source / "data_bucket.py",
         source / "errors.py",
         source / "fleet.py",
         source / "settings.py",
+        source / "user_connections.py",
     ]
     files += sorted((source / "trades").glob("*.py"))
     target.parent.mkdir(parents=True, exist_ok=True)

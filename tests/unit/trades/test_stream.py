@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from kintsugi.errors import PreflightError
+from kintsugi.fleet import REPOSITORY
 from kintsugi.trades import stream
+
+DATA = {"conn_type": "aws", "extra": {"service_config": {"s3": {"bucket_name": "acme"}}}}
 
 
 @pytest.fixture
@@ -48,6 +55,37 @@ def test_a_missing_jar_is_named(jars: Path) -> None:
     (jars / "kafka-clients-1.0.jar").unlink()
     with pytest.raises(PreflightError, match="kafka-clients"):
         command(jars)
+
+
+def test_a_driver_finds_its_files_with_nothing_but_the_package(tmp_path: Path) -> None:
+    """A Spark driver has no checkout: what builds the baselines imported a module that was not in the package."""
+    package = stream.package(tmp_path / "kintsugi.zip")
+    connections = tmp_path / "connections.json"
+    connections.write_text(json.dumps({"kintsugi_data": DATA}))
+    connections.chmod(0o600)
+    code = (
+        "import sys; sys.path = [p for p in sys.path if not p.endswith('plugins')]; "
+        f"sys.path.insert(0, {str(package)!r}); "
+        "from kintsugi.connections import data_sources; from kintsugi.settings import load_settings; "
+        "print(*(source.bucket for source in data_sources(load_settings())))"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "SSL_CERT_FILE")
+    } | {
+        "KINTSUGI_CONNECTIONS": str(connections),
+        "KINTSUGI_STATE": str(tmp_path / "state"),
+        "KINTSUGI_FLEET": str(REPOSITORY / "fleet.yaml"),
+        "AIRFLOW_HOME": str(tmp_path / "airflow"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.stdout.split() == ["kintsugi", "acme"], done.stderr[-2000:]
 
 
 def test_the_package_is_the_same_bytes_each_time_and_holds_what_executors_import(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def connections_path() -> Path:
     return (Path("/etc") if os.geteuid() == 0 else Path.home() / ".config") / "kintsugi/connections.json"
 
 
-def own_connections(path: Path | None = None) -> dict[str, dict[str, Any]]:
+def user_connections(path: Path | None = None) -> dict[str, dict[str, Any]]:
     """The user's connections by id; none without the file.
 
     Raises KintsugiError when others may read the file, when it isn't JSON, or names a connection that nothing uses.

@@ -7,7 +7,7 @@ import pytest
 
 from kintsugi.errors import KintsugiError
 from kintsugi.local.airflow_environment import airflow_environment, connection_environment
-from kintsugi.local.own_connections import own_connections
+from kintsugi.user_connections import user_connections
 from tests.installations import installation
 
 OTLP = {"conn_type": "http", "host": "https://api.honeycomb.io", "password": "hcaik"}
@@ -20,12 +20,12 @@ def _write(path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def test_without_a_file_there_are_none(tmp_path: Path) -> None:
-    assert own_connections(tmp_path / "none.json") == {}
+    assert user_connections(tmp_path / "none.json") == {}
 
 
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KintsugiError, match="chmod 600"):
-        own_connections(_write(tmp_path / "c.json", "{}", 0o640))
+        user_connections(_write(tmp_path / "c.json", "{}", 0o640))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 )
 def test_a_malformed_file_is_named_and_not_shown(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(KintsugiError, match=said) as error:
-        own_connections(_write(tmp_path / "c.json", text))
+        user_connections(_write(tmp_path / "c.json", text))
     assert "s3cret" not in str(error.value)
 
 
