@@ -26,7 +26,7 @@ from kintsugi.local.airflow_environment import PARALLELISM
 from kintsugi.local.control_plane import POOLS
 from kintsugi.operators.answers import LOOK_AGAIN
 from kintsugi.operators.approval import RepairApproval
-from kintsugi.recovery import act, assess, blame, case, compare_cassandra, report
+from kintsugi.recovery import act, ask_guards, assess, blame, case, compare_cassandra, report
 from kintsugi.sensors.node_health import NodeHealthSensor
 from kintsugi.store import StoreUnavailable
 from tests.dags.in_process import run_in_process
@@ -50,8 +50,8 @@ class Recorder:
         monkeypatch.setattr(blame, "disk_fault", lambda _: self.disk_fault)
         self.disk_fault: str | None = None
         monkeypatch.setattr(assess, "confirm", lambda *_, **kw: case.Case("i-1", kw["node"], kw["holder"]))
-        monkeypatch.setattr(assess, "guard", lambda *_: self.guard)
-        monkeypatch.setattr(assess, "choose_path", lambda *_: self.path)
+        monkeypatch.setattr(ask_guards, "guard", lambda *_: self.guard)
+        monkeypatch.setattr(ask_guards, "choose_path", lambda *_: self.path)
         monkeypatch.setattr(assess, "stand_down", lambda *_: self._act("stand_down"))
         monkeypatch.setattr(report, "archive_logs", lambda *_: [self._act("archive_logs")])
         monkeypatch.setattr(
@@ -154,7 +154,7 @@ def test_a_question_whose_reason_has_passed_ends_with_the_proof_of_the_node(
     dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps.guard = ["archive_logs", "ask_a_human"]
-    monkeypatch.setattr(assess, "refusal", lambda *_: ["the last copy"])
+    monkeypatch.setattr(ask_guards, "refusal", lambda *_: ["the last copy"])
     mapping = dag_bag.dags["recover_node"].get_task("recovery.ask_a_human").options_mapping
     monkeypatch.setattr(
         RepairApproval, "execute", lambda self, context: self.do_branch(context, mapping[LOOK_AGAIN])
@@ -210,7 +210,7 @@ def test_after_a_refusal_nothing_is_touched_until_a_person_has_answered(
 ) -> None:
     """A person who declines is a branch that goes nowhere but to the record."""
     steps.guard = ["archive_logs", "ask_a_human"]
-    monkeypatch.setattr(assess, "refusal", lambda *_: ["the last copy"])
+    monkeypatch.setattr(ask_guards, "refusal", lambda *_: ["the last copy"])
     monkeypatch.setattr(
         RepairApproval, "execute", lambda self, context: self.do_branch(context, "recovery.record")
     )
