@@ -114,7 +114,8 @@ def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
     pipeline: Pipeline, day: GeneratedDay
 ) -> None:
     good = day.trade_files[0].read_bytes().split(b"\n")[:20]
-    pipeline.put("trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_a.csv", b"\x00\x01 no text \xff")
+    unreadable = "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_a.csv"
+    pipeline.put(unreadable, b"\x00\x01 no text \xff")
     pipeline.put(
         "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_b.csv.gz",
         gzip.compress(b"\n".join(good), 0)[:-900],
@@ -127,6 +128,8 @@ def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
     assert two.tally.accepted > 5
     assert two.tally.rejected == {"truncated": 1}
     assert pending(pipeline.s3, pipeline.ledger) == []
+    # The vendor takes it back: no account is complete while a file is unread.
+    pipeline.s3.delete_object(Bucket=BUCKET, Key=unreadable)
 
 
 def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
