@@ -42,7 +42,7 @@ from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
 
-NET = "127.31.97"
+NET = "127.31.99"
 ROWS = int(os.environ.get("KINTSUGI_MONTH_ROWS", "3000000"))
 MONTH_ROWS = 29_000_000
 RETENTION = max(2 << 20, schema.TOPIC_RETENTION_BYTES * ROWS // MONTH_ROWS)
