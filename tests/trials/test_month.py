@@ -41,9 +41,8 @@ from kintsugi.trades.sent_offsets import SentOffsets
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
-from tests.unit.trades.test_rows import LINE
 
-NET = "127.31.97"
+NET = "127.31.99"
 ROWS = int(os.environ.get("KINTSUGI_MONTH_ROWS", "3000000"))
 MONTH_ROWS = 29_000_000
 RETENTION = max(2 << 20, schema.TOPIC_RETENTION_BYTES * ROWS // MONTH_ROWS)
@@ -83,17 +82,26 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 def write_month(path: Path) -> None:
-    """ROWS distinct trades of 300 symbols, a few of which trade most."""
+    """ROWS distinct trades of 300 symbols, a few of which trade most; varied, or they would be compressed away."""
     chance = random.Random(23)
-    head, _, rest = LINE.partition(",")
-    at, _, tail = rest.partition(",")
-    _, _, tail = tail.partition(",")  # without the sequence number
-    symbols = [f"{head[:2]}{number}" for number in range(300)]
+    symbols = [f"AA{number}" for number in range(300)]
     weights = [1 / (number + 1) for number in range(300)]
     with gzip.open(path, "wt", compresslevel=1) as out:
         for start in range(0, ROWS, 10_000):
             chosen = chance.choices(symbols, weights, k=min(10_000, ROWS - start))
-            out.writelines(f"{symbol},{at},{start + number},{tail}\n" for number, symbol in enumerate(chosen))
+            out.writelines(row(chance, symbol, start + number) for number, symbol in enumerate(chosen))
+
+
+def row(chance: random.Random, symbol: str, sequence: int) -> str:
+    pick = chance.randrange
+    at = f"{pick(10, 16)}:{pick(60):02d}:{pick(60):02d}.{pick(1000):03d}"
+    price, iv, delta = chance.uniform(0.1, 20), chance.uniform(0.05, 2), chance.random()
+    cells = [
+        symbol, f"2018-01-08 {at}", sequence, symbol, f"2018-01-{pick(10, 31)}", f"{pick(10, 400)}.000", "C",
+        pick(1, 60), pick(1, 500), f"{price:.4f}", 18, 0, f"{price - 0.05:.4f}", f"{price + 0.05:.4f}", f"{iv:.4f}",
+        f"{delta:.4f}", f"{price * 10:.4f}", f"{price * 10 + 0.02:.4f}", 0,
+    ]  # fmt: skip
+    return ",".join(map(str, cells)) + "\n"
 
 
 @dataclass

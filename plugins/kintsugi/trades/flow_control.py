@@ -2,8 +2,8 @@
 
 1. Before a part of a chunk is sent, `FlowControl.admit` asks for room. It reads the backlog when the room that it knows
    of is used up, or is RENEW_S old.
-2. Without room it waits, looks again every POLL_S, and says so: in the log, and in the record that the page and
-   `make status` read. A stream that doesn't run makes it wait until it runs.
+2. Without room it waits and looks again every POLL_S. From SAY_S on it says so: in the log, and in the record that the
+   page and `make status` read. A stream that doesn't run makes it wait until it runs.
 3. While it waits, the caller's ``meanwhile`` is called. Synthetic trades go ahead there: a repair waits for them.
 4. What Kafka acknowledged is noted with its offsets (`SentOffsets`).
 """
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 RENEW_S = 5.0
 POLL_S = 0.5
-SAY_S = 10.0
+SAY_S = 5.0  # a shorter wait is how a large file goes at the stream's pace, and no news
 LOG_S = 60.0
 
 
@@ -82,7 +82,7 @@ class FlowControl:
 
     def _await_room(self, key: str, messages: int, meanwhile: Callable[[], None] | None) -> None:
         started, since = self._clock(), datetime.now(UTC)
-        said = logged = float("-inf")
+        said, logged, told = started, started + SAY_S - LOG_S, False
         while (why := self._why_wait(messages)) is not None:
             now = self._clock()
             if now - logged >= LOG_S:
@@ -90,11 +90,11 @@ class FlowControl:
                 logged = now
             if now - said >= SAY_S:
                 self._say(lambda reason=why: self._waits.wait(self.name, key, reason, since))  # type: ignore[misc]
-                said = now
+                said, told = now, True
             if meanwhile is not None:
                 meanwhile()
             self._sleep(POLL_S)
-        if said > float("-inf"):
+        if told:
             log.info("%s goes on with %s after %.0f s", self.name, key, self._clock() - started)
             self._say(lambda: self._waits.go_on(self.name))
 

@@ -10,7 +10,7 @@ import pytest
 from kintsugi.store.database import StoreUnavailable
 from kintsugi.trades.arrivals import S3Object
 from kintsugi.trades.backlog import LAG_MESSAGES, Backlog
-from kintsugi.trades.flow_control import POLL_S, RENEW_S, FlowControl
+from kintsugi.trades.flow_control import POLL_S, RENEW_S, SAY_S, FlowControl
 
 FILE = S3Object("trades/f", '"e"', 1)
 
@@ -71,12 +71,18 @@ def test_a_room_that_was_read_long_ago_is_read_again() -> None:
     assert scene.reads == 2
 
 
-def test_it_waits_until_the_lag_leaves_room_and_says_so_once_before_and_after() -> None:
+def test_it_waits_until_the_lag_leaves_room_and_a_short_wait_is_no_news() -> None:
     scene = Scene(LAG_MESSAGES, LAG_MESSAGES - 1, LAG_MESSAGES - 5_000)
     admit(scene, [5_000])
     assert scene.now == 2 * POLL_S
-    assert scene.said == ["ingest f", "on"]
+    assert scene.said == []
     assert scene.meanwhile == 2
+
+
+def test_a_longer_wait_is_told_and_so_is_its_end() -> None:
+    scene = Scene(*[LAG_MESSAGES] * (int(SAY_S / POLL_S) + 1), 0)
+    admit(scene, [5_000])
+    assert scene.said == ["ingest f", "on"]
 
 
 def test_it_waits_as_long_as_nobody_can_tell_or_the_stream_stands_and_says_so_again_and_again() -> None:
@@ -88,9 +94,9 @@ def test_it_waits_as_long_as_nobody_can_tell_or_the_stream_stands_and_says_so_ag
 
 
 def test_a_store_that_is_away_changes_nothing_but_that_nobody_is_told() -> None:
-    scene = Scene(LAG_MESSAGES, 0, away=True)
+    scene = Scene(*[LAG_MESSAGES] * 40, 0, away=True)
     admit(scene, [5_000])
-    assert scene.now == POLL_S
+    assert scene.now == 40 * POLL_S
 
 
 def test_a_part_larger_than_the_limit_goes_when_nothing_waits() -> None:
