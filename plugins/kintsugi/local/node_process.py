@@ -204,10 +204,7 @@ def processor_use(settings: Settings, name: str) -> tuple[float, float]:
     The second is the kernel's ``run_delay`` (Documentation/scheduler/sched-stats): time on a run queue. A process that
     is stopped or asleep waits for nothing.
     """
-    used_ns = waited_ns = 0
-    for pid in members(settings, name):
-        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                fields = thread.read_text().split()
-                used_ns, waited_ns = used_ns + int(fields[0]), waited_ns + int(fields[1])
-    return used_ns / 1e9, waited_ns / 1e9
+    from kintsugi.probes.node_view import processor_ns  # a node's init starts by this module
+
+    uses = [processor_ns(pid) for pid in members(settings, name)]
+    return sum(used for used, _ in uses) / 1e9, sum(waited for _, waited in uses) / 1e9

@@ -145,7 +145,7 @@ def _process(conf: str, service: str) -> tuple[list[int] | None, float | None]:
     return [int(pid), int(fields[19])], cpu_s
 
 
-def _processor_ns(pid: int) -> tuple[int, int]:
+def processor_ns(pid: int) -> tuple[int, int]:
     """Nanoseconds that the threads of ``pid`` used the processor, and waited for it (the kernel's run_delay)."""
     used = waited = 0
     for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
@@ -169,7 +169,7 @@ def _view(conf: str, service: str, node: Node) -> dict[str, Any]:
     with suppress(OSError, subprocess.TimeoutExpired, IndexError):
         process, cpu_s = _process(conf, service)
     port, started_s = PORTS[node.role], time.monotonic()
-    before = _processor_ns(process[0]) if process else None
+    before = processor_ns(process[0]) if process else None
     view: dict[str, Any] = {
         "process": process,
         "cpu_s": cpu_s,
@@ -179,7 +179,7 @@ def _view(conf: str, service: str, node: Node) -> dict[str, Any]:
     }
     if process and before:
         time.sleep(max(0.0, SAMPLE_S - (time.monotonic() - started_s)))
-        after = _processor_ns(process[0])
+        after = processor_ns(process[0])
         used_s, waited_s = ((late - early) / 1e9 for early, late in zip(before, after, strict=True))
         view["processor"] = [time.monotonic() - started_s, used_s, waited_s]
     return view

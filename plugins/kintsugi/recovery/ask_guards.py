@@ -256,9 +256,8 @@ def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
             decision = _decide(runtime, incident, confirmed, insisted=bool(approved_by))
             step.note(decision.reason, chosen=decision.action.value, run=case.holder)
         if decision.action.changes:
-            opened = latest(incident, "guard", "refused", case.holder).data["gates"] if approved_by else ()
             try:
-                _begin(runtime, case, step, incident, decision, approved=[Gate(gate) for gate in opened])
+                _begin(runtime, case, step, incident, decision, approved=_approved(incident, case))
             except NodeReturned as returned:
                 step.note(f"{case.node} answers again, so it is only proven: {returned}", returned=True)
                 return PATHS[Action.WAIT]

@@ -91,19 +91,19 @@ def test_a_process_that_waits_for_the_processor_is_told_from_one_that_is_stopped
         for loop in loops:
             os.sched_setaffinity(loop.pid, processor)
         deadline = time.monotonic() + 20
-        while node_view._processor_ns(loops[0].pid)[1] < 200_000_000:
+        while node_view.processor_ns(loops[0].pid)[1] < 200_000_000:
             assert time.monotonic() < deadline, "a busy loop among four never waited for its processor"
             time.sleep(0.05)
         loops[0].send_signal(19)
         while os.waitid(os.P_PID, loops[0].pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is None:
             assert time.monotonic() < deadline, "it was not stopped"
             time.sleep(0.01)
-        stopped = node_view._processor_ns(loops[0].pid)
-        other = node_view._processor_ns(loops[1].pid)
-        while node_view._processor_ns(loops[1].pid)[1] - other[1] < 100_000_000:
+        stopped = node_view.processor_ns(loops[0].pid)
+        other = node_view.processor_ns(loops[1].pid)
+        while node_view.processor_ns(loops[1].pid)[1] - other[1] < 100_000_000:
             assert time.monotonic() < deadline, "the others did not go on waiting"
             time.sleep(0.05)
-        assert node_view._processor_ns(loops[0].pid)[1] - stopped[1] < 10_000_000
+        assert node_view.processor_ns(loops[0].pid)[1] - stopped[1] < 10_000_000
     finally:
         for loop in loops:
             loop.kill()
