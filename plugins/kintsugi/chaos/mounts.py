@@ -15,8 +15,8 @@ import subprocess
 from pathlib import Path
 
 from kintsugi.errors import StepFailed
-from kintsugi.local.node_isolation import Isolation, choose_isolation
-from kintsugi.local.node_process import read_record, running
+from kintsugi.local.node_disk import run_inside
+from kintsugi.local.node_isolation import choose_isolation
 from kintsugi.settings import Settings
 
 _TIMEOUT_S = 20.0
@@ -54,7 +54,7 @@ def unmount_unavailable(settings: Settings) -> str | None:
 
 def unmount_volume(settings: Settings, name: str) -> None:
     """Let the node see an empty, read-only volume. Raises StepFailed when it doesn't run, or the kernel refuses."""
-    done = _inside(settings, name, _UNMOUNT)
+    done = run_inside(settings, name, _UNMOUNT)
     if done is None or done.returncode:
         said = "it doesn't run" if done is None else done.stderr.strip()
         raise StepFailed(f"the volume of {name} can't be unmounted: {said}")
@@ -62,18 +62,8 @@ def unmount_volume(settings: Settings, name: str) -> None:
 
 def mount_volume(settings: Settings, name: str) -> bool:
     """Give the node its volume back; False when it has it, or the node is gone."""
-    done = _inside(settings, name, _REMOUNT)
+    done = run_inside(settings, name, _REMOUNT)
     return done is not None and "mounted" in done.stdout
-
-
-def _inside(settings: Settings, name: str, script: str) -> subprocess.CompletedProcess[str] | None:
-    """Run a script in the node's namespaces with the right to mount; None when the node doesn't run."""
-    record = read_record(settings, name)
-    if record is None or not running(record):
-        return None
-    user = ["--user", "--preserve-credentials"] if record.isolation == Isolation.USER_NAMESPACES else []
-    command = ["nsenter", "--target", str(record.pid), *user, "--mount", "--pid", "--"]
-    return _shell(script, [str(settings.node_volume(name).resolve())], before=command)
 
 
 def full_disk_unavailable() -> str | None:
@@ -115,11 +105,9 @@ def free_control_plane(settings: Settings) -> bool:
     return freed
 
 
-def _shell(
-    script: str, arguments: list[str], before: list[str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _shell(script: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*(before or []), "sh", "-c", script, "sh", *arguments],
+        ["sh", "-c", script, "sh", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

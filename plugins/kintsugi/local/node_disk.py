@@ -17,6 +17,7 @@ from kintsugi.settings import Settings
 
 SIZE_MIB = 16
 _TIMEOUT_S = 20.0
+_FULL = "/run/kintsugi-full-disk"
 
 # $1 is the volume, $2 a directory of the node's own /run. The file that fills the disk is what tells the overlay from
 # the volume: it exists nowhere else.
@@ -49,7 +50,7 @@ def fill(settings: Settings, name: str) -> None:
     """
     if (why := unavailable()) is not None:
         raise StepFailed(f"{name} can't get a full disk: {why}")
-    done = _inside(settings, name, _FILL)
+    done = run_inside(settings, name, _FILL, _FULL)
     if done is None or done.returncode:
         said = "it doesn't run" if done is None else done.stderr.strip()
         raise StepFailed(f"{name} can't get a full disk: {said}")
@@ -60,21 +61,26 @@ def free(settings: Settings, name: str) -> bool:
 
     What has files open on the full one goes on with them until it ends.
     """
-    done = _inside(settings, name, _FREE)
+    done = run_inside(settings, name, _FREE, _FULL)
     return done is not None and "freed" in done.stdout
 
 
-def _inside(settings: Settings, name: str, script: str) -> subprocess.CompletedProcess[str] | None:
-    """Run a script in the node's mount namespace with the right to mount; None when the node doesn't run."""
+def run_inside(
+    settings: Settings, name: str, script: str, *arguments: str
+) -> subprocess.CompletedProcess[str] | None:
+    """Run a script in the node's mount namespace with the right to mount; None when the node doesn't run.
+
+    Its first argument is the node's volume; ``arguments`` follow.
+    """
     record = read_record(settings, name)
     if record is None or not running(record):
         return None
     user = ["--user", "--preserve-credentials"] if record.isolation == Isolation.USER_NAMESPACES else []
     # Its processes too, because mount(8) and umount(8) look for themselves in the /proc that they see.
     command = ["nsenter", "--target", str(record.pid), *user, "--mount", "--pid", "--"]
-    arguments = [str(settings.node_volume(name).resolve()), "/run/kintsugi-full-disk"]
+    volume = str(settings.node_volume(name).resolve())
     return subprocess.run(
-        [*command, "sh", "-c", script, "sh", *arguments],
+        [*command, "sh", "-c", script, "sh", volume, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
