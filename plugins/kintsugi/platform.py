@@ -52,7 +52,9 @@ class Platform(Protocol):
     def power_off(self, name: str, expected: str | None = None) -> None:
         """End the node at once and return when nothing of it lives; its volume stays.
 
-        ``expected``: the incarnation that was judged. Raises NewIncarnation, and ends nothing, when another one runs.
+        ``expected``: the incarnation that was judged, empty where none ran.
+
+        Raises NewIncarnation, and ends nothing, when another one runs.
         """
 
     def lose_volume(self, name: str) -> None:
@@ -306,7 +308,7 @@ def _require_incarnation(platform: Platform, name: str, expected: str | None) ->
     """Raise NewIncarnation when another life of the node runs than the one that was judged."""
     if expected is not None and (found := platform.incarnation(name)) not in (None, expected):
         raise NewIncarnation(
-            f"{name}: {found} runs, but {expected} was judged; judge again before it is ended"
+            f"{name}: {found} runs, but {expected or 'none'} was judged; judge again before it is ended"
         )
 
 

@@ -54,6 +54,7 @@ PATIENCE_S = {
 }
 # Any other is given the time in which its init starts a service that ended, and a busy machine answers again.
 GRACE_S = 45.0
+NONE_RAN = ""  # as an incarnation: whatever runs by the time of the kill was not judged
 LOOK_EVERY_S = 10.0
 CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
@@ -142,7 +143,7 @@ def fence(runtime: Runtime, case: Case) -> None:
         judged = platform.incarnation(case.node)
         with _judged(runtime, case, step):
             step.check()
-            platform.power_off(case.node, judged)
+            platform.power_off(case.node, judged or NONE_RAN)
         step.note(f"nothing of {case.node} is left running", incarnation=judged)
 
 

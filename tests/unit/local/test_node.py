@@ -210,6 +210,8 @@ def test_only_the_judged_incarnation_is_ended(settings: Settings, node: str) -> 
     nodes.create_node(settings, node)
     with pytest.raises(NewIncarnation):
         platform.power_off(node, judged)
+    with pytest.raises(NewIncarnation):
+        platform.power_off(node, "")  # none ran when it was judged
     assert nodes.is_alive(settings, node)
     platform.power_off(node, platform.incarnation(node))
     assert not nodes.is_alive(settings, node)
