@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def up(options: argparse.Namespace, settings: Settings) -> int:
     """Start whatever of the pipeline doesn't run."""
+    from kintsugi.local.sign_in import sign_in
     from kintsugi.local.up import stay
     from kintsugi.local.up import up as start
 
@@ -69,8 +70,8 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
     """Let every watch, the stream, the ingest and the look for drift run: a new installation waits for this."""
-    from kintsugi.local.demo import DRIFT_DAG
-    from kintsugi.local.series import set_going
+    from kintsugi.dag_ids import DRIFT_DAG
+    from kintsugi.local.unpause import set_going
     from kintsugi.recovery.case import runtime
 
     set_going(runtime()).unpause(DRIFT_DAG)
@@ -282,16 +283,6 @@ def release(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.release.command import run
 
     return run(options, settings)
-
-
-def sign_in(settings: Settings) -> str:
-    """How to sign in to Airflow; the password itself only on a terminal, never into a log."""
-    from kintsugi.local.airflow_environment import ADMIN, ADMIN_PASSWORD
-
-    plane = settings.fleet.control_plane
-    path = settings.secrets / ADMIN_PASSWORD
-    password = settings.secret(ADMIN_PASSWORD) if sys.stdout.isatty() else f"in {path}"
-    return f"Airflow: http://{plane.address}:{plane.airflow_port}   user: {ADMIN}   password: {password}"
 
 
 def _needs_processes(settings: Settings) -> None:

@@ -75,6 +75,12 @@ def store_dsn(settings: Settings) -> str:
     )
 
 
+def own_postgres_url(settings: Settings, database: str = "kintsugi") -> str:
+    """``postgresql://…`` of the installation's own server, with the password in it: never to be anybody's argument."""
+    plane = settings.fleet.control_plane
+    return f"postgresql://kintsugi:{settings.secret('postgres')}@{plane.address}:{plane.postgres_port}/{database}"
+
+
 def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
     """A boto3 S3 client for the installation's own bucket (connection ``kintsugi_s3``).
 

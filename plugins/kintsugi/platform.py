@@ -102,12 +102,6 @@ class Platform(Protocol):
         Raises NewIncarnation when that process is gone: another life of the service was not judged.
         """
 
-    def stop_storage(self) -> None:
-        """Take the S3 store away, as an outage of it would."""
-
-    def start_storage(self) -> None:
-        """Bring the S3 store back; one that runs stays as it is."""
-
 
 class LocalPlatform:
     """Nodes as process trees of this machine (kintsugi.local.node)."""
@@ -225,18 +219,6 @@ class LocalPlatform:
 
         if self.run(name, kill_command(process)).strip() != KILLED:
             raise NewIncarnation(f"{name}: process {process} is gone; what runs now was not judged")
-
-    def stop_storage(self) -> None:
-        from kintsugi.local.control_plane import ControlPlane
-
-        plane = ControlPlane(self.settings)
-        plane.supervisor.stop(plane.objects.program().name)
-
-    def start_storage(self) -> None:
-        from kintsugi.local.control_plane import ControlPlane
-
-        plane = ControlPlane(self.settings)
-        plane.supervisor.start(plane.objects.program().name)
 
 
 class DockerPlatform(LocalPlatform):

@@ -20,8 +20,8 @@ from kintsugi.recovery import stream_driver
 from kintsugi.recovery.case import Runtime
 from kintsugi.release import deploy, in_force, rollout, steady
 from kintsugi.release.archive import Release
-from kintsugi.release.rollout import NodeState
 from kintsugi.release.steady import Steady
+from kintsugi.rollout_state import NodeState
 from kintsugi.store import Store
 from tests.installations import installation
 from tests.integration.store.conftest import fresh_store, postgres, store  # noqa: F401 - fixtures

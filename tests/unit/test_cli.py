@@ -161,10 +161,11 @@ def test_validate_needs_no_installation_and_loads_nothing_heavy() -> None:
 def test_password_is_not_printed_where_it_would_be_kept(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    from kintsugi.local.sign_in import sign_in
     from kintsugi.settings import load_settings
 
     settings = load_settings()
-    text = cli.sign_in(settings)  # pytest's stdout is no terminal
+    text = sign_in(settings)  # pytest's stdout is no terminal
     assert settings.secret("airflow-admin") not in text
     assert str(settings.secrets / "airflow-admin") in text
 

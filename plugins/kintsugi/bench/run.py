@@ -25,7 +25,7 @@ from kintsugi.bench.ingest import ingest
 from kintsugi.bench.latency import latency
 from kintsugi.bench.spike import spike
 from kintsugi.errors import InputError
-from kintsugi.local.series import set_going
+from kintsugi.local.unpause import set_going
 from kintsugi.settings import Settings
 
 if TYPE_CHECKING:

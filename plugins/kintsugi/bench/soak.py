@@ -28,7 +28,7 @@ from kintsugi.bench.meters import StreamMeter
 from kintsugi.bench.stored import Expected
 from kintsugi.bench.stored import compare as compare_identities
 from kintsugi.errors import StepFailed
-from kintsugi.local.series import set_going
+from kintsugi.local.unpause import set_going
 from kintsugi.settings import Settings
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from kintsugi.chaos.logs import (
 from kintsugi.errors import KintsugiError, StepFailed
 from kintsugi.fleet import Role
 from kintsugi.incident import Action
+from kintsugi.local.control_plane import ControlPlane
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery.case import Runtime
 
@@ -272,12 +273,14 @@ def _faketime(runtime: Runtime) -> str | None:
 
 
 def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
-    runtime.platform().stop_storage()
+    plane = ControlPlane(runtime.settings)
+    plane.supervisor.stop(plane.objects.program().name)
     each(power_off)(runtime, names)
 
 
 def _storage_back(runtime: Runtime, names: Sequence[str]) -> None:
-    runtime.platform().start_storage()
+    plane = ControlPlane(runtime.settings)
+    plane.supervisor.start(plane.objects.program().name)
 
 
 _DISK, _NODE = Action.REBUILD, Action.REBUILD_NODE

@@ -14,12 +14,11 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kintsugi.errors import FleetError, StepFailed
 
 if TYPE_CHECKING:
-    from kintsugi.release.archive import Release
     from kintsugi.settings import Settings
 
 _RUNS_KEPT = 20
@@ -66,13 +65,24 @@ class Checked:
     unreachable: Mapping[str, str]
 
 
+class Source(Protocol):
+    """Where playbooks come from, and the fleet file that belongs to them: a release."""
+
+    @property
+    def directory(self) -> Path:
+        """It holds ``ansible/``."""
+
+    @property
+    def fleet_file(self) -> Path: ...
+
+
 class Ansible:
     """The playbooks of a release (default: of this checkout), run against one installation's fleet."""
 
-    def __init__(self, settings: Settings, release: Release | None = None) -> None:
+    def __init__(self, settings: Settings, source: Source | None = None) -> None:
         self.settings = settings
-        self.fleet_file = settings.fleet_file if release is None else release.fleet_file
-        self.project = (settings.repository if release is None else release.directory) / "ansible"
+        self.fleet_file = settings.fleet_file if source is None else source.fleet_file
+        self.project = (settings.repository if source is None else source.directory) / "ansible"
         self.scratch = settings.control / "ansible"
 
     def run(

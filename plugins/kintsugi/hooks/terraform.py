@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.connections import own_postgres_url
 from kintsugi.errors import KintsugiError, PreflightError, StepFailed
 
 if TYPE_CHECKING:
@@ -162,9 +163,7 @@ class Terraform:
         return environment
 
     def _local_dsn(self) -> str:
-        from kintsugi.local.postgres import Postgres
-
-        return f"{Postgres.of(self.settings).dsn()}?sslmode=disable"
+        return f"{own_postgres_url(self.settings)}?sslmode=disable"
 
     def _run(self, command: str, *arguments: str, timeout_s: float, **options: Any) -> str:
         from python_terraform import IsFlagged

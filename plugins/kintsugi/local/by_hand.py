@@ -7,29 +7,26 @@ no guards, no judged plan, no records, no Airflow. Node, release, load and prior
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node, Role, watch_of
+from kintsugi.fleet import Node, Role
 from kintsugi.local.airflow import Airflow
 from kintsugi.local.processes import wait_until
 from kintsugi.niceness import first_in_line
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import act, assess, plan_policy, redundant, stream_driver
 from kintsugi.recovery.case import Runtime
+from kintsugi.recovery.manual_mode import hands_on
 from kintsugi.release import in_force
 
 HOLDER = "make mttr"
 REASON = "started by hand, to measure it"
-LIMIT_S = 1200.0  # for one hand start with all that belongs to it
 SILENT_DEADLINE_S = 30.0
 NOTICED_S = 20.0
 SERVES_DEADLINE_S = 300.0
-WATCH_DEADLINE_S = 120.0
 # A service that its init starts again at once leaves a hand nothing to do; a frozen one has to be killed by somebody.
 KINDS: Mapping[str, str] = {
     "process_death": "hung",
@@ -46,7 +43,7 @@ def start(doors: Runtime, airflow: Airflow, name: str, fault: str) -> dict[str, 
     """
     node, made = doors.fleet.node(name), FAULTS[KINDS[fault]]
     commands = prepared(doors, node, fault)
-    with hands_on(doors, airflow, name):
+    with hands_on(doors, airflow, name, holder=HOLDER, reason=REASON):
         try:
             made.make(doors, [name])
             await_noticed(node)
@@ -108,60 +105,3 @@ def await_noticed(node: Node) -> None:
         raise StepFailed(f"{node.name} still answers {SILENT_DEADLINE_S:.0f} s after it was broken")
     if node.role in (Role.KAFKA, Role.CASSANDRA):
         time.sleep(NOTICED_S)
-
-
-@contextmanager
-def hands_on(
-    doors: Runtime, airflow: Airflow, name: str, *, holder: str = HOLDER, reason: str = REASON
-) -> Iterator[None]:
-    """Keep the recovery's hands off the node while the block runs; no incident and no question comes of it.
-
-    1. The node's watch is paused: its trigger still fires, but no task of the run starts, so nothing of it runs beside
-       the hand and takes processors from it.
-    2. The lease is held. When the watch goes on, its run ends at `confirm` (LeaseHeld: skipped), before an incident is
-       opened or a guard asked; so would a `recover_node` that somebody starts meanwhile. It is given back when the
-       watch watches again: from then on the node is healed by whoever finds it sick, also after a failed start by hand.
-    3. A maintenance flag tells the pages and the dead man's switch that somebody is at work. No guard gets to see it.
-
-    Lease and flag end by themselves after LIMIT_S. A killed run leaves the watch paused besides, which the dead man's
-    switch tells then; `lift` ends all three.
-    """
-    watch, until = watch_of(name), datetime.now(UTC) + timedelta(seconds=LIMIT_S)
-    lease = doors.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
-    try:
-        doors.store.set_maintenance(name, reason=reason, user=holder, until=until)
-        airflow.pause(watch)
-        try:
-            yield
-        finally:
-            airflow.unpause(watch)
-            await_watched(airflow, name)
-    finally:
-        doors.store.clear_maintenance(name, user=holder)
-        doors.store.release(name, lease.token)
-
-
-def lift(doors: Runtime) -> None:
-    """Take back what a killed run left: leases and maintenance flags of HOLDER. Paused watches: unpause them first."""
-    for name in doors.fleet.nodes:
-        doors.store.give_back(name, HOLDER)
-        doors.store.clear_maintenance(name, user=HOLDER)
-
-
-def is_watched(airflow: Airflow, name: str) -> bool:
-    """Whether the node's watch waits at its sensor: no finding is on its way. False when Airflow doesn't say."""
-    watch = watch_of(name)
-    try:
-        run = airflow.youngest_run(watch)
-        tasks = airflow.tasks(watch, run["dag_run_id"]) if run and run["state"] == "running" else []
-    except StepFailed:
-        return False
-    return any(task.task_id == "health" and task.state == "deferred" for task in tasks)
-
-
-def await_watched(airflow: Airflow, name: str) -> None:
-    """Wait until the node is watched; raises StepFailed after WATCH_DEADLINE_S."""
-    if not wait_until(lambda: is_watched(airflow, name), WATCH_DEADLINE_S, pause=0.5):
-        raise StepFailed(
-            f"nobody watches {name} after {WATCH_DEADLINE_S:.0f} s; look at {watch_of(name)} in Airflow"
-        )

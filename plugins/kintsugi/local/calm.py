@@ -20,7 +20,8 @@ from kintsugi.fleet import Fleet
 from kintsugi.incident import Incident
 from kintsugi.local import account
 from kintsugi.local.demo import live_feed
-from kintsugi.local.series import await_steady_state, machine, screen, set_going, write_report
+from kintsugi.local.series import await_steady_state, machine, screen, write_report
+from kintsugi.local.unpause import set_going
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 

@@ -25,7 +25,8 @@ from kintsugi.local.fault_table import live_kills_in, unavailable
 from kintsugi.local.kill_recorder import recording
 from kintsugi.local.scenario_rows import NOT_BEGUN, Row, empty_row
 from kintsugi.local.scenarios import run_cells
-from kintsugi.local.series import generous, known, machine, screen, set_going, write_report
+from kintsugi.local.series import generous, known, machine, screen, write_report
+from kintsugi.local.unpause import set_going
 from kintsugi.recovery.case import runtime
 from kintsugi.settings import Settings
 

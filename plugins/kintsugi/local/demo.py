@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.chaos import experiment
+from kintsugi.dag_ids import BASELINE_DAG, DRIFT_DAG, FIRST_DAGS, INGEST_DAG
 from kintsugi.errors import StepFailed
-from kintsugi.fleet import Fleet, watch_of
 from kintsugi.local import account
 from kintsugi.local.control_plane import ControlPlane
 from kintsugi.local.processes import wait_until
+from kintsugi.local.sign_in import sign_in
+from kintsugi.local.unpause import watches
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import BUCKET, Settings
 
@@ -34,9 +36,6 @@ BAD_ROWS = 12
 VICTIMS = ("cassandra-2", "kafka-2")
 LIVE_ROWS = 1_500  # trades of a part file
 LIVE_PERIOD_S = 5.0
-INGEST_DAG, BASELINE_DAG = "ingest_trades", "build_baseline"
-DRIFT_DAG = "check_drift"
-FIRST_DAGS = ("stream_trades", BASELINE_DAG)
 
 
 def run(
@@ -188,8 +187,6 @@ class Demo:
         """The account as a table, where Airflow is, and how all of it ends."""
         from rich.table import Table
 
-        from kintsugi.cli import sign_in
-
         table = Table(title="The account", show_header=False)
         for name in ("read", "accepted", "rejected", "duplicates", "produced", "in_kafka", "stored"):
             table.add_row(name.replace("_", " "), f"{report[name]:,}")
@@ -205,11 +202,6 @@ class Demo:
         self.console.print(
             f"All of it took {report['seconds']:.0f} s and keeps running: `make status` shows it, `make down` ends it."
         )
-
-
-def watches(fleet: Fleet) -> list[str]:
-    """The DAGs that watch the nodes."""
-    return [watch_of(name) for name in fleet.nodes]
 
 
 def still_waiting(doors: Runtime) -> str | None:

@@ -20,14 +20,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kintsugi.dag_ids import BASELINE_DAG
 from kintsugi.errors import LeaseHeld, Refused, StepFailed
 from kintsugi.fleet import Node, Role, watch_of
-from kintsugi.local import by_hand
 from kintsugi.local.control_plane import ControlPlane
-from kintsugi.local.demo import BASELINE_DAG
 from kintsugi.local.processes import wait_until
 from kintsugi.local.progress import Progress
-from kintsugi.recovery import plan_policy
+from kintsugi.recovery import manual_mode, plan_policy
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.recovery.guards import DECLINE
 from kintsugi.settings import BUCKET, Settings
@@ -53,7 +52,9 @@ def run(settings: Settings, role: Role) -> int:
         with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
             for node in nodes:
                 end_repair(doors, airflow, node, progress)
-                hands.enter_context(by_hand.hands_on(doors, airflow, node.name, holder=HOLDER, reason=REASON))
+                hands.enter_context(
+                    manual_mode.hands_on(doors, airflow, node.name, holder=HOLDER, reason=REASON)
+                )
         form(doors, role, nodes, progress)
     if role is Role.CASSANDRA:
         with progress.step("baselines from the end-of-day files"):
@@ -119,7 +120,7 @@ def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress)
         nonlocal told
         airflow.answer_all([watch_of(node.name)], DECLINE)
         try:
-            doors.store.acquire_lease(node.name, HOLDER, by_hand.LIMIT_S, fresh_token=True)
+            doors.store.acquire_lease(node.name, HOLDER, manual_mode.LIMIT_S, fresh_token=True)
         except LeaseHeld as held:
             if not told:
                 progress.say(str(held))

@@ -55,10 +55,10 @@ from kintsugi.local.series import (
     known,
     machine,
     screen,
-    set_going,
     write_report,
 )
-from kintsugi.recovery import redundant
+from kintsugi.local.unpause import set_going
+from kintsugi.recovery import manual_mode, redundant
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
@@ -91,7 +91,7 @@ class Mttr:
         node = self.doors.fleet.node(step.node)
         redundant.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
         await_pace(self.doors.settings, self.rate)
-        by_hand.await_watched(self.airflow, node.name)
+        manual_mode.await_watched(self.airflow, node.name)
         began = datetime.now(UTC)
         said = step.mode if isinstance(step, Repair) else "by hand"
         self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
@@ -155,7 +155,7 @@ class Mttr:
         still_open = [one.id for one in incidents_since(self.doors, t0) if one.closed_at is None]
         if still_open:
             return f"{', '.join(still_open)} is open"
-        return None if by_hand.is_watched(self.airflow, node.name) else f"{node.name} isn't watched again"
+        return None if manual_mode.is_watched(self.airflow, node.name) else f"{node.name} isn't watched again"
 
     def start_by_hand(self, planned: HandStart) -> Row:
         """Break the same node and start it by hand; a start that fails is a row as well."""
@@ -201,7 +201,7 @@ def run(
     doors = runtime()
     airflow = set_going(doors)
     mttr = Mttr(doors, airflow, screen(), path, rate)
-    by_hand.lift(doors)
+    manual_mode.lift(doors, by_hand.HOLDER)
     check_no_maintenance(doors)
     began, before = time.monotonic(), data(doors)
     mttr.report = begin(known(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed)

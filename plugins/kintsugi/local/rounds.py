@@ -16,14 +16,8 @@ from kintsugi.incident import acted_on_others
 from kintsugi.local import account
 from kintsugi.local.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
 from kintsugi.local.mttr_figures import quantiles
-from kintsugi.local.series import (
-    await_allowed,
-    await_steady_state,
-    incidents_since,
-    machine,
-    set_going,
-    write_report,
-)
+from kintsugi.local.series import await_allowed, await_steady_state, incidents_since, machine, write_report
+from kintsugi.local.unpause import set_going
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 

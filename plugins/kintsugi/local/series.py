@@ -19,10 +19,7 @@ from kintsugi.chaos.experiment import check_steady_state
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.errors import Refused, StepFailed
-from kintsugi.fleet import watch_of
 from kintsugi.incident import Incident
-from kintsugi.local.control_plane import ControlPlane
-from kintsugi.local.demo import FIRST_DAGS, INGEST_DAG, watches
 from kintsugi.recovery.ask_guards import LIMITS
 from kintsugi.recovery.case import Runtime
 from kintsugi.recovery.guards import Gate
@@ -30,8 +27,6 @@ from kintsugi.store import StoreUnavailable
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from kintsugi.local.airflow import Airflow
 
 STEADY_DEADLINE_S = 300.0
 ALLOWED_DEADLINE_S = 600.0  # replicas of much data are repaired for minutes
@@ -65,13 +60,6 @@ def screen() -> Console:
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
-def set_going(doors: Runtime) -> Airflow:
-    """Let every watch, the stream and the ingest run, whatever was paused before; returns the client for Airflow."""
-    airflow = ControlPlane(doors.settings).airflow
-    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG, watch_of("flow"))
-    return airflow
 
 
 def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from kintsugi.incident import Incident
 from kintsugi.recovery.case import runtime
 from kintsugi.recovery.plan_policy import changes
-from kintsugi.recovery.report import spool
+from kintsugi.recovery.spool import spool
 from kintsugi.settings import BUCKET, Settings
 
 LOG_LINES = 12  # of each service

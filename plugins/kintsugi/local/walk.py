@@ -34,9 +34,9 @@ from kintsugi.local.series import (
     known,
     machine,
     screen,
-    set_going,
     write_report,
 )
+from kintsugi.local.unpause import set_going
 from kintsugi.local.walk_plan import Killing, Victim, judge
 from kintsugi.recovery import redundant
 from kintsugi.recovery.case import Runtime, runtime

@@ -26,6 +26,7 @@ from functools import cached_property
 from typing import Any
 
 from kintsugi.connections import store_dsn
+from kintsugi.dag_ids import INGEST_DAG
 from kintsugi.errors import KintsugiError
 from kintsugi.fleet import Role, watch_of
 from kintsugi.local.airflow import Airflow
@@ -58,7 +59,6 @@ HUNG_S = 300.0
 RECENT_INCIDENTS = 100
 LOOK_S = 15.0
 INIT_LOG_TAIL = 64 * 1024  # bytes; an exit and a start take about 400
-INGEST_DAG = "ingest_trades"
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from kintsugi.recovery import verify as proofs
 from kintsugi.recovery.case import Case, Runtime, Step
 from kintsugi.recovery.compare_cassandra import await_replicas, compare_ranges
 from kintsugi.recovery.diagnose import Verdict, diagnose
-from kintsugi.recovery.report import deliver
+from kintsugi.recovery.spool import deliver
 from kintsugi.release import in_force
 from kintsugi.settings import KAFKA_PORT
 

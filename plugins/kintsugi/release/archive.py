@@ -208,7 +208,7 @@ def store_in_s3(runtime: Runtime, release: Release) -> None:
     """Put the archive into S3 unless it is there; into the spool when S3 is away."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from kintsugi.recovery.report import deliver
+    from kintsugi.recovery.spool import deliver
 
     try:
         runtime.s3().head_object(Bucket=BUCKET, Key=key(release.digest))

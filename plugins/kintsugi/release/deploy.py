@@ -33,7 +33,8 @@ from kintsugi.recovery import redundant, stream_driver
 from kintsugi.recovery.case import Runtime
 from kintsugi.release import archive, in_force, rollout, steady, unheard
 from kintsugi.release.archive import Release
-from kintsugi.release.rollout import Move, NodeState
+from kintsugi.release.rollout import Move
+from kintsugi.rollout_state import NodeState, Step
 from kintsugi.store import Deployment, ReleaseRecord
 from kintsugi.store.releases import End
 
@@ -366,7 +367,7 @@ def _holder(deployment: str) -> str:
     return f"{ROLL_OUT}/{deployment}"
 
 
-def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, rollout.Step]:
+def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, Step]:
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
     if found.state != "running":
@@ -498,7 +499,7 @@ def _ansible(runtime: Runtime, release: Release) -> Any:
 
 
 def _archive(runtime: Runtime, ended: Deployment) -> None:
-    from kintsugi.recovery.report import deliver
+    from kintsugi.recovery.spool import deliver
 
     body = json.dumps(to_json(ended), indent=2).encode()
     deliver(runtime, f"deployments/{ended.id.replace('/', '_')}.json", body)

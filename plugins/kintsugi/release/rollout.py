@@ -17,34 +17,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kintsugi.fleet import Node, Role
+from kintsugi.rollout_state import NodeState, Step
 
 RISK = (Role.SPARK_WORKER, Role.KAFKA, Role.CASSANDRA, Role.SPARK_MASTER)
 """Roles, the least risky to restart first."""
-
-
-class NodeState(StrEnum):
-    """Where a node is in a roll-out."""
-
-    WAITING = "waiting"
-    TOUCHED = "touched"  # being configured and restarted, or was when its task died
-    PROVEN = "proven"  # it runs the release, and its probes held
-    FAILED = "failed"  # the first bad probe
-    RETURNED = "returned"  # back on the release that it had to return to, and proven there
-    STUCK = "stuck"  # it didn't come back either; recovery's business now
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One node of a roll-out. ``changes``: paths on the node that differ from the release; empty: nothing to do."""
-
-    node: str
-    changes: tuple[str, ...] = ()
-    state: NodeState = NodeState.WAITING
-
-    @property
-    def was_touched(self) -> bool:
-        """Whether its service was, or may have been, restarted for this release."""
-        return bool(self.changes) and self.state is not NodeState.WAITING
 
 
 class Move(StrEnum):

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from kintsugi.errors import KintsugiError, Refused
-from kintsugi.release.rollout import NodeState, Step
+from kintsugi.rollout_state import NodeState, Step
 from kintsugi.store.database import Database, one
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 
 from kintsugi.errors import KintsugiError, Refused
 from kintsugi.release.in_force import current, suspicious, to_configure_from
-from kintsugi.release.rollout import NodeState
+from kintsugi.rollout_state import NodeState
 from kintsugi.store import Store
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from kintsugi.release.deploy import conclude, tell
-from kintsugi.release.rollout import NodeState, Step
+from kintsugi.rollout_state import NodeState, Step
 from kintsugi.store import Deployment, ReleaseRecord
 
 P, F, R, S, T, W = (

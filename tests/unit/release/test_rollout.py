@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.fleet import load_fleet
-from kintsugi.release.rollout import Move, NodeState, Step, next_move, order, to_return, touched
+from kintsugi.release.rollout import Move, next_move, order, to_return, touched
+from kintsugi.rollout_state import NodeState, Step
 
 W, T, P, F, R, S = (
     NodeState.WAITING,

@@ -12,8 +12,8 @@ import pytest
 
 from kintsugi.errors import StepFailed
 from kintsugi.fleet import load_fleet
-from kintsugi.local import by_hand
 from kintsugi.local.airflow import TaskRun
+from kintsugi.recovery import manual_mode
 
 
 class Recorder:
@@ -57,7 +57,7 @@ def test_the_lease_is_given_back_only_when_the_watch_watches_again(fails: bool) 
     doors: Any = SimpleNamespace(store=seen)
     with (
         pytest.raises(StepFailed, match="ansible gave up") if fails else nullcontext(),
-        by_hand.hands_on(doors, seen, "kafka-2"),
+        manual_mode.hands_on(doors, seen, "kafka-2", holder="make mttr", reason="measured"),
     ):
         seen.said.append("hand")
         if fails:
@@ -83,7 +83,7 @@ def test_a_node_is_watched_while_its_sensor_is_deferred(
     airflow: Any = SimpleNamespace(
         youngest_run=lambda dag: run, tasks=lambda dag, run_id: [TaskRun("health", health, None, None, 1, -1)]
     )
-    assert by_hand.is_watched(airflow, "kafka-2") is watched
+    assert manual_mode.is_watched(airflow, "kafka-2") is watched
 
 
 def test_an_airflow_that_does_not_answer_watches_nothing() -> None:
@@ -91,7 +91,7 @@ def test_an_airflow_that_does_not_answer_watches_nothing() -> None:
         raise StepFailed("Airflow does not answer")
 
     airflow: Any = SimpleNamespace(youngest_run=away)
-    assert by_hand.is_watched(airflow, "kafka-2") is False
+    assert manual_mode.is_watched(airflow, "kafka-2") is False
 
 
 def test_what_a_killed_run_left_is_lifted_and_a_persons_own_is_kept() -> None:
@@ -101,7 +101,7 @@ def test_what_a_killed_run_left_is_lifted_and_a_persons_own_is_kept() -> None:
         clear_maintenance=lambda name, user: said.append(f"clear {name} of {user}"),
     )
     doors: Any = SimpleNamespace(fleet=load_fleet(), store=store)
-    by_hand.lift(doors)
+    manual_mode.lift(doors, "make mttr")
     assert set(said) == {
-        f"{act} {name} of {by_hand.HOLDER}" for name in doors.fleet.nodes for act in ("give back", "clear")
+        f"{act} {name} of make mttr" for name in doors.fleet.nodes for act in ("give back", "clear")
     }
