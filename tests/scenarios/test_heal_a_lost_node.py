@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.fleet import REPOSITORY
 from kintsugi.local.node import processes
 from kintsugi.local.node_process import read_record
 from kintsugi.settings import Settings
@@ -41,8 +42,9 @@ class Command:
             "KINTSUGI_CACHE": str(self.settings.cache),
             "KINTSUGI_FLEET": str(self.settings.fleet_file),
         }
+        program = "benchmarks" if arguments[0] == "demo" else "kintsugi.cli"
         return subprocess.run(
-            [sys.executable, "-m", "kintsugi.cli", *arguments],
+            [sys.executable, "-m", program, *arguments], cwd=REPOSITORY,
             env=environment, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
 

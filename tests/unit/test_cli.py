@@ -53,13 +53,8 @@ def test_deliberate_error_is_a_line_on_stderr(
         ["generate", "--seed", "x", "/tmp"],
         ["generate", "--seed", "-1", "/tmp"],
         ["generate", "--trades", "0", "/tmp"],
-        ["signals", "--trades", "0"],
-        ["signals", "--seed", "-1"],
-        ["demo", "--trades", "0"],
         ["validate"],
         ["release", "fly"],
-        ["mttr", "--repairs", "0"],
-        ["mttr", "--role", "zookeeper"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
@@ -176,10 +171,9 @@ def test_start_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["bench", "soak", "walk"])
-def test_what_needs_a_nodes_processes_says_so_where_they_can_t_be_seen(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("words", [["demo"], ["chaos_campaign", "--seed", "1"], ["release", "trials"]])
+def test_an_experiment_says_what_it_is_called_now(
+    words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("KINTSUGI_FLEET", str(REPOSITORY / "fleet.docker.yaml"))
-    assert cli.main([command]) == 1
-    assert "run it in the environment 'local'" in capsys.readouterr().err
+    assert cli.main(words) == 2
+    assert "python -m benchmarks" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``kintsugi release …``: build, list, show, diff, drift, and the trials."""
+"""``kintsugi release …``: build, list, show, diff, drift."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kintsugi.errors import KintsugiError
 from kintsugi.recovery.case import Runtime, runtime
 from kintsugi.settings import Settings
 
-WORDS = {"build": (0, 0), "list": (0, 0), "show": (1, 1), "diff": (1, 2), "drift": (0, 0), "trials": (0, 0)}
+WORDS = {"build": (0, 0), "list": (0, 0), "show": (1, 1), "diff": (1, 2), "drift": (0, 0)}
 """What may be asked, and how many digests belong to it: least, most."""
 
 
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             "names them"
         )
     verbs: dict[str, Callable[[Runtime, argparse.Namespace], int]] = {
-        "build": _build, "list": _list, "show": _show, "diff": _diff, "drift": _drift, "trials": _trials,
+        "build": _build, "list": _list, "show": _show, "diff": _diff, "drift": _drift,
     }  # fmt: skip
     return verbs[options.what](runtime(), options)
 
@@ -93,9 +93,3 @@ def _drift(doors: Runtime, options: argparse.Namespace) -> int:
         for path in paths:
             print(f"{node}  {path}")
     return 1 if found else 0
-
-
-def _trials(doors: Runtime, options: argparse.Namespace) -> int:
-    from kintsugi.release.trials import run as try_all
-
-    return try_all(doors)
