@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kintsugi.errors import KintsugiError
-from kintsugi.fleet import Role
-from kintsugi.local.command_line import add_command, count, role, run_command, seed
-from kintsugi.local.walk_plan import STEPS, Victim
-from kintsugi.settings import Settings
+from benchmarks.crash_test_plan import STEPS, Victim
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import Settings
+from kintsugi.installation.command_line import add_command, count, role, run_command, seed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,21 +24,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
-    from kintsugi.local.demo import VICTIMS, run
+    from benchmarks.demo import VICTIMS, run
 
     return run(settings, trades=options.trades, victims=options.victim or VICTIMS, report=options.report)
 
 
 def rounds(options: argparse.Namespace, settings: Settings) -> int:
     """Pull every node's plug in turn, twice, on the running fleet; report each repair and the account."""
-    from kintsugi.local.rounds import run
+    from benchmarks.sequential_recovery import run
 
     return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the running pipeline: rates, ceiling, latency, spike, growth; writes build/bench.json and .png."""
-    from kintsugi.bench.run import run
+    from benchmarks.throughput.run import run
 
     _needs_processes(settings)
     return run(settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report)
@@ -46,7 +46,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
 
 def soak(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the streaming driver at random while trades flow; compare its tables with an undisturbed run's."""
-    from kintsugi.bench.soak import run
+    from benchmarks.throughput.soak import run
 
     _needs_processes(settings)
     return run(settings, kills=options.kills, seed=options.seed, report=options.report)
@@ -54,7 +54,7 @@ def soak(options: argparse.Namespace, settings: Settings) -> int:
 
 def signals(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
-    from kintsugi.local.evaluate_signals import run
+    from benchmarks.signals import run
 
     return run(
         levels=options.level or [], seeds=options.seed or [], trades=options.trades, report=options.report
@@ -63,28 +63,28 @@ def signals(options: argparse.Namespace, settings: Settings) -> int:
 
 def faults(options: argparse.Namespace, settings: Settings) -> int:
     """Run the table of faults on the running fleet; report each cell and the account."""
-    from kintsugi.local.fault_table import run
+    from benchmarks.fault_matrix_run import run
 
     return run(settings, cells=options.cell, report=options.report)
 
 
 def chaos_campaign(options: argparse.Namespace, settings: Settings) -> int:
     """Inject 100 faults in random order on the running fleet, a quarter two at once; report live kills and losses."""
-    from kintsugi.local.chaos_campaign import run
+    from benchmarks.chaos_campaign import run
 
     return run(settings, injections=options.injections, seed=options.seed, report=options.report)
 
 
 def stall_test(options: argparse.Namespace, settings: Settings) -> int:
     """Let whole roles and the fleet stand still for 6 to 60 s; all but the longest must end without a kill."""
-    from kintsugi.local.stall_test import run
+    from benchmarks.stall_test import run
 
     return run(settings, seconds=options.seconds or (), report=options.report)
 
 
 def mttr(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the mean time to repair on the running fleet, under load, beside starts by hand."""
-    from kintsugi.local.mttr import run
+    from benchmarks.mttr import run
 
     return run(
         settings,
@@ -98,8 +98,8 @@ def mttr(options: argparse.Namespace, settings: Settings) -> int:
 
 def walk(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the recoverer at every step of a repair on the running fleet; each incident must be finished once."""
-    from kintsugi.local.walk import run
-    from kintsugi.local.walk_plan import plan
+    from benchmarks.crash_test import run
+    from benchmarks.crash_test_plan import plan
 
     _needs_processes(settings)
     victims = [Victim(name) for name in options.victim or Victim]
@@ -109,15 +109,15 @@ def walk(options: argparse.Namespace, settings: Settings) -> int:
 
 def calm(options: argparse.Namespace, settings: Settings) -> int:
     """Pause nodes of the running fleet for up to 5 s under load; a repair that begins is a failure."""
-    from kintsugi.local.calm import run
+    from benchmarks.false_positive_test import run
 
     return run(settings, minutes=options.minutes, seed=options.seed, report=options.report)
 
 
 def release_trials(options: argparse.Namespace, settings: Settings) -> int:
     """Try three bad releases on the running fleet; each must be caught with one node touched at most."""
-    from kintsugi.recovery.case import runtime
-    from kintsugi.release.trials import run
+    from benchmarks.release_trials import run
+    from kintsugi.operations.context import runtime
 
     return run(runtime())
 

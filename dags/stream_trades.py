@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
 
-from kintsugi.sensors.flow_health import StreamAbsentSensor
+from kintsugi.airflow_ext.sensors.flow_health import StreamAbsentSensor
 
 RUNBOOK = """
 ### The streaming job
@@ -54,16 +54,16 @@ with DAG(
     @task
     def submit() -> str:
         """Declare that the stream shall run and start its driver; returns what was done."""
-        from kintsugi.recovery import stream_driver
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations import stream_driver
+        from kintsugi.operations.context import runtime
 
         return stream_driver.submit(runtime())
 
     @task
     def committing() -> str:
         """Wait until the application holds cores."""
-        from kintsugi.recovery import stream_driver
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations import stream_driver
+        from kintsugi.operations.context import runtime
 
         return stream_driver.wait_until_running(runtime(), deadline_s=180)
 

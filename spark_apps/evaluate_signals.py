@@ -1,6 +1,6 @@
 """How well do the signals find what informed traders did? Precision, recall, false alerts per million trades.
 
-Days are generated with known behaviour (`kintsugi.trades.planting`) at three levels of difficulty, and go
+Days are generated with known behaviour (`kintsugi.sampledata.injected_behaviour`) at three levels of difficulty, and go
 through the functions of the stream itself (`build_baseline`, `stream_trades`, `derived`), with the tables in
 memory, on a Spark in this process. The thresholds were tuned on TUNING_SEEDS; what is reported is measured on
 EVALUATION_SEEDS, which were not looked at before.
@@ -26,15 +26,15 @@ import orjson
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from kintsugi.trades import planting
-from kintsugi.trades.baselines import BUCKET_VALUES, STATISTICS, newest_before
-from kintsugi.trades.derived import RETURNED_NAMES, Derived
-from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.generator import GeneratedDay, generate_day
-from kintsugi.trades.planting import Behaviour
-from kintsugi.trades.rows import NEW_YORK, Rejection, parse
-from kintsugi.trades.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
-from kintsugi.trades.windows import AGGRESSOR, IMBALANCE, WINDOW_MS
+from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse
+from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, STATISTICS, newest_before
+from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES, Derived
+from kintsugi.pipeline.stream.flow_windows import AGGRESSOR, IMBALANCE, WINDOW_MS
+from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
+from kintsugi.sampledata import injected_behaviour
+from kintsugi.sampledata.generator import GeneratedDay, generate_day
+from kintsugi.sampledata.injected_behaviour import Behaviour
 from spark_apps import build_baseline, stream_trades
 
 TUNING_SEEDS = (101, 102, 103, 104)
@@ -268,7 +268,9 @@ def evaluate(spark: SparkSession, levels: list[str], seeds: list[int], trades: i
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Precision and recall of the signals on planted behaviour.")
-    parser.add_argument("--level", action="append", choices=list(planting.LEVELS), help="default: all")
+    parser.add_argument(
+        "--level", action="append", choices=list(injected_behaviour.LEVELS), help="default: all"
+    )
     parser.add_argument("--seed", action="append", type=int, help="default: the evaluation's")
     parser.add_argument("--trades", type=int, default=TRADES, help="a day; default: 200000")
     parser.add_argument("--report", type=Path, default=Path("build/signals.json"))
@@ -276,13 +278,13 @@ def main(argv: list[str] | None = None) -> int:
     spark = local_spark()
     try:
         seeds = options.seed or list(EVALUATION_SEEDS)
-        scores = evaluate(spark, options.level or list(planting.LEVELS), seeds, options.trades)
+        scores = evaluate(spark, options.level or list(injected_behaviour.LEVELS), seeds, options.trades)
     finally:
         spark.stop()
     show(scores)
     image = options.report.with_suffix(".png")
     plot(scores, image)
-    levels = {name: asdict(level) for name, level in planting.LEVELS.items()}
+    levels = {name: asdict(level) for name, level in injected_behaviour.LEVELS.items()}
     document = {
         "trades_a_day": options.trades, "seeds": seeds, "tuning_seeds": list(TUNING_SEEDS), "levels": levels,
         "signals": [score.to_json() for score in scores],

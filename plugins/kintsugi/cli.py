@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from kintsugi.errors import KintsugiError
-from kintsugi.fleet import Role
-from kintsugi.local.command_line import add_command, count, role, run_command, seed
-from kintsugi.settings import Settings
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import Settings
+from kintsugi.installation.command_line import add_command, count, role, run_command, seed
 
 MOVED = (
     "bench", "calm", "chaos-campaign", "demo", "faults", "mttr", "rounds", "signals", "soak", "stall-test", "walk",
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def up(options: argparse.Namespace, settings: Settings) -> int:
     """Start whatever of the pipeline doesn't run."""
-    from kintsugi.local.sign_in import sign_in
-    from kintsugi.local.up import stay
-    from kintsugi.local.up import up as start
+    from kintsugi.installation.sign_in import sign_in
+    from kintsugi.installation.up import stay
+    from kintsugi.installation.up import up as start
 
     def say() -> None:
         print(sign_in(settings))
@@ -56,7 +56,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
     """Stop and remove everything; the artifact cache stays."""
-    from kintsugi.local.up import down as stop
+    from kintsugi.installation.up import down as stop
 
     stop(settings)
     return 0
@@ -64,9 +64,9 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
     """Let every watch, the stream, the ingest and the look for drift run: a new installation waits for this."""
-    from kintsugi.dag_ids import DRIFT_DAG
-    from kintsugi.local.unpause import set_going
-    from kintsugi.recovery.case import runtime
+    from kintsugi.core.dag_ids import DRIFT_DAG
+    from kintsugi.installation.unpause import set_going
+    from kintsugi.operations.context import runtime
 
     set_going(runtime()).unpause(DRIFT_DAG)
     print(
@@ -78,7 +78,7 @@ def unpause(options: argparse.Namespace, settings: Settings) -> int:
 
 def status(options: argparse.Namespace, settings: Settings) -> int:
     """Show nodes, components, DAGs, lag and the last incidents. Always 0: to look is no failure."""
-    from kintsugi.local.status import gather, show
+    from kintsugi.installation.status import gather, show
 
     document = gather(settings)
     if options.format == "json":
@@ -90,7 +90,7 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
 
 def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Make a sample trading day."""
-    from kintsugi.trades.generator import generate_day
+    from kintsugi.sampledata.generator import generate_day
 
     try:
         made = generate_day(
@@ -105,9 +105,9 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
 
 def validate(options: argparse.Namespace, settings: Settings) -> int:
     """Say what an ingest of files would do, without one; 1 when a file or one of its rows would be rejected."""
-    from kintsugi.connections import client_of
-    from kintsugi.trades.validation import format_report
-    from kintsugi.trades.validation import validate as look_at
+    from kintsugi.core.connections import client_of
+    from kintsugi.pipeline.ingest.validation import format_report
+    from kintsugi.pipeline.ingest.validation import validate as look_at
 
     reports = []
     for name in options.file:
@@ -122,8 +122,8 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     """Compare the files in S3 with Kafka and Cassandra; 1 when a trade is lost or doubled, or a table is wrong."""
-    from kintsugi.local.account import summary
-    from kintsugi.trades.reconcile import reconcile as compare
+    from kintsugi.pipeline.reconcile.reconcile import reconcile as compare
+    from kintsugi.pipeline.reconcile.summary import summary
 
     account = compare(settings, until=options.wait, repair=options.repair)
     print(json.dumps(summary(account), indent=2))
@@ -132,7 +132,7 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 def redrive(options: argparse.Namespace, settings: Settings) -> int:
     """Take files again that failed or lost rows, from their first line; without keys every failed file."""
-    from kintsugi.trades.redrive import redrive_files
+    from kintsugi.pipeline.ingest.redrive import redrive_files
 
     again = redrive_files(settings, options.keys)
     for key in again:
@@ -144,7 +144,7 @@ def redrive(options: argparse.Namespace, settings: Settings) -> int:
 
 def artifacts(options: argparse.Namespace, settings: Settings) -> int:
     """Fetch the jars that are missing from the cache."""
-    from kintsugi.local.artifacts import ensure
+    from kintsugi.infra.artifacts import ensure
 
     for name in ensure(settings):
         print(f"fetched {name}")
@@ -153,7 +153,7 @@ def artifacts(options: argparse.Namespace, settings: Settings) -> int:
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
     """Tell one incident: its journal, its phases, Terraform's plan and the node's last log lines."""
-    from kintsugi.local.story import tell
+    from kintsugi.installation.incident_report import tell
 
     print(tell(settings, options.id, as_json=options.format == "json"))
     return 0
@@ -161,8 +161,8 @@ def incident(options: argparse.Namespace, settings: Settings) -> int:
 
 def form_anew(options: argparse.Namespace, settings: Settings) -> int:
     """Form an empty cluster where a role's disks are gone, and send all trades of S3 again."""
-    from kintsugi.errors import Refused
-    from kintsugi.local.form_anew import check, run
+    from kintsugi.core.errors import Refused
+    from kintsugi.installation.recreate_cluster import check, run
 
     check(settings, options.role)
     if not options.yes:
@@ -182,7 +182,7 @@ def chaos(options: argparse.Namespace, settings: Settings) -> int:
 
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases; name drift."""
-    from kintsugi.release.command import run
+    from kintsugi.releases.command import run
 
     return run(options, settings)
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kintsugi.fleet import REPOSITORY, Role
-from kintsugi.settings import Settings
+from kintsugi.core.fleet import REPOSITORY, Role
+from kintsugi.core.settings import Settings
 from tests.installations import installation, open_directory
 
 ANSIBLE = REPOSITORY / "ansible"

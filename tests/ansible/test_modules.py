@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.fleet import REPOSITORY
+from kintsugi.core.fleet import REPOSITORY
 
 COLLECTIONS = REPOSITORY / "ansible/collections"
 MODULE = COLLECTIONS / "ansible_collections/kintsugi/node/plugins/modules/service.py"

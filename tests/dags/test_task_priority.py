@@ -9,7 +9,7 @@ import sys
 import pytest
 from airflow.sdk.listener import get_listener_manager
 
-from kintsugi.niceness import IN_A_WORKER, SERVER, URGENT
+from kintsugi.core.process_priority import IN_A_WORKER, SERVER, URGENT
 
 BEGIN = """
 import os, sys

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
-from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.derived_tables import FLOW_WINDOW, UNUSUAL_TRADE, Put, Write, window_row
-from kintsugi.trades.derived_types import WindowKey
-from kintsugi.trades.generator import GeneratedDay, generate_day
-from kintsugi.trades.windows import Sums, verdict
+from kintsugi.pipeline.stream.derived_records import WindowKey
+from kintsugi.pipeline.stream.derived_table_keys import FLOW_WINDOW, UNUSUAL_TRADE, Put, Write, window_row
+from kintsugi.pipeline.stream.flow_windows import Sums, verdict
+from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.sampledata.generator import GeneratedDay, generate_day
 from spark_apps import evaluate_signals
 from spark_apps.evaluate_signals import SIGNALS, Score, judge
 

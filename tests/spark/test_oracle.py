@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
-from kintsugi.trades.generator import GeneratedDay, generate_day
-from kintsugi.trades.rows import Message, message
+from kintsugi.pipeline.row_parser import Message, message
+from kintsugi.sampledata.generator import GeneratedDay, generate_day
 from spark_apps import build_baseline, evaluate_signals, stream_trades
 from tests.spark import oracle
 

@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from kintsugi import cli
-from kintsugi.fleet import REPOSITORY
+from kintsugi.core.fleet import REPOSITORY
 from tests.installations import installation
 
 HEAVY = (
@@ -136,7 +136,7 @@ def test_validate_reads_an_object_and_says_when_it_can_t(
         s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
         s3.create_bucket(Bucket="bucket")
         s3.put_object(Bucket="bucket", Key="k.zip", Body=(CASES / f"{TRADES}macos.csv.zip").read_bytes())
-        monkeypatch.setattr("kintsugi.connections.s3_client", lambda settings: s3)
+        monkeypatch.setattr("kintsugi.core.connections.s3_client", lambda settings: s3)
         assert cli.main(["validate", "--json", "s3://bucket/k.zip"]) == 0
         assert json.loads(capsys.readouterr().out)[0]["accepted"] == 20
         assert cli.main(["validate", "--json", "s3://bucket/nothing", "s3://bucket", "s3://another/k"]) == 1
@@ -156,8 +156,8 @@ def test_validate_needs_no_installation_and_loads_nothing_heavy() -> None:
 def test_password_is_not_printed_where_it_would_be_kept(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from kintsugi.local.sign_in import sign_in
-    from kintsugi.settings import load_settings
+    from kintsugi.core.settings import load_settings
+    from kintsugi.installation.sign_in import sign_in
 
     settings = load_settings()
     text = sign_in(settings)  # pytest's stdout is no terminal

@@ -22,12 +22,12 @@ from kintsugi.chaos.logs import (
     lose_last_bytes,
     lose_unsynced_section,
 )
-from kintsugi.errors import KintsugiError, StepFailed
-from kintsugi.fleet import Role
-from kintsugi.incident import Action
-from kintsugi.local.control_plane import ControlPlane
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Action
+from kintsugi.operations.context import Runtime
 from kintsugi.probes.observe import SERVICES
-from kintsugi.recovery.case import Runtime
 
 Act = Callable[[Runtime, Sequence[str]], None]
 

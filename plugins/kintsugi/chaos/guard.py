@@ -23,11 +23,11 @@ from typing import Any
 
 from kintsugi.chaos import switch
 from kintsugi.chaos.faults import Fault
-from kintsugi.errors import KintsugiError, Refused, StepFailed
-from kintsugi.fleet import Node, watch_of
-from kintsugi.incident import ATTEMPT, Action, Ledger, acted_on_others
-from kintsugi.observation import Answer
-from kintsugi.recovery.case import Runtime
+from kintsugi.core.errors import KintsugiError, Refused, StepFailed
+from kintsugi.core.fleet import Node, watch_of
+from kintsugi.core.incident import ATTEMPT, Action, Ledger, acted_on_others
+from kintsugi.core.observation import Answer
+from kintsugi.operations.context import Runtime
 from kintsugi.recovery.guards import CassandraFacts, Gate, GuardFacts, KafkaFacts, Limits, judge
 
 LOOK_EVERY_S = 3.0
@@ -60,7 +60,7 @@ def check(
 
 def rollout_reasons(runtime: Runtime) -> list[str]:
     """That a release is being rolled out."""
-    from kintsugi.release.deploy import ROLL_OUT
+    from kintsugi.releases.rollout_steps import ROLL_OUT
 
     lease = runtime.store.lease(ROLL_OUT)
     return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
@@ -68,7 +68,7 @@ def rollout_reasons(runtime: Runtime) -> list[str]:
 
 def steady_reasons(runtime: Runtime) -> list[str]:
     """What isn't well: nodes that aren't redundant, open incidents, pending repairs."""
-    from kintsugi.release.steady import look
+    from kintsugi.releases.steady_state import look
 
     seen = look(runtime)
     return [
@@ -89,9 +89,9 @@ def protection_reasons(runtime: Runtime, names: Iterable[str]) -> list[str]:
 
 def watch_reasons(runtime: Runtime) -> list[str]:
     """That a node isn't watched: its DAG is paused, or its sensor doesn't send heartbeats."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.local.control_plane import ControlPlane
-    from kintsugi.notify.heartbeat import Heartbeats
+    from kintsugi.controlplane.control_plane import ControlPlane
+    from kintsugi.core.connections import store_dsn
+    from kintsugi.db.heartbeats import Heartbeats
 
     try:
         beats, now = Heartbeats(store_dsn(runtime.settings)).last()
@@ -105,7 +105,7 @@ def unwatched(
     names: Iterable[str], beats: Mapping[str, datetime], now: datetime, dags: Iterable[Mapping[str, Any]]
 ) -> list[str]:
     """A sentence for each node that nobody would repair. ``beats``: last heartbeat by node, UTC, as ``now`` is."""
-    from kintsugi.notify.deadman import SILENT
+    from kintsugi.notify.dead_mans_switch import SILENT
 
     active = {str(dag["dag_id"]) for dag in dags if not dag["is_paused"]}
     reasons = []
@@ -121,8 +121,8 @@ def guard_reasons(
     runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
 ) -> list[str]:
     """What the guards say against stopping each victim now, and against the repair that it will need then."""
-    from kintsugi.probes.facts import guard_facts
-    from kintsugi.recovery.ask_guards import limits
+    from kintsugi.recovery.guard_evaluation import limits
+    from kintsugi.recovery.guard_facts import guard_facts
 
     nodes = [runtime.fleet.node(name) for name in names]
 
@@ -236,7 +236,7 @@ class Bystanders:
             )
 
     def _look_at_the_store(self) -> None:
-        from kintsugi.store import StoreUnavailable
+        from kintsugi.db.store import StoreUnavailable
 
         try:
             switch.check(self.runtime.store)

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kintsugi.connections import connection, extras
-from kintsugi.errors import KintsugiError
+from kintsugi.core.connections import connection, extras
+from kintsugi.core.errors import KintsugiError
 
 CONNECTION = "kintsugi_apprise"
 TIMEOUT_S = 20.0

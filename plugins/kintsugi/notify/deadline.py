@@ -33,8 +33,8 @@ async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
 
 
 def _put(run: Mapping[str, Any], minutes: float) -> str:
-    from kintsugi.notify.outbox import Kind, outbox_of
-    from kintsugi.settings import load_settings
+    from kintsugi.core.settings import load_settings
+    from kintsugi.db.outbox import Kind, outbox_of
 
     page = page_of(run, minutes)
     outbox_of(load_settings()).put(f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", Kind.PAGE, page)

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Fleet, Node, Role
-from kintsugi.observation import Answer, PeerOpinion
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.probes.node_view import look_command, parse_look
 from kintsugi.probes.peers import Witness
 from kintsugi.probes.protocols import Probe, probe_http
-from kintsugi.settings import KAFKA_PORT, Settings
 
 DRIVER_UI_PORT = 4040
 OFFSETS_WATCH_S = 2.0
@@ -36,7 +36,7 @@ async def master_witnesses(settings: Settings, node: Node, ssh: Probe) -> list[W
 
 
 async def _worker(settings: Settings, worker: Node, master: Node) -> Witness | None:
-    from kintsugi.local import ssh
+    from kintsugi.infra import ssh
 
     try:
         done = await asyncio.to_thread(
@@ -70,7 +70,7 @@ async def _driver(master: Node) -> Witness | None:
 
 
 async def _offsets(fleet: Fleet) -> Witness | None:
-    from kintsugi.probes.flow import read_offsets
+    from kintsugi.probes.stream_progress import read_offsets
 
     brokers = fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     first = await asyncio.to_thread(read_offsets, brokers)

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from kintsugi.incident import Incident, Outcome
-from kintsugi.recovery.assess import Confirmed, answers
-from kintsugi.recovery.case import LEASE_S, Case, Runtime
-from kintsugi.recovery.diagnose import Verdict
+from kintsugi.core.incident import Incident, Outcome
+from kintsugi.core.settings import BUCKET
+from kintsugi.operations.context import LEASE_S, Case, Runtime
+from kintsugi.operations.spool import deliver, flush_spool
+from kintsugi.recovery.assessment import Confirmed, answers
+from kintsugi.recovery.diagnosis import Verdict
 from kintsugi.recovery.incident_sweep import RUN_PREFIX
-from kintsugi.recovery.spool import deliver, flush_spool
-from kintsugi.settings import BUCKET
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
 

@@ -29,14 +29,14 @@ class LatePage:
 
 def real_page() -> Any:
     """The page on this installation's store, S3, fleet and Airflow."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.settings import load_settings
-    from kintsugi.store import Store
-    from kintsugi.store.listing import Listing
+    from kintsugi.core.connections import store_dsn
+    from kintsugi.core.settings import load_settings
+    from kintsugi.db.dashboard import Listing
+    from kintsugi.db.store import Store
     from kintsugi.web import airflow_api, sources
     from kintsugi.web.access import AirflowGate
     from kintsugi.web.app import Doors, create_app
-    from kintsugi.web.hub import Hub
+    from kintsugi.web.polling_cache import Hub
 
     settings = load_settings()
     return create_app(

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import __main__ as command_line
 from kintsugi.cli import MOVED
-from kintsugi.fleet import REPOSITORY
+from kintsugi.core.fleet import REPOSITORY
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from kintsugi.chaos import injection, janitor, registry
 from kintsugi.chaos.faults import Fault
 from kintsugi.chaos.injection import hold, in_force
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.errors import StepFailed
-from kintsugi.local.node_process import start_time
+from kintsugi.core.errors import StepFailed
+from kintsugi.environments.local.node_process import start_time
 from tests.installations import installation
 
 

@@ -11,12 +11,12 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Entry, Incident, Outcome
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.settings import BUCKET
 from kintsugi.recovery import report
-from kintsugi.recovery.assess import Confirmed
+from kintsugi.recovery.assessment import Confirmed
 from kintsugi.recovery.report import conclude, stays_open
-from kintsugi.settings import BUCKET
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 SICK = ("confirm", "kafka-2 is silent", {"verdict": "host_lost"})
