@@ -10,11 +10,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import benchmarks.chaos_campaign
+import benchmarks.crash_test
+import benchmarks.crash_test_plan
+import benchmarks.demo
+import benchmarks.false_positive_test
+import benchmarks.fault_matrix_run
+import benchmarks.mttr
+import benchmarks.release_trials
+import benchmarks.sequential_recovery
+import benchmarks.signals
+import benchmarks.stall_test
+import benchmarks.throughput.run
+import benchmarks.throughput.soak
 from benchmarks.crash_test_plan import STEPS, Victim
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import add_command, count, role, run_command, seed
+from kintsugi.operations.context import runtime
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,69 +38,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
-    from benchmarks.demo import VICTIMS, run
-
-    return run(settings, trades=options.trades, victims=options.victim or VICTIMS, report=options.report)
+    return benchmarks.demo.run(
+        settings,
+        trades=options.trades,
+        victims=options.victim or benchmarks.demo.VICTIMS,
+        report=options.report,
+    )
 
 
 def rounds(options: argparse.Namespace, settings: Settings) -> int:
     """Pull every node's plug in turn, twice, on the running fleet; report each repair and the account."""
-    from benchmarks.sequential_recovery import run
-
-    return run(settings, rounds=options.rounds, seed=options.seed, report=options.report)
+    return benchmarks.sequential_recovery.run(
+        settings, rounds=options.rounds, seed=options.seed, report=options.report
+    )
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the running pipeline: rates, ceiling, latency, spike, growth; writes build/bench.json and .png."""
-    from benchmarks.throughput.run import run
-
     _needs_processes(settings)
-    return run(settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report)
+    return benchmarks.throughput.run.run(
+        settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report
+    )
 
 
 def soak(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the streaming driver at random while trades flow; compare its tables with an undisturbed run's."""
-    from benchmarks.throughput.soak import run
-
     _needs_processes(settings)
-    return run(settings, kills=options.kills, seed=options.seed, report=options.report)
+    return benchmarks.throughput.soak.run(
+        settings, kills=options.kills, seed=options.seed, report=options.report
+    )
 
 
 def signals(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
-    from benchmarks.signals import run
-
-    return run(
+    return benchmarks.signals.run(
         levels=options.level or [], seeds=options.seed or [], trades=options.trades, report=options.report
     )
 
 
 def faults(options: argparse.Namespace, settings: Settings) -> int:
     """Run the table of faults on the running fleet; report each cell and the account."""
-    from benchmarks.fault_matrix_run import run
-
-    return run(settings, cells=options.cell, report=options.report)
+    return benchmarks.fault_matrix_run.run(settings, cells=options.cell, report=options.report)
 
 
 def chaos_campaign(options: argparse.Namespace, settings: Settings) -> int:
     """Inject 100 faults in random order on the running fleet, a quarter two at once; report live kills and losses."""
-    from benchmarks.chaos_campaign import run
-
-    return run(settings, injections=options.injections, seed=options.seed, report=options.report)
+    return benchmarks.chaos_campaign.run(
+        settings, injections=options.injections, seed=options.seed, report=options.report
+    )
 
 
 def stall_test(options: argparse.Namespace, settings: Settings) -> int:
     """Let whole roles and the fleet stand still for 6 to 60 s; all but the longest must end without a kill."""
-    from benchmarks.stall_test import run
-
-    return run(settings, seconds=options.seconds or (), report=options.report)
+    return benchmarks.stall_test.run(settings, seconds=options.seconds or (), report=options.report)
 
 
 def mttr(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the mean time to repair on the running fleet, under load, beside starts by hand."""
-    from benchmarks.mttr import run
-
-    return run(
+    return benchmarks.mttr.run(
         settings,
         repairs=options.repairs,
         roles=options.role or (),
@@ -98,28 +107,22 @@ def mttr(options: argparse.Namespace, settings: Settings) -> int:
 
 def walk(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the recoverer at every step of a repair on the running fleet; each incident must be finished once."""
-    from benchmarks.crash_test import run
-    from benchmarks.crash_test_plan import plan
-
     _needs_processes(settings)
     victims = [Victim(name) for name in options.victim or Victim]
-    killings = plan(steps=options.step or STEPS, victims=victims, all_=options.all)
-    return run(settings, killings=killings, report=options.report)
+    killings = benchmarks.crash_test_plan.plan(steps=options.step or STEPS, victims=victims, all_=options.all)
+    return benchmarks.crash_test.run(settings, killings=killings, report=options.report)
 
 
 def calm(options: argparse.Namespace, settings: Settings) -> int:
     """Pause nodes of the running fleet for up to 5 s under load; a repair that begins is a failure."""
-    from benchmarks.false_positive_test import run
-
-    return run(settings, minutes=options.minutes, seed=options.seed, report=options.report)
+    return benchmarks.false_positive_test.run(
+        settings, minutes=options.minutes, seed=options.seed, report=options.report
+    )
 
 
 def release_trials(options: argparse.Namespace, settings: Settings) -> int:
     """Try three bad releases on the running fleet; each must be caught with one node touched at most."""
-    from benchmarks.release_trials import run
-    from kintsugi.operations.context import runtime
-
-    return run(runtime())
+    return benchmarks.release_trials.run(runtime())
 
 
 def _needs_processes(settings: Settings) -> None:

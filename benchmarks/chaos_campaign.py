@@ -29,6 +29,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import set_going
 from kintsugi.operations.context import runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,8 +127,6 @@ def run(
 
     Goes on from the report of a campaign that was ended. Raises ChaosStopped when a person stops chaos.
     """
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
     console, path = screen(), report or settings.repository / "build" / "chaos-campaign.json"
     doors = runtime()
     set_going(doors)

@@ -33,14 +33,18 @@ from benchmarks.harness import (
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.controlplane.control_plane import AIRFLOW, ControlPlane
 from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident
 from kintsugi.core.processes import carries_marker, kill_owned, owned_pids, signal_if, wait_until
-from kintsugi.core.settings import Settings
+from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.environments.local.node_process import read_record
 from kintsugi.installation.unpause import set_going
+from kintsugi.installation.up import up
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline import synthetic_trade
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,8 +137,6 @@ class Walk:
 
     def boot(self) -> None:
         """What a machine does when it has its power back."""
-        from kintsugi.installation.up import up
-
         up(self.doors.settings, self.console)
 
     def write(self, counted: dict[str, Any] | None = None) -> None:
@@ -154,8 +156,6 @@ def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None 
 
     One of the same killings that was ended goes on.
     """
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
     doors, path = runtime(), report or settings.repository / "build" / "walk.json"
     walk = Walk(doors, screen(), path, killings, kept(known(path), killings))
     if walk.rows:
@@ -251,10 +251,6 @@ def await_end(doors: Runtime, node: str, t0: datetime) -> None:
 
 def stream_goes_on(doors: Runtime) -> str | None:
     """Why the stream doesn't go on while Airflow is down; None when a trade sent to Kafka reached Cassandra."""
-    from kintsugi.core.fleet import Role
-    from kintsugi.core.settings import KAFKA_PORT
-    from kintsugi.pipeline import synthetic_trade
-
     try:
         trade = synthetic_trade.send_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in doors.fleet.of(Role.CASSANDRA)]

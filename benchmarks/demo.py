@@ -20,8 +20,12 @@ from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.installation.sign_in import sign_in
 from kintsugi.installation.unpause import watches
+from kintsugi.installation.up import up
 from kintsugi.operations.context import Runtime, runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.sampledata.generator import generate_day, live_parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,9 +65,6 @@ class Demo:
 
     def run(self, victims: Sequence[str]) -> dict[str, Any]:
         """Everything in order; returns (and writes) what stands in ``build/demo.json``. Raises StepFailed."""
-        from kintsugi.installation.up import up
-        from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
         started = time.monotonic()
         with self.step("control plane and fleet"):
             up(self.settings, self.console)
@@ -104,8 +105,6 @@ class Demo:
 
     def upload_day(self, doors: Runtime) -> None:
         """Generate the seeded day and put it into S3; the same file again is no new object to the ledger."""
-        from kintsugi.sampledata.generator import generate_day
-
         out = self.report.parent / "sample"
         made = generate_day(out, day=DAY, seed=SEED, trades=self.trades, parts=2, bad_rows=BAD_ROWS)
         s3 = doors.s3()
@@ -206,8 +205,6 @@ class Demo:
 
 def still_waiting(doors: Runtime) -> str | None:
     """What the flow still waits for, as a sentence; None when all that lies in S3 is stored."""
-    from kintsugi.pipeline.stream_lag import snapshot
-
     now = snapshot(doors.settings)
     if now.pending:
         return f"{now.pending} files to ingest"
@@ -225,8 +222,6 @@ def live_feed(
     Yields what has been put there, as (key, ETag); it grows.
     """
     from botocore.exceptions import BotoCoreError, ClientError
-
-    from kintsugi.sampledata.generator import live_parts
 
     stop = threading.Event()
     # A feed begun later must not repeat the keys of an earlier one.

@@ -24,6 +24,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import set_going
 from kintsugi.operations.context import Runtime, runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,8 +63,6 @@ def run(
     settings: Settings, *, minutes: float = MINUTES, seed: int | None = None, report: Path | None = None
 ) -> int:
     """All of it, then the account; 0 when no repair was begun and nothing is lost or doubled."""
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
     console = screen()
     path = report or settings.repository / "build" / "calm.json"
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed

@@ -24,6 +24,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import set_going
 from kintsugi.operations.context import Runtime, runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,8 +34,6 @@ WHOLE_ACCOUNT_DEADLINE_S = 900.0
 
 def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
     """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
     console = screen()
     report = report or settings.repository / "build" / "faults.json"
     chosen = chosen_cells(cells)

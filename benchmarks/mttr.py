@@ -52,6 +52,7 @@ from benchmarks.mttr_figures import (
     summary,
     with_by_hand,
 )
+from benchmarks.mttr_plot import draw
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import InputError, KintsugiError, Refused, StepFailed
 from kintsugi.core.fleet import Node, Role
@@ -62,6 +63,8 @@ from kintsugi.installation.unpause import set_going
 from kintsugi.operations import manual_mode, readiness
 from kintsugi.operations.context import Runtime, runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.stream_lag import snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,9 +197,6 @@ def run(
     ``rate``: trades a second. Raises InputError when the report there is was made under another load.
     Raises StepFailed when the fleet doesn't come back to its steady state; what was measured until then is written.
     """
-    from benchmarks.mttr_plot import draw
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
     path = report or settings.repository / "build" / "mttr.json"
     roles = tuple(dict.fromkeys(roles)) or tuple(Role)
     doors = runtime()
@@ -245,8 +245,6 @@ def await_pace(settings: Settings, rate: int) -> None:
     A stream that still catches up after the repair before takes every processor there is, and no repair or hand
     start would then be comparable with another.
     """
-    from kintsugi.pipeline.stream_lag import snapshot
-
     until = time.monotonic() + STEADY_DEADLINE_S
     while (lag := snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
         if time.monotonic() > until:
@@ -300,8 +298,6 @@ def begin(
 
 def data(doors: Runtime) -> dict[str, Any]:
     """How much data there is: trades stored of those that Kafka still holds, and bytes on each node's volume."""
-    from kintsugi.pipeline.stream_lag import snapshot
-
     return {
         "trades_stored": snapshot(doors.settings).stored,
         "volume_bytes": {name: bytes_below(doors.settings.node_volume(name)) for name in doors.fleet.nodes},

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import release_traffic
+from benchmarks.harness import machine, write_report
 from benchmarks.release_traffic import Pulse
+from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Runtime
 from kintsugi.releases import archive, assignment, rollout, steady_state
 from kintsugi.releases.archive import Release
@@ -85,8 +88,6 @@ def run(runtime: Runtime, report: Path | None = None) -> int:
 
 def one(runtime: Runtime, trial: Trial) -> dict[str, Any]:
     """Roll the trial's release out by the DAG, with work going on; returns what stands in the report."""
-    from kintsugi.controlplane.control_plane import ControlPlane
-
     good = runtime.store.last_known_good()
     if good is None:
         raise Refused("no release is known-good yet, so there is nothing to return to; roll one out first")
@@ -146,8 +147,6 @@ def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[Puls
 @contextmanager
 def _work(runtime: Runtime) -> Iterator[list[Pulse]]:
     """Records with acks=all, and canaries where the stream runs."""
-    from kintsugi.operations import stream_driver
-
     with release_traffic.producing(runtime.fleet) as produce:
         beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}
         if stream_driver.shall_run(runtime):
@@ -168,6 +167,4 @@ def _say(works: Sequence[dict[str, Any]]) -> str:
 
 
 def _write(report: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from benchmarks.harness import machine, write_report
-
     write_report(report, {"machine": machine(), "trials": list(rows)})

@@ -53,6 +53,7 @@ from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 from kintsugi.recovery.guards import APPROVE
 
 if TYPE_CHECKING:
@@ -314,8 +315,6 @@ def await_end(run: Run, cell: Cell) -> None:
 
 def taken_account(run: Run, fed: Any) -> dict[str, Any]:
     """The account of the trades that came in meanwhile; empty when it can't be taken."""
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
     try:
         return account.summary(
             reconcile_when_quiet(run.doors.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)

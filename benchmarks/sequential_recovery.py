@@ -26,6 +26,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import set_going
 from kintsugi.operations.context import Runtime, runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,8 +41,6 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
     0 when every node healed, nothing was done to another one, and nothing is lost or doubled.
     """
     from rich.console import Console
-
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
     console = Console(soft_wrap=True, highlight=False)
     report = report or settings.repository / "build" / "rounds.json"

@@ -26,6 +26,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import set_going
 from kintsugi.operations.context import runtime
 from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,8 +66,6 @@ def run(settings: Settings, *, seconds: Sequence[float] = (), report: Path | Non
 
     Raises KintsugiError where services can't be stopped from outside, ChaosStopped when a person stops chaos.
     """
-    from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-
     console, path = screen(), report or settings.repository / "build" / "stall-test.json"
     doors = runtime()
     if (why := FAULTS["stalled"].unavailable(doors)) is not None:

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.throughput.meters import StreamMeter
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
+from kintsugi.core.observation import Answer
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.operations.context import Runtime
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.probes.protocols import probe_node
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -50,8 +54,6 @@ class Bench:
     @contextmanager
     def cassandra(self) -> Iterator[Session]:
         """A session at LOCAL_QUORUM, closed at the end of the block."""
-        from kintsugi.pipeline.cassandra_session import connected
-
         with connected(self.contact_points) as session:
             yield session
 
@@ -65,8 +67,6 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
 
     An open incident is no obstacle: it may wait for a person for hours.
     """
-    from kintsugi.pipeline.stream_lag import snapshot
-
     until = time.monotonic() + deadline_s
     while True:
         now = snapshot(bench.doors.settings)
@@ -82,9 +82,6 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
 
 
 async def _silent(bench: Bench) -> list[str]:
-    from kintsugi.core.observation import Answer
-    from kintsugi.probes.protocols import probe_node
-
     probes = await asyncio.gather(*(probe_node(node) for node in bench.doors.fleet))
     return [probe.target for probe in probes if probe.answer is not Answer.OK]
 

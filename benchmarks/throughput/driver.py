@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node_process import members, start_time
 
 APPLICATION = b"stream_trades.py"
 
@@ -23,8 +24,6 @@ class DriverProcess:
 
 def processes(settings: Settings) -> list[DriverProcess]:
     """What lives of the driver now, by the host's pids."""
-    from kintsugi.environments.local.node_process import members, start_time
-
     found = []
     for node in settings.fleet.of(Role.SPARK_MASTER):
         for pid in members(settings, node.name):

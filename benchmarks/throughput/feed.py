@@ -13,6 +13,7 @@ from itertools import islice
 
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.row_parser import Rejection, Trade, parse
+from kintsugi.sampledata.generator import live_parts
 
 FIRST_WEEK = date(2024, 10, 14)
 FORTNIGHTS = 50
@@ -43,8 +44,6 @@ def parts(section: str, seed: int, *, rows: int, seconds: float, first: int = 1)
 
     The same arguments give the same files, so that an interrupted measurement can tell what it has sent.
     """
-    from kintsugi.sampledata.generator import live_parts
-
     feed = live_parts(day=day_of(section, seed), seed=seed, rows=rows, first=first, seconds=seconds)
     return (Part(made.key, made.body, rows) for made in feed)
 

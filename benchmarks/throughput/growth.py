@@ -16,9 +16,13 @@ from benchmarks.throughput.delivery import deliver, kafka_python
 from benchmarks.throughput.feed import SLOT_S, joined, messages, parts
 from benchmarks.throughput.figures import growth_slope
 from benchmarks.throughput.meters import usage
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import KEYSPACE
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.infra import ssh
+from kintsugi.pipeline.cassandra_session import connected
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -37,9 +41,6 @@ COMPACTIONS = (
 
 def growth(bench: Bench) -> Result:
     """``growth``: for each level rows, partitions' factor, trades_per_s, cpu_s_per_trade; and the slope."""
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.ingest_ledger import Ledger
-
     idle = idle_cpu(bench)
     bench.say(f"idle, all nodes use {idle:.2f} cores")
     ledger = Ledger(store_dsn(bench.doors.settings))
@@ -95,8 +96,6 @@ def _level(
 
 def flush_and_compact(bench: Bench) -> None:
     """Flush the memtables of every Cassandra node, and wait until no compaction runs or waits."""
-    from kintsugi.infra import ssh
-
     settings = bench.doors.settings
 
     def flush(node: Node) -> None:
@@ -118,8 +117,6 @@ def flush_and_compact(bench: Bench) -> None:
 def compacting(bench: Bench) -> bool:
     """Whether a compaction runs or waits on a node, or a node doesn't say."""
     from cassandra.cluster import NoHostAvailable
-
-    from kintsugi.pipeline.cassandra_session import connected
 
     for address in bench.contact_points:
         try:

@@ -17,7 +17,11 @@ from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import Ledger, file_id
+from kintsugi.pipeline.ingest.file_ingest import ingest_object
+from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.object_listing import S3Object
+from kintsugi.pipeline.schema import TOPIC_PARTITIONS
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -66,11 +70,6 @@ def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
 
 def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
-    from kintsugi.db.ingest_ledger import file_id
-    from kintsugi.pipeline.ingest.file_ingest import ingest_object
-    from kintsugi.pipeline.kafka_producer import producer
-    from kintsugi.pipeline.object_listing import S3Object
-
     s3 = bench.doors.s3()
     etag = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
     source = S3Object(part.key, etag, len(part.body))
@@ -130,8 +129,6 @@ def scratch_topic(bootstrap: list[str], replication: int = 3) -> Iterator[str]:
     """A topic like that of the trades, deleted at the end of the block; what a killed bench left is used again."""
     from kafka import KafkaAdminClient
     from kafka.admin import NewTopic
-
-    from kintsugi.pipeline.schema import TOPIC_PARTITIONS
 
     settings = {"min.insync.replicas": str(min(2, replication)), "retention.ms": "600000"}
     admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)

@@ -13,7 +13,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.processes import owned_pids
 from kintsugi.core.settings import TOPIC, Settings
+from kintsugi.environments.local.node_process import members
+from kintsugi.pipeline.consumer_offsets import group_consumer
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -82,8 +85,6 @@ class StreamMeter:
         from kafka import TopicPartition
         from kafka.errors import KafkaError
 
-        from kintsugi.pipeline.consumer_offsets import group_consumer
-
         consumer: Any = None
         while not self._stop.wait(self._every_s if self.readings else 0):
             try:
@@ -143,9 +144,6 @@ class Usage:
 
 def usage(settings: Settings) -> Usage:
     """What every node of the local fleet and the control plane use now."""
-    from kintsugi.core.processes import owned_pids
-    from kintsugi.environments.local.node_process import members
-
     found: dict[tuple[int, int], Process] = {}
     for node in settings.fleet:
         for pid in members(settings, node.name):

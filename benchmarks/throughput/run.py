@@ -20,13 +20,16 @@ from benchmarks.throughput import document
 from benchmarks.throughput.ceiling import ceiling, naive
 from benchmarks.throughput.context import Bench, Result, await_quiet
 from benchmarks.throughput.end_to_end import end_to_end
+from benchmarks.throughput.feed import day_of
 from benchmarks.throughput.growth import growth
 from benchmarks.throughput.ingest import ingest
 from benchmarks.throughput.latency import latency
+from benchmarks.throughput.plot import draw
 from benchmarks.throughput.spike import spike
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import set_going
+from kintsugi.operations.context import runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,8 +68,6 @@ def run(
     measured before it stands in the report, and the next call goes on.
     """
     from rich.console import Console
-
-    from kintsugi.operations.context import runtime
 
     wanted = chosen(only)
     report = report or settings.repository / "build" / "bench.json"
@@ -193,8 +194,6 @@ def show(console: Console, shown: dict[str, Any], report: Path) -> None:
     """The table, the aims, and where the files are."""
     from rich.table import Table
 
-    from benchmarks.throughput.plot import draw
-
     table = Table("figure", "value", "", title="Bench")
     for row in document.rows(shown):
         table.add_row(*row)
@@ -209,6 +208,4 @@ def show(console: Console, shown: dict[str, Any], report: Path) -> None:
 
 
 def _week(seed: int) -> str:
-    from benchmarks.throughput.feed import day_of
-
     return day_of("end_to_end", seed).isoformat()

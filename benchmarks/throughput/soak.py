@@ -29,7 +29,9 @@ from benchmarks.throughput.stored import Expected
 from benchmarks.throughput.stored import compare as compare_identities
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node_process import send
 from kintsugi.installation.unpause import set_going
+from kintsugi.operations.context import runtime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,8 +50,6 @@ def run(
 ) -> int:
     """The soak from the command line; 0 when both days are the same in every table and nothing is lost or doubled."""
     from rich.console import Console
-
-    from kintsugi.operations.context import runtime
 
     report = report or settings.repository / "build" / "soak.json"
     console = Console(soft_wrap=True, highlight=False)
@@ -142,8 +142,6 @@ def judge(
 
 def kill_once(bench: Bench, meter: StreamMeter, chance: random.Random, *, storing: bool) -> dict[str, Any]:
     """Kill one of the driver's processes at a random moment; returns what was hit and when it stored again before."""
-    from kintsugi.environments.local.node_process import send
-
     if storing:
         before = meter.last.stored
         meter.wait_for(lambda now: now.stored > before, STORES_WITHIN_S, "the stream to store after a kill")

@@ -18,6 +18,8 @@ from benchmarks.throughput.feed import Part, joined, messages, parts, trades
 from benchmarks.throughput.latency import PERIOD_S, RATE, feed
 from benchmarks.throughput.meters import StreamMeter, usage
 from benchmarks.throughput.stored import Expected, compare
+from kintsugi.core.connections import store_dsn
+from kintsugi.db.ingest_ledger import Ledger
 from kintsugi.pipeline.row_parser import Trade
 
 TRADES = 100_000
@@ -30,9 +32,6 @@ DRAIN_S = 120.0
 
 def spike(bench: Bench) -> Result:
     """``spike`` {trades, lost, drain_s}, how long the sending took, and resident memory before and at its peak."""
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.ingest_ledger import Ledger
-
     steady = parts("spike", bench.seed, rows=int(RATE * PERIOD_S), seconds=PERIOD_S, first=1_000)
     made = [(part, trades(part)) for part in islice(steady, BEFORE_S + AFTER_S)]
     burst = parts("spike", bench.seed, rows=PART_ROWS, seconds=PERIOD_S, first=100_000)

@@ -17,6 +17,8 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import StepFailed
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.stream.cassandra_sink import Writer, unlogged_batch
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -108,8 +110,6 @@ def _client(
     contact_points: list[str], rows: Path, load: Load, number: int, seconds: float,
     ready: Any, begin: Any, results: Any,
 ) -> None:  # fmt: skip
-    from kintsugi.pipeline.cassandra_session import connected
-
     try:
         with rows.open("rb") as file:
             groups = share(pickle.load(file), load, number)  # noqa: S301 - our own file, in our own build folder
@@ -131,8 +131,6 @@ def statements(
     A plain insert is bound when it is written, as anybody would. The rows of batches are encoded beforehand: what
     Cassandra takes must not hang on the client's arithmetic.
     """
-    from kintsugi.pipeline.stream.cassandra_sink import Writer, unlogged_batch
-
     insert = Writer(session).trade
     if batch == 1:
         return lambda rows: session.execute_async(insert, rows[0]), list(groups)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from kintsugi.core.errors import KintsugiError
+from kintsugi.core.dag_ids import DRIFT_DAG
+from kintsugi.core.errors import KintsugiError, Refused
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import add_command, count, role, run_command, seed
@@ -35,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def up(options: argparse.Namespace, settings: Settings) -> int:
     """Start whatever of the pipeline doesn't run."""
-    from kintsugi.installation.sign_in import sign_in
-    from kintsugi.installation.up import stay
-    from kintsugi.installation.up import up as start
+    from kintsugi.installation.sign_in import sign_in  # start-up
+    from kintsugi.installation.up import stay  # start-up
+    from kintsugi.installation.up import up as start  # start-up
 
     def say() -> None:
         print(sign_in(settings))
@@ -56,7 +57,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
     """Stop and remove everything; the artifact cache stays."""
-    from kintsugi.installation.up import down as stop
+    from kintsugi.installation.up import down as stop  # start-up
 
     stop(settings)
     return 0
@@ -64,9 +65,8 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
     """Let every watch, the stream, the ingest and the look for drift run: a new installation waits for this."""
-    from kintsugi.core.dag_ids import DRIFT_DAG
-    from kintsugi.installation.unpause import set_going
-    from kintsugi.operations.context import runtime
+    from kintsugi.installation.unpause import set_going  # start-up
+    from kintsugi.operations.context import runtime  # start-up
 
     set_going(runtime()).unpause(DRIFT_DAG)
     print(
@@ -78,7 +78,7 @@ def unpause(options: argparse.Namespace, settings: Settings) -> int:
 
 def status(options: argparse.Namespace, settings: Settings) -> int:
     """Show nodes, components, DAGs, lag and the last incidents. Always 0: to look is no failure."""
-    from kintsugi.installation.status import gather, show
+    from kintsugi.installation.status import gather, show  # start-up
 
     document = gather(settings)
     if options.format == "json":
@@ -90,7 +90,7 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
 
 def generate(options: argparse.Namespace, settings: Settings) -> int:
     """Make a sample trading day."""
-    from kintsugi.sampledata.generator import generate_day
+    from kintsugi.sampledata.generator import generate_day  # start-up
 
     try:
         made = generate_day(
@@ -105,9 +105,9 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
 
 def validate(options: argparse.Namespace, settings: Settings) -> int:
     """Say what an ingest of files would do, without one; 1 when a file or one of its rows would be rejected."""
-    from kintsugi.core.connections import client_of
-    from kintsugi.pipeline.ingest.validation import format_report
-    from kintsugi.pipeline.ingest.validation import validate as look_at
+    from kintsugi.core.connections import client_of  # start-up
+    from kintsugi.pipeline.ingest.validation import format_report  # start-up
+    from kintsugi.pipeline.ingest.validation import validate as look_at  # start-up
 
     reports = []
     for name in options.file:
@@ -122,8 +122,8 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     """Compare the files in S3 with Kafka and Cassandra; 1 when a trade is lost or doubled, or a table is wrong."""
-    from kintsugi.pipeline.reconcile.reconcile import reconcile as compare
-    from kintsugi.pipeline.reconcile.summary import summary
+    from kintsugi.pipeline.reconcile.reconcile import reconcile as compare  # start-up
+    from kintsugi.pipeline.reconcile.summary import summary  # start-up
 
     account = compare(settings, until=options.wait, repair=options.repair)
     print(json.dumps(summary(account), indent=2))
@@ -132,7 +132,7 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 def redrive(options: argparse.Namespace, settings: Settings) -> int:
     """Take files again that failed or lost rows, from their first line; without keys every failed file."""
-    from kintsugi.pipeline.ingest.redrive import redrive_files
+    from kintsugi.pipeline.ingest.redrive import redrive_files  # start-up
 
     again = redrive_files(settings, options.keys)
     for key in again:
@@ -144,7 +144,7 @@ def redrive(options: argparse.Namespace, settings: Settings) -> int:
 
 def artifacts(options: argparse.Namespace, settings: Settings) -> int:
     """Fetch the jars that are missing from the cache."""
-    from kintsugi.infra.artifacts import ensure
+    from kintsugi.infra.artifacts import ensure  # start-up
 
     for name in ensure(settings):
         print(f"fetched {name}")
@@ -153,7 +153,7 @@ def artifacts(options: argparse.Namespace, settings: Settings) -> int:
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
     """Tell one incident: its journal, its phases, Terraform's plan and the node's last log lines."""
-    from kintsugi.installation.incident_report import tell
+    from kintsugi.installation.incident_report import tell  # start-up
 
     print(tell(settings, options.id, as_json=options.format == "json"))
     return 0
@@ -161,8 +161,7 @@ def incident(options: argparse.Namespace, settings: Settings) -> int:
 
 def form_anew(options: argparse.Namespace, settings: Settings) -> int:
     """Form an empty cluster where a role's disks are gone, and send all trades of S3 again."""
-    from kintsugi.core.errors import Refused
-    from kintsugi.installation.recreate_cluster import check, run
+    from kintsugi.installation.recreate_cluster import check, run  # start-up
 
     check(settings, options.role)
     if not options.yes:
@@ -175,14 +174,14 @@ def form_anew(options: argparse.Namespace, settings: Settings) -> int:
 
 def chaos(options: argparse.Namespace, settings: Settings) -> int:
     """Stop all chaos at once and take its faults back, allow it again, or show whether it is allowed."""
-    from kintsugi.chaos.command import run
+    from kintsugi.chaos.command import run  # start-up
 
     return run(options.what, options.reason)
 
 
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases; name drift."""
-    from kintsugi.releases.command import run
+    from kintsugi.releases.command import run  # start-up
 
     return run(options, settings)
 

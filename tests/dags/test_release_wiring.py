@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kintsugi.airflow_ext import rollout_task_group
 from kintsugi.airflow_ext.rollout_task_group import group_of
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import load_fleet
@@ -29,7 +30,7 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.acted: list[str] = []
         self.fails_at: str | None = None
-        monkeypatch.setattr(context, "runtime", lambda: None)
+        monkeypatch.setattr(rollout_task_group, "runtime", lambda: None)
         monkeypatch.setattr(rollout_steps, "prepare", lambda *_, **__: self._act("prepare") and self.Opened())
         for name in ("plan", "go_back"):
             monkeypatch.setattr(rollout_steps, name, lambda *_, name=name: self._act(name))

@@ -13,7 +13,7 @@ from docker.errors import DockerException
 
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
-from kintsugi.environments.base import DockerPlatform
+from kintsugi.environments.docker.platform import DockerPlatform
 from kintsugi.infra import docker_engine
 from tests.installations import installation
 

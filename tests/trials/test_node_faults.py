@@ -19,9 +19,9 @@ from kintsugi.core.fleet import Node
 from kintsugi.core.observation import Answer
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.db.store import Store
-from kintsugi.environments.base import LocalPlatform
 from kintsugi.environments.local import node as local
 from kintsugi.environments.local import node_disk
+from kintsugi.environments.local.platform import LocalPlatform
 from kintsugi.infra import ssh
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations.context import Runtime

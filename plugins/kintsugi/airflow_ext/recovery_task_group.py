@@ -40,7 +40,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup, TriggerRule, chain, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from kintsugi.airflow_ext.operators.approval import RepairApproval
+from kintsugi.airflow_ext.operators.incident_link import IncidentLink
+from kintsugi.airflow_ext.triggers.node_health_listener import found
 from kintsugi.core.errors import LeaseHeld, NodeReturned, Refused, StepFailedForGood
+from kintsugi.operations.approval_answers import LOOK_AGAIN
+from kintsugi.recovery.guards import APPROVE, DECLINE
 
 if TYPE_CHECKING:
     from kintsugi.operations.context import Case, Runtime
@@ -58,8 +63,14 @@ REJOIN_LIMIT = timedelta(
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
+def _runtime() -> Runtime:
+    from kintsugi.operations.context import runtime  # parse time: a task needs it, a DAG file doesn't
+
+    return runtime()
+
+
 def _case(context: Any) -> Case:
-    from kintsugi.operations.context import Case
+    from kintsugi.operations.context import Case  # parse time
 
     return Case.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE))
 
@@ -67,10 +78,9 @@ def _case(context: Any) -> Case:
 @contextmanager
 def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Runtime, Case]]:
     """What an acting task works with, and what becomes of its errors; ``untouched`` as `blame.blame` has it."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.recovery.step_failures import blame
+    from kintsugi.recovery.step_failures import blame  # parse time
 
-    doors, case = runtime(), _case(context)
+    doors, case = _runtime(), _case(context)
     with _no_retry(), blame(doors, case, untouched=untouched):
         yield doors, case
 
@@ -97,15 +107,13 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     Goes on, stands down, or asks a human; the reason is in the journal. Two steps in one task, because the way from
     one task to the next takes longer than either.
     """
-    from kintsugi.airflow_ext.triggers.node_health_listener import found
-    from kintsugi.operations.context import runtime
-    from kintsugi.recovery import assessment, guard_evaluation
+    from kintsugi.recovery import assessment, guard_evaluation  # parse time
 
     run = context["dag_run"]
     context["ti"].xcom_push(key=BEGAN, value=True)
     try:
         case = assessment.confirm(
-            runtime(),
+            _runtime(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
             finding=found(finding),
@@ -116,57 +124,53 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(held)) from held
     context["ti"].xcom_push(key=CASE, value=case.to_xcom())
-    path = guard_evaluation.guard(runtime(), case)
+    path = guard_evaluation.guard(_runtime(), case)
     if "ask_a_human" in path:
-        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(runtime(), case))
+        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_runtime(), case))
     return [f"{GROUP}.{name}" for name in path]
 
 
 @task(**RETRY | {"pool": "default_pool"})  # beside the way: it leaves the processors to those on it
 def archive_logs(**context: Any) -> list[str]:
     """Copy what the collector holds of the node to S3; returns the keys."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.recovery import report
+    from kintsugi.recovery import report  # parse time
 
     with _no_retry():
-        return report.archive_logs(runtime(), _case(context))
+        return report.archive_logs(_runtime(), _case(context))
 
 
 @task.branch(trigger_rule=JOIN, **RETRY)
 def decide(**context: Any) -> str:
     """Choose the path; a human's approval, when there was one, goes into the journal first."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.recovery import guard_evaluation
+    from kintsugi.recovery import guard_evaluation  # parse time
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
     with _no_retry():
-        return f"{GROUP}.{guard_evaluation.choose_path(runtime(), _case(context), approved_by)}"
+        return f"{GROUP}.{guard_evaluation.choose_path(_runtime(), _case(context), approved_by)}"
 
 
 @task(**RETRY)
 def stand_down(**context: Any) -> str:
     """A false alarm: nothing is touched."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.recovery import assessment
+    from kintsugi.recovery import assessment  # parse time
 
     with _no_retry():
-        return assessment.stand_down(runtime(), _case(context))
+        return assessment.stand_down(_runtime(), _case(context))
 
 
 @task(**RETRY)
 def show_plan(**context: Any) -> str:
     """Dry run: what Terraform would do, in its own words; nothing changes."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _no_retry():
-        return actions.show_plan(runtime(), _case(context))
+        return actions.show_plan(_runtime(), _case(context))
 
 
 @task(**RETRY)
 def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is good."""
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _acting(context) as (doors, case):
         actions.restart(doors, case)
@@ -175,7 +179,7 @@ def restart(**context: Any) -> None:
 @task(**RETRY)
 def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _acting(context, untouched=True) as (doors, case):
         return actions.plan(doors, case)
@@ -187,7 +191,7 @@ def provision(**context: Any) -> None:
 
     A stale plan is made and judged again.
     """
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _acting(context) as (doors, case):
         actions.fence(doors, case)
@@ -197,7 +201,7 @@ def provision(**context: Any) -> None:
 @task(**RETRY)
 def configure(**context: Any) -> None:
     """Let Ansible make the empty server a node of its role."""
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _acting(context) as (doors, case):
         actions.configure(doors, case)
@@ -206,7 +210,7 @@ def configure(**context: Any) -> None:
 @task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY | {"pool": WAITING})
 def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data whole."""
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _acting(context) as (doors, case):
         return actions.rejoin(doors, case)
@@ -215,7 +219,7 @@ def rejoin(**context: Any) -> str:
 @task(**RETRY)
 def verify(**context: Any) -> str:
     """Proof by this very node, as a sentence."""
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _acting(context) as (doors, case):
         return actions.verify(doors, case)
@@ -224,7 +228,7 @@ def verify(**context: Any) -> str:
 @task(**RETRY)
 def canary(**context: Any) -> str:
     """A canary trade goes in at S3's end and is read back from Cassandra."""
-    from kintsugi.recovery import actions
+    from kintsugi.recovery import actions  # parse time
 
     with _acting(context) as (doors, case):
         return actions.canary(doors, case)
@@ -233,8 +237,7 @@ def canary(**context: Any) -> str:
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
 def record(**context: Any) -> str:
     """Close the incident and tell its story; fails the run unless the node is well."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.recovery import report
+    from kintsugi.recovery import report  # parse time
 
     ti = context["ti"]
     if ti.xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE) is None:
@@ -243,7 +246,7 @@ def record(**context: Any) -> str:
         raise AirflowSkipException(
             "no case was opened: nothing was found, or another run repairs this node and keeps the record"
         )
-    story = report.record(runtime(), _case(context))
+    story = report.record(_runtime(), _case(context))
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text
@@ -251,10 +254,6 @@ def record(**context: Any) -> str:
 
 def ask_a_human() -> Any:
     """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
-    from kintsugi.airflow_ext.operators.approval import RepairApproval
-    from kintsugi.operations.approval_answers import LOOK_AGAIN
-    from kintsugi.recovery.guards import APPROVE, DECLINE
-
     return RepairApproval(
         task_id="ask_a_human",
         subject="A guard refused a repair. Act all the same?",
@@ -288,8 +287,6 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
     ``finding`` is the sensor's event (kintsugi.core.observation.Finding as a dict), None when started by hand;
     ``action`` ("auto", "restart", "rebuild", "roll_back") and ``dry_run`` ("True", "False") may be templates.
     """
-    from kintsugi.airflow_ext.operators.incident_link import IncidentLink
-
     with TaskGroup(GROUP, tooltip="Rebuild a sick node: confirm, guard, decide, act, prove") as group:
         path, back, end = decide(), rejoin(), record()
         rebuilt = configure()

@@ -18,6 +18,9 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet
+from kintsugi.db.store import StoreUnavailable
+from kintsugi.operations.context import runtime
+from kintsugi.releases import rollout_steps
 from kintsugi.releases.rollout import order
 
 RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
@@ -26,8 +29,6 @@ RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
 @contextmanager
 def _final() -> Iterator[None]:
     """What was judged isn't judged again: only a killed task or a lost store is worth another try."""
-    from kintsugi.db.store import StoreUnavailable
-
     try:
         yield
     except StoreUnavailable:
@@ -39,9 +40,6 @@ def _final() -> Iterator[None]:
 @task(**RETRY)
 def prepare(release: str, again: str, **context: Any) -> str:
     """Build or find the release and open the deployment; returns the deployment's id."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.releases import rollout_steps
-
     with _final():
         return rollout_steps.prepare(
             runtime(), context["dag_run"].run_id, release.strip(), again=again == "True"
@@ -51,9 +49,6 @@ def prepare(release: str, again: str, **context: Any) -> str:
 @task.branch(**RETRY)
 def plan(first: str, dry_run: str, **context: Any) -> str:
     """Render everything and compare; on to the first node, or to the end of a dry run."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.releases import rollout_steps
-
     with _final():
         rollout_steps.plan(runtime(), context["dag_run"].run_id)
     return "finish" if dry_run == "True" else first
@@ -62,9 +57,6 @@ def plan(first: str, dry_run: str, **context: Any) -> str:
 @task(**RETRY)
 def apply(node: str, **context: Any) -> str:
     """Configure and restart the node, or note that the release changes nothing on it."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.releases import rollout_steps
-
     with _final():
         return rollout_steps.apply(runtime(), context["dag_run"].run_id, node)
 
@@ -72,9 +64,6 @@ def apply(node: str, **context: Any) -> str:
 @task(**RETRY)
 def prove(node: str, **context: Any) -> str:
     """Redundant, verified by the node itself, and well for a moment."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.releases import rollout_steps
-
     with _final():
         return rollout_steps.prove(runtime(), context["dag_run"].run_id, node)
 
@@ -82,9 +71,6 @@ def prove(node: str, **context: Any) -> str:
 @task(**RETRY)
 def hold(seconds: str, **context: Any) -> str:
     """The whole fleet well for the hold time, and a canary; then the release is known-good."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.releases import rollout_steps
-
     with _final():
         return rollout_steps.hold(runtime(), context["dag_run"].run_id, float(seconds))
 
@@ -92,9 +78,6 @@ def hold(seconds: str, **context: Any) -> str:
 @task(trigger_rule=TriggerRule.ONE_FAILED, **RETRY)
 def go_back(**context: Any) -> str:
     """Every touched node back to the last known-good release, the sick one first."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.releases import rollout_steps
-
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowSkipException("no deployment was opened, so no node was touched")
     with _final():
@@ -104,9 +87,6 @@ def go_back(**context: Any) -> str:
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
 def finish(dry_run: str, **context: Any) -> str:
     """End the deployment and tell its story; fails the run unless the release is known-good now."""
-    from kintsugi.operations.context import runtime
-    from kintsugi.releases import rollout_steps
-
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowFailException("no deployment was opened; the reason is in the log of prepare")
     story = rollout_steps.finish(runtime(), context["dag_run"].run_id, dry_run=dry_run == "True")

@@ -21,6 +21,7 @@ from kintsugi.core.processes import MARKER, PART
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
 from kintsugi.core.settings import inherited as passed_on
 from kintsugi.core.user_connections import user_connections
+from kintsugi.infra.supervisord import write_private
 from kintsugi.telemetry.backend import CONNECTION as OTLP
 from kintsugi.telemetry.backend import backend
 
@@ -148,8 +149,6 @@ def connections(settings: Settings) -> dict[str, dict[str, object]]:
 
 def write_environment(path: Path, environment: Mapping[str, str]) -> bool:
     """Write ``environment`` to ``path`` (0600) so that ``sh`` can source it; returns whether it changed."""
-    from kintsugi.infra.supervisord import write_private
-
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()))
     if path.exists() and path.read_text() == text:
         return False

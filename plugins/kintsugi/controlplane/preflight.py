@@ -23,7 +23,8 @@ from kintsugi.core.settings import (
     SPARK_WORKER_UI_PORT,
     Settings,
 )
-from kintsugi.environments.base import platform_of
+from kintsugi.environments.local.node import processes
+from kintsugi.environments.platforms import platform_of
 from kintsugi.infra import artifacts
 
 GIB = 2**30
@@ -157,8 +158,6 @@ def _living(settings: Settings) -> set[str]:
 
 
 def _is_of_a_node(pid: int, settings: Settings) -> bool:
-    from kintsugi.environments.local.node import processes
-
     return any(pid in processes(settings, node.name) for node in settings.fleet)
 
 

@@ -113,13 +113,13 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
     The own bucket comes first: synthetic trades and sample data lie there. Raises KintsugiError when the user's
     connection can't be used.
     """
-    from kintsugi.core.data_source import own_source
+    from kintsugi.core.data_source import own_source  # start-up
 
     own = own_source(s3_client(settings))
     found = data_connection()
     if found is None:
         return (own,)
-    from kintsugi.core.data_bucket import combined, user_source
+    from kintsugi.core.data_bucket import combined, user_source  # cycle
 
     return combined(own, user_source(found))
 
@@ -138,7 +138,7 @@ def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
 
     For the ingest: synthetic trades come in all the same. The watchdog pages about the bucket.
     """
-    from kintsugi.core.data_source import own_source
+    from kintsugi.core.data_source import own_source  # start-up
 
     try:
         return data_sources(settings)
@@ -152,6 +152,6 @@ def data_connection() -> dict[str, Any] | None:
 
     Control plane and tasks have it in the environment; a command line and a Spark driver read the file.
     """
-    from kintsugi.core.user_connections import user_connections
+    from kintsugi.core.user_connections import user_connections  # start-up
 
     return connection(DATA_CONNECTION) or user_connections().get(DATA_CONNECTION)

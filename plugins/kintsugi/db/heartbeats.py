@@ -13,6 +13,8 @@ import time
 from collections.abc import Collection
 from datetime import datetime
 
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.settings import load_settings
 from kintsugi.db.database import Database
 
 EVERY_S = 10.0
@@ -88,9 +90,6 @@ class Pulse:
         self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, names)
 
     def _write(self, names: set[str]) -> None:
-        from kintsugi.core.connections import store_dsn
-        from kintsugi.core.settings import load_settings
-
         try:
             Heartbeats(store_dsn(load_settings())).beat(names)
         except Exception as error:  # noqa: BLE001 - the watch goes on whatever happens to its heartbeat

@@ -26,6 +26,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from kintsugi.core.errors import KintsugiError
+from kintsugi.db.patience import LOOK, PROCESS, connect
 
 if TYPE_CHECKING:
     import psycopg
@@ -365,8 +366,6 @@ class Ledger:
 
     def _connect(self) -> psycopg.Connection[Any]:
         import psycopg
-
-        from kintsugi.db.patience import LOOK, PROCESS, connect
 
         patience = max(PROCESS.patience, LOOK, key=lambda one: one.late_s)
         try:

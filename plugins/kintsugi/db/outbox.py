@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import Settings
 from kintsugi.db.database import Database
 
@@ -175,8 +176,6 @@ def backoff(attempts: int) -> timedelta:
 
 def outbox_of(settings: Settings) -> Outbox:
     """The outbox of an installation, its table made where it is missing."""
-    from kintsugi.core.connections import store_dsn
-
     outbox = Outbox(store_dsn(settings))
     outbox.ensure_tables()
     return outbox

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from kintsugi.db.database import Database
+from kintsugi.db.stream_record import subtract
 
 KEPT = timedelta(days=40)
 _LOCK = 0x4B494E5B
@@ -107,6 +108,4 @@ class SentOffsets(Database):
 
 def uncovered(lost: Range, files: Iterable[SentFile]) -> int:
     """How many offsets of the range lie in no file's range: they are of no file, or of one sent long ago."""
-    from kintsugi.db.stream_record import subtract
-
     return sum(end - first for first, end in subtract(lost, [(file.first, file.end) for file in files]))

@@ -65,7 +65,7 @@ class Checked:
     unreachable: Mapping[str, str]
 
 
-class Source(Protocol):
+class PlaybookSource(Protocol):
     """Where playbooks come from, and the fleet file that belongs to them: a release."""
 
     @property
@@ -79,7 +79,7 @@ class Source(Protocol):
 class Ansible:
     """The playbooks of a release (default: of this checkout), run against one installation's fleet."""
 
-    def __init__(self, settings: Settings, source: Source | None = None) -> None:
+    def __init__(self, settings: Settings, source: PlaybookSource | None = None) -> None:
         self.settings = settings
         self.fleet_file = settings.fleet_file if source is None else source.fleet_file
         self.project = (settings.repository if source is None else source.directory) / "ansible"

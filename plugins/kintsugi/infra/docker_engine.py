@@ -16,6 +16,7 @@ from docker.errors import APIError, DockerException, NotFound
 from requests import RequestException
 
 from kintsugi.core.errors import StepFailed
+from kintsugi.infra.supervisord import write_private
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -50,8 +51,6 @@ def image_in_force(settings: Settings) -> str:
     It is settled at first use, by what ``$KINTSUGI_IMAGE`` is then, and kept in the state: an image that is built later
     under the same name must not get into a living fleet by a repair. Raises StepFailed when nothing says which.
     """
-    from kintsugi.infra.supervisord import write_private
-
     kept = settings.control / "node-image"
     if not kept.exists():
         name = os.environ.get("KINTSUGI_IMAGE")

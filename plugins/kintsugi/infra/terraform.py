@@ -156,7 +156,7 @@ class Terraform:
             "TF_VAR_python": sys.executable,
         }
         if settings.fleet.environment == "docker":
-            from kintsugi.infra.docker_engine import image_in_force
+            from kintsugi.infra.docker_engine import image_in_force  # docker
 
             environment["TF_VAR_image"] = image_in_force(settings)
         environment["PG_CONN_STR"] = self._pg_conn_str or environment.get("PG_CONN_STR") or self._local_dsn()

@@ -29,8 +29,12 @@ from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.installation.progress import Progress
 from kintsugi.operations import manual_mode
 from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline.object_listing import objects
+from kintsugi.pipeline.schema import ensure_topics_and_tables
+from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, pending_files
 from kintsugi.recovery import plan_policy
 from kintsugi.recovery.guards import DECLINE
+from kintsugi.releases import bootstrap
 
 if TYPE_CHECKING:
     from kintsugi.infra.airflow_client import Airflow
@@ -137,9 +141,6 @@ def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress)
 
 def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
     """Replace the nodes and their disks, and let them form a cluster with its topics or tables."""
-    from kintsugi.pipeline.schema import ensure_topics_and_tables
-    from kintsugi.releases import bootstrap
-
     with progress.step("Terraform: new nodes, new disks"):
         begun = forming(doors.settings, role)
         begun.parent.mkdir(parents=True, exist_ok=True)
@@ -166,9 +167,6 @@ def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
 
 def rebuild_baselines(doors: Runtime) -> None:
     """Forget that the end-of-day files were read, and wait until `build_baseline` has read them all again."""
-    from kintsugi.pipeline.object_listing import objects
-    from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, pending_files
-
     s3 = doors.s3()
     for item in list(objects(s3, BUCKET, EOD_MANIFESTS)):
         s3.delete_object(Bucket=BUCKET, Key=item["Key"])

@@ -13,11 +13,25 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.fleet import WATCH, Node, Role
 from kintsugi.core.observation import Answer
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
+from kintsugi.db.flow_samples import FlowSamples
+from kintsugi.db.intake import IntakeStore
 from kintsugi.db.patience import LOOK
+from kintsugi.db.replica_repairs import sentence
+from kintsugi.db.store import Store
+from kintsugi.db.stream_record import StreamRecord
+from kintsugi.pipeline.ingest.intake_report import IntakeReport
+from kintsugi.pipeline.stream_lag import consumer_lag
+from kintsugi.probes import probe_node, probe_ssh
+from kintsugi.probes.disk import headroom, too_little
+from kintsugi.web import flow
+from kintsugi.web.intake import judge
+from kintsugi.web.polling_cache import Reading
 from kintsugi.web.severity import Level
+from kintsugi.web.sources import STALE_AFTER, FlowSeen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,8 +106,6 @@ def _lag(settings: Settings, nodes: list[Document]) -> int | None:
     # long.
     if not any(node["role"] == Role.KAFKA and node["service"] == "ok" for node in nodes):
         return None
-    from kintsugi.pipeline.stream_lag import consumer_lag
-
     brokers = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     answer: list[int | None] = []
     asking = threading.Thread(
@@ -166,9 +178,6 @@ async def _nodes(settings: Settings) -> list[Document]:
 
 
 async def _node(settings: Settings, node: Node) -> Document:
-    from kintsugi.probes import probe_node, probe_ssh
-    from kintsugi.probes.disk import headroom, too_little
-
     service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
     room = await headroom(settings, node) if ssh.answer is Answer.OK else None
     full = too_little(room) if room else None
@@ -201,24 +210,14 @@ def _dag(plane: ControlPlane, entry: Document) -> Document:
 
 
 def _incidents(settings: Settings) -> list[Document]:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.store import Store
-
     return [incident.to_json() for incident in Store(store_dsn(settings), patience=LOOK).incidents(INCIDENTS)]
 
 
 def _open_incidents(settings: Settings) -> list[str]:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.store import Store
-
     return [incident.id for incident in Store(store_dsn(settings), patience=LOOK).incidents(open_only=True)]
 
 
 def _replicas(settings: Settings) -> Document:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.replica_repairs import sentence
-    from kintsugi.db.store import Store
-
     compared = Store(store_dsn(settings), patience=LOOK).compared()
     nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
     return {
@@ -228,11 +227,7 @@ def _replicas(settings: Settings) -> Document:
 
 
 def _intake(settings: Settings) -> Document:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.intake import IntakeStore
-    from kintsugi.pipeline.ingest.intake_monitor import rules_from
-    from kintsugi.pipeline.ingest.intake_report import IntakeReport
-    from kintsugi.web.intake import judge
+    from kintsugi.pipeline.ingest.intake_monitor import rules_from  # numpy
 
     found = IntakeStore(store_dsn(settings)).report()
     report = IntakeReport.from_json(found[1]) if found else None
@@ -240,26 +235,16 @@ def _intake(settings: Settings) -> Document:
 
 
 def _samples(settings: Settings) -> list[FlowSample]:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.flow_samples import FlowSamples
-
     return FlowSamples(store_dsn(settings), patience=LOOK).since(datetime.now(UTC) - STREAM_SPAN)
 
 
 def _record(settings: Settings) -> Document:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.stream_record import StreamRecord
-
     summary = StreamRecord(store_dsn(settings)).summary()
     return {"well": summary.well, "said": summary.lines()}
 
 
 def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
-    from kintsugi.web import flow
-    from kintsugi.web.polling_cache import Reading
-    from kintsugi.web.sources import STALE_AFTER, FlowSeen
-
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
     seen = flow.stream(Reading(FlowSeen(tuple(samples), live=True)))

@@ -15,11 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kintsugi.controlplane import preflight
 from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.outbox import Outbox
+from kintsugi.db.store import Store
+from kintsugi.environments.platforms import platform_of
+from kintsugi.infra.terraform import Terraform
 from kintsugi.installation.progress import Progress
+from kintsugi.operations.context import Runtime
+from kintsugi.pipeline.schema import ensure_topics_and_tables
+from kintsugi.releases import bootstrap
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +48,6 @@ def up(settings: Settings, console: Console | None = None) -> ControlPlane:
     Repeating it after any interruption goes on where it was. Raises PreflightError before anything is
     started, StepFailed with the component and its log afterwards.
     """
-    from kintsugi.controlplane import preflight
-
     progress = Progress(console)
     with progress.step("preflight"):
         preflight.check(settings)
@@ -118,14 +126,6 @@ def down(settings: Settings, console: Console | None = None) -> None:
 
 
 def _up_fleet(settings: Settings, progress: Progress) -> None:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.store import Store
-    from kintsugi.environments.base import platform_of
-    from kintsugi.infra.terraform import Terraform
-    from kintsugi.operations.context import Runtime
-    from kintsugi.pipeline.schema import ensure_topics_and_tables
-    from kintsugi.releases import bootstrap
-
     fleet = settings.fleet
     doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
@@ -141,11 +141,6 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
 
 
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.ingest_ledger import Ledger
-    from kintsugi.db.outbox import Outbox
-    from kintsugi.db.store import Store
-
     with progress.step("Airflow: database"):
         Store(store_dsn(plane.settings)).migrate()
         Ledger(store_dsn(plane.settings)).migrate()
@@ -158,8 +153,6 @@ def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
 
 def _power_on(settings: Settings) -> None:
     """Boot the nodes that Terraform knows but that don't live, as after a restart of the machine."""
-    from kintsugi.environments.base import platform_of
-
     platform = platform_of(settings)
     dead = [name for name in settings.fleet.nodes if not platform.running(name)]
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -168,9 +161,6 @@ def _power_on(settings: Settings) -> None:
 
 def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:
     """By Terraform where its state can be reached; then by what is on disk, whatever Terraform thought."""
-    from kintsugi.environments.base import platform_of
-    from kintsugi.infra.terraform import Terraform
-
     if plane.postgres.accepts():
         with contextlib.suppress(KintsugiError, OSError):
             Terraform(settings).destroy_all(timeout_s=60)

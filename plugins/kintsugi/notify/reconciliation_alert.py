@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kintsugi.core.errors import Unaccounted
+from kintsugi.core.settings import load_settings
+from kintsugi.db.outbox import Kind, outbox_of
 
 
 def call_a_person(context: Mapping[str, Any]) -> None:
@@ -17,9 +19,6 @@ def call_a_person(context: Mapping[str, Any]) -> None:
     error = context.get("exception")
     if not isinstance(error, Unaccounted):
         return
-    from kintsugi.core.settings import load_settings
-    from kintsugi.db.outbox import Kind, outbox_of
-
     outbox_of(load_settings()).put(
         f"page/unaccounted/{context['dag_run'].run_id}",
         Kind.PAGE,

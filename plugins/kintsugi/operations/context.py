@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.connections import s3_client, store_dsn
+from kintsugi.core.errors import Fenced
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.process_priority import first_in_line
 from kintsugi.core.settings import Settings, load_settings
+from kintsugi.db.patience import PROCESS, TASK
+from kintsugi.db.store import Store, StoreUnavailable
+from kintsugi.environments.platforms import platform_of
+from kintsugi.infra.ansible import Ansible
+from kintsugi.infra.terraform import Terraform
 from kintsugi.probes.observe import SERVICES
 from kintsugi.probes.service_log import written_since
 
 if TYPE_CHECKING:
     from kintsugi.db.leases import Lease
-    from kintsugi.db.store import Store
     from kintsugi.environments.base import Platform
-    from kintsugi.infra.ansible import Ansible
-    from kintsugi.infra.terraform import Terraform
 
 LEASE_S = 300.0
 RENEW_S = 60.0  # a step may take longer than its lease, one that streams a disk or compares it
@@ -57,29 +61,19 @@ class Runtime:
         return self.fleet.node(case.node)
 
     def s3(self) -> Any:
-        from kintsugi.core.connections import s3_client
-
         return s3_client(self.settings)
 
     def s3_in_time(self) -> Any:
         """S3 for what stands on a repair's way: a call fails within seconds where S3 hangs."""
-        from kintsugi.core.connections import s3_client
-
         return s3_client(self.settings, in_time=True)
 
     def terraform(self) -> Terraform:
-        from kintsugi.infra.terraform import Terraform
-
         return Terraform(self.settings)
 
     def platform(self) -> Platform:
-        from kintsugi.environments.base import platform_of
-
         return platform_of(self.settings)
 
     def ansible(self) -> Ansible:
-        from kintsugi.infra.ansible import Ansible
-
         return Ansible(self.settings)
 
     def said(self, name: str, words: str, since: datetime) -> list[str]:
@@ -116,9 +110,6 @@ class Runtime:
 @contextmanager
 def _kept(store: Store, lease: Lease) -> Iterator[None]:
     """Renew the lease while the block runs, until a newer token shows that it is another's."""
-    from kintsugi.core.errors import Fenced
-    from kintsugi.db.store import StoreUnavailable
-
     ended = threading.Event()
 
     def renew() -> None:
@@ -170,10 +161,6 @@ class Step:
 
 def runtime() -> Runtime:
     """The doors as the environment (Airflow's connections, else the settings) defines them."""
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.patience import PROCESS, TASK
-    from kintsugi.db.store import Store
-
     settings = load_settings()
     patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
     return Runtime(

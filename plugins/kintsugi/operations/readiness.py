@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import Answer, PeerOpinion
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
+from kintsugi.db.store import Store
+from kintsugi.operations import stream_driver
 from kintsugi.probes.peers import ask, ask_json, witnesses
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
@@ -209,12 +212,8 @@ def spark_missing(document: Mapping[str, Any], wanted: list[Node], stream: bool)
 
 def stream_shall_run(settings: Settings) -> bool:
     """Whether somebody submitted the stream; when the store can't say, nothing is demanded of the stream."""
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.db.store import Store
-    from kintsugi.operations.stream_driver import wanted
-
     try:
-        return wanted(Store(store_dsn(settings)))
+        return stream_driver.wanted(Store(store_dsn(settings)))
     except (KintsugiError, OSError) as error:
         log.warning("can't tell whether the stream shall run: %s", error)
         return False

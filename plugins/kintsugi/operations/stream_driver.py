@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.db.store import Store
+from kintsugi.infra import ssh
 from kintsugi.operations.context import Runtime
 from kintsugi.probes.observe import init_state
+from kintsugi.probes.stream import probe_stream
 
 PROGRAM = "stream-trades"
 WARM_UP_S = 180.0  # from the driver's start to its first committed batch; 130 were too few after a power cut
@@ -74,8 +76,6 @@ def _under_repair(runtime: Runtime) -> list[str]:
 
 def control(runtime: Runtime, verb: str) -> str:
     """Say ``verb`` (start, stop, status) of the driver to its node's init; returns the init's answer."""
-    from kintsugi.infra import ssh
-
     node = home(runtime.fleet)
     config = runtime.settings.node_root(node.name) / "etc" / "supervisord.conf"
     argv = ["supervisorctl", "-c", str(config), verb, PROGRAM]
@@ -93,8 +93,6 @@ def wait_until_running(runtime: Runtime, deadline_s: float) -> str:
 
     Raises StepFailed with the last thing seen when ``deadline_s`` passes first.
     """
-    from kintsugi.probes.stream import probe_stream
-
     until = time.monotonic() + deadline_s
     while True:
         probe = asyncio.run(probe_stream(home(runtime.fleet)))

@@ -24,6 +24,9 @@ from kintsugi.core.settings import Settings
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Runtime
 from kintsugi.operations.readiness import master_state, spark_missing, stream_shall_run, until
+from kintsugi.operations.verification_cassandra import verify_cassandra
+from kintsugi.operations.verification_kafka import verify_kafka
+from kintsugi.pipeline import synthetic_trade as trade
 from kintsugi.probes import clock_skew
 from kintsugi.probes.peers import ask_json
 from kintsugi.probes.stream import stream_apps
@@ -38,12 +41,8 @@ IDLE_AFTER_S = 10.0
 def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEADLINE_S) -> str:
     """The proof for the role of ``node``, as a sentence; raises StepFailed at the deadline (seconds)."""
     if node.role is Role.KAFKA:
-        from kintsugi.operations.verification_kafka import verify_kafka
-
         return verify_kafka(fleet, node, deadline_s)
     if node.role is Role.CASSANDRA:
-        from kintsugi.operations.verification_cassandra import verify_cassandra
-
         return verify_cassandra(fleet, node, deadline_s)
     return verify_spark(fleet, node, stream=stream_shall_run(settings), deadline_s=deadline_s)
 
@@ -54,8 +53,6 @@ def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Calla
     ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
     and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
     """
-    from kintsugi.pipeline import synthetic_trade as trade
-
     if not stream_driver.shall_run(runtime):
         return "no canary was sent: nobody has submitted the stream"
     trade_id, entrance = send()

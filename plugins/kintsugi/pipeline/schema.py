@@ -36,7 +36,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import Role
 from kintsugi.core.settings import DEAD_LETTER_TOPIC, KAFKA_PORT, KEYSPACE, TOPIC
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.score_backfill import backfill_scores
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -170,8 +173,6 @@ TABLES = {
 
 def ensure_topics_and_tables(fleet: Fleet) -> None:
     """What the pipeline needs in a fleet that serves: `ensure_topics`, then `ensure_tables`."""
-    from kintsugi.core.fleet import Role
-
     ensure_topics(fleet.endpoints(Role.KAFKA, KAFKA_PORT))
     ensure_tables([node.address for node in fleet.of(Role.CASSANDRA)])
 
@@ -196,8 +197,6 @@ def migrate(contact_points: list[str], timeout: float = 60.0) -> None:
 
 
 def _until_done(contact_points: list[str], what: Callable[[Session], None], timeout: float) -> None:
-    from kintsugi.pipeline.cassandra_session import connected
-
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -233,8 +232,6 @@ def _create_tables(session: Session, replication: int) -> None:
 
 
 def _migrate(session: Session) -> None:
-    from kintsugi.pipeline.score_backfill import backfill_scores
-
     _add_missing_columns(session)
     if not session.cluster.control_connection.wait_for_schema_agreement(wait_time=20):
         raise KintsugiError("the Cassandra nodes don't agree on the schema")

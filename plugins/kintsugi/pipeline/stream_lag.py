@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kintsugi.core.connections import data_sources, store_dsn
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import KAFKA_PORT, TOPIC, Settings
+from kintsugi.db.ingest_ledger import Ledger
 from kintsugi.pipeline.consumer_offsets import group_consumer
+from kintsugi.pipeline.object_listing import trade_files, unfinished
 
 if TYPE_CHECKING:
     from kintsugi.pipeline.object_listing import S3Object
@@ -97,10 +100,6 @@ class Snapshot:
 
 def waiting_files(settings: Settings) -> list[S3Object]:
     """The trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
-    from kintsugi.core.connections import data_sources, store_dsn
-    from kintsugi.db.ingest_ledger import Ledger
-    from kintsugi.pipeline.object_listing import trade_files, unfinished
-
     return unfinished(trade_files(data_sources(settings)), Ledger(store_dsn(settings)))
 
 

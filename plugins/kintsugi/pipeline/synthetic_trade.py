@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import NAME
 from kintsugi.pipeline.row_parser import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
 from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
@@ -43,8 +45,6 @@ def send_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
     Raises KintsugiError when the brokers don't take it.
     """
     import orjson
-
-    from kintsugi.pipeline.kafka_producer import producer
 
     trade, _, _ = _canary(now)
     with producer(bootstrap) as kafka:
@@ -82,8 +82,6 @@ def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[f
     """
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
-
-    from kintsugi.pipeline.cassandra_session import connected
 
     started = time.monotonic()
     session: Session | None = None

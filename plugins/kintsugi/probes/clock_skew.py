@@ -17,6 +17,7 @@ import uuid
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import CASSANDRA_PORT, Settings
+from kintsugi.infra import ssh
 from kintsugi.probes.peers import ask
 from kintsugi.wire import cql
 
@@ -81,8 +82,6 @@ async def _told(settings: Settings, node: Node) -> float | None:
 
 
 async def _told_over_ssh(settings: Settings, node: Node) -> float | None:
-    from kintsugi.infra import ssh
-
     ending = f"kafka\\.Kafka {settings.node_root(node.name)}/etc/kafka/server\\.properties$"
     try:
         done = await asyncio.to_thread(

@@ -25,7 +25,7 @@ from typing import Any
 
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import Answer, NodeView, ProcessorUse, ServiceProcess
-from kintsugi.core.settings import Settings
+from kintsugi.core.settings import SPARK_MASTER_PORT, Settings
 from kintsugi.probes.protocols import PORTS, probe_node
 
 TIMEOUT_S = 1.5
@@ -186,8 +186,6 @@ def _view(conf: str, service: str, node: Node) -> dict[str, Any]:
 
 
 def _look(node: Node) -> dict[str, Any]:
-    from kintsugi.core.settings import SPARK_MASTER_PORT
-
     ports = [PORTS[node.role], SPARK_MASTER_PORT] if node.role is Role.SPARK_MASTER else [PORTS[node.role]]
     return {
         "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,

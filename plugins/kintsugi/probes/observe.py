@@ -11,6 +11,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import Answer, Headroom, NodeView, Observation, PeerOpinion
 from kintsugi.core.settings import Settings
+from kintsugi.infra import ssh as ssh_client
 from kintsugi.probes import clock_skew
 from kintsugi.probes.disk import parse_df
 from kintsugi.probes.master_view import master_witnesses
@@ -274,10 +275,8 @@ async def _clock(settings: Settings, node: Node, service: Probe) -> float | None
 
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
     """Standard output of a command on the node, whatever its exit code; None when SSH itself failed."""
-    from kintsugi.infra import ssh
-
     try:
-        done = await asyncio.to_thread(ssh.run, settings, node, argv, SSH_TIMEOUT_S)
+        done = await asyncio.to_thread(ssh_client.run, settings, node, argv, SSH_TIMEOUT_S)
     except StepFailed:
         return None
     return None if done.returncode == 255 else done.stdout

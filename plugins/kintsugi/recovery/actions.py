@@ -20,11 +20,15 @@ from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action
 from kintsugi.core.observation import Answer, NodeView
 from kintsugi.core.settings import KAFKA_PORT
+from kintsugi.environments.local.node_identity import kafka_cluster_id
+from kintsugi.infra.terraform import StalePlan
 from kintsugi.operations import gossip_generation, readiness, stream_driver
 from kintsugi.operations import verification as proofs
 from kintsugi.operations.cassandra_repair import await_replicas, compare_ranges
 from kintsugi.operations.context import Case, Runtime, Step
+from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.operations.spool import deliver
+from kintsugi.pipeline import synthetic_trade as trade
 from kintsugi.recovery import (
     assessment,
     data_loss,
@@ -195,8 +199,6 @@ def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
     Applied already (this step ran before and was killed), it goes stale too, and the new plan does it over: a node
     that nobody has configured yet holds nothing.
     """
-    from kintsugi.infra.terraform import StalePlan
-
     with runtime.step(case, "provision") as step:
         terraform = runtime.terraform()
         saved = terraform.load(Path(saved_plan))
@@ -295,9 +297,6 @@ def make_whole(
     replicas. Returns a sentence when anything had to be asked or done; raises StepFailed.
     """
     if node.role is Role.KAFKA:
-        from kintsugi.environments.local.node_identity import kafka_cluster_id
-        from kintsugi.operations.kafka_voters import rejoin_voter
-
         rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=note)
         return f"{node.name} votes with the directory it has now, and no dead voter is left"
     if node.role is Role.CASSANDRA:
@@ -341,8 +340,6 @@ def canary(runtime: Runtime, case: Case) -> str:
 def _send_canary(runtime: Runtime) -> tuple[str, str]:
     """Send a canary; returns its trade_id and where it went in: S3, or Kafka while S3 is away."""
     from botocore.exceptions import BotoCoreError, ClientError
-
-    from kintsugi.pipeline import synthetic_trade as trade
 
     try:
         return trade.send(runtime.s3_in_time()), "S3"

@@ -13,6 +13,8 @@ from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action, Entry, Incident
 from kintsugi.core.observation import Answer, Observation, Symptom
 from kintsugi.operations.context import LEASE_S, Case, Runtime, Step
+from kintsugi.probes.observe import MARKS, observe
+from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import data_loss
 from kintsugi.recovery.diagnosis import Verdict, diagnose
 from kintsugi.recovery.fact_gathering import is_running
@@ -130,8 +132,6 @@ def confirm(
 
 def look(runtime: Runtime, node: Node) -> Observation:
     """Observe the node, its peers and its disk, and ask its platform; what is silent to us may be heard by a peer."""
-    from kintsugi.probes.observe import MARKS, observe
-
     platform = runtime.platform()
     seen = asyncio.run(observe(runtime.settings, node, is_running(platform, node.name)))
     if seen.volume_intact is None:
@@ -177,6 +177,4 @@ def stand_down(runtime: Runtime, case: Case) -> str:
 
 def answers(node: Node) -> bool:
     """Whether the node answers its own protocol at this moment."""
-    from kintsugi.probes.protocols import probe_node
-
     return asyncio.run(probe_node(node)).answer is Answer.OK

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node
 from kintsugi.core.observation import ProcessorUse
+from kintsugi.probes.event_loop_lag import LoopLag
 from kintsugi.recovery.common_cause import OtherNode, Starvation
 from kintsugi.recovery.diagnosis import HANG_AFTER
+from kintsugi.recovery.guard_facts import guard_facts
 from kintsugi.recovery.guards import GuardFacts
 
 if TYPE_CHECKING:
@@ -43,9 +45,6 @@ class Suspicion:
 
 def gather_guard_facts(runtime: Runtime, node: Node, suspicion: Suspicion) -> GuardFacts:
     """Everything that the guards ask for, all but the store's ledger. Takes at most about 9 s."""
-    from kintsugi.probes.event_loop_lag import LoopLag
-    from kintsugi.recovery.guard_facts import guard_facts
-
     platform = runtime.platform()
     running = is_running(platform, node.name)
 

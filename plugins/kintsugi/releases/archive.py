@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import FleetError, KintsugiError
+from kintsugi.core.fleet import load_fleet
 from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.operations.spool import deliver
 from kintsugi.releases import manifest as content
 
 if TYPE_CHECKING:
@@ -83,8 +85,6 @@ def digest_of(settings: Settings) -> str:
 
 
 def _check_fleet(path: Path) -> None:
-    from kintsugi.core.fleet import load_fleet
-
     load_fleet(path)
 
 
@@ -207,8 +207,6 @@ def unpack(body: bytes) -> dict[str, bytes]:
 def store_in_s3(runtime: Runtime, release: Release) -> None:
     """Put the archive into S3 unless it is there; into the spool when S3 is away."""
     from botocore.exceptions import BotoCoreError, ClientError
-
-    from kintsugi.operations.spool import deliver
 
     try:
         runtime.s3().head_object(Bucket=BUCKET, Key=key(release.digest))

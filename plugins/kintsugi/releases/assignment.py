@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from kintsugi.infra.ansible import Ansible
 from kintsugi.releases import archive
 
 if TYPE_CHECKING:
     from kintsugi.db.releases import ReleaseRecord
     from kintsugi.db.store import Store
-    from kintsugi.infra.ansible import Ansible
     from kintsugi.operations.context import Runtime
     from kintsugi.releases.archive import Release
 
@@ -47,8 +47,6 @@ def ansible_for(runtime: Runtime, node: str, *, roll_back: bool = False) -> Ansi
 
     Notes the release as the node's own. Raises FleetError when the release is lost or altered.
     """
-    from kintsugi.infra.ansible import Ansible
-
     digest = to_configure_from(runtime.store, node, roll_back=roll_back)
     if digest is None:
         return Ansible(runtime.settings)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import Settings
 from kintsugi.operations.context import Runtime, runtime
+from kintsugi.releases import archive, rollout_steps
+from kintsugi.releases.assignment import open_release
 
 WORDS = {"build": (0, 0), "list": (0, 0), "show": (1, 1), "diff": (1, 2), "drift": (0, 0)}
 """What may be asked, and how many digests belong to it: least, most."""
@@ -30,8 +32,6 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _build(doors: Runtime, options: argparse.Namespace) -> int:
-    from kintsugi.releases import rollout_steps
-
     release = rollout_steps.build(doors)
     print(f"{release.digest}  {release.directory}")
     return 0
@@ -55,9 +55,6 @@ def _list(doors: Runtime, options: argparse.Namespace) -> int:
 
 
 def _show(doors: Runtime, options: argparse.Namespace) -> int:
-    from kintsugi.releases import rollout_steps
-    from kintsugi.releases.assignment import open_release
-
     record = doors.store.release_record(options.digests[0])
     found = [item for item in doors.store.deployments(50) if item.digest == record.digest]
     document = {
@@ -78,9 +75,6 @@ def _show(doors: Runtime, options: argparse.Namespace) -> int:
 
 def _diff(doors: Runtime, options: argparse.Namespace) -> int:
     """Two releases, or one and this checkout."""
-    from kintsugi.releases import archive
-    from kintsugi.releases.assignment import open_release
-
     releases = [open_release(doors, doors.store.release_record(prefix).digest) for prefix in options.digests]
     new = releases[1] if len(releases) > 1 else archive.build(doors.settings)
     print(archive.unified_diff(releases[0], new), end="")

@@ -14,6 +14,7 @@ from typing import Any
 
 from kintsugi.core.errors import LeaseHeld, StepFailed
 from kintsugi.core.fleet import REPOSITORY
+from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Runtime
 from kintsugi.releases import assignment
@@ -122,8 +123,6 @@ def _write(runtime: Runtime, node: str, holder: str) -> bool:
 
 
 def _ansible(runtime: Runtime, digest: str | None) -> Any:
-    from kintsugi.infra.ansible import Ansible
-
     if digest is None:
         log.info("no release is on record, so the checkout at %s is compared", REPOSITORY)
         return Ansible(runtime.settings)

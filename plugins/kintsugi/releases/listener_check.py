@@ -15,6 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.observation import Answer
+from kintsugi.core.settings import KAFKA_PORT
+from kintsugi.probes.peers import ask
+from kintsugi.probes.protocols import probe_node
+from kintsugi.wire import kafka
 
 SURE_S = 2.0
 STALE_S = 12.0  # a session of 9 s, and some
@@ -63,12 +68,6 @@ def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
 
 
 async def _look(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
-    from kintsugi.core.observation import Answer
-    from kintsugi.core.settings import KAFKA_PORT
-    from kintsugi.probes.peers import ask
-    from kintsugi.probes.protocols import probe_node
-    from kintsugi.wire import kafka
-
     asked = asyncio.gather(*(ask(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
     probe, answers = await asyncio.gather(probe_node(node), asked)
     known = [answer for answer in answers if not isinstance(answer, str)]

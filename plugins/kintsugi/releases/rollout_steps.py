@@ -30,9 +30,11 @@ from kintsugi.core.fleet import Fleet, load_fleet
 from kintsugi.core.rollout_state import NodeState, Step
 from kintsugi.db.releases import End
 from kintsugi.db.store import Deployment, ReleaseRecord
-from kintsugi.infra.ansible import Checked
-from kintsugi.operations import readiness, stream_driver
+from kintsugi.infra.ansible import Ansible, Checked
+from kintsugi.infra.artifacts import outdated
+from kintsugi.operations import readiness, stream_driver, verification
 from kintsugi.operations.context import Runtime
+from kintsugi.operations.spool import deliver
 from kintsugi.probes.observe import SERVICES
 from kintsugi.releases import archive, assignment, listener_check, rollout, steady_state
 from kintsugi.releases.archive import Release
@@ -122,8 +124,6 @@ def _same_nodes(there: Fleet, declared: Fleet) -> None:
 
 def _jars_fit(runtime: Runtime, release: Release) -> None:
     """The cache holds one version of each artifact, which all nodes share; a release can't bring another."""
-    from kintsugi.infra.artifacts import outdated
-
     poms = {
         path.split("/")[1]: file.sha256
         for path, file in release.manifest.items()
@@ -485,21 +485,15 @@ def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
 
 
 def _proof(runtime: Runtime, node: str) -> str:
-    from kintsugi.operations import verification
-
     server = runtime.fleet.node(node)
     readiness.wait(runtime.settings, runtime.fleet, server, REDUNDANT_S)
     return verification.verify(runtime.settings, runtime.fleet, server)
 
 
 def _ansible(runtime: Runtime, release: Release) -> Any:
-    from kintsugi.infra.ansible import Ansible
-
     return Ansible(runtime.settings, release)
 
 
 def _archive(runtime: Runtime, ended: Deployment) -> None:
-    from kintsugi.operations.spool import deliver
-
     body = json.dumps(to_json(ended), indent=2).encode()
     deliver(runtime, f"deployments/{ended.id.replace('/', '_')}.json", body)

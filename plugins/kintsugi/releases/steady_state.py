@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.operations import verification
 from kintsugi.operations.context import Runtime
+from kintsugi.operations.readiness import missing, stream_shall_run
+from kintsugi.pipeline import synthetic_trade as trade
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +60,6 @@ def look(runtime: Runtime, *, but: Iterable[str] = ()) -> Steady:
 
 
 async def _lacks(runtime: Runtime, left_out: set[str]) -> dict[str, str | None]:
-    from kintsugi.operations.readiness import missing, stream_shall_run
-
     stream = stream_shall_run(runtime.settings)
     nodes = [node for node in runtime.fleet if node.name not in left_out]
     found = await asyncio.gather(*(missing(runtime.fleet, node, stream) for node in nodes))
@@ -109,9 +110,6 @@ def _since(before: float | None, now: float, *, holds: bool) -> float | None:
 
 def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
     """Send a trade from S3's end to Cassandra's; returns a sentence. Raises StepFailed when it doesn't arrive."""
-    from kintsugi.operations import verification
-    from kintsugi.pipeline import synthetic_trade as trade
-
     return verification.canary(
         runtime, lambda: (trade.send(runtime.s3()), "S3"), lambda waited_s: waited_s > deadline_s
     )

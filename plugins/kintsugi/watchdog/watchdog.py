@@ -25,10 +25,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from kintsugi.core.connections import store_dsn
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.dag_ids import INGEST_DAG
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role, watch_of
+from kintsugi.core.observation import Answer
 from kintsugi.core.settings import KAFKA_PORT, Settings, load_settings
 from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.heartbeats import FLOW, Heartbeats
@@ -37,6 +39,7 @@ from kintsugi.db.outbox import Kind, Message, Outbox
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.store import Store
 from kintsugi.db.stream_record import StreamRecord
+from kintsugi.environments.local.node import expire_quarantine
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.notify import collector, dead_letter_collector
 from kintsugi.notify.channels import channels
@@ -49,11 +52,13 @@ from kintsugi.notify.stream_stall_alert import StandStill
 from kintsugi.operations.stream_driver import wanted
 from kintsugi.pipeline.failures import reason_of
 from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch, intake_watch, rules_from
+from kintsugi.probes import probe_node
 from kintsugi.probes.observe import SERVICES
 from kintsugi.probes.stream_progress import FlowReading, read_flow
 from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.markers import markers
 from kintsugi.watchdog.incident_sweeper import IncidentSweeper
+from kintsugi.watchdog.metrics_export import Measuring
 
 HUNG_S = 300.0
 RECENT_INCIDENTS = 100
@@ -132,9 +137,6 @@ class Watchdog:
         return IncidentSweeper(self.store, self.airflow, self._answers)
 
     def _answers(self, name: str) -> bool:
-        from kintsugi.core.observation import Answer
-        from kintsugi.probes import probe_node
-
         return asyncio.run(probe_node(self.settings.fleet.node(name))).answer is Answer.OK
 
     @cached_property
@@ -180,8 +182,6 @@ class Watchdog:
             telemetry = (Kind.INCIDENT_TRACE, Kind.INGEST_TRACE, Kind.MARKER)
             found.append(Line("telemetry", 2.0, lambda: self._deliver(*telemetry)))
         if backend():
-            from kintsugi.watchdog.metrics_export import Measuring
-
             found.append(Line("metrics", 30.0, Measuring(self.settings, self.store, self.resource).once))
         return found
 
@@ -230,8 +230,6 @@ class Watchdog:
 
     def keep_house(self) -> None:
         """Delete messages that were settled long ago, and replaced disks that were kept for long enough."""
-        from kintsugi.environments.local.node import expire_quarantine
-
         self.outbox.forget_old()
         self.sent.forget_old()
         for path in expire_quarantine(self.settings, datetime.now(UTC)):
@@ -250,8 +248,6 @@ class Watchdog:
 
     def take_letters(self) -> None:
         """Take in what the streaming driver reported; page and replay what Kafka deleted unread."""
-        from kintsugi.core.connections import s3_client
-
         brokers = self.settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
         dead_letter_collector.collect(brokers, s3_client(self.settings), self.record)
         losses = self.record.losses()
@@ -420,8 +416,6 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 def main() -> None:
     """Run the watchdog of the installation that the environment names."""
-    from kintsugi.controlplane.control_plane import ControlPlane
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("httpx", "httpcore", "apprise", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.ERROR)  # they would log URLs, which hold secrets

@@ -205,7 +205,7 @@ def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.Monk
     from kintsugi.notify.digest import put_digest
     from kintsugi.operations.context import Runtime
 
-    monkeypatch.setattr("kintsugi.core.connections.store_dsn", lambda settings: scene.tables.dsn)
+    monkeypatch.setattr("kintsugi.db.outbox.store_dsn", lambda settings: scene.tables.dsn)
     closed_incident(scene.tables.store)
     settings = load_settings()
     runtime = Runtime(settings, settings.fleet, scene.tables.store)

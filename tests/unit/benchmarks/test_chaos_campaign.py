@@ -153,7 +153,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(chaos_campaign, "generous", lambda _: nullcontext())
     monkeypatch.setattr(chaos_campaign, "recording", lambda *_: nullcontext())
     monkeypatch.setattr("kintsugi.pipeline.reconcile.summary.summary", lambda _: counted)
-    monkeypatch.setattr("kintsugi.pipeline.reconcile.reconcile.reconcile_when_quiet", lambda *_, **__: None)
+    monkeypatch.setattr("benchmarks.chaos_campaign.reconcile_when_quiet", lambda *_, **__: None)
     stage.run = lambda **more: chaos_campaign.run(made, report=stage.path, **{"injections": 8, **more})
     stage.report = lambda: json.loads(stage.path.read_text())
     return stage

@@ -170,7 +170,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
     async def facts(fleet: Any, node: Node, **_: Any) -> GuardFacts:
         return replace(SERVING, node=node.name, protected=node.protected)
 
-    monkeypatch.setattr("kintsugi.recovery.guard_facts.guard_facts", facts)
+    monkeypatch.setattr("kintsugi.chaos.guard.guard_facts", facts)
     monkeypatch.setattr(guard, "steady_reasons", lambda _: [])
     monkeypatch.setattr(guard, "watch_reasons", lambda _: [])
     monkeypatch.setattr(guard, "rollout_reasons", lambda _: [])

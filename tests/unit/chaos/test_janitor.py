@@ -47,6 +47,7 @@ def use(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     faults = {fault.kind: fault}
     monkeypatch.setattr(registry, "FAULTS", faults)
     monkeypatch.setattr(injection, "FAULTS", faults)
+    monkeypatch.setattr(janitor, "FAULTS", faults)
 
 
 @pytest.fixture

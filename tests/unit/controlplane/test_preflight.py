@@ -14,7 +14,7 @@ from kintsugi.controlplane import preflight
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.processes import MARKER, wait_until
 from kintsugi.core.settings import Settings
-from kintsugi.environments.base import LocalPlatform
+from kintsugi.environments.local.platform import LocalPlatform
 from tests.installations import installation, open_directory
 
 HOLD = "import socket, sys, time; s = socket.create_server((sys.argv[1], int(sys.argv[2]))); time.sleep(60)"

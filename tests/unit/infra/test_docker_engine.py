@@ -16,7 +16,7 @@ import pytest
 
 from kintsugi.core.errors import NewIncarnation, StepFailed
 from kintsugi.core.settings import Settings
-from kintsugi.environments.base import DockerPlatform
+from kintsugi.environments.docker.platform import DockerPlatform
 from kintsugi.environments.local import node as nodes
 from kintsugi.infra import docker_engine
 from tests.installations import installation, open_directory

@@ -12,7 +12,7 @@ from cassandra import ReadTimeout
 from moto import mock_aws
 
 from kintsugi.core.errors import KintsugiError, StepFailed
-from kintsugi.pipeline import cassandra_session, synthetic_trade
+from kintsugi.pipeline import synthetic_trade
 from kintsugi.pipeline.row_parser import Trade, parse
 from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
 
@@ -68,7 +68,7 @@ class BusyRing:
 @pytest.fixture
 def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
     ring = BusyRing(late=2)
-    monkeypatch.setattr(cassandra_session, "connected", lambda contact_points: nullcontext(ring))
+    monkeypatch.setattr(synthetic_trade, "connected", lambda contact_points: nullcontext(ring))
     monkeypatch.setattr(synthetic_trade, "LOOK_EVERY_S", 0.01)
     return ring
 
@@ -84,7 +84,7 @@ def test_a_ring_that_is_not_there_yet_is_no_failure(
             raise found
         return found
 
-    monkeypatch.setattr(cassandra_session, "connected", connected)
+    monkeypatch.setattr(synthetic_trade, "connected", connected)
     synthetic_trade.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: waited_s > 10)
     assert doors == [], "it connects once, and keeps the session"
     doors.append(KintsugiError("no Cassandra node takes connections"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from kintsugi.airflow_ext.sensors.base_node_sensor import WatchSensor
 from kintsugi.airflow_ext.triggers.node_health import NodeHealthTrigger
+from kintsugi.core.settings import load_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,8 +30,6 @@ class NodeHealthSensor(WatchSensor):
 
     def execute(self, context: Context) -> NoReturn:
         """Hand the watch to the triggerer; raises TaskDeferred."""
-        from kintsugi.core.settings import load_settings
-
         node = load_settings().fleet.node(self.node)
         self.hand_over(
             NodeHealthTrigger(

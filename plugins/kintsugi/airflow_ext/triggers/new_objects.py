@@ -9,6 +9,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
+from kintsugi.core.settings import load_settings
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.pipeline.object_listing import Lookout
+
 log = logging.getLogger(__name__)
 
 KINDS = ("trades", "eod")
@@ -19,11 +24,7 @@ def checker(kind: str) -> Callable[[], list[str]]:
 
     Trade files by key, end-of-day files as ``s3://bucket/key``.
     """
-    from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
-    from kintsugi.core.settings import load_settings
-    from kintsugi.db.ingest_ledger import Ledger
-    from kintsugi.pipeline.object_listing import Lookout
-    from kintsugi.pipeline.stream import baselines
+    from kintsugi.pipeline.stream import baselines  # numpy
 
     settings = load_settings()
     sources = reachable_sources(settings)

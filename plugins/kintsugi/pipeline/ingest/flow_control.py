@@ -16,7 +16,13 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.db.database import StoreUnavailable
+from kintsugi.db.sent_offsets import SentOffsets
+from kintsugi.db.stream_record import StreamRecord
+from kintsugi.pipeline.ingest.backlog import BacklogGauge
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
@@ -115,12 +121,5 @@ class FlowControl:
 
 def flow_control(settings: Settings, name: str) -> FlowControl:
     """The back-pressure of this installation on an ingest or replay called ``name``."""
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.core.fleet import Role
-    from kintsugi.core.settings import KAFKA_PORT
-    from kintsugi.db.sent_offsets import SentOffsets
-    from kintsugi.db.stream_record import StreamRecord
-    from kintsugi.pipeline.ingest.backlog import BacklogGauge
-
     bootstrap, dsn = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT), store_dsn(settings)
     return FlowControl(name, BacklogGauge(bootstrap), StreamRecord(dsn), SentOffsets(dsn))

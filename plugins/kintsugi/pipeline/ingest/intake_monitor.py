@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.data_source import DataSource, S3Object
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind, kind_of
@@ -164,6 +165,4 @@ class IntakeWatch:
 
 def intake_watch(settings: Any) -> IntakeWatch:
     """The watch of an installation; raises KintsugiError when the user's bucket can't be used."""
-    from kintsugi.core.connections import data_sources, s3_client, store_dsn
-
     return IntakeWatch(s3_client(settings), data_sources(settings), IntakeStore(store_dsn(settings)))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.file_names import ObjectKind, kind_of
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.db.intake import IntakeStore
@@ -27,8 +28,6 @@ def redrive_files(settings: Settings, keys: Collection[str] = ()) -> list[str]:
     ``keys``: of these files; empty: of every file that failed. Raises InputError for a trade file that the ledger
     doesn't know, and what S3 and Postgres raise.
     """
-    from kintsugi.core.connections import data_sources, s3_client, store_dsn
-
     eod = [key for key in keys if kind_of(key) is ObjectKind.EOD]
     trades = [key for key in keys if key not in eod]
     again: list[str] = []

@@ -22,15 +22,19 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.errors import Unaccounted
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.db.ingest_ledger import Entry, Ledger
+from kintsugi.db.stream_record import StreamRecord
+from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.object_listing import PREFIX
 from kintsugi.pipeline.reconcile import topic_identities
 from kintsugi.pipeline.reconcile.derived_tables_audit import DerivedAudit
 from kintsugi.pipeline.reconcile.reconciliation import FileKey, Taking
 from kintsugi.pipeline.reconcile.report import Account
+from kintsugi.pipeline.stream_lag import consumer_lag, snapshot
 from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 
 if TYPE_CHECKING:
@@ -61,10 +65,6 @@ def reconcile(
     write the rows of derived tables that are wrong as they should be. Raises KintsugiError when Cassandra or Postgres
     can't be reached, and whatever S3 and Kafka raise.
     """
-    from kintsugi.core.connections import data_sources, s3_client, store_dsn
-    from kintsugi.db.stream_record import StreamRecord
-    from kintsugi.pipeline.cassandra_session import connected
-
     fleet = settings.fleet
     with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
         account = take_account(
@@ -84,8 +84,6 @@ def reconcile_when_quiet(
     Waits at most ``deadline_s`` seconds. When the deadline passes, the account is taken all the same: it
     says what is missing.
     """
-    from kintsugi.pipeline.stream_lag import snapshot
-
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
         now = snapshot(settings)
@@ -102,9 +100,6 @@ def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
     is behind it is left alone, for at most PATIENCE_S: reading everything back takes as much of Cassandra as writing
     it. Raises Unaccounted that names a trade when one is lost or altered, and what `reconcile` raises.
     """
-    from kintsugi.core.connections import store_dsn
-    from kintsugi.pipeline.stream_lag import consumer_lag
-
     bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     await_caught_up(lambda: consumer_lag(bootstrap), time.monotonic() + PATIENCE_S)
     entries = due(Ledger(store_dsn(settings)).unreconciled(), datetime.now(UTC))

@@ -20,7 +20,7 @@ from kintsugi.pipeline.reconcile import derived_tables_audit, topic_identities
 from kintsugi.pipeline.reconcile.derived_tables_audit import SLOTS, DerivedAudit
 from kintsugi.pipeline.reconcile.disk_sets import BUCKETS, Spill
 from kintsugi.pipeline.reconcile.report import NAMED, Account
-from kintsugi.pipeline.row_parser import SLOT_MINUTES, Rejection, Trade, parse
+from kintsugi.pipeline.row_parser import NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
 from kintsugi.pipeline.schema import TRADE_DAYS
 from kintsugi.pipeline.stream.stored_trades import (
     ALWAYS,
@@ -30,6 +30,7 @@ from kintsugi.pipeline.stream.stored_trades import (
     read_partitions,
     row_fingerprint,
 )
+from kintsugi.pipeline.stream_lag import lag
 from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 
 if TYPE_CHECKING:
@@ -125,8 +126,6 @@ class Taking:
 
     def _await_passed(self, deadline: float, *, ingested: bool = False) -> bool:
         """Whether the stream passed what was on the topic at the first look (after all files were ``ingested``)."""
-        from kintsugi.pipeline.stream_lag import lag
-
         if self.bootstrap is None:
             return False
         ends: Mapping[int, int] | None = None
@@ -473,8 +472,6 @@ def _name(names: list[str], identity: bytes) -> None:
 
 def _slot_start(day: str, slot: int) -> int:
     """Milliseconds since 1970 UTC at which a slot of New York's day begins."""
-    from kintsugi.pipeline.row_parser import NEW_YORK
-
     minutes = slot * SLOT_MINUTES
     local = datetime.fromisoformat(f"{day}T{minutes // 60:02d}:{minutes % 60:02d}").replace(tzinfo=NEW_YORK)
     return int(local.timestamp()) * 1000

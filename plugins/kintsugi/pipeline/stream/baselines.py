@@ -21,10 +21,12 @@ from kintsugi.core.errors import InputError
 from kintsugi.core.file_names import EOD_NAME, ObjectKind
 from kintsugi.core.settings import BUCKET, KEYSPACE
 from kintsugi.db.ingest_ledger import file_id
+from kintsugi.pipeline.cassandra_session import connect
 from kintsugi.pipeline.failures import is_of_s3, reason_of
 from kintsugi.pipeline.object_listing import files_of, objects
 from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
 from kintsugi.pipeline.stream.derived_records import Day
+from kintsugi.pipeline.stream.stored_trades import finished
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -120,8 +122,6 @@ class BaselineCache:
             self._held.clear()
 
     def _connected(self) -> Session:
-        from kintsugi.pipeline.cassandra_session import connect
-
         if self._session is None:
             self._session = connect(self._contact_points)
             self._newest = self._session.prepare(
@@ -139,8 +139,6 @@ class BaselineCache:
 
     def _read(self, days: list[Day]) -> list[Buckets | None]:
         """The newest file's rows before each day: by partition key, many at a time."""
-        from kintsugi.pipeline.stream.stored_trades import finished
-
         found: list[Buckets | None] = []
         if not days:
             return found

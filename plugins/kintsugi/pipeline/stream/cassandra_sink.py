@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
+from kintsugi.pipeline.cassandra_session import connect
 from kintsugi.pipeline.schema import BASELINE_COLUMNS, TRADE_COLUMNS, VERSION_COLUMN
 from kintsugi.pipeline.stream import cql_values
 
@@ -105,8 +106,6 @@ def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded
 
 def writer(contact_points: tuple[str, ...]) -> Writer:
     """This process's Writer for a cluster, connected at first use."""
-    from kintsugi.pipeline.cassandra_session import connect
-
     if contact_points not in _sessions:
         _sessions[contact_points] = Writer(connect(list(contact_points), request_timeout=5.0))
     return _sessions[contact_points]

@@ -15,7 +15,6 @@ import pytest
 
 from kintsugi.core.errors import FleetError, NewIncarnation, PreflightError
 from kintsugi.core.settings import Settings
-from kintsugi.environments.base import LocalPlatform
 from kintsugi.environments.local import node as nodes
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation
 from kintsugi.environments.local.node_process import (
@@ -25,6 +24,7 @@ from kintsugi.environments.local.node_process import (
     start_time,
     write_record,
 )
+from kintsugi.environments.local.platform import LocalPlatform
 from kintsugi.infra import ssh
 from tests.installations import installation
 
