@@ -1,4 +1,4 @@
-"""The floor plan in numbers: ``python -m tests.rooms`` counts what `make lint` holds, and fails where it doesn't hold.
+"""The floor plan in numbers: `make lint` runs ``python -m tests.rooms``, which fails where 1 or 2 doesn't hold.
 
 1. Cycles among rooms (the packages of `docs/architecture.md`), imports inside functions included. None is allowed.
 2. Imports of our own modules inside functions: at most ``LAZY_AT_MOST``, each with a comment that says why.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOTS = ("plugins/kintsugi", "benchmarks")
 DIVIDED = ("kintsugi.pipeline",)  # a package whose packages are rooms of their own
-LAZY_AT_MOST = 400
+LAZY_AT_MOST = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def imports(known: Mapping[str, Path]) -> Iterator[Import]:
         source = path.read_text()
         lines = source.splitlines()
         for node, inside in _import_nodes(ast.parse(source), inside=False):
-            text = lines[node.lineno - 1]
+            text = "".join(lines[node.lineno - 1 : node.end_lineno])
             for imported in sorted(set(_targets(node, known))):
                 yield Import(module, imported, inside, "#" in text, node.lineno)
 
@@ -136,11 +136,9 @@ def main() -> int:
         print(f"class {name} is defined in {', '.join(places)}")
     lazy = [one for one in found if one.inside]
     statements = {(one.module, one.line): one for one in lazy}
-    for one in statements.values():
-        if not one.reason:
-            print(
-                f"{known[one.module]}:{one.line}: import of {one.imported} inside a function, and no reason"
-            )
+    bare = [one for one in statements.values() if not one.reason]
+    for one in bare:
+        print(f"{known[one.module]}:{one.line}: import of {one.imported} inside a function, and no reason")
     knots = cycles(found)
     for knot in knots:
         print(f"cycle: {', '.join(sorted(knot))}")
@@ -148,7 +146,7 @@ def main() -> int:
         f"{len(knots)} cycles among rooms, {len(statements)} imports of our own inside functions "
         f"(at most {LAZY_AT_MOST}), {len(twice)} public class names more than once"
     )
-    return 1 if len(statements) > LAZY_AT_MOST else 0
+    return 1 if knots or bare or len(statements) > LAZY_AT_MOST else 0
 
 
 if __name__ == "__main__":
