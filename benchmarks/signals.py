@@ -1,4 +1,4 @@
-"""Run `spark_apps/evaluate_signals.py` in a process of its own: its Spark lives and dies with it."""
+"""Run `benchmarks/signals_application.py` in a process of its own: its Spark lives and dies with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kintsugi.core.fleet import REPOSITORY
 
 def run(*, levels: Sequence[str], seeds: Sequence[int], trades: int, report: Path) -> int:
     """The exit status; no levels or seeds means all levels and the seeds kept for the evaluation."""
-    command = [sys.executable, "-m", "spark_apps.evaluate_signals"]
+    command = [sys.executable, "-m", "benchmarks.signals_application"]
     command += ["--trades", str(trades), "--report", str(report.resolve())]
     for name, values in (("--level", levels), ("--seed", seeds)):
         for value in values:

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
+from benchmarks import signals_application
+from benchmarks.signals_application import SIGNALS, Score, judge
 from kintsugi.pipeline.stream.derived_records import WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import FLOW_WINDOW, UNUSUAL_TRADE, Put, Write, window_row
 from kintsugi.pipeline.stream.flow_windows import Sums, verdict
 from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
-from spark_apps import evaluate_signals
-from spark_apps.evaluate_signals import SIGNALS, Score, judge
 
 START = "2024-10-08 10:00:10.000"
-T0 = evaluate_signals._ms("2024-10-08 10:00:00.000")
+T0 = signals_application._ms("2024-10-08 10:00:00.000")
 
 
 def made(folder: Path, **truth: object) -> GeneratedDay:
@@ -68,7 +68,7 @@ def test_windows_are_judged_by_the_orders_that_they_overlap(tmp_path: Path) -> N
 def test_what_is_planted_on_an_easy_day_is_found(spark: SparkSession, tmp_path: Path) -> None:
     day = generate_day(tmp_path, day=date(2024, 10, 8), seed=5, trades=25_000, level="easy")
     scores = {signal: Score("easy", signal) for signal in SIGNALS}
-    store = evaluate_signals.stream(spark, day)
+    store = signals_application.stream(spark, day)
     judge(day, store, scores)
     for score in scores.values():
         assert score.planted > 0, score
@@ -81,8 +81,8 @@ def test_what_is_planted_on_an_easy_day_is_found(spark: SparkSession, tmp_path: 
 
 def test_the_report_is_a_table_a_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = [Score(level, signal, 100, 4, 3, 5, 2, [1]) for level in ("easy", "hard") for signal in SIGNALS]
-    evaluate_signals.show(scores)
+    signals_application.show(scores)
     assert "0.400" in capsys.readouterr().out
-    evaluate_signals.plot(scores, tmp_path / "plot.png")
+    signals_application.plot(scores, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(json.dumps(scores[0].to_json()))["recall"] == 0.75
