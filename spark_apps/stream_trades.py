@@ -85,7 +85,7 @@ RETURNED_NAMES = (*TRADE_NAMES, *(name for name, _ in REFUSED))
 
 
 def parsed(messages: DataFrame) -> DataFrame:
-    """Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) → one row each, with `rows.Trade`'s columns.
+    """Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) → one row each, the columns of `Trade`.
 
     They are null where ``problem`` says that the record is no trade; then ``raw`` and ``bytes`` tell what it is.
     ``stamp``: the version of the trade's row, see `schema.VERSION_COLUMN`.

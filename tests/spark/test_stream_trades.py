@@ -122,7 +122,7 @@ class Baseline(BaselineCache):
 
 
 def passed(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-    """In the place of `sink.arrow_sink`: encodes the trades as it does, and stores none."""
+    """In the place of `cassandra_sink.arrow_sink`: encodes the trades as it does, and stores none."""
     for batch in batches:
         cql_values.rows(trades_of(batch), TRADE_COLUMNS)
         yield batch.select(list(stream_trades.RETURNED_NAMES))

@@ -77,7 +77,7 @@ def _case(context: Any) -> Case:
 
 @contextmanager
 def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Runtime, Case]]:
-    """What an acting task works with, and what becomes of its errors; ``untouched`` as `blame.blame` has it."""
+    """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
     from kintsugi.recovery.step_failures import blame  # parse time
 
     doors, case = _runtime(), _case(context)

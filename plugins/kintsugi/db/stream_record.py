@@ -1,7 +1,7 @@
 """What is on record of the stream, in Postgres: messages that Kafka deleted unread, those that were no trades, waits.
 
-The streaming driver reports the first two as letters on the dead letter topic (`trades.stream_letters`). They are
-taken into this record together with the position up to which the topic was read, in one transaction: each letter
+The streaming driver reports the first two as letters on the dead letter topic (`pipeline.stream.driver_reports`). They
+are taken into this record together with the position up to which the topic was read, in one transaction: each letter
 counts once.
 """
 

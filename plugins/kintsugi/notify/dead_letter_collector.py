@@ -1,7 +1,7 @@
 """From the dead letter topic into the store and S3: what the streaming driver reported, and what follows from it.
 
-The driver's letters (`trades.stream_letters`) are read from where the last pass ended. Messages that were no trades
-are kept in S3 as they were reported, and counted; messages that Kafka deleted unread are recorded, page, and are
+The driver's letters (`pipeline.stream.driver_reports`) are read from where the last pass ended. Messages that were no
+trades are kept in S3 as they were reported, and counted; messages that Kafka deleted unread are recorded, page, and are
 replayed by a run of ``replay_trades``.
 """
 

@@ -105,7 +105,7 @@ def generate_day(
     first begins with the last rows of the one before. ``bad_rows``: malformed rows, spread over the
     files. ``compress``: empty, ``gz`` or ``zip``.
     ``eod_days``: end-of-day files of that many trading days before ``day``. ``level``: one of
-    `planting.LEVELS`. Raises InputError for a weekend, an unknown level, and numbers that make no day.
+    `injected_behaviour.LEVELS`. Raises InputError for a weekend, an unknown level, and numbers that make no day.
 
     The truth file holds ``unusual`` (the blocks) and ``shocked`` (identities dealt at a shocked
     volatility) and ``orders`` (behaviour, symbol, first and last time).

@@ -45,7 +45,7 @@ class Gauge(Protocol):
 
 
 class WaitRecord(Protocol):
-    """Where it is said that somebody waits; see `store.stream_record.StreamRecord`."""
+    """Where it is said that somebody waits; see `db.stream_record.StreamRecord`."""
 
     def wait(self, name: str, key: str, why: str, since: datetime) -> None: ...
 

@@ -126,7 +126,7 @@ class DerivedAudit:
         statement = self._session.prepare(
             f"SELECT {', '.join(table.names)} FROM {KEYSPACE}.{table.name} WHERE {where}"
         )
-        statement.is_idempotent = False  # see `stored.read_partitions`
+        statement.is_idempotent = False  # see `stored_trades.read_partitions`
         return statement
 
     def see(self, read: Read, rows: Iterable[Any]) -> None:

@@ -6,7 +6,7 @@ from pyspark.sql import Column  # noqa: TID253 - see above
 from pyspark.sql import functions as F  # noqa: TID253, N812 - the name that Spark's own documentation uses
 from pyspark.sql.types import DecimalType  # noqa: TID253
 
-# A price below 10^9 dollars (`rows.MAX_DOLLARS`): a double is exact to its tenth decimal below 10^5, and no price has
+# A price below 10^9 dollars (`MAX_DOLLARS`): a double is exact to its tenth decimal below 10^5, and no price has
 # more than six. The cast goes by the shortest text of the double, which is the text of the file.
 PRICE = DecimalType(30, 10)
 
@@ -41,7 +41,7 @@ def side(price: Column, bid: Column, ask: Column) -> Column:
 def expiry_bin(trade_date: Column, expiration: Column) -> Column:
     """``short`` (0 to 30 days to expiration), ``medium`` (31 to 60), ``long``; null for an expired option.
 
-    `rows.parse` rejects a trade of an expired option before it gets here; one that comes another way
+    `row_parser.parse` rejects a trade of an expired option before it gets here; one that comes another way
     belongs to no bin, so that nothing is said about it.
     """
     days = F.datediff(F.to_date(expiration), F.to_date(trade_date))

@@ -87,7 +87,7 @@ class Stored(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Stored:
-        """Of a row of a batch (columns `derived.DERIVING`)."""
+        """Of a row of a batch (columns `derived_tables.DERIVING`)."""
         flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
         return cls(
             bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], flow, row["stamp"]

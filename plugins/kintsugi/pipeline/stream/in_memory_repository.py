@@ -117,7 +117,7 @@ class MemoryStore:
         self._state = DriverState()
 
     def store(self, batch: ArrowTable) -> None:
-        """What the executors do in the stream: upsert the trades of a batch (columns `derived.DERIVING`).
+        """What the executors do in the stream: upsert the trades of a batch (columns `derived_tables.DERIVING`).
 
         The order is the batch's; the row's ``stamp`` is the timestamp of its write.
         """

@@ -2,7 +2,7 @@
 
 Whoever may write to the topic can put anything there. A row that Cassandra or the driver can't take would fail its
 batch for ever, so what a batch relies on is checked here, before anything is computed from it. The ranges are those
-of `rows.parse`; what no later step needs (``iv``, quotes, ``exchanges``) may be missing.
+of `row_parser.parse`; what no later step needs (``iv``, quotes, ``exchanges``) may be missing.
 """
 
 from __future__ import annotations

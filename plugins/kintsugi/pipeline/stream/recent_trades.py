@@ -33,7 +33,7 @@ class RecentTrades:
         self._held = 0
 
     def add(self, batch: Table) -> None:
-        """Remember a batch (columns `derived.DERIVING`), and forget the oldest ones beyond the capacity."""
+        """Remember a batch (columns `derived_tables.DERIVING`), and forget the oldest ones beyond the capacity."""
         kept = batch.select(_COLUMNS)
         self._batches.append((kept.column("match").to_numpy(), kept))
         self._held += kept.num_rows

@@ -41,8 +41,8 @@ def days_of(batch: Table) -> set[Day]:
 def with_scores(batch: Table, baselines: Mapping[Day, Buckets | None]) -> Table:
     """Adds ``high_volume`` and ``iv_jump`` (null for a trade that doesn't signal), and ``usual_<statistic>`` of USUAL.
 
-    In: stored trades (columns `derived.RETURNED`), and what is usual for each symbol and day among them (`days_of`),
-    None where nothing is known. Every trade comes out once.
+    In: stored trades (columns `derived_tables.RETURNED`), and what is usual for each symbol and day among them
+    (`days_of`), None where nothing is known. Every trade comes out once.
     """
     import pyarrow as pa
 
