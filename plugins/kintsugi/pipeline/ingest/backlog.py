@@ -15,7 +15,7 @@ MESSAGE_BYTES = (
     1024  # of a message on disk, where Kafka doesn't tell the size of a log: far more than a trade takes
 )
 LAG_MESSAGES = 50_000
-"""The watch of the flow and the pager take a larger lag for a stream that can't keep up (`stream_progress.FlowRules`)."""
+"""The watch of the flow and the pager take a larger lag for a stream that can't keep up (`FlowRules`)."""
 RETENTION_SHARE = 0.25
 
 
