@@ -87,6 +87,7 @@ PACKAGED = (
     "core/user_connections.py",
     "db/__init__.py",
     "db/ingest_ledger.py",
+    "db/patience.py",
 )
 """What the modules of the pipeline import, of the package `kintsugi`."""
 

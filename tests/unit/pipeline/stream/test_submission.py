@@ -88,6 +88,30 @@ def test_a_driver_finds_its_files_with_nothing_but_the_package(tmp_path: Path) -
     assert done.stdout.split() == ["kintsugi", "acme"], done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("application", ["stream_trades", "build_baseline"])
+def test_an_application_needs_nothing_of_ours_but_the_package_and_no_control_plane(
+    application: str, tmp_path: Path
+) -> None:
+    package = submission.package(tmp_path / "kintsugi.zip")
+    code = (
+        "import runpy, sys; sys.path = [p for p in sys.path if not p.endswith('plugins')]; "
+        f"sys.path.insert(0, {str(package)!r}); "
+        "sys.modules.update(dict.fromkeys(('airflow', 'psycopg', 'ansible_runner', 'fastapi', 'docker'))); "
+        f"runpy.run_path({str(REPOSITORY / 'spark_apps' / application)!r} + '.py', run_name='application'); "
+        "import kintsugi; print(kintsugi.__file__)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.stdout.strip() == f"{package}/kintsugi/__init__.py", done.stderr[-2000:]
+
+
 def test_the_package_is_the_same_bytes_each_time_and_holds_what_executors_import(tmp_path: Path) -> None:
     one, two = (submission.package(tmp_path / name).read_bytes() for name in ("one.zip", "two.zip"))
     assert one == two
