@@ -46,6 +46,10 @@ class Reason(StrEnum):
     EXPIRED = "expired"
 
 
+# With one of these a file breaks off: what comes behind the place can't be read, however few rows that counts as.
+DAMAGE = frozenset({Reason.TRUNCATED, Reason.CORRUPT, Reason.EXPANSION, Reason.UNSUPPORTED})
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """Why a line can't be used: a slug to count by, and a sentence for the person who reads the dead letter."""

@@ -18,6 +18,7 @@ from kintsugi.errors import KintsugiError
 from kintsugi.settings import BUCKET
 from kintsugi.trades.arrivals import objects
 from kintsugi.trades.baselines import EOD_MANIFESTS, NEVER, manifest_key
+from kintsugi.trades.cells import DAMAGE
 from kintsugi.trades.data_source import DataSource, S3Object
 from kintsugi.trades.exchange_sessions import sessions_around
 from kintsugi.trades.file_names import ObjectKind, kind_of
@@ -136,8 +137,11 @@ class IntakeWatch:
         known = self._manifests.get(name)
         if known is None or known[0] != at:
             manifest: dict[str, Any] = json.loads(self.s3.get_object(Bucket=BUCKET, Key=name)["Body"].read())
-            failed = manifest.get("state") == "failed"
+            damage = sorted(DAMAGE & manifest.get("rejected", {}).keys())
+            failed = manifest.get("state") == "failed" or damage
             said = str(manifest.get("reason") or "no reason was recorded")
+            if damage:
+                said = f"the file is damaged ({', '.join(damage)}): {said}"
             note = FileNote(item.key, said, at, ObjectKind.EOD.value, item.bucket) if failed else None
             self._manifests[name] = known = (at, note)
         return known[1]

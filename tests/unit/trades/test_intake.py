@@ -104,6 +104,18 @@ def test_files_without_rows_and_with_many_rejected_rows_are_named_for_a_week() -
     assert (report.empty, report.rejected, report.rejected_share) == ([], [], None)
 
 
+@pytest.mark.parametrize("reason", ["truncated", "corrupt", "expansion", "unsupported"])
+def test_a_file_that_breaks_off_is_named_however_few_rows_that_counts_as(reason: str) -> None:
+    item = file("1.csv")
+    broken = row(item, tally=Tally(10_001, 10_000, 9_998, {reason: 1, "time": 1}), minutes=30 * 24 * 60)
+    report = look([item], [broken])
+    [note] = report.failed
+    assert (report.failed_count, note.key, broken.damage) == (1, item.key, [reason])
+    assert reason in note.said
+    assert "9,998" in note.said
+    assert broken.faulty
+
+
 def test_synthetic_trades_are_left_out() -> None:
     item = file(f"canary/{NAME}2026-11-27_1_x.csv")
     assert look([item]).waiting == 0
