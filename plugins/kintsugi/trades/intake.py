@@ -291,8 +291,13 @@ def _note(entry: Entry, said: str, since: datetime | None = None) -> FileNote:
 
 def _failure(entry: Entry) -> str:
     if entry.state is State.FAILED:
-        return entry.reason or ""
+        return without_name(entry.reason or "", entry.key)
     return f"the file is damaged ({', '.join(entry.damage)}); only its first {entry.tally.accepted:,} good rows came in"
+
+
+def without_name(reason: str, key: str) -> str:
+    """A reason to be read beside the file's ``key``: it doesn't name the file once more."""
+    return reason.replace(f"{key}: ", "").removeprefix(f"{key} ").replace(key, "it")
 
 
 def _rejections(entry: Entry) -> str:

@@ -22,7 +22,15 @@ from kintsugi.trades.cells import DAMAGE
 from kintsugi.trades.data_source import DataSource, S3Object
 from kintsugi.trades.exchange_sessions import sessions_around
 from kintsugi.trades.file_names import ObjectKind, kind_of
-from kintsugi.trades.intake import FileNote, IntakeReport, IntakeRules, Survey, assess, needs_calendar
+from kintsugi.trades.intake import (
+    FileNote,
+    IntakeReport,
+    IntakeRules,
+    Survey,
+    assess,
+    needs_calendar,
+    without_name,
+)
 from kintsugi.trades.intake_store import IntakeStore
 from kintsugi.trades.ledger import Entry
 
@@ -139,7 +147,7 @@ class IntakeWatch:
             manifest: dict[str, Any] = json.loads(self.s3.get_object(Bucket=BUCKET, Key=name)["Body"].read())
             damage = sorted(DAMAGE & manifest.get("rejected", {}).keys())
             failed = manifest.get("state") == "failed" or damage
-            said = str(manifest.get("reason") or "no reason was recorded")
+            said = without_name(str(manifest.get("reason") or "no reason was recorded"), item.key)
             if damage:
                 said = f"the file is damaged ({', '.join(damage)}): {said}"
             note = FileNote(item.key, said, at, ObjectKind.EOD.value, item.bucket) if failed else None
