@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kintsugi.errors import StepFailed, StepFailedForGood
+from kintsugi.errors import NewIncarnation, StepFailed, StepFailedForGood
 from kintsugi.fleet import load_fleet
-from kintsugi.recovery import act, assess, gather_facts, redundant
+from kintsugi.recovery import act, ask_guards, assess, gather_facts, redundant
+from kintsugi.recovery.case import Case
 from kintsugi.recovery.diagnose import Diagnosis, Verdict
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
@@ -103,3 +105,25 @@ def test_nothing_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, verdict
     with pytest.raises(StepFailedForGood, match="out of sync"):
         waited()
     assert waited.now == act.PATIENCE_S[verdict] + act.LOOK_EVERY_S
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_where_another_incarnation_runs_the_attempt_is_withdrawn(
+    monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    withdrawn: list[tuple[Any, ...]] = []
+    store = SimpleNamespace(kill_lock=nullcontext, withdraw_attempt=lambda *given: withdrawn.append(given))
+    runtime: Any = SimpleNamespace(store=store, platform=lambda: None, node=lambda case: NODE)
+    step: Any = SimpleNamespace(token=7, note=lambda *_given, **_data: None)
+    facts = SimpleNamespace(service=None, running=running, heard_at=None, view=SimpleNamespace(process=None))
+    monkeypatch.setattr(gather_facts, "is_running", lambda platform, name: running)
+    monkeypatch.setattr(ask_guards, "judge_again", lambda *_given: facts)
+    with (
+        pytest.raises(NewIncarnation, match="it came up anew"),
+        act._judged(runtime, Case("i-1", "kafka-2", "run-1"), step),
+    ):
+        raise NewIncarnation("it came up anew")
+    assert withdrawn == [("i-1", 7, "run-1", "not killed: it came up anew")]
+    with act._judged(runtime, Case("i-1", "kafka-2", "run-1"), step):
+        pass
+    assert len(withdrawn) == 1
