@@ -71,6 +71,7 @@ def test_a_runbook_is_short_and_says_all_five_things_in_order(name: str) -> None
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
     assert len(text.splitlines()) <= MOST_LINES
     assert not [line for line in text.splitlines() if len(line) > 120 and not line.lstrip().startswith("|")]
+    assert not [line for line in text.splitlines() if line.count("`") % 2], "a command is copied as one line"
 
 
 def test_the_index_lists_every_runbook() -> None:
