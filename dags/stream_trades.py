@@ -26,8 +26,8 @@ Exactly one driver: its init runs one program of that name, and the driver holds
 the incident's logs in S3). A batch that fails again and again shows there with its cause.
 
 **Stop the stream for a while:** pause this DAG and `watch_flow` (a page says that nobody watches the flow), log on to
-`spark-master-1` (README) and `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`. A repair or a
-roll-out of that node starts it again: they know only that it shall run.
+`spark-master-1` (docs/operations.md) and `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`. A
+repair or a roll-out of that node starts it again: they know only that it shall run.
 """
 
 # Without a start date the first two runs of @continuous share a logical date, and the second is never made.

@@ -1,7 +1,7 @@
 """Tasks that aren't a recovery's step back behind the servers when they begin: a listener of Airflow.
 
 Every task is forked from a scheduler that goes before the rest of the machine (`kintsugi.controlplane.launcher`);
-see ``docs/decisions/0063-a-repair-goes-first.md`` and ``0086-a-session-has-a-place-too.md``.
+see ``docs/decisions/0063-recovery-has-priority.md`` and ``0086-priority-is-set-for-the-session-too.md``.
 """
 
 from __future__ import annotations

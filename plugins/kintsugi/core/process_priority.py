@@ -1,6 +1,6 @@
 """A process's place in line for the processors: in the `local` environment nodes and control plane share them.
 
-See ``docs/decisions/0063-a-repair-goes-first.md`` and ``0086-a-session-has-a-place-too.md``.
+See ``docs/decisions/0063-recovery-has-priority.md`` and ``0086-priority-is-set-for-the-session-too.md``.
 """
 
 from __future__ import annotations

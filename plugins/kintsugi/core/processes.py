@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 MARKER = "KINTSUGI_CONTROL"
 PART = "KINTSUGI_PART"
 _PROC = Path("/proc")
@@ -102,33 +104,19 @@ def is_running_in(pid: int, directory: Path) -> bool:
 
 
 def listener(address: str, port: int) -> Listener | None:
-    """Who listens on ``address:port`` or on all addresses; None when nobody does."""
-    inodes = set(_listening_inodes(address, port))
-    if not inodes:
-        return None
-    for pid in _pids():
-        with contextlib.suppress(OSError):
-            for handle in (_PROC / str(pid) / "fd").iterdir():
-                if str(handle.readlink())[8:-1] in inodes:
-                    return Listener(pid, (_PROC / str(pid) / "comm").read_text().strip())
-    return Listener(None, "")
+    """Who listens on ``address:port`` or on all addresses; None when nobody does.
+
+    A JVM listens on IPv4 addresses through an IPv6 socket, so they count as mapped addresses too.
+    """
+    addresses = {address, f"::ffff:{address}", "0.0.0.0", "::", "::ffff:0.0.0.0"}  # noqa: S104 - only compared
+    for found in psutil.net_connections(kind="tcp"):
+        if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.laddr.ip in addresses:
+            if found.pid is None:
+                return Listener(None, "")
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return Listener(found.pid, psutil.Process(found.pid).name())
+    return None
 
 
 def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
-
-
-def _listening_inodes(address: str, port: int) -> Iterator[str]:
-    # The kernel writes an IPv4 address as little-endian hex; wildcards are all zeros, in both families.
-    ours = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in (_PROC / "self/net" / table).read_text().splitlines()[1:]:
-                fields = line.split()
-                local, _, local_port = fields[1].partition(":")
-                if (
-                    fields[3] == "0A"
-                    and int(local_port, 16) == port
-                    and (local == ours or not local.strip("0"))
-                ):
-                    yield fields[9]

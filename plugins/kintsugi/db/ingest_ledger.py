@@ -26,6 +26,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from kintsugi.core.errors import KintsugiError
+from kintsugi.core.rejections import DAMAGE
 from kintsugi.db.patience import LOOK, PROCESS, connect
 
 if TYPE_CHECKING:
@@ -157,6 +158,11 @@ class Entry:
     def rejected(self) -> int:
         """Rows that became dead letters."""
         return sum(self.tally.rejected.values())
+
+    @property
+    def damage(self) -> list[str]:
+        """The reasons for which the file breaks off, sorted; empty where it was read to its end."""
+        return sorted(DAMAGE & self.tally.rejected.keys())
 
     @property
     def faulty(self) -> bool:

@@ -279,7 +279,7 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> T
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for head in heads:
-        table.add_column(head)
+        table.add_column(head, overflow="fold")  # a name that is cut short names nothing
     for row in rows:
         table.add_row(*row)
     return table

@@ -20,6 +20,7 @@ from kintsugi.core.connections import connection
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import watch_of
 from kintsugi.notify.paging_rules import Page
+from kintsugi.notify.runbooks import HEARTBEAT, runbook_link
 
 SILENT = timedelta(seconds=90)
 UNHEALTHY = timedelta(minutes=3)
@@ -107,8 +108,8 @@ def ping(well: bool, text: str = "") -> bool:
     """Tell the service outside (healthchecks.io and its like) that all is watched, or that it isn't.
 
     The URL stands as ``host`` in the connection ``kintsugi_heartbeat``; without one nothing is sent and the answer is
-    False. A failure goes to ``<URL>/fail`` with ``text``. Silence is what alarms: when this machine is gone, no ping
-    comes. Raises KintsugiError, without the URL (it is a secret), when the service doesn't take it.
+    False. A failure goes to ``<URL>/fail`` with ``text`` and the link of its runbook. Silence is what alarms: when this
+    machine is gone, no ping comes. Raises KintsugiError, without the URL (it is a secret), when the service refuses it.
     """
     import httpx
 
@@ -116,9 +117,10 @@ def ping(well: bool, text: str = "") -> bool:
     if not found:
         return False
     url = str(found.get("host") or "").rstrip("/")
+    content = text if well else f"{text}\nRunbook: {runbook_link(HEARTBEAT)}"
     try:
         answer = httpx.post(
-            url if well else f"{url}/fail", content=text.encode(), timeout=PING_TIMEOUT_S, trust_env=False
+            url if well else f"{url}/fail", content=content.encode(), timeout=PING_TIMEOUT_S, trust_env=False
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise KintsugiError(

@@ -14,6 +14,7 @@ from kintsugi.db.ingest_ledger import Ledger
 from kintsugi.db.outbox import Kind, Message, Outbox
 from kintsugi.db.store import Store
 from kintsugi.notify.channels import Channel, channels
+from kintsugi.notify.runbooks import runbook_link
 from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.ingest_trace import ingest_trace
@@ -134,8 +135,7 @@ def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
         if channel.name in receipt:
             continue
         try:
-            # The key goes along: of a message that comes twice, its reader sees that it is the same.
-            channel.send(message.body["title"], f"{message.body['text']}\n\n[{message.key}]")
+            channel.send(message.body["title"], text_of(message))
         except KintsugiError as error:
             refusals.append(str(error))
         else:
@@ -143,3 +143,14 @@ def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
     if refusals:
         raise Undelivered("; ".join(refusals), receipt)
     return receipt
+
+
+def text_of(message: Message) -> str:
+    """The text that people get: a page with the link of its runbook, and each message with its key.
+
+    The key shows a reader who gets a message twice that it is the same one.
+    """
+    lines = [message.body["text"]]
+    if message.kind is Kind.PAGE:
+        lines.append(f"Runbook: {runbook_link(message.key)}")
+    return "\n".join([*lines, "", f"[{message.key}]"])

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
 from functools import lru_cache
+
+from kintsugi.core.rejections import Reason, Rejection
 
 # Listed options trade since 26 April 1973 (Cboe). A later year than 2099 is a typing error or a filler; both bounds
 # are constants, so that a file gives the same trades whenever it is read, and whatever the clock says.
@@ -23,35 +23,6 @@ _SYMBOL_ONLY = re.compile(SYMBOL, re.ASCII).fullmatch
 _DATE_ONLY = re.compile(DATE, re.ASCII).fullmatch
 _INT = re.compile(r"-?\d{1,18}", re.ASCII).fullmatch
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][+-]?\d{1,2})?", re.ASCII).fullmatch
-
-
-class Reason(StrEnum):
-    """Why a row or a file was rejected."""
-
-    ENCODING = "encoding"
-    TRUNCATED = "truncated"
-    CORRUPT = "corrupt"
-    TOO_LONG = "too-long"
-    EXPANSION = "expansion"
-    UNSUPPORTED = "unsupported"
-    HEADER = "header"
-    QUOTING = "quoting"
-    COLUMNS = "columns"
-    SYMBOL = "symbol"
-    TIME = "time"
-    DATE = "date"
-    OPTION_TYPE = "option-type"
-    NUMBER = "number"
-    RANGE = "range"
-    EXPIRED = "expired"
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Why a line can't be used: a slug to count by, and a sentence for the person who reads the dead letter."""
-
-    reason: Reason
-    text: str
 
 
 class InvalidRow(Exception):

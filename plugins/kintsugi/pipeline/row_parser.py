@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline.csv_fields import (
     DATE,
     EARLIEST,
@@ -24,8 +25,6 @@ from kintsugi.pipeline.csv_fields import (
     NUMBER,
     SYMBOL,
     InvalidRow,
-    Reason,
-    Rejection,
     bounds,
     check_expiration,
     day_of,

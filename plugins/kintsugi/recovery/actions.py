@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.core.errors import PlanRefused, StepFailed, StepFailedForGood
+from kintsugi.core.errors import NewIncarnation, PlanRefused, StepFailed, StepFailedForGood
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action
 from kintsugi.core.observation import Answer, NodeView
@@ -113,8 +113,19 @@ def _run_restart(runtime: Runtime, node: Node, ansible: Ansible) -> None:
 def _judged(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
     """Hold the one right in the fleet to kill, and judge once more; the block kills what was judged.
 
-    What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and Refused.
+    What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and Refused. Where another
+    incarnation runs by now, nothing was killed either: the attempt is withdrawn as after a refusal.
     """
+    try:
+        with _kill_right(runtime, case, step) as facts:
+            yield facts
+    except NewIncarnation as changed:
+        runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {changed}")
+        raise
+
+
+@contextmanager
+def _kill_right(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
     node = runtime.node(case)
     if fact_gathering.is_running(runtime.platform(), node.name) is False:
         yield guard_evaluation.judge_again(runtime, case, step)

@@ -87,7 +87,7 @@ def decide(
         return Decision(attempts[-1], f"A person asked for {attempts[-1].value} once more.")
     return Decision(
         Action.PAGE,
-        f"Tried without success: {_said(attempts)}. A person has to look; see *Being called* in the README.",
+        f"Tried without success: {_said(attempts)}. A person has to look; see docs/runbooks/repair-refused.md.",
     )
 
 

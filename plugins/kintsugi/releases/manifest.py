@@ -27,6 +27,7 @@ NODE_CODE = (
     "plugins/kintsugi/core/errors.py",
     "plugins/kintsugi/core/file_names.py",
     "plugins/kintsugi/core/fleet.py",
+    "plugins/kintsugi/core/rejections.py",
     "plugins/kintsugi/core/settings.py",
     "plugins/kintsugi/core/user_connections.py",
     "plugins/kintsugi/db/__init__.py",

@@ -84,7 +84,8 @@ def build(day: date, seed: int) -> Chain:
     """The market of ``day``; the same seed and day make the same market."""
     rng = np.random.default_rng([seed, day.toordinal()])
     spot = np.array([u.spot for u in UNDERLYINGS]) * np.exp(rng.normal(0, 0.01, len(UNDERLYINGS)))
-    friday = day + timedelta(days=(4 - day.weekday()) % 7)
+    # After ``day``: its prices are traded on in the next session, when what expired on ``day`` is gone.
+    friday = day + timedelta(days=(3 - day.weekday()) % 7 + 1)
     expirations = [friday + timedelta(weeks=week) for week in EXPIRY_WEEKS]
     u, e, k, c = (
         a.ravel()

@@ -96,6 +96,18 @@ def test_ipv6_wildcard_counts_for_every_address() -> None:
         assert listener("127.34.7.3", server.getsockname()[1]) is not None
 
 
+def test_an_ipv4_address_of_an_ipv6_socket_counts() -> None:
+    """So a JVM listens, and the S3 server was not found."""
+    with socket.create_server(
+        ("::ffff:127.34.7.4", 0), family=socket.AF_INET6, dualstack_ipv6=True
+    ) as server:
+        port = server.getsockname()[1]
+        found = listener("127.34.7.4", port)
+        assert found is not None
+        assert found.pid == os.getpid()
+        assert listener("127.34.7.5", port) is None
+
+
 def test_process_is_known_by_its_working_directory(tmp_path: Path) -> None:
     assert is_running_in(os.getpid(), Path.cwd())
     assert not is_running_in(os.getpid(), tmp_path)

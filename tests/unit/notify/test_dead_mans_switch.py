@@ -80,16 +80,22 @@ def test_without_a_connection_no_ping_is_sent() -> None:
     assert ping(True) is False
 
 
-@pytest.mark.parametrize(("well", "path"), [(True, "/c0ffee"), (False, "/c0ffee/fail")])
+@pytest.mark.parametrize(
+    ("well", "path", "body"),
+    [
+        (True, "/c0ffee", b"kafka-2: no heartbeat"),
+        (False, "/c0ffee/fail", b"kafka-2: no heartbeat\nRunbook: docs/runbooks/heartbeat-lost.md"),
+    ],
+)
 def test_the_ping_goes_where_the_connection_says(
-    well: bool, path: str, monkeypatch: pytest.MonkeyPatch
+    well: bool, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with http_receiver() as outside:
         defined = {"conn_type": "http", "host": f"{outside.url}/c0ffee"}
         monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_HEARTBEAT", json.dumps(defined))
         assert ping(well, "kafka-2: no heartbeat") is True
     (request,) = outside.requests
-    assert (request.path, request.body) == (path, b"kafka-2: no heartbeat")
+    assert (request.path, request.body) == (path, body)
 
 
 def test_a_ping_that_fails_does_not_give_the_url_away(monkeypatch: pytest.MonkeyPatch) -> None:

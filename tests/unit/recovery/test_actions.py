@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import StepFailed, StepFailedForGood
+from kintsugi.core.errors import NewIncarnation, StepFailed, StepFailedForGood
 from kintsugi.core.fleet import load_fleet
 from kintsugi.operations import readiness
-from kintsugi.recovery import actions, assessment, fact_gathering
+from kintsugi.operations.context import Case
+from kintsugi.recovery import actions, assessment, fact_gathering, guard_evaluation
 from kintsugi.recovery.diagnosis import Diagnosis, Verdict
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
@@ -106,3 +108,25 @@ def test_nothing_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, verdict
     with pytest.raises(StepFailedForGood, match="out of sync"):
         waited()
     assert waited.now == actions.PATIENCE_S[verdict] + actions.LOOK_EVERY_S
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_where_another_incarnation_runs_the_attempt_is_withdrawn(
+    monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    withdrawn: list[tuple[Any, ...]] = []
+    store = SimpleNamespace(kill_lock=nullcontext, withdraw_attempt=lambda *given: withdrawn.append(given))
+    runtime: Any = SimpleNamespace(store=store, platform=lambda: None, node=lambda case: NODE)
+    step: Any = SimpleNamespace(token=7, note=lambda *_given, **_data: None)
+    facts = SimpleNamespace(service=None, running=running, heard_at=None, view=SimpleNamespace(process=None))
+    monkeypatch.setattr(fact_gathering, "is_running", lambda platform, name: running)
+    monkeypatch.setattr(guard_evaluation, "judge_again", lambda *_given: facts)
+    with (
+        pytest.raises(NewIncarnation, match="it came up anew"),
+        actions._judged(runtime, Case("i-1", "kafka-2", "run-1"), step),
+    ):
+        raise NewIncarnation("it came up anew")
+    assert withdrawn == [("i-1", 7, "run-1", "not killed: it came up anew")]
+    with actions._judged(runtime, Case("i-1", "kafka-2", "run-1"), step):
+        pass
+    assert len(withdrawn) == 1

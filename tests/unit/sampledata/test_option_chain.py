@@ -19,3 +19,11 @@ def test_black_scholes_matches_the_textbook() -> None:
 def test_the_previous_trading_day_skips_the_weekend() -> None:
     assert option_chain.previous_trading_day(date(2024, 10, 7)) == date(2024, 10, 4)
     assert option_chain.previous_trading_day(date(2024, 10, 8)) == date(2024, 10, 7)
+
+
+@pytest.mark.parametrize("weekday", range(5))
+def test_no_contract_has_expired_when_the_next_session_trades_it(weekday: int) -> None:
+    day = date(2026, 10, 5 + weekday)
+    market = option_chain.build(option_chain.previous_trading_day(day), 1)
+    assert min(market.expiration) >= day.isoformat()
+    assert min(market.days) >= 1

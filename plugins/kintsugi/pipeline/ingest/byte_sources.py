@@ -150,7 +150,7 @@ class _Ranges(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if at < 0:
-            raise ValueError(f"a place before the file's beginning: {at}")
+            raise OSError("its list of files points outside of the file")  # zipfile expects this type
         self._at = at
         return at
 

@@ -7,8 +7,8 @@ import json
 import tempfile
 from typing import IO, TYPE_CHECKING
 
+from kintsugi.core.rejections import Rejection
 from kintsugi.db.ingest_ledger import file_id
-from kintsugi.pipeline.csv_fields import Rejection
 from kintsugi.pipeline.ingest.file_reader import BadLine
 
 if TYPE_CHECKING:

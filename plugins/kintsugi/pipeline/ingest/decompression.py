@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kintsugi.core.errors import InputError
-from kintsugi.pipeline.csv_fields import Reason, Rejection
+from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline.ingest.byte_sources import Source, SourceError
 from kintsugi.pipeline.ingest.inflation import SLICE, Inflater, Method, member_bytes, method_of
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline.csv_fields import (
     InvalidRow,
-    Reason,
-    Rejection,
     check_expiration,
     integer,
     kind_of_option,

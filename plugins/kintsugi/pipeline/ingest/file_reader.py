@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 from kintsugi.core.errors import InputError
+from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline import row_parser
-from kintsugi.pipeline.csv_fields import Reason, Rejection
 from kintsugi.pipeline.ingest import end_of_day, trade_header
 from kintsugi.pipeline.ingest.byte_sources import S3Source, Source
 from kintsugi.pipeline.ingest.decompression import Note, Pieces, members

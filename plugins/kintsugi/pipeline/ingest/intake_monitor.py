@@ -18,6 +18,7 @@ from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.data_source import DataSource, S3Object
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind, kind_of
+from kintsugi.core.rejections import DAMAGE
 from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import Entry
 from kintsugi.db.intake import IntakeStore
@@ -29,6 +30,7 @@ from kintsugi.pipeline.ingest.intake_report import (
     Survey,
     assess,
     needs_calendar,
+    without_name,
 )
 from kintsugi.pipeline.object_listing import objects
 from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, NEVER, manifest_key
@@ -144,8 +146,11 @@ class IntakeWatch:
         known = self._manifests.get(name)
         if known is None or known[0] != at:
             manifest: dict[str, Any] = json.loads(self.s3.get_object(Bucket=BUCKET, Key=name)["Body"].read())
-            failed = manifest.get("state") == "failed"
-            said = str(manifest.get("reason") or "no reason was recorded")
+            damage = sorted(DAMAGE & manifest.get("rejected", {}).keys())
+            failed = manifest.get("state") == "failed" or damage
+            said = without_name(str(manifest.get("reason") or "no reason was recorded"), item.key)
+            if damage:
+                said = f"the file is damaged ({', '.join(damage)}): {said}"
             note = FileNote(item.key, said, at, ObjectKind.EOD.value, item.bucket) if failed else None
             self._manifests[name] = known = (at, note)
         return known[1]

@@ -4,7 +4,8 @@
 
 1. **Waiting**: files that the ingest has to take (`is_waiting`, its pause aside), and since when nothing came in.
 2. **Retried**: files for which S3 failed, again and again.
-3. **Failed**: files whose newest content can't be used, until it is delivered again, re-driven or removed.
+3. **Failed**: files whose newest content can't be used, or breaks off (`Entry.damage`), until it is delivered again,
+   re-driven or removed.
 4. **Rejected** and **empty**: files of the last week of which many rows, or all, are missing.
 5. **Missing**: sessions of the exchange without a file, where one is expected (`missing_periods`).
 6. **Not taken**: companions of files and other products of the vendor, by name.
@@ -164,7 +165,7 @@ def assess(
     progress = max(
         (entry.updated_at for entry in entries if entry.updated_at and not entry.attempts), default=None
     )
-    notes = [*(_note(entry, entry.reason or "") for entry in found.failed), *survey.eod_failed]
+    notes = [*(_note(entry, _failure(entry)) for entry in found.failed), *survey.eod_failed]
     return IntakeReport(
         at=now,
         waiting=len(found.waiting),
@@ -207,7 +208,7 @@ def sort_files(
             found.waiting.append(item)
             if entry is not None and entry.attempts:
                 found.retried.append(entry)
-        elif entry.state is State.FAILED:
+        elif entry.state is State.FAILED or entry.damage:
             found.failed.append(entry)
         elif entry.finished_at is not None and now - entry.finished_at < SHOWN_FOR:
             if entry.tally.read == 0:
@@ -286,6 +287,17 @@ def _note(entry: Entry, said: str, since: datetime | None = None) -> FileNote:
     at = since or entry.finished_at or entry.started_at
     share = entry.rejected / entry.tally.read if entry.tally.read else 0.0
     return FileNote(entry.key, said, at, bucket=entry.bucket, share=share)
+
+
+def _failure(entry: Entry) -> str:
+    if entry.state is State.FAILED:
+        return without_name(entry.reason or "", entry.key)
+    return f"the file is damaged ({', '.join(entry.damage)}); only its first {entry.tally.accepted:,} good rows came in"
+
+
+def without_name(reason: str, key: str) -> str:
+    """A reason to be read beside the file's ``key``: it doesn't name the file once more."""
+    return reason.replace(f"{key}: ", "").removeprefix(f"{key} ").replace(key, "it")
 
 
 def _rejections(entry: Entry) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import InputError
-from kintsugi.pipeline.csv_fields import Rejection
+from kintsugi.core.rejections import Rejection
 from kintsugi.pipeline.ingest import end_of_day, trade_header
 from kintsugi.pipeline.ingest.byte_sources import LocalSource, S3Source, Source
 from kintsugi.pipeline.ingest.decompression import members

@@ -61,6 +61,16 @@ def demand(entry: Entry | None, now: datetime) -> int:
     return OLD if now - entry.finished_at > timedelta(days=TRADE_DAYS - 1) else REQUIRED
 
 
+def unread_state(entry: Entry | None) -> str | None:
+    """Why a file isn't read to its end, by its entry in the ledger; None where it is."""
+    if entry is None:
+        return "waiting"
+    if entry.state is State.DONE and not entry.damage:
+        return None
+    state = f"damaged: {', '.join(entry.damage)}" if entry.damage else str(entry.state)
+    return f"{state}, {entry.reason}" if entry.reason else state
+
+
 @dataclass(slots=True)
 class _Symbols:
     """A number for each symbol."""
@@ -175,14 +185,11 @@ class Taking:
 
     def _note_unread(self, item: S3Object) -> None:
         """A file that the ingest hasn't read to its end: then nothing is known of all trades."""
-        entry = self.entries.get((item.key, item.etag))
-        if self.ledger is None or (entry is not None and entry.state is State.DONE):
+        said = unread_state(self.entries.get((item.key, item.etag)))
+        if self.ledger is None or said is None:
             return
         self.account.unread_count += 1
         if len(self.account.unread) < NAMED:
-            said = (
-                "waiting" if entry is None else f"{entry.state}{f', {entry.reason}' if entry.reason else ''}"
-            )
             self.account.unread.append(f"{item.key}: {said}")
 
     def _trades(self, item: S3Object) -> Iterator[Trade]:

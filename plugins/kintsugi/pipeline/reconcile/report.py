@@ -25,8 +25,8 @@ class Account:
     ``derived_in_flight``: those that are still being written; ``repaired``: how many of the wrong ones were written
     anew.
     ``stream_losses``: what Kafka deleted before it was stored, by partition and offsets, and what came of it.
-    ``unread``: files that the ingest hasn't read to their end (waiting, being read, failed), up to 100 with their
-    state; ``unread_count`` is exact. ``unreadable``: files that couldn't be read for this account, with the reason.
+    ``unread``: files that the ingest hasn't read to their end (waiting, being read, failed, damaged), up to 100 with
+    their state; ``unread_count`` is exact. ``unreadable``: files that could not be read for it, with the reason.
     """
 
     files: int = 0

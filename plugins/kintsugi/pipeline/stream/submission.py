@@ -83,6 +83,7 @@ PACKAGED = (
     "core/errors.py",
     "core/file_names.py",
     "core/fleet.py",
+    "core/rejections.py",
     "core/settings.py",
     "core/user_connections.py",
     "db/__init__.py",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import boto3
 from moto import mock_aws
 
-from kintsugi.pipeline.csv_fields import Reason, Rejection
+from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline.ingest.dead_letters import DeadLetters, dead_letter
 from kintsugi.pipeline.ingest.file_ingest import LETTER_BYTES, chunks
 from kintsugi.pipeline.ingest.file_reader import Narrowed, raw_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -102,6 +103,32 @@ def test_files_without_rows_and_with_many_rejected_rows_are_named_for_a_week() -
     ]
     report = look([empty, bad], old)
     assert (report.empty, report.rejected, report.rejected_share) == ([], [], None)
+
+
+def test_a_reason_does_not_name_its_file_once_more() -> None:
+    item = file("1.csv")
+    for reason, said in (
+        (f"{item.key} is empty; deliver it again", "is empty; deliver it again"),
+        (f"{item.key} can't be read: {item.key}: no header", "can't be read: no header"),
+        (
+            f"{item.key} can't be read: a.csv in {item.key} is corrupt",
+            "can't be read: a.csv in it is corrupt",
+        ),
+    ):
+        failed = replace(row(item, State.FAILED), reason=reason)
+        assert [note.said for note in look([item], [failed]).failed] == [said]
+
+
+@pytest.mark.parametrize("reason", ["truncated", "corrupt", "expansion", "unsupported"])
+def test_a_file_that_breaks_off_is_named_however_few_rows_that_counts_as(reason: str) -> None:
+    item = file("1.csv")
+    broken = row(item, tally=Tally(10_001, 10_000, 9_998, {reason: 1, "time": 1}), minutes=30 * 24 * 60)
+    report = look([item], [broken])
+    [note] = report.failed
+    assert (report.failed_count, note.key, broken.damage) == (1, item.key, [reason])
+    assert reason in note.said
+    assert "9,998" in note.said
+    assert broken.faulty
 
 
 def test_synthetic_trades_are_left_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -90,6 +91,16 @@ def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
     )
     assert reconciliation.demand(entry(days=40), NOW) == reconciliation.OLD  # Cassandra keeps 40 days
     assert reconciliation.demand(entry(State.FAILED), NOW) == reconciliation.OLD
+
+
+def test_a_file_is_unread_until_it_was_ingested_to_its_end() -> None:
+    assert reconciliation.unread_state(None) == "waiting"
+    assert reconciliation.unread_state(entry()) is None
+    assert reconciliation.unread_state(entry(State.RUNNING)) == "running"
+    rejected = replace(entry(), tally=Tally(9, 9, 8, {"time": 1}))
+    assert reconciliation.unread_state(rejected) is None
+    damaged = replace(entry(), tally=Tally(9, 9, 7, {"time": 1, "corrupt": 1}), reason="more")
+    assert reconciliation.unread_state(damaged) == "damaged: corrupt, more"
 
 
 def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
