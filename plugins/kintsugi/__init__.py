@@ -26,6 +26,8 @@ OLD_NAMES = {
     "kintsugi.triggers.flow_health": "kintsugi.airflow_ext.triggers.flow_health",
     "kintsugi.triggers.new_objects": "kintsugi.airflow_ext.triggers.new_objects",
     "kintsugi.triggers.node_health": "kintsugi.airflow_ext.triggers.node_health",
+    # The command of a container (terraform/modules/docker_node), which Terraform and the engine keep.
+    "kintsugi.local.node_init": "kintsugi.environments.local.node_init",
     # Programs in the supervisord configuration of a control plane that has been running since before.
     "kintsugi.local.executor": "kintsugi.controlplane.executor",
     "kintsugi.local.run_airflow": "kintsugi.controlplane.launcher",

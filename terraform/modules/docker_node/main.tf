@@ -10,7 +10,9 @@ resource "docker_container" "this" {
   name     = "${var.fleet}-${var.node.name}"
   hostname = var.node.name
   image    = var.image
-  command  = [var.launcher.python, "-m", "kintsugi.environments.local.node_init", var.node.name]
+  # The old name of the module: another command would replace every container of a fleet that runs, and the image that
+  # its nodes are made of may be an older one (kintsugi/__init__.py).
+  command = [var.launcher.python, "-m", "kintsugi.local.node_init", var.node.name]
   # The image's own would be read back, and look like a change.
   working_dir = "/"
 

@@ -276,7 +276,7 @@ def test_what_the_docker_provider_reports_and_nobody_said_is_no_difference(
         ("command", ["sleep", "infinity"]),
         (
             "command",
-            ["cassandra-2", "kintsugi.environments.local.node_init", "-m", "/opt/kintsugi/.venv/bin/python"],
+            ["cassandra-2", "kintsugi.local.node_init", "-m", "/opt/kintsugi/.venv/bin/python"],
         ),
         ("networks_advanced", [{"name": "kintsugi", "ipv4_address": "172.28.2.3"}]),
         ("volumes", []),
