@@ -4,7 +4,7 @@
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
-BENCHMARKS := PYTHONPATH=$(CURDIR)/plugins:$(CURDIR) $(BIN)/python -m benchmarks
+BENCHMARKS := $(BIN)/python -m benchmarks
 export PYTHONPATH := $(CURDIR)/plugins
 
 help:  ## show this list
