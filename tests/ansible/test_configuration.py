@@ -124,6 +124,18 @@ def test_the_playbook_parses(settings: Settings, playbook: str) -> None:
     call(settings, "ansible-playbook", "--syntax-check", f"playbooks/{playbook}")
 
 
+def test_ansible_doc_shows_the_module_the_inventory_plugin_and_every_role(settings: Settings) -> None:
+    module = json.loads(call(settings, "ansible-doc", "--json", "kintsugi.node.service"))
+    shown = module["kintsugi.node.service"]
+    assert {"preconditions", "programs", "ready_files"} <= shown["doc"]["options"].keys()
+    assert {"written", "definitions", "formatted"} <= shown["return"].keys()
+    assert shown["doc"]["attributes"]["check_mode"]["support"] == "full"
+    plugin = json.loads(call(settings, "ansible-doc", "--json", "-t", "inventory", "kintsugi.node.fleet"))
+    assert "plugin" in plugin["kintsugi.node.fleet"]["doc"]["options"]
+    shown_roles = json.loads(call(settings, "ansible-doc", "--json", "--list", "-t", "role"))
+    assert {"cassandra", "common", "kafka", "spark"} <= shown_roles.keys()
+
+
 def test_every_broker_knows_the_same_first_voters(settings: Settings, rendered: Path) -> None:
     voters = {(rendered / f"{node.name}.voters").read_text() for node in settings.fleet.of(Role.KAFKA)}
     assert len(voters) == 1
