@@ -194,11 +194,12 @@ def test_a_recovery_that_only_waits_holds_no_slot_that_another_needs_to_act(dag_
 
 @pytest.mark.parametrize("dag_id", ["watch_kafka-1", "recover_node"])
 def test_airflows_graph_shows_which_steps_are_terraform_and_which_ansible(dag_bag: Any, dag_id: str) -> None:
-    from airflow.api_fastapi.core_api.services.ui.task_group import task_group_to_dict
+    from airflow.api_fastapi.core_api.services.ui import task_group
     from airflow.serialization.serialized_objects import DagSerialization
 
     dag = DagSerialization.from_dict(DagSerialization.to_dict(dag_bag.dags[dag_id]))
-    recovery = task_group_to_dict(dag.task_group.children["recovery"])
+    drawn: Any = task_group.task_group_to_dict
+    recovery = drawn(dag.task_group.children["recovery"])
     assert {"Terraform", "Ansible"} <= set(re.findall(r"\w+", recovery["label"])), "it is collapsed at first"
     groups = {node["label"]: node["children"] for node in recovery["children"] if node.get("children")}
     assert {label: {step["id"] for step in steps} for label, steps in groups.items()} == {

@@ -18,7 +18,7 @@ from kintsugi.fleet import Role
 from kintsugi.local.objectstore import ACCESS_KEY, REGION, ObjectStore
 from kintsugi.local.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.local.processes import MARKER, PART
-from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
+from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, KEYSPACE, SPARK_MASTER_PORT
 from kintsugi.settings import inherited as passed_on
 from kintsugi.telemetry.backend import CONNECTION as OTLP
 from kintsugi.telemetry.backend import backend
@@ -136,7 +136,12 @@ def connections(settings: Settings) -> dict[str, dict[str, object]]:
             "conn_type": "kafka",
             "extra": {"bootstrap.servers": ",".join(fleet.endpoints(Role.KAFKA, KAFKA_PORT))},
         },
-        "kintsugi_cassandra": {"conn_type": "cassandra", "host": cassandra, "port": CASSANDRA_PORT},
+        "kintsugi_cassandra": {
+            "conn_type": "cassandra",
+            "host": cassandra,
+            "port": CASSANDRA_PORT,
+            "schema": KEYSPACE,
+        },
         "kintsugi_spark": {
             "conn_type": "spark",
             "host": f"spark://{master}",

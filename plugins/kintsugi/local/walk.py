@@ -254,11 +254,12 @@ def stream_goes_on(doors: Runtime) -> str | None:
     from kintsugi.fleet import Role
     from kintsugi.settings import KAFKA_PORT
     from kintsugi.trades import canary
+    from kintsugi.trades.cassandra import connected
 
     try:
         trade = canary.send_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
-        canary.await_arrival(nodes, trade, lambda waited_s: waited_s > STREAM_DEADLINE_S)
+        canary.await_arrival(lambda: connected(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S)
     except KintsugiError as error:
         return f"the stream didn't go on without Airflow: {error}"
     return None

@@ -311,10 +311,14 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         tooltip="Recover a sick node: confirm, evaluate the guards, decide, act, verify",
     ) as group:
         path, back, end = decide(), rejoin(), record()
-        with _tool("terraform", "Terraform", "Plan a new server for this node alone, fence the old one, apply"):
+        with _tool(
+            "terraform", "Terraform", "Plan a new server for this node alone, fence the old one, apply"
+        ):
             dry = _shown(show_plan, "terraform plan, dry run")
             planned, provisioned = _shown(plan, "terraform plan"), _shown(provision, "terraform apply")
-        with _tool("ansible", "Ansible", "Configure the new server, or start the service again on the old one"):
+        with _tool(
+            "ansible", "Ansible", "Configure the new server, or start the service again on the old one"
+        ):
             rebuilt = _shown(configure, "ansible-playbook")
             restarted = _shown(restart, "ansible-playbook, or kill what hangs")
 

@@ -54,13 +54,16 @@ def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Calla
     ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
     and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
     """
+    from kintsugi.connections import cassandra_session
     from kintsugi.trades import canary as trade
+    from kintsugi.trades.cassandra import shut_down_after
 
     if not stream_driver.shall_run(runtime):
         return "no canary was sent: nobody has submitted the stream"
     trade_id, entrance = send()
-    cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
-    seconds = trade.await_arrival(cassandra, trade_id, give_up)
+    seconds = trade.await_arrival(
+        lambda: shut_down_after(cassandra_session(runtime.settings)), trade_id, give_up
+    )
     return f"the canary went from {entrance} to Cassandra in {seconds:.1f} s"
 
 

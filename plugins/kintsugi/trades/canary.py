@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -74,16 +74,17 @@ def row(at: datetime, sequence: int) -> str:
     )
 
 
-def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[float], bool]) -> float:
+def await_arrival(
+    connected: Callable[[], AbstractContextManager[Session]], trade_id: str, give_up: Callable[[float], bool]
+) -> float:
     """Wait for the canary at Cassandra's end; returns the seconds waited.
 
-    A ring that is busy, or not there yet because its nodes are being repaired as well, is looked at again. Raises
-    StepFailed once ``give_up``, asked with the seconds waited so far, says so.
+    ``connected`` gives a session of Cassandra for a ``with`` block. A ring that is busy, or not there yet because its
+    nodes are being repaired as well, is looked at again. Raises StepFailed once ``give_up``, asked with the seconds
+    waited so far, says so.
     """
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
-
-    from kintsugi.trades.cassandra import connected
 
     started = time.monotonic()
     session: Session | None = None
@@ -91,7 +92,7 @@ def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[f
         while True:
             unanswered = ""
             try:
-                session = session or stack.enter_context(connected(contact_points))
+                session = session or stack.enter_context(connected())
                 if arrived(session, trade_id):
                     return time.monotonic() - started
             except (DriverException, NoHostAvailable, KintsugiError) as error:

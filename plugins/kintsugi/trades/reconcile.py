@@ -61,12 +61,12 @@ def reconcile(
     write the rows of derived tables that are wrong as they should be. Raises KintsugiError when Cassandra or Postgres
     can't be reached, and whatever S3 and Kafka raise.
     """
-    from kintsugi.connections import data_sources, s3_client, store_dsn
+    from kintsugi.connections import cassandra_session, data_sources, s3_client, store_dsn
     from kintsugi.store.stream_record import StreamRecord
-    from kintsugi.trades.cassandra import connected
+    from kintsugi.trades.cassandra import shut_down_after
 
     fleet = settings.fleet
-    with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
+    with shut_down_after(cassandra_session(settings)) as session:
         account = take_account(
             s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, derived=files is None,
             repair=repair,

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from kintsugi.errors import KintsugiError
-from kintsugi.fleet import Fleet, Role
+from kintsugi.fleet import Fleet
 from kintsugi.observation import Answer, Symptom
 from kintsugi.probes.protocols import Probe
 from kintsugi.probes.watch import NodeWatch
@@ -269,13 +269,10 @@ class UnusualTrades:
         return UnusualDay(day.date(), total, tuple(_unusual(row) for row in rows))
 
     def _connected(self) -> Any:
-        from kintsugi.settings import KEYSPACE
-        from kintsugi.trades.cassandra import connect
+        from kintsugi.connections import cassandra_session
 
         if self._session is None:
-            self._session = connect(
-                [node.address for node in self.settings.fleet.of(Role.CASSANDRA)], keyspace=KEYSPACE
-            )
+            self._session = cassandra_session(self.settings)
         return self._session
 
     @staticmethod
