@@ -19,8 +19,6 @@ from kintsugi.errors import KintsugiError
 from kintsugi.settings import Settings
 
 if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
     from kintsugi.trades.data_source import DataSource
 
 log = logging.getLogger(__name__)
@@ -202,18 +200,3 @@ def data_connection() -> dict[str, Any] | None:
     from kintsugi.user_connections import user_connections
 
     return connection(DATA_CONNECTION) or user_connections().get(DATA_CONNECTION)
-
-
-def cassandra_session(settings: Settings) -> Session:
-    """A session of the installation's Cassandra, by CassandraHook inside Airflow (connection ``kintsugi_cassandra``).
-
-    Close it by ``session.cluster.shutdown()``. Raises KintsugiError when no node answers.
-    """
-    if has_hook(CASSANDRA_CONNECTION):
-        from kintsugi.hooks.cassandra import TunedCassandraHook
-
-        return TunedCassandraHook().get_conn()
-    from kintsugi.fleet import Role
-    from kintsugi.trades.cassandra import connect
-
-    return connect([node.address for node in settings.fleet.of(Role.CASSANDRA)])

@@ -59,6 +59,7 @@ PRELOADED = (
     "kintsugi.sensors.node_health",
     "kintsugi.trades.canary",
     "kintsugi.trades.cassandra",
+    "kintsugi.trades.cassandra_connection",
     "kintsugi.trades.ingest",
     "ansible_runner",
     "boto3",

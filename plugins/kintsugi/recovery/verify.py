@@ -54,9 +54,9 @@ def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Calla
     ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
     and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
     """
-    from kintsugi.connections import cassandra_session
     from kintsugi.trades import canary as trade
     from kintsugi.trades.cassandra import shut_down_after
+    from kintsugi.trades.cassandra_connection import cassandra_session
 
     if not stream_driver.shall_run(runtime):
         return "no canary was sent: nobody has submitted the stream"

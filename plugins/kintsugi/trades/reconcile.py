@@ -61,9 +61,10 @@ def reconcile(
     write the rows of derived tables that are wrong as they should be. Raises KintsugiError when Cassandra or Postgres
     can't be reached, and whatever S3 and Kafka raise.
     """
-    from kintsugi.connections import cassandra_session, data_sources, s3_client, store_dsn
+    from kintsugi.connections import data_sources, s3_client, store_dsn
     from kintsugi.store.stream_record import StreamRecord
     from kintsugi.trades.cassandra import shut_down_after
+    from kintsugi.trades.cassandra_connection import cassandra_session
 
     fleet = settings.fleet
     with shut_down_after(cassandra_session(settings)) as session:

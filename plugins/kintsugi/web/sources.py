@@ -269,7 +269,7 @@ class UnusualTrades:
         return UnusualDay(day.date(), total, tuple(_unusual(row) for row in rows))
 
     def _connected(self) -> Any:
-        from kintsugi.connections import cassandra_session
+        from kintsugi.trades.cassandra_connection import cassandra_session
 
         if self._session is None:
             self._session = cassandra_session(self.settings)

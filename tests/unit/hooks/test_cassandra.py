@@ -9,10 +9,10 @@ import pytest
 from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT
 
-from kintsugi import connections
 from kintsugi.errors import KintsugiError
 from kintsugi.hooks.cassandra import TunedCassandraHook
-from kintsugi.local.airflow_environment import connections as installed
+from kintsugi.local.airflow_environment import connections
+from kintsugi.trades.cassandra_connection import cassandra_session
 from tests.installations import installation
 
 NOBODY = "127.34.250.1"  # an address of this machine where nothing listens
@@ -59,10 +59,10 @@ def test_inside_airflow_a_session_is_that_of_the_connection(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = installation(tmp_path, "127.34")
-    found = installed(settings)["kintsugi_cassandra"] | {"host": NOBODY}
+    found = connections(settings)["kintsugi_cassandra"] | {"host": NOBODY}
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA", json.dumps(found))
     with pytest.raises(KintsugiError, match=NOBODY):
-        connections.cassandra_session(settings)
+        cassandra_session(settings)
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA")
     with pytest.raises(KintsugiError, match=r"127\.34\.2\.1, 127\.34\.2\.2"):
-        connections.cassandra_session(settings)
+        cassandra_session(settings)
