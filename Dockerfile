@@ -17,7 +17,7 @@ RUN mkdir plugins && touch README.md && bin/bootstrap --programs
 
 # The jars and the JVMs' class archives are made by the project's own code.
 COPY . .
+RUN bin/docker-provider /usr/local/share/terraform/plugins
 RUN bin/bootstrap
-COPY build/terraform-plugins /usr/local/share/terraform/plugins
 ENV PATH=/opt/kintsugi/.venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 CMD ["kintsugi", "up", "--stay"]

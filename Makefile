@@ -4,6 +4,7 @@
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
+BENCHMARKS := $(BIN)/python -m benchmarks
 export PYTHONPATH := $(CURDIR)/plugins
 
 help:  ## show this list
@@ -13,7 +14,7 @@ setup:  ## install what is missing; quick when nothing is
 	@bin/bootstrap
 
 demo: setup  ## from nothing to two servers killed and healed, and the account (about 7 minutes)
-	@$(KINTSUGI) demo
+	@$(BENCHMARKS) demo
 
 up: setup  ## start the control plane and the fleet
 	@$(KINTSUGI) up
@@ -40,22 +41,22 @@ form-anew:  ## when a role's disks are gone: an empty cluster, and all trades ag
 	@$(KINTSUGI) form_anew $(ROLE) $(if $(YES),--yes)
 
 rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes; ROUNDS=3 for more), with medians by role
-	@$(KINTSUGI) rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+	@$(BENCHMARKS) rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 20 minutes)
-	@$(KINTSUGI) bench
+	@$(BENCHMARKS) bench
 
 soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (15 to 25 minutes)
-	@$(KINTSUGI) soak
+	@$(BENCHMARKS) soak
 
 faults:  ## on the running fleet: the table of faults, cell by cell (about three hours, goes on where it was ended; CELLS="hung power_off" for some)
-	@$(KINTSUGI) faults $(CELLS)
+	@$(BENCHMARKS) faults $(CELLS)
 
 chaos-campaign:  ## on the running fleet: 100 injections in random order, a quarter of them two at once (about four hours, goes on where it was ended; INJECTIONS=20 SEED=7)
-	@$(KINTSUGI) chaos-campaign $(if $(INJECTIONS),--injections $(INJECTIONS)) $(if $(SEED),--seed $(SEED))
+	@$(BENCHMARKS) chaos-campaign $(if $(INJECTIONS),--injections $(INJECTIONS)) $(if $(SEED),--seed $(SEED))
 
 stall-test:  ## on the running fleet: every role and the fleet stand still for 6, 12, 17, 24 and 60 s (about an hour, goes on where it was ended; SECONDS_STALLED="17 24")
-	@$(KINTSUGI) stall-test $(foreach seconds,$(SECONDS_STALLED),--seconds $(seconds))
+	@$(BENCHMARKS) stall-test $(foreach seconds,$(SECONDS_STALLED),--seconds $(seconds))
 
 chaos-stop:  ## stop all chaos at once and take its faults back (REASON="a word to the others")
 	@$(KINTSUGI) chaos stop $(if $(REASON),--reason "$(REASON)")
@@ -64,22 +65,22 @@ chaos-resume:  ## allow chaos again
 	@$(KINTSUGI) chaos resume
 
 mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)
-	@$(KINTSUGI) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))
+	@$(BENCHMARKS) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))
 
 walk:  ## on the running fleet: the recoverer killed at every step (about an hour and a half, goes on where it was ended; STEPS="fence rejoin" VICTIMS="worker", ALL=1 for every part at every step, about three hours)
-	@$(KINTSUGI) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim)) $(if $(ALL),--all)
+	@$(BENCHMARKS) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim)) $(if $(ALL),--all)
 
 calm:  ## on the running fleet: an hour under load with nodes paused for up to 5 s, in which nothing may be repaired
-	@$(KINTSUGI) calm
+	@$(BENCHMARKS) calm
 
 release-trials:  ## on the running fleet: three bad releases, each caught with one node touched at most (about 15 minutes)
-	@$(KINTSUGI) release trials
+	@$(BENCHMARKS) release-trials
 
 reconcile:  ## account for every trade and every row that follows from them (REPAIR=1: repair derived tables)
 	@$(KINTSUGI) reconcile $(if $(REPAIR),--repair)
 
 signals:  ## how well the four signals find planted behaviour: table, build/signals.json, PNG (about 10 minutes)
-	@$(KINTSUGI) signals
+	@$(BENCHMARKS) signals
 
 test: setup  ## everything that a change must pass
 	@bin/run-tests lint unit integration e2e

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
-from kintsugi.fleet import Role, load_fleet
+from kintsugi.core.fleet import Role, load_fleet
 
 RUNBOOK = """
 ### Anti-entropy
@@ -42,8 +42,8 @@ with DAG(
     )
     def compare(node: str, **context: object) -> str:
         """Compare one node's ranges; returns a sentence."""
-        from kintsugi.recovery.case import runtime
-        from kintsugi.recovery.compare_cassandra import compare_tonight
+        from kintsugi.operations.cassandra_repair import compare_tonight
+        from kintsugi.operations.context import runtime
 
         run = context["dag_run"]
         return compare_tonight(runtime(), node, by=f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]

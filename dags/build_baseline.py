@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import DAG, Asset, task
 
-from kintsugi.fleet import REPOSITORY, load_fleet
-from kintsugi.sensors.new_objects import NewObjectsSensor
-from kintsugi.settings import KEYSPACE
-from kintsugi.trades.stream import BATCH_CONFIGURATION, BATCH_EXECUTOR_MEMORY
+from kintsugi.airflow_ext.sensors.new_objects import NewObjectsSensor
+from kintsugi.core.fleet import REPOSITORY, load_fleet
+from kintsugi.core.settings import KEYSPACE
+from kintsugi.pipeline.stream.submission import BATCH_CONFIGURATION, BATCH_EXECUTOR_MEMORY
 
 RUNBOOK = """
 ### The baseline
@@ -51,10 +51,10 @@ with DAG(
     @task(execution_timeout=timedelta(minutes=2))
     def package() -> str:
         """Zip the modules that Spark's Python needs; returns the path."""
-        from kintsugi.settings import load_settings
-        from kintsugi.trades import stream
+        from kintsugi.core.settings import load_settings
+        from kintsugi.pipeline.stream import submission
 
-        return str(stream.package(load_settings().control / "spark" / "kintsugi.zip"))
+        return str(submission.package(load_settings().control / "spark" / "kintsugi.zip"))
 
     statistics = SparkSubmitOperator(
         task_id="statistics",

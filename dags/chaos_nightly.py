@@ -53,7 +53,7 @@ with DAG(
     def refuse_when_sick(**context: object) -> str:
         """The steady state must hold before anything is broken, and the night must not be over."""
         from kintsugi.chaos import experiment
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations.context import runtime
 
         run = context["dag_run"]
         if over := experiment.night_is_over(str(run.run_type), run.run_after):  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ with DAG(
     def pick_victim(**context: object) -> str:
         """Choose the node from the seed; the same seed picks the same node."""
         from kintsugi.chaos import experiment
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations.context import runtime
 
         return experiment.pick_victim(runtime(), context["params"]["seed"], str(context["run_id"]))  # type: ignore[index]
 
@@ -72,7 +72,7 @@ with DAG(
     def pull_the_plug(node: str, **context: object) -> str:
         """Ask the guards, kill the whole node and note t0 just before; returns t0, ISO 8601 UTC."""
         from kintsugi.chaos import experiment
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations.context import runtime
 
         lose_volume = bool(context["params"]["lose_volume"])  # type: ignore[index]
         return experiment.break_server(runtime(), node, run=str(context["run_id"]), lose_volume=lose_volume)
@@ -81,7 +81,7 @@ with DAG(
     def wait_for_healing(node: str, t0: str) -> dict[str, object]:
         """Wait for the healed incident of this fault; returns its figures."""
         from kintsugi.chaos import experiment
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations.context import runtime
 
         return experiment.wait_for_healing(runtime(), node, t0, deadline_s=600)
 

@@ -38,7 +38,7 @@ with DAG(
     def switch(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
         from kintsugi.chaos.command import resume, stop
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations.context import runtime
 
         params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
         if params["action"] == "resume":  # type: ignore[index]

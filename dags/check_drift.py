@@ -47,8 +47,8 @@ with DAG(
     @task(retries=1, retry_delay=timedelta(seconds=30))
     def compare(**context: object) -> str:
         """Look at every server; fails while something differs."""
-        from kintsugi.recovery.case import runtime
-        from kintsugi.release import drift
+        from kintsugi.operations.context import runtime
+        from kintsugi.releases import drift
 
         run, params = context["dag_run"], context["params"]
         holder = f"{run.dag_id}/{run.run_id}"  # type: ignore[attr-defined]

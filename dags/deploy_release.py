@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from kintsugi.fleet import load_fleet
+from kintsugi.airflow_ext.rollout_task_group import roll_out
+from kintsugi.core.fleet import load_fleet
 from kintsugi.notify.deadline import deadline_alert
-from kintsugi.release.subgraph import roll_out
 
 RUNBOOK = """
 ### Roll out a release

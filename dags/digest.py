@@ -40,7 +40,7 @@ with DAG(
     def put_digest(**context: object) -> str:
         """Sum up and put into the outbox; returns the digest's title."""
         from kintsugi.notify.digest import put_digest as put
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations.context import runtime
 
         return put(runtime(), context["dag_run"].run_after)  # type: ignore[attr-defined]
 

@@ -35,8 +35,8 @@ with DAG(
         """Delete them; returns how many objects."""
         from datetime import UTC, datetime
 
+        from kintsugi.operations.context import runtime
         from kintsugi.recovery import report
-        from kintsugi.recovery.case import runtime
 
         return report.expire(runtime(), datetime.now(UTC))
 

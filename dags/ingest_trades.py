@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, Metadata, task
 
-from kintsugi.sensors.new_objects import NewObjectsSensor
-from kintsugi.settings import TOPIC
+from kintsugi.airflow_ext.sensors.new_objects import NewObjectsSensor
+from kintsugi.core.settings import TOPIC
 
 RUNBOOK = """
 ### Ingesting trade files
@@ -66,12 +66,12 @@ with DAG(
     @task(execution_timeout=timedelta(hours=6))
     def ingest() -> list[dict[str, Any]]:
         """Bring every pending file into Kafka; returns the accounts of the finished ones."""
-        from kintsugi.connections import reachable_sources, s3_client, store_dsn
-        from kintsugi.fleet import Role
-        from kintsugi.settings import KAFKA_PORT, load_settings
-        from kintsugi.trades.flow_control import flow_control
-        from kintsugi.trades.ingest import ingest_pending
-        from kintsugi.trades.ledger import Ledger
+        from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
+        from kintsugi.core.fleet import Role
+        from kintsugi.core.settings import KAFKA_PORT, load_settings
+        from kintsugi.db.ingest_ledger import Ledger
+        from kintsugi.pipeline.ingest.file_ingest import ingest_pending
+        from kintsugi.pipeline.ingest.flow_control import flow_control
 
         settings = load_settings()
         bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
@@ -86,9 +86,9 @@ with DAG(
     @task(outlets=[TRADES], execution_timeout=timedelta(minutes=10))
     def check_manifests(accounts: list[dict[str, Any]]) -> Any:
         """Compare each account with its manifest; raises KintsugiError that names the file."""
-        from kintsugi.connections import s3_client
-        from kintsugi.settings import load_settings
-        from kintsugi.trades.ingest import check_manifest, sum_up
+        from kintsugi.core.connections import s3_client
+        from kintsugi.core.settings import load_settings
+        from kintsugi.pipeline.ingest.file_ingest import check_manifest, sum_up
 
         s3 = s3_client(load_settings())
         for account in accounts:

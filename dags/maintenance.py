@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, task
 
-from kintsugi.fleet import load_fleet
+from kintsugi.core.fleet import load_fleet
 
 RUNBOOK = """
 ### Maintenance
@@ -43,7 +43,7 @@ with DAG(
     @task
     def flag(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations.context import runtime
         from kintsugi.recovery.maintenance import set_healing
 
         params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)

@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, task
 
-from kintsugi.notify.unaccounted import call_a_person
-from kintsugi.settings import TOPIC
+from kintsugi.core.settings import TOPIC
+from kintsugi.notify.reconciliation_alert import call_a_person
 
 RUNBOOK = """
 ### The account after an ingest
@@ -44,8 +44,8 @@ with DAG(
     @task(execution_timeout=timedelta(minutes=30), on_failure_callback=call_a_person)
     def reconcile() -> dict[str, Any] | None:
         """The account of the files ingested since the last one; raises Unaccounted when a trade is lost."""
-        from kintsugi.settings import load_settings
-        from kintsugi.trades.reconcile import reconcile_ingested
+        from kintsugi.core.settings import load_settings
+        from kintsugi.pipeline.reconcile.reconcile import reconcile_ingested
 
         account = reconcile_ingested(load_settings(), deadline_s=STREAM_DEADLINE_S)
         return account.to_json() if account else None

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from kintsugi.fleet import load_fleet
+from kintsugi.airflow_ext.recovery_task_group import recovery
+from kintsugi.core.fleet import load_fleet
 from kintsugi.notify.deadline import deadline_alert
-from kintsugi.recovery.subgraph import recovery
 
 RUNBOOK = """
 ### Recover a node by hand

@@ -36,8 +36,8 @@ with DAG(
     @task(execution_timeout=timedelta(minutes=5))
     def redrive() -> list[str]:
         """Let the ingest take the chosen files again; returns their keys."""
-        from kintsugi.settings import load_settings
-        from kintsugi.trades.redrive import redrive_files
+        from kintsugi.core.settings import load_settings
+        from kintsugi.pipeline.ingest.redrive import redrive_files
 
         keys = get_current_context()["params"]["keys"] or []
         return redrive_files(load_settings(), [key.strip() for key in keys if key.strip()])

@@ -66,15 +66,15 @@ with DAG(
     @task(execution_timeout=timedelta(hours=12))
     def replay() -> list[dict[str, Any]]:
         """Send the chosen trades; returns the accounts of their files."""
-        from kintsugi.connections import data_sources, s3_client, store_dsn
-        from kintsugi.fleet import Role
-        from kintsugi.settings import KAFKA_PORT, load_settings
-        from kintsugi.store.stream_record import StreamRecord
-        from kintsugi.trades.flow_control import flow_control
-        from kintsugi.trades.ledger import Ledger
-        from kintsugi.trades.loss_replay import replay_loss
-        from kintsugi.trades.replay import replay_from_form
-        from kintsugi.trades.sent_offsets import SentOffsets
+        from kintsugi.core.connections import data_sources, s3_client, store_dsn
+        from kintsugi.core.fleet import Role
+        from kintsugi.core.settings import KAFKA_PORT, load_settings
+        from kintsugi.db.ingest_ledger import Ledger
+        from kintsugi.db.sent_offsets import SentOffsets
+        from kintsugi.db.stream_record import StreamRecord
+        from kintsugi.pipeline.ingest.flow_control import flow_control
+        from kintsugi.pipeline.ingest.loss_replay import replay_loss
+        from kintsugi.pipeline.ingest.replay import replay_from_form
 
         context, settings = get_current_context(), load_settings()
         form, name, dsn = context["params"], context["run_id"], store_dsn(settings)
@@ -103,9 +103,9 @@ with DAG(
     @task(execution_timeout=timedelta(minutes=10))
     def check_manifests(accounts: list[dict[str, Any]]) -> dict[str, Any]:
         """Compare each account with its manifest; returns the sums. Raises KintsugiError that names the file."""
-        from kintsugi.connections import s3_client
-        from kintsugi.settings import load_settings
-        from kintsugi.trades.ingest import check_manifest, sum_up
+        from kintsugi.core.connections import s3_client
+        from kintsugi.core.settings import load_settings
+        from kintsugi.pipeline.ingest.file_ingest import check_manifest, sum_up
 
         s3 = s3_client(load_settings())
         for account in accounts:

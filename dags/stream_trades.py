@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
 
-from kintsugi.operators.stream_submission import StreamSubmitOperator
-from kintsugi.sensors.flow_health import StreamAbsentSensor
+from kintsugi.airflow_ext.operators.stream_submission import StreamSubmitOperator
+from kintsugi.airflow_ext.sensors.flow_health import StreamAbsentSensor
 
 RUNBOOK = """
 ### The streaming job
@@ -27,8 +27,8 @@ Exactly one driver: its init runs one program of that name, and the driver holds
 the incident's logs in S3). A batch that fails again and again shows there with its cause.
 
 **Stop the stream for a while:** pause this DAG and `watch_flow` (a page says that nobody watches the flow), log on to
-`spark-master-1` (README) and `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`. A repair or a
-roll-out of that node starts it again: they know only that it shall run.
+`spark-master-1` (docs/operations.md) and `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`. A
+repair or a roll-out of that node starts it again: they know only that it shall run.
 """
 
 # Without a start date the first two runs of @continuous share a logical date, and the second is never made.
@@ -55,8 +55,8 @@ with DAG(
     @task
     def committing() -> str:
         """Wait until the application holds cores."""
-        from kintsugi.recovery import stream_driver
-        from kintsugi.recovery.case import runtime
+        from kintsugi.operations import stream_driver
+        from kintsugi.operations.context import runtime
 
         return stream_driver.wait_until_running(runtime(), deadline_s=180)
 

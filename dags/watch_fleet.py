@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, get_parsing_context, task
 
-from kintsugi.fleet import Node, load_fleet, watch_of
-from kintsugi.recovery.subgraph import recovery
-from kintsugi.sensors.flow_health import FlowHealthSensor
-from kintsugi.sensors.node_health import NodeHealthSensor
+from kintsugi.airflow_ext.recovery_task_group import recovery
+from kintsugi.airflow_ext.sensors.flow_health import FlowHealthSensor
+from kintsugi.airflow_ext.sensors.node_health import NodeHealthSensor
+from kintsugi.core.fleet import Node, load_fleet, watch_of
 
 # Without a start date the first two runs of @continuous share a logical date, and the second is never made.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
@@ -61,8 +61,8 @@ nothing was stored for 15 minutes, or when a large lag has grown for 30.
 @task(retries=2, retry_delay=timedelta(seconds=5))
 def restart_stream() -> str:
     """End the driver and start it from its checkpoint; left alone when nobody submitted the stream."""
-    from kintsugi.recovery import stream_driver
-    from kintsugi.recovery.case import runtime
+    from kintsugi.operations import stream_driver
+    from kintsugi.operations.context import runtime
 
     return stream_driver.restart_if_wanted(runtime())
 
@@ -70,8 +70,8 @@ def restart_stream() -> str:
 @task
 def committing() -> str:
     """Wait until the application holds cores again."""
-    from kintsugi.recovery import stream_driver
-    from kintsugi.recovery.case import runtime
+    from kintsugi.operations import stream_driver
+    from kintsugi.operations.context import runtime
 
     return stream_driver.wait_until_running(runtime(), deadline_s=180)
 

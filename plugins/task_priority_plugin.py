@@ -1,6 +1,6 @@
 """Tasks that aren't a recovery's step back behind the servers when they begin: a listener of Airflow.
 
-Every task is forked from a scheduler that goes before the rest of the machine (`kintsugi.local.run_airflow`);
+Every task is forked from a scheduler that goes before the rest of the machine (`kintsugi.controlplane.launcher`);
 see ``docs/decisions/0063-recovery-has-priority.md`` and ``0086-priority-is-set-for-the-session-too.md``.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
-from kintsugi.niceness import IN_A_WORKER, step_back
+from kintsugi.core.process_priority import IN_A_WORKER, step_back
 
 POOLS = ("recovery", "rejoin")
 

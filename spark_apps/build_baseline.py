@@ -19,20 +19,20 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from kintsugi.connections import data_sources, s3_client
-from kintsugi.errors import InputError, KintsugiError
-from kintsugi.fleet import Role
-from kintsugi.settings import BUCKET, load_settings
-from kintsugi.trades.baselines import announce, find_source, manifest_key
-from kintsugi.trades.cassandra import connected
-from kintsugi.trades.columns import delta_bin, expiry_bin
-from kintsugi.trades.data_source import DataSource, own_source
-from kintsugi.trades.dead_letters import RejectedRows
-from kintsugi.trades.end_of_day import EodRow
-from kintsugi.trades.files import BadLine, eod_rows
-from kintsugi.trades.schema import BASELINE_COLUMNS
-from kintsugi.trades.sink import Writer, by_partition, cassandra_date
-from kintsugi.trades.sources import BytesSource
+from kintsugi.core.connections import data_sources, s3_client
+from kintsugi.core.data_source import DataSource, own_source
+from kintsugi.core.errors import InputError, KintsugiError
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import BUCKET, load_settings
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.ingest.byte_sources import BytesSource
+from kintsugi.pipeline.ingest.dead_letters import RejectedRows
+from kintsugi.pipeline.ingest.end_of_day import EodRow
+from kintsugi.pipeline.ingest.file_reader import BadLine, eod_rows
+from kintsugi.pipeline.schema import BASELINE_COLUMNS
+from kintsugi.pipeline.stream.baselines import announce, find_source, manifest_key
+from kintsugi.pipeline.stream.cassandra_sink import Writer, by_partition, cassandra_date
+from kintsugi.pipeline.stream.columns import delta_bin, expiry_bin
 
 log = logging.getLogger("build_baseline")
 

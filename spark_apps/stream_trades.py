@@ -7,7 +7,7 @@ checkpoint. All rows are absolute upserts, so whatever is repeated after a crash
 restarts the query; when that brings no progress the process ends with status 1, and its supervisor starts
 another, which starts from the group's offsets: the checkpoint may be what it failed for, so it is set aside.
 
-Run by `kintsugi.trades.stream.submit_command`, which holds the flags for spark-submit.
+Run by `kintsugi.pipeline.stream.submission.submit_command`, which holds the flags for spark-submit.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql import types as T  # noqa: N812
 from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy only in name
 
-from kintsugi.errors import KintsugiError, Refused
-from kintsugi.settings import TOPIC
-from kintsugi.trades.baselines import BaselineCache
-from kintsugi.trades.cassandra import connect
-from kintsugi.trades.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
-from kintsugi.trades.derived import RETURNED as OF_TRADES
-from kintsugi.trades.derived import RETURNED_NAMES as TRADE_NAMES
-from kintsugi.trades.derived import Derived
-from kintsugi.trades.derived_store import CassandraStore
-from kintsugi.trades.message_check import RAW_BYTES, problem
-from kintsugi.trades.offsets import (
+from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.settings import TOPIC
+from kintsugi.pipeline.cassandra_session import connect
+from kintsugi.pipeline.consumer_offsets import (
     OffsetCommitter,
     batch_ends,
     checkpoint_position,
     starting_offsets,
 )
-from kintsugi.trades.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate
-from kintsugi.trades.signals import days_of, with_scores
-from kintsugi.trades.sink import arrow_sink
-from kintsugi.trades.stream_letters import StreamLetters
+from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate
+from kintsugi.pipeline.stream.baselines import BaselineCache
+from kintsugi.pipeline.stream.cassandra_repository import CassandraStore
+from kintsugi.pipeline.stream.cassandra_sink import arrow_sink
+from kintsugi.pipeline.stream.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
+from kintsugi.pipeline.stream.derived_tables import RETURNED as OF_TRADES
+from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES as TRADE_NAMES
+from kintsugi.pipeline.stream.derived_tables import Derived
+from kintsugi.pipeline.stream.driver_reports import StreamLetters
+from kintsugi.pipeline.stream.message_check import RAW_BYTES, problem
+from kintsugi.pipeline.stream.signals import days_of, with_scores
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -85,7 +85,7 @@ RETURNED_NAMES = (*TRADE_NAMES, *(name for name, _ in REFUSED))
 
 
 def parsed(messages: DataFrame) -> DataFrame:
-    """Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) → one row each, with `rows.Trade`'s columns.
+    """Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) → one row each, the columns of `Trade`.
 
     They are null where ``problem`` says that the record is no trade; then ``raw`` and ``bytes`` tell what it is.
     ``stamp``: the version of the trade's row, see `schema.VERSION_COLUMN`.

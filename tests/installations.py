@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kintsugi.fleet import REPOSITORY
-from kintsugi.settings import Settings, load_settings
+from kintsugi.core.fleet import REPOSITORY
+from kintsugi.core.settings import Settings, load_settings
 
 
 def installation(directory: Path, block: str) -> Settings:

@@ -11,17 +11,17 @@ from typing import Any
 from fastapi import Header, HTTPException
 from psycopg.types.json import Jsonb
 
-from kintsugi.fleet import load_fleet
-from kintsugi.observation import Answer, Symptom
-from kintsugi.settings import Settings
-from kintsugi.store import Store
-from kintsugi.store.listing import Listing
-from kintsugi.store.samples import FlowSample, FlowSamples
-from kintsugi.trades.intake import FileNote, IntakeReport
+from kintsugi.core.fleet import load_fleet
+from kintsugi.core.observation import Answer, Symptom
+from kintsugi.core.settings import Settings
+from kintsugi.db.dashboard import Listing
+from kintsugi.db.flow_samples import FlowSample, FlowSamples
+from kintsugi.db.store import Store
+from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport
+from kintsugi.web.actions import Request
 from kintsugi.web.airflow_api import Answer as Done
 from kintsugi.web.app import Doors, create_app
-from kintsugi.web.deeds import Request
-from kintsugi.web.hub import Hub, Source
+from kintsugi.web.polling_cache import Hub, Source
 from kintsugi.web.sources import AirflowSeen, Files, FlowSeen, NodeSeen, ReleasesSeen, Unusual, UnusualDay
 
 STEPS: tuple[tuple[str, str, float, dict[str, str]], ...] = (

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Entry, Incident, Outcome
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Entry, Incident, Outcome
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 

@@ -1,5 +1,5 @@
 variable "fleet_file" {
-  description = "The fleet file (YAML) that declares every node; Ansible and the DAGs read the same one."
+  description = "The fleet file (YAML) that declares every node. Ansible and the DAGs read the same file."
   type        = string
 
   validation {
@@ -39,7 +39,7 @@ variable "python" {
 }
 
 variable "image" {
-  description = "Id of the image that every node is made of. Not a name: what that means may change between two repairs."
+  description = "Id of the image that every node is made of. Not its name, because a name may mean another image at the next recovery."
   type        = string
 
   validation {

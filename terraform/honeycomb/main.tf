@@ -65,7 +65,7 @@ resource "honeycombio_derived_column" "repaired_in_time" {
 
 resource "honeycombio_slo" "repaired_in_time" {
   name              = "A lost server serves again within ${var.repair_within_s} s"
-  description       = "From the failure (or the first failed probe) to the node serving again, verified"
+  description       = "From the failure (or the first failed probe) to the node serving again, verified. Runbook: ${var.runbooks}/honeycomb-repair-slo.md"
   dataset           = var.spans
   sli               = honeycombio_derived_column.repaired_in_time.alias
   target_percentage = var.repair_target_percent

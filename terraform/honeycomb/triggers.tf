@@ -18,7 +18,7 @@ resource "honeycombio_query" "node_up" {
 
 resource "honeycombio_trigger" "node_down" {
   name        = "A node does not answer"
-  description = "No probe of two minutes was answered. Starts recover_node in Airflow for the node of each group."
+  description = "No probe of two minutes was answered. Starts recover_node in Airflow for the node of each group. Runbook: ${var.runbooks}/honeycomb-node-down.md"
   dataset     = var.metrics
   query_id    = honeycombio_query.node_up.id
   frequency   = 60
@@ -53,7 +53,7 @@ resource "honeycombio_query" "freshness" {
 
 resource "honeycombio_trigger" "stale" {
   name        = "Trades are not stored"
-  description = "For ten minutes, the oldest trade that isn't stored was more than two minutes old."
+  description = "For ten minutes, the oldest trade that isn't stored was more than two minutes old. Runbook: ${var.runbooks}/honeycomb-trades-stale.md"
   dataset     = var.metrics
   query_id    = honeycombio_query.freshness.id
   frequency   = 300
@@ -91,7 +91,7 @@ resource "honeycombio_query" "reports" {
 
 resource "honeycombio_trigger" "silent" {
   name        = "Nothing is measured any more"
-  description = "No node was reported for ten minutes: the control plane is down, or cut off."
+  description = "No node was reported for ten minutes: the control plane is down, or cut off. Runbook: ${var.runbooks}/honeycomb-silent.md"
   dataset     = var.metrics
   query_id    = honeycombio_query.reports.id
   frequency   = 300

@@ -66,3 +66,9 @@ variable "repair_target_percent" {
     error_message = "The target lies between 0 and 100 percent, both excluded."
   }
 }
+
+variable "runbooks" {
+  description = "Where the runbooks are published: a URL, or their path in the repository"
+  type        = string
+  default     = "docs/runbooks"
+}

@@ -1,5 +1,5 @@
 variable "fleet_file" {
-  description = "The fleet file (YAML) that declares every node; Ansible and the DAGs read the same one."
+  description = "The fleet file (YAML) that declares every node. Ansible and the DAGs read the same file."
   type        = string
 
   validation {

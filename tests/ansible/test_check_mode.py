@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import REPOSITORY
-from kintsugi.hooks.ansible import Ansible, Checked
-from kintsugi.release import archive, content
-from kintsugi.release.archive import Release
-from kintsugi.settings import Settings
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import REPOSITORY
+from kintsugi.core.settings import Settings
+from kintsugi.infra.ansible import Ansible, Checked
+from kintsugi.releases import archive
+from kintsugi.releases import manifest as content
+from kintsugi.releases.archive import Release
 from tests.installations import installation, open_directory
 
 HERE = {"ansible_connection": "local"}
@@ -68,7 +69,7 @@ def test_a_check_names_what_would_be_written_and_writes_nothing(settings: Settin
     assert str(root / "etc/supervisor.d/kafka.conf") in checked.differs["kafka-1"]
     assert not (root / "etc/kafka").exists()
     master = settings.node_root("spark-master-1")
-    assert str(master / "lib/kintsugi/trades/stream.py") in checked.differs["spark-master-1"]
+    assert str(master / "lib/kintsugi/pipeline/stream/submission.py") in checked.differs["spark-master-1"]
     assert str(master / "lib/spark_apps/stream_trades.py") in checked.differs["spark-master-1"]
 
 

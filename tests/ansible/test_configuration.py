@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kintsugi.fleet import REPOSITORY, Role
-from kintsugi.local.airflow_environment import connections
-from kintsugi.operators.stream_submission import installed_submission
-from kintsugi.settings import Settings
+from kintsugi.airflow_ext.operators.stream_submission import installed_submission
+from kintsugi.controlplane.airflow_environment import connections
+from kintsugi.core.fleet import REPOSITORY, Role
+from kintsugi.core.settings import Settings
 from tests.installations import installation, open_directory
 
 ANSIBLE = REPOSITORY / "ansible"
@@ -129,7 +129,7 @@ def test_the_init_of_the_drivers_node_runs_the_submission_that_airflow_shows(
     call(settings, "ansible-playbook", str(playbook), "-e", '{"ansible_connection": "local"}')
 
     words = json.loads(written.read_text())
-    given = words[words.index("kintsugi.trades.stream") + 1 :]
+    given = words[words.index("kintsugi.pipeline.stream.submission") + 1 :]
     run = dict(zip(given[::2], given[1::2], strict=True))
     shown, master = installed_submission(settings), connections(settings)["kintsugi_spark"]
     arguments = dict(zip(shown["application_args"][::2], shown["application_args"][1::2], strict=True))
@@ -167,6 +167,18 @@ def test_a_formed_cluster_is_remembered(settings: Settings) -> None:
 @pytest.mark.parametrize("playbook", ["site.yml", "restart.yml", "rejoin_cassandra.yml"])
 def test_the_playbook_parses(settings: Settings, playbook: str) -> None:
     call(settings, "ansible-playbook", "--syntax-check", f"playbooks/{playbook}")
+
+
+def test_ansible_doc_shows_the_module_the_inventory_plugin_and_every_role(settings: Settings) -> None:
+    module = json.loads(call(settings, "ansible-doc", "--json", "kintsugi.node.service"))
+    shown = module["kintsugi.node.service"]
+    assert {"preconditions", "programs", "ready_files"} <= shown["doc"]["options"].keys()
+    assert {"written", "definitions", "formatted"} <= shown["return"].keys()
+    assert shown["doc"]["attributes"]["check_mode"]["support"] == "full"
+    plugin = json.loads(call(settings, "ansible-doc", "--json", "-t", "inventory", "kintsugi.node.fleet"))
+    assert "plugin" in plugin["kintsugi.node.fleet"]["doc"]["options"]
+    shown_roles = json.loads(call(settings, "ansible-doc", "--json", "--list", "-t", "role"))
+    assert {"cassandra", "common", "kafka", "spark"} <= shown_roles.keys()
 
 
 def test_every_broker_knows_the_same_first_voters(settings: Settings, rendered: Path) -> None:

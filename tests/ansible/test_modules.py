@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.fleet import REPOSITORY
+from kintsugi.core.fleet import REPOSITORY
 
 COLLECTIONS = REPOSITORY / "ansible/collections"
 MODULE = COLLECTIONS / "ansible_collections/kintsugi/node/plugins/modules/service.py"
@@ -36,10 +36,10 @@ def run(tmp_path: Path, **arguments: Any) -> dict[str, Any]:
     return answer
 
 
-class TestNeeds:
+class TestPreconditions:
     @pytest.fixture
-    def needs(self, tmp_path: Path) -> dict[str, Any]:
-        """All of them met."""
+    def met(self, tmp_path: Path) -> dict[str, Any]:
+        """Preconditions that are all met."""
         for directory in ("volume/data", "artifacts", "java/bin"):
             (tmp_path / directory).mkdir(parents=True)
         (tmp_path / "java/bin/java").touch(0o755)
@@ -52,14 +52,16 @@ class TestNeeds:
             "java_version": 17,
         }
 
-    def test_nothing_is_written_where_a_need_is_not_met(self, tmp_path: Path, needs: dict[str, Any]) -> None:
+    def test_nothing_is_written_where_a_precondition_is_not_met(
+        self, tmp_path: Path, met: dict[str, Any]
+    ) -> None:
         files = [{"path": str(tmp_path / "a"), "content": "1"}]
-        short = run(tmp_path, needs=needs | {"free_mib": 10**9}, files=files)
+        short = run(tmp_path, preconditions=met | {"free_mib": 10**9}, files=files)
         assert short["failed"] is True
         assert short["msg"].endswith("MiB free, 1000000000 are needed")
         assert short["written"] == []
         assert not (tmp_path / "a").exists()
-        assert run(tmp_path, needs=needs, files=files)["written"] == [str(tmp_path / "a")]
+        assert run(tmp_path, preconditions=met, files=files)["written"] == [str(tmp_path / "a")]
 
     @pytest.mark.parametrize(
         ("release", "said"),
@@ -70,14 +72,14 @@ class TestNeeds:
         ],
     )
     def test_another_java_is_named(
-        self, tmp_path: Path, needs: dict[str, Any], release: str, said: str
+        self, tmp_path: Path, met: dict[str, Any], release: str, said: str
     ) -> None:
         (tmp_path / "java/release").write_text(release)
-        assert run(tmp_path, needs=needs)["msg"] == f"{tmp_path / 'java'} {said}"
+        assert run(tmp_path, preconditions=met)["msg"] == f"{tmp_path / 'java'} {said}"
 
-    def test_a_directory_without_a_java_is_named(self, tmp_path: Path, needs: dict[str, Any]) -> None:
+    def test_a_directory_without_a_java_is_named(self, tmp_path: Path, met: dict[str, Any]) -> None:
         (tmp_path / "java/bin/java").chmod(0o644)
-        said = run(tmp_path, needs=needs)["msg"]
+        said = run(tmp_path, preconditions=met)["msg"]
         assert said == f"there is no Java in {tmp_path / 'java'}; install a runtime of version 17"
 
 
@@ -238,8 +240,8 @@ class TestProgram:
             "port": 1,
             "timeout": 120,
         }
-        served = [{"path": str(init / "joined"), "content": ""}]
-        answer = run(init, root=str(init), programs=[loop], served=served)
+        ready = [{"path": str(init / "joined"), "content": ""}]
+        answer = run(init, root=str(init), programs=[loop], ready_files=ready)
         assert answer["failed"]
         assert not (init / "joined").exists(), "it never served"
         assert answer["msg"].startswith("loop ended 3 times instead of listening at 127.0.0.1:1")
@@ -261,9 +263,9 @@ class TestProgram:
         assert [Path(path).stem for path in answer["written"]] == ["first", "second"]
         again = run(init, root=str(init), programs=[first, second])
         assert (again["changed"], again["written"]) == (False, [])
-        served = [{"path": str(init / "joined"), "content": ""}]
-        run(init, root=str(init), programs=[first], served=served, _ansible_check_mode=True)
+        ready = [{"path": str(init / "joined"), "content": ""}]
+        run(init, root=str(init), programs=[first], ready_files=ready, _ansible_check_mode=True)
         assert not (init / "joined").exists()
-        answer = run(init, root=str(init), programs=[first], served=served)
+        answer = run(init, root=str(init), programs=[first], ready_files=ready)
         assert (answer["changed"], answer["written"]) == (True, [str(init / "joined")])
-        assert run(init, root=str(init), programs=[first], served=served)["changed"] is False
+        assert run(init, root=str(init), programs=[first], ready_files=ready)["changed"] is False

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Self
 
-from kintsugi.fleet import Fleet, Node, Role
+from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.probes.protocols import PORTS
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
-from kintsugi.fleet import REPOSITORY
-from kintsugi.settings import Settings, load_settings
-from kintsugi.store import Store
+from kintsugi.core.fleet import REPOSITORY
+from kintsugi.core.settings import Settings, load_settings
+from kintsugi.db.store import Store
 from tests.browser.conftest import serving
-from tests.integration.store.conftest import new_server
+from tests.integration.db.conftest import new_server
 from tests.made_up import World, begin_repair, day_of_flow, incidents, made_up_app, unusual_day
 
 IMAGES = REPOSITORY / "docs" / "images"

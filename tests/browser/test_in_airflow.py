@@ -19,10 +19,10 @@ from datetime import datetime
 import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 
-from kintsugi.connections import store_dsn
-from kintsugi.local.airflow_environment import ADMIN, ADMIN_PASSWORD
-from kintsugi.local.control_plane import ControlPlane
-from kintsugi.store import Store
+from kintsugi.controlplane.airflow_environment import ADMIN, ADMIN_PASSWORD
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.connections import store_dsn
+from kintsugi.db.store import Store
 from tests.browser.pretend import PretendFleet
 from tests.installations import installation, open_directory
 from tests.made_up import incidents

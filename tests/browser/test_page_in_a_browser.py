@@ -12,8 +12,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from kintsugi.errors import KintsugiError
-from kintsugi.observation import Answer
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.observation import Answer
 from kintsugi.web.sources import NodeSeen
 from tests.browser.conftest import Site
 from tests.made_up import begin_repair, intake
@@ -44,7 +44,7 @@ def test_a_node_goes_down_and_heals_live(site: Site, browse: Browse) -> None:
     (incident,) = site.store.incidents(1)
     site.store.append(incident.id, lease.token, "rejoin", "in sync", {})
     expect(page.locator("[data-node=kafka-2]")).to_contain_text("rejoining its cluster")
-    from kintsugi.incident import Outcome
+    from kintsugi.core.incident import Outcome
 
     site.store.close_incident(incident.id, lease.token, Outcome.HEALED, "serves again")
     site.world.nodes["kafka-2"] = NodeSeen(Answer.OK, "", None, None)

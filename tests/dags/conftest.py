@@ -31,7 +31,7 @@ os.environ |= {
 @pytest.fixture(scope="session", autouse=True)
 def airflow_database() -> None:
     """Migrate the database once a session, in a process of its own, and make the pools."""
-    from kintsugi.local.control_plane import POOLS
+    from kintsugi.controlplane.control_plane import POOLS
 
     pools = Path(_HOME.name) / "pools.json"
     pools.write_text(

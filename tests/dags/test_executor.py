@@ -10,7 +10,7 @@ import pytest
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import TaskInstanceState
 
-from kintsugi.local.executor import LifeCountingExecutor
+from kintsugi.controlplane.executor import LifeCountingExecutor
 from tests.dags.in_process import run_in_process
 
 KEY = TaskInstanceKey("build_baseline", "new_file", "a run", 1, -1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.fleet import load_fleet
+from kintsugi.core.fleet import load_fleet
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 EXPECTED = {

@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
-from kintsugi.errors import (
+from kintsugi.airflow_ext.operators.approval import RepairApproval
+from kintsugi.airflow_ext.sensors.node_health import NodeHealthSensor
+from kintsugi.controlplane.airflow_environment import PARALLELISM
+from kintsugi.controlplane.control_plane import POOLS
+from kintsugi.core.errors import (
     IncidentClosed,
     KintsugiError,
     LeaseHeld,
@@ -23,13 +27,11 @@ from kintsugi.errors import (
     StepFailed,
     StepFailedForGood,
 )
-from kintsugi.local.airflow_environment import PARALLELISM
-from kintsugi.local.control_plane import POOLS
-from kintsugi.operators.answers import LOOK_AGAIN
-from kintsugi.operators.approval import RepairApproval
-from kintsugi.recovery import act, ask_guards, assess, blame, case, compare_cassandra, report
-from kintsugi.sensors.node_health import NodeHealthSensor
-from kintsugi.store import StoreUnavailable
+from kintsugi.db.store import StoreUnavailable
+from kintsugi.operations import cassandra_repair
+from kintsugi.operations import context as case
+from kintsugi.operations.approval_answers import LOOK_AGAIN
+from kintsugi.recovery import actions, assessment, guard_evaluation, report, step_failures
 from tests.dags.in_process import run_in_process
 
 ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
@@ -48,18 +50,20 @@ class Recorder:
         self.path = "plan"
         plane = SimpleNamespace(settings=SimpleNamespace(control=Path(tempfile.gettempdir())))
         monkeypatch.setattr(case, "runtime", lambda: plane)
-        monkeypatch.setattr(blame, "disk_fault", lambda _: self.disk_fault)
+        monkeypatch.setattr(step_failures, "disk_fault", lambda _: self.disk_fault)
         self.disk_fault: str | None = None
-        monkeypatch.setattr(assess, "confirm", lambda *_, **kw: case.Case("i-1", kw["node"], kw["holder"]))
-        monkeypatch.setattr(ask_guards, "guard", lambda *_: self.guard)
-        monkeypatch.setattr(ask_guards, "choose_path", lambda *_: self.path)
-        monkeypatch.setattr(assess, "stand_down", lambda *_: self._act("stand_down"))
+        monkeypatch.setattr(
+            assessment, "confirm", lambda *_, **kw: case.Case("i-1", kw["node"], kw["holder"])
+        )
+        monkeypatch.setattr(guard_evaluation, "guard", lambda *_: self.guard)
+        monkeypatch.setattr(guard_evaluation, "choose_path", lambda *_: self.path)
+        monkeypatch.setattr(assessment, "stand_down", lambda *_: self._act("stand_down"))
         monkeypatch.setattr(report, "archive_logs", lambda *_: [self._act("archive_logs")])
         monkeypatch.setattr(
             report, "record", lambda *_: report.Story(self.fails is None, self._act("record"))
         )
         for name in ACTS:
-            monkeypatch.setattr(act, name, lambda *_, name=name: self._act(name))
+            monkeypatch.setattr(actions, name, lambda *_, name=name: self._act(name))
 
     def _act(self, name: str) -> str:
         self.acted.append(name)
@@ -142,7 +146,7 @@ def test_a_node_that_answers_again_is_let_back_in_and_proven(
         steps.acted.append(step)
         raise NodeReturned("kafka-1 answers again")
 
-    monkeypatch.setattr(act, step, answers)
+    monkeypatch.setattr(actions, step, answers)
     steps.path = path
     states = steps.run(dag_bag)
     done = [name for name in steps.acted if name in ACTS]
@@ -155,7 +159,7 @@ def test_a_question_whose_reason_has_passed_ends_with_the_proof_of_the_node(
     dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps.guard = ["archive_logs", "ask_a_human"]
-    monkeypatch.setattr(ask_guards, "refusal", lambda *_: ["the last copy"])
+    monkeypatch.setattr(guard_evaluation, "refusal", lambda *_: ["the last copy"])
     mapping = dag_bag.dags["recover_node"].get_task("recovery.ask_a_human").options_mapping
     monkeypatch.setattr(
         RepairApproval, "execute", lambda self, context: self.do_branch(context, mapping[LOOK_AGAIN])
@@ -173,7 +177,7 @@ def test_a_control_plane_without_room_takes_the_attempt_back_and_is_not_tried_ag
     dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, broken: str, untouched: bool
 ) -> None:
     taken_back: list[bool] = []
-    monkeypatch.setattr(blame, "withdraw", lambda *_, untouched: taken_back.append(untouched))
+    monkeypatch.setattr(step_failures, "withdraw", lambda *_, untouched: taken_back.append(untouched))
     steps.fails, steps.retries, steps.disk_fault = broken, 1, "the disk is full"
     states = steps.run(dag_bag)
     assert taken_back == [untouched]
@@ -230,7 +234,7 @@ def test_after_a_refusal_nothing_is_touched_until_a_person_has_answered(
 ) -> None:
     """A person who declines is a branch that goes nowhere but to the record."""
     steps.guard = ["archive_logs", "ask_a_human"]
-    monkeypatch.setattr(ask_guards, "refusal", lambda *_: ["the last copy"])
+    monkeypatch.setattr(guard_evaluation, "refusal", lambda *_: ["the last copy"])
     monkeypatch.setattr(
         RepairApproval, "execute", lambda self, context: self.do_branch(context, "recovery.record")
     )
@@ -246,7 +250,7 @@ def test_who_holds_no_lease_touches_nothing(
     def held(*_: Any, **__: Any) -> Any:
         raise LeaseHeld("watch_kafka-1 repairs it")
 
-    monkeypatch.setattr(assess, "confirm", held)
+    monkeypatch.setattr(assessment, "confirm", held)
     states = steps.run(dag_bag)
     assert steps.acted == []
     assert set(states.values()) == {"skipped"}
@@ -258,7 +262,7 @@ def test_a_repair_that_could_not_even_be_begun_is_no_success(
     def away(*_: Any, **__: Any) -> Any:
         raise StoreUnavailable("connection refused")
 
-    monkeypatch.setattr(assess, "confirm", away)
+    monkeypatch.setattr(assessment, "confirm", away)
     states = steps.run(dag_bag)
     assert steps.acted == []
     assert (states["confirm"], states["record"]) == ("failed", "failed")
@@ -283,7 +287,7 @@ def test_a_watch_goes_on_into_the_recovery_with_what_its_sensor_found(
             raise AirflowSkipException
         return found
 
-    monkeypatch.setattr(assess, "confirm", confirm)
+    monkeypatch.setattr(assessment, "confirm", confirm)
     monkeypatch.setattr(NodeHealthSensor, "execute", ended)
     steps.path = "restart"
     states = run_in_process(dag_bag.dags["watch_kafka-1"], {})
@@ -307,7 +311,7 @@ def test_every_replica_is_compared_each_night_and_one_that_fails_fails_the_run(
         return "well"
 
     monkeypatch.setattr(case, "runtime", lambda: None)
-    monkeypatch.setattr(compare_cassandra, "compare_tonight", compare)
+    monkeypatch.setattr(cassandra_repair, "compare_tonight", compare)
     dag = dag_bag.dags["anti_entropy"]
     for task in dag.tasks:
         monkeypatch.setattr(task, "retries", 0, raising=False)

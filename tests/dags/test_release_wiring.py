@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import load_fleet
-from kintsugi.recovery import case
-from kintsugi.release import deploy, drift
-from kintsugi.release.rollout import order
-from kintsugi.release.subgraph import group_of
+from kintsugi.airflow_ext import rollout_task_group
+from kintsugi.airflow_ext.rollout_task_group import group_of
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import load_fleet
+from kintsugi.operations import context
+from kintsugi.releases import drift, rollout_steps
+from kintsugi.releases.rollout import order
 from tests.dags.in_process import run_in_process
 
 NODES = [node.name for node in order(load_fleet())]
@@ -29,15 +30,17 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.acted: list[str] = []
         self.fails_at: str | None = None
-        monkeypatch.setattr(case, "runtime", lambda: None)
-        monkeypatch.setattr(deploy, "prepare", lambda *_, **__: self._act("prepare") and self.Opened())
+        monkeypatch.setattr(rollout_task_group, "runtime", lambda: None)
+        monkeypatch.setattr(rollout_steps, "prepare", lambda *_, **__: self._act("prepare") and self.Opened())
         for name in ("plan", "go_back"):
-            monkeypatch.setattr(deploy, name, lambda *_, name=name: self._act(name))
-        monkeypatch.setattr(deploy, "hold", lambda *a: self._act(f"hold {a[2]:.0f}"))
+            monkeypatch.setattr(rollout_steps, name, lambda *_, name=name: self._act(name))
+        monkeypatch.setattr(rollout_steps, "hold", lambda *a: self._act(f"hold {a[2]:.0f}"))
         for name in ("apply", "prove"):
-            monkeypatch.setattr(deploy, name, lambda *a, name=name: self._act(f"{name} {a[2]}"))
+            monkeypatch.setattr(rollout_steps, name, lambda *a, name=name: self._act(f"{name} {a[2]}"))
         monkeypatch.setattr(
-            deploy, "finish", lambda *_, **__: deploy.Story(self.fails_at is None, self._act("finish"))
+            rollout_steps,
+            "finish",
+            lambda *_, **__: rollout_steps.Story(self.fails_at is None, self._act("finish")),
         )
 
     def _act(self, name: str) -> str:
@@ -114,7 +117,7 @@ def test_nothing_happens_without_a_deployment(dag_bag: Any, steps: Recorder) -> 
 def test_drift_that_stays_fails_the_run(
     dag_bag: Any, monkeypatch: pytest.MonkeyPatch, remaining: dict[str, tuple[str, ...]], state: str
 ) -> None:
-    monkeypatch.setattr(case, "runtime", lambda: None)
+    monkeypatch.setattr(context, "runtime", lambda: None)
     asked: list[bool] = []
 
     def look(runtime: None, *, holder: str, put_right: bool) -> drift.Report:

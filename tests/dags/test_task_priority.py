@@ -9,18 +9,18 @@ import sys
 import pytest
 from airflow.sdk.listener import get_listener_manager
 
-from kintsugi.niceness import IN_A_WORKER, SERVER, URGENT
+from kintsugi.core.process_priority import IN_A_WORKER, SERVER, URGENT
 
 BEGIN = """
 import os, sys
 from types import SimpleNamespace
-from kintsugi import niceness
+from kintsugi.core import process_priority
 from task_priority_plugin import StepBack
 os.setsid()
-niceness.go_first()
+process_priority.go_first()
 task = SimpleNamespace(pool=sys.argv[1])
 StepBack().on_task_instance_running(None, SimpleNamespace(task=task))
-print(niceness.place())
+print(process_priority.place())
 """
 
 
@@ -35,13 +35,13 @@ def test_a_recovery_goes_first_and_other_tasks_step_back(pool: str, niceness: in
 
 
 def test_without_root_a_task_steps_back_too() -> None:
-    began = begin(BEGIN.replace("niceness.go_first()", ""), "ingest", {IN_A_WORKER: "1"})
+    began = begin(BEGIN.replace("process_priority.go_first()", ""), "ingest", {IN_A_WORKER: "1"})
     assert int(began.stdout.splitlines()[-1]) == max(SERVER, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def test_a_task_outside_of_a_worker_stays_where_it_is() -> None:
     """So does the process of a test that runs a DAG."""
-    began = begin(BEGIN.replace("niceness.go_first()", "os.nice(5)"), "ingest", {})
+    began = begin(BEGIN.replace("process_priority.go_first()", "os.nice(5)"), "ingest", {})
     assert int(began.stdout.splitlines()[-1]) == min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
 
 

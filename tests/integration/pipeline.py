@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
-from kintsugi.settings import BUCKET
-from kintsugi.trades import schema
-from kintsugi.trades.account import Account
-from kintsugi.trades.cassandra import connected
-from kintsugi.trades.ledger import Ledger
-from kintsugi.trades.reconcile import take_account
+from kintsugi.core.settings import BUCKET
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.pipeline import schema
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.reconcile.reconcile import take_account
+from kintsugi.pipeline.reconcile.report import Account
 from tests.integration import servers
 from tests.integration.servers import Server
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from kintsugi.settings import load_settings
+from kintsugi.core.settings import load_settings
 
 ARTIFACTS = load_settings().artifacts
 JDK_OPENS = [

@@ -17,18 +17,18 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from kintsugi.errors import InputError
-from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
-from kintsugi.trades import flow, offsets, schema
-from kintsugi.trades.arrivals import S3Object
-from kintsugi.trades.files import read_lines
-from kintsugi.trades.generator import HEADER, generate_day
-from kintsugi.trades.ingest import FileAccount, check_manifest, ingest_pending
-from kintsugi.trades.intake_store import IntakeStore
-from kintsugi.trades.ledger import Ledger, State, Tally
-from kintsugi.trades.producer import producer
-from kintsugi.trades.reconcile import take_account
-from kintsugi.trades.replay import Schedule, replay, select
+from kintsugi.core.errors import InputError
+from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
+from kintsugi.db.ingest_ledger import Ledger, State, Tally
+from kintsugi.db.intake import IntakeStore
+from kintsugi.pipeline import consumer_offsets, schema, stream_lag
+from kintsugi.pipeline.ingest.file_ingest import FileAccount, check_manifest, ingest_pending
+from kintsugi.pipeline.ingest.file_reader import read_lines
+from kintsugi.pipeline.ingest.replay import Schedule, replay, select
+from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.object_listing import S3Object
+from kintsugi.pipeline.reconcile.reconcile import take_account
+from kintsugi.sampledata.generator import HEADER, generate_day
 from tests.integration.pipeline import Pipeline, running
 
 KEY = "trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08.csv"
@@ -73,14 +73,14 @@ def ingest(pipeline: Pipeline) -> list[FileAccount]:
 
 
 def skip(pipeline: Pipeline) -> None:
-    found = flow.lag(pipeline.bootstrap)
+    found = stream_lag.lag(pipeline.bootstrap)
     assert found is not None
     commit(pipeline, found.end)
 
 
 def commit(pipeline: Pipeline, ends: dict[int, int]) -> None:
-    consumer = offsets.group_consumer(pipeline.bootstrap)
-    offsets.commit(consumer, ends)
+    consumer = consumer_offsets.group_consumer(pipeline.bootstrap)
+    consumer_offsets.commit(consumer, ends)
     consumer.close()
 
 
@@ -88,7 +88,7 @@ def store(pipeline: Pipeline) -> int:
     """What the stream does: rows stored, then the group's offsets. Returns the number of messages."""
     from kafka import TopicPartition
 
-    found = flow.lag(pipeline.bootstrap)
+    found = stream_lag.lag(pipeline.bootstrap)
     assert found is not None
     names = [name for name, _ in schema.TRADE_COLUMNS]
     statement = pipeline.session.prepare(
@@ -148,9 +148,9 @@ def test_a_file_that_failed_raises_nothing_but_leaves_the_account_incomplete(
         if key.endswith("_2.csv"):
             raise OverflowError("nobody has thought of this")
 
-    for module in ("ingest", "taking"):
-        monkeypatch.setattr(f"kintsugi.trades.{module}.read_lines", reading)
-    monkeypatch.setattr("kintsugi.trades.ingest.CHUNK_ROWS", 10)
+    for module in ("ingest.file_ingest", "reconcile.reconciliation"):
+        monkeypatch.setattr(f"kintsugi.pipeline.{module}.read_lines", reading)
+    monkeypatch.setattr("kintsugi.pipeline.ingest.file_ingest.CHUNK_ROWS", 10)
     pipeline.put(KEY, body(lines[:50]))
     pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[50:75]))
     accounts = ingest(pipeline)
@@ -173,7 +173,7 @@ def test_windows_that_nobody_wrote_are_wrong_once_the_stream_has_passed_their_tr
 ) -> None:
     pipeline.put(KEY, body(lines[:100]))
     ingest(pipeline)
-    ends = flow.lag(pipeline.bootstrap)
+    ends = stream_lag.lag(pipeline.bootstrap)
     assert ends is not None
     store(pipeline)
     commit(pipeline, {**ends.end, 0: ends.end[0] - 1})
@@ -308,7 +308,7 @@ def test_trades_older_than_cassandra_keeps_them_are_expired_not_lost(
 
 
 def select_all(pipeline: Pipeline) -> list[S3Object]:
-    from kintsugi.trades.arrivals import listed
+    from kintsugi.pipeline.object_listing import listed
 
     return select(listed(pipeline.s3), everything=True)
 
@@ -336,7 +336,7 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
 
         return pace
 
-    from kintsugi.trades.ingest import ingest_object
+    from kintsugi.pipeline.ingest.file_ingest import ingest_object
 
     one, two = select_all(pipeline)
     with producer(pipeline.bootstrap) as kafka, pytest.raises(Killed):

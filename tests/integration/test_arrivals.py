@@ -7,10 +7,10 @@ from itertools import count
 
 import pytest
 
-from kintsugi.settings import BUCKET
-from kintsugi.trades.arrivals import NAME, REST, Lookout, listed, pending
-from kintsugi.trades.data_source import own_source
-from kintsugi.trades.ledger import Ledger, State
+from kintsugi.core.data_source import own_source
+from kintsugi.core.settings import BUCKET
+from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.pipeline.object_listing import NAME, REST, Lookout, listed, pending
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server

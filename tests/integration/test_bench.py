@@ -13,21 +13,22 @@ import pyarrow as pa
 import pytest
 from botocore.config import Config
 
-from kintsugi.bench import feed, stored, tables
-from kintsugi.bench.delivery import deliver, kafka_python
-from kintsugi.bench.feed import Part
-from kintsugi.bench.ingest import scratch_ledger, scratch_topic
-from kintsugi.bench.latency import consumer_at_end
-from kintsugi.bench.meters import StreamMeter
-from kintsugi.bench.writers import Load, measure, save
-from kintsugi.errors import StepFailed
-from kintsugi.settings import BUCKET
-from kintsugi.trades import cql_values, schema, sink
-from kintsugi.trades.arrivals import pending
-from kintsugi.trades.cassandra import connected
-from kintsugi.trades.ledger import Ledger, State
-from kintsugi.trades.offsets import commit, group_consumer
-from kintsugi.trades.schema import TRADE_COLUMNS
+from benchmarks.throughput import feed, stored, tables
+from benchmarks.throughput.delivery import deliver, kafka_python
+from benchmarks.throughput.feed import Part
+from benchmarks.throughput.ingest import scratch_ledger, scratch_topic
+from benchmarks.throughput.latency import consumer_at_end
+from benchmarks.throughput.meters import StreamMeter
+from benchmarks.throughput.writers import Load, measure, save
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.settings import BUCKET
+from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.pipeline import schema
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.consumer_offsets import commit, group_consumer
+from kintsugi.pipeline.object_listing import pending
+from kintsugi.pipeline.schema import TRADE_COLUMNS
+from kintsugi.pipeline.stream import cassandra_sink, cql_values
 from tests.integration import servers
 
 if TYPE_CHECKING:
@@ -103,9 +104,12 @@ def part() -> Part:
 @pytest.fixture(scope="module")
 def written(place: Place, part: Part) -> stored.Expected:
     """The part in Cassandra, by the sink's own writer and encoding."""
-    writer = sink.Writer(place.session)
+    writer = cassandra_sink.Writer(place.session)
     rows = cql_values.rows(record_batch(part), TRADE_COLUMNS)
-    assert writer.write(writer.trade, sink.by_partition(rows, 3), retry_for=10, encoded=True) == part.rows
+    assert (
+        writer.write(writer.trade, cassandra_sink.by_partition(rows, 3), retry_for=10, encoded=True)
+        == part.rows
+    )
     expected = stored.Expected()
     expected.add(feed.trades(part))
     return expected

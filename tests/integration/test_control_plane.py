@@ -12,12 +12,12 @@ import psycopg
 import pytest
 from rich.console import Console
 
-from kintsugi.connections import s3_client, store_dsn
-from kintsugi.local.airflow_environment import AIRFLOW_PART
-from kintsugi.local.control_plane import AIRFLOW, POOLS, STORAGE, ControlPlane
-from kintsugi.local.processes import owned_pids, wait_until
-from kintsugi.local.up import down
-from kintsugi.settings import BUCKET
+from kintsugi.controlplane.airflow_environment import AIRFLOW_PART
+from kintsugi.controlplane.control_plane import AIRFLOW, POOLS, STORAGE, ControlPlane
+from kintsugi.core.connections import s3_client, store_dsn
+from kintsugi.core.processes import owned_pids, wait_until
+from kintsugi.core.settings import BUCKET
+from kintsugi.installation.up import down
 from tests.installations import installation, open_directory
 
 

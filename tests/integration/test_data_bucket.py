@@ -18,14 +18,14 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
-from kintsugi.data_bucket import combined, user_source
-from kintsugi.errors import KintsugiError
-from kintsugi.fleet import REPOSITORY
-from kintsugi.settings import BUCKET
-from kintsugi.trades.arrivals import Lookout, trade_files
-from kintsugi.trades.baselines import find_source, manifest_key, pending_uris
-from kintsugi.trades.data_source import DataSource, own_source
-from kintsugi.trades.ledger import State
+from kintsugi.core.data_bucket import combined, user_source
+from kintsugi.core.data_source import DataSource, own_source
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import REPOSITORY
+from kintsugi.core.settings import BUCKET
+from kintsugi.db.ingest_ledger import State
+from kintsugi.pipeline.object_listing import Lookout, trade_files
+from kintsugi.pipeline.stream.baselines import find_source, manifest_key, pending_uris
 from tests.integration.pipeline import s3_client
 from tests.integration.test_intake import Place, body, lines, place, started
 
@@ -151,7 +151,7 @@ def test_files_come_in_from_a_bucket_that_may_only_be_read(
     sources = combined(own_source(place.s3), theirs)
     assert [source.bucket for source in sources] == [BUCKET, THEIRS]
 
-    from kintsugi.trades.ingest import check_manifest, ingest_pending
+    from kintsugi.pipeline.ingest.file_ingest import check_manifest, ingest_pending
 
     accounts = {
         account.key: account for account in ingest_pending(place.s3, place.ledger, [], sources=sources)

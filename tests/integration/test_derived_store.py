@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kintsugi.errors import Refused
-from kintsugi.settings import KEYSPACE
-from kintsugi.trades import derived_audit, schema, score_backfill
-from kintsugi.trades.baselines import PLACES, STATISTICS, BaselineCache, announce
-from kintsugi.trades.cassandra import connected
-from kintsugi.trades.derived import Derived
-from kintsugi.trades.derived_audit import DerivedAudit
-from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.derived_store import CassandraStore, read_row
-from kintsugi.trades.derived_tables import (
+from kintsugi.core.errors import Refused
+from kintsugi.core.settings import KEYSPACE
+from kintsugi.pipeline import schema, score_backfill
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.reconcile import derived_tables_audit
+from kintsugi.pipeline.reconcile.derived_tables_audit import DerivedAudit
+from kintsugi.pipeline.row_parser import Trade, is_cancel
+from kintsugi.pipeline.schema import TRADE_COLUMNS
+from kintsugi.pipeline.stream.baselines import PLACES, STATISTICS, BaselineCache, announce
+from kintsugi.pipeline.stream.cassandra_repository import CassandraStore, read_row
+from kintsugi.pipeline.stream.cassandra_sink import Writer, by_partition, cassandra_date
+from kintsugi.pipeline.stream.derived_table_keys import (
     DERIVED_TABLES,
     FLOW_WINDOW,
     LATE_TRADES,
     Put,
     window_row,
 )
-from kintsugi.trades.rows import Trade, is_cancel
-from kintsugi.trades.schema import TRADE_COLUMNS
-from kintsugi.trades.sink import Writer, by_partition, cassandra_date
-from kintsugi.trades.stored import ALWAYS, Read, milliseconds, partitions, read_partitions
+from kintsugi.pipeline.stream.derived_tables import Derived
+from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.stored_trades import ALWAYS, Read, milliseconds, partitions, read_partitions
 from tests.integration import servers
-from tests.unit.trades.test_derived import STAMPS, Stream, at, cancel_of, table
+from tests.unit.pipeline.stream.test_derived_tables import STAMPS, Stream, at, cancel_of, table
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -141,7 +142,9 @@ def audited(
     """The audit of everything that is stored, and how many rows it found being written."""
     audit = DerivedAudit(session, repair=repair, grace_s=0.0)
     places: list[Read] = [(*place, *ALWAYS) for place in sorted(partitions(session))]
-    for place, rows in zip(places, read_partitions(session, places, derived_audit.COLUMNS), strict=True):
+    for place, rows in zip(
+        places, read_partitions(session, places, derived_tables_audit.COLUMNS), strict=True
+    ):
         audit.see(place, rows)
     return audit, audit.settle(passed, deadline=time.monotonic())
 

@@ -18,23 +18,23 @@ from uuid import UUID
 
 import pytest
 
-from kintsugi.connections import store_dsn
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Fleet, Node, Role
-from kintsugi.hooks.ansible import Ansible
-from kintsugi.hooks.kafka_quorum import Quorum, find_leader
-from kintsugi.hooks.terraform import Terraform
-from kintsugi.local import node as nodes
-from kintsugi.local.node_identity import kafka_cluster_id
-from kintsugi.local.node_process import read_record
-from kintsugi.local.postgres import Postgres
-from kintsugi.recovery import redundant
-from kintsugi.recovery.case import Runtime
-from kintsugi.recovery.compare_cassandra import compare_tonight
+from kintsugi.controlplane.postgres import Postgres
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.settings import Settings
+from kintsugi.db.store import Store
+from kintsugi.environments.local import node as nodes
+from kintsugi.environments.local.node_identity import kafka_cluster_id
+from kintsugi.environments.local.node_process import read_record
+from kintsugi.infra.ansible import Ansible
+from kintsugi.infra.terraform import Terraform
+from kintsugi.operations import readiness
+from kintsugi.operations.cassandra_repair import compare_tonight
+from kintsugi.operations.context import Runtime
+from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.recovery.plan_policy import changes
-from kintsugi.recovery.rejoin_kafka import rejoin_voter
-from kintsugi.settings import Settings
-from kintsugi.store import Store
+from kintsugi.wire.kafka_quorum import Quorum, find_leader
 from tests.installations import installation, open_directory
 
 ROWS, MISSED = 2000, 50
@@ -176,7 +176,7 @@ def test_the_leading_broker_comes_back_as_a_voter_with_a_new_disk(standing: Sett
     rejoin_voter(fleet, victim, kafka_cluster_id(standing), timeout_s=120)
     clock.tell(f"{victim.name} votes")
     for broker in fleet.of(Role.KAFKA):
-        redundant.wait(standing, fleet, broker, 120)
+        readiness.wait(standing, fleet, broker, 120)
     clock.tell("no partition is under-replicated")
 
     after = voters_of(fleet)
@@ -238,7 +238,7 @@ def test_what_a_replica_missed_is_found_at_night_and_goes_on_record(standing: Se
     for peer in fleet.peers(victim):
         doors.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "enablehandoff"])
     doors.platform().run(victim.name, supervisorctl(standing, victim, "start"))
-    redundant.wait(standing, fleet, victim, 120)
+    readiness.wait(standing, fleet, victim, 120)
     assert held_alone(standing, victim) == set(range(ROWS + 1))
 
     for node in fleet.of(Role.CASSANDRA):

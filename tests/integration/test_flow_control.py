@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from kintsugi.notify import stream_letters
-from kintsugi.settings import BUCKET, TOPIC
-from kintsugi.store.stream_record import LossState, StreamRecord
-from kintsugi.trades import flow, flow_control, schema, topic
-from kintsugi.trades.backlog import LAG_MESSAGES, BacklogGauge
-from kintsugi.trades.flow_control import FlowControl
-from kintsugi.trades.generator import generate_day
-from kintsugi.trades.ingest import FileAccount, ingest_pending
-from kintsugi.trades.ledger import Ledger, State
-from kintsugi.trades.loss_replay import replay_loss
-from kintsugi.trades.offsets import LostRange, commit, group_consumer, starting_offsets
-from kintsugi.trades.producer import producer
-from kintsugi.trades.sent_offsets import SentOffsets
-from kintsugi.trades.stream_letters import StreamLetters
+from kintsugi.core.settings import BUCKET, TOPIC
+from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.sent_offsets import SentOffsets
+from kintsugi.db.stream_record import LossState, StreamRecord
+from kintsugi.notify import dead_letter_collector
+from kintsugi.pipeline import schema, stream_lag
+from kintsugi.pipeline.consumer_offsets import LostRange, commit, group_consumer, starting_offsets
+from kintsugi.pipeline.ingest import flow_control
+from kintsugi.pipeline.ingest.backlog import LAG_MESSAGES, BacklogGauge
+from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_pending
+from kintsugi.pipeline.ingest.flow_control import FlowControl
+from kintsugi.pipeline.ingest.loss_replay import replay_loss
+from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.reconcile import topic_identities
+from kintsugi.pipeline.stream.driver_reports import StreamLetters
+from kintsugi.sampledata.generator import generate_day
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server, wait_until
@@ -132,9 +134,9 @@ def storing(at: Flow, rows_a_second: int) -> Iterator[list[int]]:
 def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_its_file(running: Flow) -> None:
     key = running.put_day(seed=11, trades=3_000)
     (account,) = running.ingest()
-    before = set(topic.identities(running.bootstrap))
+    before = set(topic_identities.identities(running.bootstrap))
     assert len(before) == account.tally.produced
-    found = flow.lag(running.bootstrap)
+    found = stream_lag.lag(running.bootstrap)
     assert found is not None
     partition = max(found.end, key=lambda number: found.end[number])
     running.delete(partition, before=found.end[partition] - 5)
@@ -147,35 +149,35 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
     letters.lost(start.lost)
     letters.lost(start.lost)  # a driver that was killed before it committed its start
     letters.refused([{"partition": 0, "offset": 7, "problem": "json", "raw": b"\xff{", "bytes": 2}])
-    stream_letters.collect(running.bootstrap, running.s3, running.record)
-    stream_letters.collect(running.bootstrap, running.s3, running.record)
+    dead_letter_collector.collect(running.bootstrap, running.s3, running.record)
+    dead_letter_collector.collect(running.bootstrap, running.s3, running.record)
     (loss,) = running.record.losses()
     assert (loss.partition, loss.first, loss.end, loss.state) == (partition, 0, lost.end, LossState.OPEN)
     assert running.record.refused() == {"json": 1}
-    (archived,) = running.s3.list_objects_v2(Bucket=BUCKET, Prefix=stream_letters.ARCHIVE)["Contents"]
+    (archived,) = running.s3.list_objects_v2(Bucket=BUCKET, Prefix=dead_letter_collector.ARCHIVE)["Contents"]
     body = running.s3.get_object(Bucket=BUCKET, Key=archived["Key"])["Body"].read()
     assert json.loads(body)["offset"] == 7
 
-    assert set(topic.identities(running.bootstrap)) < before
+    assert set(topic_identities.identities(running.bootstrap)) < before
     accounts = replay_loss(
         running.s3, running.ledger, running.sent, running.record, running.bootstrap, loss.id,
-        name=stream_letters.run_of(loss), control=running.control("loss"),
+        name=dead_letter_collector.run_of(loss), control=running.control("loss"),
     )  # fmt: skip
     assert [(item.key, item.state) for item in accounts] == [(key, State.DONE)]
-    assert set(topic.identities(running.bootstrap)) == before
+    assert set(topic_identities.identities(running.bootstrap)) == before
     (loss,) = running.record.losses()
     assert (loss.state, loss.files) == (LossState.REPLAYED, (key,))
     assert running.record.losses(open_only=True) == []
-    assert not stream_letters.loss_pages([loss], loss.recorded_at)[1:]
+    assert not dead_letter_collector.loss_pages([loss], loss.recorded_at)[1:]
 
 
 def test_a_message_that_is_no_trade_ends_no_reading_of_the_topic(running: Flow) -> None:
-    before = set(topic.identities(running.bootstrap))
+    before = set(topic_identities.identities(running.bootstrap))
     with producer(running.bootstrap) as kafka:
         for value in (b"{", b"", b"x" * 900_000):
             kafka.send(TOPIC, key=b"AAPL", value=value)
         kafka.flush()
-    assert set(topic.identities(running.bootstrap)) == before
+    assert set(topic_identities.identities(running.bootstrap)) == before
 
 
 def test_an_ingest_waits_while_nothing_is_stored_says_so_and_goes_on_with_the_stream(

@@ -15,21 +15,23 @@ import psycopg
 import pytest
 from botocore.exceptions import ClientError
 
-from kintsugi.errors import InputError, NotAcknowledged
-from kintsugi.settings import BUCKET, TOPIC
-from kintsugi.trades import canary, ingest, ledger
-from kintsugi.trades.arrivals import listed, pending
-from kintsugi.trades.baselines import manifest_key, pending_files
-from kintsugi.trades.data_source import own_source
-from kintsugi.trades.files import read_lines
-from kintsugi.trades.generator import HEADER, generate_day
-from kintsugi.trades.ingest import FileAccount, ingest_object, ingest_pending
-from kintsugi.trades.intake import IntakeReport, IntakeRules
-from kintsugi.trades.intake_store import IntakeStore
-from kintsugi.trades.intake_watch import IntakeWatch
-from kintsugi.trades.ledger import Entry, State
-from kintsugi.trades.producer import Places, Producer
-from kintsugi.trades.redrive import forget_manifests
+from kintsugi.core.data_source import own_source
+from kintsugi.core.errors import InputError, NotAcknowledged
+from kintsugi.core.settings import BUCKET, TOPIC
+from kintsugi.db import ingest_ledger
+from kintsugi.db.ingest_ledger import Entry, State
+from kintsugi.db.intake import IntakeStore
+from kintsugi.pipeline import synthetic_trade
+from kintsugi.pipeline.ingest import file_ingest
+from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_object, ingest_pending
+from kintsugi.pipeline.ingest.file_reader import read_lines
+from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch
+from kintsugi.pipeline.ingest.intake_report import IntakeReport, IntakeRules
+from kintsugi.pipeline.ingest.redrive import forget_manifests
+from kintsugi.pipeline.kafka_producer import Places, Producer
+from kintsugi.pipeline.object_listing import listed, pending
+from kintsugi.pipeline.stream.baselines import manifest_key, pending_files
+from kintsugi.sampledata.generator import HEADER, generate_day
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
@@ -113,7 +115,7 @@ def place(started: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> Pl
     def producing(_: list[str]) -> Iterator[Kafka]:
         yield made.kafka
 
-    monkeypatch.setattr(ingest, "producer", producing)
+    monkeypatch.setattr(file_ingest, "producer", producing)
     return made
 
 
@@ -136,11 +138,11 @@ def test_a_file_that_fails_for_its_own_reason_holds_up_no_other(
         if key.endswith("_2.csv"):
             raise OverflowError("nobody has thought of this")
 
-    monkeypatch.setattr(ingest, "read_lines", reading)
+    monkeypatch.setattr(file_ingest, "read_lines", reading)
     place.put(f"{DAY}_1.csv", b"")
     place.put(f"{DAY}_2.csv", body(lines[:50]))
     place.put(f"{DAY}_3.csv", body(lines[50:80]))
-    synthetic = canary.send(place.s3)
+    synthetic = synthetic_trade.send(place.s3)
     accounts = place.ingest()
     states = {key[-5:-4]: account.state for key, account in accounts.items() if key.startswith(DAY)}
     assert states == {"1": State.FAILED, "2": State.FAILED, "3": State.DONE}
@@ -154,16 +156,16 @@ def test_a_file_that_fails_for_its_own_reason_holds_up_no_other(
 def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_file(
     place: Place, lines: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "SYNTHETIC_EVERY_S", 0.0)
+    monkeypatch.setattr(file_ingest, "SYNTHETIC_EVERY_S", 0.0)
     place.put(f"{DAY}.csv", body(lines[:100]))
     (item,) = listed(place.s3)
-    synthetic = ingest._SyntheticTrades(place.s3, place.ledger, place.kafka, BUCKET)
+    synthetic = file_ingest._SyntheticTrades(place.s3, place.ledger, place.kafka, BUCKET)
     came: list[int] = []
 
     def between() -> None:
         came.append(len(place.kafka.sent))
         if len(came) == 2:
-            canary.send(place.s3)
+            synthetic_trade.send(place.s3)
         synthetic()
 
     account = ingest_object(
@@ -356,8 +358,8 @@ def test_a_look_leaves_s3_alone_for_fifty_times_as_long_as_it_took(place: Place)
 def test_a_ledger_of_an_earlier_release_gets_its_columns_and_keeps_its_rows(place: Place) -> None:
     with psycopg.connect(place.dsn) as connection:
         connection.execute("DROP TABLE ledger_file, intake_report, exchange_session")
-        connection.execute(ledger.TABLE)
-        for change in ledger.CHANGES[:4]:
+        connection.execute(ingest_ledger.TABLE)
+        for change in ingest_ledger.CHANGES[:4]:
             connection.execute(change)
         connection.execute("CREATE UNIQUE INDEX ledger_file_once ON ledger_file (key, etag, replay)")
         connection.execute(

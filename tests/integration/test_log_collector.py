@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.local.log_collector import LogCollector
-from kintsugi.local.processes import listener, wait_until
+from kintsugi.controlplane.log_collector import LogCollector
+from kintsugi.core.processes import listener, wait_until
 from tests.installations import installation
 
 Send = Callable[[str], None]

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from kintsugi.chaos.logs import damage_entry, damage_marker
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.observation import Answer, PeerOpinion
-from kintsugi.probes.facts import cassandra_facts
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
+from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.operations import gossip_generation, readiness, verification_cassandra
 from kintsugi.probes.observe import damage
 from kintsugi.probes.peers import witnesses
 from kintsugi.probes.protocols import probe_node
-from kintsugi.recovery import lacking, redundant, starts_cassandra, verify_cassandra
+from kintsugi.recovery import data_loss
+from kintsugi.recovery.guard_facts import cassandra_facts
 from tests.integration import servers
 
 NODES = [Node(f"cassandra-{n}", Role.CASSANDRA, f"127.35.42.{n}", 2222) for n in (1, 2, 3)]
@@ -47,7 +48,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
     try:
         for node in NODES:
             running.start(node)
-        with verify_cassandra.Only([NODES[0].address]) as session:
+        with verification_cassandra.Only([NODES[0].address]) as session:
             replication = "{'class': 'NetworkTopologyStrategy', 'datacenter1': 3}"
             session.execute(f"CREATE KEYSPACE trades WITH replication = {replication}", timeout=20)
             session.execute(
@@ -70,8 +71,8 @@ def test_a_living_ring(ring: Ring) -> None:
         assert asyncio.run(probe_node(node)).answer is Answer.OK
         said = asyncio.run(witnesses(FLEET, node))
         assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
-        asyncio.run(redundant.until(partial(redundant.missing, FLEET, node), 30, "not redundant"))
-        proof = verify_cassandra.verify_cassandra(FLEET, node, 30)
+        asyncio.run(readiness.until(partial(readiness.missing, FLEET, node), 30, "not redundant"))
+        proof = verification_cassandra.verify_cassandra(FLEET, node, 30)
         assert "3 trades, from its own replica" in proof
     facts = asyncio.run(cassandra_facts(FLEET, NODES[0]))
     assert (facts.replication, facts.others_down) == (3, 0)
@@ -79,7 +80,7 @@ def test_a_living_ring(ring: Ring) -> None:
 
 def test_a_row_that_only_others_hold_proves_nothing(ring: Ring) -> None:
     """A read that needs other replicas is refused as a proof, however right its answer is."""
-    with verify_cassandra.Only([NODES[0].address]) as session:
+    with verification_cassandra.Only([NODES[0].address]) as session:
         replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}"  # most keys live elsewhere
         session.execute(f"CREATE KEYSPACE single WITH replication = {replication}", timeout=20)
         session.execute("CREATE TABLE single.t (k int PRIMARY KEY)", timeout=20)
@@ -91,7 +92,7 @@ def test_a_row_that_only_others_hold_proves_nothing(ring: Ring) -> None:
 
 def _proves(session: Any, key: int) -> bool:
     try:
-        return bool(verify_cassandra._local(session, "SELECT k FROM single.t WHERE k = %s", (key,)))
+        return bool(verification_cassandra._local(session, "SELECT k FROM single.t WHERE k = %s", (key,)))
     except StepFailed as refusal:
         if "asked another replica" not in str(refusal):
             raise
@@ -108,16 +109,16 @@ def test_a_dead_node_is_silent_at_once_and_down_for_its_peers_soon(ring: Ring) -
         opinions = {witness.opinion for witness in await witnesses(FLEET, node)}
         return None if opinions == {PeerOpinion.DOWN} else f"its peers say {opinions}"
 
-    asyncio.run(redundant.until(not_down, 60, "not down for its peers"))
+    asyncio.run(readiness.until(not_down, 60, "not down for its peers"))
     facts = asyncio.run(cassandra_facts(FLEET, NODES[0]))
     assert facts.others_down == 1
-    lacks = asyncio.run(redundant.missing(FLEET, node))
+    lacks = asyncio.run(readiness.missing(FLEET, node))
     assert lacks is not None
     # While one is dead, another one can still be redundant: it is heard by those that live.
-    assert asyncio.run(redundant.missing(FLEET, NODES[1])) is None
+    assert asyncio.run(readiness.missing(FLEET, NODES[1])) is None
     ring.start(node)
-    asyncio.run(redundant.until(lambda: redundant.missing(FLEET, node), 60, "not redundant"))
-    assert "from its own replica" in verify_cassandra.verify_cassandra(FLEET, node, 60)
+    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not redundant"))
+    assert "from its own replica" in verification_cassandra.verify_cassandra(FLEET, node, 60)
 
 
 def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) -> None:
@@ -125,19 +126,19 @@ def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) 
     node = NODES[2]
 
     def generation() -> int:
-        with verify_cassandra.Only([node.address]) as session:
-            rows = {row.address: row.generation for row in session.execute(starts_cassandra.IN_FORCE)}
+        with verification_cassandra.Only([node.address]) as session:
+            rows = {row.address: row.generation for row in session.execute(gossip_generation.IN_FORCE)}
         return int(rows[node.address])
 
-    assert starts_cassandra.keep_count(node) is None
+    assert gossip_generation.keep_count(node) is None
     fast = int(time.time()) + 3600
-    with verify_cassandra.Only([node.address]) as session:
-        session.execute(starts_cassandra.KEEP, (fast * 10**6, fast))
+    with verification_cassandra.Only([node.address]) as session:
+        session.execute(gossip_generation.KEEP, (fast * 10**6, fast))
     for life in (1, 2):
         ring.by_name[node.name].stop()
         ring.start(node)
         assert generation() == fast + life
-        assert f"it goes on from {fast + life}" in str(starts_cassandra.keep_count(node))
+        assert f"it goes on from {fast + life}" in str(gossip_generation.keep_count(node))
 
 
 def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the_next_one_is_heard(
@@ -146,20 +147,20 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
     """Seen in the table of faults: a restart before `keep_count`, and peers held the node for shut down."""
     node = NODES[2]
     fast = int(time.time()) + 7200
-    with verify_cassandra.Only([node.address]) as session:
-        session.execute(starts_cassandra.KEEP, (fast * 10**6, fast))
-    assert asyncio.run(starts_cassandra.overtaken(FLEET, node)) is None
+    with verification_cassandra.Only([node.address]) as session:
+        session.execute(gossip_generation.KEEP, (fast * 10**6, fast))
+    assert asyncio.run(gossip_generation.overtaken(FLEET, node)) is None
     for _ in (1, 2):
         ring.by_name[node.name].stop()
         ring.start(node)
-    said = asyncio.run(starts_cassandra.overtaken(FLEET, node))
+    said = asyncio.run(gossip_generation.overtaken(FLEET, node))
     assert said is not None
     assert said.startswith(f"{NODES[0].name} and {NODES[1].name} don't listen to {node.name}")
-    starts_cassandra.keep_count(node)
+    gossip_generation.keep_count(node)
     ring.by_name[node.name].stop()
     ring.start(node)
-    asyncio.run(redundant.until(lambda: redundant.missing(FLEET, node), 60, "not redundant"))
-    assert asyncio.run(starts_cassandra.overtaken(FLEET, node)) is None
+    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not redundant"))
+    assert asyncio.run(gossip_generation.overtaken(FLEET, node)) is None
 
 
 def damage_newest_log(ring: Ring, node: Node, damage: Callable[[Path], bool]) -> int:
@@ -181,7 +182,7 @@ def test_a_node_that_goes_on_without_a_part_of_its_commit_log_says_so(ring: Ring
     before = damage_newest_log(ring, NODES[2], damage_entry)
     ring.start(NODES[2])
     said = stamped(ring.by_name[NODES[2].name].log.read_text()[before:].splitlines())
-    assert any(lacking.LEFT_OUT in line for line in said)
+    assert any(data_loss.LEFT_OUT in line for line in said)
     assert damage(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is None
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.observation import Answer, Finding, PeerOpinion, Symptom
-from kintsugi.probes.facts import guard_facts, kafka_facts
-from kintsugi.probes.flow import read_offsets
+from kintsugi.airflow_ext.triggers.node_health import NodeHealthTrigger
+from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
+from kintsugi.core.observation import Answer, Finding, PeerOpinion, Symptom
+from kintsugi.core.settings import CONSUMER_GROUP, TOPIC
+from kintsugi.operations import readiness
+from kintsugi.operations.verification_kafka import verify_kafka
 from kintsugi.probes.peers import witnesses
 from kintsugi.probes.protocols import probe_node
-from kintsugi.recovery import redundant
-from kintsugi.recovery.verify_kafka import verify_kafka
-from kintsugi.settings import CONSUMER_GROUP, TOPIC
-from kintsugi.triggers.node_health import NodeHealthTrigger
+from kintsugi.probes.stream_progress import read_offsets
+from kintsugi.recovery.guard_facts import guard_facts, kafka_facts
 from tests.integration import servers
 
 NODES = [Node(f"kafka-{n}", Role.KAFKA, f"127.35.41.{n}", 2222) for n in (1, 2, 3)]
@@ -60,7 +60,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
         running.start(*NODES)
         with KafkaAdminClient(bootstrap_servers=[f"{node.address}:9092" for node in NODES]) as admin:
             admin.create_topics({TOPIC: {"num_partitions": 3, "replication_factor": 3}})
-        asyncio.run(redundant.until(_all_in_sync, 60, "the brokers are not in sync"))
+        asyncio.run(readiness.until(_all_in_sync, 60, "the brokers are not in sync"))
         yield running
     finally:
         servers.stop_all(list(running.by_name.values()))
@@ -68,7 +68,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
 
 
 async def _all_in_sync() -> str | None:
-    lacks = await asyncio.gather(*(redundant.missing(FLEET, node) for node in NODES))
+    lacks = await asyncio.gather(*(readiness.missing(FLEET, node) for node in NODES))
     return next((lack for lack in lacks if lack), None)
 
 
@@ -146,7 +146,7 @@ async def test_a_hung_broker_is_found_within_twenty_seconds_and_its_peers_say_so
         assert facts.heard_at is None or (facts.at - facts.heard_at).total_seconds() > 5
     finally:
         brokers.signal(node, signal.SIGCONT)
-    await redundant.until(_all_in_sync, 60, "the brokers are not in sync")
+    await readiness.until(_all_in_sync, 60, "the brokers are not in sync")
 
 
 async def test_a_killed_broker_is_found_in_seconds_and_is_redundant_when_it_is_back(brokers: Brokers) -> None:
@@ -159,7 +159,7 @@ async def test_a_killed_broker_is_found_in_seconds_and_is_redundant_when_it_is_b
     assert finding is not None
     assert finding.symptom is Symptom.DOWN
     assert (finding.detected_at - killed).total_seconds() < 9
-    lacks = await redundant.missing(FLEET, node)
+    lacks = await readiness.missing(FLEET, node)
     assert lacks is not None
     assert "doesn't answer" in lacks
     assert not (await guard_facts(FLEET, node)).proven_dead, "a refused connection proves nothing"
@@ -169,6 +169,6 @@ async def test_a_killed_broker_is_found_in_seconds_and_is_redundant_when_it_is_b
     assert facts.kafka is not None
     assert (facts.kafka.live, facts.kafka.voters, facts.kafka.current) == (frozenset({1, 2}), 3, 2)
     await asyncio.to_thread(brokers.start, node)
-    await redundant.until(lambda: redundant.missing(FLEET, node), 60, "not redundant")
-    await redundant.until(_quorum_lacks, 60, "not a voter")
+    await readiness.until(lambda: readiness.missing(FLEET, node), 60, "not redundant")
+    await readiness.until(_quorum_lacks, 60, "not a voter")
     assert "led" in await asyncio.to_thread(verify_kafka, FLEET, node, 60)

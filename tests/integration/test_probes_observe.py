@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.local import node as local
-from kintsugi.local import ssh
-from kintsugi.observation import Answer
+from kintsugi.core.observation import Answer
+from kintsugi.core.settings import Settings, load_settings
+from kintsugi.environments.local import node as local
+from kintsugi.infra import ssh
 from kintsugi.probes.observe import observe
-from kintsugi.recovery.diagnose import Verdict, diagnose
-from kintsugi.settings import Settings, load_settings
+from kintsugi.recovery.diagnosis import Verdict, diagnose
 from tests.integration import servers
 
 NAME = "kafka-1"

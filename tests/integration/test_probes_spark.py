@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.observation import Answer, PeerOpinion
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
+from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.operations import readiness
+from kintsugi.operations.verification import verify_spark
 from kintsugi.probes.peers import witnesses
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import probe_stream
-from kintsugi.recovery import redundant
-from kintsugi.recovery.verify import verify_spark
 from tests.integration import servers
 
 MASTER = Node("spark-master-1", Role.SPARK_MASTER, "127.35.44.1", 2222)
@@ -43,7 +43,7 @@ def cluster(tmp_path: Path) -> Iterator[list[servers.Server]]:
 
 def test_a_worker_dies_and_comes_back(cluster: list[servers.Server], tmp_path: Path) -> None:
     for node in (WORKER, MASTER):
-        asyncio.run(redundant.until(lambda node=node: redundant.missing(FLEET, node), 40, node.name))  # type: ignore[misc]
+        asyncio.run(readiness.until(lambda node=node: readiness.missing(FLEET, node), 40, node.name))  # type: ignore[misc]
         assert asyncio.run(probe_node(node)).answer is Answer.OK
         assert "offer their cores" in verify_spark(FLEET, node, stream=False)
     (witness,) = asyncio.run(witnesses(FLEET, WORKER))
@@ -63,8 +63,8 @@ def test_a_worker_dies_and_comes_back(cluster: list[servers.Server], tmp_path: P
         (said,) = await witnesses(FLEET, WORKER)
         return said.detail if said.opinion is PeerOpinion.UP else None
 
-    asyncio.run(redundant.until(unheard, 30, "the master still hears the dead worker"))
+    asyncio.run(readiness.until(unheard, 30, "the master still hears the dead worker"))
     cluster.append(start_worker(tmp_path / "worker"))
-    asyncio.run(redundant.until(lambda: redundant.missing(FLEET, WORKER), 40, "not redundant"))
+    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, WORKER), 40, "not redundant"))
     (witness,) = asyncio.run(witnesses(FLEET, WORKER))
     assert witness.opinion is PeerOpinion.UP

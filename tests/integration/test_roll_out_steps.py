@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from kintsugi.errors import LeaseHeld, Refused, StepFailed
-from kintsugi.hooks.ansible import Checked
-from kintsugi.recovery import stream_driver
-from kintsugi.recovery.case import Runtime
-from kintsugi.release import deploy, in_force, rollout, steady
-from kintsugi.release.archive import Release
-from kintsugi.release.rollout import NodeState
-from kintsugi.release.steady import Steady
-from kintsugi.store import Store
+from kintsugi.core.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.core.rollout_state import NodeState
+from kintsugi.db.store import Store
+from kintsugi.infra.ansible import Checked
+from kintsugi.operations import stream_driver
+from kintsugi.operations.context import Runtime
+from kintsugi.releases import assignment, rollout, rollout_steps, steady_state
+from kintsugi.releases.archive import Release
+from kintsugi.releases.steady_state import Steady
 from tests.installations import installation
-from tests.integration.store.conftest import fresh_store, postgres, store  # noqa: F401 - fixtures
+from tests.integration.db.conftest import fresh_store, postgres, store  # noqa: F401 - fixtures
 
 OLD, NEW = "a" * 64, "b" * 64
 RUN = "manual__1"
@@ -86,21 +86,21 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     def look(runtime: Runtime, *, but: Any = ()) -> Steady:
         return Steady({node: what for node, what in made.sick.items() if node not in but})
 
-    monkeypatch.setattr(deploy, "_ansible", lambda runtime, release: Fake(made, release.digest))
-    monkeypatch.setattr(deploy, "_proof", proof)
-    monkeypatch.setattr(deploy, "_stop", lambda runtime, node: made.stopped.append(node))
+    monkeypatch.setattr(rollout_steps, "_ansible", lambda runtime, release: Fake(made, release.digest))
+    monkeypatch.setattr(rollout_steps, "_proof", proof)
+    monkeypatch.setattr(rollout_steps, "_stop", lambda runtime, node: made.stopped.append(node))
     monkeypatch.setattr(stream_driver, "variables", lambda runtime: {})
-    monkeypatch.setattr(deploy, "_archive", lambda runtime, ended: None)
-    monkeypatch.setattr(in_force, "open_release", lambda runtime, digest: Release(digest, Path("/nowhere")))
-    monkeypatch.setattr(deploy, "_known", lambda runtime, prefix: Release(prefix, Path("/nowhere")))
-    monkeypatch.setattr(deploy, "_same_nodes", lambda there, declared: None)
-    monkeypatch.setattr(deploy, "_jars_fit", lambda runtime, release: None)
-    monkeypatch.setattr(deploy, "load_fleet", lambda path: None)
-    monkeypatch.setattr(steady, "look", look)
-    monkeypatch.setattr(steady, "canary", lambda runtime: "a canary arrived")
-    monkeypatch.setattr(steady, "GATE_S", 0.0)
-    monkeypatch.setattr(deploy, "NODE_HOLD_S", 0.0)
-    monkeypatch.setattr(deploy, "LEASE_WAIT_S", 0.0)
+    monkeypatch.setattr(rollout_steps, "_archive", lambda runtime, ended: None)
+    monkeypatch.setattr(assignment, "open_release", lambda runtime, digest: Release(digest, Path("/nowhere")))
+    monkeypatch.setattr(rollout_steps, "_known", lambda runtime, prefix: Release(prefix, Path("/nowhere")))
+    monkeypatch.setattr(rollout_steps, "_same_nodes", lambda there, declared: None)
+    monkeypatch.setattr(rollout_steps, "_jars_fit", lambda runtime, release: None)
+    monkeypatch.setattr(rollout_steps, "load_fleet", lambda path: None)
+    monkeypatch.setattr(steady_state, "look", look)
+    monkeypatch.setattr(steady_state, "canary", lambda runtime: "a canary arrived")
+    monkeypatch.setattr(steady_state, "GATE_S", 0.0)
+    monkeypatch.setattr(rollout_steps, "NODE_HOLD_S", 0.0)
+    monkeypatch.setattr(rollout_steps, "LEASE_WAIT_S", 0.0)
     return made
 
 
@@ -114,23 +114,23 @@ def doors(store: Store, servers: Servers, tmp_path: Path) -> Runtime:  # noqa: F
     return Runtime(settings=settings, fleet=settings.fleet, store=store)
 
 
-def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> deploy.Story:
+def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> rollout_steps.Story:
     """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
 
     def tasks() -> None:
-        deploy.prepare(doors, run, wanted)
-        deploy.plan(doors, run)
+        rollout_steps.prepare(doors, run, wanted)
+        rollout_steps.plan(doors, run)
         for node in rollout.order(doors.fleet):
-            deploy.apply(doors, run, node.name)
-            deploy.prove(doors, run, node.name)
-        deploy.hold(doors, run, 0.0)
+            rollout_steps.apply(doors, run, node.name)
+            rollout_steps.prove(doors, run, node.name)
+        rollout_steps.hold(doors, run, 0.0)
 
     try:
         tasks()
     except (StepFailed, Refused):
         with suppress(StepFailed, Refused):
-            deploy.go_back(doors, run)
-    return deploy.finish(doors, run)
+            rollout_steps.go_back(doors, run)
+    return rollout_steps.finish(doors, run)
 
 
 def on(doors: Runtime) -> dict[str, str]:
@@ -138,7 +138,7 @@ def on(doors: Runtime) -> dict[str, str]:
 
 
 def nothing_is_held(doors: Runtime) -> bool:
-    names = [*doors.fleet.nodes, deploy.ROLL_OUT]
+    names = [*doors.fleet.nodes, rollout_steps.ROLL_OUT]
     return all(doors.store.lease(name) is None and not doors.store.maintenance(name) for name in names)
 
 
@@ -179,9 +179,9 @@ def test_what_does_not_render_touches_nothing(doors: Runtime, servers: Servers) 
     assert "stopped" in story.text
     assert "'hep' is undefined" in str(doors.store.release_record(NEW).bad_reason)
     with pytest.raises(Refused, match="was found bad"):
-        deploy.prepare(doors, "manual__2", NEW)
+        rollout_steps.prepare(doors, "manual__2", NEW)
     assert nothing_is_held(doors)
-    assert deploy.prepare(doors, "manual__3", NEW, again=True).state == "running"
+    assert rollout_steps.prepare(doors, "manual__3", NEW, again=True).state == "running"
 
 
 def test_a_look_that_fails_once_is_not_held_against_the_release(
@@ -194,8 +194,8 @@ def test_a_look_that_fails_once_is_not_held_against_the_release(
         return check(self, nodes, **kw)
 
     monkeypatch.setattr(Fake, "check", broken_connection)
-    deploy.prepare(doors, RUN, NEW)
-    assert len(deploy.plan(doors, RUN).steps) == len(doors.fleet.nodes)
+    rollout_steps.prepare(doors, RUN, NEW)
+    assert len(rollout_steps.plan(doors, RUN).steps) == len(doors.fleet.nodes)
     assert doors.store.release_record(NEW).verdict == "unproven"
 
 
@@ -225,7 +225,7 @@ def test_a_task_killed_while_it_restarts_is_run_again(doors: Runtime, servers: S
 
 def test_the_way_back_killed_in_the_middle_is_finished(doors: Runtime, servers: Servers) -> None:
     servers.unproven = {("kafka-2", "b")}
-    original = deploy._restart
+    original = rollout_steps._restart
 
     def dies_on_the_way_back(runtime: Runtime, release: Release, node: str, token: int) -> None:
         original(runtime, release, node, token)
@@ -233,12 +233,12 @@ def test_the_way_back_killed_in_the_middle_is_finished(doors: Runtime, servers: 
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deploy, "_restart", dies_on_the_way_back)
+        patch.setattr(rollout_steps, "_restart", dies_on_the_way_back)
         with pytest.raises(Killed):
             roll_out(doors)
-    deploy.go_back(doors, RUN)
+    rollout_steps.go_back(doors, RUN)
     assert doors.store.deployment(RUN).step("kafka-2").state is NodeState.RETURNED
-    assert not deploy.finish(doors, RUN).well
+    assert not rollout_steps.finish(doors, RUN).well
     assert set(on(doors).values()) == {"a"}
     assert nothing_is_held(doors)
 
@@ -262,15 +262,15 @@ def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
             servers.sick.pop(limit, None)
 
     monkeypatch.setattr(Fake, "run", falls_sick)
-    deploy.prepare(doors, RUN, NEW)
-    deploy.plan(doors, RUN)
+    rollout_steps.prepare(doors, RUN, NEW)
+    rollout_steps.plan(doors, RUN)
     for node in rollout.order(doors.fleet)[:4]:
-        deploy.apply(doors, RUN, node.name)
-        deploy.prove(doors, RUN, node.name)
+        rollout_steps.apply(doors, RUN, node.name)
+        rollout_steps.prove(doors, RUN, node.name)
     servers.sick = {"kafka-1": "out of sync"}
     with pytest.raises(StepFailed, match="kafka-1 fell sick after its proof"):
-        deploy.apply(doors, RUN, "kafka-3")
-    deploy.go_back(doors, RUN)
+        rollout_steps.apply(doors, RUN, "kafka-3")
+    rollout_steps.go_back(doors, RUN)
     assert servers.restarted[2:] == [
         ("kafka-1", "a"),
         ("kafka-2", "a"),
@@ -287,24 +287,24 @@ def test_a_persons_maintenance_mark_is_kept(doors: Runtime, servers: Servers) ->
 
 def test_a_node_under_repair_is_not_touched(doors: Runtime, servers: Servers) -> None:
     doors.store.acquire_lease("kafka-1", "watch_kafka-1/run", 60)
-    deploy.prepare(doors, RUN, NEW)
-    deploy.plan(doors, RUN)
+    rollout_steps.prepare(doors, RUN, NEW)
+    rollout_steps.plan(doors, RUN)
     for node in rollout.order(doors.fleet)[:2]:
-        deploy.apply(doors, RUN, node.name)
+        rollout_steps.apply(doors, RUN, node.name)
     with pytest.raises(LeaseHeld, match="watch_kafka-1"):
-        deploy.apply(doors, RUN, "kafka-1")
+        rollout_steps.apply(doors, RUN, "kafka-1")
     assert servers.restarted == []
 
 
 def test_a_second_roll_out_waits_and_takes_over_when_the_first_is_gone(
     doors: Runtime, servers: Servers
 ) -> None:
-    deploy.prepare(doors, RUN, NEW)
+    rollout_steps.prepare(doors, RUN, NEW)
     with pytest.raises(Refused, match="another roll-out is under way"):
-        deploy.prepare(doors, "manual__2", NEW)
+        rollout_steps.prepare(doors, "manual__2", NEW)
     with doors.store.transaction() as connection:  # the lease lapses, as when everything was killed
         connection.execute("UPDATE lease SET expires_at = clock_timestamp() - interval '1s'")
-    assert deploy.prepare(doors, "manual__2", NEW).state == "running"
+    assert rollout_steps.prepare(doors, "manual__2", NEW).state == "running"
     assert doors.store.deployment(RUN).state == "stopped"
 
 
@@ -314,7 +314,7 @@ def test_a_fleet_whose_canary_does_not_arrive_gets_no_release(
     def lost(runtime: Runtime) -> str:
         raise StepFailed("it didn't arrive")
 
-    monkeypatch.setattr(steady, "canary", lost)
+    monkeypatch.setattr(steady_state, "canary", lost)
     roll_out(doors)
     assert servers.restarted == []
     assert doors.store.release_record(NEW).verdict == "unproven"
@@ -331,7 +331,7 @@ def test_a_bad_hold_returns_everything(
         except StopIteration:
             raise StepFailed("it didn't arrive") from None
 
-    monkeypatch.setattr(steady, "canary", once)
+    monkeypatch.setattr(steady_state, "canary", once)
     story = roll_out(doors)
     assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
     assert "returned" in story.text

@@ -19,23 +19,19 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from kintsugi.notify import stream_letters
-from kintsugi.notify.stream_letters import Letters
-from kintsugi.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
-from kintsugi.trades import baselines, canary, flow, schema, stream
-from kintsugi.trades.arrivals import listed, pending
-from kintsugi.trades.generator import GeneratedDay, generate_day
-from kintsugi.trades.identity import CANARY_SYMBOL
-from kintsugi.trades.ingest import (
-    FileAccount,
-    ingest_object,
-    ingest_pending,
-    totals,
-)
-from kintsugi.trades.ledger import Ledger, State
-from kintsugi.trades.producer import producer
-from kintsugi.trades.reconcile import identities_in_kafka
-from kintsugi.trades.replay import Schedule, replay, select
+from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
+from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.notify import dead_letter_collector
+from kintsugi.notify.dead_letter_collector import Letters
+from kintsugi.pipeline import schema, stream_lag, synthetic_trade
+from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_object, ingest_pending, totals
+from kintsugi.pipeline.ingest.replay import Schedule, replay, select
+from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.object_listing import listed, pending
+from kintsugi.pipeline.reconcile.reconcile import identities_in_kafka
+from kintsugi.pipeline.stream import baselines, submission
+from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.sampledata.generator import GeneratedDay, generate_day
 from tests.integration import servers
 from tests.integration.pipeline import Pipeline, running, s3_client
 from tests.integration.servers import wait_until
@@ -183,12 +179,12 @@ class Driver:
     def __init__(self, pipeline: Pipeline) -> None:
         self.checkpoint = pipeline.folder / "checkpoint"
         self.log = pipeline.folder / "driver.log"
-        self.command = stream.submit_command(
+        self.command = submission.submit_command(
             master="local[1]", driver_host=f"{NET}.4", bootstrap=pipeline.bootstrap,
             contact_points=pipeline.contact_points, checkpoint=self.checkpoint,
             jars=load_settings().artifacts / "spark",
             application=REPOSITORY / "spark_apps" / "stream_trades.py",
-            py_files=stream.package(pipeline.folder / "kintsugi.zip"),
+            py_files=submission.package(pipeline.folder / "kintsugi.zip"),
         )  # fmt: skip
         self.env = {**os.environ, "SPARK_LOCAL_IP": f"{NET}.4", "PYSPARK_PYTHON": sys.executable}
 
@@ -226,7 +222,7 @@ def build_baseline(pipeline: Pipeline, driver: Driver, day: GeneratedDay) -> str
     }  # fmt: skip
     command = [
         driver.command[0], "--master", "local[1]", "--py-files", str(pipeline.folder / "kintsugi.zip"),
-        *(f"--conf={name}={value}" for name, value in stream.BATCH_CONFIGURATION.items()),
+        *(f"--conf={name}={value}" for name, value in submission.BATCH_CONFIGURATION.items()),
         f"--conf=spark.driver.host={NET}.4", f"--conf=spark.driver.bindAddress={NET}.4",
         str(REPOSITORY / "spark_apps" / "build_baseline.py"), key,
     ]  # fmt: skip
@@ -251,7 +247,7 @@ def test_an_end_of_day_file_becomes_a_baseline_and_is_done_once(
 
 
 def caught_up(pipeline: Pipeline) -> bool:
-    return flow.consumer_lag(pipeline.bootstrap) == 0
+    return stream_lag.consumer_lag(pipeline.bootstrap) == 0
 
 
 def assert_windows_hold_every_trade_once(pipeline: Pipeline) -> None:
@@ -292,10 +288,12 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
         process.kill()
         process.wait()
         shutil.rmtree(driver.checkpoint)  # as if the node's disk were gone
-        identity = canary.send(pipeline.s3)
+        identity = synthetic_trade.send(pipeline.s3)
         ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
         process = driver.start()
-        driver.wait_until(lambda: canary.arrived(pipeline.session, identity), 180, "the canary arrives")
+        driver.wait_until(
+            lambda: synthetic_trade.arrived(pipeline.session, identity), 180, "the canary arrives"
+        )
         assert "no checkpoint" in driver.log.read_text().rpartition("starting from {")[0]
         assert pipeline.account(until=10).complete
     finally:
@@ -316,7 +314,7 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
             kafka.send(TOPIC, value=b"no key, no trade")
             kafka.flush()
         driver.wait_until(lambda: caught_up(pipeline), 240, "the stream has passed what is no trade")
-        for letter in stream_letters.messages(pipeline.bootstrap, {}):
+        for letter in dead_letter_collector.messages(pipeline.bootstrap, {}):
             letters.add(*letter)
         assert letters.reasons == {"json": 4, "trade_id": 1}
         assert "the query failed" not in driver.log.read_text()
@@ -324,23 +322,25 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
     finally:
         process.kill()
         process.wait()
-    canary.send_to_kafka(pipeline.bootstrap)
-    found = flow.lag(pipeline.bootstrap)
+    synthetic_trade.send_to_kafka(pipeline.bootstrap)
+    found = stream_lag.lag(pipeline.bootstrap)
     assert found is not None
     (partition,) = [number for number, end in found.end.items() if end > (found.committed[number] or 0)]
     admin = KafkaAdminClient(bootstrap_servers=pipeline.bootstrap)
     admin.delete_records({TopicPartition(TOPIC, partition): found.end[partition]})
     admin.close()
-    identity = canary.send(pipeline.s3)
+    identity = synthetic_trade.send(pipeline.s3)
     ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     process = driver.start()
     try:
-        driver.wait_until(lambda: canary.arrived(pipeline.session, identity), 240, "the canary arrives")
+        driver.wait_until(
+            lambda: synthetic_trade.arrived(pipeline.session, identity), 240, "the canary arrives"
+        )
     finally:
         process.kill()
         process.wait()
     again = Letters()
-    for letter in stream_letters.messages(pipeline.bootstrap, letters.following):
+    for letter in dead_letter_collector.messages(pipeline.bootstrap, letters.following):
         again.add(*letter)
     assert again.lost == [(partition, found.committed[partition], found.end[partition])]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.settings import Settings
+from kintsugi.core.settings import Settings
 from tests.installations import blocked_way_out, installation, leads_nowhere
 
 

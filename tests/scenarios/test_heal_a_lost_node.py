@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from kintsugi.local.node import processes
-from kintsugi.local.node_process import read_record
-from kintsugi.settings import Settings
+from kintsugi.core.fleet import REPOSITORY
+from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node import processes
+from kintsugi.environments.local.node_process import read_record
 from tests.installations import blocked_way_out, installation, leads_nowhere, open_directory
 
 TRADES = 8_000
@@ -41,8 +42,9 @@ class Command:
             "KINTSUGI_CACHE": str(self.settings.cache),
             "KINTSUGI_FLEET": str(self.settings.fleet_file),
         }
+        program = "benchmarks" if arguments[0] == "demo" else "kintsugi.cli"
         return subprocess.run(
-            [sys.executable, "-m", "kintsugi.cli", *arguments],
+            [sys.executable, "-m", program, *arguments], cwd=REPOSITORY,
             env=environment, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
 
@@ -92,8 +94,8 @@ def test_it_was_rebuilt_with_every_package_client_led_nowhere(
     kintsugi: Command, report: dict[str, Any]
 ) -> None:
     """The recovery's tasks are forks of the scheduler; Terraform made the new server; Ansible came over SSH."""
-    from kintsugi.local import ssh
-    from kintsugi.local.control_plane import AIRFLOW, ControlPlane
+    from kintsugi.controlplane.control_plane import AIRFLOW, ControlPlane
+    from kintsugi.infra import ssh
 
     settings = kintsugi.settings
     handed_on = kintsugi.way_out["KINTSUGI_INHERIT"].split(",")
@@ -120,8 +122,8 @@ def test_no_trade_is_lost_or_doubled(report: dict[str, Any]) -> None:
 
 def test_a_row_that_is_deleted_by_hand_is_named(kintsugi: Command, report: dict[str, Any]) -> None:
     """The account must be able to fail: one row less in Cassandra, and it says which."""
-    from kintsugi.fleet import Role
-    from kintsugi.trades.cassandra import connected
+    from kintsugi.core.fleet import Role
+    from kintsugi.pipeline.cassandra_session import connected
 
     nodes = [node.address for node in kintsugi.settings.fleet.of(Role.CASSANDRA)]
     with connected(nodes) as session:
@@ -147,8 +149,8 @@ def test_status_is_told_to_programs(kintsugi: Command, report: dict[str, Any]) -
 
 
 def test_the_story_is_in_s3(kintsugi: Command, report: dict[str, Any]) -> None:
-    from kintsugi.connections import s3_client
-    from kintsugi.settings import BUCKET
+    from kintsugi.core.connections import s3_client
+    from kintsugi.core.settings import BUCKET
 
     s3 = s3_client(kintsugi.settings)
     prefix = f"incidents/{report['recoveries'][0]['incident']}/"
@@ -161,7 +163,7 @@ def test_the_story_is_in_s3(kintsugi: Command, report: dict[str, Any]) -> None:
 
 
 def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, Any]) -> None:
-    from kintsugi.local.control_plane import ControlPlane
+    from kintsugi.controlplane.control_plane import ControlPlane
 
     airflow = ControlPlane(kintsugi.settings).airflow
     before = processes(kintsugi.settings, "cassandra-1")
@@ -176,11 +178,11 @@ def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, An
 def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
     kintsugi: Command, report: dict[str, Any]
 ) -> None:
-    from kintsugi.connections import store_dsn
-    from kintsugi.incident import Outcome
-    from kintsugi.local import node
-    from kintsugi.local.control_plane import ControlPlane
-    from kintsugi.store import Store
+    from kintsugi.controlplane.control_plane import ControlPlane
+    from kintsugi.core.connections import store_dsn
+    from kintsugi.core.incident import Outcome
+    from kintsugi.db.store import Store
+    from kintsugi.environments.local import node
 
     name, dag = "spark-worker-2", "watch_spark-worker-2"
     airflow, store = ControlPlane(kintsugi.settings).airflow, Store(store_dsn(kintsugi.settings))

@@ -13,10 +13,10 @@ from moto import mock_aws
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from kintsugi.errors import InputError
-from kintsugi.trades import chain
-from kintsugi.trades.dead_letters import RejectedRows
-from kintsugi.trades.schema import BASELINE_COLUMNS
+from kintsugi.core.errors import InputError
+from kintsugi.pipeline.ingest.dead_letters import RejectedRows
+from kintsugi.pipeline.schema import BASELINE_COLUMNS
+from kintsugi.sampledata import option_chain
 from spark_apps import build_baseline
 
 SCHEMA = (
@@ -111,7 +111,7 @@ def test_odd_rows_fail_alone_with_a_reason_and_their_raw_line() -> None:
 
 
 def test_it_reads_the_vendors_file_and_refuses_another(tmp_path: Path) -> None:
-    file = chain.write_eod(chain.build(date(2024, 10, 7), 1), tmp_path)
+    file = option_chain.write_eod(option_chain.build(date(2024, 10, 7), 1), tmp_path)
     table = build_baseline.read_eod(file.read_bytes(), "eod/f")
     assert table.num_rows > 10_000
     for body in (b"a,b\n1,2\n", b"", file.read_bytes().splitlines()[0] + b"\n"):

@@ -6,7 +6,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from kintsugi.trades import columns
+from kintsugi.pipeline.stream import columns
 
 NAN = float("nan")
 

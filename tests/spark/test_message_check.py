@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from kintsugi.trades import cql_values, message_check
-from kintsugi.trades.baselines import newest_before
-from kintsugi.trades.derived import Derived
-from kintsugi.trades.derived_memory import MemoryStore
-from kintsugi.trades.identity import CANARY_SYMBOL
-from kintsugi.trades.schema import TRADE_COLUMNS, VERSION_COLUMN
-from kintsugi.trades.signals import days_of, with_scores
-from kintsugi.trades.sink import trades_of
+from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN
+from kintsugi.pipeline.stream import cql_values, message_check
+from kintsugi.pipeline.stream.baselines import newest_before
+from kintsugi.pipeline.stream.cassandra_sink import trades_of
+from kintsugi.pipeline.stream.derived_tables import Derived
+from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.signals import days_of, with_scores
+from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
 from spark_apps import stream_trades
-from tests.unit.trades.test_rows import LINE, changed, trade
+from tests.unit.pipeline.test_row_parser import LINE, changed, trade
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

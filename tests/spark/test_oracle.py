@@ -16,9 +16,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
-from kintsugi.trades.generator import GeneratedDay, generate_day
-from kintsugi.trades.rows import Message, message
-from spark_apps import build_baseline, evaluate_signals, stream_trades
+from benchmarks import signals_application
+from kintsugi.pipeline.row_parser import Message, message
+from kintsugi.sampledata.generator import GeneratedDay, generate_day
+from spark_apps import build_baseline, stream_trades
 from tests.spark import oracle
 
 DAY = date(2024, 10, 8)
@@ -99,7 +100,7 @@ def test_the_baseline_of_each_bucket(spark: SparkSession, made: GeneratedDay, re
 def test_windows_and_signals(
     spark: SparkSession, made: GeneratedDay, lines: list[str], expected: pd.DataFrame
 ) -> None:
-    store = evaluate_signals.stream(spark, made)
+    store = signals_application.stream(spark, made)
     wanted = oracle.windows(expected)
     found = {(key.symbol, key.start): window._asdict() for key, window in store.windows_written.items()}
     assert {key for key, window in found.items() if window["trades"]} == wanted.keys()

@@ -15,16 +15,16 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from kintsugi.errors import Refused
-from kintsugi.local.processes import wait_until
-from kintsugi.trades import cql_values
-from kintsugi.trades.baselines import BaselineCache, newest_before
-from kintsugi.trades.derived_types import Alike
-from kintsugi.trades.match_key import match_number
-from kintsugi.trades.schema import TRADE_COLUMNS
-from kintsugi.trades.sink import trades_of
+from kintsugi.core.errors import Refused
+from kintsugi.core.processes import wait_until
+from kintsugi.pipeline.schema import TRADE_COLUMNS
+from kintsugi.pipeline.stream import cql_values
+from kintsugi.pipeline.stream.baselines import BaselineCache, newest_before
+from kintsugi.pipeline.stream.cassandra_sink import trades_of
+from kintsugi.pipeline.stream.derived_records import Alike
+from kintsugi.pipeline.stream.match_key import match_number
 from spark_apps import stream_trades
-from tests.unit.trades.test_rows import LINE, changed, trade
+from tests.unit.pipeline.test_row_parser import LINE, changed, trade
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, Table
@@ -122,7 +122,7 @@ class Baseline(BaselineCache):
 
 
 def passed(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-    """In the place of `sink.arrow_sink`: encodes the trades as it does, and stores none."""
+    """In the place of `cassandra_sink.arrow_sink`: encodes the trades as it does, and stores none."""
     for batch in batches:
         cql_values.rows(trades_of(batch), TRADE_COLUMNS)
         yield batch.select(list(stream_trades.RETURNED_NAMES))

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kintsugi.connections import store_dsn
-from kintsugi.hooks.terraform import Terraform
-from kintsugi.local import node as nodes
-from kintsugi.recovery.case import Runtime
-from kintsugi.release import first
-from kintsugi.settings import Settings
-from kintsugi.store import Store
-from kintsugi.trades.schema import ensure_topics_and_tables
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.settings import Settings
+from kintsugi.db.store import Store
+from kintsugi.environments.local import node as nodes
+from kintsugi.infra.terraform import Terraform
+from kintsugi.operations.context import Runtime
+from kintsugi.pipeline.schema import ensure_topics_and_tables
+from kintsugi.releases import bootstrap
 from tests.installations import installation, open_directory
 from tests.integration.test_fleet_heal import postgres
 
@@ -37,9 +37,9 @@ def doors() -> Iterator[Runtime]:
             with postgres(settings):
                 runtime = Runtime(settings, settings.fleet, Store(store_dsn(settings)))
                 Terraform(settings).apply_all()
-                first.converge(runtime)
+                bootstrap.converge(runtime)
                 ensure_topics_and_tables(settings.fleet)
-                print(first.settle(runtime))
+                print(bootstrap.settle(runtime))
                 yield runtime
         finally:
             for node in settings.fleet:

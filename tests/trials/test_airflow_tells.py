@@ -9,14 +9,14 @@ import httpx
 import psycopg
 import pytest
 
-from kintsugi.connections import store_dsn
-from kintsugi.local.control_plane import ControlPlane
-from kintsugi.local.postgres import AIRFLOW_DATABASE, Postgres
-from kintsugi.local.processes import wait_until
-from kintsugi.notify.heartbeat import Heartbeats
-from kintsugi.notify.outbox import Outbox
-from kintsugi.store import Store
-from kintsugi.trades.ledger import Ledger
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, Postgres
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.processes import wait_until
+from kintsugi.db.heartbeats import Heartbeats
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.outbox import Outbox
+from kintsugi.db.store import Store
 from tests.installations import installation, open_directory
 from tests.receivers import OtlpReceiver, attributes, http_receiver, otlp_over_http
 from tests.unit.telemetry.test_honeycomb_alert import payload

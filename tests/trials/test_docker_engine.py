@@ -11,10 +11,10 @@ import docker
 import pytest
 from docker.errors import DockerException
 
-from kintsugi.docker import containers
-from kintsugi.local.processes import wait_until
-from kintsugi.platform import DockerPlatform
-from kintsugi.settings import Settings
+from kintsugi.core.processes import wait_until
+from kintsugi.core.settings import Settings
+from kintsugi.environments.docker.platform import DockerPlatform
+from kintsugi.infra import docker_engine
 from tests.installations import installation
 
 IMAGE = os.environ.get("KINTSUGI_IMAGE", "kintsugi:latest")
@@ -43,8 +43,8 @@ def node(client: docker.DockerClient, settings: Settings) -> Iterator[str]:
     container = client.containers.create(
         IMAGE,
         ["sh", "-c", "n=0; while :; do echo $((n=n+1)); sleep 0.05; done"],
-        name=containers.container_name(settings, name),
-        labels={containers.STATE_LABEL: str(settings.state)},
+        name=docker_engine.container_name(settings, name),
+        labels={docker_engine.STATE_LABEL: str(settings.state)},
         network_mode="none",
     )
     try:
@@ -55,7 +55,7 @@ def node(client: docker.DockerClient, settings: Settings) -> Iterator[str]:
 
 
 def lines(client: docker.DockerClient, settings: Settings, node: str) -> int:
-    said: bytes = client.containers.get(containers.container_name(settings, node)).logs()
+    said: bytes = client.containers.get(docker_engine.container_name(settings, node)).logs()
     return said.count(b"\n")
 
 
@@ -63,15 +63,15 @@ def test_a_container_is_frozen_thawed_and_ended_frozen(
     client: docker.DockerClient, settings: Settings, node: str
 ) -> None:
     platform = DockerPlatform(settings)
-    assert not containers.running(settings, node)
-    containers.start(settings, node)
-    containers.start(settings, node)
+    assert not docker_engine.running(settings, node)
+    docker_engine.start(settings, node)
+    docker_engine.start(settings, node)
     assert wait_until(lambda: lines(client, settings, node) > 2, 10)
 
     platform.suspend(node)
     platform.suspend(node)
     frozen_at = lines(client, settings, node)
-    assert containers.running(settings, node)
+    assert docker_engine.running(settings, node)
     assert not wait_until(lambda: lines(client, settings, node) > frozen_at + 1, 1)
     platform.resume(node)
     platform.resume(node)
@@ -79,18 +79,18 @@ def test_a_container_is_frozen_thawed_and_ended_frozen(
 
     platform.suspend(node)
     platform.power_off(node)
-    assert not containers.running(settings, node)
+    assert not docker_engine.running(settings, node)
     platform.power_off(node)
 
 
 def test_what_is_left_of_an_installation_is_removed(
     client: docker.DockerClient, settings: Settings, node: str
 ) -> None:
-    containers.start(settings, node)
-    label = {containers.STATE_LABEL: str(settings.state)}
+    docker_engine.start(settings, node)
+    label = {docker_engine.STATE_LABEL: str(settings.state)}
     ours = client.volumes.create(f"ours-{uuid.uuid4().hex}", labels=label)
     theirs = client.volumes.create(
-        f"theirs-{uuid.uuid4().hex}", labels={containers.STATE_LABEL: "/elsewhere"}
+        f"theirs-{uuid.uuid4().hex}", labels={docker_engine.STATE_LABEL: "/elsewhere"}
     )
     try:
         DockerPlatform(settings).remove_all()
@@ -98,7 +98,7 @@ def test_what_is_left_of_an_installation_is_removed(
         assert theirs.name in left
         assert ours.name not in left
         assert not client.containers.list(
-            all=True, filters={"label": f"{containers.STATE_LABEL}={settings.state}"}
+            all=True, filters={"label": f"{docker_engine.STATE_LABEL}={settings.state}"}
         )
     finally:
         theirs.remove()

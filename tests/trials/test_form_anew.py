@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from kintsugi.errors import Refused
-from kintsugi.fleet import Role
-from kintsugi.local import form_anew
-from kintsugi.local import node as nodes
-from kintsugi.local.progress import Progress
-from kintsugi.recovery.case import Runtime
-from kintsugi.settings import KAFKA_PORT, TOPIC
-from kintsugi.trades.cassandra import connected
+from kintsugi.core.errors import Refused
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import KAFKA_PORT, TOPIC
+from kintsugi.environments.local import node as nodes
+from kintsugi.installation import recreate_cluster
+from kintsugi.installation.progress import Progress
+from kintsugi.operations.context import Runtime
+from kintsugi.pipeline.cassandra_session import connected
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -24,17 +24,17 @@ def lose(doors: Runtime, *names: str) -> None:
 
 
 def form(doors: Runtime, role: Role) -> None:
-    form_anew.check(doors.settings, role)
-    form_anew.form(doors, role, form_anew.concerned(doors, role), Progress())
+    recreate_cluster.check(doors.settings, role)
+    recreate_cluster.form(doors, role, recreate_cluster.concerned(doors, role), Progress())
     with pytest.raises(Refused, match=r"the disk of .* is there"):
-        form_anew.check(doors.settings, role)
+        recreate_cluster.check(doors.settings, role)
 
 
 def test_cassandra_without_any_disk(doors: Runtime) -> None:
     addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
     lose(doors, "cassandra-1", "cassandra-2")
     with pytest.raises(Refused, match="the disk of cassandra-3 is there"):
-        form_anew.check(doors.settings, Role.CASSANDRA)
+        recreate_cluster.check(doors.settings, Role.CASSANDRA)
     lose(doors, "cassandra-3")
     form(doors, Role.CASSANDRA)
     with connected(addresses) as session:
@@ -49,7 +49,7 @@ def test_kafka_with_one_disk_of_three(doors: Runtime) -> None:
     send(brokers, b"before")
     lose(doors, "kafka-1")
     with pytest.raises(Refused, match="the disk of kafka-2, kafka-3 is there"):
-        form_anew.check(doors.settings, Role.KAFKA)
+        recreate_cluster.check(doors.settings, Role.KAFKA)
     lose(doors, "kafka-3")
     form(doors, Role.KAFKA)
     assert send(brokers, b"after") == 0, "a new topic begins at zero"

@@ -28,16 +28,16 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import OffsetOutOfRangeError
 
-from kintsugi.settings import BUCKET, CONSUMER_GROUP, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.store.stream_record import StreamRecord
-from kintsugi.trades import schema
-from kintsugi.trades.arrivals import pending
-from kintsugi.trades.backlog import LAG_MESSAGES, BacklogGauge
-from kintsugi.trades.flow_control import FlowControl
-from kintsugi.trades.ingest import ingest_object, ingest_pending
-from kintsugi.trades.ledger import Ledger, State
-from kintsugi.trades.producer import producer
-from kintsugi.trades.sent_offsets import SentOffsets
+from kintsugi.core.settings import BUCKET, CONSUMER_GROUP, DEAD_LETTER_TOPIC, TOPIC
+from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.sent_offsets import SentOffsets
+from kintsugi.db.stream_record import StreamRecord
+from kintsugi.pipeline import schema
+from kintsugi.pipeline.ingest.backlog import LAG_MESSAGES, BacklogGauge
+from kintsugi.pipeline.ingest.file_ingest import ingest_object, ingest_pending
+from kintsugi.pipeline.ingest.flow_control import FlowControl
+from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.object_listing import pending
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server

@@ -15,20 +15,21 @@ from pathlib import Path
 import pytest
 
 from kintsugi.chaos.registry import FAULTS
-from kintsugi.fleet import Node
-from kintsugi.hooks.ansible import Ansible
-from kintsugi.local import node as local
-from kintsugi.local import node_disk, ssh
-from kintsugi.observation import Answer
-from kintsugi.platform import LocalPlatform
-from kintsugi.probes import clock
+from kintsugi.core.fleet import Node
+from kintsugi.core.observation import Answer
+from kintsugi.core.settings import Settings, load_settings
+from kintsugi.db.store import Store
+from kintsugi.environments.local import node as local
+from kintsugi.environments.local import node_disk
+from kintsugi.environments.local.platform import LocalPlatform
+from kintsugi.infra import ssh
+from kintsugi.infra.ansible import Ansible
+from kintsugi.operations.context import Runtime
+from kintsugi.operations.verification import verify_clock
+from kintsugi.probes import clock_skew
 from kintsugi.probes.observe import SERVICES, observe
 from kintsugi.probes.protocols import probe_node
-from kintsugi.recovery.case import Runtime
-from kintsugi.recovery.diagnose import Verdict, diagnose
-from kintsugi.recovery.verify import verify_clock
-from kintsugi.settings import Settings, load_settings
-from kintsugi.store import Store
+from kintsugi.recovery.diagnosis import Verdict, diagnose
 from tests.integration import servers
 
 FLEET = """
@@ -164,6 +165,6 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
 def ahead_s(settings: Settings, node: Node) -> float | None:
     """Asked until somebody can say: a busy machine may keep the node's sshd from answering in time."""
     for _ in range(5):
-        if (ahead := asyncio.run(clock.ahead_s(settings, node))) is not None:
+        if (ahead := asyncio.run(clock_skew.ahead_s(settings, node))) is not None:
             return ahead
     return None

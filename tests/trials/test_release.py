@@ -12,12 +12,13 @@ from itertools import count
 
 import pytest
 
-from kintsugi.errors import Refused, StepFailed
-from kintsugi.fleet import Node, Role
-from kintsugi.recovery.case import Runtime
-from kintsugi.release import deploy, drift, in_force, rollout, traffic, trials
-from kintsugi.release.trials import TRIALS, Trial
-from kintsugi.trades.cassandra import connected
+from benchmarks import release_traffic, release_trials
+from benchmarks.release_trials import TRIALS, Trial
+from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.fleet import Node, Role
+from kintsugi.operations.context import Runtime
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.releases import assignment, drift, rollout, rollout_steps
 
 pytestmark = pytest.mark.timeout(1500)
 GOOD = Trial(
@@ -26,35 +27,35 @@ GOOD = Trial(
 
 
 @contextmanager
-def work(doors: Runtime) -> Iterator[list[traffic.Pulse]]:
+def work(doors: Runtime) -> Iterator[list[release_traffic.Pulse]]:
     """Records with acks=all and rows at LOCAL_QUORUM, all the time."""
     addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
     numbers = count()
-    with connected(addresses) as session, traffic.producing(doors.fleet) as produce:
+    with connected(addresses) as session, release_traffic.producing(doors.fleet) as produce:
         session.execute("CREATE TABLE IF NOT EXISTS work (id int PRIMARY KEY)")
         insert = session.prepare("INSERT INTO work (id) VALUES (?)")
 
         def write() -> None:
             session.execute(insert, (next(numbers),))
 
-        with traffic.flowing({"acks=all": (0.1, produce), "LOCAL_QUORUM": (0.1, write)}) as pulses:
+        with release_traffic.flowing({"acks=all": (0.1, produce), "LOCAL_QUORUM": (0.1, write)}) as pulses:
             yield pulses
 
 
-def roll_out(doors: Runtime, run: str, digest: str) -> deploy.Story:
+def roll_out(doors: Runtime, run: str, digest: str) -> rollout_steps.Story:
     """What the DAG does, task by task."""
     try:
-        deploy.prepare(doors, run, digest)
-        deploy.plan(doors, run)
+        rollout_steps.prepare(doors, run, digest)
+        rollout_steps.plan(doors, run)
         for node in rollout.order(doors.fleet):
-            print(deploy.apply(doors, run, node.name))
-            print(deploy.prove(doors, run, node.name))
-        deploy.hold(doors, run, 5.0)
+            print(rollout_steps.apply(doors, run, node.name))
+            print(rollout_steps.prove(doors, run, node.name))
+        rollout_steps.hold(doors, run, 5.0)
     except (StepFailed, Refused) as error:
         print(error)
         with suppress(StepFailed, Refused):
-            print(deploy.go_back(doors, run))
-    return deploy.finish(doors, run)
+            print(rollout_steps.go_back(doors, run))
+    return rollout_steps.finish(doors, run)
 
 
 def good_digest(doors: Runtime) -> str:
@@ -65,7 +66,7 @@ def good_digest(doors: Runtime) -> str:
 
 def since(doors: Runtime, node: Node, program: str) -> str:
     """When a program of a node was started, as its init says it."""
-    from kintsugi.local import ssh
+    from kintsugi.infra import ssh
 
     config = doors.settings.node_root(node.name) / "etc" / "supervisord.conf"
     done = ssh.run(doors.settings, node, ["supervisorctl", "-c", str(config), "pid", program], 30)
@@ -99,12 +100,12 @@ def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(doors: Runtime
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
 def test_a_bad_release_is_caught(doors: Runtime, trial: Trial) -> None:
     before = good_digest(doors)
-    bad = trials.with_mistake(doors, in_force.open_release(doors, before), trial)
+    bad = release_trials.with_mistake(doors, assignment.open_release(doors, before), trial)
     with work(doors) as pulses:
         story = roll_out(doors, trial.name, bad.digest)
     print(story.text, [pulse.to_json() for pulse in pulses])
     assert not story.well
-    judged = trials.judge(doors, trial, trial.name, pulses)
+    judged = release_trials.judge(doors, trial, trial.name, pulses)
     assert judged["as_designed"], judged
     assert good_digest(doors) == before
     assert drift.look(doors, holder="test").remaining == {}
@@ -112,7 +113,7 @@ def test_a_bad_release_is_caught(doors: Runtime, trial: Trial) -> None:
 
 def test_a_good_release_reaches_every_node_it_changes_and_no_other(doors: Runtime) -> None:
     before = {node.name: since(doors, node, node.role.value) for node in doors.fleet}
-    better = trials.with_mistake(doors, in_force.open_release(doors, good_digest(doors)), GOOD)
+    better = release_trials.with_mistake(doors, assignment.open_release(doors, good_digest(doors)), GOOD)
     with work(doors) as pulses:
         story = roll_out(doors, "better", better.digest)
     print(story.text, [pulse.to_json() for pulse in pulses])
@@ -128,14 +129,14 @@ def test_a_good_release_reaches_every_node_it_changes_and_no_other(doors: Runtim
 
 def test_rolling_back_runs_the_old_templates(doors: Runtime) -> None:
     """What recovery does: the node is configured from the last known-good release, whatever it ran before."""
-    name, good = "kafka-3", in_force.open_release(doors, good_digest(doors))
+    name, good = "kafka-3", assignment.open_release(doors, good_digest(doors))
     definition = doors.settings.node_root(name) / "etc/supervisor.d/kafka.conf"
     heap = next(word for word in definition.read_text().split() if word.startswith("-Xmx"))
-    suspect = trials.with_mistake(doors, good, Trial("suspect", GOOD.path, heap[4:], "391m", most=1))
+    suspect = release_trials.with_mistake(doors, good, Trial("suspect", GOOD.path, heap[4:], "391m", most=1))
     doors.store.set_node_releases([name], suspect.digest)
-    in_force.ansible_for(doors, name).run("site.yml", limit=name, timeout_s=280)
+    assignment.ansible_for(doors, name).run("site.yml", limit=name, timeout_s=280)
     assert "-Xmx391m" in definition.read_text()
-    assert in_force.suspicious(doors.store, name)
-    in_force.ansible_for(doors, name, roll_back=True).run("restart.yml", limit=name, timeout_s=280)
+    assert assignment.suspicious(doors.store, name)
+    assignment.ansible_for(doors, name, roll_back=True).run("restart.yml", limit=name, timeout_s=280)
     assert heap in definition.read_text()
     assert doors.store.node_releases()[name].digest == good.digest

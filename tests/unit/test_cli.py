@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from kintsugi import cli
-from kintsugi.fleet import REPOSITORY
+from kintsugi.core.fleet import REPOSITORY
 from tests.installations import installation
 
 HEAVY = (
@@ -53,13 +53,8 @@ def test_deliberate_error_is_a_line_on_stderr(
         ["generate", "--seed", "x", "/tmp"],
         ["generate", "--seed", "-1", "/tmp"],
         ["generate", "--trades", "0", "/tmp"],
-        ["signals", "--trades", "0"],
-        ["signals", "--seed", "-1"],
-        ["demo", "--trades", "0"],
         ["validate"],
         ["release", "fly"],
-        ["mttr", "--repairs", "0"],
-        ["mttr", "--role", "zookeeper"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
@@ -141,7 +136,7 @@ def test_validate_reads_an_object_and_says_when_it_can_t(
         s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
         s3.create_bucket(Bucket="bucket")
         s3.put_object(Bucket="bucket", Key="k.zip", Body=(CASES / f"{TRADES}macos.csv.zip").read_bytes())
-        monkeypatch.setattr("kintsugi.connections.s3_client", lambda settings: s3)
+        monkeypatch.setattr("kintsugi.core.connections.s3_client", lambda settings: s3)
         assert cli.main(["validate", "--json", "s3://bucket/k.zip"]) == 0
         assert json.loads(capsys.readouterr().out)[0]["accepted"] == 20
         assert cli.main(["validate", "--json", "s3://bucket/nothing", "s3://bucket", "s3://another/k"]) == 1
@@ -161,10 +156,11 @@ def test_validate_needs_no_installation_and_loads_nothing_heavy() -> None:
 def test_password_is_not_printed_where_it_would_be_kept(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from kintsugi.settings import load_settings
+    from kintsugi.core.settings import load_settings
+    from kintsugi.installation.sign_in import sign_in
 
     settings = load_settings()
-    text = cli.sign_in(settings)  # pytest's stdout is no terminal
+    text = sign_in(settings)  # pytest's stdout is no terminal
     assert settings.secret("airflow-admin") not in text
     assert str(settings.secrets / "airflow-admin") in text
 
@@ -175,10 +171,9 @@ def test_start_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["bench", "soak", "walk"])
-def test_what_needs_a_nodes_processes_says_so_where_they_can_t_be_seen(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("words", [["demo"], ["chaos_campaign", "--seed", "1"], ["release", "trials"]])
+def test_an_experiment_says_what_it_is_called_now(
+    words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("KINTSUGI_FLEET", str(REPOSITORY / "fleet.docker.yaml"))
-    assert cli.main([command]) == 1
-    assert "run it in the environment 'local'" in capsys.readouterr().err
+    assert cli.main(words) == 2
+    assert "python -m benchmarks" in capsys.readouterr().err

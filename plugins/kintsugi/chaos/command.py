@@ -5,8 +5,8 @@ from __future__ import annotations
 import getpass
 
 from kintsugi.chaos import janitor, switch
-from kintsugi.errors import StepFailed
-from kintsugi.recovery.case import Runtime, runtime
+from kintsugi.core.errors import StepFailed
+from kintsugi.operations.context import Runtime, runtime
 
 
 def run(what: str, reason: str) -> int:

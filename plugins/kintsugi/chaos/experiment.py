@@ -12,13 +12,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kintsugi.chaos import guard, switch
-from kintsugi.chaos.pick import pick, seed_of
 from kintsugi.chaos.registry import FAULTS
-from kintsugi.errors import Refused, StepFailed
-from kintsugi.fleet import watch_of
-from kintsugi.incident import Incident, Outcome
-from kintsugi.observation import Answer
-from kintsugi.recovery.case import Runtime
+from kintsugi.chaos.victim_choice import pick, seed_of
+from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.fleet import watch_of
+from kintsugi.core.incident import Incident, Outcome
+from kintsugi.core.observation import Answer
+from kintsugi.operations.context import Runtime
+from kintsugi.probes.protocols import probe_node
+from kintsugi.releases.rollout_steps import ROLL_OUT
 
 NIGHT = timedelta(hours=1)
 
@@ -27,9 +29,6 @@ log = logging.getLogger(__name__)
 
 def check_steady_state(runtime: Runtime) -> str:
     """A sentence when every node answers and no incident is open; raises Refused saying what isn't well."""
-    from kintsugi.probes.protocols import probe_node
-    from kintsugi.release.deploy import ROLL_OUT
-
     if (lease := runtime.store.lease(ROLL_OUT)) is not None:
         raise Refused(f"a release is being rolled out ({lease.holder}); chaos waits until it stands")
     open_now = [incident.id for incident in runtime.store.incidents(50) if incident.closed_at is None]

@@ -22,11 +22,12 @@ from kintsugi.chaos.logs import (
     lose_last_bytes,
     lose_unsynced_section,
 )
-from kintsugi.errors import KintsugiError, StepFailed
-from kintsugi.fleet import Role
-from kintsugi.incident import Action
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Action
+from kintsugi.operations.context import Runtime
 from kintsugi.probes.observe import SERVICES
-from kintsugi.recovery.case import Runtime
 
 Act = Callable[[Runtime, Sequence[str]], None]
 
@@ -272,12 +273,14 @@ def _faketime(runtime: Runtime) -> str | None:
 
 
 def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
-    runtime.platform().stop_storage()
+    plane = ControlPlane(runtime.settings)
+    plane.supervisor.stop(plane.objects.program().name)
     each(power_off)(runtime, names)
 
 
 def _storage_back(runtime: Runtime, names: Sequence[str]) -> None:
-    runtime.platform().start_storage()
+    plane = ControlPlane(runtime.settings)
+    plane.supervisor.start(plane.objects.program().name)
 
 
 _DISK, _NODE = Action.REBUILD, Action.REBUILD_NODE

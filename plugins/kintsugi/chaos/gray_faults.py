@@ -17,10 +17,10 @@ from datetime import UTC, datetime, timedelta
 from kintsugi.chaos import mounts, network, resources, service_processes
 from kintsugi.chaos.faults import Act, Fault, each, power_off
 from kintsugi.chaos.network import DELAY_S, LOSS, NetworkFault
-from kintsugi.errors import KintsugiError, StepFailed
-from kintsugi.incident import Action
-from kintsugi.local.processes import carries_marker, listener, signal_if, wait_until
-from kintsugi.recovery.case import Runtime
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.incident import Action
+from kintsugi.core.processes import carries_marker, listener, signal_if, wait_until
+from kintsugi.operations.context import Runtime
 
 NETWORK_S = 45.0
 MARGIN_S = 15.0  # a network rule ends by itself so long after it should have been taken back
@@ -29,7 +29,7 @@ STARVED_S = 45.0
 SLOW_DISK_S = 60.0
 FULL_S = 60.0
 CRASH_EVERY_S = 180.0
-CRASHES = 8  # the pattern is six exits within an hour, beyond the faults on record (kintsugi.notify.patterns)
+CRASHES = 8  # the pattern is six exits within an hour, beyond the faults on record (kintsugi.notify.recurring_failures)
 APPLY_DEADLINE_S = 120.0
 _LOOK_EVERY_S = 0.05
 

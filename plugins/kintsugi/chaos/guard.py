@@ -23,12 +23,22 @@ from typing import Any
 
 from kintsugi.chaos import switch
 from kintsugi.chaos.faults import Fault
-from kintsugi.errors import KintsugiError, Refused, StepFailed
-from kintsugi.fleet import Node, watch_of
-from kintsugi.incident import ATTEMPT, Action, Ledger, acted_on_others
-from kintsugi.observation import Answer
-from kintsugi.recovery.case import Runtime
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.errors import KintsugiError, Refused, StepFailed
+from kintsugi.core.fleet import Node, watch_of
+from kintsugi.core.incident import ATTEMPT, Action, Ledger, acted_on_others
+from kintsugi.core.observation import Answer
+from kintsugi.db.heartbeats import Heartbeats
+from kintsugi.db.store import StoreUnavailable
+from kintsugi.notify.dead_mans_switch import SILENT
+from kintsugi.operations.context import Runtime
+from kintsugi.probes.protocols import probe_node
+from kintsugi.recovery import guard_evaluation
+from kintsugi.recovery.guard_facts import guard_facts
 from kintsugi.recovery.guards import CassandraFacts, Gate, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.releases.rollout_steps import ROLL_OUT
+from kintsugi.releases.steady_state import look
 
 LOOK_EVERY_S = 3.0
 RECENT_INCIDENTS = 200
@@ -60,16 +70,12 @@ def check(
 
 def rollout_reasons(runtime: Runtime) -> list[str]:
     """That a release is being rolled out."""
-    from kintsugi.release.deploy import ROLL_OUT
-
     lease = runtime.store.lease(ROLL_OUT)
     return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
 
 
 def steady_reasons(runtime: Runtime) -> list[str]:
     """What isn't well: nodes that aren't redundant, open incidents, pending repairs."""
-    from kintsugi.release.steady import look
-
     seen = look(runtime)
     return [
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
@@ -89,10 +95,6 @@ def protection_reasons(runtime: Runtime, names: Iterable[str]) -> list[str]:
 
 def watch_reasons(runtime: Runtime) -> list[str]:
     """That a node isn't watched: its DAG is paused, or its sensor doesn't send heartbeats."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.local.control_plane import ControlPlane
-    from kintsugi.notify.heartbeat import Heartbeats
-
     try:
         beats, now = Heartbeats(store_dsn(runtime.settings)).last()
         dags = ControlPlane(runtime.settings).airflow.dags()
@@ -105,8 +107,6 @@ def unwatched(
     names: Iterable[str], beats: Mapping[str, datetime], now: datetime, dags: Iterable[Mapping[str, Any]]
 ) -> list[str]:
     """A sentence for each node that nobody would repair. ``beats``: last heartbeat by node, UTC, as ``now`` is."""
-    from kintsugi.notify.deadman import SILENT
-
     active = {str(dag["dag_id"]) for dag in dags if not dag["is_paused"]}
     reasons = []
     for name in names:
@@ -121,15 +121,12 @@ def guard_reasons(
     runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
 ) -> list[str]:
     """What the guards say against stopping each victim now, and against the repair that it will need then."""
-    from kintsugi.probes.facts import guard_facts
-    from kintsugi.recovery.ask_guards import limits
-
     nodes = [runtime.fleet.node(name) for name in names]
 
     async def ask() -> list[GuardFacts]:
         return await asyncio.gather(*(guard_facts(runtime.fleet, node, volume_intact=True) for node in nodes))
 
-    allowed, reasons = limits(runtime), list[str]()
+    allowed, reasons = guard_evaluation.limits(runtime), list[str]()
     for node, facts in zip(nodes, asyncio.run(ask()), strict=True):
         asked = facts.with_ledger(ledger_of(runtime, node))
         reasons += objections(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
@@ -236,8 +233,6 @@ class Bystanders:
             )
 
     def _look_at_the_store(self) -> None:
-        from kintsugi.store import StoreUnavailable
-
         try:
             switch.check(self.runtime.store)
             incidents = [one for one in self.runtime.store.incidents(40) if one.detected_at >= self.since]
@@ -249,8 +244,6 @@ class Bystanders:
             )
 
     def _silent(self) -> list[str]:
-        from kintsugi.probes.protocols import probe_node
-
         bystanders = [node for node in self.runtime.fleet if node.name not in self.victims]
 
         async def ask() -> list[str]:

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from kintsugi.chaos import janitor
 from kintsugi.chaos.registry import FAULTS
-from kintsugi.errors import KintsugiError
-from kintsugi.recovery.case import Runtime
+from kintsugi.core.errors import KintsugiError
+from kintsugi.operations.context import Runtime
 
 LONGEST_S = 1800.0
 _PAUSE_S = 0.25

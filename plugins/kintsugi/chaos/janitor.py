@@ -22,11 +22,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kintsugi.errors import KintsugiError
-from kintsugi.local.node_process import start_time
-from kintsugi.local.processes import MARKER, PART
-from kintsugi.recovery.case import Runtime, runtime
-from kintsugi.settings import Settings, load_settings
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.process_priority import go_first
+from kintsugi.core.processes import MARKER, PART
+from kintsugi.core.settings import Settings, load_settings
+from kintsugi.environments.local.node_process import start_time
+from kintsugi.operations.context import Runtime, runtime
 
 LOOK_EVERY_S = 1.0
 _ENDING = ".fault.json"
@@ -106,8 +108,6 @@ def sweep(context: Runtime, *, everything: bool = False) -> list[FaultRecord]:
 
     Never raises: what can't be taken back now keeps its record for the next time.
     """
-    from kintsugi.chaos.registry import FAULTS
-
     done = []
     for record in records(context.settings):
         why = "everything is taken back" if everything else record.overdue(time.time())
@@ -155,8 +155,6 @@ def run(settings: Settings, context: Runtime) -> int:
 
 def main() -> int:
     """The janitor of the installation that the environment names."""
-    from kintsugi.niceness import go_first
-
     logging.basicConfig(level=logging.INFO)
     go_first()
     return run(load_settings(), runtime())

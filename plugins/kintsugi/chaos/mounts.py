@@ -14,10 +14,10 @@ import os
 import subprocess
 from pathlib import Path
 
-from kintsugi.errors import StepFailed
-from kintsugi.local.node_disk import run_inside
-from kintsugi.local.node_isolation import choose_isolation
-from kintsugi.settings import Settings
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node_disk import run_inside
+from kintsugi.environments.local.node_isolation import choose_isolation
 
 _TIMEOUT_S = 20.0
 _LABEL = "kintsugi-chaos"  # the mounts' source, by which they are found again

@@ -23,8 +23,8 @@ from enum import StrEnum
 from functools import cache
 from zlib import crc32
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Fleet, Node
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node
 from kintsugi.probes.protocols import PORTS
 
 CHAIN = "KCHAOS-"

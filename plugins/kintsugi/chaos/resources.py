@@ -18,9 +18,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from kintsugi.errors import StepFailed
-from kintsugi.local.node_process import members
-from kintsugi.settings import Settings
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.processes import signal_if, wait_until
+from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node_process import members
 
 LOOPS = 48
 MARK = "KINTSUGI_CHAOS"
@@ -51,8 +52,6 @@ def start_busy_loops(seconds: float, owner: str, loops: int = LOOPS) -> list[sub
 
 def end_processes(owner: str) -> int:
     """SIGKILL every process whose environment says ``MARK=owner``; returns how many there were."""
-    from kintsugi.local.processes import signal_if, wait_until
-
     hit: set[int] = set()
 
     def is_ours(pid: int) -> bool:

@@ -1,7 +1,7 @@
 """The process of a node's service as the machine sees it: found, stopped and continued without the node's help.
 
 A stall of many nodes must begin at one moment, and must end although sshd and init are stalled too. So signals go to
-host process ids, each through a descriptor and with its start time as proof (`kintsugi.local.node_process.send`).
+host process ids, each through a descriptor and with its start time as proof (`environments.local.node_process.send`).
 Environment ``local`` only: an engine's containers don't show their processes to everybody.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node, Role
-from kintsugi.local.node_process import read_record, running, send, start_time
-from kintsugi.settings import Settings
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node_process import read_record, running, send, start_time
 
 MAIN_CLASS: Mapping[Role, bytes] = {
     Role.KAFKA: b"kafka.Kafka",

@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from kintsugi.errors import Refused
+from kintsugi.core.errors import Refused
 
 if TYPE_CHECKING:
-    from kintsugi.store import Store
+    from kintsugi.db.store import Store
 
 CHAOS = "chaos"
 

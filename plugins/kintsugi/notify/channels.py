@@ -3,7 +3,7 @@
 They stand in the connection ``kintsugi_apprise``, in the form of Airflow's Apprise provider:
 ``{"conn_type": "apprise", "extra": {"config": [{"path": "<Apprise URL>", "tag": "page"}, …]}}``. A channel tagged
 ``page`` gets pages, one tagged ``digest`` digests, one without a tag both. The URLs hold secrets: they
-are neither logged nor part of an error nor of a receipt.
+are neither logged nor part of an error nor of a receipt. ``extra.runbooks``: see `kintsugi.notify.runbooks`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kintsugi.connections import connection, extras
-from kintsugi.errors import KintsugiError
+from kintsugi.core.connections import connection, extras
+from kintsugi.core.errors import KintsugiError
 
 CONNECTION = "kintsugi_apprise"
 TIMEOUT_S = 20.0

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.settings import load_settings
+from kintsugi.db.outbox import Kind, outbox_of
+
 if TYPE_CHECKING:
     from airflow.sdk.definitions.deadline import DeadlineAlert
 
@@ -33,9 +36,6 @@ async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
 
 
 def _put(run: Mapping[str, Any], minutes: float) -> str:
-    from kintsugi.notify.outbox import Kind, outbox_of
-    from kintsugi.settings import load_settings
-
     page = page_of(run, minutes)
     outbox_of(load_settings()).put(f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", Kind.PAGE, page)
     return page["title"]

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from kintsugi.incident import Incident, Outcome
+from kintsugi.core.incident import Incident, Outcome
+from kintsugi.db.outbox import Kind, outbox_of
 
 if TYPE_CHECKING:
-    from kintsugi.recovery.case import Runtime
+    from kintsugi.operations.context import Runtime
 
 PERIOD = timedelta(days=1)
 MOST = 1000  # incidents of a day
@@ -52,8 +53,6 @@ def _line(incident: Incident) -> str:
 
 def put_digest(runtime: Runtime, until: datetime) -> str:
     """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
-    from kintsugi.notify.outbox import Kind, outbox_of
-
     outbox = outbox_of(runtime.settings)
     until = until.astimezone(UTC)
     title, text = digest(runtime.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)

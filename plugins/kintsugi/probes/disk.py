@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node
-from kintsugi.observation import Headroom
-from kintsugi.settings import Settings
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Node
+from kintsugi.core.observation import Headroom
+from kintsugi.core.settings import Settings
+from kintsugi.infra import ssh
 
 GIB = 2**30
 ASK_TIMEOUT_S = 3.0
@@ -16,8 +17,6 @@ ASK_TIMEOUT_S = 3.0
 
 async def headroom(settings: Settings, node: Node) -> Headroom | None:
     """The room on the volume of ``node``; None when the node can't be asked. Takes at most about 3 s."""
-    from kintsugi.local import ssh
-
     argv = ["df", "-P", "-B1", str(settings.node_volume(node.name))]
     try:
         done = await asyncio.to_thread(ssh.run, settings, node, argv, ASK_TIMEOUT_S)

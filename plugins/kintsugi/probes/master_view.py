@@ -10,13 +10,15 @@ import asyncio
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Fleet, Node, Role
-from kintsugi.observation import Answer, PeerOpinion
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.settings import KAFKA_PORT, Settings
+from kintsugi.infra import ssh as ssh_client
 from kintsugi.probes.node_view import look_command, parse_look
 from kintsugi.probes.peers import Witness
 from kintsugi.probes.protocols import Probe, probe_http
-from kintsugi.settings import KAFKA_PORT, Settings
+from kintsugi.probes.stream_progress import read_offsets
 
 DRIVER_UI_PORT = 4040
 OFFSETS_WATCH_S = 2.0
@@ -36,11 +38,9 @@ async def master_witnesses(settings: Settings, node: Node, ssh: Probe) -> list[W
 
 
 async def _worker(settings: Settings, worker: Node, master: Node) -> Witness | None:
-    from kintsugi.local import ssh
-
     try:
         done = await asyncio.to_thread(
-            ssh.run, settings, worker, look_command(settings, master), SSH_TIMEOUT_S
+            ssh_client.run, settings, worker, look_command(settings, master), SSH_TIMEOUT_S
         )
     except (StepFailed, OSError) as error:
         return Witness(worker.name, PeerOpinion.UNKNOWN, str(error))
@@ -70,8 +70,6 @@ async def _driver(master: Node) -> Witness | None:
 
 
 async def _offsets(fleet: Fleet) -> Witness | None:
-    from kintsugi.probes.flow import read_offsets
-
     brokers = fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     first = await asyncio.to_thread(read_offsets, brokers)
     await asyncio.sleep(OFFSETS_WATCH_S)

@@ -23,10 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer, NodeView, ProcessorUse, ServiceProcess
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.observation import Answer, NodeView, ProcessorUse, ServiceProcess
+from kintsugi.core.settings import SPARK_MASTER_PORT, Settings
 from kintsugi.probes.protocols import PORTS, probe_node
-from kintsugi.settings import Settings
 
 TIMEOUT_S = 1.5
 SAMPLE_S = 0.5  # of the processor that the service uses and waits for, at least
@@ -186,8 +186,6 @@ def _view(conf: str, service: str, node: Node) -> dict[str, Any]:
 
 
 def _look(node: Node) -> dict[str, Any]:
-    from kintsugi.settings import SPARK_MASTER_PORT
-
     ports = [PORTS[node.role], SPARK_MASTER_PORT] if node.role is Role.SPARK_MASTER else [PORTS[node.role]]
     return {
         "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,

@@ -7,17 +7,18 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer, Headroom, NodeView, Observation, PeerOpinion
-from kintsugi.probes import clock
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.observation import Answer, Headroom, NodeView, Observation, PeerOpinion
+from kintsugi.core.settings import Settings
+from kintsugi.infra import ssh as ssh_client
+from kintsugi.probes import clock_skew
 from kintsugi.probes.disk import parse_df
 from kintsugi.probes.master_view import master_witnesses
 from kintsugi.probes.node_view import parse_view, service_command
 from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.probes.service_log import time_of
-from kintsugi.settings import Settings
 
 LOOK_TIMEOUT_S = 1.5
 SECOND_LOOK_S = 1.0
@@ -269,15 +270,13 @@ def parse_volume(looked: str) -> bool | None:
 
 async def _clock(settings: Settings, node: Node, service: Probe) -> float | None:
     """How far the service's clock is off; asked only of one that serves, because else that isn't what it ails from."""
-    return await clock.ahead_s(settings, node) if service.answer is Answer.OK else None
+    return await clock_skew.ahead_s(settings, node) if service.answer is Answer.OK else None
 
 
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
     """Standard output of a command on the node, whatever its exit code; None when SSH itself failed."""
-    from kintsugi.local import ssh
-
     try:
-        done = await asyncio.to_thread(ssh.run, settings, node, argv, SSH_TIMEOUT_S)
+        done = await asyncio.to_thread(ssh_client.run, settings, node, argv, SSH_TIMEOUT_S)
     except StepFailed:
         return None
     return None if done.returncode == 255 else done.stdout

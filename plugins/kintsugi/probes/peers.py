@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from kintsugi.fleet import Fleet, Node, Role
-from kintsugi.observation import PeerOpinion
-from kintsugi.probes import cql_wire, kafka_wire
-from kintsugi.probes.conversation import Connection, ProtocolMismatch, converse
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.observation import PeerOpinion
+from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
 from kintsugi.probes.protocols import http_get
-from kintsugi.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
+from kintsugi.wire import cql, kafka
+from kintsugi.wire.exchange import Connection, ProtocolMismatch, converse
 
 GOSSIP_WATCH_S = 3.0  # a living node's heartbeat is seen to advance within 1.3 s; measured on three nodes
 KAFKA_SILENT_S = 3.0  # a voter fetches every 0.5 s
@@ -98,14 +98,14 @@ async def _kafka(peer: Node, node: Node, watch_s: float) -> Witness:
     return witness
 
 
-async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka_wire.Quorum | str]:
+async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka.Quorum | str]:
     return await asyncio.gather(
-        ask(peer, KAFKA_PORT, kafka_wire.broker_ids), ask(peer, KAFKA_PORT, kafka_wire.describe_quorum)
+        ask(peer, KAFKA_PORT, kafka.broker_ids), ask(peer, KAFKA_PORT, kafka.describe_quorum)
     )
 
 
 def judge_kafka(
-    peer: str, node: Node, listed: set[int] | str, quorum: kafka_wire.Quorum | str, now: datetime
+    peer: str, node: Node, listed: set[int] | str, quorum: kafka.Quorum | str, now: datetime
 ) -> Witness:
     """From a broker's answers (or the reason why there is none) to its opinion on ``node``."""
     age_s = None if isinstance(quorum, str) else _fetch_age_s(quorum, node.index)
@@ -124,7 +124,7 @@ def judge_kafka(
     return Witness(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum can't say more")
 
 
-def _fetch_age_s(quorum: kafka_wire.Quorum, node_id: int) -> float | None:
+def _fetch_age_s(quorum: kafka.Quorum, node_id: int) -> float | None:
     """Seconds since ``node_id`` last fetched, by the leader's clock; None where the leader doesn't know.
 
     As a voter or as an observer: a broker with a new disk fetches as an observer at first.
@@ -159,7 +159,7 @@ async def _cassandra(peer: Node, node: Node, watch_s: float) -> Witness:
 
 async def heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     """Generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
-    rows = await ask(peer, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
+    rows = await ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, GOSSIP))
     if isinstance(rows, str):
         return rows
     for row in rows:

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer
-from kintsugi.probes import cql_wire, kafka_wire
-from kintsugi.probes.conversation import MAX_BYTES, Connection, ProtocolMismatch, converse
-from kintsugi.settings import (
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.observation import Answer
+from kintsugi.core.settings import (
     CASSANDRA_PORT,
     KAFKA_PORT,
     SPARK_MASTER_UI_PORT,
     SPARK_WORKER_UI_PORT,
 )
+from kintsugi.wire import cql, kafka
+from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch, converse
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -208,11 +208,11 @@ def _judge(task: asyncio.Future[str], timeout_s: float) -> tuple[Answer, str]:
 
 
 async def _ask_api_versions(connection: Connection) -> str:
-    return f"{await kafka_wire.api_versions(connection)} APIs"
+    return f"{await kafka.api_versions(connection)} APIs"
 
 
 async def _ask_options(connection: Connection) -> str:
-    await cql_wire.options(connection)
+    await cql.options(connection)
     return "SUPPORTED"
 
 

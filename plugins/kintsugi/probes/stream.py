@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from kintsugi.fleet import Node
-from kintsugi.probes.conversation import ProtocolMismatch
+from kintsugi.core.fleet import Node
+from kintsugi.core.settings import SPARK_MASTER_UI_PORT
 from kintsugi.probes.protocols import PROBE_TIMEOUT_S, Probe, probe_http_json
-from kintsugi.settings import SPARK_MASTER_UI_PORT
+from kintsugi.wire.exchange import ProtocolMismatch
 
 STREAM_APP = "stream_trades"
 

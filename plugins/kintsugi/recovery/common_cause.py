@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from kintsugi.fleet import Role
+from kintsugi.core.fleet import Role
 
 WINDOW = timedelta(seconds=15)
 """Nodes that fall silent together are noticed within this time: a hang is noticed 8 to 10 s after it began."""

@@ -36,11 +36,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer, NodeView
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Action, Ledger
+from kintsugi.core.observation import Answer, NodeView
 from kintsugi.recovery.common_cause import CommonCause, OtherNode, Starvation, find_common_cause
-from kintsugi.recovery.diagnose import STUCK_AFTER
+from kintsugi.recovery.diagnosis import STUCK_AFTER
 
 APPROVE, DECLINE = "Approve", "Decline"  # what a person may answer to a refusal
 

@@ -7,7 +7,7 @@ that serves and closes the incident, and goes on with one that doesn't.
 1. An incident is abandoned when it is open, all its runs have ended, nobody else holds its node's lease, and nothing
    was written into its journal for QUIET. A living watch continues it well within that time.
 2. The nth sweep of an incident waits for another 2^(n-1) minutes, at most LONGEST: one that can't end it won't at once.
-3. An incident that stays open all the same has a page (`kintsugi.notify.pages`).
+3. An incident that stays open all the same has a page (`kintsugi.notify.paging_rules`).
 
 A question to a person has lost its reason when
 
@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from kintsugi.incident import Action, Incident
-from kintsugi.recovery.assess import Confirmed, latest
-from kintsugi.recovery.diagnose import Verdict
+from kintsugi.core.incident import Action, Incident
+from kintsugi.recovery.assessment import Confirmed, latest
+from kintsugi.recovery.diagnosis import Verdict
 from kintsugi.recovery.guards import Gate
 
 QUIET = timedelta(seconds=45)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 
-from kintsugi.store import Store
+from kintsugi.db.store import Store
 
 log = logging.getLogger(__name__)
 

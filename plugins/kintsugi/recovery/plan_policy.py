@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kintsugi.errors import PlanRefused
+from kintsugi.core.errors import PlanRefused
 
 BLAST_RADIUS = 2
 """Resources that one plan may change: a node and its volume."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from kintsugi.incident import Incident
-from kintsugi.recovery.case import Case, Runtime, Step
+from kintsugi.core.incident import Incident
+from kintsugi.operations.context import Case, Runtime, Step
 from kintsugi.recovery.guards import Gate
 
 HELD_FOR = timedelta(days=7)

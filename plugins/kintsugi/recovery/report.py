@@ -15,19 +15,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from kintsugi.incident import Incident, Outcome
-from kintsugi.recovery.assess import Confirmed, answers
-from kintsugi.recovery.case import LEASE_S, Case, Runtime
-from kintsugi.recovery.diagnose import Verdict
+from kintsugi.core.incident import Incident, Outcome
+from kintsugi.core.settings import BUCKET
+from kintsugi.operations.context import LEASE_S, Case, Runtime
+from kintsugi.operations.spool import deliver, flush_spool
+from kintsugi.recovery.assessment import Confirmed, answers
+from kintsugi.recovery.diagnosis import Verdict
 from kintsugi.recovery.incident_sweep import RUN_PREFIX
-from kintsugi.settings import BUCKET, Settings
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
 
 KEPT = timedelta(days=90)
-
-S3_AWAY = "s3-away"  # a mark on the control plane's disk: when S3 last failed to take something
-S3_AWAY_S = 30.0
 
 WELL = (Outcome.HEALED, Outcome.FALSE_ALARM, Outcome.DRY_RUN)
 
@@ -191,53 +189,3 @@ def tell(incident: Incident, outcome: Outcome, reason: str) -> str:
     """The story in a few lines: what, how it ended, and the seconds of every phase. Pure."""
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in incident.phases().items())
     return f"{incident.node}: {outcome}. {reason} ({phases})"
-
-
-def deliver(runtime: Runtime, key: str, body: bytes) -> None:
-    """Put ``body`` under ``key``; into the spool when S3 doesn't take it within seconds.
-
-    An S3 that did not answer a moment ago, to this process or another, isn't asked again on a repair's way.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    waiting = spool(runtime.settings) / key
-    mark = runtime.settings.control / S3_AWAY
-    if not _is_recent(mark):
-        try:
-            runtime.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=body)
-        except (BotoCoreError, ClientError) as error:
-            log.warning("S3 did not take %s (%s); it waits in the spool", key, error)
-            mark.touch()
-        else:
-            waiting.unlink(missing_ok=True)  # an older one of the same key would be put over it
-            return
-    waiting.parent.mkdir(parents=True, exist_ok=True)
-    waiting.write_bytes(body)
-
-
-def _is_recent(mark: Path) -> bool:
-    try:
-        return time.time() - mark.stat().st_mtime < S3_AWAY_S
-    except FileNotFoundError:
-        return False
-
-
-def flush_spool(runtime: Runtime) -> None:
-    """Deliver what waits in the spool; stops at the first refusal and leaves the rest for the next time."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    folder = spool(runtime.settings)
-    if _is_recent(runtime.settings.control / S3_AWAY):
-        return
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        try:
-            key = str(path.relative_to(folder))
-            runtime.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
-        except (BotoCoreError, ClientError):
-            return
-        path.unlink(missing_ok=True)
-
-
-def spool(settings: Settings) -> Path:
-    """Where deliveries to S3 wait while it is away."""
-    return settings.control / "spool"

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from kintsugi.connections import connection, extras
-from kintsugi.errors import KintsugiError
+from kintsugi.core.connections import connection, extras
+from kintsugi.core.errors import KintsugiError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter

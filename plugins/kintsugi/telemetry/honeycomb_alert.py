@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kintsugi.errors import InputError
-from kintsugi.fleet import Fleet
+from kintsugi.core.errors import InputError
+from kintsugi.core.fleet import Fleet
 
 COLUMNS = ("kintsugi.node", "host.name")
 TRIGGERED = "TRIGGERED"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from kintsugi.incident import PHASE_OF_STEP, Entry, Incident, Outcome, Phase
+from kintsugi.core.incident import PHASE_OF_STEP, Entry, Incident, Outcome, Phase
 from kintsugi.telemetry.trace import Moment, Span
 
 _WELL = (Outcome.HEALED, Outcome.FALSE_ALARM, Outcome.DRY_RUN)

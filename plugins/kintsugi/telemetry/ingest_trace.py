@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kintsugi.settings import BUCKET, TOPIC
+from kintsugi.core.settings import BUCKET, TOPIC
+from kintsugi.db.ingest_ledger import Entry, State, file_id
 from kintsugi.telemetry.trace import Span
-from kintsugi.trades.ledger import Entry, State, file_id
 
 
 def ingest_key(entry: Entry) -> str:

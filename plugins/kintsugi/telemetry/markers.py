@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from kintsugi.connections import connection, extras
-from kintsugi.errors import KintsugiError
+from kintsugi.core.connections import connection, extras
+from kintsugi.core.errors import KintsugiError
 
 CONNECTION = "kintsugi_honeycomb"
 TIMEOUT_S = 5.0

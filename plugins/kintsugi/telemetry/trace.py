@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from kintsugi.errors import KintsugiError
+from kintsugi.core.errors import KintsugiError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

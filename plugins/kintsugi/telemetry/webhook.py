@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.connections import connection, store_dsn
-from kintsugi.errors import InputError
-from kintsugi.fleet import Fleet
-from kintsugi.notify.outbox import Kind, Outbox
-from kintsugi.store.database import StoreUnavailable
+from kintsugi.core.connections import connection, store_dsn
+from kintsugi.core.errors import InputError
+from kintsugi.core.fleet import Fleet
+from kintsugi.core.settings import load_settings
+from kintsugi.db.database import StoreUnavailable
+from kintsugi.db.outbox import Kind, Outbox
 from kintsugi.telemetry.honeycomb_alert import Alert, parse_alert
 
 if TYPE_CHECKING:
@@ -167,8 +168,6 @@ class LazyApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None:
-            from kintsugi.settings import load_settings
-
             settings = load_settings()
             self._app = create_app(
                 lambda: settings.fleet, webhook_secret, lambda: Outbox(store_dsn(settings))

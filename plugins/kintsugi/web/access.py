@@ -15,7 +15,7 @@ from fastapi import HTTPException, Request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 if TYPE_CHECKING:
-    from kintsugi.web.deeds import Request as AirflowRequest
+    from kintsugi.web.actions import Request as AirflowRequest
 
 TOKEN_S = 12 * 3600
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kintsugi.web.deeds import Request
+from kintsugi.web.actions import Request
 
 _CREDENTIALS = ("authorization", "cookie")
 _TIMEOUT_S = 20.0

@@ -17,18 +17,18 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from kintsugi.errors import InputError, KintsugiError
-from kintsugi.incident import Incident
-from kintsugi.settings import Settings
-from kintsugi.store import Store, StoreUnavailable
-from kintsugi.store.listing import Listing
-from kintsugi.web import archive, deeds, story
+from kintsugi.core.errors import InputError, KintsugiError
+from kintsugi.core.incident import Incident
+from kintsugi.core.settings import Settings
+from kintsugi.db.dashboard import Listing
+from kintsugi.db.store import Store, StoreUnavailable
+from kintsugi.web import actions, archive, incident_view
 from kintsugi.web.access import Gate, Tokens, same_origin
 from kintsugi.web.airflow_api import Send
 from kintsugi.web.assets import asset
 from kintsugi.web.flow import series
-from kintsugi.web.hub import Hub
 from kintsugi.web.pages import Pages, Viewer
+from kintsugi.web.polling_cache import Hub
 
 PATIENCE_S = 1.5
 S3_WITHIN_S = 6.0
@@ -144,7 +144,7 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
         found = await asyncio.to_thread(
             doors.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
         )
-        rows = [story.row(incident) for incident in found[:PAGE]]
+        rows = [incident_view.row(incident) for incident in found[:PAGE]]
         more_rows = {"rows": rows, "further": len(found) > PAGE, "node": node, "outcome": outcome}
         if more:
             return pages.render("incident_rows.html", **more_rows)
@@ -153,7 +153,9 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
     @app.get("/incidents/{incident_id}", response_class=HTMLResponse)
     async def incident(request: Request, incident_id: str) -> str:
         found = await _incident(doors, incident_id)
-        return pages.page("incident.html", request, row=story.row(found), lines=story.journal(found))
+        return pages.page(
+            "incident.html", request, row=incident_view.row(found), lines=incident_view.journal(found)
+        )
 
     @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)
     async def archived(incident_id: str) -> str:
@@ -161,7 +163,7 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
         kept = await _from_s3(archive.read, doors.settings, incident_id)
         if isinstance(kept, str):
             return pages.render("archive.html", error=kept, changes=[], logs=[], incident_id=incident_id)
-        changes = story.plan(kept.plan) if kept.plan else []
+        changes = incident_view.plan(kept.plan) if kept.plan else []
         return pages.render(
             "archive.html", error="", changes=changes, logs=sorted(kept.logs), incident_id=incident_id
         )
@@ -200,7 +202,7 @@ def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
     @app.get("/deeds/{name}", response_class=HTMLResponse)
     async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
         """The form: what will happen, and the button that makes it happen."""
-        wanted = deeds.deed(name, target, doors.settings.fleet)
+        wanted = actions.deed(name, target, doors.settings.fleet)
         allowed = doors.gate.may(user, _sample(wanted, doors.settings))
         return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
 
@@ -209,7 +211,7 @@ def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
         """The deed, in the user's name, by Airflow's own API."""
         form = {key: str(value) for key, value in (await request.form()).items()}
         tokens.check(form.get("token", ""), user)
-        wanted = deeds.request(name, form.get("target", ""), form, doors.settings.fleet)
+        wanted = actions.request(name, form.get("target", ""), form, doors.settings.fleet)
         if not doors.gate.may(user, wanted):
             raise HTTPException(403, f"{user.get_name()} may not do this; ask for Airflow's role that may.")
         answer = await doors.send(wanted, request.headers)
@@ -218,13 +220,13 @@ def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
         return pages.page_or_part("done.html", request, wanted=wanted, answer=answer, user=user.get_name())
 
 
-def _sample(wanted: deeds.Deed, settings: Settings) -> deeds.Request:
+def _sample(wanted: actions.Deed, settings: Settings) -> actions.Request:
     values = {entry.name: entry.value or "-" for entry in wanted.fields}
-    return deeds.request(wanted.name, wanted.target, values, settings.fleet)
+    return actions.request(wanted.name, wanted.target, values, settings.fleet)
 
 
 def _viewer(doors: Doors, user: Any) -> Viewer:
-    wanted = deeds.Request("POST", "", {}, "recover_node")
+    wanted = actions.Request("POST", "", {}, "recover_node")
     return Viewer(name=user.get_name(), acts=doors.gate.may(user, wanted))
 
 

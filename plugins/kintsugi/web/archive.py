@@ -7,7 +7,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from kintsugi.settings import BUCKET, Settings
+from kintsugi.core.connections import s3_client
+from kintsugi.core.settings import BUCKET, Settings
 
 TAIL_LINES = 60
 _READ_BYTES = 32 * 1024 * 1024
@@ -23,8 +24,6 @@ class Archive:
 
 def read(settings: Settings, incident: str) -> Archive:
     """What is archived of the incident; raises what S3 raises."""
-    from kintsugi.connections import s3_client
-
     s3, prefix = s3_client(settings), f"incidents/{incident}/"
     listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
     keys = {item["Key"].removeprefix(prefix): item["Key"] for item in listed}
@@ -37,8 +36,6 @@ def read(settings: Settings, incident: str) -> Archive:
 
 def tail(settings: Settings, incident: str, name: str) -> str:
     """The last lines of one archived log, ``name`` as in `Archive.logs`; raises what S3 raises."""
-    from kintsugi.connections import s3_client
-
     key = f"incidents/{incident}/logs/{name}"
     body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(_READ_BYTES)
     return last_lines(body)

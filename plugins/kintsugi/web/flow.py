@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kintsugi.store.samples import FlowSample
-from kintsugi.web.hub import Reading
-from kintsugi.web.level import Level
+from kintsugi.db.flow_samples import FlowSample
+from kintsugi.web.polling_cache import Reading
+from kintsugi.web.severity import Level
 from kintsugi.web.sources import Files, FlowSeen
 
 RATE_OVER = timedelta(seconds=60)

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from kintsugi.fleet import WATCH, Fleet, Node, Role, watch_of
-from kintsugi.incident import PHASE_OF_STEP, Incident, Phase
-from kintsugi.observation import Symptom
-from kintsugi.store import comparisons
-from kintsugi.store.flags import FLEET, Maintenance
-from kintsugi.store.listing import Glance
+from kintsugi.core.fleet import WATCH, Fleet, Node, Role, watch_of
+from kintsugi.core.incident import PHASE_OF_STEP, Incident, Phase
+from kintsugi.core.observation import Symptom
+from kintsugi.db import replica_repairs
+from kintsugi.db.dashboard import Glance
+from kintsugi.db.flags import FLEET, Maintenance
 from kintsugi.web.flow import Stream
-from kintsugi.web.hub import Reading
 from kintsugi.web.intake import Intake
-from kintsugi.web.level import WORDS, Level
+from kintsugi.web.polling_cache import Reading
+from kintsugi.web.severity import WORDS, Level
 from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 
 # A step may take minutes (a Cassandra node streams its data), so silence of the journal alone is no failure.
@@ -293,7 +293,7 @@ def _late_flow(known: Known) -> Headline | None:
 def _uncompared(known: Known) -> Headline | None:
     if (seen := known.store.value) is None:
         return None
-    since = comparisons.overdue_since(
+    since = replica_repairs.overdue_since(
         _replicas(known), seen.compared, installed_at=seen.installed_at, now=known.now
     )
     if since is None:
@@ -305,7 +305,7 @@ def _uncompared(known: Known) -> Headline | None:
 def comparison_line(known: Known) -> str:
     """When Cassandra's replicas were compared; empty while nobody could tell."""
     seen = known.store.value
-    return comparisons.sentence(_replicas(known), seen.compared) if seen else ""
+    return replica_repairs.sentence(_replicas(known), seen.compared) if seen else ""
 
 
 def _replicas(known: Known) -> list[str]:

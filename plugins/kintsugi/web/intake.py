@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from kintsugi.notify.intake_pages import waiting_for
-from kintsugi.trades.intake import FileNote, IntakeReport, IntakeRules
-from kintsugi.web.level import Level
+from kintsugi.notify.intake_paging_rules import waiting_for
+from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
+from kintsugi.web.severity import Level
 
 STALE_AFTER = timedelta(minutes=5)
 MOST_REJECTED = 0.5

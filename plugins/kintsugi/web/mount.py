@@ -23,29 +23,7 @@ class LatePage:
         self._page: Any = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from kintsugi.web.real_page import real_page  # start-up: only the api-server needs the page
+
         self._page = self._page or real_page()
         await self._page(scope, receive, send)
-
-
-def real_page() -> Any:
-    """The page on this installation's store, S3, fleet and Airflow."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.settings import load_settings
-    from kintsugi.store import Store
-    from kintsugi.store.listing import Listing
-    from kintsugi.web import airflow_api, sources
-    from kintsugi.web.access import AirflowGate
-    from kintsugi.web.app import Doors, create_app
-    from kintsugi.web.hub import Hub
-
-    settings = load_settings()
-    return create_app(
-        Doors(
-            settings=settings,
-            gate=AirflowGate(),
-            hub=Hub(sources.of(settings)),
-            send=airflow_api.send,
-            listing=lambda: Listing(store_dsn(settings)),
-            store=lambda: Store(store_dsn(settings)),
-        )
-    )

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from kintsugi.settings import Settings
-from kintsugi.trades.intake_watch import rules_from
-from kintsugi.web import flow, health, intake, story
+from kintsugi.core.settings import Settings
+from kintsugi.pipeline.ingest.intake_monitor import rules_from
+from kintsugi.web import flow, health, incident_view, intake
 from kintsugi.web.assets import FOREIGN, OWN, asset
-from kintsugi.web.hub import Reading
-from kintsugi.web.level import WORDS, Level
+from kintsugi.web.polling_cache import Reading
+from kintsugi.web.severity import WORDS, Level
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -119,12 +119,14 @@ class Pages:
             "intake_notes": intake.notes_of(files.report) if files and files.report else (),
             "not_taken": intake.not_taken_line(files.report) if files and files.report else "",
             "stages": flow.stages(stream, readings["files"], readings["flow"]),
-            "score": story.nights(known.store.value.faults if known.store.value else ()),
+            "score": incident_view.nights(known.store.value.faults if known.store.value else ()),
             "recent": [
-                story.row(incident) for incident in (known.store.value.recent if known.store.value else ())
+                incident_view.row(incident)
+                for incident in (known.store.value.recent if known.store.value else ())
             ],
             "open": [
-                story.row(incident) for incident in (known.store.value.open if known.store.value else ())
+                incident_view.row(incident)
+                for incident in (known.store.value.open if known.store.value else ())
             ],
         }
         return {name: self.render(f"panel_{name}.html", **values) for name in PANELS}

@@ -12,18 +12,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from kintsugi.errors import KintsugiError
-from kintsugi.fleet import Fleet
-from kintsugi.observation import Answer, Symptom
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import Fleet
+from kintsugi.core.observation import Answer, Symptom
+from kintsugi.core.settings import Settings
+from kintsugi.db.dashboard import Glance, Listing
+from kintsugi.db.flow_samples import FlowSample, FlowSamples
+from kintsugi.db.intake import IntakeStore
+from kintsugi.db.releases import ReleaseRecord, Releases
+from kintsugi.db.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
+from kintsugi.pipeline.cassandra_connection import cassandra_session
+from kintsugi.pipeline.ingest.intake_report import IntakeReport
+from kintsugi.probes import probe_node
+from kintsugi.probes.failure_detector import NodeWatch
 from kintsugi.probes.protocols import Probe
-from kintsugi.probes.watch import NodeWatch
-from kintsugi.settings import Settings
-from kintsugi.store.listing import Glance
-from kintsugi.store.releases import ReleaseRecord, Releases
-from kintsugi.store.samples import FlowSample, FlowSamples
-from kintsugi.store.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
-from kintsugi.trades.intake import IntakeReport
-from kintsugi.web.hub import Source
+from kintsugi.probes.stream_progress import read_flow
+from kintsugi.web.polling_cache import Source
 
 CHART_SPAN = timedelta(hours=6)
 STALE_AFTER = timedelta(seconds=20)
@@ -53,8 +58,6 @@ class Nodes:
 
     async def ask(self) -> Mapping[str, NodeSeen]:
         """What was seen just now, by node name; takes as long as the slowest probe (2 s at most)."""
-        from kintsugi.probes import probe_node
-
         clock = asyncio.get_running_loop().time
         probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
         for node, probe in zip(self.fleet, probes, strict=True):
@@ -178,9 +181,6 @@ def of(settings: Settings) -> dict[str, Source]:
 
 def ask_store(settings: Settings) -> Glance:
     """Incidents, flags and faults; raises StoreUnavailable."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.store.listing import Listing
-
     return Listing(store_dsn(settings)).glance()
 
 
@@ -195,8 +195,6 @@ class Flow:
 
     async def ask(self) -> FlowSeen:
         """Raises StoreUnavailable; that Kafka or Spark is away shows in the newest sample."""
-        from kintsugi.probes.flow import read_flow
-
         samples = self._samples()
         kept = await asyncio.to_thread(samples.since, datetime.now(UTC) - CHART_SPAN)
         if kept and datetime.now(UTC) - kept[-1].at < STALE_AFTER:
@@ -207,31 +205,22 @@ class Flow:
         return FlowSeen((*kept, *self._own), live=False, record=await asyncio.to_thread(self._summary))
 
     def _summary(self) -> StreamSummary:
-        from kintsugi.connections import store_dsn
-
         self._record = self._record or StreamRecord(store_dsn(self.settings))
         return self._record.summary()
 
     def _samples(self) -> FlowSamples:
-        from kintsugi.connections import store_dsn
-
         self._store = self._store or FlowSamples(store_dsn(self.settings))
         return self._store
 
 
 def ask_releases(settings: Settings) -> ReleasesSeen:
     """What runs where, and what differs on disk; raises StoreUnavailable."""
-    from kintsugi.connections import store_dsn
-
     releases = Releases(store_dsn(settings))
     return ReleasesSeen(releases.node_releases(), releases.last_known_good(), releases.drift())
 
 
 def ask_files(settings: Settings) -> Files:
     """The newest intake report of the watchdog; raises KintsugiError when Postgres doesn't answer."""
-    from kintsugi.connections import store_dsn
-    from kintsugi.trades.intake_store import IntakeStore
-
     found = IntakeStore(store_dsn(settings)).report()
     if found is None:
         raise KintsugiError("the watchdog has not looked at S3 yet; it does so every few seconds")
@@ -269,8 +258,6 @@ class UnusualTrades:
         return UnusualDay(day.date(), total, tuple(_unusual(row) for row in rows))
 
     def _connected(self) -> Any:
-        from kintsugi.trades.cassandra_connection import cassandra_session
-
         if self._session is None:
             self._session = cassandra_session(self.settings)
         return self._session

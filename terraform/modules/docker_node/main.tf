@@ -10,7 +10,9 @@ resource "docker_container" "this" {
   name     = "${var.fleet}-${var.node.name}"
   hostname = var.node.name
   image    = var.image
-  command  = [var.launcher.python, "-m", "kintsugi.local.node_init", var.node.name]
+  # The old name of the module: another command would replace every container of a fleet that runs, and the image that
+  # its nodes are made of may be an older one (kintsugi/__init__.py).
+  command = [var.launcher.python, "-m", "kintsugi.local.node_init", var.node.name]
   # The image's own would be read back, and look like a change.
   working_dir = "/"
 
@@ -65,14 +67,14 @@ resource "docker_container" "this" {
 
   # `interpreter` followed by `command` is one argument list: no shell reads it.
   provisioner "local-exec" {
-    interpreter = [var.launcher.python, "-m", "kintsugi.docker.node"]
+    interpreter = [var.launcher.python, "-m", "kintsugi.environments.docker.node"]
     command     = "create-node"
     environment = { for entry in self.labels : upper(replace(entry.label, ".", "_")) => entry.value }
   }
 
   provisioner "local-exec" {
     when        = destroy
-    interpreter = [one([for entry in self.labels : entry.value if entry.label == "kintsugi.python"]), "-m", "kintsugi.docker.node"]
+    interpreter = [one([for entry in self.labels : entry.value if entry.label == "kintsugi.python"]), "-m", "kintsugi.environments.docker.node"]
     command     = "destroy-node"
     environment = { for entry in self.labels : upper(replace(entry.label, ".", "_")) => entry.value }
   }

@@ -1,4 +1,4 @@
 output "root" {
-  description = "The node's root directory, on the engine's machine and in the node alike."
+  description = "The node's root directory, the same on the engine's machine and in the node."
   value       = local.root
 }

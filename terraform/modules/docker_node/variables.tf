@@ -1,5 +1,5 @@
 variable "fleet" {
-  description = "Name of the fleet: of its network at the engine, and what every name there begins with."
+  description = "Name of the fleet, which is the name of its network. Every name at the engine begins with it."
   type        = string
 }
 
@@ -24,17 +24,17 @@ variable "node" {
 }
 
 variable "image" {
-  description = "Digest of the image that the node runs."
+  description = "Id (sha256:…) of the image that the node runs."
   type        = string
 }
 
 variable "volume" {
-  description = "The node's volume: its name at the engine, and where its data lies."
+  description = "The node's volume: its name at the engine, and its directory."
   type        = object({ name = string, path = string })
 }
 
 variable "launcher" {
-  description = "What runs the provisioners: Python interpreter, and the paths of the installation."
+  description = "What the provisioners run with: Python interpreter and paths of the installation."
   type = object({
     python     = string
     state_dir  = string

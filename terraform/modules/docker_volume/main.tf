@@ -26,14 +26,14 @@ resource "docker_volume" "this" {
 
   # `interpreter` followed by `command` is one argument list: no shell reads it.
   provisioner "local-exec" {
-    interpreter = [var.launcher.python, "-m", "kintsugi.docker.node"]
+    interpreter = [var.launcher.python, "-m", "kintsugi.environments.docker.node"]
     command     = "create-volume"
     environment = { for entry in self.labels : upper(replace(entry.label, ".", "_")) => entry.value }
   }
 
   provisioner "local-exec" {
     when        = destroy
-    interpreter = [one([for entry in self.labels : entry.value if entry.label == "kintsugi.python"]), "-m", "kintsugi.docker.node"]
+    interpreter = [one([for entry in self.labels : entry.value if entry.label == "kintsugi.python"]), "-m", "kintsugi.environments.docker.node"]
     command     = "destroy-volume"
     environment = { for entry in self.labels : upper(replace(entry.label, ".", "_")) => entry.value }
   }

@@ -1,9 +1,9 @@
 output "name" {
-  description = "What the engine calls the volume."
+  description = "The volume's name at the engine."
   value       = docker_volume.this.name
 }
 
 output "path" {
-  description = "Where the data lies, on the engine's machine and in the node alike."
+  description = "The volume's directory, the same on the engine's machine and in the node."
   value       = local.path
 }

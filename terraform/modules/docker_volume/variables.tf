@@ -1,5 +1,5 @@
 variable "fleet" {
-  description = "Name of the fleet; every name at the engine begins with it."
+  description = "Name of the fleet. Every name at the engine begins with it."
   type        = string
 }
 
@@ -9,7 +9,7 @@ variable "name" {
 }
 
 variable "launcher" {
-  description = "What runs the provisioners: Python interpreter, and the paths of the installation."
+  description = "What the provisioners run with: Python interpreter and paths of the installation."
   type = object({
     python     = string
     state_dir  = string

@@ -1,5 +1,5 @@
 output "file" {
-  description = "What the fleet file says, as it says it."
+  description = "The content of the fleet file."
   value       = local.file
 }
 

@@ -13,7 +13,7 @@ resource "terraform_data" "this" {
 
   # `interpreter` followed by `command` is one argument list: no shell reads it.
   provisioner "local-exec" {
-    interpreter = [self.input.launcher.python, "-m", "kintsugi.local.node"]
+    interpreter = [self.input.launcher.python, "-m", "kintsugi.environments.local.node"]
     command     = "create-node"
     environment = {
       KINTSUGI_NODE  = self.input.node.name
@@ -26,7 +26,7 @@ resource "terraform_data" "this" {
 
   provisioner "local-exec" {
     when        = destroy
-    interpreter = [self.input.launcher.python, "-m", "kintsugi.local.node"]
+    interpreter = [self.input.launcher.python, "-m", "kintsugi.environments.local.node"]
     command     = "destroy-node"
     environment = {
       KINTSUGI_NODE  = self.input.node.name

@@ -1,5 +1,5 @@
 output "id" {
-  description = "Identity of this node; a rebuilt node has another."
+  description = "Identity of this node. A rebuilt node has a new one."
   value       = terraform_data.this.id
 }
 

@@ -29,12 +29,12 @@ variable "node" {
 }
 
 variable "volume_id" {
-  description = "Identity of the node's volume; a node holds its volume open, so another volume means another node."
+  description = "Identity of the node's volume. A node holds its volume open, so a new volume makes a new node."
   type        = string
 }
 
 variable "launcher" {
-  description = "What runs node scripts on this machine: Python interpreter, module path, and the paths of the installation."
+  description = "What the provisioners run with: Python interpreter, module path and paths of the installation."
   type = object({
     python     = string
     modules    = string

@@ -9,7 +9,7 @@ resource "terraform_data" "this" {
 
   # `interpreter` followed by `command` is one argument list: no shell reads it.
   provisioner "local-exec" {
-    interpreter = [self.input.launcher.python, "-m", "kintsugi.local.node"]
+    interpreter = [self.input.launcher.python, "-m", "kintsugi.environments.local.node"]
     command     = "create-volume"
     environment = {
       KINTSUGI_NODE  = self.input.name
@@ -22,7 +22,7 @@ resource "terraform_data" "this" {
 
   provisioner "local-exec" {
     when        = destroy
-    interpreter = [self.input.launcher.python, "-m", "kintsugi.local.node"]
+    interpreter = [self.input.launcher.python, "-m", "kintsugi.environments.local.node"]
     command     = "destroy-volume"
     environment = {
       KINTSUGI_NODE  = self.input.name

@@ -1,9 +1,9 @@
 output "id" {
-  description = "Identity of this volume; a replaced volume has another."
+  description = "Identity of this volume. A replaced volume has a new one."
   value       = terraform_data.this.id
 }
 
 output "path" {
-  description = "Where the node finds the volume."
+  description = "The volume's directory."
   value       = terraform_data.this.output.path
 }

@@ -9,7 +9,7 @@ variable "name" {
 }
 
 variable "launcher" {
-  description = "What runs node scripts on this machine: Python interpreter, module path, and the paths of the installation."
+  description = "What the provisioners run with: Python interpreter, module path and paths of the installation."
   type = object({
     python     = string
     modules    = string

@@ -17,8 +17,8 @@ import pytest
 
 from kintsugi.chaos import network
 from kintsugi.chaos.network import NetworkFault
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node, Role
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Node, Role
 
 CLONE_NEWNET = 0x40000000
 NODE = Node("cassandra-1", Role.CASSANDRA, "127.98.2.1", 2222)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.kill_recorder import RunningRecorder, recording
+from benchmarks.live_kills import EXITED, live_kills
 from kintsugi.chaos import janitor, resources, service_processes
-from kintsugi.chaos.live_kills import EXITED, live_kills
-from kintsugi.fleet import Node, Role
-from kintsugi.local.kill_recorder import RunningRecorder, recording
-from kintsugi.local.node_process import InitRecord, record_path, start_time, write_record
-from kintsugi.settings import SPARK_MASTER_UI_PORT, Settings
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.settings import SPARK_MASTER_UI_PORT, Settings
+from kintsugi.environments.local.node_process import InitRecord, record_path, start_time, write_record
 from tests.installations import installation
 from tests.integration.servers import wait_until
 
@@ -139,7 +139,7 @@ def test_the_recorder_reads_its_inits_word_for_how_the_service_ended(
 OWNER = """
 import sys, time
 from kintsugi.chaos import janitor, resources
-from kintsugi.settings import load_settings
+from kintsugi.core.settings import load_settings
 settings = load_settings()
 janitor.register(settings, "starved", ("kafka-1",), 600)
 resources.start_busy_loops(120, str(settings.state), loops=1)

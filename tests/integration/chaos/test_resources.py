@@ -16,9 +16,15 @@ from pathlib import Path
 import pytest
 
 from kintsugi.chaos import mounts, resources, service_processes
-from kintsugi.fleet import Node, Role
-from kintsugi.local.node_process import InitRecord, namespace_of, record_path, start_time, write_record
-from kintsugi.settings import Settings
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.settings import Settings
+from kintsugi.environments.local.node_process import (
+    InitRecord,
+    namespace_of,
+    record_path,
+    start_time,
+    write_record,
+)
 from tests.installations import installation
 from tests.integration.servers import wait_until
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from kintsugi.notify.heartbeat import Heartbeats
-from kintsugi.notify.outbox import Outbox
-from kintsugi.store import Store
-from kintsugi.trades.ledger import Ledger
-from tests.integration.store.conftest import Server, fresh_store, postgres, store
+from kintsugi.db.heartbeats import Heartbeats
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.outbox import Outbox
+from kintsugi.db.store import Store
+from tests.integration.db.conftest import Server, fresh_store, postgres, store
 
 __all__ = ["fresh_store", "postgres", "store"]
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from kintsugi.errors import KintsugiError, Unaccounted
-from kintsugi.local.watchdog import Watchdog
-from kintsugi.notify.outbox import Kind
-from kintsugi.notify.unaccounted import call_a_person
-from kintsugi.probes.flow import FlowReading
-from kintsugi.recovery.stream_driver import DESIRED
+from kintsugi.core.errors import KintsugiError, Unaccounted
+from kintsugi.db.outbox import Kind
+from kintsugi.notify.reconciliation_alert import call_a_person
+from kintsugi.operations.stream_driver import DESIRED
+from kintsugi.probes.stream_progress import FlowReading
+from kintsugi.watchdog.watchdog import Watchdog
 from tests.installations import installation
 from tests.integration.notify.conftest import Tables
 

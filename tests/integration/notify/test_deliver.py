@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Outcome
-from kintsugi.notify.deliver import Post
-from kintsugi.notify.outbox import Kind
-from kintsugi.store import Store
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Outcome
+from kintsugi.db.outbox import Kind
+from kintsugi.db.store import Store
+from kintsugi.notify.dispatcher import Post
 from kintsugi.telemetry.trace import trace_id
 from tests.integration.notify.conftest import Tables
 from tests.receivers import HttpReceiver, OtlpReceiver, Request, http_receiver, otlp_over_http
@@ -164,7 +164,7 @@ def test_a_trace_waits_for_a_backend_that_is_away(scene: Scene) -> None:
 
 
 def test_an_ingested_file_becomes_its_trace(scene: Scene) -> None:
-    from kintsugi.trades.ledger import State, Tally
+    from kintsugi.db.ingest_ledger import State, Tally
 
     with scene.tables.ledger.claim("trades/f.csv", '"e"', 10) as claim:
         assert claim is not None
@@ -201,11 +201,11 @@ def test_a_recovery_is_triggered_under_its_own_run_id(scene: Scene) -> None:
 
 
 def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kintsugi.core.settings import load_settings
     from kintsugi.notify.digest import put_digest
-    from kintsugi.recovery.case import Runtime
-    from kintsugi.settings import load_settings
+    from kintsugi.operations.context import Runtime
 
-    monkeypatch.setattr("kintsugi.connections.store_dsn", lambda settings: scene.tables.dsn)
+    monkeypatch.setattr("kintsugi.db.outbox.store_dsn", lambda settings: scene.tables.dsn)
     closed_incident(scene.tables.store)
     settings = load_settings()
     runtime = Runtime(settings, settings.fleet, scene.tables.store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-from kintsugi.notify.outbox import CLAIM, Kind, Outbox, backoff
+from kintsugi.db.outbox import CLAIM, Kind, Outbox, backoff
 from tests.integration.notify.conftest import Tables
 
 BODY = {"title": "t", "text": "x"}

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from kintsugi.connections import store_dsn
-from kintsugi.fleet import Role
-from kintsugi.incident import Outcome
-from kintsugi.local.control_plane import WATCHDOG, ControlPlane
-from kintsugi.local.processes import wait_until
-from kintsugi.notify.heartbeat import Heartbeats
-from kintsugi.notify.outbox import Outbox
-from kintsugi.store import Store
-from kintsugi.trades.ledger import Ledger
+from kintsugi.controlplane.control_plane import WATCHDOG, ControlPlane
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Outcome
+from kintsugi.core.processes import wait_until
+from kintsugi.db.heartbeats import Heartbeats
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.outbox import Outbox
+from kintsugi.db.store import Store
 from tests.installations import installation, open_directory
 from tests.receivers import HttpReceiver, OtlpReceiver, http_receiver, otlp_over_http
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 import uvicorn
 
-from kintsugi.fleet import load_fleet
-from kintsugi.local.processes import wait_until
-from kintsugi.notify.outbox import Kind, Outbox
+from kintsugi.core.fleet import load_fleet
+from kintsugi.core.processes import wait_until
+from kintsugi.db.outbox import Kind, Outbox
 from kintsugi.telemetry.webhook import MAX_BYTES, create_app
 from tests.integration.notify.conftest import Tables
 from tests.receivers import ADDRESS

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from kintsugi.settings import Settings, load_settings
-from kintsugi.store import Store
-from tests.integration.store.conftest import Server, fresh_store, postgres, store
+from kintsugi.core.settings import Settings, load_settings
+from kintsugi.db.store import Store
+from tests.integration.db.conftest import Server, fresh_store, postgres, store
 from tests.made_up import World, made_up_app
 
 __all__ = ["fresh_store", "postgres", "store"]

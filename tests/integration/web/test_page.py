@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 from fastapi.testclient import TestClient
 
-from kintsugi.errors import KintsugiError
-from kintsugi.store import Store
+from kintsugi.core.errors import KintsugiError
+from kintsugi.db.store import Store
 from kintsugi.web.airflow_api import Answer
 from tests.made_up import World, begin_repair, incidents
 

@@ -13,8 +13,8 @@ from kintsugi.chaos import experiment, guard
 from kintsugi.chaos.experiment import night_is_over, pick_victim, undo_power_cut
 from kintsugi.chaos.guard import Aborted
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.errors import Refused
-from kintsugi.fleet import load_fleet
+from kintsugi.core.errors import Refused
+from kintsugi.core.fleet import load_fleet
 
 DUE = datetime(2026, 8, 4, 6, 0, tzinfo=UTC)
 

@@ -15,13 +15,13 @@ from kintsugi.chaos import guard, switch
 from kintsugi.chaos.guard import Aborted, Bystanders, objections, unwatched
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.errors import Refused
-from kintsugi.fleet import Node, Role, load_fleet
-from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer
+from kintsugi.core.errors import Refused
+from kintsugi.core.fleet import Node, Role, load_fleet
+from kintsugi.core.incident import Action, Ledger
+from kintsugi.core.observation import Answer
+from kintsugi.db.flags import Desired
+from kintsugi.db.store import StoreUnavailable
 from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits
-from kintsugi.store import StoreUnavailable
-from kintsugi.store.flags import Desired
 from tests.stories import T0, healed
 
 FLEET = load_fleet()
@@ -170,7 +170,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
     async def facts(fleet: Any, node: Node, **_: Any) -> GuardFacts:
         return replace(SERVING, node=node.name, protected=node.protected)
 
-    monkeypatch.setattr("kintsugi.probes.facts.guard_facts", facts)
+    monkeypatch.setattr("kintsugi.chaos.guard.guard_facts", facts)
     monkeypatch.setattr(guard, "steady_reasons", lambda _: [])
     monkeypatch.setattr(guard, "watch_reasons", lambda _: [])
     monkeypatch.setattr(guard, "rollout_reasons", lambda _: [])

@@ -17,8 +17,8 @@ from kintsugi.chaos import injection, janitor, registry
 from kintsugi.chaos.faults import Fault
 from kintsugi.chaos.injection import hold, in_force
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.errors import StepFailed
-from kintsugi.local.node_process import start_time
+from kintsugi.core.errors import StepFailed
+from kintsugi.environments.local.node_process import start_time
 from tests.installations import installation
 
 
@@ -47,6 +47,7 @@ def use(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     faults = {fault.kind: fault}
     monkeypatch.setattr(registry, "FAULTS", faults)
     monkeypatch.setattr(injection, "FAULTS", faults)
+    monkeypatch.setattr(janitor, "FAULTS", faults)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from kintsugi.chaos.network import CHAIN, NetworkFault, chain_of, queue_of, ruleset, unavailable
-from kintsugi.errors import StepFailed
-from kintsugi.fleet import Node, Role, load_fleet
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Node, Role, load_fleet
 
 NODE = Node("cassandra-1", Role.CASSANDRA, "127.20.2.1", 2222)
 ENDS = datetime(2026, 11, 28, 12, 0, 30, tzinfo=UTC)

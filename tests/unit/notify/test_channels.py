@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from kintsugi.errors import KintsugiError
+from kintsugi.core.errors import KintsugiError
 from kintsugi.notify.channels import Channel, channels
 from tests.receivers import ADDRESS, http_receiver
 

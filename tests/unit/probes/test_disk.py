@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.observation import Headroom
+from kintsugi.core.observation import Headroom
 from kintsugi.probes.disk import GIB, parse_df, too_little
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kintsugi.observation import Answer, PeerOpinion
+from kintsugi.core.observation import Answer, PeerOpinion
 from kintsugi.probes.master_view import judge_look
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer, NodeView, ServiceProcess
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.observation import Answer, NodeView, ServiceProcess
 from kintsugi.probes import node_view
 from kintsugi.probes.node_view import KILLED, established_to, kill_command, listens, parse_look, parse_view
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from kintsugi.fleet import Role
-from kintsugi.observation import Answer, NodeView, PeerOpinion, ServiceProcess
+from kintsugi.core.fleet import Role
+from kintsugi.core.observation import Answer, NodeView, PeerOpinion, ServiceProcess
+from kintsugi.core.settings import load_settings
 from kintsugi.probes import observe
 from kintsugi.probes.observe import (
     crash_loop,
@@ -26,7 +27,6 @@ from kintsugi.probes.observe import (
 )
 from kintsugi.probes.peers import Witness
 from kintsugi.probes.protocols import Probe
-from kintsugi.settings import load_settings
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 

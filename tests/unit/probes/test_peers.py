@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from kintsugi.fleet import Node, Role
-from kintsugi.observation import PeerOpinion
-from kintsugi.probes.kafka_wire import Quorum, Voter
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.observation import PeerOpinion
 from kintsugi.probes.peers import judge_kafka, judge_spark
+from kintsugi.wire.kafka import Quorum, Voter
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 NOW_MS = int(NOW.timestamp() * 1000)

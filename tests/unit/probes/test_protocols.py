@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from kintsugi.fleet import Node, Role
-from kintsugi.observation import Answer
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.observation import Answer
 from kintsugi.probes import protocols
 from kintsugi.probes.protocols import Probe
 from kintsugi.probes.stream import probe_stream

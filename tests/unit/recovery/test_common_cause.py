@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kintsugi.fleet import Role
+from kintsugi.core.fleet import Role
 from kintsugi.recovery.common_cause import (
     HOLD,
     WINDOW,

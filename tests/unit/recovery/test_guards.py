@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer, NodeView, ServiceProcess
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Action, Ledger
+from kintsugi.core.observation import Answer, NodeView, ServiceProcess
 from kintsugi.recovery.common_cause import OtherNode, Starvation
 from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits, judge
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Entry, Incident, Outcome
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Entry, Incident, Outcome
 from kintsugi.recovery.incident_sweep import (
     LONGEST,
     QUIET,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.errors import PlanRefused
+from kintsugi.core.errors import PlanRefused
 from kintsugi.recovery.plan_policy import PlanSummary, addresses, check_plan
 
 PART = """
@@ -274,7 +274,10 @@ def test_what_the_docker_provider_reports_and_nobody_said_is_no_difference(
         ("image", "sha256:another"),
         ("privileged", True),
         ("command", ["sleep", "infinity"]),
-        ("command", ["cassandra-2", "kintsugi.local.node_init", "-m", "/opt/kintsugi/.venv/bin/python"]),
+        (
+            "command",
+            ["cassandra-2", "kintsugi.local.node_init", "-m", "/opt/kintsugi/.venv/bin/python"],
+        ),
         ("networks_advanced", [{"name": "kintsugi", "ipv4_address": "172.28.2.3"}]),
         ("volumes", []),
     ],

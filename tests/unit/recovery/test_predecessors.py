@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.incident import Entry, Incident
+from kintsugi.core.incident import Entry, Incident
 from kintsugi.recovery.predecessors import may_be_last_copy
 from tests.stories import entry, healed
 

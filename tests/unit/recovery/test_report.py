@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,15 +9,14 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import EndpointConnectionError
 from moto import mock_aws
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Entry, Incident, Outcome
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.settings import BUCKET
 from kintsugi.recovery import report
-from kintsugi.recovery.assess import Confirmed
-from kintsugi.recovery.report import conclude, deliver, flush_spool, stays_open
-from kintsugi.settings import BUCKET
+from kintsugi.recovery.assessment import Confirmed
+from kintsugi.recovery.report import conclude, stays_open
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 SICK = ("confirm", "kafka-2 is silent", {"verdict": "host_lost"})
@@ -174,42 +172,6 @@ def test_an_incident_that_is_still_somebody_elses_stays_open(
     lines: list[tuple[str, str, dict[str, Any]]], outcome: Outcome, holder: str, serves: bool, open_: bool
 ) -> None:
     assert stays_open(incident(*lines), outcome, holder, serves=serves) is open_
-
-
-class Store3:
-    """S3 that is there or away."""
-
-    def __init__(self) -> None:
-        self.away, self.kept, self.asked = True, dict[str, bytes](), 0
-
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803 - boto3's names
-        self.asked += 1
-        if self.away:
-            raise EndpointConnectionError(endpoint_url="http://127.34.0.1:9000")
-        self.kept[Key] = Body
-
-
-def test_what_waited_for_s3_is_never_put_over_what_came_later(tmp_path: Path) -> None:
-    s3 = Store3()
-    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
-    deliver(doors, "incidents/a/incident.json", b"first")
-    deliver(doors, "incidents/b/incident.json", b"other")
-    assert s3.kept == {}
-    s3.away = False
-    os.utime(tmp_path / report.S3_AWAY, (0, 0))  # long ago
-    deliver(doors, "incidents/a/incident.json", b"second")
-    flush_spool(doors)
-    assert s3.kept == {"incidents/a/incident.json": b"second", "incidents/b/incident.json": b"other"}
-
-
-def test_an_s3_that_hung_a_moment_ago_is_not_waited_for_again(tmp_path: Path) -> None:
-    s3 = Store3()
-    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
-    for key in ("a", "b", "c"):
-        deliver(doors, key, b"body")
-    flush_spool(doors)
-    assert s3.asked == 1
-    assert sorted(path.name for path in report.spool(doors.settings).iterdir()) == ["a", "b", "c"]
 
 
 @mock_aws

@@ -14,12 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kintsugi.fleet import Role
-from kintsugi.incident import Action, Ledger
-from kintsugi.observation import Answer, Headroom, NodeView, Observation, PeerOpinion, ServiceProcess
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Action, Ledger
+from kintsugi.core.observation import Answer, Headroom, NodeView, Observation, PeerOpinion, ServiceProcess
 from kintsugi.recovery.common_cause import OtherNode
-from kintsugi.recovery.decide import MOST_ATTEMPTS, decide
-from kintsugi.recovery.diagnose import diagnose
+from kintsugi.recovery.diagnosis import diagnose
+from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide
 from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, judge
 
 SILENCE = timedelta(seconds=5)

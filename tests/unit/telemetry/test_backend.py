@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kintsugi.errors import KintsugiError
+from kintsugi.core.errors import KintsugiError
 from kintsugi.telemetry.backend import Backend, Protocol, backend
 
 HONEYCOMB = {"conn_type": "http", "host": "https://api.honeycomb.io/", "password": "k,1"}

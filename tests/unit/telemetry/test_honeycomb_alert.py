@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from kintsugi.errors import InputError
-from kintsugi.fleet import load_fleet
+from kintsugi.core.errors import InputError
+from kintsugi.core.fleet import load_fleet
 from kintsugi.telemetry.honeycomb_alert import parse_alert
 
 FLEET = load_fleet()

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from kintsugi.incident import Outcome
+from kintsugi.core.incident import Outcome
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.trace import Span, span_id, trace_id
 from tests.stories import REBUILD, at, entry, healed

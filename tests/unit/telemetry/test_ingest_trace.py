@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from kintsugi.db.ingest_ledger import Entry, State, Tally
 from kintsugi.telemetry.ingest_trace import ingest_key, ingest_trace
-from kintsugi.trades.ledger import Entry, State, Tally
 from tests.stories import at
 
 FILE = Entry(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kintsugi.errors import KintsugiError
+from kintsugi.core.errors import KintsugiError
 from kintsugi.telemetry.markers import Marker, Markers, markers
 from tests.receivers import Request, http_receiver
 from tests.stories import at

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from kintsugi.errors import KintsugiError
+from kintsugi.core.errors import KintsugiError
 from kintsugi.telemetry.backend import Backend, Protocol
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.trace import export, span_id, trace_id

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kintsugi.store.samples import FlowSample
-from kintsugi.store.stream_record import Loss, LossState, StreamSummary, Wait
+from kintsugi.db.flow_samples import FlowSample
+from kintsugi.db.stream_record import Loss, LossState, StreamSummary, Wait
 from kintsugi.web import flow
-from kintsugi.web.hub import Reading
-from kintsugi.web.level import Level
+from kintsugi.web.polling_cache import Reading
+from kintsugi.web.severity import Level
 from kintsugi.web.sources import Files, FlowSeen
 from tests.made_up import NOW, sample_at
 

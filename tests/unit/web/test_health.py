@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from kintsugi.fleet import Role, load_fleet
-from kintsugi.incident import Entry, Incident
-from kintsugi.observation import Answer, Symptom
-from kintsugi.store.comparisons import Compared
-from kintsugi.store.flags import Maintenance
-from kintsugi.store.listing import Glance
-from kintsugi.store.releases import ReleaseRecord
+from kintsugi.core.fleet import Role, load_fleet
+from kintsugi.core.incident import Entry, Incident
+from kintsugi.core.observation import Answer, Symptom
+from kintsugi.db.dashboard import Glance
+from kintsugi.db.flags import Maintenance
+from kintsugi.db.releases import ReleaseRecord
+from kintsugi.db.replica_repairs import Compared
 from kintsugi.web import health
 from kintsugi.web.flow import Stream
-from kintsugi.web.hub import Reading
-from kintsugi.web.level import Level
+from kintsugi.web.polling_cache import Reading
+from kintsugi.web.severity import Level
 from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 from tests.made_up import NOW
 

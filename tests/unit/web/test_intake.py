@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from kintsugi.trades.intake import FileNote, IntakeReport, IntakeRules
+from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 from kintsugi.web.intake import judge, not_taken_line, notes_of
-from kintsugi.web.level import Level
+from kintsugi.web.severity import Level
 
 NOW = datetime(2026, 11, 27, 18, tzinfo=UTC)
 RULES = IntakeRules()

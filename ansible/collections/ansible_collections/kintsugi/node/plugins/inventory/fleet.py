@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ansible.inventory.data import InventoryData
     from ansible.parsing.dataloader import DataLoader
 
-    from kintsugi.fleet import Node
-    from kintsugi.settings import Settings
+    from kintsugi.core.fleet import Node
+    from kintsugi.core.settings import Settings
 
 DOCUMENTATION = """
 name: fleet
@@ -45,8 +45,8 @@ class InventoryModule(BaseInventoryPlugin):
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         try:
-            from kintsugi.errors import KintsugiError
-            from kintsugi.settings import load_settings
+            from kintsugi.core.errors import KintsugiError
+            from kintsugi.core.settings import load_settings
         except ImportError as error:
             raise AnsibleParserError(f"{error}; add the checkout's plugins/ to PYTHONPATH") from error
         try:
@@ -66,15 +66,10 @@ class InventoryModule(BaseInventoryPlugin):
 
 
 def _fleet_variables(settings: Settings) -> dict[str, object]:
-    from kintsugi.local.node_class_archives import (
-        archive_options,
-        cassandra_modules,
-        java_home,
-        spark_modules,
-    )
-    from kintsugi.local.node_identity import kafka_cluster_id
-    from kintsugi.local.node_isolation import choose_isolation, service_prefix
-    from kintsugi.local.ssh import ssh_options, ssh_user
+    from kintsugi.environments.local.node_identity import kafka_cluster_id
+    from kintsugi.environments.local.node_isolation import choose_isolation, service_prefix
+    from kintsugi.infra.class_data_sharing import archive_options, cassandra_modules, java_home, spark_modules
+    from kintsugi.infra.ssh import ssh_options, ssh_user
 
     formed = settings.control / "formed"
     return {
@@ -98,8 +93,8 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
 
 
 def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
-    from kintsugi.fleet import Role
-    from kintsugi.local.node_identity import kafka_directory_id
+    from kintsugi.core.fleet import Role
+    from kintsugi.environments.local.node_identity import kafka_directory_id
 
     root = settings.node_root(node.name)
     variables: dict[str, object] = {

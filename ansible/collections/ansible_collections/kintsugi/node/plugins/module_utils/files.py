@@ -1,4 +1,4 @@
-"""The files of a service, each written by a rename, so that a reader sees the old file or the new one."""
+"""Files and directories of a service. A reader of a file sees its old content or its new one, never a part."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SPEC = {
 }
 
 
-def put(entries: Sequence[dict[str, Any]], *, dry: bool) -> list[str]:
-    """Write what differs, or only look with ``dry``; returns the paths. Raises OSError with the path in it."""
-    due = [entry for entry in entries if _differs(entry)]
+def write_files(entries: Sequence[dict[str, Any]], *, dry: bool) -> list[str]:
+    """Write the files that differ, or only compare them with ``dry``; returns their paths. Raises OSError."""
+    changed = [entry for entry in entries if _differs(entry)]
     if not dry:
-        for entry in due:
-            replace(Path(entry["path"]), entry["content"], int(entry["mode"], 8))
-    return [entry["path"] for entry in due]
+        for entry in changed:
+            replace_file(Path(entry["path"]), entry["content"], int(entry["mode"], 8))
+    return [entry["path"] for entry in changed]
 
 
 def _differs(entry: dict[str, Any]) -> bool:
@@ -35,8 +35,8 @@ def _differs(entry: dict[str, Any]) -> bool:
     return present != entry["content"].encode() or (path.stat().st_mode & 0o7777) != int(entry["mode"], 8)
 
 
-def replace(path: Path, content: str, mode: int) -> None:
-    """Put ``content`` in the place of the file, whole or not at all."""
+def replace_file(path: Path, content: str, mode: int) -> None:
+    """Replace the file's content and mode at once."""
     fresh = path.with_name(f".{path.name}.fresh")
     with fresh.open("wb") as handle:
         os.fchmod(handle.fileno(), mode)
@@ -44,8 +44,8 @@ def replace(path: Path, content: str, mode: int) -> None:
     fresh.replace(path)
 
 
-def make(directories: Sequence[str], *, dry: bool) -> list[str]:
-    """Make the directories that are missing, or only look with ``dry``; returns them."""
+def make_directories(directories: Sequence[str], *, dry: bool) -> list[str]:
+    """Make the missing directories, or only look for them with ``dry``; returns their paths. Raises OSError."""
     missing = [path for path in directories if not Path(path).is_dir()]
     if not dry:
         for path in missing:

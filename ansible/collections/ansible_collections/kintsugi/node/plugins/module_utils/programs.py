@@ -21,7 +21,7 @@ SPEC = {
     "host": {"type": "str"},
     "port": {"type": "int"},
     "timeout": {"type": "int", "default": 60},
-    "most_ends": {"type": "int", "default": 3},
+    "max_restarts": {"type": "int", "default": 3},
 }
 UP = ("STARTING", "RUNNING", "BACKOFF")
 
@@ -104,23 +104,23 @@ def definition_path(parameters: dict[str, Any]) -> Path:
     return Path(parameters["root"]) / "etc" / "supervisor.d" / f"{parameters['name']}.conf"
 
 
-def define(parameters: dict[str, Any], *, dry: bool) -> list[str]:
-    """Put the definition down, or only look with ``dry``; returns the names of the settings that differed."""
+def write_definition(parameters: dict[str, Any], *, dry: bool) -> list[str]:
+    """Write the definition, or only compare it with ``dry``; returns the names of the settings that differ."""
     path = definition_path(parameters)
     text = definition(parameters)
     present = path.read_text() if path.exists() else ""
     if present == text:
         return []
     if not dry:
-        files.replace(path, text, 0o644)
+        files.replace_file(path, text, 0o644)
     old, new = settings_of(present), settings_of(text)
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)) or ["form"]
 
 
 def wait_for_port(parameters: dict[str, Any]) -> str | None:
-    """Wait until the port accepts a connection; None then, else a sentence why it won't.
+    """Wait until the port accepts a connection; None then, else a sentence that says why it doesn't.
 
-    A program that its init has to start again and again isn't waited for to the end.
+    The wait ends early once the init has restarted the program ``max_restarts`` times.
     """
     name, where = parameters["name"], f"{parameters['host']}:{parameters['port']}"
     init, deadline = Init(parameters["root"]), time.monotonic() + parameters["timeout"]
@@ -131,14 +131,17 @@ def wait_for_port(parameters: dict[str, Any]) -> str | None:
             if client.connect_ex((parameters["host"], parameters["port"])) == 0:
                 return None
         starts.add(init.began(name))
-        if len(starts) > parameters["most_ends"]:
-            return f"{name} ended {parameters['most_ends']} times instead of listening at {where}"
+        if len(starts) > parameters["max_restarts"]:
+            return f"{name} ended {parameters['max_restarts']} times instead of listening at {where}"
         time.sleep(0.25)
     return f"{name} doesn't listen at {where} after {parameters['timeout']} s"
 
 
-def apply(parameters: dict[str, Any], defined: bool) -> bool:
-    """Bring the program into the wanted state; True when that took an act. Raises OSError, xmlrpc.client.Error."""
+def apply_state(parameters: dict[str, Any], defined: bool) -> bool:
+    """Load, restart or start the program as its parameters say; whether anything was changed.
+
+    ``defined``: its definition was written just now. Raises OSError and xmlrpc.client.Error.
+    """
     name, init = parameters["name"], Init(parameters["root"])
     before = init.state(name)
     if defined or before is None:
@@ -150,8 +153,8 @@ def apply(parameters: dict[str, Any], defined: bool) -> bool:
     return defined or parameters["restart"] or init.state(name) != before
 
 
-def last_said(parameters: dict[str, Any]) -> list[str]:
-    """The end of the program's log."""
+def log_tail(parameters: dict[str, Any]) -> list[str]:
+    """The last 20 lines of the program's log."""
     log = log_path(parameters)
     return log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []
 

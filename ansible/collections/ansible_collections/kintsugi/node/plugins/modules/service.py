@@ -1,4 +1,4 @@
-"""Ansible module: a service of a node, from what it stands on to its open port, in one call."""
+"""Ansible module: preflight, configure and start a service of a node, in one call."""
 
 from __future__ import annotations
 
@@ -6,76 +6,90 @@ import xmlrpc.client
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kintsugi.node.plugins.module_utils import files, kafka_storage, needs, programs
+from ansible_collections.kintsugi.node.plugins.module_utils import (
+    files,
+    kafka_storage,
+    preconditions,
+    programs,
+)
 
 DOCUMENTATION = """
 module: service
-short_description: A service of a node
+short_description: Preflight, configure and start a service of a node
+version_added: 0.1.0
+author: Kintsugi
 description:
-  - Looks whether there is what the service needs, writes its files, formats its disk, and defines and starts its
-    programs, in this order; the first thing that can't be done ends it. What isn't named is left out.
-  - One module for all, because each call of one costs a node that starts half a second to a second, and as much of a
-    processor, twice as long under load; this is on the way of every recovery.
-  - Needs the Python package supervisor on the node where it has O(programs).
+  - Checks O(preconditions), makes O(directories), writes O(files), formats O(kafka_storage), defines and starts
+    O(programs), and writes O(ready_files), in this order. An option that isn't given is skipped.
+  - The first step that fails ends the module. The result then says what was done before.
+requirements:
+  - The Python package supervisor on the node, for O(programs).
+notes:
+  - A role does all steps in one call, because each further call of a module makes every recovery 0.4 s longer on two
+    idle cores, and more under load.
 options:
   root:
-    description: The node's root directory; its init listens at C(run/supervisor.sock) in it.
+    description:
+      - The node's root directory.
+      - The node's init (supervisord) listens at C(run/supervisor.sock) in it and reads C(etc/supervisor.d/*.conf).
+      - Required for O(programs).
     type: path
-  needs:
-    description: What has to be there.
+  preconditions:
+    description: Preflight. The module changes nothing when one of these isn't met.
     type: dict
     suboptions:
       volume:
-        description: The node's volume; services keep their data in C(data) of it.
+        description: The node's volume. Its directory C(data) must exist.
         type: path
         required: true
       artifacts:
-        description: The cached artifacts.
+        description: The directory of the cached artifacts, which must exist.
         type: path
         required: true
       free_mib:
-        description: How much must be free on the volume, in MiB.
+        description: The smallest free space on the volume, in MiB.
         type: int
         required: true
       java_home:
-        description: The Java runtime.
+        description: The directory of the Java runtime, with C(bin/java) and C(release) in it.
         type: path
         required: true
       java_version:
-        description: Its major version.
+        description: The major version that the Java runtime must have.
         type: int
         required: true
   directories:
-    description: Directories to make first.
+    description: Directories to make, with their parents, before any file is written.
     type: list
     elements: str
     default: []
   files:
-    description: Files; each is written by a rename, so that a reader sees the old one or the new one.
+    description:
+      - Files to write. A file is written beside its place and renamed, so a reader sees the old one or the new one.
     type: list
     elements: dict
     default: []
-    suboptions:
+    suboptions: &file
       path:
-        description: Where.
+        description: The file's path. Its directory must exist.
         type: path
         required: true
       content:
-        description: What.
+        description: The file's content.
         type: str
         required: true
       mode:
-        description: Permission bits, octal, in quotes.
+        description: The file's permission bits, octal, in quotes.
         type: str
         default: "0644"
       once:
-        description: Leave a file alone that exists already.
+        description: Leave a file as it is when it exists already.
         type: bool
         default: false
   kafka_storage:
     description:
-      - The data directory of a KRaft node. A blank one is formatted beside its place and renamed, so that a formatted
-        directory is always a complete one and is never formatted again.
+      - The data directory of a KRaft node, which is formatted when it has never been.
+      - It is formatted beside its place and renamed, so a directory that looks formatted is complete.
     type: dict
     suboptions:
       directory:
@@ -87,7 +101,7 @@ options:
         type: path
         required: true
       java:
-        description: The command that starts StorageTool, up to and with its class.
+        description: The command that starts C(kafka.tools.StorageTool), including the class.
         type: list
         elements: str
         required: true
@@ -97,22 +111,22 @@ options:
         required: true
       initial_controllers:
         description: >-
-          The voters of a cluster that is being formed, as C(id@host:port:directory); empty to join a cluster that
+          The first voters of a new cluster, each as C(id@host:port:directory). Leave it empty to join a cluster that
           exists.
         type: list
         elements: str
         default: []
   programs:
     description:
-      - Programs of the node's init, one after another. Each is defined, loaded, started if wanted, and waited for until
-        its port accepts connections.
-      - A running program is only restarted when C(restart) says so; a changed definition waits for that.
+      - Programs of the node's init. One after another is defined, loaded, started, and waited for until its port
+        accepts connections.
+      - A program that runs is restarted only with C(restart). A changed definition takes effect at the next restart.
     type: list
     elements: dict
     default: []
     suboptions:
       name:
-        description: The program's name; its log is C(<root>/log/<name>.log).
+        description: The program's name. Its log is C(<root>/log/<name>.log).
         type: str
         required: true
       command:
@@ -121,24 +135,26 @@ options:
         elements: str
         required: true
       environment:
-        description: What the program gets beside its init's environment.
+        description: Environment variables of the program, added to those of its init.
         type: dict
         default: {}
       stop_seconds:
-        description: How long it may take to end before it is killed.
+        description: Seconds that the program has to stop before it is killed.
         type: int
         default: 10
       state:
-        description: V(present) defines it without a start, at the node's boot neither.
+        description:
+          - V(started) starts the program now and at every boot of the node.
+          - V(present) defines it and starts it neither now nor at boot.
         type: str
         choices: [present, started]
         default: started
       restart:
-        description: Restart it when it runs already.
+        description: Restart the program when it runs.
         type: bool
         default: false
       host:
-        description: Where C(port) is.
+        description: The address of C(port).
         type: str
       port:
         description: Wait until this port accepts connections.
@@ -147,17 +163,34 @@ options:
         description: Seconds to wait for C(port).
         type: int
         default: 60
-      most_ends:
-        description: How often the program may end while C(port) is waited for, before that is given up.
+      max_restarts:
+        description: The wait for C(port) fails once the init has restarted the program this many times.
         type: int
         default: 3
-  served:
-    description: >-
-      Files to write, as O(files), once all programs serve, for the next start to rely on. Not looked at in check mode.
+  ready_files:
+    description:
+      - Files to write once every program is ready, for the next start to rely on.
+      - They are neither written nor compared in check mode.
     type: list
     elements: dict
     default: []
-author: Kintsugi
+    suboptions: *file
+attributes:
+  check_mode:
+    description: Can run in check mode and return what would change, without changing the node.
+    support: full
+  diff_mode:
+    description: Returns what changed, or would change in check mode, in diff mode.
+    support: none
+    details: RV(written) and RV(definitions) name what differs.
+  platform:
+    description: The operating systems that the module runs on.
+    support: full
+    platforms: posix
+seealso:
+  - name: supervisord
+    description: The init of a node.
+    link: https://supervisord.org/
 """
 
 EXAMPLES = """
@@ -167,7 +200,16 @@ EXAMPLES = """
       - {path: /srv/a, content: "1"}
       - {path: /srv/b, content: "2", mode: "0600"}
 
-- name: Start Kafka
+- name: Check whether the node can run Kafka
+  kintsugi.node.service:
+    preconditions:
+      volume: /srv/volumes/kafka-1
+      artifacts: /var/cache/kintsugi/artifacts
+      free_mib: 512
+      java_home: /usr/lib/jvm/java-17-openjdk-amd64
+      java_version: 17
+
+- name: Format the disk and start Kafka
   kintsugi.node.service:
     root: /srv/nodes/kafka-1
     kafka_storage:
@@ -184,91 +226,101 @@ EXAMPLES = """
 
 RETURN = """
 written:
-  description: Paths that were written or, in check mode, would be; a definition of a program is one of them.
+  description: Paths that were written, or would be in check mode. A program's definition is one of them.
   type: list
+  elements: str
   returned: always
+  sample: [/srv/nodes/kafka-1/etc/supervisor.d/kafka.conf]
 definitions:
-  description: The settings that differed, by name, for each definition that was written.
+  description: For each definition that was written, the names of the settings that differed.
   type: dict
   returned: always
+  sample: {/srv/nodes/kafka-1/etc/supervisor.d/kafka.conf: [command, stopwaitsecs]}
 formatted:
-  description: Whether the disk was blank.
+  description: Whether the Kafka disk was blank. It was formatted then, or would be in check mode.
   type: bool
   returned: always
+  sample: false
+tail:
+  description: The last lines of the program's log.
+  type: list
+  elements: str
+  returned: when a program doesn't become ready
+  sample: ["FATAL Exiting Kafka due to fatal exception"]
 """
 
 ARGUMENTS = {
     "root": {"type": "path"},
-    "needs": {"type": "dict", "options": needs.SPEC},
+    "preconditions": {"type": "dict", "options": preconditions.SPEC},
     "directories": {"type": "list", "elements": "str", "default": []},
     "files": {"type": "list", "elements": "dict", "default": [], "options": files.SPEC},
     "kafka_storage": {"type": "dict", "options": kafka_storage.SPEC},
     "programs": {"type": "list", "elements": "dict", "default": [], "options": programs.SPEC},
-    "served": {"type": "list", "elements": "dict", "default": [], "options": files.SPEC},
+    "ready_files": {"type": "list", "elements": "dict", "default": [], "options": files.SPEC},
 }
 
 
 class Service:
-    """One run of the module; ``answer`` grows as it gets on, so a failure tells what was done before."""
+    """One run of the module. ``result`` grows with each step, so a failure says what was done before."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
-        self.answer: dict[str, Any] = {"changed": False, "written": [], "definitions": {}, "formatted": False}
+        self.result: dict[str, Any] = {"changed": False, "written": [], "definitions": {}, "formatted": False}
 
     def run(self) -> None:
-        """Everything, in order; ends the module where something can't be done. Raises OSError."""
+        """Every step, in order; ends the module at the first that fails. Raises OSError."""
         given, dry = self.module.params, self.module.check_mode
-        lacking = needs.lacking(given["needs"]) if given["needs"] else None
-        if lacking:
-            self.fail(lacking)
-        made = files.make(given["directories"], dry=dry)
-        self.note(bool(made), files.put(given["files"], dry=dry))
+        unmet = preconditions.first_unmet(given["preconditions"]) if given["preconditions"] else None
+        if unmet:
+            self.fail(unmet)
+        made = files.make_directories(given["directories"], dry=dry)
+        self.record(bool(made), files.write_files(given["files"], dry=dry))
         if given["kafka_storage"]:
-            self.format(given["kafka_storage"])
+            self.format_disk(given["kafka_storage"])
         for program in given["programs"]:
-            self.start({**program, "root": given["root"]})
+            self.start_program({**program, "root": given["root"]})
         if not dry:
-            self.note(False, files.put(given["served"], dry=False))
+            self.record(False, files.write_files(given["ready_files"], dry=False))
 
-    def format(self, wanted: dict[str, Any]) -> None:
-        """Format the disk if it is blank."""
+    def format_disk(self, wanted: dict[str, Any]) -> None:
+        """Format the Kafka disk when it is blank."""
         if not kafka_storage.is_blank(wanted):
             return
-        self.answer["formatted"] = True
-        self.note(True, [])
+        self.result["formatted"] = True
+        self.record(True, [])
         if self.module.check_mode:
             return
-        why = kafka_storage.format_directory(wanted, self.module.run_command)
-        if why is not None:
-            self.fail(why)
+        problem = kafka_storage.format_directory(wanted, self.module.run_command)
+        if problem is not None:
+            self.fail(problem)
 
-    def start(self, program: dict[str, Any]) -> None:
+    def start_program(self, program: dict[str, Any]) -> None:
         """Define one program, and start and wait for it where that is wanted."""
-        differs = programs.define(program, dry=self.module.check_mode)
+        differs = programs.write_definition(program, dry=self.module.check_mode)
         if differs:
             path = str(programs.definition_path(program))
-            self.answer["definitions"][path] = differs
-            self.note(True, [path])
+            self.result["definitions"][path] = differs
+            self.record(True, [path])
         if self.module.check_mode:
             return
         try:
-            self.note(programs.apply(program, bool(differs)), [])
+            self.record(programs.apply_state(program, bool(differs)), [])
             waits = program["port"] and program["state"] == "started"
-            why = programs.wait_for_port(program) if waits else None
+            problem = programs.wait_for_port(program) if waits else None
         except (OSError, xmlrpc.client.Error) as error:
             self.fail(f"the init of {program['root']} doesn't take {program['name']}: {error}")
         else:
-            if why is not None:
-                self.fail(f"{why}; see {programs.log_path(program)}", tail=programs.last_said(program))
+            if problem is not None:
+                self.fail(f"{problem}; see {programs.log_path(program)}", tail=programs.log_tail(program))
 
-    def note(self, changed: bool, written: list[str]) -> None:
-        """Add to the answer."""
-        self.answer["changed"] |= changed or bool(written)
-        self.answer["written"] += written
+    def record(self, changed: bool, written: list[str]) -> None:
+        """Add a step's outcome to the result."""
+        self.result["changed"] |= changed or bool(written)
+        self.result["written"] += written
 
-    def fail(self, message: str, **also: Any) -> None:
+    def fail(self, message: str, **details: Any) -> None:
         """End the module with a sentence."""
-        self.module.fail_json(msg=message, **self.answer, **also)
+        self.module.fail_json(msg=message, **self.result, **details)
 
 
 def main() -> None:
@@ -280,7 +332,7 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         service.fail(f"cannot write or read {where}{error.strerror or error}")
-    module.exit_json(**service.answer)
+    module.exit_json(**service.result)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,269 @@
+"""``make chaos-campaign``: many injections in seeded random order, a quarter of them two faults at once.
+
+Every cell of the fault matrix that can be made here comes at least once where there are enough injections. Trades flow
+all the time. The report is written after each injection: a campaign that was ended goes on with the same command. The
+order is the seed's, so that the same campaign can be run again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.fault_matrix import CELLS
+from benchmarks.fault_matrix_run import live_kills_in, unavailable
+from benchmarks.harness import generous, known, machine, screen, write_report
+from benchmarks.kill_recorder import recording
+from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
+from benchmarks.scenario_run import run_cells
+from benchmarks.scenarios import Cell
+from kintsugi.chaos.switch import ChaosStopped
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.fleet import Fleet, Role
+from kintsugi.core.settings import Settings
+from kintsugi.installation.unpause import set_going
+from kintsugi.operations.context import runtime
+from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INJECTIONS = 100
+PAIRED = 4  # one injection in so many has two faults
+ACCOUNT_DEADLINE_S = 900.0
+GIVEN_UP_AFTER = 3  # injections that couldn't be begun, each after its deadline: the fleet needs a person
+# They concern all of the machine or the control plane, or last for many minutes.
+ALONE = frozenset(
+    {
+        "starved",
+        "control_disk_full",
+        "postgres_killed",
+        "s3_hangs",
+        "storage_away",
+        "crash_loop",
+        "driver_killed",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """One or two cells that are made at once; ``number`` counts from 1."""
+
+    number: int
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(cell.name for cell in self.cells)
+
+
+def plan(cells: Sequence[Cell], fleet: Fleet, seed: int, count: int = INJECTIONS) -> list[Injection]:
+    """What is injected in which order; the same arguments give the same plan.
+
+    ``count`` injections, of which a PAIRED-th has two cells. All ``cells`` come once, as far as the injections reach,
+    before one comes twice.
+    """
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    wanted = count + count // PAIRED
+    pool = chance.sample(list(cells), min(len(cells), wanted))
+    again = [cell for cell in cells if can_be_paired(cell)]
+    while len(pool) < wanted and again:
+        pool += chance.sample(again, min(len(again), wanted - len(pool)))
+    pairs, left = _pairs(pool, fleet, count // PAIRED)
+    slots: list[tuple[Cell, ...]] = [*pairs, *((cell,) for cell in left)]
+    chance.shuffle(slots)
+    return [Injection(number, slot) for number, slot in enumerate(slots[:count], start=1)]
+
+
+def _pairs(pool: Sequence[Cell], fleet: Fleet, count: int) -> tuple[list[tuple[Cell, ...]], list[Cell]]:
+    """``count`` pairs of cells that go together, as far as there are, and the cells that are left."""
+    left, pairs = list(pool), list[tuple[Cell, ...]]()
+    for cell in pool:
+        if len(pairs) == count:
+            break
+        if cell not in left or not can_be_paired(cell):
+            continue
+        other = next((one for one in left if go_together(cell, one, fleet)), None)
+        if other is not None:
+            pairs.append((cell, other))
+            left.remove(cell)
+            left.remove(other)
+    return pairs, left
+
+
+def can_be_paired(cell: Cell) -> bool:
+    """Whether a cell may be one of two: a single node, that recovers without a person."""
+    return len(cell.nodes) == 1 and cell.fault not in ALONE and not (cell.asks or cell.again)
+
+
+def go_together(cell: Cell, other: Cell, fleet: Fleet) -> bool:
+    """Whether two cells may be made at once: no cluster has to do with both, so each keeps its designed outcome."""
+    if not (can_be_paired(cell) and can_be_paired(other)):
+        return False
+    return _clusters(cell, fleet).isdisjoint(_clusters(other, fleet))
+
+
+def _clusters(cell: Cell, fleet: Fleet) -> set[str]:
+    spark = (Role.SPARK_MASTER, Role.SPARK_WORKER)
+    roles = {fleet.node(name).role for name in cell.nodes}
+    return {"spark" if role in spark else role.value for role in roles}
+
+
+def run(
+    settings: Settings,
+    *,
+    injections: int = INJECTIONS,
+    seed: int | None = None,
+    report: Path | None = None,
+) -> int:
+    """The whole campaign, then the account; 0 when every injection went as designed and nothing is lost or doubled.
+
+    Goes on from the report of a campaign that was ended. Raises ChaosStopped when a person stops chaos.
+    """
+    console, path = screen(), report or settings.repository / "build" / "chaos-campaign.json"
+    doors = runtime()
+    set_going(doors)
+    left_out = unavailable(doors)
+    cells = [cell for cell in CELLS if cell.fault not in left_out]
+    document = begin(known(path), injections, seed)
+    planned = plan(cells, doors.fleet, document["seed"], injections)
+    document |= {"machine": machine(), "planned": [one.name for one in planned], "not_run": left_out}
+    document["injections"] = done = kept(document["injections"], planned)
+    console.print(f"seed {document['seed']}: {len(done)} of {len(planned)} injections are in {path}")
+    with recording(path.with_suffix(".deaths.jsonl"), settings) as recorder:
+        for injection in planned:
+            if any(row["number"] == injection.number for row in done):
+                continue
+            console.rule(f"[bold]{injection.number}/{len(planned)} {injection.name}", align="left")
+            began, at = time.monotonic(), datetime.now(UTC)
+            try:
+                with generous(doors):
+                    rows = run_cells(doors, injection.cells, console, recorder)
+            except ChaosStopped:
+                raise
+            except (KintsugiError, OSError) as error:  # one injection that can't be judged ends no campaign
+                rows = [{**empty_row(cell), "outcome": f"not judged: {error}"} for cell in injection.cells]
+            done.append(injection_row(injection, rows, at, time.monotonic() - began))
+            document["summary"] = summary(done, cells)
+            write_report(path, document)
+            say(console, done[-1])
+            if all(row["not_begun"] for row in done[-GIVEN_UP_AFTER:]) and len(done) >= GIVEN_UP_AFTER:
+                raise StepFailed(
+                    f"{GIVEN_UP_AFTER} injections in a row couldn't be begun; see `make status`, then run this again"
+                )
+    document["account"] = counted = account.summary(
+        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+    )
+    document |= {"finished": True, "summary": summary(done, cells)}
+    write_report(path, document)
+    show(console, document, path)
+    return 0 if passed(document["summary"]) and not account.at_fault(counted) else 1
+
+
+def begin(before: Mapping[str, Any], injections: int, seed: int | None) -> dict[str, Any]:
+    """The report to write into: that of a campaign of the same size and seed which was ended, else a new one."""
+    goes_on = (
+        not before.get("finished", True)
+        and before.get("count") == injections
+        and seed in (None, before.get("seed"))
+    )
+    if goes_on:
+        return dict(before)
+    seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
+    return {
+        "seed": seed,
+        "count": injections,
+        "finished": False,
+        "injections": [],
+        "summary": {},
+        "account": None,
+    }
+
+
+def kept(rows: Sequence[Mapping[str, Any]], planned: Sequence[Injection]) -> list[dict[str, Any]]:
+    """The rows that stay: of the plan as it is now, and of injections that could be begun."""
+    names = {one.number: one.name for one in planned}
+    return [dict(row) for row in rows if names.get(row["number"]) == row["name"] and not row["not_begun"]]
+
+
+def injection_row(injection: Injection, rows: Sequence[Row], at: datetime, seconds: float) -> dict[str, Any]:
+    """What the report says of one injection."""
+    return {
+        "number": injection.number,
+        "name": injection.name,
+        "at": at.isoformat(),
+        "seconds": round(seconds, 1),
+        "as_designed": all(row["as_designed"] for row in rows),
+        "not_begun": any(row["outcome"].startswith(NOT_BEGUN) for row in rows),
+        "cells": list(rows),
+    }
+
+
+def summary(done: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> dict[str, Any]:
+    """The figures of the campaign so far. ``cells``: all that can be made here.
+
+    ``live_nodes_killed`` counts a death once, also when both cells of an injection name it; None when some injection
+    wasn't measured.
+    """
+    begun = [row for row in done if not row["not_begun"]]
+    rows = [cell for row in begun for cell in row["cells"]]
+    covered = {row["fault"] for row in rows}
+    measured = all(row["live_kills"] is not None for row in rows)
+    return {
+        "injections": len(begun),
+        "faults": len(rows),
+        "two_at_once": sum(len(row["cells"]) > 1 for row in begun),
+        "cells_covered": len(covered),
+        "cells_missing": sorted({cell.name for cell in cells} - covered),
+        "live_nodes_killed": len({death for row in rows for death in row["live_kills"]})
+        if measured
+        else None,
+        "unrecovered": sum(not row["healed"] for row in rows),
+        "incidents_left_open": len({one for row in rows for one in row["open"]}),
+        "lost": sum(max((cell["lost"] or 0 for cell in row["cells"]), default=0) for row in begun),
+        "doubled": sum(max((cell["doubled"] or 0 for cell in row["cells"]), default=0) for row in begun),
+        "not_as_designed": [f"{row['fault']}: {row['outcome']}" for row in rows if not row["as_designed"]],
+        "not_begun": len(done) - len(begun),
+    }
+
+
+def passed(figures: Mapping[str, Any]) -> bool:
+    """Whether a summary shows that every bar is met."""
+    zero = ("unrecovered", "incidents_left_open", "lost", "doubled", "not_begun")
+    killed = figures["live_nodes_killed"]
+    return not any(figures[name] for name in zero) and not killed and not figures["not_as_designed"]
+
+
+def say(console: Console, row: Mapping[str, Any]) -> None:
+    """One line when an injection is over."""
+    for cell in row["cells"]:
+        colour = "green" if cell["as_designed"] else "red"
+        killed = live_kills_in(cell) or "not measured"
+        console.print(
+            f"  [{colour}]{row['number']} {cell['fault']}: {cell['outcome']}[/]; live nodes killed {killed}, "
+            f"lost {cell['lost']}, doubled {cell['doubled']}, {row['seconds']} s"
+        )
+
+
+def show(console: Console, document: Mapping[str, Any], path: Path) -> None:
+    """The figures of the whole campaign."""
+    figures = document["summary"]
+    for line in figures["not_as_designed"]:
+        console.print(f"[red]{line}")
+    names = (
+        "injections",
+        "two_at_once",
+        "cells_covered",
+        "live_nodes_killed",
+        "unrecovered",
+        "incidents_left_open",
+    )
+    console.print(", ".join(f"{name.replace('_', ' ')} {figures[name]}" for name in names))
+    console.print(f"All trades: {account.said(document['account'])}; see {path}")

@@ -1,0 +1,263 @@
+"""``make walk``: the recoverer is killed at every step of a repair; the incident must still be finished, once.
+
+For each step of a rebuild and each part of the recoverer: a node loses its power, and as soon as the journal says that
+the step has begun, the part is killed with SIGKILL. Whatever is to bring it back does so (the supervisor; for all at
+once ``up``, as after a reboot), and the repair goes on. `benchmarks.crash_test_plan` holds what is tried and what is
+expected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.crash_test_plan import Killing, Victim, judge
+from benchmarks.demo import live_feed
+from benchmarks.harness import (
+    await_steady_state,
+    followed,
+    generous,
+    incidents_since,
+    known,
+    machine,
+    screen,
+    write_report,
+)
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.controlplane.control_plane import AIRFLOW, ControlPlane
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Incident
+from kintsugi.core.processes import carries_marker, kill_owned, owned_pids, signal_if, wait_until
+from kintsugi.core.settings import KAFKA_PORT, Settings
+from kintsugi.environments.local.node_process import read_record
+from kintsugi.installation.unpause import set_going
+from kintsugi.installation.up import up
+from kintsugi.operations import readiness
+from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline import synthetic_trade
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FEED_ROWS = 500  # every five seconds
+STEP_DEADLINE_S = 300.0  # comparing the replicas of millions of trades takes minutes
+HEALED_DEADLINE_S = 600.0  # the same, after all was started anew
+STEADY_DEADLINE_S = 240.0
+LOOK_EVERY_S = 0.02  # steps of a tenth of a second are to be hit too
+STREAM_DEADLINE_S = 90.0  # the killed node may be the one that the stream waits for
+ACCOUNT_DEADLINE_S = 300.0
+TASK_TITLE = b"airflow worker -- "
+
+
+@dataclass
+class Walk:
+    """One walk: what it works with, and its report."""
+
+    doors: Runtime
+    console: Console
+    path: Path
+    asked: Sequence[Killing]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def plane(self) -> ControlPlane:
+        return ControlPlane(self.doors.settings)
+
+    def do(self, killing: Killing) -> None:
+        """One experiment, from the steady state to its row; never raises for what the recovery did wrong."""
+        doors = self.doors
+        await_steady_state(doors, STEADY_DEADLINE_S)
+        others = inits(doors, but=killing.node)
+        t0 = datetime.now(UTC)
+        doors.store.record_fault(
+            killing.node, kind="power_off", t0=t0, run=f"walk {t0.isoformat()}", mode="reset"
+        )
+        said, killed, trouble = "", 0, None
+        with followed(doors, t0, self.console):
+            try:
+                FAULTS["power_off"].make(doors, [killing.node])
+                said = await_step(doors, killing, t0)
+                killed = self.kill(killing.victim)
+                self.console.print(
+                    f"  [yellow]{killing.victim.value} killed[/] at {said}: {killed} processes"
+                )
+                if killing.victim is Victim.EVERYTHING:
+                    self.boot()
+                elif killing.victim is Victim.AIRFLOW:
+                    trouble = stream_goes_on(doors)
+                await_end(doors, killing.node, t0)
+            except (KintsugiError, OSError) as error:
+                trouble = str(error)
+        incidents = [] if trouble else incidents_since(doors, t0)
+        why = trouble or (judge(killing, incidents) if killed else "nothing was there to be killed")
+        if (
+            why is None
+            and killing.victim is not Victim.EVERYTHING
+            and inits(doors, but=killing.node) != others
+        ):
+            why = "another server than the sick one was made anew"
+        self.rows[killing.name] = {
+            "name": killing.name,
+            "step": killing.step,
+            "victim": killing.victim.value,
+            "node": killing.node,
+            "killed_at": said,
+            "killed": killed,
+            "seconds": round((datetime.now(UTC) - t0).total_seconds(), 1),
+            "incidents": [one.id for one in incidents],
+            "outcome": "as designed" if why is None else why,
+            "as_designed": why is None,
+        }
+        colour = "green" if why is None else "red"
+        self.console.print(f"  [{colour}]{self.rows[killing.name]['outcome']}")
+
+    def kill(self, victim: Victim) -> int:
+        """SIGKILL that part of the recoverer, by process id and proof of ownership; returns how many were hit."""
+        control = self.doors.settings.control
+        if victim is Victim.WORKER:
+            return sum(_kill(self.doors.settings, pid) for pid in task_processes(control))
+        if victim is Victim.AIRFLOW:
+            parts = [self.plane.status()[name]["pid"] for name in AIRFLOW]
+            return sum(_kill(self.doors.settings, pid) for pid in (*parts, *task_processes(control)))
+        if victim is Victim.EVERYTHING:
+            for name in self.doors.fleet.nodes:
+                self.doors.platform().power_off(name)
+            return kill_owned(control)
+        return int(_kill(self.doors.settings, self.plane.status()[victim.value]["pid"]))
+
+    def boot(self) -> None:
+        """What a machine does when it has its power back."""
+        up(self.doors.settings, self.console)
+
+    def write(self, counted: dict[str, Any] | None = None) -> None:
+        """Every row so far; a walk that was ended goes on from there. ``counted``: all trades, at its end."""
+        document = {
+            "machine": machine(),
+            "asked": [killing.name for killing in self.asked],
+            "finished": counted is not None,
+            "killings": list(self.rows.values()),
+            "account": counted,
+        }
+        write_report(self.path, document)
+
+
+def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
+    """All of these killings, then the account; 0 when each went as designed and nothing is lost or doubled.
+
+    One of the same killings that was ended goes on.
+    """
+    doors, path = runtime(), report or settings.repository / "build" / "walk.json"
+    walk = Walk(doors, screen(), path, killings, kept(known(path), killings))
+    if walk.rows:
+        walk.console.print(f"goes on: {len(walk.rows)} are in {path} (to begin again, delete it)")
+    set_going(doors)
+    with generous(doors):
+        for number, killing in enumerate(killings, start=1):
+            if killing.name in walk.rows:
+                continue
+            walk.console.rule(f"[bold]{number}/{len(killings)} {killing.name}", align="left")
+            with live_feed(doors, rows=FEED_ROWS):
+                walk.do(killing)
+            walk.write()
+    counted = account.summary(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
+    walk.write(counted)
+    wrong = [row for row in walk.rows.values() if not row["as_designed"]]
+    for row in wrong:
+        walk.console.print(f"[red]{row['victim']} at {row['step']} ({row['node']}): {row['outcome']}")
+    walk.console.print(
+        f"{len(walk.rows) - len(wrong)} of {len(walk.rows)} as designed; "
+        f"{account.said(counted)}; see {walk.path}"
+    )
+    return 1 if wrong or account.at_fault(counted) else 0
+
+
+def kept(before: Mapping[str, Any], killings: Sequence[Killing]) -> dict[str, dict[str, Any]]:
+    """The rows of a report that a walk of these killings goes on from, by name: of the same ones, and ended early."""
+    if before.get("finished", True) or before["asked"] != [killing.name for killing in killings]:
+        return {}
+    return {row["name"]: row for row in before["killings"]}
+
+
+def inits(doors: Runtime, *, but: str) -> dict[str, int | None]:
+    """The process id of every other node's init: a node that was made anew has another."""
+    records = {name: read_record(doors.settings, name) for name in doors.fleet.nodes if name != but}
+    return {name: record.pid if record else None for name, record in records.items()}
+
+
+def task_processes(control: Path) -> set[int]:
+    """The processes that run a task now: the worker that has it, and what it forked for it."""
+    return {
+        pid for pid in owned_pids(control) if _title(pid).startswith(TASK_TITLE) and _has_a_task(_title(pid))
+    }
+
+
+def _title(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def _has_a_task(title: bytes) -> bool:
+    return b"<idle>" not in title
+
+
+def _kill(settings: Settings, pid: int) -> bool:
+    return bool(pid) and signal_if(
+        pid, signal.SIGKILL, lambda number: carries_marker(number, settings.control)
+    )
+
+
+def await_step(doors: Runtime, killing: Killing, t0: datetime) -> str:
+    """Wait until the step has begun in the journal of the node's incident; returns the journal's last line then."""
+    until = time.monotonic() + STEP_DEADLINE_S
+    while time.monotonic() < until:
+        for incident in incidents_since(doors, t0):
+            if incident.node == killing.node and begun(incident, killing.step):
+                last = incident.entries[-1]
+                return f"{last.step}: {last.message[:100]}"
+        time.sleep(LOOK_EVERY_S)
+    raise StepFailed(f"the step {killing.step} didn't begin within {STEP_DEADLINE_S:.0f} s")
+
+
+def begun(incident: Incident, step: str) -> bool:
+    """Whether the journal has the step's first line."""
+    return any(entry.step == step for entry in incident.entries)
+
+
+def await_end(doors: Runtime, node: str, t0: datetime) -> None:
+    """Wait until no incident since the fault is open and the node is redundant; raises StepFailed at the deadline."""
+
+    def ended() -> bool:
+        with suppress(KintsugiError):  # Postgres may have been killed too
+            incidents = incidents_since(doors, t0)
+            if not incidents or any(one.closed_at is None for one in incidents):
+                return False
+            return asyncio.run(readiness.missing(doors.fleet, doors.fleet.node(node), stream=True)) is None
+        return False
+
+    if not wait_until(ended, HEALED_DEADLINE_S, pause=0.5):
+        raise StepFailed(f"{node} isn't healed, or its incident not closed, {HEALED_DEADLINE_S:.0f} s after")
+
+
+def stream_goes_on(doors: Runtime) -> str | None:
+    """Why the stream doesn't go on while Airflow is down; None when a trade sent to Kafka reached Cassandra."""
+    try:
+        trade = synthetic_trade.send_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+        nodes = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
+        synthetic_trade.await_arrival(
+            lambda: connected(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
+        )
+    except KintsugiError as error:
+        return f"the stream didn't go on without Airflow: {error}"
+    return None

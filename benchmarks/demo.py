@@ -1,0 +1,248 @@
+"""``make demo``: the whole story on one screen, from nothing to two healed servers and the account."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.chaos import experiment
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.dag_ids import BASELINE_DAG, DRIFT_DAG, FIRST_DAGS, INGEST_DAG
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.processes import wait_until
+from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.installation.sign_in import sign_in
+from kintsugi.installation.unpause import watches
+from kintsugi.installation.up import up
+from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.sampledata.generator import generate_day, live_parts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kintsugi.infra.airflow_client import Airflow
+    from kintsugi.pipeline.reconcile.reconciliation import FileKey
+
+DAY = date(2024, 10, 8)
+SEED = 20241008
+TRADES = 40_000
+BAD_ROWS = 12
+VICTIMS = ("cassandra-2", "kafka-2")
+LIVE_ROWS = 1_500  # trades of a part file
+LIVE_PERIOD_S = 5.0
+
+
+def run(
+    settings: Settings, *, trades: int = TRADES, victims: Sequence[str] = VICTIMS, report: Path | None = None
+) -> int:
+    """The demo from the command line; 0 when the nodes healed and the account balances."""
+    from rich.console import Console
+
+    report = report or settings.repository / "build" / "demo.json"
+    shown = Demo(settings, Console(soft_wrap=True, highlight=False), report, trades).run(victims)
+    return 0 if shown["complete"] else 1
+
+
+@dataclass
+class Demo:
+    """One run, told on ``console`` and in the file ``report``; ``steps`` collects the seconds of each step."""
+
+    settings: Settings
+    console: Console
+    report: Path
+    trades: int = TRADES
+    steps: dict[str, float] = field(default_factory=dict)
+
+    def run(self, victims: Sequence[str]) -> dict[str, Any]:
+        """Everything in order; returns (and writes) what stands in ``build/demo.json``. Raises StepFailed."""
+        started = time.monotonic()
+        with self.step("control plane and fleet"):
+            up(self.settings, self.console)
+        doors, airflow = runtime(), ControlPlane(self.settings).airflow
+        with self.step("a sample trading day into S3"):
+            self.upload_day(doors)
+        with self.step("DAGs: baseline, ingest, stream, and a watch for every node"):
+            airflow.unpause(*FIRST_DAGS, *watches(doors.fleet))
+        with self.step("the baseline: what is usual, from the day before"):
+            self.await_baseline(airflow)
+        with self.step("trades flow from S3 to Cassandra"):
+            airflow.unpause(INGEST_DAG)
+            self.await_flow(doors)
+        airflow.unpause("watch_flow")  # not before: a stream that starts for the first time needs no watch
+        with live_feed(doors):
+            recoveries = [self.break_and_heal(doors, name) for name in victims]
+        with self.step("the account"):
+            counted = reconcile_when_quiet(self.settings, deadline_s=120)
+        airflow.unpause(DRIFT_DAG)
+        report = {
+            **account.summary(counted),
+            "recoveries": recoveries,
+            "steps": self.steps,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        self.write(report)
+        self.farewell(report)
+        return report
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Say what begins, and how long it took."""
+        self.console.rule(f"[bold]{name}", align="left")
+        started = time.monotonic()
+        yield
+        self.steps[name] = round(time.monotonic() - started, 1)
+        self.console.print(f"[green]✓[/] {name} [dim]{self.steps[name]:.1f} s")
+
+    def upload_day(self, doors: Runtime) -> None:
+        """Generate the seeded day and put it into S3; the same file again is no new object to the ledger."""
+        out = self.report.parent / "sample"
+        made = generate_day(out, day=DAY, seed=SEED, trades=self.trades, parts=2, bad_rows=BAD_ROWS)
+        s3 = doors.s3()
+        for path in (*made.eod_files, *made.trade_files):
+            key = path.relative_to(out).as_posix()
+            s3.upload_file(str(path), BUCKET, key)
+            self.console.print(f"  s3://{BUCKET}/{key} [dim]{path.stat().st_size:,} bytes")
+        self.console.print(
+            f"  {made.trades:,} trades, {made.bad_rows} malformed rows, {made.planted} planted unusual trades "
+            f"[dim](ground truth: {made.truth_file})"
+        )
+
+    def await_baseline(self, airflow: Airflow, deadline_s: float = 240) -> None:
+        """Wait until a baseline is built: a trade that is stored before there is one is never found unusual."""
+
+        def built() -> bool:
+            return any(run["state"] == "success" for run in airflow.runs(BASELINE_DAG))
+
+        with self.console.status("Spark reads the end-of-day file"):
+            if not wait_until(built, deadline_s, pause=0.5):
+                raise StepFailed(f"no baseline after {deadline_s:.0f} s; look at {BASELINE_DAG} in Airflow")
+
+    def await_flow(self, doors: Runtime, deadline_s: float = 240) -> None:
+        """Wait until the day's files are ingested and the stream has stored them."""
+        until = time.monotonic() + deadline_s
+        with self.console.status("waiting for the first trades") as status:
+            while (waiting := still_waiting(doors)) is not None:
+                if time.monotonic() > until:
+                    raise StepFailed(
+                        f"trades don't flow after {deadline_s:.0f} s: {waiting}; see `make status`"
+                    )
+                status.update(waiting)
+                time.sleep(1)
+
+    def break_and_heal(self, doors: Runtime, name: str, standstill_s: float = 300) -> dict[str, Any]:
+        """Pull one node's plug, volume included, and print its incident as it unfolds; returns its figures."""
+        with self.step(f"pull the plug of {name}, its volume too"):
+            t0 = experiment.pull_plug(doors, name, run="demo", lose_volume=True)
+            self.follow(doors, name, datetime.fromisoformat(t0), standstill_s)
+            figures = experiment.wait_for_healing(doors, name, t0, deadline_s=30)
+        phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in figures["phases"].items())
+        self.console.print(
+            f"  detected after [bold]{figures['detected_s']} s[/], serving again after "
+            f"[bold]{figures['repaired_s']} s[/], its data whole after [bold]{figures['consistent_s']} s[/] "
+            f"[dim]({phases})"
+        )
+        return {**figures, "fault": "volume_lost"}
+
+    def follow(self, doors: Runtime, name: str, since: datetime, standstill_s: float) -> None:
+        """Print each new line of the node's incident until it is closed; a slow machine may take its time.
+
+        Raises StepFailed when nothing new has stood there for so long.
+        """
+        shown, until = 0, time.monotonic() + standstill_s
+        while time.monotonic() < until:
+            incident = experiment.incident_since(doors, name, since)
+            if incident is not None:
+                for entry in incident.entries[shown:]:
+                    if "mark" not in entry.data or entry.data["mark"] == "failed":
+                        passed = (entry.at - since).total_seconds()
+                        self.console.print(
+                            f"  [dim]{passed:6.1f} s[/] [cyan]{entry.step:10}[/] {entry.message}"
+                        )
+                if len(incident.entries) > shown:
+                    shown, until = len(incident.entries), time.monotonic() + standstill_s
+                if incident.closed_at is not None:
+                    return
+            time.sleep(0.5)
+        raise StepFailed(
+            f"{name} isn't healed, and its repair stood still for {standstill_s:.0f} s; look at watch_{name} in Airflow"
+        )
+
+    def write(self, report: dict[str, Any]) -> None:
+        """Put the report where programs look for it."""
+        self.report.parent.mkdir(parents=True, exist_ok=True)
+        self.report.write_text(json.dumps(report, indent=2) + "\n")
+
+    def farewell(self, report: dict[str, Any]) -> None:
+        """The account as a table, where Airflow is, and how all of it ends."""
+        from rich.table import Table
+
+        table = Table(title="The account", show_header=False)
+        for name in ("read", "accepted", "rejected", "duplicates", "produced", "in_kafka", "stored"):
+            table.add_row(name.replace("_", " "), f"{report[name]:,}")
+        for reason, count in report["rejected_by_reason"].items():
+            table.add_row(f"  rejected: {reason}", f"{count:,}")
+        for name in ("lost", "doubled", "wrong_derived"):
+            table.add_row(
+                f"[bold]{name.replace('_', ' ')}",
+                f"[bold {'red' if report[name] else 'green'}]{report[name]}",
+            )
+        self.console.print(table)
+        self.console.print(sign_in(self.settings))
+        self.console.print(
+            f"All of it took {report['seconds']:.0f} s and keeps running: `make status` shows it, `make down` ends it."
+        )
+
+
+def still_waiting(doors: Runtime) -> str | None:
+    """What the flow still waits for, as a sentence; None when all that lies in S3 is stored."""
+    now = snapshot(doors.settings)
+    if now.pending:
+        return f"{now.pending} files to ingest"
+    if now.lag is None:
+        return "Kafka doesn't tell the stream's lag"
+    return f"{now.lag:,} trades in Kafka that aren't in Cassandra yet" if now.lag else None
+
+
+@contextmanager
+def live_feed(
+    doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S
+) -> Iterator[list[FileKey]]:
+    """Keep trades coming into S3, a part file of ``rows`` trades each ``period_s`` seconds, while the block runs.
+
+    Yields what has been put there, as (key, ETag); it grows.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    stop = threading.Event()
+    # A feed begun later must not repeat the keys of an earlier one.
+    parts = live_parts(day=DAY, seed=SEED, rows=rows, first=int(time.time()) % 1_000_000, seconds=period_s)
+
+    fed: list[FileKey] = []
+
+    def feed() -> None:
+        s3, due, part = doors.s3(), time.monotonic() + period_s, None
+        while not stop.wait(due - time.monotonic()):
+            part = part or next(parts)
+            with suppress(BotoCoreError, ClientError):  # while S3 is away the part waits
+                fed.append((part.key, s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]))
+                part = None
+            # By the clock, because making a part takes time too; what a busy machine missed isn't made up for.
+            due = max(due + period_s, time.monotonic())
+
+    thread = threading.Thread(target=feed, name="live feed", daemon=True)
+    thread.start()
+    try:
+        yield fed
+    finally:
+        stop.set()
+        thread.join()

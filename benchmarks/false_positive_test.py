@@ -1,0 +1,133 @@
+"""``make calm``: a healthy fleet under load, its nodes paused at random; a recovery that begins is a mistake.
+
+Every 20 s some node stands still for up to 5 s, while 1000 trades a second come in. False alarms that end without an
+act are counted and allowed; a repair isn't.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.demo import live_feed
+from benchmarks.harness import await_steady_state, machine, screen, write_report
+from kintsugi.chaos import janitor, switch
+from kintsugi.core.fleet import Fleet
+from kintsugi.core.incident import Incident
+from kintsugi.core.settings import Settings
+from kintsugi.installation.unpause import set_going
+from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MINUTES = 60.0
+EVERY_S = 20.0
+PAUSES_S = (0.5, 5.0)
+FEED_ROWS = 5000
+FEED_PERIOD_S = 5.0
+ACCOUNT_DEADLINE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A node stands still for ``seconds``, ``at_s`` seconds after the beginning."""
+
+    at_s: float
+    node: str
+    seconds: float
+
+
+def pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
+    """An endless schedule: every EVERY_S a node by chance, for a time by chance. The same seed gives the same."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    names = list(fleet.nodes)
+    for number in count(1):
+        yield Pause(number * EVERY_S, chance.choice(names), round(chance.uniform(*PAUSES_S), 1))
+
+
+def repairs(incidents: Sequence[Incident]) -> list[Incident]:
+    """Those in which something was done to a server."""
+    return [one for one in incidents if one.acted]
+
+
+def run(
+    settings: Settings, *, minutes: float = MINUTES, seed: int | None = None, report: Path | None = None
+) -> int:
+    """All of it, then the account; 0 when no repair was begun and nothing is lost or doubled."""
+    console = screen()
+    path = report or settings.repository / "build" / "calm.json"
+    seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
+    doors = runtime()
+    set_going(doors)
+    await_steady_state(doors)
+    console.print(f"seed {seed}: {minutes:.0f} minutes, {FEED_ROWS / FEED_PERIOD_S:.0f} trades a second")
+    began = datetime.now(UTC)
+    document: dict[str, Any] = {"machine": machine(), "seed": seed, "began": began.isoformat(), "pauses": []}
+    with live_feed(doors, rows=FEED_ROWS, period_s=FEED_PERIOD_S):
+        for pause in injected(doors, seed, minutes * 60):
+            document["pauses"].append(asdict(pause))
+            document |= told(doors, began)
+            write_report(path, document)
+            say(console, document)
+    document |= told(doors, began)
+    document["account"] = counted = account.summary(
+        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+    )
+    write_report(path, document)
+    say(console, document)
+    for story in document["repairs"]:
+        console.print(f"[red]{story['id']} was repaired: {', '.join(story['attempts'])}; {story['reason']}")
+    console.print(f"{account.said(counted)}; see {path}")
+    return 1 if document["repairs"] or account.at_fault(counted) else 0
+
+
+def injected(doors: Runtime, seed: int, seconds: float) -> Iterator[Pause]:
+    """Make each pause at its time and give it back when it is over; ends after ``seconds``.
+
+    A node is let go on whatever happens: by the janitor when this process is killed. Raises ChaosStopped.
+    """
+    began, platform = time.monotonic(), doors.platform()
+    longest_s = PAUSES_S[1] + 30.0
+    for pause in pauses(doors.fleet, seed):
+        if pause.at_s + pause.seconds > seconds:
+            break
+        time.sleep(max(0.0, began + pause.at_s - time.monotonic()))
+        switch.check(doors.store)
+        record = janitor.register(doors.settings, "paused", (pause.node,), longest_s)
+        try:
+            platform.suspend(pause.node)
+            time.sleep(pause.seconds)
+        finally:
+            platform.resume(pause.node)
+            janitor.forget(doors.settings, record)
+        yield pause
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+
+
+def told(doors: Runtime, began: datetime) -> dict[str, Any]:
+    """How long it has lasted, the incidents since it began, and those of them that were repairs."""
+    incidents = [one for one in doors.store.incidents(1000) if one.detected_at >= began]
+    return {
+        "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
+        "incidents": len(incidents),
+        "repairs": [one.to_json() for one in repairs(incidents)],
+    }
+
+
+def say(console: Console, document: dict[str, Any]) -> None:
+    """A line of progress."""
+    made = document["pauses"]
+    last = f", last {made[-1]['node']} for {made[-1]['seconds']} s" if made else ""
+    console.print(
+        f"  {document['minutes']:5.1f} min: {len(made)} pauses{last}; {document['incidents']} incidents, "
+        f"{len(document['repairs'])} repairs"
+    )

@@ -1,0 +1,163 @@
+"""``make faults``: run the table of faults on the running fleet, one cell after another, with trades flowing.
+
+Each cell begins in the steady state and ends with an account of the trades that came in meanwhile; the run ends with
+that of all trades there are, whenever they came, and of what is added up from them. Results are written after each
+cell: a run of the whole table that was killed goes on with the same command, and a cell named on the command line
+replaces its own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.fault_matrix import CELLS, NOT_MADE, NOT_MADE_ANYWHERE
+from benchmarks.harness import generous, known, machine, screen, write_report
+from benchmarks.kill_recorder import recording
+from benchmarks.scenario_report import NOT_BEGUN, Row
+from benchmarks.scenario_run import run_cells
+from benchmarks.scenarios import Cell
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.core.errors import InputError
+from kintsugi.core.settings import Settings
+from kintsugi.installation.unpause import set_going
+from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WHOLE_ACCOUNT_DEADLINE_S = 900.0
+
+
+def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
+    """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
+    console = screen()
+    report = report or settings.repository / "build" / "faults.json"
+    chosen = chosen_cells(cells)
+    doors = runtime()
+    set_going(doors)
+    before = known(report)
+    rows, goes_on = kept(before, whole=not cells)
+    left_out = unavailable(doors)
+    chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
+    if goes_on:
+        console.print(
+            f"goes on with the run that was ended: {len(rows)} cells are in {report}, {len(chosen)} are to come "
+            "(to begin again, delete it)"
+        )
+    finished = bool(cells) and before.get("finished", True)  # a few cells don't make an ended run whole
+    write(report, rows, left_out, finished=finished)
+    with recording(report.with_suffix(".deaths.jsonl"), settings) as recorder:
+        for number, cell in enumerate(chosen, start=1):
+            console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
+            console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
+            with generous(doors):
+                (row,) = run_cells(doors, [cell], console, recorder)
+            rows[cell.name] = row
+            write(report, rows, left_out, finished=finished)
+            say(console, row)
+    show(console, rows, left_out)
+    counted = account.summary(reconcile_when_quiet(settings, deadline_s=WHOLE_ACCOUNT_DEADLINE_S))
+    write(report, rows, left_out, counted, finished=finished or not cells)
+    console.print(f"All trades: {account.said(counted)}; see {report}")
+    as_designed = all(row["as_designed"] and not row["lost"] and not row["doubled"] for row in rows.values())
+    return 0 if as_designed and not account.at_fault(counted) else 1
+
+
+def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str, Any]], bool]:
+    """The rows of the report ``before`` that stay, by cell, and whether a run of the whole table goes on from them.
+
+    It goes on from one that was ended, but for cells that couldn't be begun, and else begins with none.
+    """
+    rows = {row["fault"]: row for row in before.get("cells", ())}
+    if not whole:
+        return rows, False
+    if before.get("finished", True):
+        return {}, False
+    begun = {name: row for name, row in rows.items() if not row["outcome"].startswith(NOT_BEGUN)}
+    return begun, bool(begun)
+
+
+def chosen_cells(names: Sequence[str]) -> list[Cell]:
+    """The cells of these names (a fault's name stands for all its cells), all without names; raises InputError."""
+    known = {cell.name for cell in CELLS} | {cell.fault for cell in CELLS}
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"there is no cell {name!r} in the table of faults; there are: {', '.join(sorted(known))}"
+            )
+    return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
+
+
+def unavailable(doors: Runtime) -> dict[str, str]:
+    """What isn't run, and why: faults that can't be made on this machine, and those that have no cell for a role."""
+    reasons = {fault.kind: fault.unavailable(doors) for fault in FAULTS.values()}
+    made_nowhere = {kind: why for kind, why in reasons.items() if why is not None}
+    made_nowhere |= NOT_MADE_ANYWHERE
+    return made_nowhere | {f"{fault}:{role.value}": why for (fault, role), why in NOT_MADE.items()}
+
+
+def write(
+    report: Path,
+    rows: dict[str, dict[str, Any]],
+    not_run: Mapping[str, str],
+    counted: dict[str, Any] | None = None,
+    *,
+    finished: bool,
+) -> None:
+    """Every cell so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades.
+
+    ``finished``: whether the whole table was run.
+    """
+    document = {
+        "machine": machine(),
+        "finished": finished,
+        "cells": list(rows.values()),
+        "not_run": dict(not_run),
+        "account": counted,
+    }
+    write_report(report, document)
+
+
+def say(console: Console, row: dict[str, Any]) -> None:
+    """One line when a cell is over."""
+    colour = "green" if row["as_designed"] else "red"
+    killed = live_kills_in(row) or "not measured"
+    console.print(
+        f"  [{colour}]{row['outcome']}[/]; live nodes killed {killed}, lost {row['lost']}, doubled {row['doubled']}"
+    )
+
+
+def live_kills_in(row: Row) -> str:
+    """How many live nodes were killed; rows of an older report, and of containers, didn't measure it."""
+    return "" if row.get("live_kills") is None else str(len(row["live_kills"]))
+
+
+def show(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
+    """The table, for people."""
+    from rich.table import Table
+
+    table = Table(
+        "fault",
+        "node",
+        "verdict",
+        "action",
+        "serving s",
+        "outcome",
+        "live kills",
+        "lost",
+        "doubled",
+        title="Faults",
+    )
+    for row in rows.values():
+        times = ", ".join(str(one["repaired_s"]) for one in row["repairs"] if one["repaired_s"] is not None)
+        table.add_row(
+            row["fault"].partition(":")[0], row["node"], ", ".join(row["verdict"]), ", ".join(row["action"]), times,
+            row["outcome"], live_kills_in(row), str(row["lost"]), str(row["doubled"]),
+        )  # fmt: skip
+    for fault, why in not_run.items():
+        table.add_row(fault, "", "", "", "", f"not run: {why}", "", "", "")
+    console.print(table)

@@ -1,0 +1,166 @@
+"""What every series of faults on the running fleet needs: a budget, the steady state, journals on screen, a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.chaos import guard
+from kintsugi.chaos.experiment import check_steady_state
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.chaos.switch import ChaosStopped
+from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.incident import Incident
+from kintsugi.db.store import StoreUnavailable
+from kintsugi.operations.context import Runtime
+from kintsugi.recovery.guard_evaluation import LIMITS
+from kintsugi.recovery.guards import Gate
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STEADY_DEADLINE_S = 300.0
+ALLOWED_DEADLINE_S = 600.0  # replicas of much data are repaired for minutes
+GENEROUS_FOR = timedelta(hours=3)
+
+
+def machine() -> str:
+    """What a report says of this machine."""
+    return f"{os.cpu_count()} cores, {platform.machine()}"
+
+
+def known(path: Path) -> dict[str, Any]:
+    """The report that is there; empty when there is none that can be read."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return document
+
+
+def write_report(path: Path, document: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Put a report in the place of the one that is there; a killed run leaves that one or this one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(document, indent=2) + "\n")
+    fresh.replace(path)
+
+
+def screen() -> Console:
+    """Where a run tells what happens; wide enough for its tables also where no terminal says how wide it is."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) -> None:
+    """Wait until every node answers and no incident is open; raises StepFailed with what isn't well."""
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            check_steady_state(doors)
+        except Refused as refusal:
+            if time.monotonic() > until:
+                raise StepFailed(f"no steady state after {deadline_s:.0f} s: {refusal}") from refusal
+            time.sleep(1)
+        else:
+            return
+
+
+def await_allowed(
+    doors: Runtime,
+    kind: str,
+    names: Sequence[str],
+    waives: Collection[Gate] = frozenset(),
+    deadline_s: float = ALLOWED_DEADLINE_S,
+) -> None:
+    """Ask the guards of chaos until they allow this fault; raises their last Refused at the deadline, or ChaosStopped.
+
+    What an earlier fault left behind, such as a repair of replicas that goes on, is over after some minutes.
+    """
+    until = time.monotonic() + deadline_s
+    while True:
+        try:
+            guard.check(doors, FAULTS[kind], names, waives)
+        except ChaosStopped:
+            raise
+        except Refused:
+            if time.monotonic() > until:
+                raise
+            time.sleep(2)
+        else:
+            return
+
+
+@contextmanager
+def generous(doors: Runtime) -> Iterator[None]:
+    """A repair budget that lets a whole series through; it ends with the block, or hours later if that is killed."""
+    until = datetime.now(UTC) + GENEROUS_FOR
+    budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
+    before = doors.store.desired(LIMITS)
+    doors.store.set_desired(LIMITS, budget)
+    try:
+        yield
+    finally:
+        doors.store.set_desired(LIMITS, before.value if before else {})
+
+
+def incidents_since(doors: Runtime, t0: datetime) -> list[Incident]:
+    """All incidents that began after the fault, oldest first."""
+    found = [one for one in doors.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
+    return sorted(found, key=lambda one: one.detected_at)
+
+
+def pages_since(doors: Runtime, since: datetime) -> dict[str, str]:
+    """Title and text of every page that was written since then (UTC), by its key; none before the watchdog ever ran."""
+    with doors.store.transaction() as connection:
+        known = connection.execute("SELECT to_regclass('outbox') AS name").fetchone()
+        if known is None or known["name"] is None:
+            return {}
+        rows = connection.execute(
+            "SELECT key, body FROM outbox WHERE kind = 'page' AND created_at >= %s", (since,)
+        ).fetchall()
+    return {row["key"]: f"{row['body'].get('title', '')}: {row['body'].get('text', '')}" for row in rows}
+
+
+@contextmanager
+def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
+    """Print the incidents' journals as they grow, while the block runs."""
+    stop = threading.Event()
+    shown: dict[str, int] = {}
+
+    def follow() -> None:
+        while not stop.wait(1.0):
+            tell_new()
+
+    def tell_new() -> None:
+        try:
+            incidents = incidents_since(doors, t0)
+        except StoreUnavailable:
+            return  # the control plane may be what was killed; the next look tells all the same
+        for incident in incidents:
+            for entry in incident.entries[shown.get(incident.id, 0) :]:
+                if not entry.data.get("finding") and entry.data.get("mark") in (None, "failed"):
+                    passed = (entry.at - t0).total_seconds()
+                    console.print(
+                        f"  [dim]{passed:6.1f} s {incident.node:14}[/] [cyan]{entry.step:9}[/] {entry.message}"
+                    )
+            shown[incident.id] = len(incident.entries)
+
+    thread = threading.Thread(target=follow, name="journal", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        tell_new()

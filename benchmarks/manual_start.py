@@ -1,0 +1,108 @@
+"""A start and join of a node by hand, timed: what a person does who has the commands ready at the prompt.
+
+It is what `make mttr` divides its repairs by, so it has nothing of a recovery's own: no detection, no second opinion,
+no guards, no judged plan, no records, no Airflow. Node, release, load and priority are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.process_priority import first_in_line
+from kintsugi.core.processes import wait_until
+from kintsugi.infra.airflow_client import Airflow
+from kintsugi.operations import readiness, stream_driver
+from kintsugi.operations.context import Runtime
+from kintsugi.operations.manual_mode import hands_on
+from kintsugi.probes.observe import SERVICES
+from kintsugi.recovery import actions, assessment, plan_policy
+from kintsugi.releases import assignment
+
+HOLDER = "make mttr"
+REASON = "started by hand, to measure it"
+SILENT_DEADLINE_S = 30.0
+NOTICED_S = 20.0
+SERVES_DEADLINE_S = 300.0
+# A service that its init starts again at once leaves a hand nothing to do; a frozen one has to be killed by somebody.
+KINDS: Mapping[str, str] = {
+    "process_death": "hung",
+    "power_off": "power_off",
+    "lost_volume": "volume_lost",
+}
+
+
+def start(doors: Runtime, airflow: Airflow, name: str, fault: str) -> dict[str, float]:
+    """Break the node, start it by hand and make its data whole; returns seconds: each part, and ``by_hand_s``.
+
+    The clock runs from the first command to ``redundant``; what makes the data whole comes after it. Raises StepFailed;
+    the node's watch takes over then.
+    """
+    node, made = doors.fleet.node(name), FAULTS[KINDS[fault]]
+    commands = prepared(doors, node, fault)
+    with hands_on(doors, airflow, name, holder=HOLDER, reason=REASON):
+        try:
+            made.make(doors, [name])
+            await_noticed(node)
+            took = timed(doors, node, commands)
+        finally:
+            if made.take_back is not None:
+                made.take_back(doors, [name])
+        off_main_thread(lambda: actions.make_whole(doors, node, HOLDER, compare=fault != "process_death"))
+        doors.platform().discard(name)
+    return took
+
+
+def prepared(doors: Runtime, node: Node, fault: str) -> dict[str, Callable[[], None]]:
+    """The commands at the prompt, by what they are called in the report; what they need is looked up already."""
+    if fault == "process_death":
+        platform, service = doors.platform(), SERVICES[node.role]
+        return {"restart_s": lambda: platform.signal_service(node.name, service, "KILL")}
+    addresses = plan_policy.addresses(doors.fleet.environment, node.name, with_volume=fault == "lost_volume")
+    terraform, ansible = doors.terraform(), assignment.ansible_for(doors, node.name)
+    desired = stream_driver.variables(doors)
+    return {
+        "terraform_s": lambda: terraform.replace(addresses),
+        "ansible_s": lambda: off_main_thread(
+            lambda: ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=300)
+        ),
+    }
+
+
+def timed(doors: Runtime, node: Node, commands: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """Run the commands one after another, then wait until the node is redundant; seconds of each, and of all."""
+    took, began = {}, time.monotonic()
+    with first_in_line():  # as a recovery's steps: the ratio shall weigh what they do, not their priority
+        for name, command in commands.items():
+            started = time.monotonic()
+            command()
+            took[name] = round(time.monotonic() - started, 1)
+        started = time.monotonic()
+        readiness.wait(doors.settings, doors.fleet, node, SERVES_DEADLINE_S)
+        took["join_s"] = round(time.monotonic() - started, 1)
+    return {**took, "by_hand_s": round(time.monotonic() - began, 1)}
+
+
+def off_main_thread(call: Callable[[], object]) -> None:
+    """Call and wait. In the main thread ansible_runner would keep Ctrl-C for itself, also when it has ended.
+
+    Interrupted, it waits for the call to end: a node half configured is taken over by its watch after that.
+    """
+    with ThreadPoolExecutor(1) as pool:  # the thread inherits the priority
+        pool.submit(call).result()
+
+
+def await_noticed(node: Node) -> None:
+    """Wait until the node doesn't answer any more, and where it has peers until these have noticed.
+
+    Kafka's controller fences a dead broker after 9 s, Cassandra's peers hold a dead node for down after up to 18 s, and
+    before that no successor joins. A person comes later than that, so this waiting isn't charged to the hand.
+    """
+    if not wait_until(lambda: not assessment.answers(node), SILENT_DEADLINE_S, pause=0.2):
+        raise StepFailed(f"{node.name} still answers {SILENT_DEADLINE_S:.0f} s after it was broken")
+    if node.role in (Role.KAFKA, Role.CASSANDRA):
+        time.sleep(NOTICED_S)

@@ -1,0 +1,369 @@
+"""``make mttr``: the mean time to repair, by role, under load: on the running fleet, beside starts of the same by hand.
+
+1. 1000 trades a second (``--rate``) come in from beginning to end; the data that each node holds is noted at both.
+2. Each role is broken twelve times (`mttr_figures.schedule`), each time in the steady state, with a stream that keeps
+   pace. What a repair takes is
+   seen from outside, by asking again and again whether the node is redundant; the journal tells the phases.
+3. Between the repairs the same nodes are started by hand after the same faults (`by_hand`).
+4. At the end every trade is accounted for.
+
+Each row is written when it is known. A run that was killed goes on with the same command; one of some roles replaces
+their rows and keeps the others'. Seconds are reported and never fail the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import manual_start
+from benchmarks.demo import live_feed
+from benchmarks.harness import (
+    STEADY_DEADLINE_S,
+    await_steady_state,
+    followed,
+    generous,
+    incidents_since,
+    known,
+    machine,
+    screen,
+    write_report,
+)
+from benchmarks.mttr_figures import (
+    HEALED,
+    MODES,
+    QUANTILES,
+    REPAIRS,
+    HandStart,
+    Look,
+    Repair,
+    Row,
+    goes_on,
+    of_other_roles,
+    row_of,
+    schedule,
+    still_to_do,
+    summary,
+    with_by_hand,
+)
+from benchmarks.mttr_plot import draw
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.core.errors import InputError, KintsugiError, Refused, StepFailed
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.incident import acted_on_others
+from kintsugi.core.settings import Settings
+from kintsugi.infra.airflow_client import Airflow
+from kintsugi.installation.unpause import set_going
+from kintsugi.operations import manual_mode, readiness
+from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+from kintsugi.pipeline.stream_lag import snapshot
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TRADES_PER_S = 1000
+FEED_PERIOD_S = 5.0
+STANDSTILL_S = 600.0  # comparing millions of trades takes longer, and says every two minutes that it goes on
+PACE_LAG_S = 10  # so many seconds of the load may wait in Kafka
+UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it
+LOOK_EVERY_S = 0.5
+ACCOUNT_DEADLINE_S = 900.0
+
+
+@dataclass
+class Mttr:
+    """One run: what it works with, and the report that grows with it."""
+
+    doors: Runtime
+    airflow: Airflow
+    console: Console
+    path: Path
+    rate: int
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def do(self, step: Repair | HandStart) -> None:
+        """One repair or hand start, from the steady state to its row; raises StepFailed when the fleet isn't well."""
+        await_steady_state(self.doors, STEADY_DEADLINE_S)
+        node = self.doors.fleet.node(step.node)
+        readiness.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
+        await_pace(self.doors.settings, self.rate)
+        manual_mode.await_watched(self.airflow, node.name)
+        began = datetime.now(UTC)
+        said = step.mode if isinstance(step, Repair) else "by hand"
+        self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
+        if isinstance(step, Repair):
+            row = self.repair(step)
+            shown = (
+                f"detected {row['detect_s']}, redundant {row['repair_s']}, consistent {row['consistent_s']} s"
+            )
+        else:
+            row = self.start_by_hand(step)
+            shown = f"redundant {row['by_hand_s']} s"
+        row["acted_elsewhere"] = others = acted_on_others(incidents_since(self.doors, began), [node.name])
+        if others and row["outcome"] == HEALED:
+            row["outcome"] = f"{', '.join(others)} was acted upon, though nothing was wrong with it"
+        self.report["repairs" if isinstance(step, Repair) else "by_hand"].append(row)
+        self.write()
+        self.console.print(
+            f"  [{'green' if row['outcome'] == HEALED else 'red'}]{row['outcome']}[/]; {shown}"
+        )
+
+    def repair(self, planned: Repair) -> Row:
+        """Make the fault and look on until the recovery has ended; never raises for what the recovery did wrong."""
+        doors, fault = self.doors, FAULTS[planned.kind]
+        node, looks = doors.fleet.node(planned.node), list[Look]()
+        t0 = datetime.now(UTC)
+        doors.store.record_fault(
+            node.name, kind=fault.kind, t0=t0, run=f"mttr {t0.isoformat()}", mode=fault.mode
+        )
+        with followed(doors, t0, self.console):
+            try:
+                fault.make(doors, [node.name])
+                trouble = self.look_on(node, t0, looks)
+            except KintsugiError as error:
+                trouble = str(error)
+            finally:
+                if fault.take_back is not None:
+                    fault.take_back(doors, [node.name])
+        own = [one for one in incidents_since(doors, t0) if one.node == node.name]
+        return row_of(planned, t0, own, looks, trouble)
+
+    def look_on(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
+        """Note in ``looks`` when the node was redundant, until the repair is over; returns what went wrong, or None."""
+        stream = readiness.stream_shall_run(self.doors.settings)
+        noted, until_s = 0, STANDSTILL_S
+        while True:
+            lacks = asyncio.run(readiness.missing(self.doors.fleet, node, stream))
+            passed_s = (datetime.now(UTC) - t0).total_seconds()
+            looks.append((passed_s, lacks is None))
+            waiting = lacks or self.under_way(node, t0)
+            seen = any(not well for _, well in looks)
+            if waiting is None and (seen or passed_s > UNSEEN_S):
+                return None if seen else f"the fault wasn't seen from outside within {passed_s:.0f} s"
+            if (entries := sum(len(one.entries) for one in incidents_since(self.doors, t0))) > noted:
+                noted, until_s = entries, passed_s + STANDSTILL_S
+            if passed_s > until_s:
+                return f"stood still for {STANDSTILL_S:.0f} s, and not over after {passed_s:.0f} s: {waiting}"
+            time.sleep(LOOK_EVERY_S)
+
+    def under_way(self, node: Node, t0: datetime) -> str | None:
+        """What is still being done about the fault, or None: then nothing is open and the node is watched again."""
+        still_open = [one.id for one in incidents_since(self.doors, t0) if one.closed_at is None]
+        if still_open:
+            return f"{', '.join(still_open)} is open"
+        return None if manual_mode.is_watched(self.airflow, node.name) else f"{node.name} isn't watched again"
+
+    def start_by_hand(self, planned: HandStart) -> Row:
+        """Break the same node and start it by hand; a start that fails is a row as well."""
+        at = datetime.now(UTC)
+        took: dict[str, float | None]
+        try:
+            took = dict(manual_start.start(self.doors, self.airflow, planned.node, planned.fault))
+            outcome = HEALED
+        except KintsugiError as error:
+            took, outcome = {"by_hand_s": None}, str(error)
+        return {**asdict(planned), "at": at.isoformat(), **took, "outcome": outcome}
+
+    def write(self) -> None:
+        """Every row so far, and the figures from them."""
+        report = self.report
+        report["repairs"] = with_by_hand(report["repairs"], report["by_hand"])
+        report["summary"] = summary(report["repairs"], report["by_hand"])
+        write_report(run_file(self.path), report)
+        write_report(self.path, report["repairs"])
+
+
+def run(
+    settings: Settings,
+    *,
+    repairs: int = REPAIRS,
+    roles: Collection[Role] = (),
+    rate: int = TRADES_PER_S,
+    seed: int | None = None,
+    report: Path | None = None,
+) -> int:
+    """All repairs, the hand starts and the account.
+
+    0 when every repair healed, no other node was acted upon, and nothing is lost or doubled.
+
+    ``rate``: trades a second. Raises InputError when the report there is was made under another load.
+    Raises StepFailed when the fleet doesn't come back to its steady state; what was measured until then is written.
+    """
+    path = report or settings.repository / "build" / "mttr.json"
+    roles = tuple(dict.fromkeys(roles)) or tuple(Role)
+    doors = runtime()
+    airflow = set_going(doors)
+    mttr = Mttr(doors, airflow, screen(), path, rate)
+    manual_mode.lift(doors, manual_start.HOLDER)
+    check_no_maintenance(doors)
+    began, before = time.monotonic(), data(doors)
+    mttr.report = begin(known(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed)
+    planned = schedule(doors.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
+    left = still_to_do(planned, mttr.report)
+    mttr.console.print(
+        f"seed {mttr.report['seed']}: {len(left)} of {len(planned)} repairs and hand starts to do"
+    )
+    with generous(doors), live_feed(doors, rows=round(rate * FEED_PERIOD_S), period_s=FEED_PERIOD_S):
+        for step in left:
+            mttr.do(step)
+        after, seconds = data(doors), time.monotonic() - began
+    if left:  # else this run only takes the account that a killed one didn't come to
+        mttr.report["data"] |= {"at_end": after, "stored_per_s": per_second(before, after, seconds)}
+    mttr.report["account"] = counted = account.summary(
+        reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
+    )
+    mttr.report["run"]["finished"] = True
+    mttr.write()
+    draw(mttr.report, path.with_suffix(".png"))
+    show(mttr.console, mttr.report, path)
+    healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
+    return 0 if healed and not wrongly_acted(mttr.report) and not account.at_fault(counted) else 1
+
+
+def run_file(rows: Path) -> Path:
+    """Where the whole run is, with its hand starts and figures: ``mttr.run.json`` beside the rows ``mttr.json``."""
+    return rows.with_suffix(".run.json")
+
+
+def wrongly_acted(report: Mapping[str, Any]) -> list[str]:
+    """The nodes that were acted upon while another one was broken: none, if the recovery is to be trusted."""
+    rows = (*report["repairs"], *report["by_hand"])
+    return sorted({name for row in rows for name in row.get("acted_elsewhere", ())})
+
+
+def await_pace(settings: Settings, rate: int) -> None:
+    """Wait until the stream keeps pace with ``rate`` trades a second; raises StepFailed after STEADY_DEADLINE_S.
+
+    A stream that still catches up after the repair before takes every processor there is, and no repair or hand
+    start would then be comparable with another.
+    """
+    until = time.monotonic() + STEADY_DEADLINE_S
+    while (lag := snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
+        if time.monotonic() > until:
+            raise StepFailed(
+                f"the stream doesn't keep pace with {rate} trades a second: lag {lag} after {STEADY_DEADLINE_S:.0f} s; "
+                "see `make status`, or take a lower --rate"
+            )
+        time.sleep(1)
+
+
+def check_no_maintenance(doors: Runtime) -> None:
+    """Raise Refused while a person keeps the recovery from a node: nothing would repair it."""
+    for name in doors.fleet.nodes:
+        for flag in doors.store.maintenance(name):
+            raise Refused(f"{flag} Nothing would be repaired there; resume the healing first")
+
+
+def begin(
+    before: dict[str, Any],
+    at_start: dict[str, Any],
+    *,
+    roles: Collection[Role],
+    repairs: int,
+    rate: int,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The report to write into: that of a killed run of the same, else a new one with the rows of other roles.
+
+    Raises InputError when those come from another load: side by side they would be taken for comparable.
+    """
+    others = {name: of_other_roles(before.get(name, ()), roles) for name in ("repairs", "by_hand")}
+    if any(others.values()) and before["trades_per_s"] != rate:
+        raise InputError(
+            f"the report holds repairs of other roles at {before['trades_per_s']:.0f} trades a second, and {rate} "
+            "were asked for: name another file with --report, or move that one away"
+        )
+    if goes_on(before, roles=roles, repairs=repairs, rate=rate, seed=seed):
+        return before
+    return {
+        "machine": machine(),
+        "seed": int(datetime.now(UTC).timestamp()) if seed is None else seed,
+        "run": {"roles": sorted(roles), "repairs": repairs, "finished": False},
+        "trades_per_s": rate,
+        "data": {"at_start": at_start},
+        "quantiles": QUANTILES,
+        **others,
+        "summary": {},
+        "account": None,
+    }
+
+
+def data(doors: Runtime) -> dict[str, Any]:
+    """How much data there is: trades stored of those that Kafka still holds, and bytes on each node's volume."""
+    return {
+        "trades_stored": snapshot(doors.settings).stored,
+        "volume_bytes": {name: bytes_below(doors.settings.node_volume(name)) for name in doors.fleet.nodes},
+    }
+
+
+def bytes_below(directory: Path) -> int:
+    """Bytes that the files below ``directory`` take on the disk, a file of several names once; 0 when it is gone."""
+    taken: dict[int, int] = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                status = Path(folder, name).lstat()
+            except FileNotFoundError:  # a service deletes files at any time
+                continue
+            taken[status.st_ino] = status.st_blocks * 512
+    return sum(taken.values())
+
+
+def per_second(before: dict[str, Any], after: dict[str, Any], seconds: float) -> float | None:
+    """Trades stored a second between two looks at the data; None where Kafka didn't tell."""
+    first, last = before["trades_stored"], after["trades_stored"]
+    return None if first is None or last is None else round(float(last - first) / seconds, 1)
+
+
+def show(console: Console, report: dict[str, Any], path: Path) -> None:
+    """The figures by role, every single value, and the account."""
+    from rich.table import Table
+
+    table = Table(
+        "role", "n", "healed", "detect", "silent", "repair", "consistent", "by hand", "ratio p50/max",
+        "since detected", "largest phase",
+        title="Seconds from the fault, p50/p95 (nearest rank)",
+    )  # fmt: skip
+    for role, of in report["summary"].items():
+        ratio, phase = of["ratio"], of["largest_phase"]
+        table.add_row(
+            role, str(of["n"]), str(of["healed"]), *(_pair(of["modes"][mode]["detect"]) for mode in MODES),
+            _pair(of["repair"]), _pair(of["consistent"]), str(of["by_hand"]["p50"]),
+            f"{ratio['p50']}/{ratio['max']}",
+            "; ".join(f"{mode} {of['modes'][mode]['ratio_since_detected']['max']}" for mode in MODES),
+            f"{phase} {of['phase_shares'][phase]:.0%}" if phase else "",
+        )  # fmt: skip
+    console.print(table)
+    single = Table(
+        "node", "fault", "mode", "detect", "repair", "by hand", "ratio", "by", "outcome", title="Repairs"
+    )
+    for row in report["repairs"]:
+        names = ("node", "fault", "mode", "detect_s", "repair_s", "by_hand_s", "ratio", "by", "outcome")
+        single.add_row(*(str(row[name]) for name in names))
+    console.print(single)
+    for one in report["by_hand"]:
+        if one["outcome"] != HEALED:
+            console.print(f"{one['node']}, by hand after {one['fault']}: {one['outcome']}")
+    for role, of in report["summary"].items():
+        for name, aim in of["aims"].items():
+            if not aim["met"]:
+                console.print(f"{role}: {name} {aim['measured']}, aim {aim['wanted']}: missed")
+    console.print(f"acted upon though nothing was wrong: {', '.join(wrongly_acted(report)) or 'no node'}")
+    counted, volumes = report["account"], report["data"]["at_start"]["volume_bytes"]
+    shown = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in volumes.items())
+    console.print(
+        f"data at the start, MiB: {shown}; stored {report['data'].get('stored_per_s')} trades a second"
+    )
+    console.print(f"{account.said(counted)}; see {path}")
+
+
+def _pair(of: dict[str, Any]) -> str:
+    return f"{of['p50']}/{of['p95']} (n {of['n']})"

@@ -1,0 +1,115 @@
+"""Work that goes on while a release is tried: what fails of it, and how long it ever stood still."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+from kintsugi.core.fleet import Fleet, Role
+from kintsugi.core.settings import KAFKA_PORT
+
+if TYPE_CHECKING:
+    from kafka import KafkaProducer
+
+TOPIC = "kintsugi.trials"
+ACK_S = 30.0
+
+Beat = Callable[[], None]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Pulse:
+    """One kind of work, done again and again. ``longest_s``: seconds from one success to the next, at most."""
+
+    name: str
+    every_s: float
+    done: int = 0
+    failures: list[str] = field(default_factory=list)
+    longest_s: float = 0.0
+
+    def run(self, beat: Beat, stop: threading.Event) -> None:
+        """Beat until ``stop``; a failure is kept and the next beat tried."""
+        last = time.monotonic()
+        while not stop.is_set():
+            try:
+                beat()
+            except Exception as error:  # noqa: BLE001 - whatever a driver raises is the finding
+                self.failures.append(f"{type(error).__name__}: {error}")
+                log.warning("%s: %s", self.name, error)
+            else:
+                self.done += 1
+                last, before = time.monotonic(), last
+                self.longest_s = max(self.longest_s, last - before)
+            stop.wait(self.every_s)
+        self.longest_s = max(self.longest_s, time.monotonic() - last - self.every_s)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "work": self.name,
+            "done": self.done,
+            "failures": self.failures[:5],
+            "failed": len(self.failures),
+            "longest_s": round(self.longest_s, 1),
+        }
+
+
+@contextmanager
+def flowing(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[Pulse]]:
+    """Keep all ``beats`` (by name: seconds between, and what to do) going while the block runs; yields their pulses."""
+    stop = threading.Event()
+    pulses = [Pulse(name, every_s) for name, (every_s, _) in beats.items()]
+    threads = [
+        threading.Thread(target=pulse.run, args=(beats[pulse.name][1], stop), name=pulse.name, daemon=True)
+        for pulse in pulses
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield pulses
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def producing(fleet: Fleet) -> Iterator[Beat]:
+    """A beat that produces one record with acks=all, to a partition of another broker each time."""
+    from kafka import KafkaAdminClient, KafkaProducer
+    from kafka.errors import TopicAlreadyExistsError
+
+    brokers = fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+    with ExitStack() as stack:
+        admin = KafkaAdminClient(bootstrap_servers=brokers)
+        stack.callback(admin.close)
+        spec = {"num_partitions": len(brokers), "replication_factor": min(3, len(brokers))}
+        try:
+            admin.create_topics({TOPIC: {**spec, "configs": {"retention.ms": "3600000"}}})
+        except TopicAlreadyExistsError:
+            log.info("%s is there already", TOPIC)
+        producer = KafkaProducer(bootstrap_servers=brokers, acks="all")
+        stack.callback(_close, producer)
+        numbers = count()
+
+        def beat() -> None:
+            number = next(numbers)
+            producer.send(TOPIC, str(number).encode(), partition=number % len(brokers)).get(timeout=ACK_S)
+
+        yield beat
+
+
+def _close(producer: KafkaProducer) -> None:
+    from kafka.errors import KafkaError
+
+    try:
+        producer.close(timeout=5)
+    except KafkaError as error:
+        log.warning("the last records weren't acknowledged: %s", error)  # the pulse has counted them

@@ -1,0 +1,170 @@
+"""``make release-trials``: three bad releases on the running fleet, each caught with at most one node touched.
+
+Each is the known-good release with one mistake in it, rolled out by ``deploy_release`` like any other, while records
+with acks=all and canary trades go on. Afterwards every node must run the known-good release again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import release_traffic
+from benchmarks.harness import machine, write_report
+from benchmarks.release_traffic import Pulse
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.operations import stream_driver
+from kintsugi.operations.context import Runtime
+from kintsugi.releases import archive, assignment, rollout, steady_state
+from kintsugi.releases.archive import Release
+
+DAG_ID = "deploy_release"
+HOLD_S = 10
+RUN_S = 1500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A mistake: in the file ``path`` of a release, ``old`` becomes ``new``. ``most``: nodes it may touch."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    most: int
+
+
+TRIALS = (
+    Trial(
+        "wrong Kafka listener",
+        "ansible/roles/kafka/templates/server.properties.j2",
+        "\nlisteners=PLAINTEXT://{{ ansible_host }}:9092",
+        "\nlisteners=PLAINTEXT://{{ ansible_host }}:9192",
+        most=1,
+    ),
+    Trial(
+        "wrong Cassandra heap",
+        "ansible/roles/cassandra/defaults/main.yml",
+        "cassandra_heap: 512m",
+        "cassandra_heap: 16m",
+        most=1,
+    ),
+    Trial(
+        "a template that doesn't render",
+        "ansible/roles/cassandra/templates/cassandra.yaml.j2",
+        "cluster_name: {{ fleet_name }}",
+        "cluster_name: {{ fleet_nam }}",
+        most=0,
+    ),
+)
+
+
+def run(runtime: Runtime, report: Path | None = None) -> int:
+    """All trials, one after another; 0 when each was caught as designed. Raises Refused without a known-good one."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    report = report or runtime.settings.repository / "build" / "release-trials.json"
+    rows: list[dict[str, Any]] = []
+    for trial in TRIALS:
+        console.rule(f"[bold]{trial.name}", align="left")
+        row = one(runtime, trial)
+        rows.append(row)
+        _write(report, rows)
+        mark = "[green]✓" if row["as_designed"] else "[red]✗"
+        console.print(f"{mark}[/] {row['state']}: {row['reason']}")
+        console.print(
+            f"  touched: {', '.join(row['touched']) or 'no node'}; {row['seconds']} s; {_say(row['traffic'])}"
+        )
+    return 0 if all(row["as_designed"] for row in rows) else 1
+
+
+def one(runtime: Runtime, trial: Trial) -> dict[str, Any]:
+    """Roll the trial's release out by the DAG, with work going on; returns what stands in the report."""
+    good = runtime.store.last_known_good()
+    if good is None:
+        raise Refused("no release is known-good yet, so there is nothing to return to; roll one out first")
+    steady_state.await_steady(lambda: steady_state.look(runtime))
+    bad = with_mistake(runtime, assignment.open_release(runtime, good.digest), trial)
+    airflow = ControlPlane(runtime.settings).airflow
+    airflow.unpause(DAG_ID)
+    started = time.monotonic()
+    with _work(runtime) as pulses:
+        conf = {"release": bad.digest, "hold_seconds": HOLD_S, "dry_run": False, "again": True}
+        run_id = airflow.trigger(DAG_ID, conf)
+        airflow.await_run(DAG_ID, run_id, RUN_S)
+    return {**judge(runtime, trial, run_id, pulses), "seconds": round(time.monotonic() - started, 1)}
+
+
+def with_mistake(runtime: Runtime, good: Release, trial: Trial) -> Release:
+    """The release ``good`` with the trial's mistake, on disk, in S3 and on record; KintsugiError if it doesn't fit."""
+    with tempfile.TemporaryDirectory(prefix="kintsugi-trial-") as scratch:
+        tree = Path(scratch) / "tree"
+        shutil.copytree(good.directory, tree)
+        path = tree / trial.path
+        text = path.read_text()
+        if text.count(trial.old) != 1:
+            raise KintsugiError(
+                f"the trial {trial.name!r} doesn't fit {trial.path} of release {good.short} any more"
+            )
+        path.chmod(0o644)
+        path.write_text(text.replace(trial.old, trial.new))
+        bad = archive.build(runtime.settings, tree)
+    archive.store_in_s3(runtime, bad)
+    runtime.store.add_release(bad.digest, f"trial: {trial.name}, on {good.short}")
+    return bad
+
+
+def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[Pulse]) -> dict[str, Any]:
+    """What came of it, from the store and from the work that went on meanwhile."""
+    found = runtime.store.deployment(deployment)
+    runs = {node: record.digest for node, record in runtime.store.node_releases().items()}
+    elsewhere = sorted(node for node, digest in runs.items() if digest != found.back_to)
+    bad = runtime.store.release_record(found.digest).bad_at is not None
+    touched = rollout.touched(found.steps)
+    went_on = all(pulse.done and not pulse.failures for pulse in pulses)
+    return {
+        "trial": trial.name,
+        "release": found.digest,
+        "back_to": found.back_to,
+        "state": found.state,
+        "reason": found.reason,
+        "touched": touched,
+        "marked_bad": bad,
+        "not_back": elsewhere,
+        "traffic": [pulse.to_json() for pulse in pulses],
+        "as_designed": bad and len(touched) <= trial.most and not elsewhere and went_on,
+    }
+
+
+@contextmanager
+def _work(runtime: Runtime) -> Iterator[list[Pulse]]:
+    """Records with acks=all, and canaries where the stream runs."""
+    with release_traffic.producing(runtime.fleet) as produce:
+        beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}
+        if stream_driver.shall_run(runtime):
+            beats["canary"] = (5.0, lambda: _canary(runtime))
+        with release_traffic.flowing(beats) as pulses:
+            yield pulses
+
+
+def _canary(runtime: Runtime) -> None:
+    steady_state.canary(runtime)
+
+
+def _say(works: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{work['work']}: {work['done']} done, {work['failed']} failed, at most {work['longest_s']} s between two"
+        for work in works
+    )
+
+
+def _write(report: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_report(report, {"machine": machine(), "trials": list(rows)})

@@ -1,0 +1,142 @@
+"""The row of a cell in the report of a run of the fault matrix: from what was seen to its outcome. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.live_kills import Announcement, Death, kills, live_kills
+from benchmarks.scenarios import Cell, Pages, Told, judge, judge_kills, judge_pages
+from kintsugi.chaos.experiment import figures
+from kintsugi.chaos.registry import FAULTS
+from kintsugi.core.incident import Incident
+
+ACCOUNT_DEADLINE_S = 150.0
+NOT_BEGUN = "not begun"
+PATTERN_PAGES = ("page/unfounded/", "page/pattern/", "page/flapping/", "page/crash")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a cell when it is over.
+
+    ``incidents``: of its victims and of bystanders. ``healed``: all serve again and nothing is open. ``counted``: the
+    account of the trades, empty without one. ``pages``: text by key. ``deaths``: what the recorder saw, None where it
+    didn't run. ``troubles``: what went wrong with the experiment itself.
+    """
+
+    incidents: Sequence[Incident]
+    healed: bool
+    counted: Mapping[str, Any]
+    pages: Mapping[str, str]
+    deaths: Sequence[Death] | None
+    announcements: Sequence[Announcement] = ()
+    troubles: Sequence[str] = ()
+
+
+def empty_row(cell: Cell) -> Row:
+    """The row of a cell of which nothing is known."""
+    return {
+        "fault": cell.name,
+        "what": FAULTS[cell.fault].what,
+        "node": ", ".join(cell.nodes),
+        "verdict": [],
+        "action": [],
+        "phases": {},
+        "repairs": [],
+        "outcome": NOT_BEGUN,
+        "as_designed": False,
+        "healed": False,
+        "live_kills": None,
+        "deaths": [],
+        "pages": [],
+        "open": [],
+        "lost": None,
+        "doubled": None,
+        "stored": None,
+    }
+
+
+def row_of(cell: Cell, seen: Seen) -> Row:
+    """What the report says of a cell; times in seconds since the fault."""
+    told = told_by(seen.incidents)
+    own = [one for one in seen.incidents if one.node in cell.nodes]
+    about = pages_about(cell, seen.pages)
+    allowed = cell.nodes if cell.may_kill_serving else ()
+    killed = kills(seen.deaths or (), seen.announcements)
+    live = None if seen.deaths is None else live_kills(seen.deaths, seen.announcements, allowed)
+    why = first(
+        f"a live node was killed: {live[0]}" if live else None,
+        judge_kills(cell, [death.node for death in killed]),
+        *seen.troubles,
+        judge(cell, told, seen.healed),
+        judge_pages(cell, about),
+        unaccounted(seen.counted),
+    )
+    return {
+        **empty_row(cell),
+        "verdict": sorted({verdict for one in told for verdict in one.verdicts}),
+        "action": [action for one in told for action in one.actions],
+        "phases": slowest(own).get("phases", {}),
+        "repairs": [figures(one) for one in own],
+        "outcome": "as designed" if why is None else why,
+        "as_designed": why is None,
+        "healed": seen.healed,
+        "live_kills": None if live is None else [str(death) for death in live],
+        "deaths": [str(death) for death in seen.deaths or ()],
+        "pages": about,
+        "open": [one.id for one in seen.incidents if one.closed_at is None],
+        "lost": seen.counted.get("lost"),
+        "doubled": seen.counted.get("doubled"),
+        "stored": seen.counted.get("stored"),
+    }
+
+
+def pages_about(cell: Cell, pages: Mapping[str, str]) -> list[str]:
+    """The pages (text by key) that name a victim of the cell.
+
+    A pattern over several incidents is the series' doing, which hits the same nodes again and again, unless the cell
+    itself is about a pattern.
+    """
+    return sorted(
+        text
+        for key, text in pages.items()
+        if any(name in text for name in cell.nodes)
+        and (cell.pages is Pages.MUST or not key.startswith(PATTERN_PAGES))
+    )
+
+
+def first(*reasons: str | None) -> str | None:
+    """The first reason that there is."""
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def unaccounted(counted: Mapping[str, Any]) -> str | None:
+    """Why the account doesn't show that the pipeline healed, None when it does: one that stands still loses nothing."""
+    if not counted:
+        return "the account could not be taken"
+    if waiting := counted["in_flight"]:
+        return f"{waiting:,} trades had not come through {ACCOUNT_DEADLINE_S:.0f} s after all was well"
+    return None
+
+
+def told_by(incidents: Sequence[Incident]) -> list[Told]:
+    """What each incident says, as ``benchmarks.scenarios.judge`` takes it."""
+    return [
+        Told(
+            one.node,
+            [str(entry.data["verdict"]) for entry in one.entries if "verdict" in entry.data],
+            [str(action) for action in one.attempts()],
+            "\n".join(entry.message for entry in one.entries),
+        )
+        for one in incidents
+    ]
+
+
+def slowest(incidents: Sequence[Incident]) -> dict[str, Any]:
+    """The figures of the repair that took longest; empty without one."""
+    rows = [figures(one) for one in incidents]
+    return max(rows, key=lambda row: row["repaired_s"] or 0.0, default={})

@@ -1,0 +1,124 @@
+"""``make rounds``: pull the plug of every node, volume included, one after another, twice; nothing may be lost.
+
+The second round, in random order, finds what a first repair left broken, such as a dead Kafka voter. It runs on
+the fleet that ``make demo`` or ``make up`` left running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
+from benchmarks.harness import (
+    await_allowed,
+    await_steady_state,
+    incidents_since,
+    machine,
+    write_report,
+)
+from benchmarks.mttr_figures import quantiles
+from kintsugi.chaos.victim_choice import order
+from kintsugi.core.incident import acted_on_others
+from kintsugi.core.settings import Settings
+from kintsugi.installation.unpause import set_going
+from kintsugi.operations.context import Runtime, runtime
+from kintsugi.pipeline.reconcile import summary as account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ALL = "all"
+STANDSTILL_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
+
+
+def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None) -> int:
+    """All rounds with trades flowing, then the account.
+
+    0 when every node healed, nothing was done to another one, and nothing is lost or doubled.
+    """
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    report = report or settings.repository / "build" / "rounds.json"
+    seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
+    doors, demo = runtime(), Demo(settings, console, report)
+    set_going(doors)
+    figures: list[dict[str, Any]] = []
+    with live_feed(doors):
+        for number, names in enumerate(orders(doors, rounds, seed), start=1):
+            for name in names:
+                await_steady_state(doors)
+                await_allowed(doors, "volume_lost", [name])
+                console.print(f"round {number}")
+                began = datetime.now(UTC)
+                healed = demo.break_and_heal(doors, name, STANDSTILL_S)
+                others = acted_on_others(incidents_since(doors, began), [name])
+                figures.append({**healed, "round": number, "acted_elsewhere": others})
+                write(report, seed, figures, None)
+    counted = account.summary(reconcile_when_quiet(settings, deadline_s=180))
+    write(report, seed, figures, counted)
+    show(console, figures, counted)
+    return 0 if counted["complete"] and not any(row["acted_elsewhere"] for row in figures) else 1
+
+
+def orders(doors: Runtime, rounds: int, seed: int) -> list[list[str]]:
+    """Names of the nodes in the order of each round: as the fleet file has them, then at random by the seed."""
+    first = list(doors.fleet.nodes)
+    return [first, *([node.name for node in order(seed + n, doors.fleet)] for n in range(1, rounds))][:rounds]
+
+
+def write(report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None) -> None:
+    """Every figure so far, also when a later repair fails."""
+    document = {
+        "machine": machine(),
+        "seed": seed,
+        "trades_per_s": LIVE_ROWS / LIVE_PERIOD_S,
+        "recoveries": list(figures),
+        "by_role": by_role(figures),
+        "account": counted,
+    }
+    write_report(report, document)
+
+
+def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Median, p95 and maximum of detection, repair and consistency, in seconds, of each role and of ``all``.
+
+    Quantiles by nearest rank (`benchmarks.mttr_figures.quantiles`).
+    """
+    roles = [*dict.fromkeys(str(row["role"]) for row in figures), ALL]
+    return {
+        role: {
+            name: quantiles(row[name] for row in figures if role in (ALL, row["role"]))
+            for name in ("detected_s", "repaired_s", "consistent_s")
+        }
+        for role in roles
+    }
+
+
+def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:
+    """A line a repair, then the spread and the account."""
+    from rich.table import Table
+
+    table = Table("round", "node", "detected s", "serving s", "whole s", "tried", title="Rounds")
+    for row in figures:
+        table.add_row(
+            str(row["round"]), row["node"], str(row["detected_s"]), str(row["repaired_s"]), str(row["consistent_s"]),
+            ", ".join(row["attempts"]),
+        )  # fmt: skip
+    console.print(table)
+    for role, of in by_role(figures).items():
+        spread = (
+            f"{name} p50 {one['p50']}, p95 {one['p95']}, max {one['max']} (n {one['n']})"
+            for name, one in of.items()
+        )
+        console.print(f"{role}: {'; '.join(spread)}")
+    for row in figures:
+        if row["acted_elsewhere"]:
+            console.print(
+                f"[red]while {row['node']} was sick, {', '.join(row['acted_elsewhere'])} was acted upon"
+            )
+    console.print(account.said(counted))

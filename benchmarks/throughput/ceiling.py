@@ -1,0 +1,90 @@
+"""What this very Cassandra takes of these same rows from a bare driver: the ceiling, and the naive design.
+
+Both write what the pipeline has stored a moment before: same rows, same table, same consistency, same running
+processes. The ceiling is the best of a sweep, one setting after another: batch size, then statements in flight,
+then client processes, each from the best so far. The naive design is one asynchronous prepared insert a row,
+its concurrency tuned the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.throughput.context import Bench, Result
+from benchmarks.throughput.figures import spread
+from benchmarks.throughput.writers import Load, measure
+from kintsugi.core.errors import StepFailed
+
+SECONDS = 6.0
+REPEATS = 3
+BATCHES = (10, 30, 60, 120, 250)
+IN_FLIGHT = (4, 8, 16, 32, 64)
+PROCESSES = (1, 2, 3)
+NAIVE_IN_FLIGHT = (32, 64, 128, 256, 512)
+NAIVE_PROCESSES = (1, 2)
+ROWS = 60_000
+
+Measure = Callable[[Load], float]
+
+
+def sweep(loads: Iterable[Load], rate_of: Measure, tried: dict[Load, float]) -> Load:
+    """Measure the loads that ``tried`` lacks, add them to it, and return the fastest of all in it.
+
+    A load under which a write failed counts as 0.
+    """
+    for load in loads:
+        if load not in tried:
+            try:
+                tried[load] = rate_of(load)
+            except StepFailed:  # more than Cassandra takes: no rate at which every write is acknowledged
+                tried[load] = 0.0
+    return max(tried, key=lambda load: tried[load])
+
+
+def ceiling(bench: Bench, rows: Path) -> Result:
+    """``ceiling_trades_per_s``: the best of the sweep, measured again; its median is the figure."""
+    tried: dict[Load, float] = {}
+    rate_of = _measure(bench, rows)
+    best = sweep((Load(size, 16, 1) for size in BATCHES), rate_of, tried)
+    best = sweep((replace(best, in_flight=number) for number in IN_FLIGHT), rate_of, tried)
+    best = sweep((replace(best, processes=number) for number in PROCESSES), rate_of, tried)
+    best = sweep(
+        (replace(best, in_flight=best.in_flight // 2) for _ in range(best.processes > 1)), rate_of, tried
+    )
+    return _result("ceiling_trades_per_s", tried, best, rate_of)
+
+
+def naive(bench: Bench, rows: Path) -> Result:
+    """``naive_trades_per_s``: the same for one insert a row."""
+    tried: dict[Load, float] = {}
+    rate_of = _measure(bench, rows)
+    best = sweep((Load(1, number, 1) for number in NAIVE_IN_FLIGHT), rate_of, tried)
+    best = sweep((replace(best, processes=number) for number in NAIVE_PROCESSES), rate_of, tried)
+    return _result("naive_trades_per_s", tried, best, rate_of)
+
+
+def _measure(bench: Bench, rows: Path) -> Measure:
+    if not rows.exists():
+        raise StepFailed(f"{rows} is missing: run the section end_to_end first, it stores the rows to write")
+
+    def rate_of(load: Load) -> float:
+        try:
+            rate = measure(bench.contact_points, rows, load, SECONDS)
+        except StepFailed as failure:
+            bench.say(f"[yellow]{failure}[/]")
+            raise
+        bench.say(f"{load}: {rate:,.0f} rows/s")
+        return rate
+
+    return rate_of
+
+
+def _result(name: str, tried: dict[Load, float], best: Load, rate_of: Measure) -> Result:
+    again = [rate_of(best) for _ in range(REPEATS)]
+    sample = spread([tried[best], *again])
+    # The best of a sweep is the best by luck too: a ceiling may keep the luck, so the maximum counts.
+    swept: list[dict[str, Any]] = [{**load.to_json(), "rows_per_s": round(r)} for load, r in tried.items()]
+    return {name: round(sample.max), "best": best.to_json(), "spread": sample.to_json(), "sweep": swept}

@@ -1,0 +1,89 @@
+"""What a section of the bench works with, and what the sections share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.throughput.meters import StreamMeter
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Role
+from kintsugi.core.observation import Answer
+from kintsugi.core.settings import KAFKA_PORT
+from kintsugi.operations.context import Runtime
+from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.probes.protocols import probe_node
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+    from rich.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The running installation under measurement.
+
+    ``seed`` chooses this run's data, ``seconds`` how long the sustained measurement lasts, ``folder`` is for
+    files between processes.
+    """
+
+    doors: Runtime
+    console: Console
+    seed: int
+    seconds: float
+    folder: Path
+
+    @property
+    def bootstrap(self) -> list[str]:
+        return self.doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+
+    @property
+    def contact_points(self) -> list[str]:
+        return [node.address for node in self.doors.fleet.of(Role.CASSANDRA)]
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        self.console.print(f"  {text}")
+
+    @contextmanager
+    def cassandra(self) -> Iterator[Session]:
+        """A session at LOCAL_QUORUM, closed at the end of the block."""
+        with connected(self.contact_points) as session:
+            yield session
+
+    def stream_meter(self) -> StreamMeter:
+        """A running reading of the stream's offsets, for a ``with`` block."""
+        return StreamMeter(self.bootstrap)
+
+
+def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
+    """Wait until every node answers and nothing is under way; raises StepFailed with what isn't quiet.
+
+    An open incident is no obstacle: it may wait for a person for hours.
+    """
+    until = time.monotonic() + deadline_s
+    while True:
+        now = snapshot(bench.doors.settings)
+        silent = asyncio.run(_silent(bench))
+        if now.lag == 0 and not now.pending and not silent:
+            return
+        if time.monotonic() > until:
+            raise StepFailed(
+                f"the pipeline is not at rest after {deadline_s:.0f} s: lag {now.lag}, {now.pending} files to ingest, "
+                f"silent nodes: {', '.join(silent) or 'none'}; see `make status`"
+            )
+        time.sleep(1)
+
+
+async def _silent(bench: Bench) -> list[str]:
+    probes = await asyncio.gather(*(probe_node(node) for node in bench.doors.fleet))
+    return [probe.target for probe in probes if probe.answer is not Answer.OK]
+
+
+Result = dict[str, Any]

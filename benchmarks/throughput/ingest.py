@@ -1,0 +1,143 @@
+"""From a file in S3 to Kafka: the product's ingest, what kafka-python itself takes, and a flush per row.
+
+All three send the same bytes to a topic of the bench's own, with the settings of the real one, so that the
+stream has nothing to do meanwhile. They take turns, so that a passing load hits all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.throughput.context import Bench, Result
+from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send
+from benchmarks.throughput.feed import Part, joined, messages, parts
+from benchmarks.throughput.figures import ratio, spread
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.settings import BUCKET, TOPIC
+from kintsugi.db.ingest_ledger import Ledger, file_id
+from kintsugi.pipeline.ingest.file_ingest import ingest_object
+from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.object_listing import S3Object
+from kintsugi.pipeline.schema import TOPIC_PARTITIONS
+
+if TYPE_CHECKING:
+    from kafka import KafkaProducer
+
+PREFIX = "bench/"
+SCRATCH_TOPIC = "bench.ingest"
+SCRATCH_SCHEMA = "bench_ingest"
+ROWS = 60_000
+TURNS = 3
+NAIVE_S = 4.0
+
+
+def ingest(bench: Bench) -> Result:
+    """``ingest_rows_per_s``, ``ingest_kafka_python_rows_per_s`` and ``ingest_naive_rows_per_s``: medians."""
+    ours, raw, naive = [], [], []
+    with scratch_topic(bench.bootstrap) as topic, kafka_python(bench.bootstrap) as kafka:
+        feed = parts("ingest", bench.seed, rows=10_000, seconds=30)
+        for turn in range(TURNS):
+            part = joined(f"{PREFIX}{bench.seed}-{turn}.csv", feed, ROWS // 10_000)
+            ready = messages(part)
+            raw.append(_raw(kafka, topic, ready))
+            ours.append(_ours(bench, topic, part))
+            naive.append(_naive(kafka, topic, ready))
+            bench.say(
+                f"turn {turn + 1}: ingest {ours[-1]:,.0f}, kafka-python {raw[-1]:,.0f}, "
+                f"a flush per row {naive[-1]:,.0f} rows/s"
+            )
+    return {
+        "ingest_rows_per_s": round(spread(ours).median),
+        "ingest_kafka_python_rows_per_s": round(spread(raw).median),
+        "ingest_naive_rows_per_s": round(spread(naive).median),
+        "ratio": ratio(spread(ours).median, spread(raw).median),
+        "bytes_per_row": round(sum(len(value) for _, value in ready) / len(ready)),
+        "spread": {
+            "ingest": spread(ours).to_json(),
+            "kafka_python": spread(raw).to_json(),
+            "naive": spread(naive).to_json(),
+        },
+    }
+
+
+def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
+    began = time.monotonic()
+    return send(kafka, topic, ready) / (time.monotonic() - began)
+
+
+def _ours(bench: Bench, topic: str, part: Part) -> float:
+    """The product's own ingest of a file in S3, its ledger and its manifest included."""
+    s3 = bench.doors.s3()
+    etag = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
+    source = S3Object(part.key, etag, len(part.body))
+    try:
+        with scratch_ledger(store_dsn(bench.doors.settings)) as ledger:
+            began = time.monotonic()
+            with producer(bench.bootstrap) as kafka:
+                redirected: Any = Redirected(kafka, topic)
+                account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
+            seconds = time.monotonic() - began
+    finally:
+        name = file_id(part.key, etag_of(part.body))
+        for prefix in (part.key, f"manifests/{name}", f"identities/{name}", f"dead-letter/{name}"):
+            for item in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", ()):
+                s3.delete_object(Bucket=BUCKET, Key=item["Key"])
+    return float(account.tally.produced / seconds)
+
+
+@contextmanager
+def scratch_ledger(dsn: str) -> Iterator[Ledger]:
+    """A ledger in a schema of its own, dropped at the end of the block: the account must not look for these files."""
+    import psycopg
+    from psycopg.conninfo import make_conninfo
+
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCRATCH_SCHEMA}")
+        try:
+            yield Ledger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+        finally:
+            connection.execute(f"DROP SCHEMA {SCRATCH_SCHEMA} CASCADE")
+
+
+def _naive(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
+    began, count = time.monotonic(), 0
+    for message in ready:
+        count += send(kafka, topic, [message])
+        if time.monotonic() - began > NAIVE_S:
+            break
+    return count / (time.monotonic() - began)
+
+
+class Redirected:
+    """A producer whose messages for the topic of trades go to another one."""
+
+    def __init__(self, kafka: Any, topic: str) -> None:
+        self._kafka, self._topic = kafka, topic
+
+    def send(self, topic: str, *message: Any, **named: Any) -> Any:
+        return self._kafka.send(self._topic if topic == TOPIC else topic, *message, **named)
+
+    def flush(self, *arguments: Any, **named: Any) -> None:
+        self._kafka.flush(*arguments, **named)
+
+
+@contextmanager
+def scratch_topic(bootstrap: list[str], replication: int = 3) -> Iterator[str]:
+    """A topic like that of the trades, deleted at the end of the block; what a killed bench left is used again."""
+    from kafka import KafkaAdminClient
+    from kafka.admin import NewTopic
+
+    settings = {"min.insync.replicas": str(min(2, replication)), "retention.ms": "600000"}
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=10_000)
+    try:
+        if SCRATCH_TOPIC not in admin.list_topics():
+            admin.create_topics(
+                [NewTopic(SCRATCH_TOPIC, TOPIC_PARTITIONS, replication, topic_configs=settings)]
+            )
+        yield SCRATCH_TOPIC
+    finally:
+        admin.delete_topics([SCRATCH_TOPIC])
+        admin.close()

@@ -1,0 +1,1 @@
+"""What Airflow loads: sensors, triggers, operators, and the two task groups."""

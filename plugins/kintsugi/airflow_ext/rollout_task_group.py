@@ -1,0 +1,119 @@
+"""The roll-out as a graph: a group a node, one after another, unrolled from the fleet file.
+
+``prepare`` → ``plan`` → (``apply`` → ``prove``) for each node in turn → ``hold``; ``go_back`` when any of them failed;
+``finish`` always. See ``kintsugi.releases.rollout_steps`` for what each does.
+
+A bad probe is final: its task fails without a retry. A task that was killed, or that lost the store, is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import TaskGroup, TriggerRule, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import Fleet
+from kintsugi.db.store import StoreUnavailable
+from kintsugi.operations.context import runtime
+from kintsugi.releases import rollout_steps
+from kintsugi.releases.rollout import order
+
+RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
+
+
+@contextmanager
+def _final() -> Iterator[None]:
+    """What was judged isn't judged again: only a killed task or a lost store is worth another try."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except KintsugiError as error:
+        raise AirflowFailException(str(error)) from error
+
+
+@task(**RETRY)
+def prepare(release: str, again: str, **context: Any) -> str:
+    """Build or find the release and open the deployment; returns the deployment's id."""
+    with _final():
+        return rollout_steps.prepare(
+            runtime(), context["dag_run"].run_id, release.strip(), again=again == "True"
+        ).id
+
+
+@task.branch(**RETRY)
+def plan(first: str, dry_run: str, **context: Any) -> str:
+    """Render everything and compare; on to the first node, or to the end of a dry run."""
+    with _final():
+        rollout_steps.plan(runtime(), context["dag_run"].run_id)
+    return "finish" if dry_run == "True" else first
+
+
+@task(**RETRY)
+def apply(node: str, **context: Any) -> str:
+    """Configure and restart the node, or note that the release changes nothing on it."""
+    with _final():
+        return rollout_steps.apply(runtime(), context["dag_run"].run_id, node)
+
+
+@task(**RETRY)
+def prove(node: str, **context: Any) -> str:
+    """Redundant, verified by the node itself, and well for a moment."""
+    with _final():
+        return rollout_steps.prove(runtime(), context["dag_run"].run_id, node)
+
+
+@task(**RETRY)
+def hold(seconds: str, **context: Any) -> str:
+    """The whole fleet well for the hold time, and a canary; then the release is known-good."""
+    with _final():
+        return rollout_steps.hold(runtime(), context["dag_run"].run_id, float(seconds))
+
+
+@task(trigger_rule=TriggerRule.ONE_FAILED, **RETRY)
+def go_back(**context: Any) -> str:
+    """Every touched node back to the last known-good release, the sick one first."""
+    if context["ti"].xcom_pull(task_ids="prepare") is None:
+        raise AirflowSkipException("no deployment was opened, so no node was touched")
+    with _final():
+        return rollout_steps.go_back(runtime(), context["dag_run"].run_id)
+
+
+@task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
+def finish(dry_run: str, **context: Any) -> str:
+    """End the deployment and tell its story; fails the run unless the release is known-good now."""
+    if context["ti"].xcom_pull(task_ids="prepare") is None:
+        raise AirflowFailException("no deployment was opened; the reason is in the log of prepare")
+    story = rollout_steps.finish(runtime(), context["dag_run"].run_id, dry_run=dry_run == "True")
+    if not story.well:
+        raise AirflowFailException(story.text)
+    return story.text
+
+
+def group_of(node: str) -> str:
+    """The task group of a node: dots and dashes have a meaning of their own in task ids."""
+    return node.replace("-", "_")
+
+
+def roll_out(fleet: Fleet, *, release: str, hold_s: str, dry_run: str, again: str) -> None:
+    """Build the graph for ``fleet``; the other arguments may be templates."""
+    nodes = [node.name for node in order(fleet)]
+    held, back, end = hold(hold_s), go_back(), finish(dry_run)
+    planned = plan(first=f"{group_of(nodes[0])}.apply", dry_run=dry_run)
+    prepare(release, again) >> planned >> end
+    previous: Any = planned
+    steps = []
+    for name in nodes:
+        with TaskGroup(group_of(name), tooltip=f"Roll out to {name}"):
+            applied, proven = apply(name), prove(name)
+            previous >> applied >> proven
+        steps += [applied, proven]
+        previous = proven
+    previous >> held
+    [*steps, held] >> back
+    [held, back] >> end

@@ -1,0 +1,39 @@
+"""Who is hit next: pure choices from a logged seed, so that any night can be played again.
+
+Each candidate gets a number from the hash of seed and name, and the smallest wins (rendezvous hashing). The
+choice doesn't depend on the order of the fleet file or on Python's version, and taking one node out of the
+candidates leaves the choice among the others as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from hashlib import sha256
+
+from kintsugi.core.errors import Refused
+from kintsugi.core.fleet import Node
+
+
+def pick(seed: int, nodes: Iterable[Node], recent: Collection[str] = ()) -> Node:
+    """The node that ``seed`` picks, preferably none whose name is in ``recent``.
+
+    When all were hit recently, all are candidates again. Raises Refused when there is no node at all.
+    """
+    ranked = order(seed, nodes)
+    if not ranked:
+        raise Refused("there is no node that chaos may hit; look at the filter and at the protected nodes")
+    return next((node for node in ranked if node.name not in recent), ranked[0])
+
+
+def order(seed: int, nodes: Iterable[Node]) -> list[Node]:
+    """All nodes, shuffled by ``seed``: the order of a round that hits each of them once."""
+    return sorted(nodes, key=lambda node: (_rank(seed, node.name), node.name))
+
+
+def seed_of(text: str) -> int:
+    """A seed from any text, such as a run's name: 63 bits, the same on every machine."""
+    return int.from_bytes(sha256(text.encode()).digest()[:8]) >> 1
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return sha256(f"{seed}/{name}".encode()).digest()

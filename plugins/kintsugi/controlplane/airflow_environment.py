@@ -1,0 +1,265 @@
+"""Airflow's configuration in ``local``, as environment variables: nothing is read from an ``airflow.cfg``.
+
+``control/airflow.env`` (0600) holds it, in a form that ``sh`` can source::
+
+    set -a; . /var/lib/kintsugi/control/airflow.env; set +a; .venv/bin/airflow dags list
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
+from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
+from kintsugi.core.fleet import Role
+from kintsugi.core.processes import MARKER, PART
+from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, KEYSPACE, SPARK_MASTER_PORT
+from kintsugi.core.settings import inherited as passed_on
+from kintsugi.core.user_connections import user_connections
+from kintsugi.infra.supervisord import write_private
+from kintsugi.telemetry.backend import CONNECTION as OTLP
+from kintsugi.telemetry.backend import backend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kintsugi.core.settings import Settings
+
+ADMIN = "admin"
+AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks start
+ADMIN_PASSWORD = "airflow-admin"  # noqa: S105 - the name of the secret, not its value
+
+# What a program may inherit from the shell that ran `kintsugi up`; a proxy or a credential of the user's
+# is not in it, unless KINTSUGI_INHERIT names it.
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "USER",
+    "LOGNAME",
+    "JAVA_HOME",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+)
+_INHERITED_PREFIXES = ("KINTSUGI_", "OTEL_", "HONEYCOMB_")
+
+
+def base_environment(settings: Settings, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What every program of the control plane gets: paths of this installation and the mark of ownership."""
+    kept = {
+        name: value
+        for name, value in inherited.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+    own = Path(
+        sys.executable
+    ).parent  # the virtual environment's programs: airflow, ansible-playbook, terraform
+    kept |= passed_on(inherited)
+    return kept | {
+        "PATH": f"{own}:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin",
+        "PYTHONPATH": str(settings.repository / "plugins"),
+        "PYTHONUNBUFFERED": "1",
+        "KINTSUGI_STATE": str(settings.state),
+        "KINTSUGI_CACHE": str(settings.cache),
+        "KINTSUGI_FLEET": str(settings.fleet_file),
+        "SPT_NOENV": "1",
+        MARKER: str(settings.control),
+    }
+
+
+def airflow_environment(settings: Settings) -> dict[str, str]:
+    """All of Airflow's settings and the project's connections; holds secrets."""
+    return {
+        "AIRFLOW_HOME": str(settings.control / "airflow"),
+        **_options(settings),
+        **connection_environment(settings),
+        **telemetry_environment(user_connections()),
+        PART: AIRFLOW_PART,
+        "SCARF_ANALYTICS": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def connection_environment(settings: Settings) -> dict[str, str]:
+    """The project's connections and the user's own, as Airflow reads them from the environment; holds secrets."""
+    found = {**connections(settings), **user_connections()}
+    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
+
+
+def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    """Airflow's own metrics and traces, switched on where the connection ``kintsugi_otlp`` says where to send them."""
+    target = backend(own.get(OTLP)) if OTLP in own else None
+    if target is None:
+        return {}
+    return {
+        "AIRFLOW__METRICS__OTEL_ON": "True",
+        "AIRFLOW__TRACES__OTEL_ON": "True",
+        # A backend that hangs must not hold the slot of a finished task.
+        "AIRFLOW__TRACES__TASK_RUNNER_FLUSH_TIMEOUT_MILLISECONDS": "1000",
+        "OTEL_SERVICE_NAME": "airflow",
+        **target.environment(),
+    }
+
+
+def connections(settings: Settings) -> dict[str, dict[str, object]]:
+    """The five connections of the project, by connection id, in Airflow's JSON form."""
+    fleet = settings.fleet
+    s3, postgres = ObjectStore.of(settings), Postgres.of(settings)
+    cassandra = ",".join(node.address for node in fleet.of(Role.CASSANDRA))
+    master = next((node.address for node in fleet.of(Role.SPARK_MASTER)), "")
+    return {
+        "kintsugi_s3": {
+            "conn_type": "aws",
+            "login": ACCESS_KEY,
+            "password": s3.secret_key,
+            "extra": {
+                "region_name": REGION,
+                "endpoint_url": s3.endpoint,
+                "config_kwargs": {"s3": {"addressing_style": "path"}},
+            },
+        },
+        "kintsugi_store": {
+            "conn_type": "postgres",
+            "host": postgres.address,
+            "port": postgres.port,
+            "login": USER,
+            "password": postgres.password,
+            "schema": STORE_DATABASE,
+        },
+        "kintsugi_kafka": {
+            "conn_type": "kafka",
+            "extra": {"bootstrap.servers": ",".join(fleet.endpoints(Role.KAFKA, KAFKA_PORT))},
+        },
+        "kintsugi_cassandra": {
+            "conn_type": "cassandra",
+            "host": cassandra,
+            "port": CASSANDRA_PORT,
+            "schema": KEYSPACE,
+        },
+        "kintsugi_spark": {
+            "conn_type": "spark",
+            "host": f"spark://{master}",
+            "port": SPARK_MASTER_PORT,
+            "extra": {"deploy-mode": "client"},
+        },
+    }
+
+
+def write_environment(path: Path, environment: Mapping[str, str]) -> bool:
+    """Write ``environment`` to ``path`` (0600) so that ``sh`` can source it; returns whether it changed."""
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(environment.items()))
+    if path.exists() and path.read_text() == text:
+        return False
+    write_private(path, text)
+    return True
+
+
+def _options(settings: Settings) -> dict[str, str]:
+    """``AIRFLOW__SECTION__OPTION`` for every option we set."""
+    sections = {**_core(settings), **_timing(), **_identity(settings)}
+    return {
+        f"AIRFLOW__{section.upper()}__{option.upper()}": value
+        for section, options in sections.items()
+        for option, value in options.items()
+    }
+
+
+PARALLELISM = 12
+"""Workers, which the executor forks at once; the slots of `control_plane.POOLS` fit into them."""
+
+
+def _core(settings: Settings) -> dict[str, dict[str, str]]:
+    plane = settings.fleet.control_plane
+    home = settings.control / "airflow"
+    return {
+        "core": {
+            "dags_folder": str(settings.repository / "dags"),
+            "plugins_folder": str(settings.repository / "plugins"),
+            "executor": "kintsugi.controlplane.executor.LifeCountingExecutor",
+            "parallelism": str(PARALLELISM),
+            "load_examples": "False",
+            "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "simple_auth_manager_users": f"{ADMIN}:admin",
+            "simple_auth_manager_passwords_file": str(home / "passwords.json"),
+            "execution_api_server_url": f"http://{plane.address}:{plane.airflow_port}/execution/",
+            "min_serialized_dag_update_interval": "5",
+            "fernet_key": _fernet_key(settings),
+            "test_connection": "Disabled",
+        },
+        "database": {
+            "sql_alchemy_conn": _sqlalchemy(settings, "psycopg2"),
+            "sql_alchemy_conn_async": _sqlalchemy(settings, "asyncpg"),
+            "sql_alchemy_pool_size": "5",
+        },
+        "api": {
+            "host": plane.address,
+            "port": str(plane.airflow_port),
+            "base_url": f"http://{plane.address}:{plane.airflow_port}",
+            "workers": "1",
+            "instance_name": "Kintsugi",
+            "expose_config": "False",
+        },
+        "logging": {
+            "base_log_folder": str(home / "logs"),
+            "dag_processor_child_process_log_directory": str(home / "logs/dag_processor"),
+            "colored_console_log": "False",
+        },
+    }
+
+
+def _timing() -> dict[str, dict[str, str]]:
+    # A dead task is noticed in about 30 s instead of 300 s; the cost is a heartbeat each 2 s (docs:
+    # DESIGN facts).
+    return {
+        "scheduler": {
+            "scheduler_idle_sleep_time": "2",
+            "scheduler_heartbeat_sec": "2",
+            # A loop looks at those that have changed, of so many that run (scheduler_rest).
+            "max_dagruns_per_loop_to_schedule": "500",
+            "job_heartbeat_sec": "2",
+            # A scheduler that is merely starved must not take itself for dead: it would reset all that runs.
+            "scheduler_health_check_threshold": "30",
+            "orphaned_tasks_check_interval": "5",
+            "task_instance_heartbeat_timeout": "30",
+            "task_instance_heartbeat_timeout_detection_interval": "2",
+            "catchup_by_default": "False",
+        },
+        # A task outlives a restart of the api-server (20 s on a busy machine) instead of using up a retry.
+        "workers": {
+            "min_heartbeat_interval": "2",
+            "execution_api_retries": "10",
+            "execution_api_retry_wait_max": "5",
+        },
+        "dag_processor": {
+            "parsing_processes": "1",
+            "min_file_process_interval": "600",
+            "refresh_interval": "15",
+            "print_stats_interval": "300",
+        },
+        "triggerer": {"capacity": "200", "job_heartbeat_sec": "2"},
+    }
+
+
+def _identity(settings: Settings) -> dict[str, dict[str, str]]:
+    return {
+        "api_auth": {"jwt_secret": settings.secret("airflow-jwt")},
+    }
+
+
+def _sqlalchemy(settings: Settings, driver: str) -> str:
+    dsn = Postgres.of(settings).dsn(AIRFLOW_DATABASE)
+    return dsn.replace("postgresql://", f"postgresql+{driver}://", 1)
+
+
+def _fernet_key(settings: Settings) -> str:
+    import base64
+
+    # Fernet wants 32 bytes in URL-safe base64; our secrets are 32 bytes in hex.
+    return base64.urlsafe_b64encode(bytes.fromhex(settings.secret("airflow-fernet"))).decode()

@@ -1,0 +1,241 @@
+"""The control plane of ``local``: Postgres, S3, the log collector and Airflow under one supervisord.
+
+It stands outside the fleet: no node's death takes any of it away, and a component that dies is started again.
+``start_storage`` first (Terraform keeps its state in this Postgres), then ``start_airflow``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.controlplane.airflow_environment import (
+    ADMIN,
+    ADMIN_PASSWORD,
+    AIRFLOW_PART,
+    airflow_environment,
+    base_environment,
+    connection_environment,
+    write_environment,
+)
+from kintsugi.controlplane.log_collector import LogCollector
+from kintsugi.controlplane.postgres import Postgres
+from kintsugi.controlplane.s3proxy import ObjectStore
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.processes import kill_owned, listener, owned_pids, wait_until
+from kintsugi.infra.airflow_client import Airflow
+from kintsugi.infra.supervisord import Program, Supervisor, write_private
+
+if TYPE_CHECKING:
+    from kintsugi.core.settings import Settings
+
+STORAGE = ("postgres", "s3", "log-collector")
+AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
+WATCHDOG = "watchdog"
+# A burst of files must not hold the slots that a recovery needs, nor must a recovery that only waits for its node.
+POOLS = {"recovery": 4, "rejoin": 6, "ingest": 2}
+
+_RUN_AIRFLOW = "kintsugi.controlplane.launcher"
+_RUN_WATCHDOG = "kintsugi.watchdog.watchdog"
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """The control plane of one installation. Every method may be repeated, and killed at any moment."""
+
+    settings: Settings
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.settings.control)
+
+    @cached_property
+    def postgres(self) -> Postgres:
+        return Postgres.of(self.settings)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        return ObjectStore.of(self.settings)
+
+    @cached_property
+    def collector(self) -> LogCollector:
+        return LogCollector.of(self.settings)
+
+    @cached_property
+    def airflow(self) -> Airflow:
+        """A client for this Airflow, signed in as its administrator."""
+        plane = self.settings.fleet.control_plane
+        url = f"http://{plane.address}:{plane.airflow_port}"
+        return Airflow(url, ADMIN, lambda: self.settings.secret(ADMIN_PASSWORD))
+
+    @property
+    def environment_file(self) -> Path:
+        """Airflow's environment, for ``sh`` to source; 0600."""
+        return self.settings.control / "airflow.env"
+
+    @property
+    def watchdog_file(self) -> Path:
+        """The watchdog's environment: the connections and nothing else; 0600."""
+        return self.settings.control / "watchdog.env"
+
+    def start_storage(self) -> None:
+        """Start Postgres, S3 and the log collector; returns when all answer.
+
+        Raises StepFailed that names the component and its log when one doesn't answer in 60 s.
+        """
+        self._prepare()
+        self.supervisor.start(*STORAGE)
+        self._await("postgres", self.postgres.accepts)
+        self.postgres.create_databases()
+        client = self.objects.client()
+        self._await("s3", lambda: self.objects.ensure_bucket(client))
+        plane = self.settings.fleet.control_plane
+        self._await("log-collector", lambda: listener(plane.address, plane.log_port) is not None)
+
+    def migrate(self) -> None:
+        """Bring Airflow's tables up to date; needs Postgres. Done once for each version of Airflow."""
+        from importlib.metadata import version
+
+        done = self.settings.control / "airflow" / f"migrated-{version('apache-airflow')}"
+        if done.exists():
+            return
+        self._run_airflow("db", "migrate")
+        done.touch()
+
+    def start_airflow(self) -> None:
+        """Start Airflow's four components and the watchdog; returns when all are healthy and the pools exist."""
+        self.launch_airflow()
+        self.await_airflow()
+        self.start_watchdog()
+
+    def launch_airflow(self) -> None:
+        """Start Airflow's four components without waiting for them; needs the migrated database."""
+        self.supervisor.start(*AIRFLOW)
+
+    def await_airflow(self, seconds: float = 300) -> None:
+        """Wait until Airflow is healthy, then make the pools."""
+        if not wait_until(lambda: self.airflow.healthy(), seconds, pause=0.25):
+            sick = ", ".join(self.airflow.unhealthy()) or "unknown"
+            raise StepFailed(
+                f"Airflow is not healthy after {seconds:.0f} s (not well: {sick}); "
+                f"see {self.supervisor.logs}/<component>.log"
+            )
+        for name, slots in POOLS.items():
+            self.airflow.ensure_pool(name, slots)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Each component's state by name, as the supervisor says; ``DOWN`` when that is gone."""
+        states = self.supervisor.states()
+        names = (*STORAGE, *AIRFLOW, WATCHDOG)
+        return {name: states.get(name, {"state": "DOWN", "pid": 0, "started": 0}) for name in names}
+
+    def start_watchdog(self) -> None:
+        """Start the watchdog, with the user's connections as they are now; needs storage."""
+        fresh = connection_environment(self.settings)
+        changed = write_environment(self.watchdog_file, fresh)
+        if WATCHDOG not in self.supervisor.states():
+            # A supervisor that an older version started doesn't know it yet.
+            self.supervisor.add(WATCHDOG, self._programs())
+        if changed:
+            self.supervisor.stop(WATCHDOG)
+        self.supervisor.start(WATCHDOG)
+
+    def stop_airflow(self) -> None:
+        """Stop Airflow's components and what is left of its tasks; storage keeps running.
+
+        The watchdog goes first: nobody is to be called because of what is meant.
+        """
+        if self.supervisor.answers():
+            if WATCHDOG in self.supervisor.states():
+                self.supervisor.stop(WATCHDOG)
+            self.supervisor.stop(*AIRFLOW)
+        kill_owned(self.settings.control, AIRFLOW_PART)
+
+    def stop(self) -> None:
+        """End every process of the control plane: gracefully if it can be, then by SIGKILL."""
+        self.stop_airflow()
+        if self.supervisor.answers():
+            self.supervisor.stop(*STORAGE)
+        if self.postgres.data.exists():
+            self.postgres.end_orphan()
+        kill_owned(self.settings.control)
+
+    def remove(self) -> None:
+        """Stop everything and delete the control plane's directory, data included."""
+        self.stop()
+        shutil.rmtree(self.settings.control, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        """Write every configuration and have a supervisor running, with no orphans of an earlier one."""
+        if self.supervisor.answers():
+            return
+        if self.supervisor.pid() is None and owned_pids(self.settings.control):
+            self.stop()  # the supervisor was killed: its children would hold the ports
+        control = self.settings.control
+        control.mkdir(parents=True, exist_ok=True, mode=0o711)  # the user postgres must reach its directory
+        control.chmod(0o711)
+        for part in (self.postgres, self.objects, self.collector):
+            part.prepare()
+        self._prepare_airflow()
+        self.supervisor.write(self._programs())
+        self.supervisor.launch(base_environment(self.settings))
+
+    def _prepare_airflow(self) -> None:
+        home = self.settings.control / "airflow"
+        home.mkdir(exist_ok=True, mode=0o700)
+        write_private(
+            home / "passwords.json", json.dumps({ADMIN: self.settings.secret(ADMIN_PASSWORD)}) + "\n"
+        )
+        write_environment(self.environment_file, airflow_environment(self.settings))
+
+    def _programs(self) -> list[Program]:
+        with_environment = [str(self.settings.repository / "bin/with-env"), str(self.environment_file)]
+        arguments: Mapping[str, tuple[str, ...]] = {
+            "api-server": (),
+            # The api-server reads the tasks' logs from disk: no need of two more servers on open ports.
+            "scheduler": ("--skip-serve-logs",),
+            "dag-processor": (),
+            "triggerer": ("--skip-serve-logs",),
+        }
+        return [
+            self.postgres.program(),
+            self.objects.program(),
+            self.collector.program(),
+            *(
+                Program(name, [*with_environment, sys.executable, "-m", _RUN_AIRFLOW, name, *arguments[name]])
+                for name in AIRFLOW
+            ),
+            Program(
+                WATCHDOG,
+                [
+                    str(self.settings.repository / "bin/with-env"),
+                    str(self.watchdog_file),
+                    *(sys.executable, "-m", _RUN_WATCHDOG),
+                ],
+            ),
+        ]
+
+    def _run_airflow(self, *arguments: str) -> None:
+        environment = base_environment(self.settings) | airflow_environment(self.settings)
+        command = [sys.executable, "-m", _RUN_AIRFLOW, *arguments]
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        (self.supervisor.logs / "migrate.log").write_text(done.stdout + done.stderr)
+        if done.returncode:
+            raise StepFailed(
+                f"`airflow {' '.join(arguments)}` failed: see {self.supervisor.logs}/migrate.log"
+            )
+
+    def _await(self, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
+        if not wait_until(ready, seconds, pause=0.05):
+            raise StepFailed(
+                f"{name} does not answer after {seconds:.0f} s: see {self.supervisor.logs}/{name}.log"
+            )

@@ -1,0 +1,145 @@
+"""The ``airflow`` command, started so that its tasks start fast: ``python -m kintsugi.controlplane.launcher …``.
+
+* Airflow makes millions of long-lived objects while it starts, and Python's default looks through the young ones
+  at every 700th new object: a third of the api-server's start (9.4 s → 6.4 s measured on two cores).
+* LocalExecutor forks its workers, and they fork a process for each task. What the scheduler has imported before,
+  no task has to: that is over a second of CPU for each of a recovery's dozen steps. Imported only, nothing is
+  opened or started here, so that a fork has nothing to share.
+* The scheduler rests until something has changed (`scheduler_rest`).
+* It starts only when the api-server listens: a task whose process can't reach it fails before its first line, and
+  after a restart of the machine that used up all the retries of an interrupted repair.
+* What lies on the way of a recovery goes before everything else on the machine; a task that doesn't steps back to
+  the rest when it begins (`task_priority`).
+* Its workers and their tasks die with it. Forked from it, they hold its connection to Postgres too: when it was killed
+  in the middle of a transaction, its locks outlived it, and the next scheduler scheduled nothing, for good.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from kintsugi.controlplane import scheduler_patches
+from kintsugi.core.process_priority import IN_A_WORKER, go_first, go_on_first
+from kintsugi.core.processes import wait_until
+
+PRELOADED = (
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.dag_processing.bundles.manager",
+    "airflow.dag_processing.dagbag",
+    "airflow.providers.amazon.aws.hooks.s3",
+    "airflow.providers.standard.operators.hitl",
+    "airflow.providers.standard.decorators.python",
+    "airflow.providers.standard.decorators.branch_python",
+    "kintsugi.recovery.actions",
+    "kintsugi.recovery.assessment",
+    "kintsugi.recovery.report",
+    "kintsugi.airflow_ext.recovery_task_group",
+    "kintsugi.operations.kafka_voters",
+    "kintsugi.operations.verification",
+    "kintsugi.operations.verification_cassandra",
+    "kintsugi.operations.verification_kafka",
+    "kintsugi.releases.rollout_steps",
+    "kintsugi.recovery.guard_facts",
+    "kintsugi.probes.observe",
+    "kintsugi.infra.ansible",
+    "kintsugi.infra.terraform",
+    "kintsugi.environments.local.node",
+    "kintsugi.airflow_ext.sensors.flow_health",
+    "kintsugi.airflow_ext.sensors.new_objects",
+    "kintsugi.airflow_ext.sensors.node_health",
+    "kintsugi.pipeline.synthetic_trade",
+    "kintsugi.pipeline.cassandra_connection",
+    "kintsugi.pipeline.cassandra_hook",
+    "kintsugi.pipeline.cassandra_session",
+    "kintsugi.pipeline.ingest.file_ingest",
+    "ansible_runner",
+    "boto3",
+    "cassandra.cluster",
+    "kafka",
+    "psycopg",
+    "python_terraform",
+)
+"""What the steps of a recovery and the ingest need, by name."""
+
+ON_THE_WAY = ("api-server", "scheduler", "triggerer")
+"""Components that a recovery waits for between two steps; what the dag-processor does, it doesn't wait for."""
+
+API_WAIT_S = 180.0
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
+    """Wait until something listens where ``url`` points to, ``seconds`` at the most; returns whether it does."""
+    parts = urlsplit(url)
+
+    def listens() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.settimeout(1)
+            return client.connect_ex((parts.hostname, parts.port or 80)) == 0
+
+    return wait_until(listens, seconds, pause=0.2)
+
+
+def begin_forks_with(*generations: Callable[[], None]) -> None:
+    """Let a process that this one forks from now on begin with the first of these, one that it forks with the next.
+
+    What they start as programs of their own (Ansible, Terraform) is not forked by ``os.fork``.
+    """
+    left = list(generations)
+
+    def begin() -> None:
+        if left:
+            left.pop(0)()
+
+    os.register_at_fork(after_in_child=begin)
+
+
+def as_worker() -> None:
+    """A worker ends with the scheduler, and has a place in line of its own: a task that steps back does so alone."""
+    _end_with_parent()
+    os.setsid()
+    os.environ[IN_A_WORKER] = "1"
+    go_on_first()
+
+
+def as_task() -> None:
+    """A task ends with its worker, and begins in front, also after one that has stepped back in the same session."""
+    _end_with_parent()
+    go_on_first()
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Run Airflow's own command line with the arguments of this process."""
+    gc.set_threshold(50_000, 25, 25)
+    if sys.argv[1:2] and sys.argv[1] in ON_THE_WAY:
+        go_first()
+    from airflow.__main__ import main as airflow_main
+
+    if "scheduler" in sys.argv[1:2]:
+        for module in PRELOADED:
+            importlib.import_module(module)
+        scheduler_patches.install()
+        from airflow.configuration import conf
+
+        await_api(conf.get("core", "execution_api_server_url"))
+        begin_forks_with(as_worker, as_task)
+    airflow_main()  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

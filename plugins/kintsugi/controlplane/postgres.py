@@ -1,0 +1,188 @@
+"""The Postgres server of the control plane: Airflow's database, and ours with leases, incidents and ledger.
+
+It listens on the control plane's address only and refuses to run as root, so as root it runs as Debian's
+``postgres`` user.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kintsugi.core.errors import PreflightError, StepFailed
+from kintsugi.core.process_priority import URGENT
+from kintsugi.core.processes import is_running_in, signal_if, wait_until
+from kintsugi.infra.supervisord import Program, write_private
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from kintsugi.core.settings import Settings
+
+USER = "kintsugi"
+AIRFLOW_DATABASE = "airflow"
+STORE_DATABASE = "kintsugi"
+_SERVICE_USER = "postgres"
+
+_CONFIGURATION = """\
+listen_addresses = '{address}'
+port = {port}
+unix_socket_directories = ''
+password_encryption = 'scram-sha-256'
+max_connections = 100
+shared_buffers = 64MB
+work_mem = 4MB
+jit = off                      # short queries only: compiling them costs more than they do
+max_wal_size = 256MB
+logging_collector = off        # supervisord keeps and bounds the log
+log_min_messages = warning
+log_checkpoints = off
+timezone = 'UTC'
+"""
+# From loopback, and from the very address on which it listens: no node needs it.
+_ACCESS = "host all all 127.0.0.0/8 scram-sha-256\nhost all all samehost scram-sha-256\n"
+
+
+def binaries() -> Path | None:
+    """The directory of the newest Postgres server programs on this machine, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("postgres")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """The server of one installation; ``data`` is its cluster directory."""
+
+    address: str
+    port: int
+    data: Path
+    password: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Postgres:
+        """The server that ``settings`` describes; makes its password at first use."""
+        plane = settings.fleet.control_plane
+        return cls(
+            plane.address, plane.postgres_port, settings.control / "postgres", settings.secret("postgres")
+        )
+
+    def dsn(self, database: str = STORE_DATABASE) -> str:
+        """``postgresql://…`` with the password in it: never to be anybody's argument."""
+        return f"postgresql://{USER}:{self.password}@{self.address}:{self.port}/{database}"
+
+    def program(self) -> Program:
+        """Its entry for supervisord; SIGINT is Postgres' fast shutdown."""
+        server = [str(_require_binaries() / "postgres"), "-D", str(self.data)]
+        # Between two steps of a recovery everything waits for its answer, as for Airflow's.
+        first = ["nice", "-n", str(URGENT)] if os.geteuid() == 0 else []
+        command = [*first, *_as_service_user(), *server]
+        return Program("postgres", command, stop_signal="INT", stop_seconds=20, group=False)
+
+    def prepare(self) -> None:
+        """Make the cluster if there is none yet, and write its configuration. Safe to repeat after a kill."""
+        if not (self.data / "PG_VERSION").exists():
+            self._initialise()
+        for name, text in (
+            ("postgresql.conf", _CONFIGURATION.format(address=self.address, port=self.port)),
+            ("pg_hba.conf", _ACCESS),
+        ):
+            path = self.data / name
+            path.write_text(text)
+            _give_to_service_user(path)
+
+    def accepts(self) -> bool:
+        """Whether the server accepts our user now."""
+        import psycopg
+
+        try:
+            self._connect("postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def create_databases(self) -> None:
+        """Create the databases that don't exist yet."""
+        with self._connect("postgres") as connection:
+            there = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+            for name in (AIRFLOW_DATABASE, STORE_DATABASE):
+                if name not in there:
+                    connection.execute(f'CREATE DATABASE "{name}"')
+
+    def end_orphan(self) -> None:
+        """End a server whose supervisor is gone: gracefully for 10 s, then by SIGKILL.
+
+        Proof of ownership: the pid in ``postmaster.pid`` works in our data directory.
+        """
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return
+
+        def ours(number: int) -> bool:
+            return is_running_in(number, self.data)
+
+        for number, seconds in ((signal.SIGINT, 10), (signal.SIGKILL, 5)):
+            if not signal_if(pid, number, ours) or wait_until(lambda: not ours(pid), seconds):
+                return
+
+    def _connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:
+        import psycopg
+
+        return psycopg.connect(self.dsn(database), autocommit=True, connect_timeout=3)
+
+    def _initialise(self) -> None:
+        fresh = self.data.with_name("postgres.new")
+        password_file = self.data.with_name("postgres.password")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700, parents=True)
+        write_private(password_file, self.password)
+        _give_to_service_user(fresh)
+        _give_to_service_user(password_file)
+        command = [
+            *(*_as_service_user(), str(_require_binaries() / "initdb"), "-D", str(fresh), "-U", USER),
+            *(
+                f"--pwfile={password_file}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--no-sync",
+            ),
+        ]
+        path = {"PATH": os.environ["PATH"]}
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=path, check=False)
+        password_file.unlink()
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no output"]
+            raise StepFailed(
+                f"initdb could not make a database in {fresh}: {lines[-1]}; every directory above it must be "
+                f"open (x) to the user {_SERVICE_USER}; set KINTSUGI_STATE to such a place"
+            )
+        fresh.replace(self.data)
+
+
+def _require_binaries() -> Path:
+    found = binaries()
+    if found is None:
+        raise PreflightError("no Postgres server is installed: run `apt-get install postgresql`")
+    return found
+
+
+def _as_service_user() -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={_SERVICE_USER}", f"--regid={_SERVICE_USER}", "--init-groups"]
+
+
+def _give_to_service_user(path: Path) -> None:
+    if os.geteuid() == 0:
+        entry = pwd.getpwnam(_SERVICE_USER)
+        os.chown(path, entry.pw_uid, entry.pw_gid)

@@ -1,0 +1,175 @@
+"""Can this machine run the local environment? Asked before anything is started, so nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from kintsugi.controlplane.postgres import binaries
+from kintsugi.core.errors import PreflightError
+from kintsugi.core.fleet import Role
+from kintsugi.core.processes import carries_marker, listener
+from kintsugi.core.settings import (
+    CASSANDRA_PORT,
+    KAFKA_CONTROLLER_PORT,
+    KAFKA_PORT,
+    SPARK_MASTER_PORT,
+    SPARK_MASTER_UI_PORT,
+    SPARK_WORKER_UI_PORT,
+    Settings,
+)
+from kintsugi.environments.local.node import processes
+from kintsugi.environments.platforms import platform_of
+from kintsugi.infra import artifacts
+
+GIB = 2**30
+STATE_NEEDS = 6 * GIB  # nine nodes with a sample day, their quarantine, and all logs at their bounds
+MEMORY_NEEDS = 8 * GIB  # three Cassandra at 1.2, three Kafka at 0.5, Spark at 2, the control plane at 1
+JAVA = 17  # Cassandra 5.0 runs on 11 and 17, Spark 4 on 17 and 21
+
+_ROLE_PORTS = {
+    Role.KAFKA: (KAFKA_PORT, KAFKA_CONTROLLER_PORT),
+    Role.CASSANDRA: (CASSANDRA_PORT, 7000, 7199),
+    Role.SPARK_MASTER: (SPARK_MASTER_PORT, SPARK_MASTER_UI_PORT, 4040),
+    Role.SPARK_WORKER: (SPARK_WORKER_UI_PORT,),
+}
+_PACKAGES = {
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "rsyslogd": "rsyslog",
+    "setpriv": "util-linux",
+}
+
+Endpoint = tuple[str, str, int]  # who needs it, address, port
+
+
+def check(settings: Settings) -> None:
+    """Raise PreflightError with one line for each thing that stands in the way; changes nothing.
+
+    Ports and memory that this installation itself holds already are no obstacle: ``up`` may be repeated.
+    """
+    problems = list(platform_of(settings).obstacles())
+    checks: list[Callable[[Settings], Iterable[str]]] = [_programs, _artifacts, _state]
+    if not problems:  # else nobody can tell which nodes live
+        checks += [_ports] if _runs_already(settings) else [_disk, _ports, _memory]
+    problems += [problem for check in checks for problem in check(settings)]
+    if problems:
+        raise PreflightError("\n".join(problems))
+
+
+def endpoints(settings: Settings) -> Iterator[Endpoint]:
+    """Every TCP endpoint that this installation listens on."""
+    fleet = settings.fleet
+    plane = fleet.control_plane
+    yield "Airflow", plane.address, plane.airflow_port
+    yield "Postgres", plane.address, plane.postgres_port
+    yield "S3", plane.address, plane.s3_port
+    yield "the log collector", plane.address, plane.log_port
+    for node in fleet:
+        yield from ((node.name, node.address, port) for port in (node.ssh_port, *_ROLE_PORTS[node.role]))
+
+
+def _programs(settings: Settings) -> Iterator[str]:
+    found = _java_version()
+    if found is None:
+        yield "no Java is installed: run `apt-get install openjdk-17-jre-headless`"
+    elif found != JAVA:
+        yield f"Java {found} is first on the PATH, Cassandra needs {JAVA}: put Java {JAVA} first on the PATH"
+    if binaries() is None:
+        yield "no Postgres server is installed: run `apt-get install postgresql`"
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    for program, package in _PACKAGES.items():
+        if shutil.which(program, path=path) is None:
+            yield f"{program} is not installed: run `apt-get install {package}`"
+
+
+def _java_version() -> int | None:
+    java = shutil.which("java")
+    if java is None:
+        return None
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(match[1]) if match else None
+
+
+def _artifacts(settings: Settings) -> Iterator[str]:
+    missing = artifacts.missing(settings)
+    if missing:
+        yield f"the jars of {', '.join(missing)} are not in {settings.artifacts}: run `make setup`"
+
+
+def _state(settings: Settings) -> Iterator[str]:
+    above = _existing(settings.state)
+    if not os.access(above, os.W_OK | os.X_OK):
+        yield f"{above} is not writable: set KINTSUGI_STATE to a directory of your own"
+    if os.geteuid() == 0:
+        closed = [path for path in (above, *above.parents) if not path.stat().st_mode & 0o001]
+        if closed:
+            yield (
+                f"{closed[-1]} is closed to other users, and Postgres runs as its own: "
+                f"set KINTSUGI_STATE to a directory elsewhere, as in /var/lib/kintsugi"
+            )
+
+
+def _disk(settings: Settings) -> Iterator[str]:
+    above = _existing(settings.state)
+    free = shutil.disk_usage(above).free
+    if free < STATE_NEEDS:
+        yield (
+            f"too little disk at {settings.state}: {free / GIB:.1f} GiB free, "
+            f"{STATE_NEEDS / GIB:.0f} GiB needed; free some, or set KINTSUGI_STATE to another disk"
+        )
+
+
+def _memory(_: Settings) -> Iterator[str]:
+    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    available = int(match[1]) * 1024 if match else MEMORY_NEEDS
+    if available < MEMORY_NEEDS:
+        yield (
+            f"too little memory: {available / GIB:.1f} GiB available, {MEMORY_NEEDS / GIB:.0f} GiB needed; "
+            "stop other programs first"
+        )
+
+
+def _ports(settings: Settings) -> Iterator[str]:
+    living = _living(settings)
+    for owner, address, port in endpoints(settings):
+        if owner in living:
+            continue
+        holder = listener(address, port)
+        if holder is None or (holder.pid and carries_marker(holder.pid, settings.control)):
+            continue
+        if holder.pid and _is_of_a_node(holder.pid, settings):
+            continue  # left by a node whose init was killed: its creation ends it
+        yield (
+            f"port {port} on {address}, needed by {owner}, is taken by {holder}: end it, "
+            "or run `make down` if it is of an earlier run, or choose other addresses in the fleet file"
+        )
+
+
+def _living(settings: Settings) -> set[str]:
+    platform = platform_of(settings)
+    return {node.name for node in settings.fleet if platform.running(node.name)}
+
+
+def _is_of_a_node(pid: int, settings: Settings) -> bool:
+    return any(pid in processes(settings, node.name) for node in settings.fleet)
+
+
+def _runs_already(settings: Settings) -> bool:
+    """Whether this installation holds memory and disk already: by its control plane, or by a node of its own."""
+    if _living(settings):
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        return carries_marker(int((settings.control / "supervisord.pid").read_text()), settings.control)
+    return False
+
+
+def _existing(path: Path) -> Path:
+    """``path``, or the nearest directory above it that exists."""
+    return path if path.exists() else _existing(path.parent)

@@ -1,0 +1,110 @@
+"""The user's bucket, from the Airflow connection ``kintsugi_data``; `docs/your-bucket.md` leads through its fields.
+
+The Airflow AWS provider makes the client, so every field of its connection works: keys, profile, role and external id,
+endpoint, region, ``config_kwargs``, ``verify``. Beside them, in ``extra.service_config.s3``:
+
+- ``bucket_name``: the bucket (the provider's own field); required
+- ``prefix``: only keys below it are looked at; default: the whole bucket
+- ``request_payer``: ``requester`` where the bucket's owner lets the reader pay
+- ``get_object_args``: what else goes with each GetObject and HeadObject, for instance ``SSECustomerKey``
+
+Only ListObjectsV2, GetObject and HeadObject are ever called, which need ``s3:ListBucket`` and ``s3:GetObject``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.connections import DATA_CONNECTION, TIMEOUTS, extras, hook_client
+from kintsugi.core.data_source import DataSource
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.file_names import ObjectKind
+from kintsugi.core.settings import load_settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+READS = ("ListObjectsV2", "GetObject", "HeadObject")
+
+
+def user_source(found: Mapping[str, Any]) -> DataSource:
+    """The bucket that the connection ``found`` names; raises KintsugiError that says which field is wrong."""
+    fields = service_fields(found)
+    bucket, prefix = fields.get("bucket_name"), fields.get("prefix", "")
+    if not bucket or not isinstance(bucket, str) or "/" in bucket:
+        raise KintsugiError(
+            f"the connection {DATA_CONNECTION} names no bucket: set extra.service_config.s3.bucket_name, "
+            "a name without s3:// and without a slash"
+        )
+    if not isinstance(prefix, str) or prefix.startswith(("/", "s3:")):
+        raise KintsugiError(
+            f"the prefix of the connection {DATA_CONNECTION} is {prefix!r}; give the beginning of keys, as vendor/cboe/"
+        )
+    client = s3_client(found)
+    _add_parameters(client, fields)
+    return DataSource(client, bucket, {ObjectKind.TRADES: prefix, ObjectKind.EOD: prefix}, name=bucket)
+
+
+def service_fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``extra.service_config.s3`` of a connection. Raises KintsugiError unless it is an object."""
+    try:
+        config = extras(found).get("service_config") or {}
+        fields = config.get("s3") or {}
+        return dict(fields)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise KintsugiError(
+            f"extra.service_config.s3 of the connection {DATA_CONNECTION} is no JSON object: write it as "
+            '{"service_config": {"s3": {"bucket_name": "…"}}}'
+        ) from error
+
+
+def s3_client(found: Mapping[str, Any]) -> S3Client:
+    """The client that Airflow's S3Hook makes of the connection, with the time-outs of this project.
+
+    Raises KintsugiError where the provider can't make one (a profile that doesn't exist, a role that isn't granted).
+    """
+    # The hook looks a connection up by its id, in the environment first: so it is the same one in- and outside Airflow.
+    os.environ.setdefault(f"AIRFLOW_CONN_{DATA_CONNECTION.upper()}", json.dumps(dict(found)))
+    if "airflow" not in sys.modules:
+        # A command line: nothing of Airflow belongs into the user's home or among a command's output.
+        os.environ.setdefault("AIRFLOW_HOME", str(load_settings().control / "airflow"))
+        os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
+    client: S3Client = hook_client(DATA_CONNECTION, TIMEOUTS)
+    return client
+
+
+def combined(own: DataSource, user: DataSource) -> tuple[DataSource, ...]:
+    """Both sources; one where they are the same bucket, so that no file is taken twice."""
+    if (own.client.meta.endpoint_url, own.bucket) != (user.client.meta.endpoint_url, user.bucket):
+        return own, user
+    prefixes = {kind: _covering(own.prefixes[kind], user.prefixes[kind]) for kind in own.prefixes}
+    return (DataSource(user.client, own.bucket, prefixes, own.name),)
+
+
+def _covering(one: str, other: str) -> str:
+    """The longest prefix below which both prefixes lie."""
+    equal = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(letter for letter, _ in equal)
+
+
+def _add_parameters(client: S3Client, fields: Mapping[str, Any]) -> None:
+    """Let every read of ``client`` carry the user's parameters, whoever calls it."""
+    payer = {"RequestPayer": fields["request_payer"]} if fields.get("request_payer") else {}
+    get = {**payer, **(fields.get("get_object_args") or {})}
+
+    def adding(parameters: Mapping[str, Any]) -> Any:
+        def add(params: dict[str, Any], **_: Any) -> None:
+            for name, value in parameters.items():
+                params.setdefault(name, value)
+
+        return add
+
+    for operation in READS:
+        parameters = payer if operation == "ListObjectsV2" else get
+        if parameters:
+            client.meta.events.register(f"provide-client-params.s3.{operation}", adding(parameters))

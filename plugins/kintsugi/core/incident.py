@@ -1,0 +1,283 @@
+"""An incident: one failure of one node, from the first failed probe to the verified end. No I/O.
+
+The journal (``entries``) is append-only and each entry is written when its step is done, so the time
+since the entry before it is what the step took. That is how phases are measured, and why their sum
+is the whole of the incident: waiting for a scheduler counts for the step that waited.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from kintsugi.core.fleet import Role
+
+
+class Phase(StrEnum):
+    """A part of a repair, as reported."""
+
+    DETECT = "detect"
+    CONFIRM = "confirm"
+    ARCHIVE = "archive"
+    PROVISION = "provision"
+    CONFIGURE = "configure"
+    REJOIN = "rejoin"
+    VERIFY = "verify"
+
+
+class Outcome(StrEnum):
+    """How an incident ended."""
+
+    HEALED = "healed"
+    FALSE_ALARM = "false_alarm"
+    REFUSED = "refused"
+    FAILED = "failed"
+    DRY_RUN = "dry_run"
+
+
+class Action(StrEnum):
+    """What is done about a sick node. ``AUTO`` is only ever a request: "decide for me"."""
+
+    AUTO = "auto"
+    RESTART = "restart"  # the service, on the node as it is
+    REBUILD_NODE = "rebuild_node"  # a new node, on the volume it had
+    REBUILD = "rebuild"  # a new node and a new, empty volume
+    ROLL_BACK = "roll_back"  # to the last known-good release
+    WAIT = "wait"  # look again in a moment
+    STAND_DOWN = "stand_down"  # nothing is wrong
+    PAGE = "page"  # a human
+
+    @property
+    def changes(self) -> bool:
+        """Whether it touches the node at all, and so counts as an attempt."""
+        return self in (Action.RESTART, Action.ROLL_BACK, Action.REBUILD_NODE, Action.REBUILD)
+
+    @property
+    def destroys(self) -> bool:
+        """Whether a node (with or without its volume) is destroyed."""
+        return self in (Action.REBUILD_NODE, Action.REBUILD)
+
+    @property
+    def destroys_volume(self) -> bool:
+        return self is Action.REBUILD
+
+
+ATTEMPT = "attempt"
+"""Step name of the entry that announces an action, before it is carried out; data: ``{"action": …}``."""
+
+WITHDRAWN = "attempt.withdrawn"
+"""Step name of the entry that takes an attempt back before it did anything; data: ``{"attempt": <its key>}``."""
+
+PHASE_OF_STEP: Mapping[str, Phase | None] = {
+    "confirm": Phase.CONFIRM,
+    "guard": Phase.CONFIRM,
+    "decide": Phase.CONFIRM,
+    "archive": Phase.ARCHIVE,
+    "archive_logs": Phase.ARCHIVE,
+    "fence": Phase.PROVISION,
+    "plan": Phase.PROVISION,
+    "provision": Phase.PROVISION,
+    "configure": Phase.CONFIGURE,
+    "restart": Phase.CONFIGURE,
+    "rejoin": Phase.REJOIN,
+    "verify": Phase.VERIFY,
+    "canary": Phase.VERIFY,
+    # Their time belongs to no phase: the node serves again, and `consistent_s` says how long it took.
+    "repair": None,
+    "record": None,
+}
+"""Phase by step. ``rejoin.voter`` counts as ``rejoin``. A step not listed leaves its time to the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the journal. ``at`` is UTC by the store's clock; ``data`` is JSON."""
+
+    at: datetime
+    step: str
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The step without its detail: ``rejoin`` of ``rejoin.voter``."""
+        return self.step.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One failure and all that was done about it. Times are UTC.
+
+    ``t0``: the injector's timestamp just before the fault, None when nobody injected one.
+    ``redundant_at``: the node serves again; ``consistent_at``: the data behind it is whole again.
+    """
+
+    id: str
+    node: str
+    role: Role
+    opened_at: datetime
+    first_failed_at: datetime
+    detected_at: datetime
+    holder: str
+    t0: datetime | None = None
+    entries: tuple[Entry, ...] = ()
+    closed_at: datetime | None = None
+    outcome: Outcome | None = None
+    reason: str | None = None
+    redundant_at: datetime | None = None
+    consistent_at: datetime | None = None
+
+    @property
+    def started_at(self) -> datetime:
+        """When the failure began: ``t0``, or the first failed probe where no ``t0`` is known."""
+        return self.t0 or self.first_failed_at
+
+    @property
+    def detect_s(self) -> float:
+        """Seconds from the failure to the sensor's event."""
+        return _seconds(self.started_at, self.detected_at)
+
+    @property
+    def repair_s(self) -> float | None:
+        """Seconds from the failure until the node served again; None while it doesn't."""
+        return None if self.redundant_at is None else _seconds(self.started_at, self.redundant_at)
+
+    @property
+    def consistent_s(self) -> float | None:
+        """Seconds from the failure until the node's data was whole again; None while it isn't."""
+        return None if self.consistent_at is None else _seconds(self.started_at, self.consistent_at)
+
+    @property
+    def last_word(self) -> datetime:
+        """When it was closed, or when the last line was written; when it was opened, before there is one."""
+        return self.closed_at or max([self.opened_at, *(entry.at for entry in self.entries)])
+
+    def phases(self) -> dict[Phase, float]:
+        """Seconds by phase, in the order of ``Phase``; a phase that never happened is left out.
+
+        An entry's phase is charged with the time since the entry before it (the first one: since the
+        sensor's event). A phase that was gone through twice carries the sum. An entry whose data has
+        ``seconds`` measured itself: its step ran beside the others and takes nothing from them.
+        """
+        spent = {Phase.DETECT: self.detect_s}
+        last = self.detected_at
+        for entry in sorted(self.entries, key=lambda entry: entry.at):
+            if entry.kind not in PHASE_OF_STEP:
+                continue
+            phase, beside = PHASE_OF_STEP[entry.kind], entry.data.get("seconds")
+            if phase is not None:
+                spent[phase] = spent.get(phase, 0.0) + (
+                    _seconds(last, entry.at) if beside is None else beside
+                )
+            if beside is None:
+                last = max(last, entry.at)
+        return {phase: round(spent[phase], 3) for phase in Phase if phase in spent}
+
+    def attempts(self) -> list[Action]:
+        """The actions begun so far, oldest first: what the next decision escalates from.
+
+        One that was withdrawn because a guard refused at the last moment did nothing, and does not count.
+        """
+        withdrawn = {entry.data["attempt"] for entry in self.entries if entry.step == WITHDRAWN}
+        return [
+            Action(entry.data["action"])
+            for entry in self.entries
+            if entry.step == ATTEMPT and entry.data.get("key") not in withdrawn
+        ]
+
+    def attempt_of(self, run: str) -> Action | None:
+        """The action that ``run`` (the holder of its case) began and has not withdrawn; None when there is none."""
+        withdrawn = any(entry.step == WITHDRAWN and entry.data["attempt"] == run for entry in self.entries)
+        begun = [entry for entry in self.entries if entry.step == ATTEMPT and entry.data.get("key") == run]
+        return Action(begun[-1].data["action"]) if begun and not withdrawn else None
+
+    def runs(self) -> list[str]:
+        """The runs that have worked on it (``<dag>/<run>``), newest first."""
+        confirmed = [str(entry.data["run"]) for entry in self.entries if entry.data.get("run")]
+        return list(dict.fromkeys([self.holder, *reversed(confirmed)]))
+
+    @property
+    def acted(self) -> bool:
+        """Whether anything was changed on the node."""
+        return any(action.changes for action in self.attempts())
+
+    @property
+    def attempt(self) -> int:
+        """How many attempts were begun: 0 before the first, then the number of the one under way."""
+        return len(self.attempts())
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole story as JSON types; times as ISO 8601 with offset, durations in seconds."""
+        return {
+            "id": self.id,
+            "node": self.node,
+            "role": self.role.value,
+            "outcome": self.outcome and self.outcome.value,
+            "reason": self.reason,
+            "holder": self.holder,
+            **{name: _iso(getattr(self, name)) for name in _TIMES},
+            "detect_s": round(self.detect_s, 3),
+            "repair_s": _rounded(self.repair_s),
+            "consistent_s": _rounded(self.consistent_s),
+            "phases": {phase.value: seconds for phase, seconds in self.phases().items()},
+            "attempts": [action.value for action in self.attempts()],
+            "acted": self.acted,
+            "entries": [
+                {"at": _iso(entry.at), "step": entry.step, "message": entry.message, "data": dict(entry.data)}
+                for entry in self.entries
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What the store knows of a node and its fleet; read anew in the transaction that begins an attempt.
+
+    ``maintenance``: the flags in force for this node, as sentences. ``repairs_*``: attempts in the last hour,
+    the one about to begin left out. ``pending``: other nodes of this role whose data isn't whole yet.
+    ``role_attempts``: other nodes of this role that are being repaired and don't serve yet; when that attempt began.
+    """
+
+    maintenance: tuple[str, ...]
+    repairs_of_node: int
+    repairs_of_fleet: int
+    pending: frozenset[str]
+    role_attempts: Mapping[str, datetime] = field(default_factory=dict)
+
+
+def acted_on_others(incidents: Iterable[Incident], broken: Collection[str]) -> list[str]:
+    """The nodes on which something was changed though they aren't among ``broken``, sorted."""
+    return sorted({one.node for one in incidents if one.acted and one.node not in broken})
+
+
+_TIMES = (
+    "t0",
+    "first_failed_at",
+    "detected_at",
+    "opened_at",
+    "redundant_at",
+    "consistent_at",
+    "closed_at",
+)
+
+
+def incident_id(node: str, opened_at: datetime) -> str:
+    """A readable, unique name: ``kafka-2-20260801T021500Z-9f3c``."""
+    return f"{node}-{opened_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def _seconds(start: datetime, end: datetime) -> float:
+    # Clocks of two machines may differ by a little; a negative duration would only confuse.
+    return max(0.0, (end - start).total_seconds())
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

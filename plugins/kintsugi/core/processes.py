@@ -1,0 +1,122 @@
+"""Find and end processes by proof of ownership, never by name.
+
+Every process of the control plane carries ``KINTSUGI_CONTROL=<path>`` in its environment and hands it to its
+children, so that an orphan of a supervisor that was killed is still known as ours. ``SPT_NOENV`` keeps
+``setproctitle`` (Airflow's workers) from overwriting that proof. A signal goes through a pidfd that was
+opened before the proof was read: a pid that was reused in between can't be hit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+MARKER = "KINTSUGI_CONTROL"
+PART = "KINTSUGI_PART"
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who listens on a TCP port: ``pid`` is None when the kernel doesn't tell (another user's process)."""
+
+    pid: int | None
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.command} (pid {self.pid})" if self.pid else "a process of another user"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, *, pause: float = 0.1) -> bool:
+    """Poll ``condition`` until it holds or ``seconds`` have passed; returns whether it held."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def carries_marker(pid: int, control: Path, part: str | None = None) -> bool:
+    """Whether the process ``pid`` belongs to the control plane in ``control`` (to its ``part``, if given)."""
+    try:
+        environment = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    ours = f"{MARKER}={control}".encode() in environment
+    return ours and (part is None or f"{PART}={part}".encode() in environment)
+
+
+def owned_pids(control: Path, part: str | None = None) -> set[int]:
+    """Pids of all live processes of this control plane (of its ``part``), zombies left out."""
+    return {pid for pid in _pids() if carries_marker(pid, control, part)}
+
+
+def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) -> bool:
+    """Send ``number`` to ``pid`` if ``proof(pid)`` holds; True when the signal went out."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not proof(pid):
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def kill_owned(control: Path, part: str | None = None, *, seconds: float = 10.0) -> int:
+    """SIGKILL all processes of this control plane (of its ``part``); returns how many were hit.
+
+    Looks again until none is left, because a process may fork while the list is read. Spares the caller, so
+    that a task of Airflow may call it.
+    """
+    hit: set[int] = set()
+
+    def none_left() -> bool:
+        left = owned_pids(control, part) - {os.getpid()}
+        for pid in left:
+            if signal_if(pid, signal.SIGKILL, lambda number: carries_marker(number, control, part)):
+                hit.add(pid)
+        return not left
+
+    wait_until(none_left, seconds, pause=0.05)
+    return len(hit)
+
+
+def is_running_in(pid: int, directory: Path) -> bool:
+    """Whether ``pid`` lives and has ``directory`` as its working directory."""
+    try:
+        return (_PROC / str(pid) / "cwd").readlink() == directory
+    except OSError:
+        return False
+
+
+def listener(address: str, port: int) -> Listener | None:
+    """Who listens on ``address:port`` or on all addresses; None when nobody does.
+
+    A JVM listens on IPv4 addresses through an IPv6 socket, so they count as mapped addresses too.
+    """
+    addresses = {address, f"::ffff:{address}", "0.0.0.0", "::", "::ffff:0.0.0.0"}  # noqa: S104 - only compared
+    for found in psutil.net_connections(kind="tcp"):
+        if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.laddr.ip in addresses:
+            if found.pid is None:
+                return Listener(None, "")
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return Listener(found.pid, psutil.Process(found.pid).name())
+    return None
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())

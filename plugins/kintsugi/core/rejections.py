@@ -1,0 +1,39 @@
+"""Why a row or a file was rejected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a row or a file was rejected."""
+
+    ENCODING = "encoding"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_LONG = "too-long"
+    EXPANSION = "expansion"
+    UNSUPPORTED = "unsupported"
+    HEADER = "header"
+    QUOTING = "quoting"
+    COLUMNS = "columns"
+    SYMBOL = "symbol"
+    TIME = "time"
+    DATE = "date"
+    OPTION_TYPE = "option-type"
+    NUMBER = "number"
+    RANGE = "range"
+    EXPIRED = "expired"
+
+
+# With one of these a file breaks off: what comes behind the place can't be read, however few rows that counts as.
+DAMAGE = frozenset({Reason.TRUNCATED, Reason.CORRUPT, Reason.EXPANSION, Reason.UNSUPPORTED})
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a line can't be used: a slug to count by, and a sentence for the person who reads the dead letter."""
+
+    reason: Reason
+    text: str

@@ -1,0 +1,110 @@
+"""Where this installation keeps its things: state, caches, secrets, and the ports of the roles.
+
+Two installations (a demo and a test run) live side by side when ``KINTSUGI_STATE`` and
+``KINTSUGI_FLEET`` differ; the artifact cache is shared and read-only to the nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kintsugi.core.fleet import REPOSITORY, Fleet, fleet_path, load_fleet
+
+KAFKA_PORT = 9092
+KAFKA_CONTROLLER_PORT = 9093
+CASSANDRA_PORT = 9042
+SPARK_MASTER_PORT = 7077
+SPARK_MASTER_UI_PORT = 8080
+SPARK_WORKER_UI_PORT = 8081
+
+BUCKET = "kintsugi"
+KEYSPACE = "trades"
+TOPIC = "trades"
+DEAD_LETTER_TOPIC = "trades.dead-letter"
+CONSUMER_GROUP = "stream_trades"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The paths of one installation.
+
+    ``state``: everything that ``make down`` removes. ``cache``: artifacts, kept between runs.
+    """
+
+    state: Path
+    cache: Path
+    fleet_file: Path
+    repository: Path = REPOSITORY
+
+    @property
+    def fleet(self) -> Fleet:
+        return load_fleet(self.fleet_file)
+
+    @property
+    def artifacts(self) -> Path:
+        """Jar folders by name: ``kafka/ cassandra/ spark/ s3proxy/``."""
+        return self.cache / "artifacts"
+
+    def node_root(self, name: str) -> Path:
+        """A local node's root directory: ``etc/ log/ run/``."""
+        return self.state / "nodes" / name
+
+    def node_volume(self, name: str) -> Path:
+        """A local node's data volume."""
+        return self.state / "volumes" / name
+
+    @property
+    def quarantine(self) -> Path:
+        """Where the roots and volumes of destroyed nodes wait until their successor is verified."""
+        return self.state / "quarantine"
+
+    @property
+    def secrets(self) -> Path:
+        return self.state / "secrets"
+
+    @property
+    def control(self) -> Path:
+        """Working directory of the control plane: Postgres, S3, Airflow, logs."""
+        return self.state / "control"
+
+    def secret(self, name: str) -> str:
+        """The secret called ``name``, made at first use (32 random bytes, hex), mode 0600."""
+        path = self.secrets / name
+        if not path.exists():
+            self.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = path.with_name(f".{name}.{secrets.token_hex(4)}")
+            fresh.touch(mode=0o600)
+            fresh.write_text(secrets.token_hex(32))
+            try:
+                os.link(fresh, path)  # of two first users, exactly one wins
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        return path.read_text()
+
+
+def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that ``KINTSUGI_INHERIT`` names (with commas between): every process of an installation gets them.
+
+    Else a proxy or a package index of the user's reaches neither Airflow nor a node.
+    """
+    names = environment.get("KINTSUGI_INHERIT", "").split(",")
+    return {name: environment[name] for name in names if name in environment}
+
+
+def load_settings() -> Settings:
+    """Settings from ``KINTSUGI_STATE``, ``KINTSUGI_CACHE`` and ``KINTSUGI_FLEET``, or defaults."""
+    root = os.geteuid() == 0
+    home = Path.home()
+    state = Path("/var/lib/kintsugi") if root else home / ".local/state/kintsugi"
+    cache = Path("/var/cache/kintsugi") if root else home / ".cache/kintsugi"
+    return Settings(
+        state=Path(os.environ.get("KINTSUGI_STATE") or state),
+        cache=Path(os.environ.get("KINTSUGI_CACHE") or cache),
+        fleet_file=fleet_path(),
+    )

@@ -1,0 +1,1 @@
+"""What is kept in Postgres, outside the fleet and outside Airflow's tables."""

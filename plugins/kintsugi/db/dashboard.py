@@ -1,0 +1,179 @@
+"""The store at a glance: what the Pipeline Health page shows, in few and light queries.
+
+A list of incidents needs their phases, not their words: of each journal only the times and steps are read here.
+`Incidents.incident` loads a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.fleet import Role
+from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.db.database import Database, one
+from kintsugi.db.flags import Maintenance
+from kintsugi.db.replica_repairs import Compared, compared
+
+if TYPE_CHECKING:
+    from kintsugi.db.database import Rows
+
+_FAULTS = 20
+_RECENT = 8
+_REPAIRED = (Outcome.HEALED.value, Outcome.FAILED.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A fault that was made on purpose and the incident it became, None while nobody noticed. Times UTC."""
+
+    node: str
+    kind: str
+    mode: str
+    run: str
+    t0: datetime
+    incident: str | None
+    outcome: Outcome | None
+    redundant_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The store at one moment.
+
+    ``open``: open incidents with their whole journals, oldest first. ``newest``: the newest incident of each
+    node, by node name. ``pending``: nodes whose data isn't whole again, with the time of their rebuild.
+    ``compared``: what is known of the comparisons of Cassandra's nodes, by node name.
+    ``installed_at``: when the store was made, UTC.
+    ``last_trouble``: when the last incident ended in which a node was really sick; None when there was none.
+    ``recent``: the newest incidents, with journals as `Listing.page` loads them. ``faults``: the newest first.
+    ``incidents``: how many are on record.
+    """
+
+    open: tuple[Incident, ...]
+    newest: Mapping[str, Incident]
+    recent: tuple[Incident, ...]
+    maintenance: tuple[Maintenance, ...]
+    pending: Mapping[str, datetime]
+    compared: Mapping[str, Compared]
+    installed_at: datetime
+    last_trouble: datetime | None
+    faults: tuple[Experiment, ...]
+    incidents: int
+
+
+class Listing(Database):
+    """Reads only; every method is one transaction and raises StoreUnavailable."""
+
+    def glance(self) -> Glance:
+        """All that the first screen needs."""
+        with self.transaction() as connection:
+            rows = connection.execute(
+                "SELECT * FROM incident WHERE closed_at IS NULL ORDER BY opened_at"
+            ).fetchall()
+            newest = connection.execute(
+                "SELECT DISTINCT ON (node) * FROM incident ORDER BY node, opened_at DESC"
+            ).fetchall()
+            flags = connection.execute(
+                'SELECT scope, reason, "user", since, until FROM maintenance'
+                " WHERE until IS NULL OR until > clock_timestamp() ORDER BY scope"
+            ).fetchall()
+            pending = connection.execute("SELECT node, since FROM pending_repair ORDER BY since").fetchall()
+            totals = one(
+                connection.execute(
+                    "SELECT count(*) AS n, max(closed_at) FILTER (WHERE outcome = ANY(%s)) AS last FROM incident",
+                    (list(_REPAIRED),),
+                ).fetchone()
+            )
+            return Glance(
+                open=tuple(_incidents(connection, rows, whole=True)),
+                newest={row["node"]: _incident(row, ()) for row in newest},
+                recent=tuple(_page(connection, _RECENT)),
+                maintenance=tuple(Maintenance(**flag) for flag in flags),
+                pending={row["node"]: row["since"] for row in pending},
+                compared=compared(connection),
+                installed_at=one(
+                    connection.execute("SELECT min(applied_at) AS at FROM kintsugi_schema").fetchone()
+                )["at"],
+                last_trouble=totals["last"],
+                faults=tuple(_faults(connection)),
+                incidents=totals["n"],
+            )
+
+    def page(
+        self,
+        limit: int = 25,
+        *,
+        before: tuple[datetime, str] | None = None,
+        node: str | None = None,
+        outcome: str | None = None,
+    ) -> list[Incident]:
+        """Up to ``limit`` incidents, newest first, whose journals hold only what their phases need.
+
+        ``before``: ``opened_at`` and ``id`` of the last incident of the page before, so that incidents that are
+        opened meanwhile shift nothing. ``outcome``: a value of Outcome, or ``open``.
+        """
+        with self.transaction() as connection:
+            return _page(connection, limit, before, node, outcome)
+
+
+def _page(
+    connection: Rows,
+    limit: int,
+    before: tuple[datetime, str] | None = None,
+    node: str | None = None,
+    outcome: str | None = None,
+) -> list[Incident]:
+    at, identity = before or (None, None)
+    rows = connection.execute(
+        "SELECT * FROM incident WHERE (%(node)s::text IS NULL OR node = %(node)s)"
+        " AND (%(outcome)s::text IS NULL OR coalesce(outcome, 'open') = %(outcome)s)"
+        " AND (%(at)s::timestamptz IS NULL OR (opened_at, id) < (%(at)s, %(identity)s))"
+        " ORDER BY opened_at DESC, id DESC LIMIT %(limit)s",
+        {"node": node, "outcome": outcome, "at": at, "identity": identity, "limit": limit},
+    ).fetchall()
+    return _incidents(connection, rows, whole=False)
+
+
+def _faults(connection: Rows) -> Iterable[Experiment]:
+    for row in connection.execute(
+        "SELECT f.node, f.kind, f.mode, f.run, f.t0, i.id AS incident, i.outcome, i.redundant_at"
+        " FROM fault f LEFT JOIN incident i ON i.node = f.node AND i.t0 = f.t0"
+        " ORDER BY f.t0 DESC, f.id DESC LIMIT %s",
+        (_FAULTS,),
+    ):
+        yield Experiment(**{**row, "outcome": row["outcome"] and Outcome(row["outcome"])})
+
+
+def _incidents(connection: Rows, rows: Sequence[Mapping[str, Any]], *, whole: bool) -> list[Incident]:
+    journals: dict[str, list[Entry]] = {row["id"]: [] for row in rows}
+    if whole:
+        found = connection.execute(
+            "SELECT incident_id, at, step, message, data FROM incident_entry"
+            " WHERE incident_id = ANY(%s) ORDER BY seq",
+            (list(journals),),
+        )
+    else:
+        found = connection.execute(
+            "SELECT incident_id, at, step, '' AS message, jsonb_strip_nulls(jsonb_build_object("
+            "'seconds', data->'seconds', 'action', data->'action',"
+            "'key', data->'key', 'attempt', data->'attempt')) AS data FROM incident_entry"
+            " WHERE incident_id = ANY(%s) ORDER BY seq",
+            (list(journals),),
+        )
+    for entry in found:
+        journals[entry.pop("incident_id")].append(Entry(**entry))
+    return [_incident(row, journals[row["id"]]) for row in rows]
+
+
+def _incident(row: Mapping[str, Any], entries: Sequence[Entry]) -> Incident:
+    return Incident(
+        **{
+            **row,
+            "role": Role(row["role"]),
+            "outcome": row["outcome"] and Outcome(row["outcome"]),
+            "entries": tuple(entries),
+        }
+    )

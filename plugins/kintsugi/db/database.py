@@ -1,0 +1,123 @@
+"""The way into Postgres: short connections, and the tables."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.db.migrations import MIGRATIONS
+from kintsugi.db.patience import PROCESS, Patience, connect
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+    Rows = Connection[dict[str, Any]]
+
+# A recoverer that hangs on the database repairs nothing; these bounds are far above any normal statement.
+_OPTIONS = (
+    "-c TimeZone=UTC -c lock_timeout=5s -c statement_timeout=15s -c idle_in_transaction_session_timeout=15s"
+)
+
+_MIGRATION_LOCK = 0x4B494E54  # "KINT"
+ATTEMPT_LOCK = 0x4B494E55
+KILL_LOCK = 0x4B494E60  # see `grep -rn 0x4B494E` for the numbers that are taken
+
+
+class StoreUnavailable(KintsugiError):
+    """Postgres can't be reached or doesn't answer; nothing was written.
+
+    ``connection_lost``: it was reached and ended the connection, so what was asked may be asked again.
+    """
+
+    def __init__(self, message: str, *, connection_lost: bool = False) -> None:
+        super().__init__(message)
+        self.connection_lost = connection_lost
+
+
+class Database:
+    """Connections to one database.
+
+    Each transaction has a connection of its own: nothing stale is kept when Postgres is restarted, and a fork
+    shares nothing. ``patience``: for how long a connection is waited for; None: as the process says.
+    """
+
+    def __init__(self, dsn: str, *, patience: Patience | None = None) -> None:
+        self._dsn = dsn
+        self._patience = patience
+
+    @property
+    def patience(self) -> Patience:
+        """For how long this store is waited for."""
+        return PROCESS.patience if self._patience is None else self._patience
+
+    @contextmanager
+    def transaction(self) -> Iterator[Rows]:
+        """One transaction, rows as dicts; committed at the end, rolled back by any exception.
+
+        Connecting is tried again within this store's patience. Raises StoreUnavailable when Postgres can't be reached,
+        or ends the connection.
+        """
+        import psycopg
+        from psycopg.rows import dict_row
+
+        connection: Rows | None = None
+        try:
+            with connect(
+                self._dsn, self.patience, application_name="kintsugi", options=_OPTIONS, row_factory=dict_row
+            ) as connection:
+                yield connection
+        except psycopg.OperationalError as error:
+            # libpq's message names host and port, never the password.
+            said = " ".join(str(error).split())
+            raise StoreUnavailable(
+                f"the store can't be used: {said}. "
+                "Is Postgres of the control plane running? See `make status`",
+                connection_lost=connection is not None and connection.broken,
+            ) from error
+
+    def migrate(self) -> None:
+        """Make or update the tables; does nothing where they are up to date, and is safe to race."""
+        with self.transaction() as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS kintsugi_schema ("
+                "version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+            )
+            applied = {row["version"] for row in connection.execute("SELECT version FROM kintsugi_schema")}
+            for version, statements in enumerate(MIGRATIONS, start=1):
+                if version not in applied:
+                    connection.execute(statements)
+                    connection.execute("INSERT INTO kintsugi_schema (version) VALUES (%s)", (version,))
+
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+Asked = TypeVar("Asked", bound=Database)
+LOST_TRIES = 3
+
+
+def asked_again(
+    method: Callable[Concatenate[Asked, Arguments], Answer],
+) -> Callable[Concatenate[Asked, Arguments], Answer]:
+    """Ask a patient store again when it lost the connection in the middle: for what reads, or may be done twice."""
+
+    @functools.wraps(method)
+    def asked(self: Asked, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        for _ in range(LOST_TRIES - 1):
+            try:
+                return method(self, *args, **kwargs)
+            except StoreUnavailable as error:
+                if not error.connection_lost or self.patience.away_s <= 0:
+                    raise
+        return method(self, *args, **kwargs)
+
+    return asked
+
+
+def one(row: dict[str, Any] | None) -> dict[str, Any]:
+    """The row of a statement that always returns one."""
+    assert row is not None
+    return row

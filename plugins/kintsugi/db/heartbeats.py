@@ -1,0 +1,104 @@
+"""Heartbeats of the watch path: each trigger says, every few seconds, that it still watches its node.
+
+They come out of the very loop that probes, so they stop when the triggerer is gone, when its event loop hangs and
+when the node's watch isn't running: whatever the reason. The watchdog, outside Airflow, misses them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Collection
+from datetime import datetime
+
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.settings import load_settings
+from kintsugi.db.database import Database
+
+EVERY_S = 10.0
+FLOW = "flow"
+_LOCK = 0x4B494E57
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS heartbeat (
+    name  text PRIMARY KEY,       -- a node, or "flow"
+    at    timestamptz NOT NULL
+)
+"""
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeats(Database):
+    """The last heartbeat of everything that was ever watched, by the clock of the database."""
+
+    def ensure_tables(self) -> None:
+        """Make the table where it is missing; safe to race."""
+        with self.transaction() as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute(_TABLE)
+
+    def beat(self, names: Collection[str]) -> None:
+        """Note that ``names`` are watched at this moment."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO heartbeat (name, at) SELECT unnest(%s::text[]), clock_timestamp()"
+                " ON CONFLICT (name) DO UPDATE SET at = excluded.at",
+                (sorted(names),),
+            )
+
+    def last(self) -> tuple[dict[str, datetime], datetime]:
+        """The time of the last heartbeat by name, and the database's own time now; UTC."""
+        with self.transaction() as connection:
+            now = connection.execute("SELECT clock_timestamp() AS at").fetchone()
+            rows = connection.execute("SELECT name, at FROM heartbeat").fetchall()
+        assert now is not None
+        return {row["name"]: row["at"] for row in rows}, now["at"]
+
+    def forget(self, names: Collection[str]) -> None:
+        """Expect no more heartbeats of these: the fleet has no such node any longer."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM heartbeat WHERE name = ANY(%s)", (sorted(names),))
+
+
+class Pulse:
+    """Gathers the heartbeats of all watches of one process and writes them with one statement.
+
+    ``at`` is called from the event loop and returns at once; the writing happens in a thread. A store that is
+    away is logged once and costs the watch nothing.
+    """
+
+    def __init__(self, every_s: float = EVERY_S) -> None:
+        self._every_s = every_s
+        self._names: set[str] = set()
+        self._written_s = -every_s
+        self._writing: asyncio.Future[None] | None = None
+        self._away = False
+
+    def at(self, name: str) -> None:
+        """Say that ``name`` is being watched now."""
+        # Outside the control plane (a test, a trigger run by hand) nobody waits for heartbeats.
+        if "AIRFLOW_CONN_KINTSUGI_STORE" not in os.environ:
+            return
+        self._names.add(name)
+        now_s = time.monotonic()
+        if now_s - self._written_s < self._every_s or (self._writing and not self._writing.done()):
+            return
+        names, self._names, self._written_s = self._names, set(), now_s
+        self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, names)
+
+    def _write(self, names: set[str]) -> None:
+        try:
+            Heartbeats(store_dsn(load_settings())).beat(names)
+        except Exception as error:  # noqa: BLE001 - the watch goes on whatever happens to its heartbeat
+            if not self._away:
+                log.warning("no heartbeat could be written: %s", error)
+            self._away = True
+        else:
+            self._away = False
+
+
+PULSE = Pulse()
+"""The pulse of this process."""

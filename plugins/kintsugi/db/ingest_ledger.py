@@ -1,0 +1,393 @@
+"""What has been ingested: one row a file and content (key and ETag), in Postgres outside the fleet.
+
+A replay of the file is a row of its own, beside that of the ingest, and is resumed as one.
+
+An ingester claims a file by an advisory lock of its connection and writes progress on that same
+connection: whoever lost the connection lost the claim, and can't write any more. So of two ingesters of
+one file, one works.
+
+The states of a file, and what leads from one to the next::
+
+    (listed) -> running -> done       every line was read; each is a message or a dead letter
+                        -> failed     the file itself can't be used; `reason` says why
+                        -> vanished   the object was replaced or deleted while it was read
+                        -> running    S3, Kafka or the machine failed: `postpone`, again from `retry_at` on
+    done, failed, vanished -> running by a new delivery (`is_waiting`) or by a person (`redrive`)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.rejections import DAMAGE
+from kintsugi.db.patience import LOOK, PROCESS, connect
+
+if TYPE_CHECKING:
+    import psycopg
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS ledger_file (
+    key text NOT NULL,
+    etag text NOT NULL,
+    sha text NOT NULL,
+    size bigint NOT NULL,
+    state text NOT NULL CHECK (state IN ('running', 'done', 'failed')),
+    lines_done bigint NOT NULL DEFAULT 0,
+    read bigint NOT NULL DEFAULT 0,
+    accepted bigint NOT NULL DEFAULT 0,
+    rejected jsonb NOT NULL DEFAULT '{}',
+    duplicates bigint NOT NULL DEFAULT 0,
+    produced bigint NOT NULL DEFAULT 0,
+    reason text,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz
+)
+"""
+# Run by whoever comes first after a release that changed the list: append, and keep each harmless when it is run again.
+CHANGES: tuple[LiteralString, ...] = (
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS replay text NOT NULL DEFAULT ''",
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS stored bigint",
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS reconciled_at timestamptz",
+    "ALTER TABLE ledger_file DROP CONSTRAINT IF EXISTS ledger_file_pkey",
+    # The bucket: empty for the installation's own. The same key in two buckets is two files.
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS bucket text NOT NULL DEFAULT ''",
+    "CREATE UNIQUE INDEX IF NOT EXISTS ledger_file_delivery ON ledger_file (bucket, key, etag, replay)",
+    "DROP INDEX IF EXISTS ledger_file_once",
+    # When S3 says that this content was put there: a later time is another delivery of the same bytes.
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS modified timestamptz",
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS attempts integer NOT NULL DEFAULT 0",
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS failing_since timestamptz",
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS retry_at timestamptz",
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS updated_at timestamptz NOT NULL DEFAULT now()",
+    # When a page about this file was put into the outbox.
+    "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS paged_at timestamptz",
+    "ALTER TABLE ledger_file DROP CONSTRAINT IF EXISTS ledger_file_state_check",
+    "ALTER TABLE ledger_file ADD CONSTRAINT ledger_file_state_check "
+    "CHECK (state IN ('running', 'done', 'failed', 'vanished'))",
+    # One row each: the newest intake report, and the sessions of the exchange around today.
+    "CREATE TABLE IF NOT EXISTS intake_report (one boolean PRIMARY KEY DEFAULT true CHECK (one), "
+    "at timestamptz NOT NULL, report jsonb NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS exchange_session (day date PRIMARY KEY, close timestamptz NOT NULL)",
+)
+CHANGES_DIGEST = hashlib.sha256("\n".join(CHANGES).encode()).hexdigest()
+MIGRATION_LOCK = 0x6B696E74  # "kint": two processes that create the table at once would collide
+COLUMNS = (
+    "key, etag, state, lines_done, read, accepted, rejected, duplicates, produced, reason, started_at, "
+    "finished_at, stored, reconciled_at, size, bucket, modified, attempts, failing_since, retry_at, updated_at, "
+    "paged_at"
+)
+RETRY_FIRST = timedelta(seconds=5)
+RETRY_AT_MOST = timedelta(minutes=5)
+
+
+class State(StrEnum):
+    """Of a file: being ingested (or interrupted), all in, unusable, or replaced while it was read."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    VANISHED = "vanished"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one file. read = accepted + rejected; produced = accepted - duplicates, once it is done.
+
+    ``lines_done``: the number of the last line that is counted here. ``duplicates``: accepted rows whose
+    identity occurred before in the same file.
+    """
+
+    lines_done: int = 0
+    read: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    produced: int = 0
+
+    def reject(self, reason: str) -> None:
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def add(self, later: Tally) -> None:
+        """Count the lines of ``later``, which follow, here too."""
+        self.lines_done = later.lines_done
+        self.read += later.read
+        self.accepted += later.accepted
+        self.duplicates += later.duplicates
+        self.produced += later.produced
+        for reason, count in later.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the ledger.
+
+    ``stored``: how many of the file's trades (distinct identities) the last account found in Cassandra, at
+    ``reconciled_at``; None as long as the file isn't wholly accounted for. ``size`` in bytes. ``bucket``: empty for
+    the installation's own. ``modified``: S3's time of this content. ``attempts``: how often S3, Kafka or the machine
+    failed in a row, since ``failing_since``; the next attempt is due at ``retry_at``, and ``reason`` says what failed.
+    ``updated_at``: when the row last changed. ``paged_at``: when a page about the file was written.
+    """
+
+    key: str
+    etag: str
+    state: State
+    tally: Tally
+    reason: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    stored: int | None
+    reconciled_at: datetime | None
+    size: int
+    bucket: str = ""
+    modified: datetime | None = None
+    attempts: int = 0
+    failing_since: datetime | None = None
+    retry_at: datetime | None = None
+    updated_at: datetime | None = None
+    paged_at: datetime | None = None
+
+    @property
+    def rejected(self) -> int:
+        """Rows that became dead letters."""
+        return sum(self.tally.rejected.values())
+
+    @property
+    def damage(self) -> list[str]:
+        """The reasons for which the file breaks off, sorted; empty where it was read to its end."""
+        return sorted(DAMAGE & self.tally.rejected.keys())
+
+    @property
+    def faulty(self) -> bool:
+        """Whether something of the file is not in: it failed, rows were rejected, or it had none."""
+        return self.state is State.FAILED or bool(self.tally.rejected) or self.tally.read == 0
+
+
+def is_waiting(etag: str, modified: datetime | None, rows: Sequence[Entry], now: datetime) -> bool:
+    """Whether the ingest has to take the object that S3 lists under a key. Pure.
+
+    ``rows``: those of the same bucket and key, replays aside, in the order in which they were started. The object waits
+
+    1. when this content was never taken, or vanished while it was read;
+    2. when it was interrupted, from the end of its pause on;
+    3. when another content was taken after it: v1, v2, v1 is a third delivery;
+    4. when the same bytes were put there again, and their last ingest left something out (`Entry.faulty`). Where
+       nothing was left out, the same bytes bring nothing new.
+    """
+    row = next((row for row in rows if row.etag == etag), None)
+    if row is None:
+        return True
+    if row.state in (State.RUNNING, State.VANISHED):
+        return row.retry_at is None or row.retry_at <= now
+    if [one for one in rows if one.state is not State.VANISHED][-1] is not row:
+        return True
+    known = row.modified or row.finished_at
+    return row.faulty and modified is not None and known is not None and modified > known
+
+
+def backoff(attempts: int) -> timedelta:
+    """The pause after the nth failure in a row: 5 s, doubled each time, at most 5 minutes."""
+    doublings: int = min(attempts, 20) - 1
+    return min(RETRY_AT_MOST, RETRY_FIRST * (1 << doublings))
+
+
+def file_id(key: str, etag: str) -> str:
+    """The name of a file and its content in ``manifests/`` and ``dead-letter/``: 32 hex digits."""
+    return hashlib.sha256(f"{key}\0{etag}".encode()).hexdigest()[:32]
+
+
+class Claim:
+    """The exclusive right to ingest one file, for as long as its connection lives."""
+
+    def __init__(self, connection: psycopg.Connection[Any], entry: Entry, replay: str) -> None:
+        self._connection = connection
+        self._where = (entry.bucket, entry.key, entry.etag, replay)
+        self.entry = entry
+
+    def progress(self, tally: Tally) -> None:
+        """Record that everything up to ``tally.lines_done`` is in Kafka; raises when the claim is lost."""
+        self._write(tally, State.RUNNING, None)
+
+    def finish(self, tally: Tally, state: State, reason: str | None = None) -> None:
+        """Record the end: done, or failed or vanished with a sentence why."""
+        self._write(tally, state, reason)
+
+    def postpone(self, reason: str) -> None:
+        """Record that S3, Kafka or the machine failed: the file stays, and is due again after a pause."""
+        attempts = self.entry.attempts + 1
+        self._connection.execute(
+            "UPDATE ledger_file SET attempts = %s, reason = %s, retry_at = now() + %s, updated_at = now(), "
+            "failing_since = COALESCE(failing_since, now()) "
+            "WHERE bucket = %s AND key = %s AND etag = %s AND replay = %s",
+            (attempts, reason, backoff(attempts), *self._where),
+        )
+
+    def _write(self, tally: Tally, state: State, reason: str | None) -> None:
+        from psycopg.types.json import Jsonb
+
+        self._connection.execute(
+            "UPDATE ledger_file SET state = %s, lines_done = %s, read = %s, accepted = %s, rejected = %s, "
+            "duplicates = %s, produced = %s, reason = %s, attempts = 0, failing_since = NULL, retry_at = NULL, "
+            "updated_at = now(), finished_at = CASE WHEN %s THEN now() END "
+            "WHERE bucket = %s AND key = %s AND etag = %s AND replay = %s",
+            (
+                state, tally.lines_done, tally.read, tally.accepted, Jsonb(tally.rejected), tally.duplicates,
+                tally.produced, reason, state is not State.RUNNING, *self._where,
+            ),
+        )  # fmt: skip
+
+
+# What a file that is taken from its first line again has forgotten of its last ingest.
+ANEW: LiteralString = (
+    "state = 'running', lines_done = 0, read = 0, accepted = 0, rejected = '{}', duplicates = 0, produced = 0, "
+    "reason = NULL, stored = NULL, reconciled_at = NULL, started_at = clock_timestamp(), finished_at = NULL, "
+    "attempts = 0, failing_since = NULL, retry_at = NULL, paged_at = NULL, updated_at = now()"
+)
+
+
+class Ledger:
+    """The ledger in the database at ``dsn``; the table is made at the first call."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._migrated = False
+
+    def migrate(self) -> None:
+        """Create the table if it is missing; safe at any time, by several at once."""
+        with self._connect() as connection:
+            self._migrate(connection)
+
+    def _migrate(self, connection: psycopg.Connection[Any]) -> None:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            connection.execute(TABLE)
+            # Not for nothing: these statements lock the table, and wait for whoever reads it.
+            described = connection.execute("SELECT obj_description('ledger_file'::regclass)").fetchone()
+            if described != (CHANGES_DIGEST,):
+                for change in CHANGES:
+                    connection.execute(change)
+                connection.execute(f"COMMENT ON TABLE ledger_file IS '{CHANGES_DIGEST}'")
+        self._migrated = True
+
+    @contextmanager
+    def claim(
+        self,
+        key: str,
+        etag: str,
+        size: int,
+        replay: str = "",
+        *,
+        bucket: str = "",
+        modified: datetime | None = None,
+    ) -> Iterator[Claim | None]:
+        """The right to ingest a file; None when another ingester has it, or it doesn't wait (`is_waiting`).
+
+        ``replay``: the name of a replay, which has a row of its own for the file. ``modified``: S3's time of the
+        content.
+        """
+        name = (
+            f"ledger_file|{key}|{etag}" + (f"|{bucket}" if bucket else "") + (f"|{replay}" if replay else "")
+        )
+        with self._connect() as connection:
+            held = connection.execute(
+                "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)
+            ).fetchone()
+            if not held or not held[0]:
+                yield None
+                return
+            connection.execute(
+                "INSERT INTO ledger_file (bucket, key, etag, sha, size, state, replay, modified, started_at) "
+                "VALUES (%s, %s, %s, %s, %s, 'running', %s, %s, clock_timestamp()) ON CONFLICT DO NOTHING",
+                (bucket, key, etag, file_id(key, etag), size, replay, modified),
+            )
+            rows = self._of_key(connection, bucket, key, replay)
+            entry = next(row for row in rows if row.etag == etag)
+            if entry.state is not State.RUNNING:
+                if replay or not is_waiting(etag, modified, rows, datetime.now(UTC)):
+                    yield None
+                    return
+                connection.execute(
+                    f"UPDATE ledger_file SET {ANEW}, modified = COALESCE(%s, modified) "
+                    "WHERE bucket = %s AND key = %s AND etag = %s AND replay = ''",
+                    (modified, bucket, key, etag),
+                )
+                entry = next(row for row in self._of_key(connection, bucket, key, replay) if row.etag == etag)
+            yield Claim(connection, entry, replay)
+
+    @staticmethod
+    def _of_key(connection: psycopg.Connection[Any], bucket: str, key: str, replay: str) -> list[Entry]:
+        found = connection.execute(
+            f"SELECT {COLUMNS} FROM ledger_file WHERE bucket = %s AND key = %s AND replay = %s ORDER BY started_at",
+            (bucket, key, replay),
+        ).fetchall()
+        return [_entry(row) for row in found]
+
+    def entries(self, prefix: str = "") -> list[Entry]:
+        """All rows whose key begins with ``prefix``, by key and time of start; replays aside."""
+        return self._entries("starts_with(key, %s) AND replay = ''", prefix)
+
+    def replayed(self, replay: str) -> list[Entry]:
+        """The rows of one replay, by key."""
+        return self._entries("replay = %s", replay)
+
+    def unreconciled(self) -> list[Entry]:
+        """Files that are wholly ingested, but not yet accounted for, by key."""
+        return self._entries("state = %s AND reconciled_at IS NULL AND replay = ''", State.DONE)
+
+    def reconciled(self, key: str, etag: str, stored: int) -> None:
+        """Record that the file is wholly accounted for: ``stored`` distinct trades of it are in Cassandra."""
+        with self._connect() as connection:
+            connection.execute(
+                "UPDATE ledger_file SET stored = %s, reconciled_at = now() "
+                "WHERE key = %s AND etag = %s AND replay = ''",
+                (stored, key, etag),
+            )
+
+    def _entries(self, condition: LiteralString, *values: object) -> list[Entry]:
+        with self._connect() as connection:
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM ledger_file WHERE {condition} ORDER BY key, started_at", values
+            ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def by_key(self, keys: Collection[str] | None = None) -> dict[tuple[str, str], list[Entry]]:
+        """The rows of ``keys`` (None: of all) by (bucket, key), in the order in which they were started.
+
+        Replays aside.
+        """
+        rows = (
+            self.entries() if keys is None else self._entries("key = ANY(%s) AND replay = ''", sorted(keys))
+        )
+        found: dict[tuple[str, str], list[Entry]] = {}
+        for entry in rows:
+            found.setdefault((entry.bucket, entry.key), []).append(entry)
+        return found
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        import psycopg
+
+        patience = max(PROCESS.patience, LOOK, key=lambda one: one.late_s)
+        try:
+            connection = connect(
+                self._dsn, patience, autocommit=True, keepalives_idle=5, keepalives_interval=2,
+                keepalives_count=3, application_name="kintsugi-ledger",
+            )  # fmt: skip
+        except psycopg.OperationalError as error:
+            reason = " ".join(str(error).split())
+            raise KintsugiError(f"the ledger's database doesn't answer: {reason}; is Postgres up?") from error
+        if not self._migrated:  # whoever comes first, a sensor or an account, finds a table
+            self._migrate(connection)
+        return connection
+
+
+def _entry(row: Any) -> Entry:
+    key, etag, state, lines, read, accepted, rejected, duplicates, produced, reason, *rest = row
+    tally = Tally(lines, read, accepted, dict(rejected), duplicates, produced)
+    return Entry(key, etag, State(state), tally, reason, *rest)

@@ -1,0 +1,79 @@
+"""What the intake keeps beside the ledger's rows: its newest report, the exchange's sessions, re-drives and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import date, datetime
+from typing import Any
+
+from kintsugi.core.errors import InputError
+from kintsugi.db.ingest_ledger import ANEW, Entry, Ledger, State
+
+
+class IntakeStore(Ledger):
+    """The ledger with what watches it. Methods raise KintsugiError when Postgres doesn't answer."""
+
+    def redrive(self, keys: Collection[str] = ()) -> list[str]:
+        """Let the ingest take files from their first line again; returns their keys, sorted.
+
+        ``keys``: the newest content of each; empty: of every key, the newest content where it failed. A file that is
+        being ingested is left alone. Raises InputError when the ledger has no such key.
+        """
+        with self._connect() as connection, connection.transaction():
+            known = connection.execute(
+                "SELECT DISTINCT ON (bucket, key) bucket, key, etag, state FROM ledger_file "
+                "WHERE replay = '' AND state <> 'vanished' AND (%s OR key = ANY(%s)) "
+                "ORDER BY bucket, key, started_at DESC",
+                (not keys, list(keys)),
+            ).fetchall()
+            missing = sorted(set(keys) - {key for _, key, *_ in known})
+            if missing:
+                raise InputError(
+                    f"the ledger has no file {missing[0]!r}; `kintsugi status` lists failed files by key"
+                )
+            again = [row for row in known if row[3] == State.FAILED or (keys and row[3] == State.DONE)]
+            for bucket, key, etag, _ in again:
+                connection.execute(
+                    f"UPDATE ledger_file SET {ANEW} WHERE bucket = %s AND key = %s AND etag = %s AND replay = ''",
+                    (bucket, key, etag),
+                )
+        return sorted({key for _, key, *_ in again})
+
+    def mark_paged(self, entries: Iterable[Entry]) -> None:
+        """Record that a page about each of these files was written."""
+        with self._connect() as connection, connection.transaction():
+            for entry in entries:
+                connection.execute(
+                    "UPDATE ledger_file SET paged_at = now() "
+                    "WHERE bucket = %s AND key = %s AND etag = %s AND replay = ''",
+                    (entry.bucket, entry.key, entry.etag),
+                )
+
+    def write_report(self, at: datetime, report: Mapping[str, Any]) -> None:
+        """Keep the newest intake report (JSON) in place of the last one."""
+        from psycopg.types.json import Jsonb
+
+        with self._connect() as connection:
+            connection.execute(
+                "INSERT INTO intake_report (at, report) VALUES (%s, %s) "
+                "ON CONFLICT (one) DO UPDATE SET at = excluded.at, report = excluded.report",
+                (at, Jsonb(dict(report))),
+            )
+
+    def report(self) -> tuple[datetime, dict[str, Any]] | None:
+        """The newest intake report and when it was made (UTC); None before the first one."""
+        with self._connect() as connection:
+            row = connection.execute("SELECT at, report FROM intake_report").fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def write_sessions(self, sessions: Mapping[date, datetime]) -> None:
+        """Keep the sessions of the exchange (day: its close) in place of those that were kept."""
+        with self._connect() as connection, connection.transaction():
+            connection.execute("DELETE FROM exchange_session")
+            for day, close in sessions.items():
+                connection.execute("INSERT INTO exchange_session (day, close) VALUES (%s, %s)", (day, close))
+
+    def sessions(self) -> dict[date, datetime]:
+        """The sessions of the exchange around today, by day: when each closes."""
+        with self._connect() as connection:
+            return dict(connection.execute("SELECT day, close FROM exchange_session ORDER BY day").fetchall())

@@ -1,0 +1,175 @@
+"""Leases: one recoverer a node at any time, and a fencing token that shows who came last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.errors import Fenced, IncidentClosed, KintsugiError, LeaseHeld
+from kintsugi.db.database import Database, asked_again
+
+if TYPE_CHECKING:
+    from kintsugi.db.database import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to repair ``node``, until ``expires_at`` (UTC) or until a higher ``token`` exists."""
+
+    node: str
+    holder: str
+    token: int
+    expires_at: datetime
+
+
+class Leases(Database):
+    """Single flight per node.
+
+    After M. Kleppmann, "How to do distributed locking" (2016): the lease may lapse while its holder is
+    paused, so each write carries the token, and the store refuses all but the newest.
+    """
+
+    @asked_again
+    def acquire_lease(
+        self, node: str, holder: str, ttl_s: float, *, fresh_token: bool = False, incident: str | None = None
+    ) -> Lease:
+        """Take the lease on ``node`` for ``ttl_s`` seconds.
+
+        The same holder gets it again with the same token (a renewal), or with ``fresh_token`` with a higher
+        one, which fences off an older process of its own that may live on. A released or expired lease
+        goes to anyone, with a higher token. Raises LeaseHeld naming the holder and the end of the lease.
+
+        ``incident``: for which incident; raises IncidentClosed when it is closed, and the lease stays as it was.
+        """
+        with self.transaction() as connection:
+            if incident is not None:
+                require_open(connection, incident)
+            row = connection.execute(
+                """
+                INSERT INTO lease AS held (node, holder, token, expires_at)
+                VALUES (%(node)s, %(holder)s, 1, clock_timestamp() + %(ttl)s)
+                ON CONFLICT (node) DO UPDATE SET
+                    token = held.token + (held.holder IS DISTINCT FROM excluded.holder OR %(fresh)s)::int,
+                    holder = excluded.holder,
+                    expires_at = clock_timestamp() + %(ttl)s
+                WHERE held.holder IS NULL OR held.holder = excluded.holder
+                   OR held.expires_at <= clock_timestamp()
+                RETURNING *
+                """,
+                {"node": node, "holder": holder, "ttl": timedelta(seconds=ttl_s), "fresh": fresh_token},
+            ).fetchone()
+            if row is None:
+                raise self._held(connection, node)
+        return Lease(**row)
+
+    @asked_again
+    def renew(self, node: str, token: int, ttl_s: float) -> Lease:
+        """Hold the lease for ``ttl_s`` seconds from now, also when it lapsed but nobody took it.
+
+        Raises Fenced when ``token`` isn't the newest, or was released.
+        """
+        with self.transaction() as connection:
+            return extend(connection, node, token, ttl_s)
+
+    @asked_again
+    def check(self, node: str, token: int, *, incident: str | None = None) -> None:
+        """Raise Fenced unless ``token`` is the newest on ``node`` and its lease has not lapsed.
+
+        To be called right before each act; where the act is a destruction, ``begin_attempt`` does it.
+        ``incident``: for which incident the act is; raises IncidentClosed when it is closed. Closing an incident locks
+        the same lease, so the answer holds for the whole transaction.
+        """
+        with self.transaction() as connection:
+            held = fence(connection, node, token)
+            if held["lapsed"]:
+                raise Fenced(
+                    f"the lease on {node} (token {token}) lapsed at {held['expires_at']:%H:%M:%S} UTC; "
+                    "renew it before acting"
+                )
+            if incident is not None:
+                require_open(connection, incident)
+
+    @asked_again
+    def release(self, node: str, token: int) -> None:
+        """Give the lease back, so that anyone may take it. Does nothing when the token is stale already."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE lease SET holder = NULL, expires_at = clock_timestamp()"
+                " WHERE node = %s AND token = %s",
+                (node, token),
+            )
+
+    @asked_again
+    def give_back(self, node: str, holder: str) -> None:
+        """Release what ``holder`` has of ``node``, whoever took it for it; never what another has."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE lease SET holder = NULL, expires_at = clock_timestamp()"
+                " WHERE node = %s AND holder = %s",
+                (node, holder),
+            )
+
+    @asked_again
+    def lease(self, node: str) -> Lease | None:
+        """Who holds ``node`` at this moment; None when nobody does."""
+        with self.transaction() as connection:
+            row = connection.execute(
+                "SELECT * FROM lease WHERE node = %s AND holder IS NOT NULL"
+                " AND expires_at > clock_timestamp()",
+                (node,),
+            ).fetchone()
+        return None if row is None else Lease(**row)
+
+    @staticmethod
+    def _held(connection: Rows, node: str) -> LeaseHeld:
+        row = connection.execute("SELECT holder, expires_at FROM lease WHERE node = %s", (node,)).fetchone()
+        who = (
+            f"by {row['holder']} until {row['expires_at']:%Y-%m-%d %H:%M:%S} UTC"
+            if row
+            else "by someone else"
+        )
+        return LeaseHeld(f"{node} is being repaired {who}; wait for that run, or end it first")
+
+
+def require_open(connection: Rows, incident_id: str) -> None:
+    """Raise IncidentClosed when the incident is closed, KintsugiError when there is none."""
+    row = connection.execute(
+        "SELECT closed_at, outcome FROM incident WHERE id = %s", (incident_id,)
+    ).fetchone()
+    if row is None:
+        raise KintsugiError(f"there is no incident {incident_id}; `make status` lists the last ones")
+    if row["closed_at"] is not None:
+        raise IncidentClosed(
+            f"incident {incident_id} was closed as {row['outcome']} at {row['closed_at']:%Y-%m-%d %H:%M:%S} UTC; "
+            "nothing more is done for it. Start a new repair with recover_node"
+        )
+
+
+def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:
+    """Lock the lease's row until the end of the transaction; raises Fenced unless ``token`` is the newest."""
+    row = connection.execute(
+        "SELECT *, expires_at <= clock_timestamp() AS lapsed FROM lease WHERE node = %s FOR UPDATE", (node,)
+    ).fetchone()
+    if row is None:
+        raise Fenced(f"nobody ever held a lease on {node}; acquire it before acting")
+    if row["token"] != token:
+        raise Fenced(
+            f"token {token} on {node} is no longer the newest ({row['token']}, "
+            f"held by {row['holder'] or 'nobody'}); this process must not act any more"
+        )
+    if row["holder"] is None:
+        raise Fenced(f"the lease on {node} (token {token}) was released; acquire it again before acting")
+    return row
+
+
+def extend(connection: Rows, node: str, token: int, ttl_s: float) -> Lease:
+    """Fence, then move the end of the lease to at least ``ttl_s`` seconds from now."""
+    fence(connection, node, token)
+    row = connection.execute(
+        "UPDATE lease SET expires_at = greatest(expires_at, clock_timestamp() + %s)"
+        " WHERE node = %s RETURNING *",
+        (timedelta(seconds=ttl_s), node),
+    ).fetchone()
+    assert row is not None
+    return Lease(**row)

@@ -1,0 +1,111 @@
+"""Where on the topic the messages of each file lie: so that what Kafka deleted unread names its files.
+
+One row a file, replay and partition: from the first of its messages to the last. Other files' messages may lie between
+them, so a range names every file that is affected, and perhaps some that aren't; sending one of those again
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from kintsugi.db.database import Database
+from kintsugi.db.stream_record import subtract
+
+KEPT = timedelta(days=40)
+_LOCK = 0x4B494E5B
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS sent_offsets (
+    key        text NOT NULL,
+    etag       text NOT NULL,
+    replay     text NOT NULL,
+    partition  integer NOT NULL,
+    first      bigint NOT NULL,
+    ends       bigint NOT NULL,   -- the offset after the last
+    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (key, etag, replay, partition)
+);
+CREATE INDEX IF NOT EXISTS sent_offsets_where ON sent_offsets (partition, first, ends);
+"""
+
+Range = tuple[int, int]  # first offset, and the one after the last
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file whose messages lie in a range. ``stored``: an account found all of its trades in Cassandra since."""
+
+    key: str
+    etag: str
+    replay: str
+    first: int
+    end: int
+    stored: bool
+
+    @property
+    def needs_replay(self) -> bool:
+        """An ingested file whose trades are all stored lost nothing; a replay may have been meant to restore them."""
+        return bool(self.replay) or not self.stored
+
+
+class SentOffsets(Database):
+    """The table in the ledger's database, made at first use. Methods raise StoreUnavailable."""
+
+    _has_table = False
+
+    def ensure_table(self) -> None:
+        """Make the table where it is missing; safe to race."""
+        if self._has_table:
+            return
+        with self.transaction() as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute(_TABLE)
+        self._has_table = True
+
+    def add(self, key: str, etag: str, replay: str, ranges: Mapping[int, Range]) -> None:
+        """Widen a file's ranges, by partition, by those of messages that were just acknowledged."""
+        self.ensure_table()
+        with self.transaction() as connection:
+            for partition, (first, end) in ranges.items():
+                connection.execute(
+                    "INSERT INTO sent_offsets AS known (key, etag, replay, partition, first, ends)"
+                    " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (key, etag, replay, partition) DO UPDATE SET"
+                    " first = least(known.first, excluded.first), ends = greatest(known.ends, excluded.ends),"
+                    " at = excluded.at",
+                    (key, etag, replay, partition, first, end),
+                )
+
+    def files_in(self, partition: int, first: int, end: int) -> list[SentFile]:
+        """The files with messages in the range ``first`` to ``end`` - 1 of a partition, by key."""
+        self.ensure_table()
+        with self.transaction() as connection:
+            rows = connection.execute(
+                'SELECT s.key, s.etag, s.replay, s.first, s.ends AS "end",'
+                " coalesce(l.reconciled_at > s.at, false) AS stored"
+                " FROM sent_offsets AS s LEFT JOIN ledger_file AS l"
+                " ON l.key = s.key AND l.etag = s.etag AND l.replay = '' AND s.replay = ''"
+                " WHERE s.partition = %s AND s.first < %s AND s.ends > %s ORDER BY s.key, s.replay",
+                (partition, end, first),
+            ).fetchall()
+        return [SentFile(**row) for row in rows]
+
+    def known(self) -> set[tuple[str, str]]:
+        """(key, ETag) of every file whose messages' place is known."""
+        self.ensure_table()
+        with self.transaction() as connection:
+            rows = connection.execute("SELECT DISTINCT key, etag FROM sent_offsets").fetchall()
+        return {(row["key"], row["etag"]) for row in rows}
+
+    def forget_old(self) -> None:
+        """Drop what was sent longer ago than Cassandra keeps trades."""
+        self.ensure_table()
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM sent_offsets WHERE at < clock_timestamp() - %s", (KEPT,))
+
+
+def uncovered(lost: Range, files: Iterable[SentFile]) -> int:
+    """How many offsets of the range lie in no file's range: they are of no file, or of one sent long ago."""
+    return sum(end - first for first, end in subtract(lost, [(file.first, file.end) for file in files]))

@@ -1,1 +1,0 @@
-"""The docker environment: every node is a container of one image (docs/decisions/0096)."""

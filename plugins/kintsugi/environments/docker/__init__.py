@@ -1,0 +1,1 @@
+"""The nodes of the environment `docker`: containers of one image (docs/decisions/0096)."""

@@ -1,0 +1,1 @@
+"""The nodes of the environment `local`: process trees of this machine."""

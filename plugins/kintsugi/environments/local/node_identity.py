@@ -1,0 +1,34 @@
+"""Identities that every node of one installation must agree on before any of them runs.
+
+Kafka's first quorum names each voter by the id of its data directory, so these ids are derived, not drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from kintsugi.core.settings import Settings
+
+_SEED = "kafka_identity"  # the name of the secret that all ids are derived from
+
+
+def kafka_cluster_id(settings: Settings) -> str:
+    """The cluster id of this installation: 16 bytes as Kafka writes them (22 characters, base64 for URLs)."""
+    return _uuid(settings, "cluster")
+
+
+def kafka_directory_id(settings: Settings, name: str) -> str:
+    """The data directory id of broker ``name`` in the first quorum; a disk formatted later has another."""
+    return _uuid(settings, f"directory {name}")
+
+
+def _uuid(settings: Settings, purpose: str) -> str:
+    secret = settings.secret(_SEED)
+    number = 0
+    while True:
+        digest = hashlib.sha256(f"{secret} {purpose} {number}".encode()).digest()[:16]
+        text = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        if not text.startswith("-"):  # Kafka's tools would take it for an option
+            return text
+        number += 1

@@ -1,0 +1,210 @@
+"""The processes of local nodes, found and ended without ever hitting a stranger.
+
+A node's init is recorded by host PID and start time, outside the node's root, so that whoever fences or
+breaks the node kills exactly that process. Everything a node runs carries ``KINTSUGI_INIT_OF=<root>`` in
+its environment: what a killed creation left behind unrecorded is found by that mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.settings import Settings
+
+MARK = "KINTSUGI_INIT_OF"
+
+
+@dataclass(frozen=True, slots=True)
+class InitRecord:
+    """A node's init: ``pid`` as the host sees it, ``start_time`` in clock ticks since boot.
+
+    The start time guards against a reused PID. ``pid_namespace`` is the inode of its PID namespace, None
+    without one.
+    """
+
+    pid: int
+    start_time: int
+    pid_namespace: int | None
+    isolation: str
+
+
+def record_path(settings: Settings, name: str) -> Path:
+    """Where the init of a node is on record, out of the node's own sight."""
+    return settings.state / "nodes" / f"{name}.pid.json"
+
+
+def names_on_disk(settings: Settings) -> set[str]:
+    """Every node of which a root, a record or a volume is left, whatever the fleet or Terraform know."""
+    left = (path for part in ("nodes", "volumes") for path in (settings.state / part).glob("*"))
+    # Of a record, one that was being written included, what stands before its endings.
+    return {path.name.partition(".")[0] for path in left}
+
+
+def read_record(settings: Settings, name: str) -> InitRecord | None:
+    """The recorded init of a node, None when there is no (readable) record."""
+    try:
+        return InitRecord(**json.loads(record_path(settings, name).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_record(settings: Settings, name: str, record: InitRecord) -> None:
+    """Put the record down at once or not at all."""
+    path = record_path(settings, name)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps(asdict(record)))
+    fresh.replace(path)
+
+
+def start_time(pid: int) -> int | None:
+    """Start of a live process in clock ticks since boot; None when it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def namespace_of(pid: int) -> int | None:
+    """Inode of the PID namespace of ``pid``, None when it can't be read."""
+    try:
+        return int(str(Path(f"/proc/{pid}/ns/pid").readlink())[5:-1])
+    except OSError:
+        return None
+
+
+def running(record: InitRecord | None) -> bool:
+    """Whether the recorded init lives: the same process, not a later one with its number."""
+    return record is not None and start_time(record.pid) == record.start_time
+
+
+def members(settings: Settings, name: str) -> Iterator[int]:
+    """Host PIDs of all that lives of a node: by its PID namespace, or else by the mark in the environment.
+
+    Without a namespace the init's descendants count too: sshd's environment can't be read by its own user.
+    Both count only while the init lives: it outlasts all in its namespace, and then the kernel hands the
+    namespace's number out again, perhaps to another node.
+    """
+    record = read_record(settings, name)
+    space, family = None, set[int]()
+    if record is not None and running(record):
+        space = record.pid_namespace
+        family = _descendants(record.pid) if space is None else family
+    mark = f"{MARK}={settings.node_root(name)}".encode()
+    for pid in _all_pids():
+        belongs = (space is not None and namespace_of(pid) == space) or pid in family
+        if (belongs or mark in _environment(pid)) and start_time(pid) is not None:
+            yield pid
+
+
+def _all_pids() -> list[int]:
+    me = os.getpid()
+    return [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != me
+    ]
+
+
+def _descendants(ancestor: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid in _all_pids():
+        with contextlib.suppress(OSError):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(pid)
+    found, waiting = {ancestor}, [ancestor]
+    while waiting:
+        fresh = [child for child in children.get(waiting.pop(), []) if child not in found]
+        found.update(fresh)
+        waiting.extend(fresh)
+    return found
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def send(pid: int, number: signal.Signals, expected_start: int | None = None) -> bool:
+    """Signal a process through a descriptor, so that its number can't change hands; False when it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if expected_start is not None and start_time(pid) != expected_start:
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
+    """End everything of a node at once, its init first; returns when nothing of it lives.
+
+    Raises StepFailed naming the survivors when some outlive ``timeout_s``.
+    """
+    seen = {pid: start_time(pid) for pid in members(settings, name)}
+    record = read_record(settings, name)
+    if record is not None:
+        send(record.pid, signal.SIGKILL, record.start_time)
+    deadline = time.monotonic() + timeout_s
+    while alive := _survivors(settings, name, seen):
+        if time.monotonic() > deadline:
+            raise StepFailed(f"{name}: processes {alive} outlived SIGKILL for {timeout_s:.0f} s; see ps -fp")
+        for pid in alive:
+            send(pid, signal.SIGKILL, seen[pid])
+        time.sleep(0.02)
+
+
+def _survivors(settings: Settings, name: str, seen: dict[int, int | None]) -> list[int]:
+    """All that was seen of a node and still lives: a process on its way out has no environment any more."""
+    for pid in members(settings, name):
+        seen.setdefault(pid, start_time(pid))
+    return [pid for pid, began in seen.items() if began is not None and start_time(pid) == began]
+
+
+def signal_all(settings: Settings, name: str, number: signal.Signals, wanted: str) -> int:
+    """Signal every process of a node until each is in one of the states ``wanted`` (letters of proc(5)).
+
+    Processes forked meanwhile are caught by the next round. Returns how many there are.
+    """
+    for _ in range(100):
+        pids = list(members(settings, name))
+        lagging = [pid for pid in pids if _state(pid) not in wanted]
+        if not lagging:
+            return len(pids)
+        for pid in lagging:
+            send(pid, number)
+        time.sleep(0.01)
+    raise StepFailed(f"{name}: processes {lagging} did not take {number.name} within 1 s; see ps -fp")
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"
+
+
+def processor_use(settings: Settings, name: str) -> tuple[float, float]:
+    """Seconds of processor time that a node's processes used, and that their threads waited for it, in all so far.
+
+    The second is the kernel's ``run_delay`` (Documentation/scheduler/sched-stats): time on a run queue. A process that
+    is stopped or asleep waits for nothing.
+    """
+    from kintsugi.probes.node_view import processor_ns  # a node's init starts by this module
+
+    uses = [processor_ns(pid) for pid in members(settings, name)]
+    return sum(used for used, _ in uses) / 1e9, sum(waited for _, waited in uses) / 1e9

@@ -1,0 +1,22 @@
+"""Which platform an installation runs on."""
+
+from __future__ import annotations
+
+from kintsugi.core.errors import FleetError
+from kintsugi.core.settings import Settings
+from kintsugi.environments.base import Platform
+from kintsugi.environments.local.platform import LocalPlatform
+
+
+def platform_of(settings: Settings) -> Platform:
+    """The platform of the fleet's environment; raises FleetError for one that isn't built yet."""
+    environment = settings.fleet.environment
+    if environment == "local":
+        return LocalPlatform(settings)
+    if environment == "docker":
+        from kintsugi.environments.docker.platform import DockerPlatform  # docker
+
+        return DockerPlatform(settings)
+    raise FleetError(
+        f"environment {environment!r} can't run nodes yet; set 'environment:' to local or docker"
+    )

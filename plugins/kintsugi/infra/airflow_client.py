@@ -1,0 +1,292 @@
+"""A client for Airflow's REST API (v2), for the command line, the demo and tests."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.processes import wait_until
+
+WAITING = ("awaiting_input", "deferred")  # an answer to a task that only starts to ask may get lost
+FINISHED = frozenset({"success", "failed"})
+COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """One try of a task, as Airflow records it. Times are UTC, None while not reached."""
+
+    task_id: str
+    state: str | None
+    start: datetime | None
+    end: datetime | None
+    try_number: int
+    map_index: int
+
+
+@dataclass(slots=True)
+class Airflow:
+    """Airflow at ``url``, signed in as ``user``. ``password`` is a function: the secret may not exist yet."""
+
+    url: str
+    user: str
+    password: Callable[[], str]
+    timeout: float = 30.0  # two cores that start nine servers make an api-server slow
+    _token: str | None = field(default=None, repr=False)
+
+    # --- health -------------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, str | None]:
+        """``{component: "healthy" | "unhealthy" | None}``; empty when the api-server doesn't answer."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=3) as answer:  # noqa: S310 - our own URL
+                document: dict[str, Mapping[str, Any]] = json.load(answer)
+        except (OSError, ValueError):
+            return {}
+        return {name: part.get("status") for name, part in document.items()}
+
+    def unhealthy(self) -> list[str]:
+        """The components that aren't healthy now."""
+        health = self.health()
+        return [name for name in COMPONENTS if health.get(name) != "healthy"]
+
+    def healthy(self) -> bool:
+        """Whether all components are healthy."""
+        return not self.unhealthy()
+
+    # --- DAGs ---------------------------------------------------------------------------------------------
+
+    def dags(self) -> list[dict[str, Any]]:
+        """All DAGs as ``GET /api/v2/dags`` gives them."""
+        found: list[dict[str, Any]] = self.call("GET", "/dags?limit=100&exclude_stale=true")["dags"]
+        return found
+
+    def youngest_run(self, dag_id: str) -> dict[str, Any] | None:
+        """The youngest run of a DAG as Airflow's API gives it, or None."""
+        runs = self.call("GET", f"/dags/{_quote(dag_id)}/dagRuns?limit=1&order_by=-run_after")["dag_runs"]
+        return next(iter(runs), None)
+
+    def await_dag(self, dag_id: str, seconds: float = 60) -> None:
+        """Wait until the dag-processor has parsed ``dag_id``; StepFailed says why it can't."""
+        if not wait_until(
+            lambda: self._call_or_none("GET", f"/dags/{_quote(dag_id)}") is not None, seconds, pause=0.3
+        ):
+            raise StepFailed(
+                f"Airflow knows no DAG {dag_id!r} after {seconds:.0f} s; {self._import_errors()}"
+            )
+
+    def unpause(self, *dag_ids: str) -> None:
+        """Let the scheduler run these DAGs; waits for each to be parsed first."""
+        for dag_id in dag_ids:
+            self.await_dag(dag_id)
+            self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": False})
+
+    def pause(self, dag_id: str) -> None:
+        """Start no runs of ``dag_id`` and no tasks of those under way; their triggers go on, and may fire."""
+        self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": True})
+
+    def import_errors(self) -> list[dict[str, Any]]:
+        """The DAG files that can't be imported: ``filename`` and ``stack_trace``."""
+        found: list[dict[str, Any]] = self.call("GET", "/importErrors?limit=100")["import_errors"]
+        return found
+
+    def _import_errors(self) -> str:
+        errors = self.import_errors()
+        if not errors:
+            return "no file failed to import: is it in dags/?"
+        last = str(errors[0]["stack_trace"]).strip().splitlines()[-1]
+        return f"{errors[0]['filename']} cannot be imported: {last}"
+
+    # --- runs ---------------------------------------------------------------------------------------------
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
+        """Start a run of ``dag_id`` and return its id. With ``run_id``, repeating this starts only one."""
+        self.await_dag(dag_id)
+        body: dict[str, Any] = {"logical_date": None, "conf": dict(conf or {})}
+        if run_id:
+            body["dag_run_id"] = run_id
+        try:
+            return str(self.call("POST", f"/dags/{_quote(dag_id)}/dagRuns", body)["dag_run_id"])
+        except AirflowRefused as refused:
+            if run_id and refused.status == 409:
+                return run_id
+            raise
+
+    def runs(self, dag_id: str, limit: int = 10) -> list[dict[str, Any]]:
+        """The newest runs of ``dag_id``, newest first."""
+        path = f"/dags/{_quote(dag_id)}/dagRuns?order_by=-run_after&limit={limit}"
+        found: list[dict[str, Any]] = self.call("GET", path)["dag_runs"]
+        return found
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """``queued``, ``running``, ``success`` or ``failed``."""
+        return str(self.call("GET", f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}")["state"])
+
+    def await_run(self, dag_id: str, run_id: str, seconds: float, *, pause: float = 0.5) -> str:
+        """Wait until the run has finished and return its state; StepFailed when it hasn't in ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while (state := self.run_state(dag_id, run_id)) not in FINISHED:
+            if time.monotonic() > deadline:
+                raise StepFailed(
+                    f"the run {run_id} of {dag_id} is still {state} after {seconds:.0f} s: see {self.url}"
+                )
+            time.sleep(pause)
+        return state
+
+    def replay(self, choice: Mapping[str, Any], seconds: float) -> None:
+        """Send trade files of S3 again, and wait until all are in Kafka; raises StepFailed when they aren't.
+
+        ``choice``: as the form of `replay_trades` has it.
+        """
+        run_id = self.trigger("replay_trades", choice)
+        if (state := self.await_run("replay_trades", run_id, seconds)) != "success":
+            raise StepFailed(
+                f"the replay {run_id} ended {state}: clear its task in Airflow, and it goes on where it was"
+            )
+
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskRun]:
+        """The tasks of one run with state and times, in order of their start."""
+        path = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}/taskInstances?limit=100"
+        found = [_task_run(entry) for entry in self._pages(path, "task_instances")]
+        never = datetime.max.replace(tzinfo=UTC)
+        return sorted(found, key=lambda task: task.start or never)
+
+    def questions(self) -> list[dict[str, Any]]:
+        """What waits for a person: ``dag_id``, ``run_id``, ``task_id``, ``subject``, ``body``, ``options``."""
+        found = self._pages("/dags/~/dagRuns/~/hitlDetails?limit=100&response_received=false", "hitl_details")
+        return [
+            {
+                "dag_id": one["task_instance"]["dag_id"],
+                "run_id": one["task_instance"]["dag_run_id"],
+                "task_id": one["task_instance"]["task_id"],
+                "subject": one["subject"],
+                "body": one["body"],
+                "options": one["options"],
+            }
+            for one in found
+            if not one["response_received"] and one["task_instance"]["state"] in WAITING
+        ]
+
+    def answer(self, question: Mapping[str, Any], option: str) -> None:
+        """Answer one of ``questions`` as the signed-in user."""
+        dag, run, task = (
+            urllib.parse.quote(question[part], safe="") for part in ("dag_id", "run_id", "task_id")
+        )
+        path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails"
+        self.call("PATCH", path, {"chosen_options": [option], "params_input": {}})
+
+    def answer_all(self, dag_ids: Collection[str], option: str) -> None:
+        """Answer every question that waits in a run of these DAGs."""
+        for question in self.questions():
+            if question["dag_id"] in dag_ids:
+                self.answer(question, option)
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+        """The log of one try of a task, as plain lines."""
+        run = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}"
+        content = self.call("GET", f"{run}/taskInstances/{_quote(task_id)}/logs/{try_number}").get(
+            "content", []
+        )
+        return "\n".join(
+            entry if isinstance(entry, str) else str(entry.get("event", "")) for entry in content
+        )
+
+    # --- pools --------------------------------------------------------------------------------------------
+
+    def ensure_pool(self, name: str, slots: int) -> None:
+        """Create the pool, or give it this number of slots."""
+        body = {"pool": name, "slots": slots, "description": "", "include_deferred": False}
+        if self._call_or_none("PATCH", f"/pools/{_quote(name)}?update_mask=slots", body) is None:
+            body["name"] = body.pop("pool")
+            self.call("POST", "/pools", body)
+
+    # --- transport ----------------------------------------------------------------------------------------
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One call to ``/api/v2<path>``; signs in when needed. StepFailed when Airflow is away or refuses."""
+        if self._token is None:
+            self._token = self._sign_in()
+        try:
+            return self._send(method, f"/api/v2{path}", body)
+        except AirflowRefused as refused:
+            if refused.status != 401:
+                raise
+            self._token = self._sign_in()  # it has expired, or Airflow has a new secret
+            return self._send(method, f"/api/v2{path}", body)
+
+    def _call_or_none(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        try:
+            return self.call(method, path, body)
+        except AirflowRefused as refused:
+            if refused.status != 404:
+                raise
+            return None
+
+    def _pages(self, path: str, key: str) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = []
+        while True:
+            page = self.call("GET", f"{path}&offset={len(entries)}")
+            entries += page[key]
+            if not page[key] or len(entries) >= page["total_entries"]:
+                return entries
+
+    def _sign_in(self) -> str:
+        self._token = None
+        answer = self._send("POST", "/auth/token", {"username": self.user, "password": self.password()})
+        return str(answer["access_token"])
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            detail = error.read(2000).decode(errors="replace")
+            raise AirflowRefused(
+                error.code, f"Airflow refused {method} {path} ({error.code}): {detail}"
+            ) from error
+        except OSError as error:
+            raise StepFailed(f"Airflow does not answer at {self.url} ({error}): see `make status`") from error
+        document: dict[str, Any] = json.loads(text) if text else {}
+        return document
+
+
+class AirflowRefused(StepFailed):
+    """Airflow answered with an HTTP error; ``status`` is its code."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _quote(part: str) -> str:
+    return urllib.parse.quote(part, safe="")
+
+
+def _task_run(entry: Mapping[str, Any]) -> TaskRun:
+    return TaskRun(
+        task_id=entry["task_id"],
+        state=entry["state"],
+        start=_time(entry["start_date"]),
+        end=_time(entry["end_date"]),
+        try_number=entry["try_number"],
+        map_index=entry["map_index"],
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

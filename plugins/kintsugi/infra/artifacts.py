@@ -1,0 +1,134 @@
+"""The artifact cache: jars from Maven, fetched once, so that a recovery downloads nothing.
+
+``artifacts/<name>/pom.xml`` names coordinates only; ``<cache>/artifacts/<name>/`` gets those jars and
+what they depend on. A stamp with the digest of the pom says that a folder is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from kintsugi.core.errors import KintsugiError, PreflightError
+from kintsugi.core.settings import Settings, load_settings
+
+_STAMP = ".pom.sha256"
+
+Fetch = Callable[[Path, Path], None]
+
+
+def names(settings: Settings) -> list[str]:
+    """The artifact sets that this checkout declares, sorted."""
+    return sorted(pom.parent.name for pom in (settings.repository / "artifacts").glob("*/pom.xml"))
+
+
+def missing(settings: Settings) -> list[str]:
+    """The sets whose folder isn't there or was made from another pom."""
+    return [name for name in names(settings) if not _is_complete(settings, name)]
+
+
+def outdated(settings: Settings, poms: Mapping[str, str]) -> list[str]:
+    """The sets whose folder was made from another pom than the one with this SHA-256, by name."""
+
+    def stamp(name: str) -> str:
+        path = settings.artifacts / name / _STAMP
+        return path.read_text() if path.exists() else ""
+
+    return sorted(name for name, sha256 in poms.items() if stamp(name) != sha256)
+
+
+def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:
+    """Fetch what is missing and return the names of what was fetched.
+
+    A folder appears whole or not at all, so this may be killed and repeated. ``fetch(pom, directory)``
+    puts the jars of ``pom`` into ``directory``; by default Maven does. Raises PreflightError without
+    Maven, KintsugiError with Maven's reason when it fails.
+    """
+    if not missing(settings):
+        return []
+    settings.artifacts.mkdir(parents=True, exist_ok=True)
+    with _lock(settings.artifacts / ".lock"):
+        wanted = missing(settings)  # another may have fetched while we waited
+        for name in wanted:
+            _fetch_one(settings, name, fetch or fetch_by_maven)
+    return wanted
+
+
+def fetch_by_maven(pom: Path, directory: Path) -> None:
+    """Copy the runtime dependencies of ``pom`` into ``directory``."""
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise PreflightError("no Maven is installed: run `apt-get install maven`, then `make setup` again")
+    command = [
+        *(maven, "--batch-mode", "--no-transfer-progress", "--file", str(pom)),
+        *("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={directory}"),
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")]
+        reason = errors[0].removeprefix("[ERROR]").strip() if errors else f"exit code {done.returncode}"
+        raise KintsugiError(
+            f"Maven could not fetch the jars of {pom}: {reason}; check the network and run it again"
+        )
+
+
+def _fetch_one(settings: Settings, name: str, fetch: Fetch) -> None:
+    pom, target = _pom(settings, name), settings.artifacts / name
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=settings.artifacts) as scratch:
+        fresh = Path(scratch) / name
+        fresh.mkdir(mode=0o755)
+        fetch(pom, fresh)
+        if not any(fresh.glob("*.jar")):
+            raise KintsugiError(f"Maven fetched no jar for {pom}: does it name any dependency?")
+        (fresh / _STAMP).write_text(_digest(pom))
+        if _same_jars(fresh, target):
+            # Running servers hold these very files open: leave them where they are.
+            (fresh / _STAMP).replace(target / _STAMP)
+            return
+        if target.exists():
+            target.rename(Path(scratch) / "old")
+        fresh.rename(target)
+
+
+def _same_jars(one: Path, other: Path) -> bool:
+    def sizes(directory: Path) -> dict[str, int]:
+        return {jar.name: jar.stat().st_size for jar in directory.glob("*.jar")}
+
+    return sizes(one) == sizes(other)
+
+
+def _is_complete(settings: Settings, name: str) -> bool:
+    try:
+        return (settings.artifacts / name / _STAMP).read_text() == _digest(_pom(settings, name))
+    except OSError:
+        return False
+
+
+def _pom(settings: Settings, name: str) -> Path:
+    return settings.repository / "artifacts" / name / "pom.xml"
+
+
+def _digest(pom: Path) -> str:
+    return hashlib.sha256(pom.read_bytes()).hexdigest()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    try:
+        for fetched in ensure(load_settings()):
+            print(f"fetched {fetched}")
+    except KintsugiError as error:
+        sys.exit(f"kintsugi: {error}")

@@ -1,0 +1,239 @@
+"""Terraform, as the pipeline calls it: one root module, plans that are saved, read, and applied exactly.
+
+Everything secret goes through the environment. Terraform runs under its caller's life: when the caller is
+killed it gets SIGTERM, finishes the resource at hand, saves the state and lets the lock go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.connections import own_postgres_url
+from kintsugi.core.errors import KintsugiError, PreflightError, StepFailed
+
+if TYPE_CHECKING:
+    from kintsugi.core.settings import Settings
+
+_STALE = ("Saved plan is stale", "Saved plan does not match the given state")
+_PLANS_KEPT = 20
+
+
+class StalePlan(KintsugiError):
+    """The state has changed since the plan was made: plan again, check again, then apply."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A plan on disk, and what it would do: ``document`` is ``terraform show -json`` of it."""
+
+    path: Path
+    document: Mapping[str, Any]
+
+
+class Terraform:
+    """The root module of one environment, applied to one installation.
+
+    ``pg_conn_str`` reaches Postgres, which holds the state; by default ``$PG_CONN_STR``, else the local
+    control plane's own database. ``root`` is the directory of the root module.
+    """
+
+    def __init__(
+        self, settings: Settings, *, pg_conn_str: str | None = None, root: Path | None = None
+    ) -> None:
+        self.settings = settings
+        self.root = root or settings.repository / "terraform" / settings.fleet.environment
+        self.scratch = settings.control / "terraform"
+        self._pg_conn_str = pg_conn_str
+
+    def init(self) -> None:
+        """Make the root module ready; raises StepFailed when the state's database is away."""
+        self._run("init", timeout_s=120, input=False, reconfigure=True)
+
+    def apply_all(self, *, timeout_s: float = 300) -> None:
+        """Create what is missing of the fleet, and change what differs from the fleet file."""
+        self.init()
+        self._run("apply", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
+
+    def destroy_all(self, *, timeout_s: float = 300) -> None:
+        """Destroy all nodes and volumes (their data goes to the quarantine)."""
+        self.init()
+        self._run("destroy", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
+        # The next fleet forms clusters of its own (see formed_directory in the inventory).
+        shutil.rmtree(self.settings.control / "formed", ignore_errors=True)
+
+    def outputs(self) -> dict[str, Any]:
+        """The outputs by name; ``nodes`` maps each node to its role, address, ssh_port, root and volume."""
+        document = json.loads(self._run("output", timeout_s=60, json=True))
+        return {name: entry["value"] for name, entry in document.items()}
+
+    def known(self) -> set[str]:
+        """The ids of all that stands in the state."""
+        self._ensure_ready()
+        state = json.loads(self._run("state pull", timeout_s=60) or "{}")
+        found = (
+            instance["attributes"] for part in state.get("resources", ()) for instance in part["instances"]
+        )
+        return {attributes["id"] for attributes in found if attributes.get("id")}
+
+    def plan(
+        self, *, replace: Sequence[str] = (), targets: Sequence[str] = (), lock_timeout_s: int = 60
+    ) -> SavedPlan:
+        """Plan the replacement of the addresses ``replace``, looking at ``targets`` only.
+
+        Raises StepFailed, also when the lock on the state isn't free within ``lock_timeout_s``.
+        """
+        self._ensure_ready()
+        path = self._new_plan_path()
+        options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s", "input": False}
+        self._run(
+            "plan",
+            timeout_s=lock_timeout_s + 60,
+            out=str(path),
+            replace=list(replace),
+            target=list(targets),
+            **options,
+        )
+        return self.load(path)
+
+    def load(self, path: Path) -> SavedPlan:
+        """A plan saved earlier, by this process or another, read anew; raises StepFailed when it is gone."""
+        return SavedPlan(path, json.loads(self._run("show", str(path), timeout_s=60, json=True)))
+
+    def apply(self, saved: SavedPlan, *, timeout_s: float = 120, lock_timeout_s: int = 60) -> None:
+        """Apply exactly this plan. Raises StalePlan when the state has changed since it was made."""
+        options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s"}
+        self._run("apply", str(saved.path), timeout_s=timeout_s + lock_timeout_s, **options, **_APPLY)
+
+    def replace(self, addresses: Sequence[str], *, timeout_s: float = 120) -> None:
+        """Plan and apply the replacement of ``addresses`` in one go, as at the prompt: nobody judges the plan.
+
+        A recovery doesn't; see `plan`. Raises StepFailed.
+        """
+        self._run(
+            "apply",
+            timeout_s=timeout_s + 60,
+            auto_approve=True,
+            replace=list(addresses),
+            target=list(addresses),
+            lock_timeout="60s",
+            **_APPLY,
+        )
+
+    def _ensure_ready(self) -> None:
+        if not (self.scratch / "data" / "terraform.tfstate").exists():
+            self.init()
+
+    def _new_plan_path(self) -> Path:
+        directory = self.scratch / "plans"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = sorted(directory.glob("*.tfplan"), key=lambda path: path.stat().st_mtime)
+        for old in kept[: -_PLANS_KEPT + 1]:
+            old.unlink(missing_ok=True)
+        return directory / f"{uuid.uuid4().hex}.tfplan"
+
+    def _environment(self) -> dict[str, str]:
+        settings = self.settings
+        environment = dict(os.environ)
+        if not _is_readable_file(environment.get("TF_CLI_CONFIG_FILE", "")):
+            environment.pop("TF_CLI_CONFIG_FILE", None)
+        environment |= {
+            "TF_DATA_DIR": str(self.scratch / "data"),
+            "TF_IN_AUTOMATION": "1",
+            "TF_INPUT": "0",
+            "CHECKPOINT_DISABLE": "1",
+            "TF_VAR_fleet_file": str(settings.fleet_file),
+            "TF_VAR_state_dir": str(settings.state),
+            "TF_VAR_cache_dir": str(settings.cache),
+            "TF_VAR_python": sys.executable,
+        }
+        if settings.fleet.environment == "docker":
+            from kintsugi.infra.docker_engine import image_in_force  # docker
+
+            environment["TF_VAR_image"] = image_in_force(settings)
+        environment["PG_CONN_STR"] = self._pg_conn_str or environment.get("PG_CONN_STR") or self._local_dsn()
+        return environment
+
+    def _local_dsn(self) -> str:
+        return f"{own_postgres_url(self.settings)}?sslmode=disable"
+
+    def _run(self, command: str, *arguments: str, timeout_s: float, **options: Any) -> str:
+        from python_terraform import IsFlagged
+        from python_terraform import Terraform as Commands
+
+        binary = shutil.which("terraform", path=_search_path())
+        if binary is None:
+            raise PreflightError("terraform is not installed; run `make setup`")
+        flags = {key: IsFlagged if value is True else value for key, value in options.items()}
+        builder = Commands(working_dir=str(self.root), terraform_bin_path=binary)
+        argv = builder.generate_cmd_string(command, *arguments, no_color=IsFlagged, **flags)
+        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        code, out, err = _supervise(argv, self.root, self._environment(), timeout_s)
+        if code == 0:
+            return out
+        reason = _reason(err or out)
+        if any(text in err for text in _STALE):
+            raise StalePlan(f"terraform {command}: {reason}; plan again")
+        raise StepFailed(f"terraform {command} in {self.root} failed: {reason}")
+
+
+# Options that every apply and destroy has; nodes are made at the same time, as they don't wait for each
+# other.
+_APPLY: dict[str, Any] = {"input": False, "parallelism": 9}
+
+
+def _is_readable_file(path: str) -> bool:
+    """Whether Terraform can take its configuration from there: else it ends with an error, or warns at each call."""
+    try:
+        with Path(path).open("rb"):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.prefix) / 'bin'}"
+
+
+def _supervise(
+    argv: Sequence[str], directory: Path, environment: Mapping[str, str], timeout_s: float
+) -> tuple[int, str, str]:
+    """Run to the end or to ``timeout_s``, then ask it to stop, which it does after the resource at hand."""
+    setpriv = shutil.which("setpriv")
+    prefix = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+    process = subprocess.Popen(
+        [*prefix, *argv],
+        cwd=directory,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+        return process.returncode, out, err
+    except subprocess.TimeoutExpired:
+        process.terminate()
+    try:
+        out, err = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+    return 124, out, f"{err}\nError: no end after {timeout_s:.0f} s"
+
+
+def _reason(text: str) -> str:
+    """The lines of Terraform's output that say what went wrong, as one line of at most 600 characters."""
+    lines = [line.strip("│╷╵ \t") for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    first = next((number for number, line in enumerate(lines) if line.startswith("Error:")), 0)
+    return " ".join(lines[first : first + 12])[:600] or "it gave no output"

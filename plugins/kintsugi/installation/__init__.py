@@ -1,0 +1,1 @@
+"""An installation as a person handles it: up, down, status, what happened."""

@@ -1,0 +1,70 @@
+"""What every command line of the project does alike: numbers, roles, commands, errors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import Role
+from kintsugi.core.settings import Settings, load_settings
+from kintsugi.db.patience import COMMAND, be_patient
+
+Command = Callable[[argparse.Namespace, Settings], int]
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run the command of ``options``. Exit code 0: done; 1: it failed, and said why in a line on stderr."""
+    command: Command = options.command
+    be_patient(COMMAND, lambda said: print(f"kintsugi: {said}", file=sys.stderr, flush=True))
+    try:
+        return command(options, load_settings())
+    except KintsugiError as error:
+        for line in str(error).splitlines():
+            print(f"kintsugi: {line}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader has seen enough: `kintsugi status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("kintsugi: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command
+) -> argparse.ArgumentParser:
+    summary = (command.__doc__ or "").splitlines()[0]
+    name = command.__name__.replace("_", "-")
+    other = [command.__name__] if name != command.__name__ else []
+    parser = commands.add_parser(name, aliases=other, help=summary, description=summary)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def role(text: str) -> Role:
+    """A role, also as the names of its nodes write it (spark-master)."""
+    return Role(text.replace("-", "_"))
+
+
+def count(text: str) -> int:
+    """A number of at least 1."""
+    return _at_least(1, text)
+
+
+def seed(text: str) -> int:
+    """A number of at least 0, as numpy's generators take it."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    """The number; argparse turns what is raised into wrong usage."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+    return number

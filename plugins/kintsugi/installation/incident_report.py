@@ -1,0 +1,100 @@
+"""``kintsugi incident``: one incident as a person wants to read it at 2 a.m., with its plan and its last log lines."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kintsugi.core.incident import Incident
+from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.operations.context import runtime
+from kintsugi.operations.spool import spool
+from kintsugi.recovery.plan_policy import changes
+
+LOG_LINES = 12  # of each service
+LINE_WIDTH = 300  # a JVM's command line fills pages
+
+
+def tell(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
+    """The story of an incident. Raises KintsugiError when there is no such incident."""
+    doors = runtime()
+    incident = doors.store.incident(incident_id)
+    archive = Archive(settings, doors.s3(), incident_id)
+    if as_json:
+        return json.dumps({**incident.to_json(), "plan": archive.plan(), "logs": archive.logs()}, indent=2)
+    return "\n".join([*_journal(incident), *_plan(archive.plan()), *_logs(archive.logs())])
+
+
+class Archive:
+    """What the recovery put under an incident, in S3 or, while S3 is away, in the spool."""
+
+    def __init__(self, settings: Settings, s3: Any, incident_id: str) -> None:
+        self._settings, self._s3 = settings, s3
+        self._prefix = f"incidents/{incident_id}/"
+
+    def plan(self) -> dict[str, list[str]]:
+        """Address → what Terraform did with it; empty when nothing was planned."""
+        body = self._read(f"{self._prefix}plan.json")
+        return changes(json.loads(body)) if body else {}
+
+    def logs(self) -> dict[str, list[str]]:
+        """Service → its last lines before the repair."""
+        tails = {}
+        for key in self._keys(f"{self._prefix}logs/"):
+            body = self._read(key)
+            if body:
+                lines = gzip.decompress(body).decode(errors="replace").splitlines()[-LOG_LINES:]
+                # sshd ends its lines with a carriage return, which syslog writes as #015.
+                tails[key.rsplit("/", 1)[-1].removesuffix(".log.gz")] = [
+                    line.removesuffix("#015")[:LINE_WIDTH] for line in lines
+                ]
+        return tails
+
+    def _keys(self, prefix: str) -> list[str]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        folder = spool(self._settings)
+        found = {str(path.relative_to(folder)) for path in (folder / prefix).glob("*") if path.is_file()}
+        try:
+            listed = self._s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        except (BotoCoreError, ClientError):
+            listed = []
+        return sorted(found | {item["Key"] for item in listed})
+
+    def _read(self, key: str) -> bytes | None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        waiting = spool(self._settings) / key
+        if waiting.is_file():
+            return waiting.read_bytes()
+        try:
+            body: bytes = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        except (BotoCoreError, ClientError):
+            return None
+        return body
+
+
+def _journal(incident: Incident) -> Iterator[str]:
+    yield f"{incident.id}: {incident.outcome or 'open'}; {incident.reason or ''}"
+    for entry in incident.entries:
+        since = (entry.at - incident.started_at).total_seconds()
+        yield f"{since:8.1f} s  {entry.step:16} {entry.message}"
+    for phase, seconds in incident.phases().items():
+        yield f"{phase:>26} {seconds:7.1f} s"
+
+
+def _plan(plan: Mapping[str, list[str]]) -> Iterator[str]:
+    if plan:
+        yield "\nTerraform's plan:"
+    for address, actions in plan.items():
+        yield f"  {'/'.join(actions):16} {address}"
+
+
+def _logs(logs: Mapping[str, list[str]]) -> Iterator[str]:
+    if not logs:
+        yield "\nNo log of the node is archived under this incident."
+    for service, lines in logs.items():
+        yield f"\nLast lines of {service} before the repair:"
+        yield from (f"  {line}" for line in lines)

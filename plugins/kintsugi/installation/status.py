@@ -1,0 +1,338 @@
+"""What runs, what doesn't, and what happened last: for a person or, as JSON, for a program.
+
+Everything is asked at once and nothing has to answer: this is what one looks at when all is down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.fleet import WATCH, Node, Role
+from kintsugi.core.observation import Answer
+from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
+from kintsugi.db.flow_samples import FlowSamples
+from kintsugi.db.intake import IntakeStore
+from kintsugi.db.patience import LOOK
+from kintsugi.db.replica_repairs import sentence
+from kintsugi.db.store import Store
+from kintsugi.db.stream_record import StreamRecord
+from kintsugi.pipeline.ingest.intake_report import IntakeReport
+from kintsugi.pipeline.stream_lag import consumer_lag
+from kintsugi.probes import probe_node, probe_ssh
+from kintsugi.probes.disk import headroom, too_little
+from kintsugi.web import flow
+from kintsugi.web.intake import judge
+from kintsugi.web.polling_cache import Reading
+from kintsugi.web.severity import Level
+from kintsugi.web.sources import STALE_AFTER, FlowSeen
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from kintsugi.db.flow_samples import FlowSample
+
+INCIDENTS = 5
+_LAG_SECONDS = 8.0
+STREAM_SPAN = timedelta(hours=1)
+_WELL = {"ok", "RUNNING", "healthy", "success", "healed"}
+_BUSY = {"running", "queued", "STARTING"}
+
+Document = dict[str, Any]
+Answered = TypeVar("Answered")
+
+
+def gather(settings: Settings) -> Document:
+    """What ``make status`` shows, JSON throughout.
+
+    Keys: ``well unwatched control_plane airflow nodes dags lag stream intake record replicas open_incidents
+    incidents``.
+
+    ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
+    ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
+    not yet stored, over all partitions; None when nobody can tell. ``stream``: ``level`` as on Pipeline Health, and
+    ``said``, a sentence; None while its watch writes nothing. ``intake``: the same of the step before Kafka, and the
+    fields of `IntakeReport`; None when nobody can tell. ``replicas``: ``said``, a sentence, and ``nodes``,
+    of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
+    ``incidents``: the last five, newest first. ``open_incidents``: the ids of all that are open; None when nobody can
+    tell. ``well``: every component, node, disk, the stream, the intake and Airflow itself are well, and no incident is
+    open.
+    ``record``: ``well`` and ``said``, a line for each wait of the ingest, for what Kafka deleted before it was stored,
+    and for messages that were no trades; None when nobody can tell.
+    ``unwatched``: what has a watch that is paused; nothing of that would be healed.
+    """
+    plane = ControlPlane(settings)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        nodes = pool.submit(lambda: asyncio.run(_nodes(settings)))
+        airflow = pool.submit(_airflow, plane)
+        incidents = pool.submit(_or_none, lambda: _incidents(settings))
+        opened = pool.submit(_or_none, lambda: _open_incidents(settings))
+        stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
+        replicas = pool.submit(_or_none, lambda: _replicas(settings))
+        record = pool.submit(_or_none, lambda: _record(settings))
+        intake = pool.submit(_or_none, lambda: _intake(settings))
+        document: Document = {
+            "control_plane": plane.status(),
+            "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
+            "nodes": nodes.result(),
+            "dags": airflow.result()["dags"],
+            "open_incidents": opened.result(),
+            "incidents": incidents.result() or [],
+            "replicas": replicas.result(),
+            "stream": stream.result(),
+            "record": record.result(),
+            "intake": intake.result(),
+        }
+    document["lag"] = _lag(settings, document["nodes"])
+    return {"well": is_well(document), "unwatched": unwatched(document["dags"]), **document}
+
+
+def unwatched(dags: Sequence[Document]) -> list[str]:
+    """What the paused watches among ``dags`` would watch: nodes by name, and the flow."""
+    return sorted(
+        dag["dag_id"].removeprefix(WATCH) for dag in dags if dag["paused"] and dag["dag_id"].startswith(WATCH)
+    )
+
+
+def _lag(settings: Settings, nodes: list[Document]) -> int | None:
+    # Kafka's client keeps trying for half a minute: it isn't asked when no broker answers, nor waited for
+    # long.
+    if not any(node["role"] == Role.KAFKA and node["service"] == "ok" for node in nodes):
+        return None
+    brokers = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+    answer: list[int | None] = []
+    asking = threading.Thread(
+        target=lambda: answer.append(_or_none(lambda: consumer_lag(brokers))), daemon=True
+    )
+    asking.start()
+    asking.join(_LAG_SECONDS)
+    return answer[0] if answer else None
+
+
+def show(document: Document) -> None:
+    """Print the document for a person."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table("Nodes", ("node", "role", "address", "service", "ssh", ""), _node_rows(document)))
+    console.print(_table("Control plane", ("component", "state", "health"), _component_rows(document)))
+    if document["dags"]:
+        console.print(_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
+    lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
+    late = document["stream"] or {"level": Level.WELL, "said": ""}
+    console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
+    for line in (document.get("record") or {}).get("said", ()):
+        console.print(f"Stream: {line}")
+    _show_intake(console, document.get("intake"))
+    if document["replicas"]:
+        console.print(f"Cassandra: {document['replicas']['said']}")
+    if document["incidents"]:
+        heads = ("incident", "outcome", "detect", "repair", "reason")
+        console.print(_table("Last incidents", heads, _incident_rows(document)))
+    else:
+        console.print("No incidents on record.")
+    if opened := document["open_incidents"]:
+        console.print(
+            f"[yellow]Open: {', '.join(opened)}.[/yellow] `make incident ID=<id>` says what is being done"
+        )
+    elif opened is None:
+        console.print("[red]The store doesn't say whether an incident is open.[/red]")
+    verdict = "[green]all is well[/green]" if document["well"] else "[red]not all is well[/red]"
+    if sleeping := document["unwatched"]:
+        console.print(
+            f"[yellow]Nobody watches {', '.join(sleeping)}: nothing of that would be healed.[/yellow] "
+            "`make unpause` lets every watch, the stream and the ingest run"
+        )
+    console.print(f"Airflow: {document['airflow']['url']}   {verdict}")
+
+
+def _show_intake(console: Console, intake: Document | None) -> None:
+    """One line on the step before Kafka, and a table of the files that need somebody."""
+    from rich.markup import escape
+
+    if intake is None:
+        console.print("Intake: nobody can tell")
+        return
+    console.print(f"Intake: {intake.get('waiting', '?')} files wait. {intake['said']}", markup=False)
+    rows: list[tuple[str, ...]] = [
+        (kind, escape(f"s3://{note['bucket'] or BUCKET}/{note['key']}"), escape(note["said"]))
+        for kind in ("failed", "empty", "retried", "rejected")
+        for note in intake.get(kind, ())
+    ]
+    if rows:
+        console.print(_table("Files", ("", "file", ""), rows))
+    for name, label in (("missing", "Missing"), ("not_taken", "Not taken")):
+        if intake.get(name):
+            console.print(f"{label}: {', '.join(intake[name])}", markup=False)
+
+
+async def _nodes(settings: Settings) -> list[Document]:
+    return list(await asyncio.gather(*(_node(settings, node) for node in settings.fleet)))
+
+
+async def _node(settings: Settings, node: Node) -> Document:
+    service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
+    room = await headroom(settings, node) if ssh.answer is Answer.OK else None
+    full = too_little(room) if room else None
+    return {
+        "name": node.name,
+        "role": node.role.value,
+        "address": node.address,
+        "service": service.answer.value,
+        "ssh": ssh.answer.value,
+        "detail": "; ".join(said for said in (service.detail, full) if said),
+        "disk_free": room.free if room else None,
+        "disk": "unknown" if room is None else "full" if full else "ok",
+    }
+
+
+def _airflow(plane: ControlPlane) -> dict[str, Any]:
+    health = plane.airflow.health()
+    dags = (_or_none(plane.airflow.dags) or []) if health else []
+    return {"health": health, "dags": [_dag(plane, entry) for entry in dags]}
+
+
+def _dag(plane: ControlPlane, entry: Document) -> Document:
+    run = _or_none(lambda: plane.airflow.youngest_run(entry["dag_id"])) or {}
+    return {
+        "dag_id": entry["dag_id"],
+        "paused": entry["is_paused"],
+        "last_run": run.get("state"),
+        "at": run.get("start_date"),
+    }
+
+
+def _incidents(settings: Settings) -> list[Document]:
+    return [incident.to_json() for incident in Store(store_dsn(settings), patience=LOOK).incidents(INCIDENTS)]
+
+
+def _open_incidents(settings: Settings) -> list[str]:
+    return [incident.id for incident in Store(store_dsn(settings), patience=LOOK).incidents(open_only=True)]
+
+
+def _replicas(settings: Settings) -> Document:
+    compared = Store(store_dsn(settings), patience=LOOK).compared()
+    nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
+    return {
+        "said": sentence(nodes, compared),
+        "nodes": {name: known.to_json() for name, known in compared.items()},
+    }
+
+
+def _intake(settings: Settings) -> Document:
+    from kintsugi.pipeline.ingest.intake_monitor import rules_from  # numpy
+
+    found = IntakeStore(store_dsn(settings)).report()
+    report = IntakeReport.from_json(found[1]) if found else None
+    return judge(report, rules_from(), datetime.now(UTC)).to_json()
+
+
+def _samples(settings: Settings) -> list[FlowSample]:
+    return FlowSamples(store_dsn(settings), patience=LOOK).since(datetime.now(UTC) - STREAM_SPAN)
+
+
+def _record(settings: Settings) -> Document:
+    summary = StreamRecord(store_dsn(settings)).summary()
+    return {"well": summary.well, "said": summary.lines()}
+
+
+def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
+    """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
+    if not samples or now - samples[-1].at > STALE_AFTER:
+        return None
+    seen = flow.stream(Reading(FlowSeen(tuple(samples), live=True)))
+    return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
+
+
+def _or_none(ask: Callable[[], Answered]) -> Answered | None:
+    """The answer, or None: whoever is asked may be down, and its client may say so in any way."""
+    try:
+        return ask()
+    except Exception:  # noqa: BLE001 - drivers raise errors of their own, and a status must not end in one
+        return None
+
+
+def is_well(document: Document) -> bool:
+    """Whether nothing ails of what answered; an Airflow that doesn't say how it is isn't well."""
+    nodes = all(
+        node["service"] == "ok" and node["ssh"] == "ok" and node.get("disk") != "full"
+        for node in document["nodes"]
+    )
+    parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
+    health = {name: state for name, state in document["airflow"].items() if name != "url"}
+    stands = Level.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
+    ended = document["open_incidents"] == []  # None: the store didn't say
+    kept = (document.get("record") or {"well": True})["well"]
+    airflow = bool(health) and set(health.values()) == {"healthy"}
+    return nodes and parts and airflow and not stands and ended and kept
+
+
+def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")  # a name that is cut short names nothing
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _node_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (
+            node["name"],
+            node["role"],
+            node["address"],
+            _paint(node["service"]),
+            _paint(node["ssh"]),
+            node["detail"],
+        )
+        for node in document["nodes"]
+    ]
+
+
+def _component_rows(document: Document) -> list[tuple[str, ...]]:
+    health = {name.replace("_", "-"): state for name, state in document["airflow"].items()}
+    return [
+        (name, _paint(part["state"]), _paint(health.get(name)))
+        for name, part in document["control_plane"].items()
+    ]
+
+
+def _dag_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (dag["dag_id"], "paused" if dag["paused"] else "", _paint(dag["last_run"]), (dag["at"] or "")[:19])
+        for dag in document["dags"]
+    ]
+
+
+def _incident_rows(document: Document) -> list[tuple[str, ...]]:
+    return [
+        (
+            incident["id"],
+            _paint(incident["outcome"] or "running"),
+            _seconds(incident["detect_s"]),
+            _seconds(incident["repair_s"]),
+            incident["reason"] or "",
+        )
+        for incident in document["incidents"]
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def _paint(state: str | None) -> str:
+    if state is None:
+        return ""
+    colour = "green" if state in _WELL else "yellow" if state in _BUSY else "red"
+    return f"[{colour}]{state}[/{colour}]"

@@ -1,0 +1,209 @@
+"""Bring the whole local environment up, and take all of it away again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kintsugi.controlplane import preflight
+from kintsugi.controlplane.control_plane import ControlPlane
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.processes import wait_until
+from kintsugi.core.settings import Settings
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.outbox import Outbox
+from kintsugi.db.store import Store
+from kintsugi.environments.platforms import platform_of
+from kintsugi.infra.terraform import Terraform
+from kintsugi.installation.progress import Progress
+from kintsugi.operations.context import Runtime
+from kintsugi.pipeline.schema import ensure_topics_and_tables
+from kintsugi.releases import bootstrap
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Everything that may be in the state directory. Nothing else is ever deleted.
+PARTS = ("control", "nodes", "volumes", "quarantine", "spool", "run", "secrets", "lock")
+READY = Path("/run/kintsugi-up")  # what docker-compose.yaml asks for
+LOOK_S = 2.0
+RETRY_S = 10.0
+_KEPT_TO_THE_END = ("secrets", "lock")
+
+
+def up(settings: Settings, console: Console | None = None) -> ControlPlane:
+    """Start everything that doesn't run yet; returns when Airflow, the fleet and the tables are ready.
+
+    Repeating it after any interruption goes on where it was. Raises PreflightError before anything is
+    started, StepFailed with the component and its log afterwards.
+    """
+    progress = Progress(console)
+    with progress.step("preflight"):
+        preflight.check(settings)
+    with _only_one(settings):
+        plane = ControlPlane(settings)
+        with progress.step("Postgres, S3 and the log collector"):
+            plane.start_storage()
+        # Airflow's start is pure computing, the fleet's is mostly waiting for each other's gossip: side
+        # by side.
+        with ThreadPoolExecutor(max_workers=2) as lanes:
+            futures = [
+                lanes.submit(_up_fleet, settings, progress),
+                lanes.submit(_up_airflow, plane, progress),
+            ]
+            for future in futures:
+                future.result()
+        return plane
+
+
+def stay(
+    settings: Settings, console: Console | None = None, *, say: Callable[[], None], ready: Path = READY
+) -> None:
+    """The life of a container: ``up``, then wait for SIGTERM, then stop the control plane and leave the nodes running.
+
+    A node that can't be brought up doesn't end the control plane, whose recovery may heal it: it is tried again.
+    ``say`` is called, and ``ready`` is there, while all is up. Raises KintsugiError when the control plane itself
+    doesn't come up (or what hindered it), or its supervisor is gone: then whoever started this starts it again.
+    """
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    ready.unlink(missing_ok=True)  # of a life that was killed
+    plane = ControlPlane(settings)
+    try:
+        while not told.is_set() and not ready.exists():
+            try:
+                up(settings, console)
+            except Exception as error:  # whatever stands in the fleet's way
+                if not plane.airflow.healthy():
+                    raise
+                print(f"kintsugi: {error}; trying again in {RETRY_S:.0f} s", file=sys.stderr)
+                told.wait(RETRY_S)
+            else:
+                say()
+                ready.touch()
+        while not told.wait(LOOK_S):
+            if not plane.supervisor.answers():
+                raise StepFailed(f"the control plane's supervisor is gone: see {plane.supervisor.logs}")
+    finally:
+        ready.unlink(missing_ok=True)
+    plane.stop()
+
+
+def down(settings: Settings, console: Console | None = None) -> None:
+    """Stop and remove everything of this installation, in whatever condition it is; the artifact cache stays.
+
+    May be repeated; with nothing there it does nothing. Raises StepFailed when something survives, KintsugiError in
+    the container that lives by it (``stay``).
+    """
+    if READY.exists():
+        raise KintsugiError(
+            "this container is the control plane, and would start it all again: use `make docker-down`"
+        )
+    if not settings.state.exists():
+        return
+    progress = Progress(console)
+    with _only_one(settings):
+        plane = ControlPlane(settings)
+        with progress.step("stop Airflow"):
+            plane.stop_airflow()
+        with progress.step("destroy the nodes"):
+            _destroy_nodes(settings, plane)
+        with progress.step("stop Postgres, S3 and the log collector"):
+            plane.stop()
+        with progress.step("remove the state"):
+            _remove_state(settings)
+
+
+def _up_fleet(settings: Settings, progress: Progress) -> None:
+    fleet = settings.fleet
+    doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
+    with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
+        terraform = Terraform(settings)
+        platform_of(settings).make_room(fleet.nodes, terraform.known, living=False)
+        terraform.apply_all()
+        _power_on(settings)
+    with progress.step("Ansible: configure and start the services"):
+        running = bootstrap.converge(doors)
+    with progress.step("topics and tables"):
+        ensure_topics_and_tables(fleet)
+    progress.say(f"{running}: {bootstrap.settle(doors)}")
+
+
+def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
+    with progress.step("Airflow: database"):
+        Store(store_dsn(plane.settings)).migrate()
+        Ledger(store_dsn(plane.settings)).migrate()
+        Outbox(store_dsn(plane.settings)).ensure_tables()
+        if not plane.airflow.healthy():
+            plane.migrate()
+    with progress.step("Airflow: start"):
+        plane.start_airflow()
+
+
+def _power_on(settings: Settings) -> None:
+    """Boot the nodes that Terraform knows but that don't live, as after a restart of the machine."""
+    platform = platform_of(settings)
+    dead = [name for name in settings.fleet.nodes if not platform.running(name)]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(platform.power_on, dead))
+
+
+def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:
+    """By Terraform where its state can be reached; then by what is on disk, whatever Terraform thought."""
+    if plane.postgres.accepts():
+        with contextlib.suppress(KintsugiError, OSError):
+            Terraform(settings).destroy_all(timeout_s=60)
+    platform_of(settings).remove_all()
+
+
+def _remove_state(settings: Settings) -> None:
+    def gone(parts: tuple[str, ...]) -> bool:
+        for part in parts:
+            path = settings.state / part
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists() and not path.is_dir():
+                path.unlink()
+        return not any((settings.state / part).exists() for part in parts)
+
+    # A log that was just being written may appear again: look until it stays away.
+    if not wait_until(lambda: gone(tuple(part for part in PARTS if part not in _KEPT_TO_THE_END)), 10):
+        raise StepFailed(
+            f"something still writes below {settings.state}: see `make status`, then `make down` again"
+        )
+    gone(_KEPT_TO_THE_END)
+    with contextlib.suppress(OSError):
+        settings.state.rmdir()  # stays if the user keeps something of his own in it
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Hold the installation's lock; KintsugiError when another command has it."""
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path = settings.state / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise KintsugiError(
+                f"another `kintsugi up` or `down` works on {settings.state} "
+                f"(pid {_holder(path)}): wait for it, or end it"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _holder(path: Path) -> str:
+    return path.read_text().strip() or "unknown"

@@ -1,1 +1,0 @@
-"""What exists only in the ``local`` environment: node processes, the control plane, preflight."""

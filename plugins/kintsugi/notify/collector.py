@@ -1,0 +1,105 @@
+"""What is there to tell? From the store into the outbox.
+
+Nothing that repairs, ingests or breaks things tells the outside itself: what happened stands in Postgres anyway, and
+is read from there. So telling costs a repair nothing, and none of it can be forgotten by a process that is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from kintsugi.core.incident import Incident
+from kintsugi.db.flags import Fault
+from kintsugi.db.ingest_ledger import Entry
+from kintsugi.db.outbox import Kind, Outbox
+from kintsugi.notify.paging_rules import pages
+from kintsugi.notify.recurring_failures import patterns
+from kintsugi.telemetry.ingest_trace import ingest_key
+from kintsugi.telemetry.markers import Marker
+
+RECENT = timedelta(days=1)
+INCIDENT, CHAOS = "kintsugi-incident", "kintsugi-chaos"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something to be told, once."""
+
+    key: str
+    kind: Kind
+    body: dict[str, Any]
+
+
+def page_items(
+    incidents: Iterable[Incident],
+    now: datetime,
+    *,
+    exits: Mapping[str, Sequence[datetime]] | None = None,
+    faults: Iterable[Fault] = (),
+) -> list[Item]:
+    """The pages that are due. ``exits``: when services exited by themselves, by node."""
+    incidents = list(incidents)
+    found = [*pages(incidents, now), *patterns(incidents, now, exits=exits, faults=faults)]
+    return [Item(page.key, Kind.PAGE, page.body) for page in found]
+
+
+def trace_items(incidents: Iterable[Incident], files: Iterable[Entry], now: datetime) -> list[Item]:
+    """A trace for each incident that was closed, and each file that was finished, in the last day."""
+    closed = (
+        Item(f"trace/incident/{incident.id}", Kind.INCIDENT_TRACE, {"incident": incident.id})
+        for incident in incidents
+        if incident.closed_at is not None and now - incident.closed_at < RECENT
+    )
+    done = (
+        Item(f"trace/{ingest_key(file)}", Kind.INGEST_TRACE, {"key": file.key, "etag": file.etag})
+        for file in files
+        if file.finished_at is not None and now - file.finished_at < RECENT
+    )
+    return [*closed, *done]
+
+
+def marker_items(incidents: Iterable[Incident], faults: Iterable[Fault], now: datetime) -> list[Item]:
+    """Begin and end of each incident and of each fault of the last day.
+
+    A fault ends with the incident that it made; until then, and when it made none, its marker has no end.
+    """
+    items: list[Item] = []
+    ended: dict[tuple[str, datetime], datetime] = {}
+    for incident in incidents:
+        if incident.t0 is not None and incident.closed_at is not None:
+            ended[incident.node, incident.t0] = incident.closed_at
+        if now - incident.opened_at < RECENT:
+            what = f"{incident.node}: {incident.outcome or 'incident'} ({incident.id})"
+            marker = Marker(INCIDENT, what, incident.started_at, incident.closed_at)
+            items += _marker_items(f"marker/incident/{incident.id}", marker)
+    for fault in faults:
+        if now - fault.t0 < RECENT:
+            marker = Marker(
+                CHAOS,
+                f"{fault.node}: {fault.kind} ({fault.run})",
+                fault.t0,
+                ended.get((fault.node, fault.t0)),
+            )
+            items += _marker_items(f"marker/chaos/{fault.node}/{fault.t0.isoformat()}", marker)
+    return items
+
+
+def _marker_items(key: str, marker: Marker) -> list[Item]:
+    body = {
+        "type": marker.type,
+        "message": marker.message,
+        "start": marker.start.isoformat(),
+        "begin_key": f"{key}/begin",
+    }
+    begin = Item(f"{key}/begin", Kind.MARKER, body)
+    if marker.end is None:
+        return [begin]
+    return [begin, Item(f"{key}/end", Kind.MARKER, {**body, "end": marker.end.isoformat()})]
+
+
+def tell(outbox: Outbox, items: Iterable[Item]) -> int:
+    """Put what is new into the outbox; returns how many were."""
+    return sum(outbox.put(item.key, item.kind, item.body) for item in items)

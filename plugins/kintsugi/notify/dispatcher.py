@@ -1,0 +1,156 @@
+"""Delivering a message of the outbox, by its kind. Each function may be run twice for the same message."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.db.database import StoreUnavailable
+from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.outbox import Kind, Message, Outbox
+from kintsugi.db.store import Store
+from kintsugi.notify.channels import Channel, channels
+from kintsugi.notify.runbooks import runbook_link
+from kintsugi.telemetry.backend import backend
+from kintsugi.telemetry.incident_trace import incident_trace
+from kintsugi.telemetry.ingest_trace import ingest_trace
+from kintsugi.telemetry.markers import Marker, markers
+from kintsugi.telemetry.trace import Span, export
+
+RECOVERY_DAG = "recover_node"
+REPLAY_DAG = "replay_trades"
+
+log = logging.getLogger(__name__)
+
+
+class Undelivered(KintsugiError):
+    """Not everybody took the message; ``receipt`` says who did."""
+
+    def __init__(self, said: str, receipt: Mapping[str, Any]) -> None:
+        super().__init__(said)
+        self.receipt = receipt
+
+
+class Nobody(KintsugiError):
+    """There is no receiver for this kind of message: trying again makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What deliveries need. ``trigger`` starts a DAG run: (DAG, conf, run id), the same run id once."""
+
+    outbox: Outbox
+    store: Store
+    ledger: Ledger
+    resource: Mapping[str, str]
+    trigger: Callable[[str, Mapping[str, Any], str], object]
+
+    def deliver_one(self, *kinds: Kind) -> bool:
+        """Deliver the oldest message that is due of these kinds; False when there is none.
+
+        A message that isn't taken stays and comes again later; nothing but StoreUnavailable is raised.
+        """
+        message = self.outbox.claim(kinds)
+        if message is None:
+            return False
+        try:
+            receipt = self._deliver(message)
+        except StoreUnavailable:
+            raise
+        except Nobody as error:
+            log.warning("%s was not told to anybody: %s", message.key, error)
+            self.outbox.give_up(message.key, str(error))
+        except Exception as error:  # noqa: BLE001 - one message that can't be sent must not hold up the others
+            receipt = error.receipt if isinstance(error, Undelivered) else {}
+            if self.outbox.failed(message, str(error), receipt):
+                log.error("%s was given up after %d attempts: %s", message.key, message.attempts, error)
+            else:
+                log.warning("%s was not delivered (attempt %d): %s", message.key, message.attempts, error)
+        else:
+            self.outbox.done(message.key, receipt)
+            log.info("delivered %s", message.key)
+        return True
+
+    def _deliver(self, message: Message) -> Mapping[str, Any]:
+        if message.kind in (Kind.PAGE, Kind.DIGEST):
+            return tell_people(message, channels())
+        if message.kind is Kind.MARKER:
+            return self._marker(message)
+        if message.kind is Kind.RECOVERY:
+            conf = {"node": message.body["node"], "action": "auto", "dry_run": False}
+            return {"run": str(self.trigger(RECOVERY_DAG, conf, message.body["run"]))}
+        if message.kind is Kind.REPLAY:
+            return {"run": str(self.trigger(REPLAY_DAG, message.body["conf"], message.body["run"]))}
+        return self._trace(message)
+
+    def _trace(self, message: Message) -> Mapping[str, Any]:
+        target = backend()
+        if target is None:
+            raise Nobody("the connection kintsugi_otlp is gone")
+        span = self._span(message)
+        export(target, span, self.resource)
+        return {"trace": span.key}
+
+    def _span(self, message: Message) -> Span:
+        if message.kind is Kind.INCIDENT_TRACE:
+            return incident_trace(self.store.incident(message.body["incident"]))
+        for entry in self.ledger.entries(message.body["key"]):
+            if (entry.key, entry.etag) == (message.body["key"], message.body["etag"]):
+                return ingest_trace(entry)
+        raise Nobody(f"the ledger has no {message.body['key']} any longer")
+
+    def _marker(self, message: Message) -> Mapping[str, Any]:
+        api = markers()
+        if api is None:
+            raise Nobody("the connection kintsugi_honeycomb is gone")
+        body = message.body
+        end = body.get("end")
+        marker = Marker(
+            body["type"],
+            body["message"],
+            datetime.fromisoformat(body["start"]),
+            datetime.fromisoformat(end) if end else None,
+        )
+        if end is None:
+            return {"id": api.put(marker)}
+        begun = self.outbox.receipt(body["begin_key"]).get("id")
+        return {"id": api.put(marker, begun)}
+
+
+def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
+    """Send to every channel that takes this kind and hasn't taken the message before; returns who has it.
+
+    Raises Nobody when no channel takes it, Undelivered when one of them didn't.
+    """
+    receivers = [channel for channel in known if channel.takes(message.kind.value)]
+    if not receivers:
+        raise Nobody(f"no channel takes a {message.kind}: define the connection kintsugi_apprise")
+    receipt = dict(message.receipt)
+    refusals = []
+    for channel in receivers:
+        if channel.name in receipt:
+            continue
+        try:
+            channel.send(message.body["title"], text_of(message))
+        except KintsugiError as error:
+            refusals.append(str(error))
+        else:
+            receipt[channel.name] = "told"
+    if refusals:
+        raise Undelivered("; ".join(refusals), receipt)
+    return receipt
+
+
+def text_of(message: Message) -> str:
+    """The text that people get: a page with the link of its runbook, and each message with its key.
+
+    The key shows a reader who gets a message twice that it is the same one.
+    """
+    lines = [message.body["text"]]
+    if message.kind is Kind.PAGE:
+        lines.append(f"Runbook: {runbook_link(message.key)}")
+    return "\n".join([*lines, "", f"[{message.key}]"])

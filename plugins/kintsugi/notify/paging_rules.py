@@ -1,0 +1,305 @@
+"""When is a person needed? Pure: from incidents to pages.
+
+1. A guard refused a repair, or every action was tried in vain (``decide`` then says "page", which ends as a
+   refusal too): the node stays sick until a person decides.
+2. A repair ended as failed and was closed: the node answers, so no watch will continue it, but the sweep of
+   incidents couldn't prove it either.
+3. An open incident whose journal has stood still for STUCK: whoever repaired it is gone, and nobody took over.
+4. An incident that is open for OVERDUE though its repair goes on. (A run by hand has a deadline in Airflow.)
+5. A watch that found a node sick UNFOUNDED times within an hour, and each time nothing was found to be wrong with it:
+   whatever it is, nobody heals it.
+6. An open incident of which the guards have said for WAITING to wait: the node is sick or out of our sight, and
+   nothing may be done about it.
+7. A repair that failed because of the control plane: no node is to blame, and every repair fails the same way.
+
+A repair that only a maintenance flag refused calls nobody, because somebody planned it; after MAINTAINED it does.
+Incidents with one cause are one call: those of which the judgement named the nodes as sharing it, and those of one kind
+and symptom that began within TOGETHER. So a call waits for GATHER; those that join later are one more call.
+For what fails again and again see `kintsugi.notify.recurring_failures`.
+
+Everything else heals without anybody, and stands in the digest. A sick node is detected again and again while a
+person is on the way; incidents of a node that follow each other within UNBROKEN and didn't heal are one reason to
+page, repeated every REMIND.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kintsugi.core.fleet import WATCH, watch_of
+from kintsugi.core.incident import Incident, Outcome
+
+UNBROKEN = timedelta(hours=1)
+REMIND = timedelta(hours=2)
+STUCK = timedelta(minutes=20)
+OVERDUE = timedelta(minutes=30)
+RECENT = timedelta(days=1)
+UNFOUNDED = 6
+WAITING = timedelta(minutes=4)
+TOGETHER = timedelta(seconds=60)
+STALL = timedelta(minutes=10)
+GATHER = timedelta(seconds=10)
+MAINTAINED = timedelta(hours=12)
+COMMON_CAUSE = "common_cause"
+"""Field of a journal entry: ``{"cause": …, "nodes": […]}``, as `kintsugi.recovery.common_cause` found it, or None."""
+CONTROL_PLANE = "control_plane"
+"""Field of a journal entry: the step failed because of the control plane, not because of its node."""
+SWEEP = "sweep__"  # as incident_sweep.RUN_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One call for a person. ``key`` is the same for as long as it is the same call."""
+
+    key: str
+    title: str
+    text: str
+
+    @property
+    def body(self) -> dict[str, str]:
+        """What the outbox keeps of it."""
+        return {"title": self.title, "text": self.text}
+
+
+def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
+    """The calls that the incidents of the last day justify at ``now`` (UTC), oldest incident first."""
+    incidents = list(incidents)
+    calls: list[_Call] = []
+    by_node: dict[str, list[Incident]] = {}
+    for incident in sorted(incidents, key=lambda incident: incident.opened_at):
+        chain = _chain(by_node.get(incident.node, []), incident)
+        by_node[incident.node] = chain
+        call = _call(incident, chain[0], now)
+        if call is not None and now - incident.last_word < RECENT:
+            calls.append(call)
+    found = [page for group in _groups(calls) for page in _pages_of(group, now)]
+    for node in by_node:
+        alarms = [one for one in incidents if one.node == node and _unfounded(one, now)]
+        if len(alarms) >= UNFOUNDED:
+            found.append(_unfounded_page(node, alarms))
+    return list({page.key: page for page in found}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What one incident alone would call for. ``first``: of its chain. ``page.key`` is the chain's and the reminder's.
+
+    ``kind``: calls of different kinds are never one.
+    """
+
+    kind: str
+    incident: Incident
+    first: Incident
+    page: Page
+
+    @property
+    def at(self) -> datetime:
+        """When the reason of the chain came up, UTC: it stays the same for as long as the chain goes on."""
+        refusals = (entry.at for entry in self.first.entries if "refused" in entry.data)
+        return next(refusals, self.first.closed_at or self.first.opened_at)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The nodes that the judgement named as sharing the cause; see COMMON_CAUSE."""
+        named = [entry.data[COMMON_CAUSE] for entry in self.first.entries if entry.data.get(COMMON_CAUSE)]
+        return frozenset(named[-1]["nodes"]) if named else frozenset()
+
+    @property
+    def symptom(self) -> str | None:
+        """The newest verdict on the node."""
+        said = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
+        return str(said[-1]) if said else None
+
+    def is_one_with(self, other: _Call) -> bool:
+        """Whether both have one cause: the one that was named, or the same symptom at the same time."""
+        if self.kind != other.kind:
+            return False
+        if self.page.key == other.page.key:
+            return True
+        if self.kind.startswith(CONTROL_PLANE):
+            return True
+        mine, theirs = self.first, other.first
+        apart = abs(mine.first_failed_at - theirs.first_failed_at)
+        if apart <= STALL and (mine.node in other.named or theirs.node in self.named):
+            return True
+        return self.symptom == other.symptom and apart <= TOGETHER and mine.node != theirs.node
+
+
+def _groups(calls: Iterable[_Call]) -> list[list[_Call]]:
+    """The calls by cause; each group is in the order in which its chains began."""
+    groups: list[list[_Call]] = []
+    for call in sorted(calls, key=lambda call: (call.first.opened_at, call.first.id)):
+        for group in groups:
+            if call.is_one_with(group[0]):
+                group.append(call)
+                break
+        else:
+            groups.append([call])
+    return groups
+
+
+def _pages_of(group: Sequence[_Call], now: datetime) -> list[Page]:
+    """One page for the group, and one more for those that joined after it went out; each once it is due.
+
+    The page goes out when nobody has joined for GATHER, at the latest after 3 GATHER. The other waits until hardly
+    anybody can join any more. A failure of the control plane is one page, whichever node it can't repair.
+    """
+    ordered = sorted(group, key=lambda call: call.at)
+    began = ordered[0].at
+    due = began + GATHER
+    for call in ordered:
+        if call.at <= due:
+            due = min(call.at + GATHER, began + 3 * GATHER)
+    before = [call for call in group if call.at <= due]
+    after = [call for call in ordered if call.at > due]
+    found = [_one_page(before, before[0].page.key)] if now >= due else []
+    settled = after and now >= max(began + TOGETHER, after[-1].at) + GATHER
+    if settled and not group[0].kind.startswith(CONTROL_PLANE):
+        nodes = {call.incident.node for call in after}
+        found.append(_one_page(after, f"{before[0].page.key}/more/{len(nodes)}"))
+    return found
+
+
+def _one_page(calls: Sequence[_Call], key: str) -> Page:
+    """The page of one call, or one that names the servers of all."""
+    nodes = list(dict.fromkeys(call.incident.node for call in calls))
+    page = calls[0].page
+    if len(nodes) == 1:
+        return Page(key, page.title, page.text)
+    said = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
+    return Page(
+        key,
+        page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1),
+        f"Probably one cause:\n{said}\n{page.text}",
+    )
+
+
+def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
+    """The run of unhealed incidents that ``incident`` continues, or begins."""
+    last = before[-1] if before else None
+    goes_on = (
+        last is not None
+        and last.outcome in (Outcome.REFUSED, Outcome.FAILED)
+        and last.closed_at is not None
+        and incident.opened_at - last.closed_at < UNBROKEN
+    )
+    return [*before, incident] if goes_on else [incident]
+
+
+def _call(incident: Incident, first: Incident, now: datetime) -> _Call | None:
+    """The gravest rule that applies to the incident."""
+    for kind, rule in (
+        (CONTROL_PLANE, _control_plane),
+        ("refused", _refused),
+        ("failed", _failed),
+        ("waiting", _waiting),
+        ("stuck", _stuck),
+        ("overdue", _overdue),
+    ):
+        if (found := rule(incident, first, now)) is not None:
+            reminder, page = found
+            return _Call(f"{kind}/{reminder}", incident, first, page)
+    return None
+
+
+def _where(incident: Incident) -> str:
+    return f"See `make incident ID={incident.id}`, and {watch_of(incident.node)} in Airflow."
+
+
+def _control_plane(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+    failures = [entry for entry in incident.entries if entry.data.get(CONTROL_PLANE)]
+    if not failures or incident.outcome not in (None, Outcome.FAILED):
+        return None
+    last = failures[-1]
+    reminder = int((last.at - first.opened_at) / REMIND)
+    return reminder, Page(
+        f"page/control-plane/{first.id}/{reminder}",
+        f"The control plane needs a person: it can't repair {incident.node}",
+        f"{last.message}\nNo escalation step was used up, and the repair is tried again. Repair the control plane "
+        f"(its disk, its database, its programs); see `make status`. {_where(incident)}",
+    )
+
+
+def _refused(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+    refusals = [entry for entry in incident.entries if "refused" in entry.data]
+    if not refusals or incident.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM):
+        return None
+    last = refusals[-1]
+    if last.data.get("gates") == ["maintenance"] and now - first.opened_at < MAINTAINED:
+        return None
+    said = last.message.removeprefix("refused: ")
+    reminder = int((last.at - first.opened_at) / REMIND)
+    return reminder, Page(
+        f"page/refused/{first.id}/{reminder}",
+        f"{incident.node} needs a person: its repair was refused",
+        f"{said}\nApprove or decline under 'required actions' in Airflow, or repair it by hand. {_where(incident)}",
+    )
+
+
+def _failed(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+    if incident.outcome is not Outcome.FAILED:
+        return None
+    return 0, Page(
+        f"page/failed/{incident.id}",
+        f"{incident.node} needs a person: its repair failed",
+        f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {_where(incident)}",
+    )
+
+
+def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+    answers = [entry for entry in incident.entries if entry.step == "guard" and "waiting" in entry.data]
+    if incident.closed_at is not None or not answers or not answers[-1].data["waiting"]:
+        return None
+    if now - incident.first_failed_at <= WAITING:
+        return None
+    why = next(entry.message for entry in reversed(incident.entries) if "verdict" in entry.data)
+    return 0, Page(
+        f"page/waiting/{incident.id}",
+        f"{incident.node} needs a person: it has been waited for in vain",
+        f"{why}\n{answers[-1].message} Nothing was touched. Look at the node and at the network to it. "
+        f"{_where(incident)}",
+    )
+
+
+def _stuck(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+    if incident.closed_at is not None or now - incident.last_word <= STUCK:
+        return None
+    return 0, Page(
+        f"page/stuck/{incident.id}/{len(incident.entries)}",
+        f"{incident.node} needs a person: its repair stands still",
+        f"Nothing was written since {incident.last_word:%H:%M:%S} UTC. Does Airflow run? {_where(incident)}",
+    )
+
+
+def _overdue(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+    by_itself = incident.holder.startswith(WATCH) or f"/{SWEEP}" in incident.holder
+    if incident.closed_at is not None or not by_itself or now - incident.opened_at <= OVERDUE:
+        return None
+    last = incident.entries[-1].message if incident.entries else "nothing"
+    return 0, Page(
+        f"page/overdue/{incident.id}",
+        f"{incident.node} is not healed after {OVERDUE.total_seconds() / 60:.0f} minutes",
+        f"Its repair goes on, last with: {last}\n{_where(incident)}",
+    )
+
+
+def _unfounded(incident: Incident, now: datetime) -> bool:
+    """Whether a watch's finding of the last hour came to nothing."""
+    return (
+        incident.outcome is Outcome.FALSE_ALARM
+        and incident.holder.startswith(WATCH)
+        and now - incident.last_word < UNBROKEN
+    )
+
+
+def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
+    first = min(alarms, key=lambda incident: incident.opened_at)
+    last = max(alarms, key=lambda incident: incident.opened_at)
+    return Page(
+        f"page/unfounded/{node}/{first.opened_at:%Y%m%dT%H}",
+        f"{node} needs a person: its watch finds it sick again and again",
+        f"{len(alarms)} times within the hour, and nothing was touched. The last time: {last.reason}\n"
+        f"See `make incident ID={last.id}`, and {watch_of(node)} in Airflow; recover_node acts on your word.",
+    )

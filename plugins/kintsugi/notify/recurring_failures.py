@@ -1,0 +1,122 @@
+"""What heals each time and fails again: pure, from incidents and the exits that the nodes' inits logged to pages.
+
+1. Crash loop: within LOOP, a node had LOOP_INCIDENTS incidents that were recovered or came to nothing.
+2. Crash loop that no watch sees: within LOOP, an init started a service again LOOP_EXITS times. Each start may be so
+   quick that no watch finds the node sick.
+3. The same failure again: within DAY, DAY_INCIDENTS incidents of a node had one verdict.
+
+Faults made on purpose, dry runs, and runs by hand don't count. What was refused or has failed calls anyway
+(`kintsugi.notify.paging_rules`). A pattern calls once in each REMIND, counted by the clock, for as long as it goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from kintsugi.core.fleet import WATCH, watch_of
+from kintsugi.core.incident import Incident, Outcome
+from kintsugi.db.flags import Fault
+from kintsugi.notify.paging_rules import REMIND, Page
+
+LOOP = timedelta(hours=1)
+LOOP_INCIDENTS = 5
+LOOP_EXITS = 6
+DAY = timedelta(days=1)
+DAY_INCIDENTS = 4
+
+# supervisord: "exited: kafka (exit status 1; not expected)". What was stopped on purpose is "stopped: …".
+_EXITED = re.compile(r"^(\S+) .*\bexited: (\S+) \(")
+
+
+def patterns(
+    incidents: Iterable[Incident],
+    now: datetime,
+    *,
+    exits: Mapping[str, Sequence[datetime]] | None = None,
+    faults: Iterable[Fault] = (),
+) -> list[Page]:
+    """The calls that are due at ``now`` (UTC), one a node at most. ``exits``: times of the exits by node name."""
+    recovered: dict[str, list[Incident]] = {}
+    for incident in incidents:
+        if _counts(incident) and now - incident.opened_at < DAY:
+            recovered.setdefault(incident.node, []).append(incident)
+    injected = Counter(fault.node for fault in faults if now - fault.t0 < LOOP)
+    found = []
+    for node in sorted({*recovered, *(exits or {})}):
+        own = recovered.get(node, [])
+        late_exits = [at for at in (exits or {}).get(node, ()) if timedelta() <= now - at < LOOP]
+        said = _loop(own, now) or _exits(late_exits, injected[node]) or _same_again(own)
+        if said is not None:
+            found.append(_page(node, said, own, now))
+    return found
+
+
+def exits_in(lines: Iterable[str], service: str) -> list[datetime]:
+    """When an init saw its service exit by itself; ``lines``: its log, each beginning with a time in ISO 8601."""
+    found = []
+    for line in lines:
+        matched = _EXITED.match(line)
+        if matched is None or matched[2] != service:
+            continue
+        try:
+            at = datetime.fromisoformat(matched[1])
+        except ValueError:
+            continue
+        if at.tzinfo is not None:
+            found.append(at)
+    return found
+
+
+def _counts(incident: Incident) -> bool:
+    return (
+        incident.t0 is None
+        and incident.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM)
+        and incident.holder.startswith((WATCH, "recover_node/sweep__"))
+    )
+
+
+def _loop(incidents: Sequence[Incident], now: datetime) -> str | None:
+    """Rule 1. False alarms alone have a rule in `pages`."""
+    late = [one for one in incidents if now - one.opened_at < LOOP]
+    healed = [one for one in late if one.outcome is Outcome.HEALED]
+    if len(late) < LOOP_INCIDENTS or not healed:
+        return None
+    return f"it failed {len(late)} times within the hour, and was healed {len(healed)} times"
+
+
+def _exits(times: Sequence[datetime], injected: int) -> str | None:
+    """Rule 2."""
+    count = len(times) - injected
+    return f"its service exited {count} times within the hour" if count >= LOOP_EXITS else None
+
+
+def _same_again(incidents: Sequence[Incident]) -> str | None:
+    """Rule 3."""
+    verdicts = Counter(
+        verdict
+        for one in incidents
+        if one.outcome is Outcome.HEALED and (verdict := _verdict(one)) is not None
+    )
+    for verdict, count in verdicts.most_common(1):
+        if count >= DAY_INCIDENTS:
+            return (
+                f"it failed in the same way ({verdict}) {count} times within a day, and was healed each time"
+            )
+    return None
+
+
+def _verdict(incident: Incident) -> str | None:
+    return next((str(entry.data["verdict"]) for entry in incident.entries if "verdict" in entry.data), None)
+
+
+def _page(node: str, said: str, incidents: Sequence[Incident], now: datetime) -> Page:
+    last = max(incidents, key=lambda one: one.opened_at, default=None)
+    where = f"See `make incident ID={last.id}`" if last else f"See the log of {node}'s init"
+    return Page(
+        f"page/pattern/{node}/{int(now.timestamp() // REMIND.total_seconds())}",
+        f"{node} needs a person: it fails again and again",
+        f"{node}: {said}. Healing doesn't remove the cause. {where}, and {watch_of(node)} in Airflow.",
+    )

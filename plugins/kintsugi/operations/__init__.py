@@ -1,0 +1,1 @@
+"""What recovery and releases both do to nodes: readiness, verification, voters, repair of replicas."""

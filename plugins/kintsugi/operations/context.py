@@ -1,0 +1,168 @@
+"""What a recovery works with: the case that travels between tasks, and the doors to the outside."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.connections import s3_client, store_dsn
+from kintsugi.core.errors import Fenced
+from kintsugi.core.fleet import Fleet, Node
+from kintsugi.core.process_priority import first_in_line
+from kintsugi.core.settings import Settings, load_settings
+from kintsugi.db.patience import PROCESS, TASK
+from kintsugi.db.store import Store, StoreUnavailable
+from kintsugi.environments.platforms import platform_of
+from kintsugi.infra.ansible import Ansible
+from kintsugi.infra.terraform import Terraform
+from kintsugi.probes.observe import SERVICES
+from kintsugi.probes.service_log import written_since
+
+if TYPE_CHECKING:
+    from kintsugi.db.leases import Lease
+    from kintsugi.environments.base import Platform
+
+LEASE_S = 300.0
+RENEW_S = 60.0  # a step may take longer than its lease, one that streams a disk or compares it
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One repair under way: which incident, of which node, and who holds the lease."""
+
+    incident: str
+    node: str
+    holder: str
+
+    def to_xcom(self) -> dict[str, str]:
+        return {"incident": self.incident, "node": self.node, "holder": self.holder}
+
+    @classmethod
+    def from_xcom(cls, value: dict[str, str]) -> Case:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The doors to the outside: the fleet, the store, S3, Terraform, Ansible."""
+
+    settings: Settings
+    fleet: Fleet
+    store: Store
+
+    def node(self, case: Case) -> Node:
+        return self.fleet.node(case.node)
+
+    def s3(self) -> Any:
+        return s3_client(self.settings)
+
+    def s3_in_time(self) -> Any:
+        """S3 for what stands on a repair's way: a call fails within seconds where S3 hangs."""
+        return s3_client(self.settings, in_time=True)
+
+    def terraform(self) -> Terraform:
+        return Terraform(self.settings)
+
+    def platform(self) -> Platform:
+        return platform_of(self.settings)
+
+    def ansible(self) -> Ansible:
+        return Ansible(self.settings)
+
+    def said(self, name: str, words: str, since: datetime) -> list[str]:
+        """The lines with ``words`` (a pattern of sed) that the node's service has logged since then, by its clock.
+
+        Raises StepFailed when the node can't be asked.
+        """
+        path = self.settings.node_root(name) / "log" / f"{SERVICES[self.fleet.node(name).role]}.log"
+        return written_since(
+            self.platform().run(name, ["sed", "-n", f"/{words}/p", str(path)]).splitlines(), since
+        )
+
+    @contextmanager
+    def step(self, case: Case, name: str) -> Iterator[Step]:
+        """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
+
+        The lease is renewed for as long as the step's process lives. Raises LeaseHeld when another run has taken it,
+        IncidentClosed when its incident has ended, Fenced by the next act of a step whose successor has started.
+        """
+        lease = self.store.acquire_lease(
+            case.node, case.holder, LEASE_S, fresh_token=True, incident=case.incident
+        )
+        step = Step(self, case, name, lease.token)
+        step.note("started", mark="start")
+        try:
+            with first_in_line(), _kept(self.store, lease):
+                yield step
+        except BaseException as error:  # Airflow's time-out is none of Exception's
+            step.note(f"failed: {str(error) or type(error).__name__}", mark="failed")
+            raise
+        step.note("done", mark="end")
+
+
+@contextmanager
+def _kept(store: Store, lease: Lease) -> Iterator[None]:
+    """Renew the lease while the block runs, until a newer token shows that it is another's."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_S):
+            try:
+                store.renew(lease.node, lease.token, LEASE_S)
+            except StoreUnavailable as away:
+                log.warning("%s", away)
+            except Fenced as fenced:
+                log.warning("%s", fenced)
+                return
+
+    thread = threading.Thread(target=renew, name=f"lease of {lease.node}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step under way: writes to the journal and proves before each act that it is still the one."""
+
+    runtime: Runtime
+    case: Case
+    name: str
+    token: int
+
+    def check(self) -> None:
+        """To be called right before a destructive act.
+
+        Raises Fenced unless this step's token is the newest, IncidentClosed when its incident has ended.
+        """
+        self.runtime.store.check(self.case.node, self.token, incident=self.case.incident)
+
+    def note(self, message: str, **data: Any) -> None:
+        """Add a sentence to the incident's journal and to the task's log."""
+        self.note_as(self.name, message, **data)
+
+    def note_as(self, step: str, message: str, **data: Any) -> None:
+        """Add a sentence on behalf of another step, whose work this one did again."""
+        log.info("%s: %s", step, message)
+        # Two runs may take turns at one incident (a dry run, while the watch's waits for a person).
+        data = {"run": self.case.holder} | data
+        self.runtime.store.append(self.case.incident, self.token, step, message, data)
+
+
+def runtime() -> Runtime:
+    """The doors as the environment (Airflow's connections, else the settings) defines them."""
+    settings = load_settings()
+    patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
+    return Runtime(
+        settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
+    )

@@ -1,0 +1,103 @@
+"""Bring a broker whose disk was lost back into the metadata quorum.
+
+A voter is a broker *and* its data directory. A broker that was formatted anew has a new directory id; in
+the quorum its dead predecessor still counts, so that one more failure would stop the cluster. In order:
+
+1. Find the leader; wait until it sees the broker's new directory fetch the metadata log, as an observer.
+2. Remove every other directory of that broker from the voters. The two others are a majority of three.
+3. Wait until the observer has caught up, then add it as a voter.
+
+Each step looks before it acts, so the whole may be killed and run again; a broker that kept its disk
+passes through.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node
+from kintsugi.core.settings import KAFKA_CONTROLLER_PORT
+from kintsugi.wire.kafka_quorum import Quorum, QuorumError, Replica, add_voter, find_leader, remove_voter
+
+_PAUSE_S = 0.3
+_FETCHES_WITHIN_MS = 3000  # a living replica fetches every half second
+_LAG = 50  # records behind the high watermark; the leader itself checks that a new voter is near its end
+
+
+def _ignore(_sentence: str) -> None:
+    """Report nothing."""
+
+
+def rejoin_voter(
+    fleet: Fleet,
+    node: Node,
+    cluster_id: str,
+    *,
+    timeout_s: float = 60.0,
+    on_progress: Callable[[str], None] = _ignore,
+) -> None:
+    """Make ``node`` a voter with the data directory it has now (steps 1 to 3).
+
+    Raises StepFailed saying what was missing when it isn't one after ``timeout_s`` seconds.
+    """
+    endpoint = f"{node.address}:{KAFKA_CONTROLLER_PORT}"
+    deadline = time.monotonic() + timeout_s
+    missing = "no answer yet"
+    while time.monotonic() < deadline:
+        try:
+            leader, quorum = find_leader(_controllers(fleet, node))
+            missing = _next_step(quorum, node, leader, cluster_id, endpoint, on_progress)
+            if not missing:
+                return
+        except QuorumError as error:  # an election, or an observer that isn't caught up
+            missing = str(error)
+        time.sleep(_PAUSE_S)
+    raise StepFailed(f"{node.name} is no voter of the quorum after {timeout_s:.0f} s: {missing}")
+
+
+def _next_step(
+    quorum: Quorum,
+    node: Node,
+    leader: str,
+    cluster_id: str,
+    endpoint: str,
+    on_progress: Callable[[str], None],
+) -> str:
+    """Do what can be done now; returns what is still missing, empty when the node is a voter."""
+    present = living(quorum, node.index)
+    if present is None:
+        return "the leader doesn't see it fetch the metadata log"
+    dead = [v for v in quorum.voters if v.node_id == node.index and v.directory != present.directory]
+    for voter in dead:
+        remove_voter(leader, cluster_id, voter)
+        on_progress(f"removed the voter of the lost disk {voter.directory} of {node.name}")
+    if present in quorum.voters:
+        return "the leader hasn't confirmed that the lost disk is out" if dead else ""
+    if present.end_offset < quorum.high_watermark - _LAG:
+        return f"it is at offset {present.end_offset} of {quorum.high_watermark} of the metadata log"
+    add_voter(leader, cluster_id, present, endpoint)
+    on_progress(f"added the voter {present.directory} of {node.name}")
+    return "the leader hasn't confirmed it as a voter"
+
+
+def living(quorum: Quorum, node_id: int) -> Replica | None:
+    """The directory of the broker that fetches now, be it a voter's or an observer's; None when none does.
+
+    The leader lists a directory that was removed from the voters among the observers for minutes after its last
+    fetch, so a dead predecessor is told from the living one by the time of its fetch (by the leader's clock, which
+    its own entry tells) and by nothing else.
+    """
+    now = max((replica.fetched_ms for replica in quorum.voters), default=0)
+    fetching = [
+        replica
+        for replica in (*quorum.voters, *quorum.observers)
+        if replica.node_id == node_id and replica.fetched_ms > now - _FETCHES_WITHIN_MS
+    ]
+    return max(fetching, key=lambda replica: replica.fetched_ms, default=None)
+
+
+def _controllers(fleet: Fleet, node: Node) -> list[str]:
+    others = [f"{peer.address}:{KAFKA_CONTROLLER_PORT}" for peer in fleet.peers(node)]
+    return [*others, f"{node.address}:{KAFKA_CONTROLLER_PORT}"]

@@ -1,0 +1,219 @@
+"""When is a healed node redundant again? Conditions by role, and waiting for them.
+
+* **Kafka**: the broker answers, no other broker has it fenced, and no partition is under-replicated.
+* **Cassandra**: every node, asked on its own, takes the healed one for NORMAL and gets an answer from all
+  replicas of its range. A coordinator whose failure detector holds one of them for down refuses that at once,
+  so the answer says "up/normal" and "serves" in one, without the JVM start that nodetool costs.
+* **Spark master**: ALIVE, with all workers; **worker**: ALIVE at the master. Where the stream shall run, its
+  application holds a core on the healed worker (all workers for the master).
+
+Each condition is a coroutine that returns None when it holds, else what is missing, as a sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.errors import KintsugiError, StepFailed
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
+from kintsugi.db.store import Store
+from kintsugi.operations import stream_driver
+from kintsugi.probes.peers import ask, ask_json, witnesses
+from kintsugi.probes.protocols import probe_node
+from kintsugi.probes.stream import stream_apps
+from kintsugi.wire import cql as cql_wire
+from kintsugi.wire import kafka
+from kintsugi.wire.exchange import Connection
+
+log = logging.getLogger(__name__)
+
+Condition = Callable[[], Awaitable[str | None]]
+POLL_S = 0.5
+GOSSIP = 'SELECT address, generation, "schema", status_with_port FROM system_views.gossip_info'
+# Replicated three times in every cluster; the token chooses the range, and so the replicas that must answer.
+READ_RANGE = (
+    "SELECT parent_id FROM system_distributed.parent_repair_history WHERE token(parent_id) = {token} LIMIT 1"
+)
+
+
+def wait(settings: Settings, fleet: Fleet, node: Node, deadline_s: float) -> str:
+    """Wait until ``node`` is redundant; returns a sentence. Raises StepFailed with what was missing."""
+    stream = node.role in (Role.SPARK_MASTER, Role.SPARK_WORKER) and stream_shall_run(settings)
+    seconds = asyncio.run(
+        until(lambda: missing(fleet, node, stream), deadline_s, f"{node.name} is not redundant")
+    )
+    return f"{node.name} is redundant again ({_CLAIM[node.role]}), after {seconds:.1f} s of waiting"
+
+
+_CLAIM = {
+    Role.KAFKA: "no partition is under-replicated",
+    Role.CASSANDRA: "up and normal for every peer, and its range is served by all replicas",
+    Role.SPARK_MASTER: "alive with all its workers",
+    Role.SPARK_WORKER: "alive at the master with its cores",
+}
+
+
+async def missing(fleet: Fleet, node: Node, stream: bool = False) -> str | None:
+    """What ``node`` lacks to be redundant, or None. ``stream``: whether the application shall run."""
+    probe = await probe_node(node)
+    if probe.answer is not Answer.OK:
+        return f"it doesn't answer its own protocol ({probe.detail})"
+    if node.role is Role.KAFKA:
+        return await _kafka(fleet, node)
+    if node.role is Role.CASSANDRA:
+        return await _cassandra(fleet, node)
+    return await _spark(fleet, node, stream)
+
+
+async def until(condition: Condition, deadline_s: float, what: str) -> float:
+    """Poll ``condition`` until nothing is missing; returns seconds. Raises StepFailed at the deadline."""
+    started, said = time.monotonic(), None
+    while (lacks := await condition()) is not None:
+        waited_s = time.monotonic() - started
+        if lacks != said:
+            said = lacks
+            log.info("%s: %s (%.1f s)", what, lacks, waited_s)
+        if waited_s > deadline_s:
+            raise StepFailed(f"{what} after {waited_s:.0f} s: {lacks}; read the log of that service")
+        await asyncio.sleep(POLL_S)
+    return time.monotonic() - started
+
+
+async def _kafka(fleet: Fleet, node: Node) -> str | None:
+    """Ask the node and its peers: each has its own copy of the metadata, and none may lag."""
+    brokers = fleet.of(Role.KAFKA)
+    listed = await asyncio.gather(*(ask(broker, KAFKA_PORT, kafka.broker_ids) for broker in brokers))
+    for broker, ids in zip(brokers, listed, strict=True):
+        if not isinstance(ids, str) and node.index not in ids:
+            return f"{broker.name} still has it fenced"
+    told = await asyncio.gather(*(ask(broker, KAFKA_PORT, kafka.partitions) for broker in brokers))
+    known = [answer for answer in told if not isinstance(answer, str)]
+    behind = {
+        name
+        for answer in known
+        for name, replicas in answer.items()
+        if node.index in replicas.assigned and node.index not in replicas.in_sync
+    }
+    if isinstance(told[brokers.index(node)], str) or not known:
+        return "it doesn't describe its partitions yet"
+    return f"it is out of sync in {_some(behind)}" if behind else None
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+async def _cassandra(fleet: Fleet, node: Node) -> str | None:
+    """Ask every node of the ring for its view.
+
+    While another node of the ring is dead, nothing can be read from all replicas; then the heartbeat of the
+    healed node in the gossip of every living peer has to do.
+    """
+    probes = await asyncio.gather(*(probe_node(peer) for peer in fleet.peers(node)))
+    dead = {probe.target for probe in probes if probe.answer is not Answer.OK}
+    if dead:
+        said = await witnesses(fleet, node)
+        deaf = [w.peer for w in said if w.peer not in dead and w.opinion is not PeerOpinion.UP]
+        return f"{' and '.join(deaf)} don't hear it" if deaf else None
+    ring = fleet.of(Role.CASSANDRA)
+    views = dict(zip(ring, await asyncio.gather(*(_view(other, node) for other in ring)), strict=True))
+    for coordinator, view in views.items():
+        if view.lacks is not None:
+            outdated = outlived(node, coordinator, view.generation, views[node].generation)
+            return outdated or f"{coordinator.name} says: {view.lacks}"
+    if len({view.schema for view in views.values()}) > 1:
+        return "the nodes don't agree on the schema"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a coordinator finds missing of a node, and what it knows of it: its schema version, its generation."""
+
+    lacks: str | None
+    schema: object = None
+    generation: int | None = None
+
+
+async def _view(coordinator: Node, node: Node) -> _View:
+    rows = await ask(coordinator, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
+    if isinstance(rows, str):
+        return _View(rows)
+    row = next((row for row in rows if row["address"] == node.address), {})
+    status, _, token = str(row.get("status_with_port")).partition(",")
+    if status != "NORMAL":
+        return _View(f"{node.name} is {status} in my gossip", generation=row.get("generation"))
+    answer = await ask(coordinator, CASSANDRA_PORT, _read_range(token))
+    return _View(answer if isinstance(answer, str) else None, row.get("schema"), row.get("generation"))
+
+
+def outlived(node: Node, peer: Node, held: int | None, own: int | None) -> str | None:
+    """That ``peer`` takes a former life of ``node`` for newer than its present one, and what to do; None if it doesn't.
+
+    ``held``, ``own``: the generation of ``node`` in the gossip of each, in seconds since 1970. A Cassandra node takes
+    the time of its start for its generation, or one more than the last that its disk remembers; peers don't listen to
+    a smaller one than they know. So a node that lost its disk after its clock had been ahead isn't heard.
+    """
+    if held is None or own is None or held <= own:
+        return None
+    when = datetime.fromtimestamp(held, UTC).strftime("%H:%M:%S UTC")
+    return (
+        f"{peer.name} doesn't listen to {node.name}: it knows a life of it that began {held - own} s later, by a clock "
+        f"that was ahead; restart {node.name} after {when} (recover_node, action restart)"
+    )
+
+
+def _read_range(token: str) -> Callable[[Connection], Awaitable[list[dict[str, Any]]]]:
+    """A read of the range of ``token`` from all of its replicas."""
+    cql = READ_RANGE.format(token=int(token))
+    return lambda connection: cql_wire.query(connection, cql, cql_wire.ALL)
+
+
+async def _spark(fleet: Fleet, node: Node, stream: bool) -> str | None:
+    """Ask the master (of which there is one)."""
+    master = fleet.of(Role.SPARK_MASTER)[0]
+    document = await master_state(master)
+    if isinstance(document, str):
+        return f"{master.name} says: {document}"
+    wanted = [node] if node.role is Role.SPARK_WORKER else fleet.of(Role.SPARK_WORKER)
+    return spark_missing(document, wanted, stream)
+
+
+async def master_state(master: Node) -> Mapping[str, Any] | str:
+    """The master's ``/json/`` document, or why there is none."""
+    document: Mapping[str, Any] | str = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
+    return document
+
+
+def spark_missing(document: Mapping[str, Any], wanted: list[Node], stream: bool) -> str | None:
+    """What the workers ``wanted`` lack; ``stream``: each of them must give the stream a core."""
+    if document.get("status") != "ALIVE":
+        return f"the master is {document.get('status')}"
+    workers = {w["host"]: w for w in document.get("workers", []) if w.get("state") == "ALIVE"}
+    for node in wanted:
+        if node.address not in workers:
+            return f"no worker of {node.name} is alive at the master"
+        if stream and int(workers[node.address].get("coresused", 0)) < 1:
+            return f"the stream holds no core on {node.name}"
+    if stream and not stream_apps(document):
+        return "the streaming application is not registered"
+    return None
+
+
+def stream_shall_run(settings: Settings) -> bool:
+    """Whether somebody submitted the stream; when the store can't say, nothing is demanded of the stream."""
+    try:
+        return stream_driver.wanted(Store(store_dsn(settings)))
+    except (KintsugiError, OSError) as error:
+        log.warning("can't tell whether the stream shall run: %s", error)
+        return False

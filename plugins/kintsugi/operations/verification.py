@@ -1,0 +1,161 @@
+"""Proof by this very node: what a healed node did itself, not what others say of it.
+
+* **Kafka**: the broker leads its partition of the topic ``kintsugi.verify``, takes a record with acks=all,
+  and gives it back.
+* **Cassandra**: rows that a quorum of the others holds are read at consistency level ONE from this node, and
+  the trace shows that it read them from its own disk.
+* **Spark worker**: an executor of the stream on this node has completed tasks.
+* **Spark master**: ALIVE with all workers, and the stream completes tasks under it.
+
+Each waits for its condition with a deadline, raises StepFailed saying what was missing, and returns what it
+proved, as a sentence. All may be run again at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.settings import Settings
+from kintsugi.operations import stream_driver
+from kintsugi.operations.context import Runtime
+from kintsugi.operations.readiness import master_state, spark_missing, stream_shall_run, until
+from kintsugi.operations.verification_cassandra import verify_cassandra
+from kintsugi.operations.verification_kafka import verify_kafka
+from kintsugi.pipeline import synthetic_trade as trade
+from kintsugi.pipeline.cassandra_connection import cassandra_session
+from kintsugi.pipeline.cassandra_session import shut_down_after
+from kintsugi.probes import clock_skew
+from kintsugi.probes.peers import ask_json
+from kintsugi.probes.stream import stream_apps
+
+DRIVER_UI_PORT = 4040
+DEADLINE_S = 60.0
+# A new executor gets tasks with the next batch, and the one that it interrupted takes in all that came meanwhile.
+BATCHES_S = 180.0
+IDLE_AFTER_S = 10.0
+
+
+def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEADLINE_S) -> str:
+    """The proof for the role of ``node``, as a sentence; raises StepFailed at the deadline (seconds)."""
+    if node.role is Role.KAFKA:
+        return verify_kafka(fleet, node, deadline_s)
+    if node.role is Role.CASSANDRA:
+        return verify_cassandra(fleet, node, deadline_s)
+    return verify_spark(fleet, node, stream=stream_shall_run(settings), deadline_s=deadline_s)
+
+
+def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]) -> str:
+    """Proof by the whole way: a canary trade is read in Cassandra; returns a sentence.
+
+    ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
+    and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
+    """
+    if not stream_driver.shall_run(runtime):
+        return "no canary was sent: nobody has submitted the stream"
+    trade_id, entrance = send()
+    seconds = trade.await_arrival(
+        lambda: shut_down_after(cassandra_session(runtime.settings)), trade_id, give_up
+    )
+    return f"the canary went from {entrance} to Cassandra in {seconds:.1f} s"
+
+
+def verify_clock(settings: Settings, node: Node) -> str:
+    """Proof that the service of ``node`` has the time that its peers have; raises StepFailed when it hasn't."""
+    ahead = asyncio.run(clock_skew.ahead_s(settings, node))
+    if (off := clock_skew.wrong(ahead)) is not None:
+        raise StepFailed(f"{node.name} serves, but {off}")
+    if ahead is None:
+        raise StepFailed(f"{node.name} serves, but nobody could say what its clock says")
+    return f"the clock of {node.name} is that of everybody else"
+
+
+def verify_spark(fleet: Fleet, node: Node, *, stream: bool, deadline_s: float = DEADLINE_S) -> str:
+    """Proof for a Spark node; ``stream``: whether the streaming application shall run.
+
+    The cluster is given ``deadline_s``, the tasks BATCHES_S.
+    """
+    return asyncio.run(_verify_spark(fleet, node, stream, deadline_s))
+
+
+async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: float) -> str:
+    master = fleet.of(Role.SPARK_MASTER)[0]
+    wanted = [node] if node.role is Role.SPARK_WORKER else fleet.of(Role.SPARK_WORKER)
+
+    async def cluster() -> str | None:
+        document = await master_state(master)
+        return document if isinstance(document, str) else spark_missing(document, wanted, stream)
+
+    await until(cluster, deadline_s, f"{node.name} does not work")
+    names = " and ".join(worker.name for worker in wanted)
+    if not stream:
+        return f"{names} offer their cores to the master; no stream has been submitted, so none was used"
+    before = await executors(master)
+    seen: dict[str, int] = {} if isinstance(before, str) else completed(before)
+
+    async def tasks() -> str | None:
+        now = await executors(master)
+        if isinstance(now, str):
+            return f"the driver says: {now}"
+        return tasks_missing(wanted, seen, now, time.monotonic() - started)
+
+    started = time.monotonic()
+    await until(tasks, BATCHES_S, f"{node.name} is not proven")
+    return await _task_proof(master, names, wanted)
+
+
+async def _task_proof(master: Node, names: str, wanted: list[Node]) -> str:
+    now = await executors(master)
+    done = {} if isinstance(now, str) else completed(now)
+    counts = [done.get(worker.address, 0) for worker in wanted]
+    if all(counts):
+        return f"the stream's executors on {names} have completed {sum(counts)} tasks"
+    return f"the stream's executors on {names} are registered; the stream is idle, so no task was due"
+
+
+def tasks_missing(
+    wanted: list[Node], before: Mapping[str, int], found: Sequence[Mapping[str, Any]], since_s: float
+) -> str | None:
+    """What the executors on ``wanted`` lack, by what the driver says of all of them (``found``).
+
+    An idle stream gives no tasks: where nobody is at one, or completed any for 10 s, registered executors have to do.
+    ``before``: completed tasks by address, ``since_s`` seconds ago.
+    """
+    now = completed(found)
+    absent = [node.name for node in wanted if node.address not in now]
+    if absent:
+        return f"no executor of the stream is active on {' and '.join(absent)}"
+    fresh = [node.name for node in wanted if now[node.address] == 0]
+    at_work = any(executor["activeTasks"] for executor in found)
+    idle = not at_work and sum(now.values()) <= sum(before.get(address, 0) for address in now)
+    if fresh and not (idle and since_s > IDLE_AFTER_S):
+        return f"no task of the stream has been completed on {' and '.join(fresh)}"
+    return None
+
+
+async def executors(master: Node) -> list[Mapping[str, Any]] | str:
+    """The stream's active executors by its driver (on the master's node), or why they aren't known."""
+    document = await master_state(master)
+    if isinstance(document, str):
+        return document
+    apps = stream_apps(document)
+    if not apps:
+        return "the streaming application is not registered"
+    path = f"/api/v1/applications/{apps[0]['id']}/executors"
+    found: list[Mapping[str, Any]] | str = await ask_json(master, DRIVER_UI_PORT, path)
+    if isinstance(found, str):
+        return found
+    return [executor for executor in found if executor["isActive"] and executor["id"] != "driver"]
+
+
+def completed(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Completed tasks by address, from the driver's list of executors."""
+    done: dict[str, int] = {}
+    for executor in found:
+        address = str(executor["hostPort"]).rpartition(":")[0]
+        done[address] = done.get(address, 0) + int(executor["completedTasks"])
+    return done

@@ -1,0 +1,151 @@
+"""Proof by a healed Cassandra node: it reads known rows from its own replica."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node
+from kintsugi.core.settings import CASSANDRA_PORT, KEYSPACE
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+SAMPLE = 10
+REMOTE = ("Sending READ_REQ", "Enqueuing request to", "reading data from", "reading digest from")
+PROOF_TABLE = (
+    f"CREATE TABLE IF NOT EXISTS {KEYSPACE}.proof (node text PRIMARY KEY, written_at timestamp) "
+    "WITH default_time_to_live = 86400"
+)
+
+
+def verify_cassandra(fleet: Fleet, node: Node, deadline_s: float) -> str:
+    """Read a row that the others just wrote, and a sample of trades, from this node's own disk.
+
+    The rows are known from the others at LOCAL_QUORUM; they are read at ONE with this node as the only
+    coordinator, and the trace must show no message to another replica. Returns a sentence; raises StepFailed.
+    """
+    from cassandra import DriverException
+    from cassandra.cluster import NoHostAvailable
+
+    ends = time.monotonic() + deadline_s
+    while True:
+        try:
+            return _prove(fleet, node)
+        except (DriverException, NoHostAvailable, StepFailed) as error:
+            if time.monotonic() > ends:
+                text = str(error) if isinstance(error, StepFailed) else f"{type(error).__name__}: {error}"
+                raise StepFailed(
+                    f"{node.name} did not prove itself within {deadline_s:.0f} s: {text}; "
+                    "read its cassandra.log"
+                ) from error
+            time.sleep(0.5)
+
+
+def _prove(fleet: Fleet, node: Node) -> str:
+    peers = [peer.address for peer in fleet.peers(node)]
+    with Only(peers) as others, Only([node.address]) as this:
+        written_at = _write(others, node)
+        if _read(this, node) != written_at:
+            raise StepFailed("the row that its peers just wrote isn't on its own replica yet")
+        trades = _sample(others)
+        behind = sum(1 for row in trades if not _holds(this, row))
+        if behind:
+            raise StepFailed(
+                f"{behind} of {len(trades)} trades that its peers hold aren't on its own replica"
+            )
+    return (
+        f"{node.name} read the row that its peers just wrote, and {len(trades)} trades, from its own replica"
+    )
+
+
+class Only:
+    """A session that talks to the given addresses and to nobody else; a context manager."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        from cassandra import ConsistencyLevel
+        from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+        from cassandra.policies import WhiteListRoundRobinPolicy
+
+        profile = ExecutionProfile(
+            load_balancing_policy=WhiteListRoundRobinPolicy(addresses),
+            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+            request_timeout=5.0,
+        )
+        self._cluster = Cluster(
+            addresses,
+            port=CASSANDRA_PORT,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            connect_timeout=3.0,
+            control_connection_timeout=3.0,
+            schema_metadata_enabled=False,
+            token_metadata_enabled=False,
+        )
+
+    def __enter__(self) -> Session:
+        try:
+            return self._cluster.connect()
+        except BaseException:
+            self._cluster.shutdown()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self._cluster.shutdown()
+
+
+def _write(session: Session, node: Node) -> datetime:
+    """Write this node's proof row through the others; returns what was written (UTC, milliseconds)."""
+    known = session.execute(
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'proof'",
+        (KEYSPACE,),
+    )
+    if not known.one():
+        session.execute(PROOF_TABLE, timeout=15)
+    now = datetime.now(UTC)
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    session.execute(f"INSERT INTO {KEYSPACE}.proof (node, written_at) VALUES (%s, %s)", (node.name, now))
+    return now
+
+
+def _read(session: Session, node: Node) -> datetime | None:
+    rows = _local(session, f"SELECT written_at FROM {KEYSPACE}.proof WHERE node = %s", (node.name,))
+    return rows[0].written_at.replace(tzinfo=UTC) if rows else None
+
+
+def _sample(session: Session) -> list[Any]:
+    """Some trades that a quorum of the others holds; none when the table is empty or not there yet."""
+    known = session.execute(
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",
+        (KEYSPACE,),
+    )
+    if not known.one():
+        return []
+    columns = "symbol, trade_date, slot, ts, trade_id, premium"
+    return list(session.execute(f"SELECT {columns} FROM {KEYSPACE}.trade LIMIT {SAMPLE}"))
+
+
+def _holds(session: Session, row: Any) -> bool:
+    """Whether the node holds the same trade on its own disk."""
+    rows = _local(
+        session,
+        f"SELECT premium FROM {KEYSPACE}.trade "
+        "WHERE symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s",
+        (row.symbol, row.trade_date, row.slot, row.ts, row.trade_id),
+    )
+    return bool(rows) and rows[0].premium == row.premium
+
+
+def _local(session: Session, cql: str, parameters: tuple[Any, ...]) -> list[Any]:
+    """Read at ONE with a trace; raises StepFailed when another replica took part."""
+    from cassandra import ConsistencyLevel
+    from cassandra.query import SimpleStatement
+
+    statement = SimpleStatement(cql, consistency_level=ConsistencyLevel.ONE)
+    result = session.execute(statement, parameters, trace=True)
+    rows = list(result)
+    trace = result.get_query_trace(max_wait_sec=5.0)
+    if any(word in event.description for event in trace.events for word in REMOTE):
+        raise StepFailed("it asked another replica instead of its own disk")
+    return rows

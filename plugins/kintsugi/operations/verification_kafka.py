@@ -1,0 +1,122 @@
+"""Proof by a healed Kafka broker: it leads a partition, takes a record with acks=all, and gives it back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.errors import StepFailed
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.settings import KAFKA_PORT
+from kintsugi.probes.peers import ask
+from kintsugi.wire import kafka as kafka_wire
+
+if TYPE_CHECKING:
+    from kafka import KafkaAdminClient
+
+TOPIC = "kintsugi.verify"
+TIMEOUT_MS = 5_000
+RETENTION_MS = 3_600_000
+
+
+def verify_kafka(fleet: Fleet, node: Node, deadline_s: float) -> str:
+    """Make ``node`` lead its partition of the topic, write there with acks=all, read it back from there.
+
+    Partition p of the topic prefers the p-th broker of the fleet file as its leader, so every broker has one
+    of its own. Returns a sentence; raises StepFailed with the last thing that was missing.
+    """
+    from kafka.errors import KafkaError
+
+    brokers = fleet.of(Role.KAFKA)
+    number, ends = brokers.index(node), time.monotonic() + deadline_s
+    while True:
+        try:
+            with _admin(fleet) as admin:
+                _ensure_topic(admin, [broker.index for broker in brokers])
+                _prefer(admin, number)
+            _await_leader(node, number)
+            offset = _write_and_read(fleet, node, number)
+        except (KafkaError, StepFailed) as error:
+            if time.monotonic() > ends:
+                text = f"{type(error).__name__}: {error}" if isinstance(error, KafkaError) else str(error)
+                raise StepFailed(
+                    f"{node.name} did not prove itself within {deadline_s:.0f} s: {text}; read its kafka.log"
+                ) from error
+            time.sleep(0.5)
+        else:
+            return (
+                f"{node.name} led {TOPIC}-{number}, took a record with acks=all at offset {offset} "
+                "and gave it back"
+            )
+
+
+def _admin(fleet: Fleet) -> KafkaAdminClient:
+    from kafka import KafkaAdminClient
+
+    return KafkaAdminClient(
+        bootstrap_servers=fleet.endpoints(Role.KAFKA, KAFKA_PORT),
+        request_timeout_ms=TIMEOUT_MS,
+        bootstrap_timeout_ms=TIMEOUT_MS,
+    )
+
+
+def _ensure_topic(admin: KafkaAdminClient, ids: list[int]) -> None:
+    """The topic with a partition a broker; three replicas, the broker itself first."""
+    from kafka.errors import TopicAlreadyExistsError
+
+    copies = min(3, len(ids))
+    wanted = {n: [ids[(n + k) % len(ids)] for k in range(copies)] for n in range(len(ids))}
+    spec: dict[str, Any] = {
+        "assignments": wanted,
+        "configs": {"retention.ms": str(RETENTION_MS), "min.insync.replicas": str(min(2, copies))},
+    }
+    if TOPIC in admin.list_topics():
+        return
+    with suppress(TopicAlreadyExistsError):  # another node is being verified at the same time
+        admin.create_topics({TOPIC: spec}, timeout_ms=TIMEOUT_MS)
+
+
+def _prefer(admin: KafkaAdminClient, number: int) -> None:
+    """Give the partition back to its preferred leader, which is the broker that is to prove itself."""
+    preferred = 0
+    admin.elect_leaders(preferred, {TOPIC: [number]}, timeout_ms=TIMEOUT_MS)  # leading already is no error
+
+
+def _await_leader(node: Node, number: int) -> None:
+    told = asyncio.run(ask(node, KAFKA_PORT, kafka_wire.partitions))
+    if isinstance(told, str):
+        raise StepFailed(f"it doesn't describe its partitions ({told})")
+    replicas = told.get(f"{TOPIC}-{number}")
+    if replicas is None or replicas.leader != node.index:
+        raise StepFailed(f"it doesn't lead {TOPIC}-{number}")
+    if len(replicas.in_sync) < min(2, len(replicas.assigned)):
+        raise StepFailed(f"too few replicas of {TOPIC}-{number} are in sync with it")
+
+
+def _write_and_read(fleet: Fleet, node: Node, number: int) -> int:
+    """Produce to the partition with acks=all and read the same record from its leader; returns its offset."""
+    import secrets
+
+    from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+    text, part = f"{node.name} {secrets.token_hex(8)}".encode(), TopicPartition(TOPIC, number)
+    bootstrap = [f"{node.address}:{KAFKA_PORT}"]
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", request_timeout_ms=TIMEOUT_MS)
+    try:
+        offset = int(producer.send(TOPIC, text, partition=number).get(timeout=TIMEOUT_MS / 1000).offset)
+    finally:
+        producer.close(timeout=1)
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, request_timeout_ms=TIMEOUT_MS
+    )
+    try:
+        consumer.assign([part])
+        consumer.seek(part, offset)
+        records = consumer.poll(timeout_ms=TIMEOUT_MS, max_records=1).get(part, [])
+    finally:
+        consumer.close()
+    if not records or records[0].value != text:
+        raise StepFailed(f"the record at offset {offset} of {TOPIC}-{number} can't be read back")
+    return offset

@@ -1,1 +1,0 @@
-"""Airflow's faces of what a recovery asks of people."""

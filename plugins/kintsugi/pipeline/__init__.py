@@ -1,0 +1,1 @@
+"""From S3 through Kafka and Spark to Cassandra: what its parts share."""

@@ -1,0 +1,146 @@
+"""What would an ingest do with a file? It is read as the ingest and the baseline read it, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.errors import InputError
+from kintsugi.core.rejections import Rejection
+from kintsugi.pipeline.ingest import end_of_day, trade_header
+from kintsugi.pipeline.ingest.byte_sources import LocalSource, S3Source, Source
+from kintsugi.pipeline.ingest.decompression import members
+from kintsugi.pipeline.ingest.end_of_day import EOD_NAME
+from kintsugi.pipeline.ingest.file_reader import TRADES_NAME, BadLine, eod_rows, first_lines, trade_lines
+from kintsugi.pipeline.row_parser import message, parse
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+S3_SCHEME = "s3://"
+NOTES = 20
+
+
+class Kind(StrEnum):
+    """The two products of the vendor that are taken."""
+
+    TRADES = "trades"
+    EOD = "eod"
+
+
+@dataclass(slots=True)
+class FileReport:
+    """One file: read = accepted + the sum of ``rejected`` (counts by reason).
+
+    ``kind``: None where neither name nor content tells it. ``error``: why the file as a whole would fail.
+    ``notes``: what would be left out without being a row.
+    """
+
+    file: str
+    kind: Kind | None = None
+    read: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    error: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every row would be taken."""
+        return self.error is None and not self.rejected
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts, without the notes."""
+        values = asdict(self)
+        del values["notes"]
+        return values
+
+
+def validate(name: str, s3: Callable[[str], S3Client]) -> FileReport:
+    """The report on a local file, or on ``s3://bucket/key``; ``s3`` gives a client for a bucket. Raises nothing."""
+    report = FileReport(name, kind_by_name(name))
+    try:
+        _read(_source(name, s3), report)
+        if report.kind is Kind.EOD and not report.accepted:
+            report.error = "it has no row that can be used"
+    except InputError as error:
+        report.error = str(error)
+    except OSError as error:
+        report.error = f"{name} can't be read: {error.strerror or error}"
+    except Exception as error:  # noqa: BLE001 - S3's errors of every kind; the others are still to be looked at
+        report.error = f"{name} can't be read: {str(error) or type(error).__name__}"
+    return report
+
+
+def _source(name: str, s3: Callable[[str], S3Client]) -> Source:
+    if not name.startswith(S3_SCHEME):
+        return LocalSource(Path(name))
+    bucket, _, key = name.removeprefix(S3_SCHEME).partition("/")
+    if not bucket or not key:
+        raise InputError(f"{name} names no object; write s3://bucket/key")
+    client = s3(bucket)
+    head = client.head_object(Bucket=bucket, Key=key)
+    return S3Source(client, bucket, key, head["ETag"], head["ContentLength"])
+
+
+def _read(source: Source, report: FileReport) -> None:
+    """Fill in the report; raises InputError when the file as a whole is unusable, and what the source raises."""
+    report.kind = kind_by_name(source.name) or kind_by_content(source)
+    if report.kind is None:
+        raise InputError(
+            f"{source.name} is named for neither product ({TRADES_NAME}…, {EOD_NAME}…) and begins with the header of "
+            "neither; is it a file of trades or of end of day?"
+        )
+    for reason in _outcomes(source, report):
+        report.read += 1
+        if reason is None:
+            report.accepted += 1
+        else:
+            report.rejected[reason] = report.rejected.get(reason, 0) + 1
+
+
+def _outcomes(source: Source, report: FileReport) -> Iterator[str | None]:
+    """Of each row None, or the reason why it would be rejected."""
+    if report.kind is Kind.EOD:
+        for _, row in eod_rows(source, report.notes.append):
+            yield row.rejection.reason.value if isinstance(row, BadLine) else None
+        return
+    for _, line in trade_lines(source, report.notes.append):
+        found = line.rejection if isinstance(line, BadLine) else message(line)
+        yield found.reason.value if isinstance(found, Rejection) else None
+
+
+def format_report(report: FileReport) -> str:
+    """The report for a person: a line for the file, and one for each thing that isn't good."""
+    kind = report.kind or "unknown kind"
+    verdict = "good" if report.is_good and report.read else "no row" if report.is_good else "NOT GOOD"
+    lines = [
+        f"{report.file}: {verdict} ({kind}; {report.read} read, {report.accepted} accepted, "
+        f"{report.read - report.accepted} rejected)"
+    ]
+    lines += [f"  rejected: {count} for {reason}" for reason, count in sorted(report.rejected.items())]
+    lines += [f"  note: {note}" for note in report.notes]
+    lines += [f"  error: {report.error}"] if report.error else []
+    return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
+
+
+def kind_by_name(name: str) -> Kind | None:
+    """What the last part of a file's name says."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    kinds = {TRADES_NAME: Kind.TRADES, EOD_NAME: Kind.EOD}
+    return next((kind for prefix, kind in kinds.items() if base.startswith(prefix)), None)
+
+
+def kind_by_content(source: Source) -> Kind | None:
+    """What the first line says that is a header or a trade."""
+    for member in islice(members(source, "", lambda _: None), NOTES):
+        for line in first_lines(member.pieces):
+            if end_of_day.is_header(line) and end_of_day.header_fault(line) is None:
+                return Kind.EOD
+            if trade_header.is_header(line) or not isinstance(parse(line), Rejection):
+                return Kind.TRADES
+    return None

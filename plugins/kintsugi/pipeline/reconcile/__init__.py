@@ -1,0 +1,1 @@
+"""Are all trades where they belong? S3 against Kafka and Cassandra."""

@@ -1,0 +1,329 @@
+"""One line of a trade file → a Trade, or the reason why it isn't one.
+
+The format is `UnderlyingOptionsTradesCalcs`. The first 18 columns make a trade. What stands to the right of them
+(the number of exchanges and their quotes) is used for nothing and rejects no row: since 2022-06-13 the vendor
+leaves it empty. Two ways read a line: `message` recognises by one regular expression what practically every line
+looks like, and makes the message from its very text; whatever doesn't match goes through `parse`, which understands
+quotes and odd but lawful numbers, and names what is wrong. Both give the same message (a property-based test).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from kintsugi.core.rejections import Reason, Rejection
+from kintsugi.pipeline.csv_fields import (
+    DATE,
+    EARLIEST,
+    LATEST,
+    LONGEST_LIFE_DAYS,
+    NUMBER,
+    SYMBOL,
+    InvalidRow,
+    bounds,
+    check_expiration,
+    day_of,
+    integer,
+    iso_day,
+    kind_of_option,
+    number,
+    symbol_of,
+)
+from kintsugi.pipeline.trade_identity import digest, exact_time, trade_id
+
+__all__ = [
+    "CANCEL_CONDITIONS", "HEAD_COLUMNS", "NEW_YORK", "SLOT_MINUTES", "USED_COLUMNS", "Message", "Reason",
+    "Rejection", "Trade", "is_cancel", "message", "parse",
+]  # fmt: skip
+
+NEW_YORK = ZoneInfo("America/New_York")
+SLOT_MINUTES = 15
+HEAD_COLUMNS = (
+    "underlying_symbol", "quote_datetime", "sequence_number", "root", "expiration", "strike", "option_type",
+    "exchange_id", "trade_size", "trade_price", "trade_condition_id", "canceled_trade_condition_id",
+    "best_bid",
+    "best_ask", "trade_iv", "trade_delta", "underlying_bid", "underlying_ask", "number_of_exchanges",
+)  # fmt: skip
+USED_COLUMNS = 18  # up to underlying_ask
+MAX_EXCHANGES = 64
+CANCEL_CONDITIONS = frozenset(range(40, 45))
+# Above a billion dollars a double no longer holds six decimals.
+MAX_DOLLARS = 1e9
+
+
+@dataclass(slots=True)
+class Trade:
+    """One trade, as it travels: also the JSON message on the topic, field by field.
+
+    ``trade_id``: see `identity`; the first field, so that a reader can cut it out without parsing.
+    ``ts``: milliseconds since 1970 UTC; finer digits are in the identity only. ``trade_date``, ``slot``: New York's
+    date (``YYYY-MM-DD``) and quarter of an hour (0…95) of the trade, which choose its partition in Cassandra.
+    ``size``: contracts.
+    ``price``, ``bid``, ``ask``: dollars a share. ``iv``: 0 where it can't be computed. ``delta``:
+    negative for puts. ``underlying_bid``, ``underlying_ask``, ``exchanges``: nothing is computed from them; None
+    where the file has no valid number.
+    """
+
+    trade_id: str
+    symbol: str
+    ts: int
+    trade_date: str
+    slot: int
+    sequence: int
+    root: str
+    expiration: str
+    strike: float
+    option_type: str
+    exchange: int
+    size: int
+    price: float
+    condition: int
+    canceled_condition: int
+    bid: float
+    ask: float
+    iv: float
+    delta: float
+    underlying_bid: float | None
+    underlying_ask: float | None
+    exchanges: int | None
+
+
+class Message(NamedTuple):
+    """What goes to the topic for one trade.
+
+    ``identity``: the 16 bytes of its `trade_id`. ``ts``: milliseconds since 1970 UTC. ``symbol``: the
+    message's key. ``value``: the JSON of a `Trade`.
+    """
+
+    identity: bytes
+    ts: int
+    symbol: str
+    value: bytes
+
+
+# Numbers as JSON spells them, and by their very form within their ranges: no sign, no leading zero.
+_COUNT = r"(?:0|[1-9]\d{0,3}+)"
+_PRICE = r"(?:0|[1-9]\d{0,8}+)(?:\.\d{1,15}+)?+"
+_UNIT = r"-?(?:0(?:\.\d{1,15}+)?+|1(?:\.0{1,15}+)?+)"
+_LINE = re.compile(
+    rf"({SYMBOL}),({DATE} \d\d):([0-5]\d):([0-5]\d)\.(\d\d\d)(\d{{0,9}}+),(0|[1-9]\d{{0,17}}+),({SYMBOL}),"
+    rf"({DATE}),({_PRICE}),([CP]),({_COUNT}),([1-9]\d{{0,8}}+),({_PRICE}),({_COUNT}),({_COUNT}),"
+    rf"({_PRICE}),({_PRICE}),({_PRICE}),({_UNIT}),({_PRICE}),({_PRICE})(?:,([1-5]\d|\d)?+(?:,.*+)?+)?+",
+    re.ASCII | re.DOTALL,
+).fullmatch
+_COUNT_ONLY = re.compile(r"0*\d{1,2}", re.ASCII).fullmatch
+_CAREFUL_TIME = re.compile(rf"({DATE})[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{{1,12}}))?)?", re.ASCII).fullmatch
+# A cell and the comma after it; the quotes of a cell are doubled within it.
+_CELL = re.compile(r'\s*(?:"((?:[^"]|"")*+)"\s*|([^",]*+))(?:,|\Z)').match
+
+
+def parse(line: str) -> Trade | Rejection:
+    """The trade on this line (without its line end), or why it is none. Raises nothing.
+
+    Bytes of the file that aren't UTF-8 stand in ``line`` as lone surrogates (PEP 383); in a used column they are
+    a rejection of their own.
+    """
+    match = _LINE(line)
+    try:
+        if match is None:
+            return _careful(line)
+        f = match.groups()
+        return _trade(
+            f[0], f[1], int(f[2]), int(f[3]), f[4] + f[5], int(f[6]), f[7], f[8], float(f[9]), f[10], int(f[11]),
+            int(f[12]), float(f[13]), int(f[14]), int(f[15]), float(f[16]), float(f[17]), float(f[18]),
+            float(f[19]), float(f[20]), float(f[21]), None if f[22] is None else int(f[22]),
+        )  # fmt: skip
+    except InvalidRow as invalid:
+        return _rejection(line, invalid)
+
+
+def message(line: str) -> Message | Rejection:
+    """The message of the trade on this line, or why it is none; the fast way to what `parse` says."""
+    match = _LINE(line)
+    if match is None:
+        return _careful_message(line)
+    (
+        symbol, hour, minute, second, millisecond, finer, sequence, root, expiration, strike, option_type, exchange,
+        size, price, condition, canceled, bid, ask, iv, delta, underlying_bid, underlying_ask, exchanges,
+    ) = match.groups()  # fmt: skip
+    try:
+        hour_ms, hour_slot, trade_day = _hour(hour)
+        exact_strike = _exact(strike)
+        lawful = trade_day <= day_of(expiration) <= trade_day + LONGEST_LIFE_DAYS and exact_strike != "0.0"
+    except InvalidRow as invalid:
+        return invalid.rejection
+    if not lawful:
+        return _careful_message(line)
+    trade_date = hour[:10]
+    minutes = int(minute)
+    ts = hour_ms + minutes * 60_000 + int(second) * 1_000 + int(millisecond)
+    identity = digest(
+        symbol, exact_time(ts, finer) if finer else ts, sequence, root, expiration, exact_strike, option_type,
+        exchange, size, _exact(price), condition, canceled,
+    )  # fmt: skip
+    value = (
+        f'{{"trade_id":"{identity.hex()}","symbol":"{symbol}","ts":{ts},"trade_date":"{trade_date}",'
+        f'"slot":{hour_slot + minutes // SLOT_MINUTES},"sequence":{sequence},"root":"{root}",'
+        f'"expiration":"{expiration}","strike":{strike},"option_type":"{option_type}","exchange":{exchange},'
+        f'"size":{size},"price":{price},"condition":{condition},"canceled_condition":{canceled},'
+        f'"bid":{bid},"ask":{ask},"iv":{iv},"delta":{delta},"underlying_bid":{underlying_bid},'
+        f'"underlying_ask":{underlying_ask},"exchanges":{exchanges or "null"}}}'
+    )
+    return Message(identity, ts, symbol, value.encode())
+
+
+def is_cancel(trade: Trade) -> bool:
+    """Whether this row takes another trade back (OPRA conditions 40 to 44)."""
+    return trade.condition in CANCEL_CONDITIONS
+
+
+def _rejection(line: str, invalid: InvalidRow) -> Rejection:
+    """Of an unusable cell that isn't UTF-8 the encoding is what is wrong."""
+    used = ",".join(line.split(",", USED_COLUMNS)[:USED_COLUMNS])
+    try:
+        used.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(used[error.start]) & 0xFF
+        text = f"character {error.start} of the line, the byte 0x{byte:02x}, is not UTF-8: {invalid}"
+        return Rejection(Reason.ENCODING, text)
+    return invalid.rejection
+
+
+def _careful_message(line: str) -> Message | Rejection:
+    import orjson
+
+    trade = parse(line)
+    if isinstance(trade, Rejection):
+        return trade
+    return Message(bytes.fromhex(trade.trade_id), trade.ts, trade.symbol, orjson.dumps(trade))
+
+
+@lru_cache(maxsize=65536)
+def _exact(number: str) -> str:
+    """The one spelling of a strike or price in an identity."""
+    return repr(float(number))
+
+
+def _trade(
+    symbol: str, hour: str, minute: int, second: int, fraction: str, sequence: int, root: str, expiration: str,
+    strike: float, option_type: str, exchange: int, size: int, price: float, condition: int, canceled: int,
+    bid: float, ask: float, iv: float, delta: float, underlying_bid: float | None,
+    underlying_ask: float | None, exchanges: int | None,
+) -> Trade:  # fmt: skip
+    hour_ms, hour_slot, trade_day = _hour(hour)
+    if minute > 59 or second > 59:
+        raise InvalidRow(Reason.TIME, f"no such time of day: {hour}:{minute}:{second}")
+    check_expiration(expiration, trade_day)
+    if not (
+        0 < strike < MAX_DOLLARS and 0 <= price < MAX_DOLLARS and 0 <= bid < MAX_DOLLARS and 0 <= ask < MAX_DOLLARS
+        and 0 <= iv < MAX_DOLLARS and -1 <= delta <= 1 and 0 < size < 2**31 and 0 <= exchange < 2**15
+        and 0 <= condition < 2**15 and 0 <= canceled < 2**15
+    ):  # fmt: skip
+        raise InvalidRow(
+            Reason.RANGE,
+            "a number is out of its range: size and strike > 0, prices and iv >= 0, |delta| <= 1",
+        )
+    price += 0.0  # turns -0.0 into 0.0, which is the same price
+    ts = hour_ms + minute * 60_000 + second * 1_000 + int(fraction[:3])
+    identity = trade_id(
+        symbol, exact_time(ts, fraction[3:]), sequence, root, expiration, strike, option_type, exchange, size,
+        price, condition, canceled,
+    )  # fmt: skip
+    return Trade(
+        identity, symbol, ts, hour[:10], hour_slot + minute // SLOT_MINUTES, sequence, root, expiration, strike,
+        option_type, exchange, size, price, condition, canceled, bid, ask, iv, delta, underlying_bid,
+        underlying_ask, exchanges,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _hour(text: str) -> tuple[int, int, int]:
+    """``2018-01-08 11`` of New York's wall clock → (milliseconds UTC at its start, its first slot, the day's ordinal).
+
+    An hour that daylight saving skips is rejected; of an hour that it repeats, the first is meant (no options
+    trade in either).
+    """
+    try:
+        local = datetime.strptime(text, "%Y-%m-%d %H").replace(tzinfo=NEW_YORK)
+    except ValueError:
+        raise InvalidRow(Reason.TIME, f"no such date and hour: {text}") from None
+    day = local.toordinal()
+    if not EARLIEST <= day <= LATEST:
+        raise InvalidRow(Reason.TIME, f"the trade is dated {text[:10]}; {bounds()}")
+    instant = local.astimezone(UTC)
+    if instant.astimezone(NEW_YORK).hour != local.hour:
+        raise InvalidRow(Reason.TIME, f"New York's clocks skip the hour {text}")
+    return int(instant.timestamp()) * 1000, local.hour * 60 // SLOT_MINUTES, day
+
+
+def _careful(line: str) -> Trade:
+    """Reads quotes, spaces and odd numbers too; raises InvalidRow with the first thing that is wrong."""
+    cells = _leading_cells(line)
+    if len(cells) < USED_COLUMNS:
+        raise InvalidRow(Reason.COLUMNS, f"{len(cells)} columns, but a trade has at least {USED_COLUMNS}")
+    symbol, root = _symbol(cells, 0), _symbol(cells, 3)
+    hour, minute, second, fraction = _time(cells[1])
+    iso_day(cells[4], HEAD_COLUMNS[4])
+    option_type = kind_of_option(cells[6])
+    return _trade(
+        symbol, hour, minute, second, fraction, _integer(cells, 2), root, cells[4], _number(cells, 5),
+        option_type, _integer(cells, 7), _integer(cells, 8), _number(cells, 9), _integer(cells, 10),
+        _integer(cells, 11), _number(cells, 12), _number(cells, 13), _number(cells, 14), _number(cells, 15),
+        *_underlying_quote(cells[16], cells[17]), _unused_count(cells[USED_COLUMNS:]),
+    )  # fmt: skip
+
+
+def _underlying_quote(bid: str, ask: str) -> tuple[float | None, float | None]:
+    """The underlying's quote, which is only stored: None for both where one is no price."""
+    values = [float(text) if NUMBER(text) else -1.0 for text in (bid, ask)]
+    return (values[0], values[1]) if all(0 <= value < MAX_DOLLARS for value in values) else (None, None)
+
+
+def _unused_count(cells: list[str]) -> int | None:
+    """The number of exchanges, which is only stored: None where it is none."""
+    value = int(cells[0]) if cells and _COUNT_ONLY(cells[0]) else None
+    return value if value is not None and value <= MAX_EXCHANGES else None
+
+
+def _leading_cells(line: str) -> list[str]:
+    """The used columns and the one after them, without quotes and spaces; what is to their right isn't read."""
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(",", USED_COLUMNS + 1)[: USED_COLUMNS + 1]]
+    cells: list[str] = []
+    at = 0
+    while len(cells) <= USED_COLUMNS:
+        match = _CELL(line, at)
+        if match is None:
+            if len(cells) == USED_COLUMNS:
+                break  # the quotes are broken behind all that is used
+            raise InvalidRow(Reason.QUOTING, f"the quotes of column {len(cells)} don't match")
+        cells.append((match[2] if match[1] is None else match[1].replace('""', '"')).strip())
+        at = match.end()
+        if not match[0].endswith(","):
+            break
+    return cells
+
+
+def _time(text: str) -> tuple[str, int, int, str]:
+    match = _CAREFUL_TIME(text)
+    if match is None:
+        raise InvalidRow(Reason.TIME, f"quote_datetime is {text[:40]!r}, not YYYY-MM-DD HH:MM:SS.mmm")
+    day, hour, minute, second, fraction = match.groups()
+    return f"{day} {hour}", int(minute), int(second or 0), (fraction or "").ljust(3, "0")
+
+
+def _symbol(cells: list[str], index: int) -> str:
+    return symbol_of(cells[index], HEAD_COLUMNS[index])
+
+
+def _number(cells: list[str], index: int) -> float:
+    return number(cells[index], HEAD_COLUMNS[index])
+
+
+def _integer(cells: list[str], index: int) -> int:
+    return integer(cells[index], HEAD_COLUMNS[index])

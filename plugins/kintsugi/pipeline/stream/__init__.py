@@ -1,0 +1,1 @@
+"""From Kafka to Cassandra: what the Spark applications run."""

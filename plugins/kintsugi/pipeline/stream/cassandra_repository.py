@@ -1,0 +1,242 @@
+"""Cassandra as the `derived.Store`: reads the truth, writes what follows from it, all at LOCAL_QUORUM.
+
+Every statement is idempotent; one that fails (a node is being replaced) is sent again until a deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.settings import KEYSPACE
+from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
+from kintsugi.pipeline.stream.derived_records import Alike, Day, DayRecord, DriverState, Stored, WindowKey
+from kintsugi.pipeline.stream.derived_table_keys import (
+    CANCEL,
+    CANCELED_BY,
+    DERIVED_TABLES,
+    SCORES,
+    UNUSUAL_CANCELED,
+    UNUSUAL_TRADE,
+    Delete,
+    Mark,
+    Row,
+    Table,
+    Write,
+    cancel_of,
+)
+from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, flow_of
+from kintsugi.pipeline.stream.stored_trades import milliseconds
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+IN_FLIGHT = 64
+BATCHED = 30
+RETRY_SECONDS = 60.0
+DRIVER = "stream_trades"
+STORED = (
+    "trade_id, ts, sequence, option_type, side, size, price, delta, canceled, WRITETIME(canceled) AS stamp"
+)
+
+Statement = tuple[Any, tuple[Any, ...]]
+
+
+class CassandraStore:
+    """One driver's session; closed with the session's cluster."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        day = "symbol = ? AND trade_date = ?"
+        slot = f"SELECT {STORED} FROM {KEYSPACE}.trade WHERE {day} AND slot = ?"
+        self._claim = self._prepare(
+            f"INSERT INTO {KEYSPACE}.stream_driver (name, epoch) VALUES ('{DRIVER}', ?) USING TIMESTAMP ?"
+        )
+        self._state = self._prepare(
+            f"SELECT epoch, repair_version FROM {KEYSPACE}.stream_driver WHERE name = '{DRIVER}'"
+        )
+        self._of_day = (
+            self._prepare(f"SELECT window_start, signal FROM {KEYSPACE}.flow_window WHERE {day}"),
+            self._select(CANCEL, day),
+            self._select(UNUSUAL_TRADE, day),
+            self._select(UNUSUAL_CANCELED, day),
+        )
+        self._window = self._prepare(f"{slot} AND ts >= ? AND ts < ?")
+        # Filtering stays within one window of a partition, and only the few cancels ask. A page is full when enough
+        # rows fit, however many were read: over a whole partition it took longer than Cassandra lets a read take.
+        self._alike = self._prepare(
+            f"{slot} AND ts >= ? AND ts < ? AND root = ? AND expiration = ? AND strike = ? AND option_type = ? "
+            "AND exchange = ? AND size = ? AND price = ? AND condition = ? ALLOW FILTERING"
+        )
+        self._put = {table.name: self._insert(table) for table in DERIVED_TABLES}
+        self._drop = {table.name: self._delete(table) for table in DERIVED_TABLES}
+        self._mark = {
+            column: self._prepare(
+                f"UPDATE {KEYSPACE}.trade USING TIMESTAMP ? SET {column} = ? "
+                f"WHERE {day} AND slot = ? AND ts = ? AND trade_id = ?"
+            )
+            for column in (CANCELED_BY, SCORES)
+        }
+
+    def claim(self, epoch: int) -> None:
+        """Last write wins by timestamp, and the timestamp is the epoch: the youngest stays, whoever writes when."""
+        list(self._run([(self._claim, (epoch, epoch))]))
+
+    def driver_state(self) -> DriverState:
+        (rows,) = self._run([(self._state, ())])
+        return next((DriverState(row.epoch or 0, row.repair_version or 0) for row in rows), DriverState())
+
+    def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
+        keys = [(symbol, cassandra_date(date)) for symbol, date in days]
+        rows = self._run((statement, key) for key in keys for statement in self._of_day)
+        found = {}
+        for day in days:
+            windows, cancels, unusual, unusual_canceled = (next(rows) for _ in self._of_day)
+            found[day] = DayRecord(
+                [milliseconds(row.window_start) for row in windows],
+                [milliseconds(row.window_start) for row in windows if row.signal],
+                [cancel_of(read_row(CANCEL, row)) for row in cancels],
+                [read_row(UNUSUAL_TRADE, row) for row in unusual],
+                [read_row(UNUSUAL_CANCELED, row) for row in unusual_canceled],
+            )
+        return found
+
+    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
+        asked = ((self._window, _bounds(key)) for key in keys)
+        return {
+            key: [_stored(row, key.slot) for row in rows if row.canceled is False]
+            for key, rows in zip(keys, self._run(asked), strict=True)
+        }
+
+    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+        rest = (columns.root, cassandra_date(columns.expiration), *columns[2:])
+        asked = ((self._alike, (*_bounds(key), *rest)) for key in keys)
+        for key, rows in zip(keys, self._run(asked), strict=True):
+            yield from (_stored(row, key.slot) for row in rows)
+
+    def write(self, writes: Sequence[Write], timestamp: int) -> None:
+        """Write all of them, in batches of one partition each."""
+        from cassandra.query import BatchStatement, BatchType
+
+        groups: dict[Any, list[Statement]] = defaultdict(list)
+        for write in writes:
+            partition, statement = self._statement(write, timestamp)
+            groups[partition].append(statement)
+        batches = []
+        for group in groups.values():
+            for start in range(0, len(group), BATCHED):
+                batch = BatchStatement(BatchType.UNLOGGED)
+                batch.is_idempotent = True
+                for statement, values in group[start : start + BATCHED]:
+                    batch.add(statement, values)
+                batches.append((batch, ()))
+        list(self._run(batches))
+
+    def _statement(self, write: Write, timestamp: int) -> tuple[Any, Statement]:
+        """The partition that a write is for, and its statement with values."""
+        if isinstance(write, Mark):
+            place = _bound_values(write.place, _PLACE)
+            return ("trade", *place[:3]), (self._mark[write.column], (timestamp, write.value, *place))
+        table = write.table
+        key = write.key if isinstance(write, Delete) else table.key_of(write.row)
+        partition = (table.name, *key[: table.partition])
+        if isinstance(write, Delete):
+            return partition, (
+                self._drop[table.name],
+                (timestamp, *_bound_values(key, _kinds(table, table.key))),
+            )
+        values = _bound_values(write.row, _kinds(table, table.names))
+        return partition, (self._put[table.name], (*values, timestamp))
+
+    def _run(self, statements: Iterable[Statement]) -> Iterator[list[Any]]:
+        """The rows of each statement, in order; many are in flight at a time."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        source = iter(statements)
+        while wave := list(islice(source, IN_FLIGHT)):
+            futures = [self._session.execute_async(*self._bound(*statement)) for statement in wave]
+            for statement, future in zip(wave, futures, strict=True):
+                yield self._result(statement, future, deadline)
+
+    def _bound(self, statement: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (statement, values) if values else (statement,)
+
+    def _result(self, statement: Statement, future: Any, deadline: float) -> list[Any]:
+        while True:
+            try:
+                return list(future.result())
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    raise KintsugiError(
+                        f"Cassandra refused what follows from the trades for {RETRY_SECONDS:.0f} s: {error}; "
+                        "the stream will try the batch again, look at the health of the cassandra nodes"
+                    ) from error
+            time.sleep(0.2)
+            future = self._session.execute_async(*self._bound(*statement))
+
+    def _select(self, table: Table, where: str) -> Any:
+        return self._prepare(f"SELECT {', '.join(table.names)} FROM {KEYSPACE}.{table.name} WHERE {where}")
+
+    def _insert(self, table: Table) -> Any:
+        marks = ", ".join("?" for _ in table.columns)
+        return self._prepare(
+            f"INSERT INTO {KEYSPACE}.{table.name} ({', '.join(table.names)}) VALUES ({marks}) USING TIMESTAMP ?"
+        )
+
+    def _delete(self, table: Table) -> Any:
+        key = " AND ".join(f"{name} = ?" for name in table.key)
+        return self._prepare(f"DELETE FROM {KEYSPACE}.{table.name} USING TIMESTAMP ? WHERE {key}")
+
+    def _prepare(self, text: str) -> Any:
+        statement = self._session.prepare(text)
+        statement.is_idempotent = True
+        return statement
+
+
+def _bounds(key: WindowKey) -> tuple[Any, ...]:
+    """A window as the statements take it: its partition, and from when to when."""
+    return key.symbol, cassandra_date(key.trade_date), key.slot, key.start, key.start + WINDOW_MS
+
+
+_PLACE = ("text", "date", "smallint", "timestamp", "blob")
+
+
+@cache
+def _kinds(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The CQL types of these columns."""
+    kinds = dict(table.columns)
+    return tuple(kinds[name] for name in names)
+
+
+def _bound_values(values: tuple[Any, ...], kinds: tuple[str, ...]) -> tuple[Any, ...]:
+    """Values as the driver takes them: a date comes as ``YYYY-MM-DD``."""
+    return tuple(
+        cassandra_date(value) if kind == "date" else value for value, kind in zip(values, kinds, strict=True)
+    )
+
+
+def read_row(table: Table, row: Any) -> Row:
+    """A row that the driver returned, columns in the order of the table's, as `derived_tables` has rows."""
+    return tuple(_read_value(value, kind) for value, (_, kind) in zip(row, table.columns, strict=True))
+
+
+def _read_value(value: Any, kind: str) -> Any:
+    if value is None:
+        return frozenset() if kind == "frozen<set<blob>>" else None
+    if kind == "date":
+        return str(value)
+    if kind == "timestamp":
+        return milliseconds(value)
+    if kind == "frozen<set<blob>>":
+        return frozenset(map(bytes, value))
+    return bytes(value) if kind == "blob" else value
+
+
+def _stored(row: Any, slot: int) -> Stored:
+    ts = milliseconds(row.ts)
+    flow = flow_of(ts, row.option_type, row.side, row.size, row.price, row.delta)
+    return Stored(bytes(row.trade_id), ts, slot, row.sequence, flow, row.stamp)

@@ -1,0 +1,220 @@
+"""How the streaming driver is started: one place for the flags.
+
+The supervisor of the driver's node starts it by these flags, and Airflow's `StreamSubmitOperator` shows them.
+
+What the cluster must offer: workers with ``WORKER_CORES`` and ``WORKER_MEMORY``, so that exactly one
+executor of the stream and one of a batch job fit on each. Memory, not cores, keeps a second executor of
+the stream off a worker: when a worker dies its executor waits for the healed worker instead of crowding
+onto the other one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kintsugi.core.errors import PreflightError
+
+APPLICATION = "stream_trades"
+EXECUTOR_CORES = 1
+EXECUTOR_MEMORY = "768m"
+BATCH_EXECUTOR_MEMORY = "512m"
+WORKER_CORES = 2
+WORKER_MEMORY = "1280m"
+DRIVER_MEMORY = "512m"
+JVM_FLAGS = "-XX:+UseSerialGC -Xss512k"
+QUICK_COMPILER = "-XX:TieredStopAtLevel=1"
+# The optimising compiler at twenty times its usual thresholds: it keeps out of the start, and pays in a long life.
+LATE_COMPILER = (
+    "-XX:Tier4InvocationThreshold=100000 -XX:Tier4MinInvocationThreshold=12000 "
+    "-XX:Tier4CompileThreshold=300000 -XX:Tier4BackEdgeThreshold=800000"
+)
+JARS = (
+    "spark-sql-kafka-0-10_2.13-",
+    "spark-token-provider-kafka-0-10_2.13-",
+    "kafka-clients-",
+    "commons-pool2-",
+)
+
+CONFIGURATION = {
+    # Latency: no second small file a checkpoint file, plain renames, no waiting for a data-local executor.
+    "spark.sql.streaming.checkpoint.fileChecksum.enabled": "false",
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
+    ),
+    "spark.locality.wait": "0s",
+    "spark.log.level": "WARN",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "2",
+    # Failures: a silent executor is given up in seconds; a task may fail while a replica is replaced.
+    "spark.executor.heartbeatInterval": "2s",
+    "spark.network.timeout": "15s",
+    "spark.network.timeoutInterval": "5s",
+    "spark.task.maxFailures": "8",
+    # Bounded memory of a driver that runs for months.
+    "spark.ui.retainedJobs": "50",
+    "spark.ui.retainedStages": "50",
+    "spark.ui.retainedTasks": "500",
+    "spark.sql.ui.retainedExecutions": "20",
+    "spark.sql.streaming.minBatchesToRetain": "20",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "5000",
+    "spark.driver.extraJavaOptions": f"{JVM_FLAGS} {LATE_COMPILER}",
+    "spark.executor.extraJavaOptions": f"{JVM_FLAGS} {LATE_COMPILER}",
+}
+# For a short batch job that shares the workers with the stream.
+BATCH_CONFIGURATION = {
+    "spark.log.level": "WARN",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.ui.enabled": "false",
+    "spark.driver.extraJavaOptions": f"{JVM_FLAGS} {QUICK_COMPILER}",
+    "spark.executor.extraJavaOptions": f"{JVM_FLAGS} {QUICK_COMPILER}",
+}
+
+PACKAGED = (
+    "__init__.py",
+    "core/__init__.py",
+    "core/connections.py",
+    "core/data_bucket.py",
+    "core/data_source.py",
+    "core/errors.py",
+    "core/file_names.py",
+    "core/fleet.py",
+    "core/rejections.py",
+    "core/settings.py",
+    "core/user_connections.py",
+    "db/__init__.py",
+    "db/ingest_ledger.py",
+    "db/patience.py",
+)
+"""What the modules of the pipeline import, of the package `kintsugi`."""
+
+
+def package(target: Path) -> Path:
+    """Write the modules that executors need as the zip file ``target``, and return it.
+
+    It is for ``--py-files``. The same sources make the same bytes, so that a release can be digested.
+    """
+    source = Path(__file__).resolve().parents[2]
+    files = [source / file for file in PACKAGED]
+    for folder in ("pipeline", "pipeline/ingest", "pipeline/stream"):
+        files += sorted((source / folder).glob("*.py"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    with zipfile.ZipFile(fresh, "w") as archive:
+        for file in files:
+            name = f"kintsugi/{file.relative_to(source).as_posix()}"
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), file.read_bytes())
+    fresh.replace(target)
+    return target
+
+
+def submission(
+    *,
+    driver_host: str,
+    bootstrap: list[str],
+    contact_points: list[str],
+    checkpoint: Path,
+    application: Path,
+    jars: Iterable[Path] = (),
+    py_files: Path | None = None,
+    trigger_ms: int = 250,
+) -> dict[str, Any]:
+    """The submission of the streaming driver, by the names of the arguments of Airflow's SparkSubmitOperator.
+
+    ``driver_host``: the driver's own node; executors connect back to it. ``bootstrap``: ``address:port`` of the Kafka
+    brokers. ``contact_points``: addresses of the Cassandra nodes. ``application``: ``spark_apps/stream_trades.py``.
+    ``jars``: Spark's connector jars, as `connector_jars` finds them. ``py_files``: what `package` wrote; without it the
+    executors' Python must be able to import ``kintsugi``.
+    """
+    return {
+        "application": str(application),
+        "application_args": [
+            "--bootstrap", ",".join(bootstrap), "--contact-points", ",".join(contact_points),
+            "--checkpoint", str(checkpoint), "--trigger-ms", str(trigger_ms),
+        ],
+        "name": APPLICATION,
+        "deploy_mode": "client",
+        "driver_memory": DRIVER_MEMORY,
+        "executor_memory": EXECUTOR_MEMORY,
+        "executor_cores": EXECUTOR_CORES,
+        "jars": ",".join(str(jar) for jar in jars),
+        "py_files": str(py_files) if py_files else None,
+        "conf": {**CONFIGURATION, "spark.driver.host": driver_host, "spark.driver.bindAddress": driver_host},
+    }  # fmt: skip
+
+
+def submit_command(
+    *, master: str, jars: Path, spark_submit: Path | None = None, **arguments: Any
+) -> list[str]:
+    """The command that runs the streaming driver, for the driver's own host; ``arguments`` are those of `submission`.
+
+    ``master``: ``spark://address:7077``. ``jars``: the folder of Spark's connector jars. ``spark_submit``: beside the
+    running Python if not given.
+
+    The environment must hold ``PYSPARK_PYTHON`` (with the packages of requirements.txt) and
+    ``SPARK_LOCAL_IP`` (``driver_host``). Raises PreflightError when a jar is missing.
+    """
+    given = submission(jars=connector_jars(jars), **arguments)
+    application, own, conf = given.pop("application"), given.pop("application_args"), given.pop("conf")
+    command = [str(spark_submit or Path(sys.executable).with_name("spark-submit")), "--master", master]
+    for name, value in given.items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    for key, value in conf.items():
+        command += ["--conf", f"{key}={value}"]
+    return [*command, application, *own]
+
+
+def connector_jars(folder: Path) -> list[Path]:
+    """The jars that pyspark lacks, one of each; raises PreflightError when one is missing."""
+    found = []
+    for prefix in JARS:
+        jars = sorted(folder.glob(f"{prefix}*.jar"))
+        if not jars:
+            raise PreflightError(f"no {prefix}*.jar in {folder}; fetch the artifacts again")
+        found.append(jars[-1])
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Become spark-submit with these flags, or ``--print`` them: ``python -m kintsugi.pipeline.stream.submission``."""
+    parser = argparse.ArgumentParser(prog="kintsugi.pipeline.stream.submission", description=main.__doc__)
+    parser.add_argument("--master", required=True, help="spark://address:7077")
+    parser.add_argument("--driver-host", required=True, help="this node's address")
+    parser.add_argument(
+        "--bootstrap", required=True, help="comma-separated address:port of the Kafka brokers"
+    )
+    parser.add_argument(
+        "--contact-points", required=True, help="comma-separated addresses of Cassandra nodes"
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path)
+    parser.add_argument("--jars", required=True, type=Path, help="folder of the connector jars")
+    parser.add_argument("--application", required=True, type=Path, help="path of spark_apps/stream_trades.py")
+    parser.add_argument("--py-files", type=Path, help="where to write the zip of kintsugi for the executors")
+    parser.add_argument("--trigger-ms", type=int, default=250)
+    parser.add_argument("--print", action="store_true", help="print the command instead of running it")
+    options = parser.parse_args(arguments)
+    if options.py_files:  # always anew: a zip of an earlier release must not outlive it
+        package(options.py_files)
+    command = submit_command(
+        master=options.master, driver_host=options.driver_host, bootstrap=options.bootstrap.split(","),
+        contact_points=options.contact_points.split(","), checkpoint=options.checkpoint, jars=options.jars,
+        application=options.application, py_files=options.py_files, trigger_ms=options.trigger_ms,
+    )  # fmt: skip
+    if options.print:
+        print(shlex.join(command))
+        return
+    environment = {"PYSPARK_PYTHON": sys.executable, **os.environ, "SPARK_LOCAL_IP": options.driver_host}
+    os.execve(command[0], command, environment)  # noqa: S606 - a list, no shell
+
+
+if __name__ == "__main__":
+    main()

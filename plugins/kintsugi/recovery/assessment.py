@@ -1,0 +1,180 @@
+"""The second opinion on a node: observe it, let the pure diagnosis speak, and write down the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kintsugi.core.fleet import Node, Role
+from kintsugi.core.incident import Action, Entry, Incident
+from kintsugi.core.observation import Answer, Observation, Symptom
+from kintsugi.operations.context import LEASE_S, Case, Runtime, Step
+from kintsugi.probes.observe import MARKS, observe
+from kintsugi.probes.protocols import probe_node
+from kintsugi.recovery import data_loss
+from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.fact_gathering import is_running
+
+# A fault is held to be the cause of what is noticed within this time after it.
+FAULT_WINDOW = timedelta(minutes=2)
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What ``confirm`` wrote into the journal: the verdict, and what the later steps need of the observation."""
+
+    verdict: Verdict
+    requested: Action
+    dry_run: bool
+    volume_intact: bool | None
+    heard_at: datetime | None
+    watch_late_s: float
+    first_failed_at: (
+        datetime  # of the watch's last finding: the node may have answered since the incident was opened
+    )
+    silent: bool  # the watch got no answer at all, not even a refusal
+
+    @classmethod
+    def of(cls, incident: Incident, run: str | None = None) -> Confirmed:
+        """The newest confirmation of the incident, or of the one ``run`` (the holder of a case).
+
+        A run that acts goes by its own: a dry run that came between must not turn an approved repair into a plan.
+        """
+        data = latest(incident, "confirm", "verdict", run).data
+        heard = data["heard_at"]
+        return cls(
+            verdict=Verdict(data["verdict"]),
+            requested=Action(data["requested"]),
+            dry_run=data["dry_run"],
+            volume_intact=data["volume_intact"],
+            heard_at=datetime.fromisoformat(heard) if heard else None,
+            # An older release wrote none of these.
+            watch_late_s=data.get("watch_late_s", 0.0),
+            first_failed_at=max(incident.first_failed_at, _moment(data.get("first_failed_at"), incident)),
+            silent=data.get("silent", False),
+        )
+
+    @property
+    def planned(self) -> bool:
+        """Whether a service that serves may be stopped: its clock is wrong, or a person asked for it."""
+        return self.verdict is Verdict.CLOCK_WRONG or self.requested is not Action.AUTO
+
+
+def _moment(text: str | None, incident: Incident) -> datetime:
+    return datetime.fromisoformat(text) if text else incident.first_failed_at
+
+
+def latest(incident: Incident, step: str, field: str, run: str | None = None) -> Entry:
+    """The newest journal entry of ``step`` that carries ``field``; raises KeyError when there is none.
+
+    ``run``: only entries of that run count.
+    """
+    for entry in reversed(incident.entries):
+        if entry.step == step and field in entry.data and run in (None, entry.data.get("run")):
+            return entry
+    raise KeyError(f"incident {incident.id} has no {step} entry with {field}")
+
+
+def confirm(
+    runtime: Runtime,
+    *,
+    node: str,
+    holder: str,
+    finding: Mapping[str, Any] | None,
+    requested: str,
+    dry_run: bool,
+) -> Case:
+    """Take the lease, open or continue the incident, look again, and write the verdict into the journal.
+
+    Raises LeaseHeld when another run repairs this node.
+    """
+    server = runtime.fleet.node(node)
+    now = datetime.now(UTC)
+    first_failed = datetime.fromisoformat(finding["first_failed_at"]) if finding else now
+    detected = datetime.fromisoformat(finding["detected_at"]) if finding else now
+    lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+    fault = runtime.store.last_fault(node, detected, after=first_failed - FAULT_WINDOW) if finding else None
+    incident = runtime.store.open_incident(
+        node,
+        lease.token,
+        role=server.role,
+        holder=holder,
+        first_failed_at=first_failed,
+        detected_at=detected,
+        t0=fault.t0 if fault else None,
+    )
+    case = Case(incident.id, node, holder)
+    with runtime.step(case, "confirm") as step:
+        for line in finding["evidence"] if finding else ():
+            step.note(line, finding=True)
+        silent = finding is not None and finding["symptom"] == Symptom.HUNG
+        seen = look(runtime, server)
+        write_verdict(
+            step,
+            replace(seen, unanswered_since=first_failed if silent else None),
+            requested=requested,
+            dry_run=dry_run,
+            watch_late_s=finding.get("late_s", 0.0) if finding else 0.0,
+            first_failed_at=first_failed.isoformat(),
+            silent=silent,
+        )
+        if server.role is Role.CASSANDRA and seen.service is Answer.OK and not dry_run:
+            data_loss.record_left_out(runtime, incident, step)
+    return case
+
+
+def look(runtime: Runtime, node: Node) -> Observation:
+    """Observe the node, its peers and its disk, and ask its platform; what is silent to us may be heard by a peer."""
+    platform = runtime.platform()
+    seen = asyncio.run(observe(runtime.settings, node, is_running(platform, node.name)))
+    if seen.volume_intact is None:
+        # Only a missing disk is certain from outside; whether a present one is readable the node itself would say.
+        return replace(seen, volume_intact=platform.volume_exists(node.name))
+    if (
+        seen.volume_intact is False
+        and platform.volume_formatted(node.name, MARKS.get(node.role)) is not False
+    ):
+        # The disk holds data, and the node does not see it: it is not mounted there. An empty disk would lose it.
+        return replace(seen, volume_intact=None)
+    return seen
+
+
+def write_verdict(step: Step, seen: Observation, **data: Any) -> None:
+    diagnosis = diagnose(seen)
+    step.note_as(
+        "confirm",
+        diagnosis.reason,
+        verdict=diagnosis.verdict.value,
+        run=step.case.holder,
+        volume_intact=seen.volume_intact,
+        disk_free=seen.room and seen.room.free,
+        clock_ahead_s=seen.clock_ahead_s,
+        heard_at=seen.heard_at.isoformat() if seen.heard_at else None,
+        service=seen.service.value,
+        ssh=seen.ssh.value,
+        init_state=seen.init_state,
+        peers={peer: opinion.value for peer, opinion in seen.peers.items()},
+        running=seen.running,
+        **data,
+    )
+
+
+def stand_down(runtime: Runtime, case: Case) -> str:
+    """Nothing to do, or nothing to do yet; a node on its way up is left alone, and the watch looks again."""
+    with runtime.step(case, "stand_down") as step:
+        confirmed = Confirmed.of(runtime.store.incident(case.incident), case.holder)
+        sentence = f"nothing is touched ({confirmed.verdict.value})"
+        step.note(sentence)
+    return sentence
+
+
+def answers(node: Node) -> bool:
+    """Whether the node answers its own protocol at this moment."""
+    return asyncio.run(probe_node(node)).answer is Answer.OK

@@ -1,0 +1,324 @@
+"""Asking the guards: before the decision, in the transaction that begins an attempt, and again before each kill."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kintsugi.core.errors import IncidentClosed, InputError, NodeReturned, Refused
+from kintsugi.core.incident import Action, Incident
+from kintsugi.core.incident import Ledger as RepairLedger
+from kintsugi.core.observation import Answer
+from kintsugi.operations.context import LEASE_S, Case, Runtime, Step
+from kintsugi.recovery.assessment import Confirmed, latest, look, write_verdict
+from kintsugi.recovery.common_cause import CommonCause
+from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.escalation import Decision, decide
+from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts
+from kintsugi.recovery.guards import Gate, GuardFacts, Limits, Ruling, judge
+from kintsugi.releases import assignment
+
+PATIENCE_S = 30.0
+LOOK_AGAIN_S = 5.0
+WAIT_FOR_OTHERS_S = 75.0  # one node of a role is killed at a time, a minute after the other
+# Gates that open by themselves: a person is asked only where they have stayed shut for so long.
+SELF_OPENING = frozenset({Gate.WRONG_KILL, Gate.COMMON_CAUSE, Gate.ONE_OF_ROLE, Gate.BREAKER})
+WAIT_BEFORE_ASKING = timedelta(minutes=3)
+LIMITS = "limits"  # where the store keeps what differs from the guards' defaults
+PATHS = {
+    Action.WAIT: "rejoin",
+    Action.RESTART: "restart",
+    Action.ROLL_BACK: "restart",  # from the known-good release; see act.restart
+    Action.REBUILD_NODE: "plan",
+    Action.REBUILD: "plan",
+}
+
+log = logging.getLogger(__name__)
+
+
+def guard(runtime: Runtime, case: Case) -> list[str]:
+    """The tasks to go on with: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
+
+    Reasons that may pass by themselves are given PATIENCE_S seconds, and the node is observed again meanwhile.
+    """
+    with runtime.step(case, "guard") as step:
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            asked = _ask_guards(runtime, case)
+            if not asked.waits or time.monotonic() > until:
+                return _answer(step, asked)
+            log.info("not yet: %s", asked.reason)
+            pause_s = (asked.retry_at - datetime.now(UTC)).total_seconds() if asked.retry_at else 2.0
+            time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
+            _confirm_again(runtime, case, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the guards answered to a decision. ``waits``: the reasons against it may pass by themselves."""
+
+    decision: Decision
+    dry_run: bool
+    waits: bool
+    reason: str
+    retry_at: datetime | None = None
+    ruling: Ruling = field(default_factory=lambda: Ruling(True))
+    since: datetime | None = None
+    common_cause: CommonCause | None = None
+
+
+def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
+    incident = runtime.store.incident(case.incident)
+    confirmed = Confirmed.of(incident, case.holder)
+    decision = _decide(runtime, incident, confirmed)
+    nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
+    if confirmed.dry_run or nothing:
+        partitioned = nothing and confirmed.verdict is Verdict.PARTITIONED and not confirmed.dry_run
+        since = incident.first_failed_at
+        return _Asked(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
+    paging = decision.action is Action.PAGE
+    # Who is asked whether to try again shall know what speaks against it.
+    at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
+    facts = _facts(runtime, case, incident)
+    ruling = judge(at_stake.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
+    if paging:
+        ruling = Ruling(False, (decision.reason, *ruling.reasons), ruling.gates)
+    return _Asked(
+        decision,
+        dry_run=False,
+        waits=ruling.passing,
+        reason=" ".join(ruling.reasons) or decision.reason,
+        retry_at=ruling.retry_at,
+        ruling=ruling,
+        since=incident.first_failed_at,
+        common_cause=facts.common_cause(),
+    )
+
+
+def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
+    """Observe the node once more; a changed verdict goes into the journal, and the next decision follows from it."""
+    incident = runtime.store.incident(case.incident)
+    confirmed = Confirmed.of(incident, case.holder)
+    since = confirmed.first_failed_at
+    seen = replace(look(runtime, runtime.node(case)), unanswered_since=since if confirmed.silent else None)
+    if diagnose(seen).verdict is not confirmed.verdict:
+        write_verdict(
+            step,
+            seen,
+            requested=confirmed.requested.value,
+            dry_run=confirmed.dry_run,
+            watch_late_s=confirmed.watch_late_s,
+            first_failed_at=since.isoformat(),
+            silent=confirmed.silent,
+        )
+
+
+def _answer(step: Step, asked: _Asked) -> list[str]:
+    """Write the guards' answer into the journal; returns the tasks to go on with."""
+    decision, ruling = asked.decision, asked.ruling
+    if asked.dry_run:
+        step.note(f"dry run of: {decision.reason}", action=decision.action.value)
+        return ["decide"]
+    recent = asked.since is not None and datetime.now(UTC) - asked.since < WAIT_BEFORE_ASKING
+    partitioned = asked.waits and ruling.allowed
+    if decision.action is Action.STAND_DOWN or partitioned or (recent and waits_only(ruling)):
+        data = _waiting_data(asked) if asked.waits else {}
+        step.note(asked.reason, action=decision.action.value, **data)
+        return ["stand_down"]
+    if ruling.allowed:
+        step.note(f"the guards allow: {decision.reason}", action=decision.action.value)
+        return ["archive_logs", "decide"]
+    step.note(
+        "refused: " + asked.reason,
+        refused=list(ruling.reasons),
+        gates=sorted(gate.value for gate in ruling.gates),
+        **_waiting_data(asked),
+    )
+    return ["archive_logs", "ask_a_human"]
+
+
+def waits_only(ruling: Ruling) -> bool:
+    """Whether only gates refused that open by themselves, sooner than a person could look."""
+    return not ruling.allowed and ruling.passing and ruling.gates <= SELF_OPENING
+
+
+def _waiting_data(asked: _Asked) -> dict[str, Any]:
+    """For the journal: that the node is waited for, and with whom it shares a cause."""
+    cause = asked.common_cause
+    shared = {"cause": cause.cause.value, "nodes": list(cause.nodes)} if cause else None
+    return {"waiting": asked.waits, "common_cause": shared}
+
+
+def _decide(
+    runtime: Runtime, incident: Incident, confirmed: Confirmed, *, insisted: bool = False
+) -> Decision:
+    return decide(
+        confirmed.verdict,
+        incident.attempts(),
+        role=runtime.fleet.node(incident.node).role,
+        requested=confirmed.requested,
+        volume_intact=confirmed.volume_intact,
+        suspicious_release=assignment.suspicious(runtime.store, incident.node),
+        unfinished=incident.node in runtime.store.pending_repairs(),
+        insisted=insisted,
+    )
+
+
+def limits(runtime: Runtime) -> Limits:
+    """The limits in force: the defaults, but for what somebody set in the store under LIMITS.
+
+    With ``until`` (ISO 8601) beside them they end by themselves, whatever became of who set them.
+    Raises InputError for a limit that doesn't exist, because a misspelt one would leave the guard as it was.
+    """
+    found = runtime.store.desired(LIMITS)
+    given = dict(found.value) if found and found.value else {}
+    until = given.pop("until", None)
+    if until is not None and datetime.fromisoformat(until) < datetime.now(UTC):
+        return Limits()
+    known = {"repairs_per_node_and_hour", "repairs_per_hour", "sick_share"}
+    if strange := given.keys() - known:
+        raise InputError(
+            f"unknown limit {', '.join(sorted(strange))} in the store; there are {', '.join(sorted(known))}"
+        )
+    return Limits(**given)
+
+
+def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
+    """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
+    confirmed = Confirmed.of(incident, case.holder)
+    action = incident.attempt_of(case.holder)
+    suspicion = Suspicion(
+        first_failed_at=confirmed.first_failed_at,
+        detected_at=incident.detected_at,
+        heard_at=confirmed.heard_at,
+        volume_intact=confirmed.volume_intact,
+        watch_late_s=confirmed.watch_late_s,
+        planned=confirmed.planned or action is Action.ROLL_BACK,
+    )
+    return gather_guard_facts(runtime, runtime.node(case), suspicion)
+
+
+def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
+    """Ask the guards once more, with fresh facts, right before something that may still run is killed.
+
+    The attempt under way is judged, with the gates that its approval opened. Raises NodeReturned when the node answers
+    again, Refused with the reasons otherwise; the attempt is then withdrawn, because it has done nothing.
+    """
+    incident = runtime.store.incident(case.incident)
+    action = incident.attempt_of(case.holder)
+    if action is None:
+        raise Refused(f"This run has no attempt on {case.node} under way: nothing is killed.")
+    facts = _facts(runtime, case, incident)
+    known = facts.with_ledger(runtime.store.ledger(incident.id))
+    ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))
+    if ruling.allowed:
+        return facts
+    answers_again = Answer.OK in (facts.service, facts.view.answer)
+    reason = " ".join(ruling.reasons)
+    runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
+    raise (NodeReturned if answers_again else Refused)(reason)
+
+
+def _approved(incident: Incident, case: Case) -> list[Gate]:
+    """The gates that a person opened for this run; see ``choose_path``."""
+    if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
+        return []
+    return [Gate(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
+
+
+def refusal(runtime: Runtime, case: Case) -> list[str]:
+    """The sentences with which the guards last refused the repair to this run."""
+    return list(
+        latest(runtime.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
+    )
+
+
+def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
+    """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
+
+    A run that was killed here goes on with what it had chosen. A person's approval opens the gates that had refused
+    this run when the question was asked. A node that answers again meanwhile is only proven. Raises Refused when
+    another gate refuses by now.
+    """
+    with runtime.step(case, "decide") as step:
+        if approved_by:
+            step.note(f"{approved_by} approved the repair against the guards' advice", approved=case.holder)
+        incident = runtime.store.incident(case.incident)
+        confirmed = Confirmed.of(incident, case.holder)
+        if confirmed.dry_run:
+            return "show_plan"
+        decision = _chosen(incident, case)
+        if decision is None:
+            decision = _decide(runtime, incident, confirmed, insisted=bool(approved_by))
+            step.note(decision.reason, chosen=decision.action.value, run=case.holder)
+        if decision.action.changes:
+            try:
+                _begin(runtime, case, step, incident, decision, approved=_approved(incident, case))
+            except NodeReturned as returned:
+                step.note(f"{case.node} answers again, so it is only proven: {returned}", returned=True)
+                return PATHS[Action.WAIT]
+    return PATHS[decision.action]
+
+
+def _chosen(incident: Incident, case: Case) -> Decision | None:
+    for entry in incident.entries:
+        if entry.step == "decide" and "chosen" in entry.data and entry.data.get("run") == case.holder:
+            return Decision(Action(entry.data["chosen"]), entry.message)
+    return None
+
+
+def _begin(
+    runtime: Runtime,
+    case: Case,
+    step: Step,
+    incident: Incident,
+    decision: Decision,
+    *,
+    approved: Collection[Gate],
+) -> None:
+    """Begin the attempt; a refusal that may pass by itself is waited for, and the facts are gathered again.
+
+    Raises NodeReturned when the node answers meanwhile, Refused with the reasons otherwise.
+    """
+    until = time.monotonic() + WAIT_FOR_OTHERS_S
+    while True:
+        asked = _LastAnswer(decision.action, _facts(runtime, case, incident), limits(runtime), approved)
+        try:
+            runtime.store.begin_attempt(
+                case.incident,
+                step.token,
+                decision.action,
+                key=case.holder,
+                reason=decision.reason,
+                refusals=asked.refusals,
+                ttl_s=LEASE_S,
+            )
+            return
+        except IncidentClosed:
+            raise
+        except Refused as refused:
+            if asked.facts.service is Answer.OK and not asked.facts.planned:
+                raise NodeReturned(str(refused)) from refused
+            if not asked.ruling.passing or time.monotonic() > until:
+                raise
+            log.info("not yet: %s", refused)
+            time.sleep(LOOK_AGAIN_S)
+
+
+@dataclass
+class _LastAnswer:
+    """Asks the guards inside the store's transaction, and keeps what they answered."""
+
+    action: Action
+    facts: GuardFacts
+    limits: Limits
+    approved: Collection[Gate]
+    ruling: Ruling = field(default_factory=lambda: Ruling(False))
+
+    def refusals(self, ledger: RepairLedger) -> tuple[str, ...]:
+        self.ruling = judge(self.action, self.facts.with_ledger(ledger), self.limits, approved=self.approved)
+        return self.ruling.reasons

@@ -1,0 +1,201 @@
+"""What the guards must know before something is destroyed, asked of everybody but the node in question.
+
+Whatever can't be found out stays None, and None refuses (kintsugi.recovery.guards).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from kintsugi.core.fleet import Fleet, Node, Role
+from kintsugi.core.observation import Answer, NodeView
+from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, Settings
+from kintsugi.probes.master_view import master_witnesses
+from kintsugi.probes.observe import node_view
+from kintsugi.probes.peers import Witness, ask, witnesses
+from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
+from kintsugi.recovery.common_cause import OtherNode
+from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts
+from kintsugi.wire import cql
+from kintsugi.wire import kafka as kafka_wire
+
+VOTER_BEHIND_S = 3.0
+HEARTBEAT_WATCH_S = 2.0
+KEYSPACES = "SELECT keyspace_name, replication FROM system_schema.keyspaces"
+
+
+async def guard_facts(
+    fleet: Fleet,
+    node: Node,
+    *,
+    heard_at: datetime | None = None,
+    first_failed_at: datetime | None = None,
+    volume_intact: bool | None = None,
+    running: bool | None = None,
+    settings: Settings | None = None,
+) -> GuardFacts:
+    """The facts for kintsugi.recovery.guards.judge, all but what the store and the platform know of the fleet.
+
+    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew,
+    and the newest sign of life counts. ``running``: the platform's answer. ``settings``: with them the node itself is
+    asked over SSH, and others are asked for a Spark master. Takes at most about 8 s. Never raises on network trouble.
+    """
+    (service, ssh, newest, view), silent, kafka, cassandra = await asyncio.gather(
+        signs_of_life(fleet, node, heard_at, running=running, settings=settings),
+        silent_nodes(fleet),
+        _kafka_if(fleet, node),
+        _cassandra_if(fleet, node),
+    )
+    return GuardFacts(
+        node=node.name,
+        role=node.role,
+        at=datetime.now(UTC),
+        observed_at=service.at,
+        service=service.answer,
+        ssh=ssh.answer,
+        heard_at=newest,
+        first_failed_at=first_failed_at,
+        volume_intact=volume_intact,
+        fleet_size=len(fleet.nodes),
+        sick=len(silent | {node.name}),
+        protected=node.protected,
+        kafka=kafka,
+        cassandra=cassandra,
+        running=running,
+        view=view,
+        others=tuple(
+            OtherNode(other.name, other.role, answers=other.name not in silent)
+            for other in fleet
+            if other.name != node.name
+        ),
+    )
+
+
+async def signs_of_life(
+    fleet: Fleet,
+    node: Node,
+    before: datetime | None,
+    *,
+    running: bool | None = None,
+    settings: Settings | None = None,
+) -> tuple[Probe, Probe, datetime | None, NodeView]:
+    """What the service and sshd of ``node`` answer, when anybody last got an answer (UTC), and what the node says.
+
+    ``before``: what was known already. The peers are asked meanwhile; where the platform says that nothing runs, they
+    aren't waited for: no process is there to be heard.
+    """
+    async with asyncio.TaskGroup() as group:
+        peers = group.create_task(witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S))
+        service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
+        if running is False and service.answer is not Answer.OK:
+            peers.cancel()
+        view, masters = NodeView(), list[Witness]()
+        if settings is not None and service.answer is not Answer.OK and running is not False:
+            view, masters = await asyncio.gather(
+                node_view(settings, node, service, ssh), master_witnesses(settings, node, ssh)
+            )
+    signs = [before, service.at if service.answer is Answer.OK else None]
+    signs += [] if peers.cancelled() else [witness.heard_at for witness in peers.result()]
+    signs += [witness.heard_at for witness in masters]
+    return service, ssh, max((sign for sign in signs if sign is not None), default=None), view
+
+
+async def silent_nodes(fleet: Fleet) -> set[str]:
+    """Names of the nodes that don't answer their own protocol just now."""
+    probes = await asyncio.gather(*(probe_node(node) for node in fleet))
+    return {probe.target for probe in probes if probe.answer is not Answer.OK}
+
+
+async def _kafka_if(fleet: Fleet, node: Node) -> KafkaFacts | None:
+    return await kafka_facts(fleet, node) if node.role is Role.KAFKA else None
+
+
+async def _cassandra_if(fleet: Fleet, node: Node) -> CassandraFacts | None:
+    return await cassandra_facts(fleet, node) if node.role is Role.CASSANDRA else None
+
+
+async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
+    """What the other brokers know of the partitions that ``node`` holds, and of the quorum."""
+    peers = fleet.peers(node)
+    told, quorums = await asyncio.gather(
+        asyncio.gather(*(ask(peer, KAFKA_PORT, kafka_wire.partitions) for peer in peers)),
+        asyncio.gather(*(ask(peer, KAFKA_PORT, kafka_wire.describe_quorum) for peer in peers)),
+    )
+    live = [peer.index for peer, answer in zip(peers, told, strict=True) if not isinstance(answer, str)]
+    quorum = next((answer for answer in quorums if not isinstance(answer, str)), None)
+    return KafkaFacts(
+        node_id=node.index,
+        partitions=copies(node.index, [answer for answer in told if not isinstance(answer, str)]),
+        live=frozenset(live),
+        voters=None if quorum is None else len(quorum.voters),
+        current=None if quorum is None else len(current_voters(quorum) - {node.index}),
+    )
+
+
+def copies(node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]) -> dict[str, Copies] | None:
+    """Who holds the partitions of broker ``node_id``, from what several brokers told; None when none did.
+
+    A broker's knowledge may lag: a replica counts only where every broker that knows the partition agrees.
+    """
+    found: dict[str, Copies] | None = None
+    for answer in told:
+        found = {} if found is None else found
+        for name, replicas in answer.items():
+            if node_id not in replicas.assigned:
+                continue
+            before = found.get(name, Copies(replicas.in_sync, replicas.eligible))
+            found[name] = Copies(before.in_sync & replicas.in_sync, before.eligible & replicas.eligible)
+    return found
+
+
+def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
+    """Voters that fetched and had caught up within the last 3 s; the leader is one."""
+    leader = quorum.voters.get(quorum.leader_id)
+    if leader is None:
+        return set()
+    oldest_ms = leader.fetched_ms - VOTER_BEHIND_S * 1000
+    return {
+        voter.node_id
+        for voter in quorum.voters.values()
+        if voter is leader or min(voter.fetched_ms, voter.caught_up_ms) >= oldest_ms
+    }
+
+
+async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
+    """What the other Cassandra nodes know of replication, and how many of them aren't up and normal."""
+    peers = fleet.peers(node)
+    asked = await asyncio.gather(*(_status_and_replication(peer) for peer in peers))
+    known = [replication for _, replication in asked if replication is not None]
+    return CassandraFacts(
+        replication=min(known, default=None), others_down=sum(1 for normal, _ in asked if not normal)
+    )
+
+
+async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
+    """Whether ``peer`` says of itself that it is NORMAL; the smallest replication of its keyspaces."""
+    status, keyspaces = await asyncio.gather(
+        ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, _OWN_STATUS)),
+        ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, KEYSPACES)),
+    )
+    normal = not isinstance(status, str) and any(
+        row["address"] == peer.address and str(row["status_with_port"]).startswith("NORMAL") for row in status
+    )
+    return normal, None if isinstance(keyspaces, str) else smallest_replication(keyspaces)
+
+
+_OWN_STATUS = "SELECT address, status_with_port FROM system_views.gossip_info"
+
+
+def smallest_replication(keyspaces: Iterable[Mapping[str, Any]]) -> int | None:
+    """The smallest replication factor of all keyspaces that hold our data; None when there is none."""
+    factors = [
+        int(factor.partition("/")[0])  # "3/1" is three replicas, one of them transient
+        for row in keyspaces
+        if not str(row["keyspace_name"]).startswith("system")
+        for key, factor in row["replication"].items()
+        if key != "class"
+    ]
+    return min(factors, default=None)

@@ -1,0 +1,117 @@
+"""Whose fault it is that a step failed: the node's, or the control plane's.
+
+A control plane whose disk is full can run neither Ansible nor Terraform. Every step fails then, and the next escalation
+step would destroy more of the node for nothing. Such a failure takes the attempt back and pages
+(`kintsugi.notify.paging_rules`); the same step is tried again, within the repair budget of an hour.
+
+It is the control plane's fault when
+
+1. the operating system refused this process room, files or memory. A node's refusal comes as a StepFailed, in words;
+2. Terraform says that it can't write, or can't reach or lock its state;
+3. a program of the control plane is missing (PreflightError);
+4. anything failed while the control plane's own disk has no room or can't be written.
+
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kintsugi.core.errors import (
+    ControlPlaneError,
+    Fenced,
+    KintsugiError,
+    PreflightError,
+    Refused,
+    StepFailed,
+)
+from kintsugi.operations.context import Case, Runtime
+
+OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+NEEDED = 32 * 2**20
+"""Bytes. A run of Ansible writes its log, a plan of Terraform its file and its provider's cache."""
+TERRAFORM = (
+    "no space left on device",
+    "read-only file system",
+    "error acquiring the state lock",
+    "failed to lock state",
+    "error loading state",
+    "failed to save state",
+    "failed to persist state",
+    "connection refused",
+)
+
+
+@contextmanager
+def blame(runtime: Runtime, case: Case, *, untouched: bool = False) -> Iterator[None]:
+    """Around a step: where the control plane is to blame, take the attempt back and raise ControlPlaneError.
+
+    ``untouched``: the step destroys nothing of the node.
+    """
+    try:
+        yield
+    except (Refused, Fenced, ControlPlaneError):
+        raise
+    except (KintsugiError, OSError) as error:
+        fault = fault_of_control_plane(error, runtime.settings.control)
+        if fault is None:
+            raise
+        withdraw(runtime, case, fault, untouched=untouched)
+        raise ControlPlaneError(fault) from error
+
+
+def withdraw(runtime: Runtime, case: Case, fault: str, *, untouched: bool) -> None:
+    """Write down whose fault it was, and take the run's attempt back. Raises StoreUnavailable."""
+    with runtime.step(case, "blame") as step:
+        step.note(fault, control_plane=True)
+        runtime.store.withdraw_attempt(
+            case.incident, step.token, case.holder, fault, untouched=untouched, counts=True
+        )
+
+
+def fault_of_control_plane(error: BaseException, directory: Path) -> str | None:
+    """Why the control plane is to blame for the error, as a sentence; None when it isn't.
+
+    ``directory``: on the control plane's disk, which is looked at where the error itself doesn't tell.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in OURS:
+            return f"The control plane can't work: {cause.strerror or cause} ({cause.filename or 'no file'})."
+        if isinstance(cause, PreflightError):
+            return f"The control plane lacks something: {cause}."
+    said = str(error)
+    of_terraform = isinstance(error, StepFailed) and said.startswith("terraform ")
+    if of_terraform and any(words in said.lower() for words in TERRAFORM):
+        return f"The control plane can't work: {said}."
+    return disk_fault(directory)
+
+
+def disk_fault(directory: Path) -> str | None:
+    """What is wrong with the disk under ``directory``, as a sentence; None when it has room and can be written."""
+    try:
+        free, inodes = shutil.disk_usage(directory).free, os.statvfs(directory)
+        if free < NEEDED:
+            return f"The control plane's disk is full: {free:,} bytes are free at {directory}."
+        if inodes.f_files and not inodes.f_favail:
+            return f"The control plane's disk has no inode left at {directory}."
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"x" * 4096)
+            probe.flush()
+    except OSError as error:
+        return f"The control plane's disk can't be used: {error}."
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,260 @@
+"""Releases on disk and in S3: built once, never overwritten, checked each time they are used.
+
+``<state>/control/releases/<digest>/`` holds the files of a release and its ``MANIFEST``; S3 holds the same as
+``releases/<digest>.tar.gz``, from where a lost directory comes back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import io
+import logging
+import os
+import shutil
+import tarfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kintsugi.core.errors import FleetError, KintsugiError
+from kintsugi.core.fleet import load_fleet
+from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.operations.spool import deliver
+from kintsugi.releases import manifest as content
+
+if TYPE_CHECKING:
+    from kintsugi.operations.context import Runtime
+
+MANIFEST = "MANIFEST"
+_EPOCH = 0  # of every file in the archive: the same release makes the same bytes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release in its directory. ``digest``: 64 hexadecimal digits."""
+
+    digest: str
+    directory: Path
+
+    @property
+    def short(self) -> str:
+        """The digest as people read it."""
+        return self.digest[:12]
+
+    @property
+    def fleet_file(self) -> Path:
+        return self.directory / content.FLEET_FILE
+
+    @property
+    def manifest(self) -> content.Manifest:
+        """What the release says that it holds; raises FleetError when that can't be read."""
+        try:
+            return content.parse((self.directory / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise FleetError(f"{self.directory / MANIFEST} is no manifest: {error}") from error
+
+
+def directory_of(settings: Settings) -> Path:
+    """Where the releases of an installation are."""
+    return settings.control / "releases"
+
+
+def build(settings: Settings, source: Path | None = None, fleet_file: Path | None = None) -> Release:
+    """Pack the tree at ``source`` (default: this checkout with the fleet file in force) into a release directory.
+
+    The same tree makes the same release; one that is there already stays untouched. Raises FleetError when ``source``
+    is no checkout or its fleet file is at fault.
+    """
+    own_fleet = source is None
+    source = source or settings.repository
+    fleet_file = fleet_file or (settings.fleet_file if own_fleet else source / content.FLEET_FILE)
+    _check_fleet(fleet_file)
+    manifest = content.read(source, fleet_file)
+    files = {path: (source / path).read_bytes() for path in manifest if path != content.FLEET_FILE}
+    return _place(settings, manifest, files | {content.FLEET_FILE: fleet_file.read_bytes()})
+
+
+def digest_of(settings: Settings) -> str:
+    """The digest that this checkout would have as a release."""
+    return content.digest(content.read(settings.repository, settings.fleet_file))
+
+
+def _check_fleet(path: Path) -> None:
+    load_fleet(path)
+
+
+def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, bytes]) -> Release:
+    """Write a release directory under another name and rename it: it appears whole or not at all."""
+    release = Release(content.digest(manifest), directory_of(settings) / content.digest(manifest))
+    if release.directory.exists():
+        verify(release)
+        return release
+    fresh = release.directory.with_name(f".{release.digest}.{uuid.uuid4().hex[:8]}")
+    try:
+        for path, body in files.items():
+            target = fresh / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(body)
+            # Nobody writes a release again, its owner neither.
+            target.chmod(0o555 if manifest[path].mode == "755" else 0o444)
+        (fresh / MANIFEST).write_text(content.render(manifest))
+        verify(Release(release.digest, fresh))
+        fresh.rename(release.directory)
+    except OSError:
+        if not release.directory.exists():  # else a twin was quicker, with the same bytes
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return release
+
+
+def verify(release: Release) -> None:
+    """Raise FleetError, naming the files, unless the directory holds exactly what the digest stands for."""
+    written = content.read(release.directory)
+    difference = content.compare(release.manifest, written)
+    if difference:
+        odd = [*difference.changed, *difference.added, *difference.removed]
+        raise FleetError(
+            f"release {release.short} at {release.directory} was altered: {', '.join(odd[:3])}"
+            f"{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}"
+        )
+    if content.digest(written) != release.digest:
+        raise FleetError(f"{release.directory} isn't release {release.short}: its content has another digest")
+
+
+def find(settings: Settings, digest: str, s3: Any = None) -> Release:
+    """The release of this digest, checked; from S3 (``s3``: a client) when its directory is gone or altered.
+
+    Raises FleetError when it is nowhere, or not what its digest says.
+    """
+    release = Release(digest, directory_of(settings) / digest)
+    if not release.directory.is_dir():
+        if s3 is None:
+            raise FleetError(f"release {release.short} isn't at {release.directory}")
+        return _fetch(settings, release, s3)
+    try:
+        verify(release)
+    except FleetError as error:
+        if s3 is None:
+            raise
+        aside = release.directory.with_name(f".altered.{release.digest}.{uuid.uuid4().hex[:8]}")
+        log.warning("%s; it is put aside as %s and fetched from S3", error, aside.name)
+        release.directory.rename(aside)
+        return _fetch(settings, release, s3)
+    return release
+
+
+def _fetch(settings: Settings, release: Release, s3: Any) -> Release:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        body = s3.get_object(Bucket=BUCKET, Key=key(release.digest))["Body"].read()
+    except (BotoCoreError, ClientError) as error:
+        raise FleetError(
+            f"release {release.short} is neither at {release.directory} nor in S3 at {key(release.digest)} ({error})"
+        ) from error
+    files = unpack(body)
+    try:
+        manifest = content.parse(files.pop(MANIFEST).decode())
+    except (KeyError, ValueError) as error:
+        raise FleetError(f"{key(release.digest)} in S3 holds no manifest; the object was altered") from error
+    if content.digest(manifest) != release.digest or files.keys() != manifest.keys():
+        raise FleetError(f"{key(release.digest)} in S3 isn't release {release.short}; the object was altered")
+    return _place(settings, manifest, files)
+
+
+def key(digest: str) -> str:
+    """Where the archive of a release is in S3."""
+    return f"releases/{digest}.tar.gz"
+
+
+def pack(release: Release) -> bytes:
+    """The release as a gzipped tar archive; the same release makes the same bytes."""
+    manifest = release.manifest
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in (MANIFEST, *sorted(manifest)):
+            body = (release.directory / path).read_bytes()
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mtime = len(body), _EPOCH
+            entry.mode = 0o755 if path in manifest and manifest[path].mode == "755" else 0o644
+            archive.addfile(entry, io.BytesIO(body))
+    return gzip.compress(plain.getvalue(), mtime=_EPOCH)
+
+
+def unpack(body: bytes) -> dict[str, bytes]:
+    """The files of an archive by path. Raises FleetError for anything but plain files below the root."""
+    files = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(body), mode="r:gz") as archive:
+            for entry in archive:
+                handle = archive.extractfile(entry)
+                if handle is None or entry.name.startswith("/") or ".." in Path(entry.name).parts:
+                    raise FleetError(
+                        f"the archive of a release holds {entry.name!r}, which is no file of one"
+                    )
+                files[entry.name] = handle.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise FleetError(f"the archive of a release can't be read: {error}") from error
+    return files
+
+
+def store_in_s3(runtime: Runtime, release: Release) -> None:
+    """Put the archive into S3 unless it is there; into the spool when S3 is away."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        runtime.s3().head_object(Bucket=BUCKET, Key=key(release.digest))
+    except ClientError as error:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
+            log.warning("S3 didn't say whether it has release %s: %s", release.short, error)
+        deliver(runtime, key(release.digest), pack(release))
+    except BotoCoreError as error:
+        log.warning("S3 is away: %s", error)
+        deliver(runtime, key(release.digest), pack(release))
+
+
+def on_disk(settings: Settings) -> list[Release]:
+    """The releases whose directory is there, unchecked."""
+    found = sorted(directory_of(settings).glob("[0-9a-f]*"))
+    return [Release(path.name, path) for path in found if len(path.name) == 64]
+
+
+def unified_diff(old: Release, new: Release) -> str:
+    """What differs from ``old`` to ``new``, as a unified diff of all text files."""
+    difference = content.compare(old.manifest, new.manifest)
+    pieces = []
+    for path in sorted((*difference.added, *difference.removed, *difference.changed)):
+        lines = difflib.unified_diff(_lines(old, path), _lines(new, path), f"a/{path}", f"b/{path}")
+        pieces.append("".join(lines) or f"{path}: its mode changed\n")
+    return "".join(pieces)
+
+
+def _lines(release: Release, path: str) -> list[str]:
+    file = release.directory / path
+    if path not in release.manifest:
+        return []
+    try:
+        text = file.read_text()
+    except UnicodeDecodeError as error:
+        raise KintsugiError(f"{file} is no text, so it can't be shown as a diff") from error
+    return [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
+
+
+def origin(source: Path) -> str:
+    """What ``source`` is, for people: its path and, where git knows, its commit (``+`` with changes on top)."""
+    import subprocess
+
+    git = shutil.which("git")
+    if git is None:
+        return str(source)
+    described = subprocess.run(
+        [git, "-C", os.fspath(source), "describe", "--always", "--dirty=+", "--exclude=*"],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return f"{source} at {described.stdout.strip()}" if described.returncode == 0 else str(source)

@@ -1,0 +1,89 @@
+"""``kintsugi release …``: build, list, show, diff, drift."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.settings import Settings
+from kintsugi.operations.context import Runtime, runtime
+from kintsugi.releases import archive, rollout_steps
+from kintsugi.releases.assignment import open_release
+
+WORDS = {"build": (0, 0), "list": (0, 0), "show": (1, 1), "diff": (1, 2), "drift": (0, 0)}
+"""What may be asked, and how many digests belong to it: least, most."""
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Do what ``options.what`` says, with ``options.digests``. Raises KintsugiError for a wrong number of digests."""
+    least, most = WORDS[options.what]
+    if not least <= len(options.digests) <= most:
+        wanted = f"{least} to {most}" if least < most else str(least)
+        raise KintsugiError(
+            f"`release {options.what}` takes {wanted} digests, not {len(options.digests)}; `kintsugi release list` "
+            "names them"
+        )
+    verbs: dict[str, Callable[[Runtime, argparse.Namespace], int]] = {
+        "build": _build, "list": _list, "show": _show, "diff": _diff, "drift": _drift,
+    }  # fmt: skip
+    return verbs[options.what](runtime(), options)
+
+
+def _build(doors: Runtime, options: argparse.Namespace) -> int:
+    release = rollout_steps.build(doors)
+    print(f"{release.digest}  {release.directory}")
+    return 0
+
+
+def _list(doors: Runtime, options: argparse.Namespace) -> int:
+    runs: dict[str, list[str]] = {}
+    for node, record in doors.store.node_releases().items():
+        runs.setdefault(record.digest, []).append(node)
+    for record in doors.store.releases():
+        on = ", ".join(runs.get(record.digest, [])) or "no node"
+        print(
+            f"{record.digest[:12]}  {record.built_at:%Y-%m-%d %H:%M}  {record.verdict:10}  {on}; {record.origin}"
+        )
+    for deployment in doors.store.deployments(10):
+        print(
+            f"{deployment.started_at:%Y-%m-%d %H:%M}  {deployment.digest[:12]}  {deployment.state:10}  "
+            f"{deployment.reason or ''}  ({deployment.id})"
+        )
+    return 0
+
+
+def _show(doors: Runtime, options: argparse.Namespace) -> int:
+    record = doors.store.release_record(options.digests[0])
+    found = [item for item in doors.store.deployments(50) if item.digest == record.digest]
+    document = {
+        "digest": record.digest,
+        "origin": record.origin,
+        "built_at": record.built_at.isoformat(),
+        "verdict": record.verdict,
+        "known_good_at": record.known_good_at and record.known_good_at.isoformat(),
+        "bad_reason": record.bad_reason,
+        "files": {
+            path: member.sha256 for path, member in open_release(doors, record.digest).manifest.items()
+        },
+        "deployments": [rollout_steps.to_json(item) for item in found],
+    }
+    print(json.dumps(document, indent=2))
+    return 0
+
+
+def _diff(doors: Runtime, options: argparse.Namespace) -> int:
+    """Two releases, or one and this checkout."""
+    releases = [open_release(doors, doors.store.release_record(prefix).digest) for prefix in options.digests]
+    new = releases[1] if len(releases) > 1 else archive.build(doors.settings)
+    print(archive.unified_diff(releases[0], new), end="")
+    return 0
+
+
+def _drift(doors: Runtime, options: argparse.Namespace) -> int:
+    found = doors.store.drift()
+    for node, paths in found.items():
+        for path in paths:
+            print(f"{node}  {path}")
+    return 1 if found else 0

@@ -1,0 +1,129 @@
+"""Drift: what is on a server's disk against what its release says.
+
+Ansible in check mode renders every file from the node's own release and compares; nothing is changed by looking. What
+differs is on record (``kintsugi release drift``) until a later look finds it gone. A node that is being repaired or
+rolled out, or that doesn't answer, is left out and named.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kintsugi.core.errors import LeaseHeld, StepFailed
+from kintsugi.core.fleet import REPOSITORY
+from kintsugi.infra.ansible import Ansible
+from kintsugi.operations import stream_driver
+from kintsugi.operations.context import Runtime
+from kintsugi.releases import assignment
+
+CHECK_S = 300.0
+LEASE_S = 300.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A look at the fleet. ``differs``: paths by node, none for a node that is as its release says.
+
+    ``left_out``: why a node wasn't compared. ``put_right``: paths by node that were written anew.
+    """
+
+    differs: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, str]
+    put_right: Mapping[str, tuple[str, ...]]
+
+    @property
+    def remaining(self) -> dict[str, tuple[str, ...]]:
+        """What still differs."""
+        return {node: paths for node, paths in self.differs.items() if paths and node not in self.put_right}
+
+    def __str__(self) -> str:
+        lines = [f"{node}: {', '.join(paths)}" for node, paths in sorted(self.remaining.items())]
+        lines += [f"{node}: put right: {', '.join(paths)}" for node, paths in sorted(self.put_right.items())]
+        lines += [f"{node}: not compared: {reason}" for node, reason in sorted(self.left_out.items())]
+        same = [node for node, paths in self.differs.items() if not paths]
+        return "; ".join([*lines, f"{len(same)} nodes are as their release says"])
+
+
+def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
+    """Compare every node with its release and put the findings on record; write them anew where asked.
+
+    Putting right writes files and never restarts a service: a file that was changed by hand matters at the next
+    start only, and when that has happened already, ``deploy_release`` with the same digest restarts with probes.
+    ``holder`` holds the node's lease meanwhile. Raises StepFailed when no node could be compared.
+    """
+    differs: dict[str, tuple[str, ...]] = {}
+    left_out = {node: reason for node in runtime.fleet.nodes if (reason := _busy(runtime, node))}
+    for digest, nodes in by_release(runtime, left_out).items():
+        checked = _ansible(runtime, digest).check(
+            nodes, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+        )
+        left_out |= {**checked.failed, **checked.unreachable}
+        for node, paths in checked.differs.items():
+            differs[node] = paths
+            fresh = runtime.store.record_drift(node, digest or "", paths)
+            for path in fresh:
+                log.warning("%s: %s isn't what release %s says", node, path, (digest or "(none)")[:12])
+    if not differs:
+        raise StepFailed(f"no node could be compared: {'; '.join(left_out.values())}")
+    report = Report(differs, left_out, {})
+    if put_right:
+        written = {
+            node: paths
+            for node, paths in report.remaining.items()
+            if not _forbidden(runtime, node) and _write(runtime, node, holder)
+        }
+        report = Report(differs, left_out, written)
+    return report
+
+
+def by_release(runtime: Runtime, but: Mapping[str, str]) -> dict[str | None, list[str]]:
+    """Names of the nodes by the release that they are to be compared with; None: this checkout."""
+    groups: dict[str | None, list[str]] = {}
+    for node in runtime.fleet.nodes:
+        if node not in but:
+            groups.setdefault(assignment.to_configure_from(runtime.store, node), []).append(node)
+    return groups
+
+
+def _busy(runtime: Runtime, node: str) -> str | None:
+    lease = runtime.store.lease(node)
+    return None if lease is None else f"{lease.holder} is at work on it"
+
+
+def _forbidden(runtime: Runtime, node: str) -> bool:
+    """Whether a maintenance flag covers the node; says so in the log."""
+    flags = runtime.store.maintenance(node)
+    for flag in flags:
+        log.warning("%s isn't put right: %s", node, flag)
+    return bool(flags)
+
+
+def _write(runtime: Runtime, node: str, holder: str) -> bool:
+    """Write the node's files anew from its release, without a restart; False when somebody else is at work on it."""
+    try:
+        lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+    except LeaseHeld as held:
+        log.warning("%s", held)
+        return False
+    try:
+        digest = assignment.to_configure_from(runtime.store, node)
+        runtime.store.check(node, lease.token)
+        _ansible(runtime, digest).run(
+            "site.yml", limit=node, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+        )
+        runtime.store.record_drift(node, digest or "", [], put_right=True)
+    finally:
+        runtime.store.release(node, lease.token)
+    return True
+
+
+def _ansible(runtime: Runtime, digest: str | None) -> Any:
+    if digest is None:
+        log.info("no release is on record, so the checkout at %s is compared", REPOSITORY)
+        return Ansible(runtime.settings)
+    return Ansible(runtime.settings, assignment.open_release(runtime, digest))

@@ -1,0 +1,140 @@
+"""What belongs to a release, and the digest that names it. Pure, but for reading the files.
+
+A release is everything that decides what a server runs: artifact versions, the fleet file, Ansible's roles with their
+defaults, templates and modules, the Spark applications, and the modules of ``kintsugi`` that nodes import. The code
+of the control plane (DAGs, recovery, hooks) is not in it: it runs nowhere in the fleet.
+
+The digest is the SHA-256 of the manifest, a canonical text: a line ``<sha256 of the content>  <mode>  <path>`` for each
+file, sorted by path. ``mode`` is ``755`` for what may be executed, else ``644``; times and owners don't count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kintsugi.core.errors import FleetError
+
+FLEET_FILE = "fleet.yaml"
+NODE_CODE = (
+    "plugins/kintsugi/__init__.py",
+    "plugins/kintsugi/core/__init__.py",
+    "plugins/kintsugi/core/connections.py",
+    "plugins/kintsugi/core/data_bucket.py",
+    "plugins/kintsugi/core/data_source.py",
+    "plugins/kintsugi/core/errors.py",
+    "plugins/kintsugi/core/file_names.py",
+    "plugins/kintsugi/core/fleet.py",
+    "plugins/kintsugi/core/rejections.py",
+    "plugins/kintsugi/core/settings.py",
+    "plugins/kintsugi/core/user_connections.py",
+    "plugins/kintsugi/db/__init__.py",
+    "plugins/kintsugi/db/ingest_ledger.py",
+    "plugins/kintsugi/db/patience.py",
+    "plugins/kintsugi/pipeline/*.py",
+    "plugins/kintsugi/pipeline/ingest/*.py",
+    "plugins/kintsugi/pipeline/stream/*.py",
+)
+"""What the streaming driver and the executors import; `kintsugi.pipeline.stream.submission.package` ships the same."""
+
+MEMBERS = (
+    "artifacts/*/pom.xml",
+    "ansible/ansible.cfg",
+    "ansible/inventory/*.yml",
+    "ansible/playbooks/**/*",
+    "ansible/roles/**/*",
+    "ansible/collections/**/*",
+    "spark_apps/*.py",
+    *NODE_CODE,
+)
+_NEVER = ("__pycache__",)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a release, by the digest of its content and its mode (``644`` or ``755``)."""
+
+    sha256: str
+    mode: str
+
+
+Manifest = Mapping[str, Member]
+"""The files of a release by path, relative, with slashes."""
+
+
+def members(root: Path) -> list[str]:
+    """Relative paths of the files below ``root`` that belong to a release, sorted; the fleet file isn't among them."""
+    found = {
+        path.relative_to(root).as_posix()
+        for pattern in MEMBERS
+        for path in root.glob(pattern)
+        if path.is_file() and _belongs(path.relative_to(root))
+    }
+    return sorted(found)
+
+
+def _belongs(path: Path) -> bool:
+    return not any(part in _NEVER or part.startswith(".") for part in path.parts) and path.suffix != ".pyc"
+
+
+def read(root: Path, fleet_file: Path | None = None) -> Manifest:
+    """The manifest of the files below ``root``; ``fleet_file`` where it isn't ``root``'s own.
+
+    Raises FleetError when a file can't be read, or when there are no roles at all: then ``root`` is no checkout.
+    """
+    sources = {path: root / path for path in members(root)} | {FLEET_FILE: fleet_file or root / FLEET_FILE}
+    if not any(path.startswith("ansible/roles/") for path in sources):
+        raise FleetError(f"{root} holds no ansible/roles: it is neither a checkout nor a release")
+    try:
+        return {path: _member(source) for path, source in sorted(sources.items())}
+    except OSError as error:
+        raise FleetError(f"cannot read {error.filename} for a release: {error.strerror}") from error
+
+
+def _member(path: Path) -> Member:
+    mode = "755" if path.stat().st_mode & 0o100 else "644"
+    return Member(hashlib.sha256(path.read_bytes()).hexdigest(), mode)
+
+
+def render(manifest: Manifest) -> str:
+    """The manifest as its canonical text."""
+    return "".join(f"{member.sha256}  {member.mode}  {path}\n" for path, member in sorted(manifest.items()))
+
+
+def parse(text: str) -> Manifest:
+    """The inverse of ``render``; raises ValueError for a line that isn't one of a manifest."""
+    manifest = {}
+    for line in text.splitlines():
+        sha256, mode, path = line.split("  ", 2)
+        if len(sha256) != 64 or mode not in ("644", "755"):
+            raise ValueError(line)
+        manifest[path] = Member(sha256, mode)
+    return manifest
+
+
+def digest(manifest: Manifest) -> str:
+    """The name of a release: 64 hexadecimal digits."""
+    return hashlib.sha256(render(manifest).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Paths by what became of them from one release to another, each sorted."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+def compare(old: Manifest, new: Manifest) -> Difference:
+    """What differs from ``old`` to ``new``."""
+    return Difference(
+        added=tuple(sorted(new.keys() - old.keys())),
+        removed=tuple(sorted(old.keys() - new.keys())),
+        changed=tuple(sorted(path for path in old.keys() & new.keys() if old[path] != new[path])),
+    )

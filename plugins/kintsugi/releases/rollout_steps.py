@@ -1,0 +1,499 @@
+"""The steps of a roll-out, as the DAG ``deploy_release`` runs them; ``rollout`` decides, these carry out.
+
+1. ``prepare``    build or find the release; open the deployment.
+2. ``plan``       the steady state must hold; every file of every node is rendered and compared with its disk. What
+                  doesn't render is found here, before any node is touched.
+3. ``apply``, ``prove``   a node: its lease and a maintenance mark, so that nobody takes the restart for a failure; the
+                  files and the restart; then redundant, verified, and well for a moment.
+4. ``hold``       all nodes well for the hold time, and a canary; only then the release is known-good.
+5. ``go_back``    after the first bad probe: each touched node to the last known-good release, the sick one first.
+6. ``finish``     always: ends the deployment, gives back what it held, tells the story.
+
+Any of them may be killed at any moment and run again. What was planned and touched stands in the store; a node is
+noted as touched before it is touched. The whole roll-out holds a lease of its own, so two can't run at a time, and
+one whose run is over is taken over when that lease lapses.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kintsugi.core.errors import KintsugiError, LeaseHeld, Refused, StepFailed
+from kintsugi.core.fleet import Fleet, load_fleet
+from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.db.releases import End
+from kintsugi.db.store import Deployment, ReleaseRecord
+from kintsugi.infra.ansible import Ansible, Checked
+from kintsugi.infra.artifacts import outdated
+from kintsugi.operations import readiness, stream_driver, verification
+from kintsugi.operations.context import Runtime
+from kintsugi.operations.spool import deliver
+from kintsugi.probes.observe import SERVICES
+from kintsugi.releases import archive, assignment, listener_check, rollout, steady_state
+from kintsugi.releases.archive import Release
+from kintsugi.releases.rollout import Move
+
+WORKING_TREE = "working tree"
+ROLL_OUT = "deploy_release"
+"""The lease of the roll-out itself; no node is called so, because a node's name ends in a number."""
+
+LEASE_S = 300.0
+LEASE_WAIT_S = 300.0
+CHECK_S = 300.0
+RESTART_S = 280  # below the lease
+REDUNDANT_S = 150.0
+NODE_HOLD_S = 8.0
+
+_PRODUCTS = {"kafka", "cassandra", "spark"}  # what nodes run; S3Proxy is the control plane's
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """How a deployment ended: ``well`` when nothing is left to do, ``text`` for people."""
+
+    well: bool
+    text: str
+
+
+def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
+    """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
+
+    Raises Refused for a release that was found bad, unless ``again``; while another roll-out runs; and when the fleet
+    file of the release declares other nodes than there are. KintsugiError when there is no such release.
+    """
+    _hold_roll_out(runtime, deployment)
+    try:
+        return _open(runtime, deployment, wanted, again=again)
+    except KintsugiError:
+        # Else the next try would wait for this one's lease to lapse.
+        runtime.store.give_back(ROLL_OUT, _holder(deployment))
+        raise
+
+
+def _open(runtime: Runtime, deployment: str, wanted: str, *, again: bool) -> Deployment:
+    store = runtime.store
+    release = build(runtime) if wanted in ("", WORKING_TREE) else _known(runtime, wanted)
+    record = store.release_record(release.digest)
+    if record.bad_at is not None and not again:
+        raise Refused(
+            f"release {release.short} was found bad ({record.bad_reason}); change it, or ask for it again in the form"
+        )
+    _same_nodes(runtime.fleet, load_fleet(release.fleet_file))
+    _jars_fit(runtime, release)
+    for other in store.deployments():
+        if other.state == "running" and other.id != deployment:
+            store.end_deployment(
+                other.id, "stopped", f"its run ended without a word; taken over by {deployment}"
+            )
+    good = store.last_known_good()
+    return store.open_deployment(deployment, release.digest, good.digest if good else None)
+
+
+def build(runtime: Runtime) -> Release:
+    """Pack this checkout into a release, on disk, in S3 and on record."""
+    release = archive.build(runtime.settings)
+    archive.store_in_s3(runtime, release)
+    runtime.store.add_release(release.digest, archive.origin(runtime.settings.repository))
+    return release
+
+
+def _known(runtime: Runtime, prefix: str) -> Release:
+    return assignment.open_release(runtime, runtime.store.release_record(prefix).digest)
+
+
+def _same_nodes(there: Fleet, declared: Fleet) -> None:
+    def described(fleet: Fleet) -> set[tuple[str, str, str]]:
+        return {(node.name, node.role.value, node.address) for node in fleet}
+
+    odd = sorted({name for name, _, _ in described(there) ^ described(declared)})
+    if odd:
+        raise Refused(
+            f"the fleet file of the release declares {', '.join(odd)} otherwise than the fleet in force; "
+            "Terraform makes and removes nodes, a roll-out doesn't"
+        )
+
+
+def _jars_fit(runtime: Runtime, release: Release) -> None:
+    """The cache holds one version of each artifact, which all nodes share; a release can't bring another."""
+    poms = {
+        path.split("/")[1]: file.sha256
+        for path, file in release.manifest.items()
+        if path.endswith("/pom.xml")
+    }
+    odd = outdated(runtime.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
+    if odd:
+        raise Refused(
+            f"release {release.short} wants other versions of {', '.join(odd)} than the cache at "
+            f"{runtime.settings.artifacts} holds; check that version out, run `kintsugi artifacts`, then roll it out"
+        )
+
+
+def plan(runtime: Runtime, deployment: str) -> Deployment:
+    """Render and compare everything on all nodes, and write down what changes where; no node is touched.
+
+    Raises Refused when the steady state doesn't hold or a node can't be looked at, StepFailed (and the release is
+    marked bad) when it doesn't render. A plan that is there already stays.
+    """
+    found = runtime.store.deployment(deployment)
+    if found.steps:
+        return found
+    _hold_roll_out(runtime, deployment)
+    steady_state.await_steady(lambda: steady_state.look(runtime))
+    runtime.store.note_deployment(deployment, f"before: {_canary_before(runtime)}")
+    release = assignment.open_release(runtime, found.digest)
+    nodes = [node.name for node in rollout.order(runtime.fleet)]
+    checked = _check(runtime, release, nodes)
+    if checked.unreachable:
+        raise Refused(f"not every node can be looked at: {'; '.join(checked.unreachable.values())}")
+    if checked.failed:
+        reason = "; ".join(checked.failed.values())
+        runtime.store.mark_bad(found.digest, reason)
+        raise StepFailed(f"release {release.short} doesn't render, and no node was touched: {reason}")
+    planned = runtime.store.plan_deployment(deployment, {node: checked.differs[node] for node in nodes})
+    for step in planned.steps:
+        what = (
+            f"{len(step.changes)} files change: {', '.join(step.changes)}"
+            if step.changes
+            else "nothing changes"
+        )
+        runtime.store.note_deployment(deployment, what, step.node)
+    return planned
+
+
+def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
+    """Render and compare; nodes that fail are looked at twice.
+
+    A connection that breaks on a busy machine fails a task like a mistake does; a mistake is there the second time too.
+    """
+    ansible, wanted = _ansible(runtime, release), stream_driver.variables(runtime)
+    first: Checked = ansible.check(nodes, extra_vars=wanted, timeout_s=CHECK_S)
+    again = sorted(first.failed.keys() | first.unreachable.keys())
+    if not again:
+        return first
+    log.warning("looking again at %s: %s", ", ".join(again), {**first.failed, **first.unreachable})
+    second: Checked = ansible.check(again, extra_vars=wanted, timeout_s=CHECK_S)
+    return Checked({**first.differs, **second.differs}, second.failed, second.unreachable)
+
+
+def _canary_before(runtime: Runtime) -> str:
+    """A pipeline that doesn't carry a canary now would make any release look bad."""
+    try:
+        return steady_state.canary(runtime)
+    except StepFailed as error:
+        raise Refused(f"the pipeline doesn't carry trades even before the roll-out: {error}") from error
+
+
+def apply(runtime: Runtime, deployment: str, node: str) -> str:
+    """Configure and restart ``node`` from the release, or only note that it runs it; returns a sentence.
+
+    Raises Refused when it isn't the node's turn, a person forbade it, or the steady state of the others doesn't hold;
+    StepFailed (the way back begins) when the service doesn't come up.
+    """
+    found, step = _at(runtime, deployment, node)
+    if step.state is NodeState.PROVEN:
+        return f"{node} runs the release already"
+    turn = rollout.next_move(found.steps, broken=found.broken is not None)
+    if turn.node != node or turn.move not in (Move.TOUCH, Move.NOTE):
+        raise Refused(f"it isn't the turn of {node}: {turn.reason}")
+    if turn.move is Move.NOTE:
+        runtime.store.set_node_releases([node], found.digest)
+        runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, turn.reason)
+        return turn.reason
+    release = assignment.open_release(runtime, found.digest)
+    _before(runtime, found, node)
+    with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
+        _heed_people(runtime, deployment, node)  # waiting for the lease may have taken minutes
+        runtime.store.set_node_releases([node], found.digest)
+        runtime.store.set_deployment_node(deployment, node, NodeState.TOUCHED, turn.reason)
+        _restart(runtime, release, node, token)
+    return f"{node} was configured from release {release.short} and restarted"
+
+
+def prove(runtime: Runtime, deployment: str, node: str) -> str:
+    """Proof that ``node`` serves under the release; returns a sentence. Raises StepFailed: the way back begins."""
+    _, step = _at(runtime, deployment, node)
+    if step.state is NodeState.PROVEN:
+        return f"{node} is proven"
+    if step.state is not NodeState.TOUCHED:
+        raise Refused(f"{node} is {step.state.value}: there is nothing to prove")
+    with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
+        proof = _proof(runtime, node)
+        steady_state.hold(lambda: steady_state.look(runtime), NODE_HOLD_S, [node])
+        runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, proof)
+    _let_go(runtime, deployment, node, token)
+    return proof
+
+
+def hold(runtime: Runtime, deployment: str, seconds: float) -> str:
+    """All nodes well for ``seconds`` on end, and a canary: then the release is known-good. Raises StepFailed."""
+    _hold_roll_out(runtime, deployment)
+    found = runtime.store.deployment(deployment)
+    turn = rollout.next_move(found.steps, broken=found.broken is not None)
+    if turn.move is not Move.HOLD:
+        raise Refused(f"not every node is proven: {turn.reason}")
+
+    def look() -> steady_state.Steady:
+        _hold_roll_out(runtime, deployment)
+        return steady_state.look(runtime)
+
+    try:
+        steady_state.hold(look, seconds, rollout.touched(found.steps))
+        carried = steady_state.canary(runtime)
+    except StepFailed as error:
+        sick = error.nodes if isinstance(error, steady_state.SickNodes) else {}
+        _fall_sick(runtime, found, sick)
+        _break(runtime, found, str(error))
+        raise
+    runtime.store.mark_known_good(found.digest)
+    sentence = f"all nodes were well for {seconds:.0f} s; {carried}"
+    runtime.store.note_deployment(deployment, sentence)
+    return sentence
+
+
+def go_back(runtime: Runtime, deployment: str) -> str:
+    """Bring every touched node back to the last known-good release, the sick one first; returns a sentence.
+
+    Does nothing when no bad probe began it. Raises StepFailed when a node doesn't come back (it is left to recovery),
+    Refused when there is nothing to go back to.
+    """
+    _hold_roll_out(runtime, deployment)
+    found = runtime.store.deployment(deployment)
+    if found.broken is None:
+        return "no probe was bad, so nothing has to go back"
+    if found.back_to in (None, found.digest):
+        raise Refused("there is no other known-good release to go back to; recovery heals what is sick")
+    release = assignment.open_release(runtime, str(found.back_to))
+    while (turn := rollout.next_move(found.steps, broken=True)).move is Move.RETURN:
+        _return(runtime, found, release, str(turn.node))
+        found = runtime.store.deployment(deployment)
+    noted = [step.node for step in found.steps if not step.changes and step.state is NodeState.PROVEN]
+    runtime.store.set_node_releases(noted, release.digest)
+    return turn.reason
+
+
+def _return(runtime: Runtime, found: Deployment, release: Release, node: str) -> None:
+    if found.step(node).state is NodeState.PROVEN:
+        _before(runtime, found, node)  # it serves: its peers must be able to spare it
+    store = runtime.store
+    with _in_hand(runtime, found.id, node) as token:
+        _heed_people(runtime, found.id, node)
+        store.set_node_releases([node], release.digest)
+        try:
+            _restart(runtime, release, node, token)
+            proof = _proof(runtime, node)
+        except StepFailed as error:
+            store.set_deployment_node(found.id, node, NodeState.STUCK, str(error))
+            _let_go(runtime, found.id, node, token)
+            raise
+        store.set_deployment_node(found.id, node, NodeState.RETURNED, f"back on {release.short}: {proof}")
+    _let_go(runtime, found.id, node, token)
+
+
+def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story:
+    """End the deployment with what the store shows, let every node go, and tell the story (also to S3)."""
+    store = runtime.store
+    found = store.deployment(deployment)
+    state, reason = conclude(found, store.release_record(found.digest), dry_run=dry_run)
+    for step in found.steps:
+        _let_go_of_ours(runtime, deployment, step.node)
+    ended = store.end_deployment(deployment, state, reason)
+    runtime.store.give_back(ROLL_OUT, _holder(deployment))
+    _archive(runtime, ended)
+    return Story(well=ended.state in ("held", "dry_run"), text=tell(ended))
+
+
+def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tuple[End, str]:
+    """How the deployment ended, by what stands in the store of it and of its release. Pure."""
+    if dry_run and found.steps:
+        return "dry_run", "dry run: nothing was touched"
+    broken = found.broken is not None
+    turn = rollout.next_move(found.steps, broken=broken)
+    if broken:
+        done = all(step.state is not NodeState.STUCK for step in found.steps) and turn.move is Move.STOP
+        return ("returned" if done else "stuck"), f"{found.broken}; {turn.reason}"
+    if found.steps and turn.move is Move.HOLD and release.known_good:
+        return "held", "known-good: its probes held on every node"
+    if not found.steps and release.bad_reason:  # it came to no plan
+        return "stopped", f"no node was touched; the release was found bad: {release.bad_reason}"
+    return "stopped", "no bad probe; it stopped before it was done, see the task that failed"
+
+
+def tell(found: Deployment) -> str:
+    """The story in a line: what was rolled out, how it ended, which nodes were touched. Pure."""
+    names = rollout.touched(found.steps)
+    return (
+        f"release {found.digest[:12]} {found.state}: {found.reason} "
+        f"(restarted for it: {', '.join(names) or 'no node'})"
+    )
+
+
+def to_json(found: Deployment) -> dict[str, Any]:
+    """The deployment as JSON types."""
+    return {
+        "id": found.id,
+        "digest": found.digest,
+        "back_to": found.back_to,
+        "state": found.state,
+        "broken": found.broken,
+        "reason": found.reason,
+        "started_at": found.started_at.isoformat(),
+        "ended_at": found.ended_at and found.ended_at.isoformat(),
+        "touched": rollout.touched(found.steps),
+        "steps": [
+            {"node": step.node, "state": step.state.value, "changes": list(step.changes)}
+            for step in found.steps
+        ],
+        "entries": [
+            {"at": entry.at.isoformat(), "node": entry.node, "message": entry.message}
+            for entry in found.entries
+        ],
+    }
+
+
+# --- what the steps share ---------------------------------------------------------------------------------
+
+
+def _holder(deployment: str) -> str:
+    """Who holds leases and marks: readable where others meet it."""
+    return f"{ROLL_OUT}/{deployment}"
+
+
+def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, Step]:
+    _hold_roll_out(runtime, deployment)
+    found = runtime.store.deployment(deployment)
+    if found.state != "running":
+        raise Refused(f"deployment {deployment} has ended ({found.state})")
+    return found, found.step(node)
+
+
+def _hold_roll_out(runtime: Runtime, deployment: str) -> None:
+    try:
+        runtime.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
+    except LeaseHeld as held:
+        raise Refused(f"another roll-out is under way ({held})") from held
+
+
+def _before(runtime: Runtime, found: Deployment, node: str) -> None:
+    """May the node be touched now? Its own trouble doesn't forbid it where this roll-out has touched it before."""
+    _heed_people(runtime, found.id, node)
+    again = [node] if found.step(node).state is not NodeState.WAITING else []
+    ours = rollout.touched(found.steps)
+    try:
+        steady_state.await_steady(lambda: steady_state.look(runtime, but=again))
+    except Refused as refusal:
+        lacks = steady_state.look(runtime, but=again).nodes
+        sick = {name: lacks[name] for name in ours if name in lacks}
+        if not sick or found.broken is not None:
+            raise
+        _fall_sick(runtime, found, sick)
+        reason = f"{', '.join(sorted(sick))} fell sick after its proof: {refusal}"
+        _break(runtime, found, reason)
+        raise StepFailed(reason) from refusal
+
+
+def _heed_people(runtime: Runtime, deployment: str, node: str) -> None:
+    """Raise Refused while somebody else's maintenance flag covers the node."""
+    flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(deployment)]
+    if flags:
+        raise Refused(" ".join(map(str, flags)))
+
+
+def _fall_sick(runtime: Runtime, found: Deployment, sick: Mapping[str, str]) -> None:
+    """Nodes that were proven and don't serve any more go back before those that do."""
+    for node, lacks in sick.items():
+        runtime.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
+
+
+@contextmanager
+def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
+    """Hold the node's lease under a fresh token, and mark it, so that no recovery acts on it; yields the token.
+
+    Both lapse by themselves after LEASE_S seconds: when the roll-out dies, recovery takes over.
+    """
+    store, ends = runtime.store, time.monotonic() + LEASE_WAIT_S
+    while True:
+        try:
+            lease = store.acquire_lease(node, _holder(deployment), LEASE_S, fresh_token=True)
+            break
+        except LeaseHeld:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(1)
+    until = datetime.now(UTC) + timedelta(seconds=LEASE_S)
+    store.set_maintenance(node, reason="a roll-out restarts it", user=_holder(deployment), until=until)
+    yield lease.token
+
+
+@contextmanager
+def _judged(runtime: Runtime, deployment: str, node: str) -> Iterator[None]:
+    """A StepFailed inside is the release's first bad probe: noted on the node, the deployment and the release."""
+    try:
+        yield
+    except StepFailed as error:
+        runtime.store.set_deployment_node(deployment, node, NodeState.FAILED, str(error))
+        _stop(runtime, node)
+        _break(runtime, runtime.store.deployment(deployment), f"{node}: {error}")
+        raise
+
+
+def _stop(runtime: Runtime, node: str) -> None:
+    """Stop the service that failed, now: until it has returned its peers lead and answer in its place."""
+    config = runtime.settings.node_root(node) / "etc" / "supervisord.conf"
+    service = SERVICES[runtime.fleet.node(node).role]
+    try:
+        runtime.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
+    except StepFailed as error:
+        log.warning("%s couldn't be stopped: %s", node, error)  # the way back restarts it all the same
+
+
+def _break(runtime: Runtime, found: Deployment, reason: str) -> None:
+    runtime.store.break_deployment(found.id, reason)
+    if not runtime.store.mark_bad(found.digest, reason):
+        runtime.store.note_deployment(found.id, "the release was known-good before, and stays so")
+
+
+def _let_go(runtime: Runtime, deployment: str, node: str, token: int) -> None:
+    runtime.store.clear_maintenance(node, user=_holder(deployment))
+    runtime.store.release(node, token)
+
+
+def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
+    """Give back what a killed step of this deployment still holds; never what another took."""
+    runtime.store.give_back(node, _holder(deployment))
+    runtime.store.clear_maintenance(node, user=_holder(deployment))
+
+
+def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
+    runtime.store.check(node, token)
+    _ansible(runtime, release).run(
+        "restart.yml",
+        limit=node,
+        extra_vars=stream_driver.variables(runtime),
+        timeout_s=RESTART_S,
+        give_up=listener_check.watch(runtime.fleet, runtime.fleet.node(node)),
+    )
+    runtime.store.renew(node, token, LEASE_S)
+
+
+def _proof(runtime: Runtime, node: str) -> str:
+    server = runtime.fleet.node(node)
+    readiness.wait(runtime.settings, runtime.fleet, server, REDUNDANT_S)
+    return verification.verify(runtime.settings, runtime.fleet, server)
+
+
+def _ansible(runtime: Runtime, release: Release) -> Any:
+    return Ansible(runtime.settings, release)
+
+
+def _archive(runtime: Runtime, ended: Deployment) -> None:
+    body = json.dumps(to_json(ended), indent=2).encode()
+    deliver(runtime, f"deployments/{ended.id.replace('/', '_')}.json", body)

@@ -1,0 +1,115 @@
+"""The steady state that a roll-out needs before, between and after its nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.operations import verification
+from kintsugi.operations.context import Runtime
+from kintsugi.operations.readiness import missing, stream_shall_run
+from kintsugi.pipeline import synthetic_trade as trade
+
+log = logging.getLogger(__name__)
+
+GATE_S = 300.0  # a recovery that is under way is given this long
+GRACE_S = 20.0  # a condition that was bad for less is a pause; a hang is declared before
+CANARY_S = 120.0
+POLL_S = 2.0
+
+Look = Callable[[], "Steady"]
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """What isn't well. ``nodes``: what a node lacks, by name. ``others``: what concerns no single node."""
+
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether the steady state holds."""
+        return not self.nodes and not self.others
+
+    def __str__(self) -> str:
+        sick = [f"{node}: {lacks}" for node, lacks in sorted(self.nodes.items())]
+        return "; ".join([*sick, *self.others]) or "the steady state holds"
+
+
+class SickNodes(StepFailed):
+    """Nodes that were touched don't serve; ``nodes``: what each lacks, by name."""
+
+    def __init__(self, nodes: Mapping[str, str], seconds: float) -> None:
+        super().__init__(f"sick for {seconds:.0f} s: {Steady(nodes)}")
+        self.nodes = nodes
+
+
+def look(runtime: Runtime, *, but: Iterable[str] = ()) -> Steady:
+    """Every node redundant, no incident open, no repair pending; nodes in ``but`` aren't looked at."""
+    left_out = set(but)
+    store = runtime.store
+    lacks = asyncio.run(_lacks(runtime, left_out))
+    incidents = [i for i in store.incidents(50, open_only=True) if i.node not in left_out]
+    others = [f"incident {incident.id} is open" for incident in incidents]
+    others += [f"the data behind {node} isn't whole yet" for node in store.pending_repairs()]
+    return Steady({node: what for node, what in lacks.items() if what is not None}, tuple(others))
+
+
+async def _lacks(runtime: Runtime, left_out: set[str]) -> dict[str, str | None]:
+    stream = stream_shall_run(runtime.settings)
+    nodes = [node for node in runtime.fleet if node.name not in left_out]
+    found = await asyncio.gather(*(missing(runtime.fleet, node, stream) for node in nodes))
+    return dict(zip((node.name for node in nodes), found, strict=True))
+
+
+def await_steady(looking: Look, deadline_s: float | None = None) -> None:
+    """Wait until the steady state holds; raises Refused with what isn't well after ``deadline_s`` (GATE_S) seconds."""
+    deadline_s = GATE_S if deadline_s is None else deadline_s
+    ends = time.monotonic() + deadline_s
+    while not (seen := looking()):
+        log.info("not yet: %s", seen)
+        if time.monotonic() >= ends:
+            raise Refused(f"the steady state didn't hold for {deadline_s:.0f} s: {seen}")
+        time.sleep(POLL_S)
+
+
+def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
+    """Watch the steady state for ``seconds`` in which it holds without a break.
+
+    Raises SickNodes when one of ``ours``, the nodes that were touched, was sick for longer than a pause may last;
+    Refused when something else kept it from holding until ``deadline_s`` seconds beyond ``seconds`` were over.
+    """
+    names = set(ours)
+    started = time.monotonic()
+    well_since: float | None = None
+    sick_since: float | None = None
+    while True:
+        seen, now = looking(), time.monotonic()
+        mine = {node: lacks for node, lacks in seen.nodes.items() if node in names}
+        sick_since = _since(sick_since, now, holds=bool(mine))
+        if sick_since is not None and now - sick_since > GRACE_S:
+            raise SickNodes(mine, now - sick_since)
+        well_since = _since(well_since, now, holds=bool(seen))
+        if well_since is None:
+            log.info("not yet: %s", seen)
+        elif now - well_since >= seconds:
+            return
+        if now - started > seconds + deadline_s:
+            raise Refused(f"the steady state didn't hold for {seconds:.0f} s on end: {seen}")
+        time.sleep(min(POLL_S, max(seconds, 0.1)))
+
+
+def _since(before: float | None, now: float, *, holds: bool) -> float | None:
+    """Since when something has held without a break, as of ``now``; None when it doesn't hold."""
+    return (now if before is None else before) if holds else None
+
+
+def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
+    """Send a trade from S3's end to Cassandra's; returns a sentence. Raises StepFailed when it doesn't arrive."""
+    return verification.canary(
+        runtime, lambda: (trade.send(runtime.s3()), "S3"), lambda waited_s: waited_s > deadline_s
+    )

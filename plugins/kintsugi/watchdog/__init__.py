@@ -1,0 +1,1 @@
+"""The watchdog: a process of the control plane outside Airflow."""

@@ -1,0 +1,75 @@
+"""Measuring the fleet and the flow for the OTLP backend, from the control plane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from kintsugi.core.connections import store_dsn
+from kintsugi.core.errors import KintsugiError
+from kintsugi.core.settings import Settings
+from kintsugi.db.database import StoreUnavailable
+from kintsugi.db.intake import IntakeStore
+from kintsugi.pipeline.ingest.intake_report import IntakeReport
+from kintsugi.probes.protocols import Probe, probe_node
+from kintsugi.probes.stream_progress import read_flow
+from kintsugi.telemetry.backend import Backend, backend
+from kintsugi.telemetry.metrics import FlowMeter, Instruments, state_of
+from kintsugi.web.intake import STALE_AFTER
+
+if TYPE_CHECKING:
+    from kintsugi.db.store import Store
+    from kintsugi.probes.stream_progress import FlowReading
+
+
+class Measuring:
+    """One round: probe every node, read the offsets, export."""
+
+    def __init__(self, settings: Settings, store: Store, resource: Mapping[str, str]) -> None:
+        found = backend()
+        assert found is not None, "measured only where there is somebody to tell"
+        self._settings, self._store, self._backend = settings, store, found
+        self._instruments = Instruments(found.metric_exporter(), resource)
+        self._meter = FlowMeter()
+        self._intake = IntakeStore(store_dsn(settings))
+
+    @property
+    def target(self) -> Backend:
+        return self._backend
+
+    def once(self) -> None:
+        """Measure and send; raises KintsugiError when the backend didn't take it."""
+        probes, reading = asyncio.run(self._look())
+        self._note(probes)
+        self._instruments.flow(self._meter.feed(reading))
+        self._note_intake()
+        if not self._instruments.send(self._backend.timeout_s + 1):
+            raise KintsugiError(f"the OTLP backend at {self._backend.endpoint} did not take the metrics")
+
+    def _note_intake(self) -> None:
+        try:
+            found = self._intake.report()
+        except KintsugiError:
+            return  # what the nodes say is still worth sending
+        if found is not None and datetime.now(UTC) - found[0] < STALE_AFTER:
+            self._instruments.intake(IntakeReport.from_json(found[1]))
+
+    async def _look(self) -> tuple[list[Probe], FlowReading]:
+        fleet = self._settings.fleet
+        reading = asyncio.create_task(read_flow(fleet))
+        probes = await asyncio.gather(*(probe_node(node) for node in fleet))
+        return list(probes), await reading
+
+    def _note(self, probes: list[Probe]) -> None:
+        fleet = self._settings.fleet
+        try:
+            open_now = frozenset(incident.node for incident in self._store.incidents(50, open_only=True))
+            maintained = frozenset(name for name in fleet.nodes if self._store.maintenance(name))
+            self._instruments.incidents(len(open_now))
+        except StoreUnavailable:
+            open_now = maintained = frozenset()  # what the nodes say is still worth sending
+        for probe in probes:
+            state = state_of(probe.target, probe.answer, open_now, maintained)
+            self._instruments.node(fleet.node(probe.target), probe.answer, probe.latency_s, state)

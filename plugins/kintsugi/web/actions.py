@@ -1,0 +1,259 @@
+"""What a person can do from the page. Each deed is one request to Airflow's own REST API. Pure.
+
+The page asks for confirmation with `Deed.says`, then sends `Deed.request` to Airflow in the name of the person who
+is signed in: Airflow checks the permission, validates the parameters, writes its audit log and, for a run, keeps the
+name as ``triggering_user``. The page itself changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from kintsugi.core.errors import InputError
+from kintsugi.core.fleet import WATCH, Fleet, watch_of
+from kintsugi.db.flags import FLEET
+from kintsugi.recovery.guards import APPROVE, DECLINE
+
+ACTIONS = {
+    "auto": "Decide for me: a healthy node is left alone",
+    "restart": "Restart the service; the disk stays",
+    "rebuild": "Rebuild: a new server with an empty disk, filled from its peers",
+}
+MINUTES = {"30": "30 minutes", "120": "2 hours", "480": "8 hours", "0": "until I resume it"}
+_NOTE = "Started from Pipeline Health."
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of the confirmation form. ``options``: value to label; without them it is a line of text."""
+
+    name: str
+    label: str
+    value: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call of Airflow's REST API: ``body`` is JSON, ``path`` is quoted. ``dag_id``, ``right``: what it needs."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any]
+    dag_id: str
+    right: str = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """One deed on one target. ``says``: what will happen, in sentences; ``grave``: it may harm."""
+
+    name: str
+    target: str
+    title: str
+    says: tuple[str, ...]
+    confirm: str
+    fields: tuple[Field, ...] = ()
+    grave: bool = False
+
+
+def deed(name: str, target: str, fleet: Fleet) -> Deed:
+    """The deed to be confirmed; raises InputError for one or a target that doesn't exist."""
+    if name not in _DEEDS:
+        raise InputError(f"there is no action {name!r}; known are: {', '.join(_DEEDS)}")
+    _check_target(name, target, fleet)
+    return _DEEDS[name](target)
+
+
+def request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> Request:
+    """What to ask of Airflow, from the confirmed form; raises InputError that names the wrong value."""
+    wanted = deed(name, target, fleet)
+    for entry in wanted.fields:
+        given = values.get(entry.name, "")
+        if entry.options and given not in entry.options:
+            raise InputError(f"{entry.label}: {given!r} is not one of {', '.join(entry.options)}")
+        if not entry.options and not given.strip():
+            raise InputError(f"{entry.label}: say something; it is shown to whoever asks why")
+    return _REQUESTS[name](target, values)
+
+
+def approval(target: str) -> tuple[str, str, str, int]:
+    """DAG, run, task and map index of a waiting approval, from ``dag:run:task:map_index``; raises InputError."""
+    dag, _, rest = target.partition(":")
+    rest, _, index = rest.rpartition(":")
+    run, _, task = rest.rpartition(":")
+    if not (dag and run and task) or not index.lstrip("-").isdigit():
+        raise InputError(f"{target!r} does not name a waiting decision: dag:run:task:map_index")
+    return dag, run, task, int(index)
+
+
+def _check_target(name: str, target: str, fleet: Fleet) -> None:
+    if name == "recover" or (name in ("watch", "pause", "resume") and target != FLEET):
+        fleet.node(target)
+    elif name in ("approve", "decline"):
+        approval(target)
+
+
+def _recover(node: str) -> Deed:
+    return Deed(
+        "recover",
+        node,
+        f"Recover {node}",
+        (
+            "Runs the DAG recover_node: it probes the node again and asks its peers, then the guards decide "
+            "whether it may act.",
+            "A dry run shows Terraform's plan and changes nothing.",
+        ),
+        "Start recovery",
+        (
+            Field(
+                "dry_run",
+                "Change anything?",
+                "yes",
+                {"yes": "Dry run: only show the plan", "no": "Yes, for real"},
+            ),
+            Field("action", "What", "auto", ACTIONS),
+        ),
+        grave=True,
+    )
+
+
+def _pause(scope: str) -> Deed:
+    what = _scope(scope)
+    return Deed(
+        "pause",
+        scope,
+        f"Pause healing of {what}",
+        (
+            f"A maintenance window for {what}: failures are still noticed, but the guards refuse every repair.",
+            "Whoever looks at this page sees the reason and your name.",
+        ),
+        "Pause healing",
+        (Field("minutes", "For how long", "30", MINUTES), Field("reason", "Why", "")),
+        grave=True,
+    )
+
+
+def _resume(scope: str) -> Deed:
+    says = f"Ends the maintenance window of {_scope(scope)}: failures are repaired again at once."
+    return Deed("resume", scope, f"Resume healing of {_scope(scope)}", (says,), "Resume healing")
+
+
+def _watch(node: str) -> Deed:
+    what = "every node" if node == FLEET else node
+    says = f"Unpauses the watch of {what} in Airflow: failures are noticed within seconds and repaired."
+    return Deed("watch", node, f"Watch {what} again", (says,), "Resume watch")
+
+
+def _redrive(key: str) -> Deed:
+    what = key or "every failed file"
+    says = (
+        f"Runs the DAG redrive_files: {what} is read again from its first line at the next look of the ingest.",
+        "A trade keeps its identity, so one that is stored already stays one row.",
+        "A file that still can't be used fails again, with its reason.",
+    )
+    title = f"Take {key.rpartition('/')[2]} again" if key else "Take all failed files again"
+    return Deed("redrive", key, title, says, "Take again")
+
+
+def _chaos(_target: str) -> Deed:
+    return Deed(
+        "chaos",
+        "",
+        "Break a server now",
+        (
+            "Runs the DAG chaos_nightly: it picks a server at random, pulls its plug and expects it to heal.",
+            "It refuses while an incident is open or any server does not answer.",
+        ),
+        "Break a server",
+        (Field("lose_volume", "Its disk", "yes", {"yes": "Lost with the server", "no": "Survives"}),),
+        grave=True,
+    )
+
+
+def _nights(on: bool) -> Deed:
+    name, verb = ("chaos_on", "Schedule") if on else ("chaos_off", "Stop")
+    says = "Every weekday at 02:00 New York time one server is broken on purpose, and has to heal."
+    ends = "No more servers are broken at night. One that was broken already still heals."
+    return Deed(name, "", f"{verb} chaos nights", (says if on else ends,), f"{verb} chaos nights", grave=on)
+
+
+def _approve(target: str) -> Deed:
+    node = approval(target)[0].removeprefix(WATCH)
+    says = (
+        "The node is repaired against the guards' advice. One that still answers is not destroyed even then."
+    )
+    return Deed("approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True)
+
+
+def _decline(target: str) -> Deed:
+    node = approval(target)[0].removeprefix(WATCH)
+    says = "The repair ends as refused; the watch looks at the node again."
+    return Deed("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
+
+
+def _scope(scope: str) -> str:
+    return "the whole fleet" if scope == FLEET else scope
+
+
+def _run(dag_id: str, conf: Mapping[str, Any]) -> Request:
+    body = {"logical_date": None, "conf": dict(conf), "note": _NOTE}
+    return Request("POST", f"/dags/{quote(dag_id, safe='')}/dagRuns", body, dag_id)
+
+
+def _paused(dag_id: str, paused: bool) -> Request:
+    path = f"/dags/{quote(dag_id, safe='')}?update_mask=is_paused"
+    return Request("PATCH", path, {"is_paused": paused}, dag_id, "dag")
+
+
+def _watch_request(node: str) -> Request:
+    if node != FLEET:
+        return _paused(watch_of(node), paused=False)
+    path = "/dags?update_mask=is_paused&tags=watch&dag_id_pattern=" + WATCH
+    return Request("PATCH", path, {"is_paused": False}, "watch_flow", "dag")
+
+
+def _respond(target: str, option: str) -> Request:
+    dag, run, task, index = approval(target)
+    where = f"/dags/{quote(dag, safe='')}/dagRuns/{quote(run, safe='')}/taskInstances/{quote(task, safe='')}"
+    body = {"chosen_options": [option], "params_input": {}}
+    return Request("PATCH", f"{where}/{index}/hitlDetails", body, dag, "decision")
+
+
+_DEEDS: dict[str, Callable[[str], Deed]] = {
+    "recover": _recover,
+    "pause": _pause,
+    "resume": _resume,
+    "watch": _watch,
+    "redrive": _redrive,
+    "chaos": _chaos,
+    "chaos_on": lambda _: _nights(on=True),
+    "chaos_off": lambda _: _nights(on=False),
+    "approve": _approve,
+    "decline": _decline,
+}
+_REQUESTS: dict[str, Callable[[str, Mapping[str, str]], Request]] = {
+    "recover": lambda node, form: _run(
+        "recover_node", {"node": node, "action": form["action"], "dry_run": form["dry_run"] == "yes"}
+    ),
+    "pause": lambda scope, form: _run(
+        "maintenance",
+        {
+            "scope": scope,
+            "healing": "pause",
+            "minutes": int(form["minutes"]),
+            "reason": form["reason"].strip()[:200],
+        },
+    ),
+    "resume": lambda scope, _form: _run("maintenance", {"scope": scope, "healing": "resume"}),
+    "watch": lambda node, _form: _watch_request(node),
+    "redrive": lambda key, _form: _run("redrive_files", {"keys": [key] if key else []}),
+    "chaos": lambda _target, form: _run("chaos_nightly", {"lose_volume": form["lose_volume"] == "yes"}),
+    "chaos_on": lambda _target, _form: _paused("chaos_nightly", paused=False),
+    "chaos_off": lambda _target, _form: _paused("chaos_nightly", paused=True),
+    "approve": lambda target, _form: _respond(target, APPROVE),
+    "decline": lambda target, _form: _respond(target, DECLINE),
+}

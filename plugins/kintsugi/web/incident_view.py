@@ -1,0 +1,146 @@
+"""An incident as the page tells it: outcome, bar of phases, reasons, plan, logs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kintsugi.core.incident import Entry, Incident, Outcome, Phase
+from kintsugi.recovery.plan_policy import changes
+from kintsugi.web.severity import Level
+
+LEVELS = {
+    None: Level.BUSY,
+    Outcome.HEALED: Level.WELL,
+    Outcome.FALSE_ALARM: Level.NOTE,
+    Outcome.DRY_RUN: Level.NOTE,
+    Outcome.REFUSED: Level.BAD,
+    Outcome.FAILED: Level.BAD,
+}
+NAMES = {
+    None: "being repaired",
+    Outcome.HEALED: "healed",
+    Outcome.FALSE_ALARM: "false alarm",
+    Outcome.DRY_RUN: "dry run",
+    Outcome.REFUSED: "refused",
+    Outcome.FAILED: "failed",
+}
+BAR_WIDTH = 1000.0
+_NARROWEST = 6.0  # a phase that happened is never invisible
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One phase in the bar: ``x`` and ``width`` of 1000, ``seconds`` as measured."""
+
+    phase: Phase
+    x: float
+    width: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An incident in a list."""
+
+    incident: Incident
+    level: Level
+    outcome: str
+    bar: tuple[Segment, ...]
+    seconds: float | None
+
+    @property
+    def spoken(self) -> str:
+        """The bar in words, for whoever doesn't see it."""
+        return ", ".join(f"{segment.phase} {segment.seconds:.1f} s" for segment in self.bar)
+
+
+def row(incident: Incident) -> Row:
+    """What a list shows of an incident; ``seconds``: until the node served again, None while it doesn't."""
+    return Row(
+        incident, LEVELS[incident.outcome], NAMES[incident.outcome], bar(incident.phases()), incident.repair_s
+    )
+
+
+def bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
+    """Phases side by side, each as wide as its share of the time, together as wide as the bar."""
+    total = sum(phases.values())
+    if not phases:
+        return ()
+    shares = {p: max(_NARROWEST, BAR_WIDTH * s / total) if total else BAR_WIDTH for p, s in phases.items()}
+    scale = BAR_WIDTH / sum(shares.values())
+    segments, x = [], 0.0
+    for phase, share in shares.items():
+        width = share * scale
+        segments.append(Segment(phase, round(x, 2), round(width, 2), phases[phase]))
+        x += width
+    return tuple(segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the journal for people: ``after_s`` seconds since the failure began."""
+
+    at: datetime
+    after_s: float
+    step: str
+    message: str
+    weight: str  # plain, reason, trouble
+
+
+def journal(incident: Incident) -> list[Line]:
+    """The journal without its bookkeeping: a step's bare start and end say nothing that the next line doesn't."""
+    return [
+        Line(
+            entry.at,
+            (entry.at - incident.started_at).total_seconds(),
+            entry.step,
+            entry.message,
+            _weight(entry),
+        )
+        for entry in incident.entries
+        if entry.message not in ("started", "done")
+    ]
+
+
+def _weight(entry: Entry) -> str:
+    if entry.data.get("mark") == "failed" or "refused" in entry.data:
+        return "trouble"
+    reasons = ("verdict", "chosen", "action", "outcome", "approved")
+    return "reason" if any(key in entry.data for key in reasons) else "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One resource in Terraform's plan: its address and what would be done to it."""
+
+    address: str
+    actions: str
+
+
+def plan(document: Mapping[str, Any]) -> list[Change]:
+    """The changes of a plan as ``terraform show -json`` tells it; resources that stay are left out."""
+    return [Change(address, " then ".join(actions)) for address, actions in changes(document).items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Nights:
+    """How chaos went: ``healed`` of ``total`` faults whose outcome is known, and the median seconds to repair."""
+
+    total: int
+    healed: int
+    median_s: float | None
+
+
+def nights(faults: Sequence[Any]) -> Nights:
+    """The score over ``faults`` (kintsugi.db.dashboard.Experiment)."""
+    known = [fault for fault in faults if fault.outcome is not None]
+    healed = [fault for fault in known if fault.outcome is Outcome.HEALED]
+    times = sorted((f.redundant_at - f.t0).total_seconds() for f in healed if f.redundant_at is not None)
+    middle = len(times) // 2
+    median = (
+        None if not times else times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
+    )
+    return Nights(len(known), len(healed), median)

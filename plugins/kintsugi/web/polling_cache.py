@@ -1,0 +1,111 @@
+"""Fresh answers for everybody who looks: each source is asked in the background, by its own clock.
+
+1. A source is asked while somebody looks (the page asks each second), and not at all otherwise.
+2. One question a source at a time: a source that hangs isn't asked again before it has answered.
+3. A source has a time to answer in. When it is over, its last answer stays on show, with its age and the reason.
+   No source waits for another: what is away costs its own panel and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from kintsugi.core.errors import KintsugiError
+
+IDLE_AFTER_S = 15.0
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[Answer]):
+    """What a source last answered, and when (UTC); ``error`` says why it doesn't answer now."""
+
+    value: Answer | None = None
+    at: datetime | None = None
+    error: str | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was ever answered or given up."""
+        return self.at is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """``ask`` is called every ``every_s`` seconds and has ``within_s`` seconds to answer."""
+
+    ask: Callable[[], Awaitable[Any]]
+    every_s: float
+    within_s: float
+
+
+class Hub:
+    """The newest reading of every source, by name. Lives in one event loop."""
+
+    def __init__(self, sources: Mapping[str, Source], *, idle_after_s: float = IDLE_AFTER_S) -> None:
+        self._sources = sources
+        self._idle_after_s = idle_after_s
+        self._readings: dict[str, Reading[Any]] = {name: Reading() for name in sources}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._looked_s = 0.0
+        self._first = asyncio.Event()
+
+    async def readings(self, *, patience_s: float = 0.0) -> dict[str, Reading[Any]]:
+        """All readings as they are; waits up to ``patience_s`` seconds for sources that were never asked."""
+        loop = asyncio.get_running_loop()
+        self._looked_s = loop.time()
+        for name in self._sources:
+            if name not in self._tasks or self._tasks[name].done():
+                # What was read before the pause is no news: better nothing than a node that was well an hour ago.
+                self._readings[name] = Reading()
+                self._tasks[name] = loop.create_task(self._keep(name))
+        until_s = loop.time() + patience_s
+        while (left_s := until_s - loop.time()) > 0 and not all(r.asked for r in self._readings.values()):
+            self._first.clear()
+            try:
+                await asyncio.wait_for(self._first.wait(), left_s)
+            except TimeoutError:
+                break
+        return dict(self._readings)
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _keep(self, name: str) -> None:
+        source, clock = self._sources[name], asyncio.get_running_loop().time
+        asking: asyncio.Future[Any] | None = None
+        try:
+            while clock() - self._looked_s < self._idle_after_s:
+                started_s = clock()
+                asking = asking or asyncio.ensure_future(source.ask())
+                done, _ = await asyncio.wait({asking}, timeout=source.within_s)
+                if done:
+                    self._note(name, _settled(asking, self._readings[name]))
+                    asking = None
+                else:
+                    said = f"no answer within {source.within_s:.0f} s"
+                    self._note(name, replace(self._readings[name], error=said))
+                await asyncio.sleep(max(0.0, started_s + source.every_s - clock()))
+        finally:
+            if asking is not None:
+                asking.cancel()
+
+    def _note(self, name: str, reading: Reading[Any]) -> None:
+        self._readings[name] = reading
+        self._first.set()
+
+
+def _settled(asked: asyncio.Future[Any], before: Reading[Any]) -> Reading[Any]:
+    error = asked.exception()
+    if error is None:
+        return Reading(asked.result(), datetime.now(UTC))
+    # Drivers raise errors of their own; a deliberate one is fit to be shown, of the others the kind says enough.
+    said = str(error) if isinstance(error, KintsugiError) else f"{type(error).__name__}: {error}"
+    return replace(before, error=said.strip()[:300])

@@ -1,0 +1,139 @@
+"""One read-only query to one particular Cassandra node, spoken directly (native protocol v4).
+
+A driver knows the cluster by whom it is connected to, and decides itself whom to ask. Here this node's own
+view is wanted, within milliseconds and from an event loop. Only what gossip and the schema need is
+understood: no paging, no authentication, columns of type int, text, inet, uuid and map of text to text.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import struct
+import uuid
+from typing import Any
+
+from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch
+
+_STARTUP, _READY, _OPTIONS, _SUPPORTED, _QUERY, _RESULT = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
+_ERROR, _AUTHENTICATE = 0x00, 0x03
+ONE, ALL = 0x0001, 0x0005
+UNAVAILABLE = "error 0x1000"
+_INT, _VARCHAR, _ASCII, _INET, _MAP, _TIMEUUID, _UUID = 0x09, 0x0D, 0x01, 0x10, 0x21, 0x0F, 0x0C
+
+Value = int | str | dict[str, str] | None
+
+
+class _Reader:
+    """Reads the protocol's primitive types from an answer; raises struct.error at its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, form: str) -> int:
+        (value,) = struct.unpack_from(f">{form}", self._data, self._at)
+        self._at += struct.calcsize(f">{form}")
+        return int(value)
+
+    def string(self) -> str:
+        return self._bytes(self.take("H")).decode()
+
+    def value(self) -> bytes | None:
+        size = self.take("i")
+        return None if size < 0 else self._bytes(size)
+
+    def _bytes(self, size: int) -> bytes:
+        if self._at + size > len(self._data):
+            raise ProtocolMismatch("the answer ends too early")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+
+async def options(connection: Connection) -> None:
+    """Ask which options the node supports: answered before any authentication."""
+    opcode, _ = await _exchange(connection, _OPTIONS, b"")
+    if opcode != _SUPPORTED:
+        raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
+
+
+async def query(connection: Connection, cql: str, consistency: int = ONE) -> list[dict[str, Any]]:
+    """Run ``cql`` on a fresh connection; rows by column name.
+
+    Raises ProtocolMismatch with the node's reason; it contains UNAVAILABLE when the node holds so many
+    replicas for down that ``consistency`` (ONE or ALL) can't be reached.
+    """
+    startup = struct.pack(">H", 1) + _string("CQL_VERSION") + _string("3.0.0")
+    opcode, body = await _exchange(connection, _STARTUP, startup)
+    if opcode != _READY:
+        raise ProtocolMismatch(_reason(opcode, body))
+    text = cql.encode()
+    opcode, body = await _exchange(
+        connection, _QUERY, struct.pack(">i", len(text)) + text + struct.pack(">HB", consistency, 0)
+    )
+    if opcode != _RESULT:
+        raise ProtocolMismatch(_reason(opcode, body))
+    return _rows(_Reader(body))
+
+
+def _rows(reader: _Reader) -> list[dict[str, Any]]:
+    if reader.take("i") != 2:
+        raise ProtocolMismatch("the query gave no rows")
+    flags, count = reader.take("i"), reader.take("i")
+    if flags != 0x0001:  # one keyspace and table for all columns; no paging state, metadata present
+        raise ProtocolMismatch(f"unexpected flags {flags:#x} of the rows")
+    reader.string(), reader.string()
+    columns = [(reader.string(), _kind(reader)) for _ in range(count)]
+    return [{name: _decode(kind, reader.value()) for name, kind in columns} for _ in range(reader.take("i"))]
+
+
+def _kind(reader: _Reader) -> int:
+    kind = reader.take("H")
+    if kind == _MAP and (reader.take("H"), reader.take("H")) != (_VARCHAR, _VARCHAR):
+        raise ProtocolMismatch("only maps of text to text are understood")
+    return kind
+
+
+def _decode(kind: int, data: bytes | None) -> Value:
+    if data is None:
+        return None
+    if kind == _INT:
+        return int.from_bytes(data, "big", signed=True)
+    if kind == _INET:
+        return str(ipaddress.ip_address(data))
+    if kind in (_UUID, _TIMEUUID):
+        return str(uuid.UUID(bytes=data))
+    if kind in (_VARCHAR, _ASCII):
+        return data.decode()
+    if kind == _MAP:
+        reader = _Reader(data)
+        items = [(reader.value() or b"").decode() for _ in range(2 * reader.take("i"))]
+        return dict(zip(items[::2], items[1::2], strict=True))
+    raise ProtocolMismatch(f"column type {kind:#x} is not understood")
+
+
+def _reason(opcode: int, body: bytes) -> str:
+    if opcode == _AUTHENTICATE:
+        return "the node demands authentication"
+    if opcode == _ERROR:
+        reader = _Reader(body)
+        return f"error {reader.take('i'):#x}: {reader.string()}"
+    return f"unexpected opcode {opcode:#04x}"
+
+
+def _string(text: str) -> bytes:
+    return struct.pack(">H", len(text)) + text.encode()
+
+
+async def _exchange(connection: Connection, opcode: int, body: bytes) -> tuple[int, bytes]:
+    """Send one frame; returns opcode and body of the answer to it."""
+    stream_id = secrets.randbelow(2**15)
+    connection.writer.write(struct.pack(">BBhBi", 0x04, 0, stream_id, opcode, len(body)) + body)
+    version, flags, answered_id, answer, size = struct.unpack(
+        ">BBhBi", await connection.reader.readexactly(9)
+    )
+    if version != 0x84 or answered_id != stream_id:
+        raise ProtocolMismatch("not an answer in CQL's native protocol v4 to this question")
+    if flags != 0 or not 0 <= size <= MAX_BYTES:
+        raise ProtocolMismatch(f"flags {flags:#x}, {size} bytes announced")
+    return answer, await connection.reader.readexactly(size)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import __main__ as command_line
+from kintsugi.cli import MOVED
+from kintsugi.core.fleet import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["bogus"],
+        ["signals", "--trades", "0"],
+        ["signals", "--seed", "-1"],
+        ["demo", "--trades", "0"],
+        ["mttr", "--repairs", "0"],
+        ["mttr", "--role", "zookeeper"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(words)
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("command", [*MOVED, "release-trials"])
+def test_what_kintsugi_points_at_is_a_command_here(command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_line.main([command, "--help"])
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("command", ["bench", "soak", "walk"])
+def test_what_needs_a_nodes_processes_says_so_where_they_can_t_be_seen(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KINTSUGI_FLEET", str(REPOSITORY / "fleet.docker.yaml"))
+    assert command_line.main([command]) == 1
+    assert "run it in the environment 'local'" in capsys.readouterr().err

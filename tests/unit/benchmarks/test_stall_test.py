@@ -1,0 +1,46 @@
+"""Which stalls are made, what is expected of each, and which rows a test that was ended keeps."""
+
+from __future__ import annotations
+
+from benchmarks.scenario_report import NOT_BEGUN
+from benchmarks.stall_test import LEFT_ALONE_S, SECONDS, kept, stalls
+from kintsugi.core.fleet import Role, load_fleet
+
+FLEET = load_fleet()
+
+
+def test_every_role_and_the_fleet_stand_still_for_every_time() -> None:
+    planned = stalls(FLEET)
+    assert len(planned) == len(SECONDS) * (len(Role) + 1)
+    assert len({cell.name for cell in planned}) == len(planned)
+    groups = {cell.nodes for cell in planned}
+    assert tuple(FLEET.nodes) in groups
+    for role in Role:
+        assert tuple(node.name for node in FLEET.of(role)) in groups
+    assert [cell.hold_s for cell in planned] == sorted(cell.hold_s or 0 for cell in planned)
+
+
+def test_all_but_the_longest_must_end_without_a_kill() -> None:
+    for cell in stalls(FLEET):
+        assert cell.hold_s is not None
+        assert cell.incident == bool(cell.actions) == (cell.hold_s > LEFT_ALONE_S)
+
+
+def test_chosen_times_alone() -> None:
+    assert {cell.hold_s for cell in stalls(FLEET, [17, 6])} == {6, 17}
+
+
+def test_an_ended_test_keeps_the_rows_of_the_same_stalls_that_were_begun() -> None:
+    planned = stalls(FLEET)
+    done, not_begun = (
+        {"fault": planned[0].name, "outcome": "as designed"},
+        {
+            "fault": planned[1].name,
+            "outcome": f"{NOT_BEGUN}: sick",
+        },
+    )
+    report = {"finished": False, "planned": [cell.name for cell in planned], "stalls": [done, not_begun]}
+    assert kept(report, planned) == {planned[0].name: done}
+    assert kept({**report, "finished": True}, planned) == {}
+    assert kept(report, planned[1:]) == {}
+    assert kept({}, planned) == {}

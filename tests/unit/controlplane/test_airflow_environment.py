@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kintsugi.controlplane.airflow_environment import (
+    airflow_environment,
+    base_environment,
+    connections,
+    write_environment,
+)
+from kintsugi.core.settings import Settings
+from tests.installations import installation
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return installation(tmp_path, "127.34")
+
+
+def test_every_option_is_one_that_airflow_knows(settings: Settings) -> None:
+    spec = importlib.util.find_spec("airflow")
+    assert spec is not None
+    assert spec.origin is not None
+    known = yaml.safe_load((Path(spec.origin).parent / "config_templates/config.yml").read_text())
+    for name in airflow_environment(settings):
+        if name.startswith("AIRFLOW__"):
+            _, section, option = name.lower().split("__")
+            assert option in known[section]["options"], name
+
+
+def test_connections_lead_to_this_installation(settings: Settings) -> None:
+    found = connections(settings)
+    assert set(found) == {
+        "kintsugi_s3",
+        "kintsugi_store",
+        "kintsugi_kafka",
+        "kintsugi_cassandra",
+        "kintsugi_spark",
+    }
+    assert found["kintsugi_cassandra"]["host"] == "127.34.2.1,127.34.2.2,127.34.2.3"
+    assert found["kintsugi_spark"]["host"] == "spark://127.34.3.1"
+    assert found["kintsugi_store"]["password"] == settings.secret("postgres")
+    environment = airflow_environment(settings)
+    assert json.loads(environment["AIRFLOW_CONN_KINTSUGI_KAFKA"]) == found["kintsugi_kafka"]
+
+
+def test_what_sh_sources_is_what_was_written(tmp_path: Path) -> None:
+    written = {"PLAIN": "1", "AWKWARD": """it's "$HOME" `date`\\n & {"json": [1]}""", "EMPTY": ""}
+    write_environment(tmp_path / "env", written)
+    script = 'set -a; . "$1"; exec python3 -c "import json, os; print(json.dumps(dict(os.environ)))"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", str(tmp_path / "env")], capture_output=True, text=True, check=True
+    )
+    assert written.items() <= json.loads(done.stdout).items()
+    assert (tmp_path / "env").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_users_credentials_and_proxies_are_not_inherited(settings: Settings) -> None:
+    shell = {
+        "PATH": "/usr/bin",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "HTTPS_PROXY": "http://proxy",
+        "AIRFLOW__CORE__EXECUTOR": "other",
+        "KINTSUGI_ISOLATION": "pdeathsig",
+    }
+    environment = base_environment(settings, shell)
+    assert "AWS_SECRET_ACCESS_KEY" not in environment
+    assert "HTTPS_PROXY" not in environment
+    assert "AIRFLOW__CORE__EXECUTOR" not in environment
+    assert environment["KINTSUGI_ISOLATION"] == "pdeathsig"
+    assert environment["KINTSUGI_STATE"] == str(settings.state)
+    assert "/usr/bin" in environment["PATH"].split(":")
+
+
+def test_what_the_user_names_is_inherited_after_all_but_never_instead_of_our_own(settings: Settings) -> None:
+    shell = {
+        "PATH": "/usr/bin",
+        "HTTPS_PROXY": "http://proxy",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "PYTHONPATH": "/elsewhere",
+        "KINTSUGI_INHERIT": "HTTPS_PROXY,http_proxy,PYTHONPATH",
+    }
+    environment = base_environment(settings, shell)
+    assert environment["HTTPS_PROXY"] == "http://proxy"
+    assert "http_proxy" not in environment
+    assert "AWS_SECRET_ACCESS_KEY" not in environment
+    assert environment["PYTHONPATH"] == str(settings.repository / "plugins")
+
+
+def test_secrets_outlive_a_restart(settings: Settings) -> None:
+    assert airflow_environment(settings) == airflow_environment(settings)

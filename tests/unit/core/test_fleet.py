@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kintsugi.core.errors import FleetError
+from kintsugi.core.fleet import REPOSITORY, Fleet, Role, fleet_path, load_fleet
+
+HEAD = """
+name: kintsugi
+environment: local
+ssh_port: 2222
+control_plane: {address: 127.34.0.9, airflow_port: 1, postgres_port: 2, s3_port: 3, log_port: 4}
+nodes:
+"""
+GOOD = (
+    HEAD
+    + """
+  - {name: kafka-1, role: kafka, address: 127.34.1.1}
+  - {name: kafka-2, role: kafka, address: 127.34.1.2, ssh_port: 2022}
+  - {name: spark-master-1, role: spark_master, address: 127.34.3.1}
+"""
+)
+
+
+KAFKA_1 = "- {name: kafka-1, role: kafka, address: 127.0.0.1}"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return load_fleet(written(tmp_path, GOOD))
+
+
+def test_the_fleet_file_of_the_checkout_is_the_fleet_of_the_design() -> None:
+    fleet = load_fleet(REPOSITORY / "fleet.yaml")
+    assert [len(fleet.of(role)) for role in Role] == [3, 3, 1, 2]
+    assert all(node.address.startswith("127.") for node in fleet)
+
+
+def test_nodes_keep_the_order_of_the_file_and_their_ports(fleet: Fleet) -> None:
+    assert [(node.name, node.index, node.ssh_port) for node in fleet] == [
+        ("kafka-1", 1, 2222),
+        ("kafka-2", 2, 2022),
+        ("spark-master-1", 1, 2222),
+    ]
+
+
+def test_peers_have_the_same_role_and_are_others(fleet: Fleet) -> None:
+    assert [peer.name for peer in fleet.peers(fleet.node("kafka-1"))] == ["kafka-2"]
+    assert fleet.peers(fleet.node("spark-master-1")) == []
+
+
+def test_endpoints_are_a_bootstrap_list(fleet: Fleet) -> None:
+    assert fleet.endpoints(Role.KAFKA, 9092) == ["127.34.1.1:9092", "127.34.1.2:9092"]
+
+
+def test_an_unknown_node_is_answered_with_the_known_ones(fleet: Fleet) -> None:
+    with pytest.raises(FleetError, match=r"'kafka-9'.*known are: kafka-1, kafka-2, spark-master-1"):
+        fleet.node("kafka-9")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            f"{KAFKA_1}\n  - {{name: kafka-1, role: kafka, address: 127.0.0.2}}",
+            "two nodes",
+        ),
+        (
+            f"{KAFKA_1}\n  - {{name: kafka-2, role: kafka, address: 127.0.0.1}}",
+            "share",
+        ),
+        ("- {name: kafka, role: kafka, address: 127.0.0.1}", "must end in a number"),
+        ("- {name: kafka-1, role: zookeeper, address: 127.0.0.1}", "zookeeper"),
+        ("- {name: kafka-1, role: kafka, address: nowhere}", "nowhere"),
+        ("- {name: kafka-1, role: kafka}", "address"),
+        ("- just words", "malformed"),
+        (
+            "- {name: kafka-1, role: kafka, address: 127.0.0.1, protected: often}",
+            "must be true or false, not 'often'",
+        ),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_file(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, f"{HEAD}  {text}\n")
+    with pytest.raises(FleetError, match=said) as caught:
+        load_fleet(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "nodes: [", "name: x"])
+def test_a_file_that_is_no_fleet_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(FleetError, match=r"fleet\.yaml"):
+        load_fleet(written(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match=r"cannot read the fleet file .*nothing-here"):
+        load_fleet(tmp_path / "nothing-here")
+
+
+def test_the_environment_chooses_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, GOOD)
+    monkeypatch.setenv("KINTSUGI_FLEET", str(path))
+    assert fleet_path() == path
+    assert load_fleet().node("kafka-2").ssh_port == 2022
+    monkeypatch.delenv("KINTSUGI_FLEET")
+    assert fleet_path() == REPOSITORY / "fleet.yaml"
+
+
+def test_a_node_is_protected_where_the_file_says_so(tmp_path: Path) -> None:
+    nodes = (
+        "  - {name: kafka-1, role: kafka, address: 127.34.1.1, protected: true}\n"
+        "  - {name: kafka-2, role: kafka, address: 127.34.1.2}\n"
+    )
+    assert [node.protected for node in load_fleet(written(tmp_path, HEAD + nodes))] == [True, False]

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from kintsugi.core.fleet import REPOSITORY
+from kintsugi.core.settings import Settings, load_settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state=tmp_path / "state", cache=tmp_path / "cache", fleet_file=REPOSITORY / "fleet.yaml")
+
+
+def test_all_that_make_down_removes_lies_under_the_state(settings: Settings) -> None:
+    paths = [
+        settings.node_root("kafka-1"),
+        settings.node_volume("kafka-1"),
+        settings.quarantine,
+        settings.secrets,
+        settings.control,
+    ]
+    assert all(path.is_relative_to(settings.state) for path in paths)
+    assert len(set(paths)) == len(paths)
+    assert not settings.artifacts.is_relative_to(settings.state)
+
+
+def test_a_secret_is_made_once_and_only_its_owner_reads_it(settings: Settings) -> None:
+    first = settings.secret("postgres")
+    assert len(bytes.fromhex(first)) == 32
+    assert settings.secret("postgres") == first
+    assert settings.secret("airflow") != first
+    assert stat.S_IMODE((settings.secrets / "postgres").stat().st_mode) == 0o600
+    assert stat.S_IMODE(settings.secrets.stat().st_mode) == 0o700
+
+
+def test_two_first_users_get_the_same_secret(settings: Settings) -> None:
+    with ProcessPoolExecutor(2) as pool:
+        first, second = pool.map(settings.secret, ["postgres"] * 2)
+    assert first == second == settings.secret("postgres")
+    assert [path.name for path in settings.secrets.iterdir()] == ["postgres"]
+
+
+def test_the_environment_moves_state_cache_and_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINTSUGI_STATE", str(tmp_path / "s"))
+    monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "c"))
+    monkeypatch.setenv("KINTSUGI_FLEET", str(tmp_path / "f.yaml"))
+    loaded = load_settings()
+    assert (loaded.state, loaded.cache) == (tmp_path / "s", tmp_path / "c")
+    assert loaded.fleet_file == tmp_path / "f.yaml"
+
+
+@pytest.mark.parametrize(
+    ("user", "state"), [(0, "/var/lib/kintsugi"), (1000, "/home/ada/.local/state/kintsugi")]
+)
+def test_the_default_place_depends_on_who_runs_it(
+    monkeypatch: pytest.MonkeyPatch, user: int, state: str
+) -> None:
+    for name in ("KINTSUGI_STATE", "KINTSUGI_CACHE", "KINTSUGI_FLEET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load_settings().state == Path(state)
+
+
+def test_the_fleet_is_read_from_the_file_in_force(settings: Settings) -> None:
+    assert settings.fleet.name == "kintsugi"

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from kintsugi.core.errors import KintsugiError
+from kintsugi.notify.dead_mans_switch import Switch, Watching, ping, silences
+from tests.receivers import http_receiver
+from tests.stories import at
+
+WELL = Watching(now=at(100), beats={"kafka-1": at(95), "kafka-2": at(92), "flow": at(99)})
+
+
+def names(watching: Watching) -> list[str]:
+    return [silence.name for silence in silences(watching)]
+
+
+def test_nobody_is_missed_while_heartbeats_come() -> None:
+    assert names(WELL) == []
+    assert names(replace(WELL, now=at(182))) == []
+
+
+def test_a_heartbeat_that_stops_is_missed_after_90_s() -> None:
+    assert names(replace(WELL, now=at(183))) == ["kafka-2"]
+
+
+def test_a_triggerer_that_is_stuck_is_missed_by_all_its_watches() -> None:
+    found = silences(replace(WELL, now=at(400)))
+    assert [silence.name for silence in found] == ["flow", "kafka-1", "kafka-2"]
+    assert "is the triggerer stuck?" in found[0].why
+
+
+def test_a_node_under_repair_or_in_maintenance_is_not_missed() -> None:
+    assert names(replace(WELL, now=at(183), excused={"kafka-2"})) == []
+
+
+def test_a_paused_watch_is_none_although_its_trigger_lives_on() -> None:
+    (found,) = silences(replace(WELL, paused={"kafka-1"}))
+    assert (found.name, found.why) == ("kafka-1", "its DAG watch_kafka-1 is paused")
+    assert names(replace(WELL, paused={"kafka-1"}, excused={"kafka-1"})) == []
+
+
+def test_what_was_never_watched_is_not_missed() -> None:
+    assert names(Watching(now=at(10_000), beats={})) == []
+
+
+def test_airflow_is_missed_when_a_component_stays_unhealthy() -> None:
+    assert names(replace(WELL, unhealthy={"scheduler": at(-79)})) == []
+    assert names(replace(WELL, unhealthy={"scheduler": at(-80)})) == ["Airflow's scheduler"]
+
+
+def test_the_switch_calls_once_what_is_missing_has_settled() -> None:
+    switch, found = Switch(), silences(replace(WELL, now=at(400)))
+    assert switch.feed(found[:1], at(400)) is None
+    assert switch.feed(found, at(415)) is None
+    page = switch.feed(found, at(430))
+    assert page is not None
+    assert page.title == "Nobody watches flow, kafka-1, kafka-2: nothing would be healed"
+    again = switch.feed(found, at(445))
+    assert again is not None
+    assert again.key == page.key, "the same silence is the same call"
+    later = switch.feed(found, at(7 * 3600))
+    assert later is not None
+    assert later.key != page.key, "and is repeated after hours"
+
+
+def test_a_switch_that_was_started_again_makes_the_same_call() -> None:
+    found, keys = silences(replace(WELL, now=at(400))), set()
+    for switch in (Switch(), Switch()):
+        for _ in range(2):
+            page = switch.feed(found, at(430))
+        assert page is not None
+        keys.add(page.key)
+    assert len(keys) == 1
+
+
+def test_without_a_connection_no_ping_is_sent() -> None:
+    assert ping(True) is False
+
+
+@pytest.mark.parametrize(
+    ("well", "path", "body"),
+    [
+        (True, "/c0ffee", b"kafka-2: no heartbeat"),
+        (False, "/c0ffee/fail", b"kafka-2: no heartbeat\nRunbook: docs/runbooks/heartbeat-lost.md"),
+    ],
+)
+def test_the_ping_goes_where_the_connection_says(
+    well: bool, path: str, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with http_receiver() as outside:
+        defined = {"conn_type": "http", "host": f"{outside.url}/c0ffee"}
+        monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_HEARTBEAT", json.dumps(defined))
+        assert ping(well, "kafka-2: no heartbeat") is True
+    (request,) = outside.requests
+    assert (request.path, request.body) == (path, body)
+
+
+def test_a_ping_that_fails_does_not_give_the_url_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    with http_receiver() as outside:
+        url = f"{outside.url}/c0ffee"
+        monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_HEARTBEAT", json.dumps({"host": url}))
+        outside.answer = lambda request: (404, b"")
+        with pytest.raises(KintsugiError, match="answers 404") as refused:
+            ping(True)
+    with pytest.raises(KintsugiError, match="can't be reached") as away:
+        ping(True)
+    assert "c0ffee" not in str(refused.value) + str(away.value)
+    assert away.value.__suppress_context__, "a stack trace would show httpx's error, which names the URL"

@@ -1,0 +1,166 @@
+"""What needs no server; accounts are taken on real servers in tests/integration/test_trades.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import orjson
+import pytest
+
+from kintsugi.db.ingest_ledger import Entry, State, Tally
+from kintsugi.pipeline.reconcile import reconcile, reconciliation, topic_identities
+from kintsugi.pipeline.reconcile.report import Account
+from kintsugi.pipeline.row_parser import Trade, parse
+from kintsugi.pipeline.stream import stored_trades as tables
+from tests.unit.pipeline.test_row_parser import LINE, changed, trade
+
+
+def stored(**changes: object) -> SimpleNamespace:
+    found = trade(LINE)
+    values = {name: getattr(found, name) for name in tables.COMPARED}
+    values["ts"] = datetime(2018, 1, 8, 16, 11, 5, 375000)  # noqa: DTZ001 - as the driver gives it
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_a_stored_row_has_the_fingerprint_of_its_trade() -> None:
+    assert tables.row_fingerprint(stored()) == tables.fingerprint(trade(LINE))
+
+
+@pytest.mark.parametrize(
+    "column", [column for column in tables.COMPARED if column not in {"trade_id", "ts", "expiration"}]
+)
+def test_a_row_that_was_altered_in_any_column_has_another(column: str) -> None:
+    value = getattr(trade(LINE), column)
+    changed = value + "X" if isinstance(value, str) else value + 1
+    assert tables.row_fingerprint(stored(**{column: changed})) != tables.fingerprint(trade(LINE))
+
+
+def test_the_identity_is_cut_out_of_a_message_however_it_is_written() -> None:
+    found = trade(LINE)
+    message = orjson.dumps(found)
+    identity = bytes.fromhex(found.trade_id)
+    assert topic_identities.trade_id_of(message) == identity
+    assert (
+        topic_identities.trade_id_of(json.dumps({"symbol": "A", "trade_id": found.trade_id}).encode())
+        == identity
+    )
+
+
+def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
+    assert Account(accepted=3, stored=3).complete
+    for fault in ("lost_count", "extra_count", "altered_count", "doubled", "wrong_derived"):
+        account = Account()
+        setattr(account, fault, {"unusual_top": 1} if fault == "wrong_derived" else 1)
+        assert not account.complete
+        assert not account.balanced
+
+
+def test_what_is_under_way_is_no_fault_but_the_account_is_not_complete() -> None:
+    assert Account(in_flight=1).balanced
+    assert not Account(in_flight=1).complete
+    assert Account(derived_in_flight=1).balanced
+    assert not Account(derived_in_flight=1).complete
+    assert Account(withdrawn_count=1, expired=1).complete
+    assert Account(unread_count=1).balanced
+    assert not Account(unread_count=1).complete
+    assert not Account(unreadable=["trades/x.csv: why"]).complete
+
+
+NOW = datetime(2024, 10, 8, tzinfo=UTC)
+
+
+def entry(state: State = State.DONE, days: float = 0, key: str = "trades/f") -> Entry:
+    at = NOW - timedelta(days=days)
+    return Entry(key, "e", state, Tally(), None, at, None if state is State.RUNNING else at, None, None, 1)
+
+
+def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
+    assert (
+        reconciliation.demand(None, NOW)
+        == reconciliation.demand(entry(State.RUNNING), NOW)
+        == reconciliation.OPEN
+    )
+    assert (
+        reconciliation.demand(entry(), NOW)
+        == reconciliation.demand(entry(days=38), NOW)
+        == reconciliation.REQUIRED
+    )
+    assert reconciliation.demand(entry(days=40), NOW) == reconciliation.OLD  # Cassandra keeps 40 days
+    assert reconciliation.demand(entry(State.FAILED), NOW) == reconciliation.OLD
+
+
+def test_a_file_is_unread_until_it_was_ingested_to_its_end() -> None:
+    assert reconciliation.unread_state(None) == "waiting"
+    assert reconciliation.unread_state(entry()) is None
+    assert reconciliation.unread_state(entry(State.RUNNING)) == "running"
+    rejected = replace(entry(), tally=Tally(9, 9, 8, {"time": 1}))
+    assert reconciliation.unread_state(rejected) is None
+    damaged = replace(entry(), tally=Tally(9, 9, 7, {"time": 1, "corrupt": 1}), reason="more")
+    assert reconciliation.unread_state(damaged) == "damaged: corrupt, more"
+
+
+def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
+    entries = [entry(days=n / 500) for n in range(300)]
+    aside = [entry(days=3), entry(State.RUNNING), entry(key="trades/canary/x")]
+    assert reconcile.due([*entries, *aside], NOW) == entries[:200][::-1]
+
+
+@pytest.mark.parametrize("day", ["2018-01-08", "2018-07-09", "2018-03-11", "2018-11-04"])
+def test_a_slot_begins_where_its_first_trade_may_be(day: str) -> None:
+    for slot in range(96):
+        found = parse(
+            changed(1, f"{day} {slot // 4:02d}:{slot % 4 * 15:02d}:00.000", changed(4, "2019-01-18"))
+        )
+        if isinstance(found, Trade):  # there is no 02:00 when daylight saving begins
+            assert reconciliation._slot_start(day, found.slot) == found.ts
+
+
+def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
+    account = Account(rejected={"time": 2, "columns": 1}, lost_count=1, lost=["ab"])
+    account.wrong_derived = {"flow_window": 1, "cancel": 2}
+    account.wrong_derived_named = {"flow_window": ["flow_window AAPL 2024-10-08 14:31:00Z"]}
+    plain = account.to_json()
+    assert (plain["rejected"], plain["lost"], plain["complete"]) == (3, 1, False)
+    assert (plain["rejected_by_reason"], plain["lost_trades"]) == ({"time": 2, "columns": 1}, ["ab"])
+    assert (plain["wrong_windows"], plain["wrong_derived_count"]) == (1, 3)
+    json.dumps(plain)
+
+
+def test_pages_are_never_read_speculatively() -> None:
+    """The driver takes a second attempt's late answer for the next page, and counts a page twice."""
+    asked: list[bool] = []
+
+    class Session:
+        def prepare(self, cql: str) -> SimpleNamespace:
+            return SimpleNamespace(cql=cql, is_idempotent=True)
+
+        def execute_async(self, statement: SimpleNamespace, partition: object) -> SimpleNamespace:
+            asked.append(statement.is_idempotent)
+            return SimpleNamespace(result=list)
+
+    partitions = [("AAPL", "2024-10-08", slot, *tables.ALWAYS) for slot in range(3)]
+    assert [list(rows) for rows in tables.read_partitions(Session(), partitions)] == [[], [], []]
+    assert asked == [False] * 3
+
+
+@pytest.mark.parametrize(
+    "lags",
+    [[50_000, 20_000, 10_000], [50_000, None], [0]],
+    ids=["until the stream has caught up", "until Kafka doesn't tell", "not at all"],
+)
+def test_the_account_waits_while_the_stream_is_behind(
+    lags: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "LOOK_S", 0.0)
+    left = iter(lags)
+    reconcile.await_caught_up(lambda: next(left), time.monotonic() + 60)
+    assert list(left) == []
+
+
+def test_the_account_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "LOOK_S", 0.01)
+    reconcile.await_caught_up(lambda: 50_000, time.monotonic() + 0.1)

@@ -1,0 +1,53 @@
+"""What the guards are told of the other replicas."""
+
+from __future__ import annotations
+
+from kintsugi.recovery.guard_facts import copies, current_voters, smallest_replication
+from kintsugi.recovery.guards import Copies
+from kintsugi.wire.kafka import Quorum, Replicas, Voter
+
+
+def replicas(assigned: set[int], in_sync: set[int], eligible: set[int] | None = None) -> Replicas:
+    return Replicas(min(in_sync, default=-1), *map(frozenset, (assigned, in_sync, eligible or set())))
+
+
+def test_only_partitions_of_this_broker_count() -> None:
+    told = {"trades-0": replicas({1, 2, 3}, {1, 2, 3}), "trades-1": replicas({2, 3}, {2, 3})}
+    assert copies(1, [told]) == {"trades-0": Copies(frozenset({1, 2, 3}))}
+
+
+def test_a_replica_counts_only_where_all_brokers_agree() -> None:
+    stale = {"trades-0": replicas({1, 2, 3}, {1, 2, 3})}
+    fresh = {"trades-0": replicas({1, 2, 3}, {1, 3}, {2})}
+    for told in ([stale, fresh], [fresh, stale]):
+        assert copies(1, told) == {"trades-0": Copies(frozenset({1, 3}), frozenset())}
+
+
+def test_nobody_to_ask_is_unknown_and_no_partition_is_not() -> None:
+    assert copies(1, []) is None
+    assert copies(1, [{}]) == {}
+
+
+def test_a_voter_is_current_when_it_fetched_and_caught_up_of_late() -> None:
+    now = 1_000_000
+    quorum = Quorum(
+        1,
+        {
+            1: Voter(1, 100, now, now),
+            2: Voter(2, 100, now - 400, now - 400),
+            3: Voter(3, 40, now - 400, now - 9_000),  # fetches, but is far behind
+            4: Voter(4, 90, now - 9_000, now - 9_000),
+            5: Voter(5, 0, -1, -1),
+        },
+    )
+    assert current_voters(quorum) == {1, 2}
+    assert current_voters(Quorum(7, quorum.voters)) == set()
+
+
+def test_smallest_replication_of_our_keyspaces() -> None:
+    system = {"keyspace_name": "system_traces", "replication": {"class": "x", "replication_factor": "2"}}
+    ours = {"keyspace_name": "trades", "replication": {"class": "x", "dc1": "3", "dc2": "3"}}
+    other = {"keyspace_name": "other", "replication": {"class": "x", "replication_factor": "2/1"}}
+    assert smallest_replication([system, ours]) == 3
+    assert smallest_replication([system, ours, other]) == 2
+    assert smallest_replication([system]) is None

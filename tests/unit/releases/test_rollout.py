@@ -1,0 +1,131 @@
+"""The plan of a roll-out, by tables and by random histories."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kintsugi.core.fleet import load_fleet
+from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.releases.rollout import Move, next_move, order, to_return, touched
+
+W, T, P, F, R, S = (
+    NodeState.WAITING,
+    NodeState.TOUCHED,
+    NodeState.PROVEN,
+    NodeState.FAILED,
+    NodeState.RETURNED,
+    NodeState.STUCK,
+)
+
+
+def steps(*states: NodeState, same: str = "") -> list[Step]:
+    """Steps of nodes a, b, c…; those named in ``same`` have nothing to change."""
+    return [
+        Step(name, () if name in same else ("/etc/x",), state)
+        for name, state in zip("abcdefgh", states, strict=False)
+    ]
+
+
+def test_the_least_risky_role_goes_first_and_the_drivers_home_last() -> None:
+    names = [node.name for node in order(load_fleet())]
+    assert names == [
+        "spark-worker-1", "spark-worker-2", "kafka-1", "kafka-2", "kafka-3",
+        "cassandra-1", "cassandra-2", "cassandra-3", "spark-master-1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "move", "node"),
+    [
+        (steps(W, W, W), Move.TOUCH, "a"),
+        (steps(W, W, W, same="a"), Move.NOTE, "a"),
+        (steps(P, W, W), Move.TOUCH, "b"),
+        (steps(P, T, W), Move.TOUCH, "b"),  # its task was killed
+        (steps(W, T, W), Move.TOUCH, "b"),  # whatever the order says: nothing else before it is proven
+        (steps(P, P, P), Move.HOLD, None),
+        (steps(P, P, P, same="abc"), Move.HOLD, None),
+        (steps(P, F, W), Move.RETURN, "b"),  # the sick one first
+        (steps(P, R, W), Move.RETURN, "a"),  # then what it had been rolled out to before
+        (steps(P, R, W, same="a"), Move.STOP, None),  # a was never restarted, so it isn't again
+        (steps(R, R, W), Move.STOP, None),
+        (steps(P, S, W), Move.STOP, None),  # one sick node of a role is enough
+    ],
+)
+def test_the_next_move(given: list[Step], move: Move, node: str | None) -> None:
+    turn = next_move(given)
+    assert (turn.move, turn.node) == (move, node)
+    assert turn.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "move", "node"),
+    [
+        (steps(P, P, P), Move.RETURN, "c"),  # bad only as a whole: the last touched first
+        (steps(P, P, T), Move.RETURN, "c"),
+        (steps(P, T, W), Move.RETURN, "b"),
+        (steps(W, W, W), Move.STOP, None),
+        (steps(P, P, P, same="abc"), Move.STOP, None),
+    ],
+)
+def test_a_bad_probe_of_the_whole_fleet_begins_the_way_back(
+    given: list[Step], move: Move, node: str | None
+) -> None:
+    turn = next_move(given, broken=True)
+    assert (turn.move, turn.node) == (move, node)
+
+
+def test_the_order_of_the_way_back() -> None:
+    assert to_return(steps(P, P, F, W, same="a")) == ["c", "b"]
+    assert to_return(steps(P, P, R, W)) == ["b", "a"]
+    assert to_return(steps(P, F, P, W)) == ["b", "c", "a"]  # it was proven, and fell sick later
+
+
+@given(
+    changes=st.lists(st.booleans(), min_size=1, max_size=8),
+    bad=st.sets(st.integers(0, 7), max_size=3),
+    stuck=st.sets(st.integers(0, 7), max_size=2),
+    killed=st.lists(st.booleans(), max_size=20),
+    held=st.booleans(),
+)
+def test_no_history_touches_two_nodes_at_once_or_ends_half_way(
+    changes: list[bool], bad: set[int], stuck: set[int], killed: list[bool], held: bool
+) -> None:
+    """Nodes fail, don't come back, and tasks are killed at random; the rules must hold in every history."""
+    plan = [Step(str(n), ("/etc/x",) if changed else ()) for n, changed in enumerate(changes)]
+    lives, broken, healthy_then_failed = iter(killed), False, 0
+    for _ in range(60):
+        turn = next_move(plan, broken=broken)
+        if turn.move is Move.STOP:
+            break
+        if turn.move is Move.HOLD:
+            if held:
+                break
+            broken = True
+            continue
+        number = int(str(turn.node))
+        one = plan[number]
+        in_hand = [step.node for step in plan if step.state in (T, F)]
+        assert in_hand in ([], [turn.node]), "another node was neither proven nor back"
+        if turn.move is Move.NOTE:
+            assert not one.changes
+            plan[number] = Step(one.node, (), P)
+        elif turn.move is Move.TOUCH:
+            assert not broken
+            if next(lives, False):
+                plan[number] = Step(one.node, one.changes, T)
+            else:
+                plan[number] = Step(one.node, one.changes, F if number in bad else P)
+                healthy_then_failed += number in bad
+                broken = number in bad
+        elif not next(lives, False):
+            plan[number] = Step(one.node, one.changes, S if number in stuck else R)
+    else:
+        pytest.fail("it never came to an end")
+    assert healthy_then_failed <= 1, "after the first bad probe nothing more may be tried"
+    if broken:
+        some_stuck = any(step.state is S for step in plan)
+        assert some_stuck or {plan[int(n)].state for n in touched(plan)} <= {R}
+    else:
+        assert {step.state for step in plan} == {P}
