@@ -43,6 +43,7 @@ from kintsugi.installation.up import up
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Runtime, runtime
 from kintsugi.pipeline import synthetic_trade
+from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -254,7 +255,9 @@ def stream_goes_on(doors: Runtime) -> str | None:
     try:
         trade = synthetic_trade.send_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
-        synthetic_trade.await_arrival(nodes, trade, lambda waited_s: waited_s > STREAM_DEADLINE_S)
+        synthetic_trade.await_arrival(
+            lambda: connected(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
+        )
     except KintsugiError as error:
         return f"the stream didn't go on without Airflow: {error}"
     return None

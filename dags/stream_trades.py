@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
 
+from kintsugi.airflow_ext.operators.stream_submission import StreamSubmitOperator
 from kintsugi.airflow_ext.sensors.flow_health import StreamAbsentSensor
 
 RUNBOOK = """
@@ -17,8 +18,8 @@ RUNBOOK = """
 
 `absent` waits, without a worker slot, until no application `stream_trades` runs on the Spark master. Then
 `submit` starts the driver on the master's node from its checkpoint (or, when the checkpoint is gone, from the
-offsets of Kafka's consumer group `stream_trades`), and `committing` waits until the master lists the application with
-cores. That batches are committed is what `watch_flow` looks at.
+offsets of Kafka's consumer group `stream_trades`); its log shows the whole `spark-submit` command. `committing` waits
+until the master lists the application with cores. That batches are committed is what `watch_flow` looks at.
 
 Exactly one driver: its init runs one program of that name, and the driver holds a lock on its checkpoint.
 
@@ -52,14 +53,6 @@ with DAG(
 ) as dag:
 
     @task
-    def submit() -> str:
-        """Declare that the stream shall run and start its driver; returns what was done."""
-        from kintsugi.operations import stream_driver
-        from kintsugi.operations.context import runtime
-
-        return stream_driver.submit(runtime())
-
-    @task
     def committing() -> str:
         """Wait until the application holds cores."""
         from kintsugi.operations import stream_driver
@@ -67,4 +60,5 @@ with DAG(
 
         return stream_driver.wait_until_running(runtime(), deadline_s=180)
 
-    StreamAbsentSensor(task_id="absent", execution_timeout=None) >> submit() >> committing()
+    absent = StreamAbsentSensor(task_id="absent", execution_timeout=None)
+    absent >> StreamSubmitOperator(task_id="submit") >> committing()
