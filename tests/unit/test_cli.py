@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -12,6 +13,7 @@ from moto import mock_aws
 
 from kintsugi import cli
 from kintsugi.core.fleet import REPOSITORY
+from kintsugi.db.patience import NONE, be_patient
 from tests.installations import installation
 
 HEAVY = (
@@ -25,6 +27,13 @@ HEAVY = (
     "pyarrow",
     "pyspark",
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_patience_for_other_tests() -> Iterator[None]:
+    """A command sets for its whole process how long it waits for the store; the next test would wait as long."""
+    yield
+    be_patient(NONE)
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +227,12 @@ def test_chaos_runs_under_its_old_name_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ran: list[tuple[str, str]] = []
-    monkeypatch.setattr("kintsugi.chaos.command.run", lambda *arguments: ran.append(arguments) or 0)
+
+    def run(what: str, reason: str) -> int:
+        ran.append((what, reason))
+        return 0
+
+    monkeypatch.setattr("kintsugi.chaos.command.run", run)
     assert cli.main(["chaos", *words]) == 0
     said = capsys.readouterr().err
     assert said.count("\n") == 1

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from benchmarks import __main__ as command_line
 from kintsugi.cli import MOVED
 from kintsugi.core.fleet import REPOSITORY
+from kintsugi.db.patience import NONE, be_patient
+
+
+@pytest.fixture(autouse=True)
+def _no_patience_for_other_tests() -> Iterator[None]:
+    """A command sets for its whole process how long it waits for the store; the next test would wait as long."""
+    yield
+    be_patient(NONE)
 
 
 @pytest.mark.parametrize(
