@@ -10,7 +10,7 @@ RUNBOOK = """
 ### The switch that stops all chaos
 
 `stop` sets a flag in the store and takes back every fault that is in force. `chaos_nightly`, and every fault run from
-the command line (`make faults`, `make chaos-campaign` and the others), look at the flag right before they break
+the command line (`make fault-matrix`, `make chaos-campaign` and the others), look at the flag right before they break
 something and while they wait. They end with the reason that is given here. `resume` takes the flag away.
 
 The same by command line: `make chaos-stop`, `make chaos-resume`.
