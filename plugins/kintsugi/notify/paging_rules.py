@@ -11,7 +11,7 @@
 7. A repair failed because of the control plane. The node is not the cause, and every repair fails the same way.
 
 A refusal caused only by a maintenance flag does not page, because it is planned; after MAINTAINED it does.
-Incidents with one cause make one page: incidents whose diagnosis names their nodes as sharing a cause, and incidents of
+Incidents with one cause make one page: incidents whose nodes were named as sharing a common cause, and incidents of
 one kind and symptom that began within TOGETHER. So a page waits for GATHER. Incidents that join later make one more
 page. For recurring failures see `kintsugi.notify.recurring_failures`.
 
@@ -100,13 +100,13 @@ class _Call:
 
     @property
     def named(self) -> frozenset[str]:
-        """The nodes that the diagnosis named as sharing the cause; see COMMON_CAUSE."""
+        """The nodes that were named as sharing the common cause; see COMMON_CAUSE."""
         named = [entry.data[COMMON_CAUSE] for entry in self.first.entries if entry.data.get(COMMON_CAUSE)]
         return frozenset(named[-1]["nodes"]) if named else frozenset()
 
     @property
     def symptom(self) -> str | None:
-        """The newest diagnosis of the node."""
+        """The newest failure mode of the node."""
         said = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
         return str(said[-1]) if said else None
 

@@ -3,7 +3,7 @@
 1. Crash loop: within LOOP, a node had LOOP_INCIDENTS incidents that were recovered or were false alarms.
 2. Crash loop that no watch detects: within LOOP, an init restarted a service LOOP_EXITS times. A restart can be too
    quick for a watch to notice.
-3. The same failure again: within DAY, DAY_INCIDENTS incidents of a node had the same diagnosis.
+3. The same failure again: within DAY, DAY_INCIDENTS incidents of a node had the same failure mode.
 
 Injected faults, dry runs and runs by hand don't count. Refused and failed repairs page anyway
 (`kintsugi.notify.paging_rules`). A pattern pages once in each REMIND, counted by the clock, while it continues.
