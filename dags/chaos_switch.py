@@ -10,7 +10,7 @@ RUNBOOK = """
 ### Stop or allow chaos
 
 `stop` sets a flag in the store and ends every injected fault. `chaos_nightly` and every fault from the command line
-(`make faults`, `make chaos-campaign` and the others) check the flag right before they break something, and while they
+(`make fault-matrix`, `make chaos-campaign` and the others) check the flag right before they break something, and while they
 wait. They end with the reason that is entered here. `resume` clears the flag.
 
 On the command line: `make chaos-stop`, `make chaos-resume`.

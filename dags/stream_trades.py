@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
 
+from kintsugi.airflow_ext.operators.stream_submission import StreamSubmitOperator
 from kintsugi.airflow_ext.sensors.flow_health import StreamAbsentSensor
 
 RUNBOOK = """
@@ -17,8 +18,8 @@ RUNBOOK = """
 
 `absent` waits in the triggerer, without a worker slot, until the Spark master lists no application `stream_trades`.
 `submit` starts the driver on the master's node from its checkpoint. If the checkpoint is gone, it starts from the
-offsets of Kafka's consumer group `stream_trades`. `committing` waits until the master lists the application with
-cores. `watch_flow` checks that batches are committed.
+offsets of Kafka's consumer group `stream_trades`. Its log shows the whole `spark-submit` command. `committing` waits
+until the master lists the application with cores. `watch_flow` checks that batches are committed.
 
 At most one driver runs: its init runs one program of that name, and the driver locks its checkpoint.
 
@@ -56,14 +57,6 @@ with DAG(
 ) as dag:
 
     @task
-    def submit() -> str:
-        """Record that the stream must run and start its driver; returns what was done."""
-        from kintsugi.operations import stream_driver
-        from kintsugi.operations.context import runtime
-
-        return stream_driver.submit(runtime())
-
-    @task
     def committing() -> str:
         """Wait until the application has cores."""
         from kintsugi.operations import stream_driver
@@ -71,4 +64,5 @@ with DAG(
 
         return stream_driver.wait_until_running(runtime(), deadline_s=180)
 
-    StreamAbsentSensor(task_id="absent", execution_timeout=None) >> submit() >> committing()
+    absent = StreamAbsentSensor(task_id="absent", execution_timeout=None)
+    absent >> StreamSubmitOperator(task_id="submit") >> committing()

@@ -10,7 +10,7 @@ from kintsugi.operations.context import Runtime, runtime
 
 
 def run(what: str, reason: str) -> int:
-    """``kintsugi chaos stop|resume|status``."""
+    """``kintsugi chaos-stop``, ``chaos-resume`` and ``chaos-status``: ``what`` is the word after ``chaos-``."""
     context = runtime()
     if what == "status":
         print(switch.stopped(context.store) or "chaos is allowed")
@@ -38,4 +38,4 @@ def stop(context: Runtime, *, user: str, reason: str) -> str:
         said = ", ".join(f"{record.kind} of {' and '.join(record.nodes)}" for record in left)
         raise StepFailed(f"chaos is stopped, but {said} is not undone yet; the janitor tries again")
     said = "; ".join(f"undid {record.kind} of {' and '.join(record.nodes)}" for record in undone)
-    return f"chaos is stopped ({said or 'no fault was active'}); `kintsugi chaos resume` allows it again"
+    return f"chaos is stopped ({said or 'no fault was active'}); `make chaos-resume` allows it again"

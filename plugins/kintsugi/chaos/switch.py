@@ -40,7 +40,7 @@ def stopped(store: Store) -> str | None:
         return None
     return (
         f"Chaos is stopped by {value.get('user')} since {value.get('at')}: {value.get('reason')}. "
-        "`kintsugi chaos resume` allows it again."
+        "`make chaos-resume` allows it again."
     )
 
 

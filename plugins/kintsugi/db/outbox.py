@@ -16,12 +16,12 @@ from typing import Any
 
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import Settings
+from kintsugi.db.advisory_locks import OUTBOX_TABLES
 from kintsugi.db.database import Database
 
 CLAIM = timedelta(seconds=90)
 """How long a deliverer may take before the message is given to another."""
 KEPT = timedelta(days=30)
-_LOCK = 0x4B494E56
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS outbox (
@@ -77,7 +77,7 @@ class Outbox(Database):
     def ensure_tables(self) -> None:
         """Make the table where it is missing; safe to race."""
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (OUTBOX_TABLES,))
             connection.execute(_TABLES)
 
     def put(self, key: str, kind: Kind, body: Mapping[str, Any]) -> bool:

@@ -14,15 +14,15 @@ from typing import Any
 
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.fleet import Fleet, Role
+from kintsugi.core.fleet import Fleet
 from kintsugi.core.observation import Answer, Symptom
-from kintsugi.core.settings import KEYSPACE, Settings
+from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import Glance, Listing
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.releases import ReleaseRecord, Releases
 from kintsugi.db.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
-from kintsugi.pipeline.cassandra_session import connect
+from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes import probe_node
 from kintsugi.probes.failure_detector import NodeWatch
@@ -259,9 +259,7 @@ class UnusualTrades:
 
     def _connected(self) -> Any:
         if self._session is None:
-            self._session = connect(
-                [node.address for node in self.settings.fleet.of(Role.CASSANDRA)], keyspace=KEYSPACE
-            )
+            self._session = cassandra_session(self.settings)
         return self._session
 
     @staticmethod
