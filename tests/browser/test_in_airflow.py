@@ -128,7 +128,7 @@ def test_a_failure_shows_within_two_seconds_of_the_sensors_event_and_a_person_de
     late = shown - incident.detected_at.timestamp()
     print(f"visible {late:+.2f} s after the sensor's event")
     # No peer of the pretended broker can say what it holds, so the guards refuse and a person is asked.
-    expect(page.locator(".verdict")).to_contain_text("The guards refused to repair kafka-2", timeout=SLOW)
+    expect(page.locator(".verdict")).to_contain_text("The repair of kafka-2 was refused.", timeout=SLOW)
     fleet.start("kafka-2")
     page.locator("#act-decline").click()
     page.get_by_role("button", name="Decline the repair").click()

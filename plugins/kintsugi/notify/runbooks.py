@@ -54,7 +54,7 @@ def runbook_link(alert: str) -> str:
 
     ``alert``: a page's key or a key of RUNBOOKS. The longest matching prefix decides; an unknown alert gets the index.
     The connection ``kintsugi_apprise`` can define where the runbooks are published:
-    ``"extra": {"runbooks": "https://…/docs/runbooks"}``. Raises KintsugiError when that connection isn't JSON.
+    ``"extra": {"runbooks": "https://…/docs/runbooks"}``. Raises KintsugiError when that connection is not JSON.
     """
     known = [key for key in RUNBOOKS if alert.startswith(key)]
     name = RUNBOOKS[max(known, key=len)] if known else INDEX

@@ -139,7 +139,7 @@ def _undecided(known: Known) -> Headline | None:
     name = node_of(first)
     incident = known.open_incident(name) if name else None
     reason = refusal(incident) if incident else ""
-    what = f"The guards refused to repair {name or first.run_id}. A decision is needed."
+    what = f"The repair of {name or first.run_id} was refused. Your decision is needed."
     return Headline(
         Level.BAD,
         what,
