@@ -137,13 +137,13 @@ def _pause(scope: str) -> Deed:
 
 
 def _resume(scope: str) -> Deed:
-    says = f"Ends the maintenance window of {_scope(scope)}. Failures are recovered again at once."
+    says = f"Ends the maintenance window of {_scope(scope)}. Nodes that fail are recovered again at once."
     return Deed("resume", scope, f"Resume recovery of {_scope(scope)}", (says,), "Resume recovery")
 
 
 def _watch(node: str) -> Deed:
     what = "every node" if node == FLEET else node
-    says = f"Unpauses the watch of {what} in Airflow. Failures are detected within seconds and recovered."
+    says = f"Unpauses the watch of {what} in Airflow. A failure is detected within seconds and the node is recovered."
     return Deed("watch", node, f"Resume the watch of {what}", (says,), "Resume watch")
 
 
