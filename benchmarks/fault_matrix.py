@@ -70,7 +70,7 @@ SERVER_CELLS: Sequence[Cell] = (
     Cell("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
          waives=BEYOND_SPARE),
     Cell("volume_lost", ("cassandra-2", "cassandra-3"), DEAD, actions=REBUILT, must=REBUILT, asks=True,
-         says="approved the repair", pages=Pages.MUST, waives=BEYOND_SPARE),
+         says="approved the recovery", pages=Pages.MUST, waives=BEYOND_SPARE),
     Cell("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
     Cell("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
     Cell("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480,
