@@ -81,9 +81,7 @@ def await_replicas(fleet: Fleet) -> None:
     until = time.monotonic() + REPLICAS_S
     while away := _silent(fleet):
         if time.monotonic() > until:
-            raise StepFailed(
-                f"no data repair without {' and '.join(away)}: no answer for {REPLICAS_S:.0f} s"
-            )
+            raise StepFailed(f"no data repair without {' and '.join(away)}: no answer for {REPLICAS_S:.0f} s")
         time.sleep(2)
 
 
