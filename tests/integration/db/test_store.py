@@ -91,7 +91,7 @@ def test_the_same_holder_renews_with_the_same_token(store: Store) -> None:
 
 def test_another_holder_is_told_who_holds_it_and_until_when(store: Store) -> None:
     lease = store.acquire_lease("kafka-1", "run-1", 60)
-    with pytest.raises(LeaseHeld, match=f"kafka-1 is being repaired by run-1 until {lease.expires_at:%Y-%m}"):
+    with pytest.raises(LeaseHeld, match=f"the lease on kafka-1 is held by run-1 until {lease.expires_at:%Y-%m}"):
         store.acquire_lease("kafka-1", "run-2", 60)
     assert store.acquire_lease("kafka-2", "run-2", 60).token == 1
 
@@ -299,7 +299,7 @@ def test_the_guards_see_flags_budget_and_pending_repairs(store: Store) -> None:
     assert [list(ledger.role_attempts) for ledger in seen] == [["cassandra-1"]]
     assert [replace(ledger, role_attempts={}) for ledger in seen] == [
         Ledger(
-            maintenance=("cassandra-2 is in maintenance until it is cleared: new disks (ada).",),
+            maintenance=("cassandra-2 is in maintenance until it is cleared: new disks (set by ada).",),
             repairs_of_node=1,
             repairs_of_fleet=3,
             pending=frozenset({"cassandra-1"}),
@@ -598,7 +598,7 @@ def test_a_run_whose_attempt_was_taken_back_does_not_go_on_with_it(store: Store)
     incident, token = opened(store)
     begin(store, incident, token, Action.REBUILD, key="run-1")
     store.withdraw_attempt(incident.id, token, "run-1", "it answers")
-    with pytest.raises(Refused, match="taken back"):
+    with pytest.raises(Refused, match="withdrawn"):
         begin(store, incident, token, Action.REBUILD, key="run-1")
     assert begin(store, incident, token, Action.REBUILD, key="run-2")
     with pytest.raises(Fenced):
