@@ -32,7 +32,7 @@ LIMITS = "limits"  # the key in the database of limits that differ from the guar
 PATHS = {
     Action.WAIT: "rejoin",
     Action.RESTART: "restart",
-    Action.ROLL_BACK: "restart",  # from the known-good release; see act.restart
+    Action.ROLL_BACK: "restart",  # from the known-good release; see actions.restart
     Action.REBUILD_NODE: "plan",
     Action.REBUILD: "plan",
 }
@@ -51,7 +51,7 @@ def guard(runtime: Runtime, case: Case) -> list[str]:
             asked = _ask_guards(runtime, case)
             if not asked.waits or time.monotonic() > until:
                 return _answer(step, asked)
-            log.info("not yet: %s", asked.reason)
+            log.info("waiting: %s", asked.reason)
             pause_s = (asked.retry_at - datetime.now(UTC)).total_seconds() if asked.retry_at else 2.0
             time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
             _confirm_again(runtime, case, step)
@@ -308,7 +308,7 @@ def _begin(
                 raise NodeReturned(str(refused)) from refused
             if not asked.ruling.passing or time.monotonic() > until:
                 raise
-            log.info("not yet: %s", refused)
+            log.info("waiting: %s", refused)
             time.sleep(LOOK_AGAIN_S)
 
 

@@ -71,7 +71,7 @@ def await_steady(looking: Look, deadline_s: float | None = None) -> None:
     deadline_s = GATE_S if deadline_s is None else deadline_s
     ends = time.monotonic() + deadline_s
     while not (seen := looking()):
-        log.info("not yet: %s", seen)
+        log.info("waiting for the steady state: %s", seen)
         if time.monotonic() >= ends:
             raise Refused(f"no steady state after {deadline_s:.0f} s: {seen}")
         time.sleep(POLL_S)
@@ -95,7 +95,7 @@ def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
             raise SickNodes(mine, now - sick_since)
         well_since = _since(well_since, now, holds=bool(seen))
         if well_since is None:
-            log.info("not yet: %s", seen)
+            log.info("waiting for the steady state: %s", seen)
         elif now - well_since >= seconds:
             return
         if now - started > seconds + deadline_s:

@@ -112,7 +112,7 @@ def test_an_expired_lease_goes_to_another_with_a_higher_token_and_fences_the_old
 def test_a_lapsed_lease_must_be_renewed_before_acting(store: Store) -> None:
     lease = store.acquire_lease("kafka-1", "run-1", 60)
     lapse(store, "kafka-1")
-    with pytest.raises(Fenced, match="lapsed"):
+    with pytest.raises(Fenced, match="expired"):
         store.check("kafka-1", lease.token)
     assert store.renew("kafka-1", lease.token, 60).token == lease.token
     store.check("kafka-1", lease.token)
@@ -371,7 +371,7 @@ def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
             str(number),
             refusals=lambda ledger: judge(Action.RESTART, facts.with_ledger(ledger)).reasons,
         )
-    with pytest.raises(Refused, match="repaired 6 times within the hour"):
+    with pytest.raises(Refused, match="recovered 6 times in the last hour"):
         begin(
             store,
             incident,
