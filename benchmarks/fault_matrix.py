@@ -58,7 +58,7 @@ SERVER_CELLS: Sequence[Cell] = (
          must=REBUILT, deadline_s=300),
     # It starts without what it couldn't read, and its ranges are compared with its replicas.
     Cell("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
-         says="was compared with its replicas"),
+         says="was repaired with its replicas"),
     *one_each("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Cell("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     Cell("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
@@ -70,7 +70,7 @@ SERVER_CELLS: Sequence[Cell] = (
     Cell("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
          waives=BEYOND_SPARE),
     Cell("volume_lost", ("cassandra-2", "cassandra-3"), DEAD, actions=REBUILT, must=REBUILT, asks=True,
-         says="approved the repair", pages=Pages.MUST, waives=BEYOND_SPARE),
+         says="approved the recovery", pages=Pages.MUST, waives=BEYOND_SPARE),
     Cell("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
     Cell("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
     Cell("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480,

@@ -71,7 +71,7 @@ def test_a_living_ring(ring: Ring) -> None:
         assert asyncio.run(probe_node(node)).answer is Answer.OK
         said = asyncio.run(witnesses(FLEET, node))
         assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
-        asyncio.run(readiness.until(partial(readiness.missing, FLEET, node), 30, "not redundant"))
+        asyncio.run(readiness.until(partial(readiness.missing, FLEET, node), 30, "not ready"))
         proof = verification_cassandra.verify_cassandra(FLEET, node, 30)
         assert "3 trades, from its own replica" in proof
     facts = asyncio.run(cassandra_facts(FLEET, NODES[0]))
@@ -94,7 +94,7 @@ def _proves(session: Any, key: int) -> bool:
     try:
         return bool(verification_cassandra._local(session, "SELECT k FROM single.t WHERE k = %s", (key,)))
     except StepFailed as refusal:
-        if "asked another replica" not in str(refusal):
+        if "read from another replica" not in str(refusal):
             raise
         return False
 
@@ -117,7 +117,7 @@ def test_a_dead_node_is_silent_at_once_and_down_for_its_peers_soon(ring: Ring) -
     # While one is dead, another one can still be redundant: it is heard by those that live.
     assert asyncio.run(readiness.missing(FLEET, NODES[1])) is None
     ring.start(node)
-    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not redundant"))
+    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not ready"))
     assert "from its own replica" in verification_cassandra.verify_cassandra(FLEET, node, 60)
 
 
@@ -138,7 +138,9 @@ def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) 
         ring.by_name[node.name].stop()
         ring.start(node)
         assert generation() == fast + life
-        assert f"it goes on from {fast + life}" in str(gossip_generation.keep_count(node))
+        assert f"it was stored again and continues from {fast + life}" in str(
+            gossip_generation.keep_count(node)
+        )
 
 
 def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the_next_one_is_heard(
@@ -155,11 +157,11 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
         ring.start(node)
     said = asyncio.run(gossip_generation.overtaken(FLEET, node))
     assert said is not None
-    assert said.startswith(f"{NODES[0].name} and {NODES[1].name} don't listen to {node.name}")
+    assert said.startswith(f"{NODES[0].name} and {NODES[1].name} ignore {node.name}")
     gossip_generation.keep_count(node)
     ring.by_name[node.name].stop()
     ring.start(node)
-    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not redundant"))
+    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not ready"))
     assert asyncio.run(gossip_generation.overtaken(FLEET, node)) is None
 
 

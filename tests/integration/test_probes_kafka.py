@@ -169,6 +169,6 @@ async def test_a_killed_broker_is_found_in_seconds_and_is_redundant_when_it_is_b
     assert facts.kafka is not None
     assert (facts.kafka.live, facts.kafka.voters, facts.kafka.current) == (frozenset({1, 2}), 3, 2)
     await asyncio.to_thread(brokers.start, node)
-    await readiness.until(lambda: readiness.missing(FLEET, node), 60, "not redundant")
+    await readiness.until(lambda: readiness.missing(FLEET, node), 60, "not ready")
     await readiness.until(_quorum_lacks, 60, "not a voter")
     assert "led" in await asyncio.to_thread(verify_kafka, FLEET, node, 60)

@@ -65,6 +65,6 @@ def test_a_worker_dies_and_comes_back(cluster: list[servers.Server], tmp_path: P
 
     asyncio.run(readiness.until(unheard, 30, "the master still hears the dead worker"))
     cluster.append(start_worker(tmp_path / "worker"))
-    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, WORKER), 40, "not redundant"))
+    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, WORKER), 40, "not ready"))
     (witness,) = asyncio.run(witnesses(FLEET, WORKER))
     assert witness.opinion is PeerOpinion.UP

@@ -204,7 +204,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
         store.clear_maintenance(name)
     assert healed.outcome is Outcome.HEALED
     said = [entry.message for entry in healed.entries if "approved" in entry.data]
-    assert said == ["admin approved the repair against the guards' advice"]
+    assert said == ["admin approved the recovery although the guards refused it"]
 
 
 def until(condition: Callable[[], list[Any]], seconds: float) -> list[Any]:

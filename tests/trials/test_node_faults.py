@@ -152,7 +152,7 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     wait_for(node, Answer.OK, 60)
     assert definition.read_text() == before
     assert ahead_s(settings, node) == 0
-    assert verify_clock(settings, node) == f"the clock of {node.name} is that of everybody else"
+    assert verify_clock(settings, node) == f"the clock of {node.name} agrees with its peers"
 
     fault.make(runtime, [node.name])
     fault.take_back(runtime, [node.name])

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, the fleet, settings, connections, incidents."""
+"""What everything else builds on: errors, the fleet, settings, connections, incidents."""

@@ -1,4 +1,4 @@
-"""How to reach S3 and the store: by Airflow's connection where the environment defines one, else by settings.
+"""Connections to S3 and the database: Airflow's connection if the environment defines one, else the settings.
 
 A connection in the environment is ``AIRFLOW_CONN_<ID>`` as JSON, the form that the control plane writes. Where
 Airflow is loaded, the hooks of its providers read it: every field of the connection works there. A process without
@@ -41,7 +41,7 @@ IN_TIME: dict[str, Any] = {
 
 
 def connection(conn_id: str) -> dict[str, Any] | None:
-    """The connection as the environment defines it; None without one. Raises KintsugiError unless it is JSON."""
+    """Return the connection that the environment defines, None without one. Raises KintsugiError unless it is JSON."""
     name = _variable(conn_id)
     value = os.environ.get(name)
     if not value:
@@ -49,7 +49,7 @@ def connection(conn_id: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(value)
     except ValueError as error:
-        # The text itself is not shown: it may hold a password.
+        # The text itself is not shown, because it may hold a password.
         raise KintsugiError(f"{name} is not JSON: write the connection in Airflow's JSON form") from error
     return found
 
@@ -64,13 +64,13 @@ def has_hook(conn_id: str) -> bool:
 
 
 def extras(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The connection's ``extra``, which Airflow keeps as JSON or as text of JSON."""
+    """Return the connection's ``extra``, which Airflow stores as JSON or as JSON text."""
     extra = found.get("extra") or {}
     return dict(json.loads(extra) if isinstance(extra, str) else extra)
 
 
 def store_dsn(settings: Settings) -> str:
-    """The libpq connection string of the ``kintsugi`` database (connection ``kintsugi_store``)."""
+    """Return the libpq connection string of the ``kintsugi`` database (connection ``kintsugi_store``)."""
     from psycopg.conninfo import make_conninfo
 
     conn = connection("kintsugi_store") or {
@@ -91,16 +91,16 @@ def store_dsn(settings: Settings) -> str:
 
 
 def own_postgres_url(settings: Settings, database: str = "kintsugi") -> str:
-    """``postgresql://…`` of the installation's own server, with the password in it: never to be anybody's argument."""
+    """Return ``postgresql://…`` of the installation's own server. Holds the password: never pass it as an argument."""
     plane = settings.fleet.control_plane
     return f"postgresql://kintsugi:{settings.secret('postgres')}@{plane.address}:{plane.postgres_port}/{database}"
 
 
 def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
-    """A boto3 S3 client for the installation's own bucket (connection ``kintsugi_s3``), by S3Hook inside Airflow.
+    """Return a boto3 S3 client for the installation's own bucket (connection ``kintsugi_s3``), by S3Hook inside Airflow.
 
-    Time-outs are short. ``in_time``: a call that gets no byte for S3_IN_TIME_S fails and isn't tried again, because a
-    repair must not wait for an S3 that hangs; what isn't delivered waits in a spool.
+    Time-outs are short. ``in_time``: a call that gets no byte for S3_IN_TIME_S fails and isn't retried, because a
+    recovery must not wait for an S3 that hangs. What isn't delivered waits in a spool.
     """
     if has_hook(S3_CONNECTION):
         return _own_hook_client(os.environ[_variable(S3_CONNECTION)], in_time)
@@ -159,9 +159,9 @@ def hook_client(conn_id: str, defaults: Mapping[str, Any], *, fixed: Mapping[str
 
 
 def data_sources(settings: Settings) -> tuple[DataSource, ...]:
-    """The buckets that market data is read from: the installation's own, then the user's (`data_connection`).
+    """Return the buckets that market data is read from: the installation's own, then the user's (`data_connection`).
 
-    The own bucket comes first: synthetic trades and sample data lie there. Raises KintsugiError when the user's
+    The own bucket comes first, because it holds synthetic trades and sample data. Raises KintsugiError if the user's
     connection can't be used.
     """
     from kintsugi.core.data_source import own_source  # start-up
@@ -176,18 +176,18 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
 
 
 def client_of(settings: Settings, bucket: str) -> Any:
-    """A client for ``bucket``: the user's where the connection ``kintsugi_data`` names it, else the installation's.
+    """Return a client for ``bucket``: the user's if the connection ``kintsugi_data`` names it, else the installation's.
 
-    Raises KintsugiError when the user's connection can't be used.
+    Raises KintsugiError if the user's connection can't be used.
     """
     sources = data_sources(settings)
     return next((source.client for source in sources if source.bucket == bucket), sources[0].client)
 
 
 def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
-    """`data_sources`, without the user's bucket where its connection can't be used now.
+    """Return `data_sources`, without the user's bucket if its connection can't be used now.
 
-    For the ingest: synthetic trades come in all the same. The watchdog pages about the bucket.
+    The ingest uses it, so that synthetic trades still arrive. The watchdog pages about the bucket.
     """
     from kintsugi.core.data_source import own_source  # start-up
 
@@ -199,9 +199,9 @@ def reachable_sources(settings: Settings) -> tuple[DataSource, ...]:
 
 
 def data_connection() -> dict[str, Any] | None:
-    """The user's connection ``kintsugi_data``: from the environment, else from the user's file of connections.
+    """Return the user's connection ``kintsugi_data``: from the environment, else from the user's connections file.
 
-    Control plane and tasks have it in the environment; a command line and a Spark driver read the file.
+    Control plane and tasks have it in the environment; the command line and the Spark driver read the file.
     """
     from kintsugi.core.user_connections import user_connections  # start-up
 

@@ -1,4 +1,4 @@
-"""The ids of the DAGs that the rest of the code names; those of the watches are `fleet.watch_of`'s."""
+"""The ids of DAGs that other code uses; `fleet.watch_of` returns those of the watches."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ BASELINE_DAG = "build_baseline"
 DRIFT_DAG = "check_drift"
 STREAM_DAG = "stream_trades"
 FIRST_DAGS = (STREAM_DAG, BASELINE_DAG)
-"""What runs before the first trade is ingested."""
+"""The DAGs that run before the first trade is ingested."""

@@ -1,12 +1,12 @@
-"""The user's bucket, from the Airflow connection ``kintsugi_data``; `docs/your-bucket.md` leads through its fields.
+"""The user's bucket, from the Airflow connection ``kintsugi_data``; `docs/your-bucket.md` explains its fields.
 
-The Airflow AWS provider makes the client, so every field of its connection works: keys, profile, role and external id,
-endpoint, region, ``config_kwargs``, ``verify``. Beside them, in ``extra.service_config.s3``:
+The Airflow AWS provider creates the client, so every field of its connection works: keys, profile, role and external
+id, endpoint, region, ``config_kwargs``, ``verify``. There are also these fields in ``extra.service_config.s3``:
 
 - ``bucket_name``: the bucket (the provider's own field); required
-- ``prefix``: only keys below it are looked at; default: the whole bucket
-- ``request_payer``: ``requester`` where the bucket's owner lets the reader pay
-- ``get_object_args``: what else goes with each GetObject and HeadObject, for instance ``SSECustomerKey``
+- ``prefix``: only keys below it are read; default: the whole bucket
+- ``request_payer``: ``requester`` if the reader pays for requests to the bucket
+- ``get_object_args``: more parameters for each GetObject and HeadObject, for instance ``SSECustomerKey``
 
 Only ListObjectsV2, GetObject and HeadObject are ever called, which need ``s3:ListBucket`` and ``s3:GetObject``.
 """
@@ -33,7 +33,7 @@ READS = ("ListObjectsV2", "GetObject", "HeadObject")
 
 
 def user_source(found: Mapping[str, Any]) -> DataSource:
-    """The bucket that the connection ``found`` names; raises KintsugiError that says which field is wrong."""
+    """Return the bucket of the connection ``found``; raises KintsugiError, which says which field is wrong."""
     fields = service_fields(found)
     bucket, prefix = fields.get("bucket_name"), fields.get("prefix", "")
     if not bucket or not isinstance(bucket, str) or "/" in bucket:
@@ -51,27 +51,27 @@ def user_source(found: Mapping[str, Any]) -> DataSource:
 
 
 def service_fields(found: Mapping[str, Any]) -> dict[str, Any]:
-    """``extra.service_config.s3`` of a connection. Raises KintsugiError unless it is an object."""
+    """Return ``extra.service_config.s3`` of a connection. Raises KintsugiError unless it is a JSON object."""
     try:
         config = extras(found).get("service_config") or {}
         fields = config.get("s3") or {}
         return dict(fields)
     except (ValueError, TypeError, AttributeError) as error:
         raise KintsugiError(
-            f"extra.service_config.s3 of the connection {DATA_CONNECTION} is no JSON object: write it as "
+            f"extra.service_config.s3 of the connection {DATA_CONNECTION} is not a JSON object: write it as "
             '{"service_config": {"s3": {"bucket_name": "…"}}}'
         ) from error
 
 
 def s3_client(found: Mapping[str, Any]) -> S3Client:
-    """The client that Airflow's S3Hook makes of the connection, with the time-outs of this project.
+    """Return the client that Airflow's S3Hook creates from the connection, with the time-outs of this project.
 
-    Raises KintsugiError where the provider can't make one (a profile that doesn't exist, a role that isn't granted).
+    Raises KintsugiError if the provider can't create one (such as a missing profile, or a role that isn't granted).
     """
-    # The hook looks a connection up by its id, in the environment first: so it is the same one in- and outside Airflow.
+    # The hook looks up the connection by its id, first in the environment: the same inside and outside Airflow.
     os.environ.setdefault(f"AIRFLOW_CONN_{DATA_CONNECTION.upper()}", json.dumps(dict(found)))
     if "airflow" not in sys.modules:
-        # A command line: nothing of Airflow belongs into the user's home or among a command's output.
+        # On the command line: Airflow must write neither to the user's home nor to the command's output.
         os.environ.setdefault("AIRFLOW_HOME", str(load_settings().control / "airflow"))
         os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
     client: S3Client = hook_client(DATA_CONNECTION, TIMEOUTS)
@@ -79,7 +79,7 @@ def s3_client(found: Mapping[str, Any]) -> S3Client:
 
 
 def combined(own: DataSource, user: DataSource) -> tuple[DataSource, ...]:
-    """Both sources; one where they are the same bucket, so that no file is taken twice."""
+    """Return both sources; only one if they are the same bucket, so that no file is read twice."""
     if (own.client.meta.endpoint_url, own.bucket) != (user.client.meta.endpoint_url, user.bucket):
         return own, user
     prefixes = {kind: _covering(own.prefixes[kind], user.prefixes[kind]) for kind in own.prefixes}
@@ -87,13 +87,13 @@ def combined(own: DataSource, user: DataSource) -> tuple[DataSource, ...]:
 
 
 def _covering(one: str, other: str) -> str:
-    """The longest prefix below which both prefixes lie."""
+    """Return the longest common prefix of both prefixes."""
     equal = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return "".join(letter for letter, _ in equal)
 
 
 def _add_parameters(client: S3Client, fields: Mapping[str, Any]) -> None:
-    """Let every read of ``client`` carry the user's parameters, whoever calls it."""
+    """Add the user's parameters to every read of ``client``."""
     payer = {"RequestPayer": fields["request_payer"]} if fields.get("request_payer") else {}
     get = {**payer, **(fields.get("get_object_args") or {})}
 

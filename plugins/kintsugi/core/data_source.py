@@ -1,4 +1,4 @@
-"""Where files are read from: a bucket, and what lies below which prefix of it."""
+"""The source of market data files: a bucket, and the prefix of each kind of file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ OWN_PREFIXES: Mapping[ObjectKind, str] = {ObjectKind.TRADES: PREFIX, ObjectKind.
 class DataSource:
     """A bucket that files are read from; nothing is ever written through it.
 
-    ``prefixes``: below which prefix files of a kind lie. ``name``: the bucket as the ledger calls it: empty for the
-    installation's own, so that its rows stay as they are.
+    ``prefixes``: the prefix of each kind of file. ``name``: the bucket's name in the ledger. It is empty for the
+    installation's own bucket, so that existing rows stay valid.
     """
 
     client: S3Client
@@ -40,7 +40,7 @@ class DataSource:
 class S3Object:
     """A file in S3; ``etag`` as S3 gives it, with its quotes; ``size`` in bytes; ``modified`` in UTC.
 
-    ``source``: the bucket that it lies in; None: the installation's own.
+    ``source``: the bucket that holds it; None: the installation's own.
     """
 
     key: str
@@ -51,10 +51,10 @@ class S3Object:
 
     @property
     def bucket(self) -> str:
-        """The bucket as the ledger calls it."""
+        """The bucket's name in the ledger."""
         return self.source.name if self.source else ""
 
 
 def own_source(s3: S3Client, bucket: str = BUCKET, prefix: str = PREFIX) -> DataSource:
-    """The installation's own bucket, with trade files below ``prefix``."""
+    """Return the installation's own bucket, with trade files below ``prefix``."""
     return DataSource(s3, bucket, {**OWN_PREFIXES, ObjectKind.TRADES: prefix})

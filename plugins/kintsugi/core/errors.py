@@ -1,12 +1,12 @@
 """The one exception tree: every error that Kintsugi raises on purpose.
 
-A message says what was wrong, where, and what to do next, in one line; the command line prints it
-without a stack trace.
+A message says in one line what is wrong, where, and what to do next. The command line prints it without a stack
+trace.
 """
 
 
 class KintsugiError(Exception):
-    """Base of all deliberate errors; its text is fit to be shown to a user as it is."""
+    """Base of all deliberate errors. Its text can be shown to a user as it is."""
 
 
 class FleetError(KintsugiError):
@@ -14,31 +14,31 @@ class FleetError(KintsugiError):
 
 
 class PreflightError(KintsugiError):
-    """The machine lacks something that the local environment needs (a program, a port, disk)."""
+    """Something that the local environment needs is missing on the machine: a program, a port, disk space."""
 
 
 class InputError(KintsugiError):
-    """A file or row of market data can't be used; it is kept and reported, nothing else stops."""
+    """A file or row of market data can't be used. It is kept and reported; everything else continues."""
 
 
 class NotAcknowledged(KintsugiError):
-    """Kafka did not acknowledge messages; whoever sent them sends them again."""
+    """Kafka did not acknowledge messages; the sender sends them again."""
 
 
 class Unaccounted(KintsugiError):
-    """An account of trades was taken and doesn't balance: some are lost, doubled or altered."""
+    """A reconciliation of trades failed: some trades are lost, doubled or altered."""
 
 
 class Refused(KintsugiError):
-    """A guard said no: the action would be unsafe. The text is the reason, as a sentence."""
+    """A guard refused the action because it would be unsafe. The text is the reason, as a sentence."""
 
 
 class NodeReturned(Refused):
-    """The node answers again, so it is not killed; nothing was done to it in this attempt."""
+    """The node answers again, so it is not killed. This attempt has done nothing to it."""
 
 
 class NewIncarnation(Refused):
-    """Another life of the node or service runs than the one that was judged; it is judged again first."""
+    """The node or service was started again since the guards were evaluated; they are evaluated again first."""
 
 
 class LeaseHeld(Refused):
@@ -46,15 +46,15 @@ class LeaseHeld(Refused):
 
 
 class IncidentClosed(Refused):
-    """The incident that a step works for is closed: the step must not act for it any more."""
+    """The incident that a step works on is closed, so the step must stop."""
 
 
 class Fenced(KintsugiError):
-    """The caller's fencing token is no longer the newest: someone else acts on this node now."""
+    """The caller's fencing token is no longer the newest: another process acts on this node now."""
 
 
 class PlanRefused(Refused):
-    """A Terraform plan would touch something other than the node under repair."""
+    """A Terraform plan would change something other than the node in recovery."""
 
 
 class StepFailed(KintsugiError):
@@ -62,8 +62,8 @@ class StepFailed(KintsugiError):
 
 
 class StepFailedForGood(StepFailed):
-    """The same step again would fail the same way: the ladder's next rung comes at once."""
+    """The same step would fail again the same way, so the next escalation step is taken at once."""
 
 
 class ControlPlaneError(StepFailedForGood):
-    """A step failed because of the control plane (its disk, its programs): the node isn't to blame."""
+    """A step failed because of the control plane (its disk, its programs) and not because of the node."""

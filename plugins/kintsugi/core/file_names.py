@@ -1,4 +1,4 @@
-"""What an object in the bucket is, by its name: a file of ours, a companion of one, or another product of the vendor.
+"""The kind of an object in the bucket, by its name: a trade or EOD file, its companion, or another vendor product.
 
 Cboe DataShop names a file ``<product>_<day or month>[_part].<csv, zip, gz>``. Sensor, ingest,
 reconciliation, replay and intake watch use this one rule.
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 TRADES_NAME = "UnderlyingOptionsTradesCalcs_"
 EOD_NAME = "UnderlyingOptionsEODCalcs_"
-# A file is taken by one of these endings, or without any. What it holds is told apart by its content, not by its name.
+# A file has one of these endings, or none. Its format is found by its content and not by its name.
 ENDINGS = frozenset({"csv", "gz", "zip", "txt"})
 
 _PRODUCT = re.compile(r"(?:Underlying|Option|Cboe|LiveVol|OpenClose)\w*?_\d{4}-\d{2}", re.IGNORECASE)
@@ -19,17 +19,17 @@ _PERIOD = re.compile(r"(\d{4}-\d{2}(?:-\d{2})?)(?=$|[._])")
 
 
 class ObjectKind(StrEnum):
-    """What an object is taken for."""
+    """The kind of an object."""
 
     TRADES = "trades"
     EOD = "eod"
-    COMPANION = "companion"  # a checksum, or a part of an upload under way, beside a file of ours
+    COMPANION = "companion"  # a checksum, or a part of a running upload, beside a trade or EOD file
     OTHER_PRODUCT = "other_product"  # of the vendor; the pipeline doesn't use it
     FOREIGN = "foreign"
 
 
 def kind_of(key: str) -> ObjectKind:
-    """What the object with this key is, by the part of the key after its last slash."""
+    """Return the kind of the object with this key, by the part of the key after its last slash."""
     name = key.rpartition("/")[2]
     for kind, begin in ((ObjectKind.TRADES, TRADES_NAME), (ObjectKind.EOD, EOD_NAME)):
         if begin in name:
@@ -38,7 +38,7 @@ def kind_of(key: str) -> ObjectKind:
 
 
 def period_of(key: str) -> str:
-    """The day (``2024-10-08``) or month (``2024-10``) in the name of a file; empty where it names none."""
+    """Return the day (``2024-10-08``) or month (``2024-10``) in the name of a file; empty if it has none."""
     name = key.rpartition("/")[2]
     found = _PERIOD.match(name.removeprefix(TRADES_NAME).removeprefix(EOD_NAME))
     return found.group(1) if found else ""

@@ -15,11 +15,11 @@ import yaml
 from kintsugi.core.errors import FleetError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-WATCH = "watch_"  # what the ids of the DAGs that watch begin with
+WATCH = "watch_"  # the ids of the watch DAGs begin with this
 
 
 def watch_of(target: str) -> str:
-    """The id of the DAG that watches a node, or ``flow``."""
+    """Return the id of the DAG that watches a node, or ``flow`` (the stream)."""
     return WATCH + target
 
 
@@ -36,8 +36,8 @@ class Role(StrEnum):
 class Node:
     """One server: its name, its role, its address, and the port of its own sshd.
 
-    ``index`` is the number at the end of the name (``kafka-2`` → 2); Kafka uses it as node id. ``protected``: it is
-    never destroyed without a person's approval.
+    ``index``: the number at the end of the name (``kafka-2`` → 2); Kafka uses it as node id. ``protected``: the node
+    is destroyed only if a person approves.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """Where Airflow, its database, S3 and the log collector listen in the local environment."""
+    """The address and ports of Airflow, its database, S3 and the log collector in the local environment."""
 
     address: str
     airflow_port: int
@@ -75,33 +75,33 @@ class Fleet:
         return iter(self.nodes.values())
 
     def node(self, name: str) -> Node:
-        """The node called ``name``; raises FleetError with the known names if there is none."""
+        """Return the node called ``name``; raises FleetError with the known names if there is none."""
         try:
             return self.nodes[name]
         except KeyError:
             known = ", ".join(self.nodes)
-            raise FleetError(f"no node is called {name!r} in the fleet; known are: {known}") from None
+            raise FleetError(f"the fleet has no node {name!r}; known are: {known}") from None
 
     def of(self, *roles: Role) -> list[Node]:
-        """The nodes with one of these roles, in the order of the file."""
+        """Return the nodes with one of these roles, in the order of the fleet file."""
         return [node for node in self if node.role in roles]
 
     def peers(self, node: Node) -> list[Node]:
-        """The other nodes with the same role as ``node``."""
+        """Return the other nodes with the same role as ``node``."""
         return [other for other in self.of(node.role) if other.name != node.name]
 
     def endpoints(self, role: Role, port: int) -> list[str]:
-        """``address:port`` of every node with this role: a bootstrap list."""
+        """Return ``address:port`` of every node with this role: a bootstrap list."""
         return [f"{node.address}:{port}" for node in self.of(role)]
 
 
 def fleet_path() -> Path:
-    """The fleet file in force: ``$KINTSUGI_FLEET``, else ``fleet.yaml`` of this checkout."""
+    """Return the path of the fleet file: ``$KINTSUGI_FLEET``, else ``fleet.yaml`` of this checkout."""
     return Path(os.environ.get("KINTSUGI_FLEET") or REPOSITORY / "fleet.yaml")
 
 
 def load_fleet(path: Path | None = None) -> Fleet:
-    """Read and check the fleet file; raises FleetError that names the file and the entry at fault."""
+    """Read and check the fleet file; raises FleetError, which names the file and the entry at fault."""
     path = path or fleet_path()
     try:
         document = yaml.safe_load(path.read_text())

@@ -1,8 +1,8 @@
 """An incident: one failure of one node, from the first failed probe to the verified end. No I/O.
 
-The journal (``entries``) is append-only and each entry is written when its step is done, so the time
-since the entry before it is what the step took. That is how phases are measured, and why their sum
-is the whole of the incident: waiting for a scheduler counts for the step that waited.
+The journal (``entries``) is append-only, and each entry is written when its step is done. So the time since the entry
+before is the duration of the step. Phases are measured this way, and their sum is the duration of the whole incident.
+The wait for a scheduler counts for the step that waited.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kintsugi.core.fleet import Role
 
 
 class Phase(StrEnum):
-    """A part of a repair, as reported."""
+    """A phase of a recovery, as reported."""
 
     DETECT = "detect"
     CONFIRM = "confirm"
@@ -40,20 +40,20 @@ class Outcome(StrEnum):
 
 
 class Action(StrEnum):
-    """What is done about a sick node. ``AUTO`` is only ever a request: "decide for me"."""
+    """What is done about a node that is down. ``AUTO`` is only a request: Kintsugi decides."""
 
     AUTO = "auto"
-    RESTART = "restart"  # the service, on the node as it is
-    REBUILD_NODE = "rebuild_node"  # a new node, on the volume it had
+    RESTART = "restart"  # restart the service, without other changes
+    REBUILD_NODE = "rebuild_node"  # a new node on the old volume
     REBUILD = "rebuild"  # a new node and a new, empty volume
     ROLL_BACK = "roll_back"  # to the last known-good release
-    WAIT = "wait"  # look again in a moment
-    STAND_DOWN = "stand_down"  # nothing is wrong
-    PAGE = "page"  # a human
+    WAIT = "wait"  # observe the node again later
+    STAND_DOWN = "stand_down"  # nothing is wrong: close without action
+    PAGE = "page"  # a person has to look
 
     @property
     def changes(self) -> bool:
-        """Whether it touches the node at all, and so counts as an attempt."""
+        """Whether it changes the node, and so counts as an attempt."""
         return self in (Action.RESTART, Action.ROLL_BACK, Action.REBUILD_NODE, Action.REBUILD)
 
     @property
@@ -67,10 +67,10 @@ class Action(StrEnum):
 
 
 ATTEMPT = "attempt"
-"""Step name of the entry that announces an action, before it is carried out; data: ``{"action": …}``."""
+"""Step name of the entry that records an action before it is carried out; data: ``{"action": …}``."""
 
 WITHDRAWN = "attempt.withdrawn"
-"""Step name of the entry that takes an attempt back before it did anything; data: ``{"attempt": <its key>}``."""
+"""Step name of the entry that withdraws an attempt; data: ``{"attempt": <its key>}``."""
 
 PHASE_OF_STEP: Mapping[str, Phase | None] = {
     "confirm": Phase.CONFIRM,
@@ -86,16 +86,16 @@ PHASE_OF_STEP: Mapping[str, Phase | None] = {
     "rejoin": Phase.REJOIN,
     "verify": Phase.VERIFY,
     "canary": Phase.VERIFY,
-    # Their time belongs to no phase: the node serves again, and `consistent_s` says how long it took.
+    # Their time belongs to no phase: the node serves again, and `consistent_s` has the time until it is consistent.
     "repair": None,
     "record": None,
 }
-"""Phase by step. ``rejoin.voter`` counts as ``rejoin``. A step not listed leaves its time to the next one."""
+"""Phase by step. ``rejoin.voter`` counts as ``rejoin``. The time of an unlisted step counts for the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the journal. ``at`` is UTC by the store's clock; ``data`` is JSON."""
+    """One entry of the journal. ``at`` is UTC by the database's clock; ``data`` is JSON."""
 
     at: datetime
     step: str
@@ -104,16 +104,16 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """The step without its detail: ``rejoin`` of ``rejoin.voter``."""
+        """The step without its detail: ``rejoin`` for ``rejoin.voter``."""
         return self.step.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One failure and all that was done about it. Times are UTC.
+    """One failure and everything that was done about it. Times are UTC.
 
-    ``t0``: the injector's timestamp just before the fault, None when nobody injected one.
-    ``redundant_at``: the node serves again; ``consistent_at``: the data behind it is whole again.
+    ``t0``: the injector's timestamp just before the fault, None if no fault was injected.
+    ``redundant_at``: when the node was ready again. ``consistent_at``: when its data was consistent again.
     """
 
     id: str
@@ -133,7 +133,7 @@ class Incident:
 
     @property
     def started_at(self) -> datetime:
-        """When the failure began: ``t0``, or the first failed probe where no ``t0`` is known."""
+        """When the failure began: ``t0``, or the first failed probe if there is no ``t0``."""
         return self.t0 or self.first_failed_at
 
     @property
@@ -143,25 +143,25 @@ class Incident:
 
     @property
     def repair_s(self) -> float | None:
-        """Seconds from the failure until the node served again; None while it doesn't."""
+        """Seconds from the failure until the node was ready again; None while it isn't."""
         return None if self.redundant_at is None else _seconds(self.started_at, self.redundant_at)
 
     @property
     def consistent_s(self) -> float | None:
-        """Seconds from the failure until the node's data was whole again; None while it isn't."""
+        """Seconds from the failure until the node's data was consistent again; None while it isn't."""
         return None if self.consistent_at is None else _seconds(self.started_at, self.consistent_at)
 
     @property
     def last_word(self) -> datetime:
-        """When it was closed, or when the last line was written; when it was opened, before there is one."""
+        """When it was closed, else the time of the newest journal entry, else when it was opened."""
         return self.closed_at or max([self.opened_at, *(entry.at for entry in self.entries)])
 
     def phases(self) -> dict[Phase, float]:
-        """Seconds by phase, in the order of ``Phase``; a phase that never happened is left out.
+        """Return seconds by phase, in the order of ``Phase``; a phase that never happened is left out.
 
-        An entry's phase is charged with the time since the entry before it (the first one: since the
-        sensor's event). A phase that was gone through twice carries the sum. An entry whose data has
-        ``seconds`` measured itself: its step ran beside the others and takes nothing from them.
+        The time since the entry before (for the first entry: since the sensor's event) counts for the entry's phase.
+        If a phase happened twice, its times are added. An entry with ``seconds`` in its data was measured by its own
+        step, which ran in parallel and takes no time from the others.
         """
         spent = {Phase.DETECT: self.detect_s}
         last = self.detected_at
@@ -178,9 +178,9 @@ class Incident:
         return {phase: round(spent[phase], 3) for phase in Phase if phase in spent}
 
     def attempts(self) -> list[Action]:
-        """The actions begun so far, oldest first: what the next decision escalates from.
+        """Return the actions begun so far, oldest first; the next escalation step follows from them.
 
-        One that was withdrawn because a guard refused at the last moment did nothing, and does not count.
+        Withdrawn attempts don't count, such as one that a guard refused at the last moment.
         """
         withdrawn = {entry.data["attempt"] for entry in self.entries if entry.step == WITHDRAWN}
         return [
@@ -190,13 +190,13 @@ class Incident:
         ]
 
     def attempt_of(self, run: str) -> Action | None:
-        """The action that ``run`` (the holder of its case) began and has not withdrawn; None when there is none."""
+        """Return the action that ``run`` (the holder of its case) began and did not withdraw; None if there is none."""
         withdrawn = any(entry.step == WITHDRAWN and entry.data["attempt"] == run for entry in self.entries)
         begun = [entry for entry in self.entries if entry.step == ATTEMPT and entry.data.get("key") == run]
         return Action(begun[-1].data["action"]) if begun and not withdrawn else None
 
     def runs(self) -> list[str]:
-        """The runs that have worked on it (``<dag>/<run>``), newest first."""
+        """Return the runs that have worked on it (``<dag>/<run>``), newest first."""
         confirmed = [str(entry.data["run"]) for entry in self.entries if entry.data.get("run")]
         return list(dict.fromkeys([self.holder, *reversed(confirmed)]))
 
@@ -207,11 +207,11 @@ class Incident:
 
     @property
     def attempt(self) -> int:
-        """How many attempts were begun: 0 before the first, then the number of the one under way."""
+        """How many attempts were begun: 0 before the first one, then the number of the current one."""
         return len(self.attempts())
 
     def to_json(self) -> dict[str, Any]:
-        """The whole story as JSON types; times as ISO 8601 with offset, durations in seconds."""
+        """Return the whole incident as JSON types; times as ISO 8601 with offset, durations in seconds."""
         return {
             "id": self.id,
             "node": self.node,
@@ -235,11 +235,11 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What the store knows of a node and its fleet; read anew in the transaction that begins an attempt.
+    """The database's facts for the guards; read again in the transaction that begins an attempt.
 
-    ``maintenance``: the flags in force for this node, as sentences. ``repairs_*``: attempts in the last hour,
-    the one about to begin left out. ``pending``: other nodes of this role whose data isn't whole yet.
-    ``role_attempts``: other nodes of this role that are being repaired and don't serve yet; when that attempt began.
+    ``maintenance``: the current flags for this node, as sentences. ``repairs_*``: attempts in the last hour, without
+    the one that is about to begin. ``pending``: other nodes of this role with a pending data repair.
+    ``role_attempts``: other nodes of this role in recovery that aren't ready yet, with the time of their attempt.
     """
 
     maintenance: tuple[str, ...]
@@ -250,7 +250,7 @@ class Ledger:
 
 
 def acted_on_others(incidents: Iterable[Incident], broken: Collection[str]) -> list[str]:
-    """The nodes on which something was changed though they aren't among ``broken``, sorted."""
+    """Return the nodes that were changed although they aren't among ``broken``, sorted."""
     return sorted({one.node for one in incidents if one.acted and one.node not in broken})
 
 
@@ -266,12 +266,12 @@ _TIMES = (
 
 
 def incident_id(node: str, opened_at: datetime) -> str:
-    """A readable, unique name: ``kafka-2-20260801T021500Z-9f3c``."""
+    """Return a readable, unique id: ``kafka-2-20260801T021500Z-9f3c``."""
     return f"{node}-{opened_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
 def _seconds(start: datetime, end: datetime) -> float:
-    # Clocks of two machines may differ by a little; a negative duration would only confuse.
+    # The clocks of two machines may differ slightly; a negative duration would be confusing.
     return max(0.0, (end - start).total_seconds())
 
 

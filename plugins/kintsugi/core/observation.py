@@ -1,4 +1,4 @@
-"""What can be seen of a node: the types that probes produce and decisions consume. No I/O here."""
+"""What can be observed of a node: the types that probes produce and decisions use. No I/O."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ class Answer(StrEnum):
     """How one probe of one endpoint ended."""
 
     OK = "ok"  # answered its own protocol
-    REFUSED = "refused"  # nobody listens: the process or the host is gone
-    TIMEOUT = "timeout"  # silence: hung, overloaded, or the host is unreachable
-    WRONG = "wrong"  # answered, but not as the protocol demands
+    REFUSED = "refused"  # nothing listens: the process or the host is gone
+    TIMEOUT = "timeout"  # no answer: hung, overloaded, or the host is unreachable
+    WRONG = "wrong"  # gave an answer that is invalid in its protocol
 
 
 class Symptom(StrEnum):
     """What the watch concludes from a run of failed probes."""
 
     DOWN = "down"  # refused for several probes in a row
-    HUNG = "hung"  # silent for longer than a pause may last
-    CLOCK_WRONG = "clock_wrong"  # serves, by a clock that isn't everybody's
+    HUNG = "hung"  # silent for longer than the longest allowed pause
+    CLOCK_WRONG = "clock_wrong"  # serves, but its clock differs from its peers' clocks
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A sensor's event: ``node`` looks sick. Times are UTC; ``evidence`` is fit to be shown.
+    """A sensor's event: ``node`` seems to be down. Times are UTC; ``evidence``: sentences for people.
 
-    ``late_s``: seconds, since the first failed probe, for which the watcher itself stood still.
+    ``late_s``: for how many seconds since the first failed probe the watch itself was blocked.
     """
 
     node: str
@@ -43,16 +43,16 @@ class Finding:
 
 
 class PeerOpinion(StrEnum):
-    """What one peer says of a node."""
+    """What one peer reports of a node."""
 
     UP = "up"
     DOWN = "down"
-    UNKNOWN = "unknown"  # the peer didn't answer, or has never heard of the node
+    UNKNOWN = "unknown"  # the peer didn't answer, or does not know the node
 
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Room on a node's volume, in bytes: what a service may still write, and the size of the whole."""
+    """Room on a node's volume, in bytes: what a service can still write, and the total size."""
 
     free: int
     size: int
@@ -71,7 +71,7 @@ class ServiceProcess:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorUse:
-    """What processes did within ``seconds``: seconds that their threads used the processor, and waited for it."""
+    """Processor use within ``seconds``: for how many seconds the threads used the processor, and waited for it."""
 
     seconds: float
     used_s: float
@@ -80,12 +80,12 @@ class ProcessorUse:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What the node itself says of its service, asked over SSH. None where the node could not say.
+    """What the node itself reports of its service, asked over SSH. None means unknown.
 
-    ``process``: the service's process; None with ``listening`` known: the init runs none. ``cpu_s``: processor time
-    that the process has used. ``listening``: whether a socket listens on the service's port. ``connected``: whether a
-    connection from the node to that port came about. ``answer``: what the service answered to a probe from the node.
-    ``processor``: how it used the processor meanwhile.
+    ``process``: the service's process; None while ``listening`` is known means that the init runs none. ``cpu_s``:
+    processor time that the process has used. ``listening``: whether a socket listens on the service's port.
+    ``connected``: whether the node could connect to that port. ``answer``: the service's answer to a probe from the
+    node. ``processor``: how it used the processor meanwhile.
     """
 
     process: ServiceProcess | None = None
@@ -98,20 +98,18 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Everything known of a node at one moment, gathered for a second opinion.
+    """Everything known of a node at one time, gathered for a second opinion. None means unknown.
 
-    ``service`` and ``ssh``: the node's own protocol and its sshd. ``init_state``: what the node's init says of the
-    service (supervisord's word: RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL), None when nobody could ask.
-    ``volume_intact``: whether the data directory is there and was formatted, None when nobody could look.
-    ``room``: how much of the volume is free, None when nobody could look.
-    ``peers``: opinion by peer name. ``progress``: a sentence when the service is starting and advancing
-    (replaying a log, streaming), else None. ``damage``: a sentence when the service just said that it can't read its
-    data, else None. ``heard_at``: when the node last answered anybody, UTC.
-    ``unanswered_since``: since when its watch has got no answer from the service, UTC, None when no watch found it
-    silent.
-    ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow), None when unknown.
-    ``running``: the platform's answer: whether the node's process tree, container or instance runs; None when unknown.
-    ``view``: what the node itself says of its service.
+    ``service`` and ``ssh``: answers of the node's own protocol and its sshd. ``init_state``: the service's state by the
+    node's init (supervisord's RUNNING, STARTING, BACKOFF, STOPPED, EXITED, FATAL).
+    ``volume_intact``: whether the data directory exists and was formatted. ``room``: how much of the volume is free.
+    ``peers``: opinion by peer name. ``progress``: a sentence if the service is starting and makes progress (it replays
+    a log or streams), else None. ``damage``: a sentence if the service just logged that it can't read its data, else
+    None. ``heard_at``: when the node last answered anybody, UTC.
+    ``unanswered_since``: since when its watch got no answer from the service, UTC; None if no watch found it silent.
+    ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow).
+    ``running``: the platform's answer: whether the node's process tree, container or instance runs.
+    ``view``: what the node itself reports of its service.
     """
 
     node: str

@@ -1,4 +1,4 @@
-"""A process's place in line for the processors: in the `local` environment nodes and control plane share them.
+"""The processor priority (niceness) of a process: in the `local` environment nodes and control plane share processors.
 
 See ``docs/decisions/0063-recovery-has-priority.md`` and ``0086-priority-is-set-for-the-session-too.md``.
 """
@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-URGENT = -10  # about nine times the share of the rest
-SERVER = 7  # of servers, and of tasks that aren't a recovery's: about a fifth
+URGENT = -10  # about nine times the processor share of a normal process
+SERVER = 7  # for servers and for tasks that don't belong to a recovery: about a fifth of a normal share
 
 IN_A_WORKER = "KINTSUGI_IN_A_WORKER"
-"""Set in the environment of Airflow's workers, so that nobody else who runs a task, a test for one, steps back."""
+"""Set in the environment of Airflow's workers. Others that run a task, such as a test, keep their priority."""
 
 
 def place() -> int:
-    """The niceness of this process."""
+    """Return the niceness of this process."""
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def take_place(niceness: int) -> None:
-    """Give this process a niceness, and its session too where Linux shares the processors out among sessions.
+    """Set the niceness of this process, and of its session if Linux schedules by session.
 
-    It does so by default (``sched_autogroup_enabled``): a process's own niceness then counts within its session alone.
+    That is the default (``sched_autogroup_enabled``): a process's own niceness then only counts within its session.
     Raises PermissionError for a lower niceness without root.
     """
     os.setpriority(os.PRIO_PROCESS, 0, niceness)
@@ -34,31 +34,31 @@ def take_place(niceness: int) -> None:
 
 
 def go_first() -> None:
-    """Let this process, and what it starts from now on, go before the rest of the machine; without root it can't."""
+    """Raise the priority of this process and its future children above all others; does nothing without root."""
     with suppress(PermissionError):
         take_place(min(place(), URGENT))
 
 
 def go_on_first() -> None:
-    """Take the session along where this process stands in front already: it may be new, or have stepped back."""
+    """If this process has a raised priority already, raise it for its session too, which may be new or lowered."""
     if place() < 0:
         go_first()
 
 
 def step_back() -> None:
-    """Let this process, and what it starts from now on, stand where the servers stand: behind what heals them."""
+    """Lower the priority of this process and its future children to that of the servers, below recoveries."""
     take_place(max(place(), SERVER))
 
 
 @contextmanager
 def first_in_line() -> Iterator[None]:
-    """Let this thread, and what it starts, go before everything else on the machine; without root nothing changes.
+    """Raise the priority of this thread, and what it starts, above everything else; does nothing without root.
 
-    Ansible and Terraform got an eighth of a processor while the stream caught up beside them.
+    Without it, Ansible and Terraform got an eighth of a processor while the stream caught up.
     """
     before = place()
     go_first()
     try:
         yield
     finally:
-        take_place(before)  # to a lower priority: always allowed
+        take_place(before)  # a lower priority is always allowed

@@ -1,9 +1,9 @@
 """Find and end processes by proof of ownership, never by name.
 
-Every process of the control plane carries ``KINTSUGI_CONTROL=<path>`` in its environment and hands it to its
-children, so that an orphan of a supervisor that was killed is still known as ours. ``SPT_NOENV`` keeps
-``setproctitle`` (Airflow's workers) from overwriting that proof. A signal goes through a pidfd that was
-opened before the proof was read: a pid that was reused in between can't be hit.
+Every process of the control plane has ``KINTSUGI_CONTROL=<path>`` in its environment, and its children inherit it. So
+an orphan of a killed supervisor is still known as ours. ``SPT_NOENV`` keeps ``setproctitle`` (Airflow's workers) from
+overwriting that proof. A signal goes through a pidfd that is opened before the proof is read, so it can't reach
+another process that reuses the pid.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who listens on a TCP port: ``pid`` is None when the kernel doesn't tell (another user's process)."""
+    """The process that listens on a TCP port; ``pid`` is None if the kernel hides it (another user's process)."""
 
     pid: int | None
     command: str
@@ -55,12 +55,12 @@ def carries_marker(pid: int, control: Path, part: str | None = None) -> bool:
 
 
 def owned_pids(control: Path, part: str | None = None) -> set[int]:
-    """Pids of all live processes of this control plane (of its ``part``), zombies left out."""
+    """Return the pids of all live processes of this control plane (of its ``part``), without zombies."""
     return {pid for pid in _pids() if carries_marker(pid, control, part)}
 
 
 def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) -> bool:
-    """Send ``number`` to ``pid`` if ``proof(pid)`` holds; True when the signal went out."""
+    """Send ``number`` to ``pid`` if ``proof(pid)`` holds; returns whether the signal was sent."""
     try:
         handle = os.pidfd_open(pid)
     except OSError:
@@ -77,10 +77,10 @@ def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) ->
 
 
 def kill_owned(control: Path, part: str | None = None, *, seconds: float = 10.0) -> int:
-    """SIGKILL all processes of this control plane (of its ``part``); returns how many were hit.
+    """SIGKILL all processes of this control plane (of its ``part``); returns how many were killed.
 
-    Looks again until none is left, because a process may fork while the list is read. Spares the caller, so
-    that a task of Airflow may call it.
+    Repeats until none is left, because a process may fork while the list is read. The caller is not killed, so that a
+    task of Airflow may call it.
     """
     hit: set[int] = set()
 
@@ -104,7 +104,7 @@ def is_running_in(pid: int, directory: Path) -> bool:
 
 
 def listener(address: str, port: int) -> Listener | None:
-    """Who listens on ``address:port`` or on all addresses; None when nobody does.
+    """Return the process that listens on ``address:port`` or on all addresses; None if there is none.
 
     A JVM listens on IPv4 addresses through an IPv6 socket, so they count as mapped addresses too.
     """

@@ -27,13 +27,13 @@ class Reason(StrEnum):
     EXPIRED = "expired"
 
 
-# With one of these a file breaks off: what comes behind the place can't be read, however few rows that counts as.
+# A file with one of these can't be read beyond that place. How many rows are missing is unknown.
 DAMAGE = frozenset({Reason.TRUNCATED, Reason.CORRUPT, Reason.EXPANSION, Reason.UNSUPPORTED})
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a line can't be used: a slug to count by, and a sentence for the person who reads the dead letter."""
+    """Why a line can't be used: a slug for the counts, and a sentence for people who read the dead letter."""
 
     reason: Reason
     text: str

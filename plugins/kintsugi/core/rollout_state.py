@@ -1,4 +1,4 @@
-"""Where the nodes of a roll-out are: what the store keeps and what the plan of a roll-out decides by. No I/O."""
+"""The states of nodes in a roll-out, which the database stores and the roll-out's plan uses. No I/O."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from enum import StrEnum
 
 
 class NodeState(StrEnum):
-    """Where a node is in a roll-out."""
+    """The state of a node in a roll-out."""
 
     WAITING = "waiting"
-    TOUCHED = "touched"  # being configured and restarted, or was when its task died
-    PROVEN = "proven"  # it runs the release, and its probes held
-    FAILED = "failed"  # the first bad probe
-    RETURNED = "returned"  # back on the release that it had to return to, and proven there
-    STUCK = "stuck"  # it didn't come back either; recovery's business now
+    TOUCHED = "touched"  # it is being updated (configured and restarted), or its task died meanwhile
+    PROVEN = "proven"  # verified: it runs the release, and its probes passed
+    FAILED = "failed"  # its probe failed
+    RETURNED = "returned"  # rolled back to the earlier release and verified
+    STUCK = "stuck"  # it could not be rolled back; recovery takes over
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node of a roll-out. ``changes``: paths on the node that differ from the release; empty: nothing to do."""
+    """One node of a roll-out. ``changes``: paths on the node that differ from the release; empty if nothing to do."""
 
     node: str
     changes: tuple[str, ...] = ()

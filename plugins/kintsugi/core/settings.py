@@ -1,7 +1,7 @@
-"""Where this installation keeps its things: state, caches, secrets, and the ports of the roles.
+"""The settings of this installation: the paths of state, caches and secrets, and the ports of the roles.
 
-Two installations (a demo and a test run) live side by side when ``KINTSUGI_STATE`` and
-``KINTSUGI_FLEET`` differ; the artifact cache is shared and read-only to the nodes.
+Two installations (a demo and a test run) can run side by side if ``KINTSUGI_STATE`` and ``KINTSUGI_FLEET`` differ.
+The artifact cache is shared and read-only for the nodes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Settings:
 
     @property
     def quarantine(self) -> Path:
-        """Where the roots and volumes of destroyed nodes wait until their successor is verified."""
+        """The directory that keeps the roots and volumes of destroyed nodes until the new node is verified."""
         return self.state / "quarantine"
 
     @property
@@ -72,7 +72,7 @@ class Settings:
         return self.state / "control"
 
     def secret(self, name: str) -> str:
-        """The secret called ``name``, made at first use (32 random bytes, hex), mode 0600."""
+        """Return the secret called ``name``, created at first use (32 random bytes, hex), mode 0600."""
         path = self.secrets / name
         if not path.exists():
             self.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ class Settings:
             fresh.touch(mode=0o600)
             fresh.write_text(secrets.token_hex(32))
             try:
-                os.link(fresh, path)  # of two first users, exactly one wins
+                os.link(fresh, path)  # fails if another process created it first
             except FileExistsError:
                 pass
             finally:
@@ -89,16 +89,16 @@ class Settings:
 
 
 def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that ``KINTSUGI_INHERIT`` names (with commas between): every process of an installation gets them.
+    """Return the variables named in ``KINTSUGI_INHERIT`` (separated by commas), for every process of an installation.
 
-    Else a proxy or a package index of the user's reaches neither Airflow nor a node.
+    Without it, a user's proxy or package index would be known neither to Airflow nor to a node.
     """
     names = environment.get("KINTSUGI_INHERIT", "").split(",")
     return {name: environment[name] for name in names if name in environment}
 
 
 def load_settings() -> Settings:
-    """Settings from ``KINTSUGI_STATE``, ``KINTSUGI_CACHE`` and ``KINTSUGI_FLEET``, or defaults."""
+    """Return the settings from ``KINTSUGI_STATE``, ``KINTSUGI_CACHE`` and ``KINTSUGI_FLEET``, or the defaults."""
     root = os.geteuid() == 0
     home = Path.home()
     state = Path("/var/lib/kintsugi") if root else home / ".local/state/kintsugi"

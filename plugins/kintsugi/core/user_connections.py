@@ -1,6 +1,6 @@
 """The user's own connections: where market data comes from, and where telemetry, pages and heartbeats go.
 
-They stand in a file of the user's, outside of the state that ``make down`` removes: ``$KINTSUGI_CONNECTIONS``, else
+They are in a file of the user, outside the state that ``make down`` removes: ``$KINTSUGI_CONNECTIONS``, else
 ``/etc/kintsugi/connections.json`` (root) or ``~/.config/kintsugi/connections.json``, in the form of
 ``airflow connections export``: ``{"<connection id>": {"conn_type": …, "host": …, "password": …, "extra": {…}}}``.
 """
@@ -26,7 +26,7 @@ KNOWN = (
 
 
 def connections_path() -> Path:
-    """The file in force; it need not exist."""
+    """Return the path of the connections file; it need not exist."""
     named = os.environ.get("KINTSUGI_CONNECTIONS")
     if named:
         return Path(named)
@@ -34,9 +34,9 @@ def connections_path() -> Path:
 
 
 def user_connections(path: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The user's connections by id; none without the file.
+    """Return the user's connections by id; empty if there is no file.
 
-    Raises KintsugiError when others may read the file, when it isn't JSON, or names a connection that nothing uses.
+    Raises KintsugiError if others may read the file, if it isn't JSON, or if it defines an unknown connection.
     """
     path = path or connections_path()
     try:
@@ -52,14 +52,14 @@ def user_connections(path: Path | None = None) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        # Nothing of the text is shown: it holds secrets.
+        # The text is not shown, because it holds secrets.
         raise KintsugiError(f"{path} is not JSON: look at line {getattr(error, 'lineno', '?')}") from None
     if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
         raise KintsugiError(f"{path} must be a JSON object of connections by id")
     strange = sorted(set(found) - set(KNOWN))
     if strange:
         raise KintsugiError(
-            f"{path} defines {', '.join(strange)}, which nothing here uses; known are: {', '.join(KNOWN)}. "
+            f"{path} defines {', '.join(strange)}, which Kintsugi doesn't use; known are: {', '.join(KNOWN)}. "
             "The bucket with your market data is kintsugi_data (docs/your-bucket.md)"
         )
     return found

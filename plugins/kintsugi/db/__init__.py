@@ -1,1 +1,1 @@
-"""What is kept in Postgres, outside the fleet and outside Airflow's tables."""
+"""The state of the control plane in Postgres, outside the fleet and outside Airflow's tables."""

@@ -1,7 +1,7 @@
-"""The store at a glance: what the Pipeline Health page shows, in few and light queries.
+"""The data of the Pipeline Health page, in few and light queries.
 
-A list of incidents needs their phases, not their words: of each journal only the times and steps are read here.
-`Incidents.incident` loads a whole one.
+A list of incidents shows their phases and not their texts, so only the times and steps of each journal are read here.
+`Incidents.incident` loads a whole journal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REPAIRED = (Outcome.HEALED.value, Outcome.FAILED.value)
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """A fault that was made on purpose and the incident it became, None while nobody noticed. Times UTC."""
+    """An injected fault and its incident, None while it isn't noticed. Times are UTC."""
 
     node: str
     kind: str
@@ -41,15 +41,15 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """The store at one moment.
+    """The state of the database at one time.
 
     ``open``: open incidents with their whole journals, oldest first. ``newest``: the newest incident of each
-    node, by node name. ``pending``: nodes whose data isn't whole again, with the time of their rebuild.
-    ``compared``: what is known of the comparisons of Cassandra's nodes, by node name.
-    ``installed_at``: when the store was made, UTC.
-    ``last_trouble``: when the last incident ended in which a node was really sick; None when there was none.
+    node, by node name. ``pending``: nodes with a pending data repair, with the time since when.
+    ``compared``: the data repairs of Cassandra's nodes, by node name.
+    ``installed_at``: when the database was created, UTC.
+    ``last_trouble``: when the last incident of a real failure ended; None if there was none.
     ``recent``: the newest incidents, with journals as `Listing.page` loads them. ``faults``: the newest first.
-    ``incidents``: how many are on record.
+    ``incidents``: how many are recorded.
     """
 
     open: tuple[Incident, ...]
@@ -68,7 +68,7 @@ class Listing(Database):
     """Reads only; every method is one transaction and raises StoreUnavailable."""
 
     def glance(self) -> Glance:
-        """All that the first screen needs."""
+        """Return all data of the first screen."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM incident WHERE closed_at IS NULL ORDER BY opened_at"
@@ -110,10 +110,10 @@ class Listing(Database):
         node: str | None = None,
         outcome: str | None = None,
     ) -> list[Incident]:
-        """Up to ``limit`` incidents, newest first, whose journals hold only what their phases need.
+        """Return up to ``limit`` incidents, newest first; their journals hold only the data for their phases.
 
-        ``before``: ``opened_at`` and ``id`` of the last incident of the page before, so that incidents that are
-        opened meanwhile shift nothing. ``outcome``: a value of Outcome, or ``open``.
+        ``before``: ``opened_at`` and ``id`` of the last incident of the previous page, so that new incidents don't
+        shift the pages. ``outcome``: a value of Outcome, or ``open``.
         """
         with self.transaction() as connection:
             return _page(connection, limit, before, node, outcome)

@@ -1,4 +1,4 @@
-"""The way into Postgres: short connections, and the tables."""
+"""Access to Postgres: short connections, and the migrations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Rows = Connection[dict[str, Any]]
 
-# A recoverer that hangs on the database repairs nothing; these bounds are far above any normal statement.
+# A recovery that hangs on the database recovers nothing; these limits are far above any normal statement.
 _OPTIONS = (
     "-c TimeZone=UTC -c lock_timeout=5s -c statement_timeout=15s -c idle_in_transaction_session_timeout=15s"
 )
@@ -26,7 +26,7 @@ _OPTIONS = (
 class StoreUnavailable(KintsugiError):
     """Postgres can't be reached or doesn't answer; nothing was written.
 
-    ``connection_lost``: it was reached and ended the connection, so what was asked may be asked again.
+    ``connection_lost``: it was reached, but the connection was lost, so the call may be repeated.
     """
 
     def __init__(self, message: str, *, connection_lost: bool = False) -> None:
@@ -37,8 +37,8 @@ class StoreUnavailable(KintsugiError):
 class Database:
     """Connections to one database.
 
-    Each transaction has a connection of its own: nothing stale is kept when Postgres is restarted, and a fork
-    shares nothing. ``patience``: for how long a connection is waited for; None: as the process says.
+    Each transaction has a connection of its own, so a restart of Postgres leaves no stale connection and a fork shares
+    none. ``patience``: how long to wait for a connection; None: the process's default.
     """
 
     def __init__(self, dsn: str, *, patience: Patience | None = None) -> None:
@@ -47,15 +47,15 @@ class Database:
 
     @property
     def patience(self) -> Patience:
-        """For how long this store is waited for."""
+        """How long to wait for this database."""
         return PROCESS.patience if self._patience is None else self._patience
 
     @contextmanager
     def transaction(self) -> Iterator[Rows]:
         """One transaction, rows as dicts; committed at the end, rolled back by any exception.
 
-        Connecting is tried again within this store's patience. Raises StoreUnavailable when Postgres can't be reached,
-        or ends the connection.
+        Connecting is retried within ``patience``. Raises StoreUnavailable if Postgres can't be reached or the
+        connection is lost.
         """
         import psycopg
         from psycopg.rows import dict_row
@@ -67,16 +67,16 @@ class Database:
             ) as connection:
                 yield connection
         except psycopg.OperationalError as error:
-            # libpq's message names host and port, never the password.
+            # libpq's message shows host and port, never the password.
             said = " ".join(str(error).split())
             raise StoreUnavailable(
-                f"the store can't be used: {said}. "
+                f"the database can't be used: {said}. "
                 "Is Postgres of the control plane running? See `make status`",
                 connection_lost=connection is not None and connection.broken,
             ) from error
 
     def migrate(self) -> None:
-        """Make or update the tables; does nothing where they are up to date, and is safe to race."""
+        """Create or update the tables; does nothing if they are current. Several processes may call it at once."""
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_locks.MIGRATION,))
             connection.execute(
@@ -99,7 +99,7 @@ LOST_TRIES = 3
 def asked_again(
     method: Callable[Concatenate[Asked, Arguments], Answer],
 ) -> Callable[Concatenate[Asked, Arguments], Answer]:
-    """Ask a patient store again when it lost the connection in the middle: for what reads, or may be done twice."""
+    """Repeat the call if the connection was lost during it: for methods that read, or that may be repeated."""
 
     @functools.wraps(method)
     def asked(self: Asked, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
@@ -115,6 +115,6 @@ def asked_again(
 
 
 def one(row: dict[str, Any] | None) -> dict[str, Any]:
-    """The row of a statement that always returns one."""
+    """Return the row of a statement that always returns one."""
     assert row is not None
     return row

@@ -1,4 +1,4 @@
-"""Faults that were injected, maintenance, and what the fleet is meant to be doing."""
+"""Injected faults, maintenance flags, and the desired state of the fleet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLEET = "*"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault made on purpose. ``t0``: the injector's time just before it, UTC. ``mode``: reset or silent."""
+    """An injected fault. ``t0``: the injector's time just before it, UTC. ``mode``: reset or silent."""
 
     node: str
     kind: str
@@ -26,7 +26,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Maintenance:
-    """A person's word that a node (``*``: the fleet) isn't to be touched. ``until`` None: until cleared."""
+    """A maintenance flag: recovery doesn't touch the node (``*``: the fleet). ``until`` None: until cleared."""
 
     scope: str
     reason: str
@@ -37,12 +37,12 @@ class Maintenance:
     def __str__(self) -> str:
         what = "the whole fleet" if self.scope == FLEET else self.scope
         until = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "until it is cleared"
-        return f"{what} is in maintenance {until}: {self.reason} ({self.user})."
+        return f"{what} is in maintenance {until}: {self.reason} (set by {self.user})."
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What something is meant to be, with the version that a compare-and-set has to name."""
+    """A desired state, with its version for a compare-and-set."""
 
     key: str
     value: Any
@@ -50,11 +50,11 @@ class Desired:
 
 
 class Flags(Database):
-    """Small facts with one row each."""
+    """Injected faults, maintenance flags and desired states, one row each."""
 
     @asked_again
     def record_fault(self, node: str, *, kind: str, t0: datetime, run: str, mode: str = "reset") -> None:
-        """Write down a fault before it is made; the same fault of the same run is written once."""
+        """Record a fault before it is injected; the same fault of the same run is recorded once."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO fault (node, kind, mode, run, t0) VALUES (%s, %s, %s, %s, %s)"
@@ -64,7 +64,7 @@ class Flags(Database):
 
     @asked_again
     def last_fault(self, node: str, before: datetime, *, after: datetime | None = None) -> Fault | None:
-        """The last fault made on ``node`` at or before ``before``; where given, not before ``after``."""
+        """Return the last fault of ``node`` at or before ``before`` and, if given, not before ``after``."""
         with self.transaction() as connection:
             row = connection.execute(
                 "SELECT node, kind, mode, run, t0 FROM fault WHERE node = %s AND t0 <= %s"
@@ -75,7 +75,7 @@ class Flags(Database):
 
     @asked_again
     def faults(self, limit: int = 100) -> list[Fault]:
-        """The newest faults, newest first."""
+        """Return the newest faults, newest first."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT node, kind, mode, run, t0 FROM fault ORDER BY t0 DESC, id DESC LIMIT %s", (limit,)
@@ -83,7 +83,7 @@ class Flags(Database):
         return [Fault(**row) for row in rows]
 
     def set_maintenance(self, scope: str, *, reason: str, user: str, until: datetime | None = None) -> None:
-        """Keep recovery away from a node, or from all by ``*``; replaces this user's flag, and nobody else's."""
+        """Keep recovery away from a node, or from all nodes by ``*``; replaces only this user's own flag."""
         with self.transaction() as connection:
             connection.execute(
                 'INSERT INTO maintenance (scope, reason, "user", until) VALUES (%s, %s, %s, %s)'
@@ -93,7 +93,7 @@ class Flags(Database):
             )
 
     def clear_maintenance(self, scope: str, *, user: str | None = None) -> None:
-        """Take back the flag that ``user`` set on ``scope``, or all of them; does nothing when there is none."""
+        """Clear the flag that ``user`` set on ``scope``, or the flags of all users; does nothing if there is none."""
         with self.transaction() as connection:
             connection.execute(
                 'DELETE FROM maintenance WHERE scope = %s AND "user" = coalesce(%s, "user")', (scope, user)
@@ -101,28 +101,28 @@ class Flags(Database):
 
     @asked_again
     def maintenance(self, node: str = FLEET) -> list[Maintenance]:
-        """The flags in force now that cover ``node``: its own and the fleet's."""
+        """Return the current flags that cover ``node``: its own and the fleet's."""
         with self.transaction() as connection:
             rows = connection.execute(MAINTENANCE_NOW, ([node, FLEET],)).fetchall()
         return [Maintenance(**row) for row in rows]
 
     @asked_again
     def desired(self, key: str) -> Desired | None:
-        """What ``key`` is meant to be; None when nobody ever said."""
+        """Return the desired state of ``key``; None if it was never set."""
         with self.transaction() as connection:
             row = connection.execute("SELECT * FROM desired WHERE key = %s", (key,)).fetchone()
         return None if row is None else Desired(**row)
 
     def set_desired(self, key: str, value: Any, *, expected: int | None = None) -> Desired:
-        """Say what ``key`` is meant to be; ``value`` is JSON. Returns it with its new version.
+        """Set the desired state of ``key``; ``value`` is JSON. Returns it with its new version.
 
-        ``expected``: the version that the caller has read (0: none yet); raises Refused when another has
-        written since. None: whatever is there.
+        ``expected``: the version that the caller has read (0: none yet). Raises Refused if another process has written
+        since. None: any version.
         """
         from psycopg.types.json import Jsonb
 
         with self.transaction() as connection:
-            # Of two first writers only one sees the row missing, so the missing row is locked by a row.
+            # A missing row can't be locked, so it is created first. Then one of two first writers waits for the other.
             connection.execute(
                 "INSERT INTO desired VALUES (%s, 'null', 0) ON CONFLICT (key) DO NOTHING", (key,)
             )
@@ -131,7 +131,7 @@ class Flags(Database):
             )["version"]
             if expected is not None and expected != found:
                 raise Refused(
-                    f"{key} was changed by another (version {found}, not {expected}); read it again first"
+                    f"{key} was changed by another process (version {found}, not {expected}); read it again first"
                 )
             row = connection.execute(
                 "UPDATE desired SET value = %s, version = version + 1 WHERE key = %s RETURNING *",

@@ -1,6 +1,6 @@
-"""The flow over time: one row each reading, kept for a week, in the store's database.
+"""The stream's progress over time: one row for each reading, kept for a week in the database.
 
-The watch of the flow writes them (it reads the stream every 5 s anyway), the Pipeline Health page draws them.
+The watch of the stream writes them, because it reads the stream every 5 s. The Pipeline Health page draws them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS flow_sample (
 
 @dataclass(frozen=True, slots=True)
 class FlowSample:
-    """The stream at ``at`` (UTC); None where it couldn't be found out.
+    """The stream at ``at`` (UTC); None means unknown.
 
     ``running``: the application holds cores. ``committed``, ``produced``: messages stored, and messages in the
     topic, both as sums of offsets over its partitions.
@@ -38,19 +38,19 @@ class FlowSample:
 
     @property
     def lag(self) -> int | None:
-        """Messages produced but not yet stored."""
+        """The number of messages that are produced but not yet stored."""
         if self.produced is None or self.committed is None:
             return None
         return max(0, self.produced - self.committed)
 
 
 class FlowSamples(Database):
-    """A week of samples; makes its table at first use. Methods raise StoreUnavailable."""
+    """A week of samples; creates its table at first use. Methods raise StoreUnavailable."""
 
     _has_table = False
 
     def prepare(self) -> None:
-        """Make the table where it is missing; safe to race."""
+        """Create the table if it is missing; several processes may call it at once."""
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (FLOW_SAMPLE_TABLES,))
             connection.execute(_TABLE)
@@ -61,7 +61,7 @@ class FlowSamples(Database):
             self.prepare()
 
     def add(self, sample: FlowSample) -> None:
-        """Write a sample (the same moment is written once) and drop what is older than a week."""
+        """Write a sample (once for each time) and delete samples that are older than a week."""
         self._need_table()
         with self.transaction() as connection:
             connection.execute(
@@ -72,9 +72,9 @@ class FlowSamples(Database):
             connection.execute("DELETE FROM flow_sample WHERE at < %s", (sample.at - KEPT,))
 
     def since(self, moment: datetime, *, at_most: int = 720) -> list[FlowSample]:
-        """Samples since ``moment``, oldest first, thinned evenly in time to ``at_most`` or a few more.
+        """Return samples since ``moment``, oldest first, thinned evenly in time to about ``at_most``.
 
-        Of each stretch of time the last sample is kept, and the newest of all is always there.
+        The last sample of each interval is returned, so the newest sample is always included.
         """
         self._need_table()
         with self.transaction() as connection:

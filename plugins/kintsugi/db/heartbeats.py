@@ -1,7 +1,7 @@
-"""Heartbeats of the watch path: each trigger says, every few seconds, that it still watches its node.
+"""Heartbeats of the watches: each trigger records every few seconds that it still watches its node.
 
-They come out of the very loop that probes, so they stop when the triggerer is gone, when its event loop hangs and
-when the node's watch isn't running: whatever the reason. The watchdog, outside Airflow, misses them.
+They are sent by the loop that probes. So they stop if the triggerer is gone, if its event loop hangs, or if the node's
+watch doesn't run. The watchdog, which runs outside Airflow, notices that they stop.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeats(Database):
-    """The last heartbeat of everything that was ever watched, by the clock of the database."""
+    """The last heartbeat of everything that is watched, by the clock of the database."""
 
     def ensure_tables(self) -> None:
-        """Make the table where it is missing; safe to race."""
+        """Create the table if it is missing; several processes may call it at once."""
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (HEARTBEAT_TABLES,))
             connection.execute(_TABLE)
 
     def beat(self, names: Collection[str]) -> None:
-        """Note that ``names`` are watched at this moment."""
+        """Record that ``names`` are watched now."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO heartbeat (name, at) SELECT unnest(%s::text[]), clock_timestamp()"
@@ -50,7 +50,7 @@ class Heartbeats(Database):
             )
 
     def last(self) -> tuple[dict[str, datetime], datetime]:
-        """The time of the last heartbeat by name, and the database's own time now; UTC."""
+        """Return the time of the last heartbeat by name, and the database's current time; UTC."""
         with self.transaction() as connection:
             now = connection.execute("SELECT clock_timestamp() AS at").fetchone()
             rows = connection.execute("SELECT name, at FROM heartbeat").fetchall()
@@ -58,7 +58,7 @@ class Heartbeats(Database):
         return {row["name"]: row["at"] for row in rows}, now["at"]
 
     def forget(self, names: Collection[str]) -> None:
-        """Expect no more heartbeats of these: the fleet has no such node any longer."""
+        """Expect no more heartbeats of these names: the fleet no longer has these nodes."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM heartbeat WHERE name = ANY(%s)", (sorted(names),))
 
@@ -66,8 +66,8 @@ class Heartbeats(Database):
 class Pulse:
     """Gathers the heartbeats of all watches of one process and writes them with one statement.
 
-    ``at`` is called from the event loop and returns at once; the writing happens in a thread. A store that is
-    away is logged once and costs the watch nothing.
+    ``at`` is called from the event loop and returns at once; a thread does the writing. An unreachable database is
+    logged once and does not delay the watch.
     """
 
     def __init__(self, every_s: float = EVERY_S) -> None:
@@ -78,8 +78,8 @@ class Pulse:
         self._away = False
 
     def at(self, name: str) -> None:
-        """Say that ``name`` is being watched now."""
-        # Outside the control plane (a test, a trigger run by hand) nobody waits for heartbeats.
+        """Record that ``name`` is watched now."""
+        # Outside the control plane (a test, a trigger run by hand) nobody expects heartbeats.
         if "AIRFLOW_CONN_KINTSUGI_STORE" not in os.environ:
             return
         self._names.add(name)
@@ -94,7 +94,7 @@ class Pulse:
             Heartbeats(store_dsn(load_settings())).beat(names)
         except Exception as error:  # noqa: BLE001 - the watch goes on whatever happens to its heartbeat
             if not self._away:
-                log.warning("no heartbeat could be written: %s", error)
+                log.warning("heartbeats can't be written: %s", error)
             self._away = True
         else:
             self._away = False

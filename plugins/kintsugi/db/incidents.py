@@ -1,4 +1,4 @@
-"""Incidents and their journal, and the one transaction in which a repair is begun."""
+"""Incidents and their journals, and the one transaction in which an attempt to recover a node begins."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _NOT_WITHDRAWN: LiteralString = (
 )
 
 
-# An attempt that failed because of the control plane counts all the same: it bounds how often it is tried.
+# An attempt that failed because of the control plane also counts: this limits how often it is tried.
 _IN_BUDGET: LiteralString = _NOT_WITHDRAWN[:-1] + " AND NOT coalesce((w.data->>'counts')::boolean, false))"
 
 
 class Incidents(Database):
-    """One open incident a node; its journal is append-only. Every write is fenced by the node's lease."""
+    """At most one open incident for each node, with an append-only journal. Each write is fenced by the lease."""
 
     @asked_again
     def open_incident(
@@ -49,7 +49,7 @@ class Incidents(Database):
         detected_at: datetime,
         t0: datetime | None = None,
     ) -> Incident:
-        """Open an incident of ``node``, or continue the one that a recoverer that died left open.
+        """Open an incident of ``node``, or continue the open one, such as after the death of its run.
 
         A continued incident keeps its times and gets the new ``holder``. Raises Fenced.
         """
@@ -86,9 +86,9 @@ class Incidents(Database):
         *,
         key: str | None = None,
     ) -> bool:
-        """Add a line to the journal, unless its ``key`` is there already (then False); ``data`` is JSON.
+        """Add an entry to the journal, unless its ``key`` exists already (then False); ``data`` is JSON.
 
-        Raises Fenced, and KintsugiError when there is no such incident.
+        Raises Fenced, and KintsugiError if there is no such incident.
         """
         with self.transaction() as connection:
             _fenced(connection, incident_id, token)
@@ -106,17 +106,17 @@ class Incidents(Database):
         refusals: Callable[[Ledger], Sequence[str]],
         ttl_s: float = 300.0,
     ) -> bool:
-        """Begin to act: one transaction that proves the lease, asks the guards, announces the action.
+        """Begin an attempt: one transaction that checks the lease, evaluates the guards, and records the action.
 
-        ``refusals``: gets what the store knows at this moment, returns the reasons against (none: go on);
-        pure and quick, e.g. ``lambda ledger: judge(action, facts.with_ledger(ledger)).reasons``. Only one
-        attempt of the whole fleet passes here at a time, so two rebuilds can't both think they are alone.
-        The lease is held for at least ``ttl_s`` seconds more. A volume that will be destroyed is put on
-        record as pending repair until the mark ``consistent_at``, and so is a Cassandra node whose host is destroyed:
-        what its commit log hadn't synced is lost.
+        ``refusals``: gets the database's current ledger and returns the reasons against the attempt (none: allowed);
+        pure and quick, e.g. ``lambda ledger: judge(action, facts.with_ledger(ledger)).reasons``. Only one attempt of
+        the fleet is in this transaction at a time, so two rebuilds always see each other. The lease is held for at
+        least another ``ttl_s`` seconds. A pending data repair is recorded until the mark ``consistent_at`` if a volume
+        will be destroyed. It is also recorded if the host of a Cassandra node will be destroyed, because the unsynced
+        part of its commit log is lost.
 
-        Returns False when the attempt ``key`` was begun before (the step is run again: go on with it; the
-        guards were asked again). Raises Fenced; IncidentClosed; Refused with the reasons; nothing is written then.
+        Returns False if the attempt ``key`` was begun before: the step runs again and continues it, after the guards
+        were evaluated again. Raises Fenced, IncidentClosed, or Refused with the reasons; nothing is written then.
         """
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_locks.ATTEMPT,))
@@ -132,9 +132,9 @@ class Incidents(Database):
             data = {"action": action.value, "key": key, "pending_before": pending is not None}
             if not _write(connection, incident_id, ATTEMPT, reason, data, key):
                 if _withdrawn(connection, incident_id, key):
-                    raise Refused(f"the attempt {key} of {incident_id} was taken back; start a new run")
+                    raise Refused(f"the attempt {key} of {incident_id} was withdrawn; start a new run")
                 return False
-            # What an earlier attempt of this incident achieved has been lost again.
+            # The node failed again, so the marks of an earlier attempt of this incident no longer hold.
             connection.execute(
                 "UPDATE incident SET redundant_at = NULL, consistent_at = NULL WHERE id = %s", (incident_id,)
             )
@@ -153,10 +153,10 @@ class Incidents(Database):
         untouched: bool = True,
         counts: bool = False,
     ) -> None:
-        """Take back the attempt ``key``: it did nothing, or it failed for a reason that isn't the node's.
+        """Withdraw the attempt ``key``: it did nothing, or the control plane was the reason for its failure.
 
-        It uses up no escalation step, and no repair of the hour's budget unless it ``counts``. ``untouched``: nothing
-        of the node was destroyed, so its pending repair is forgotten, unless the node had one before, or another
+        It uses up no escalation step, and nothing of the repair budget unless it ``counts``. ``untouched``: nothing of
+        the node was destroyed. Then its pending data repair is removed, unless the node had one before or another
         attempt of this incident destroyed something. Raises Fenced, IncidentClosed.
         """
         with self.transaction() as connection:
@@ -178,9 +178,9 @@ class Incidents(Database):
 
     @contextmanager
     def kill_lock(self, deadline_s: float = 60.0) -> Iterator[None]:
-        """Hold the one right in the fleet to judge a node that still runs and to kill it.
+        """Hold the fleet's kill lock: only its holder may evaluate the guards for a running node and kill it.
 
-        Raises Refused when another recovery holds it for longer than ``deadline_s``.
+        Raises Refused if another recovery holds it for longer than ``deadline_s``.
         """
         with self.transaction() as connection:
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = '120s'")
@@ -188,16 +188,16 @@ class Incidents(Database):
             while not _takes_kill_lock(connection):
                 if time.monotonic() > ends_s:
                     raise Refused(
-                        "Another recovery has been killing a node for a minute; this one waits for it."
+                        f"Nothing is killed: another recovery has held the kill lock for {deadline_s:.0f} s."
                     )
                 time.sleep(0.25)
             yield  # the lock ends with its connection, also when this process is killed
 
     @asked_again
     def set_mark(self, incident_id: str, token: int, mark: Mark, at: datetime | None = None) -> None:
-        """Set a time of the incident (default: now), once: a step run again doesn't move it. Raises Fenced.
+        """Set a time of the incident (default: now) once; a repeated step doesn't change it. Raises Fenced.
 
-        ``consistent_at`` also takes the node off the list of pending repairs.
+        ``consistent_at`` also removes the node's pending data repair.
         """
         from psycopg.sql import SQL, Identifier
 
@@ -214,20 +214,20 @@ class Incidents(Database):
 
     @asked_again
     def expect_repair(self, incident_id: str, token: int) -> None:
-        """Put the incident's node on record as pending repair until the mark ``consistent_at``. Raises Fenced."""
+        """Record a pending data repair of the incident's node until the mark ``consistent_at``. Raises Fenced."""
         with self.transaction() as connection:
             _expect_repair(connection, _fenced(connection, incident_id, token))
 
     @asked_again
     def close_incident(self, incident_id: str, token: int, outcome: Outcome, reason: str) -> Incident:
-        """End the incident; the lease is to be released after. Closing it again the same way does nothing.
+        """Close the incident; release the lease after it. To close it again with the same outcome does nothing.
 
-        Raises Fenced; Refused when it was closed with another outcome.
+        Raises Fenced, and Refused if it was closed with another outcome.
         """
         with self.transaction() as connection:
             found = _row(connection, incident_id)
             if found["closed_at"] is None:
-                # A twin that closes it at this moment waits at the lease, so what was read is read again.
+                # Another run may have closed it while this one waited for the lease, so it is read again.
                 found = _fenced(connection, incident_id, token)
             if found["closed_at"] is None:
                 connection.execute(
@@ -237,20 +237,20 @@ class Incidents(Database):
                 )
             elif found["outcome"] != outcome.value:
                 raise Refused(
-                    f"incident {incident_id} is closed as {found['outcome']} already; "
-                    f"it can't become {outcome.value}"
+                    f"incident {incident_id} is already closed as {found['outcome']}; "
+                    f"its outcome can't be changed to {outcome.value}"
                 )
             return _load(connection, incident_id)
 
     @asked_again
     def incident(self, incident_id: str) -> Incident:
-        """The incident with its whole journal; raises KintsugiError when there is none."""
+        """Return the incident with its whole journal; raises KintsugiError if there is none."""
         with self.transaction() as connection:
             return _load(connection, incident_id)
 
     @asked_again
     def open_incident_of(self, node: str) -> Incident | None:
-        """The incident of ``node`` that is open now."""
+        """Return the open incident of ``node``, None if there is none."""
         with self.transaction() as connection:
             row = connection.execute(
                 "SELECT * FROM incident WHERE node = %s AND closed_at IS NULL", (node,)
@@ -261,7 +261,7 @@ class Incidents(Database):
     def incidents(
         self, limit: int = 50, *, node: str | None = None, open_only: bool = False
     ) -> list[Incident]:
-        """The newest incidents (of ``node``, or of all), newest first, with their journals."""
+        """Return the newest incidents (of ``node``, or of all), newest first, with their journals."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM incident WHERE (%(node)s::text IS NULL OR node = %(node)s)"
@@ -272,25 +272,25 @@ class Incidents(Database):
 
     @asked_again
     def repairs(self, node: str | None, since: datetime) -> int:
-        """How many attempts were begun since then, on ``node`` or (None) on the whole fleet."""
+        """Return how many attempts were begun since then, on ``node`` or (None) on the whole fleet."""
         with self.transaction() as connection:
             return _repairs(connection, node, since, ("", ""))
 
     @asked_again
     def pending_repairs(self) -> dict[str, datetime]:
-        """Nodes that were rebuilt, or left rows out, and whose data isn't whole again, with the time of that."""
+        """Return the nodes with a pending data repair, with the time since when: rebuilt, or missing rows."""
         with self.transaction() as connection:
             rows = connection.execute("SELECT node, since FROM pending_repair ORDER BY since").fetchall()
         return {row["node"]: row["since"] for row in rows}
 
     def forget_pending(self, nodes: Iterable[str]) -> None:
-        """Take these nodes off the list of pending repairs: their cluster is a new one, which lacks nothing."""
+        """Remove the pending data repairs of these nodes: their cluster was recreated and is empty."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM pending_repair WHERE node = ANY(%s)", (list(nodes),))
 
     @asked_again
     def ledger(self, incident_id: str) -> Ledger:
-        """What the guards ask the store, ahead of the attempt; ``begin_attempt`` asks again."""
+        """Return the database's facts for the guards before the attempt; ``begin_attempt`` reads them again."""
         with self.transaction() as connection:
             return _ledger(connection, _row(connection, incident_id), "")
 
@@ -310,7 +310,7 @@ def _row(connection: Rows, incident_id: str) -> dict[str, Any]:
 
 
 def _expect_repair(connection: Rows, incident: Mapping[str, Any]) -> None:
-    """Note that the node's data won't be whole until ``consistent_at``; Spark's nodes have none."""
+    """Record a pending data repair of the node, until ``consistent_at``; Spark nodes have no data."""
     if incident["role"] in (Role.KAFKA.value, Role.CASSANDRA.value):
         connection.execute(
             "INSERT INTO pending_repair (node, role, incident_id) VALUES (%(node)s, %(role)s, %(id)s)"
@@ -320,9 +320,9 @@ def _expect_repair(connection: Rows, incident: Mapping[str, Any]) -> None:
 
 
 def _fenced(connection: Rows, incident_id: str, token: int) -> dict[str, Any]:
-    """The incident's row, read while its node's lease is locked and ``token`` proven the newest.
+    """Lock the node's lease, check that ``token`` is the newest, and return the incident's row.
 
-    The lease's row is always the first to be locked, so no two transactions wait for each other.
+    Every transaction locks the row of the lease first, so there is no deadlock.
     """
     fence(connection, _row(connection, incident_id)["node"], token)
     return _row(connection, incident_id)
@@ -378,7 +378,7 @@ def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> 
 
 
 def _repairs(connection: Rows, node: str | None, since: datetime, but: tuple[str, str]) -> int:
-    """Attempts begun since then, without the one of this incident with this key."""
+    """Count the attempts begun since then, without the attempt of this incident and key."""
     row = connection.execute(
         "SELECT count(*) AS n FROM incident_entry e JOIN incident i ON i.id = e.incident_id"
         f" WHERE e.step = 'attempt' AND {_IN_BUDGET} AND e.at >= %(since)s"

@@ -1,10 +1,10 @@
-"""What has been ingested: one row a file and content (key and ETag), in Postgres outside the fleet.
+"""The ingested files: one row for each file and content (key and ETag), in Postgres outside the fleet.
 
-A replay of the file is a row of its own, beside that of the ingest, and is resumed as one.
+A replay of a file has a row of its own, beside the row of the ingest, and is resumed on its own.
 
-An ingester claims a file by an advisory lock of its connection and writes progress on that same
-connection: whoever lost the connection lost the claim, and can't write any more. So of two ingesters of
-one file, one works.
+An ingester claims a file by an advisory lock of its connection and writes progress on the same connection. If the
+connection is lost, the claim is lost too, and nothing more can be written. So only one of two ingesters of one file
+works.
 
 The states of a file, and what leads from one to the next::
 
@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS ledger_file (
     finished_at timestamptz
 )
 """
-# Run by whoever comes first after a release that changed the list: append, and keep each harmless when it is run again.
+# Run by the first process after a release that changed the list. Append only; each statement must be repeatable.
 CHANGES: tuple[LiteralString, ...] = (
     "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS replay text NOT NULL DEFAULT ''",
     "ALTER TABLE ledger_file ADD COLUMN IF NOT EXISTS stored bigint",
@@ -88,7 +88,7 @@ RETRY_AT_MOST = timedelta(minutes=5)
 
 
 class State(StrEnum):
-    """Of a file: being ingested (or interrupted), all in, unusable, or replaced while it was read."""
+    """The state of a file: being ingested (or interrupted), complete, unusable, or replaced while it was read."""
 
     RUNNING = "running"
     DONE = "done"
@@ -98,10 +98,10 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one file. read = accepted + rejected; produced = accepted - duplicates, once it is done.
+    """Counts of one file. read = accepted + rejected; produced = accepted - duplicates, when it is done.
 
-    ``lines_done``: the number of the last line that is counted here. ``duplicates``: accepted rows whose
-    identity occurred before in the same file.
+    ``lines_done``: the number of the last line that is counted. ``duplicates``: accepted rows whose identity occurred
+    earlier in the same file.
     """
 
     lines_done: int = 0
@@ -115,7 +115,7 @@ class Tally:
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def add(self, later: Tally) -> None:
-        """Count the lines of ``later``, which follow, here too."""
+        """Add the counts of ``later``, whose lines follow."""
         self.lines_done = later.lines_done
         self.read += later.read
         self.accepted += later.accepted
@@ -129,10 +129,10 @@ class Tally:
 class Entry:
     """One row of the ledger.
 
-    ``stored``: how many of the file's trades (distinct identities) the last account found in Cassandra, at
-    ``reconciled_at``; None as long as the file isn't wholly accounted for. ``size`` in bytes. ``bucket``: empty for
-    the installation's own. ``modified``: S3's time of this content. ``attempts``: how often S3, Kafka or the machine
-    failed in a row, since ``failing_since``; the next attempt is due at ``retry_at``, and ``reason`` says what failed.
+    ``stored``: how many of the file's trades (distinct identities) the last reconciliation found in Cassandra, at
+    ``reconciled_at``; None until the file is fully reconciled. ``size``: in bytes. ``bucket``: empty for the
+    installation's own. ``modified``: S3's time of this content. ``attempts``: how often S3, Kafka or the machine
+    failed in a row, since ``failing_since``. The next attempt is due at ``retry_at``, and ``reason`` says what failed.
     ``updated_at``: when the row last changed. ``paged_at``: when a page about the file was written.
     """
 
@@ -156,30 +156,30 @@ class Entry:
 
     @property
     def rejected(self) -> int:
-        """Rows that became dead letters."""
+        """The number of rows that became dead letters."""
         return sum(self.tally.rejected.values())
 
     @property
     def damage(self) -> list[str]:
-        """The reasons for which the file breaks off, sorted; empty where it was read to its end."""
+        """The reasons why the file could not be read to its end, sorted; empty if it was."""
         return sorted(DAMAGE & self.tally.rejected.keys())
 
     @property
     def faulty(self) -> bool:
-        """Whether something of the file is not in: it failed, rows were rejected, or it had none."""
+        """Whether something of the file is missing: it failed, rows were rejected, or it had no rows."""
         return self.state is State.FAILED or bool(self.tally.rejected) or self.tally.read == 0
 
 
 def is_waiting(etag: str, modified: datetime | None, rows: Sequence[Entry], now: datetime) -> bool:
     """Whether the ingest has to take the object that S3 lists under a key. Pure.
 
-    ``rows``: those of the same bucket and key, replays aside, in the order in which they were started. The object waits
+    ``rows``: those of the same bucket and key, without replays, in the order of their start. The object waits if
 
-    1. when this content was never taken, or vanished while it was read;
-    2. when it was interrupted, from the end of its pause on;
-    3. when another content was taken after it: v1, v2, v1 is a third delivery;
-    4. when the same bytes were put there again, and their last ingest left something out (`Entry.faulty`). Where
-       nothing was left out, the same bytes bring nothing new.
+    1. this content was never ingested, or vanished while it was read;
+    2. its ingest was interrupted, and the pause is over;
+    3. another content was ingested after it: v1, v2, v1 is a third delivery;
+    4. the same bytes were delivered again, and their last ingest missed something (`Entry.faulty`). If nothing was
+       missed, the same bytes bring nothing new.
     """
     row = next((row for row in rows if row.etag == etag), None)
     if row is None:
@@ -193,18 +193,18 @@ def is_waiting(etag: str, modified: datetime | None, rows: Sequence[Entry], now:
 
 
 def backoff(attempts: int) -> timedelta:
-    """The pause after the nth failure in a row: 5 s, doubled each time, at most 5 minutes."""
+    """Return the pause after the nth failure in a row: 5 s, doubled each time, at most 5 minutes."""
     doublings: int = min(attempts, 20) - 1
     return min(RETRY_AT_MOST, RETRY_FIRST * (1 << doublings))
 
 
 def file_id(key: str, etag: str) -> str:
-    """The name of a file and its content in ``manifests/`` and ``dead-letter/``: 32 hex digits."""
+    """Return the name of a file and its content in ``manifests/`` and ``dead-letter/``: 32 hex digits."""
     return hashlib.sha256(f"{key}\0{etag}".encode()).hexdigest()[:32]
 
 
 class Claim:
-    """The exclusive right to ingest one file, for as long as its connection lives."""
+    """The exclusive right to ingest one file, as long as its connection lives."""
 
     def __init__(self, connection: psycopg.Connection[Any], entry: Entry, replay: str) -> None:
         self._connection = connection
@@ -212,15 +212,15 @@ class Claim:
         self.entry = entry
 
     def progress(self, tally: Tally) -> None:
-        """Record that everything up to ``tally.lines_done`` is in Kafka; raises when the claim is lost."""
+        """Record that everything up to ``tally.lines_done`` is in Kafka; raises if the claim is lost."""
         self._write(tally, State.RUNNING, None)
 
     def finish(self, tally: Tally, state: State, reason: str | None = None) -> None:
-        """Record the end: done, or failed or vanished with a sentence why."""
+        """Record the end: done, or failed or vanished with the reason as a sentence."""
         self._write(tally, state, reason)
 
     def postpone(self, reason: str) -> None:
-        """Record that S3, Kafka or the machine failed: the file stays, and is due again after a pause."""
+        """Record that S3, Kafka or the machine failed: the file is due again after a pause."""
         attempts = self.entry.attempts + 1
         self._connection.execute(
             "UPDATE ledger_file SET attempts = %s, reason = %s, retry_at = now() + %s, updated_at = now(), "
@@ -244,7 +244,7 @@ class Claim:
         )  # fmt: skip
 
 
-# What a file that is taken from its first line again has forgotten of its last ingest.
+# Resets a row for a file that is ingested again from its first line.
 ANEW: LiteralString = (
     "state = 'running', lines_done = 0, read = 0, accepted = 0, rejected = '{}', duplicates = 0, produced = 0, "
     "reason = NULL, stored = NULL, reconciled_at = NULL, started_at = clock_timestamp(), finished_at = NULL, "
@@ -253,14 +253,14 @@ ANEW: LiteralString = (
 
 
 class Ledger:
-    """The ledger in the database at ``dsn``; the table is made at the first call."""
+    """The ledger in the database at ``dsn``; the table is created at the first call."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._migrated = False
 
     def migrate(self) -> None:
-        """Create the table if it is missing; safe at any time, by several at once."""
+        """Create the table if it is missing; several processes may call it at once."""
         with self._connect() as connection:
             self._migrate(connection)
 
@@ -268,7 +268,7 @@ class Ledger:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (INGEST_LEDGER_TABLES,))
             connection.execute(TABLE)
-            # Not for nothing: these statements lock the table, and wait for whoever reads it.
+            # Only when needed: these statements lock the table and wait for its readers.
             described = connection.execute("SELECT obj_description('ledger_file'::regclass)").fetchone()
             if described != (CHANGES_DIGEST,):
                 for change in CHANGES:
@@ -287,7 +287,7 @@ class Ledger:
         bucket: str = "",
         modified: datetime | None = None,
     ) -> Iterator[Claim | None]:
-        """The right to ingest a file; None when another ingester has it, or it doesn't wait (`is_waiting`).
+        """Claim a file; yields None if another ingester has it, or if it does not wait (`is_waiting`).
 
         ``replay``: the name of a replay, which has a row of its own for the file. ``modified``: S3's time of the
         content.
@@ -330,19 +330,19 @@ class Ledger:
         return [_entry(row) for row in found]
 
     def entries(self, prefix: str = "") -> list[Entry]:
-        """All rows whose key begins with ``prefix``, by key and time of start; replays aside."""
+        """Return all rows whose key begins with ``prefix``, by key and time of start, without replays."""
         return self._entries("starts_with(key, %s) AND replay = ''", prefix)
 
     def replayed(self, replay: str) -> list[Entry]:
-        """The rows of one replay, by key."""
+        """Return the rows of one replay, by key."""
         return self._entries("replay = %s", replay)
 
     def unreconciled(self) -> list[Entry]:
-        """Files that are wholly ingested, but not yet accounted for, by key."""
+        """Return the files that are fully ingested but not yet reconciled, by key."""
         return self._entries("state = %s AND reconciled_at IS NULL AND replay = ''", State.DONE)
 
     def reconciled(self, key: str, etag: str, stored: int) -> None:
-        """Record that the file is wholly accounted for: ``stored`` distinct trades of it are in Cassandra."""
+        """Record that the file is fully reconciled: ``stored`` distinct trades of it are in Cassandra."""
         with self._connect() as connection:
             connection.execute(
                 "UPDATE ledger_file SET stored = %s, reconciled_at = now() "
@@ -358,10 +358,7 @@ class Ledger:
         return [_entry(row) for row in rows]
 
     def by_key(self, keys: Collection[str] | None = None) -> dict[tuple[str, str], list[Entry]]:
-        """The rows of ``keys`` (None: of all) by (bucket, key), in the order in which they were started.
-
-        Replays aside.
-        """
+        """Return the rows of ``keys`` (None: of all) by (bucket, key), in the order of their start, without replays."""
         rows = (
             self.entries() if keys is None else self._entries("key = ANY(%s) AND replay = ''", sorted(keys))
         )
@@ -381,8 +378,10 @@ class Ledger:
             )  # fmt: skip
         except psycopg.OperationalError as error:
             reason = " ".join(str(error).split())
-            raise KintsugiError(f"the ledger's database doesn't answer: {reason}; is Postgres up?") from error
-        if not self._migrated:  # whoever comes first, a sensor or an account, finds a table
+            raise KintsugiError(
+                f"the database of the ingest ledger does not answer: {reason}; is Postgres running? See `make status`"
+            ) from error
+        if not self._migrated:  # so the first caller, a sensor or a reconciliation, finds a table
             self._migrate(connection)
         return connection
 

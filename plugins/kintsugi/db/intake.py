@@ -1,4 +1,4 @@
-"""What the intake keeps beside the ledger's rows: its newest report, the exchange's sessions, re-drives and pages."""
+"""What the intake stores besides the ledger: its newest report, the exchange's sessions, re-drives and pages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kintsugi.db.ingest_ledger import ANEW, Entry, Ledger, State
 
 
 class IntakeStore(Ledger):
-    """The ledger with what watches it. Methods raise KintsugiError when Postgres doesn't answer."""
+    """The ledger with the data of the intake watch. Methods raise KintsugiError if Postgres doesn't answer."""
 
     def redrive(self, keys: Collection[str] = ()) -> list[str]:
-        """Let the ingest take files from their first line again; returns their keys, sorted.
+        """Let the ingest read files again from their first line; returns their keys, sorted.
 
-        ``keys``: the newest content of each; empty: of every key, the newest content where it failed. A file that is
-        being ingested is left alone. Raises InputError when the ledger has no such key.
+        ``keys``: the newest content of each. Empty: of every key, the newest content if it failed. A file that is being
+        ingested is skipped. Raises InputError if the ledger has no such key.
         """
         with self._connect() as connection, connection.transaction():
             known = connection.execute(
@@ -50,7 +50,7 @@ class IntakeStore(Ledger):
                 )
 
     def write_report(self, at: datetime, report: Mapping[str, Any]) -> None:
-        """Keep the newest intake report (JSON) in place of the last one."""
+        """Store the newest intake report (JSON); it replaces the last one."""
         from psycopg.types.json import Jsonb
 
         with self._connect() as connection:
@@ -61,19 +61,19 @@ class IntakeStore(Ledger):
             )
 
     def report(self) -> tuple[datetime, dict[str, Any]] | None:
-        """The newest intake report and when it was made (UTC); None before the first one."""
+        """Return the newest intake report and its time (UTC); None before the first one."""
         with self._connect() as connection:
             row = connection.execute("SELECT at, report FROM intake_report").fetchone()
         return None if row is None else (row[0], row[1])
 
     def write_sessions(self, sessions: Mapping[date, datetime]) -> None:
-        """Keep the sessions of the exchange (day: its close) in place of those that were kept."""
+        """Store the sessions of the exchange (day: its close); they replace the stored ones."""
         with self._connect() as connection, connection.transaction():
             connection.execute("DELETE FROM exchange_session")
             for day, close in sessions.items():
                 connection.execute("INSERT INTO exchange_session (day, close) VALUES (%s, %s)", (day, close))
 
     def sessions(self) -> dict[date, datetime]:
-        """The sessions of the exchange around today, by day: when each closes."""
+        """Return the sessions of the exchange around today: the close by day."""
         with self._connect() as connection:
             return dict(connection.execute("SELECT day, close FROM exchange_session ORDER BY day").fetchall())

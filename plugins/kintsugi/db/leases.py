@@ -1,4 +1,4 @@
-"""Leases: one recoverer a node at any time, and a fencing token that shows who came last."""
+"""Leases: at most one recovery for each node, and a fencing token that shows which holder is the newest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to repair ``node``, until ``expires_at`` (UTC) or until a higher ``token`` exists."""
+    """The right to act on ``node``, until ``expires_at`` (UTC) or until a higher ``token`` exists."""
 
     node: str
     holder: str
@@ -24,10 +24,10 @@ class Lease:
 
 
 class Leases(Database):
-    """Single flight per node.
+    """One holder for each node.
 
-    After M. Kleppmann, "How to do distributed locking" (2016): the lease may lapse while its holder is
-    paused, so each write carries the token, and the store refuses all but the newest.
+    After M. Kleppmann, "How to do distributed locking" (2016): a lease can expire while its holder is
+    paused. So each write carries the token, and the database refuses every token but the newest.
     """
 
     @asked_again
@@ -36,11 +36,11 @@ class Leases(Database):
     ) -> Lease:
         """Take the lease on ``node`` for ``ttl_s`` seconds.
 
-        The same holder gets it again with the same token (a renewal), or with ``fresh_token`` with a higher
-        one, which fences off an older process of its own that may live on. A released or expired lease
-        goes to anyone, with a higher token. Raises LeaseHeld naming the holder and the end of the lease.
+        The same holder gets it again with the same token (a renewal). With ``fresh_token`` it gets a higher token,
+        which fences off an older process of the same holder. Anyone can take a released or expired lease, with a
+        higher token. Raises LeaseHeld, which names the holder and the end of the lease.
 
-        ``incident``: for which incident; raises IncidentClosed when it is closed, and the lease stays as it was.
+        ``incident``: the incident that it is for; raises IncidentClosed if it is closed, and the lease is unchanged.
         """
         with self.transaction() as connection:
             if incident is not None:
@@ -65,26 +65,26 @@ class Leases(Database):
 
     @asked_again
     def renew(self, node: str, token: int, ttl_s: float) -> Lease:
-        """Hold the lease for ``ttl_s`` seconds from now, also when it lapsed but nobody took it.
+        """Hold the lease for ``ttl_s`` seconds from now, also if it expired but nobody took it.
 
-        Raises Fenced when ``token`` isn't the newest, or was released.
+        Raises Fenced if ``token`` isn't the newest, or was released.
         """
         with self.transaction() as connection:
             return extend(connection, node, token, ttl_s)
 
     @asked_again
     def check(self, node: str, token: int, *, incident: str | None = None) -> None:
-        """Raise Fenced unless ``token`` is the newest on ``node`` and its lease has not lapsed.
+        """Raise Fenced unless ``token`` is the newest on ``node`` and its lease has not expired.
 
-        To be called right before each act; where the act is a destruction, ``begin_attempt`` does it.
-        ``incident``: for which incident the act is; raises IncidentClosed when it is closed. Closing an incident locks
-        the same lease, so the answer holds for the whole transaction.
+        Call it right before each action; ``begin_attempt`` does it for an attempt. ``incident``: the incident that the
+        action is for; raises IncidentClosed if it is closed. To close an incident locks the same lease, so the answer
+        holds for the whole transaction.
         """
         with self.transaction() as connection:
             held = fence(connection, node, token)
             if held["lapsed"]:
                 raise Fenced(
-                    f"the lease on {node} (token {token}) lapsed at {held['expires_at']:%H:%M:%S} UTC; "
+                    f"the lease on {node} (token {token}) expired at {held['expires_at']:%H:%M:%S} UTC; "
                     "renew it before acting"
                 )
             if incident is not None:
@@ -92,7 +92,7 @@ class Leases(Database):
 
     @asked_again
     def release(self, node: str, token: int) -> None:
-        """Give the lease back, so that anyone may take it. Does nothing when the token is stale already."""
+        """Release the lease, so that anyone can take it. Does nothing if the token is stale."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE lease SET holder = NULL, expires_at = clock_timestamp()"
@@ -102,7 +102,7 @@ class Leases(Database):
 
     @asked_again
     def give_back(self, node: str, holder: str) -> None:
-        """Release what ``holder`` has of ``node``, whoever took it for it; never what another has."""
+        """Release the lease on ``node`` if ``holder`` has it; never the lease of another holder."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE lease SET holder = NULL, expires_at = clock_timestamp()"
@@ -112,7 +112,7 @@ class Leases(Database):
 
     @asked_again
     def lease(self, node: str) -> Lease | None:
-        """Who holds ``node`` at this moment; None when nobody does."""
+        """Return the current lease on ``node``; None if nobody holds one."""
         with self.transaction() as connection:
             row = connection.execute(
                 "SELECT * FROM lease WHERE node = %s AND holder IS NOT NULL"
@@ -129,11 +129,11 @@ class Leases(Database):
             if row
             else "by someone else"
         )
-        return LeaseHeld(f"{node} is being repaired {who}; wait for that run, or end it first")
+        return LeaseHeld(f"the lease on {node} is held {who}; wait for that run, or end it first")
 
 
 def require_open(connection: Rows, incident_id: str) -> None:
-    """Raise IncidentClosed when the incident is closed, KintsugiError when there is none."""
+    """Raise IncidentClosed if the incident is closed, KintsugiError if there is none."""
     row = connection.execute(
         "SELECT closed_at, outcome FROM incident WHERE id = %s", (incident_id,)
     ).fetchone()
@@ -142,12 +142,12 @@ def require_open(connection: Rows, incident_id: str) -> None:
     if row["closed_at"] is not None:
         raise IncidentClosed(
             f"incident {incident_id} was closed as {row['outcome']} at {row['closed_at']:%Y-%m-%d %H:%M:%S} UTC; "
-            "nothing more is done for it. Start a new repair with recover_node"
+            "nothing more is done for it. Start recover_node to recover the node again"
         )
 
 
 def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:
-    """Lock the lease's row until the end of the transaction; raises Fenced unless ``token`` is the newest."""
+    """Lock the row of the lease until the end of the transaction; raises Fenced unless ``token`` is the newest."""
     row = connection.execute(
         "SELECT *, expires_at <= clock_timestamp() AS lapsed FROM lease WHERE node = %s FOR UPDATE", (node,)
     ).fetchone()
@@ -156,7 +156,7 @@ def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:
     if row["token"] != token:
         raise Fenced(
             f"token {token} on {node} is no longer the newest ({row['token']}, "
-            f"held by {row['holder'] or 'nobody'}); this process must not act any more"
+            f"held by {row['holder'] or 'nobody'}); this process must stop"
         )
     if row["holder"] is None:
         raise Fenced(f"the lease on {node} (token {token}) was released; acquire it again before acting")

@@ -1,4 +1,4 @@
-"""The tables of the store, as a list of migrations: append, never edit one that was released."""
+"""The tables of the database, as a list of migrations: append new ones, never edit a released one."""
 
 from typing import LiteralString
 

@@ -1,9 +1,9 @@
-"""The outbox: what has to be told to the outside, in Postgres until the outside has taken it.
+"""The outbox: messages to the outside, kept in Postgres until a receiver has accepted them.
 
-Whoever has something to tell puts it here and goes on; the watchdog's process delivers. So a dead endpoint delays
-nobody, and a killed process neither loses a message nor tells the same thing twice: the key says what a message
-is about, and a key is taken once. Delivery is at least once: a process killed between the
-receiver's "yes" and the row's ``done_at`` sends again, under the same key.
+A sender puts a message here and continues; the watchdog's process delivers it. So a dead endpoint delays nobody, and a
+killed process loses no message. The key says what a message is about, and each key is accepted once, so nothing is
+reported twice. Delivery is at least once: a process that is killed after the receiver's answer, but before
+``done_at`` is written, sends the message again under the same key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kintsugi.db.advisory_locks import OUTBOX_TABLES
 from kintsugi.db.database import Database
 
 CLAIM = timedelta(seconds=90)
-"""How long a deliverer may take before the message is given to another."""
+"""How long one delivery may take before another process may take over the message."""
 KEPT = timedelta(days=30)
 
 _TABLES = """
@@ -41,19 +41,19 @@ CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at) WHERE done_at IS NULL;
 
 
 class Kind(StrEnum):
-    """What a message is, and so who delivers it."""
+    """The kind of a message, which decides who delivers it."""
 
     PAGE = "page"  # a person is needed
-    DIGEST = "digest"  # for the morning
+    DIGEST = "digest"  # the summary for the morning
     INCIDENT_TRACE = "incident_trace"
     INGEST_TRACE = "ingest_trace"
     MARKER = "marker"
-    RECOVERY = "recovery"  # asked for from outside
-    REPLAY = "replay"  # of messages that Kafka deleted unread
+    RECOVERY = "recovery"  # a recovery that was requested from outside
+    REPLAY = "replay"  # a replay of messages that Kafka deleted before they were read
 
 
 LIFETIME: Mapping[Kind, timedelta] = {
-    # A rebuild asked for long ago is not what anybody wants now: the watch has looked since.
+    # An old request is out of date: the watch has observed the node since.
     Kind.RECOVERY: timedelta(minutes=15),
 }
 _DAY = timedelta(days=1)
@@ -61,7 +61,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One row under delivery. ``attempts`` counts this one; ``receipt``: what earlier ones brought back."""
+    """A message under delivery. ``attempts`` includes this one; ``receipt``: the answers to earlier attempts."""
 
     key: str
     kind: Kind
@@ -72,16 +72,16 @@ class Message:
 
 
 class Outbox(Database):
-    """The messages of one installation. Methods raise StoreUnavailable when Postgres can't be reached."""
+    """The messages of one installation. Methods raise StoreUnavailable if Postgres can't be reached."""
 
     def ensure_tables(self) -> None:
-        """Make the table where it is missing; safe to race."""
+        """Create the table if it is missing; several processes may call it at once."""
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (OUTBOX_TABLES,))
             connection.execute(_TABLES)
 
     def put(self, key: str, kind: Kind, body: Mapping[str, Any]) -> bool:
-        """Say something once; False when ``key`` was said before. ``body`` is JSON and holds no secret."""
+        """Add a message; returns False if ``key`` exists already. ``body`` is JSON and holds no secret."""
         from psycopg.types.json import Jsonb
 
         with self.transaction() as connection:
@@ -93,7 +93,7 @@ class Outbox(Database):
             return written.rowcount == 1
 
     def claim(self, kinds: Collection[Kind]) -> Message | None:
-        """The oldest message that is due, for CLAIM to deliver; None when there is none."""
+        """Claim the oldest message that is due, for the time CLAIM; returns None if there is none."""
         with self.transaction() as connection:
             row = connection.execute(
                 "UPDATE outbox SET due_at = clock_timestamp() + %s, attempts = attempts + 1"
@@ -105,7 +105,7 @@ class Outbox(Database):
         return None if row is None else Message(**{**row, "kind": Kind(row["kind"])})
 
     def done(self, key: str, receipt: Mapping[str, Any] | None = None) -> None:
-        """The outside has it; ``receipt`` is added to what is known."""
+        """Record that the message is delivered; ``receipt`` is added to earlier answers."""
         from psycopg.types.json import Jsonb
 
         with self.transaction() as connection:
@@ -116,9 +116,9 @@ class Outbox(Database):
             )
 
     def failed(self, message: Message, error: str, receipt: Mapping[str, Any] | None = None) -> bool:
-        """Not this time: try again later, or give up when it has expired; returns whether it was given up.
+        """Record a failed delivery: it is tried again later, or given up if expired; returns whether it is given up.
 
-        ``receipt``: what was reached nevertheless, so that the next attempt leaves it out.
+        ``receipt``: the receivers that accepted it, which the next attempt skips.
         """
         from psycopg.types.json import Jsonb
 
@@ -132,20 +132,20 @@ class Outbox(Database):
         return row is not None and row["done_at"] is not None
 
     def give_up(self, key: str, why: str) -> None:
-        """Nobody will ever take it: keep it with the reason."""
+        """Give up a message that can't be delivered, and keep it with the reason."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE outbox SET done_at = clock_timestamp(), error = %s WHERE key = %s", (why, key)
             )
 
     def receipt(self, key: str) -> Mapping[str, Any]:
-        """What the receivers of a message answered so far; empty when nothing did, or there is no such key."""
+        """Return the receivers' answers to a message so far; empty if there are none, or no such key."""
         with self.transaction() as connection:
             row = connection.execute("SELECT receipt FROM outbox WHERE key = %s", (key,)).fetchone()
         return {} if row is None else dict(row["receipt"])
 
     def due(self) -> set[Kind]:
-        """The kinds of which at least one message is due now."""
+        """Return the kinds with at least one message that is due now."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT kind FROM outbox WHERE done_at IS NULL AND due_at <= clock_timestamp()"
@@ -153,7 +153,7 @@ class Outbox(Database):
         return {Kind(row["kind"]) for row in rows}
 
     def undelivered(self) -> list[tuple[str, str | None]]:
-        """Key and last error of every message that waits or was given up in the last day, oldest first."""
+        """Return key and last error of each message of the last day that waits or was given up, oldest first."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT key, error FROM outbox WHERE created_at > clock_timestamp() - interval '1 day'"
@@ -162,7 +162,7 @@ class Outbox(Database):
         return [(row["key"], row["error"]) for row in rows]
 
     def forget_old(self) -> int:
-        """Delete what was settled longer than KEPT ago; returns how many."""
+        """Delete messages that were delivered or given up longer than KEPT ago; returns how many."""
         with self.transaction() as connection:
             return connection.execute(
                 "DELETE FROM outbox WHERE done_at < clock_timestamp() - %s", (KEPT,)
@@ -170,12 +170,12 @@ class Outbox(Database):
 
 
 def backoff(attempts: int) -> timedelta:
-    """The pause after the nth attempt: 2 s, doubled each time, at most 5 minutes."""
+    """Return the pause after the nth attempt: 2 s, doubled each time, at most 5 minutes."""
     return timedelta(seconds=min(300.0, 2.0 ** min(attempts, 9)))
 
 
 def outbox_of(settings: Settings) -> Outbox:
-    """The outbox of an installation, its table made where it is missing."""
+    """Return the outbox of an installation, with its table created if it was missing."""
     outbox = Outbox(store_dsn(settings))
     outbox.ensure_tables()
     return outbox

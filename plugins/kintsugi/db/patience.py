@@ -1,7 +1,7 @@
-"""How long a caller waits for a store that answers late, and connecting within that time.
+"""How long a caller waits for a database that answers late, and connecting within that time.
 
-On a loaded machine Postgres takes long to accept a connection, and after a crash its supervisor starts it again within
-seconds. A repair or a command must survive both; a page or a probe would rather say that the store doesn't answer.
+On a loaded machine Postgres is slow to accept a connection. After a crash its supervisor restarts it within seconds. A
+recovery or a command must survive both. A web page or a probe should report quickly that the database doesn't answer.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """``late_s``: for how long a store that doesn't answer in time is tried. ``away_s``: one that refuses, or restarts.
+    """``late_s``: how long to retry while the database doesn't answer. ``away_s``: while it refuses or restarts.
 
-    Zero is a single try.
+    Zero means a single attempt.
     """
 
     late_s: float = 0.0
     away_s: float = 0.0
 
     def waits(self, *, late: bool, waited_s: float) -> bool:
-        """Whether to try again after ``waited_s`` seconds; ``late``: the store was silent, rather than refusing."""
+        """Whether to try again after ``waited_s`` seconds. ``late``: the database was silent and did not refuse."""
         return waited_s < (self.late_s if late else self.away_s)
 
 
 NONE = Patience()
 LOOK = Patience(late_s=15.0)
-"""Of a command that only looks, such as `make status`: a store that is down is told at once."""
+"""For a command that only reads, such as `make status`: it reports at once that the database is down."""
 TASK = Patience(late_s=60.0, away_s=20.0)
-"""Of a step of a recovery, whose task has retries beside."""
+"""For a step of a recovery, whose task also has retries."""
 COMMAND = Patience(late_s=180.0, away_s=30.0)
-"""Of a command that runs for long, such as `make demo`: it must not end because of a busy minute."""
+"""For a long command, such as `make demo`: it must not fail because of a busy minute."""
 
 CONNECT_S = 3.0
 LONGEST_CONNECT_S = 15.0
 
 
 def connect_timeout_s(attempt: int, patience: Patience) -> int:
-    """Seconds for the nth attempt to connect (from 1): 3, doubled each time up to 15, where somebody waits at all."""
+    """Return the time-out in seconds of the nth attempt (from 1): 3, doubled each time up to 15 if it is retried."""
     if patience.late_s <= 0:
         return int(CONNECT_S)
     return int(min(CONNECT_S * 2 ** min(attempt - 1, 8), LONGEST_CONNECT_S))
@@ -53,7 +53,7 @@ def connect_timeout_s(attempt: int, patience: Patience) -> int:
 
 @dataclass(slots=True)
 class _Process:
-    """What holds where nobody says otherwise."""
+    """The defaults of this process."""
 
     patience: Patience = NONE
     say: Callable[[str], object] = log.warning
@@ -63,14 +63,14 @@ PROCESS = _Process()
 
 
 def be_patient(patience: Patience, say: Callable[[str], object] = log.warning) -> None:
-    """Let every store of this process wait; ``say`` gets a sentence when a wait begins."""
+    """Let every database connection of this process wait; ``say`` gets a sentence when a wait begins."""
     PROCESS.patience, PROCESS.say = patience, say
 
 
 def connect(dsn: str, patience: Patience | None = None, **options: Any) -> Connection[Any]:
-    """Connect to Postgres; tried again within ``patience`` (None: that of the process). ``options``: psycopg's.
+    """Connect to Postgres; retried within ``patience`` (None: that of the process). ``options``: psycopg's.
 
-    Raises psycopg.OperationalError, that of the last try.
+    Raises the psycopg.OperationalError of the last attempt.
     """
     import psycopg
     import tenacity
@@ -87,7 +87,7 @@ def connect(dsn: str, patience: Patience | None = None, **options: Any) -> Conne
     def say(state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1:
             PROCESS.say(
-                f"the store doesn't answer yet; waiting for it, up to {held.late_s:.0f} s "
+                f"the database doesn't answer yet; waiting for it up to {held.late_s:.0f} s "
                 f"({held.away_s:.0f} s while it refuses connections)"
             )
 

@@ -1,4 +1,4 @@
-"""Releases: which there are, which node runs which, and how each roll-out went."""
+"""Releases: the known releases, the release of each node, and the course of each roll-out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from kintsugi.db.database import Rows
 
 End = Literal["held", "returned", "stuck", "stopped", "dry_run"]
-"""How a deployment ended: known-good; back on the last known-good; back, but for a node; before or between nodes."""
+"""How a deployment ended: known-good; rolled back; a node could not be rolled back; stopped before the end; dry run."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRecord:
-    """What is known of a release. Times are UTC. ``known_good_at``: when its probes last held on every node."""
+    """The record of a release. Times are UTC. ``known_good_at``: when its probes last passed on every node."""
 
     digest: str
     origin: str
@@ -41,7 +41,7 @@ class ReleaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentEntry:
-    """A line of a deployment's journal. ``node`` None: it concerns the whole fleet."""
+    """An entry of a deployment's journal. ``node`` None: it concerns the whole fleet."""
 
     at: datetime
     node: str | None
@@ -50,9 +50,9 @@ class DeploymentEntry:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One roll-out. ``state``: running, or how it ended. ``broken``: the first bad probe, as a sentence.
+    """One roll-out. ``state``: running, or how it ended. ``broken``: the first failed probe, as a sentence.
 
-    ``steps`` in the order of the roll-out; empty until the plan was made.
+    ``steps``: in the order of the roll-out; empty until the plan is made.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Deployment:
     entries: tuple[DeploymentEntry, ...] = ()
 
     def step(self, node: str) -> Step:
-        """The step of ``node``; raises KintsugiError when the plan has none."""
+        """Return the step of ``node``; raises KintsugiError if the plan has none."""
         for step in self.steps:
             if step.node == node:
                 return step
@@ -75,10 +75,10 @@ class Deployment:
 
 
 class Releases(Database):
-    """Every write may be made twice. Digests are the full 64 hexadecimal digits."""
+    """Every write may be repeated. Digests are the full 64 hexadecimal digits."""
 
     def add_release(self, digest: str, origin: str) -> bool:
-        """Put a release on record; False when it is already there (its origin stays the first one)."""
+        """Record a release; returns False if it is recorded already (it keeps its first origin)."""
         with self.transaction() as connection:
             added = connection.execute(
                 "INSERT INTO release (digest, origin) VALUES (%s, %s) ON CONFLICT DO NOTHING",
@@ -87,7 +87,7 @@ class Releases(Database):
             return added.rowcount == 1
 
     def releases(self, limit: int = 50) -> list[ReleaseRecord]:
-        """The newest releases, newest first."""
+        """Return the newest releases, newest first."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM release ORDER BY built_at DESC LIMIT %s", (limit,)
@@ -95,18 +95,18 @@ class Releases(Database):
         return [ReleaseRecord(**row) for row in rows]
 
     def release_record(self, prefix: str) -> ReleaseRecord:
-        """The release whose digest begins with ``prefix``; raises KintsugiError when none or several do."""
+        """Return the release whose digest begins with ``prefix``; raises KintsugiError if none or several do."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM release WHERE starts_with(digest, %s) LIMIT 2", (prefix,)
             ).fetchall()
         if len(rows) != 1:
             many = "more than one release begins" if rows else "no release begins"
-            raise KintsugiError(f"{many} with {prefix!r}; `kintsugi release list` names them all")
+            raise KintsugiError(f"{many} with {prefix!r}; `kintsugi release list` shows all releases")
         return ReleaseRecord(**rows[0])
 
     def last_known_good(self) -> ReleaseRecord | None:
-        """The release whose probes held last."""
+        """Return the release that was marked known-good last; None if there is none."""
         with self.transaction() as connection:
             row = connection.execute(
                 "SELECT * FROM release WHERE known_good_at IS NOT NULL AND bad_at IS NULL"
@@ -115,7 +115,7 @@ class Releases(Database):
         return None if row is None else ReleaseRecord(**row)
 
     def mark_known_good(self, digest: str) -> None:
-        """Its probes held on every node. Takes an earlier bad mark away: somebody tried it again, and it held."""
+        """Mark the release known-good: its probes passed on every node. Removes an earlier bad mark."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE release SET known_good_at = clock_timestamp(), bad_at = NULL, bad_reason = NULL"
@@ -124,9 +124,10 @@ class Releases(Database):
             )
 
     def mark_bad(self, digest: str, reason: str) -> bool:
-        """Say that a probe of it failed; False for a release that was known-good, which stays so.
+        """Mark the release bad after a failed probe; returns False for a known-good release, which stays known-good.
 
-        It has been proven once, so the failure has another cause, and recovery must not lose what it returns to.
+        A known-good release has passed its probes before, so the failure probably has another cause. And recovery
+        needs it to roll back to.
         """
         with self.transaction() as connection:
             marked = connection.execute(
@@ -137,7 +138,7 @@ class Releases(Database):
             return marked.rowcount == 1
 
     def node_releases(self) -> dict[str, ReleaseRecord]:
-        """What each node was last configured from, by node; a node that nobody recorded is left out."""
+        """Return the release that each node was last configured from; nodes without a record are left out."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT n.node, r.* FROM node_release n JOIN release r USING (digest) ORDER BY n.node"
@@ -145,7 +146,7 @@ class Releases(Database):
         return {row.pop("node"): ReleaseRecord(**row) for row in rows}
 
     def set_node_releases(self, nodes: Collection[str], digest: str) -> None:
-        """Say what these nodes are configured from; to be said before the act, so that a killed act is known."""
+        """Record the release of these nodes. Call it before they are configured, so that a killed run is known."""
         with self.transaction() as connection:
             for node in sorted(nodes):
                 connection.execute(
@@ -158,9 +159,9 @@ class Releases(Database):
     # --- deployments --------------------------------------------------------------------------------------
 
     def open_deployment(self, deployment: str, digest: str, back_to: str | None) -> Deployment:
-        """Begin a roll-out, or go on with the one of this id, which keeps what it began with.
+        """Begin a roll-out, or continue the one with this id, which keeps its release and its roll-back target.
 
-        Raises Refused when another one runs.
+        Raises Refused if another one runs.
         """
         with self.transaction() as connection:
             connection.execute("LOCK TABLE deployment IN SHARE ROW EXCLUSIVE MODE")
@@ -168,7 +169,9 @@ class Releases(Database):
                 "SELECT id FROM deployment WHERE state = 'running' AND id <> %s", (deployment,)
             ).fetchone()
             if other is not None:
-                raise Refused(f"deployment {other['id']} is still running; one roll-out at a time")
+                raise Refused(
+                    f"deployment {other['id']} is still running; only one roll-out can run at a time"
+                )
             connection.execute(
                 "INSERT INTO deployment (id, digest, back_to) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
                 (deployment, digest, back_to),
@@ -176,12 +179,12 @@ class Releases(Database):
             return _deployment(connection, deployment)
 
     def deployment(self, deployment: str) -> Deployment:
-        """The deployment with its steps and journal; raises KintsugiError when there is none."""
+        """Return the deployment with its steps and journal; raises KintsugiError if there is none."""
         with self.transaction() as connection:
             return _deployment(connection, deployment)
 
     def deployments(self, limit: int = 20) -> list[Deployment]:
-        """The newest deployments, newest first."""
+        """Return the newest deployments, newest first."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT id FROM deployment ORDER BY started_at DESC LIMIT %s", (limit,)
@@ -189,9 +192,9 @@ class Releases(Database):
             return [_deployment(connection, row["id"]) for row in rows]
 
     def plan_deployment(self, deployment: str, changes: Mapping[str, Sequence[str]]) -> Deployment:
-        """Write the plan down: by node, in the order of the roll-out, the paths that change.
+        """Record the plan: the paths that change by node, in the order of the roll-out.
 
-        A plan that is there already stays: what a killed run touched must not look untouched.
+        An existing plan is kept, so that a node that a killed run updated does not look unchanged.
         """
         from psycopg.types.json import Jsonb
 
@@ -205,7 +208,7 @@ class Releases(Database):
             return _deployment(connection, deployment)
 
     def set_deployment_node(self, deployment: str, node: str, state: NodeState, message: str) -> None:
-        """Move ``node`` to ``state``, with a line in the journal; the same state again says nothing."""
+        """Move ``node`` to ``state``, with a journal entry; the same state again writes nothing."""
         with self.transaction() as connection:
             moved = connection.execute(
                 "UPDATE deployment_node SET state = %s WHERE deployment = %s AND node = %s AND state <> %s",
@@ -215,16 +218,16 @@ class Releases(Database):
                 _note(connection, deployment, message, node)
 
     def break_deployment(self, deployment: str, reason: str) -> None:
-        """The first bad probe: from here on there is only the way back. A second one changes nothing."""
+        """Record the first failed probe: from here on the deployment is rolled back. A second one changes nothing."""
         with self.transaction() as connection:
             broken = connection.execute(
                 "UPDATE deployment SET broken = %s WHERE id = %s AND broken IS NULL", (reason, deployment)
             )
             if broken.rowcount:
-                _note(connection, deployment, f"the way back begins: {reason}")
+                _note(connection, deployment, f"the roll-back begins: {reason}")
 
     def end_deployment(self, deployment: str, state: End, reason: str) -> Deployment:
-        """End it; one that has ended stays as it is."""
+        """End the deployment; one that has ended already is not changed."""
         with self.transaction() as connection:
             ended = connection.execute(
                 "UPDATE deployment SET state = %s, reason = %s, ended_at = clock_timestamp()"
@@ -236,7 +239,7 @@ class Releases(Database):
             return _deployment(connection, deployment)
 
     def note_deployment(self, deployment: str, message: str, node: str | None = None) -> None:
-        """Add a line to the deployment's journal."""
+        """Add an entry to the deployment's journal."""
         with self.transaction() as connection:
             _note(connection, deployment, message, node)
 
@@ -245,9 +248,9 @@ class Releases(Database):
     def record_drift(
         self, node: str, digest: str, paths: Collection[str], *, put_right: bool = False
     ) -> list[str]:
-        """Write down how ``node`` differs at this moment; returns the paths that weren't known yet.
+        """Record the ``paths`` at which ``node`` differs now; returns the paths that are new.
 
-        What was known and isn't among ``paths`` is over; ``put_right``: because somebody wrote it anew just now.
+        A recorded path that isn't among ``paths`` counts as gone. ``put_right``: because it was written again just now.
         """
         with self.transaction() as connection:
             connection.execute(
@@ -270,7 +273,7 @@ class Releases(Database):
         return fresh
 
     def drift(self) -> dict[str, list[str]]:
-        """What differs, as far as is known: paths by node."""
+        """Return the recorded differences: paths by node."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT node, path FROM drift WHERE gone_at IS NULL ORDER BY node, path"
@@ -292,7 +295,7 @@ def _deployment(connection: Rows, deployment: str) -> Deployment:
     row = connection.execute("SELECT * FROM deployment WHERE id = %s", (deployment,)).fetchone()
     if row is None:
         raise KintsugiError(
-            f"there is no deployment {deployment}; `kintsugi release list` names the last ones"
+            f"there is no deployment {deployment}; `kintsugi release list` shows the last ones"
         )
     steps = connection.execute(
         "SELECT node, changes, state FROM deployment_node WHERE deployment = %s ORDER BY position",

@@ -1,4 +1,4 @@
-"""Comparisons of Cassandra nodes' ranges with their replicas: the nightly ones, and those that end a repair."""
+"""Records of data repairs (anti-entropy) of Cassandra nodes: the nightly ones, and those that end a recovery."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from kintsugi.db.database import Database, one
 if TYPE_CHECKING:
     from kintsugi.db.database import Rows
 
-# A row that was deleted comes back where a replica never heard of it for gc_grace_seconds, ten days by default.
+# A deleted row reappears if a replica misses the deletion for longer than gc_grace_seconds, ten days by default.
 OVERDUE = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What is known of one node's comparisons. Times are UTC.
+    """The data repairs of one node. Times are UTC.
 
-    ``whole_at``: when the last one began that was carried through, None when none was. ``differed``: how many ranges
-    weren't as a replica's in it, and were repaired. ``failed_at``, ``failure``: of the newest, where it failed.
+    ``whole_at``: when the last complete repair began, None if there was none. ``differed``: how many ranges were out
+    of sync in it, and were repaired. ``failed_at``, ``failure``: of the newest repair, if it failed.
     """
 
     whole_at: datetime | None = None
@@ -30,7 +30,7 @@ class Compared:
     failure: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """With the fields' names; times in ISO 8601."""
+        """Return the fields by name; times in ISO 8601."""
         return {
             name: value.isoformat() if isinstance(value, datetime) else value
             for name, value in asdict(self).items()
@@ -38,10 +38,10 @@ class Compared:
 
 
 class Comparisons(Database):
-    """One row each; every method is one transaction."""
+    """One row for each repair; every method is one transaction."""
 
     def begin_comparison(self, node: str, by: str) -> int:
-        """Note that the node's ranges are being compared by ``by`` (a DAG run, an incident); returns its number."""
+        """Record that a repair of the node begins for ``by`` (a DAG run, an incident); returns its number."""
         with self.transaction() as connection:
             row = connection.execute(
                 "INSERT INTO comparison (node, by) VALUES (%s, %s) RETURNING id", (node, by)
@@ -49,7 +49,7 @@ class Comparisons(Database):
             return int(one(row)["id"])
 
     def end_comparison(self, number: int, differed: int | None = None, *, failure: str | None = None) -> None:
-        """Note how it ended: how many ranges differed, or why it was not carried through."""
+        """Record how the repair ended: how many ranges were out of sync, or why it failed."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE comparison SET ended_at = clock_timestamp(), differed = %s, failure = %s WHERE id = %s",
@@ -57,13 +57,13 @@ class Comparisons(Database):
             )
 
     def compared(self) -> dict[str, Compared]:
-        """By node, of every one that was ever compared."""
+        """Return the repairs by node, for every node that was ever repaired."""
         with self.transaction() as connection:
             return dict(compared(connection))
 
 
 def compared(connection: Rows) -> Mapping[str, Compared]:
-    """`Comparisons.compared` within a transaction. One that never ended was broken off, unless it is under way."""
+    """Return `Comparisons.compared` within a transaction. A repair without an end is running or was killed."""
     rows = connection.execute(
         "SELECT newest.node, whole.began_at AS whole_at, whole.differed,"
         " CASE WHEN newest.failure IS NOT NULL THEN newest.ended_at END AS failed_at, newest.failure"
@@ -75,29 +75,29 @@ def compared(connection: Rows) -> Mapping[str, Compared]:
 
 
 def sentence(nodes: Sequence[str], known: Mapping[str, Compared]) -> str:
-    """When all of ``nodes`` had been compared, or which hadn't been; and what failed last."""
+    """Say when the last repair of ``nodes`` was, which were never repaired, and which repairs failed last."""
     times = _times(nodes, known)
     missing = [name for name in nodes if name not in times]
     if len(missing) == len(nodes):
-        said = "Replicas not compared yet."
+        said = "Replicas not repaired yet."
     elif missing:
-        said = f"Replicas of {' and '.join(missing)} not compared yet."
+        said = f"Replicas of {' and '.join(missing)} not repaired yet."
     else:
-        said = f"Replicas compared {min(times.values()):%Y-%m-%d %H:%M} UTC."
+        said = f"Replicas repaired {min(times.values()):%Y-%m-%d %H:%M} UTC."
     failed = [name for name in nodes if name in known and known[name].failure is not None]
-    return f"{said} The last comparison of {' and '.join(failed)} failed." if failed else said
+    return f"{said} The last repair of {' and '.join(failed)} failed." if failed else said
 
 
 def overdue_since(
     nodes: Sequence[str], known: Mapping[str, Compared], *, installed_at: datetime, now: datetime
 ) -> datetime | None:
-    """Since when the node has waited that has waited for longest, if that is too long; times are UTC."""
+    """Return the time of the oldest last repair, if it is longer ago than OVERDUE; times are UTC."""
     times = _times(nodes, known)
     oldest = min(times.values()) if len(times) == len(nodes) else installed_at
     return oldest if now - oldest > OVERDUE else None
 
 
 def _times(nodes: Sequence[str], known: Mapping[str, Compared]) -> dict[str, datetime]:
-    """When each was compared last, by node; those that never were are left out."""
+    """Return when each node was repaired last; nodes that never were are left out."""
     found = {name: known[name].whole_at for name in nodes if name in known}
     return {name: at for name, at in found.items() if at is not None}

@@ -1,7 +1,7 @@
-"""Where on the topic the messages of each file lie: so that what Kafka deleted unread names its files.
+"""The offsets of each file's messages, to find the files of messages that Kafka deleted unread.
 
-One row a file, replay and partition: from the first of its messages to the last. Other files' messages may lie between
-them, so a range names every file that is affected, and perhaps some that aren't; sending one of those again
+One row for each file, replay and partition: from the first message to the last. Messages of other files may lie in
+between. So a range gives every file that is affected, and perhaps some that aren't. To send such a file again
 changes nothing.
 """
 
@@ -36,7 +36,7 @@ Range = tuple[int, int]  # first offset, and the one after the last
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file whose messages lie in a range. ``stored``: an account found all of its trades in Cassandra since."""
+    """A file with messages in a range. ``stored``: a later reconciliation found all its trades in Cassandra."""
 
     key: str
     etag: str
@@ -47,17 +47,17 @@ class SentFile:
 
     @property
     def needs_replay(self) -> bool:
-        """An ingested file whose trades are all stored lost nothing; a replay may have been meant to restore them."""
+        """False for an ingested file whose trades are all stored. True for a replay: it may have restored trades."""
         return bool(self.replay) or not self.stored
 
 
 class SentOffsets(Database):
-    """The table in the ledger's database, made at first use. Methods raise StoreUnavailable."""
+    """The table in the ledger's database, created at first use. Methods raise StoreUnavailable."""
 
     _has_table = False
 
     def ensure_table(self) -> None:
-        """Make the table where it is missing; safe to race."""
+        """Create the table if it is missing; several processes may call it at once."""
         if self._has_table:
             return
         with self.transaction() as connection:
@@ -66,7 +66,7 @@ class SentOffsets(Database):
         self._has_table = True
 
     def add(self, key: str, etag: str, replay: str, ranges: Mapping[int, Range]) -> None:
-        """Widen a file's ranges, by partition, by those of messages that were just acknowledged."""
+        """Extend a file's ranges, by partition, by the ranges of messages that were just acknowledged."""
         self.ensure_table()
         with self.transaction() as connection:
             for partition, (first, end) in ranges.items():
@@ -79,7 +79,7 @@ class SentOffsets(Database):
                 )
 
     def files_in(self, partition: int, first: int, end: int) -> list[SentFile]:
-        """The files with messages in the range ``first`` to ``end`` - 1 of a partition, by key."""
+        """Return the files with messages in the range ``first`` to ``end`` - 1 of a partition, by key."""
         self.ensure_table()
         with self.transaction() as connection:
             rows = connection.execute(
@@ -93,19 +93,19 @@ class SentOffsets(Database):
         return [SentFile(**row) for row in rows]
 
     def known(self) -> set[tuple[str, str]]:
-        """(key, ETag) of every file whose messages' place is known."""
+        """Return (key, ETag) of every file whose offsets are known."""
         self.ensure_table()
         with self.transaction() as connection:
             rows = connection.execute("SELECT DISTINCT key, etag FROM sent_offsets").fetchall()
         return {(row["key"], row["etag"]) for row in rows}
 
     def forget_old(self) -> None:
-        """Drop what was sent longer ago than Cassandra keeps trades."""
+        """Delete the rows of messages that are older than the trades that Cassandra keeps."""
         self.ensure_table()
         with self.transaction() as connection:
             connection.execute("DELETE FROM sent_offsets WHERE at < clock_timestamp() - %s", (KEPT,))
 
 
 def uncovered(lost: Range, files: Iterable[SentFile]) -> int:
-    """How many offsets of the range lie in no file's range: they are of no file, or of one sent long ago."""
+    """Return how many offsets of the range belong to no known file."""
     return sum(end - first for first, end in subtract(lost, [(file.first, file.end) for file in files]))

@@ -1,18 +1,18 @@
-"""Recovery's memory, in Postgres, outside the fleet.
+"""The state of the recovery, in Postgres, outside the fleet.
 
-Leases with fencing tokens, incidents, faults, flags, releases, comparisons.
+Leases with fencing tokens, incidents, faults, flags, releases, data repairs.
 
-It is Postgres and neither Airflow's tables nor the fleet itself, because it has to outlive both. Every write
-of a recoverer carries its fencing token and is refused when the token is no longer the newest; every write
-can be made twice, so any step may be killed and run again.
+The state is in a Postgres database of its own, because it has to survive the fleet and Airflow's tables. Every write of
+a recovery carries its fencing token and is refused if the token is no longer the newest. Every write can be repeated,
+so any step may be killed and run again.
 
     store = Store(dsn)
     store.migrate()
     lease = store.acquire_lease("kafka-2", holder="watch/run-7", ttl_s=60)
     incident = store.open_incident("kafka-2", lease.token, ...)
 
-Times are those of the database, UTC: one clock for all recoverers. Methods raise StoreUnavailable when the
-database can't be reached, Fenced for a stale token, LeaseHeld and Refused as they say.
+Times are those of the database, UTC: one clock for all recoveries. Methods raise StoreUnavailable if the
+database can't be reached, Fenced for a stale token, and LeaseHeld and Refused as documented.
 """
 
 from kintsugi.db.database import StoreUnavailable
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Store(Leases, Incidents, Flags, Releases, Comparisons):
-    """All of the store behind one DSN; cheap to make, safe to share between threads and processes.
+    """The whole database behind one DSN; cheap to create, safe to share between threads and processes.
 
     ``dsn``: a libpq connection string or URL of the database ``kintsugi``.
     """

@@ -1,8 +1,7 @@
-"""What is on record of the stream, in Postgres: messages that Kafka deleted unread, those that were no trades, waits.
+"""The record of the stream, in Postgres: messages that Kafka deleted unread, messages that were no trades, waits.
 
 The streaming driver reports the first two as letters on the dead letter topic (`pipeline.stream.driver_reports`). They
-are taken into this record together with the position up to which the topic was read, in one transaction: each letter
-counts once.
+are recorded in one transaction together with the position up to which the topic was read, so each letter counts once.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kintsugi.db.advisory_locks import STREAM_RECORD
 from kintsugi.db.database import Database
 
 KEPT = timedelta(days=90)
-WAIT_IS_OLD = timedelta(minutes=2)  # whoever waits says so every few seconds
+WAIT_IS_OLD = timedelta(minutes=2)  # a process that waits renews its record every few seconds
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS stream_loss (
@@ -52,7 +51,7 @@ CREATE TABLE IF NOT EXISTS ingest_wait (
 
 
 class LossState(StrEnum):
-    """Of messages that Kafka deleted unread: to be replayed, replayed, none of a file, or left to a person."""
+    """The state of messages that Kafka deleted unread: open, replayed, of no file, or given up (for a person)."""
 
     OPEN = "open"
     REPLAYED = "replayed"
@@ -84,7 +83,7 @@ class Loss:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is left to be done for it."""
+        """Whether nothing is left to do for it."""
         return self.state in (LossState.REPLAYED, LossState.NOTHING)
 
     def __str__(self) -> str:
@@ -94,7 +93,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Somebody holds back messages at this moment: ``name`` is the ingest or a replay, ``key`` its file."""
+    """A process that holds back messages now: ``name`` is the ingest or a replay, ``key`` its file."""
 
     name: str
     key: str
@@ -108,7 +107,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """The record in short: losses of the last KEPT, who waits now, refused messages since yesterday by reason."""
+    """A summary: losses of the last KEPT, current waits, and refused messages since yesterday by reason."""
 
     losses: tuple[Loss, ...] = ()
     waits: tuple[Wait, ...] = ()
@@ -116,16 +115,16 @@ class StreamSummary:
 
     @property
     def well(self) -> bool:
-        """Whether nothing that Kafka deleted unread is left to be replayed."""
+        """Whether no loss is left to be replayed."""
         return all(loss.settled for loss in self.losses)
 
     def lines(self) -> list[str]:
-        """What a person has to know of it, a line each."""
-        found = [f"deleted before it was stored: {loss}" for loss in self.losses]
+        """The summary for people, a line for each fact."""
+        found = [f"deleted by Kafka before it was stored: {loss}" for loss in self.losses]
         found += [f"back-pressure: {wait}" for wait in self.waits]
         if self.refused:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.items())
-            found.append(f"messages that were no trades, since yesterday: {reasons}")
+            found.append(f"messages that were not valid trades, since yesterday: {reasons}")
         return found
 
 
@@ -134,7 +133,7 @@ Range = tuple[int, int]
 
 
 def subtract(new: Range, known: Iterable[Range]) -> list[Range]:
-    """The parts of the range ``new`` that lie in none of the ``known`` ones; each (first, end), in order."""
+    """Return the parts of the range ``new`` that lie in none of the ``known`` ranges; each (first, end), in order."""
     parts, at = [], new[0]
     for first, end in sorted(known):
         if end <= at or first >= new[1]:
@@ -148,12 +147,12 @@ def subtract(new: Range, known: Iterable[Range]) -> list[Range]:
 
 
 class StreamRecord(Database):
-    """The record of one installation; makes its tables at first use. Methods raise StoreUnavailable."""
+    """The record of one installation; creates its tables at first use. Methods raise StoreUnavailable."""
 
     _has_tables = False
 
     def ensure_tables(self) -> None:
-        """Make the tables where they are missing; safe to race."""
+        """Create the tables if they are missing; several processes may call it at once."""
         if self._has_tables:
             return
         with self.transaction() as connection:
@@ -162,13 +161,13 @@ class StreamRecord(Database):
         self._has_tables = True
 
     def summary(self) -> StreamSummary:
-        """The record in short."""
+        """Return the summary of the record."""
         return StreamSummary(tuple(self.losses()), tuple(self.waits()), self.refused())
 
     # Letters
 
     def position(self) -> dict[int, int]:
-        """The next offset to read of the dead letter topic, by partition."""
+        """Return the next offset to read of the dead letter topic, by partition."""
         self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute("SELECT partition, next FROM letter_position").fetchall()
@@ -180,9 +179,9 @@ class StreamRecord(Database):
         refused: Mapping[str, int],
         position: Mapping[int, int],
     ) -> None:
-        """Record letters: ``lost`` (partition, first, end), ``refused`` messages by reason, and what was read by them.
+        """Record letters: ``lost`` (partition, first, end), ``refused`` messages by reason, and the new ``position``.
 
-        What a loss on record already names isn't recorded again: a driver that was killed reports its start twice.
+        Ranges that an open loss covers are not recorded again, because a driver that was killed reports a loss twice.
         """
         self.ensure_tables()
         with self.transaction() as connection:
@@ -213,7 +212,7 @@ class StreamRecord(Database):
                 )
 
     def refused(self, span: timedelta = timedelta(days=1)) -> dict[str, int]:
-        """How many messages were no trades since the day that ``span`` before now lies in, by reason."""
+        """Return how many messages were no trades, by reason, since the day of the time ``span`` ago."""
         self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
@@ -226,7 +225,7 @@ class StreamRecord(Database):
     # Losses
 
     def losses(self, *, open_only: bool = False) -> list[Loss]:
-        """What Kafka deleted unread in the last KEPT, the oldest first; ``open_only``: that nobody has settled."""
+        """Return the losses of the last KEPT, the oldest first; ``open_only``: only those that are not settled."""
         self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
@@ -237,11 +236,11 @@ class StreamRecord(Database):
         return [_loss(row) for row in rows]
 
     def loss(self, name: str) -> Loss | None:
-        """The loss with this `Loss.id`; None when there is none."""
+        """Return the loss with this `Loss.id`; None if there is none."""
         return next((loss for loss in self.losses() if loss.id == name), None)
 
     def settle(self, loss: Loss, state: LossState, files: Iterable[str], said: str) -> None:
-        """Record how a loss ended: ``files`` that were sent again, and a sentence."""
+        """Record how a loss ended: the ``files`` that were sent again, and a sentence."""
         from psycopg.types.json import Jsonb
 
         with self.transaction() as connection:
@@ -252,7 +251,7 @@ class StreamRecord(Database):
             )
 
     def replays_of(self, span: timedelta) -> dict[str, int]:
-        """For how many losses settled in the last ``span`` each file was sent again, by key."""
+        """Return, by key, for how many losses of the last ``span`` each file was sent again."""
         self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
@@ -265,7 +264,7 @@ class StreamRecord(Database):
     # Waits
 
     def wait(self, name: str, key: str, why: str, since: datetime) -> None:
-        """Say that somebody holds back messages; to be said again every few seconds."""
+        """Record that a process holds back messages; it must be renewed every few seconds."""
         self.ensure_tables()
         with self.transaction() as connection:
             connection.execute(
@@ -276,13 +275,13 @@ class StreamRecord(Database):
             )
 
     def go_on(self, name: str) -> None:
-        """Say that somebody waits no longer."""
+        """Remove the record of a wait that is over."""
         self.ensure_tables()
         with self.transaction() as connection:
             connection.execute("DELETE FROM ingest_wait WHERE name = %s", (name,))
 
     def waits(self) -> list[Wait]:
-        """Who waits now, the longest first; what nobody has said again for WAIT_IS_OLD isn't among them."""
+        """Return the current waits, the longest first, without those that were not renewed for WAIT_IS_OLD."""
         self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(

@@ -1,1 +1,1 @@
-"""What recovery and releases both do to nodes: readiness, verification, voters, repair of replicas."""
+"""What recovery and releases both do to nodes: readiness, verification, Kafka voters, data repair."""

@@ -1,4 +1,4 @@
-"""What may be answered to a repair that a guard refused, beside `kintsugi.recovery.guards` APPROVE and DECLINE."""
+"""An answer to a recovery that a guard refused, besides APPROVE and DECLINE of `kintsugi.recovery.guards`."""
 
 LOOK_AGAIN = "Look again"
-"""The reason has passed: prove the node. The sweep answers this too, when the node serves again."""
+"""The reason of the refusal is gone: verify the node. The sweep also answers this if the node serves again."""

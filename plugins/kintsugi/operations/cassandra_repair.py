@@ -1,7 +1,7 @@
-"""Comparing a Cassandra node's ranges with its replicas, which repairs what differs: after a repair, and each night.
+"""Repair a Cassandra node's ranges (`nodetool repair`, anti-entropy): at the end of a recovery, and each night.
 
-A replica misses writes quietly: it was too busy for a moment and no hint of the write was kept, or its disk lost one.
-Nobody notices while the others hold them, and what has been deleted since comes back after ``gc_grace_seconds``.
+A replica can miss a write without an error: it was too busy and no hint was kept, or its disk lost the write. Nobody
+notices while the other replicas have it. Without repair, deleted rows can reappear after ``gc_grace_seconds``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from kintsugi.probes.protocols import probe_node
 
 log = logging.getLogger(__name__)
 
-# It takes as long as there is data; what can't end any more is noticed by AWAY_S.
+# A repair takes longer with more data. AWAY_S ends one that can't finish because a node is down.
 COMPARISON_S = 4 * 3600.0
 AWAY_S = 30.0
 ASK_EVERY_S = 5.0
-NOTE_EVERY_S = 120.0  # a journal that says nothing for ten minutes is taken for a repair that is stuck
+NOTE_EVERY_S = 120.0  # a recovery counts as stuck if its journal has no new entry for ten minutes
 REPLICAS_S = 720.0
 DIFFER = re.compile(r" ha(?:s|ve) (\d+) range\(s\) out of sync")
 
@@ -34,11 +34,11 @@ DIFFER = re.compile(r" ha(?:s|ve) (\d+) range\(s\) out of sync")
 def compare_ranges(
     runtime: Runtime, node: Node, by: str, *, primary: bool, note: Callable[[str], None] = log.info
 ) -> str:
-    """Compare the node's ranges with their replicas, and repair what differs; it is put on record for ``by``.
+    """Repair the node's ranges with their replicas; the repair is recorded for ``by``.
 
-    ``primary``: only the ranges whose first replica it is; of all nodes together those are all there are. ``note`` gets
-    a sentence every NOTE_EVERY_S while it goes on. Returns a sentence; raises StepFailed, also once a Cassandra node
-    hasn't answered for AWAY_S.
+    ``primary``: only the ranges whose first replica is this node. For all nodes together these are all ranges.
+    ``note`` gets a sentence every NOTE_EVERY_S while the repair runs. Returns a sentence. Raises StepFailed, also if a
+    Cassandra node hasn't answered for AWAY_S.
     """
     number, began = runtime.store.begin_comparison(node.name, by), datetime.now(UTC)
     try:
@@ -48,7 +48,8 @@ def compare_ranges(
             extra_vars={"cassandra_repair_primary": primary},
             timeout_s=COMPARISON_S,
             give_up=_away(
-                runtime.fleet, lambda seconds: note(f"{node.name} has been compared for {seconds:.0f} s")
+                runtime.fleet,
+                lambda seconds: note(f"the data repair of {node.name} has run for {seconds:.0f} s"),
             ),
         )
     except StepFailed as failure:
@@ -56,39 +57,39 @@ def compare_ranges(
         raise
     differed = _differed(runtime, node, began)
     runtime.store.end_comparison(number, differed)
-    which = "every range that is its own first" if primary else "every range"
-    found = {None: "how many differed is unknown", 0: "none differed"}.get(
-        differed, f"{differed} differed and were repaired"
+    which = "every primary range" if primary else "every range"
+    found = {None: "the number of ranges out of sync is unknown", 0: "no range was out of sync"}.get(
+        differed, f"ranges that were out of sync: {differed}"
     )
-    return f"{which} of {node.name} was compared with its replicas: {found}"
+    return f"{which} of {node.name} was repaired with its replicas: {found}"
 
 
 def compare_tonight(runtime: Runtime, name: str, by: str) -> str:
-    """The nightly comparison of one node; raises StepFailed where it fails, or is put off, with the reason."""
+    """Run the nightly repair of one node; raises StepFailed with the reason if it fails or is postponed."""
     if (why := _put_off(runtime)) is not None:
-        raise StepFailed(f"the comparison of {name} is put off: {why}")
+        raise StepFailed(f"the data repair of {name} is postponed: {why}")
     sentence = compare_ranges(runtime, runtime.fleet.node(name), by, primary=True)
     log.info("%s", sentence)
     return sentence
 
 
 def await_replicas(fleet: Fleet) -> None:
-    """Wait until every Cassandra node answers, because others may be under repair too.
+    """Wait until every Cassandra node answers, because other nodes may be in recovery too.
 
     Raises StepFailed after REPLICAS_S.
     """
     until = time.monotonic() + REPLICAS_S
     while away := _silent(fleet):
         if time.monotonic() > until:
-            raise StepFailed(f"no comparison without {' and '.join(away)}: no answer for {REPLICAS_S:.0f} s")
+            raise StepFailed(f"no data repair without {' and '.join(away)}: no answer for {REPLICAS_S:.0f} s")
         time.sleep(2)
 
 
 def _put_off(runtime: Runtime) -> str | None:
-    """Why no ranges should be compared now: a repair or a roll-out would be slowed down, or break it off."""
+    """Return why no data repair should start now: it would disturb a recovery or a roll-out, or be ended by it."""
     for incident in runtime.store.incidents(open_only=True):
         if incident.role is Role.CASSANDRA:
-            return f"{incident.node} is being repaired ({incident.id})"
+            return f"{incident.node} is being recovered ({incident.id})"
     for deployment in runtime.store.deployments():
         if deployment.state == "running":
             return f"a release is being rolled out ({deployment.id})"
@@ -98,7 +99,7 @@ def _put_off(runtime: Runtime) -> str | None:
 
 
 def _silent(fleet: Fleet) -> list[str]:
-    """The Cassandra nodes that don't answer now."""
+    """Return the Cassandra nodes that don't answer now."""
     nodes = fleet.of(Role.CASSANDRA)
     answering = asyncio.run(_answering(nodes))
     return [node.name for node in nodes if node.name not in answering]
@@ -110,33 +111,33 @@ async def _answering(nodes: Sequence[Node]) -> list[str]:
 
 
 def _differed(runtime: Runtime, node: Node, began: datetime) -> int | None:
-    """How many ranges the node's log says differed since then, by its own clock; None where it can't be asked."""
+    """Return how many ranges were out of sync since then, by the node's log and clock; None if it can't be read."""
     try:
         return ranges_that_differ(runtime.said(node.name, "range(s) out of sync", began))
     except StepFailed as failure:
-        log.warning("how many ranges differed is unknown: %s", failure)
+        log.warning("the number of ranges out of sync is unknown: %s", failure)
         return None
 
 
 @dataclass
 class Away:
-    """Which of the nodes hasn't answered for AWAY_S. Pure; ``feed`` it in order."""
+    """Finds a node that hasn't answered for AWAY_S. Pure; call ``feed`` in order of time."""
 
     heard: dict[str, float]
 
     def feed(self, answering: Collection[str], now: float) -> str | None:
-        """Take one look, at ``now`` (monotonic seconds); a sentence once a node is away."""
+        """Take the nodes that answer at ``now`` (monotonic seconds); returns a sentence once a node is away."""
         self.heard.update(dict.fromkeys(answering, now))
         for name, at in self.heard.items():
             if now - at > AWAY_S:
-                return f"{name} hasn't answered for {now - at:.0f} s, and a comparison needs every replica"
+                return f"{name} hasn't answered for {now - at:.0f} s, and a data repair needs every replica"
         return None
 
 
 def _away(fleet: Fleet, tell: Callable[[float], None]) -> Callable[[], str | None]:
-    """A function that looks every ASK_EVERY_S (two seconds at most); a sentence once a Cassandra node is away.
+    """Return a function that probes every ASK_EVERY_S (takes at most 2 s); it returns a sentence if a node is away.
 
-    ``tell`` gets the seconds that went by, every NOTE_EVERY_S.
+    ``tell`` gets the seconds since the start, every NOTE_EVERY_S.
     """
     nodes = fleet.of(Role.CASSANDRA)
     began = asked = told = time.monotonic()
@@ -156,5 +157,5 @@ def _away(fleet: Fleet, tell: Callable[[float], None]) -> Callable[[], str | Non
 
 
 def ranges_that_differ(lines: Sequence[str]) -> int:
-    """The sum over Cassandra's words for each pair of replicas and table that differ."""
+    """Return the number of ranges out of sync: the sum of Cassandra's log lines, one a pair of replicas and table."""
     return sum(int(found[1]) for line in lines if (found := DIFFER.search(line)))

@@ -1,4 +1,4 @@
-"""What a recovery works with: the case that travels between tasks, and the doors to the outside."""
+"""What a recovery works with: its case, which is passed between tasks, and access to the systems outside."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from kintsugi.environments.base import Platform
 
 LEASE_S = 300.0
-RENEW_S = 60.0  # a step may take longer than its lease, one that streams a disk or compares it
+RENEW_S = 60.0  # a step may take longer than its lease, for example one that streams or repairs data
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One repair under way: which incident, of which node, and who holds the lease."""
+    """One recovery under way: its incident, its node, and the holder of the lease."""
 
     incident: str
     node: str
@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The doors to the outside: the fleet, the store, S3, Terraform, Ansible."""
+    """Access to the systems outside: the fleet, the database, S3, Terraform, Ansible."""
 
     settings: Settings
     fleet: Fleet
@@ -64,7 +64,7 @@ class Runtime:
         return s3_client(self.settings)
 
     def s3_in_time(self) -> Any:
-        """S3 for what stands on a repair's way: a call fails within seconds where S3 hangs."""
+        """Return an S3 client for the steps of a recovery: a call fails within seconds if S3 hangs."""
         return s3_client(self.settings, in_time=True)
 
     def terraform(self) -> Terraform:
@@ -77,9 +77,9 @@ class Runtime:
         return Ansible(self.settings)
 
     def said(self, name: str, words: str, since: datetime) -> list[str]:
-        """The lines with ``words`` (a pattern of sed) that the node's service has logged since then, by its clock.
+        """Return the service's log lines with ``words`` (a sed pattern) since then, by the node's clock.
 
-        Raises StepFailed when the node can't be asked.
+        Raises StepFailed if the node can't be asked.
         """
         path = self.settings.node_root(name) / "log" / f"{SERVICES[self.fleet.node(name).role]}.log"
         return written_since(
@@ -90,8 +90,8 @@ class Runtime:
     def step(self, case: Case, name: str) -> Iterator[Step]:
         """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
 
-        The lease is renewed for as long as the step's process lives. Raises LeaseHeld when another run has taken it,
-        IncidentClosed when its incident has ended, Fenced by the next act of a step whose successor has started.
+        The lease is renewed as long as the step's process lives. Raises LeaseHeld if another run has taken it, and
+        IncidentClosed if its incident is closed. If a newer step has started, the next action raises Fenced.
         """
         lease = self.store.acquire_lease(
             case.node, case.holder, LEASE_S, fresh_token=True, incident=case.incident
@@ -101,7 +101,7 @@ class Runtime:
         try:
             with first_in_line(), _kept(self.store, lease):
                 yield step
-        except BaseException as error:  # Airflow's time-out is none of Exception's
+        except BaseException as error:  # Airflow's time-out is not a subclass of Exception
             step.note(f"failed: {str(error) or type(error).__name__}", mark="failed")
             raise
         step.note("done", mark="end")
@@ -109,7 +109,7 @@ class Runtime:
 
 @contextmanager
 def _kept(store: Store, lease: Lease) -> Iterator[None]:
-    """Renew the lease while the block runs, until a newer token shows that it is another's."""
+    """Renew the lease while the block runs, until a newer token shows that another run holds it."""
     ended = threading.Event()
 
     def renew() -> None:
@@ -133,7 +133,7 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step under way: writes to the journal and proves before each act that it is still the one."""
+    """A step under way: it writes to the journal and checks its fencing token before each action."""
 
     runtime: Runtime
     case: Case
@@ -141,9 +141,9 @@ class Step:
     token: int
 
     def check(self) -> None:
-        """To be called right before a destructive act.
+        """Check the fencing token; call it right before a destructive action.
 
-        Raises Fenced unless this step's token is the newest, IncidentClosed when its incident has ended.
+        Raises Fenced unless this step's token is the newest, and IncidentClosed if its incident is closed.
         """
         self.runtime.store.check(self.case.node, self.token, incident=self.case.incident)
 
@@ -152,15 +152,15 @@ class Step:
         self.note_as(self.name, message, **data)
 
     def note_as(self, step: str, message: str, **data: Any) -> None:
-        """Add a sentence on behalf of another step, whose work this one did again."""
+        """Add a sentence to the journal in the name of another step, whose work this step repeated."""
         log.info("%s: %s", step, message)
-        # Two runs may take turns at one incident (a dry run, while the watch's waits for a person).
+        # Two runs may work on one incident by turns, such as a dry run while the watch's run waits for a person.
         data = {"run": self.case.holder} | data
         self.runtime.store.append(self.case.incident, self.token, step, message, data)
 
 
 def runtime() -> Runtime:
-    """The doors as the environment (Airflow's connections, else the settings) defines them."""
+    """Return the runtime as the environment defines it: Airflow's connections, else the settings."""
     settings = load_settings()
     patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
     return Runtime(

@@ -1,10 +1,10 @@
-"""A Cassandra node's count of its starts, kept going after its clock was fast; see ``docs/decisions/0072``.
+"""Keep a Cassandra node's gossip generation rising after its clock was fast; see ``docs/decisions/0072``.
 
-Peers tell a node's lives apart by the generation in its gossip: the time of its start, or one more than the
-number that the node keeps in ``system.local``. What a fast clock wrote there cannot be overwritten before that time
-comes, so every later life would have the same generation, and peers would take its heartbeats for those of the
-life before. Worse where that one was asked to end: its last heartbeat is the highest there is, and the peers hold
-the node for shut down as long as it lives.
+The generation in a node's gossip tells its peers that it was restarted. It is the time of the start, or one more than
+the number that the node keeps in ``system.local``. A row that was written with a fast clock can't be overwritten until
+that time has come. So every later start would have the same generation, and peers would take its heartbeats for those
+of the earlier start. It is worse if the earlier start was shut down in an orderly way. Its last heartbeat is the
+highest possible, so the peers mark the node as shut down as long as it runs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ KEEP = "UPDATE system.local USING TIMESTAMP %s SET gossip_generation = %s WHERE 
 
 
 def keep_count(node: Node) -> str | None:
-    """Write down the generation in force where the node itself couldn't; None where its own number was written by now.
+    """Store the current generation if the node itself couldn't; returns a sentence, or None if nothing was needed.
 
-    To be called after each start. Returns a sentence; raises StepFailed when the node doesn't answer.
+    Call it after each start. Raises StepFailed if the node doesn't answer.
     """
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
@@ -39,21 +39,21 @@ def keep_count(node: Node) -> str | None:
             in_force = {row.address: row.generation for row in session.execute(IN_FORCE)}[node.address]
             session.execute(KEEP, (kept.written_us + 1, in_force))
     except (DriverException, NoHostAvailable) as error:
-        raise StepFailed(f"{node.name} doesn't tell the number of its starts: {error}") from error
+        raise StepFailed(f"the gossip generation of {node.name} can't be read: {error}") from error
     return (
-        f"{node.name} last wrote down its number of starts with a clock that was at least {ahead_s:,.0f} s fast; "
-        f"it goes on from {in_force}"
+        f"{node.name} last stored its gossip generation with a clock that was at least {ahead_s:,.0f} s fast; "
+        f"it was stored again and continues from {in_force}"
     )
 
 
 async def overtaken(fleet: Fleet, node: Node) -> str | None:
-    """That peers don't listen to the node, having heard a later heartbeat of the same life; None when none has.
+    """Return that peers ignore the node because they know a later heartbeat of the same generation; else None.
 
-    It takes a start under another number, after `keep_count`, to be heard. None too where the node doesn't answer.
+    A restart after `keep_count` gives it a new generation, which they accept. Also None if the node doesn't answer.
     """
     peers = fleet.peers(node)
     told = await asyncio.gather(*(heartbeat(peer, node) for peer in peers))
-    own = await heartbeat(node, node)  # last: nobody can have heard one that it hasn't had by then
+    own = await heartbeat(node, node)  # asked last, so no peer can know a newer heartbeat of this start
     if isinstance(own, str):
         return None
     deaf = [
@@ -64,6 +64,6 @@ async def overtaken(fleet: Fleet, node: Node) -> str | None:
     if not deaf:
         return None
     return (
-        f"{' and '.join(deaf)} don't listen to {node.name}: a former life of it, which had the same number "
-        f"({own[0]}), announced its end"
+        f"{' and '.join(deaf)} ignore {node.name}: an earlier start of it had the same gossip generation "
+        f"({own[0]}) and announced its shutdown"
     )

@@ -1,14 +1,14 @@
 """Bring a broker whose disk was lost back into the metadata quorum.
 
-A voter is a broker *and* its data directory. A broker that was formatted anew has a new directory id; in
-the quorum its dead predecessor still counts, so that one more failure would stop the cluster. In order:
+A voter is a broker *and* its data directory. A broker on a newly formatted disk has a new directory id. The dead
+directory still counts in the quorum, so one more failure would stop the cluster. In order:
 
 1. Find the leader; wait until it sees the broker's new directory fetch the metadata log, as an observer.
-2. Remove every other directory of that broker from the voters. The two others are a majority of three.
+2. Remove every other directory of that broker from the voters. The two other brokers are a majority of three.
 3. Wait until the observer has caught up, then add it as a voter.
 
-Each step looks before it acts, so the whole may be killed and run again; a broker that kept its disk
-passes through.
+Each step checks before it acts, so all of it may be killed and run again. For a broker that kept its disk nothing
+is done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kintsugi.core.settings import KAFKA_CONTROLLER_PORT
 from kintsugi.wire.kafka_quorum import Quorum, QuorumError, Replica, add_voter, find_leader, remove_voter
 
 _PAUSE_S = 0.3
-_FETCHES_WITHIN_MS = 3000  # a living replica fetches every half second
+_FETCHES_WITHIN_MS = 3000  # a live replica fetches every half second
 _LAG = 50  # records behind the high watermark; the leader itself checks that a new voter is near its end
 
 
@@ -38,9 +38,9 @@ def rejoin_voter(
     timeout_s: float = 60.0,
     on_progress: Callable[[str], None] = _ignore,
 ) -> None:
-    """Make ``node`` a voter with the data directory it has now (steps 1 to 3).
+    """Make ``node`` a voter with its current data directory (steps 1 to 3).
 
-    Raises StepFailed saying what was missing when it isn't one after ``timeout_s`` seconds.
+    Raises StepFailed with what is missing if it isn't a voter after ``timeout_s`` seconds.
     """
     endpoint = f"{node.address}:{KAFKA_CONTROLLER_PORT}"
     deadline = time.monotonic() + timeout_s
@@ -51,10 +51,12 @@ def rejoin_voter(
             missing = _next_step(quorum, node, leader, cluster_id, endpoint, on_progress)
             if not missing:
                 return
-        except QuorumError as error:  # an election, or an observer that isn't caught up
+        except QuorumError as error:  # an election is running, or an observer hasn't caught up
             missing = str(error)
         time.sleep(_PAUSE_S)
-    raise StepFailed(f"{node.name} is no voter of the quorum after {timeout_s:.0f} s: {missing}")
+    raise StepFailed(
+        f"{node.name} is not a Kafka voter after {timeout_s:.0f} s: {missing}; read its kafka.log"
+    )
 
 
 def _next_step(
@@ -65,29 +67,29 @@ def _next_step(
     endpoint: str,
     on_progress: Callable[[str], None],
 ) -> str:
-    """Do what can be done now; returns what is still missing, empty when the node is a voter."""
+    """Do what can be done now; returns what is still missing, empty if the node is a voter."""
     present = living(quorum, node.index)
     if present is None:
-        return "the leader doesn't see it fetch the metadata log"
+        return "the leader does not see it fetch the metadata log"
     dead = [v for v in quorum.voters if v.node_id == node.index and v.directory != present.directory]
     for voter in dead:
         remove_voter(leader, cluster_id, voter)
-        on_progress(f"removed the voter of the lost disk {voter.directory} of {node.name}")
+        on_progress(f"removed the dead voter of {node.name} (directory {voter.directory})")
     if present in quorum.voters:
-        return "the leader hasn't confirmed that the lost disk is out" if dead else ""
+        return "the leader has not confirmed that the dead voter is removed" if dead else ""
     if present.end_offset < quorum.high_watermark - _LAG:
         return f"it is at offset {present.end_offset} of {quorum.high_watermark} of the metadata log"
     add_voter(leader, cluster_id, present, endpoint)
-    on_progress(f"added the voter {present.directory} of {node.name}")
-    return "the leader hasn't confirmed it as a voter"
+    on_progress(f"added {node.name} as a voter (directory {present.directory})")
+    return "the leader has not confirmed it as a voter"
 
 
 def living(quorum: Quorum, node_id: int) -> Replica | None:
-    """The directory of the broker that fetches now, be it a voter's or an observer's; None when none does.
+    """Return the broker's directory that fetches now, as a voter or an observer; None if none does.
 
-    The leader lists a directory that was removed from the voters among the observers for minutes after its last
-    fetch, so a dead predecessor is told from the living one by the time of its fetch (by the leader's clock, which
-    its own entry tells) and by nothing else.
+    The leader lists a removed directory among the observers for minutes after its last fetch. Only the time of the
+    last fetch tells a dead directory from the live one. It is compared with the leader's clock, which the leader's own
+    entry shows.
     """
     now = max((replica.fetched_ms for replica in quorum.voters), default=0)
     fetching = [

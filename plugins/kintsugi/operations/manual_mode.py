@@ -1,4 +1,4 @@
-"""A node in a person's hands: the recovery keeps off it for a while, and watches it again afterwards."""
+"""Manual mode: a person works on a node, and the recovery does not touch it until the person is done."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from kintsugi.core.processes import wait_until
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.operations.context import Runtime
 
-LIMIT_S = 1200.0  # for one hand start with all that belongs to it
+LIMIT_S = 1200.0  # for one manual start, with everything that belongs to it
 WATCH_DEADLINE_S = 120.0
 
 
 @contextmanager
 def hands_on(doors: Runtime, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
-    """Keep the recovery's hands off the node while the block runs; no incident and no question comes of it.
+    """Keep the recovery away from the node while the block runs; no incident is opened and no question asked.
 
-    1. The node's watch is paused: its trigger still fires, but no task of the run starts, so nothing of it runs beside
-       the hand and takes processors from it.
-    2. The lease is held. When the watch goes on, its run ends at `confirm` (LeaseHeld: skipped), before an incident is
-       opened or a guard asked; so would a `recover_node` that somebody starts meanwhile. It is given back when the
-       watch watches again: from then on the node is healed by whoever finds it sick, also after a failed start by hand.
-    3. A maintenance flag tells the pages and the dead man's switch that somebody is at work. No guard gets to see it.
+    1. The node's watch is paused. Its trigger still fires, but no task of the run starts, so it takes no processor
+       time from the manual work.
+    2. The lease is held. When the watch continues, its run ends at `confirm` (LeaseHeld: skipped), before an incident
+       is opened or a guard evaluated. A `recover_node` that is started meanwhile ends the same way. The lease is
+       released when the watch observes the node again. From then on the node is recovered as usual, also after a
+       failed manual start.
+    3. A maintenance flag tells the pages and the dead man's switch that a person is at work. The guards don't see it.
 
-    Lease and flag end by themselves after LIMIT_S. A killed run leaves the watch paused besides, which the dead man's
-    switch tells then; `lift` ends all three.
+    Lease and flag expire after LIMIT_S. A killed run also leaves the watch paused, which the dead man's switch then
+    reports. `lift` ends all three.
     """
     watch, until = watch_of(name), datetime.now(UTC) + timedelta(seconds=LIMIT_S)
     lease = doors.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
@@ -46,14 +47,14 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str, *, holder: str, reason
 
 
 def lift(doors: Runtime, holder: str) -> None:
-    """Take back what a killed run of ``holder`` left: leases and maintenance flags. Unpause the watches first."""
+    """Release the leases and maintenance flags that a killed run of ``holder`` left. Unpause the watches first."""
     for name in doors.fleet.nodes:
         doors.store.give_back(name, holder)
         doors.store.clear_maintenance(name, user=holder)
 
 
 def is_watched(airflow: Airflow, name: str) -> bool:
-    """Whether the node's watch waits at its sensor: no finding is on its way. False when Airflow doesn't say."""
+    """Whether the node's watch waits at its sensor, with no finding under way. False if Airflow doesn't answer."""
     watch = watch_of(name)
     try:
         run = airflow.youngest_run(watch)
@@ -67,5 +68,5 @@ def await_watched(airflow: Airflow, name: str) -> None:
     """Wait until the node is watched; raises StepFailed after WATCH_DEADLINE_S."""
     if not wait_until(lambda: is_watched(airflow, name), WATCH_DEADLINE_S, pause=0.5):
         raise StepFailed(
-            f"nobody watches {name} after {WATCH_DEADLINE_S:.0f} s; look at {watch_of(name)} in Airflow"
+            f"{name} is still not watched after {WATCH_DEADLINE_S:.0f} s; look at {watch_of(name)} in Airflow"
         )

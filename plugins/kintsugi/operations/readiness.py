@@ -1,13 +1,13 @@
-"""When is a healed node redundant again? Conditions by role, and waiting for them.
+"""Decide when a recovered node is ready, by its role, and wait for it.
 
 * **Kafka**: the broker answers, no other broker has it fenced, and no partition is under-replicated.
-* **Cassandra**: every node, asked on its own, takes the healed one for NORMAL and gets an answer from all
-  replicas of its range. A coordinator whose failure detector holds one of them for down refuses that at once,
-  so the answer says "up/normal" and "serves" in one, without the JVM start that nodetool costs.
-* **Spark master**: ALIVE, with all workers; **worker**: ALIVE at the master. Where the stream shall run, its
-  application holds a core on the healed worker (all workers for the master).
+* **Cassandra**: every node, asked one by one, reports the recovered node as NORMAL and can read its range from all
+  replicas. A coordinator refuses that read at once if its failure detector marks one replica as down. So one answer
+  shows both "up/normal" and "serves", without the JVM start of nodetool.
+* **Spark master**: ALIVE, with all workers; **worker**: ALIVE at the master. If the stream should run, its
+  application holds a core on the recovered worker (for the master: on all workers).
 
-Each condition is a coroutine that returns None when it holds, else what is missing, as a sentence.
+Each condition is a coroutine that returns None if it holds, else what is missing, as a sentence.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ log = logging.getLogger(__name__)
 Condition = Callable[[], Awaitable[str | None]]
 POLL_S = 0.5
 GOSSIP = 'SELECT address, generation, "schema", status_with_port FROM system_views.gossip_info'
-# Replicated three times in every cluster; the token chooses the range, and so the replicas that must answer.
+# This table has three replicas in every cluster. The token selects the range, and so the replicas that must answer.
 READ_RANGE = (
     "SELECT parent_id FROM system_distributed.parent_repair_history WHERE token(parent_id) = {token} LIMIT 1"
 )
 
 
 def wait(settings: Settings, fleet: Fleet, node: Node, deadline_s: float) -> str:
-    """Wait until ``node`` is redundant; returns a sentence. Raises StepFailed with what was missing."""
+    """Wait until ``node`` is ready; returns a sentence. Raises StepFailed with what is missing."""
     stream = node.role in (Role.SPARK_MASTER, Role.SPARK_WORKER) and stream_shall_run(settings)
     seconds = asyncio.run(
-        until(lambda: missing(fleet, node, stream), deadline_s, f"{node.name} is not redundant")
+        until(lambda: missing(fleet, node, stream), deadline_s, f"{node.name} is not ready")
     )
-    return f"{node.name} is redundant again ({_CLAIM[node.role]}), after {seconds:.1f} s of waiting"
+    return f"{node.name} is ready ({_CLAIM[node.role]}) after a wait of {seconds:.1f} s"
 
 
 _CLAIM = {
@@ -63,7 +63,7 @@ _CLAIM = {
 
 
 async def missing(fleet: Fleet, node: Node, stream: bool = False) -> str | None:
-    """What ``node`` lacks to be redundant, or None. ``stream``: whether the application shall run."""
+    """Return what is missing until ``node`` is ready, or None. ``stream``: whether the stream should run."""
     probe = await probe_node(node)
     if probe.answer is not Answer.OK:
         return f"it doesn't answer its own protocol ({probe.detail})"
@@ -75,7 +75,7 @@ async def missing(fleet: Fleet, node: Node, stream: bool = False) -> str | None:
 
 
 async def until(condition: Condition, deadline_s: float, what: str) -> float:
-    """Poll ``condition`` until nothing is missing; returns seconds. Raises StepFailed at the deadline."""
+    """Poll ``condition`` until nothing is missing; returns the seconds. Raises StepFailed at the deadline."""
     started, said = time.monotonic(), None
     while (lacks := await condition()) is not None:
         waited_s = time.monotonic() - started
@@ -89,7 +89,7 @@ async def until(condition: Condition, deadline_s: float, what: str) -> float:
 
 
 async def _kafka(fleet: Fleet, node: Node) -> str | None:
-    """Ask the node and its peers: each has its own copy of the metadata, and none may lag."""
+    """Ask the node and its peers: each has its own copy of the metadata, and all copies must be current."""
     brokers = fleet.of(Role.KAFKA)
     listed = await asyncio.gather(*(ask(broker, KAFKA_PORT, kafka.broker_ids) for broker in brokers))
     for broker, ids in zip(brokers, listed, strict=True):
@@ -104,7 +104,7 @@ async def _kafka(fleet: Fleet, node: Node) -> str | None:
         if node.index in replicas.assigned and node.index not in replicas.in_sync
     }
     if isinstance(told[brokers.index(node)], str) or not known:
-        return "it doesn't describe its partitions yet"
+        return "it does not describe its partitions yet"
     return f"it is out of sync in {_some(behind)}" if behind else None
 
 
@@ -114,31 +114,31 @@ def _some(names: set[str]) -> str:
 
 
 async def _cassandra(fleet: Fleet, node: Node) -> str | None:
-    """Ask every node of the ring for its view.
+    """Ask every node of the ring for its view of the node.
 
-    While another node of the ring is dead, nothing can be read from all replicas; then the heartbeat of the
-    healed node in the gossip of every living peer has to do.
+    While another node of the ring is dead, no range can be read from all replicas. Then it is enough that every live
+    peer receives the node's heartbeat by gossip.
     """
     probes = await asyncio.gather(*(probe_node(peer) for peer in fleet.peers(node)))
     dead = {probe.target for probe in probes if probe.answer is not Answer.OK}
     if dead:
         said = await witnesses(fleet, node)
         deaf = [w.peer for w in said if w.peer not in dead and w.opinion is not PeerOpinion.UP]
-        return f"{' and '.join(deaf)} don't hear it" if deaf else None
+        return f"{' and '.join(deaf)} did not receive its heartbeat" if deaf else None
     ring = fleet.of(Role.CASSANDRA)
     views = dict(zip(ring, await asyncio.gather(*(_view(other, node) for other in ring)), strict=True))
     for coordinator, view in views.items():
         if view.lacks is not None:
             outdated = outlived(node, coordinator, view.generation, views[node].generation)
-            return outdated or f"{coordinator.name} says: {view.lacks}"
+            return outdated or f"{coordinator.name} reports: {view.lacks}"
     if len({view.schema for view in views.values()}) > 1:
-        return "the nodes don't agree on the schema"
+        return "the nodes have different schema versions"
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What a coordinator finds missing of a node, and what it knows of it: its schema version, its generation."""
+    """A coordinator's view of a node: what is missing, its schema version, its gossip generation."""
 
     lacks: str | None
     schema: object = None
@@ -152,51 +152,51 @@ async def _view(coordinator: Node, node: Node) -> _View:
     row = next((row for row in rows if row["address"] == node.address), {})
     status, _, token = str(row.get("status_with_port")).partition(",")
     if status != "NORMAL":
-        return _View(f"{node.name} is {status} in my gossip", generation=row.get("generation"))
+        return _View(f"{node.name} is {status} in its gossip", generation=row.get("generation"))
     answer = await ask(coordinator, CASSANDRA_PORT, _read_range(token))
     return _View(answer if isinstance(answer, str) else None, row.get("schema"), row.get("generation"))
 
 
 def outlived(node: Node, peer: Node, held: int | None, own: int | None) -> str | None:
-    """That ``peer`` takes a former life of ``node`` for newer than its present one, and what to do; None if it doesn't.
+    """Return that ``peer`` knows a newer generation of ``node`` than the current one, and what to do; else None.
 
-    ``held``, ``own``: the generation of ``node`` in the gossip of each, in seconds since 1970. A Cassandra node takes
-    the time of its start for its generation, or one more than the last that its disk remembers; peers don't listen to
-    a smaller one than they know. So a node that lost its disk after its clock had been ahead isn't heard.
+    ``held``, ``own``: the generation of ``node`` in the gossip of each, in seconds since 1970. The generation of a
+    Cassandra node is the time of its start, or one more than the last one on its disk. Peers ignore a generation that
+    is smaller than the one they know. So they ignore a node that lost its disk after its clock had been ahead.
     """
     if held is None or own is None or held <= own:
         return None
     when = datetime.fromtimestamp(held, UTC).strftime("%H:%M:%S UTC")
     return (
-        f"{peer.name} doesn't listen to {node.name}: it knows a life of it that began {held - own} s later, by a clock "
-        f"that was ahead; restart {node.name} after {when} (recover_node, action restart)"
+        f"{peer.name} ignores {node.name}: it knows a gossip generation of it that is {held - own} s newer, from a "
+        f"clock that was ahead; restart {node.name} after {when} (recover_node, action restart)"
     )
 
 
 def _read_range(token: str) -> Callable[[Connection], Awaitable[list[dict[str, Any]]]]:
-    """A read of the range of ``token`` from all of its replicas."""
+    """Return a read of the range of ``token`` from all of its replicas."""
     cql = READ_RANGE.format(token=int(token))
     return lambda connection: cql_wire.query(connection, cql, cql_wire.ALL)
 
 
 async def _spark(fleet: Fleet, node: Node, stream: bool) -> str | None:
-    """Ask the master (of which there is one)."""
+    """Ask the master; there is only one."""
     master = fleet.of(Role.SPARK_MASTER)[0]
     document = await master_state(master)
     if isinstance(document, str):
-        return f"{master.name} says: {document}"
+        return f"{master.name} reports: {document}"
     wanted = [node] if node.role is Role.SPARK_WORKER else fleet.of(Role.SPARK_WORKER)
     return spark_missing(document, wanted, stream)
 
 
 async def master_state(master: Node) -> Mapping[str, Any] | str:
-    """The master's ``/json/`` document, or why there is none."""
+    """Return the master's ``/json/`` document, or why there is none."""
     document: Mapping[str, Any] | str = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
     return document
 
 
 def spark_missing(document: Mapping[str, Any], wanted: list[Node], stream: bool) -> str | None:
-    """What the workers ``wanted`` lack; ``stream``: each of them must give the stream a core."""
+    """Return what is missing of the workers ``wanted``. ``stream``: each of them must give the stream a core."""
     if document.get("status") != "ALIVE":
         return f"the master is {document.get('status')}"
     workers = {w["host"]: w for w in document.get("workers", []) if w.get("state") == "ALIVE"}
@@ -211,9 +211,9 @@ def spark_missing(document: Mapping[str, Any], wanted: list[Node], stream: bool)
 
 
 def stream_shall_run(settings: Settings) -> bool:
-    """Whether somebody submitted the stream; when the store can't say, nothing is demanded of the stream."""
+    """Whether the stream is submitted; False if the database can't tell, so the stream is not waited for then."""
     try:
         return stream_driver.wanted(Store(store_dsn(settings)))
     except (KintsugiError, OSError) as error:
-        log.warning("can't tell whether the stream shall run: %s", error)
+        log.warning("it is unknown whether the stream should run: %s", error)
         return False

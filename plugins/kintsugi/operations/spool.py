@@ -1,6 +1,6 @@
-"""What goes to S3, also while S3 is away: it waits in a spool on the control plane then.
+"""Deliver objects to S3. While S3 is unreachable they wait in a spool on the control plane.
 
-The next step that finds S3 well delivers it. So no repair and no roll-out waits for S3.
+The next step that reaches S3 delivers them. So no recovery and no roll-out waits for S3.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.operations.context import Runtime
 
-S3_AWAY = "s3-away"  # a mark on the control plane's disk: when S3 last failed to take something
+S3_AWAY = "s3-away"  # a mark on the control plane's disk: its time is that of the last failed delivery to S3
 S3_AWAY_S = 30.0
 
 log = logging.getLogger(__name__)
 
 
 def deliver(runtime: Runtime, key: str, body: bytes) -> None:
-    """Put ``body`` under ``key``; into the spool when S3 doesn't take it within seconds.
+    """Put ``body`` under ``key`` into S3, or into the spool if S3 doesn't accept it within seconds.
 
-    An S3 that did not answer a moment ago, to this process or another, isn't asked again on a repair's way.
+    If S3 failed within the last S3_AWAY_S, for this process or another, it is not tried again.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -31,10 +31,10 @@ def deliver(runtime: Runtime, key: str, body: bytes) -> None:
         try:
             runtime.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=body)
         except (BotoCoreError, ClientError) as error:
-            log.warning("S3 did not take %s (%s); it waits in the spool", key, error)
+            log.warning("S3 did not accept %s (%s); it waits in the spool", key, error)
             mark.touch()
         else:
-            waiting.unlink(missing_ok=True)  # an older one of the same key would be put over it
+            waiting.unlink(missing_ok=True)  # else an older object of the same key would overwrite it later
             return
     waiting.parent.mkdir(parents=True, exist_ok=True)
     waiting.write_bytes(body)
@@ -48,7 +48,7 @@ def _is_recent(mark: Path) -> bool:
 
 
 def flush_spool(runtime: Runtime) -> None:
-    """Deliver what waits in the spool; stops at the first refusal and leaves the rest for the next time."""
+    """Deliver what waits in the spool; stops at the first failure and leaves the rest for the next call."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     folder = spool(runtime.settings)
@@ -64,5 +64,5 @@ def flush_spool(runtime: Runtime) -> None:
 
 
 def spool(settings: Settings) -> Path:
-    """Where deliveries to S3 wait while it is away."""
+    """Return the directory in which deliveries to S3 wait while it is unreachable."""
     return settings.control / "spool"

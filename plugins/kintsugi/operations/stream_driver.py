@@ -1,4 +1,4 @@
-"""Exactly one streaming driver, under the init of the Spark master's node."""
+"""Control the streaming driver: exactly one, run by the init of the Spark master's node."""
 
 from __future__ import annotations
 
@@ -15,67 +15,69 @@ from kintsugi.probes.observe import init_state
 from kintsugi.probes.stream import probe_stream
 
 PROGRAM = "stream-trades"
-WARM_UP_S = 180.0  # from the driver's start to its first committed batch; 130 were too few after a power cut
-MOVES_S = 180.0  # a repair whose journal has stood still for longer isn't waited for
+WARM_UP_S = (
+    180.0  # from the driver's start to its first committed batch; 130 s were too few after a power cut
+)
+MOVES_S = 180.0  # a recovery without a new journal entry for this long is not waited for
 DESIRED = "stream_trades"
 
 
 def home(fleet: Fleet) -> Node:
-    """The node that carries the driver."""
+    """Return the node that runs the driver."""
     return fleet.of(Role.SPARK_MASTER)[0]
 
 
 def shall_run(runtime: Runtime) -> bool:
-    """Whether somebody has submitted the stream; a rebuilt master starts the driver only then."""
+    """Whether the stream is submitted; a rebuilt master starts the driver only then."""
     return wanted(runtime.store)
 
 
 def variables(runtime: Runtime) -> dict[str, bool]:
-    """What Ansible is told of the driver whenever it configures a node."""
+    """Return the variables for the driver that Ansible gets when it configures a node."""
     return {"stream_enabled": shall_run(runtime)}
 
 
 def wanted(store: Store) -> bool:
-    """Whether ``store`` has it that the stream shall run."""
+    """Whether the stream should run, by ``store``."""
     desired = store.desired(DESIRED)
     return desired is not None and desired.value == "running"
 
 
 def submit(runtime: Runtime) -> str:
-    """Declare that the stream shall run, and start its driver unless it runs; returns what was done.
+    """Declare that the stream should run, and start its driver unless it runs; returns what was done.
 
-    Raises StepFailed with the init's words when it can't be started.
+    Raises StepFailed with the init's answer if it can't be started.
     """
     runtime.store.set_desired(DESIRED, "running")
     return control(runtime, "start")
 
 
 def restart_if_wanted(runtime: Runtime) -> str:
-    """End the driver and start it again from its checkpoint, where somebody submitted the stream.
+    """Restart the driver from its checkpoint if the stream is submitted; returns what was done.
 
-    Left alone while it warms up, and while a node is being repaired: nothing flows without that node, or all are short
-    of processors, and a driver that is killed for it only begins to warm up again.
+    It is not restarted while it warms up or while a node is being recovered. The stream may stand still because of
+    that node or because processor time is short, and a restart would only add another warm-up.
     """
     if not shall_run(runtime):
-        return "nobody submitted the stream; unpause stream_trades to start it"
+        return "not restarted: the stream is not submitted; unpause stream_trades to start it"
     if nodes := _under_repair(runtime):
-        return f"the driver is left alone while {', '.join(nodes)} is being repaired"
+        return f"the driver is not restarted: {', '.join(nodes)} is being recovered"
     _, uptime_s = init_state(control(runtime, "status"))
     if uptime_s is not None and uptime_s < WARM_UP_S:
-        return f"the driver began {uptime_s:.0f} s ago and is left to warm up"
+        return f"the driver is not restarted: it started {uptime_s:.0f} s ago and is still warming up"
     control(runtime, "stop")
     return control(runtime, "start")
 
 
 def _under_repair(runtime: Runtime) -> list[str]:
-    """Nodes whose repair moves: a line was written to its journal within the last MOVES_S seconds."""
+    """Return the nodes whose recovery makes progress: a journal entry was written in the last MOVES_S seconds."""
     since = datetime.now(UTC) - timedelta(seconds=MOVES_S)
     incidents = runtime.store.incidents(50, open_only=True)
     return sorted(one.node for one in incidents if one.last_word > since)
 
 
 def control(runtime: Runtime, verb: str) -> str:
-    """Say ``verb`` (start, stop, status) of the driver to its node's init; returns the init's answer."""
+    """Give the command ``verb`` (start, stop, status) for the driver to its node's init; returns the answer."""
     node = home(runtime.fleet)
     config = runtime.settings.node_root(node.name) / "etc" / "supervisord.conf"
     argv = ["supervisorctl", "-c", str(config), verb, PROGRAM]
@@ -91,7 +93,7 @@ def control(runtime: Runtime, verb: str) -> str:
 def wait_until_running(runtime: Runtime, deadline_s: float) -> str:
     """Wait until the master lists the application with cores; returns a sentence.
 
-    Raises StepFailed with the last thing seen when ``deadline_s`` passes first.
+    Raises StepFailed with the last state after ``deadline_s``.
     """
     until = time.monotonic() + deadline_s
     while True:
@@ -99,5 +101,5 @@ def wait_until_running(runtime: Runtime, deadline_s: float) -> str:
         if probe.answer == "ok":
             return f"the stream runs: {probe.detail}"
         if time.monotonic() > until:
-            raise StepFailed(f"no running stream after {deadline_s:.0f} s: {probe.detail}")
+            raise StepFailed(f"the stream does not run after {deadline_s:.0f} s: {probe.detail}")
         time.sleep(1)

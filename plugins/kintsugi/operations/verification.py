@@ -1,14 +1,14 @@
-"""Proof by this very node: what a healed node did itself, not what others say of it.
+"""Verify a recovered node by its own work, not by what other nodes report of it.
 
-* **Kafka**: the broker leads its partition of the topic ``kintsugi.verify``, takes a record with acks=all,
-  and gives it back.
-* **Cassandra**: rows that a quorum of the others holds are read at consistency level ONE from this node, and
+* **Kafka**: the broker leads its partition of the topic ``kintsugi.verify``, accepts a record with acks=all,
+  and returns it.
+* **Cassandra**: rows that a quorum of the other nodes holds are read at consistency level ONE from this node, and
   the trace shows that it read them from its own disk.
 * **Spark worker**: an executor of the stream on this node has completed tasks.
 * **Spark master**: ALIVE with all workers, and the stream completes tasks under it.
 
-Each waits for its condition with a deadline, raises StepFailed saying what was missing, and returns what it
-proved, as a sentence. All may be run again at any time.
+Each waits for its condition with a deadline. It returns what it verified, as a sentence, or raises StepFailed with
+what is missing. All may be run again at any time.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from kintsugi.probes.stream import stream_apps
 
 DRIVER_UI_PORT = 4040
 DEADLINE_S = 60.0
-# A new executor gets tasks with the next batch, and the one that it interrupted takes in all that came meanwhile.
+# A new executor gets tasks only with the next batch. The batch before may be long: it holds all delayed messages.
 BATCHES_S = 180.0
 IDLE_AFTER_S = 10.0
 
 
 def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEADLINE_S) -> str:
-    """The proof for the role of ``node``, as a sentence; raises StepFailed at the deadline (seconds)."""
+    """Verify ``node`` by its role; returns a sentence. Raises StepFailed at the deadline (seconds)."""
     if node.role is Role.KAFKA:
         return verify_kafka(fleet, node, deadline_s)
     if node.role is Role.CASSANDRA:
@@ -50,34 +50,34 @@ def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEA
 
 
 def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]) -> str:
-    """Proof by the whole way: a canary trade is read in Cassandra; returns a sentence.
+    """Verify the whole pipeline: send a synthetic trade and wait for it in Cassandra; returns a sentence.
 
-    ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
-    and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
+    ``send`` sends it, and returns its trade_id and where it was sent. If the stream is not submitted, no trade can
+    arrive, so none is sent. Raises StepFailed once ``give_up``, called with the seconds waited, returns True.
     """
     if not stream_driver.shall_run(runtime):
-        return "no canary was sent: nobody has submitted the stream"
+        return "no synthetic trade was sent: the stream is not submitted"
     trade_id, entrance = send()
     seconds = trade.await_arrival(
         lambda: shut_down_after(cassandra_session(runtime.settings)), trade_id, give_up
     )
-    return f"the canary went from {entrance} to Cassandra in {seconds:.1f} s"
+    return f"a synthetic trade went from {entrance} to Cassandra in {seconds:.1f} s"
 
 
 def verify_clock(settings: Settings, node: Node) -> str:
-    """Proof that the service of ``node`` has the time that its peers have; raises StepFailed when it hasn't."""
+    """Verify that the clock of ``node`` agrees with its peers; raises StepFailed if it doesn't."""
     ahead = asyncio.run(clock_skew.ahead_s(settings, node))
     if (off := clock_skew.wrong(ahead)) is not None:
         raise StepFailed(f"{node.name} serves, but {off}")
     if ahead is None:
-        raise StepFailed(f"{node.name} serves, but nobody could say what its clock says")
-    return f"the clock of {node.name} is that of everybody else"
+        raise StepFailed(f"{node.name} serves, but its clock could not be read")
+    return f"the clock of {node.name} agrees with its peers"
 
 
 def verify_spark(fleet: Fleet, node: Node, *, stream: bool, deadline_s: float = DEADLINE_S) -> str:
-    """Proof for a Spark node; ``stream``: whether the streaming application shall run.
+    """Verify a Spark node. ``stream``: whether the streaming application should run.
 
-    The cluster is given ``deadline_s``, the tasks BATCHES_S.
+    The deadline is ``deadline_s`` for the cluster and BATCHES_S for the tasks.
     """
     return asyncio.run(_verify_spark(fleet, node, stream, deadline_s))
 
@@ -90,21 +90,21 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
         document = await master_state(master)
         return document if isinstance(document, str) else spark_missing(document, wanted, stream)
 
-    await until(cluster, deadline_s, f"{node.name} does not work")
+    await until(cluster, deadline_s, f"{node.name} is not ready")
     names = " and ".join(worker.name for worker in wanted)
     if not stream:
-        return f"{names} offer their cores to the master; no stream has been submitted, so none was used"
+        return f"{names} offer their cores to the master; no stream is submitted, so none is used"
     before = await executors(master)
     seen: dict[str, int] = {} if isinstance(before, str) else completed(before)
 
     async def tasks() -> str | None:
         now = await executors(master)
         if isinstance(now, str):
-            return f"the driver says: {now}"
+            return f"the driver reports: {now}"
         return tasks_missing(wanted, seen, now, time.monotonic() - started)
 
     started = time.monotonic()
-    await until(tasks, BATCHES_S, f"{node.name} is not proven")
+    await until(tasks, BATCHES_S, f"{node.name} is not verified")
     return await _task_proof(master, names, wanted)
 
 
@@ -114,16 +114,16 @@ async def _task_proof(master: Node, names: str, wanted: list[Node]) -> str:
     counts = [done.get(worker.address, 0) for worker in wanted]
     if all(counts):
         return f"the stream's executors on {names} have completed {sum(counts)} tasks"
-    return f"the stream's executors on {names} are registered; the stream is idle, so no task was due"
+    return f"the stream's executors on {names} are registered; the stream is idle, so they got no task"
 
 
 def tasks_missing(
     wanted: list[Node], before: Mapping[str, int], found: Sequence[Mapping[str, Any]], since_s: float
 ) -> str | None:
-    """What the executors on ``wanted`` lack, by what the driver says of all of them (``found``).
+    """Return what is missing of the executors on ``wanted``, or None. ``found``: all executors, by the driver.
 
-    An idle stream gives no tasks: where nobody is at one, or completed any for 10 s, registered executors have to do.
-    ``before``: completed tasks by address, ``since_s`` seconds ago.
+    An idle stream gives no tasks. So if no task is active, and none was completed for 10 s, it is enough that the
+    executors are registered. ``before``: completed tasks by address, ``since_s`` seconds ago.
     """
     now = completed(found)
     absent = [node.name for node in wanted if node.address not in now]
@@ -138,7 +138,7 @@ def tasks_missing(
 
 
 async def executors(master: Node) -> list[Mapping[str, Any]] | str:
-    """The stream's active executors by its driver (on the master's node), or why they aren't known."""
+    """Return the stream's active executors by its driver (on the master's node), or why they are unknown."""
     document = await master_state(master)
     if isinstance(document, str):
         return document
@@ -153,7 +153,7 @@ async def executors(master: Node) -> list[Mapping[str, Any]] | str:
 
 
 def completed(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Completed tasks by address, from the driver's list of executors."""
+    """Return completed tasks by address, from the driver's list of executors."""
     done: dict[str, int] = {}
     for executor in found:
         address = str(executor["hostPort"]).rpartition(":")[0]

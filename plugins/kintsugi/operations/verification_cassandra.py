@@ -1,4 +1,4 @@
-"""Proof by a healed Cassandra node: it reads known rows from its own replica."""
+"""Verify a recovered Cassandra node: it must read known rows from its own replica."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PROOF_TABLE = (
 
 
 def verify_cassandra(fleet: Fleet, node: Node, deadline_s: float) -> str:
-    """Read a row that the others just wrote, and a sample of trades, from this node's own disk.
+    """Read a row that the other nodes just wrote, and a sample of trades, from this node's own disk.
 
-    The rows are known from the others at LOCAL_QUORUM; they are read at ONE with this node as the only
+    The rows are first read from the other nodes at LOCAL_QUORUM. Then they are read at ONE with this node as the only
     coordinator, and the trace must show no message to another replica. Returns a sentence; raises StepFailed.
     """
     from cassandra import DriverException
@@ -38,8 +38,7 @@ def verify_cassandra(fleet: Fleet, node: Node, deadline_s: float) -> str:
             if time.monotonic() > ends:
                 text = str(error) if isinstance(error, StepFailed) else f"{type(error).__name__}: {error}"
                 raise StepFailed(
-                    f"{node.name} did not prove itself within {deadline_s:.0f} s: {text}; "
-                    "read its cassandra.log"
+                    f"{node.name} is not verified after {deadline_s:.0f} s: {text}; read its cassandra.log"
                 ) from error
             time.sleep(0.5)
 
@@ -49,12 +48,12 @@ def _prove(fleet: Fleet, node: Node) -> str:
     with Only(peers) as others, Only([node.address]) as this:
         written_at = _write(others, node)
         if _read(this, node) != written_at:
-            raise StepFailed("the row that its peers just wrote isn't on its own replica yet")
+            raise StepFailed("its own replica doesn't have the row that its peers just wrote")
         trades = _sample(others)
         behind = sum(1 for row in trades if not _holds(this, row))
         if behind:
             raise StepFailed(
-                f"{behind} of {len(trades)} trades that its peers hold aren't on its own replica"
+                f"its own replica is missing {behind} of {len(trades)} trades that its peers hold"
             )
     return (
         f"{node.name} read the row that its peers just wrote, and {len(trades)} trades, from its own replica"
@@ -62,7 +61,7 @@ def _prove(fleet: Fleet, node: Node) -> str:
 
 
 class Only:
-    """A session that talks to the given addresses and to nobody else; a context manager."""
+    """A session that connects to the given addresses only; a context manager."""
 
     def __init__(self, addresses: list[str]) -> None:
         from cassandra import ConsistencyLevel
@@ -96,7 +95,7 @@ class Only:
 
 
 def _write(session: Session, node: Node) -> datetime:
-    """Write this node's proof row through the others; returns what was written (UTC, milliseconds)."""
+    """Write this node's verification row through the other nodes; returns its time (UTC, milliseconds)."""
     known = session.execute(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'proof'",
         (KEYSPACE,),
@@ -115,7 +114,7 @@ def _read(session: Session, node: Node) -> datetime | None:
 
 
 def _sample(session: Session) -> list[Any]:
-    """Some trades that a quorum of the others holds; none when the table is empty or not there yet."""
+    """Return some trades that a quorum of the other nodes holds; none if the table is empty or missing."""
     known = session.execute(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",
         (KEYSPACE,),
@@ -138,7 +137,7 @@ def _holds(session: Session, row: Any) -> bool:
 
 
 def _local(session: Session, cql: str, parameters: tuple[Any, ...]) -> list[Any]:
-    """Read at ONE with a trace; raises StepFailed when another replica took part."""
+    """Read at ONE with a trace; raises StepFailed if another replica took part."""
     from cassandra import ConsistencyLevel
     from cassandra.query import SimpleStatement
 
@@ -147,5 +146,5 @@ def _local(session: Session, cql: str, parameters: tuple[Any, ...]) -> list[Any]
     rows = list(result)
     trace = result.get_query_trace(max_wait_sec=5.0)
     if any(word in event.description for event in trace.events for word in REMOTE):
-        raise StepFailed("it asked another replica instead of its own disk")
+        raise StepFailed("it read from another replica instead of its own disk")
     return rows

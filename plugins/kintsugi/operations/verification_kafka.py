@@ -1,4 +1,4 @@
-"""Proof by a healed Kafka broker: it leads a partition, takes a record with acks=all, and gives it back."""
+"""Verify a recovered Kafka broker: it must lead a partition, accept a record with acks=all, and return it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ RETENTION_MS = 3_600_000
 
 
 def verify_kafka(fleet: Fleet, node: Node, deadline_s: float) -> str:
-    """Make ``node`` lead its partition of the topic, write there with acks=all, read it back from there.
+    """Make ``node`` lead its partition of the topic, write a record with acks=all, and read it back.
 
-    Partition p of the topic prefers the p-th broker of the fleet file as its leader, so every broker has one
-    of its own. Returns a sentence; raises StepFailed with the last thing that was missing.
+    The preferred leader of partition p is the p-th broker of the fleet file, so every broker has a partition of its
+    own. Returns a sentence; raises StepFailed with what was missing last.
     """
     from kafka.errors import KafkaError
 
@@ -42,13 +42,13 @@ def verify_kafka(fleet: Fleet, node: Node, deadline_s: float) -> str:
             if time.monotonic() > ends:
                 text = f"{type(error).__name__}: {error}" if isinstance(error, KafkaError) else str(error)
                 raise StepFailed(
-                    f"{node.name} did not prove itself within {deadline_s:.0f} s: {text}; read its kafka.log"
+                    f"{node.name} is not verified after {deadline_s:.0f} s: {text}; read its kafka.log"
                 ) from error
             time.sleep(0.5)
         else:
             return (
-                f"{node.name} led {TOPIC}-{number}, took a record with acks=all at offset {offset} "
-                "and gave it back"
+                f"{node.name} led {TOPIC}-{number}, accepted a record with acks=all at offset {offset} "
+                "and returned it"
             )
 
 
@@ -63,7 +63,7 @@ def _admin(fleet: Fleet) -> KafkaAdminClient:
 
 
 def _ensure_topic(admin: KafkaAdminClient, ids: list[int]) -> None:
-    """The topic with a partition a broker; three replicas, the broker itself first."""
+    """Create the topic if it is missing: one partition for each broker, three replicas, the broker itself first."""
     from kafka.errors import TopicAlreadyExistsError
 
     copies = min(3, len(ids))
@@ -79,9 +79,9 @@ def _ensure_topic(admin: KafkaAdminClient, ids: list[int]) -> None:
 
 
 def _prefer(admin: KafkaAdminClient, number: int) -> None:
-    """Give the partition back to its preferred leader, which is the broker that is to prove itself."""
+    """Make the preferred leader, which is the broker that is verified, lead the partition again."""
     preferred = 0
-    admin.elect_leaders(preferred, {TOPIC: [number]}, timeout_ms=TIMEOUT_MS)  # leading already is no error
+    admin.elect_leaders(preferred, {TOPIC: [number]}, timeout_ms=TIMEOUT_MS)  # no error if it leads already
 
 
 def _await_leader(node: Node, number: int) -> None:

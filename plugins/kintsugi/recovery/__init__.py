@@ -1,1 +1,1 @@
-"""What to do about a sick node: pure decisions, and the steps that carry them out."""
+"""Recover a node that is down: pure decisions, and the steps that carry them out."""

@@ -1,8 +1,8 @@
-"""The acting steps of a recovery. Each may be killed at any moment and run again.
+"""The steps of a recovery that change something. Each may be killed at any moment and run again.
 
-Before each act that can't be taken back, the step asks the guards once more with fresh facts, inside the one lock of
-the fleet (``_judged``), and proves that its fencing token is the newest: a verdict is minutes old by then, and a
-live node must never be killed.
+Before each action that can't be undone, the step evaluates the guards again with fresh facts, under the kill lock of
+the fleet (``_judged``). It also checks that its fencing token is the newest. The diagnosis is minutes old by then,
+and a live node must never be killed.
 """
 
 from __future__ import annotations
@@ -48,30 +48,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLAN_TRIES = 3
-START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own
-# For how long a node that isn't redundant yet is waited for, by what it looks like; anything else is no way to it.
+START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own service
+# How long a node that isn't ready yet is waited for, by its failure mode.
 PATIENCE_S = {
-    Verdict.STARTING: 1800.0,  # it advances: a long log takes its time
-    Verdict.FALSE_ALARM: 720.0,  # it serves, and catches up, or others are being repaired too
+    Verdict.STARTING: 1800.0,  # it makes progress: a long log takes time
+    Verdict.FALSE_ALARM: 720.0,  # it serves and catches up, or other nodes are being recovered too
 }
-# Any other is given the time in which its init starts a service that ended, and a busy machine answers again.
+# For every other failure mode: time for the init to restart the service, or for a busy machine to answer again.
 GRACE_S = 45.0
-NONE_RAN = ""  # as an incarnation: whatever runs by the time of the kill was not judged
+NONE_RAN = ""  # as an incarnation: nothing ran when the guards were evaluated, so nothing may be killed
 LOOK_EVERY_S = 10.0
 CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
 
 
 def restart(runtime: Runtime, case: Case) -> None:
-    """Start the node's service again; the disk stays. Raises StepFailedForGood with Ansible's words.
+    """Restart the node's service and keep its disk. Raises StepFailedForGood with Ansible's error.
 
-    It is configured from the release it runs, and from the last known-good one where the action is to roll back.
-    A hung process can't hear the request to end, so it is killed; its init starts it again, with what it had.
+    It is configured from the release that it runs; for a roll-back from the last known-good release.
+    A hung process ignores the request to end, so it is killed; its init starts it again with the same configuration.
     """
     with runtime.step(case, "restart") as step:
         node, action = runtime.node(case), _action(runtime, case)
         hung, ansible = _verdict(runtime, case) is Verdict.HUNG, None
-        # The configuration is not to blame for a hang, and applying it takes longer than the start.
+        # A hang is not caused by the configuration, and to apply it takes longer than the start.
         if not (hung and action is Action.RESTART):
             ansible = assignment.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
         with _judged(runtime, case, step) as facts:
@@ -79,24 +79,28 @@ def restart(runtime: Runtime, case: Case) -> None:
             serves = facts.service is Answer.OK
             if not serves:
                 _kill_service(runtime, node, facts.view, step, required=hung)
-            elif ansible is not None:  # it stops gracefully, and nobody else of its role is killed meanwhile
+            elif (
+                ansible is not None
+            ):  # it stops gracefully; the lock keeps its role's other nodes alive meanwhile
                 _run_restart(runtime, node, ansible)
         if ansible is not None and not serves:
             _run_restart(runtime, node, ansible)
 
 
 def _kill_service(runtime: Runtime, node: Node, view: NodeView, step: Step, *, required: bool) -> None:
-    """Kill the process that was judged, where there is one; its init starts the service again.
+    """Kill the process that the guards were evaluated for, if there is one; its init starts the service again.
 
-    ``required``: the step has no other act. Then StepFailed where the node could not name the process.
+    ``required``: the step does nothing else. Then raises StepFailed if the node could not name the process.
     """
     if view.process is not None:
         runtime.platform().kill_service(node.name, view.process)
         step.note(
-            f"process {view.process} of {node.name}, which answers nobody, was killed; its init starts it again"
+            f"process {view.process} of {node.name} answered no request and was killed; its init starts it again"
         )
     elif required and not view.listening:
-        raise StepFailed(f"{node.name} could not say which process to kill; is its sshd overloaded?")
+        raise StepFailed(
+            f"{node.name} did not report which process to kill, so nothing was killed; is its sshd overloaded?"
+        )
 
 
 def _run_restart(runtime: Runtime, node: Node, ansible: Ansible) -> None:
@@ -111,10 +115,10 @@ def _run_restart(runtime: Runtime, node: Node, ansible: Ansible) -> None:
 
 @contextmanager
 def _judged(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
-    """Hold the one right in the fleet to kill, and judge once more; the block kills what was judged.
+    """Hold the fleet's kill lock and evaluate the guards once more; the block may then kill the node.
 
-    What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and Refused. Where another
-    incarnation runs by now, nothing was killed either: the attempt is withdrawn as after a refusal.
+    For a node that is proven dead no lock is taken: nothing is killed. Raises NodeReturned and Refused. If another
+    incarnation runs by now, nothing was killed either, and the attempt is withdrawn as after a refusal.
     """
     try:
         with _kill_right(runtime, case, step) as facts:
@@ -133,7 +137,7 @@ def _kill_right(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts
     with runtime.store.kill_lock():
         facts = guard_evaluation.judge_again(runtime, case, step)
         step.note(
-            f"judged again: {node.name} may be killed",
+            f"guards evaluated again: {node.name} may be killed",
             service=facts.service and facts.service.value,
             running=facts.running,
             heard_at=facts.heard_at and facts.heard_at.isoformat(),
@@ -147,9 +151,9 @@ def _verdict(runtime: Runtime, case: Case) -> Verdict:
 
 
 def fence(runtime: Runtime, case: Case) -> None:
-    """End whatever may still run of the node; raises NodeReturned or Refused when it must not be, whoever asked.
+    """Fence the node: end every process of it. Raises NodeReturned or Refused if a guard refuses.
 
-    Exactly the incarnation that was judged is ended: another one that came up meanwhile is judged first.
+    Only the incarnation that the guards were evaluated for is ended. For a newer one the guards are evaluated first.
     """
     with runtime.step(case, "fence") as step:
         platform = runtime.platform()
@@ -157,11 +161,11 @@ def fence(runtime: Runtime, case: Case) -> None:
         with _judged(runtime, case, step):
             step.check()
             platform.power_off(case.node, judged or NONE_RAN)
-        step.note(f"nothing of {case.node} is left running", incarnation=judged)
+        step.note(f"{case.node} is fenced: no process of it is left running", incarnation=judged)
 
 
 def show_plan(runtime: Runtime, case: Case) -> str:
-    """What Terraform would do, as a list of addresses and actions; nothing is changed."""
+    """Show what Terraform would do, by address and action; nothing is changed."""
     with runtime.step(case, "dry_run") as step:
         saved = _plan(runtime, case)
         summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
@@ -170,7 +174,7 @@ def show_plan(runtime: Runtime, case: Case) -> str:
 
 
 def plan(runtime: Runtime, case: Case) -> str:
-    """Plan the replacement of this node alone; raises PlanRefused when the plan would touch anything else."""
+    """Plan the replacement of this node only; raises PlanRefused if the plan would change anything else."""
     with runtime.step(case, "plan") as step:
         saved = _judged_plan(runtime, case, step)
     return str(saved.path)
@@ -196,7 +200,7 @@ def _addresses(runtime: Runtime, case: Case) -> list[str]:
 
 
 def _action(runtime: Runtime, case: Case) -> Action:
-    """The action under way; in a dry run the one that would show most."""
+    """Return the action of the open attempt; in a dry run the action with the largest plan."""
     incident = runtime.store.incident(case.incident)
     confirmed = assessment.Confirmed.of(incident, case.holder)
     if confirmed.dry_run:
@@ -205,10 +209,10 @@ def _action(runtime: Runtime, case: Case) -> Action:
 
 
 def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
-    """Apply exactly the judged plan; one that went stale is planned and judged again, up to three times.
+    """Apply exactly the plan that was checked. A stale plan is made and checked again, up to three times.
 
-    Applied already (this step ran before and was killed), it goes stale too, and the new plan does it over: a node
-    that nobody has configured yet holds nothing.
+    A plan is also stale if this step applied it before and was killed. The new plan then replaces the node again,
+    which loses nothing: a node that is not configured yet holds no data.
     """
     with runtime.step(case, "provision") as step:
         terraform = runtime.terraform()
@@ -216,7 +220,7 @@ def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
         for _ in range(PLAN_TRIES):
             plan_policy.check_plan(saved.document, _addresses(runtime, case))
             step.check()
-            # Of a run of this step that was killed; what lives there is this repair's own, the old node is fenced.
+            # Left over from a killed run of this step: made by this recovery, because the old node is fenced.
             runtime.platform().make_room([case.node], terraform.known, living=True)
             try:
                 terraform.apply(saved)
@@ -225,12 +229,13 @@ def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
             else:
                 return
         raise PlanRefused(
-            f"{case.node}: the plan went stale {PLAN_TRIES} times; other repairs hold the state"
+            f"{case.node}: the plan went stale {PLAN_TRIES} times because other runs change Terraform's state; "
+            "the next run of recover_node plans it again"
         )
 
 
 def configure(runtime: Runtime, case: Case) -> None:
-    """Make the empty server a node of its role; raises StepFailedForGood with Ansible's words."""
+    """Configure the empty server as a node of its role; raises StepFailedForGood with Ansible's error."""
     with runtime.step(case, "configure") as step:
         node = runtime.node(case)
         ansible = assignment.ansible_for(runtime, node.name)
@@ -243,7 +248,10 @@ def configure(runtime: Runtime, case: Case) -> None:
 
 @contextmanager
 def _no_second_try() -> Iterator[None]:
-    """What a playbook couldn't start it won't start at once either: 12 minutes went by on a damaged commit log so."""
+    """Turn StepFailed into StepFailedForGood: a playbook that failed to start a service would fail again.
+
+    Before that, retries on a damaged commit log took 12 minutes.
+    """
     try:
         yield
     except StepFailed as failure:
@@ -251,7 +259,7 @@ def _no_second_try() -> Iterator[None]:
 
 
 def rejoin(runtime: Runtime, case: Case) -> str:
-    """Wait until the node serves again, mark it redundant, then make its data whole and mark it consistent."""
+    """Wait until the node is ready and mark it redundant; then repair its data and mark it consistent."""
     with runtime.step(case, "rejoin") as step:
         node = runtime.node(case)
         sentence = _await_redundant(runtime, node, step)
@@ -267,12 +275,12 @@ def rejoin(runtime: Runtime, case: Case) -> str:
 
 
 def _await_redundant(runtime: Runtime, node: Node, step: Step) -> str:
-    """Wait as long as the node starts, or answers while others still have to agree; see PATIENCE_S.
+    """Wait until the node is ready, while it starts or catches up; see PATIENCE_S.
 
-    On a starved machine the wait counts the processor time that the node gets, not the time on the clock.
+    On a starved machine the wait counts the processor time that the node gets, not wall time.
 
-    Raises StepFailedForGood, saying what is wrong and what is lacking; the next run of the watch then climbs the
-    ladder.
+    Raises StepFailedForGood with what is wrong and what is missing. The next run of the watch then takes the next
+    escalation step.
     """
     patience = fact_gathering.ProcessorClock(runtime.platform(), node.name)
     while True:
@@ -286,15 +294,15 @@ def _await_redundant(runtime: Runtime, node: Node, step: Step) -> str:
 
 
 def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> None:
-    """Start a Cassandra node once more when its peers take it for a former life of itself."""
+    """Restart a Cassandra node if its gossip generation is behind the one that its peers know."""
     why = (
         asyncio.run(gossip_generation.overtaken(runtime.fleet, node)) if node.role is Role.CASSANDRA else None
     )
     if why is None:
         return
-    with runtime.store.kill_lock():  # its peers do not listen to it, so it is nobody's live replica
+    with runtime.store.kill_lock():  # its peers ignore it, so it is not a live replica
         step.check()
-        step.note(f"{why}; it is started once more")
+        step.note(f"{why}; it is restarted")
         gossip_generation.keep_count(node)
         _run_restart(runtime, node, assignment.ansible_for(runtime, node.name))
 
@@ -302,14 +310,14 @@ def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> Non
 def make_whole(
     runtime: Runtime, node: Node, by: str, *, compare: bool, note: Callable[[str], None] = log.info
 ) -> str | None:
-    """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired.
+    """Restore the node's consistency: Kafka's quorum gets its voter, Cassandra's ranges are repaired.
 
-    ``by``: for whom, as it stands on record. ``compare``: whether a Cassandra node's ranges are compared with their
-    replicas. Returns a sentence when anything had to be asked or done; raises StepFailed.
+    ``by``: the incident or run on whose record this goes. ``compare``: whether a Cassandra node's ranges are repaired.
+    Returns a sentence if anything was checked or done, else None; raises StepFailed.
     """
     if node.role is Role.KAFKA:
         rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=note)
-        return f"{node.name} votes with the directory it has now, and no dead voter is left"
+        return f"{node.name} is a Kafka voter with its current directory, and no dead voter is left"
     if node.role is Role.CASSANDRA:
         if counted := gossip_generation.keep_count(node):
             note(counted)
@@ -320,7 +328,7 @@ def make_whole(
 
 
 def verify(runtime: Runtime, case: Case) -> str:
-    """Proof by this very node; raises StepFailed saying what was missing."""
+    """Verify that this node serves; raises StepFailed with what is missing."""
     with runtime.step(case, "verify") as step:
         proof = proofs.verify(runtime.settings, runtime.fleet, runtime.node(case))
         step.note(proof)
@@ -331,10 +339,10 @@ def verify(runtime: Runtime, case: Case) -> str:
 
 
 def canary(runtime: Runtime, case: Case) -> str:
-    """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive.
+    """Send a synthetic trade through S3 and wait for it in Cassandra; raises StepFailed if it doesn't arrive.
 
-    While S3 is away a repair isn't held up: the canary goes in at Kafka then. While other nodes are being
-    repaired too, the whole way may be shut for reasons that aren't this node's, so the wait goes on.
+    While S3 is unreachable, the trade is sent to Kafka, so that the recovery need not wait for S3. The wait is longer
+    while other nodes are being recovered, because one of them may be what stops the trade.
     """
 
     def give_up(waited_s: float) -> bool:
@@ -349,14 +357,14 @@ def canary(runtime: Runtime, case: Case) -> str:
 
 
 def _send_canary(runtime: Runtime) -> tuple[str, str]:
-    """Send a canary; returns its trade_id and where it went in: S3, or Kafka while S3 is away."""
+    """Send a synthetic trade; returns its trade_id and where it went in: S3, or Kafka while S3 is unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         return trade.send(runtime.s3_in_time()), "S3"
     except (BotoCoreError, ClientError):
         brokers = [f"{node.address}:{KAFKA_PORT}" for node in runtime.fleet.of(Role.KAFKA)]
-        return trade.send_to_kafka(brokers), "Kafka (S3 is away)"
+        return trade.send_to_kafka(brokers), "Kafka (S3 is unreachable)"
 
 
 def _others_sick(runtime: Runtime, case: Case) -> bool:

@@ -1,4 +1,4 @@
-"""The second opinion on a node: observe it, let the pure diagnosis speak, and write down the verdict."""
+"""The second opinion on a node: observe it, diagnose it, and write the failure mode into the journal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kintsugi.recovery import data_loss
 from kintsugi.recovery.diagnosis import Verdict, diagnose
 from kintsugi.recovery.fact_gathering import is_running
 
-# A fault is held to be the cause of what is noticed within this time after it.
+# An injected fault counts as the cause of a failure that is noticed within this time after it.
 FAULT_WINDOW = timedelta(minutes=2)
 
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What ``confirm`` wrote into the journal: the verdict, and what the later steps need of the observation."""
+    """What ``confirm`` wrote into the journal: the failure mode, and what later steps need of the observation."""
 
     verdict: Verdict
     requested: Action
@@ -43,9 +43,9 @@ class Confirmed:
 
     @classmethod
     def of(cls, incident: Incident, run: str | None = None) -> Confirmed:
-        """The newest confirmation of the incident, or of the one ``run`` (the holder of a case).
+        """Return the newest confirmation of the incident, or the newest one of ``run`` (the holder of a case).
 
-        A run that acts goes by its own: a dry run that came between must not turn an approved repair into a plan.
+        A run that acts uses its own. A dry run in between must not turn an approved recovery into a dry run.
         """
         data = latest(incident, "confirm", "verdict", run).data
         heard = data["heard_at"]
@@ -63,7 +63,7 @@ class Confirmed:
 
     @property
     def planned(self) -> bool:
-        """Whether a service that serves may be stopped: its clock is wrong, or a person asked for it."""
+        """Whether a service that serves may be stopped: its clock is wrong, or a person requested it."""
         return self.verdict is Verdict.CLOCK_WRONG or self.requested is not Action.AUTO
 
 
@@ -72,9 +72,9 @@ def _moment(text: str | None, incident: Incident) -> datetime:
 
 
 def latest(incident: Incident, step: str, field: str, run: str | None = None) -> Entry:
-    """The newest journal entry of ``step`` that carries ``field``; raises KeyError when there is none.
+    """Return the newest journal entry of ``step`` that has ``field``; raises KeyError if there is none.
 
-    ``run``: only entries of that run count.
+    ``run``: only entries of this run count.
     """
     for entry in reversed(incident.entries):
         if entry.step == step and field in entry.data and run in (None, entry.data.get("run")):
@@ -91,9 +91,9 @@ def confirm(
     requested: str,
     dry_run: bool,
 ) -> Case:
-    """Take the lease, open or continue the incident, look again, and write the verdict into the journal.
+    """Take the lease, open or continue the incident, observe the node, and write the failure mode into the journal.
 
-    Raises LeaseHeld when another run repairs this node.
+    Raises LeaseHeld if another run is recovering this node.
     """
     server = runtime.fleet.node(node)
     now = datetime.now(UTC)
@@ -131,17 +131,17 @@ def confirm(
 
 
 def look(runtime: Runtime, node: Node) -> Observation:
-    """Observe the node, its peers and its disk, and ask its platform; what is silent to us may be heard by a peer."""
+    """Observe the node, its peers and its disk, and ask the platform. A peer may hear a node that is silent to us."""
     platform = runtime.platform()
     seen = asyncio.run(observe(runtime.settings, node, is_running(platform, node.name)))
     if seen.volume_intact is None:
-        # Only a missing disk is certain from outside; whether a present one is readable the node itself would say.
+        # From outside only a missing disk is certain. Only the node itself can tell whether a disk is readable.
         return replace(seen, volume_intact=platform.volume_exists(node.name))
     if (
         seen.volume_intact is False
         and platform.volume_formatted(node.name, MARKS.get(node.role)) is not False
     ):
-        # The disk holds data, and the node does not see it: it is not mounted there. An empty disk would lose it.
+        # The disk holds data, but the node does not have it mounted. A new empty disk would lose that data.
         return replace(seen, volume_intact=None)
     return seen
 
@@ -167,14 +167,14 @@ def write_verdict(step: Step, seen: Observation, **data: Any) -> None:
 
 
 def stand_down(runtime: Runtime, case: Case) -> str:
-    """Nothing to do, or nothing to do yet; a node on its way up is left alone, and the watch looks again."""
+    """Close the run without action: nothing to do, or not yet. The watch observes the node again."""
     with runtime.step(case, "stand_down") as step:
         confirmed = Confirmed.of(runtime.store.incident(case.incident), case.holder)
-        sentence = f"nothing is touched ({confirmed.verdict.value})"
+        sentence = f"no action on {case.node} (failure mode: {confirmed.verdict.value})"
         step.note(sentence)
     return sentence
 
 
 def answers(node: Node) -> bool:
-    """Whether the node answers its own protocol at this moment."""
+    """Whether the node answers its own protocol now."""
     return asyncio.run(probe_node(node)).answer is Answer.OK

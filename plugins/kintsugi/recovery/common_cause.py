@@ -1,15 +1,15 @@
-"""Do several nodes suffer from one cause? Pure: from what was seen of the fleet to a cause that is not the node.
+"""Find a common cause of several silent nodes, such as a stall of the storage or the network. Pure.
 
 The rules, in order; the first that fits decides:
 
-1.  **Starved**: the node's processes wait for the processor, or we ourselves did while the node was probed. Then its
-    silence says nothing of the node. Nothing that still runs is killed.
-2.  **Shared silence**: other nodes, which their platform does not know to be dead, fell silent within 15 s of this one
-    (a storage stall, a network). Nothing that still runs is killed before 45 s have passed since the last of them
-    fell silent. Of a longer silence the guards let one node of a role be killed at a time.
+1.  **Starved**: the node's processes waited for the processor, or the control plane did while it probed the node. Then
+    the node's silence is no proof that it is down. Nothing that still runs is killed.
+2.  **Shared silence**: other nodes became silent within 15 s of this one, and the platform does not say that they are
+    dead (a storage stall, the network). Nothing that still runs is killed until 45 s after the last of them became
+    silent. After that the guards allow one kill at a time in each role.
 
-A node that its platform knows to be dead is no sign of a common cause: after a power cut all are dead, and all are
-started together.
+Nodes that are dead according to the platform are no sign of a common cause. After a power cut all nodes are dead, and
+all are started together.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from enum import StrEnum
 from kintsugi.core.fleet import Role
 
 WINDOW = timedelta(seconds=15)
-"""Nodes that fall silent together are noticed within this time: a hang is noticed 8 to 10 s after it began."""
+"""Nodes that become silent together are noticed within this time: a hang is noticed 8 to 10 s after it began."""
 
 HOLD = timedelta(seconds=45)
-"""For so long a shared silence is taken for a stall that passes: twice the longest that was seen to pass (24 s)."""
+"""A shorter shared silence counts as a temporary stall. The longest stall that was seen to end took 24 s."""
 
 RETRY = timedelta(seconds=5)
 
@@ -33,16 +33,16 @@ RETRY = timedelta(seconds=5)
 class Cause(StrEnum):
     """What several nodes have in common."""
 
-    STARVED = "starved"  # of processor time: the node, or we who ask
-    ROLE = "role"  # nodes of one role fell silent together
+    STARVED = "starved"  # the node or the control plane lacks processor time
+    ROLE = "role"  # nodes of one role became silent together
     FLEET = "fleet"  # nodes of several roles did
 
 
 @dataclass(frozen=True, slots=True)
 class OtherNode:
-    """Another node of the fleet at this moment.
+    """Another node of the fleet now.
 
-    ``running``: its platform's answer, None when unknown. ``silent_since``: UTC, None where it answers.
+    ``running``: the platform's answer, None if unknown. ``silent_since``: UTC, None if it answers.
     """
 
     name: str
@@ -54,7 +54,7 @@ class OtherNode:
 
 @dataclass(frozen=True, slots=True)
 class Starvation:
-    """That processor time was missing: ``detail`` is a sentence, ``until`` (UTC) when to judge again."""
+    """A lack of processor time. ``detail``: a sentence. ``until`` (UTC): when the guards are evaluated again."""
 
     detail: str
     until: datetime
@@ -62,7 +62,7 @@ class Starvation:
 
 @dataclass(frozen=True, slots=True)
 class CommonCause:
-    """A likely cause that is not the node alone. ``nodes``: who shares it, sorted; ``until``: when to judge again."""
+    """A likely cause outside the node. ``nodes``: those that share it, sorted. ``until``: when to evaluate again."""
 
     cause: Cause
     nodes: tuple[str, ...]
@@ -79,7 +79,7 @@ def find_common_cause(
     others: Iterable[OtherNode],
     starvation: Starvation | None = None,
 ) -> CommonCause | None:
-    """The common cause that is likely at ``at`` (UTC), or None. ``silent_since``: of this node, None when unknown."""
+    """Return the likely common cause at ``at`` (UTC), or None. ``silent_since``: of this node, None if unknown."""
     if starvation is not None and at < starvation.until:
         return CommonCause(Cause.STARVED, (node,), starvation.until, starvation.detail)
     since = silent_since or at
@@ -102,6 +102,6 @@ def find_common_cause(
         Cause.ROLE if one_role else Cause.FLEET,
         nodes,
         until,
-        f"{', '.join(nodes)} fell silent together and still run: the cause is probably none of them alone. "
-        f"Nothing is killed for {(until - at).total_seconds():.0f} s more.",
+        f"{', '.join(nodes)} became silent together and still run. They probably share a cause, such as "
+        f"storage or network. Nothing is killed for another {(until - at).total_seconds():.0f} s.",
     )

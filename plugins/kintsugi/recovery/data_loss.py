@@ -1,7 +1,7 @@
-"""Whether a Cassandra node may lack rows that were acknowledged; see ``docs/decisions/0093``.
+"""Decide whether a Cassandra node may be missing rows that were acknowledged; see ``docs/decisions/0093``.
 
-If it may, its ranges are compared with its replicas before its incident is over. That takes minutes, so it isn't done
-after every crash: what one node alone lost of the last moment, two others hold.
+If so, its ranges are repaired before its incident is closed. A repair takes minutes, so it is not done after every
+crash. If only one node lost its last writes, two other replicas still hold them.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from kintsugi.operations.context import Case, Runtime, Step
 
 HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
 TOGETHER = timedelta(seconds=30)
-CLOCKS = timedelta(minutes=2)  # by which the node's clock may be behind ours
-# Cassandra takes a piece at the end of its commit log that it can't read for a write that was cut short.
+CLOCKS = timedelta(minutes=2)  # the node's clock may be behind ours by this
+# Cassandra treats an unreadable end of its commit log as a write that was cut off, skips it and starts.
 LEFT_OUT = "Ignoring commit log replay error"
 
 
 def may_lack_rows(runtime: Runtime, case: Case, step: Step) -> bool:
-    """Whether the node's ranges must be compared. Raises Fenced.
+    """Whether the node's ranges must be repaired. Raises Fenced.
 
-    A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
-    its power lost what its commit log hadn't synced yet; a process that crashed, what came after the log's last
-    marker (100 ms), which matters when another replica lost the same moment. After a longer absence the others keep
-    no hints for it. And what an earlier incident left unfinished, or the node left out, is still to be done.
+    It is so in these cases:
+
+    1. The node was rebuilt. A replace streams each range from one replica, possibly from one that missed a write.
+    2. Another Cassandra node failed at the same time. A crashed node loses the writes that its commit log had not
+       synced yet. That matters if another replica lost the same writes.
+    3. The node was away for longer than HINT_WINDOW, so the other nodes hold no hints for all of its missed writes.
+    4. A repair is pending: an earlier incident left it unfinished, or the node skipped a part of its commit log.
     """
     incident = runtime.store.incident(case.incident)
     record_left_out(runtime, incident, step)
     if _another_crashed_too(incident, runtime.store.incidents()):
-        # On record, because this run may not come to it, the other being away.
+        # Recorded now, because this run may not be able to repair: the other node may be down.
         runtime.store.expect_repair(incident.id, step.token)
     return (
         any(action.destroys for action in incident.attempts())
@@ -52,22 +55,23 @@ def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool
 
 
 def record_left_out(runtime: Runtime, incident: Incident, step: Step) -> None:
-    """Put a node on record as pending repair where its log says that it started without a part of its commit log.
+    """Record a pending repair if the node's log says that it started without a part of its commit log.
 
-    Only what it said since the incident's first failure counts. A log that can't be read is noted and no more: a node
-    that serves isn't held up for its sshd, and the next night compares its ranges. Raises Fenced.
+    Only log lines since the incident's first failure count. If the log can't be read, that is only noted: the recovery
+    does not wait for sshd of a node that serves, and the nightly repair covers its ranges. Raises Fenced.
     """
     try:
         said = runtime.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
     except StepFailed as failure:
         step.note(
-            f"{incident.node} couldn't be asked whether it started without a part of its commit log: {failure}"
+            f"it is unknown whether {incident.node} started without a part of its commit log, "
+            f"because its service log can't be read: {failure}"
         )
         return
     if said:
         at = said[-1].partition(" ")[0]
         runtime.store.expect_repair(incident.id, step.token)
         step.note(
-            f"{incident.node} started without a part of its commit log that it couldn't read ({at} by its clock); "
-            "its ranges are to be compared with its replicas"
+            f"{incident.node} started without a part of its commit log that it couldn't read (at {at} by its clock) "
+            "and may be missing rows; a repair of its ranges is recorded as pending"
         )

@@ -1,32 +1,32 @@
-"""From what was seen of a node to what is wrong with it: pure, and a sentence for a human at 2 a.m.
+"""Diagnose a node: from an observation to a failure mode. Pure; each diagnosis has its reason as a sentence.
 
 The rules, in order; the first that fits decides:
 
-1.  The service answers its own protocol → **false alarm**, whatever else is odd; oddities are named. But where its
-    clock isn't that of everybody else → **clock wrong**.
-2.  Neither service nor sshd answers, and the platform says that nothing of the node runs → **host lost**. The
-    platform's word is proof: peers that still say "up" are behind (Cassandra's gossip takes 10 to 18 s to notice).
+1.  The service answers its own protocol → **false alarm**. Anything else that is unusual is only named. If its clock
+    differs too much from the other clocks → **clock wrong**.
+2.  Neither the service nor sshd answers, and the platform says that the node does not run → **host lost**. The
+    platform's answer is proof. Peers that still say "up" are late: Cassandra's gossip needs 10 to 18 s.
 3.  The volume is known to be gone and the host answers → **disk lost**.
-4.  The service is silent, but answered anybody less than 8 s ago → **false alarm**: a pause (a
-    collection, a slow disk) of up to 5 s is never an incident. What its peers hear doesn't count where the host
-    answers us and the service hasn't for 8 s: gossip and replication may live on in a service that serves nobody.
-5.  Neither service nor sshd answers, each refused or silent. A refusal proves nothing: a firewall refuses in the
-    place of a server that lives. So the peers decide. One that says "up" → **partitioned**. None of them could say →
-    **partitioned** where the platform is unknown too (it may be us who are cut off). Else → **host lost**.
-6.  The host answers, the service doesn't, and its disk has no room left → **disk full**, also while the init starts
-    the service again: it won't come up before something is deleted, and what may be deleted nobody knows.
-7.  It refuses and has just said that it can't read its data → **data damaged**, also while the init starts it again:
-    it reads the same once more.
+4.  The service is silent, but anybody got an answer less than 8 s ago → **false alarm**. A pause of up to 5 s (garbage
+    collection, a slow disk) is never an incident. What peers hear does not count if the host answers us and the
+    service has not answered us for 8 s. Gossip and replication can go on in a service that serves no client.
+5.  The service and sshd are each refused or silent. A refusal is no proof: a firewall can refuse connections to a live
+    server. So the peers decide. One peer says "up" → **partitioned**. No peer could be asked and the platform does
+    not know either → **partitioned**, because the control plane may be cut off. Else → **host lost**.
+6.  The host answers, the service doesn't, and its disk has no room left → **disk full**. This also holds while the init
+    restarts the service: it can't start before something is deleted, and nobody knows what may be deleted.
+7.  The service refuses connections and has just logged that it can't read its data → **data damaged**. This also holds
+    while the init restarts it: it will read the same data again.
 8.  The service answers a probe from the node itself, or its socket listens although we are refused →
-    **partitioned**: something between us and it is at fault.
+    **partitioned**: something between us and the node is at fault.
 9.  The init reports progress, or is just starting the service → **starting**.
-10. The init has given up on the service (FATAL) or sees it exit again and again (BACKOFF), or the
-    service answers in a wrong way → **misconfigured**.
-11. The service is silent while the host is there. Its peers hear it and not even a connection comes about →
+10. The init has given up on the service (FATAL), or the service exits again and again (BACKOFF), or the
+    service gives an invalid answer → **misconfigured**.
+11. The service is silent and the host is up. Its peers hear it, but no connection to it can be opened →
     **partitioned**. Its peers hear it, and it has been silent for less than 30 s → **false alarm**. Else → **hung**.
-12. The service refuses while the host is there → **process down**.
+12. The service refuses connections and the host is up → **process down**.
 
-"The host is there" means that sshd answered, or that the service's port answered in any way and sshd is silent.
+"The host is up" means that sshd answered, or that the service's port answered in any way and sshd is silent.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from kintsugi.core.observation import Answer, Headroom, Observation, PeerOpinion
 from kintsugi.probes.clock_skew import wrong
 
 HANG_AFTER = timedelta(seconds=8)
-"""Silence shorter than this is a pause. Pauses of up to 5 s are allowed; hangs are declared from 8 s on."""
+"""A shorter silence is a pause. Pauses of up to 5 s are allowed; from 8 s on the service counts as hung."""
 
 LIVE_WITHIN = timedelta(seconds=5)
 """A node that anybody heard within this time is alive, unless its platform says that it does not run."""
 
 STUCK_AFTER = timedelta(seconds=30)
-"""A service that its peers hear, but that serves no client for so long, is stuck and no longer slow."""
+"""A service that its peers hear counts as stuck if it has served no client for this long."""
 
 FULL_BELOW = 64 * 2**20
-"""Bytes. With less no service starts: Cassandra begins with commit log segments, Kafka with an index of each log."""
+"""Bytes. No service starts with less: Cassandra first writes commit log segments, Kafka an index of each log."""
 
 
 class Verdict(StrEnum):
@@ -69,30 +69,31 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A verdict and the reason for it: one English sentence that names what was seen."""
+    """A failure mode and its reason: one sentence that names what was seen."""
 
     verdict: Verdict
     reason: str
 
 
 def diagnose(observation: Observation) -> Diagnosis:
-    """What is wrong with the node, by the rules above. Never raises; always says something."""
+    """Return what is wrong with the node, by the rules above. Never raises."""
     seen = observation
     if seen.service is Answer.OK:
         return _serving(seen)
     if seen.running is False and seen.ssh is not Answer.OK:
         return _say(
             Verdict.HOST_LOST,
-            f"{seen.node} does not run: its platform says so, and neither its service nor its sshd answers"
+            f"{seen.node} does not run: the platform says so, and neither its service nor its sshd answers"
             f"{_stale_peers(seen)}{_volume(seen)}",
         )
     if seen.volume_intact is False and seen.ssh is Answer.OK:
-        return _say(Verdict.DISK_LOST, f"{seen.node} answers ssh, but its data directory is gone")
+        return _say(Verdict.DISK_LOST, f"{seen.node} answers over ssh, but its data directory is gone")
     pause = None if _serves_nobody(seen) else _silence(seen)
     if seen.service is Answer.TIMEOUT and pause is not None and pause < HANG_AFTER:
         return _say(
             Verdict.FALSE_ALARM,
-            f"{seen.node} answered {pause.total_seconds():.1f} s ago: a pause, not yet a hang",
+            f"{seen.node} answered {pause.total_seconds():.1f} s ago. This counts as a pause; "
+            f"a hang is {HANG_AFTER.total_seconds():.0f} s of silence",
         )
     if {seen.service, seen.ssh} <= {Answer.REFUSED, Answer.TIMEOUT}:
         return _unreachable_host(seen)
@@ -109,67 +110,70 @@ def _serving(seen: Observation) -> Diagnosis:
 def _unreachable_host(seen: Observation) -> Diagnosis:
     """Rule 5: neither the service nor sshd answers us, and the platform doesn't say that the node is dead."""
     opinions = set(seen.peers.values())
-    how = "refuses us" if Answer.REFUSED in (seen.service, seen.ssh) else "is silent to us"
+    how = "refuses connections" if Answer.REFUSED in (seen.service, seen.ssh) else "does not answer"
     if PeerOpinion.UP in opinions:
         return _say(
             Verdict.PARTITIONED,
-            f"{seen.node} {how}, but it is still heard by {_names(seen, PeerOpinion.UP)}: the network is at fault",
+            f"{seen.node} {how}, but {_names(seen, PeerOpinion.UP)} can still reach it: "
+            "the network between the control plane and the node is at fault",
         )
     if opinions == {PeerOpinion.UNKNOWN} and seen.running is None:
         return _say(
             Verdict.PARTITIONED,
-            f"{seen.node} {how} and none of its peers could be asked: it may be us who are cut off",
+            f"{seen.node} {how}, and none of its peers could be asked: "
+            "the control plane itself may be cut off from the network",
         )
     witness = _names(seen, PeerOpinion.DOWN)
-    said = f"and {witness} says that it is down" if witness else "and no peer hears it"
-    frozen = "; its platform says that it runs" if seen.running else ""
+    said = f"and it is down according to {witness}" if witness else "and no peer can reach it"
+    frozen = "; the platform says that it still runs" if seen.running else ""
     return _say(
         Verdict.HOST_LOST, f"{seen.node} {how} on its service and on sshd, {said}{frozen}{_volume(seen)}"
     )
 
 
 def _between(seen: Observation) -> Diagnosis | None:
-    """Rule 8: the node itself finds its service well, or listening where we are refused."""
+    """Rule 8: the service answers on the node itself, or listens there although our connections are refused."""
     if seen.view.answer is Answer.OK:
-        said = f"{seen.node} answers its own protocol on the node itself, but not us"
+        said = f"{seen.node} answers its own protocol on the node itself, but not from here"
     elif seen.service is Answer.REFUSED and seen.view.listening:
-        said = f"{seen.node} listens on its service's port, but connections to it are refused"
+        said = f"{seen.node} listens on its service's port, but connections from here are refused"
     else:
         return None
-    return _say(Verdict.PARTITIONED, f"{said}: something between, such as a firewall, is at fault")
+    return _say(Verdict.PARTITIONED, f"{said}: the network or a firewall between is at fault")
 
 
 def _full_disk(seen: Observation) -> Diagnosis | None:
-    """Rule 6: the host is there, and its disk has no room left."""
+    """Rule 6: the host is up, and its disk has no room left."""
     if seen.room is None or seen.room.free >= FULL_BELOW:
         return None
     return _say(Verdict.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_free(seen.room)}")
 
 
 def _damaged(seen: Observation) -> Diagnosis | None:
-    """Rule 7: the service itself says that its data can't be read."""
+    """Rule 7: the service's own log says that its data can't be read."""
     if seen.damage is None or seen.service is not Answer.REFUSED:
         return None
     return _say(Verdict.DATA_DAMAGED, f"{seen.node} can't read its data: {seen.damage}")
 
 
 def _service_only(seen: Observation) -> Diagnosis:
-    """Rules 9 to 12: the host is there, the service isn't well."""
+    """Rules 9 to 12: the host is up, the service does not serve."""
     if seen.progress:
         return _say(Verdict.STARTING, f"{seen.node} is starting: {seen.progress}")
     if seen.init_state == "STARTING":
-        return _say(Verdict.STARTING, f"{seen.node} is being started by its init")
+        return _say(Verdict.STARTING, f"{seen.node} is starting: its init has just started the service")
     if seen.init_state in ("FATAL", "BACKOFF"):
         return _say(
             Verdict.MISCONFIGURED,
-            f"{seen.node}: the service exits whenever its init starts it (init says {seen.init_state})",
+            f"{seen.node}: the service exits each time its init starts it (init state {seen.init_state})",
         )
     if seen.service is Answer.WRONG:
         return _say(
-            Verdict.MISCONFIGURED, f"{seen.node} answers, but not as its protocol demands{_ssh_state(seen)}"
+            Verdict.MISCONFIGURED,
+            f"{seen.node} gives an answer that is invalid in its protocol{_ssh_state(seen)}",
         )
     if seen.service is Answer.TIMEOUT:
-        hung = f"{seen.node}: the service accepts no request{_init(seen)}{_ssh_state(seen)}"
+        hung = f"{seen.node}: the service answers no request{_init(seen)}{_ssh_state(seen)}"
         return _heard_by_peers(seen) or _say(Verdict.HUNG, hung)
     return _say(
         Verdict.PROCESS_DOWN,
@@ -178,20 +182,20 @@ def _service_only(seen: Observation) -> Diagnosis:
 
 
 def _heard_by_peers(seen: Observation) -> Diagnosis | None:
-    """Rule 11, for a silent service that its peers hear; None where it counts as hung."""
+    """Rule 11, for a silent service that its peers hear; None if it counts as hung."""
     heard = _silence(seen)
     if PeerOpinion.UP not in seen.peers.values() or (heard is not None and heard > LIVE_WITHIN):
         return None
     if seen.view.listening and seen.view.connected is False:
         return _say(
             Verdict.PARTITIONED,
-            f"{seen.node} is heard by its peers, but no connection to its service comes about: packets are lost",
+            f"{seen.node} is heard by its peers, but no connection to its service can be opened: packets are lost",
         )
     since = seen.unanswered_since
     if since is None or seen.at - since < STUCK_AFTER:
         return _say(
             Verdict.FALSE_ALARM,
-            f"{seen.node} serves no client, but its peers hear it: it may be slow, so it is looked at again",
+            f"{seen.node} does not answer clients, but its peers hear it. It may only be slow; it is observed again",
         )
     return None
 
@@ -201,7 +205,7 @@ def _say(verdict: Verdict, reason: str) -> Diagnosis:
 
 
 def _serves_nobody(seen: Observation) -> bool:
-    """Whether the host answers us and its service has been silent to us for as long as a hang takes."""
+    """Whether the host answers us and its service has been silent to us for at least HANG_AFTER."""
     since = seen.unanswered_since
     return seen.ssh is Answer.OK and since is not None and seen.at - since >= HANG_AFTER
 
@@ -217,13 +221,13 @@ def _names(seen: Observation, opinion: PeerOpinion) -> str:
 def _oddities(seen: Observation) -> str:
     odd = []
     if seen.ssh is not Answer.OK:
-        odd.append(f"its sshd doesn't (ssh: {seen.ssh.value}), so it couldn't be repaired over ssh")
+        odd.append(f"its sshd doesn't (ssh: {seen.ssh.value}), so Ansible could not reach it")
     if seen.volume_intact is False:
-        odd.append("its data directory is gone from under it")
+        odd.append("its data directory is gone")
     if seen.room is not None and seen.room.free < FULL_BELOW:
         odd.append(f"its disk is full ({_free(seen.room)})")
     if down := _names(seen, PeerOpinion.DOWN):
-        odd.append(f"{down} held it for down")
+        odd.append(f"it is down according to {down}")
     return f", but {' and '.join(odd)}" if odd else ""
 
 
@@ -234,7 +238,7 @@ def _stale_peers(seen: Observation) -> str:
 
 def _volume(seen: Observation) -> str:
     if seen.volume_intact is None:
-        return "; nobody could say whether its volume is intact"
+        return "; it is unknown whether its volume is intact"
     return "; its volume is intact" if seen.volume_intact else "; its volume is gone"
 
 
@@ -243,8 +247,8 @@ def _free(room: Headroom) -> str:
 
 
 def _init(seen: Observation) -> str:
-    return f" (init says {seen.init_state})" if seen.init_state else ""
+    return f" (init state {seen.init_state})" if seen.init_state else ""
 
 
 def _ssh_state(seen: Observation) -> str:
-    return "" if seen.ssh is Answer.OK else f", and its sshd is no help (ssh: {seen.ssh.value})"
+    return "" if seen.ssh is Answer.OK else f", and its sshd does not answer (ssh: {seen.ssh.value})"

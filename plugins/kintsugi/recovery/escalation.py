@@ -1,11 +1,11 @@
-"""From what is wrong with a node to what is done about it: pure, with a sentence as the reason.
+"""Choose the next action for a failure mode. Pure; each decision has its reason as a sentence.
 
-1.  Nothing wrong → stand down; but where a repair of the node was begun and not finished → wait for it, rejoin it and
-    prove it. Starting, or partitioned from us only → wait and look again.
-2.  A person asked for an action → that one; what to do after it failed is for a person to say.
-3.  Otherwise the ladder of the verdict, cheapest rung first. Each attempt made in this incident uses up one
-    rung of its kind; the first rung that is left is climbed. Above the last one a human is paged, and a person who
-    approves gets the last action once more:
+1.  Nothing is wrong → close without action. If a recovery of the node was begun and not finished → wait for the node,
+    rejoin it and verify it. The node is starting, or only unreachable from here → wait and observe it again.
+2.  A person requested an action → that action. If it fails, a person decides what comes next.
+3.  Otherwise the escalation steps of the failure mode, the cheapest first. Each attempt in this incident uses up one
+    step of its kind; the first step that is left is taken. After the last step Kintsugi pages. If a person then
+    approves, the last action is tried once more:
 
     - process down, hung:  restart → rebuild the node on its volume → rebuild both → rebuild both
     - misconfigured:       restart → (roll back) → rebuild the node → rebuild both → rebuild both
@@ -13,13 +13,14 @@
     - clock wrong:         restart → (roll back) → rebuild the node
     - disk lost or full, data damaged:  rebuild both → rebuild both
 
-    Rebuilding comes twice, because the new node may die too, while it recovers. A full disk is given up as a whole:
-    retention bounds what a healthy node keeps, so something is on it that doesn't belong, and nothing on a server may
-    be deleted by guesswork. The peers have its data, and the guards see to that.
-4.  Rungs that keep the volume are left out where it is gone, and for a lost host where nobody knows.
-5.  Rolling back is a rung only while the release is suspicious; then it also ends every other ladder.
+    A rebuild is tried twice, because the new node may also fail while it recovers. A full disk is replaced as a whole.
+    Retention limits what a healthy node stores, so a full disk holds files that don't belong there, and Kintsugi does
+    not guess which files it may delete. The guards check that the peers have the node's data.
+4.  Steps that keep the volume are skipped if the volume is gone. For a lost host they are also skipped if the state
+    of the volume is unknown.
+5.  Roll back is a step only while the release is suspicious. Then it is also the last step of every other list.
 
-So an incident has at most six attempts, and no verdict that changes to and fro can make it more.
+So an incident has at most six attempts, also if the failure mode changes between them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LADDERS: Mapping[Verdict, tuple[Action, ...]] = {
     Verdict.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
     Verdict.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
     Verdict.HOST_LOST: (_NODE, _NODE, _BOTH, _BOTH),
-    # A node that answers is never destroyed (guards.py), so as long as it does, the last rung asks a person.
+    # A node that answers is never destroyed (guards.py). While it answers, a person is asked instead of the last step.
     Verdict.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
     Verdict.DISK_LOST: (_BOTH, _BOTH),
     Verdict.DISK_FULL: (_BOTH, _BOTH),
@@ -68,11 +69,11 @@ def decide(
     unfinished: bool = False,
     insisted: bool = False,
 ) -> Decision:
-    """The next action for a node with this verdict, after these attempts in the same incident.
+    """Return the next action for a node with this failure mode, after these attempts in the same incident.
 
-    ``requested``: what a person asked for by hand, else ``AUTO``. ``volume_intact``: None when unknown.
-    ``suspicious_release``: the node runs a release that isn't known-good. ``unfinished``: its data isn't whole again
-    since an earlier repair. ``insisted``: a person was told that nothing is left to try, and wants it tried again.
+    ``requested``: the action that a person requested, else ``AUTO``. ``volume_intact``: None if unknown.
+    ``suspicious_release``: the node runs a release that isn't known-good. ``unfinished``: its data is not consistent
+    yet after an earlier recovery. ``insisted``: no step is left, and a person wants the last action once more.
     """
     if requested is not Action.AUTO:
         return _by_hand(requested, volume_intact)
@@ -84,33 +85,38 @@ def decide(
             return Decision(rung, _reason(rung, verdict, role, volume_intact, attempts))
         used[rung] -= 1
     if insisted and attempts:
-        return Decision(attempts[-1], f"A person asked for {attempts[-1].value} once more.")
+        return Decision(attempts[-1], f"A person requested {attempts[-1].value} once more.")
     return Decision(
         Action.PAGE,
-        f"Tried without success: {_said(attempts)}. A person has to look; see docs/runbooks/repair-refused.md.",
+        f"No escalation step is left. Tried without success: {_said(attempts)}. "
+        "A person has to look at the node; see docs/runbooks/repair-refused.md.",
     )
 
 
 def _untouched(verdict: Verdict, *, begun: bool) -> Decision:
-    """What is done about a node that isn't to be touched; ``begun``: a repair of it was, and isn't finished."""
+    """Decide for a failure mode without escalation steps. ``begun``: a recovery was begun and is not finished."""
     if verdict is Verdict.STARTING:
-        return Decision(Action.WAIT, "The node is on its way up; it is left alone while it advances.")
+        return Decision(
+            Action.WAIT, "No action: the node is starting. It is left alone as long as it makes progress."
+        )
     if verdict is Verdict.PARTITIONED:
         return Decision(
             Action.WAIT,
-            "The node may be well and only out of our sight; nothing is touched on silence alone.",
+            "No action: the node is unreachable from here, but nothing proves that it is down "
+            "(possible network partition).",
         )
     if begun:
         return Decision(
-            Action.WAIT, "The node answers, but its repair isn't finished: it is rejoined and proven."
+            Action.WAIT,
+            "The node answers, but its recovery is not finished. It is rejoined and verified.",
         )
-    return Decision(Action.STAND_DOWN, "Nothing is wrong with the node.")
+    return Decision(Action.STAND_DOWN, "No action: nothing is wrong with the node.")
 
 
 def _ladder(verdict: Verdict, volume_intact: bool | None, suspicious: bool) -> list[Action]:
     rungs = list(LADDERS[verdict])
     if volume_intact is False or (verdict is Verdict.HOST_LOST and volume_intact is None):
-        # Nothing to keep, or nobody knows: a node on a lost volume would only fail later.
+        # The volume is gone or its state is unknown. A node on a lost volume would only fail later.
         rungs = [rung for rung in rungs if rung is not Action.REBUILD_NODE]
     if not suspicious:
         return [rung for rung in rungs if rung is not Action.ROLL_BACK]
@@ -119,36 +125,36 @@ def _ladder(verdict: Verdict, volume_intact: bool | None, suspicious: bool) -> l
 
 def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
     if not requested.changes:
-        return Decision(requested, "As asked for by hand.")
+        return Decision(requested, f"A person requested {requested.value}.")
     if requested is Action.REBUILD_NODE and volume_intact is False:
         return Decision(
             Action.REBUILD,
-            "Asked for by hand to rebuild the node; its volume is gone, so that is rebuilt too.",
+            "A person requested a rebuild of the node. Its volume is gone, so the volume is rebuilt too.",
         )
-    return Decision(requested, f"{requested.value} was asked for by hand.")
+    return Decision(requested, f"A person requested {requested.value}.")
 
 
 def _reason(
     rung: Action, verdict: Verdict, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
 ) -> str:
     what = {
-        Action.RESTART: "The host is there, so the service is started again where it is.",
-        Action.ROLL_BACK: "The release isn't known-good, so it is suspect: back to the last that is.",
-        Action.REBUILD_NODE: f"A new {role.value} node on the volume it had.",
-        Action.REBUILD: f"A new {role.value} node and a new volume: {_why_new(verdict, volume_intact)}.",
+        Action.RESTART: "Restart the service: its host is up.",
+        Action.ROLL_BACK: "Roll back to the last known-good release: the release of the node is not known-good.",
+        Action.REBUILD_NODE: f"Rebuild the {role.value} node and keep its volume.",
+        Action.REBUILD: f"Rebuild the {role.value} node and its volume: {_why_new(verdict, volume_intact)}.",
     }[rung]
     before = f" Tried before: {_said(attempts)}." if attempts else ""
-    return f"{what}{before} (Verdict: {verdict.value}.)"
+    return f"{what}{before} (Failure mode: {verdict.value}.)"
 
 
 def _why_new(verdict: Verdict, volume_intact: bool | None) -> str:
     if verdict is Verdict.DISK_FULL:
-        return "the old one is full"
+        return "the old volume is full"
     if verdict is Verdict.DATA_DAMAGED:
-        return "what the old one holds can't be read"
+        return "the data on the old volume can't be read"
     if volume_intact is None:
-        return "whether the old one is intact is unknown"
-    return "the old one didn't do" if volume_intact else "the old one is gone"
+        return "it is unknown whether the old volume is intact"
+    return "a rebuild on the old volume failed" if volume_intact else "the old volume is gone"
 
 
 def _said(attempts: Sequence[Action]) -> str:

@@ -1,4 +1,4 @@
-"""The facts for the guards as they are at this moment: from probes, peers, the platform, the node and the store."""
+"""Gather the guards' facts as they are now: from probes, peers, the platform, the node and the database."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ if TYPE_CHECKING:
     from kintsugi.environments.base import Platform
     from kintsugi.operations.context import Runtime
 
-WAITED_SHARE = (
-    0.5  # of the time in which a node was looked at; a stopped or deadlocked process waits for nothing
-)
-OWN_LAG_S = 1.0  # for which our event loop stood still while we looked
-WATCH_LATE_S = 2.0  # for which the watch stood still while it found the node sick
+WAITED_SHARE = 0.5  # of the observed time; a stopped or deadlocked process does not wait for the processor
+OWN_LAG_S = 1.0  # how long our own event loop was blocked during the probes
+WATCH_LATE_S = 2.0  # how long the watch was blocked while it found the node down
 LOOK_AGAIN = timedelta(seconds=10)
-RECOVER = timedelta(seconds=20)  # a machine that was starved needs so long until everything answers again
+RECOVER = timedelta(seconds=20)  # how long a starved machine needs until everything answers again
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """What the confirmation knew of the node. Times are UTC; see ``GuardFacts``."""
+    """What the confirmation knows of the node. Times are UTC; see ``GuardFacts``."""
 
     first_failed_at: datetime
     detected_at: datetime
@@ -44,7 +42,7 @@ class Suspicion:
 
 
 def gather_guard_facts(runtime: Runtime, node: Node, suspicion: Suspicion) -> GuardFacts:
-    """Everything that the guards ask for, all but the store's ledger. Takes at most about 9 s."""
+    """Return all facts that the guards need, except the database's ledger. Takes at most about 9 s."""
     platform = runtime.platform()
     running = is_running(platform, node.name)
 
@@ -73,7 +71,7 @@ def gather_guard_facts(runtime: Runtime, node: Node, suspicion: Suspicion) -> Gu
 
 
 def is_running(platform: Platform, name: str) -> bool | None:
-    """The platform's answer: whether the node runs; None when the platform can't say."""
+    """Return whether the node runs, by the platform; None if the platform can't tell."""
     try:
         return platform.incarnation(name) is not None
     except (StepFailed, OSError):
@@ -83,21 +81,23 @@ def is_running(platform: Platform, name: str) -> bool | None:
 def find_starvation(
     name: str, processor: ProcessorUse | None, own_lag_s: float, suspicion: Suspicion, at: datetime
 ) -> Starvation | None:
-    """Whether processor time was missing, to the node or to us who ask; None when it was not. Pure."""
+    """Return a Starvation if the node or the control plane lacked processor time, else None. Pure."""
     if processor and processor.waited_s > max(WAITED_SHARE * processor.seconds, 2 * processor.used_s):
         return Starvation(
-            f"{name} waits for the processor ({processor.waited_s:.1f} s within {processor.seconds:.1f} s, and it "
-            f"used {processor.used_s:.1f} s): its silence proves nothing.",
+            f"{name} lacks processor time: within {processor.seconds:.1f} s it waited {processor.waited_s:.1f} s "
+            f"for the processor and used {processor.used_s:.1f} s. Its silence is no proof that it is down.",
             at + LOOK_AGAIN,
         )
     if own_lag_s > OWN_LAG_S:
         return Starvation(
-            f"This machine is starved: our own event loop stood still for {own_lag_s:.1f} s.", at + LOOK_AGAIN
+            f"The control plane lacks processor time: its event loop was blocked for {own_lag_s:.1f} s. "
+            "A missed reply may be its own stall.",
+            at + LOOK_AGAIN,
         )
     if suspicion.watch_late_s > WATCH_LATE_S and at < suspicion.detected_at + RECOVER:
         return Starvation(
-            f"This machine was starved: the watch of {name} stood still for {suspicion.watch_late_s:.1f} s "
-            "while it found the node sick.",
+            f"The control plane lacked processor time: the watch of {name} was blocked for "
+            f"{suspicion.watch_late_s:.1f} s while it found the node down.",
             suspicion.detected_at + RECOVER,
         )
     return None
@@ -122,11 +122,11 @@ def _used_since(
 
 
 def _others(runtime: Runtime, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
-    """The other nodes; of a silent one also whether it runs, and since when it has been silent."""
+    """Return the other nodes; for a silent one also whether it runs, and since when it has been silent."""
     incidents: Mapping[str, datetime] = {
         one.node: one.first_failed_at for one in runtime.store.incidents(50, open_only=True)
     }
-    # One that no watch has reported yet fell silent at most as long ago as a hang takes to be noticed.
+    # If no watch has reported a silent node yet, it became silent at most HANG_AFTER ago.
     unnoticed = facts.at - HANG_AFTER
     return [
         other
@@ -141,10 +141,10 @@ def _others(runtime: Runtime, platform: Platform, facts: GuardFacts) -> list[Oth
 
 
 class ProcessorClock:
-    """Time since it was made, by what a node gets of the processor: a start needs processor time, not wall time.
+    """A clock that counts the processor time that a node gets: a start needs processor time, not wall time.
 
-    A span in which the node's processes wait for the processor counts by the share of it that they got, and at least a
-    tenth, so that the clock always ends. Where the platform can't say, it is the wall clock.
+    While the node's processes wait for the processor, time counts by the share that they got. It counts by at least a
+    tenth, so that a deadline is always reached. If the platform can't tell, it counts wall time.
     """
 
     LEAST_SHARE = 0.1
@@ -155,7 +155,7 @@ class ProcessorClock:
         self._use = _processor_use(platform, name)
 
     def passed_s(self) -> float:
-        """Seconds that have passed so far."""
+        """Return the seconds that have passed so far."""
         at_s, use = time.monotonic(), _processor_use(self._platform, self._name)
         self._passed_s += (at_s - self._at_s) * self._share(_used_since(self._use, use))
         self._at_s, self._use = at_s, use

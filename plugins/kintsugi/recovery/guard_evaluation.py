@@ -1,4 +1,4 @@
-"""Asking the guards: before the decision, in the transaction that begins an attempt, and again before each kill."""
+"""Evaluate the guards: before the decision, in the transaction that begins an attempt, and before each kill."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from kintsugi.releases import assignment
 
 PATIENCE_S = 30.0
 LOOK_AGAIN_S = 5.0
-WAIT_FOR_OTHERS_S = 75.0  # one node of a role is killed at a time, a minute after the other
-# Gates that open by themselves: a person is asked only where they have stayed shut for so long.
+WAIT_FOR_OTHERS_S = 75.0  # nodes of one role are killed one at a time, a minute apart
+# These guards usually stop refusing by themselves. A person is asked only after WAIT_BEFORE_ASKING.
 SELF_OPENING = frozenset({Gate.WRONG_KILL, Gate.COMMON_CAUSE, Gate.ONE_OF_ROLE, Gate.BREAKER})
 WAIT_BEFORE_ASKING = timedelta(minutes=3)
-LIMITS = "limits"  # where the store keeps what differs from the guards' defaults
+LIMITS = "limits"  # the key in the database of limits that differ from the guards' defaults
 PATHS = {
     Action.WAIT: "rejoin",
     Action.RESTART: "restart",
-    Action.ROLL_BACK: "restart",  # from the known-good release; see act.restart
+    Action.ROLL_BACK: "restart",  # from the known-good release; see actions.restart
     Action.REBUILD_NODE: "plan",
     Action.REBUILD: "plan",
 }
@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 
 
 def guard(runtime: Runtime, case: Case) -> list[str]:
-    """The tasks to go on with: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
+    """Return the next tasks: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
 
-    Reasons that may pass by themselves are given PATIENCE_S seconds, and the node is observed again meanwhile.
+    If every reason can go away by itself, it waits up to PATIENCE_S seconds and observes the node again meanwhile.
     """
     with runtime.step(case, "guard") as step:
         until = time.monotonic() + PATIENCE_S
@@ -51,7 +51,7 @@ def guard(runtime: Runtime, case: Case) -> list[str]:
             asked = _ask_guards(runtime, case)
             if not asked.waits or time.monotonic() > until:
                 return _answer(step, asked)
-            log.info("not yet: %s", asked.reason)
+            log.info("waiting: %s", asked.reason)
             pause_s = (asked.retry_at - datetime.now(UTC)).total_seconds() if asked.retry_at else 2.0
             time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
             _confirm_again(runtime, case, step)
@@ -59,7 +59,7 @@ def guard(runtime: Runtime, case: Case) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the guards answered to a decision. ``waits``: the reasons against it may pass by themselves."""
+    """The guards' answer to a decision. ``waits``: the reasons against it can go away by themselves."""
 
     decision: Decision
     dry_run: bool
@@ -81,7 +81,7 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
         since = incident.first_failed_at
         return _Asked(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
     paging = decision.action is Action.PAGE
-    # Who is asked whether to try again shall know what speaks against it.
+    # The person who is asked whether to try again must see every reason against it.
     at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
     facts = _facts(runtime, case, incident)
     ruling = judge(at_stake.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
@@ -100,7 +100,7 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
 
 
 def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
-    """Observe the node once more; a changed verdict goes into the journal, and the next decision follows from it."""
+    """Observe the node once more. A changed failure mode goes into the journal; the next decision uses it."""
     incident = runtime.store.incident(case.incident)
     confirmed = Confirmed.of(incident, case.holder)
     since = confirmed.first_failed_at
@@ -118,10 +118,10 @@ def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
 
 
 def _answer(step: Step, asked: _Asked) -> list[str]:
-    """Write the guards' answer into the journal; returns the tasks to go on with."""
+    """Write the guards' answer into the journal; returns the next tasks."""
     decision, ruling = asked.decision, asked.ruling
     if asked.dry_run:
-        step.note(f"dry run of: {decision.reason}", action=decision.action.value)
+        step.note(f"dry run, nothing is changed: {decision.reason}", action=decision.action.value)
         return ["decide"]
     recent = asked.since is not None and datetime.now(UTC) - asked.since < WAIT_BEFORE_ASKING
     partitioned = asked.waits and ruling.allowed
@@ -142,12 +142,12 @@ def _answer(step: Step, asked: _Asked) -> list[str]:
 
 
 def waits_only(ruling: Ruling) -> bool:
-    """Whether only gates refused that open by themselves, sooner than a person could look."""
+    """Whether all guards that refused usually stop refusing sooner than a person could look."""
     return not ruling.allowed and ruling.passing and ruling.gates <= SELF_OPENING
 
 
 def _waiting_data(asked: _Asked) -> dict[str, Any]:
-    """For the journal: that the node is waited for, and with whom it shares a cause."""
+    """Data for the journal: whether the recovery waits, and which nodes share a cause."""
     cause = asked.common_cause
     shared = {"cause": cause.cause.value, "nodes": list(cause.nodes)} if cause else None
     return {"waiting": asked.waits, "common_cause": shared}
@@ -169,10 +169,10 @@ def _decide(
 
 
 def limits(runtime: Runtime) -> Limits:
-    """The limits in force: the defaults, but for what somebody set in the store under LIMITS.
+    """Return the limits in force: the defaults, overridden by what is set in the database under LIMITS.
 
-    With ``until`` (ISO 8601) beside them they end by themselves, whatever became of who set them.
-    Raises InputError for a limit that doesn't exist, because a misspelt one would leave the guard as it was.
+    An override with ``until`` (ISO 8601) expires at that time, even if the process that set it is gone.
+    Raises InputError for an unknown limit, because a misspelt name would silently change nothing.
     """
     found = runtime.store.desired(LIMITS)
     given = dict(found.value) if found and found.value else {}
@@ -182,13 +182,14 @@ def limits(runtime: Runtime) -> Limits:
     known = {"repairs_per_node_and_hour", "repairs_per_hour", "sick_share"}
     if strange := given.keys() - known:
         raise InputError(
-            f"unknown limit {', '.join(sorted(strange))} in the store; there are {', '.join(sorted(known))}"
+            f"the database sets an unknown limit: {', '.join(sorted(strange))}; "
+            f"the known limits are {', '.join(sorted(known))}"
         )
     return Limits(**given)
 
 
 def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
-    """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
+    """Gather the guards' facts now; the state of the disk is taken from ``confirm``."""
     confirmed = Confirmed.of(incident, case.holder)
     action = incident.attempt_of(case.holder)
     suspicion = Suspicion(
@@ -203,15 +204,15 @@ def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
 
 
 def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
-    """Ask the guards once more, with fresh facts, right before something that may still run is killed.
+    """Evaluate the guards once more, with fresh facts, right before something that may still run is killed.
 
-    The attempt under way is judged, with the gates that its approval opened. Raises NodeReturned when the node answers
-    again, Refused with the reasons otherwise; the attempt is then withdrawn, because it has done nothing.
+    Guards that a person overrode for this attempt stay overridden. If a guard refuses, the attempt is withdrawn,
+    because it has done nothing. Raises NodeReturned if the node answers again, else Refused with the reasons.
     """
     incident = runtime.store.incident(case.incident)
     action = incident.attempt_of(case.holder)
     if action is None:
-        raise Refused(f"This run has no attempt on {case.node} under way: nothing is killed.")
+        raise Refused(f"Nothing is killed: this run has no open attempt on {case.node}.")
     facts = _facts(runtime, case, incident)
     known = facts.with_ledger(runtime.store.ledger(incident.id))
     ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))
@@ -224,29 +225,31 @@ def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
 
 
 def _approved(incident: Incident, case: Case) -> list[Gate]:
-    """The gates that a person opened for this run; see ``choose_path``."""
+    """Return the guards that a person overrode for this run; see ``choose_path``."""
     if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
         return []
     return [Gate(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
 
 
 def refusal(runtime: Runtime, case: Case) -> list[str]:
-    """The sentences with which the guards last refused the repair to this run."""
+    """Return the reasons with which the guards last refused this run, one sentence each."""
     return list(
         latest(runtime.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
     )
 
 
 def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
-    """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
+    """Decide, begin the attempt in the database (which evaluates the guards once more), and return the next task.
 
-    A run that was killed here goes on with what it had chosen. A person's approval opens the gates that had refused
-    this run when the question was asked. A node that answers again meanwhile is only proven. Raises Refused when
-    another gate refuses by now.
+    A run that was killed here continues with the action that it had chosen. A person's approval overrides the guards
+    that had refused when the question was asked. A node that answers again meanwhile is only verified. Raises Refused
+    if another guard refuses now.
     """
     with runtime.step(case, "decide") as step:
         if approved_by:
-            step.note(f"{approved_by} approved the repair against the guards' advice", approved=case.holder)
+            step.note(
+                f"{approved_by} approved the recovery although the guards refused it", approved=case.holder
+            )
         incident = runtime.store.incident(case.incident)
         confirmed = Confirmed.of(incident, case.holder)
         if confirmed.dry_run:
@@ -259,7 +262,7 @@ def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
             try:
                 _begin(runtime, case, step, incident, decision, approved=_approved(incident, case))
             except NodeReturned as returned:
-                step.note(f"{case.node} answers again, so it is only proven: {returned}", returned=True)
+                step.note(f"{case.node} answers again, so it is only verified: {returned}", returned=True)
                 return PATHS[Action.WAIT]
     return PATHS[decision.action]
 
@@ -280,9 +283,9 @@ def _begin(
     *,
     approved: Collection[Gate],
 ) -> None:
-    """Begin the attempt; a refusal that may pass by itself is waited for, and the facts are gathered again.
+    """Begin the attempt. If a refusal can go away by itself, wait, gather the facts again and retry.
 
-    Raises NodeReturned when the node answers meanwhile, Refused with the reasons otherwise.
+    Raises NodeReturned if the node answers meanwhile, else Refused with the reasons.
     """
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
@@ -305,13 +308,13 @@ def _begin(
                 raise NodeReturned(str(refused)) from refused
             if not asked.ruling.passing or time.monotonic() > until:
                 raise
-            log.info("not yet: %s", refused)
+            log.info("waiting: %s", refused)
             time.sleep(LOOK_AGAIN_S)
 
 
 @dataclass
 class _LastAnswer:
-    """Asks the guards inside the store's transaction, and keeps what they answered."""
+    """Evaluates the guards inside the database transaction, and keeps their answer."""
 
     action: Action
     facts: GuardFacts

@@ -1,6 +1,6 @@
-"""What the guards must know before something is destroyed, asked of everybody but the node in question.
+"""Gather the facts that the guards need before something is destroyed, from the other nodes and the node itself.
 
-Whatever can't be found out stays None, and None refuses (kintsugi.recovery.guards).
+A fact that can't be found out stays None. If a fact is None, the guards refuse (kintsugi.recovery.guards).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ async def guard_facts(
     running: bool | None = None,
     settings: Settings | None = None,
 ) -> GuardFacts:
-    """The facts for kintsugi.recovery.guards.judge, all but what the store and the platform know of the fleet.
+    """Return the facts for kintsugi.recovery.guards.judge, except those of the database and of the platform.
 
-    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew,
-    and the newest sign of life counts. ``running``: the platform's answer. ``settings``: with them the node itself is
-    asked over SSH, and others are asked for a Spark master. Takes at most about 8 s. Never raises on network trouble.
+    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is probed again, and the
+    newest answer counts. ``running``: the platform's answer. ``settings``: if given, the node itself is asked over
+    SSH, and for a Spark master the other nodes too. Takes at most about 8 s. Never raises on network errors.
     """
     (service, ssh, newest, view), silent, kafka, cassandra = await asyncio.gather(
         signs_of_life(fleet, node, heard_at, running=running, settings=settings),
@@ -82,10 +82,10 @@ async def signs_of_life(
     running: bool | None = None,
     settings: Settings | None = None,
 ) -> tuple[Probe, Probe, datetime | None, NodeView]:
-    """What the service and sshd of ``node`` answer, when anybody last got an answer (UTC), and what the node says.
+    """Return the probes of the service and sshd, when anybody last got an answer (UTC), and the node's own view.
 
-    ``before``: what was known already. The peers are asked meanwhile; where the platform says that nothing runs, they
-    aren't waited for: no process is there to be heard.
+    ``before``: the last known answer. The peers are asked in parallel. If the platform says that the node does not
+    run, their answers are not waited for, because they can't have heard a process of it.
     """
     async with asyncio.TaskGroup() as group:
         peers = group.create_task(witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S))
@@ -104,7 +104,7 @@ async def signs_of_life(
 
 
 async def silent_nodes(fleet: Fleet) -> set[str]:
-    """Names of the nodes that don't answer their own protocol just now."""
+    """Return the names of the nodes that don't answer their own protocol now."""
     probes = await asyncio.gather(*(probe_node(node) for node in fleet))
     return {probe.target for probe in probes if probe.answer is not Answer.OK}
 
@@ -118,7 +118,7 @@ async def _cassandra_if(fleet: Fleet, node: Node) -> CassandraFacts | None:
 
 
 async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
-    """What the other brokers know of the partitions that ``node`` holds, and of the quorum."""
+    """Return what the other brokers know of the partitions of ``node``, and of the quorum."""
     peers = fleet.peers(node)
     told, quorums = await asyncio.gather(
         asyncio.gather(*(ask(peer, KAFKA_PORT, kafka_wire.partitions) for peer in peers)),
@@ -136,9 +136,9 @@ async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
 
 
 def copies(node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]) -> dict[str, Copies] | None:
-    """Who holds the partitions of broker ``node_id``, from what several brokers told; None when none did.
+    """Return who holds the partitions of broker ``node_id``, from the answers of brokers; None without an answer.
 
-    A broker's knowledge may lag: a replica counts only where every broker that knows the partition agrees.
+    A broker's metadata may be late. A replica counts only if every broker that knows the partition agrees.
     """
     found: dict[str, Copies] | None = None
     for answer in told:
@@ -152,7 +152,7 @@ def copies(node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]) -> d
 
 
 def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
-    """Voters that fetched and had caught up within the last 3 s; the leader is one."""
+    """Return the voters that fetched and were caught up within the last 3 s, the leader included."""
     leader = quorum.voters.get(quorum.leader_id)
     if leader is None:
         return set()
@@ -165,7 +165,7 @@ def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
 
 
 async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
-    """What the other Cassandra nodes know of replication, and how many of them aren't up and normal."""
+    """Return the replication factor by the other Cassandra nodes, and how many of them aren't up and normal."""
     peers = fleet.peers(node)
     asked = await asyncio.gather(*(_status_and_replication(peer) for peer in peers))
     known = [replication for _, replication in asked if replication is not None]
@@ -175,7 +175,7 @@ async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
 
 
 async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
-    """Whether ``peer`` says of itself that it is NORMAL; the smallest replication of its keyspaces."""
+    """Return whether ``peer`` reports itself as NORMAL, and the smallest replication factor of its keyspaces."""
     status, keyspaces = await asyncio.gather(
         ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, _OWN_STATUS)),
         ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, KEYSPACES)),
@@ -190,9 +190,9 @@ _OWN_STATUS = "SELECT address, status_with_port FROM system_views.gossip_info"
 
 
 def smallest_replication(keyspaces: Iterable[Mapping[str, Any]]) -> int | None:
-    """The smallest replication factor of all keyspaces that hold our data; None when there is none."""
+    """Return the smallest replication factor of the keyspaces that hold our data; None if there is none."""
     factors = [
-        int(factor.partition("/")[0])  # "3/1" is three replicas, one of them transient
+        int(factor.partition("/")[0])  # "3/1" means three replicas, one of them transient
         for row in keyspaces
         if not str(row["keyspace_name"]).startswith("system")
         for key, factor in row["replication"].items()

@@ -1,32 +1,32 @@
-"""May we act? Pure rules between a decision and its execution; a refusal is a list of sentences.
+"""The guards: pure rules that allow or refuse an action. A refusal is a list of sentences, one for each reason.
 
-What is asked, by how much the action could cost:
+Which guards an action has to pass depends on how much it can destroy:
 
-| gate                                                      | restart, roll back | rebuild node | both |
+| guard                                                     | restart, roll back | rebuild node | both |
 |-----------------------------------------------------------|:---:|:---:|:---:|
 | no maintenance flag on the node or the fleet              |  x  |  x  |  x  |
 | repair budget: per node and for the fleet, in one hour    |  x  |  x  |  x  |
-| a node that still serves can be spared by its peers       |  x  |     |     |
-| not a protected node                                      |     |  x  |  x  |
+| the peers can do without a node that still serves         |  x  |     |     |
+| the node is not protected                                 |     |  x  |  x  |
 | kill of a live node: nobody got an answer in the last 5 s | (k) |  x  |  x  |
 | no common cause is likely (`common_cause`)                | (k) | (k) | (k) |
 | one node of a role at a time                              | (k) | (k) | (k) |
-| breaker: at most half of the fleet is sick                | (k) | (k) |  x  |
+| breaker: at most half of the fleet is down                | (k) | (k) |  x  |
 | last copy and quorum; replication of at least 2           |     |     |  x  |
-| no repair of another node of this role is pending         |     |     | (x) |
+| no data repair of another node of this role is pending    |     |     | (x) |
 
-(k) Asked only where something would be killed that may still run: where the platform says that the node does not run,
-or the node says that its service does not, nothing is. After a power cut the whole fleet is sick, and starting it
-again kills nothing.
-(x) A pending repair doesn't matter where the volume is known to be gone: nothing is left that could be destroyed.
-But the copies of Kafka are asked for even then: a replica that comes back empty as the only one in sync
-makes the others truncate what they still have.
+(k) Evaluated only if the action can kill something that still runs. Nothing can be killed if the platform says that
+the node does not run. A restart also kills nothing if the node says that its service does not run. So a whole
+fleet can be started again after a power cut.
+(x) A pending data repair does not matter if the volume is known to be gone: there is nothing left to destroy.
+Kafka's copies are checked even then. If a replica comes back empty and is the only one in sync, the other
+replicas truncate their data.
 
 A node that anybody heard within 5 s is never killed, unless its platform says that it does not run. A role without
-peers has nobody else who could have heard it, so there its silence must last 30 s.
+peers has nobody else who could have heard the node, so its silence must last 30 s.
 
-Whatever isn't known refuses what destroys; a restart needs only that nothing known speaks against it.
-The lease is no gate of this module: it is held or not, and the store checks it with each act.
+An action that destroys is refused if a fact is unknown. A restart is refused only by facts that are known.
+The lease is not checked here. The database checks it in the transaction of each action.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from kintsugi.core.observation import Answer, NodeView
 from kintsugi.recovery.common_cause import CommonCause, OtherNode, Starvation, find_common_cause
 from kintsugi.recovery.diagnosis import STUCK_AFTER
 
-APPROVE, DECLINE = "Approve", "Decline"  # what a person may answer to a refusal
+APPROVE, DECLINE = "Approve", "Decline"  # the answers that a person can give to a refusal
 
 
 class Gate(StrEnum):
-    """What may refuse an action: a row of the table above, or that the store didn't say what it asks for."""
+    """A guard that can refuse an action: a row of the table above, or missing data from the database."""
 
     STORE = "store"
     MAINTENANCE = "maintenance"
@@ -62,14 +62,14 @@ class Gate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is allowed. The defaults let a night of chaos through and stop a loop."""
+    """How much is allowed. The defaults allow a night of chaos runs and stop a repair loop."""
 
     repairs_per_node_and_hour: int = 6
     repairs_per_hour: int = 30
-    sick_share: float = 0.5  # of the fleet; above it the breaker is open
-    silence: timedelta = timedelta(seconds=5)  # a node heard more recently is never killed
+    sick_share: float = 0.5  # share of the fleet that is down; above it the breaker is open
+    silence: timedelta = timedelta(seconds=5)  # a node that was heard more recently is never killed
     silence_without_peers: timedelta = timedelta(seconds=30)
-    between_kills: timedelta = timedelta(seconds=60)  # of nodes of one role that still run
+    between_kills: timedelta = timedelta(seconds=60)  # between two kills of running nodes of one role
     observed_within: timedelta = timedelta(seconds=10)  # older facts don't count
 
 
@@ -83,11 +83,11 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class KafkaFacts:
-    """What the other brokers say. None where it isn't known.
+    """What the other brokers report. None means unknown.
 
     ``partitions``: every partition that this broker holds a replica of (``"trades-0"``). ``live``: brokers
-    that answer. ``voters``: size of the quorum. ``current``: voters, this one left out, that answer and have
-    caught up with the leader.
+    that answer. ``voters``: size of the quorum. ``current``: the other voters that answer and have caught up
+    with the leader.
     """
 
     node_id: int
@@ -99,9 +99,10 @@ class KafkaFacts:
 
 @dataclass(frozen=True, slots=True)
 class CassandraFacts:
-    """What the other Cassandra nodes say. None where it isn't known.
+    """What the other Cassandra nodes report. None means unknown.
 
-    ``replication``: the smallest of the keyspaces that matter. ``others_down``: other nodes not up/normal.
+    ``replication``: the smallest replication factor of our keyspaces. ``others_down``: how many other nodes
+    are not up and normal.
     """
 
     replication: int | None = None
@@ -110,14 +111,14 @@ class CassandraFacts:
 
 @dataclass(frozen=True, slots=True)
 class GuardFacts:
-    """All that the gates ask for. None = unknown. Times are UTC; ``at`` is now.
+    """The facts that the guards use. None means unknown. Times are UTC; ``at`` is now.
 
-    ``observed_at``, ``service``, ``ssh``, ``heard_at``, ``volume_intact``: of the newest observation.
-    ``first_failed_at``: of the incident; stands in for ``heard_at`` where nobody has ever heard the node.
-    ``sick``: nodes of the fleet that don't serve, this one included. ``running``: the platform's answer.
-    ``view``: what the node itself says of its service. ``others``: the other nodes of the fleet.
-    ``starvation``: that processor time was missing. ``planned``: the service is stopped although it serves (a wrong
-    clock, a roll-back, a person's word).
+    ``observed_at``, ``service``, ``ssh``, ``heard_at``, ``volume_intact``: from the newest observation.
+    ``first_failed_at``: of the incident; used instead of ``heard_at`` if nobody has ever heard the node.
+    ``sick``: how many nodes of the fleet don't serve, this one included. ``running``: the platform's answer.
+    ``view``: what the node itself reports of its service. ``others``: the other nodes of the fleet.
+    ``starvation``: set if processor time was missing. ``planned``: the service is to be stopped although it serves
+    (clock skew, a roll-back, a person's request).
     """
 
     node: str
@@ -142,36 +143,36 @@ class GuardFacts:
     planned: bool = False
 
     def with_ledger(self, ledger: Ledger) -> GuardFacts:
-        """These facts with what the store knows at this moment."""
+        """Return these facts with the maintenance flags and repair counts that the database holds now."""
         return replace(self, ledger=ledger)
 
     @property
     def silent_since(self) -> datetime | None:
-        """Since when nobody got an answer from the node; None when nobody can say."""
+        """The time since which nobody got an answer from the node; None if unknown."""
         return self.heard_at or self.first_failed_at
 
     @property
     def proven_dead(self) -> bool:
-        """The platform says that the node does not run. A refused connection alone proves nothing."""
+        """Whether the platform says that the node does not run. A refused connection alone is no proof."""
         return self.running is False and self.service is not Answer.OK
 
     @property
     def process_ended(self) -> bool:
-        """The node itself says that its init runs no process of the service: a restart kills nothing."""
+        """Whether the node itself says that no process of the service runs. Then a restart kills nothing."""
         return self.view.listening is False and self.view.process is None
 
     @property
     def stuck(self) -> bool:
-        """The service takes connections, also from its own node, and has answered none of them for 30 s.
+        """Whether the service accepts connections, also from its own node, but has answered none for 30 s.
 
-        What its peers still hear of it then is gossip, not service.
+        If its peers still hear it, they hear its gossip. That does not show that it serves clients.
         """
         since = self.first_failed_at
         silent = self.view.connected is True and self.view.answer not in (None, Answer.OK)
         return silent and since is not None and self.at - since >= STUCK_AFTER
 
     def common_cause(self) -> CommonCause | None:
-        """The cause that this node likely shares with others, None where it suffers alone."""
+        """The cause that this node probably shares with other nodes; None if it failed alone."""
         return find_common_cause(
             self.node,
             self.role,
@@ -184,10 +185,10 @@ class GuardFacts:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """Whether the action is allowed; if not, why not, a sentence a reason, and which ``gates`` refused.
+    """Whether the action is allowed. If not: the reasons, one sentence each, and which ``gates`` refused.
 
-    ``passing``: all the reasons may go by themselves, so asking again later makes sense.
-    ``retry_at``: when, where that is known.
+    ``passing``: every reason can go away by itself, so the guards can be evaluated again later.
+    ``retry_at``: the time for that, if known.
     """
 
     allowed: bool
@@ -207,13 +208,13 @@ class _Objection:
 def judge(
     action: Action, facts: GuardFacts, limits: Limits = Limits(), *, approved: Collection[Gate] = ()
 ) -> Ruling:
-    """Ask every gate that the action has to pass; all reasons of a refusal are given, not just the first.
+    """Evaluate every guard that the action has to pass. A refusal gives all reasons, not only the first.
 
-    ``approved``: the gates that a person was told of and opened. The one against a wrong kill stays shut all the same:
-    whoever wants a node destroyed that still answers has to stop it first.
+    ``approved``: the guards that a person was asked about and overrode. The guard against the kill of a live node
+    can't be overridden. To destroy a node that still answers, a person has to stop it first.
     """
     if action is Action.AUTO:
-        return Ruling(False, ("auto is a request, not an action; decide first.",))
+        return Ruling(False, ("Refused: 'auto' is a request, not an action. Choose an action first.",))
     if not action.changes:
         return Ruling(True)
     opened = set(approved) - {Gate.WRONG_KILL}
@@ -234,7 +235,7 @@ def judge(
 
 
 def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[Gate, Iterator[_Objection]]]:
-    """The gates that the action has to pass, each with what it objects."""
+    """Yield the guards that the action has to pass, each with its violations."""
     yield Gate.STORE, _store(facts, strict=action.destroys)
     yield Gate.MAINTENANCE, _maintenance(facts)
     yield Gate.BUDGET, _budget(facts, limits)
@@ -258,7 +259,10 @@ def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[
 
 def _store(facts: GuardFacts, *, strict: bool) -> Iterator[_Objection]:
     if facts.ledger is None and strict:
-        yield _Objection("Maintenance flags and repair budget are unknown: the store didn't say.")
+        yield _Objection(
+            "Maintenance flags and repair budget are unknown: the database did not return them. "
+            "Nothing is destroyed without them."
+        )
 
 
 def _maintenance(facts: GuardFacts) -> Iterator[_Objection]:
@@ -272,13 +276,13 @@ def _budget(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
         return
     if ledger.repairs_of_node >= limits.repairs_per_node_and_hour:
         yield _Objection(
-            f"{facts.node} was repaired {ledger.repairs_of_node} times within the hour (budget: "
-            f"{limits.repairs_per_node_and_hour}); repairing it again won't help.",
+            f"{facts.node} was recovered {ledger.repairs_of_node} times in the last hour (budget: "
+            f"{limits.repairs_per_node_and_hour}). Another attempt will probably fail too.",
             passing=False,
         )
     if ledger.repairs_of_fleet >= limits.repairs_per_hour:
         yield _Objection(
-            f"The fleet had {ledger.repairs_of_fleet} repairs within the hour "
+            f"The fleet had {ledger.repairs_of_fleet} recovery attempts in the last hour "
             f"(budget: {limits.repairs_per_hour}).",
             passing=False,
         )
@@ -286,33 +290,41 @@ def _budget(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
 
 def _protected(facts: GuardFacts) -> Iterator[_Objection]:
     if facts.protected is None:
-        yield _Objection(f"Whether {facts.node} is protected is unknown.")
+        yield _Objection(f"It is unknown whether {facts.node} is protected.")
     elif facts.protected:
-        yield _Objection(f"{facts.node} is protected: it is never destroyed without a person.", passing=False)
+        yield _Objection(
+            f"{facts.node} is protected: it is destroyed only if a person approves.", passing=False
+        )
 
 
 def _wrong_kill(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
     if facts.observed_at is None or facts.at - facts.observed_at > limits.observed_within:
-        yield _Objection(f"Nobody has looked at {facts.node} just now; look again before it is killed.")
+        yield _Objection(
+            f"The last observation of {facts.node} is older than "
+            f"{limits.observed_within.total_seconds():.0f} s. It is observed again before anything is killed."
+        )
     if facts.service is Answer.OK or facts.service is None:
-        said = "answers its own protocol" if facts.service else "was not asked"
-        yield _Objection(f"{facts.node} {said}: a node that may serve is never killed.")
+        said = "answers its own protocol" if facts.service else "was not probed"
+        yield _Objection(f"{facts.node} {said}. A node that may serve is never killed.")
     if facts.view.answer is Answer.OK:
-        yield _Objection(f"{facts.node} answers its own protocol on the node itself: it is never killed.")
+        yield _Objection(
+            f"{facts.node} answers its own protocol when it is asked from the node itself. "
+            "A live node is never killed."
+        )
     if not (facts.proven_dead or facts.stuck):
         yield from _heard(facts, limits)
 
 
 def _heard(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
-    """The node, which may still run, was heard too recently by anybody."""
+    """A node that may still run was heard too recently."""
     since, alone = facts.silent_since, all(other.role is not facts.role for other in facts.others)
     silence = limits.silence_without_peers if alone and facts.others else limits.silence
     if since is None:
-        yield _Objection(f"Since when {facts.node} has been silent is unknown.")
+        yield _Objection(f"It is unknown how long {facts.node} has been silent.")
     elif facts.at - since <= silence:
         yield _Objection(
-            f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago; "
-            f"it is not killed before {silence.total_seconds():.0f} s of silence.",
+            f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago. "
+            f"It is killed only after {silence.total_seconds():.0f} s of silence.",
             retry_at=since + silence + timedelta(milliseconds=1),
         )
 
@@ -323,11 +335,12 @@ def _common_cause(facts: GuardFacts) -> Iterator[_Objection]:
 
 
 def _one_of_role(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
-    """Another node of the role is being repaired, and has not had the time to serve again."""
+    """Another node of the role is being recovered, and has not yet had the time to serve again."""
     for other, began_at in sorted(facts.ledger.role_attempts.items()) if facts.ledger else ():
         if facts.at - began_at < limits.between_kills:
             yield _Objection(
-                f"{other} is being repaired; {facts.node} still runs, and one node of a role is killed at a time.",
+                f"{other} is being recovered and {facts.node} still runs. "
+                "Only one running node of a role is killed at a time.",
                 retry_at=began_at + limits.between_kills,
             )
 
@@ -335,11 +348,11 @@ def _one_of_role(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
 def _breaker(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[_Objection]:
     if facts.sick is None or not facts.fleet_size:
         if strict:
-            yield _Objection("How much of the fleet is sick is unknown.")
+            yield _Objection("It is unknown how many nodes of the fleet are down.")
     elif facts.sick / facts.fleet_size > limits.sick_share:
         yield _Objection(
-            f"{facts.sick} of {facts.fleet_size} nodes are sick (breaker: above {limits.sick_share:.0%}): "
-            "the cause is probably not this node, and nothing that still runs is killed."
+            f"{facts.sick} of {facts.fleet_size} nodes are down (breaker: above {limits.sick_share:.0%}). "
+            "The cause is probably not this node. Nothing that still runs is killed."
         )
 
 
@@ -348,12 +361,14 @@ def _copies(facts: GuardFacts, what: str) -> Iterator[_Objection]:
         yield from _kafka_copies(facts.kafka, facts.node, what)
     elif facts.role is Role.CASSANDRA:
         yield from _cassandra_copies(facts.cassandra, facts.node, what)
-    # Spark's nodes hold no data that isn't elsewhere: offsets are in Kafka, rows in Cassandra.
+    # Spark's nodes hold no data of their own: the offsets are in Kafka, the rows in Cassandra.
 
 
 def _kafka_copies(kafka: KafkaFacts | None, node: str, what: str) -> Iterator[_Objection]:
     if kafka is None or kafka.partitions is None or kafka.live is None:
-        yield _Objection(f"Which brokers hold the partitions of {node} is unknown; won't {what}.")
+        yield _Objection(
+            f"It is unknown which other brokers hold the partitions of {node}. Refused to {what}."
+        )
     else:
         others = kafka.live - {kafka.node_id}
         alone = sorted(
@@ -365,14 +380,14 @@ def _kafka_copies(kafka: KafkaFacts | None, node: str, what: str) -> Iterator[_O
             more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
             yield _Objection(
                 f"{node} may hold the last copy of {', '.join(alone[:3])}{more}: "
-                f"no other live broker is in sync or an eligible leader; won't {what}."
+                f"no other live broker is in sync or an eligible leader. Refused to {what}."
             )
     if kafka is None or kafka.voters is None or kafka.current is None:
-        yield _Objection(f"How many Kafka voters are current is unknown; won't {what}.")
+        yield _Objection(f"It is unknown how many Kafka voters are caught up. Refused to {what}.")
     elif kafka.current < kafka.voters // 2 + 1:
         yield _Objection(
-            f"Only {kafka.current} of the {kafka.voters} Kafka voters beside {node} are current; "
-            f"a quorum needs {kafka.voters // 2 + 1}; won't {what}."
+            f"Without {node}, {kafka.current} of {kafka.voters} Kafka voters are caught up. "
+            f"A quorum needs {kafka.voters // 2 + 1}. Refused to {what}."
         )
 
 
@@ -380,29 +395,30 @@ def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) ->
     cassandra = cassandra or CassandraFacts()
     replication, down = cassandra.replication, cassandra.others_down
     if replication is None:
-        yield _Objection(f"The replication of the keyspaces on {node} is unknown; won't {what}.")
+        yield _Objection(f"The replication factor of the keyspaces on {node} is unknown. Refused to {what}.")
     elif replication < 2:
         yield _Objection(
-            f"Replication is {replication}: {node} holds the only copy of its rows; won't {what}.",
+            f"The replication factor is {replication}: {node} holds the only copy of its rows. "
+            f"Refused to {what}.",
             passing=False,
         )
     if down is None:
-        yield _Objection(f"How many Cassandra nodes beside {node} are down is unknown; won't {what}.")
+        yield _Objection(f"It is unknown how many other Cassandra nodes are down. Refused to {what}.")
     elif replication is not None and replication >= 2:
         spare = max(0, replication - 1 - (replication // 2 + 1))
         if down > spare:
             nodes = "node is" if down == 1 else "nodes are"
             yield _Objection(
-                f"{down} other Cassandra {nodes} down, and with replication {replication} "
-                f"no more than {spare} may be without {node}; won't {what}."
+                f"{down} other Cassandra {nodes} down. With replication factor {replication} at most {spare} "
+                f"may be down beside {node}. Refused to {what}."
             )
 
 
 def _pending(facts: GuardFacts) -> Iterator[_Objection]:
     if facts.ledger is None or facts.volume_intact is False:
-        return  # unknown is said by _store; of a lost volume nothing is left to lose
+        return  # _store reports that the ledger is unknown; a lost volume has no data left to lose
     for other in sorted(facts.ledger.pending):
         yield _Objection(
-            f"the data of {other} isn't whole yet; "
-            f"{facts.node} may hold the only copy of what it lacks. recover_node for {other} finishes its repair."
+            f"The data repair of {other} is not finished, and {facts.node} may hold the only copy of rows that "
+            f"{other} is missing. Run recover_node for {other} to finish its repair first."
         )

@@ -1,19 +1,20 @@
-"""Which incidents has everybody left, and which questions have lost their reason? Pure.
+"""Find abandoned incidents, and approval questions that are no longer needed. Pure.
 
-An incident ends with the run that works on it, or its node's watch continues it. When the run was killed, or the node
-came up by itself after its repair had failed, neither happens. Then a sweep starts `recover_node`, which proves a node
-that serves and closes the incident, and goes on with one that doesn't.
+Usually the run that works on an incident closes it, or the node's watch continues it. Neither happens if the run was
+killed, or if the node came up by itself after its recovery had failed. Then a sweep starts `recover_node`. It verifies
+a node that serves and closes the incident; a node that does not serve is recovered further.
 
-1. An incident is abandoned when it is open, all its runs have ended, nobody else holds its node's lease, and nothing
-   was written into its journal for QUIET. A living watch continues it well within that time.
-2. The nth sweep of an incident waits for another 2^(n-1) minutes, at most LONGEST: one that can't end it won't at once.
-3. An incident that stays open all the same has a page (`kintsugi.notify.paging_rules`).
+1. An incident is abandoned if it is open, all its runs have ended, nobody else holds its node's lease, and nothing
+   was written into its journal for QUIET. A live watch continues it well within that time.
+2. The nth sweep of an incident waits another 2^(n-1) minutes, at most LONGEST, because a sweep that failed would
+   probably fail again at once.
+3. An incident that still stays open causes a page (`kintsugi.notify.paging_rules`).
 
-A question to a person has lost its reason when
+A question to a person is no longer needed if
 
 1. its incident is closed, or
-2. nobody asked for the repair by hand, and the node has answered its protocol STEADY times in a row, or
-3. only a maintenance flag refused the repair, and it has ended.
+2. no person requested the recovery, and the node has answered its protocol STEADY times in a row, or
+3. only a maintenance flag refused the recovery, and the maintenance has ended.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def is_abandoned(
 ) -> bool:
     """Whether a sweep of the incident is due at ``now`` (UTC).
 
-    ``ended``: which of its runs (``<dag>/<run>``) have ended. ``lease_holder``: who holds its node's lease, None when
-    nobody does. ``sweeps``: how many sweeps of it there were; they are over.
+    ``ended``: which of its runs (``<dag>/<run>``) have ended. ``lease_holder``: who holds its node's lease, None if
+    nobody does. ``sweeps``: how many sweeps of it have ended.
     """
     if incident.closed_at is not None or not set(incident.runs()) <= set(ended):
         return False
@@ -50,21 +51,21 @@ def is_abandoned(
 
 
 def sweep_run_id(incident: Incident, sweeps: int) -> str:
-    """The id of the next run of `recover_node`; the same until that run exists, so it is started once."""
+    """Return the id of the next run of `recover_node`. It stays the same until that run exists: only one starts."""
     return f"{RUN_PREFIX}{incident.id}__{sweeps + 1}"
 
 
 def may_be_asked_about(incident: Incident, now: datetime) -> bool:
-    """Whether a person may still have a question about the incident: a guard refused, and it isn't over for long."""
+    """Whether a question about the incident may still be open: a guard refused, and it closed only recently or not."""
     refused = any("refused" in entry.data for entry in incident.entries)
     return refused and (incident.closed_at is None or now - incident.closed_at < ASKED_FOR)
 
 
 def why_withdrawn(incident: Incident, run: str, *, answers_in_a_row: int, maintenance: bool) -> str | None:
-    """Why the question that ``run`` asks about the incident has lost its reason; None while it hasn't.
+    """Return why the question that ``run`` asks is no longer needed; None if it still is.
 
     ``answers_in_a_row``: how often the node has answered its protocol since it last didn't. ``maintenance``: whether a
-    flag covers the node.
+    maintenance flag covers the node.
     """
     if incident.closed_at is not None:
         return f"its incident was closed as {incident.outcome}"

@@ -1,4 +1,4 @@
-"""A person's word that a node isn't to be touched, set and taken back."""
+"""Set and clear maintenance: while it is set, the recovery does not touch the node."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ log = logging.getLogger(__name__)
 
 
 def set_healing(store: Store, *, scope: str, healing: str, minutes: int, reason: str, user: str) -> str:
-    """Pause or resume the healing of ``scope`` (a node, ``*``: the fleet); returns what was done, as a sentence.
+    """Pause or resume the recovery of ``scope`` (a node, ``*``: the fleet); returns what was done, as a sentence.
 
-    ``minutes``: how long a pause lasts, 0 until it is resumed. Doing it twice does it once. Raises StoreUnavailable.
+    ``minutes``: how long the pause lasts; 0 means until it is resumed. Idempotent. Raises StoreUnavailable.
     """
     if healing == "resume":
         store.clear_maintenance(scope)
-        said = f"healing of {scope} is on (by {user})"
+        said = f"recovery of {scope} is on (resumed by {user})"
     else:
         until = datetime.now(UTC) + timedelta(minutes=minutes) if minutes else None
         store.set_maintenance(scope, reason=reason, user=user, until=until)
-        said = f"healing of {scope} is paused {f'for {minutes} minutes' if minutes else 'until resumed'}: {reason}"
+        said = f"recovery of {scope} is paused {f'for {minutes} minutes' if minutes else 'until resumed'}: {reason}"
     log.info(said)
     return said

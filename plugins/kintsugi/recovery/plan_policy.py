@@ -1,20 +1,20 @@
-"""Is a Terraform plan what it should be: this one node replaced, and nothing else? Pure.
+"""The policy for Terraform plans of a recovery: only this one node is replaced, and nothing else. Pure.
 
 The rules, for the JSON of ``terraform show -json <saved plan>``
 (https://developer.hashicorp.com/terraform/internals/json-format, format version 1.x):
 
-1.  The plan is whole: known format, not errored, nothing deferred to a later plan.
+1.  The plan is complete: known format, no error, nothing deferred to a later plan.
 2.  Every resource that it would change is one of the allowed addresses.
-3.  An allowed address may only be replaced, the old one deleted *before* the new one is created (two nodes
-    with one address would fight), or created where it is missing. No update in place, no bare delete, no
+3.  An allowed address may only be replaced, or created if it is missing. The old resource is deleted *before* the
+    new one is created, because two nodes can't share one address. No update in place, no delete without create, no
     deletion of a deposed object.
-4.  Nothing is moved, imported or forgotten, be it allowed or not.
-5.  No more than two addresses change: one node and its volume.
-6.  What replaces is made from the same input: a node that got another address in the fleet file since, say, is changed
-    by `make up` and a person, not by its next repair.
+4.  Nothing is moved, imported or forgotten, also not at an allowed address.
+5.  At most two addresses change: one node and its volume.
+6.  The new resource is made from the same input as the old one. For example, if the fleet file gives the node another
+    address, a person applies that with `make up`. A recovery does not.
 
-Drift of other resources (``resource_drift``) is not acted on by a targeted plan, so it doesn't block the
-repair; it is reported. Changes of outputs alone are harmless and are left out of account.
+A targeted plan does not act on drift of other resources (``resource_drift``). Such drift does not block the
+recovery; it is reported. Changes of outputs alone are harmless and are ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kintsugi.core.errors import PlanRefused
 BLAST_RADIUS = 2
 """Resources that one plan may change: a node and its volume."""
 
-# What a node and what a volume is, in the root module of each environment.
+# The resource types of a node and a volume in the root module of each environment.
 _RESOURCES = {
     "local": ("terraform_data", "terraform_data"),
     "docker": ("docker_container", "docker_volume"),
@@ -41,7 +41,7 @@ _WAYS = {("delete", "create"): "replaced", ("create",): "created"}
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """What a plan that passed would do, by address; and what else Terraform saw to have drifted."""
+    """What a plan that passed would do, by address; and the drift of other resources that Terraform saw."""
 
     replaced: tuple[str, ...] = ()
     created: tuple[str, ...] = ()
@@ -62,20 +62,20 @@ class PlanSummary:
 
 
 def addresses(environment: str, node: str, *, with_volume: bool) -> list[str]:
-    """The Terraform addresses of a node, its volume first if that is to be replaced as well."""
+    """Return the Terraform addresses of a node, its volume first if the volume is replaced too."""
     of_node, of_volume = _RESOURCES[environment]
     volume = [f'module.volume["{node}"].{of_volume}.this'] if with_volume else []
     return [*volume, f'module.node["{node}"].{of_node}.this']
 
 
 def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Actions by address, of the resources that a plan would change: ``{"module.node[…]…": ["delete", "create"]}``."""
+    """Return the actions of a plan by address, for changes only: ``{"module.node[…]…": ["delete", "create"]}``."""
     acts = {item["address"]: list(item["change"]["actions"]) for item in document.get("resource_changes", [])}
     return {address: actions for address, actions in acts.items() if actions not in _HARMLESS}
 
 
 def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSummary:
-    """Check the plan against the rules above; raises PlanRefused that names the address at fault.
+    """Check the plan against the rules above; raises PlanRefused, which names the address at fault.
 
     ``document``: the parsed JSON. ``allowed``: the addresses that may be replaced (see ``addresses``).
     """
@@ -87,11 +87,13 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
             found[way].append(change["address"])
     for change in document.get("resource_changes", []):
         if change["address"] in found["replaced"] and (altered := _altered(change["change"])):
-            raise _refusal(f"would make {change['address']} anew with another {', another '.join(altered)}")
+            raise _refusal(
+                f"would create {change['address']} with a different {', a different '.join(altered)}"
+            )
     changed = [*found["replaced"], *found["created"]]
     if len(changed) > BLAST_RADIUS:
         raise _refusal(
-            f"would change {len(changed)} resources ({', '.join(changed)}); at most {BLAST_RADIUS} may"
+            f"would change {len(changed)} resources ({', '.join(changed)}), but at most {BLAST_RADIUS} are allowed"
         )
     return PlanSummary(
         replaced=tuple(found["replaced"]),
@@ -107,7 +109,7 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
 def _check_whole(document: Mapping[str, Any]) -> None:
     version = str(document.get("format_version", "missing"))
     if version.partition(".")[0] != "1":
-        raise _refusal(f"has format version {version}, but this policy can read 1.x only")
+        raise _refusal(f"has format version {version}, but this policy can only read 1.x")
     if document.get("errored"):
         raise _refusal("is incomplete, because planning ended with an error")
     if deferred := document.get("deferred_changes"):
@@ -115,7 +117,7 @@ def _check_whole(document: Mapping[str, Any]) -> None:
 
 
 def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | None:
-    """``replaced`` or ``created`` for a change that may be; None for one that changes nothing."""
+    """Return ``replaced`` or ``created`` for an allowed change; None for one that changes nothing."""
     address, actions = change["address"], list(change["change"]["actions"])
     if "previous_address" in change:
         raise _refusal(f"would move {change['previous_address']} to {address}")
@@ -126,24 +128,24 @@ def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | 
     said = " and ".join(actions)
     if address not in allowed:
         raise _refusal(
-            f"would {said} {address}, which is not the node under repair ({', '.join(sorted(allowed))})"
+            f"would {said} {address}, which is not part of the node in recovery ({', '.join(sorted(allowed))})"
         )
     if "deposed" in change:
-        raise _refusal(f"would {said} a deposed object of {address}, which only a person should")
+        raise _refusal(f"would {said} a deposed object of {address}; only a person may do that")
     way = _WAYS.get(tuple(actions))
     if way is None:
-        raise _refusal(f"would {said} {address}; a repair only deletes and then creates it")
+        raise _refusal(f"would {said} {address}; a recovery may only delete it and then create it")
     return way
 
 
 def _altered(change: Mapping[str, Any]) -> list[str]:
-    """What is said otherwise of what is created than of what is deleted, by path: ``input.node.address``, ``image``."""
+    """Return the paths at which the new resource differs from the old one: ``input.node.address``, ``image``."""
     before, after, unknown = (change.get(when) or {} for when in ("before", "after", "after_unknown"))
     return list(_differences("", before, after, unknown))
 
 
 def _differences(path: str, before: Any, after: Any, unknown: Any) -> Iterator[str]:
-    """The paths at which two values differ; what isn't known before the plan is applied is no difference."""
+    """Yield the paths at which two values differ. A value that is known only after apply is no difference."""
     if unknown is True:
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
@@ -162,15 +164,15 @@ def _differences(path: str, before: Any, after: Any, unknown: Any) -> Iterator[s
 
 
 def _open(unknown: Any) -> bool:
-    """Whether something in it isn't known before the plan is applied."""
+    """Whether a part of it is known only after apply."""
     parts = unknown.values() if isinstance(unknown, Mapping) else unknown if isinstance(unknown, list) else ()
     return unknown is True or any(_open(part) for part in parts)
 
 
 def _said(value: Any) -> Any:
-    """A value without what says nothing: a provider reports zeros and empty lists where the configuration is silent.
+    """Return a value without its empty parts: a provider reports zeros and empty lists for what is not configured.
 
-    A list of blocks is a set and is put in order; one of words is what it says.
+    A list of blocks is a set, so it is sorted. A list of strings keeps its order.
     """
     if isinstance(value, Mapping):
         return {key: said for key, part in value.items() if (said := _said(part)) is not None} or None
@@ -183,4 +185,6 @@ def _said(value: Any) -> Any:
 
 
 def _refusal(what: str) -> PlanRefused:
-    return PlanRefused(f"the plan {what}; nothing was applied. Look at `terraform plan` and repair by hand")
+    return PlanRefused(
+        f"the plan {what}. Nothing was applied. Look at `terraform plan` and recover the node by hand"
+    )

@@ -1,4 +1,4 @@
-"""What becomes of the disk that a rebuild replaced, once its successor is proven."""
+"""Discard or keep the disk that a rebuild replaced, after the new node is verified."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kintsugi.recovery.guards import Gate
 
 HELD_FOR = timedelta(days=7)
 NEEDED = frozenset({Gate.COPIES, Gate.PENDING})
-"""The gates that refuse because the disk may hold the only copy of something."""
+"""The guards that refuse because the disk may hold the only copy of some data."""
 
 
 def may_be_last_copy(incident: Incident) -> bool:
-    """Whether a person approved that a disk is destroyed which may hold the only copy of something. Pure."""
+    """Whether a person approved the replacement of a disk that may hold the only copy of some data. Pure."""
     refused = {
         entry.data.get("run"): set(entry.data.get("gates", ()))
         for entry in incident.entries
@@ -26,12 +26,13 @@ def may_be_last_copy(incident: Incident) -> bool:
 
 
 def discard_or_hold(runtime: Runtime, case: Case, step: Step) -> None:
-    """Delete what is left of the node's predecessors, or keep it for HELD_FOR where it may be the last copy."""
+    """Delete the node's replaced disks, or keep them for HELD_FOR if they may hold the last copy of some data."""
     if may_be_last_copy(runtime.store.incident(case.incident)):
         until = datetime.now(UTC) + HELD_FOR
         if runtime.platform().hold(case.node, until):
             step.note(
-                f"the replaced disk of {case.node} is kept until {until:%Y-%m-%d}: it may hold the last copy"
+                f"the replaced disk of {case.node} is kept until {until:%Y-%m-%d}, "
+                "because it may hold the last copy of some data"
             )
             return
     runtime.platform().discard(case.node)

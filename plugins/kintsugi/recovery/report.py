@@ -1,7 +1,7 @@
-"""What a recovery leaves behind: the node's logs and the incident's story, in S3.
+"""The record of a recovery in S3: the node's logs and the incident.
 
-When S3 is away the repair goes on: what could not be delivered waits in a spool on the control plane and is
-delivered by the next step that finds S3 well.
+A recovery does not wait for S3. What could not be delivered waits in a spool on the control plane. The next step that
+reaches S3 delivers it.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """How an incident ended: ``well`` when nothing is left to do, ``text`` for people."""
+    """How an incident ended. ``well``: nothing is left to do. ``text``: the summary for people."""
 
     well: bool
     text: str
 
 
 def archive_logs(runtime: Runtime, case: Case) -> list[str]:
-    """Put the tail of every log that the collector holds of the node under the incident; returns the keys.
+    """Store the tail of each of the node's logs under the incident; returns the keys.
 
-    The collector got them line by line while the node lived, so a lost host has nothing to hand over.
+    The log collector has received them line by line, so they are complete even if the host is lost.
     """
     started = time.monotonic()
     keys = []
@@ -52,7 +52,7 @@ def archive_logs(runtime: Runtime, case: Case) -> list[str]:
         deliver(runtime, key, gzip.compress(_tail(path)))
         keys.append(key)
     sentence = f"archived {len(keys)} logs under incidents/{case.incident}/logs/"
-    # It runs beside the repair: a fresh token here would fence off the step that is under way.
+    # It runs in parallel to the recovery: a fresh token here would fence off the step that is running.
     lease = runtime.store.acquire_lease(case.node, case.holder, LEASE_S, incident=case.incident)
     data = {"seconds": round(time.monotonic() - started, 3), "keys": keys}
     runtime.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
@@ -61,12 +61,12 @@ def archive_logs(runtime: Runtime, case: Case) -> list[str]:
 
 
 def _logs(folder: Path) -> list[Path]:
-    """The log of each service, also of one whose file was full just now: only what was moved is there then."""
+    """Return the log of each service. Right after a rotation only the rotated file exists; it counts too."""
     return sorted({*folder.glob("*.log"), *(full.with_suffix("") for full in folder.glob("*.log.1"))})
 
 
 def _tail(path: Path) -> bytes:
-    """The newest LOG_TAIL_BYTES of the log, across the moment at which the collector began a new file."""
+    """Return the newest LOG_TAIL_BYTES of the log, from the rotated file too if the current one is shorter."""
     newest = _end(path, LOG_TAIL_BYTES)
     return _end(path.with_name(f"{path.name}.1"), LOG_TAIL_BYTES - len(newest)) + newest
 
@@ -76,27 +76,27 @@ def _end(path: Path, size: int) -> bytes:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             return file.read(size)
-    except FileNotFoundError:  # it was moved just now, or never full
+    except FileNotFoundError:  # it was rotated just now, or never rotated
         return b""
 
 
 def expire(runtime: Runtime, now: datetime) -> int:
-    """Delete from S3 what was archived of incidents more than KEPT before ``now`` (UTC); returns how many objects."""
+    """Delete incident objects from S3 that are older than KEPT at ``now`` (UTC); returns how many."""
     s3, deleted = runtime.s3(), 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="incidents/"):
         for found in page.get("Contents", ()):
             if now - found["LastModified"] > KEPT:
                 s3.delete_object(Bucket=BUCKET, Key=found["Key"])
                 deleted += 1
-    log.info("%d objects of incidents were older than %d days and are deleted", deleted, KEPT.days)
+    log.info("deleted %d objects of incidents that were older than %d days", deleted, KEPT.days)
     return deleted
 
 
 def record(runtime: Runtime, case: Case) -> Story:
-    """Close the incident with the outcome that its journal shows, and put its story into S3.
+    """Close the incident with the outcome that its journal shows, and put its record into S3.
 
-    Where somebody else still has to do with the incident, it stays open (``stays_open``). The run fails unless all is
-    well, and says why.
+    It stays open if another run still has to work on it (``stays_open``). The run fails with the reason unless nothing
+    is left to do.
     """
     incident = runtime.store.incident(case.incident)
     if incident.outcome is not None:
@@ -113,14 +113,14 @@ def record(runtime: Runtime, case: Case) -> Story:
 
 
 def _record_again(runtime: Runtime, case: Case, incident: Incident, outcome: Outcome) -> Story:
-    """The incident is closed already, by this step before it was killed, or by another run."""
+    """Archive an incident that is closed already: by this step before it was killed, or by another run."""
     _archive_record(runtime, case)
     runtime.store.give_back(case.node, case.holder)
     return Story(well=outcome in WELL, text=tell(incident, outcome, incident.reason or ""))
 
 
 def _archive_record(runtime: Runtime, case: Case) -> Incident:
-    """Put the incident as it is now into S3, and what waits in the spool; returns the incident."""
+    """Put the incident as it is now into S3, then deliver the spool; returns the incident."""
     incident = runtime.store.incident(case.incident)
     body = json.dumps(incident.to_json(), indent=2).encode()
     deliver(runtime, f"incidents/{case.incident}/incident.json", body)
@@ -129,13 +129,14 @@ def _archive_record(runtime: Runtime, case: Case) -> Incident:
 
 
 def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: bool) -> bool:
-    """Whether somebody else still has to do with the incident. Pure.
+    """Whether another run still has to work on the incident. Pure.
 
-    1. A dry run ends only an incident that it opened: what the watch has tried so far is the watch's.
-    2. What failed. A node that doesn't serve, or by a wrong clock, is found again by its watch, and the next rung is
-       climbed. One that serves is proven by the sweep (`incident_sweep`); it is closed when the sweep has failed too.
-    3. A node that is waited for, because what speaks against its repair may pass, or that is only out of our sight in
-       the middle of its repair: its watch finds it again, and one failure is one incident.
+    1. A dry run closes only an incident that it opened. An incident of the watch belongs to the watch.
+    2. After a failure: a node that does not serve, or has a wrong clock, is found again by its watch, and the next
+       escalation step is taken. A node that serves is verified by the sweep (`incident_sweep`). If the sweep fails
+       too, the incident is closed.
+    3. The recovery waits: the reasons against it can go away by themselves, or the node became unreachable from here
+       during its recovery. Its watch finds it again, and one failure stays one incident.
     """
     confirmed = Confirmed.of(incident, holder)
     if outcome is Outcome.DRY_RUN:
@@ -150,7 +151,7 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: boo
 
 
 def _is_waited_for(incident: Incident, run: str) -> bool:
-    """Whether the guards' last answer to the run was to wait."""
+    """Whether the guards' last answer to this run was to wait."""
     answers_ = [
         entry for entry in incident.entries if entry.step == "guard" and entry.data.get("run") in (None, run)
     ]
@@ -159,16 +160,16 @@ def _is_waited_for(incident: Incident, run: str) -> bool:
 
 
 def conclude(incident: Incident, run: str) -> tuple[Outcome, str]:
-    """The outcome that the journal supports since the newest confirmation by ``run``, and why, a sentence. Pure.
+    """Return the outcome since the newest confirmation by ``run``, and the reason as a sentence. Pure.
 
-    What another run wrote meanwhile doesn't count.
+    Journal entries of other runs don't count.
     """
     own = [entry for entry in incident.entries if entry.data.get("run") in (None, run)]
     since = max(i for i, entry in enumerate(own) if "verdict" in entry.data)
     entries = own[since:]
     done = {entry.step for entry in entries if entry.data.get("mark") == "end"}
     if "dry_run" in done:
-        return Outcome.DRY_RUN, "Dry run: the plan was shown and nothing was changed."
+        return Outcome.DRY_RUN, "Dry run: the plan was shown. Nothing was changed."
     if "stand_down" in done:
         return Outcome.FALSE_ALARM, entries[0].message
     if "canary" in done:
@@ -182,10 +183,13 @@ def conclude(incident: Incident, run: str) -> tuple[Outcome, str]:
     if refusals and "decide" not in done:
         return Outcome.REFUSED, refusals[-1].message
     reached = next(entry.step for entry in reversed(entries) if entry.step != "record" or entry is entries[0])
-    return Outcome.FAILED, f"the run ended after {reached} without a word; see its task logs in Airflow"
+    return (
+        Outcome.FAILED,
+        f"the run ended after step {reached} without a reason; see its task logs in Airflow",
+    )
 
 
 def tell(incident: Incident, outcome: Outcome, reason: str) -> str:
-    """The story in a few lines: what, how it ended, and the seconds of every phase. Pure."""
+    """Format the incident in a line: the node, the outcome, the reason, and the seconds of each phase. Pure."""
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in incident.phases().items())
     return f"{incident.node}: {outcome}. {reason} ({phases})"

@@ -1,15 +1,16 @@
-"""Whose fault it is that a step failed: the node's, or the control plane's.
+"""Find out why a step failed: because of the node, or because of the control plane.
 
 A control plane whose disk is full can run neither Ansible nor Terraform. Every step fails then, and the next escalation
-step would destroy more of the node for nothing. Such a failure takes the attempt back and pages
-(`kintsugi.notify.paging_rules`); the same step is tried again, within the repair budget of an hour.
+step would destroy more of the node for nothing. Such a failure withdraws the attempt and pages
+(`kintsugi.notify.paging_rules`). The same step is tried again, within the repair budget of an hour.
 
-It is the control plane's fault when
+The control plane is at fault if
 
-1. the operating system refused this process room, files or memory. A node's refusal comes as a StepFailed, in words;
-2. Terraform says that it can't write, or can't reach or lock its state;
-3. a program of the control plane is missing (PreflightError);
-4. anything failed while the control plane's own disk has no room or can't be written.
+1. the operating system refused disk space, file handles or memory to this process. (An error on a node arrives as
+   StepFailed instead.)
+2. Terraform reports that it can't write, or can't reach or lock its state.
+3. a program of the control plane is missing (PreflightError).
+4. anything failed while the control plane's own disk is full or can't be written.
 
 """
 
@@ -35,7 +36,7 @@ from kintsugi.operations.context import Case, Runtime
 
 OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 NEEDED = 32 * 2**20
-"""Bytes. A run of Ansible writes its log, a plan of Terraform its file and its provider's cache."""
+"""Bytes. A run of Ansible writes its log; a Terraform plan writes its file and the provider's cache."""
 TERRAFORM = (
     "no space left on device",
     "read-only file system",
@@ -50,7 +51,7 @@ TERRAFORM = (
 
 @contextmanager
 def blame(runtime: Runtime, case: Case, *, untouched: bool = False) -> Iterator[None]:
-    """Around a step: where the control plane is to blame, take the attempt back and raise ControlPlaneError.
+    """Wrap a step: if the control plane is at fault, withdraw the attempt and raise ControlPlaneError.
 
     ``untouched``: the step destroys nothing of the node.
     """
@@ -67,7 +68,7 @@ def blame(runtime: Runtime, case: Case, *, untouched: bool = False) -> Iterator[
 
 
 def withdraw(runtime: Runtime, case: Case, fault: str, *, untouched: bool) -> None:
-    """Write down whose fault it was, and take the run's attempt back. Raises StoreUnavailable."""
+    """Write the fault into the journal and withdraw the run's attempt. Raises StoreUnavailable."""
     with runtime.step(case, "blame") as step:
         step.note(fault, control_plane=True)
         runtime.store.withdraw_attempt(
@@ -76,15 +77,15 @@ def withdraw(runtime: Runtime, case: Case, fault: str, *, untouched: bool) -> No
 
 
 def fault_of_control_plane(error: BaseException, directory: Path) -> str | None:
-    """Why the control plane is to blame for the error, as a sentence; None when it isn't.
+    """Return why the control plane caused the error, as a sentence; None if it did not.
 
-    ``directory``: on the control plane's disk, which is looked at where the error itself doesn't tell.
+    ``directory``: a directory on the control plane's disk. The disk is checked if the error itself doesn't tell.
     """
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in OURS:
             return f"The control plane can't work: {cause.strerror or cause} ({cause.filename or 'no file'})."
         if isinstance(cause, PreflightError):
-            return f"The control plane lacks something: {cause}."
+            return f"The control plane can't work, something is missing on it: {cause}."
     said = str(error)
     of_terraform = isinstance(error, StepFailed) and said.startswith("terraform ")
     if of_terraform and any(words in said.lower() for words in TERRAFORM):
@@ -93,7 +94,7 @@ def fault_of_control_plane(error: BaseException, directory: Path) -> str | None:
 
 
 def disk_fault(directory: Path) -> str | None:
-    """What is wrong with the disk under ``directory``, as a sentence; None when it has room and can be written."""
+    """Return what is wrong with the disk of ``directory``, as a sentence; None if it has room and is writable."""
     try:
         free, inodes = shutil.disk_usage(directory).free, os.statvfs(directory)
         if free < NEEDED:

@@ -1,4 +1,4 @@
-"""Releases: what the fleet runs, as one immutable, digested unit; how it is rolled out, watched and taken back.
+"""Releases: what the fleet runs, as one immutable unit with a digest; how it is rolled out, watched and rolled back.
 
 * ``content``   what belongs to a release, and its digest (pure)
 * ``archive``   releases on disk and in S3: built, opened, never overwritten

@@ -1,7 +1,7 @@
 """Releases on disk and in S3: built once, never overwritten, checked each time they are used.
 
-``<state>/control/releases/<digest>/`` holds the files of a release and its ``MANIFEST``; S3 holds the same as
-``releases/<digest>.tar.gz``, from where a lost directory comes back.
+``<state>/control/releases/<digest>/`` holds the files of a release and its ``MANIFEST``. S3 holds the same as
+``releases/<digest>.tar.gz``; a lost directory is restored from there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kintsugi.operations.context import Runtime
 
 MANIFEST = "MANIFEST"
-_EPOCH = 0  # of every file in the archive: the same release makes the same bytes
+_EPOCH = 0  # the time of every file in the archive, so that the same release gives the same bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Release:
 
     @property
     def short(self) -> str:
-        """The digest as people read it."""
+        """The first 12 digits of the digest, as shown to people."""
         return self.digest[:12]
 
     @property
@@ -52,23 +52,23 @@ class Release:
 
     @property
     def manifest(self) -> content.Manifest:
-        """What the release says that it holds; raises FleetError when that can't be read."""
+        """The release's manifest; raises FleetError if it can't be read."""
         try:
             return content.parse((self.directory / MANIFEST).read_text())
         except (OSError, ValueError) as error:
-            raise FleetError(f"{self.directory / MANIFEST} is no manifest: {error}") from error
+            raise FleetError(f"{self.directory / MANIFEST} is not a valid manifest: {error}") from error
 
 
 def directory_of(settings: Settings) -> Path:
-    """Where the releases of an installation are."""
+    """Return the directory of an installation's releases."""
     return settings.control / "releases"
 
 
 def build(settings: Settings, source: Path | None = None, fleet_file: Path | None = None) -> Release:
-    """Pack the tree at ``source`` (default: this checkout with the fleet file in force) into a release directory.
+    """Copy the tree at ``source`` (default: this checkout with the current fleet file) into a release directory.
 
-    The same tree makes the same release; one that is there already stays untouched. Raises FleetError when ``source``
-    is no checkout or its fleet file is at fault.
+    The same tree gives the same release; an existing one is not changed. Raises FleetError if ``source`` is not a
+    checkout or its fleet file is invalid.
     """
     own_fleet = source is None
     source = source or settings.repository
@@ -80,7 +80,7 @@ def build(settings: Settings, source: Path | None = None, fleet_file: Path | Non
 
 
 def digest_of(settings: Settings) -> str:
-    """The digest that this checkout would have as a release."""
+    """Return the digest that this checkout would have as a release."""
     return content.digest(content.read(settings.repository, settings.fleet_file))
 
 
@@ -89,7 +89,7 @@ def _check_fleet(path: Path) -> None:
 
 
 def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, bytes]) -> Release:
-    """Write a release directory under another name and rename it: it appears whole or not at all."""
+    """Write a release directory under a temporary name and rename it, so that it is never incomplete."""
     release = Release(content.digest(manifest), directory_of(settings) / content.digest(manifest))
     if release.directory.exists():
         verify(release)
@@ -100,13 +100,13 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
             target = fresh / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(body)
-            # Nobody writes a release again, its owner neither.
+            # A release is read-only, also for its owner.
             target.chmod(0o555 if manifest[path].mode == "755" else 0o444)
         (fresh / MANIFEST).write_text(content.render(manifest))
         verify(Release(release.digest, fresh))
         fresh.rename(release.directory)
     except OSError:
-        if not release.directory.exists():  # else a twin was quicker, with the same bytes
+        if not release.directory.exists():  # else another process was faster and wrote the same bytes
             raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -114,7 +114,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
 
 
 def verify(release: Release) -> None:
-    """Raise FleetError, naming the files, unless the directory holds exactly what the digest stands for."""
+    """Raise FleetError, which names the files, unless the directory holds exactly the content of the digest."""
     written = content.read(release.directory)
     difference = content.compare(release.manifest, written)
     if difference:
@@ -124,18 +124,20 @@ def verify(release: Release) -> None:
             f"{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}"
         )
     if content.digest(written) != release.digest:
-        raise FleetError(f"{release.directory} isn't release {release.short}: its content has another digest")
+        raise FleetError(
+            f"{release.directory} is not release {release.short}: its content has another digest"
+        )
 
 
 def find(settings: Settings, digest: str, s3: Any = None) -> Release:
-    """The release of this digest, checked; from S3 (``s3``: a client) when its directory is gone or altered.
+    """Return the release of this digest, checked; from S3 (``s3``: a client) if its directory is gone or altered.
 
-    Raises FleetError when it is nowhere, or not what its digest says.
+    Raises FleetError if it isn't found, or if its content doesn't have this digest.
     """
     release = Release(digest, directory_of(settings) / digest)
     if not release.directory.is_dir():
         if s3 is None:
-            raise FleetError(f"release {release.short} isn't at {release.directory}")
+            raise FleetError(f"release {release.short} is not at {release.directory}")
         return _fetch(settings, release, s3)
     try:
         verify(release)
@@ -143,7 +145,7 @@ def find(settings: Settings, digest: str, s3: Any = None) -> Release:
         if s3 is None:
             raise
         aside = release.directory.with_name(f".altered.{release.digest}.{uuid.uuid4().hex[:8]}")
-        log.warning("%s; it is put aside as %s and fetched from S3", error, aside.name)
+        log.warning("%s; it is renamed to %s, and the release is fetched from S3", error, aside.name)
         release.directory.rename(aside)
         return _fetch(settings, release, s3)
     return release
@@ -162,19 +164,23 @@ def _fetch(settings: Settings, release: Release, s3: Any) -> Release:
     try:
         manifest = content.parse(files.pop(MANIFEST).decode())
     except (KeyError, ValueError) as error:
-        raise FleetError(f"{key(release.digest)} in S3 holds no manifest; the object was altered") from error
+        raise FleetError(
+            f"{key(release.digest)} in S3 has no valid manifest; the object was altered"
+        ) from error
     if content.digest(manifest) != release.digest or files.keys() != manifest.keys():
-        raise FleetError(f"{key(release.digest)} in S3 isn't release {release.short}; the object was altered")
+        raise FleetError(
+            f"{key(release.digest)} in S3 is not release {release.short}; the object was altered"
+        )
     return _place(settings, manifest, files)
 
 
 def key(digest: str) -> str:
-    """Where the archive of a release is in S3."""
+    """Return the S3 key of a release's archive."""
     return f"releases/{digest}.tar.gz"
 
 
 def pack(release: Release) -> bytes:
-    """The release as a gzipped tar archive; the same release makes the same bytes."""
+    """Return the release as a gzipped tar archive; the same release gives the same bytes."""
     manifest = release.manifest
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -188,7 +194,7 @@ def pack(release: Release) -> bytes:
 
 
 def unpack(body: bytes) -> dict[str, bytes]:
-    """The files of an archive by path. Raises FleetError for anything but plain files below the root."""
+    """Return the files of an archive by path. Raises FleetError for anything but plain files below the root."""
     files = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(body), mode="r:gz") as archive:
@@ -196,7 +202,7 @@ def unpack(body: bytes) -> dict[str, bytes]:
                 handle = archive.extractfile(entry)
                 if handle is None or entry.name.startswith("/") or ".." in Path(entry.name).parts:
                     raise FleetError(
-                        f"the archive of a release holds {entry.name!r}, which is no file of one"
+                        f"the archive of a release holds {entry.name!r}, which is not a plain file below its root"
                     )
                 files[entry.name] = handle.read()
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -205,28 +211,28 @@ def unpack(body: bytes) -> dict[str, bytes]:
 
 
 def store_in_s3(runtime: Runtime, release: Release) -> None:
-    """Put the archive into S3 unless it is there; into the spool when S3 is away."""
+    """Put the archive into S3 unless it is there; into the spool if S3 is unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         runtime.s3().head_object(Bucket=BUCKET, Key=key(release.digest))
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
-            log.warning("S3 didn't say whether it has release %s: %s", release.short, error)
+            log.warning("it is unknown whether S3 has release %s: %s", release.short, error)
         deliver(runtime, key(release.digest), pack(release))
     except BotoCoreError as error:
-        log.warning("S3 is away: %s", error)
+        log.warning("S3 is unreachable: %s", error)
         deliver(runtime, key(release.digest), pack(release))
 
 
 def on_disk(settings: Settings) -> list[Release]:
-    """The releases whose directory is there, unchecked."""
+    """Return the releases that have a directory, unchecked."""
     found = sorted(directory_of(settings).glob("[0-9a-f]*"))
     return [Release(path.name, path) for path in found if len(path.name) == 64]
 
 
 def unified_diff(old: Release, new: Release) -> str:
-    """What differs from ``old`` to ``new``, as a unified diff of all text files."""
+    """Return the unified diff of all text files from ``old`` to ``new``."""
     difference = content.compare(old.manifest, new.manifest)
     pieces = []
     for path in sorted((*difference.added, *difference.removed, *difference.changed)):
@@ -242,12 +248,12 @@ def _lines(release: Release, path: str) -> list[str]:
     try:
         text = file.read_text()
     except UnicodeDecodeError as error:
-        raise KintsugiError(f"{file} is no text, so it can't be shown as a diff") from error
+        raise KintsugiError(f"{file} is not a text file, so it can't be shown as a diff") from error
     return [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
 
 
 def origin(source: Path) -> str:
-    """What ``source`` is, for people: its path and, where git knows, its commit (``+`` with changes on top)."""
+    """Describe ``source`` for people: its path and, if git knows it, its commit (``+``: with uncommitted changes)."""
     import subprocess
 
     git = shutil.which("git")

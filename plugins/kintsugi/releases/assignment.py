@@ -1,4 +1,4 @@
-"""Which release a node runs and which one is known-good: what recovery asks before it configures anything."""
+"""Which release each node is configured from, and which release is known-good. Recovery asks before it configures."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ log = logging.getLogger(__name__)
 
 
 def current(store: Store, node: str) -> ReleaseRecord | None:
-    """What ``node`` was last configured from; None when nobody recorded it."""
+    """Return the release that ``node`` was last configured from; None if none is recorded."""
     return store.node_releases().get(node)
 
 
 def suspicious(store: Store, node: str) -> bool:
-    """Whether ``node`` runs a release that isn't known-good while there is one to return to."""
+    """Whether ``node`` runs a release that isn't known-good, and a known-good release exists."""
     running = current(store, node)
     return running is not None and not running.known_good and store.last_known_good() is not None
 
 
 def to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> str | None:
-    """The digest that ``node`` is to be configured from; None: nothing is on record, so from this checkout.
+    """Return the digest to configure ``node`` from; None if no release is recorded, so from this checkout.
 
-    The node's own release, so that a repair isn't a deployment in disguise; the last known-good one for ``roll_back``
-    and where the node's own has been found bad.
+    Usually the node's own release, so that a recovery never deploys a new one. For ``roll_back``, or if the node's own
+    release is marked bad, the last known-good release.
     """
     running = current(store, node)
     if running is None or roll_back or running.bad_at is not None:
@@ -43,9 +43,9 @@ def to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> st
 
 
 def ansible_for(runtime: Runtime, node: str, *, roll_back: bool = False) -> Ansible:
-    """Ansible with the roles and templates of the release that ``node`` is to be configured from.
+    """Return Ansible with the roles and templates of the release to configure ``node`` from.
 
-    Notes the release as the node's own. Raises FleetError when the release is lost or altered.
+    Records the release for the node. Raises FleetError if the release is lost or altered.
     """
     digest = to_configure_from(runtime.store, node, roll_back=roll_back)
     if digest is None:
@@ -57,5 +57,5 @@ def ansible_for(runtime: Runtime, node: str, *, roll_back: bool = False) -> Ansi
 
 
 def open_release(runtime: Runtime, digest: str) -> Release:
-    """The release, checked; from S3 when its directory is gone."""
+    """Return the release, checked; from S3 if its directory is gone."""
     return archive.find(runtime.settings, digest, runtime.s3())

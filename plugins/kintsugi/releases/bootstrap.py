@@ -1,7 +1,7 @@
-"""The release of a fleet that ``make up`` starts: the first one is made of the checkout, later starts keep theirs.
+"""The release of a fleet that ``make up`` starts: the first is built from the checkout, later starts keep theirs.
 
-So a restart of the machine brings back what ran before and isn't a deployment in disguise: a changed checkout gets to
-the servers by ``deploy_release`` alone.
+So a restart of the machine starts the same releases again and never deploys a new one. A changed checkout gets to the
+servers only by ``deploy_release``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ STEADY_S = 120.0
 
 
 def converge(runtime: Runtime) -> str:
-    """Configure and start every node from the release that it is on record with; returns what was done.
+    """Configure and start every node from its recorded release; returns what was done.
 
-    Where nothing is on record, this checkout becomes the first release. Raises StepFailed with Ansible's words.
+    If none is recorded, this checkout becomes the first release. Raises StepFailed with Ansible's error.
     """
     runtime.store.migrate()
     if not runtime.store.node_releases():
@@ -30,14 +30,14 @@ def converge(runtime: Runtime) -> str:
     desired = stream_driver.variables(runtime)
     for digest, nodes in groups.items():
         ansible = Ansible(runtime.settings, assignment.open_release(runtime, digest) if digest else None)
-        # Only a run over the whole fleet notes that its clusters exist.
+        # Only a run over the whole fleet records that its clusters exist.
         limit = ",".join(nodes) if len(groups) > 1 else None
         ansible.run("site.yml", limit=limit, extra_vars=desired, timeout_s=CONVERGE_S)
     return f"release {' and '.join((digest or 'checkout')[:12] for digest in groups)}"
 
 
 def settle(runtime: Runtime) -> str:
-    """Call the release known-good that the whole fleet runs, if none is yet and the steady state holds."""
+    """Mark the release of the whole fleet as known-good, if there is none yet and the steady state holds."""
     records = runtime.store.node_releases()
     digests = {record.digest for record in records.values()}
     good = runtime.store.last_known_good()
@@ -49,5 +49,7 @@ def settle(runtime: Runtime) -> str:
         runtime.store.mark_known_good(digests.pop())
         return "the first release is known-good: every node serves"
     if archive.digest_of(runtime.settings) not in digests:
-        return f"{REPOSITORY} differs from what the servers run; deploy_release rolls it out"
-    return "the servers run what the checkout says"
+        return (
+            f"the checkout {REPOSITORY} differs from what the servers run; run deploy_release to roll it out"
+        )
+    return "the servers run the release of this checkout"

@@ -13,17 +13,17 @@ from kintsugi.releases import archive, rollout_steps
 from kintsugi.releases.assignment import open_release
 
 WORDS = {"build": (0, 0), "list": (0, 0), "show": (1, 1), "diff": (1, 2), "drift": (0, 0)}
-"""What may be asked, and how many digests belong to it: least, most."""
+"""The subcommands, each with the least and the largest number of digests."""
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Do what ``options.what`` says, with ``options.digests``. Raises KintsugiError for a wrong number of digests."""
+    """Run ``options.what`` with ``options.digests``. Raises KintsugiError for a wrong number of digests."""
     least, most = WORDS[options.what]
     if not least <= len(options.digests) <= most:
         wanted = f"{least} to {most}" if least < most else str(least)
         raise KintsugiError(
             f"`release {options.what}` takes {wanted} digests, not {len(options.digests)}; `kintsugi release list` "
-            "names them"
+            "shows them"
         )
     verbs: dict[str, Callable[[Runtime, argparse.Namespace], int]] = {
         "build": _build, "list": _list, "show": _show, "diff": _diff, "drift": _drift,
@@ -74,7 +74,7 @@ def _show(doors: Runtime, options: argparse.Namespace) -> int:
 
 
 def _diff(doors: Runtime, options: argparse.Namespace) -> int:
-    """Two releases, or one and this checkout."""
+    """Show the difference of two releases, or of one and this checkout."""
     releases = [open_release(doors, doors.store.release_record(prefix).digest) for prefix in options.digests]
     new = releases[1] if len(releases) > 1 else archive.build(doors.settings)
     print(archive.unified_diff(releases[0], new), end="")

@@ -1,8 +1,8 @@
-"""Drift: what is on a server's disk against what its release says.
+"""Drift: files on a server's disk that differ from its release.
 
-Ansible in check mode renders every file from the node's own release and compares; nothing is changed by looking. What
-differs is on record (``kintsugi release drift``) until a later look finds it gone. A node that is being repaired or
-rolled out, or that doesn't answer, is left out and named.
+Ansible in check mode renders every file from the node's own release and compares; it changes nothing. Differences are
+recorded (``kintsugi release drift``) until a later check finds them gone. A node that is in recovery or in a roll-out,
+or that doesn't answer, is skipped and named.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A look at the fleet. ``differs``: paths by node, none for a node that is as its release says.
+    """The result of a drift check. ``differs``: paths by node; no paths for a node that matches its release.
 
-    ``left_out``: why a node wasn't compared. ``put_right``: paths by node that were written anew.
+    ``left_out``: why a node was not compared. ``put_right``: paths by node that were written again.
     """
 
     differs: Mapping[str, tuple[str, ...]]
@@ -43,18 +43,18 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{node}: {', '.join(paths)}" for node, paths in sorted(self.remaining.items())]
-        lines += [f"{node}: put right: {', '.join(paths)}" for node, paths in sorted(self.put_right.items())]
+        lines += [f"{node}: corrected: {', '.join(paths)}" for node, paths in sorted(self.put_right.items())]
         lines += [f"{node}: not compared: {reason}" for node, reason in sorted(self.left_out.items())]
         same = [node for node, paths in self.differs.items() if not paths]
-        return "; ".join([*lines, f"{len(same)} nodes are as their release says"])
+        return "; ".join([*lines, f"{len(same)} nodes match their release"])
 
 
 def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
-    """Compare every node with its release and put the findings on record; write them anew where asked.
+    """Compare every node with its release and record the differences; correct them if ``put_right`` is set.
 
-    Putting right writes files and never restarts a service: a file that was changed by hand matters at the next
-    start only, and when that has happened already, ``deploy_release`` with the same digest restarts with probes.
-    ``holder`` holds the node's lease meanwhile. Raises StepFailed when no node could be compared.
+    A correction writes files and never restarts a service, because a changed file has an effect only at the next
+    start. If the service has already started with it, ``deploy_release`` with the same digest restarts it with probes.
+    ``holder`` holds the node's lease meanwhile. Raises StepFailed if no node could be compared.
     """
     differs: dict[str, tuple[str, ...]] = {}
     left_out = {node: reason for node in runtime.fleet.nodes if (reason := _busy(runtime, node))}
@@ -67,7 +67,7 @@ def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
             differs[node] = paths
             fresh = runtime.store.record_drift(node, digest or "", paths)
             for path in fresh:
-                log.warning("%s: %s isn't what release %s says", node, path, (digest or "(none)")[:12])
+                log.warning("%s: %s differs from release %s", node, path, (digest or "(none)")[:12])
     if not differs:
         raise StepFailed(f"no node could be compared: {'; '.join(left_out.values())}")
     report = Report(differs, left_out, {})
@@ -82,7 +82,7 @@ def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
 
 
 def by_release(runtime: Runtime, but: Mapping[str, str]) -> dict[str | None, list[str]]:
-    """Names of the nodes by the release that they are to be compared with; None: this checkout."""
+    """Return the node names by the release to compare them with; None: this checkout."""
     groups: dict[str | None, list[str]] = {}
     for node in runtime.fleet.nodes:
         if node not in but:
@@ -92,19 +92,19 @@ def by_release(runtime: Runtime, but: Mapping[str, str]) -> dict[str | None, lis
 
 def _busy(runtime: Runtime, node: str) -> str | None:
     lease = runtime.store.lease(node)
-    return None if lease is None else f"{lease.holder} is at work on it"
+    return None if lease is None else f"{lease.holder} holds its lease"
 
 
 def _forbidden(runtime: Runtime, node: str) -> bool:
-    """Whether a maintenance flag covers the node; says so in the log."""
+    """Whether a maintenance flag covers the node; if so, it is logged."""
     flags = runtime.store.maintenance(node)
     for flag in flags:
-        log.warning("%s isn't put right: %s", node, flag)
+        log.warning("%s is not corrected: %s", node, flag)
     return bool(flags)
 
 
 def _write(runtime: Runtime, node: str, holder: str) -> bool:
-    """Write the node's files anew from its release, without a restart; False when somebody else is at work on it."""
+    """Write the node's files again from its release, without a restart; False if another run holds its lease."""
     try:
         lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
     except LeaseHeld as held:
@@ -124,6 +124,6 @@ def _write(runtime: Runtime, node: str, holder: str) -> bool:
 
 def _ansible(runtime: Runtime, digest: str | None) -> Any:
     if digest is None:
-        log.info("no release is on record, so the checkout at %s is compared", REPOSITORY)
+        log.info("no release is recorded, so nodes are compared with the checkout at %s", REPOSITORY)
         return Ansible(runtime.settings)
     return Ansible(runtime.settings, assignment.open_release(runtime, digest))

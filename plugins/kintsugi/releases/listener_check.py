@@ -1,11 +1,11 @@
-"""A broker that its peers list while nobody listens at its address: a wrong listener, told within seconds.
+"""Detect a broker with a wrong listener within seconds: its peers list it, but nothing listens at its address.
 
-Such a broker is well for the quorum, gets in sync, and is soon elected leader of its partitions; then nobody can write
-to them. Waiting for its port until the time is up would let them stand still that long.
+Such a broker is healthy for the quorum, gets in sync, and is soon elected leader of its partitions. Then nobody can
+write to them. If we waited for its port until the deadline, they would stand still for all that time.
 
-A broker opens its ports before it lets itself be unfenced, so once it was seen fenced (as a clean stop leaves it at
-once), being listed and refusing contradict each other. A broker that was killed stays listed for the length of a
-session, which proves nothing.
+A broker opens its ports before it is unfenced. A clean stop fences it at once. So after it was seen fenced, a broker
+that is listed and refuses connections must have a wrong listener. A killed broker stays listed until its session
+expires; that alone proves nothing.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from kintsugi.probes.protocols import probe_node
 from kintsugi.wire import kafka
 
 SURE_S = 2.0
-STALE_S = 12.0  # a session of 9 s, and some
+STALE_S = 12.0  # a session of 9 s and a margin
 
 
 @dataclass
 class Unheard:
-    """What was seen of one broker while it starts. Pure; ``feed`` it in order."""
+    """What was seen of one broker while it starts. Pure; call ``feed`` in order of time."""
 
     node: str
     seen_fenced: bool = False
     since: float | None = None
 
     def feed(self, *, listed: bool | None, refused: bool, now: float) -> str | None:
-        """Take one look; a sentence once the contradiction is certain.
+        """Take one observation; returns a sentence once the wrong listener is certain.
 
-        ``listed``: whether the peers take it for alive, None when no peer answered. ``now``: monotonic seconds.
+        ``listed``: whether the peers list it as alive, None if no peer answered. ``now``: monotonic seconds.
         """
         if listed is False:
             self.seen_fenced = True
@@ -46,13 +46,13 @@ class Unheard:
         self.since = now if self.since is None else self.since
         if now - self.since < (SURE_S if self.seen_fenced else STALE_S):
             return None
-        return f"its peers take {self.node} for alive, and nobody listens at its address: its listeners are wrong"
+        return f"the listeners of {self.node} are wrong: its peers list it as alive, but nothing listens at its address"
 
 
 def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
-    """A function that looks once (2 s at most) each time it is called; a sentence once ``node`` is unheard.
+    """Return a function that observes ``node`` once a call (2 s at most); it returns a sentence if it has found one.
 
-    For other roles than Kafka there is nothing to contradict: it says nothing.
+    For other roles than Kafka it always returns None.
     """
     import time
 

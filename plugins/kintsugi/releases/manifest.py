@@ -1,11 +1,12 @@
-"""What belongs to a release, and the digest that names it. Pure, but for reading the files.
+"""The files of a release, and the digest that names it. Pure, except that it reads the files.
 
-A release is everything that decides what a server runs: artifact versions, the fleet file, Ansible's roles with their
-defaults, templates and modules, the Spark applications, and the modules of ``kintsugi`` that nodes import. The code
-of the control plane (DAGs, recovery, hooks) is not in it: it runs nowhere in the fleet.
+A release holds everything that decides what a server runs: artifact versions, the fleet file, Ansible's roles with
+their defaults, templates and modules, the Spark applications, and the modules of ``kintsugi`` that nodes import. The
+code of the control plane (DAGs, recovery, hooks) is not part of it, because no node runs it.
 
-The digest is the SHA-256 of the manifest, a canonical text: a line ``<sha256 of the content>  <mode>  <path>`` for each
-file, sorted by path. ``mode`` is ``755`` for what may be executed, else ``644``; times and owners don't count.
+The digest is the SHA-256 of the manifest. The manifest is a canonical text with one line
+``<sha256 of the content>  <mode>  <path>`` for each file, sorted by path. ``mode`` is ``755`` for executable files,
+else ``644``; times and owners don't count.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ Manifest = Mapping[str, Member]
 
 
 def members(root: Path) -> list[str]:
-    """Relative paths of the files below ``root`` that belong to a release, sorted; the fleet file isn't among them."""
+    """Return the relative paths of a release's files below ``root``, sorted, without the fleet file."""
     found = {
         path.relative_to(root).as_posix()
         for pattern in MEMBERS
@@ -81,9 +82,9 @@ def _belongs(path: Path) -> bool:
 
 
 def read(root: Path, fleet_file: Path | None = None) -> Manifest:
-    """The manifest of the files below ``root``; ``fleet_file`` where it isn't ``root``'s own.
+    """Return the manifest of the files below ``root``. ``fleet_file``: used instead of ``root``'s own.
 
-    Raises FleetError when a file can't be read, or when there are no roles at all: then ``root`` is no checkout.
+    Raises FleetError if a file can't be read, or if ``root`` holds no roles and so is not a checkout.
     """
     sources = {path: root / path for path in members(root)} | {FLEET_FILE: fleet_file or root / FLEET_FILE}
     if not any(path.startswith("ansible/roles/") for path in sources):
@@ -100,12 +101,12 @@ def _member(path: Path) -> Member:
 
 
 def render(manifest: Manifest) -> str:
-    """The manifest as its canonical text."""
+    """Return the manifest as its canonical text."""
     return "".join(f"{member.sha256}  {member.mode}  {path}\n" for path, member in sorted(manifest.items()))
 
 
 def parse(text: str) -> Manifest:
-    """The inverse of ``render``; raises ValueError for a line that isn't one of a manifest."""
+    """Parse a manifest, the inverse of ``render``; raises ValueError for an invalid line."""
     manifest = {}
     for line in text.splitlines():
         sha256, mode, path = line.split("  ", 2)
@@ -116,13 +117,13 @@ def parse(text: str) -> Manifest:
 
 
 def digest(manifest: Manifest) -> str:
-    """The name of a release: 64 hexadecimal digits."""
+    """Return the digest that names a release: 64 hexadecimal digits."""
     return hashlib.sha256(render(manifest).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Paths by what became of them from one release to another, each sorted."""
+    """The paths that were added, removed or changed from one release to another, each sorted."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -133,7 +134,7 @@ class Difference:
 
 
 def compare(old: Manifest, new: Manifest) -> Difference:
-    """What differs from ``old`` to ``new``."""
+    """Return what differs from ``old`` to ``new``."""
     return Difference(
         added=tuple(sorted(new.keys() - old.keys())),
         removed=tuple(sorted(old.keys() - new.keys())),

@@ -1,13 +1,14 @@
-"""Which node next, when to stop, what to bring back: the plan of a roll-out, pure.
+"""The plan of a roll-out: which node is next, when to stop, what to roll back. Pure.
 
-1.  Nodes go one at a time, the least risky role first: workers, whose work the others take over; then Kafka
-    and Cassandra, of which one of three may be away; the Spark master last, because the stream's driver lives there.
-2.  A node whose files the release doesn't change isn't touched; that it runs the release is only noted.
-3.  A node is touched only when every node before it is proven. A touched node that nobody proved (its task was
-    killed) is touched again before anything else.
-4.  After the first bad probe there is only the way back: the node that failed, then every other that was touched,
-    the last one first. All return, because a release that is bad on one broker isn't good on its neighbour.
-5.  A node that doesn't come back stops the way back too: two sick nodes of a role are an outage.
+1.  Nodes are updated one at a time, the role with the least risk first: workers, whose work the others take over;
+    then Kafka and Cassandra, of which one node of three may be down; the Spark master last, because it runs the
+    stream's driver.
+2.  A node whose files the release doesn't change is not restarted. It is only recorded that it runs the release.
+3.  A node is updated only after every node before it is verified. If a node was updated but not verified (its task
+    was killed), it is updated again before anything else.
+4.  After the first failed probe the roll-out is rolled back: first the node that failed, then every other updated
+    node, the last one first. A release that fails on one node is trusted on no other.
+5.  A node that can't be rolled back stops the roll-back too: two failed nodes of a role are an outage.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from kintsugi.core.fleet import Node, Role
 from kintsugi.core.rollout_state import NodeState, Step
 
 RISK = (Role.SPARK_WORKER, Role.KAFKA, Role.CASSANDRA, Role.SPARK_MASTER)
-"""Roles, the least risky to restart first."""
+"""Roles in the order of a roll-out: the role that is least risky to restart comes first."""
 
 
 class Move(StrEnum):
-    """What is to be done next."""
+    """What to do next."""
 
     TOUCH = "touch"
     NOTE = "note"
@@ -35,7 +36,7 @@ class Move(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The next move and why; ``node`` None for moves that concern the whole fleet."""
+    """The next move and why. ``node``: None for moves that concern the whole fleet."""
 
     move: Move
     node: str | None
@@ -43,26 +44,26 @@ class Next:
 
 
 def order(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes in the order of a roll-out: by risk of their role, else as the fleet file has them."""
+    """Return the nodes in the order of a roll-out: by the risk of their role, then as in the fleet file."""
     return sorted(nodes, key=lambda node: RISK.index(node.role))
 
 
 def next_move(steps: Sequence[Step], *, broken: bool = False) -> Next:
-    """What to do now. ``steps`` in the order of the roll-out; ``broken``: a probe of the whole fleet was bad."""
+    """Return the next move. ``steps``: in the order of the roll-out. ``broken``: a probe of the whole fleet failed."""
     if broken or any(step.state is NodeState.FAILED for step in steps):
         return _way_back(steps)
     for step in steps:
         if step.state in (NodeState.RETURNED, NodeState.STUCK):
             return _way_back(steps)
         if step.state is NodeState.TOUCHED:
-            return Next(Move.TOUCH, step.node, f"{step.node} was touched and nobody proved it")
+            return Next(Move.TOUCH, step.node, f"{step.node} was updated but not verified")
     for step in steps:
         if step.state is not NodeState.WAITING:
             continue
         if not step.changes:
             return Next(Move.NOTE, step.node, f"the release changes nothing on {step.node}")
         return Next(Move.TOUCH, step.node, f"{len(step.changes)} files of {step.node} change")
-    return Next(Move.HOLD, None, "every node runs the release and is proven")
+    return Next(Move.HOLD, None, "every node runs the release and is verified")
 
 
 def _way_back(steps: Sequence[Step]) -> Next:
@@ -71,16 +72,16 @@ def _way_back(steps: Sequence[Step]) -> Next:
         return Next(
             Move.STOP,
             None,
-            f"{', '.join(stuck)} didn't come back; nothing more is touched until it is healed",
+            f"{', '.join(stuck)} could not be rolled back; no other node is changed until it is recovered",
         )
     back = to_return(steps)
     if back:
-        return Next(Move.RETURN, back[0], f"{back[0]} was touched by a release that isn't good")
+        return Next(Move.RETURN, back[0], f"{back[0]} was updated to a release that failed")
     return Next(Move.STOP, None, "no node runs the release any more")
 
 
 def to_return(steps: Sequence[Step]) -> list[str]:
-    """Names of the nodes that still have to go back: the one that failed first, then the last touched first."""
+    """Return the nodes that still have to be rolled back: the failed one first, then the last updated first."""
     due = [step for step in reversed(steps) if step.was_touched and step.state is not NodeState.RETURNED]
     sick_first = sorted(due, key=lambda step: _URGENCY.get(step.state, len(_URGENCY)))
     return [step.node for step in sick_first]
@@ -90,5 +91,5 @@ _URGENCY = {NodeState.FAILED: 0, NodeState.TOUCHED: 1}
 
 
 def touched(steps: Iterable[Step]) -> list[str]:
-    """Names of the nodes that were restarted for the release, in the order of the roll-out."""
+    """Return the nodes that were restarted for the release, in the order of the roll-out."""
     return [step.node for step in steps if step.was_touched]

@@ -1,17 +1,20 @@
-"""The steps of a roll-out, as the DAG ``deploy_release`` runs them; ``rollout`` decides, these carry out.
+"""The steps of a roll-out, as the DAG ``deploy_release`` runs them; ``rollout`` decides, these steps carry it out.
 
 1. ``prepare``    build or find the release; open the deployment.
-2. ``plan``       the steady state must hold; every file of every node is rendered and compared with its disk. What
-                  doesn't render is found here, before any node is touched.
-3. ``apply``, ``prove``   a node: its lease and a maintenance mark, so that nobody takes the restart for a failure; the
-                  files and the restart; then redundant, verified, and well for a moment.
-4. ``hold``       all nodes well for the hold time, and a canary; only then the release is known-good.
-5. ``go_back``    after the first bad probe: each touched node to the last known-good release, the sick one first.
-6. ``finish``     always: ends the deployment, gives back what it held, tells the story.
+2. ``plan``       wait for the steady state; render every file of every node and compare it with the node's disk. A
+                  file that doesn't render is found here, before any node is changed.
+3. ``apply``, ``prove``   for one node: take its lease and set a maintenance flag, so that the restart does not count
+                  as a failure; write the files and restart; then wait until it is ready, verify it, and watch it
+                  for a moment.
+4. ``hold``       bake: all nodes must hold the steady state for the hold time, and a synthetic trade must arrive.
+                  Only then the release is known-good.
+5. ``go_back``    roll back after the first failed probe: each updated node returns to the last known-good release,
+                  the failed node first.
+6. ``finish``     always: end the deployment, release its leases and flags, write the summary.
 
-Any of them may be killed at any moment and run again. What was planned and touched stands in the store; a node is
-noted as touched before it is touched. The whole roll-out holds a lease of its own, so two can't run at a time, and
-one whose run is over is taken over when that lease lapses.
+Each step may be killed at any moment and run again. The plan and the state of each node are in the database; a node
+is recorded as updated before it is changed. The whole roll-out holds a lease of its own, so only one runs at a time.
+If its run has ended, another roll-out takes over when that lease expires.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from kintsugi.releases.rollout import Move
 
 WORKING_TREE = "working tree"
 ROLL_OUT = "deploy_release"
-"""The lease of the roll-out itself; no node is called so, because a node's name ends in a number."""
+"""The lease of the roll-out itself. It can't be a node's lease, because a node's name ends in a number."""
 
 LEASE_S = 300.0
 LEASE_WAIT_S = 300.0
@@ -51,14 +54,14 @@ RESTART_S = 280  # below the lease
 REDUNDANT_S = 150.0
 NODE_HOLD_S = 8.0
 
-_PRODUCTS = {"kafka", "cassandra", "spark"}  # what nodes run; S3Proxy is the control plane's
+_PRODUCTS = {"kafka", "cassandra", "spark"}  # what nodes run; S3Proxy belongs to the control plane
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """How a deployment ended: ``well`` when nothing is left to do, ``text`` for people."""
+    """How a deployment ended. ``well``: nothing is left to do. ``text``: the summary for people."""
 
     well: bool
     text: str
@@ -67,14 +70,14 @@ class Story:
 def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
     """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
 
-    Raises Refused for a release that was found bad, unless ``again``; while another roll-out runs; and when the fleet
-    file of the release declares other nodes than there are. KintsugiError when there is no such release.
+    Raises Refused for a release that is marked bad, unless ``again``; while another roll-out runs; and if the fleet
+    file of the release declares other nodes than the fleet has. Raises KintsugiError if there is no such release.
     """
     _hold_roll_out(runtime, deployment)
     try:
         return _open(runtime, deployment, wanted, again=again)
     except KintsugiError:
-        # Else the next try would wait for this one's lease to lapse.
+        # Else the next attempt would have to wait until this lease expires.
         runtime.store.give_back(ROLL_OUT, _holder(deployment))
         raise
 
@@ -85,21 +88,22 @@ def _open(runtime: Runtime, deployment: str, wanted: str, *, again: bool) -> Dep
     record = store.release_record(release.digest)
     if record.bad_at is not None and not again:
         raise Refused(
-            f"release {release.short} was found bad ({record.bad_reason}); change it, or ask for it again in the form"
+            f"release {release.short} is marked bad ({record.bad_reason}); "
+            "change it, or request it again in the form of deploy_release"
         )
     _same_nodes(runtime.fleet, load_fleet(release.fleet_file))
     _jars_fit(runtime, release)
     for other in store.deployments():
         if other.state == "running" and other.id != deployment:
             store.end_deployment(
-                other.id, "stopped", f"its run ended without a word; taken over by {deployment}"
+                other.id, "stopped", f"its run ended without a result; taken over by {deployment}"
             )
     good = store.last_known_good()
     return store.open_deployment(deployment, release.digest, good.digest if good else None)
 
 
 def build(runtime: Runtime) -> Release:
-    """Pack this checkout into a release, on disk, in S3 and on record."""
+    """Build a release from this checkout: on disk, in S3 and in the database."""
     release = archive.build(runtime.settings)
     archive.store_in_s3(runtime, release)
     runtime.store.add_release(release.digest, archive.origin(runtime.settings.repository))
@@ -117,13 +121,13 @@ def _same_nodes(there: Fleet, declared: Fleet) -> None:
     odd = sorted({name for name, _, _ in described(there) ^ described(declared)})
     if odd:
         raise Refused(
-            f"the fleet file of the release declares {', '.join(odd)} otherwise than the fleet in force; "
-            "Terraform makes and removes nodes, a roll-out doesn't"
+            f"the fleet file of the release and the current fleet differ in {', '.join(odd)}; "
+            "a roll-out does not create, move or remove nodes. Use Terraform (`make up`) for that"
         )
 
 
 def _jars_fit(runtime: Runtime, release: Release) -> None:
-    """The cache holds one version of each artifact, which all nodes share; a release can't bring another."""
+    """Refuse other artifact versions than the cache holds: all nodes share it, and it holds one version of each."""
     poms = {
         path.split("/")[1]: file.sha256
         for path, file in release.manifest.items()
@@ -132,16 +136,16 @@ def _jars_fit(runtime: Runtime, release: Release) -> None:
     odd = outdated(runtime.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
     if odd:
         raise Refused(
-            f"release {release.short} wants other versions of {', '.join(odd)} than the cache at "
-            f"{runtime.settings.artifacts} holds; check that version out, run `kintsugi artifacts`, then roll it out"
+            f"release {release.short} needs other versions of {', '.join(odd)} than the cache at "
+            f"{runtime.settings.artifacts} holds; check out that version, run `kintsugi artifacts`, then roll it out"
         )
 
 
 def plan(runtime: Runtime, deployment: str) -> Deployment:
-    """Render and compare everything on all nodes, and write down what changes where; no node is touched.
+    """Render all files of all nodes, compare them, and record what changes where; no node is changed.
 
-    Raises Refused when the steady state doesn't hold or a node can't be looked at, StepFailed (and the release is
-    marked bad) when it doesn't render. A plan that is there already stays.
+    Raises Refused if the steady state doesn't hold or a node can't be reached. Raises StepFailed, and marks the
+    release bad, if a file doesn't render. An existing plan is kept.
     """
     found = runtime.store.deployment(deployment)
     if found.steps:
@@ -153,11 +157,13 @@ def plan(runtime: Runtime, deployment: str) -> Deployment:
     nodes = [node.name for node in rollout.order(runtime.fleet)]
     checked = _check(runtime, release, nodes)
     if checked.unreachable:
-        raise Refused(f"not every node can be looked at: {'; '.join(checked.unreachable.values())}")
+        raise Refused(
+            f"no node was changed, because not all nodes can be reached: {'; '.join(checked.unreachable.values())}"
+        )
     if checked.failed:
         reason = "; ".join(checked.failed.values())
         runtime.store.mark_bad(found.digest, reason)
-        raise StepFailed(f"release {release.short} doesn't render, and no node was touched: {reason}")
+        raise StepFailed(f"no node was changed, because release {release.short} does not render: {reason}")
     planned = runtime.store.plan_deployment(deployment, {node: checked.differs[node] for node in nodes})
     for step in planned.steps:
         what = (
@@ -170,40 +176,42 @@ def plan(runtime: Runtime, deployment: str) -> Deployment:
 
 
 def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
-    """Render and compare; nodes that fail are looked at twice.
+    """Render and compare; a node that fails is checked a second time.
 
-    A connection that breaks on a busy machine fails a task like a mistake does; a mistake is there the second time too.
+    A lost connection on a busy machine fails a task just as an error in the release does. Only the error fails twice.
     """
     ansible, wanted = _ansible(runtime, release), stream_driver.variables(runtime)
     first: Checked = ansible.check(nodes, extra_vars=wanted, timeout_s=CHECK_S)
     again = sorted(first.failed.keys() | first.unreachable.keys())
     if not again:
         return first
-    log.warning("looking again at %s: %s", ", ".join(again), {**first.failed, **first.unreachable})
+    log.warning("checking %s again: %s", ", ".join(again), {**first.failed, **first.unreachable})
     second: Checked = ansible.check(again, extra_vars=wanted, timeout_s=CHECK_S)
     return Checked({**first.differs, **second.differs}, second.failed, second.unreachable)
 
 
 def _canary_before(runtime: Runtime) -> str:
-    """A pipeline that doesn't carry a canary now would make any release look bad."""
+    """Send a synthetic trade before the roll-out: in a pipeline that is broken already, every release would fail."""
     try:
         return steady_state.canary(runtime)
     except StepFailed as error:
-        raise Refused(f"the pipeline doesn't carry trades even before the roll-out: {error}") from error
+        raise Refused(
+            f"the pipeline does not work before the roll-out, so nothing is rolled out: {error}"
+        ) from error
 
 
 def apply(runtime: Runtime, deployment: str, node: str) -> str:
-    """Configure and restart ``node`` from the release, or only note that it runs it; returns a sentence.
+    """Configure and restart ``node`` from the release, or only record that it runs it; returns a sentence.
 
-    Raises Refused when it isn't the node's turn, a person forbade it, or the steady state of the others doesn't hold;
-    StepFailed (the way back begins) when the service doesn't come up.
+    Raises Refused if it isn't the node's turn, if it is in maintenance, or if the steady state of the other nodes
+    doesn't hold. Raises StepFailed if the service doesn't come up; then the roll-back begins.
     """
     found, step = _at(runtime, deployment, node)
     if step.state is NodeState.PROVEN:
-        return f"{node} runs the release already"
+        return f"{node} already runs the release"
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.node != node or turn.move not in (Move.TOUCH, Move.NOTE):
-        raise Refused(f"it isn't the turn of {node}: {turn.reason}")
+        raise Refused(f"{node} is not the next node of the roll-out: {turn.reason}")
     if turn.move is Move.NOTE:
         runtime.store.set_node_releases([node], found.digest)
         runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, turn.reason)
@@ -211,7 +219,7 @@ def apply(runtime: Runtime, deployment: str, node: str) -> str:
     release = assignment.open_release(runtime, found.digest)
     _before(runtime, found, node)
     with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
-        _heed_people(runtime, deployment, node)  # waiting for the lease may have taken minutes
+        _heed_people(runtime, deployment, node)  # once more: the wait for the lease may have taken minutes
         runtime.store.set_node_releases([node], found.digest)
         runtime.store.set_deployment_node(deployment, node, NodeState.TOUCHED, turn.reason)
         _restart(runtime, release, node, token)
@@ -219,12 +227,12 @@ def apply(runtime: Runtime, deployment: str, node: str) -> str:
 
 
 def prove(runtime: Runtime, deployment: str, node: str) -> str:
-    """Proof that ``node`` serves under the release; returns a sentence. Raises StepFailed: the way back begins."""
+    """Verify that ``node`` serves with the release; returns a sentence. On StepFailed the roll-back begins."""
     _, step = _at(runtime, deployment, node)
     if step.state is NodeState.PROVEN:
-        return f"{node} is proven"
+        return f"{node} is verified"
     if step.state is not NodeState.TOUCHED:
-        raise Refused(f"{node} is {step.state.value}: there is nothing to prove")
+        raise Refused(f"{node} was not updated (state {step.state.value}), so there is nothing to verify")
     with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
         proof = _proof(runtime, node)
         steady_state.hold(lambda: steady_state.look(runtime), NODE_HOLD_S, [node])
@@ -234,12 +242,15 @@ def prove(runtime: Runtime, deployment: str, node: str) -> str:
 
 
 def hold(runtime: Runtime, deployment: str, seconds: float) -> str:
-    """All nodes well for ``seconds`` on end, and a canary: then the release is known-good. Raises StepFailed."""
+    """Bake: all nodes hold the steady state for ``seconds`` without a break, and a synthetic trade arrives.
+
+    Then the release is known-good. Raises StepFailed.
+    """
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.move is not Move.HOLD:
-        raise Refused(f"not every node is proven: {turn.reason}")
+        raise Refused(f"not every node is verified: {turn.reason}")
 
     def look() -> steady_state.Steady:
         _hold_roll_out(runtime, deployment)
@@ -254,23 +265,25 @@ def hold(runtime: Runtime, deployment: str, seconds: float) -> str:
         _break(runtime, found, str(error))
         raise
     runtime.store.mark_known_good(found.digest)
-    sentence = f"all nodes were well for {seconds:.0f} s; {carried}"
+    sentence = f"all nodes held the steady state for {seconds:.0f} s; {carried}"
     runtime.store.note_deployment(deployment, sentence)
     return sentence
 
 
 def go_back(runtime: Runtime, deployment: str) -> str:
-    """Bring every touched node back to the last known-good release, the sick one first; returns a sentence.
+    """Roll every updated node back to the last known-good release, the failed one first; returns a sentence.
 
-    Does nothing when no bad probe began it. Raises StepFailed when a node doesn't come back (it is left to recovery),
-    Refused when there is nothing to go back to.
+    Does nothing if no probe failed. Raises StepFailed if a node can't be rolled back (recovery takes over), and
+    Refused if there is no release to roll back to.
     """
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
     if found.broken is None:
-        return "no probe was bad, so nothing has to go back"
+        return "no probe failed, so nothing is rolled back"
     if found.back_to in (None, found.digest):
-        raise Refused("there is no other known-good release to go back to; recovery heals what is sick")
+        raise Refused(
+            "no roll-back: there is no other known-good release. Recovery takes over the nodes that are down"
+        )
     release = assignment.open_release(runtime, str(found.back_to))
     while (turn := rollout.next_move(found.steps, broken=True)).move is Move.RETURN:
         _return(runtime, found, release, str(turn.node))
@@ -282,7 +295,7 @@ def go_back(runtime: Runtime, deployment: str) -> str:
 
 def _return(runtime: Runtime, found: Deployment, release: Release, node: str) -> None:
     if found.step(node).state is NodeState.PROVEN:
-        _before(runtime, found, node)  # it serves: its peers must be able to spare it
+        _before(runtime, found, node)  # it serves, so its peers must be able to do without it
     store = runtime.store
     with _in_hand(runtime, found.id, node) as token:
         _heed_people(runtime, found.id, node)
@@ -294,12 +307,14 @@ def _return(runtime: Runtime, found: Deployment, release: Release, node: str) ->
             store.set_deployment_node(found.id, node, NodeState.STUCK, str(error))
             _let_go(runtime, found.id, node, token)
             raise
-        store.set_deployment_node(found.id, node, NodeState.RETURNED, f"back on {release.short}: {proof}")
+        store.set_deployment_node(
+            found.id, node, NodeState.RETURNED, f"rolled back to {release.short}: {proof}"
+        )
     _let_go(runtime, found.id, node, token)
 
 
 def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story:
-    """End the deployment with what the store shows, let every node go, and tell the story (also to S3)."""
+    """End the deployment by its state in the database, release every node, and write the summary (also to S3)."""
     store = runtime.store
     found = store.deployment(deployment)
     state, reason = conclude(found, store.release_record(found.digest), dry_run=dry_run)
@@ -312,23 +327,23 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story
 
 
 def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tuple[End, str]:
-    """How the deployment ended, by what stands in the store of it and of its release. Pure."""
+    """Return how the deployment ended, by its records and those of its release. Pure."""
     if dry_run and found.steps:
-        return "dry_run", "dry run: nothing was touched"
+        return "dry_run", "dry run: no node was changed"
     broken = found.broken is not None
     turn = rollout.next_move(found.steps, broken=broken)
     if broken:
         done = all(step.state is not NodeState.STUCK for step in found.steps) and turn.move is Move.STOP
         return ("returned" if done else "stuck"), f"{found.broken}; {turn.reason}"
     if found.steps and turn.move is Move.HOLD and release.known_good:
-        return "held", "known-good: its probes held on every node"
-    if not found.steps and release.bad_reason:  # it came to no plan
-        return "stopped", f"no node was touched; the release was found bad: {release.bad_reason}"
-    return "stopped", "no bad probe; it stopped before it was done, see the task that failed"
+        return "held", "known-good: its probes passed on every node"
+    if not found.steps and release.bad_reason:  # no plan was made
+        return "stopped", f"no node was changed; the release is marked bad: {release.bad_reason}"
+    return "stopped", "it stopped before the end, without a failed probe; see the task that failed"
 
 
 def tell(found: Deployment) -> str:
-    """The story in a line: what was rolled out, how it ended, which nodes were touched. Pure."""
+    """Format the deployment in a line: the release, how it ended, which nodes were restarted. Pure."""
     names = rollout.touched(found.steps)
     return (
         f"release {found.digest[:12]} {found.state}: {found.reason} "
@@ -337,7 +352,7 @@ def tell(found: Deployment) -> str:
 
 
 def to_json(found: Deployment) -> dict[str, Any]:
-    """The deployment as JSON types."""
+    """Return the deployment as JSON types."""
     return {
         "id": found.id,
         "digest": found.digest,
@@ -359,11 +374,11 @@ def to_json(found: Deployment) -> dict[str, Any]:
     }
 
 
-# --- what the steps share ---------------------------------------------------------------------------------
+# --- shared by the steps ----------------------------------------------------------------------------------
 
 
 def _holder(deployment: str) -> str:
-    """Who holds leases and marks: readable where others meet it."""
+    """Return the holder of leases and flags, as other runs see it in their messages."""
     return f"{ROLL_OUT}/{deployment}"
 
 
@@ -379,11 +394,11 @@ def _hold_roll_out(runtime: Runtime, deployment: str) -> None:
     try:
         runtime.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
     except LeaseHeld as held:
-        raise Refused(f"another roll-out is under way ({held})") from held
+        raise Refused(f"another roll-out is running ({held})") from held
 
 
 def _before(runtime: Runtime, found: Deployment, node: str) -> None:
-    """May the node be touched now? Its own trouble doesn't forbid it where this roll-out has touched it before."""
+    """Check that the node may be changed now. If this roll-out changed it before, its own state is ignored."""
     _heed_people(runtime, found.id, node)
     again = [node] if found.step(node).state is not NodeState.WAITING else []
     ours = rollout.touched(found.steps)
@@ -395,29 +410,29 @@ def _before(runtime: Runtime, found: Deployment, node: str) -> None:
         if not sick or found.broken is not None:
             raise
         _fall_sick(runtime, found, sick)
-        reason = f"{', '.join(sorted(sick))} fell sick after its proof: {refusal}"
+        reason = f"{', '.join(sorted(sick))} failed after it was verified: {refusal}"
         _break(runtime, found, reason)
         raise StepFailed(reason) from refusal
 
 
 def _heed_people(runtime: Runtime, deployment: str, node: str) -> None:
-    """Raise Refused while somebody else's maintenance flag covers the node."""
+    """Raise Refused while a maintenance flag of somebody else covers the node."""
     flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(deployment)]
     if flags:
         raise Refused(" ".join(map(str, flags)))
 
 
 def _fall_sick(runtime: Runtime, found: Deployment, sick: Mapping[str, str]) -> None:
-    """Nodes that were proven and don't serve any more go back before those that do."""
+    """Mark verified nodes that don't serve any more as failed: they are rolled back before those that serve."""
     for node, lacks in sick.items():
         runtime.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
 
 
 @contextmanager
 def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
-    """Hold the node's lease under a fresh token, and mark it, so that no recovery acts on it; yields the token.
+    """Hold the node's lease under a fresh token and a maintenance flag, so that no recovery acts; yields the token.
 
-    Both lapse by themselves after LEASE_S seconds: when the roll-out dies, recovery takes over.
+    Both expire after LEASE_S seconds. If the roll-out dies, recovery takes over then.
     """
     store, ends = runtime.store, time.monotonic() + LEASE_WAIT_S
     while True:
@@ -435,7 +450,7 @@ def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
 
 @contextmanager
 def _judged(runtime: Runtime, deployment: str, node: str) -> Iterator[None]:
-    """A StepFailed inside is the release's first bad probe: noted on the node, the deployment and the release."""
+    """Treat a StepFailed in the block as the first failed probe: record it for node, deployment and release."""
     try:
         yield
     except StepFailed as error:
@@ -446,19 +461,19 @@ def _judged(runtime: Runtime, deployment: str, node: str) -> Iterator[None]:
 
 
 def _stop(runtime: Runtime, node: str) -> None:
-    """Stop the service that failed, now: until it has returned its peers lead and answer in its place."""
+    """Stop the service that failed, so that its peers lead and answer until it is rolled back."""
     config = runtime.settings.node_root(node) / "etc" / "supervisord.conf"
     service = SERVICES[runtime.fleet.node(node).role]
     try:
         runtime.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
     except StepFailed as error:
-        log.warning("%s couldn't be stopped: %s", node, error)  # the way back restarts it all the same
+        log.warning("%s couldn't be stopped: %s", node, error)  # the roll-back restarts it anyway
 
 
 def _break(runtime: Runtime, found: Deployment, reason: str) -> None:
     runtime.store.break_deployment(found.id, reason)
     if not runtime.store.mark_bad(found.digest, reason):
-        runtime.store.note_deployment(found.id, "the release was known-good before, and stays so")
+        runtime.store.note_deployment(found.id, "the release was known-good before and is not marked bad")
 
 
 def _let_go(runtime: Runtime, deployment: str, node: str, token: int) -> None:
@@ -467,7 +482,7 @@ def _let_go(runtime: Runtime, deployment: str, node: str, token: int) -> None:
 
 
 def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
-    """Give back what a killed step of this deployment still holds; never what another took."""
+    """Release what a killed step of this deployment still holds, but nothing that another run holds."""
     runtime.store.give_back(node, _holder(deployment))
     runtime.store.clear_maintenance(node, user=_holder(deployment))
 

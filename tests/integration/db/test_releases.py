@@ -107,7 +107,7 @@ def test_only_the_first_bad_probe_is_told(known: Store) -> None:
     known.break_deployment("run-1", "the second")
     found = known.deployment("run-1")
     assert found.broken == "the first"
-    assert [entry.message for entry in found.entries] == ["the way back begins: the first"]
+    assert [entry.message for entry in found.entries] == ["the roll-back begins: the first"]
 
 
 def test_an_ended_deployment_stays_as_it_ended(known: Store) -> None:

@@ -34,7 +34,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         ('{"kintsugi_otlp": s3cret}', "not JSON"),
         ('["s3cret"]', "JSON object"),
         ('{"kintsugi_otlp": "https://:s3cret@h"}', "JSON object"),
-        ('{"kintsugi_oltp": {"password": "s3cret"}}', "kintsugi_oltp, which nothing here uses"),
+        ('{"kintsugi_oltp": {"password": "s3cret"}}', "kintsugi_oltp, which Kintsugi doesn.t use"),
     ],
 )
 def test_a_malformed_file_is_named_and_not_shown(tmp_path: Path, text: str, said: str) -> None:

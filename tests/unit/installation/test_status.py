@@ -54,14 +54,14 @@ def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixt
         "dags": [],
         "lag": 0,
         "stream": None,
-        "replicas": {"said": "Replicas not compared yet.", "nodes": {}},
+        "replicas": {"said": "Replicas not repaired yet.", "nodes": {}},
         "incidents": [],
         "open_incidents": [],
     }
     show(document)
     printed = capsys.readouterr().out
     assert "Nobody watches kafka-1" in printed
-    assert "Cassandra: Replicas not compared yet." in printed
+    assert "Cassandra: Replicas not repaired yet." in printed
     show({**document, "unwatched": [], "record": {"well": True, "said": ["back-pressure: ingest waits"]}})
     printed = capsys.readouterr().out
     assert "Nobody watches" not in printed

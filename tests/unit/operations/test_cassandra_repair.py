@@ -87,14 +87,14 @@ def test_a_comparison_is_on_record_from_its_begin_to_its_end(doors: Any, primary
     node = doors.fleet.node("cassandra-2")
     said = compare_ranges(doors, node, "night/1", primary=primary)
     assert "cassandra-2" in said
-    assert said.endswith("15 differed and were repaired")
+    assert said.endswith("ranges that were out of sync: 15")
     assert doors.ran == [("cassandra-2", primary)]
     assert doors.record == [("cassandra-2", "night/1"), (5, 15, None)]
 
 
 def test_one_whose_count_is_unknown_was_carried_through_all_the_same(doors: Any) -> None:
     doors.mute = True
-    assert "how many differed is unknown" in compare_tonight(doors, "cassandra-2", "night/1")
+    assert "the number of ranges out of sync is unknown" in compare_tonight(doors, "cassandra-2", "night/1")
     assert doors.record[-1] == (5, None, None)
 
 
@@ -131,21 +131,21 @@ def test_at_night_each_node_compares_what_is_its_own_first(doors: Any) -> None:
         (
             [SimpleNamespace(role=Role.CASSANDRA, node="cassandra-1", id="i-1")],
             [],
-            "cassandra-1 is being repaired",
+            "cassandra-1 is being recovered",
         ),
         ([], [SimpleNamespace(state="running", id="d-2")], "a release is being rolled out"),
     ],
 )
 def test_a_repair_or_a_roll_out_puts_it_off(doors: Any, opened: Any, rolled: Any, why: str) -> None:
     doors.opened, doors.rolled = opened, rolled
-    with pytest.raises(StepFailed, match=f"cassandra-3 is put off: {why}"):
+    with pytest.raises(StepFailed, match=f"cassandra-3 is postponed: {why}"):
         compare_tonight(doors, "cassandra-3", "night/1")
     assert doors.ran == doors.record == []
 
 
 def test_a_replica_that_does_not_answer_puts_it_off(doors: Any) -> None:
     doors.silent = ["cassandra-1"]
-    with pytest.raises(StepFailed, match="cassandra-3 is put off: no answer from cassandra-1"):
+    with pytest.raises(StepFailed, match="cassandra-3 is postponed: no answer from cassandra-1"):
         compare_tonight(doors, "cassandra-3", "night/1")
     assert doors.ran == doors.record == []
 

@@ -52,7 +52,7 @@ def test_a_broker_that_votes_with_its_present_disk_is_done(acts: list[str]) -> N
 
 def test_a_dead_predecessor_that_fetched_until_a_moment_ago_is_no_success(acts: list[str]) -> None:
     missing = step([seen(2, OLD, end=995, ago_ms=6000)], [], acts)
-    assert "doesn't see it fetch" in missing
+    assert "does not see it fetch" in missing
     assert acts == []
 
 

@@ -48,14 +48,14 @@ class Doors:
     ("wanted", "uptime", "repairs", "told", "said"),
     [
         ("running", "0:10:00", {}, ["stop", "start"], ""),
-        (None, "0:10:00", {}, [], "nobody submitted the stream"),
-        ("running", "0:02:59", {}, [], "is left to warm up"),
+        (None, "0:10:00", {}, [], "the stream is not submitted"),
+        ("running", "0:02:59", {}, [], "is still warming up"),
         (
             "running",
             "0:10:00",
             {"kafka_2": 20, "cassandra_1": 5},
             [],
-            "while cassandra-1, kafka-2 is being repaired",
+            "cassandra-1, kafka-2 is being recovered",
         ),
         (
             "running",

@@ -125,7 +125,7 @@ def test_a_log_that_cannot_be_read_is_noted_and_holds_nothing_up() -> None:
     doors = Doors(log=said(MINUTE / 2))
     doors.mute = True
     assert not doors.lacks()
-    assert "couldn't be asked" in doors.notes[-1]
+    assert "can't be read" in doors.notes[-1]
     assert "sshd is dead" in doors.notes[-1]
 
 

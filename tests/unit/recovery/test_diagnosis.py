@@ -31,8 +31,8 @@ TABLE = [
     # what is seen                                              verdict, words of the reason
     (seen(OK, OK), Verdict.FALSE_ALARM, "answers its own protocol."),
     (seen(OK, REFUSED), Verdict.FALSE_ALARM, "but its sshd doesn't (ssh: refused)"),
-    (seen(OK, OK, volume_intact=False), Verdict.FALSE_ALARM, "its data directory is gone from under it"),
-    (seen(OK, TIMEOUT, peers=peers(DOWN, UP)), Verdict.FALSE_ALARM, "cassandra-1 held it for down"),
+    (seen(OK, OK, volume_intact=False), Verdict.FALSE_ALARM, "its data directory is gone"),
+    (seen(OK, TIMEOUT, peers=peers(DOWN, UP)), Verdict.FALSE_ALARM, "it is down according to cassandra-1"),
     (seen(OK, OK, init_state="FATAL"), Verdict.FALSE_ALARM, "answers"),
     # it answers, by a clock of its own
     (seen(OK, OK, clock_ahead_s=3600.0), Verdict.CLOCK_WRONG, "answers, but its clock is 3,600.0 s fast"),
@@ -72,14 +72,14 @@ TABLE = [
     (seen(REFUSED, OK, damage="said", room=FULL), Verdict.DISK_FULL, "its disk is full"),
     (seen(REFUSED, OK, damage="said", volume_intact=False), Verdict.DISK_LOST, "its data directory is gone"),
     (seen(OK, OK, damage="said"), Verdict.FALSE_ALARM, "answers its own protocol."),
-    (seen(TIMEOUT, OK, damage="said"), Verdict.HUNG, "accepts no request"),
+    (seen(TIMEOUT, OK, damage="said"), Verdict.HUNG, "answers no request"),
     # a pause is not a hang
-    (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago: a pause"),
+    (seen(TIMEOUT, OK, heard_s_ago=5), Verdict.FALSE_ALARM, "answered 5.0 s ago"),
     # its peers hear it, and nobody is served
     (
         seen(TIMEOUT, OK, 0, peers=peers(UP), unanswered_since=NOW - timedelta(seconds=30)),
         Verdict.HUNG,
-        "accepts no request",
+        "answers no request",
     ),
     (
         seen(TIMEOUT, OK, 0, peers=peers(UP), unanswered_since=NOW - timedelta(seconds=29)),
@@ -89,7 +89,7 @@ TABLE = [
     (
         seen(TIMEOUT, OK, 5.1, peers=peers(UP), unanswered_since=NOW - timedelta(seconds=9)),
         Verdict.HUNG,  # a worker's last heartbeat counts as "up" for 8 s at its master
-        "accepts no request",
+        "answers no request",
     ),
     (
         seen(TIMEOUT, OK, heard_s_ago=0, unanswered_since=NOW - timedelta(seconds=7)),
@@ -114,7 +114,7 @@ TABLE = [
             REFUSED, OK, init_state="RUNNING", view=NodeView(listening=True, connected=False, answer=REFUSED)
         ),
         Verdict.PARTITIONED,
-        "connections to it are refused",
+        "connections from here are refused",
     ),
     (
         seen(REFUSED, OK, view=NodeView(listening=False, answer=REFUSED)),
@@ -136,18 +136,22 @@ TABLE = [
     (
         seen(TIMEOUT, OK, peers=peers(DOWN), view=NodeView(listening=True, connected=False, answer=TIMEOUT)),
         Verdict.HUNG,  # a stopped process whose backlog is full looks the same, and no peer hears it
-        "accepts no request",
+        "answers no request",
     ),
-    (seen(TIMEOUT, TIMEOUT, heard_s_ago=7.9), Verdict.FALSE_ALARM, "a pause, not yet a hang"),
-    (seen(TIMEOUT, OK, heard_s_ago=8), Verdict.HUNG, "accepts no request"),
-    (seen(TIMEOUT, OK, heard_s_ago=None), Verdict.HUNG, "accepts no request"),
-    (seen(TIMEOUT, OK, init_state="RUNNING"), Verdict.HUNG, "(init says RUNNING)"),
+    (
+        seen(TIMEOUT, TIMEOUT, heard_s_ago=7.9),
+        Verdict.FALSE_ALARM,
+        "answered 7.9 s ago. This counts as a pause",
+    ),
+    (seen(TIMEOUT, OK, heard_s_ago=8), Verdict.HUNG, "answers no request"),
+    (seen(TIMEOUT, OK, heard_s_ago=None), Verdict.HUNG, "answers no request"),
+    (seen(TIMEOUT, OK, init_state="RUNNING"), Verdict.HUNG, "(init state RUNNING)"),
     (seen(TIMEOUT, WRONG), Verdict.HUNG, "ssh: wrong"),
     # its platform says that it doesn't run: proof, whatever the peers believe
     (
         seen(REFUSED, REFUSED, running=False),
         Verdict.HOST_LOST,
-        "does not run: its platform says so, and neither its service nor its sshd answers; nobody could say",
+        "does not run: the platform says so, and neither its service nor its sshd answers; it is unknown",
     ),
     (seen(REFUSED, REFUSED, heard_s_ago=1, running=False), Verdict.HOST_LOST, "does not run"),
     (seen(TIMEOUT, TIMEOUT, heard_s_ago=1, running=False), Verdict.HOST_LOST, "does not run"),
@@ -167,39 +171,43 @@ TABLE = [
             (
                 seen(service, ssh, peers=peers(UP, DOWN)),
                 Verdict.PARTITIONED,
-                "still heard by cassandra-1",
+                "cassandra-1 can still reach it",
             ),
-            (seen(service, ssh, peers=peers(UP), running=True), Verdict.PARTITIONED, "still heard by"),
-            (seen(service, ssh, peers=peers(UNKNOWN, UNKNOWN)), Verdict.PARTITIONED, "us who are cut off"),
+            (seen(service, ssh, peers=peers(UP), running=True), Verdict.PARTITIONED, "can still reach it"),
+            (
+                seen(service, ssh, peers=peers(UNKNOWN, UNKNOWN)),
+                Verdict.PARTITIONED,
+                "the control plane itself may be cut off",
+            ),
             (
                 seen(service, ssh, peers=peers(UNKNOWN, UNKNOWN), running=True),
                 Verdict.HOST_LOST,  # the common cause and the quorum are the guards' to see
-                "no peer hears it; its platform says that it runs",
+                "no peer can reach it; the platform says that it still runs",
             ),
             (
                 seen(service, ssh, peers=peers(DOWN, UNKNOWN)),
                 Verdict.HOST_LOST,
-                "cassandra-1 says that it is",
+                "down according to cassandra-1",
             ),
             (seen(service, ssh, peers=peers(DOWN, DOWN)), Verdict.HOST_LOST, "cassandra-1 and cassandra-3"),
-            (seen(service, ssh), Verdict.HOST_LOST, "no peer hears it"),
+            (seen(service, ssh), Verdict.HOST_LOST, "no peer can reach it"),
         )
     ),
     # on its way up
-    (seen(REFUSED, OK, init_state="STARTING"), Verdict.STARTING, "being started by its init"),
+    (seen(REFUSED, OK, init_state="STARTING"), Verdict.STARTING, "its init has just started the service"),
     (seen(REFUSED, OK, init_state="RUNNING", progress="replaying"), Verdict.STARTING, "starting: replaying"),
     (seen(WRONG, OK, init_state="RUNNING", progress="joining"), Verdict.STARTING, "starting: joining"),
     (seen(TIMEOUT, OK, progress="replaying"), Verdict.STARTING, "starting: replaying"),
     (seen(REFUSED, OK, init_state="BACKOFF", progress="second try"), Verdict.STARTING, "second try"),
     # it won't run as it is
-    (seen(REFUSED, OK, init_state="FATAL"), Verdict.MISCONFIGURED, "init says FATAL"),
-    (seen(REFUSED, OK, init_state="BACKOFF"), Verdict.MISCONFIGURED, "init says BACKOFF"),
-    (seen(WRONG, OK, init_state="RUNNING"), Verdict.MISCONFIGURED, "not as its protocol demands"),
+    (seen(REFUSED, OK, init_state="FATAL"), Verdict.MISCONFIGURED, "init state FATAL"),
+    (seen(REFUSED, OK, init_state="BACKOFF"), Verdict.MISCONFIGURED, "init state BACKOFF"),
+    (seen(WRONG, OK, init_state="RUNNING"), Verdict.MISCONFIGURED, "invalid in its protocol"),
     (seen(WRONG, REFUSED), Verdict.MISCONFIGURED, "ssh: refused"),
     # it just doesn't run
     (seen(REFUSED, OK, init_state="EXITED"), Verdict.PROCESS_DOWN, "nothing listens"),
-    (seen(REFUSED, OK, init_state="STOPPED"), Verdict.PROCESS_DOWN, "init says STOPPED"),
-    (seen(REFUSED, OK, init_state="RUNNING"), Verdict.PROCESS_DOWN, "init says RUNNING"),
+    (seen(REFUSED, OK, init_state="STOPPED"), Verdict.PROCESS_DOWN, "init state STOPPED"),
+    (seen(REFUSED, OK, init_state="RUNNING"), Verdict.PROCESS_DOWN, "init state RUNNING"),
     (seen(REFUSED, OK), Verdict.PROCESS_DOWN, "nothing listens"),
     (seen(REFUSED, WRONG), Verdict.PROCESS_DOWN, "ssh: wrong"),
 ]

@@ -46,7 +46,7 @@ def test_a_repair_that_was_begun_is_finished_on_a_node_that_answers(
 ) -> None:
     decision = decided(Verdict.FALSE_ALARM, attempts, unfinished=unfinished)
     assert decision.action is Action.WAIT
-    assert "isn't finished" in decision.reason
+    assert "not finished" in decision.reason
 
 
 def test_who_insists_gets_the_last_action_once_more() -> None:
@@ -95,14 +95,14 @@ def test_a_rebuilt_node_whose_process_dies_gets_the_cheap_remedy_first() -> None
 @pytest.mark.parametrize(
     ("requested", "attempts", "volume_intact", "action", "words"),
     [
-        (RESTART, [], None, RESTART, "restart was asked for by hand"),
-        (BOTH, [], True, BOTH, "rebuild was asked for by hand"),
-        (BACK, [], True, BACK, "roll_back was asked for by hand"),
-        (BOTH, [RESTART], True, BOTH, "asked for by hand"),
-        (NODE, [], False, BOTH, "its volume is gone, so that is rebuilt too"),
-        (RESTART, [RESTART], None, RESTART, "restart was asked for by hand"),
-        (NODE, [BOTH], False, BOTH, "its volume is gone, so that is rebuilt too"),
-        (Action.STAND_DOWN, [], None, Action.STAND_DOWN, "by hand"),
+        (RESTART, [], None, RESTART, "requested restart"),
+        (BOTH, [], True, BOTH, "requested rebuild"),
+        (BACK, [], True, BACK, "requested roll_back"),
+        (BOTH, [RESTART], True, BOTH, "requested rebuild"),
+        (NODE, [], False, BOTH, "volume is gone, so the volume is rebuilt too"),
+        (RESTART, [RESTART], None, RESTART, "requested restart"),
+        (NODE, [BOTH], False, BOTH, "volume is gone, so the volume is rebuilt too"),
+        (Action.STAND_DOWN, [], None, Action.STAND_DOWN, "requested stand_down"),
     ],
 )
 def test_by_hand_a_person_gets_what_was_asked_for(
@@ -115,12 +115,13 @@ def test_by_hand_a_person_gets_what_was_asked_for(
 
 def test_the_reason_says_why_and_what_was_tried() -> None:
     reason = decided(Verdict.HOST_LOST, [NODE, NODE], volume_intact=True).reason
-    assert "A new cassandra node and a new volume" in reason
+    assert "Rebuild the cassandra node and its volume" in reason
     assert "Tried before: rebuild_node, rebuild_node" in reason
     assert "host_lost" in reason
-    assert "a new volume: the old one is full" in decided(Verdict.DISK_FULL, [], volume_intact=True).reason
+    assert "the old volume is full" in decided(Verdict.DISK_FULL, [], volume_intact=True).reason
     assert (
-        "what the old one holds can't be read" in decided(Verdict.DATA_DAMAGED, [], volume_intact=True).reason
+        "the data on the old volume can't be read"
+        in decided(Verdict.DATA_DAMAGED, [], volume_intact=True).reason
     )
     assert "rebuild, rebuild" in decided(Verdict.DISK_LOST, [BOTH, BOTH]).reason
 

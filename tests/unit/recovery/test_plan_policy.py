@@ -131,7 +131,7 @@ def test_the_volume_may_not_go_when_only_the_node_was_meant(terraform: Terraform
 
 def test_a_second_tainted_node_is_refused_and_does_not_join_a_targeted_plan(terraform: Terraform) -> None:
     terraform.run("taint", OTHER)
-    with pytest.raises(PlanRefused, match=r"kafka-2.*not the node under repair"):
+    with pytest.raises(PlanRefused, match=r"kafka-2.*not part of the node in recovery"):
         check_plan(terraform.plan(f"-replace={NODE}"), [NODE])
     assert check_plan(terraform.plan(*aimed(NODE)), [NODE]).replaced == (NODE,)
 
@@ -177,7 +177,7 @@ def test_the_blast_radius_is_a_node_and_its_volume(terraform: Terraform) -> None
 
 
 def test_a_repair_makes_the_node_as_it_was(terraform: Terraform) -> None:
-    with pytest.raises(PlanRefused, match=r'make module.node\["kafka-1"\].*anew with another input.size'):
+    with pytest.raises(PlanRefused, match=r'create module.node\["kafka-1"\].*with a different input.size'):
         check_plan(terraform.plan("-var=size=2", *aimed(NODE)), [NODE])
 
 
@@ -287,14 +287,14 @@ def test_a_container_made_anew_as_another_is_refused(
 ) -> None:
     [container] = [item for item in docker_plan["resource_changes"] if "docker_container" in item["address"]]
     container["change"]["after"][attribute] = value
-    with pytest.raises(PlanRefused, match=f"cassandra-2.*anew with another {attribute}"):
+    with pytest.raises(PlanRefused, match=f"cassandra-2.*with a different {attribute}"):
         check_plan(docker_plan, DOCKER)
 
 
 def test_a_container_that_loses_a_bound_is_refused(docker_plan: dict[str, Any]) -> None:
     [container] = [item for item in docker_plan["resource_changes"] if "docker_container" in item["address"]]
     container["change"]["before"]["memory"] = 512
-    with pytest.raises(PlanRefused, match="anew with another memory"):
+    with pytest.raises(PlanRefused, match="with a different memory"):
         check_plan(docker_plan, DOCKER)
 
 
@@ -305,5 +305,5 @@ def test_what_is_known_of_a_list_is_judged_though_something_in_it_isn_t(docker_p
     change["after"]["volumes"][1]["volume_name"] = None
     assert check_plan(docker_plan, DOCKER).replaced
     change["after"]["volumes"][1]["container_path"] = "/"
-    with pytest.raises(PlanRefused, match=r"another volumes\.1\.container_path"):
+    with pytest.raises(PlanRefused, match=r"different volumes\.1\.container_path"):
         check_plan(docker_plan, DOCKER)

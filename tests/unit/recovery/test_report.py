@@ -75,11 +75,11 @@ def incident(*lines: tuple[str, str, dict[str, Any]]) -> Incident:
             Outcome.HEALED,
             "kafka-2 gave a record back",
         ),
-        ([SICK, REFUSED, SICK, ALLOWED], Outcome.FAILED, "the run ended after guard without a word"),
+        ([SICK, REFUSED, SICK, ALLOWED], Outcome.FAILED, "the run ended after step guard without a reason"),
         (
             [SICK, ALLOWED, DECIDED, ("restart", "started", {"mark": "start"})],
             Outcome.FAILED,
-            "the run ended after restart without a word",
+            "the run ended after step restart without a reason",
         ),
     ],
 )

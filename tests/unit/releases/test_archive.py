@@ -114,7 +114,7 @@ def test_a_lost_release_comes_back_from_s3(
 def test_an_object_that_is_something_else_is_refused(settings: Settings, release: Release, s3: Any) -> None:
     other = "0" * 64
     s3.put_object(Bucket=BUCKET, Key=archive.key(other), Body=archive.pack(release))
-    with pytest.raises(FleetError, match="isn't release 000000000000"):
+    with pytest.raises(FleetError, match="is not release 000000000000"):
         archive.find(settings, other, s3)
     with pytest.raises(FleetError, match=r"neither at .* nor in S3"):
         archive.find(settings, "1" * 64, s3)

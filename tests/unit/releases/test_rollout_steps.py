@@ -56,7 +56,7 @@ def test_a_release_that_came_to_no_plan_says_why() -> None:
     bad = record(good=False, bad_reason="cassandra.yaml.j2: 'fleet_nam' is undefined")
     assert conclude(deployment(), bad, dry_run=False) == (
         "stopped",
-        "no node was touched; the release was found bad: cassandra.yaml.j2: 'fleet_nam' is undefined",
+        "no node was changed; the release is marked bad: cassandra.yaml.j2: 'fleet_nam' is undefined",
     )
     assert "the task that failed" in conclude(deployment(P, T, W), bad, dry_run=False)[1]
 
