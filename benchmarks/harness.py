@@ -23,7 +23,7 @@ from kintsugi.core.incident import Incident
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations.context import Runtime
 from kintsugi.recovery.guard_evaluation import LIMITS
-from kintsugi.recovery.guards import Gate
+from kintsugi.recovery.guards import Guard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +80,7 @@ def await_allowed(
     doors: Runtime,
     kind: str,
     names: Sequence[str],
-    waives: Collection[Gate] = frozenset(),
+    waives: Collection[Guard] = frozenset(),
     deadline_s: float = ALLOWED_DEADLINE_S,
 ) -> None:
     """Ask the guards of chaos until they allow this fault; raises their last Refused at the deadline, or ChaosStopped.

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import release_traffic
 from benchmarks.harness import machine, write_report
-from benchmarks.release_traffic import Pulse
+from benchmarks.release_traffic import TrafficProbe
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import KintsugiError, Refused
 from kintsugi.operations import stream_driver
@@ -122,7 +122,7 @@ def with_mistake(runtime: Runtime, good: Release, trial: Trial) -> Release:
     return bad
 
 
-def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[Pulse]) -> dict[str, Any]:
+def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[TrafficProbe]) -> dict[str, Any]:
     """What came of it, from the store and from the work that went on meanwhile."""
     found = runtime.store.deployment(deployment)
     runs = {node: record.digest for node, record in runtime.store.node_releases().items()}
@@ -145,7 +145,7 @@ def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[Puls
 
 
 @contextmanager
-def _work(runtime: Runtime) -> Iterator[list[Pulse]]:
+def _work(runtime: Runtime) -> Iterator[list[TrafficProbe]]:
     """Records with acks=all, and canaries where the stream runs."""
     with release_traffic.producing(runtime.fleet) as produce:
         beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}

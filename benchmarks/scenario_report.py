@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.live_kills import Announcement, Death, kills, live_kills
-from benchmarks.scenarios import Cell, Pages, Told, judge, judge_kills, judge_pages
+from benchmarks.scenarios import Cell, ExpectedPages, Told, judge, judge_kills, judge_pages
 from kintsugi.chaos.experiment import figures
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.incident import Incident
@@ -105,7 +105,7 @@ def pages_about(cell: Cell, pages: Mapping[str, str]) -> list[str]:
         text
         for key, text in pages.items()
         if any(name in text for name in cell.nodes)
-        and (cell.pages is Pages.MUST or not key.startswith(PATTERN_PAGES))
+        and (cell.pages is ExpectedPages.MUST or not key.startswith(PATTERN_PAGES))
     )
 
 

@@ -39,7 +39,7 @@ from benchmarks.scenario_report import (
     row_of,
     told_by,
 )
-from benchmarks.scenarios import Cell, Pages, owed
+from benchmarks.scenarios import Cell, ExpectedPages, owed
 from kintsugi.chaos import guard
 from kintsugi.chaos.injection import hold, in_force
 from kintsugi.chaos.registry import FAULTS
@@ -329,7 +329,7 @@ def awaited_pages(run: Run) -> dict[str, str]:
 
     def complete() -> bool:
         pages = pages_since(run.doors, run.t0)
-        return all(pages_about(cell, pages) for cell in run.cells if cell.pages is Pages.MUST)
+        return all(pages_about(cell, pages) for cell in run.cells if cell.pages is ExpectedPages.MUST)
 
     wait_until(complete, PAGE_DEADLINE_S, pause=1.0)
     return pages_since(run.doors, run.t0)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kintsugi.core.incident import Action
-from kintsugi.recovery.diagnosis import Verdict
-from kintsugi.recovery.guards import Gate
+from kintsugi.recovery.diagnosis import FailureMode
+from kintsugi.recovery.guards import Guard
 
-_V, _A = Verdict, Action
+_V, _A = FailureMode, Action
 # An init that starts a killed service is often quicker than the second opinion.
 BACK_BY_ITSELF = frozenset({_V.STARTING, _V.PROCESS_DOWN, _V.FALSE_ALARM})
 DEAD = frozenset({_V.HOST_LOST})
@@ -23,7 +23,7 @@ REBUILT = frozenset({_A.REBUILD})
 ON_ITS_DISK = frozenset({_A.REBUILD_NODE})
 
 
-class Pages(StrEnum):
+class ExpectedPages(StrEnum):
     """Whether a person is paged about a fault."""
 
     NONE = "none"
@@ -48,17 +48,17 @@ class Cell:
 
     fault: str
     nodes: tuple[str, ...]
-    verdicts: frozenset[Verdict]
+    verdicts: frozenset[FailureMode]
     actions: frozenset[Action] = frozenset()
     must: frozenset[Action] = frozenset()
     says: str = ""
     incident: bool = True
     asks: bool = False
     again: bool = False
-    pages: Pages = Pages.NONE
+    pages: ExpectedPages = ExpectedPages.NONE
     may_kill_serving: bool = False
     hold_s: float | None = None
-    waives: frozenset[Gate] = frozenset()
+    waives: frozenset[Guard] = frozenset()
     deadline_s: float = 240.0
 
     @property
@@ -68,7 +68,9 @@ class Cell:
         return f"{self.fault}{'_twice' if self.again else ''}{held}:{'+'.join(self.nodes)}"
 
 
-def one_each(fault: str, names: Iterable[str], verdicts: frozenset[Verdict], **more: object) -> list[Cell]:
+def one_each(
+    fault: str, names: Iterable[str], verdicts: frozenset[FailureMode], **more: object
+) -> list[Cell]:
     return [Cell(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
 
 
@@ -125,9 +127,9 @@ def _unexpected(cell: Cell, node: str, verdicts: set[str], actions: set[str]) ->
 
 def judge_pages(cell: Cell, pages: Collection[str]) -> str | None:
     """Why a person wasn't paged as designed, None when it was so. ``pages``: titles of those about its victims."""
-    if cell.pages is Pages.MUST and not pages:
+    if cell.pages is ExpectedPages.MUST and not pages:
         return f"no person was paged about {', '.join(cell.nodes)}"
-    if cell.pages is Pages.NONE and pages:
+    if cell.pages is ExpectedPages.NONE and pages:
         return f"a person was paged: {'; '.join(sorted(pages))}"
     return None
 

@@ -30,7 +30,7 @@ from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse
 from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, STATISTICS, newest_before
 from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES, Derived
 from kintsugi.pipeline.stream.flow_windows import AGGRESSOR, IMBALANCE, WINDOW_MS
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
 from kintsugi.sampledata import injected_behaviour
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
@@ -151,9 +151,9 @@ def _lines(made: GeneratedDay) -> Iterator[str]:
             yield from (line.rstrip("\n") for line in file)
 
 
-def stream(spark: SparkSession, made: GeneratedDay) -> MemoryStore:
+def stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
     """The tables after the day went through the stream's own functions."""
-    store, baseline = MemoryStore(), usual(spark, made)
+    store, baseline = InMemoryRepository(), usual(spark, made)
     derived = Derived(store)
     for batch in messages(made):
         trades = stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(batch)))
@@ -164,7 +164,7 @@ def stream(spark: SparkSession, made: GeneratedDay) -> MemoryStore:
     return store
 
 
-def judge(made: GeneratedDay, store: MemoryStore, scores: dict[str, Score]) -> None:
+def judge(made: GeneratedDay, store: InMemoryRepository, scores: dict[str, Score]) -> None:
     """Add a day to the scores, by signal."""
     truth = json.loads(made.truth_file.read_text())
     planted = {

@@ -17,7 +17,7 @@ from benchmarks.harness import generous, known, machine, screen, write_report
 from benchmarks.kill_recorder import recording
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
 from benchmarks.scenario_run import run_cells
-from benchmarks.scenarios import Cell, Pages
+from benchmarks.scenarios import Cell, ExpectedPages
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import KintsugiError
@@ -47,14 +47,20 @@ def stall(nodes: tuple[str, ...], seconds: float) -> Cell:
     """The cell of one stall."""
     if seconds <= LEFT_ALONE_S:
         return Cell(
-            "stalled", nodes, ANY, incident=False, pages=Pages.MAY, hold_s=seconds, waives=BEYOND_SPARE
+            "stalled",
+            nodes,
+            ANY,
+            incident=False,
+            pages=ExpectedPages.MAY,
+            hold_s=seconds,
+            waives=BEYOND_SPARE,
         )
     return Cell(
         "stalled",
         nodes,
         ANY,
         actions=LADDER,
-        pages=Pages.MAY,
+        pages=ExpectedPages.MAY,
         hold_s=seconds,
         waives=BEYOND_SPARE,
         deadline_s=300,

@@ -41,7 +41,7 @@ from kintsugi.pipeline.consumer_offsets import (
 )
 from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate
 from kintsugi.pipeline.stream.baselines import BaselineCache
-from kintsugi.pipeline.stream.cassandra_repository import CassandraStore
+from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository
 from kintsugi.pipeline.stream.cassandra_sink import arrow_sink
 from kintsugi.pipeline.stream.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
 from kintsugi.pipeline.stream.derived_tables import RETURNED as OF_TRADES
@@ -356,7 +356,7 @@ def main() -> int:
 
     def derived() -> Derived:
         migrate(list(contact_points))  # a roll-out starts the driver before anybody runs `make up`
-        return Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
+        return Derived(CassandraRepository(connect(list(contact_points))), epoch=epoch)
 
     write = batch_writer(plan, committer, letters, BaselineCache(list(contact_points)), derived)
     try:

@@ -12,16 +12,16 @@ from fastapi import Header, HTTPException
 from psycopg.types.json import Jsonb
 
 from kintsugi.core.fleet import load_fleet
-from kintsugi.core.observation import Answer, Symptom
+from kintsugi.core.observation import ProbeResult, Symptom
 from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.store import Store
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport
 from kintsugi.web.actions import Request
-from kintsugi.web.airflow_api import Answer as Done
+from kintsugi.web.airflow_api import AirflowReply as Done
 from kintsugi.web.app import Doors, create_app
-from kintsugi.web.polling_cache import Hub, Source
+from kintsugi.web.polling_cache import Hub, PolledSource
 from kintsugi.web.sources import AirflowSeen, Files, FlowSeen, NodeSeen, ReleasesSeen, Unusual, UnusualDay
 
 STEPS: tuple[tuple[str, str, float, dict[str, str]], ...] = (
@@ -82,20 +82,20 @@ class World:
 
     def __post_init__(self) -> None:
         for node in load_fleet():
-            self.nodes.setdefault(node.name, NodeSeen(Answer.OK, "answers", None, None))
+            self.nodes.setdefault(node.name, NodeSeen(ProbeResult.OK, "answers", None, None))
 
     def down(self, name: str, since: datetime) -> None:
         """Let a node be found down."""
-        self.nodes[name] = NodeSeen(Answer.REFUSED, "refused", Symptom.DOWN, since)
+        self.nodes[name] = NodeSeen(ProbeResult.REFUSED, "refused", Symptom.DOWN, since)
 
-    def sources(self, dsn: str) -> dict[str, Source]:
-        def of(name: str, value: Callable[[], Any]) -> Source:
+    def sources(self, dsn: str) -> dict[str, PolledSource]:
+        def of(name: str, value: Callable[[], Any]) -> PolledSource:
             async def ask() -> Any:
                 if name in self.errors:
                     raise self.errors[name]
                 return value()
 
-            return Source(ask, every_s=0.2, within_s=1.0)
+            return PolledSource(ask, every_s=0.2, within_s=1.0)
 
         samples = FlowSamples(dsn)
         samples.prepare()

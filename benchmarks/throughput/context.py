@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.throughput.meters import StreamMeter
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.operations.context import Runtime
 from kintsugi.pipeline.cassandra_session import connected
@@ -83,7 +83,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
 
 async def _silent(bench: Bench) -> list[str]:
     probes = await asyncio.gather(*(probe_node(node) for node in bench.doors.fleet))
-    return [probe.target for probe in probes if probe.answer is not Answer.OK]
+    return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
 
 Result = dict[str, Any]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.throughput.feed import Part
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import Ledger, State, Tally
+from kintsugi.db.ingest_ledger import FileState, IngestLedger, Tally
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -61,7 +61,7 @@ def etag_of(body: bytes) -> str:
 
 
 def deliver(
-    s3: Any, ledger: Ledger, kafka: KafkaProducer, part: Part, messages: list[Message], *,
+    s3: Any, ledger: IngestLedger, kafka: KafkaProducer, part: Part, messages: list[Message], *,
     rate: float | None = None,
 ) -> float:  # fmt: skip
     """Send a file's messages, ``rate`` a second or as fast as Kafka takes them; returns the seconds it took.
@@ -81,7 +81,7 @@ def deliver(
         send(kafka, TOPIC, paced(messages, rate))
         seconds = time.monotonic() - began
         tally = Tally(lines_done=part.rows + 1, read=part.rows, accepted=part.rows, produced=len(messages))
-        claim.finish(tally, State.DONE)
+        claim.finish(tally, FileState.DONE)
     return seconds
 
 

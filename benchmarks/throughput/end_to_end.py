@@ -16,7 +16,7 @@ from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.delivery import put
 from benchmarks.throughput.feed import Part, parts, trades
 from benchmarks.throughput.figures import rates, spread
-from benchmarks.throughput.meters import Reading, StreamMeter, usage
+from benchmarks.throughput.meters import StreamMeter, StreamReading, usage
 from benchmarks.throughput.stored import Expected, compare, rows_of
 from benchmarks.throughput.writers import save
 from kintsugi.core.errors import StepFailed
@@ -87,7 +87,9 @@ class Feed:
         self._first: int | None = None
         self.sent: list[Part] = []
 
-    def until(self, meter: StreamMeter, reached: Callable[[Reading], bool], seconds: float) -> Reading:
+    def until(
+        self, meter: StreamMeter, reached: Callable[[StreamReading], bool], seconds: float
+    ) -> StreamReading:
         """Feed until a reading fulfils ``reached``, and return it; raises StepFailed after ``seconds`` in vain."""
         if self._first is None:
             self._first = meter.last.stored

@@ -20,7 +20,7 @@ from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import KEYSPACE
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.infra import ssh
 from kintsugi.pipeline.cassandra_session import connected
 
@@ -43,7 +43,7 @@ def growth(bench: Bench) -> Result:
     """``growth``: for each level rows, partitions' factor, trades_per_s, cpu_s_per_trade; and the slope."""
     idle = idle_cpu(bench)
     bench.say(f"idle, all nodes use {idle:.2f} cores")
-    ledger = Ledger(store_dsn(bench.doors.settings))
+    ledger = IngestLedger(store_dsn(bench.doors.settings))
     points: list[dict[str, Any]] = []
     first = 0
     with kafka_python(bench.bootstrap) as kafka:

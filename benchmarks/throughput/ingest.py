@@ -17,7 +17,7 @@ from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import Ledger, file_id
+from kintsugi.db.ingest_ledger import IngestLedger, file_id
 from kintsugi.pipeline.ingest.file_ingest import ingest_object
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import S3Object
@@ -89,7 +89,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
 
 
 @contextmanager
-def scratch_ledger(dsn: str) -> Iterator[Ledger]:
+def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
     """A ledger in a schema of its own, dropped at the end of the block: the account must not look for these files."""
     import psycopg
     from psycopg.conninfo import make_conninfo
@@ -97,7 +97,7 @@ def scratch_ledger(dsn: str) -> Iterator[Ledger]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCRATCH_SCHEMA}")
         try:
-            yield Ledger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+            yield IngestLedger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
         finally:
             connection.execute(f"DROP SCHEMA {SCRATCH_SCHEMA} CASCADE")
 

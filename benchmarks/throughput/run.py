@@ -73,7 +73,7 @@ def run(
     report = report or settings.repository / "build" / "bench.json"
     folder = report.parent / "bench"
     console = Console(soft_wrap=True, highlight=False)
-    state = State.load(folder / "state.json", wanted, seed, seconds)
+    state = BenchState.load(folder / "state.json", wanted, seed, seconds)
     bench = Bench(runtime(), console, state.data_seed, seconds, folder)
     console.print(f"seed {state.seed}; data of the fortnight around {_week(bench.seed)}")
     if state.results:
@@ -107,7 +107,7 @@ def chosen(only: Sequence[str]) -> list[str]:
 
 
 @dataclass(slots=True)
-class State:
+class BenchState:
     """What an unfinished run has found; written after each section.
 
     ``calls``: how often it was begun or gone on with.
@@ -126,7 +126,7 @@ class State:
         return self.seed + self.calls - 1
 
     @classmethod
-    def load(cls, path: Path, wanted: list[str], seed: int | None, seconds: float) -> State:
+    def load(cls, path: Path, wanted: list[str], seed: int | None, seconds: float) -> BenchState:
         """The run that ``path`` holds if it is the same and young enough, else a new one."""
         now = time.time()
         try:
@@ -170,7 +170,7 @@ def _measured(bench: Bench, name: str) -> Result:
     return {**result, "took_s": took}
 
 
-def _write(report: Path, state: State, skipped: list[str], seconds: float) -> dict[str, Any]:
+def _write(report: Path, state: BenchState, skipped: list[str], seconds: float) -> dict[str, Any]:
     run = {
         "seed": state.seed, "began_at": datetime.fromtimestamp(state.began_at, UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1), "skipped": skipped, "missing": [n for n in SECTIONS if n not in state.results],

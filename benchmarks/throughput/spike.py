@@ -19,7 +19,7 @@ from benchmarks.throughput.latency import PERIOD_S, RATE, feed
 from benchmarks.throughput.meters import StreamMeter, usage
 from benchmarks.throughput.stored import Expected, compare
 from kintsugi.core.connections import store_dsn
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.row_parser import Trade
 
 TRADES = 100_000
@@ -38,7 +38,7 @@ def spike(bench: Bench) -> Result:
     part = joined(f"trades/spike/UnderlyingOptionsTradesCalcs_{bench.seed}.csv", burst, TRADES // PART_ROWS)
     ready, expected = messages(part), Expected()
     expected.add(trades(part))
-    ledger = Ledger(store_dsn(bench.doors.settings))
+    ledger = IngestLedger(store_dsn(bench.doors.settings))
     with (
         bench.stream_meter() as meter,
         kafka_python(bench.bootstrap) as kafka,

@@ -59,7 +59,7 @@ class Recorder:
         monkeypatch.setattr(assessment, "stand_down", lambda *_: self._act("stand_down"))
         monkeypatch.setattr(report, "archive_logs", lambda *_: [self._act("archive_logs")])
         monkeypatch.setattr(
-            report, "record", lambda *_: report.Story(self.fails is None, self._act("record"))
+            report, "record", lambda *_: report.IncidentRecord(self.fails is None, self._act("record"))
         )
         for name in ACTS:
             monkeypatch.setattr(actions, name, lambda *_, name=name: self._act(name))

@@ -40,7 +40,7 @@ class Recorder:
         monkeypatch.setattr(
             rollout_steps,
             "finish",
-            lambda *_, **__: rollout_steps.Story(self.fails_at is None, self._act("finish")),
+            lambda *_, **__: rollout_steps.RolloutRecord(self.fails_at is None, self._act("finish")),
         )
 
     def _act(self, name: str) -> str:

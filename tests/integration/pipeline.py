@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.reconcile.reconcile import take_account
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Pipeline:
     folder: Path
     s3: S3Client
-    ledger: Ledger
+    ledger: IngestLedger
     dsn: str
     bootstrap: list[str]
     contact_points: list[str]
@@ -62,7 +62,14 @@ def running(folder: Path, net: str) -> Iterator[Pipeline]:
             client = s3_client(s3.extra["url"])
             client.create_bucket(Bucket=BUCKET)
             yield Pipeline(
-                folder, client, Ledger(dsn), dsn, [kafka.endpoint], [cassandra.address], session, started
+                folder,
+                client,
+                IngestLedger(dsn),
+                dsn,
+                [kafka.endpoint],
+                [cassandra.address],
+                session,
+                started,
             )
     finally:
         servers.stop_all(started)

@@ -22,7 +22,7 @@ from benchmarks.throughput.meters import StreamMeter
 from benchmarks.throughput.writers import Load, measure, save
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.ingest_ledger import FileState, IngestLedger
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.consumer_offsets import commit, group_consumer
@@ -46,7 +46,7 @@ KINDS = {
 class Place:
     folder: Path
     s3: Any
-    ledger: Ledger
+    ledger: IngestLedger
     dsn: str
     bootstrap: list[str]
     contact_points: list[str]
@@ -74,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             yield Place(
                 folder,
                 client,
-                Ledger(postgres.extra["dsn"]),
+                IngestLedger(postgres.extra["dsn"]),
                 postgres.extra["dsn"],
                 [kafka.endpoint],
                 [cassandra.address],
@@ -183,7 +183,7 @@ def test_a_delivered_file_is_on_record_and_not_ingested_again(place: Place) -> N
             deliver(place.s3, place.ledger, kafka, made, feed.messages(made))
     assert pending(place.s3, place.ledger) == []
     (entry,) = place.ledger.entries(made.key)
-    assert (entry.state, entry.tally.produced) == (State.DONE, 200)
+    assert (entry.state, entry.tally.produced) == (FileState.DONE, 200)
 
 
 def test_the_meter_sees_what_the_group_has_stored(place: Place) -> None:

@@ -34,7 +34,7 @@ from kintsugi.operations.cassandra_repair import compare_tonight
 from kintsugi.operations.context import Runtime
 from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.recovery.plan_policy import changes
-from kintsugi.wire.kafka_quorum import Quorum, find_leader
+from kintsugi.wire.kafka_quorum import QuorumDescription, find_leader
 from tests.installations import installation, open_directory
 
 ROWS, MISSED = 2000, 50
@@ -142,7 +142,7 @@ def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
     assert {worker["host"] for worker in workers if worker["state"] == "ALIVE"} == expected
 
 
-def quorum_of(fleet: Fleet) -> Quorum:
+def quorum_of(fleet: Fleet) -> QuorumDescription:
     _, quorum = find_leader([f"{node.address}:9093" for node in fleet.of(Role.KAFKA)])
     return quorum
 

@@ -15,8 +15,8 @@ import pytest
 
 from kintsugi.chaos.logs import damage_entry, damage_marker
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.fleet import ControlPlaneEndpoints, Fleet, Node, Role
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.operations import gossip_generation, readiness, verification_cassandra
 from kintsugi.probes.observe import damage
 from kintsugi.probes.peers import witnesses
@@ -26,7 +26,9 @@ from kintsugi.recovery.guard_facts import cassandra_facts
 from tests.integration import servers
 
 NODES = [Node(f"cassandra-{n}", Role.CASSANDRA, f"127.35.42.{n}", 2222) for n in (1, 2, 3)]
-FLEET = Fleet("test", "local", ControlPlane("127.35.42.9", 1, 2, 3, 4), {node.name: node for node in NODES})
+FLEET = Fleet(
+    "test", "local", ControlPlaneEndpoints("127.35.42.9", 1, 2, 3, 4), {node.name: node for node in NODES}
+)
 
 
 @dataclass
@@ -68,7 +70,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
 
 def test_a_living_ring(ring: Ring) -> None:
     for node in NODES:
-        assert asyncio.run(probe_node(node)).answer is Answer.OK
+        assert asyncio.run(probe_node(node)).answer is ProbeResult.OK
         said = asyncio.run(witnesses(FLEET, node))
         assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
         asyncio.run(readiness.until(partial(readiness.missing, FLEET, node), 30, "not redundant"))

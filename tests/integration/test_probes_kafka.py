@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from kintsugi.airflow_ext.triggers.node_health import NodeHealthTrigger
-from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.core.observation import Answer, Finding, PeerOpinion, Symptom
+from kintsugi.core.fleet import ControlPlaneEndpoints, Fleet, Node, Role
+from kintsugi.core.observation import Finding, PeerOpinion, ProbeResult, Symptom
 from kintsugi.core.settings import CONSUMER_GROUP, TOPIC
 from kintsugi.operations import readiness
 from kintsugi.operations.verification_kafka import verify_kafka
@@ -26,7 +26,9 @@ from kintsugi.recovery.guard_facts import guard_facts, kafka_facts
 from tests.integration import servers
 
 NODES = [Node(f"kafka-{n}", Role.KAFKA, f"127.35.41.{n}", 2222) for n in (1, 2, 3)]
-FLEET = Fleet("test", "local", ControlPlane("127.35.41.9", 1, 2, 3, 4), {node.name: node for node in NODES})
+FLEET = Fleet(
+    "test", "local", ControlPlaneEndpoints("127.35.41.9", 1, 2, 3, 4), {node.name: node for node in NODES}
+)
 VOTERS = {node.index: node.address for node in NODES}
 
 
@@ -86,7 +88,7 @@ async def _quorum_lacks() -> str | None:
 
 async def test_all_is_well(brokers: Brokers) -> None:
     for node in NODES:
-        assert (await probe_node(node)).answer is Answer.OK
+        assert (await probe_node(node)).answer is ProbeResult.OK
         said = await witnesses(FLEET, node)
         assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
         assert (await kafka_facts(FLEET, node)).current == 2
@@ -142,7 +144,7 @@ async def test_a_hung_broker_is_found_within_twenty_seconds_and_its_peers_say_so
         opinions = {witness.opinion for witness in await witnesses(FLEET, node)}
         assert PeerOpinion.UP not in opinions
         facts = await guard_facts(FLEET, node)
-        assert facts.service is Answer.TIMEOUT
+        assert facts.service is ProbeResult.TIMEOUT
         assert facts.heard_at is None or (facts.at - facts.heard_at).total_seconds() > 5
     finally:
         brokers.signal(node, signal.SIGCONT)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments.local import node as local
 from kintsugi.infra import ssh
 from kintsugi.probes.observe import observe
-from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from tests.integration import servers
 
 NAME = "kafka-1"
@@ -66,7 +66,7 @@ async def test_a_node_whose_service_is_not_there(settings: Settings) -> None:
     started = time.monotonic()
     seen = await observe(settings, node)
     assert time.monotonic() - started < 8  # bounded also on a busy machine
-    assert (seen.service, seen.ssh) == (Answer.REFUSED, Answer.OK)
+    assert (seen.service, seen.ssh) == (ProbeResult.REFUSED, ProbeResult.OK)
     assert seen.volume_intact is False  # the disk is there, but nobody ever formatted it
 
     (settings.node_volume(NAME) / "data/kafka").mkdir()
@@ -77,15 +77,15 @@ async def test_a_node_whose_service_is_not_there(settings: Settings) -> None:
     assert seen.init_state == "RUNNING"
     assert seen.progress is not None
     assert seen.progress.startswith("its process began")
-    assert diagnose(seen).verdict is Verdict.STARTING
+    assert diagnose(seen).verdict is FailureMode.STARTING
 
     local.power_off(settings, NAME)
     started = time.monotonic()
     seen = await observe(settings, node)
     assert time.monotonic() - started < 4
-    assert (seen.service, seen.ssh, seen.init_state) == (Answer.REFUSED, Answer.REFUSED, None)
+    assert (seen.service, seen.ssh, seen.init_state) == (ProbeResult.REFUSED, ProbeResult.REFUSED, None)
     assert seen.volume_intact is None
-    assert diagnose(seen).verdict is Verdict.HOST_LOST
+    assert diagnose(seen).verdict is FailureMode.HOST_LOST
 
 
 async def test_a_frozen_node_is_silent_and_still_answered_for_in_bounded_time(settings: Settings) -> None:
@@ -97,5 +97,5 @@ async def test_a_frozen_node_is_silent_and_still_answered_for_in_bounded_time(se
         assert time.monotonic() - started < 8
     finally:
         local.resume(settings, NAME)
-    assert seen.ssh is Answer.TIMEOUT
+    assert seen.ssh is ProbeResult.TIMEOUT
     assert seen.init_state is None

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.fleet import ControlPlaneEndpoints, Fleet, Node, Role
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.operations import readiness
 from kintsugi.operations.verification import verify_spark
 from kintsugi.probes.peers import witnesses
@@ -21,7 +21,10 @@ from tests.integration import servers
 MASTER = Node("spark-master-1", Role.SPARK_MASTER, "127.35.44.1", 2222)
 WORKER = Node("spark-worker-1", Role.SPARK_WORKER, "127.35.44.2", 2222)
 FLEET = Fleet(
-    "test", "local", ControlPlane("127.35.44.9", 1, 2, 3, 4), {node.name: node for node in (MASTER, WORKER)}
+    "test",
+    "local",
+    ControlPlaneEndpoints("127.35.44.9", 1, 2, 3, 4),
+    {node.name: node for node in (MASTER, WORKER)},
 )
 
 
@@ -44,20 +47,20 @@ def cluster(tmp_path: Path) -> Iterator[list[servers.Server]]:
 def test_a_worker_dies_and_comes_back(cluster: list[servers.Server], tmp_path: Path) -> None:
     for node in (WORKER, MASTER):
         asyncio.run(readiness.until(lambda node=node: readiness.missing(FLEET, node), 40, node.name))  # type: ignore[misc]
-        assert asyncio.run(probe_node(node)).answer is Answer.OK
+        assert asyncio.run(probe_node(node)).answer is ProbeResult.OK
         assert "offer their cores" in verify_spark(FLEET, node, stream=False)
     (witness,) = asyncio.run(witnesses(FLEET, WORKER))
     assert (witness.peer, witness.opinion) == (MASTER.name, PeerOpinion.UP)
     assert asyncio.run(witnesses(FLEET, MASTER)) == []
 
     stream = asyncio.run(probe_stream(MASTER))
-    assert stream.answer is Answer.WRONG
+    assert stream.answer is ProbeResult.WRONG
     assert "0 applications called stream_trades" in stream.detail
     with pytest.raises(StepFailed, match="the stream holds no core on spark-worker-1"):
         verify_spark(FLEET, WORKER, stream=True, deadline_s=1)
 
     cluster[1].kill()
-    assert asyncio.run(probe_node(WORKER)).answer is Answer.REFUSED
+    assert asyncio.run(probe_node(WORKER)).answer is ProbeResult.REFUSED
 
     async def unheard() -> str | None:
         (said,) = await witnesses(FLEET, WORKER)

@@ -114,7 +114,7 @@ def doors(store: Store, servers: Servers, tmp_path: Path) -> Runtime:  # noqa: F
     return Runtime(settings=settings, fleet=settings.fleet, store=store)
 
 
-def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> rollout_steps.Story:
+def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> rollout_steps.RolloutRecord:
     """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
 
     def tasks() -> None:

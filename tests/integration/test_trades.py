@@ -20,7 +20,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
-from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.ingest_ledger import FileState, IngestLedger
 from kintsugi.notify import dead_letter_collector
 from kintsugi.notify.dead_letter_collector import Letters
 from kintsugi.pipeline import schema, stream_lag, synthetic_trade
@@ -117,10 +117,10 @@ def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
         gzip.compress(b"\n".join(good), 0)[:-900],
     )
     one, two = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
-    assert (one.state, one.tally.read) == (State.FAILED, 0)
+    assert (one.state, one.tally.read) == (FileState.FAILED, 0)
     assert one.reason
     assert "can't be read" in one.reason
-    assert two.state is State.DONE
+    assert two.state is FileState.DONE
     assert two.tally.accepted > 5
     assert two.tally.rejected == {"truncated": 1}
     assert pending(pipeline.s3, pipeline.ledger) == []
@@ -146,7 +146,7 @@ def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait()
     (entry,) = pipeline.ledger.entries(key)
-    assert entry.state is State.RUNNING
+    assert entry.state is FileState.RUNNING
     (account,) = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     assert (account.tally.read, account.tally.accepted, account.tally.duplicates) == (TRADES, TRADES, 0)
     assert len(identities_in_kafka(pipeline.bootstrap)) == before + TRADES
@@ -409,7 +409,7 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named(pipeline: Pipeline) -> 
 
 def _ingest_slowly(url: str, dsn: str, bootstrap: str) -> None:
     """What the test kills: an ingest in chunks of 50 rows."""
-    s3, ledger = s3_client(url), Ledger(dsn)
+    s3, ledger = s3_client(url), IngestLedger(dsn)
     with producer([bootstrap]) as kafka:
         for source in pending(s3, ledger):
             ingest_object(s3, source, ledger=ledger, kafka=kafka, chunk_rows=50)

@@ -15,7 +15,7 @@ from benchmarks.signals_application import SIGNALS, Score, judge
 from kintsugi.pipeline.stream.derived_records import WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import FLOW_WINDOW, UNUSUAL_TRADE, Put, Write, window_row
 from kintsugi.pipeline.stream.flow_windows import Sums, verdict
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 
 START = "2024-10-08 10:00:10.000"
@@ -29,7 +29,7 @@ def made(folder: Path, **truth: object) -> GeneratedDay:
 
 
 def judged(day: GeneratedDay, writes: Sequence[Write]) -> dict[str, Score]:
-    store = MemoryStore()
+    store = InMemoryRepository()
     store.write(writes, 1)
     scores = {signal: Score("standard", signal) for signal in SIGNALS}
     judge(day, store, scores)

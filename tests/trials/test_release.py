@@ -27,7 +27,7 @@ GOOD = Trial(
 
 
 @contextmanager
-def work(doors: Runtime) -> Iterator[list[release_traffic.Pulse]]:
+def work(doors: Runtime) -> Iterator[list[release_traffic.TrafficProbe]]:
     """Records with acks=all and rows at LOCAL_QUORUM, all the time."""
     addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
     numbers = count()
@@ -42,7 +42,7 @@ def work(doors: Runtime) -> Iterator[list[release_traffic.Pulse]]:
             yield pulses
 
 
-def roll_out(doors: Runtime, run: str, digest: str) -> rollout_steps.Story:
+def roll_out(doors: Runtime, run: str, digest: str) -> rollout_steps.RolloutRecord:
     """What the DAG does, task by task."""
     try:
         rollout_steps.prepare(doors, run, digest)

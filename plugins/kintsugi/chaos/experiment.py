@@ -17,7 +17,7 @@ from kintsugi.chaos.victim_choice import pick, seed_of
 from kintsugi.core.errors import Refused, StepFailed
 from kintsugi.core.fleet import watch_of
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Runtime
 from kintsugi.probes.protocols import probe_node
 from kintsugi.releases.rollout_steps import ROLL_OUT
@@ -37,7 +37,7 @@ def check_steady_state(runtime: Runtime) -> str:
 
     async def probe_all() -> list[str]:
         probes = await asyncio.gather(*(probe_node(node) for node in runtime.fleet))
-        return [probe.target for probe in probes if probe.answer is not Answer.OK]
+        return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
     silent = asyncio.run(probe_all())
     if silent:

@@ -27,8 +27,8 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, Refused, StepFailed
 from kintsugi.core.fleet import Node, watch_of
-from kintsugi.core.incident import ATTEMPT, Action, Ledger, acted_on_others
-from kintsugi.core.observation import Answer
+from kintsugi.core.incident import ATTEMPT, Action, RepairBudget, acted_on_others
+from kintsugi.core.observation import ProbeResult
 from kintsugi.db.heartbeats import Heartbeats
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.notify.dead_mans_switch import SILENT
@@ -36,7 +36,7 @@ from kintsugi.operations.context import Runtime
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.guard_facts import guard_facts
-from kintsugi.recovery.guards import CassandraFacts, Gate, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, judge
 from kintsugi.releases.rollout_steps import ROLL_OUT
 from kintsugi.releases.steady_state import look
 
@@ -50,7 +50,7 @@ class Aborted(StepFailed):
 
 
 def check(
-    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
+    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> None:
     """Raise Refused, with every reason, unless this fault may be made on these nodes now; takes about 10 s."""
     switch.check(runtime.store)
@@ -118,7 +118,7 @@ def unwatched(
 
 
 def guard_reasons(
-    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
+    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> list[str]:
     """What the guards say against stopping each victim now, and against the repair that it will need then."""
     nodes = [runtime.fleet.node(name) for name in names]
@@ -138,7 +138,7 @@ def objections(
     facts: GuardFacts,
     others: Sequence[Node],
     limits: Limits,
-    waives: Collection[Gate] = frozenset(),
+    waives: Collection[Guard] = frozenset(),
 ) -> list[str]:
     """What the guards say against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
     together = with_others_gone(facts, others)
@@ -154,8 +154,8 @@ def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
     silent_since = facts.at - limits.silence - timedelta(seconds=1)
     return replace(
         facts,
-        service=Answer.REFUSED,
-        ssh=Answer.REFUSED,
+        service=ProbeResult.REFUSED,
+        ssh=ProbeResult.REFUSED,
         running=False,
         observed_at=facts.at,
         heard_at=silent_since,
@@ -181,7 +181,7 @@ def _without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
     return replace(kafka, live=live, current=current)
 
 
-def ledger_of(runtime: Runtime, node: Node) -> Ledger:
+def ledger_of(runtime: Runtime, node: Node) -> RepairBudget:
     """What the store knows of a node without an incident: maintenance, repairs of the last hour, pending repairs."""
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     repaired = [
@@ -191,7 +191,7 @@ def ledger_of(runtime: Runtime, node: Node) -> Ledger:
         if entry.kind == ATTEMPT and entry.at > hour_ago
     ]
     pending = {name for name in runtime.store.pending_repairs() if _role_is(runtime, name, node)}
-    return Ledger(
+    return RepairBudget(
         maintenance=tuple(str(flag) for flag in runtime.store.maintenance(node.name)),
         repairs_of_node=repaired.count(node.name),
         repairs_of_fleet=len(repaired),
@@ -248,6 +248,6 @@ class Bystanders:
 
         async def ask() -> list[str]:
             probes = await asyncio.gather(*(probe_node(node) for node in bystanders))
-            return [probe.target for probe in probes if probe.answer is not Answer.OK]
+            return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
         return asyncio.run(ask())

@@ -26,7 +26,7 @@ MAIN_CLASS: Mapping[Role, bytes] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessIdentity:
     """One life of a process: its host process id and its start, in clock ticks since boot."""
 
     pid: int
@@ -38,22 +38,22 @@ class Process:
         return start_time(self.pid) == self.started
 
 
-def init_process(settings: Settings, name: str) -> Process | None:
+def init_process(settings: Settings, name: str) -> ProcessIdentity | None:
     """The init of a node that lives; None when it doesn't."""
     record = read_record(settings, name)
-    return Process(record.pid, record.start_time) if record is not None and running(record) else None
+    return ProcessIdentity(record.pid, record.start_time) if record is not None and running(record) else None
 
 
-def service_process(settings: Settings, node: Node) -> Process | None:
+def service_process(settings: Settings, node: Node) -> ProcessIdentity | None:
     """The process of the node's service, a child of its init; None when there is none at this moment."""
     init = init_process(settings, node.name)
     for pid in () if init is None else _children(init.pid):
         if MAIN_CLASS[node.role] in _arguments(pid) and (started := start_time(pid)) is not None:
-            return Process(pid, started)
+            return ProcessIdentity(pid, started)
     return None
 
 
-def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Process]:
+def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, ProcessIdentity]:
     """SIGSTOP the services of these nodes, one right after the other; returns what was stopped, by node.
 
     Raises StepFailed, with nothing stopped, when a node has no service at this moment.
@@ -74,7 +74,7 @@ def continue_services(settings: Settings, nodes: Iterable[Node]) -> None:
             send(process.pid, signal.SIGCONT, process.started)
 
 
-def kill_service(settings: Settings, node: Node) -> Process | None:
+def kill_service(settings: Settings, node: Node) -> ProcessIdentity | None:
     """SIGKILL the node's service; returns what was killed, None when there was none."""
     process = service_process(settings, node)
     if process is not None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from kintsugi.core.fleet import Role
 
 
-class Answer(StrEnum):
+class ProbeResult(StrEnum):
     """How one probe of one endpoint ended."""
 
     OK = "ok"  # answered its own protocol
@@ -92,7 +92,7 @@ class NodeView:
     cpu_s: float | None = None
     listening: bool | None = None
     connected: bool | None = None
-    answer: Answer | None = None
+    answer: ProbeResult | None = None
     processor: ProcessorUse | None = None
 
 
@@ -117,8 +117,8 @@ class Observation:
     node: str
     role: Role
     at: datetime
-    service: Answer
-    ssh: Answer
+    service: ProbeResult
+    ssh: ProbeResult
     init_state: str | None = None
     volume_intact: bool | None = None
     room: Headroom | None = None

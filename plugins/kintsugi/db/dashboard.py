@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.db.database import Database, one
 from kintsugi.db.flags import Maintenance
 from kintsugi.db.replica_repairs import Compared, compared
@@ -148,7 +148,7 @@ def _faults(connection: Rows) -> Iterable[Experiment]:
 
 
 def _incidents(connection: Rows, rows: Sequence[Mapping[str, Any]], *, whole: bool) -> list[Incident]:
-    journals: dict[str, list[Entry]] = {row["id"]: [] for row in rows}
+    journals: dict[str, list[JournalEntry]] = {row["id"]: [] for row in rows}
     if whole:
         found = connection.execute(
             "SELECT incident_id, at, step, message, data FROM incident_entry"
@@ -164,11 +164,11 @@ def _incidents(connection: Rows, rows: Sequence[Mapping[str, Any]], *, whole: bo
             (list(journals),),
         )
     for entry in found:
-        journals[entry.pop("incident_id")].append(Entry(**entry))
+        journals[entry.pop("incident_id")].append(JournalEntry(**entry))
     return [_incident(row, journals[row["id"]]) for row in rows]
 
 
-def _incident(row: Mapping[str, Any], entries: Sequence[Entry]) -> Incident:
+def _incident(row: Mapping[str, Any], entries: Sequence[JournalEntry]) -> Incident:
     return Incident(
         **{
             **row,

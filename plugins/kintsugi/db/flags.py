@@ -14,7 +14,7 @@ FLEET = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RecordedFault:
     """A fault made on purpose. ``t0``: the injector's time just before it, UTC. ``mode``: reset or silent."""
 
     node: str
@@ -63,7 +63,9 @@ class Flags(Database):
             )
 
     @asked_again
-    def last_fault(self, node: str, before: datetime, *, after: datetime | None = None) -> Fault | None:
+    def last_fault(
+        self, node: str, before: datetime, *, after: datetime | None = None
+    ) -> RecordedFault | None:
         """The last fault made on ``node`` at or before ``before``; where given, not before ``after``."""
         with self.transaction() as connection:
             row = connection.execute(
@@ -71,16 +73,16 @@ class Flags(Database):
                 " AND t0 >= coalesce(%s, '-infinity'::timestamptz) ORDER BY t0 DESC LIMIT 1",
                 (node, before, after),
             ).fetchone()
-        return None if row is None else Fault(**row)
+        return None if row is None else RecordedFault(**row)
 
     @asked_again
-    def faults(self, limit: int = 100) -> list[Fault]:
+    def faults(self, limit: int = 100) -> list[RecordedFault]:
         """The newest faults, newest first."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT node, kind, mode, run, t0 FROM fault ORDER BY t0 DESC, id DESC LIMIT %s", (limit,)
             ).fetchall()
-        return [Fault(**row) for row in rows]
+        return [RecordedFault(**row) for row in rows]
 
     def set_maintenance(self, scope: str, *, reason: str, user: str, until: datetime | None = None) -> None:
         """Keep recovery away from a node, or from all by ``*``; replaces this user's flag, and nobody else's."""

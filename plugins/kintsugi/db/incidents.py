@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
 from kintsugi.core.errors import KintsugiError, Refused
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import ATTEMPT, WITHDRAWN, Action, Entry, Incident, Ledger, Outcome, incident_id
+from kintsugi.core.incident import (
+    ATTEMPT,
+    WITHDRAWN,
+    Action,
+    Incident,
+    JournalEntry,
+    Outcome,
+    RepairBudget,
+    incident_id,
+)
 from kintsugi.db.database import ATTEMPT_LOCK, KILL_LOCK, Database, asked_again, one
 from kintsugi.db.flags import FLEET, MAINTENANCE_NOW, Maintenance
 from kintsugi.db.leases import extend, fence, require_open
@@ -102,7 +111,7 @@ class Incidents(Database):
         *,
         key: str,
         reason: str,
-        refusals: Callable[[Ledger], Sequence[str]],
+        refusals: Callable[[RepairBudget], Sequence[str]],
         ttl_s: float = 300.0,
     ) -> bool:
         """Begin to act: one transaction that proves the lease, asks the guards, announces the action.
@@ -288,7 +297,7 @@ class Incidents(Database):
             connection.execute("DELETE FROM pending_repair WHERE node = ANY(%s)", (list(nodes),))
 
     @asked_again
-    def ledger(self, incident_id: str) -> Ledger:
+    def ledger(self, incident_id: str) -> RepairBudget:
         """What the guards ask the store, ahead of the attempt; ``begin_attempt`` asks again."""
         with self.transaction() as connection:
             return _ledger(connection, _row(connection, incident_id), "")
@@ -351,7 +360,7 @@ def _write(
     return written.rowcount == 1
 
 
-def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> Ledger:
+def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> RepairBudget:
     node, role = incident["node"], incident["role"]
     now = one(connection.execute("SELECT clock_timestamp() AS now").fetchone())["now"]
     this = (incident["id"], attempt_key)
@@ -365,7 +374,7 @@ def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> 
         f" AND e.step = 'attempt' AND {_NOT_WITHDRAWN} GROUP BY i.node",
         (role, node),
     ).fetchall()
-    return Ledger(
+    return RepairBudget(
         maintenance=tuple(str(Maintenance(**flag)) for flag in flags),
         repairs_of_node=_repairs(connection, node, now - BUDGET_WINDOW, this),
         repairs_of_fleet=_repairs(connection, None, now - BUDGET_WINDOW, this),
@@ -392,17 +401,17 @@ def _load(connection: Rows, incident_id: str) -> Incident:
 
 def _with_entries(connection: Rows, rows: Iterable[Mapping[str, Any]]) -> list[Incident]:
     rows = list(rows)
-    journals: dict[str, list[Entry]] = {row["id"]: [] for row in rows}
+    journals: dict[str, list[JournalEntry]] = {row["id"]: [] for row in rows}
     for entry in connection.execute(
         "SELECT incident_id, at, step, message, data FROM incident_entry WHERE incident_id = ANY(%s)"
         " ORDER BY seq",
         (list(journals),),
     ):
-        journals[entry.pop("incident_id")].append(Entry(**entry))
+        journals[entry.pop("incident_id")].append(JournalEntry(**entry))
     return [_incident(row, journals[row["id"]]) for row in rows]
 
 
-def _incident(row: Mapping[str, Any], entries: Sequence[Entry]) -> Incident:
+def _incident(row: Mapping[str, Any], entries: Sequence[JournalEntry]) -> Incident:
     return Incident(
         **{
             **row,

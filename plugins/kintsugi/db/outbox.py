@@ -40,7 +40,7 @@ CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at) WHERE done_at IS NULL;
 """
 
 
-class Kind(StrEnum):
+class MessageKind(StrEnum):
     """What a message is, and so who delivers it."""
 
     PAGE = "page"  # a person is needed
@@ -52,19 +52,19 @@ class Kind(StrEnum):
     REPLAY = "replay"  # of messages that Kafka deleted unread
 
 
-LIFETIME: Mapping[Kind, timedelta] = {
+LIFETIME: Mapping[MessageKind, timedelta] = {
     # A rebuild asked for long ago is not what anybody wants now: the watch has looked since.
-    Kind.RECOVERY: timedelta(minutes=15),
+    MessageKind.RECOVERY: timedelta(minutes=15),
 }
 _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class OutboxMessage:
     """One row under delivery. ``attempts`` counts this one; ``receipt``: what earlier ones brought back."""
 
     key: str
-    kind: Kind
+    kind: MessageKind
     body: Mapping[str, Any]
     created_at: datetime
     attempts: int
@@ -80,7 +80,7 @@ class Outbox(Database):
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             connection.execute(_TABLES)
 
-    def put(self, key: str, kind: Kind, body: Mapping[str, Any]) -> bool:
+    def put(self, key: str, kind: MessageKind, body: Mapping[str, Any]) -> bool:
         """Say something once; False when ``key`` was said before. ``body`` is JSON and holds no secret."""
         from psycopg.types.json import Jsonb
 
@@ -92,7 +92,7 @@ class Outbox(Database):
             )
             return written.rowcount == 1
 
-    def claim(self, kinds: Collection[Kind]) -> Message | None:
+    def claim(self, kinds: Collection[MessageKind]) -> OutboxMessage | None:
         """The oldest message that is due, for CLAIM to deliver; None when there is none."""
         with self.transaction() as connection:
             row = connection.execute(
@@ -102,7 +102,7 @@ class Outbox(Database):
                 " RETURNING key, kind, body, created_at, attempts, receipt",
                 (CLAIM, [kind.value for kind in kinds]),
             ).fetchone()
-        return None if row is None else Message(**{**row, "kind": Kind(row["kind"])})
+        return None if row is None else OutboxMessage(**{**row, "kind": MessageKind(row["kind"])})
 
     def done(self, key: str, receipt: Mapping[str, Any] | None = None) -> None:
         """The outside has it; ``receipt`` is added to what is known."""
@@ -115,7 +115,7 @@ class Outbox(Database):
                 (Jsonb(dict(receipt or {})), key),
             )
 
-    def failed(self, message: Message, error: str, receipt: Mapping[str, Any] | None = None) -> bool:
+    def failed(self, message: OutboxMessage, error: str, receipt: Mapping[str, Any] | None = None) -> bool:
         """Not this time: try again later, or give up when it has expired; returns whether it was given up.
 
         ``receipt``: what was reached nevertheless, so that the next attempt leaves it out.
@@ -144,13 +144,13 @@ class Outbox(Database):
             row = connection.execute("SELECT receipt FROM outbox WHERE key = %s", (key,)).fetchone()
         return {} if row is None else dict(row["receipt"])
 
-    def due(self) -> set[Kind]:
+    def due(self) -> set[MessageKind]:
         """The kinds of which at least one message is due now."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT kind FROM outbox WHERE done_at IS NULL AND due_at <= clock_timestamp()"
             ).fetchall()
-        return {Kind(row["kind"]) for row in rows}
+        return {MessageKind(row["kind"]) for row in rows}
 
     def undelivered(self) -> list[tuple[str, str | None]]:
         """Key and last error of every message that waits or was given up in the last day, oldest first."""

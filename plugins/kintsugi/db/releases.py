@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from kintsugi.core.errors import KintsugiError, Refused
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.database import Database, one
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Deployment:
     reason: str | None
     started_at: datetime
     ended_at: datetime | None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[NodeRollout, ...] = ()
     entries: tuple[DeploymentEntry, ...] = ()
 
-    def step(self, node: str) -> Step:
+    def step(self, node: str) -> NodeRollout:
         """The step of ``node``; raises KintsugiError when the plan has none."""
         for step in self.steps:
             if step.node == node:
@@ -303,6 +303,6 @@ def _deployment(connection: Rows, deployment: str) -> Deployment:
     ).fetchall()
     return Deployment(
         **one(row),
-        steps=tuple(Step(s["node"], tuple(s["changes"]), NodeState(s["state"])) for s in steps),
+        steps=tuple(NodeRollout(s["node"], tuple(s["changes"]), NodeState(s["state"])) for s in steps),
         entries=tuple(DeploymentEntry(**entry) for entry in entries),
     )

@@ -16,7 +16,7 @@ database can't be reached, Fenced for a stale token, LeaseHeld and Refused as th
 """
 
 from kintsugi.db.database import StoreUnavailable
-from kintsugi.db.flags import Desired, Fault, Flags, Maintenance
+from kintsugi.db.flags import Desired, Flags, Maintenance, RecordedFault
 from kintsugi.db.incidents import Incidents
 from kintsugi.db.leases import Lease, Leases
 from kintsugi.db.releases import Deployment, ReleaseRecord, Releases
@@ -25,9 +25,9 @@ from kintsugi.db.replica_repairs import Comparisons
 __all__ = [
     "Deployment",
     "Desired",
-    "Fault",
     "Lease",
     "Maintenance",
+    "RecordedFault",
     "ReleaseRecord",
     "Store",
     "StoreUnavailable",

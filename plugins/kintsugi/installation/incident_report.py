@@ -21,13 +21,13 @@ def tell(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
     """The story of an incident. Raises KintsugiError when there is no such incident."""
     doors = runtime()
     incident = doors.store.incident(incident_id)
-    archive = Archive(settings, doors.s3(), incident_id)
+    archive = IncidentFiles(settings, doors.s3(), incident_id)
     if as_json:
         return json.dumps({**incident.to_json(), "plan": archive.plan(), "logs": archive.logs()}, indent=2)
     return "\n".join([*_journal(incident), *_plan(archive.plan()), *_logs(archive.logs())])
 
 
-class Archive:
+class IncidentFiles:
     """What the recovery put under an incident, in S3 or, while S3 is away, in the spool."""
 
     def __init__(self, settings: Settings, s3: Any, incident_id: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.fleet import WATCH, Node, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.db.flow_samples import FlowSamples
 from kintsugi.db.intake import IntakeStore
@@ -29,8 +29,8 @@ from kintsugi.probes import probe_node, probe_ssh
 from kintsugi.probes.disk import headroom, too_little
 from kintsugi.web import flow
 from kintsugi.web.intake import judge
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import Level
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import Severity
 from kintsugi.web.sources import STALE_AFTER, FlowSeen
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def show(document: Document) -> None:
     if document["dags"]:
         console.print(_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
-    late = document["stream"] or {"level": Level.WELL, "said": ""}
-    console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
+    late = document["stream"] or {"level": Severity.WELL, "said": ""}
+    console.print(f"Stream: {lag}" if late["level"] == Severity.WELL else f"Stream: {lag}; {late['said']}")
     for line in (document.get("record") or {}).get("said", ()):
         console.print(f"Stream: {line}")
     _show_intake(console, document.get("intake"))
@@ -179,7 +179,7 @@ async def _nodes(settings: Settings) -> list[Document]:
 
 async def _node(settings: Settings, node: Node) -> Document:
     service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
-    room = await headroom(settings, node) if ssh.answer is Answer.OK else None
+    room = await headroom(settings, node) if ssh.answer is ProbeResult.OK else None
     full = too_little(room) if room else None
     return {
         "name": node.name,
@@ -247,7 +247,7 @@ def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
-    seen = flow.stream(Reading(FlowSeen(tuple(samples), live=True)))
+    seen = flow.stream(CachedValue(FlowSeen(tuple(samples), live=True)))
     return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
 
 
@@ -267,7 +267,7 @@ def is_well(document: Document) -> bool:
     )
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
-    stands = Level.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
+    stands = Severity.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
     ended = document["open_incidents"] == []  # None: the store didn't say
     kept = (document.get("record") or {"well": True})["well"]
     airflow = bool(health) and set(health.values()) == {"healthy"}

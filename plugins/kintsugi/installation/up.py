@@ -21,7 +21,7 @@ from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from kintsugi.environments.platforms import platform_of
@@ -143,7 +143,7 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
     with progress.step("Airflow: database"):
         Store(store_dsn(plane.settings)).migrate()
-        Ledger(store_dsn(plane.settings)).migrate()
+        IngestLedger(store_dsn(plane.settings)).migrate()
         Outbox(store_dsn(plane.settings)).ensure_tables()
         if not plane.airflow.healthy():
             plane.migrate()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.db.outbox import Kind, outbox_of
+from kintsugi.db.outbox import MessageKind, outbox_of
 
 if TYPE_CHECKING:
     from kintsugi.operations.context import Runtime
@@ -56,5 +56,5 @@ def put_digest(runtime: Runtime, until: datetime) -> str:
     outbox = outbox_of(runtime.settings)
     until = until.astimezone(UTC)
     title, text = digest(runtime.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
-    outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", Kind.DIGEST, {"title": title, "text": text})
+    outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", MessageKind.DIGEST, {"title": title, "text": text})
     return title

@@ -10,8 +10,8 @@ from typing import Any
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.database import StoreUnavailable
-from kintsugi.db.ingest_ledger import Ledger
-from kintsugi.db.outbox import Kind, Message, Outbox
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.outbox import MessageKind, Outbox, OutboxMessage
 from kintsugi.db.store import Store
 from kintsugi.notify.channels import Channel, channels
 from kintsugi.notify.runbooks import runbook_link
@@ -45,11 +45,11 @@ class Post:
 
     outbox: Outbox
     store: Store
-    ledger: Ledger
+    ledger: IngestLedger
     resource: Mapping[str, str]
     trigger: Callable[[str, Mapping[str, Any], str], object]
 
-    def deliver_one(self, *kinds: Kind) -> bool:
+    def deliver_one(self, *kinds: MessageKind) -> bool:
         """Deliver the oldest message that is due of these kinds; False when there is none.
 
         A message that isn't taken stays and comes again later; nothing but StoreUnavailable is raised.
@@ -75,19 +75,19 @@ class Post:
             log.info("delivered %s", message.key)
         return True
 
-    def _deliver(self, message: Message) -> Mapping[str, Any]:
-        if message.kind in (Kind.PAGE, Kind.DIGEST):
+    def _deliver(self, message: OutboxMessage) -> Mapping[str, Any]:
+        if message.kind in (MessageKind.PAGE, MessageKind.DIGEST):
             return tell_people(message, channels())
-        if message.kind is Kind.MARKER:
+        if message.kind is MessageKind.MARKER:
             return self._marker(message)
-        if message.kind is Kind.RECOVERY:
+        if message.kind is MessageKind.RECOVERY:
             conf = {"node": message.body["node"], "action": "auto", "dry_run": False}
             return {"run": str(self.trigger(RECOVERY_DAG, conf, message.body["run"]))}
-        if message.kind is Kind.REPLAY:
+        if message.kind is MessageKind.REPLAY:
             return {"run": str(self.trigger(REPLAY_DAG, message.body["conf"], message.body["run"]))}
         return self._trace(message)
 
-    def _trace(self, message: Message) -> Mapping[str, Any]:
+    def _trace(self, message: OutboxMessage) -> Mapping[str, Any]:
         target = backend()
         if target is None:
             raise Nobody("the connection kintsugi_otlp is gone")
@@ -95,15 +95,15 @@ class Post:
         export(target, span, self.resource)
         return {"trace": span.key}
 
-    def _span(self, message: Message) -> Span:
-        if message.kind is Kind.INCIDENT_TRACE:
+    def _span(self, message: OutboxMessage) -> Span:
+        if message.kind is MessageKind.INCIDENT_TRACE:
             return incident_trace(self.store.incident(message.body["incident"]))
         for entry in self.ledger.entries(message.body["key"]):
             if (entry.key, entry.etag) == (message.body["key"], message.body["etag"]):
                 return ingest_trace(entry)
         raise Nobody(f"the ledger has no {message.body['key']} any longer")
 
-    def _marker(self, message: Message) -> Mapping[str, Any]:
+    def _marker(self, message: OutboxMessage) -> Mapping[str, Any]:
         api = markers()
         if api is None:
             raise Nobody("the connection kintsugi_honeycomb is gone")
@@ -121,7 +121,7 @@ class Post:
         return {"id": api.put(marker, begun)}
 
 
-def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
+def tell_people(message: OutboxMessage, known: list[Channel]) -> Mapping[str, Any]:
     """Send to every channel that takes this kind and hasn't taken the message before; returns who has it.
 
     Raises Nobody when no channel takes it, Undelivered when one of them didn't.
@@ -145,12 +145,12 @@ def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
     return receipt
 
 
-def text_of(message: Message) -> str:
+def text_of(message: OutboxMessage) -> str:
     """The text that people get: a page with the link of its runbook, and each message with its key.
 
     The key shows a reader who gets a message twice that it is the same one.
     """
     lines = [message.body["text"]]
-    if message.kind is Kind.PAGE:
+    if message.kind is MessageKind.PAGE:
         lines.append(f"Runbook: {runbook_link(message.key)}")
     return "\n".join([*lines, "", f"[{message.key}]"])

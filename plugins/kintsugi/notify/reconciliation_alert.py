@@ -7,7 +7,7 @@ from typing import Any
 
 from kintsugi.core.errors import Unaccounted
 from kintsugi.core.settings import load_settings
-from kintsugi.db.outbox import Kind, outbox_of
+from kintsugi.db.outbox import MessageKind, outbox_of
 
 
 def call_a_person(context: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ def call_a_person(context: Mapping[str, Any]) -> None:
         return
     outbox_of(load_settings()).put(
         f"page/unaccounted/{context['dag_run'].run_id}",
-        Kind.PAGE,
+        MessageKind.PAGE,
         {
             "title": "Trades are missing or altered in Cassandra",
             "text": f"{error}.\n`make reconcile` takes the account of all files, and says whether the lost ones ever "

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 from kintsugi.core.fleet import WATCH, watch_of
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.db.flags import Fault
+from kintsugi.db.flags import RecordedFault
 from kintsugi.notify.paging_rules import REMIND, Page
 
 LOOP = timedelta(hours=1)
@@ -36,7 +36,7 @@ def patterns(
     now: datetime,
     *,
     exits: Mapping[str, Sequence[datetime]] | None = None,
-    faults: Iterable[Fault] = (),
+    faults: Iterable[RecordedFault] = (),
 ) -> list[Page]:
     """The calls that are due at ``now`` (UTC), one a node at most. ``exits``: times of the exits by node name."""
     recovered: dict[str, list[Incident]] = {}

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Runtime
 from kintsugi.probes.protocols import probe_node
 
@@ -106,7 +106,7 @@ def _silent(fleet: Fleet) -> list[str]:
 
 async def _answering(nodes: Sequence[Node]) -> list[str]:
     probes = await asyncio.gather(*(probe_node(node) for node in nodes))
-    return [probe.target for probe in probes if probe.answer is Answer.OK]
+    return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
 
 
 def _differed(runtime: Runtime, node: Node, began: datetime) -> int | None:

@@ -87,7 +87,7 @@ class Runtime:
         )
 
     @contextmanager
-    def step(self, case: Case, name: str) -> Iterator[Step]:
+    def step(self, case: Case, name: str) -> Iterator[FencedStep]:
         """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
 
         The lease is renewed for as long as the step's process lives. Raises LeaseHeld when another run has taken it,
@@ -96,7 +96,7 @@ class Runtime:
         lease = self.store.acquire_lease(
             case.node, case.holder, LEASE_S, fresh_token=True, incident=case.incident
         )
-        step = Step(self, case, name, lease.token)
+        step = FencedStep(self, case, name, lease.token)
         step.note("started", mark="start")
         try:
             with first_in_line(), _kept(self.store, lease):
@@ -132,7 +132,7 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FencedStep:
     """A step under way: writes to the journal and proves before each act that it is still the one."""
 
     runtime: Runtime

@@ -19,7 +19,14 @@ from collections.abc import Callable
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.settings import KAFKA_CONTROLLER_PORT
-from kintsugi.wire.kafka_quorum import Quorum, QuorumError, Replica, add_voter, find_leader, remove_voter
+from kintsugi.wire.kafka_quorum import (
+    QuorumDescription,
+    QuorumError,
+    Replica,
+    add_voter,
+    find_leader,
+    remove_voter,
+)
 
 _PAUSE_S = 0.3
 _FETCHES_WITHIN_MS = 3000  # a living replica fetches every half second
@@ -58,7 +65,7 @@ def rejoin_voter(
 
 
 def _next_step(
-    quorum: Quorum,
+    quorum: QuorumDescription,
     node: Node,
     leader: str,
     cluster_id: str,
@@ -82,7 +89,7 @@ def _next_step(
     return "the leader hasn't confirmed it as a voter"
 
 
-def living(quorum: Quorum, node_id: int) -> Replica | None:
+def living(quorum: QuorumDescription, node_id: int) -> Replica | None:
     """The directory of the broker that fetches now, be it a voter's or an observer's; None when none does.
 
     The leader lists a directory that was removed from the voters among the observers for minutes after its last

@@ -23,7 +23,7 @@ from typing import Any
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
 from kintsugi.db.store import Store
 from kintsugi.operations import stream_driver
@@ -65,7 +65,7 @@ _CLAIM = {
 async def missing(fleet: Fleet, node: Node, stream: bool = False) -> str | None:
     """What ``node`` lacks to be redundant, or None. ``stream``: whether the application shall run."""
     probe = await probe_node(node)
-    if probe.answer is not Answer.OK:
+    if probe.answer is not ProbeResult.OK:
         return f"it doesn't answer its own protocol ({probe.detail})"
     if node.role is Role.KAFKA:
         return await _kafka(fleet, node)
@@ -120,7 +120,7 @@ async def _cassandra(fleet: Fleet, node: Node) -> str | None:
     healed node in the gossip of every living peer has to do.
     """
     probes = await asyncio.gather(*(probe_node(peer) for peer in fleet.peers(node)))
-    dead = {probe.target for probe in probes if probe.answer is not Answer.OK}
+    dead = {probe.target for probe in probes if probe.answer is not ProbeResult.OK}
     if dead:
         said = await witnesses(fleet, node)
         deaf = [w.peer for w in said if w.peer not in dead and w.opinion is not PeerOpinion.UP]

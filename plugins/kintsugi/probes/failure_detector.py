@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kintsugi.core.observation import Answer, Finding, Symptom
+from kintsugi.core.observation import Finding, ProbeResult, Symptom
 from kintsugi.probes.protocols import Probe
 
 HUNG_AFTER_S = 8.0
@@ -54,7 +54,7 @@ class NodeWatch:
         ``now_s``: monotonic seconds at which the probe ended. ``late_s``: seconds, since the previous probe
         ended, for which the watcher itself stood still.
         """
-        if probe.answer is Answer.OK:
+        if probe.answer is ProbeResult.OK:
             self._forget()
             return None
         started_s = now_s - probe.latency_s
@@ -64,7 +64,7 @@ class NodeWatch:
         self._late_s += late_s
         self._silent_s += max(0.0, now_s - listened_since_s - late_s)
         self._refused_starts_s = (
-            [*self._refused_starts_s, started_s] if probe.answer is Answer.REFUSED else []
+            [*self._refused_starts_s, started_s] if probe.answer is ProbeResult.REFUSED else []
         )
         self._note(probe, late_s)
         symptom = self._symptom()

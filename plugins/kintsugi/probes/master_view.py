@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.infra import ssh as ssh_client
 from kintsugi.probes.node_view import look_command, parse_look
@@ -32,7 +32,7 @@ async def master_witnesses(settings: Settings, node: Node, ssh: Probe) -> list[W
     fleet = settings.fleet
     asked: list[Coroutine[None, None, Witness | None]]
     asked = [_worker(settings, worker, node) for worker in fleet.of(Role.SPARK_WORKER)]
-    if ssh.answer is not Answer.OK:
+    if ssh.answer is not ProbeResult.OK:
         asked += [_driver(node), _offsets(fleet)]
     return [witness for witness in await asyncio.gather(*asked) if witness is not None]
 
@@ -47,7 +47,7 @@ async def _worker(settings: Settings, worker: Node, master: Node) -> Witness | N
     return judge_look(worker.name, *parse_look(done.stdout), datetime.now(UTC))
 
 
-def judge_look(worker: str, answer: Answer | None, established: bool, now: datetime) -> Witness:
+def judge_look(worker: str, answer: ProbeResult | None, established: bool, now: datetime) -> Witness:
     """From what a worker sees of the master to its opinion.
 
     A connection that stands while new ones are refused: the process lives, and something refuses in its place. A
@@ -55,16 +55,16 @@ def judge_look(worker: str, answer: Answer | None, established: bool, now: datet
     """
     if answer is None:
         return Witness(worker, PeerOpinion.UNKNOWN, "could not be asked")
-    if answer is Answer.OK:
+    if answer is ProbeResult.OK:
         return Witness(worker, PeerOpinion.UP, "the master answers it", now)
-    if answer is Answer.REFUSED and established:
+    if answer is ProbeResult.REFUSED and established:
         return Witness(worker, PeerOpinion.UP, "its connection to the master stands", now)
     return Witness(worker, PeerOpinion.DOWN, f"the master does not answer it ({answer})")
 
 
 async def _driver(master: Node) -> Witness | None:
     probe = await probe_http(master.address, DRIVER_UI_PORT)
-    if probe.answer is not Answer.OK:
+    if probe.answer is not ProbeResult.OK:
         return None  # there may be no driver
     return Witness("streaming driver", PeerOpinion.UP, "its port answers on the same node", probe.at)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.observation import Answer, Headroom, NodeView, Observation, PeerOpinion
+from kintsugi.core.observation import Headroom, NodeView, Observation, PeerOpinion, ProbeResult
 from kintsugi.core.settings import Settings
 from kintsugi.infra import ssh as ssh_client
 from kintsugi.probes import clock_skew
@@ -90,7 +90,7 @@ async def observe(settings: Settings, node: Node, running: bool | None = None) -
 
 async def node_view(settings: Settings, node: Node, service: Probe, ssh: Probe) -> NodeView:
     """What the node says of a service that does not answer us; nothing known where it answers, or SSH does not."""
-    if service.answer is Answer.OK or ssh.answer is not Answer.OK:
+    if service.answer is ProbeResult.OK or ssh.answer is not ProbeResult.OK:
         return NodeView()
     return parse_view(await _run(settings, node, service_command(settings, node, SERVICES[node.role])))
 
@@ -105,7 +105,7 @@ def _slow_start(role: Role, init_state: str | None, view: NodeView) -> str | Non
 def heard_at(service: Probe, said: Sequence[Witness]) -> datetime | None:
     """When anybody, we included, last got an answer from the service, UTC; None when nobody can say."""
     signs = [witness.heard_at for witness in said]
-    signs.append(service.at if service.answer is Answer.OK else None)
+    signs.append(service.at if service.answer is ProbeResult.OK else None)
     return max((sign for sign in signs if sign is not None), default=None)
 
 
@@ -127,11 +127,11 @@ async def opinions(
     """
     asked = asyncio.create_task(witnesses(settings.fleet, node, GOSSIP_WATCH_S))
     service, ssh = await first
-    if running is False and service.answer is not Answer.OK:
+    if running is False and service.answer is not ProbeResult.OK:
         asked.cancel()
         return await witnesses(settings.fleet, node, SECOND_LOOK_S)
     said = await asked
-    if service.answer is Answer.OK:
+    if service.answer is ProbeResult.OK:
         return said
     if {witness.opinion for witness in said} == {PeerOpinion.UNKNOWN}:
         said = await witnesses(settings.fleet, node, GOSSIP_WATCH_S)
@@ -144,21 +144,21 @@ async def _probe_ssh(node: Node) -> Probe:
 
 async def _look_again(node: Node, service: Probe, ssh: Probe, running: bool | None) -> tuple[Probe, Probe]:
     """What didn't answer is asked again a second later; the later answer stands. Of a dead node, no other is due."""
-    if service.answer is Answer.OK and ssh.answer is Answer.OK:
+    if service.answer is ProbeResult.OK and ssh.answer is ProbeResult.OK:
         return service, ssh
     if running is False:
         return service, ssh
-    await asyncio.sleep(SECOND_LOOK_S if service.answer is not Answer.OK else 0)
+    await asyncio.sleep(SECOND_LOOK_S if service.answer is not ProbeResult.OK else 0)
     again_service, again_ssh = await _looked(node)
     return (
-        service if service.answer is Answer.OK else again_service,
-        ssh if ssh.answer is Answer.OK else again_ssh,
+        service if service.answer is ProbeResult.OK else again_service,
+        ssh if ssh.answer is ProbeResult.OK else again_ssh,
     )
 
 
 async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None, str | None]:
     """The init's word for the service; a sentence where it starts and advances, and one where its data is damaged."""
-    if ssh.answer is not Answer.OK:
+    if ssh.answer is not ProbeResult.OK:
         return None, None, None
     root, service = settings.node_root(node.name), SERVICES[node.role]
     words = [part for word in DAMAGE.get(node.role, ()) for part in ("-e", word)]
@@ -241,7 +241,7 @@ def _is_fresh(line: str, now: datetime) -> bool:
 
 async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:
     """Whether the data directory is there and was formatted, and the volume's room; None when nobody can be asked."""
-    if ssh.answer is not Answer.OK:
+    if ssh.answer is not ProbeResult.OK:
         return None, None
     volume, mark = settings.node_volume(node.name), MARKS.get(node.role)
     where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
@@ -270,7 +270,7 @@ def parse_volume(looked: str) -> bool | None:
 
 async def _clock(settings: Settings, node: Node, service: Probe) -> float | None:
     """How far the service's clock is off; asked only of one that serves, because else that isn't what it ails from."""
-    return await clock_skew.ahead_s(settings, node) if service.answer is Answer.OK else None
+    return await clock_skew.ahead_s(settings, node) if service.answer is ProbeResult.OK else None
 
 
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from kintsugi.core.errors import NewIncarnation, PlanRefused, StepFailed, StepFailedForGood
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action
-from kintsugi.core.observation import Answer, NodeView
+from kintsugi.core.observation import NodeView, ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.environments.local.node_identity import kafka_cluster_id
 from kintsugi.infra.terraform import StalePlan
 from kintsugi.operations import gossip_generation, readiness, stream_driver
 from kintsugi.operations import verification as proofs
 from kintsugi.operations.cassandra_repair import await_replicas, compare_ranges
-from kintsugi.operations.context import Case, Runtime, Step
+from kintsugi.operations.context import Case, FencedStep, Runtime
 from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.operations.spool import deliver
 from kintsugi.pipeline import synthetic_trade as trade
@@ -37,7 +37,7 @@ from kintsugi.recovery import (
     plan_policy,
     predecessors,
 )
-from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from kintsugi.releases import assignment
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ PLAN_TRIES = 3
 START_TIMEOUT_S = 420  # of a playbook that starts a service: longer than each role waits for its own
 # For how long a node that isn't redundant yet is waited for, by what it looks like; anything else is no way to it.
 PATIENCE_S = {
-    Verdict.STARTING: 1800.0,  # it advances: a long log takes its time
-    Verdict.FALSE_ALARM: 720.0,  # it serves, and catches up, or others are being repaired too
+    FailureMode.STARTING: 1800.0,  # it advances: a long log takes its time
+    FailureMode.FALSE_ALARM: 720.0,  # it serves, and catches up, or others are being repaired too
 }
 # Any other is given the time in which its init starts a service that ended, and a busy machine answers again.
 GRACE_S = 45.0
@@ -70,13 +70,13 @@ def restart(runtime: Runtime, case: Case) -> None:
     """
     with runtime.step(case, "restart") as step:
         node, action = runtime.node(case), _action(runtime, case)
-        hung, ansible = _verdict(runtime, case) is Verdict.HUNG, None
+        hung, ansible = _verdict(runtime, case) is FailureMode.HUNG, None
         # The configuration is not to blame for a hang, and applying it takes longer than the start.
         if not (hung and action is Action.RESTART):
             ansible = assignment.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
         with _judged(runtime, case, step) as facts:
             step.check()
-            serves = facts.service is Answer.OK
+            serves = facts.service is ProbeResult.OK
             if not serves:
                 _kill_service(runtime, node, facts.view, step, required=hung)
             elif ansible is not None:  # it stops gracefully, and nobody else of its role is killed meanwhile
@@ -85,7 +85,7 @@ def restart(runtime: Runtime, case: Case) -> None:
             _run_restart(runtime, node, ansible)
 
 
-def _kill_service(runtime: Runtime, node: Node, view: NodeView, step: Step, *, required: bool) -> None:
+def _kill_service(runtime: Runtime, node: Node, view: NodeView, step: FencedStep, *, required: bool) -> None:
     """Kill the process that was judged, where there is one; its init starts the service again.
 
     ``required``: the step has no other act. Then StepFailed where the node could not name the process.
@@ -110,7 +110,7 @@ def _run_restart(runtime: Runtime, node: Node, ansible: Ansible) -> None:
 
 
 @contextmanager
-def _judged(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
+def _judged(runtime: Runtime, case: Case, step: FencedStep) -> Iterator[GuardFacts]:
     """Hold the one right in the fleet to kill, and judge once more; the block kills what was judged.
 
     What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and Refused. Where another
@@ -125,7 +125,7 @@ def _judged(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
 
 
 @contextmanager
-def _kill_right(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts]:
+def _kill_right(runtime: Runtime, case: Case, step: FencedStep) -> Iterator[GuardFacts]:
     node = runtime.node(case)
     if fact_gathering.is_running(runtime.platform(), node.name) is False:
         yield guard_evaluation.judge_again(runtime, case, step)
@@ -142,7 +142,7 @@ def _kill_right(runtime: Runtime, case: Case, step: Step) -> Iterator[GuardFacts
         yield facts
 
 
-def _verdict(runtime: Runtime, case: Case) -> Verdict:
+def _verdict(runtime: Runtime, case: Case) -> FailureMode:
     return assessment.Confirmed.of(runtime.store.incident(case.incident), case.holder).verdict
 
 
@@ -176,7 +176,7 @@ def plan(runtime: Runtime, case: Case) -> str:
     return str(saved.path)
 
 
-def _judged_plan(runtime: Runtime, case: Case, step: Step) -> SavedPlan:
+def _judged_plan(runtime: Runtime, case: Case, step: FencedStep) -> SavedPlan:
     saved = _plan(runtime, case)
     summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
     step.note(str(summary), changes=plan_policy.changes(saved.document))
@@ -266,7 +266,7 @@ def rejoin(runtime: Runtime, case: Case) -> str:
     return sentence
 
 
-def _await_redundant(runtime: Runtime, node: Node, step: Step) -> str:
+def _await_redundant(runtime: Runtime, node: Node, step: FencedStep) -> str:
     """Wait as long as the node starts, or answers while others still have to agree; see PATIENCE_S.
 
     On a starved machine the wait counts the processor time that the node gets, not the time on the clock.
@@ -285,7 +285,7 @@ def _await_redundant(runtime: Runtime, node: Node, step: Step) -> str:
             _start_under_another_number(runtime, node, step)
 
 
-def _start_under_another_number(runtime: Runtime, node: Node, step: Step) -> None:
+def _start_under_another_number(runtime: Runtime, node: Node, step: FencedStep) -> None:
     """Start a Cassandra node once more when its peers take it for a former life of itself."""
     why = (
         asyncio.run(gossip_generation.overtaken(runtime.fleet, node)) if node.role is Role.CASSANDRA else None
@@ -324,7 +324,7 @@ def verify(runtime: Runtime, case: Case) -> str:
     with runtime.step(case, "verify") as step:
         proof = proofs.verify(runtime.settings, runtime.fleet, runtime.node(case))
         step.note(proof)
-        if _verdict(runtime, case) is Verdict.CLOCK_WRONG:
+        if _verdict(runtime, case) is FailureMode.CLOCK_WRONG:
             step.note(proofs.verify_clock(runtime.settings, runtime.node(case)))
         predecessors.discard_or_hold(runtime, case, step)
     return proof

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.incident import Action, Entry, Incident
-from kintsugi.core.observation import Answer, Observation, Symptom
-from kintsugi.operations.context import LEASE_S, Case, Runtime, Step
+from kintsugi.core.incident import Action, Incident, JournalEntry
+from kintsugi.core.observation import Observation, ProbeResult, Symptom
+from kintsugi.operations.context import LEASE_S, Case, FencedStep, Runtime
 from kintsugi.probes.observe import MARKS, observe
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import data_loss
-from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from kintsugi.recovery.fact_gathering import is_running
 
 # A fault is held to be the cause of what is noticed within this time after it.
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class Confirmed:
     """What ``confirm`` wrote into the journal: the verdict, and what the later steps need of the observation."""
 
-    verdict: Verdict
+    verdict: FailureMode
     requested: Action
     dry_run: bool
     volume_intact: bool | None
@@ -50,7 +50,7 @@ class Confirmed:
         data = latest(incident, "confirm", "verdict", run).data
         heard = data["heard_at"]
         return cls(
-            verdict=Verdict(data["verdict"]),
+            verdict=FailureMode(data["verdict"]),
             requested=Action(data["requested"]),
             dry_run=data["dry_run"],
             volume_intact=data["volume_intact"],
@@ -64,14 +64,14 @@ class Confirmed:
     @property
     def planned(self) -> bool:
         """Whether a service that serves may be stopped: its clock is wrong, or a person asked for it."""
-        return self.verdict is Verdict.CLOCK_WRONG or self.requested is not Action.AUTO
+        return self.verdict is FailureMode.CLOCK_WRONG or self.requested is not Action.AUTO
 
 
 def _moment(text: str | None, incident: Incident) -> datetime:
     return datetime.fromisoformat(text) if text else incident.first_failed_at
 
 
-def latest(incident: Incident, step: str, field: str, run: str | None = None) -> Entry:
+def latest(incident: Incident, step: str, field: str, run: str | None = None) -> JournalEntry:
     """The newest journal entry of ``step`` that carries ``field``; raises KeyError when there is none.
 
     ``run``: only entries of that run count.
@@ -125,7 +125,7 @@ def confirm(
             first_failed_at=first_failed.isoformat(),
             silent=silent,
         )
-        if server.role is Role.CASSANDRA and seen.service is Answer.OK and not dry_run:
+        if server.role is Role.CASSANDRA and seen.service is ProbeResult.OK and not dry_run:
             data_loss.record_left_out(runtime, incident, step)
     return case
 
@@ -146,7 +146,7 @@ def look(runtime: Runtime, node: Node) -> Observation:
     return seen
 
 
-def write_verdict(step: Step, seen: Observation, **data: Any) -> None:
+def write_verdict(step: FencedStep, seen: Observation, **data: Any) -> None:
     diagnosis = diagnose(seen)
     step.note_as(
         "confirm",
@@ -177,4 +177,4 @@ def stand_down(runtime: Runtime, case: Case) -> str:
 
 def answers(node: Node) -> bool:
     """Whether the node answers its own protocol at this moment."""
-    return asyncio.run(probe_node(node)).answer is Answer.OK
+    return asyncio.run(probe_node(node)).answer is ProbeResult.OK

@@ -30,20 +30,20 @@ from dataclasses import dataclass
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
-from kintsugi.recovery.diagnosis import Verdict
+from kintsugi.recovery.diagnosis import FailureMode
 
 _RESTART, _NODE, _BOTH, _BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
 
-LADDERS: Mapping[Verdict, tuple[Action, ...]] = {
-    Verdict.PROCESS_DOWN: (_RESTART, _NODE, _BOTH, _BOTH),
-    Verdict.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
-    Verdict.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
-    Verdict.HOST_LOST: (_NODE, _NODE, _BOTH, _BOTH),
+LADDERS: Mapping[FailureMode, tuple[Action, ...]] = {
+    FailureMode.PROCESS_DOWN: (_RESTART, _NODE, _BOTH, _BOTH),
+    FailureMode.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
+    FailureMode.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
+    FailureMode.HOST_LOST: (_NODE, _NODE, _BOTH, _BOTH),
     # A node that answers is never destroyed (guards.py), so as long as it does, the last rung asks a person.
-    Verdict.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
-    Verdict.DISK_LOST: (_BOTH, _BOTH),
-    Verdict.DISK_FULL: (_BOTH, _BOTH),
-    Verdict.DATA_DAMAGED: (_BOTH, _BOTH),
+    FailureMode.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
+    FailureMode.DISK_LOST: (_BOTH, _BOTH),
+    FailureMode.DISK_FULL: (_BOTH, _BOTH),
+    FailureMode.DATA_DAMAGED: (_BOTH, _BOTH),
 }
 
 MOST_ATTEMPTS = 6
@@ -58,7 +58,7 @@ class Decision:
 
 
 def decide(
-    verdict: Verdict,
+    verdict: FailureMode,
     attempts: Sequence[Action],
     *,
     role: Role,
@@ -91,11 +91,11 @@ def decide(
     )
 
 
-def _untouched(verdict: Verdict, *, begun: bool) -> Decision:
+def _untouched(verdict: FailureMode, *, begun: bool) -> Decision:
     """What is done about a node that isn't to be touched; ``begun``: a repair of it was, and isn't finished."""
-    if verdict is Verdict.STARTING:
+    if verdict is FailureMode.STARTING:
         return Decision(Action.WAIT, "The node is on its way up; it is left alone while it advances.")
-    if verdict is Verdict.PARTITIONED:
+    if verdict is FailureMode.PARTITIONED:
         return Decision(
             Action.WAIT,
             "The node may be well and only out of our sight; nothing is touched on silence alone.",
@@ -107,9 +107,9 @@ def _untouched(verdict: Verdict, *, begun: bool) -> Decision:
     return Decision(Action.STAND_DOWN, "Nothing is wrong with the node.")
 
 
-def _ladder(verdict: Verdict, volume_intact: bool | None, suspicious: bool) -> list[Action]:
+def _ladder(verdict: FailureMode, volume_intact: bool | None, suspicious: bool) -> list[Action]:
     rungs = list(LADDERS[verdict])
-    if volume_intact is False or (verdict is Verdict.HOST_LOST and volume_intact is None):
+    if volume_intact is False or (verdict is FailureMode.HOST_LOST and volume_intact is None):
         # Nothing to keep, or nobody knows: a node on a lost volume would only fail later.
         rungs = [rung for rung in rungs if rung is not Action.REBUILD_NODE]
     if not suspicious:
@@ -129,7 +129,7 @@ def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
 
 
 def _reason(
-    rung: Action, verdict: Verdict, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
+    rung: Action, verdict: FailureMode, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
 ) -> str:
     what = {
         Action.RESTART: "The host is there, so the service is started again where it is.",
@@ -141,10 +141,10 @@ def _reason(
     return f"{what}{before} (Verdict: {verdict.value}.)"
 
 
-def _why_new(verdict: Verdict, volume_intact: bool | None) -> str:
-    if verdict is Verdict.DISK_FULL:
+def _why_new(verdict: FailureMode, volume_intact: bool | None) -> str:
+    if verdict is FailureMode.DISK_FULL:
         return "the old one is full"
-    if verdict is Verdict.DATA_DAMAGED:
+    if verdict is FailureMode.DATA_DAMAGED:
         return "what the old one holds can't be read"
     if volume_intact is None:
         return "whether the old one is intact is unknown"

@@ -11,22 +11,22 @@ from typing import Any
 
 from kintsugi.core.errors import IncidentClosed, InputError, NodeReturned, Refused
 from kintsugi.core.incident import Action, Incident
-from kintsugi.core.incident import Ledger as RepairLedger
-from kintsugi.core.observation import Answer
-from kintsugi.operations.context import LEASE_S, Case, Runtime, Step
+from kintsugi.core.incident import RepairBudget as RepairLedger
+from kintsugi.core.observation import ProbeResult
+from kintsugi.operations.context import LEASE_S, Case, FencedStep, Runtime
 from kintsugi.recovery.assessment import Confirmed, latest, look, write_verdict
 from kintsugi.recovery.common_cause import CommonCause
-from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from kintsugi.recovery.escalation import Decision, decide
 from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts
-from kintsugi.recovery.guards import Gate, GuardFacts, Limits, Ruling, judge
+from kintsugi.recovery.guards import Guard, GuardFacts, Limits, Ruling, judge
 from kintsugi.releases import assignment
 
 PATIENCE_S = 30.0
 LOOK_AGAIN_S = 5.0
 WAIT_FOR_OTHERS_S = 75.0  # one node of a role is killed at a time, a minute after the other
 # Gates that open by themselves: a person is asked only where they have stayed shut for so long.
-SELF_OPENING = frozenset({Gate.WRONG_KILL, Gate.COMMON_CAUSE, Gate.ONE_OF_ROLE, Gate.BREAKER})
+SELF_OPENING = frozenset({Guard.WRONG_KILL, Guard.COMMON_CAUSE, Guard.ONE_OF_ROLE, Guard.BREAKER})
 WAIT_BEFORE_ASKING = timedelta(minutes=3)
 LIMITS = "limits"  # where the store keeps what differs from the guards' defaults
 PATHS = {
@@ -77,7 +77,7 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
     decision = _decide(runtime, incident, confirmed)
     nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
     if confirmed.dry_run or nothing:
-        partitioned = nothing and confirmed.verdict is Verdict.PARTITIONED and not confirmed.dry_run
+        partitioned = nothing and confirmed.verdict is FailureMode.PARTITIONED and not confirmed.dry_run
         since = incident.first_failed_at
         return _Asked(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
     paging = decision.action is Action.PAGE
@@ -99,7 +99,7 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
     )
 
 
-def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
+def _confirm_again(runtime: Runtime, case: Case, step: FencedStep) -> None:
     """Observe the node once more; a changed verdict goes into the journal, and the next decision follows from it."""
     incident = runtime.store.incident(case.incident)
     confirmed = Confirmed.of(incident, case.holder)
@@ -117,7 +117,7 @@ def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
         )
 
 
-def _answer(step: Step, asked: _Asked) -> list[str]:
+def _answer(step: FencedStep, asked: _Asked) -> list[str]:
     """Write the guards' answer into the journal; returns the tasks to go on with."""
     decision, ruling = asked.decision, asked.ruling
     if asked.dry_run:
@@ -202,7 +202,7 @@ def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     return gather_guard_facts(runtime, runtime.node(case), suspicion)
 
 
-def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
+def judge_again(runtime: Runtime, case: Case, step: FencedStep) -> GuardFacts:
     """Ask the guards once more, with fresh facts, right before something that may still run is killed.
 
     The attempt under way is judged, with the gates that its approval opened. Raises NodeReturned when the node answers
@@ -217,17 +217,17 @@ def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
     ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))
     if ruling.allowed:
         return facts
-    answers_again = Answer.OK in (facts.service, facts.view.answer)
+    answers_again = ProbeResult.OK in (facts.service, facts.view.answer)
     reason = " ".join(ruling.reasons)
     runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
     raise (NodeReturned if answers_again else Refused)(reason)
 
 
-def _approved(incident: Incident, case: Case) -> list[Gate]:
+def _approved(incident: Incident, case: Case) -> list[Guard]:
     """The gates that a person opened for this run; see ``choose_path``."""
     if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
         return []
-    return [Gate(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
+    return [Guard(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
 
 
 def refusal(runtime: Runtime, case: Case) -> list[str]:
@@ -274,11 +274,11 @@ def _chosen(incident: Incident, case: Case) -> Decision | None:
 def _begin(
     runtime: Runtime,
     case: Case,
-    step: Step,
+    step: FencedStep,
     incident: Incident,
     decision: Decision,
     *,
-    approved: Collection[Gate],
+    approved: Collection[Guard],
 ) -> None:
     """Begin the attempt; a refusal that may pass by itself is waited for, and the facts are gathered again.
 
@@ -301,7 +301,7 @@ def _begin(
         except IncidentClosed:
             raise
         except Refused as refused:
-            if asked.facts.service is Answer.OK and not asked.facts.planned:
+            if asked.facts.service is ProbeResult.OK and not asked.facts.planned:
                 raise NodeReturned(str(refused)) from refused
             if not asked.ruling.passing or time.monotonic() > until:
                 raise
@@ -316,7 +316,7 @@ class _LastAnswer:
     action: Action
     facts: GuardFacts
     limits: Limits
-    approved: Collection[Gate]
+    approved: Collection[Guard]
     ruling: Ruling = field(default_factory=lambda: Ruling(False))
 
     def refusals(self, ledger: RepairLedger) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer, NodeView
+from kintsugi.core.observation import NodeView, ProbeResult
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, Settings
 from kintsugi.probes.master_view import master_witnesses
 from kintsugi.probes.observe import node_view
@@ -90,14 +90,14 @@ async def signs_of_life(
     async with asyncio.TaskGroup() as group:
         peers = group.create_task(witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S))
         service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
-        if running is False and service.answer is not Answer.OK:
+        if running is False and service.answer is not ProbeResult.OK:
             peers.cancel()
         view, masters = NodeView(), list[Witness]()
-        if settings is not None and service.answer is not Answer.OK and running is not False:
+        if settings is not None and service.answer is not ProbeResult.OK and running is not False:
             view, masters = await asyncio.gather(
                 node_view(settings, node, service, ssh), master_witnesses(settings, node, ssh)
             )
-    signs = [before, service.at if service.answer is Answer.OK else None]
+    signs = [before, service.at if service.answer is ProbeResult.OK else None]
     signs += [] if peers.cancelled() else [witness.heard_at for witness in peers.result()]
     signs += [witness.heard_at for witness in masters]
     return service, ssh, max((sign for sign in signs if sign is not None), default=None), view
@@ -106,7 +106,7 @@ async def signs_of_life(
 async def silent_nodes(fleet: Fleet) -> set[str]:
     """Names of the nodes that don't answer their own protocol just now."""
     probes = await asyncio.gather(*(probe_node(node) for node in fleet))
-    return {probe.target for probe in probes if probe.answer is not Answer.OK}
+    return {probe.target for probe in probes if probe.answer is not ProbeResult.OK}
 
 
 async def _kafka_if(fleet: Fleet, node: Node) -> KafkaFacts | None:

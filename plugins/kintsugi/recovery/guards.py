@@ -37,15 +37,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, Ledger
-from kintsugi.core.observation import Answer, NodeView
+from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.observation import NodeView, ProbeResult
 from kintsugi.recovery.common_cause import CommonCause, OtherNode, Starvation, find_common_cause
 from kintsugi.recovery.diagnosis import STUCK_AFTER
 
 APPROVE, DECLINE = "Approve", "Decline"  # what a person may answer to a refusal
 
 
-class Gate(StrEnum):
+class Guard(StrEnum):
     """What may refuse an action: a row of the table above, or that the store didn't say what it asks for."""
 
     STORE = "store"
@@ -124,15 +124,15 @@ class GuardFacts:
     role: Role
     at: datetime
     observed_at: datetime | None = None
-    service: Answer | None = None
-    ssh: Answer | None = None
+    service: ProbeResult | None = None
+    ssh: ProbeResult | None = None
     heard_at: datetime | None = None
     first_failed_at: datetime | None = None
     volume_intact: bool | None = None
     fleet_size: int | None = None
     sick: int | None = None
     protected: bool | None = None
-    ledger: Ledger | None = None
+    ledger: RepairBudget | None = None
     kafka: KafkaFacts | None = None
     cassandra: CassandraFacts | None = None
     running: bool | None = None
@@ -141,7 +141,7 @@ class GuardFacts:
     starvation: Starvation | None = None
     planned: bool = False
 
-    def with_ledger(self, ledger: Ledger) -> GuardFacts:
+    def with_ledger(self, ledger: RepairBudget) -> GuardFacts:
         """These facts with what the store knows at this moment."""
         return replace(self, ledger=ledger)
 
@@ -153,7 +153,7 @@ class GuardFacts:
     @property
     def proven_dead(self) -> bool:
         """The platform says that the node does not run. A refused connection alone proves nothing."""
-        return self.running is False and self.service is not Answer.OK
+        return self.running is False and self.service is not ProbeResult.OK
 
     @property
     def process_ended(self) -> bool:
@@ -167,7 +167,7 @@ class GuardFacts:
         What its peers still hear of it then is gossip, not service.
         """
         since = self.first_failed_at
-        silent = self.view.connected is True and self.view.answer not in (None, Answer.OK)
+        silent = self.view.connected is True and self.view.answer not in (None, ProbeResult.OK)
         return silent and since is not None and self.at - since >= STUCK_AFTER
 
     def common_cause(self) -> CommonCause | None:
@@ -192,7 +192,7 @@ class Ruling:
 
     allowed: bool
     reasons: tuple[str, ...] = ()
-    gates: frozenset[Gate] = frozenset()
+    gates: frozenset[Guard] = frozenset()
     passing: bool = False
     retry_at: datetime | None = field(default=None)
 
@@ -205,7 +205,7 @@ class _Objection:
 
 
 def judge(
-    action: Action, facts: GuardFacts, limits: Limits = Limits(), *, approved: Collection[Gate] = ()
+    action: Action, facts: GuardFacts, limits: Limits = Limits(), *, approved: Collection[Guard] = ()
 ) -> Ruling:
     """Ask every gate that the action has to pass; all reasons of a refusal are given, not just the first.
 
@@ -216,7 +216,7 @@ def judge(
         return Ruling(False, ("auto is a request, not an action; decide first.",))
     if not action.changes:
         return Ruling(True)
-    opened = set(approved) - {Gate.WRONG_KILL}
+    opened = set(approved) - {Guard.WRONG_KILL}
     refused = {
         gate: found
         for gate, objections in _gates(action, facts, limits)
@@ -233,27 +233,27 @@ def judge(
     )
 
 
-def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[Gate, Iterator[_Objection]]]:
+def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[Guard, Iterator[_Objection]]]:
     """The gates that the action has to pass, each with what it objects."""
-    yield Gate.STORE, _store(facts, strict=action.destroys)
-    yield Gate.MAINTENANCE, _maintenance(facts)
-    yield Gate.BUDGET, _budget(facts, limits)
+    yield Guard.STORE, _store(facts, strict=action.destroys)
+    yield Guard.MAINTENANCE, _maintenance(facts)
+    yield Guard.BUDGET, _budget(facts, limits)
     kills = not (facts.proven_dead or (facts.process_ended and not action.destroys))
     if action.destroys:
-        yield Gate.PROTECTED, _protected(facts)
-    elif facts.planned and facts.service is Answer.OK:
-        yield Gate.COPIES, _copies(facts, "stop a node that serves")
+        yield Guard.PROTECTED, _protected(facts)
+    elif facts.planned and facts.service is ProbeResult.OK:
+        yield Guard.COPIES, _copies(facts, "stop a node that serves")
     if action.destroys_volume:
         what = "start it on an empty disk" if facts.volume_intact is False else "destroy the volume"
-        yield Gate.COPIES, _copies(facts, what)
-        yield Gate.PENDING, _pending(facts)
+        yield Guard.COPIES, _copies(facts, what)
+        yield Guard.PENDING, _pending(facts)
     if kills or action.destroys_volume:
-        yield Gate.BREAKER, _breaker(facts, limits, strict=action.destroys)
+        yield Guard.BREAKER, _breaker(facts, limits, strict=action.destroys)
     if kills:
-        yield Gate.COMMON_CAUSE, _common_cause(facts)
-        yield Gate.ONE_OF_ROLE, _one_of_role(facts, limits)
+        yield Guard.COMMON_CAUSE, _common_cause(facts)
+        yield Guard.ONE_OF_ROLE, _one_of_role(facts, limits)
     if action.destroys or (kills and not facts.planned):
-        yield Gate.WRONG_KILL, _wrong_kill(facts, limits)
+        yield Guard.WRONG_KILL, _wrong_kill(facts, limits)
 
 
 def _store(facts: GuardFacts, *, strict: bool) -> Iterator[_Objection]:
@@ -294,10 +294,10 @@ def _protected(facts: GuardFacts) -> Iterator[_Objection]:
 def _wrong_kill(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
     if facts.observed_at is None or facts.at - facts.observed_at > limits.observed_within:
         yield _Objection(f"Nobody has looked at {facts.node} just now; look again before it is killed.")
-    if facts.service is Answer.OK or facts.service is None:
+    if facts.service is ProbeResult.OK or facts.service is None:
         said = "answers its own protocol" if facts.service else "was not asked"
         yield _Objection(f"{facts.node} {said}: a node that may serve is never killed.")
-    if facts.view.answer is Answer.OK:
+    if facts.view.answer is ProbeResult.OK:
         yield _Objection(f"{facts.node} answers its own protocol on the node itself: it is never killed.")
     if not (facts.proven_dead or facts.stuck):
         yield from _heard(facts, limits)

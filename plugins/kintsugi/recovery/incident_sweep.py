@@ -23,8 +23,8 @@ from datetime import datetime, timedelta
 
 from kintsugi.core.incident import Action, Incident
 from kintsugi.recovery.assessment import Confirmed, latest
-from kintsugi.recovery.diagnosis import Verdict
-from kintsugi.recovery.guards import Gate
+from kintsugi.recovery.diagnosis import FailureMode
+from kintsugi.recovery.guards import Guard
 
 QUIET = timedelta(seconds=45)
 LONGEST = timedelta(minutes=30)
@@ -74,9 +74,9 @@ def why_withdrawn(incident: Incident, run: str, *, answers_in_a_row: int, mainte
     except KeyError:
         return None
     by_hand = confirmed.requested is not Action.AUTO
-    sick_though_it_answers = confirmed.verdict is Verdict.CLOCK_WRONG
+    sick_though_it_answers = confirmed.verdict is FailureMode.CLOCK_WRONG
     if answers_in_a_row >= STEADY and not by_hand and not sick_though_it_answers:
         return f"{incident.node} answers again"
-    if list(gates) == [Gate.MAINTENANCE] and not maintenance:
+    if list(gates) == [Guard.MAINTENANCE] and not maintenance:
         return f"the maintenance of {incident.node} has ended"
     return None

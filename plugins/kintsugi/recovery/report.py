@@ -20,7 +20,7 @@ from kintsugi.core.settings import BUCKET
 from kintsugi.operations.context import LEASE_S, Case, Runtime
 from kintsugi.operations.spool import deliver, flush_spool
 from kintsugi.recovery.assessment import Confirmed, answers
-from kintsugi.recovery.diagnosis import Verdict
+from kintsugi.recovery.diagnosis import FailureMode
 from kintsugi.recovery.incident_sweep import RUN_PREFIX
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class IncidentRecord:
     """How an incident ended: ``well`` when nothing is left to do, ``text`` for people."""
 
     well: bool
@@ -92,7 +92,7 @@ def expire(runtime: Runtime, now: datetime) -> int:
     return deleted
 
 
-def record(runtime: Runtime, case: Case) -> Story:
+def record(runtime: Runtime, case: Case) -> IncidentRecord:
     """Close the incident with the outcome that its journal shows, and put its story into S3.
 
     Where somebody else still has to do with the incident, it stays open (``stays_open``). The run fails unless all is
@@ -109,14 +109,14 @@ def record(runtime: Runtime, case: Case) -> Story:
             runtime.store.close_incident(case.incident, step.token, outcome, reason)
         incident = _archive_record(runtime, case)
     runtime.store.release(case.node, step.token)
-    return Story(well=outcome in WELL, text=tell(incident, outcome, reason))
+    return IncidentRecord(well=outcome in WELL, text=tell(incident, outcome, reason))
 
 
-def _record_again(runtime: Runtime, case: Case, incident: Incident, outcome: Outcome) -> Story:
+def _record_again(runtime: Runtime, case: Case, incident: Incident, outcome: Outcome) -> IncidentRecord:
     """The incident is closed already, by this step before it was killed, or by another run."""
     _archive_record(runtime, case)
     runtime.store.give_back(case.node, case.holder)
-    return Story(well=outcome in WELL, text=tell(incident, outcome, incident.reason or ""))
+    return IncidentRecord(well=outcome in WELL, text=tell(incident, outcome, incident.reason or ""))
 
 
 def _archive_record(runtime: Runtime, case: Case) -> Incident:
@@ -143,10 +143,10 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: boo
         return runs != {holder}
     if outcome is Outcome.FAILED:
         swept = f"/{RUN_PREFIX}" in holder
-        return not (serves and swept) or confirmed.verdict is Verdict.CLOCK_WRONG
+        return not (serves and swept) or confirmed.verdict is FailureMode.CLOCK_WRONG
     if outcome is Outcome.FALSE_ALARM and _is_waited_for(incident, holder):
         return True
-    return confirmed.verdict is Verdict.PARTITIONED and bool(incident.attempts())
+    return confirmed.verdict is FailureMode.PARTITIONED and bool(incident.attempts())
 
 
 def _is_waited_for(incident: Incident, run: str) -> bool:

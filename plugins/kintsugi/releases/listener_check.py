@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
 from kintsugi.probes.peers import ask
 from kintsugi.probes.protocols import probe_node
@@ -72,4 +72,4 @@ async def _look(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
     probe, answers = await asyncio.gather(probe_node(node), asked)
     known = [answer for answer in answers if not isinstance(answer, str)]
     listed = all(node.index in answer for answer in known) if known else None
-    return listed, probe.answer is Answer.REFUSED
+    return listed, probe.answer is ProbeResult.REFUSED

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 
 RISK = (Role.SPARK_WORKER, Role.KAFKA, Role.CASSANDRA, Role.SPARK_MASTER)
 """Roles, the least risky to restart first."""
@@ -47,7 +47,7 @@ def order(nodes: Iterable[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: RISK.index(node.role))
 
 
-def next_move(steps: Sequence[Step], *, broken: bool = False) -> Next:
+def next_move(steps: Sequence[NodeRollout], *, broken: bool = False) -> Next:
     """What to do now. ``steps`` in the order of the roll-out; ``broken``: a probe of the whole fleet was bad."""
     if broken or any(step.state is NodeState.FAILED for step in steps):
         return _way_back(steps)
@@ -65,7 +65,7 @@ def next_move(steps: Sequence[Step], *, broken: bool = False) -> Next:
     return Next(Move.HOLD, None, "every node runs the release and is proven")
 
 
-def _way_back(steps: Sequence[Step]) -> Next:
+def _way_back(steps: Sequence[NodeRollout]) -> Next:
     stuck = [step.node for step in steps if step.state is NodeState.STUCK]
     if stuck:
         return Next(
@@ -79,7 +79,7 @@ def _way_back(steps: Sequence[Step]) -> Next:
     return Next(Move.STOP, None, "no node runs the release any more")
 
 
-def to_return(steps: Sequence[Step]) -> list[str]:
+def to_return(steps: Sequence[NodeRollout]) -> list[str]:
     """Names of the nodes that still have to go back: the one that failed first, then the last touched first."""
     due = [step for step in reversed(steps) if step.was_touched and step.state is not NodeState.RETURNED]
     sick_first = sorted(due, key=lambda step: _URGENCY.get(step.state, len(_URGENCY)))
@@ -89,6 +89,6 @@ def to_return(steps: Sequence[Step]) -> list[str]:
 _URGENCY = {NodeState.FAILED: 0, NodeState.TOUCHED: 1}
 
 
-def touched(steps: Iterable[Step]) -> list[str]:
+def touched(steps: Iterable[NodeRollout]) -> list[str]:
     """Names of the nodes that were restarted for the release, in the order of the roll-out."""
     return [step.node for step in steps if step.was_touched]

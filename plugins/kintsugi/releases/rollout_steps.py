@@ -27,7 +27,7 @@ from typing import Any
 
 from kintsugi.core.errors import KintsugiError, LeaseHeld, Refused, StepFailed
 from kintsugi.core.fleet import Fleet, load_fleet
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.releases import End
 from kintsugi.db.store import Deployment, ReleaseRecord
 from kintsugi.infra.ansible import Ansible, Checked
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class RolloutRecord:
     """How a deployment ended: ``well`` when nothing is left to do, ``text`` for people."""
 
     well: bool
@@ -298,7 +298,7 @@ def _return(runtime: Runtime, found: Deployment, release: Release, node: str) ->
     _let_go(runtime, found.id, node, token)
 
 
-def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story:
+def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> RolloutRecord:
     """End the deployment with what the store shows, let every node go, and tell the story (also to S3)."""
     store = runtime.store
     found = store.deployment(deployment)
@@ -308,7 +308,7 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story
     ended = store.end_deployment(deployment, state, reason)
     runtime.store.give_back(ROLL_OUT, _holder(deployment))
     _archive(runtime, ended)
-    return Story(well=ended.state in ("held", "dry_run"), text=tell(ended))
+    return RolloutRecord(well=ended.state in ("held", "dry_run"), text=tell(ended))
 
 
 def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tuple[End, str]:
@@ -367,7 +367,7 @@ def _holder(deployment: str) -> str:
     return f"{ROLL_OUT}/{deployment}"
 
 
-def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, Step]:
+def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, NodeRollout]:
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
     if found.state != "running":

@@ -30,12 +30,12 @@ from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.dag_ids import INGEST_DAG
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role, watch_of
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT, Settings, load_settings
 from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.heartbeats import FLOW, Heartbeats
-from kintsugi.db.ingest_ledger import Ledger
-from kintsugi.db.outbox import Kind, Message, Outbox
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.outbox import MessageKind, Outbox, OutboxMessage
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.store import Store
 from kintsugi.db.stream_record import StreamRecord
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Line:
+class PeriodicTask:
     """One thing done again and again, ``every_s`` seconds apart; what goes wrong is logged when it changes."""
 
     name: str
@@ -125,8 +125,8 @@ class Watchdog:
         return Store(store_dsn(self.settings))
 
     @cached_property
-    def ledger(self) -> Ledger:
-        return Ledger(store_dsn(self.settings))
+    def ledger(self) -> IngestLedger:
+        return IngestLedger(store_dsn(self.settings))
 
     @cached_property
     def heartbeats(self) -> Heartbeats:
@@ -137,7 +137,7 @@ class Watchdog:
         return IncidentSweeper(self.store, self.airflow, self._answers)
 
     def _answers(self, name: str) -> bool:
-        return asyncio.run(probe_node(self.settings.fleet.node(name))).answer is Answer.OK
+        return asyncio.run(probe_node(self.settings.fleet.node(name))).answer is ProbeResult.OK
 
     @cached_property
     def record(self) -> StreamRecord:
@@ -164,25 +164,27 @@ class Watchdog:
         self.outbox.ensure_tables()
         self.heartbeats.ensure_tables()
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[PeriodicTask]:
         """What is to be done; metrics only where there is a backend for them."""
         found = [
-            Line("news", 2.0, self.gather),
-            Line("pages", 2.0, lambda: self._deliver(Kind.PAGE, Kind.DIGEST)),
-            Line("recoveries", 2.0, lambda: self._deliver(Kind.RECOVERY)),
-            Line("replays", 10.0, lambda: self._deliver(Kind.REPLAY)),
-            Line("dead man's switch", 15.0, self.look),
-            Line("flow", 60.0, self.look_at_flow),
-            Line("open incidents", 15.0, lambda: self.sweeper.sweep()),
-            Line("housekeeping", 3600.0, self.keep_house),
-            Line("stream's letters", 60.0, self.take_letters),
-            Line("intake", 15.0, self.look_at_intake),
+            PeriodicTask("news", 2.0, self.gather),
+            PeriodicTask("pages", 2.0, lambda: self._deliver(MessageKind.PAGE, MessageKind.DIGEST)),
+            PeriodicTask("recoveries", 2.0, lambda: self._deliver(MessageKind.RECOVERY)),
+            PeriodicTask("replays", 10.0, lambda: self._deliver(MessageKind.REPLAY)),
+            PeriodicTask("dead man's switch", 15.0, self.look),
+            PeriodicTask("flow", 60.0, self.look_at_flow),
+            PeriodicTask("open incidents", 15.0, lambda: self.sweeper.sweep()),
+            PeriodicTask("housekeeping", 3600.0, self.keep_house),
+            PeriodicTask("stream's letters", 60.0, self.take_letters),
+            PeriodicTask("intake", 15.0, self.look_at_intake),
         ]
         if backend() or markers():
-            telemetry = (Kind.INCIDENT_TRACE, Kind.INGEST_TRACE, Kind.MARKER)
-            found.append(Line("telemetry", 2.0, lambda: self._deliver(*telemetry)))
+            telemetry = (MessageKind.INCIDENT_TRACE, MessageKind.INGEST_TRACE, MessageKind.MARKER)
+            found.append(PeriodicTask("telemetry", 2.0, lambda: self._deliver(*telemetry)))
         if backend():
-            found.append(Line("metrics", 30.0, Measuring(self.settings, self.store, self.resource).once))
+            found.append(
+                PeriodicTask("metrics", 30.0, Measuring(self.settings, self.store, self.resource).once)
+            )
         return found
 
     # --- telling --------------------------------------------------------------------------------------------
@@ -222,7 +224,7 @@ class Watchdog:
             if entry.finished_at is not None and now - entry.finished_at < collector.RECENT
         ]
 
-    def _deliver(self, *kinds: Kind) -> None:
+    def _deliver(self, *kinds: MessageKind) -> None:
         # Not without need: a claim writes, and this process shares its two cores with the fleet.
         if self.outbox.due().intersection(kinds):
             while self.post.deliver_one(*kinds):
@@ -244,7 +246,7 @@ class Watchdog:
             return
         page = self.standstill.feed(self.read_flow())
         if page is not None:
-            self.outbox.put(page.key, Kind.PAGE, page.body)
+            self.outbox.put(page.key, MessageKind.PAGE, page.body)
 
     def take_letters(self) -> None:
         """Take in what the streaming driver reported; page and replay what Kafka deleted unread."""
@@ -252,11 +254,11 @@ class Watchdog:
         dead_letter_collector.collect(brokers, s3_client(self.settings), self.record)
         losses = self.record.losses()
         for page in dead_letter_collector.loss_pages(losses, datetime.now(UTC)):
-            self.outbox.put(page.key, Kind.PAGE, page.body)
+            self.outbox.put(page.key, MessageKind.PAGE, page.body)
         for loss in losses:
             if not loss.settled:
                 key, body = dead_letter_collector.replay_order(loss)
-                self.outbox.put(key, Kind.REPLAY, body)
+                self.outbox.put(key, MessageKind.REPLAY, body)
 
     def read_flow(self) -> FlowReading:
         """The stream as it is now."""
@@ -275,14 +277,14 @@ class Watchdog:
             self._intake_unseen = self._intake_unseen or datetime.now(UTC)
             page = unseen_page(self._intake_unseen, datetime.now(UTC), rules_from(), reason_of(error))
             if page is not None:
-                self.outbox.put(page.key, Kind.PAGE, page.body)
+                self.outbox.put(page.key, MessageKind.PAGE, page.body)
             raise
         self._intake_unseen = None
         if found is None:
             return
         report, unpaged = found
         for page in intake_pages(report, unpaged, self._intake.rules, self._intake_paged_at):
-            self.outbox.put(page.key, Kind.PAGE, page.body)
+            self.outbox.put(page.key, MessageKind.PAGE, page.body)
             if page.key.startswith(FILES_PAGE):
                 self._intake.store.mark_paged(unpaged)
                 self._intake_paged_at = report.at
@@ -303,7 +305,7 @@ class Watchdog:
             found = silences(self._watching(unhealthy))
             page = self.switch.feed(found, now)
             if page is not None:
-                self.outbox.put(page.key, Kind.PAGE, page.body)
+                self.outbox.put(page.key, MessageKind.PAGE, page.body)
             self._store_away, self._told_away = None, False
         except StoreUnavailable as error:
             self._store_is_away(now, str(error))
@@ -368,7 +370,7 @@ class Watchdog:
             f"Since {since:%H:%M:%S} UTC: {error}",
         )
         try:
-            tell_people(Message(page.key, Kind.PAGE, page.body, now, 1), channels())
+            tell_people(OutboxMessage(page.key, MessageKind.PAGE, page.body, now, 1), channels())
         except Nobody as nobody:
             log.warning("%s: %s", page.title, nobody)
         self._told_away = True
@@ -422,7 +424,7 @@ def main() -> None:
     settings = load_settings()
     watchdog = Watchdog(settings, ControlPlane(settings).airflow)
     with _stopped_by_signals() as stop:
-        preparing = Line("tables", 5.0, watchdog.prepare)
+        preparing = PeriodicTask("tables", 5.0, watchdog.prepare)
         while not stop.is_set() and not preparing.once():
             stop.wait(preparing.every_s)
         run(watchdog, stop)

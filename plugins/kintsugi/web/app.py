@@ -23,11 +23,11 @@ from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.store import Store, StoreUnavailable
 from kintsugi.web import actions, archive, incident_view
-from kintsugi.web.access import Gate, Tokens, same_origin
+from kintsugi.web.access import Authorizer, Tokens, same_origin
 from kintsugi.web.airflow_api import Send
 from kintsugi.web.assets import asset
 from kintsugi.web.flow import series
-from kintsugi.web.pages import Pages, Viewer
+from kintsugi.web.pages import PageRenderer, Viewer
 from kintsugi.web.polling_cache import Hub
 
 PATIENCE_S = 1.5
@@ -50,7 +50,7 @@ class Doors:
     """What the page works with: who may (gate), what is read (hub, listing), what is done (send)."""
 
     settings: Settings
-    gate: Gate
+    gate: Authorizer
     hub: Hub
     send: Send
     listing: Callable[[], Listing]
@@ -66,7 +66,7 @@ def create_app(doors: Doors) -> FastAPI:
         openapi_url=None,
         dependencies=[Depends(doors.gate.reader)],
     )
-    pages = Pages(doors.settings)
+    pages = PageRenderer(doors.settings)
     _security(app, pages)
     _look(app, doors, pages)
     _incidents(app, doors, pages)
@@ -74,7 +74,7 @@ def create_app(doors: Doors) -> FastAPI:
     return app
 
 
-def _security(app: FastAPI, pages: Pages) -> None:
+def _security(app: FastAPI, pages: PageRenderer) -> None:
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
@@ -91,7 +91,7 @@ def _security(app: FastAPI, pages: Pages) -> None:
         return _error(request, pages, 422 if isinstance(error, InputError) else 503, str(error))
 
 
-def _error(request: Request, pages: Pages, status: int, said: str) -> Response:
+def _error(request: Request, pages: PageRenderer, status: int, said: str) -> Response:
     if "hx-request" in request.headers:
         return HTMLResponse(pages.render("said.html", level="bad", said=said), status)
     if "text/html" in request.headers.get("accept", ""):
@@ -99,7 +99,7 @@ def _error(request: Request, pages: Pages, status: int, said: str) -> Response:
     return JSONResponse({"detail": said}, status)
 
 
-def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
+def _look(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
     reader = Depends(doors.gate.reader)
 
     @app.get("/", response_class=HTMLResponse)
@@ -130,7 +130,7 @@ def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
         return Response(found.body, media_type=found.media_type, headers=headers)
 
 
-def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
+def _incidents(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
     @app.get("/incidents", response_class=HTMLResponse)
     async def incidents(
         request: Request,
@@ -195,7 +195,7 @@ async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
         return f"S3 does not give it: {error}"
 
 
-def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
+def _act(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
     reader = Depends(doors.gate.reader)
     tokens = Tokens(doors.settings.secret("page-forms"))
 

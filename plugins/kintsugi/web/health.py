@@ -28,8 +28,8 @@ from kintsugi.db.dashboard import Glance
 from kintsugi.db.flags import FLEET, Maintenance
 from kintsugi.web.flow import Stream
 from kintsugi.web.intake import Intake
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import WORDS, Level
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import WORDS, Severity
 from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 
 # A step may take minutes (a Cassandra node streams its data), so silence of the journal alone is no failure.
@@ -44,7 +44,7 @@ class Headline:
     ``advice``: what the reader should do; ``deed``, ``target``: the action that does it, None where there is none.
     """
 
-    level: Level
+    level: Severity
     title: str
     advice: str
     since: datetime | None = None
@@ -61,7 +61,7 @@ class NodeRow:
     """A node on the page. ``last``: its newest incident; ``notes``: paused watch, maintenance, data not whole."""
 
     node: Node
-    level: Level
+    level: Severity
     state: str
     since: datetime | None
     notes: tuple[str, ...]
@@ -75,10 +75,10 @@ class Known:
 
     now: datetime
     fleet: Fleet
-    nodes: Reading[Mapping[str, NodeSeen]]
-    store: Reading[Glance]
-    airflow: Reading[AirflowSeen]
-    releases: Reading[ReleasesSeen]
+    nodes: CachedValue[Mapping[str, NodeSeen]]
+    store: CachedValue[Glance]
+    airflow: CachedValue[AirflowSeen]
+    releases: CachedValue[ReleasesSeen]
     stream: Stream
     intake: Intake | None = None
 
@@ -124,7 +124,7 @@ def headline(known: Known) -> Headline:
     last = known.store.value.last_trouble if known.store.value else None
     count = len(known.fleet.nodes)
     return Headline(
-        Level.WELL,
+        Severity.WELL,
         f"All {count} servers answer and trades flow.",
         "Nothing to do.",
         since=last,
@@ -141,7 +141,7 @@ def _undecided(known: Known) -> Headline | None:
     reason = refusal(incident) if incident else ""
     what = f"The repair of {name or first.run_id} was refused and waits for your decision."
     return Headline(
-        Level.BAD,
+        Severity.BAD,
         what,
         reason or "Read why, then approve or decline.",
         since=first.since,
@@ -155,7 +155,7 @@ def _failed(known: Known) -> Headline | None:
         trouble = failure(incident, known.now)
         if trouble is not None:
             return Headline(
-                Level.BAD,
+                Severity.BAD,
                 f"The repair of {incident.node} is stuck: {trouble}",
                 "The watch tries again and escalates. If it doesn't within a minute, recover the node by hand.",
                 since=incident.started_at,
@@ -176,7 +176,7 @@ def _abandoned(known: Known) -> Headline | None:
         lost = f"{node.name} does not answer{too}, and "
         if flags:
             return Headline(
-                Level.BAD,
+                Severity.BAD,
                 f"{lost}healing is paused.",
                 str(flags[0]),
                 since,
@@ -186,16 +186,16 @@ def _abandoned(known: Known) -> Headline | None:
         if known.unwatched(node.name):
             advice = f"Resume {watch_of(node.name)}, or recover the node by hand."
             return Headline(
-                Level.BAD, f"{lost}its watch is paused.", advice, since, deed="recover", target=node.name
+                Severity.BAD, f"{lost}its watch is paused.", advice, since, deed="recover", target=node.name
             )
         if _nobody_acts(known):
             return Headline(
-                Level.BAD, f"{lost}Airflow does not act: {_late(known)}.", "Run `make up`.", since
+                Severity.BAD, f"{lost}Airflow does not act: {_late(known)}.", "Run `make up`.", since
             )
         if since is not None and known.now - since > CONFIRM_WITHIN:
             advice = "Look at its watch in Airflow, or recover it by hand."
             return Headline(
-                Level.BAD, f"{lost}no repair has begun.", advice, since, deed="recover", target=node.name
+                Severity.BAD, f"{lost}no repair has begun.", advice, since, deed="recover", target=node.name
             )
     return None
 
@@ -207,7 +207,7 @@ def _repairing(known: Known) -> Headline | None:
         doing = " ".join(f"{incident.node}: {doing_now(incident)}." for incident in opened)
         started = min(incident.started_at for incident in opened)
         return Headline(
-            Level.BUSY,
+            Severity.BUSY,
             f"{names} failed and {_are(opened)} being repaired.",
             f"Nothing to do. {doing}",
             started,
@@ -218,7 +218,7 @@ def _repairing(known: Known) -> Headline | None:
         names = _names([node.name for node in away])
         advice = "Nothing to do yet: the watch confirms the failure and then repairs it."
         return Headline(
-            Level.BUSY,
+            Severity.BUSY,
             f"{names} stopped answering.",
             advice,
             seen.since if seen else None,
@@ -227,12 +227,12 @@ def _repairing(known: Known) -> Headline | None:
 
 
 def _flow(known: Known) -> Headline | None:
-    if known.stream.level is Level.BAD:
-        return Headline(Level.BAD, known.stream.sentence, known.stream.advice, known.stream.since)
+    if known.stream.level is Severity.BAD:
+        return Headline(Severity.BAD, known.stream.sentence, known.stream.advice, known.stream.since)
     return None
 
 
-def _intake(known: Known, level: Level = Level.BAD) -> Headline | None:
+def _intake(known: Known, level: Severity = Severity.BAD) -> Headline | None:
     seen = known.intake
     if seen is None or seen.level is not level:
         return None
@@ -240,11 +240,11 @@ def _intake(known: Known, level: Level = Level.BAD) -> Headline | None:
 
 
 def _late_intake(known: Known) -> Headline | None:
-    return _intake(known, Level.NOTE)
+    return _intake(known, Severity.NOTE)
 
 
 def _blind(known: Known) -> Headline | None:
-    silent: dict[str, Reading[Any]] = {
+    silent: dict[str, CachedValue[Any]] = {
         "the store": known.store,
         "the servers' probes": known.nodes,
         "Airflow's tables": known.airflow,
@@ -252,20 +252,20 @@ def _blind(known: Known) -> Headline | None:
     for what, reading in silent.items():
         if reading.error is not None:
             said = f"{reading.error} What is shown below may be old."
-            return Headline(Level.UNKNOWN, f"Can't tell: {what} can't be read.", said, reading.at)
+            return Headline(Severity.UNKNOWN, f"Can't tell: {what} can't be read.", said, reading.at)
         if reading.at is None:
-            return Headline(Level.UNKNOWN, "Looking…", "The first answers come within seconds.")
+            return Headline(Severity.UNKNOWN, "Looking…", "The first answers come within seconds.")
     return None
 
 
 def _unnoticed(known: Known) -> Headline | None:
     if _nobody_acts(known):
         title = f"Nobody would notice a failure: {_late(known)}."
-        return Headline(Level.BAD, title, "Run `make up` on the control plane.")
+        return Headline(Severity.BAD, title, "Run `make up` on the control plane.")
     flags = known.store.value.maintenance if known.store.value else ()
     if flags:
         return Headline(
-            Level.NOTE,
+            Severity.NOTE,
             f"healing is paused for {_scopes(flags)}.",
             " ".join(str(flag) for flag in flags),
             flags[0].since,
@@ -275,7 +275,7 @@ def _unnoticed(known: Known) -> Headline | None:
     unwatched = [node.name for node in known.fleet if known.unwatched(node.name)]
     if unwatched:
         return Headline(
-            Level.NOTE,
+            Severity.NOTE,
             f"nobody watches {_names(unwatched)}.",
             "Resume the watch, or a failure there goes unnoticed.",
             deed="watch",
@@ -285,8 +285,8 @@ def _unnoticed(known: Known) -> Headline | None:
 
 
 def _late_flow(known: Known) -> Headline | None:
-    if known.stream.level is Level.NOTE:
-        return Headline(Level.NOTE, known.stream.sentence, known.stream.advice, known.stream.since)
+    if known.stream.level is Severity.NOTE:
+        return Headline(Severity.NOTE, known.stream.sentence, known.stream.advice, known.stream.since)
     return None
 
 
@@ -299,7 +299,9 @@ def _uncompared(known: Known) -> Headline | None:
     if since is None:
         return None
     advice = "Look at anti_entropy in Airflow: rows that were deleted may come back after ten days."
-    return Headline(Level.NOTE, "Cassandra's replicas weren't compared for more than a week.", advice, since)
+    return Headline(
+        Severity.NOTE, "Cassandra's replicas weren't compared for more than a week.", advice, since
+    )
 
 
 def comparison_line(known: Known) -> str:
@@ -336,20 +338,20 @@ def node_row(known: Known, node: Node) -> NodeRow:
     if store and node.name in store.pending and incident is None:
         notes.append("its data is being made whole")
     notes.extend(_release_notes(known, node.name))
-    level, state, since = Level.WELL, "answers", None
+    level, state, since = Severity.WELL, "answers", None
     if seen is None:
-        level, state = Level.UNKNOWN, "not probed yet"
+        level, state = Severity.UNKNOWN, "not probed yet"
     elif seen.symptom is Symptom.DOWN:
-        level, state, since = Level.BAD, "down", seen.since
+        level, state, since = Severity.BAD, "down", seen.since
     elif seen.symptom is Symptom.HUNG:
-        level, state, since = Level.BAD, "hangs", seen.since
+        level, state, since = Severity.BAD, "hangs", seen.since
     elif seen.since is not None:
-        level, state, since = Level.NOTE, "no answer", seen.since
+        level, state, since = Severity.NOTE, "no answer", seen.since
     if incident is not None:
         since = incident.started_at
-        level, state = Level.BUSY, doing_now(incident, short=True)
+        level, state = Severity.BUSY, doing_now(incident, short=True)
         if failure(incident, known.now):
-            level, state = Level.BAD, "repair stuck"
+            level, state = Severity.BAD, "repair stuck"
     last = store.newest.get(node.name) if store else None
     return NodeRow(node, level, state, since, tuple(notes), last, incident.id if incident else None)
 
@@ -372,7 +374,7 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
-def release_line(reading: Reading[ReleasesSeen]) -> str:
+def release_line(reading: CachedValue[ReleasesSeen]) -> str:
     """Which release is known-good, and which nodes drift from theirs; empty while nobody could tell."""
     seen = reading.value
     if seen is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kintsugi.notify.intake_paging_rules import waiting_for
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
-from kintsugi.web.severity import Level
+from kintsugi.web.severity import Severity
 
 STALE_AFTER = timedelta(minutes=5)
 MOST_REJECTED = 0.5
@@ -22,7 +22,7 @@ class Intake:
     ``deed``: the action of the page that may help; None where there is none. ``report``: what it is said of.
     """
 
-    level: Level
+    level: Severity
     sentence: str
     advice: str = ""
     since: datetime | None = None
@@ -45,17 +45,17 @@ def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Int
     """
     if report is None:
         return Intake(
-            Level.UNKNOWN, "the watchdog has not looked at S3 yet.", "It does so every few seconds."
+            Severity.UNKNOWN, "the watchdog has not looked at S3 yet.", "It does so every few seconds."
         )
     if now - report.at > STALE_AFTER:
-        level = Level.BAD if now - report.at > rules.waiting else Level.UNKNOWN
+        level = Severity.BAD if now - report.at > rules.waiting else Severity.UNKNOWN
         said = f"the watchdog could not look at S3 since {report.at:%Y-%m-%d %H:%M} UTC."
         return Intake(level, said, "Is S3 away, or a permission? See watchdog.log.", report.at, report=report)
     for rule in (_failed, _stalled, _retried, _missing, _rejected, _paused):
         found = rule(report, rules)
         if found is not None:
             return found
-    return Intake(Level.WELL, "Files come in.", report=report)
+    return Intake(Severity.WELL, "Files come in.", report=report)
 
 
 def not_taken_line(report: IntakeReport) -> str:
@@ -76,7 +76,7 @@ def _failed(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     name, reason = first.key.rpartition("/")[2], first.said.rstrip(".")
     said = f"{_files(count)} can't be used as delivered, first {name}: {reason}."
     return Intake(
-        Level.BAD, said, "The other files come in. Deliver it again, or take it again once the reason is gone.",
+        Severity.BAD, said, "The other files come in. Deliver it again, or take it again once the reason is gone.",
         min(note.since for note in (*report.failed, *hollow)), "redrive", report,
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def _stalled(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if span is None or span < rules.waiting or report.paused:
         return None
     said = f"{_files(report.waiting)} wait, and none came in for {span.total_seconds() / 60:.0f} minutes."
-    return Intake(Level.BAD, said, "Look at ingest_trades in Airflow.", report.waits_since, report=report)
+    return Intake(Severity.BAD, said, "Look at ingest_trades in Airflow.", report.waits_since, report=report)
 
 
 def _retried(report: IntakeReport, rules: IntakeRules) -> Intake | None:
@@ -98,14 +98,14 @@ def _retried(report: IntakeReport, rules: IntakeRules) -> Intake | None:
         f"S3 does not give {_files(len(report.retried))}, first {first.key.rpartition('/')[2]}: {first.said}"
     )
     advice = "It is tried again every few minutes. Is a permission missing?"
-    return Intake(Level.BAD if late else Level.NOTE, said, advice, first.since, report=report)
+    return Intake(Severity.BAD if late else Severity.NOTE, said, advice, first.since, report=report)
 
 
 def _missing(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.missing:
         return None
     said = f"the file of a session is missing: {', '.join(report.missing[-3:])}."
-    return Intake(Level.BAD, said, "Ask the vendor.", report=report)
+    return Intake(Severity.BAD, said, "Ask the vendor.", report=report)
 
 
 def _rejected(report: IntakeReport, rules: IntakeRules) -> Intake | None:
@@ -113,14 +113,14 @@ def _rejected(report: IntakeReport, rules: IntakeRules) -> Intake | None:
         return None
     first = report.rejected[0]
     said = f"{_files(len(report.rejected))} lost rows, first {first.key.rpartition('/')[2]}: {first.said}."
-    return Intake(Level.NOTE, said, "The dead letters hold them.", first.since, report=report)
+    return Intake(Severity.NOTE, said, "The dead letters hold them.", first.since, report=report)
 
 
 def _paused(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.paused or not report.waiting:
         return None
     said = f"{_files(report.waiting)} wait, and ingest_trades is paused."
-    return Intake(Level.NOTE, said, "Resume it in Airflow.", report.waits_since, report=report)
+    return Intake(Severity.NOTE, said, "Resume it in Airflow.", report.waits_since, report=report)
 
 
 def _files(count: int) -> str:

@@ -16,15 +16,15 @@ from kintsugi.core.settings import Settings
 from kintsugi.pipeline.ingest.intake_monitor import rules_from
 from kintsugi.web import flow, health, incident_view, intake
 from kintsugi.web.assets import FOREIGN, OWN, asset
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import WORDS, Level
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import WORDS, Severity
 
 if TYPE_CHECKING:
     from fastapi import Request
 
 TEMPLATES = Path(__file__).parent / "templates"
 PANELS = ("headline", "fleet", "flow", "intake", "unusual", "chaos", "recent")
-SIGNS = {Level.WELL: "✓", Level.NOTE: "!", Level.BUSY: "↻", Level.BAD: "✕", Level.UNKNOWN: "?"}
+SIGNS = {Severity.WELL: "✓", Severity.NOTE: "!", Severity.BUSY: "↻", Severity.BAD: "✕", Severity.UNKNOWN: "?"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Viewer:
     acts: bool
 
 
-class Pages:
+class PageRenderer:
     """Renders templates. A panel is HTML whose digest the browser sends back, so that only changes travel."""
 
     def __init__(self, settings: Settings) -> None:
@@ -66,7 +66,7 @@ class Pages:
             return self.render(template, base=request.scope.get("root_path", ""), whole=False, **values)
         return self.page(template, request, **values)
 
-    def front(self, request: Request, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> str:
+    def front(self, request: Request, readings: Mapping[str, CachedValue[Any]], viewer: Viewer) -> str:
         """The page itself with all its panels."""
         panels = self.panels(readings, viewer)
         return self.page(
@@ -78,7 +78,7 @@ class Pages:
         )
 
     def changes(
-        self, readings: Mapping[str, Reading[Any]], viewer: Viewer, seen: frozenset[str]
+        self, readings: Mapping[str, CachedValue[Any]], viewer: Viewer, seen: frozenset[str]
     ) -> str | None:
         """The panels that ``seen`` (digests) doesn't hold, to be swapped in; None when it holds all."""
         panels = self.panels(readings, viewer)
@@ -91,7 +91,7 @@ class Pages:
             seen=_seen(panels),
         )
 
-    def panels(self, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> dict[str, str]:
+    def panels(self, readings: Mapping[str, CachedValue[Any]], viewer: Viewer) -> dict[str, str]:
         """HTML of every panel by name. The same readings give the same HTML: times are told absolutely."""
         stream = flow.stream(readings["flow"])
         files = readings["files"].value

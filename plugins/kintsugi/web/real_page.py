@@ -9,7 +9,7 @@ from kintsugi.core.settings import load_settings
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.store import Store
 from kintsugi.web import airflow_api, sources
-from kintsugi.web.access import AirflowGate
+from kintsugi.web.access import AirflowAuthorizer
 from kintsugi.web.app import Doors, create_app
 from kintsugi.web.polling_cache import Hub
 
@@ -20,7 +20,7 @@ def real_page() -> Any:
     return create_app(
         Doors(
             settings=settings,
-            gate=AirflowGate(),
+            gate=AirflowAuthorizer(),
             hub=Hub(sources.of(settings)),
             send=airflow_api.send,
             listing=lambda: Listing(store_dsn(settings)),

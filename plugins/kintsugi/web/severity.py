@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     """From all is well to a person is needed; ``UNKNOWN`` when nobody can tell."""
 
     WELL = "well"
@@ -14,9 +14,9 @@ class Level(StrEnum):
 
 
 WORDS = {
-    Level.WELL: "Well",
-    Level.NOTE: "Well, but",
-    Level.BUSY: "Healing",
-    Level.BAD: "Needs you",
-    Level.UNKNOWN: "Unknown",
+    Severity.WELL: "Well",
+    Severity.NOTE: "Well, but",
+    Severity.BUSY: "Healing",
+    Severity.BAD: "Needs you",
+    Severity.UNKNOWN: "Unknown",
 }

@@ -15,7 +15,7 @@ from typing import Any
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet, Role
-from kintsugi.core.observation import Answer, Symptom
+from kintsugi.core.observation import ProbeResult, Symptom
 from kintsugi.core.settings import KEYSPACE, Settings
 from kintsugi.db.dashboard import Glance, Listing
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
@@ -28,7 +28,7 @@ from kintsugi.probes import probe_node
 from kintsugi.probes.failure_detector import NodeWatch
 from kintsugi.probes.protocols import Probe
 from kintsugi.probes.stream_progress import read_flow
-from kintsugi.web.polling_cache import Source
+from kintsugi.web.polling_cache import PolledSource
 
 CHART_SPAN = timedelta(hours=6)
 STALE_AFTER = timedelta(seconds=20)
@@ -42,7 +42,7 @@ class NodeSeen:
     ``since``: when the first failed probe was put, UTC, None while it answers.
     """
 
-    answer: Answer
+    answer: ProbeResult
     detail: str
     symptom: Symptom | None
     since: datetime | None
@@ -66,7 +66,7 @@ class Nodes:
 
     def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSeen:
         finding = self._watches.setdefault(name, NodeWatch()).feed(probe, now_s)
-        if probe.answer is Answer.OK:
+        if probe.answer is ProbeResult.OK:
             return NodeSeen(probe.answer, probe.detail, None, None)
         before = self._seen.get(name)
         symptom = finding.symptom if finding else before.symptom if before else None
@@ -162,20 +162,20 @@ class AirflowSeen:
     chaos: str | None
 
 
-def of(settings: Settings) -> dict[str, Source]:
+def of(settings: Settings) -> dict[str, PolledSource]:
     """The page's sources by name, and how often each is asked."""
 
     def beside(ask: Any) -> Any:
         return lambda: asyncio.to_thread(ask, settings)
 
     return {
-        "nodes": Source(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
-        "store": Source(beside(ask_store), every_s=0.7, within_s=3.0),
-        "flow": Source(Flow(settings).ask, every_s=5.0, within_s=8.0),
-        "files": Source(beside(ask_files), every_s=3.0, within_s=5.0),
-        "unusual": Source(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
-        "releases": Source(beside(ask_releases), every_s=5.0, within_s=3.0),
-        "airflow": Source(beside(ask_airflow), every_s=2.0, within_s=3.0),
+        "nodes": PolledSource(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
+        "store": PolledSource(beside(ask_store), every_s=0.7, within_s=3.0),
+        "flow": PolledSource(StreamReader(settings).ask, every_s=5.0, within_s=8.0),
+        "files": PolledSource(beside(ask_files), every_s=3.0, within_s=5.0),
+        "unusual": PolledSource(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
+        "releases": PolledSource(beside(ask_releases), every_s=5.0, within_s=3.0),
+        "airflow": PolledSource(beside(ask_airflow), every_s=2.0, within_s=3.0),
     }
 
 
@@ -185,7 +185,7 @@ def ask_store(settings: Settings) -> Glance:
 
 
 @dataclass(slots=True)
-class Flow:
+class StreamReader:
     """The samples that the watch of the flow wrote; where it writes none, the page reads the stream itself."""
 
     settings: Settings

@@ -16,7 +16,7 @@ import pytest
 
 from kintsugi.core.errors import Fenced, IncidentClosed, KintsugiError, LeaseHeld, Refused
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, Incident, Ledger, Outcome, Phase
+from kintsugi.core.incident import Action, Incident, Outcome, Phase, RepairBudget
 from kintsugi.db.migrations import MIGRATIONS
 from kintsugi.db.patience import Patience
 from kintsugi.db.store import Store, StoreUnavailable
@@ -289,16 +289,16 @@ def test_the_guards_see_flags_budget_and_pending_repairs(store: Store) -> None:
     store.set_maintenance("*", reason="over", user="ada", until=NOW - timedelta(hours=1))
     second, second_token = opened(store, "cassandra-2")
     begin(store, second, second_token, Action.RESTART)
-    seen: list[Ledger] = []
+    seen: list[RepairBudget] = []
 
-    def watch(ledger: Ledger) -> list[str]:
+    def watch(ledger: RepairBudget) -> list[str]:
         seen.append(ledger)
         return []
 
     begin(store, second, second_token, Action.REBUILD, "2", refusals=watch)
     assert [list(ledger.role_attempts) for ledger in seen] == [["cassandra-1"]]
     assert [replace(ledger, role_attempts={}) for ledger in seen] == [
-        Ledger(
+        RepairBudget(
             maintenance=("cassandra-2 is in maintenance until it is cleared: new disks (ada).",),
             repairs_of_node=1,
             repairs_of_fleet=3,
@@ -350,7 +350,7 @@ def test_of_two_rebuilds_at_once_of_one_role_only_one_begins(store: Store) -> No
     cases = [opened(store, f"cassandra-{n}", f"run-{n}") for n in (1, 2, 3)]
 
     def rebuild(incident: Incident, token: int) -> bool:
-        def refusals(ledger: Ledger) -> list[str]:
+        def refusals(ledger: RepairBudget) -> list[str]:
             return [f"{other} isn't whole." for other in ledger.pending]
 
         return begin(store, incident, token, Action.REBUILD, refusals=refusals)

@@ -14,7 +14,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from kintsugi.core.errors import KintsugiError, Unaccounted
-from kintsugi.db.outbox import Kind
+from kintsugi.db.outbox import MessageKind
 from kintsugi.notify.reconciliation_alert import call_a_person
 from kintsugi.operations.stream_driver import DESIRED
 from kintsugi.probes.stream_progress import FlowReading
@@ -35,7 +35,7 @@ def _the_store(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def titles(tables: Tables) -> list[str]:
     with tables.outbox.transaction() as connection:
-        rows = connection.execute("SELECT body FROM outbox WHERE kind = %s", (Kind.PAGE,)).fetchall()
+        rows = connection.execute("SELECT body FROM outbox WHERE kind = %s", (MessageKind.PAGE,)).fetchall()
     return [row["body"]["title"] for row in rows]
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.crash_test import begun, kept
 from benchmarks.crash_test_plan import COMPONENTS, NODES, REBOOTS_AT, STEPS, Killing, Victim, judge, plan
 from kintsugi.core.fleet import load_fleet
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from tests.stories import at, healed
 
 KILLING = Killing("provision", Victim.WORKER, "kafka-2")
@@ -66,7 +66,7 @@ def test_one_healed_incident_with_one_rebuild_is_as_designed() -> None:
     assert judge(KILLING, [on_its_disk()]) is None
 
 
-TWICE = Entry(at(30), "attempt", "again", {"action": "rebuild_node"})
+TWICE = JournalEntry(at(30), "attempt", "again", {"action": "rebuild_node"})
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from rich.console import Console
 
 from benchmarks.harness import followed
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident
+from kintsugi.core.incident import Incident, JournalEntry
 from kintsugi.db.store import StoreUnavailable
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 INCIDENT = Incident(
     id="kafka-2-20260801T021504Z-9f3c", node="kafka-2", role=Role.KAFKA, opened_at=T0, t0=T0, first_failed_at=T0,
-    detected_at=T0, holder="watch_kafka-2/run-7", entries=(Entry(T0 + timedelta(seconds=7), "fence", "all ended"),),
+    detected_at=T0, holder="watch_kafka-2/run-7",
+    entries=(JournalEntry(T0 + timedelta(seconds=7), "fence", "all ended"),),
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from benchmarks import scenario_report, scenario_run
 from benchmarks.live_kills import EXITED, Announcement, Death
 from benchmarks.scenario_report import NOT_BEGUN, Seen, pages_about, row_of
 from benchmarks.scenario_run import Run, run_cells
-from benchmarks.scenarios import Cell, Pages
+from benchmarks.scenarios import Cell, ExpectedPages
 from kintsugi.chaos import injection, janitor
 from kintsugi.chaos.faults import Fault
 from kintsugi.chaos.guard import Aborted, Bystanders
@@ -27,12 +27,14 @@ from kintsugi.core.errors import Refused, StepFailed
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.incident import Action, Outcome
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.recovery.diagnosis import Verdict
+from kintsugi.recovery.diagnosis import FailureMode
 from tests.stories import T0, healed
 
 ON_DISK = frozenset({Action.REBUILD})
-LOST = Cell("power_off", ("kafka-2",), frozenset({Verdict.HOST_LOST}), actions=ON_DISK, must=ON_DISK)
-LEFT_ALONE = Cell("network_drop", ("kafka-2",), frozenset(Verdict), incident=False, pages=Pages.MAY)
+LOST = Cell("power_off", ("kafka-2",), frozenset({FailureMode.HOST_LOST}), actions=ON_DISK, must=ON_DISK)
+LEFT_ALONE = Cell(
+    "network_drop", ("kafka-2",), frozenset(FailureMode), incident=False, pages=ExpectedPages.MAY
+)
 COUNTED = {"lost": 0, "doubled": 0, "in_flight": 0, "stored": 7}
 
 
@@ -106,7 +108,7 @@ def test_a_page_counts_for_the_node_that_it_names_and_a_pattern_only_where_it_is
         f"{scenario_report.PATTERN_PAGES[0]}kafka-2": "kafka-2 again and again",
     }
     assert pages_about(LOST, pages) == ["kafka-2 needs a person: x"]
-    loop = Cell("crash_loop", ("kafka-2",), frozenset(), pages=Pages.MUST)
+    loop = Cell("crash_loop", ("kafka-2",), frozenset(), pages=ExpectedPages.MUST)
     assert len(pages_about(loop, pages)) == 2
 
 
@@ -246,7 +248,7 @@ def test_a_page_that_must_come_is_waited_for(doors: Any, monkeypatch: pytest.Mon
         return {"page/pattern/kafka-1/1": "kafka-1 fails again and again"} if len(looks) > 1 else {}
 
     monkeypatch.setattr(scenario_run, "pages_since", pages)
-    (row,) = run(doors, replace(HELD, pages=Pages.MUST))
+    (row,) = run(doors, replace(HELD, pages=ExpectedPages.MUST))
     assert row["as_designed"], row["outcome"]
 
 

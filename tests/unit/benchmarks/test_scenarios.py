@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.fault_matrix import CELLS, NOT_MADE, NOT_MADE_ANYWHERE
-from benchmarks.scenarios import Cell, Pages, Told, judge, judge_pages, owed
+from benchmarks.scenarios import Cell, ExpectedPages, Told, judge, judge_pages, owed
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.core.incident import Action
-from kintsugi.recovery.diagnosis import Verdict
+from kintsugi.recovery.diagnosis import FailureMode
 
 LOST = Cell(
     "power_off",
     ("kafka-1",),
-    frozenset({Verdict.HOST_LOST}),
+    frozenset({FailureMode.HOST_LOST}),
     actions=frozenset({Action.REBUILD_NODE}),
     must=frozenset({Action.REBUILD_NODE}),
 )
-LEFT_ALONE = Cell("paused", ("kafka-1",), frozenset({Verdict.FALSE_ALARM}), incident=False)
+LEFT_ALONE = Cell("paused", ("kafka-1",), frozenset({FailureMode.FALSE_ALARM}), incident=False)
 GOOD = Told("kafka-1", ["host_lost"], ["rebuild_node"])
 
 
@@ -77,7 +77,7 @@ def test_every_fault_has_a_cell_for_every_role_or_a_reason_why_not() -> None:
 
 
 def test_a_cell_that_wants_a_word_of_it_is_not_content_with_a_node_that_serves() -> None:
-    wants = Cell("corrupt_entry", ("kafka-1",), frozenset({Verdict.STARTING}), says="was compared")
+    wants = Cell("corrupt_entry", ("kafka-1",), frozenset({FailureMode.STARTING}), says="was compared")
     silent, other = Told("kafka-1", ["starting"], []), Told("kafka-2", ["starting"], [], "it was compared")
     assert (
         judge(wants, [silent, other], healed=True) == "nothing in the journal of kafka-1 says: was compared"
@@ -91,16 +91,16 @@ def test_a_cell_that_wants_a_word_of_it_is_not_content_with_a_node_that_serves()
 @pytest.mark.parametrize(
     ("designed", "pages", "as_designed"),
     [
-        (Pages.NONE, [], True),
-        (Pages.NONE, ["kafka-1 needs a person"], False),
-        (Pages.MAY, [], True),
-        (Pages.MAY, ["kafka-1 needs a person"], True),
-        (Pages.MUST, [], False),
-        (Pages.MUST, ["kafka-1 needs a person"], True),
+        (ExpectedPages.NONE, [], True),
+        (ExpectedPages.NONE, ["kafka-1 needs a person"], False),
+        (ExpectedPages.MAY, [], True),
+        (ExpectedPages.MAY, ["kafka-1 needs a person"], True),
+        (ExpectedPages.MUST, [], False),
+        (ExpectedPages.MUST, ["kafka-1 needs a person"], True),
     ],
 )
 def test_a_person_is_paged_where_that_is_designed_and_nowhere_else(
-    designed: Pages, pages: list[str], as_designed: bool
+    designed: ExpectedPages, pages: list[str], as_designed: bool
 ) -> None:
     cell = Cell("power_off", ("kafka-1",), frozenset(), pages=designed)
     assert (judge_pages(cell, pages) is None) == as_designed

@@ -17,25 +17,25 @@ from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import Refused
 from kintsugi.core.fleet import Node, Role, load_fleet
-from kintsugi.core.incident import Action, Ledger
-from kintsugi.core.observation import Answer
+from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.observation import ProbeResult
 from kintsugi.db.flags import Desired
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits
+from kintsugi.recovery.guards import CassandraFacts, Copies, Guard, GuardFacts, KafkaFacts, Limits
 from tests.stories import T0, healed
 
 FLEET = load_fleet()
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
-CALM = Ledger(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
-BEYOND = {Gate.COPIES, Gate.BREAKER}
+CALM = RepairBudget(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
+BEYOND = {Guard.COPIES, Guard.BREAKER}
 
 SERVING = GuardFacts(
     node="cassandra-2",
     role=Role.CASSANDRA,
     at=NOW,
     observed_at=NOW,
-    service=Answer.OK,
-    ssh=Answer.OK,
+    service=ProbeResult.OK,
+    ssh=ProbeResult.OK,
     heard_at=NOW,
     volume_intact=True,
     fleet_size=9,
@@ -103,8 +103,10 @@ def test_two_nodes_of_a_role_that_can_spare_one_need_a_waiver(facts: GuardFacts,
     assert objections(Action.RESTART, facts, [FLEET.node("spark-worker-1")], Limits()) == []
 
 
-@given(st.sampled_from([Action.RESTART, Action.REBUILD_NODE, Action.REBUILD]), st.sets(st.sampled_from(Gate)))
-def test_a_waiver_only_ever_takes_reasons_away(cost: Action, waived: set[Gate]) -> None:
+@given(
+    st.sampled_from([Action.RESTART, Action.REBUILD_NODE, Action.REBUILD]), st.sets(st.sampled_from(Guard))
+)
+def test_a_waiver_only_ever_takes_reasons_away(cost: Action, waived: set[Guard]) -> None:
     facts = replace(with_ledger(SERVING, pending=frozenset({"cassandra-1"})), protected=True)
     others = [FLEET.node("cassandra-3")]
     assert set(objections(cost, facts, others, Limits(), waived)) <= set(

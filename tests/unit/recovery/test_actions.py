@@ -16,7 +16,7 @@ from kintsugi.core.fleet import load_fleet
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Case
 from kintsugi.recovery import actions, assessment, fact_gathering, guard_evaluation
-from kintsugi.recovery.diagnosis import Diagnosis, Verdict
+from kintsugi.recovery.diagnosis import Diagnosis, FailureMode
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 NODE = load_fleet().node("kafka-2")
@@ -25,7 +25,7 @@ NODE = load_fleet().node("kafka-2")
 class Waited:
     """A node that is redundant after ``looks`` looks in vain, and what it looks like meanwhile; time is made up."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, verdicts: Iterator[Verdict], looks: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, verdicts: Iterator[FailureMode], looks: int) -> None:
         self.now, self.looks, self.verdicts = 0.0, looks, verdicts
         self.starved_by: float | None = None
         monkeypatch.setattr(fact_gathering, "datetime", SimpleNamespace(now=self.clock))
@@ -53,27 +53,29 @@ class Waited:
         return actions._await_redundant(runtime, NODE, None)  # type: ignore[arg-type]
 
 
-def always(verdict: Verdict) -> Iterator[Verdict]:
+def always(verdict: FailureMode) -> Iterator[FailureMode]:
     while True:
         yield verdict
 
 
 @pytest.mark.parametrize(
-    ("verdict", "minutes"), [(Verdict.STARTING, 29), (Verdict.FALSE_ALARM, 11)], ids=["starts", "serves"]
+    ("verdict", "minutes"),
+    [(FailureMode.STARTING, 29), (FailureMode.FALSE_ALARM, 11)],
+    ids=["starts", "serves"],
 )
 def test_a_node_that_starts_or_serves_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, verdict: Verdict, minutes: int
+    monkeypatch: pytest.MonkeyPatch, verdict: FailureMode, minutes: int
 ) -> None:
     waited = Waited(monkeypatch, always(verdict), looks=minutes * 6)
     assert waited() == "kafka-2 is redundant again"
 
 
-OTHERS = sorted(set(Verdict) - {Verdict.STARTING, Verdict.FALSE_ALARM})
+OTHERS = sorted(set(FailureMode) - {FailureMode.STARTING, FailureMode.FALSE_ALARM})
 
 
 @pytest.mark.parametrize("verdict", OTHERS)
 def test_any_other_is_given_the_time_of_a_start_and_no_more(
-    monkeypatch: pytest.MonkeyPatch, verdict: Verdict
+    monkeypatch: pytest.MonkeyPatch, verdict: FailureMode
 ) -> None:
     """The restart of a Spark worker "failed" after 10 s, and its init had started it some seconds later."""
     waited = Waited(monkeypatch, always(verdict), looks=100)
@@ -85,7 +87,7 @@ def test_any_other_is_given_the_time_of_a_start_and_no_more(
 def test_a_starved_start_is_waited_for_by_the_processor_time_that_it_gets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    waited = Waited(monkeypatch, always(Verdict.HUNG), looks=100)
+    waited = Waited(monkeypatch, always(FailureMode.HUNG), looks=100)
     waited.starved_by = 4.0  # it waits four times as long as it runs, so five times as long is given
     with pytest.raises(StepFailedForGood):
         waited()
@@ -93,7 +95,7 @@ def test_a_starved_start_is_waited_for_by_the_processor_time_that_it_gets(
 
 
 def test_a_node_that_gets_nothing_is_given_up_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited = Waited(monkeypatch, always(Verdict.HUNG), looks=1000)
+    waited = Waited(monkeypatch, always(FailureMode.HUNG), looks=1000)
     waited.starved_by = 1e6
     with pytest.raises(StepFailedForGood):
         waited()
@@ -103,7 +105,7 @@ def test_a_node_that_gets_nothing_is_given_up_as_well(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("verdict", actions.PATIENCE_S)
-def test_nothing_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, verdict: Verdict) -> None:
+def test_nothing_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, verdict: FailureMode) -> None:
     waited = Waited(monkeypatch, always(verdict), looks=1_000_000)
     with pytest.raises(StepFailedForGood, match="out of sync"):
         waited()

@@ -13,12 +13,12 @@ import pytest
 
 from kintsugi.core.errors import IncidentClosed, NodeReturned, Refused
 from kintsugi.core.fleet import Role, load_fleet
-from kintsugi.core.incident import Action, Entry, Incident
-from kintsugi.core.observation import Answer
+from kintsugi.core.incident import Action, Incident, JournalEntry
+from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Case
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.escalation import Decision
-from kintsugi.recovery.guards import Gate, Ruling
+from kintsugi.recovery.guards import Guard, Ruling
 from tests.stories import T0
 
 WATCH = Case("i-1", "kafka-2", "watch_kafka-2/run-1")
@@ -59,7 +59,7 @@ class Doors:
 
     def write(self, step: str, message: str = "", **data: Any) -> None:
         at = T0 + timedelta(seconds=len(self.incident_.entries))
-        entries = (*self.incident_.entries, Entry(at, step, message, data))
+        entries = (*self.incident_.entries, JournalEntry(at, step, message, data))
         self.incident_ = replace(self.incident_, entries=entries)
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     return found
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Gate) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Guard) -> None:
     ruling = Ruling(False, tuple(gate.value for gate in gates), frozenset(gates))
     monkeypatch.setattr(guard_evaluation, "judge", lambda *_, **__: ruling)
 
@@ -91,7 +91,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Gate) -> None:
 def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitioned_node(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refuse(monkeypatch, Gate.COPIES)
+    refuse(monkeypatch, Guard.COPIES)
     doors.confirmed(HAND, "partitioned", requested="rebuild")
     assert guard_evaluation.guard(doors, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
 
@@ -100,15 +100,15 @@ def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doors.confirmed(WATCH, "host_lost")
-    refuse(monkeypatch, Gate.BUDGET)
+    refuse(monkeypatch, Guard.BUDGET)
     guard_evaluation.guard(doors, WATCH)  # type: ignore[arg-type]
     doors.confirmed(HAND, "host_lost", requested="rebuild")
-    refuse(monkeypatch, Gate.COPIES, Gate.PENDING)
+    refuse(monkeypatch, Guard.COPIES, Guard.PENDING)
     guard_evaluation.guard(doors, HAND)  # type: ignore[arg-type]
-    opened: list[Gate] = []
+    opened: list[Guard] = []
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: opened.extend(approved))
     assert guard_evaluation.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
-    assert opened == [Gate.BUDGET]
+    assert opened == [Guard.BUDGET]
     assert guard_evaluation.refusal(doors, WATCH) == ["budget"]  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doors.confirmed(WATCH, "host_lost")
-    refuse(monkeypatch, Gate.BUDGET)
+    refuse(monkeypatch, Guard.BUDGET)
     guard_evaluation.guard(doors, WATCH)  # type: ignore[arg-type]
     doors.confirmed(HAND, "host_lost", dry_run=True)
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: None)
@@ -145,7 +145,7 @@ def test_a_node_that_answers_before_its_repair_begins_is_only_proven(
 def test_a_closed_incident_is_not_taken_for_a_node_that_returned(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = SimpleNamespace(service=Answer.OK, planned=False)
+    facts = SimpleNamespace(service=ProbeResult.OK, planned=False)
     monkeypatch.setattr(guard_evaluation, "_facts", lambda *_: facts)
     monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: doors.close(), raising=False)
     doors.confirmed(WATCH, "host_lost")

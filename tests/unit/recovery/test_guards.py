@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, Ledger
-from kintsugi.core.observation import Answer, NodeView, ServiceProcess
+from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.observation import NodeView, ProbeResult, ServiceProcess
 from kintsugi.recovery.common_cause import OtherNode, Starvation
-from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.recovery.guards import CassandraFacts, Copies, Guard, GuardFacts, KafkaFacts, Limits, judge
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 RESTART, NODE, BOTH, BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
-CALM = Ledger(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
+CALM = RepairBudget(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
 
 
 def ago(seconds: float) -> datetime:
@@ -28,8 +28,8 @@ CASSANDRA = GuardFacts(
     role=Role.CASSANDRA,
     at=NOW,
     observed_at=ago(1),
-    service=Answer.REFUSED,
-    ssh=Answer.REFUSED,
+    service=ProbeResult.REFUSED,
+    ssh=ProbeResult.REFUSED,
     heard_at=ago(6),
     first_failed_at=ago(5.5),
     volume_intact=None,
@@ -55,9 +55,9 @@ KAFKA = replace(
 SPARK = replace(CASSANDRA, node="spark-worker-1", role=Role.SPARK_WORKER, cassandra=None)
 
 
-HUNG = replace(CASSANDRA, service=Answer.TIMEOUT, ssh=Answer.OK, running=True)
-STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=Answer.TIMEOUT)
-ENDED = NodeView(None, None, listening=False, connected=False, answer=Answer.REFUSED)
+HUNG = replace(CASSANDRA, service=ProbeResult.TIMEOUT, ssh=ProbeResult.OK, running=True)
+STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
+ENDED = NodeView(None, None, listening=False, connected=False, answer=ProbeResult.REFUSED)
 WELL = OtherNode("cassandra-3", Role.CASSANDRA, answers=True)
 
 
@@ -102,8 +102,8 @@ REFUSALS = [
     (replace(CASSANDRA, protected=True), NODE, "is protected"),
     (replace(CASSANDRA, protected=None), BOTH, "protected is unknown"),
     # wrong kill
-    (replace(CASSANDRA, service=Answer.OK), NODE, "answers its own protocol"),
-    (replace(SPARK, service=Answer.OK), BOTH, "answers its own protocol"),
+    (replace(CASSANDRA, service=ProbeResult.OK), NODE, "answers its own protocol"),
+    (replace(SPARK, service=ProbeResult.OK), BOTH, "answers its own protocol"),
     (replace(CASSANDRA, service=None), BOTH, "was not asked"),
     (replace(CASSANDRA, heard_at=ago(4.9)), BOTH, "answered 4.9 s ago; it is not killed before 5 s"),
     (replace(CASSANDRA, heard_at=ago(5)), NODE, "answered 5.0 s ago"),
@@ -113,7 +113,7 @@ REFUSALS = [
     (replace(CASSANDRA, observed_at=None), NODE, "look again"),
     # breaker
     (replace(CASSANDRA, sick=5), BOTH, "5 of 9 nodes are sick (breaker: above 50%)"),
-    (replace(CASSANDRA, sick=5, ssh=Answer.TIMEOUT), NODE, "5 of 9 nodes"),
+    (replace(CASSANDRA, sick=5, ssh=ProbeResult.TIMEOUT), NODE, "5 of 9 nodes"),
     (replace(CASSANDRA, sick=None), BOTH, "How much of the fleet is sick is unknown"),
     (replace(CASSANDRA, fleet_size=None), BOTH, "How much of the fleet is sick is unknown"),
     # last copy and quorum, Kafka
@@ -144,17 +144,17 @@ REFUSALS = [
     ),
     # a restart of a node that serves takes it away for a while
     (
-        replace(cassandra(others_down=1), service=Answer.OK, planned=True),
+        replace(cassandra(others_down=1), service=ProbeResult.OK, planned=True),
         RESTART,
         "won't stop a node that serves",
     ),
-    (replace(kafka(current=1), service=Answer.OK, planned=True), BACK, "won't stop a node that serves"),
+    (replace(kafka(current=1), service=ProbeResult.OK, planned=True), BACK, "won't stop a node that serves"),
     # a restart kills as well
-    (replace(CASSANDRA, service=Answer.OK), RESTART, "a node that may serve is never killed"),
+    (replace(CASSANDRA, service=ProbeResult.OK), RESTART, "a node that may serve is never killed"),
     (replace(HUNG, heard_at=ago(4.9)), RESTART, "answered 4.9 s ago"),
     (replace(HUNG, sick=5), RESTART, "5 of 9 nodes are sick"),
     (
-        replace(HUNG, view=NodeView(ServiceProcess(7, 1), 9.0, True, True, Answer.OK)),
+        replace(HUNG, view=NodeView(ServiceProcess(7, 1), 9.0, True, True, ProbeResult.OK)),
         RESTART,
         "on the node itself",
     ),
@@ -190,7 +190,7 @@ def test_a_gate_refuses_with_its_reason_alone(facts: GuardFacts, action: Action,
 ALLOWED = [
     (replace(CASSANDRA, sick=9, running=False), NODE, "a power cut: all proven dead, volumes kept"),
     (replace(CASSANDRA, sick=None, running=False), NODE, "proven dead, volume kept"),
-    (replace(CASSANDRA, sick=9, ssh=Answer.OK, view=ENDED), RESTART, "no process is there to be killed"),
+    (replace(CASSANDRA, sick=9, ssh=ProbeResult.OK, view=ENDED), RESTART, "no process is there to be killed"),
     (
         replace(CASSANDRA, heard_at=ago(1), running=False),
         BOTH,
@@ -226,7 +226,7 @@ ALLOWED = [
     (replace(CASSANDRA, protected=True), RESTART, "protected from destruction only"),
     (replace(CASSANDRA, heard_at=ago(5.001)), BOTH, "silent for more than 5 s"),
     (replace(CASSANDRA, heard_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
-    (replace(CASSANDRA, service=Answer.OK, planned=True), RESTART, "its peers can spare it"),
+    (replace(CASSANDRA, service=ProbeResult.OK, planned=True), RESTART, "its peers can spare it"),
     (replace(kafka(partitions=ALONE), ledger=CALM), NODE, "the volume with the last copy is kept"),
     (
         kafka(partitions={"trades-1": Copies(frozenset({1}), frozenset({2}))}),
@@ -234,7 +234,7 @@ ALLOWED = [
         "an eligible leader has it",
     ),
     (kafka(partitions={}), BOTH, "holds nothing"),
-    (replace(cassandra(replication=1), service=Answer.REFUSED), NODE, "the volume is kept"),
+    (replace(cassandra(replication=1), service=ProbeResult.REFUSED), NODE, "the volume is kept"),
     (cassandra(replication=2), BOTH, "the other copy is up"),
     (cassandra(replication=5, others_down=1), BOTH, "five copies spare two"),
     (ledger(pending=frozenset({"cassandra-1"})), NODE, "the volume is kept"),
@@ -252,7 +252,7 @@ def test_a_gate_stays_open_where_nothing_is_at_stake(facts: GuardFacts, action: 
 
 
 def test_all_reasons_are_given_not_just_the_first() -> None:
-    reasons = judge(BOTH, replace(cassandra(others_down=2), service=Answer.OK, protected=True)).reasons
+    reasons = judge(BOTH, replace(cassandra(others_down=2), service=ProbeResult.OK, protected=True)).reasons
     assert len(reasons) == 3
 
 
@@ -288,23 +288,23 @@ def test_auto_is_not_an_action() -> None:
     assert not judge(Action.AUTO, CASSANDRA).allowed
 
 
-EVERY = frozenset(Gate)
+EVERY = frozenset(Guard)
 
 
 def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
     worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
     assert judge(BOTH, worst, approved=EVERY).allowed
     heard = replace(worst, heard_at=ago(1))
-    for facts in (replace(worst, service=Answer.OK), heard, replace(heard, running=True)):
+    for facts in (replace(worst, service=ProbeResult.OK), heard, replace(heard, running=True)):
         assert not judge(BOTH, facts, approved=EVERY).allowed
 
 
 def test_a_person_opens_no_gate_that_was_not_asked_about() -> None:
     asked = judge(BOTH, ledger(repairs_of_node=6))
-    assert asked.gates == {Gate.BUDGET}
+    assert asked.gates == {Guard.BUDGET}
     assert judge(BOTH, ledger(repairs_of_node=7), approved=asked.gates).allowed
     by_now = replace(ledger(repairs_of_node=6), sick=8)
-    assert judge(BOTH, by_now, approved=asked.gates).gates == {Gate.BREAKER}
+    assert judge(BOTH, by_now, approved=asked.gates).gates == {Guard.BREAKER}
 
 
 maybe_time = st.none() | st.floats(0, 20).map(ago)
@@ -314,8 +314,8 @@ any_facts = st.builds(
     role=st.sampled_from(Role),
     at=st.just(NOW),
     observed_at=maybe_time,
-    service=st.none() | st.sampled_from(Answer),
-    ssh=st.none() | st.sampled_from(Answer),
+    service=st.none() | st.sampled_from(ProbeResult),
+    ssh=st.none() | st.sampled_from(ProbeResult),
     heard_at=maybe_time,
     first_failed_at=maybe_time,
     volume_intact=st.sampled_from([None, True, False]),
@@ -324,14 +324,14 @@ any_facts = st.builds(
     protected=st.sampled_from([None, True, False]),
     running=st.sampled_from([None, True, False]),
     planned=st.booleans(),
-    view=st.sampled_from([NodeView(), STUCK, ENDED, replace(STUCK, answer=Answer.OK)]),
+    view=st.sampled_from([NodeView(), STUCK, ENDED, replace(STUCK, answer=ProbeResult.OK)]),
     others=st.lists(st.sampled_from([WELL, silent(6), silent(50), replace(silent(6), running=False)])).map(
         tuple
     ),
     starvation=st.none() | st.builds(Starvation, st.just("starved"), st.floats(-20, 20).map(ago)),
     ledger=st.none()
     | st.builds(
-        Ledger,
+        RepairBudget,
         maintenance=st.sampled_from([(), ("upgrade",)]),
         repairs_of_node=st.integers(0, 8),
         repairs_of_fleet=st.integers(0, 32),
@@ -363,8 +363,8 @@ def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, a
         return
     if action is RESTART and (facts.planned or facts.process_ended or facts.proven_dead):
         return  # somebody asked for it, or there is nothing to kill
-    assert facts.service not in (None, Answer.OK)
-    assert facts.view.answer is not Answer.OK
+    assert facts.service not in (None, ProbeResult.OK)
+    assert facts.view.answer is not ProbeResult.OK
     if facts.running is not False and not facts.stuck:
         assert facts.silent_since is not None
         assert facts.at - facts.silent_since > timedelta(seconds=5)
@@ -377,7 +377,7 @@ def test_no_facts_allow_to_kill_what_runs_while_a_common_cause_is_likely(
     ends_nothing = facts.proven_dead or (action is RESTART and facts.process_ended)
     if facts.common_cause() is None or ends_nothing or (action is BACK and facts.process_ended):
         return
-    assert Gate.COMMON_CAUSE in judge(action, facts).gates
+    assert Guard.COMMON_CAUSE in judge(action, facts).gates
 
 
 @given(any_facts)

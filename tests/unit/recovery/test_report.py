@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.core.settings import BUCKET
 from kintsugi.recovery import report
 from kintsugi.recovery.assessment import Confirmed
@@ -40,7 +40,7 @@ RECORDING = ("record", "started", {"mark": "start"})
 
 def incident(*lines: tuple[str, str, dict[str, Any]]) -> Incident:
     entries = tuple(
-        Entry(T0 + timedelta(seconds=second), step, message, data)
+        JournalEntry(T0 + timedelta(seconds=second), step, message, data)
         for second, (step, message, data) in enumerate(lines)
     )
     return Incident(

@@ -15,12 +15,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, Ledger
-from kintsugi.core.observation import Answer, Headroom, NodeView, Observation, PeerOpinion, ServiceProcess
+from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.observation import (
+    Headroom,
+    NodeView,
+    Observation,
+    PeerOpinion,
+    ProbeResult,
+    ServiceProcess,
+)
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.diagnosis import diagnose
 from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide
-from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, judge
+from kintsugi.recovery.guards import CassandraFacts, Copies, Guard, GuardFacts, KafkaFacts, judge
 
 SILENCE = timedelta(seconds=5)
 SIZE = 2**30
@@ -58,17 +65,17 @@ class Server:
         """The platform's answer: a frozen host runs, one that is off does not."""
         return self.host != "off"
 
-    def answer(self, alive: bool) -> Answer:
+    def answer(self, alive: bool) -> ProbeResult:
         if not self.seen_from_us:
-            return Answer.REFUSED if self.refused else Answer.TIMEOUT
+            return ProbeResult.REFUSED if self.refused else ProbeResult.TIMEOUT
         if self.host == "silent":
-            return Answer.TIMEOUT
-        return Answer.OK if alive and self.host == "up" else Answer.REFUSED
+            return ProbeResult.TIMEOUT
+        return ProbeResult.OK if alive and self.host == "up" else ProbeResult.REFUSED
 
     @property
-    def service_answer(self) -> Answer:
+    def service_answer(self) -> ProbeResult:
         if self.seen_from_us and (self.process == "hung" or self.stalled) and self.host == "up":
-            return Answer.TIMEOUT
+            return ProbeResult.TIMEOUT
         return self.answer(self.serves)
 
 
@@ -236,7 +243,7 @@ class Team(RuleBasedStateMachine):
         action: Action,
         facts: GuardFacts,
         helps: bool,
-        approved: frozenset[Gate] = frozenset(),
+        approved: frozenset[Guard] = frozenset(),
     ) -> None:
         if not (action.changes and judge(action, facts, approved=approved).allowed):
             return
@@ -259,10 +266,10 @@ class Team(RuleBasedStateMachine):
             server.process = "up"
             self.settle(server)
 
-    def destroy_volume(self, server: Server, approved: frozenset[Gate]) -> None:
+    def destroy_volume(self, server: Server, approved: frozenset[Guard]) -> None:
         others = self.others(server)
         kept = set().union(*(other.held for other in others if other.disk))
-        if not approved & {Gate.COPIES, Gate.PENDING}:  # else a person answers for it
+        if not approved & {Guard.COPIES, Guard.PENDING}:  # else a person answers for it
             assert server.held <= kept, f"{server.name} held the last copy of {server.held - kept}"
             assert sum(other.serves for other in others) >= 2, f"without {server.name} no quorum is left"
         server.held, server.disk, server.full, server.damaged = set(), True, False, False
@@ -307,7 +314,7 @@ class Team(RuleBasedStateMachine):
             process=ServiceProcess(7, 1) if lives else None,
             listening=lives,
             connected=lives,
-            answer=Answer.OK if server.serves else Answer.TIMEOUT if lives else Answer.REFUSED,
+            answer=ProbeResult.OK if server.serves else ProbeResult.TIMEOUT if lives else ProbeResult.REFUSED,
         )
 
     @rule(number=numbers, fault=faults, seconds=waits, hidden=unknowns, cleared=st.booleans())
@@ -345,16 +352,18 @@ class Team(RuleBasedStateMachine):
                 OtherNode(
                     other.name,
                     other.role,
-                    answers=other.service_answer is Answer.OK,
+                    answers=other.service_answer is ProbeResult.OK,
                     running=None if "platform" in hidden else other.runs,
-                    silent_since=None if other.service_answer is Answer.OK else other.failed_at or self.now,
+                    silent_since=None
+                    if other.service_answer is ProbeResult.OK
+                    else other.failed_at or self.now,
                 )
                 for other in others
             ),
             fleet_size=FLEET_SIZE,
             sick=sick,
             protected=False,
-            ledger=Ledger(
+            ledger=RepairBudget(
                 (),
                 sum(self.now - at < timedelta(hours=1) for at in server.repairs),
                 sum(self.now - at < timedelta(hours=1) for at in repairs),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.store import Deployment, ReleaseRecord
 from kintsugi.releases.rollout_steps import conclude, tell
 
@@ -21,7 +21,7 @@ P, F, R, S, T, W = (
 
 
 def deployment(*states: NodeState, broken: str | None = None) -> Deployment:
-    steps = tuple(Step(f"kafka-{n}", ("/etc/x",), state) for n, state in enumerate(states, start=1))
+    steps = tuple(NodeRollout(f"kafka-{n}", ("/etc/x",), state) for n, state in enumerate(states, start=1))
     now = datetime.now(UTC)
     return Deployment("run", "b" * 64, "a" * 64, "running", broken, None, now, None, steps)
 

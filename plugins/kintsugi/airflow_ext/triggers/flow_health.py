@@ -13,7 +13,7 @@ from kintsugi.airflow_ext.triggers.node_health import MAX_WATCH_S
 from kintsugi.airflow_ext.triggers.node_health_listener import end_of_watch
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.fleet import Role, load_fleet
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import load_settings
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.heartbeats import FLOW, PULSE
@@ -115,9 +115,9 @@ class StreamAbsentTrigger(BaseTrigger):
         ends_s, absent, seen = clock() + self.max_watch, 0, False
         while clock() < ends_s:
             probe = await probe_stream(master)
-            if probe.answer is Answer.OK:
+            if probe.answer is ProbeResult.OK:
                 absent, seen = 0, True
-            elif probe.answer is Answer.WRONG:
+            elif probe.answer is ProbeResult.WRONG:
                 absent += 1
             # One that ran may be on its way back; one that was never seen is hardly worth waiting for.
             if absent >= (self.times if seen else min(2, self.times)):

@@ -11,7 +11,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
 from kintsugi.core.settings import load_settings
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.object_listing import Lookout
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def checker(kind: str) -> Callable[[], list[str]]:
     if kind == "eod":
         s3 = s3_client(settings)
         return lambda: baselines.pending_uris(s3, sources)
-    ledger = Ledger(store_dsn(settings))
+    ledger = IngestLedger(store_dsn(settings))
     ledger.migrate()
     lookout = Lookout(sources, ledger)
     return lambda: [item.key for item in lookout.pending()]

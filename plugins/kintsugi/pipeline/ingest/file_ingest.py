@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.db.ingest_ledger import Claim, Ledger, State, Tally, file_id
+from kintsugi.db.ingest_ledger import Claim, FileState, IngestLedger, Tally, file_id
 from kintsugi.pipeline.failures import has_vanished, is_transient, reason_of, stops_all
 from kintsugi.pipeline.ingest.dead_letters import DeadLetters, dead_letter
 from kintsugi.pipeline.ingest.file_reader import BadLine, raw_bytes, read_lines
 from kintsugi.pipeline.kafka_producer import Places, Producer, producer
 from kintsugi.pipeline.object_listing import Lookout, S3Object, listed, unfinished
-from kintsugi.pipeline.row_parser import Message, Rejection, message
+from kintsugi.pipeline.row_parser import Rejection, TradeMessage, message
 from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class FileAccount:
 
     key: str
     etag: str
-    state: State
+    state: FileState
     tally: Tally
     reason: str | None = None
     replay: str = ""
@@ -95,7 +95,7 @@ class Chunk:
 
     first: int
     tally: Tally = field(default_factory=Tally)
-    messages: list[Message] = field(default_factory=list)
+    messages: list[TradeMessage] = field(default_factory=list)
     letters: list[bytes] = field(default_factory=list)
 
 
@@ -140,7 +140,7 @@ Pace = Callable[[int], None]
 
 
 def ingest_object(
-    s3: S3Client, source: S3Object, *, ledger: Ledger, kafka: Producer, bucket: str = BUCKET,
+    s3: S3Client, source: S3Object, *, ledger: IngestLedger, kafka: Producer, bucket: str = BUCKET,
     chunk_rows: int = CHUNK_ROWS, replay: str = "", pace: Pace | None = None, control: FlowControl | None = None,
     between: Callable[[], None] | None = None,
 ) -> FileAccount | None:  # fmt: skip
@@ -173,7 +173,7 @@ def ingest_object(
 
 
 def ingest_pending(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], *,
+    s3: S3Client, ledger: IngestLedger, bootstrap: list[str], *,
     bucket: str = BUCKET, sources: Sequence[DataSource] | None = None, idle: float = 0.0, at_most: float = 60.0,
     control: FlowControl | None = None,
 ) -> list[FileAccount]:  # fmt: skip
@@ -208,7 +208,7 @@ def is_synthetic(key: str) -> bool:
 def _ingest_or_postpone(
     s3: S3Client,
     item: S3Object,
-    ledger: Ledger,
+    ledger: IngestLedger,
     kafka: Producer,
     bucket: str,
     between: Callable[[], None] | None = None,
@@ -232,7 +232,7 @@ class _SyntheticTrades:
     Their keys begin with day and time, so only what comes after the last one is listed.
     """
 
-    def __init__(self, s3: S3Client, ledger: Ledger, kafka: Producer, bucket: str) -> None:
+    def __init__(self, s3: S3Client, ledger: IngestLedger, kafka: Producer, bucket: str) -> None:
         self._s3, self._ledger, self._kafka, self._bucket = s3, ledger, kafka, bucket
         self._after: str | None = None
         self._due = 0.0
@@ -297,7 +297,7 @@ class _Run:
 
     def account(self, rows: int, pace: Pace | None) -> FileAccount:
         """Ingest the file; returns how it ended. Raises what isn't the file's fault."""
-        state, reason = State.DONE, None
+        state, reason = FileState.DONE, None
         try:
             self.all_lines(rows, pace)
             reason = self.note
@@ -305,7 +305,7 @@ class _Run:
             vanished = not stops_all(error) and self._has_vanished()
             if is_transient(error) and not vanished:
                 raise
-            state, reason = State.VANISHED if vanished else State.FAILED, reason_of(error)
+            state, reason = FileState.VANISHED if vanished else FileState.FAILED, reason_of(error)
             log.error("%s ends as %s: %s", self._source.key, state, reason, exc_info=_if_unforeseen(error))
         return FileAccount(self._source.key, self._source.etag, state, self.tally, reason, self._replay)
 
@@ -388,7 +388,7 @@ def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
     rejected: dict[str, int] = {}
     for account in accounts:
         result["files"] += 1
-        result["failed"] += account.state is State.FAILED
+        result["failed"] += account.state is FileState.FAILED
         for name in ("read", "accepted", "duplicates", "produced"):
             result[name] += getattr(account.tally, name)
         for reason, count in account.tally.rejected.items():
@@ -416,7 +416,7 @@ def check_manifest(s3: S3Client, account: dict[str, Any], bucket: str = BUCKET) 
             )
     rejected = sum(account["rejected"].values())
     sums = account["read"] == account["accepted"] + rejected
-    if account["state"] == State.DONE and not (
+    if account["state"] == FileState.DONE and not (
         sums and account["produced"] == account["accepted"] - account["duplicates"]
     ):
         raise KintsugiError(f"{account['key']}: the counts don't add up: {account}")
@@ -427,7 +427,7 @@ def _from_dict(account: dict[str, Any]) -> FileAccount:
     return FileAccount(
         account["key"],
         account["etag"],
-        State(account["state"]),
+        FileState(account["state"]),
         Tally(**counts),
         account["reason"],
         account.get("replay", ""),

@@ -25,7 +25,7 @@ from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from kintsugi.db.ingest_ledger import Ledger
+    from kintsugi.db.ingest_ledger import IngestLedger
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 
 _DAY_OR_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
@@ -129,7 +129,7 @@ def _is_of(name: str, day: str) -> bool:
 
 
 def replay(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], files: Sequence[S3Object], *,
+    s3: S3Client, ledger: IngestLedger, bootstrap: list[str], files: Sequence[S3Object], *,
     name: str, schedule: Schedule, bucket: str = BUCKET, control: FlowControl | None = None,
 ) -> list[FileAccount]:  # fmt: skip
     """Send the trades of these files again, one file after another; returns the accounts of them all.
@@ -174,7 +174,7 @@ def replay(
 
 
 def replay_from_form(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], form: dict[str, object], name: str,
+    s3: S3Client, ledger: IngestLedger, bootstrap: list[str], form: dict[str, object], name: str,
     sources: Sequence[DataSource] | None = None, control: FlowControl | None = None,
 ) -> list[FileAccount]:  # fmt: skip
     """A replay as the form of the DAG ``replay_trades`` describes it; see its fields. Raises InputError.

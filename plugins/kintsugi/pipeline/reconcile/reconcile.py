@@ -26,7 +26,7 @@ from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.errors import Unaccounted
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
-from kintsugi.db.ingest_ledger import Entry, Ledger
+from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.object_listing import PREFIX
@@ -68,8 +68,8 @@ def reconcile(
     fleet = settings.fleet
     with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
         account = take_account(
-            s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, derived=files is None,
-            repair=repair,
+            s3_client(settings), session, IngestLedger(store_dsn(settings)), until=until, files=files,
+            derived=files is None, repair=repair,
             bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None, sources=data_sources(settings),
         )  # fmt: skip
     account.stream_losses = [str(loss) for loss in StreamRecord(store_dsn(settings)).losses()]
@@ -102,7 +102,7 @@ def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
     """
     bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     await_caught_up(lambda: consumer_lag(bootstrap), time.monotonic() + PATIENCE_S)
-    entries = due(Ledger(store_dsn(settings)).unreconciled(), datetime.now(UTC))
+    entries = due(IngestLedger(store_dsn(settings)).unreconciled(), datetime.now(UTC))
     if not entries:
         return None
     account = reconcile(settings, until=deadline_s, files=[(entry.key, entry.etag) for entry in entries])
@@ -118,7 +118,7 @@ def await_caught_up(lag: Callable[[], int | None], deadline: float) -> None:
         time.sleep(LOOK_S)
 
 
-def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
+def due(entries: Iterable[LedgerEntry], now: datetime) -> list[LedgerEntry]:
     """The entries that `reconcile_ingested` takes: the newest of the last two days, canaries aside."""
     lately = [
         entry for entry in entries
@@ -128,7 +128,7 @@ def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
 
 
 def take_account(
-    s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
+    s3: S3Client, session: Session, ledger: IngestLedger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
     bootstrap: list[str] | None = None, until: float | None = None, files: Collection[FileKey] | None = None,
     derived: bool = False, repair: bool = False, sources: Sequence[DataSource] | None = None,
 ) -> Account:  # fmt: skip

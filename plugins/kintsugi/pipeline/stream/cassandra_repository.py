@@ -47,7 +47,7 @@ STORED = (
 Statement = tuple[Any, tuple[Any, ...]]
 
 
-class CassandraStore:
+class CassandraRepository:
     """One driver's session; closed with the session's cluster."""
 
     def __init__(self, session: Session) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kintsugi.pipeline.stream.cancels import OPENING, Candidate
-from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, Flow, flow_of
+from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, WindowFlow, flow_of
 
 if TYPE_CHECKING:
     from kintsugi.pipeline.stream.derived_table_keys import Write
@@ -82,7 +82,7 @@ class Stored(NamedTuple):
     ts: int
     slot: int
     sequence: int
-    flow: Flow
+    flow: WindowFlow
     stamp: int
 
     @classmethod
@@ -121,7 +121,7 @@ class DriverState(NamedTuple):
     repair: int = 0
 
 
-class Store(Protocol):
+class DerivedRepository(Protocol):
     """Where the truth is read and what follows is written; see `derived_store` for Cassandra's."""
 
     def claim(self, epoch: int) -> None:

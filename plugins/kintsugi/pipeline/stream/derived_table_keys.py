@@ -29,7 +29,7 @@ from kintsugi.pipeline.schema import (
     WINDOW_COLUMNS,
 )
 from kintsugi.pipeline.stream.derived_records import Alike, Cancel, Day, Place, WindowKey
-from kintsugi.pipeline.stream.flow_windows import Verdict
+from kintsugi.pipeline.stream.flow_windows import WindowSignals
 
 Row = tuple[
     Any, ...
@@ -116,7 +116,7 @@ class Changes:
         stages = (self.cancels, self.outdated, self.leading, self.dependent, self.closing)
         return (stage for stage in stages if stage)
 
-    def put_window(self, key: WindowKey, found: Verdict, *, alert: bool) -> None:
+    def put_window(self, key: WindowKey, found: WindowSignals, *, alert: bool) -> None:
         """A window, and whether it is among the alerts; ``alert``: it was among them."""
         row = window_row(key, found)
         self.leading.append(Put(FLOW_WINDOW, row))
@@ -152,7 +152,7 @@ def ranks(rows: Iterable[tuple[Table, Row]]) -> Iterator[Row]:
             yield (row[4], row[5], *row)
 
 
-def window_row(key: WindowKey, found: Verdict) -> Row:
+def window_row(key: WindowKey, found: WindowSignals) -> Row:
     """The row of ``flow_window`` and, if it signals, of ``flow_alert``."""
     return (key.symbol, key.trade_date, key.start, *found[:-1], found.signal or "")
 

@@ -29,8 +29,8 @@ from kintsugi.pipeline.stream.derived_records import (
     Alike,
     Cancel,
     Day,
+    DerivedRepository,
     Place,
-    Store,
     Stored,
     WindowKey,
     candidate,
@@ -48,7 +48,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Scores,
 )
 from kintsugi.pipeline.stream.driver_state import DayState, Window
-from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, Flow, flow_of, verdict, window_start
+from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, WindowFlow, flow_of, verdict, window_start
 from kintsugi.pipeline.stream.recent_trades import RecentTrades
 from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
 
@@ -115,7 +115,7 @@ class Summary:
 class Derived:
     """Keeps what follows from the stored trades up to date, batch by batch; one in a driver."""
 
-    def __init__(self, store: Store, capacity: int = CAPACITY, epoch: int | None = None) -> None:
+    def __init__(self, store: DerivedRepository, capacity: int = CAPACITY, epoch: int | None = None) -> None:
         self._store = store
         self._capacity = capacity
         self._epoch = epoch if epoch is not None else time.time_ns() // 1000
@@ -220,7 +220,7 @@ class Derived:
         for key, trades in self._store.windows(from_truth).items():
             self._put(key, ((trade.trade_id, trade.stamp, trade.flow) for trade in trades))
 
-    def _put(self, key: WindowKey, trades: Iterable[tuple[bytes, int, Flow]]) -> None:
+    def _put(self, key: WindowKey, trades: Iterable[tuple[bytes, int, WindowFlow]]) -> None:
         """Take trades (identity, version, flow) into a window; what a cancel takes back doesn't count in it."""
         window, taken = self._windows[key], self._days[key.day].taken
         before = len(window.flows)
@@ -402,7 +402,9 @@ class Derived:
 class _Sorted:
     """A batch: flows by window, groups of cancels that it may change, and its trades that were unusual before."""
 
-    windows: dict[WindowKey, dict[bytes, tuple[int, Flow]]] = field(default_factory=lambda: defaultdict(dict))
+    windows: dict[WindowKey, dict[bytes, tuple[int, WindowFlow]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     groups: set[tuple[Day, int]] = field(default_factory=set)
     known: dict[tuple[Day, bytes], Place] = field(default_factory=dict)
 

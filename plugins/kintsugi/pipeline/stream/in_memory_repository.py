@@ -41,7 +41,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Write,
     cancel_of,
 )
-from kintsugi.pipeline.stream.flow_windows import Verdict, window_start
+from kintsugi.pipeline.stream.flow_windows import WindowSignals, window_start
 
 if TYPE_CHECKING:
     from pyarrow import Table as ArrowTable
@@ -105,7 +105,7 @@ def _encoded(value: Any) -> bytes:
     return repr(sorted(value.items() if isinstance(value, Mapping) else value)).encode()
 
 
-class MemoryStore:
+class InMemoryRepository:
     """Tables as dictionaries of `Cells`; `rows` and the properties read them as a query would."""
 
     def __init__(self) -> None:
@@ -217,10 +217,10 @@ class MemoryStore:
         return [cells.values for cells in self._tables[table.name].values() if cells.values is not None]
 
     @property
-    def windows_written(self) -> dict[WindowKey, Verdict]:
+    def windows_written(self) -> dict[WindowKey, WindowSignals]:
         """The table ``flow_window``; the slot of a key is that of UTC."""
         return {
-            WindowKey(row[0], row[1], row[2] // 900_000 % 96, row[2]): Verdict._make(
+            WindowKey(row[0], row[1], row[2] // 900_000 % 96, row[2]): WindowSignals._make(
                 (*row[3:-1], row[-1] or None)
             )
             for row in self.rows(FLOW_WINDOW)

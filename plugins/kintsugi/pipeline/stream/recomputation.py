@@ -31,7 +31,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     ranks,
     window_row,
 )
-from kintsugi.pipeline.stream.flow_windows import Flow, Sums, flow_of, verdict
+from kintsugi.pipeline.stream.flow_windows import Sums, WindowFlow, flow_of, verdict
 
 
 class Truth(NamedTuple):
@@ -43,7 +43,7 @@ class Truth(NamedTuple):
     sequence: int
     alike: Alike
     canceled: bool
-    flow: Flow | None  # None for a cancel
+    flow: WindowFlow | None  # None for a cancel
     premium: float
     side: str
     iv: float

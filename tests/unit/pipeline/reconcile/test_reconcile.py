@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from kintsugi.db.ingest_ledger import Entry, State, Tally
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
 from kintsugi.pipeline.reconcile import reconcile, reconciliation, topic_identities
 from kintsugi.pipeline.reconcile.report import Account
 from kintsugi.pipeline.row_parser import Trade, parse
@@ -73,15 +73,17 @@ def test_what_is_under_way_is_no_fault_but_the_account_is_not_complete() -> None
 NOW = datetime(2024, 10, 8, tzinfo=UTC)
 
 
-def entry(state: State = State.DONE, days: float = 0, key: str = "trades/f") -> Entry:
+def entry(state: FileState = FileState.DONE, days: float = 0, key: str = "trades/f") -> LedgerEntry:
     at = NOW - timedelta(days=days)
-    return Entry(key, "e", state, Tally(), None, at, None if state is State.RUNNING else at, None, None, 1)
+    return LedgerEntry(
+        key, "e", state, Tally(), None, at, None if state is FileState.RUNNING else at, None, None, 1
+    )
 
 
 def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
     assert (
         reconciliation.demand(None, NOW)
-        == reconciliation.demand(entry(State.RUNNING), NOW)
+        == reconciliation.demand(entry(FileState.RUNNING), NOW)
         == reconciliation.OPEN
     )
     assert (
@@ -90,13 +92,13 @@ def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
         == reconciliation.REQUIRED
     )
     assert reconciliation.demand(entry(days=40), NOW) == reconciliation.OLD  # Cassandra keeps 40 days
-    assert reconciliation.demand(entry(State.FAILED), NOW) == reconciliation.OLD
+    assert reconciliation.demand(entry(FileState.FAILED), NOW) == reconciliation.OLD
 
 
 def test_a_file_is_unread_until_it_was_ingested_to_its_end() -> None:
     assert reconciliation.unread_state(None) == "waiting"
     assert reconciliation.unread_state(entry()) is None
-    assert reconciliation.unread_state(entry(State.RUNNING)) == "running"
+    assert reconciliation.unread_state(entry(FileState.RUNNING)) == "running"
     rejected = replace(entry(), tally=Tally(9, 9, 8, {"time": 1}))
     assert reconciliation.unread_state(rejected) is None
     damaged = replace(entry(), tally=Tally(9, 9, 7, {"time": 1, "corrupt": 1}), reason="more")
@@ -105,7 +107,7 @@ def test_a_file_is_unread_until_it_was_ingested_to_its_end() -> None:
 
 def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
     entries = [entry(days=n / 500) for n in range(300)]
-    aside = [entry(days=3), entry(State.RUNNING), entry(key="trades/canary/x")]
+    aside = [entry(days=3), entry(FileState.RUNNING), entry(key="trades/canary/x")]
     assert reconcile.due([*entries, *aside], NOW) == entries[:200][::-1]
 
 

@@ -33,7 +33,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Write,
 )
 from kintsugi.pipeline.stream.derived_tables import Derived
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, Truth
 from tests.unit.pipeline.stream.test_derived_tables import SCHEMA, at, table
 
@@ -54,7 +54,7 @@ class Killed(BaseException):
     """The process is gone: no handler runs."""
 
 
-class FragileStore(MemoryStore):
+class FragileStore(InMemoryRepository):
     """Writes in an arbitrary order, and is killed when ``budget`` writes are done."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -315,7 +315,7 @@ def test_in_small_logs_every_kill_and_every_cut_end_the_same(log: list[Message])
 
 def test_two_versions_written_at_one_timestamp_become_a_row_that_nobody_wrote() -> None:
     """The store is faithful: this is what Cassandra does, and why each version has a timestamp of its own."""
-    store = MemoryStore()
+    store = InMemoryRepository()
     first, second = ({"side": "buy", "delta": -0.6}, {"side": "sell", "delta": -0.3})
     (row,) = table(at(0, 1)).to_pylist()
     store.store(pa.Table.from_pylist([row | first | {"stamp": 7}, row | second | {"stamp": 7}], SCHEMA))

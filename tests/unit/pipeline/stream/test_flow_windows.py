@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from kintsugi.pipeline.stream.flow_windows import Flow, Sums, flow_of, total, verdict, window_start
+from kintsugi.pipeline.stream.flow_windows import Sums, WindowFlow, flow_of, total, verdict, window_start
 
 T0 = 1_728_394_200_000  # 2024-10-08 09:30 in New York
 
 
-def flows(count: int, side: str, kind: str = "C", delta: float = 0.5, size: int = 1) -> list[Flow]:
+def flows(count: int, side: str, kind: str = "C", delta: float = 0.5, size: int = 1) -> list[WindowFlow]:
     return [flow_of(T0, kind, side, size, 2.0, delta)] * count
 
 
@@ -49,7 +49,7 @@ def test_flow_is_in_shares_and_dollars_and_signed_by_the_bet() -> None:
         ([], None),
     ],
 )
-def test_what_signals(trades: list[Flow], signal: str | None) -> None:
+def test_what_signals(trades: list[WindowFlow], signal: str | None) -> None:
     assert verdict(total(trades)).signal == signal
 
 
