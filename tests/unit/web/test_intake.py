@@ -23,11 +23,13 @@ LONG = {"waiting": 2, "oldest": "f", "oldest_at": NOW, "waits_since": NOW - time
 @pytest.mark.parametrize(
     ("found", "level"),
     [
-        ({}, Severity.WELL), ({"waiting": 3}, Severity.WELL), ({"not_taken_count": 4, "not_taken": ["x.md5"]}, Severity.WELL),
+        ({}, Severity.WELL), ({"waiting": 3}, Severity.WELL),
+        ({"not_taken_count": 4, "not_taken": ["x.md5"]}, Severity.WELL),
         ({"failed": [note()], "failed_count": 1}, Severity.BAD), ({"empty": [note()]}, Severity.BAD),
         ({"rejected": [note(0.1)]}, Severity.NOTE), ({"rejected": [note(1.0)]}, Severity.BAD),
         ({"retried": [note()]}, Severity.NOTE), ({"retried": [note(minutes=16)]}, Severity.BAD),
-        (LONG, Severity.BAD), ({**LONG, "paused": True}, Severity.NOTE), ({"missing": ["trades 2026-11-25"]}, Severity.BAD),
+        (LONG, Severity.BAD), ({**LONG, "paused": True}, Severity.NOTE),
+        ({"missing": ["trades 2026-11-25"]}, Severity.BAD),
     ],
 )  # fmt: skip
 def test_how_grave_it_is(found: dict[str, Any], level: Severity) -> None:
