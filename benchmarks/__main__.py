@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
-    return benchmarks.demo.run(
+    return benchmarks.demo.run_demo(
         settings,
         trades=options.trades,
         victims=options.victim or benchmarks.demo.VICTIMS,
@@ -48,7 +48,7 @@ def demo(options: argparse.Namespace, settings: Settings) -> int:
 
 def rounds(options: argparse.Namespace, settings: Settings) -> int:
     """Pull every node's plug in turn, twice, on the running fleet; report each repair and the account."""
-    return benchmarks.sequential_recovery.run(
+    return benchmarks.sequential_recovery.run_rounds(
         settings, rounds=options.rounds, seed=options.seed, report=options.report
     )
 
@@ -56,7 +56,7 @@ def rounds(options: argparse.Namespace, settings: Settings) -> int:
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the running pipeline: rates, ceiling, latency, spike, growth; writes build/bench.json and .png."""
     _needs_processes(settings)
-    return benchmarks.throughput.run.run(
+    return benchmarks.throughput.run.run_sections(
         settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report
     )
 
@@ -64,38 +64,40 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
 def soak(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the streaming driver at random while trades flow; compare its tables with an undisturbed run's."""
     _needs_processes(settings)
-    return benchmarks.throughput.soak.run(
+    return benchmarks.throughput.soak.run_soak(
         settings, kills=options.kills, seed=options.seed, report=options.report
     )
 
 
 def signals(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
-    return benchmarks.signals.run(
+    return benchmarks.signals.run_signals(
         levels=options.level or [], seeds=options.seed or [], trades=options.trades, report=options.report
     )
 
 
 def faults(options: argparse.Namespace, settings: Settings) -> int:
     """Run the table of faults on the running fleet; report each cell and the account."""
-    return benchmarks.fault_matrix_run.run(settings, cells=options.cell, report=options.report)
+    return benchmarks.fault_matrix_run.run_fault_matrix(settings, cells=options.cell, report=options.report)
 
 
 def chaos_campaign(options: argparse.Namespace, settings: Settings) -> int:
     """Inject 100 faults in random order on the running fleet, a quarter two at once; report live kills and losses."""
-    return benchmarks.chaos_campaign.run(
+    return benchmarks.chaos_campaign.run_campaign(
         settings, injections=options.injections, seed=options.seed, report=options.report
     )
 
 
 def stall_test(options: argparse.Namespace, settings: Settings) -> int:
     """Let whole roles and the fleet stand still for 6 to 60 s; all but the longest must end without a kill."""
-    return benchmarks.stall_test.run(settings, seconds=options.seconds or (), report=options.report)
+    return benchmarks.stall_test.run_stall_test(
+        settings, seconds=options.seconds or (), report=options.report
+    )
 
 
 def mttr(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the mean time to repair on the running fleet, under load, beside starts by hand."""
-    return benchmarks.mttr.run(
+    return benchmarks.mttr.run_repairs(
         settings,
         repairs=options.repairs,
         roles=options.role or (),
@@ -110,19 +112,19 @@ def walk(options: argparse.Namespace, settings: Settings) -> int:
     _needs_processes(settings)
     victims = [Victim(name) for name in options.victim or Victim]
     killings = benchmarks.crash_test_plan.plan(steps=options.step or STEPS, victims=victims, all_=options.all)
-    return benchmarks.crash_test.run(settings, killings=killings, report=options.report)
+    return benchmarks.crash_test.run_crash_test(settings, killings=killings, report=options.report)
 
 
 def calm(options: argparse.Namespace, settings: Settings) -> int:
     """Pause nodes of the running fleet for up to 5 s under load; a repair that begins is a failure."""
-    return benchmarks.false_positive_test.run(
+    return benchmarks.false_positive_test.run_false_positive_test(
         settings, minutes=options.minutes, seed=options.seed, report=options.report
     )
 
 
 def release_trials(options: argparse.Namespace, settings: Settings) -> int:
     """Try three bad releases on the running fleet; each must be caught with one node touched at most."""
-    return benchmarks.release_trials.run(runtime())
+    return benchmarks.release_trials.run_trials(runtime())
 
 
 def _needs_processes(settings: Settings) -> None:

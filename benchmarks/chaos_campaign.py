@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.fault_matrix import CELLS
 from benchmarks.fault_matrix_run import live_kills_in, unavailable
-from benchmarks.harness import generous, known, machine, screen, write_report
+from benchmarks.harness import load_report, machine, make_console, raised_repair_budget, write_report
 from benchmarks.kill_recorder import recording
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
-from benchmarks.scenario_run import run_cells
-from benchmarks.scenarios import Cell
+from benchmarks.scenario_run import run_scenarios
+from benchmarks.scenarios import Scenario
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
+from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import runtime
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
@@ -57,14 +57,14 @@ class Injection:
     """One or two cells that are made at once; ``number`` counts from 1."""
 
     number: int
-    cells: tuple[Cell, ...]
+    cells: tuple[Scenario, ...]
 
     @property
     def name(self) -> str:
         return " + ".join(cell.name for cell in self.cells)
 
 
-def plan(cells: Sequence[Cell], fleet: Fleet, seed: int, count: int = INJECTIONS) -> list[Injection]:
+def plan(cells: Sequence[Scenario], fleet: Fleet, seed: int, count: int = INJECTIONS) -> list[Injection]:
     """What is injected in which order; the same arguments give the same plan.
 
     ``count`` injections, of which a PAIRED-th has two cells. All ``cells`` come once, as far as the injections reach,
@@ -77,14 +77,16 @@ def plan(cells: Sequence[Cell], fleet: Fleet, seed: int, count: int = INJECTIONS
     while len(pool) < wanted and again:
         pool += chance.sample(again, min(len(again), wanted - len(pool)))
     pairs, left = _pairs(pool, fleet, count // PAIRED)
-    slots: list[tuple[Cell, ...]] = [*pairs, *((cell,) for cell in left)]
+    slots: list[tuple[Scenario, ...]] = [*pairs, *((cell,) for cell in left)]
     chance.shuffle(slots)
     return [Injection(number, slot) for number, slot in enumerate(slots[:count], start=1)]
 
 
-def _pairs(pool: Sequence[Cell], fleet: Fleet, count: int) -> tuple[list[tuple[Cell, ...]], list[Cell]]:
+def _pairs(
+    pool: Sequence[Scenario], fleet: Fleet, count: int
+) -> tuple[list[tuple[Scenario, ...]], list[Scenario]]:
     """``count`` pairs of cells that go together, as far as there are, and the cells that are left."""
-    left, pairs = list(pool), list[tuple[Cell, ...]]()
+    left, pairs = list(pool), list[tuple[Scenario, ...]]()
     for cell in pool:
         if len(pairs) == count:
             break
@@ -98,25 +100,25 @@ def _pairs(pool: Sequence[Cell], fleet: Fleet, count: int) -> tuple[list[tuple[C
     return pairs, left
 
 
-def can_be_paired(cell: Cell) -> bool:
+def can_be_paired(cell: Scenario) -> bool:
     """Whether a cell may be one of two: a single node, that recovers without a person."""
     return len(cell.nodes) == 1 and cell.fault not in ALONE and not (cell.asks or cell.again)
 
 
-def go_together(cell: Cell, other: Cell, fleet: Fleet) -> bool:
+def go_together(cell: Scenario, other: Scenario, fleet: Fleet) -> bool:
     """Whether two cells may be made at once: no cluster has to do with both, so each keeps its designed outcome."""
     if not (can_be_paired(cell) and can_be_paired(other)):
         return False
     return _clusters(cell, fleet).isdisjoint(_clusters(other, fleet))
 
 
-def _clusters(cell: Cell, fleet: Fleet) -> set[str]:
+def _clusters(cell: Scenario, fleet: Fleet) -> set[str]:
     spark = (Role.SPARK_MASTER, Role.SPARK_WORKER)
     roles = {fleet.node(name).role for name in cell.nodes}
     return {"spark" if role in spark else role.value for role in roles}
 
 
-def run(
+def run_campaign(
     settings: Settings,
     *,
     injections: int = INJECTIONS,
@@ -127,12 +129,12 @@ def run(
 
     Goes on from the report of a campaign that was ended. Raises ChaosStopped when a person stops chaos.
     """
-    console, path = screen(), report or settings.repository / "build" / "chaos-campaign.json"
+    console, path = make_console(), report or settings.repository / "build" / "chaos-campaign.json"
     doors = runtime()
-    set_going(doors)
+    unpause_dags(doors)
     left_out = unavailable(doors)
     cells = [cell for cell in CELLS if cell.fault not in left_out]
-    document = begin(known(path), injections, seed)
+    document = begin(load_report(path), injections, seed)
     planned = plan(cells, doors.fleet, document["seed"], injections)
     document |= {"machine": machine(), "planned": [one.name for one in planned], "not_run": left_out}
     document["injections"] = done = kept(document["injections"], planned)
@@ -144,8 +146,8 @@ def run(
             console.rule(f"[bold]{injection.number}/{len(planned)} {injection.name}", align="left")
             began, at = time.monotonic(), datetime.now(UTC)
             try:
-                with generous(doors):
-                    rows = run_cells(doors, injection.cells, console, recorder)
+                with raised_repair_budget(doors):
+                    rows = run_scenarios(doors, injection.cells, console, recorder)
             except ChaosStopped:
                 raise
             except (KintsugiError, OSError) as error:  # one injection that can't be judged ends no campaign
@@ -153,7 +155,7 @@ def run(
             done.append(injection_row(injection, rows, at, time.monotonic() - began))
             document["summary"] = summary(done, cells)
             write_report(path, document)
-            say(console, done[-1])
+            print_row(console, done[-1])
             if all(row["not_begun"] for row in done[-GIVEN_UP_AFTER:]) and len(done) >= GIVEN_UP_AFTER:
                 raise StepFailed(
                     f"{GIVEN_UP_AFTER} injections in a row couldn't be begun; see `make status`, then run this again"
@@ -163,7 +165,7 @@ def run(
     )
     document |= {"finished": True, "summary": summary(done, cells)}
     write_report(path, document)
-    show(console, document, path)
+    print_campaign(console, document, path)
     return 0 if passed(document["summary"]) and not account.at_fault(counted) else 1
 
 
@@ -206,7 +208,7 @@ def injection_row(injection: Injection, rows: Sequence[Row], at: datetime, secon
     }
 
 
-def summary(done: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> dict[str, Any]:
+def summary(done: Sequence[Mapping[str, Any]], cells: Sequence[Scenario]) -> dict[str, Any]:
     """The figures of the campaign so far. ``cells``: all that can be made here.
 
     ``live_nodes_killed`` counts a death once, also when both cells of an injection name it; None when some injection
@@ -241,7 +243,7 @@ def passed(figures: Mapping[str, Any]) -> bool:
     return not any(figures[name] for name in zero) and not killed and not figures["not_as_designed"]
 
 
-def say(console: Console, row: Mapping[str, Any]) -> None:
+def print_row(console: Console, row: Mapping[str, Any]) -> None:
     """One line when an injection is over."""
     for cell in row["cells"]:
         colour = "green" if cell["as_designed"] else "red"
@@ -252,7 +254,7 @@ def say(console: Console, row: Mapping[str, Any]) -> None:
         )
 
 
-def show(console: Console, document: Mapping[str, Any], path: Path) -> None:
+def print_campaign(console: Console, document: Mapping[str, Any], path: Path) -> None:
     """The figures of the whole campaign."""
     figures = document["summary"]
     for line in figures["not_as_designed"]:

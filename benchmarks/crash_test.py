@@ -18,16 +18,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.crash_test_plan import Killing, Victim, judge
+from benchmarks.crash_test_plan import Killing, Victim, judge_killing
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
     await_steady_state,
-    followed,
-    generous,
     incidents_since,
-    known,
+    load_report,
     machine,
-    screen,
+    make_console,
+    raised_repair_budget,
+    tail_journal,
     write_report,
 )
 from kintsugi.chaos.registry import FAULTS
@@ -38,10 +38,10 @@ from kintsugi.core.incident import Incident
 from kintsugi.core.processes import carries_marker, kill_owned, owned_pids, signal_if, wait_until
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.environments.local.node_process import read_record
-from kintsugi.installation.unpause import set_going
+from kintsugi.installation.unpause import unpause_dags
 from kintsugi.installation.up import up
 from kintsugi.operations import readiness
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context, runtime
 from kintsugi.pipeline import synthetic_trade
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
@@ -60,10 +60,10 @@ TASK_TITLE = b"airflow worker -- "
 
 
 @dataclass
-class Walk:
+class CrashTest:
     """One walk: what it works with, and its report."""
 
-    doors: Runtime
+    doors: Context
     console: Console
     path: Path
     asked: Sequence[Killing]
@@ -83,7 +83,7 @@ class Walk:
             killing.node, kind="power_off", t0=t0, run=f"walk {t0.isoformat()}", mode="reset"
         )
         said, killed, trouble = "", 0, None
-        with followed(doors, t0, self.console):
+        with tail_journal(doors, t0, self.console):
             try:
                 FAULTS["power_off"].make(doors, [killing.node])
                 said = await_step(doors, killing, t0)
@@ -99,7 +99,7 @@ class Walk:
             except (KintsugiError, OSError) as error:
                 trouble = str(error)
         incidents = [] if trouble else incidents_since(doors, t0)
-        why = trouble or (judge(killing, incidents) if killed else "nothing was there to be killed")
+        why = trouble or (judge_killing(killing, incidents) if killed else "nothing was there to be killed")
         if (
             why is None
             and killing.victim is not Victim.EVERYTHING
@@ -151,17 +151,17 @@ class Walk:
         write_report(self.path, document)
 
 
-def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
+def run_crash_test(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
     """All of these killings, then the account; 0 when each went as designed and nothing is lost or doubled.
 
     One of the same killings that was ended goes on.
     """
     doors, path = runtime(), report or settings.repository / "build" / "walk.json"
-    walk = Walk(doors, screen(), path, killings, kept(known(path), killings))
+    walk = CrashTest(doors, make_console(), path, killings, kept(load_report(path), killings))
     if walk.rows:
         walk.console.print(f"goes on: {len(walk.rows)} are in {path} (to begin again, delete it)")
-    set_going(doors)
-    with generous(doors):
+    unpause_dags(doors)
+    with raised_repair_budget(doors):
         for number, killing in enumerate(killings, start=1):
             if killing.name in walk.rows:
                 continue
@@ -188,7 +188,7 @@ def kept(before: Mapping[str, Any], killings: Sequence[Killing]) -> dict[str, di
     return {row["name"]: row for row in before["killings"]}
 
 
-def inits(doors: Runtime, *, but: str) -> dict[str, int | None]:
+def inits(doors: Context, *, but: str) -> dict[str, int | None]:
     """The process id of every other node's init: a node that was made anew has another."""
     records = {name: read_record(doors.settings, name) for name in doors.fleet.nodes if name != but}
     return {name: record.pid if record else None for name, record in records.items()}
@@ -217,7 +217,7 @@ def _kill(settings: Settings, pid: int) -> bool:
     )
 
 
-def await_step(doors: Runtime, killing: Killing, t0: datetime) -> str:
+def await_step(doors: Context, killing: Killing, t0: datetime) -> str:
     """Wait until the step has begun in the journal of the node's incident; returns the journal's last line then."""
     until = time.monotonic() + STEP_DEADLINE_S
     while time.monotonic() < until:
@@ -234,7 +234,7 @@ def begun(incident: Incident, step: str) -> bool:
     return any(entry.step == step for entry in incident.entries)
 
 
-def await_end(doors: Runtime, node: str, t0: datetime) -> None:
+def await_end(doors: Context, node: str, t0: datetime) -> None:
     """Wait until no incident since the fault is open and the node is redundant; raises StepFailed at the deadline."""
 
     def ended() -> bool:
@@ -242,17 +242,19 @@ def await_end(doors: Runtime, node: str, t0: datetime) -> None:
             incidents = incidents_since(doors, t0)
             if not incidents or any(one.closed_at is None for one in incidents):
                 return False
-            return asyncio.run(readiness.missing(doors.fleet, doors.fleet.node(node), stream=True)) is None
+            return (
+                asyncio.run(readiness.readiness_gap(doors.fleet, doors.fleet.node(node), stream=True)) is None
+            )
         return False
 
     if not wait_until(ended, HEALED_DEADLINE_S, pause=0.5):
         raise StepFailed(f"{node} isn't healed, or its incident not closed, {HEALED_DEADLINE_S:.0f} s after")
 
 
-def stream_goes_on(doors: Runtime) -> str | None:
+def stream_goes_on(doors: Context) -> str | None:
     """Why the stream doesn't go on while Airflow is down; None when a trade sent to Kafka reached Cassandra."""
     try:
-        trade = synthetic_trade.send_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+        trade = synthetic_trade.send_synthetic_trade_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
         synthetic_trade.await_arrival(nodes, trade, lambda waited_s: waited_s > STREAM_DEADLINE_S)
     except KintsugiError as error:

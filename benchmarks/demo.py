@@ -21,7 +21,7 @@ from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.installation.sign_in import sign_in
 from kintsugi.installation.unpause import watches
 from kintsugi.installation.up import up
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context, runtime
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 from kintsugi.pipeline.stream_lag import snapshot
@@ -42,7 +42,7 @@ LIVE_ROWS = 1_500  # trades of a part file
 LIVE_PERIOD_S = 5.0
 
 
-def run(
+def run_demo(
     settings: Settings, *, trades: int = TRADES, victims: Sequence[str] = VICTIMS, report: Path | None = None
 ) -> int:
     """The demo from the command line; 0 when the nodes healed and the account balances."""
@@ -103,7 +103,7 @@ class Demo:
         self.steps[name] = round(time.monotonic() - started, 1)
         self.console.print(f"[green]✓[/] {name} [dim]{self.steps[name]:.1f} s")
 
-    def upload_day(self, doors: Runtime) -> None:
+    def upload_day(self, doors: Context) -> None:
         """Generate the seeded day and put it into S3; the same file again is no new object to the ledger."""
         out = self.report.parent / "sample"
         made = generate_day(out, day=DAY, seed=SEED, trades=self.trades, parts=2, bad_rows=BAD_ROWS)
@@ -127,7 +127,7 @@ class Demo:
             if not wait_until(built, deadline_s, pause=0.5):
                 raise StepFailed(f"no baseline after {deadline_s:.0f} s; look at {BASELINE_DAG} in Airflow")
 
-    def await_flow(self, doors: Runtime, deadline_s: float = 240) -> None:
+    def await_flow(self, doors: Context, deadline_s: float = 240) -> None:
         """Wait until the day's files are ingested and the stream has stored them."""
         until = time.monotonic() + deadline_s
         with self.console.status("waiting for the first trades") as status:
@@ -139,12 +139,12 @@ class Demo:
                 status.update(waiting)
                 time.sleep(1)
 
-    def break_and_heal(self, doors: Runtime, name: str, standstill_s: float = 300) -> dict[str, Any]:
+    def break_and_heal(self, doors: Context, name: str, standstill_s: float = 300) -> dict[str, Any]:
         """Pull one node's plug, volume included, and print its incident as it unfolds; returns its figures."""
         with self.step(f"pull the plug of {name}, its volume too"):
             t0 = experiment.pull_plug(doors, name, run="demo", lose_volume=True)
             self.follow(doors, name, datetime.fromisoformat(t0), standstill_s)
-            figures = experiment.wait_for_healing(doors, name, t0, deadline_s=30)
+            figures = experiment.wait_for_recovery(doors, name, t0, deadline_s=30)
         phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in figures["phases"].items())
         self.console.print(
             f"  detected after [bold]{figures['detected_s']} s[/], serving again after "
@@ -153,7 +153,7 @@ class Demo:
         )
         return {**figures, "fault": "volume_lost"}
 
-    def follow(self, doors: Runtime, name: str, since: datetime, standstill_s: float) -> None:
+    def follow(self, doors: Context, name: str, since: datetime, standstill_s: float) -> None:
         """Print each new line of the node's incident until it is closed; a slow machine may take its time.
 
         Raises StepFailed when nothing new has stood there for so long.
@@ -203,7 +203,7 @@ class Demo:
         )
 
 
-def still_waiting(doors: Runtime) -> str | None:
+def still_waiting(doors: Context) -> str | None:
     """What the flow still waits for, as a sentence; None when all that lies in S3 is stored."""
     now = snapshot(doors.settings)
     if now.pending:
@@ -215,7 +215,7 @@ def still_waiting(doors: Runtime) -> str | None:
 
 @contextmanager
 def live_feed(
-    doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S
+    doors: Context, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S
 ) -> Iterator[list[FileKey]]:
     """Keep trades coming into S3, a part file of ``rows`` trades each ``period_s`` seconds, while the block runs.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from benchmarks.scenarios import BACK_BY_ITSELF, DEAD, ON_ITS_DISK, REBUILT, Cell, ExpectedPages, one_each
+from benchmarks.scenarios import BACK_BY_ITSELF, DEAD, ON_ITS_DISK, REBUILT, ExpectedPages, Scenario, one_each
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
 from kintsugi.recovery.diagnosis import FailureMode
@@ -29,9 +29,9 @@ FLEET = (
 # More of a role fail at once than it can spare: that is what these cells are about.
 BEYOND_SPARE = frozenset({Guard.COPIES, Guard.BREAKER})
 
-SERVER_CELLS: Sequence[Cell] = (
+SERVER_CELLS: Sequence[Scenario] = (
     *one_each("process_killed", EACH_ROLE, BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
-    Cell("driver_killed", ("spark-master-1",), BACK_BY_ITSELF, incident=False),
+    Scenario("driver_killed", ("spark-master-1",), BACK_BY_ITSELF, incident=False),
     *one_each("sshd_killed", ("kafka-3", "cassandra-3", *SPARK), frozenset(), incident=False),
     *one_each("paused", (*STATEFUL, *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
     *one_each("slow", ("kafka-3", "cassandra-3", *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
@@ -52,28 +52,28 @@ SERVER_CELLS: Sequence[Cell] = (
     *one_each("disk_full", STATEFUL, frozenset({_V.DISK_FULL, *BACK_BY_ITSELF}), actions=REBUILT, must=REBUILT),
     *one_each("clock_wrong", STATEFUL, frozenset({_V.CLOCK_WRONG, *BACK_BY_ITSELF}), actions=frozenset({_A.RESTART}),
           must=frozenset({_A.RESTART}), may_kill_serving=True, deadline_s=300),
-    Cell("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
+    Scenario("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
     # It says so itself, once it has tried to start: a restart, or a new node on the same disk, would read the same.
-    Cell("corrupt_log", ("cassandra-3",), frozenset({_V.DATA_DAMAGED, *BACK_BY_ITSELF}), actions=REBUILT,
+    Scenario("corrupt_log", ("cassandra-3",), frozenset({_V.DATA_DAMAGED, *BACK_BY_ITSELF}), actions=REBUILT,
          must=REBUILT, deadline_s=300),
     # It starts without what it couldn't read, and its ranges are compared with its replicas.
-    Cell("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+    Scenario("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          says="was compared with its replicas"),
     *one_each("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
-    Cell("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
-    Cell("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+    Scenario("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Scenario("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          waives=BEYOND_SPARE),
-    Cell("process_killed", ("cassandra-1", "cassandra-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+    Scenario("process_killed", ("cassandra-1", "cassandra-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          waives=BEYOND_SPARE),
-    Cell("power_off", ("kafka-1", "kafka-2"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+    Scenario("power_off", ("kafka-1", "kafka-2"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
          waives=BEYOND_SPARE),
-    Cell("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+    Scenario("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
          waives=BEYOND_SPARE),
-    Cell("volume_lost", ("cassandra-2", "cassandra-3"), DEAD, actions=REBUILT, must=REBUILT, asks=True,
+    Scenario("volume_lost", ("cassandra-2", "cassandra-3"), DEAD, actions=REBUILT, must=REBUILT, asks=True,
          says="approved the repair", pages=ExpectedPages.MUST, waives=BEYOND_SPARE),
-    Cell("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
-    Cell("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
-    Cell("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480,
+    Scenario("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
+    Scenario("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
+    Scenario("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480,
          waives=BEYOND_SPARE),
 )  # fmt: skip
 
@@ -91,17 +91,19 @@ WORKERS = tuple(name for name in FLEET if name.startswith("spark-worker"))
 
 def _left_alone(
     fault: str, *groups: tuple[str, ...], pages: ExpectedPages = ExpectedPages.NONE
-) -> list[Cell]:
+) -> list[Scenario]:
     """Cells in which nothing may be done to any server; a group of several nodes fails at once."""
     waives = {group: BEYOND_SPARE if len(group) > 1 else frozenset[Guard]() for group in groups}
-    return [Cell(fault, group, ANY, incident=False, pages=pages, waives=waives[group]) for group in groups]
+    return [
+        Scenario(fault, group, ANY, incident=False, pages=pages, waives=waives[group]) for group in groups
+    ]
 
 
 def _singly(*names: str) -> list[tuple[str, ...]]:
     return [(name,) for name in names]
 
 
-GRAY_CELLS: Sequence[Cell] = (
+GRAY_CELLS: Sequence[Scenario] = (
     *_left_alone("network_reject", *_singly("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"),
                  pages=ExpectedPages.MAY),
     *_left_alone("network_drop", *_singly("kafka-2", "cassandra-2", "spark-master-1", "spark-worker-2"),
@@ -119,17 +121,18 @@ GRAY_CELLS: Sequence[Cell] = (
     *one_each("volume_unmounted", STATEFUL, ANY, actions=frozenset({_A.RESTART, _A.REBUILD_NODE}), must=ON_ITS_DISK,
               pages=ExpectedPages.MAY, deadline_s=300),
     # The repair ends while S3 still hangs; the archive of its logs is left out or comes later.
-    Cell("s3_hangs", ("kafka-2",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Scenario("s3_hangs", ("kafka-2",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     # The failure is the control plane's own. It never escalates to an empty disk, and ends when there is room again.
-    Cell("control_disk_full", ("cassandra-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, pages=ExpectedPages.MAY,
-         deadline_s=300),
-    Cell("postgres_killed", ("kafka-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, pages=ExpectedPages.MAY,
-         deadline_s=300),
+    Scenario("control_disk_full", ("cassandra-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+             pages=ExpectedPages.MAY, deadline_s=300),
+    Scenario("postgres_killed", ("kafka-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+             pages=ExpectedPages.MAY, deadline_s=300),
     # Its init starts it again each time, and nobody would ever know: the pattern is a page.
-    Cell("crash_loop", ("spark-worker-1",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}), pages=ExpectedPages.MUST),
+    Scenario("crash_loop", ("spark-worker-1",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+             pages=ExpectedPages.MUST),
 )  # fmt: skip
 
-CELLS: Sequence[Cell] = (*SERVER_CELLS, *GRAY_CELLS)
+CELLS: Sequence[Scenario] = (*SERVER_CELLS, *GRAY_CELLS)
 
 
 _NO_LOG = "it starts from no log of its own"

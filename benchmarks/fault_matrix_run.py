@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.fault_matrix import CELLS, NOT_MADE, NOT_MADE_ANYWHERE
-from benchmarks.harness import generous, known, machine, screen, write_report
+from benchmarks.harness import load_report, machine, make_console, raised_repair_budget, write_report
 from benchmarks.kill_recorder import recording
 from benchmarks.scenario_report import NOT_BEGUN, Row
-from benchmarks.scenario_run import run_cells
-from benchmarks.scenarios import Cell
+from benchmarks.scenario_run import run_scenarios
+from benchmarks.scenarios import Scenario
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context, runtime
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 WHOLE_ACCOUNT_DEADLINE_S = 900.0
 
 
-def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
+def run_fault_matrix(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
     """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
-    console = screen()
+    console = make_console()
     report = report or settings.repository / "build" / "faults.json"
-    chosen = chosen_cells(cells)
+    chosen = chosen_scenarios(cells)
     doors = runtime()
-    set_going(doors)
-    before = known(report)
+    unpause_dags(doors)
+    before = load_report(report)
     rows, goes_on = kept(before, whole=not cells)
     left_out = unavailable(doors)
     chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
@@ -49,19 +49,19 @@ def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = 
             "(to begin again, delete it)"
         )
     finished = bool(cells) and before.get("finished", True)  # a few cells don't make an ended run whole
-    write(report, rows, left_out, finished=finished)
+    write_report_so_far(report, rows, left_out, finished=finished)
     with recording(report.with_suffix(".deaths.jsonl"), settings) as recorder:
         for number, cell in enumerate(chosen, start=1):
             console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
             console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
-            with generous(doors):
-                (row,) = run_cells(doors, [cell], console, recorder)
+            with raised_repair_budget(doors):
+                (row,) = run_scenarios(doors, [cell], console, recorder)
             rows[cell.name] = row
-            write(report, rows, left_out, finished=finished)
-            say(console, row)
-    show(console, rows, left_out)
+            write_report_so_far(report, rows, left_out, finished=finished)
+            print_row(console, row)
+    print_matrix(console, rows, left_out)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=WHOLE_ACCOUNT_DEADLINE_S))
-    write(report, rows, left_out, counted, finished=finished or not cells)
+    write_report_so_far(report, rows, left_out, counted, finished=finished or not cells)
     console.print(f"All trades: {account.said(counted)}; see {report}")
     as_designed = all(row["as_designed"] and not row["lost"] and not row["doubled"] for row in rows.values())
     return 0 if as_designed and not account.at_fault(counted) else 1
@@ -81,7 +81,7 @@ def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str,
     return begun, bool(begun)
 
 
-def chosen_cells(names: Sequence[str]) -> list[Cell]:
+def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
     """The cells of these names (a fault's name stands for all its cells), all without names; raises InputError."""
     known = {cell.name for cell in CELLS} | {cell.fault for cell in CELLS}
     for name in names:
@@ -92,7 +92,7 @@ def chosen_cells(names: Sequence[str]) -> list[Cell]:
     return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
 
 
-def unavailable(doors: Runtime) -> dict[str, str]:
+def unavailable(doors: Context) -> dict[str, str]:
     """What isn't run, and why: faults that can't be made on this machine, and those that have no cell for a role."""
     reasons = {fault.kind: fault.unavailable(doors) for fault in FAULTS.values()}
     made_nowhere = {kind: why for kind, why in reasons.items() if why is not None}
@@ -100,7 +100,7 @@ def unavailable(doors: Runtime) -> dict[str, str]:
     return made_nowhere | {f"{fault}:{role.value}": why for (fault, role), why in NOT_MADE.items()}
 
 
-def write(
+def write_report_so_far(
     report: Path,
     rows: dict[str, dict[str, Any]],
     not_run: Mapping[str, str],
@@ -122,7 +122,7 @@ def write(
     write_report(report, document)
 
 
-def say(console: Console, row: dict[str, Any]) -> None:
+def print_row(console: Console, row: dict[str, Any]) -> None:
     """One line when a cell is over."""
     colour = "green" if row["as_designed"] else "red"
     killed = live_kills_in(row) or "not measured"
@@ -136,7 +136,7 @@ def live_kills_in(row: Row) -> str:
     return "" if row.get("live_kills") is None else str(len(row["live_kills"]))
 
 
-def show(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
+def print_matrix(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
     """The table, for people."""
     from rich.table import Table
 

@@ -30,7 +30,7 @@ from kintsugi.core.fleet import REPOSITORY, Node
 from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.probes.observe import SERVICES
-from kintsugi.probes.peers import witnesses
+from kintsugi.probes.peers import ask_peers
 from kintsugi.probes.protocols import probe_node
 
 LOOK_S = 0.2
@@ -148,7 +148,7 @@ class Recorder:
             await asyncio.sleep(ASK_S)
 
     async def _ask_peers(self, seen: _Seen) -> None:
-        for witness in await witnesses(self.settings.fleet, seen.node, PEERS_WATCH_S):
+        for witness in await ask_peers(self.settings.fleet, seen.node, PEERS_WATCH_S):
             at = witness.heard_at
             if (
                 witness.opinion is PeerOpinion.UP

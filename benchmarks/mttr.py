@@ -27,12 +27,12 @@ from benchmarks.demo import live_feed
 from benchmarks.harness import (
     STEADY_DEADLINE_S,
     await_steady_state,
-    followed,
-    generous,
     incidents_since,
-    known,
+    load_report,
     machine,
-    screen,
+    make_console,
+    raised_repair_budget,
+    tail_journal,
     write_report,
 )
 from benchmarks.mttr_figures import (
@@ -54,14 +54,14 @@ from benchmarks.mttr_figures import (
 )
 from benchmarks.mttr_plot import draw
 from kintsugi.chaos.registry import FAULTS
-from kintsugi.core.errors import InputError, KintsugiError, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, InputError, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import acted_on_others
 from kintsugi.core.settings import Settings
 from kintsugi.infra.airflow_client import Airflow
-from kintsugi.installation.unpause import set_going
+from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations import manual_mode, readiness
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context, runtime
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 from kintsugi.pipeline.stream_lag import snapshot
@@ -82,7 +82,7 @@ ACCOUNT_DEADLINE_S = 900.0
 class Mttr:
     """One run: what it works with, and the report that grows with it."""
 
-    doors: Runtime
+    doors: Context
     airflow: Airflow
     console: Console
     path: Path
@@ -93,7 +93,7 @@ class Mttr:
         """One repair or hand start, from the steady state to its row; raises StepFailed when the fleet isn't well."""
         await_steady_state(self.doors, STEADY_DEADLINE_S)
         node = self.doors.fleet.node(step.node)
-        readiness.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
+        readiness.wait_until_ready(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
         await_pace(self.doors.settings, self.rate)
         manual_mode.await_watched(self.airflow, node.name)
         began = datetime.now(UTC)
@@ -124,7 +124,7 @@ class Mttr:
         doors.store.record_fault(
             node.name, kind=fault.kind, t0=t0, run=f"mttr {t0.isoformat()}", mode=fault.mode
         )
-        with followed(doors, t0, self.console):
+        with tail_journal(doors, t0, self.console):
             try:
                 fault.make(doors, [node.name])
                 trouble = self.look_on(node, t0, looks)
@@ -138,10 +138,10 @@ class Mttr:
 
     def look_on(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
         """Note in ``looks`` when the node was redundant, until the repair is over; returns what went wrong, or None."""
-        stream = readiness.stream_shall_run(self.doors.settings)
+        stream = readiness.stream_should_run(self.doors.settings)
         noted, until_s = 0, STANDSTILL_S
         while True:
-            lacks = asyncio.run(readiness.missing(self.doors.fleet, node, stream))
+            lacks = asyncio.run(readiness.readiness_gap(self.doors.fleet, node, stream))
             passed_s = (datetime.now(UTC) - t0).total_seconds()
             looks.append((passed_s, lacks is None))
             waiting = lacks or self.under_way(node, t0)
@@ -181,7 +181,7 @@ class Mttr:
         write_report(self.path, report["repairs"])
 
 
-def run(
+def run_repairs(
     settings: Settings,
     *,
     repairs: int = REPAIRS,
@@ -200,18 +200,23 @@ def run(
     path = report or settings.repository / "build" / "mttr.json"
     roles = tuple(dict.fromkeys(roles)) or tuple(Role)
     doors = runtime()
-    airflow = set_going(doors)
-    mttr = Mttr(doors, airflow, screen(), path, rate)
+    airflow = unpause_dags(doors)
+    mttr = Mttr(doors, airflow, make_console(), path, rate)
     manual_mode.lift(doors, manual_start.HOLDER)
     check_no_maintenance(doors)
     began, before = time.monotonic(), data(doors)
-    mttr.report = begin(known(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed)
+    mttr.report = begin(
+        load_report(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed
+    )
     planned = schedule(doors.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
     left = still_to_do(planned, mttr.report)
     mttr.console.print(
         f"seed {mttr.report['seed']}: {len(left)} of {len(planned)} repairs and hand starts to do"
     )
-    with generous(doors), live_feed(doors, rows=round(rate * FEED_PERIOD_S), period_s=FEED_PERIOD_S):
+    with (
+        raised_repair_budget(doors),
+        live_feed(doors, rows=round(rate * FEED_PERIOD_S), period_s=FEED_PERIOD_S),
+    ):
         for step in left:
             mttr.do(step)
         after, seconds = data(doors), time.monotonic() - began
@@ -223,7 +228,7 @@ def run(
     mttr.report["run"]["finished"] = True
     mttr.write()
     draw(mttr.report, path.with_suffix(".png"))
-    show(mttr.console, mttr.report, path)
+    print_figures(mttr.console, mttr.report, path)
     healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
     return 0 if healed and not wrongly_acted(mttr.report) and not account.at_fault(counted) else 1
 
@@ -255,11 +260,11 @@ def await_pace(settings: Settings, rate: int) -> None:
         time.sleep(1)
 
 
-def check_no_maintenance(doors: Runtime) -> None:
-    """Raise Refused while a person keeps the recovery from a node: nothing would repair it."""
+def check_no_maintenance(doors: Context) -> None:
+    """Raise GuardRefused while a person keeps the recovery from a node: nothing would repair it."""
     for name in doors.fleet.nodes:
         for flag in doors.store.maintenance(name):
-            raise Refused(f"{flag} Nothing would be repaired there; resume the healing first")
+            raise GuardRefused(f"{flag} Nothing would be repaired there; resume the healing first")
 
 
 def begin(
@@ -296,7 +301,7 @@ def begin(
     }
 
 
-def data(doors: Runtime) -> dict[str, Any]:
+def data(doors: Context) -> dict[str, Any]:
     """How much data there is: trades stored of those that Kafka still holds, and bytes on each node's volume."""
     return {
         "trades_stored": snapshot(doors.settings).stored,
@@ -323,7 +328,7 @@ def per_second(before: dict[str, Any], after: dict[str, Any], seconds: float) ->
     return None if first is None or last is None else round(float(last - first) / seconds, 1)
 
 
-def show(console: Console, report: dict[str, Any], path: Path) -> None:
+def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
     """The figures by role, every single value, and the account."""
     from rich.table import Table
 

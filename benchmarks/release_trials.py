@@ -19,9 +19,9 @@ from benchmarks import release_traffic
 from benchmarks.harness import machine, write_report
 from benchmarks.release_traffic import TrafficProbe
 from kintsugi.controlplane.control_plane import ControlPlane
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import archive, assignment, rollout, steady_state
 from kintsugi.releases.archive import Release
 
@@ -66,8 +66,8 @@ TRIALS = (
 )
 
 
-def run(runtime: Runtime, report: Path | None = None) -> int:
-    """All trials, one after another; 0 when each was caught as designed. Raises Refused without a known-good one."""
+def run_trials(runtime: Context, report: Path | None = None) -> int:
+    """All trials, one after another; 0 when each was caught as designed. GuardRefused without a known-good one."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
@@ -75,7 +75,7 @@ def run(runtime: Runtime, report: Path | None = None) -> int:
     rows: list[dict[str, Any]] = []
     for trial in TRIALS:
         console.rule(f"[bold]{trial.name}", align="left")
-        row = one(runtime, trial)
+        row = run_trial(runtime, trial)
         rows.append(row)
         _write(report, rows)
         mark = "[green]✓" if row["as_designed"] else "[red]✗"
@@ -86,12 +86,14 @@ def run(runtime: Runtime, report: Path | None = None) -> int:
     return 0 if all(row["as_designed"] for row in rows) else 1
 
 
-def one(runtime: Runtime, trial: Trial) -> dict[str, Any]:
+def run_trial(runtime: Context, trial: Trial) -> dict[str, Any]:
     """Roll the trial's release out by the DAG, with work going on; returns what stands in the report."""
     good = runtime.store.last_known_good()
     if good is None:
-        raise Refused("no release is known-good yet, so there is nothing to return to; roll one out first")
-    steady_state.await_steady(lambda: steady_state.look(runtime))
+        raise GuardRefused(
+            "no release is known-good yet, so there is nothing to return to; roll one out first"
+        )
+    steady_state.await_steady(lambda: steady_state.observe_fleet(runtime))
     bad = with_mistake(runtime, assignment.open_release(runtime, good.digest), trial)
     airflow = ControlPlane(runtime.settings).airflow
     airflow.unpause(DAG_ID)
@@ -100,10 +102,10 @@ def one(runtime: Runtime, trial: Trial) -> dict[str, Any]:
         conf = {"release": bad.digest, "hold_seconds": HOLD_S, "dry_run": False, "again": True}
         run_id = airflow.trigger(DAG_ID, conf)
         airflow.await_run(DAG_ID, run_id, RUN_S)
-    return {**judge(runtime, trial, run_id, pulses), "seconds": round(time.monotonic() - started, 1)}
+    return {**judge_trial(runtime, trial, run_id, pulses), "seconds": round(time.monotonic() - started, 1)}
 
 
-def with_mistake(runtime: Runtime, good: Release, trial: Trial) -> Release:
+def with_mistake(runtime: Context, good: Release, trial: Trial) -> Release:
     """The release ``good`` with the trial's mistake, on disk, in S3 and on record; KintsugiError if it doesn't fit."""
     with tempfile.TemporaryDirectory(prefix="kintsugi-trial-") as scratch:
         tree = Path(scratch) / "tree"
@@ -122,13 +124,15 @@ def with_mistake(runtime: Runtime, good: Release, trial: Trial) -> Release:
     return bad
 
 
-def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[TrafficProbe]) -> dict[str, Any]:
+def judge_trial(
+    runtime: Context, trial: Trial, deployment: str, pulses: Sequence[TrafficProbe]
+) -> dict[str, Any]:
     """What came of it, from the store and from the work that went on meanwhile."""
     found = runtime.store.deployment(deployment)
     runs = {node: record.digest for node, record in runtime.store.node_releases().items()}
     elsewhere = sorted(node for node, digest in runs.items() if digest != found.back_to)
     bad = runtime.store.release_record(found.digest).bad_at is not None
-    touched = rollout.touched(found.steps)
+    touched = rollout.updated_nodes(found.steps)
     went_on = all(pulse.done and not pulse.failures for pulse in pulses)
     return {
         "trial": trial.name,
@@ -145,18 +149,18 @@ def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[Traf
 
 
 @contextmanager
-def _work(runtime: Runtime) -> Iterator[list[TrafficProbe]]:
+def _work(runtime: Context) -> Iterator[list[TrafficProbe]]:
     """Records with acks=all, and canaries where the stream runs."""
     with release_traffic.producing(runtime.fleet) as produce:
         beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}
-        if stream_driver.shall_run(runtime):
+        if stream_driver.should_run(runtime):
             beats["canary"] = (5.0, lambda: _canary(runtime))
         with release_traffic.flowing(beats) as pulses:
             yield pulses
 
 
-def _canary(runtime: Runtime) -> None:
-    steady_state.canary(runtime)
+def _canary(runtime: Context) -> None:
+    steady_state.verify_synthetic_trade(runtime)
 
 
 def _say(works: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.live_kills import Announcement, Death, kills, live_kills
-from benchmarks.scenarios import Cell, ExpectedPages, Told, judge, judge_kills, judge_pages
+from benchmarks.scenarios import ExpectedPages, Scenario, Told, judge_kills, judge_pages, judge_scenario
 from kintsugi.chaos.experiment import figures
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.incident import Incident
@@ -37,7 +37,7 @@ class Seen:
     troubles: Sequence[str] = ()
 
 
-def empty_row(cell: Cell) -> Row:
+def empty_row(cell: Scenario) -> Row:
     """The row of a cell of which nothing is known."""
     return {
         "fault": cell.name,
@@ -60,7 +60,7 @@ def empty_row(cell: Cell) -> Row:
     }
 
 
-def row_of(cell: Cell, seen: Seen) -> Row:
+def row_of(cell: Scenario, seen: Seen) -> Row:
     """What the report says of a cell; times in seconds since the fault."""
     told = told_by(seen.incidents)
     own = [one for one in seen.incidents if one.node in cell.nodes]
@@ -72,7 +72,7 @@ def row_of(cell: Cell, seen: Seen) -> Row:
         f"a live node was killed: {live[0]}" if live else None,
         judge_kills(cell, [death.node for death in killed]),
         *seen.troubles,
-        judge(cell, told, seen.healed),
+        judge_scenario(cell, told, seen.healed),
         judge_pages(cell, about),
         unaccounted(seen.counted),
     )
@@ -95,7 +95,7 @@ def row_of(cell: Cell, seen: Seen) -> Row:
     }
 
 
-def pages_about(cell: Cell, pages: Mapping[str, str]) -> list[str]:
+def pages_about(cell: Scenario, pages: Mapping[str, str]) -> list[str]:
     """The pages (text by key) that name a victim of the cell.
 
     A pattern over several incidents is the series' doing, which hits the same nodes again and again, unless the cell
@@ -124,7 +124,7 @@ def unaccounted(counted: Mapping[str, Any]) -> str | None:
 
 
 def told_by(incidents: Sequence[Incident]) -> list[Told]:
-    """What each incident says, as ``benchmarks.scenarios.judge`` takes it."""
+    """What each incident says, as ``benchmarks.scenarios.judge_scenario`` takes it."""
     return [
         Told(
             one.node,

@@ -23,9 +23,9 @@ from benchmarks.demo import live_feed
 from benchmarks.harness import (
     await_allowed,
     await_steady_state,
-    followed,
     incidents_since,
     pages_since,
+    tail_journal,
 )
 from benchmarks.kill_recorder import MOST_BLIND_S, RunningRecorder
 from benchmarks.live_kills import Announcement, Death
@@ -39,19 +39,19 @@ from benchmarks.scenario_report import (
     row_of,
     told_by,
 )
-from benchmarks.scenarios import Cell, ExpectedPages, owed
+from benchmarks.scenarios import ExpectedPages, Scenario, victims_without_action
 from kintsugi.chaos import guard
-from kintsugi.chaos.injection import hold, in_force
+from kintsugi.chaos.injection import hold_fault, in_force
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.controlplane.control_plane import ControlPlane
-from kintsugi.core.errors import KintsugiError, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.fleet import watch_of
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.processes import wait_until
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations import readiness
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 from kintsugi.recovery.guards import APPROVE
@@ -72,8 +72,8 @@ PAGE_DEADLINE_S = 120.0
 class Run:
     """Cells that are made at once, and what is known of them so far."""
 
-    doors: Runtime
-    cells: Sequence[Cell]
+    doors: Context
+    cells: Sequence[Scenario]
     console: Console
     recorder: RunningRecorder | None
     t0: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -84,19 +84,19 @@ class Run:
     def victims(self) -> list[str]:
         return [name for cell in self.cells for name in cell.nodes]
 
-    def others(self, cell: Cell) -> set[str]:
+    def others(self, cell: Scenario) -> set[str]:
         """The victims of the cells that are made at the same time."""
         return {name for one in self.cells if one is not cell for name in one.nodes}
 
-    def announce(self, cell: Cell, names: Sequence[str]) -> None:
+    def announce(self, cell: Scenario, names: Sequence[str]) -> None:
         """Note that the experiment is about to end processes of these nodes."""
         if FAULTS[cell.fault].kills:
             at = datetime.now(UTC)
             self.announcements += [Announcement(name, at) for name in names]
 
 
-def run_cells(
-    doors: Runtime, cells: Sequence[Cell], console: Console, recorder: RunningRecorder | None
+def run_scenarios(
+    doors: Context, cells: Sequence[Scenario], console: Console, recorder: RunningRecorder | None
 ) -> list[Row]:
     """Run one cell, or two at once, to their rows; what the recovery does wrong is their outcome.
 
@@ -110,16 +110,16 @@ def run_cells(
         raise
     except (
         StepFailed,
-        Refused,
+        GuardRefused,
         StoreUnavailable,
     ) as failure:  # what an earlier cell left behind may be over soon
         console.print(f"  [red]{failure}")
         return [{**empty_row(cell), "outcome": f"{NOT_BEGUN}: {failure}"} for cell in cells]
     run = Run(doors, cells, console, recorder)
     with live_feed(doors, rows=FEED_ROWS) as fed:
-        healed = make_and_heal(run, fed)
+        healed = inject_and_recover(run, fed)
         ended_at = datetime.now(UTC)
-    counted = taken_account(run, fed)
+    counted = reconciliation_report(run, fed)
     incidents = incidents_since(doors, run.t0)
     pages = awaited_pages(run)
     deaths, blind = recorded(run, ended_at)
@@ -139,7 +139,7 @@ def run_cells(
     return rows
 
 
-def make_and_heal(run: Run, fed: list[Any]) -> bool:
+def inject_and_recover(run: Run, fed: list[Any]) -> bool:
     """Make every fault at once, and wait for the end; whether all victims serve again with nothing open."""
     doors = run.doors
     run.t0 = datetime.now(UTC)
@@ -149,7 +149,7 @@ def make_and_heal(run: Run, fed: list[Any]) -> bool:
             doors.store.record_fault(
                 name, kind=cell.fault, t0=run.t0, run=f"faults {run.t0.isoformat()}", mode=mode
             )
-    with followed(doors, run.t0, run.console):
+    with tail_journal(doors, run.t0, run.console):
         try:
             inject_all(run)
             healed = await_healing(run)
@@ -170,7 +170,7 @@ def inject_all(run: Run) -> None:
     """Make, hold and take back the fault of every cell, all at once; raises the first failure when all have ended."""
     failures: list[Exception] = []
 
-    def one(cell: Cell) -> None:
+    def one(cell: Scenario) -> None:
         try:
             inject(run, cell)
         except Exception as error:  # noqa: BLE001 - raised by the caller's thread
@@ -190,12 +190,12 @@ def inject_all(run: Run) -> None:
         raise (stopped or failures)[0]
 
 
-def hold_s(cell: Cell) -> float | None:
+def hold_s(cell: Scenario) -> float | None:
     """Seconds for which the cell's fault is in force; None: until the victims have recovered."""
     return cell.hold_s if cell.hold_s is not None else FAULTS[cell.fault].hold_s
 
 
-def longest_s(cell: Cell) -> float:
+def longest_s(cell: Scenario) -> float:
     """Seconds after which a fault that isn't over is given up; its janitor takes it back then."""
     fault = FAULTS[cell.fault]
     return (
@@ -203,7 +203,7 @@ def longest_s(cell: Cell) -> float:
     )
 
 
-def inject(run: Run, cell: Cell) -> None:
+def inject(run: Run, cell: Scenario) -> None:
     """One fault from its making to its taking back. One without ``hold_s`` is taken back when its cell is over."""
     doors, fault = run.doors, FAULTS[cell.fault]
     bystanders = guard.Bystanders(doors, run.victims, run.t0)
@@ -220,14 +220,14 @@ def inject(run: Run, cell: Cell) -> None:
             await_configure(run)
             again()
         if (seconds := hold_s(cell)) is not None:
-            hold(seconds, bystanders.check, again=again, every_s=fault.every_s)
+            hold_fault(seconds, bystanders.check, again=again, every_s=fault.every_s)
         elif fault.outlasts_repair:
             await_end(run, cell)
         elif fault.take_back is not None and cell.incident and not await_healing(run, only=cell):
             raise StepFailed(f"{cell.name}: {' and '.join(cell.nodes)} didn't recover")
 
 
-def await_healing(run: Run, only: Cell | None = None) -> bool:
+def await_healing(run: Run, only: Scenario | None = None) -> bool:
     """Whether all victims (of the cell ``only``) serve again with nothing open.
 
     A slow machine may take its time: it is given up when nothing new has stood in a journal for the cells' deadline,
@@ -268,7 +268,7 @@ def store_answers(run: Run) -> bool:
     return True
 
 
-def is_over(run: Run, cell: Cell, incidents: Sequence[Incident]) -> bool:
+def is_over(run: Run, cell: Scenario, incidents: Sequence[Incident]) -> bool:
     """Whether nothing is open, what must be done was done, and every victim is redundant at this moment.
 
     ``incidents``: those that began since the fault.
@@ -277,15 +277,16 @@ def is_over(run: Run, cell: Cell, incidents: Sequence[Incident]) -> bool:
     if any(one.closed_at is None for one in incidents):
         return False
     healed = {one.node for one in incidents if one.outcome is Outcome.HEALED}
-    if owed(cell, told_by(incidents)) or (cell.must and not set(cell.nodes) <= healed):
+    if victims_without_action(cell, told_by(incidents)) or (cell.must and not set(cell.nodes) <= healed):
         return False  # the first incident may be but the fault's own restart; the one that matters is to come
     fleet = run.doors.fleet
     return all(
-        asyncio.run(readiness.missing(fleet, fleet.node(name), stream=True)) is None for name in cell.nodes
+        asyncio.run(readiness.readiness_gap(fleet, fleet.node(name), stream=True)) is None
+        for name in cell.nodes
     )
 
 
-def concerning(run: Run, cell: Cell, incidents: Sequence[Incident]) -> list[Incident]:
+def concerning(run: Run, cell: Scenario, incidents: Sequence[Incident]) -> list[Incident]:
     """The incidents that a cell answers for: those of its victims and of bystanders, not those of the other cell."""
     others = run.others(cell)
     return [one for one in incidents if one.node not in others]
@@ -302,7 +303,7 @@ def await_configure(run: Run, deadline_s: float = 120) -> None:
         raise StepFailed(f"no recovery came so far as to configure within {deadline_s:.0f} s")
 
 
-def await_end(run: Run, cell: Cell) -> None:
+def await_end(run: Run, cell: Scenario) -> None:
     """Wait until every incident of a fault that outlasts its repair is closed."""
 
     def ended() -> bool:
@@ -313,7 +314,7 @@ def await_end(run: Run, cell: Cell) -> None:
         raise StepFailed(f"{cell.name}: the repair didn't end while the fault was in force")
 
 
-def taken_account(run: Run, fed: Any) -> dict[str, Any]:
+def reconciliation_report(run: Run, fed: Any) -> dict[str, Any]:
     """The account of the trades that came in meanwhile; empty when it can't be taken."""
     try:
         return account.summary(

@@ -32,7 +32,7 @@ class ExpectedPages(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class Scenario:
     """One experiment.
 
     ``verdicts``, ``actions``: what may stand in the incidents of the victims; ``must``: actions of which each victim's
@@ -70,8 +70,8 @@ class Cell:
 
 def one_each(
     fault: str, names: Iterable[str], verdicts: frozenset[FailureMode], **more: object
-) -> list[Cell]:
-    return [Cell(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
+) -> list[Scenario]:
+    return [Scenario(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Told:
     words: str = ""
 
 
-def judge(cell: Cell, incidents: Sequence[Told], healed: bool) -> str | None:
+def judge_scenario(cell: Scenario, incidents: Sequence[Told], healed: bool) -> str | None:
     """Why the cell isn't as designed, None when it is.
 
     ``incidents``: what each incident says that began since the fault.
@@ -96,7 +96,7 @@ def judge(cell: Cell, incidents: Sequence[Told], healed: bool) -> str | None:
     for told in incidents:
         if (why := _unexpected(cell, told.node, set(told.verdicts), set(told.actions))) is not None:
             return why
-    for node in owed(cell, incidents):
+    for node in victims_without_action(cell, incidents):
         return f"{node} should have got {' or '.join(sorted(cell.must))}"
     for node in cell.nodes:
         if cell.says and not any(cell.says in told.words for told in incidents if told.node == node):
@@ -104,15 +104,15 @@ def judge(cell: Cell, incidents: Sequence[Told], healed: bool) -> str | None:
     return None
 
 
-def owed(cell: Cell, incidents: Sequence[Told]) -> list[str]:
-    """The victims that still have to get an action that they must have; ``incidents`` as for ``judge``."""
+def victims_without_action(cell: Scenario, incidents: Sequence[Told]) -> list[str]:
+    """The victims that still have to get an action that they must have; ``incidents`` as for ``judge_scenario``."""
     if not cell.must:
         return []
     had = {told.node for told in incidents if cell.must & set(told.actions)}
     return [node for node in cell.nodes if node not in had]
 
 
-def _unexpected(cell: Cell, node: str, verdicts: set[str], actions: set[str]) -> str | None:
+def _unexpected(cell: Scenario, node: str, verdicts: set[str], actions: set[str]) -> str | None:
     """What was said of a node, or done to it, that the cell doesn't expect."""
     if actions and (node not in cell.nodes or not cell.incident):
         return f"{node} was acted upon ({', '.join(sorted(actions))}), though it should have been left alone"
@@ -125,7 +125,7 @@ def _unexpected(cell: Cell, node: str, verdicts: set[str], actions: set[str]) ->
     return None
 
 
-def judge_pages(cell: Cell, pages: Collection[str]) -> str | None:
+def judge_pages(cell: Scenario, pages: Collection[str]) -> str | None:
     """Why a person wasn't paged as designed, None when it was so. ``pages``: titles of those about its victims."""
     if cell.pages is ExpectedPages.MUST and not pages:
         return f"no person was paged about {', '.join(cell.nodes)}"
@@ -134,7 +134,7 @@ def judge_pages(cell: Cell, pages: Collection[str]) -> str | None:
     return None
 
 
-def judge_kills(cell: Cell, killed: Collection[str]) -> str | None:
+def judge_kills(cell: Scenario, killed: Collection[str]) -> str | None:
     """Why the deaths aren't as designed, None when they are. ``killed``: nodes of which something was killed."""
     if not cell.incident and killed:
         return f"{', '.join(sorted(set(killed)))} was killed, though it should have been left alone"

@@ -83,7 +83,7 @@ with DAG(
         from kintsugi.chaos import experiment
         from kintsugi.operations.context import runtime
 
-        return experiment.wait_for_healing(runtime(), node, t0, deadline_s=600)
+        return experiment.wait_for_recovery(runtime(), node, t0, deadline_s=600)
 
     victim = pick_victim()
     plug_pulled_at = pull_the_plug(victim)

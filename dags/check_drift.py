@@ -52,7 +52,7 @@ with DAG(
 
         run, params = context["dag_run"], context["params"]
         holder = f"{run.dag_id}/{run.run_id}"  # type: ignore[attr-defined]
-        report = drift.look(runtime(), holder=holder, put_right=bool(params["put_right"]))  # type: ignore[index]
+        report = drift.detect_drift(runtime(), holder=holder, put_right=bool(params["put_right"]))  # type: ignore[index]
         if report.remaining:
             raise AirflowFailException(str(report))
         return str(report)

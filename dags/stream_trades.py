@@ -57,7 +57,7 @@ with DAG(
         from kintsugi.operations import stream_driver
         from kintsugi.operations.context import runtime
 
-        return stream_driver.submit(runtime())
+        return stream_driver.submit_driver(runtime())
 
     @task
     def committing() -> str:

@@ -64,7 +64,7 @@ def restart_stream() -> str:
     from kintsugi.operations import stream_driver
     from kintsugi.operations.context import runtime
 
-    return stream_driver.restart_if_wanted(runtime())
+    return stream_driver.restart_if_desired(runtime())
 
 
 @task

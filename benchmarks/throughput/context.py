@@ -15,7 +15,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.stream_lag import snapshot
 from kintsugi.probes.protocols import probe_node
@@ -33,7 +33,7 @@ class Bench:
     files between processes.
     """
 
-    doors: Runtime
+    doors: Context
     console: Console
     seed: int
     seconds: float

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import chain, islice
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.delivery import put
+from benchmarks.throughput.delivery import put_part
 from benchmarks.throughput.feed import Part, parts, trades
 from benchmarks.throughput.figures import rates, spread
 from benchmarks.throughput.meters import StreamMeter, StreamReading, usage
@@ -101,7 +101,7 @@ class Feed:
                 )
             if len(self.sent) * PART_ROWS - (now.stored - self._first) < OUTSTANDING:
                 part = next(self._files)
-                put(self._s3, part)
+                put_part(self._s3, part)
                 self.sent.append(part)
             else:
                 time.sleep(0.1)

@@ -100,7 +100,7 @@ def flush_and_compact(bench: Bench) -> None:
 
     def flush(node: Node) -> None:
         tool = settings.node_root(node.name) / "bin" / "nodetool"
-        answer = ssh.run(settings, node, [str(tool), "flush", KEYSPACE], timeout=60)
+        answer = ssh.run_over_ssh(settings, node, [str(tool), "flush", KEYSPACE], timeout=60)
         if answer.returncode:
             raise StepFailed(f"{node.name}: nodetool flush failed: {answer.stderr.strip()[-300:]}")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send
+from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send_messages
 from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
 from kintsugi.core.connections import store_dsn
@@ -65,7 +65,7 @@ def ingest(bench: Bench) -> Result:
 
 def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
     began = time.monotonic()
-    return send(kafka, topic, ready) / (time.monotonic() - began)
+    return send_messages(kafka, topic, ready) / (time.monotonic() - began)
 
 
 def _ours(bench: Bench, topic: str, part: Part) -> float:
@@ -105,7 +105,7 @@ def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
 def _naive(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
     began, count = time.monotonic(), 0
     for message in ready:
-        count += send(kafka, topic, [message])
+        count += send_messages(kafka, topic, [message])
         if time.monotonic() - began > NAIVE_S:
             break
     return count / (time.monotonic() - began)

@@ -28,7 +28,7 @@ from benchmarks.throughput.plot import draw
 from benchmarks.throughput.spike import spike
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
+from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations.context import runtime
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ SECTIONS: dict[str, Section] = {
 }
 
 
-def run(
+def run_sections(
     settings: Settings, *, only: Sequence[str] = (), seconds: float = SECONDS, seed: int | None = None,
     report: Path | None = None,
 ) -> int:  # fmt: skip
@@ -78,7 +78,7 @@ def run(
     console.print(f"seed {state.seed}; data of the fortnight around {_week(bench.seed)}")
     if state.results:
         console.print(f"going on with a run that has measured {', '.join(state.results)}")
-    set_going(bench.doors)  # what is measured is the pipeline as it lives
+    unpause_dags(bench.doors)  # what is measured is the pipeline as it lives
     began, skipped = time.monotonic(), []
     for name in wanted:
         if name in state.results:
@@ -94,7 +94,7 @@ def run(
     shown = _write(report, state, skipped, time.monotonic() - began)
     if not skipped:
         state.path.unlink(missing_ok=True)
-    show(console, shown, report)
+    print_sections(console, shown, report)
     return 0 if not skipped and not shown["lost"] and not shown["doubled"] else 1
 
 
@@ -190,7 +190,7 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(console: Console, shown: dict[str, Any], report: Path) -> None:
+def print_sections(console: Console, shown: dict[str, Any], report: Path) -> None:
     """The table, the aims, and where the files are."""
     from rich.table import Table
 

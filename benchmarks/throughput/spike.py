@@ -15,7 +15,7 @@ from itertools import islice
 from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.delivery import deliver, kafka_python
 from benchmarks.throughput.feed import Part, joined, messages, parts, trades
-from benchmarks.throughput.latency import PERIOD_S, RATE, feed
+from benchmarks.throughput.latency import PERIOD_S, RATE, feed_slowly
 from benchmarks.throughput.meters import StreamMeter, usage
 from benchmarks.throughput.stored import Expected, compare
 from kintsugi.core.connections import store_dsn
@@ -96,7 +96,7 @@ def feeding(
     stop = threading.Event()
 
     def run() -> None:
-        for _, content in feed(bench, made):
+        for _, content in feed_slowly(bench, made):
             if stop.is_set():
                 return
             expected.add(content)

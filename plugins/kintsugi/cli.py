@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from kintsugi.core.dag_ids import DRIFT_DAG
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import add_command, count, role, run_command, seed
@@ -65,10 +65,10 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
     """Let every watch, the stream, the ingest and the look for drift run: a new installation waits for this."""
-    from kintsugi.installation.unpause import set_going  # start-up
+    from kintsugi.installation.unpause import unpause_dags  # start-up
     from kintsugi.operations.context import runtime  # start-up
 
-    set_going(runtime()).unpause(DRIFT_DAG)
+    unpause_dags(runtime()).unpause(DRIFT_DAG)
     print(
         "every node and the flow are watched, the stream runs, files in S3 are ingested, "
         "hand edits on servers are looked for each hour"
@@ -78,13 +78,13 @@ def unpause(options: argparse.Namespace, settings: Settings) -> int:
 
 def status(options: argparse.Namespace, settings: Settings) -> int:
     """Show nodes, components, DAGs, lag and the last incidents. Always 0: to look is no failure."""
-    from kintsugi.installation.status import gather, show  # start-up
+    from kintsugi.installation.status import gather_status, print_status  # start-up
 
-    document = gather(settings)
+    document = gather_status(settings)
     if options.format == "json":
         print(json.dumps(document, indent=2))
     else:
-        show(document)
+        print_status(document)
     return 0
 
 
@@ -153,23 +153,23 @@ def artifacts(options: argparse.Namespace, settings: Settings) -> int:
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
     """Tell one incident: its journal, its phases, Terraform's plan and the node's last log lines."""
-    from kintsugi.installation.incident_report import tell  # start-up
+    from kintsugi.installation.incident_report import print_incident  # start-up
 
-    print(tell(settings, options.id, as_json=options.format == "json"))
+    print(print_incident(settings, options.id, as_json=options.format == "json"))
     return 0
 
 
 def form_anew(options: argparse.Namespace, settings: Settings) -> int:
     """Form an empty cluster where a role's disks are gone, and send all trades of S3 again."""
-    from kintsugi.installation.recreate_cluster import check, run  # start-up
+    from kintsugi.installation.recreate_cluster import check, recreate  # start-up
 
     check(settings, options.role)
     if not options.yes:
         name = options.role.value
         asked = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
         if not sys.stdin.isatty() or input(asked).strip() != name:
-            raise Refused("nothing was done; --yes (YES=1) goes on without asking")
-    return run(settings, options.role)
+            raise GuardRefused("nothing was done; --yes (YES=1) goes on without asking")
+    return recreate(settings, options.role)
 
 
 def chaos(options: argparse.Namespace, settings: Settings) -> int:

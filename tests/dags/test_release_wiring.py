@@ -34,7 +34,7 @@ class Recorder:
         monkeypatch.setattr(rollout_steps, "prepare", lambda *_, **__: self._act("prepare") and self.Opened())
         for name in ("plan", "go_back"):
             monkeypatch.setattr(rollout_steps, name, lambda *_, name=name: self._act(name))
-        monkeypatch.setattr(rollout_steps, "hold", lambda *a: self._act(f"hold {a[2]:.0f}"))
+        monkeypatch.setattr(rollout_steps, "bake_release", lambda *a: self._act(f"hold {a[2]:.0f}"))
         for name in ("apply", "prove"):
             monkeypatch.setattr(rollout_steps, name, lambda *a, name=name: self._act(f"{name} {a[2]}"))
         monkeypatch.setattr(
@@ -120,11 +120,11 @@ def test_drift_that_stays_fails_the_run(
     monkeypatch.setattr(context, "runtime", lambda: None)
     asked: list[bool] = []
 
-    def look(runtime: None, *, holder: str, put_right: bool) -> drift.Report:
+    def look(runtime: None, *, holder: str, put_right: bool) -> drift.DriftReport:
         asked.append(put_right)
-        return drift.Report(remaining, {}, {})
+        return drift.DriftReport(remaining, {}, {})
 
-    monkeypatch.setattr(drift, "look", look)
+    monkeypatch.setattr(drift, "detect_drift", look)
     run = dag_bag.dags["check_drift"].test(run_conf={"put_right": True})
     assert {str(ti.state) for ti in run.get_task_instances()} == {state}
     assert asked == [True]

@@ -16,8 +16,8 @@ from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.cassandra_session import connected
-from kintsugi.pipeline.reconcile.reconcile import take_account
-from kintsugi.pipeline.reconcile.report import Account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_files
+from kintsugi.pipeline.reconcile.report import ReconciliationReport
 from tests.integration import servers
 from tests.integration.servers import Server
 
@@ -40,8 +40,8 @@ class Pipeline:
     def put(self, key: str, body: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
-    def account(self, until: float = 0.0, *, derived: bool = False) -> Account:
-        return take_account(
+    def account(self, until: float = 0.0, *, derived: bool = False) -> ReconciliationReport:
+        return reconcile_files(
             self.s3, self.session, self.ledger, until=until, bootstrap=self.bootstrap, derived=derived
         )
 

@@ -22,12 +22,12 @@ from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
 from kintsugi.db.ingest_ledger import FileState, IngestLedger, Tally
 from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline import consumer_offsets, schema, stream_lag
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, check_manifest, ingest_pending
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, check_manifest, ingest_pending
 from kintsugi.pipeline.ingest.file_reader import read_lines
 from kintsugi.pipeline.ingest.replay import Schedule, replay, select
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import S3Object
-from kintsugi.pipeline.reconcile.reconcile import take_account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_files
 from kintsugi.sampledata.generator import HEADER, generate_day
 from tests.integration.pipeline import Pipeline, running
 
@@ -65,7 +65,7 @@ def body(lines: list[bytes]) -> bytes:
     return b"\n".join([HEADER.encode(), *lines, b""])
 
 
-def ingest(pipeline: Pipeline) -> list[FileAccount]:
+def ingest(pipeline: Pipeline) -> list[FileIngestReport]:
     accounts = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     for account in accounts:
         check_manifest(pipeline.s3, account.to_dict())
@@ -203,7 +203,7 @@ def test_what_is_on_its_way_is_neither_lost_nor_extra(pipeline: Pipeline, lines:
     assert pipeline.account().complete
     assert [entry.stored for entry in pipeline.ledger.entries()] == [100, 100, 50]
     (part,) = [e for e in pipeline.ledger.entries() if e.key.endswith("_2.csv")]
-    only = take_account(
+    only = reconcile_files(
         pipeline.s3,
         pipeline.session,
         pipeline.ledger,
@@ -233,7 +233,7 @@ def test_what_a_feed_delivers_while_the_account_is_taken_is_not_extra(
         def __getattr__(self, name: str) -> Any:
             return getattr(pipeline.session, name)
 
-    found = take_account(pipeline.s3, Meanwhile(), pipeline.ledger, bootstrap=pipeline.bootstrap)
+    found = reconcile_files(pipeline.s3, Meanwhile(), pipeline.ledger, bootstrap=pipeline.bootstrap)
     assert len(pipeline.ledger.entries()) == 2
     assert (found.complete, found.files, found.stored, found.extra_count) == (True, 1, 30, 0), found
 

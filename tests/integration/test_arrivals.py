@@ -10,7 +10,7 @@ import pytest
 from kintsugi.core.data_source import own_source
 from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import FileState, IngestLedger
-from kintsugi.pipeline.object_listing import NAME, REST, Lookout, listed, pending
+from kintsugi.pipeline.object_listing import NAME, REST, PendingFileScanner, listed, pending
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
@@ -27,7 +27,7 @@ class Place:
         self.s3.create_bucket(Bucket=BUCKET)
         self.ledger = IngestLedger(postgres.extra["dsn"])
         self.ledger.migrate()
-        self.lookout = Lookout((own_source(self.s3),), self.ledger, clock=count().__next__)
+        self.lookout = PendingFileScanner((own_source(self.s3),), self.ledger, clock=count().__next__)
 
     def put(self, *keys: str, body: bytes = b"a") -> None:
         for key in keys:

@@ -120,7 +120,9 @@ def test_encoded_rows_are_read_back_as_they_were_delivered(
 ) -> None:
     trades = {bytes.fromhex(trade.trade_id): trade for trade in feed.trades(part)}
     seen = 0
-    for _, rows in stored.read(place.session, written.identities, tuple(name for name, _ in TRADE_COLUMNS)):
+    for _, rows in stored.read_trades(
+        place.session, written.identities, tuple(name for name, _ in TRADE_COLUMNS)
+    ):
         for row in rows:
             trade = trades[bytes(row.trade_id)]
             seen += 1
@@ -157,12 +159,12 @@ def test_a_bare_driver_writes_the_stored_rows_and_changes_none(
     place: Place, written: stored.Expected
 ) -> None:
     columns = tuple(name for name, _ in TRADE_COLUMNS)
-    before = dict(stored.read(place.session, written.identities, columns))
+    before = dict(stored.read_trades(place.session, written.identities, columns))
     rows = place.folder / "rows.pickle"
     save(rows, stored.rows_of(place.session, written.identities, 500))
     for load in (Load(1, 16, 1), Load(30, 4, 2)):
         assert measure(place.contact_points, rows, load, 1.0) > 50
-    assert dict(stored.read(place.session, written.identities, columns)) == before
+    assert dict(stored.read_trades(place.session, written.identities, columns)) == before
 
 
 def test_a_client_that_cannot_write_fails_the_measurement(place: Place) -> None:

@@ -25,7 +25,7 @@ from kintsugi.pipeline import schema, stream_lag
 from kintsugi.pipeline.consumer_offsets import LostRange, commit, group_consumer, starting_offsets
 from kintsugi.pipeline.ingest import flow_control
 from kintsugi.pipeline.ingest.backlog import LAG_MESSAGES, BacklogGauge
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_pending
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_pending
 from kintsugi.pipeline.ingest.flow_control import FlowControl
 from kintsugi.pipeline.ingest.loss_replay import replay_loss
 from kintsugi.pipeline.kafka_producer import producer
@@ -64,7 +64,7 @@ class Flow:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes())
         return key
 
-    def ingest(self) -> list[FileAccount]:
+    def ingest(self) -> list[FileIngestReport]:
         return ingest_pending(self.s3, self.ledger, self.bootstrap, control=self.control())
 
     def store_all(self) -> None:
@@ -186,7 +186,7 @@ def test_an_ingest_waits_while_nothing_is_stored_says_so_and_goes_on_with_the_st
     running.store_all()
     monkeypatch.setattr(flow_control, "SAY_S", 0.5)
     running.put_day(seed=12, trades=LAG_MESSAGES + 20_000, day=date(2024, 10, 9))
-    results: list[list[FileAccount]] = []
+    results: list[list[FileIngestReport]] = []
     thread = threading.Thread(target=lambda: results.append(running.ingest()))
     thread.start()
     try:

@@ -23,7 +23,7 @@ from kintsugi.db.ingest_ledger import FileState, LedgerEntry
 from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline import synthetic_trade
 from kintsugi.pipeline.ingest import file_ingest
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_object, ingest_pending
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_object, ingest_pending
 from kintsugi.pipeline.ingest.file_reader import read_lines
 from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch
 from kintsugi.pipeline.ingest.intake_report import IntakeReport, IntakeRules
@@ -73,7 +73,7 @@ class Place:
     def put(self, key: str, body: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
-    def ingest(self) -> dict[str, FileAccount]:
+    def ingest(self) -> dict[str, FileIngestReport]:
         return {account.key: account for account in ingest_pending(self.s3, self.ledger, [])}
 
     def row(self, key: str) -> LedgerEntry:
@@ -142,7 +142,7 @@ def test_a_file_that_fails_for_its_own_reason_holds_up_no_other(
     place.put(f"{DAY}_1.csv", b"")
     place.put(f"{DAY}_2.csv", body(lines[:50]))
     place.put(f"{DAY}_3.csv", body(lines[50:80]))
-    synthetic = synthetic_trade.send(place.s3)
+    synthetic = synthetic_trade.send_synthetic_trade(place.s3)
     accounts = place.ingest()
     states = {key[-5:-4]: account.state for key, account in accounts.items() if key.startswith(DAY)}
     assert states == {"1": FileState.FAILED, "2": FileState.FAILED, "3": FileState.DONE}
@@ -165,7 +165,7 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
     def between() -> None:
         came.append(len(place.kafka.sent))
         if len(came) == 2:
-            synthetic_trade.send(place.s3)
+            synthetic_trade.send_synthetic_trade(place.s3)
         synthetic()
 
     account = ingest_object(

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.rollout_state import NodeState
 from kintsugi.db.store import Store
 from kintsugi.infra.ansible import Checked
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import assignment, rollout, rollout_steps, steady_state
 from kintsugi.releases.archive import Release
 from kintsugi.releases.steady_state import Steady
@@ -78,12 +78,12 @@ class Fake:
 def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     made = Servers({"kafka-1": ("/etc/x",), "kafka-2": ("/etc/x",), "kafka-3": ("/etc/x",)})
 
-    def proof(runtime: Runtime, node: str) -> str:
+    def proof(runtime: Context, node: str) -> str:
         if (node, made.runs[node][0]) in made.unproven:
             raise StepFailed(f"{node} leads no partition")
         return f"{node} serves"
 
-    def look(runtime: Runtime, *, but: Any = ()) -> Steady:
+    def look(runtime: Context, *, but: Any = ()) -> Steady:
         return Steady({node: what for node, what in made.sick.items() if node not in but})
 
     monkeypatch.setattr(rollout_steps, "_ansible", lambda runtime, release: Fake(made, release.digest))
@@ -96,8 +96,8 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     monkeypatch.setattr(rollout_steps, "_same_nodes", lambda there, declared: None)
     monkeypatch.setattr(rollout_steps, "_jars_fit", lambda runtime, release: None)
     monkeypatch.setattr(rollout_steps, "load_fleet", lambda path: None)
-    monkeypatch.setattr(steady_state, "look", look)
-    monkeypatch.setattr(steady_state, "canary", lambda runtime: "a canary arrived")
+    monkeypatch.setattr(steady_state, "observe_fleet", look)
+    monkeypatch.setattr(steady_state, "verify_synthetic_trade", lambda runtime: "a canary arrived")
     monkeypatch.setattr(steady_state, "GATE_S", 0.0)
     monkeypatch.setattr(rollout_steps, "NODE_HOLD_S", 0.0)
     monkeypatch.setattr(rollout_steps, "LEASE_WAIT_S", 0.0)
@@ -105,16 +105,16 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
 
 
 @pytest.fixture
-def doors(store: Store, servers: Servers, tmp_path: Path) -> Runtime:  # noqa: F811
+def doors(store: Store, servers: Servers, tmp_path: Path) -> Context:  # noqa: F811
     settings = installation(tmp_path, "127.39")
     for digest in (OLD, NEW):
         store.add_release(digest, "test")
     store.mark_known_good(OLD)
     store.set_node_releases(settings.fleet.nodes, OLD)
-    return Runtime(settings=settings, fleet=settings.fleet, store=store)
+    return Context(settings=settings, fleet=settings.fleet, store=store)
 
 
-def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> rollout_steps.RolloutRecord:
+def roll_out(doors: Context, run: str = RUN, wanted: str = NEW) -> rollout_steps.RolloutRecord:
     """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
 
     def tasks() -> None:
@@ -122,27 +122,27 @@ def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> rollout_steps
         rollout_steps.plan(doors, run)
         for node in rollout.order(doors.fleet):
             rollout_steps.apply(doors, run, node.name)
-            rollout_steps.prove(doors, run, node.name)
-        rollout_steps.hold(doors, run, 0.0)
+            rollout_steps.verify_update(doors, run, node.name)
+        rollout_steps.bake_release(doors, run, 0.0)
 
     try:
         tasks()
-    except (StepFailed, Refused):
-        with suppress(StepFailed, Refused):
-            rollout_steps.go_back(doors, run)
+    except (StepFailed, GuardRefused):
+        with suppress(StepFailed, GuardRefused):
+            rollout_steps.roll_back(doors, run)
     return rollout_steps.finish(doors, run)
 
 
-def on(doors: Runtime) -> dict[str, str]:
+def on(doors: Context) -> dict[str, str]:
     return {node: record.digest[0] for node, record in doors.store.node_releases().items()}
 
 
-def nothing_is_held(doors: Runtime) -> bool:
+def nothing_is_held(doors: Context) -> bool:
     names = [*doors.fleet.nodes, rollout_steps.ROLL_OUT]
     return all(doors.store.lease(name) is None and not doors.store.maintenance(name) for name in names)
 
 
-def test_only_what_changes_is_restarted_and_then_all_is_known_good(doors: Runtime, servers: Servers) -> None:
+def test_only_what_changes_is_restarted_and_then_all_is_known_good(doors: Context, servers: Servers) -> None:
     story = roll_out(doors)
     assert story.well, story.text
     assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-3", "b")]
@@ -153,7 +153,7 @@ def test_only_what_changes_is_restarted_and_then_all_is_known_good(doors: Runtim
     assert nothing_is_held(doors)
 
 
-def test_the_first_bad_probe_ends_it_and_the_node_returns(doors: Runtime, servers: Servers) -> None:
+def test_the_first_bad_probe_ends_it_and_the_node_returns(doors: Context, servers: Servers) -> None:
     servers.bad = {("kafka-1", "b")}
     story = roll_out(doors)
     assert not story.well
@@ -165,27 +165,27 @@ def test_the_first_bad_probe_ends_it_and_the_node_returns(doors: Runtime, server
     assert nothing_is_held(doors)
 
 
-def test_all_that_was_touched_returns_the_sick_one_first(doors: Runtime, servers: Servers) -> None:
+def test_all_that_was_touched_returns_the_sick_one_first(doors: Context, servers: Servers) -> None:
     servers.unproven = {("kafka-3", "b")}
     roll_out(doors)
     assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
     assert set(on(doors).values()) == {"a"}
 
 
-def test_what_does_not_render_touches_nothing(doors: Runtime, servers: Servers) -> None:
+def test_what_does_not_render_touches_nothing(doors: Context, servers: Servers) -> None:
     servers.failed = {"cassandra-1": "task 'Write the configuration': 'hep' is undefined"}
     story = roll_out(doors)
     assert servers.restarted == []
     assert "stopped" in story.text
     assert "'hep' is undefined" in str(doors.store.release_record(NEW).bad_reason)
-    with pytest.raises(Refused, match="was found bad"):
+    with pytest.raises(GuardRefused, match="was found bad"):
         rollout_steps.prepare(doors, "manual__2", NEW)
     assert nothing_is_held(doors)
     assert rollout_steps.prepare(doors, "manual__3", NEW, again=True).state == "running"
 
 
 def test_a_look_that_fails_once_is_not_held_against_the_release(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    doors: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check: Callable[..., Checked] = Fake.check
 
@@ -199,7 +199,7 @@ def test_a_look_that_fails_once_is_not_held_against_the_release(
     assert doors.store.release_record(NEW).verdict == "unproven"
 
 
-def test_a_node_that_does_not_come_back_is_left_to_its_watch(doors: Runtime, servers: Servers) -> None:
+def test_a_node_that_does_not_come_back_is_left_to_its_watch(doors: Context, servers: Servers) -> None:
     servers.bad = {("kafka-2", "b"), ("kafka-2", "a")}
     story = roll_out(doors)
     assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-2", "a")]
@@ -209,7 +209,7 @@ def test_a_node_that_does_not_come_back_is_left_to_its_watch(doors: Runtime, ser
 
 
 @pytest.mark.parametrize("at", ["kafka-1", "kafka-3"])
-def test_a_task_killed_while_it_restarts_is_run_again(doors: Runtime, servers: Servers, at: str) -> None:
+def test_a_task_killed_while_it_restarts_is_run_again(doors: Context, servers: Servers, at: str) -> None:
     servers.dies_at = at
     with pytest.raises(Killed):
         roll_out(doors)
@@ -223,11 +223,11 @@ def test_a_task_killed_while_it_restarts_is_run_again(doors: Runtime, servers: S
     assert nothing_is_held(doors)
 
 
-def test_the_way_back_killed_in_the_middle_is_finished(doors: Runtime, servers: Servers) -> None:
+def test_the_way_back_killed_in_the_middle_is_finished(doors: Context, servers: Servers) -> None:
     servers.unproven = {("kafka-2", "b")}
     original = rollout_steps._restart
 
-    def dies_on_the_way_back(runtime: Runtime, release: Release, node: str, token: int) -> None:
+    def dies_on_the_way_back(runtime: Context, release: Release, node: str, token: int) -> None:
         original(runtime, release, node, token)
         if release.digest == OLD:
             raise Killed
@@ -236,14 +236,14 @@ def test_the_way_back_killed_in_the_middle_is_finished(doors: Runtime, servers: 
         patch.setattr(rollout_steps, "_restart", dies_on_the_way_back)
         with pytest.raises(Killed):
             roll_out(doors)
-    rollout_steps.go_back(doors, RUN)
+    rollout_steps.roll_back(doors, RUN)
     assert doors.store.deployment(RUN).step("kafka-2").state is NodeState.RETURNED
     assert not rollout_steps.finish(doors, RUN).well
     assert set(on(doors).values()) == {"a"}
     assert nothing_is_held(doors)
 
 
-def test_no_node_is_touched_while_something_is_sick(doors: Runtime, servers: Servers) -> None:
+def test_no_node_is_touched_while_something_is_sick(doors: Context, servers: Servers) -> None:
     servers.sick = {"cassandra-3": "it doesn't answer"}
     story = roll_out(doors)
     assert servers.restarted == []
@@ -252,7 +252,7 @@ def test_no_node_is_touched_while_something_is_sick(doors: Runtime, servers: Ser
 
 
 def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    doors: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run: Callable[..., None] = Fake.run
 
@@ -266,11 +266,11 @@ def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
     rollout_steps.plan(doors, RUN)
     for node in rollout.order(doors.fleet)[:4]:
         rollout_steps.apply(doors, RUN, node.name)
-        rollout_steps.prove(doors, RUN, node.name)
+        rollout_steps.verify_update(doors, RUN, node.name)
     servers.sick = {"kafka-1": "out of sync"}
     with pytest.raises(StepFailed, match="kafka-1 fell sick after its proof"):
         rollout_steps.apply(doors, RUN, "kafka-3")
-    rollout_steps.go_back(doors, RUN)
+    rollout_steps.roll_back(doors, RUN)
     assert servers.restarted[2:] == [
         ("kafka-1", "a"),
         ("kafka-2", "a"),
@@ -278,14 +278,14 @@ def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
     assert doors.store.release_record(NEW).verdict == "bad"
 
 
-def test_a_persons_maintenance_mark_is_kept(doors: Runtime, servers: Servers) -> None:
+def test_a_persons_maintenance_mark_is_kept(doors: Context, servers: Servers) -> None:
     doors.store.set_maintenance("kafka-2", reason="new disk", user="ann")
     roll_out(doors)
     assert servers.restarted == [("kafka-1", "b")]
     assert [flag.user for flag in doors.store.maintenance("kafka-2")] == ["ann"]
 
 
-def test_a_node_under_repair_is_not_touched(doors: Runtime, servers: Servers) -> None:
+def test_a_node_under_repair_is_not_touched(doors: Context, servers: Servers) -> None:
     doors.store.acquire_lease("kafka-1", "watch_kafka-1/run", 60)
     rollout_steps.prepare(doors, RUN, NEW)
     rollout_steps.plan(doors, RUN)
@@ -297,10 +297,10 @@ def test_a_node_under_repair_is_not_touched(doors: Runtime, servers: Servers) ->
 
 
 def test_a_second_roll_out_waits_and_takes_over_when_the_first_is_gone(
-    doors: Runtime, servers: Servers
+    doors: Context, servers: Servers
 ) -> None:
     rollout_steps.prepare(doors, RUN, NEW)
-    with pytest.raises(Refused, match="another roll-out is under way"):
+    with pytest.raises(GuardRefused, match="another roll-out is under way"):
         rollout_steps.prepare(doors, "manual__2", NEW)
     with doors.store.transaction() as connection:  # the lease lapses, as when everything was killed
         connection.execute("UPDATE lease SET expires_at = clock_timestamp() - interval '1s'")
@@ -309,29 +309,29 @@ def test_a_second_roll_out_waits_and_takes_over_when_the_first_is_gone(
 
 
 def test_a_fleet_whose_canary_does_not_arrive_gets_no_release(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    doors: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(runtime: Runtime) -> str:
+    def lost(runtime: Context) -> str:
         raise StepFailed("it didn't arrive")
 
-    monkeypatch.setattr(steady_state, "canary", lost)
+    monkeypatch.setattr(steady_state, "verify_synthetic_trade", lost)
     roll_out(doors)
     assert servers.restarted == []
     assert doors.store.release_record(NEW).verdict == "unproven"
 
 
 def test_a_bad_hold_returns_everything(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    doors: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = iter(["before the roll-out it arrived"])
 
-    def once(runtime: Runtime) -> str:
+    def once(runtime: Context) -> str:
         try:
             return next(said)
         except StopIteration:
             raise StepFailed("it didn't arrive") from None
 
-    monkeypatch.setattr(steady_state, "canary", once)
+    monkeypatch.setattr(steady_state, "verify_synthetic_trade", once)
     story = roll_out(doors)
     assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
     assert "returned" in story.text
@@ -339,7 +339,7 @@ def test_a_bad_hold_returns_everything(
 
 
 def test_the_known_good_release_rolled_out_again_is_never_marked_bad(
-    doors: Runtime, servers: Servers
+    doors: Context, servers: Servers
 ) -> None:
     servers.bad = {("kafka-1", "a")}
     story = roll_out(doors, wanted=OLD)

@@ -24,7 +24,7 @@ from kintsugi.db.ingest_ledger import FileState, IngestLedger
 from kintsugi.notify import dead_letter_collector
 from kintsugi.notify.dead_letter_collector import Letters
 from kintsugi.pipeline import schema, stream_lag, synthetic_trade
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_object, ingest_pending, totals
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_object, ingest_pending, totals
 from kintsugi.pipeline.ingest.replay import Schedule, replay, select
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import listed, pending
@@ -57,7 +57,7 @@ def day(pipeline: Pipeline) -> GeneratedDay:
 
 
 @pytest.fixture(scope="module")
-def ingested(pipeline: Pipeline, day: GeneratedDay) -> list[FileAccount]:
+def ingested(pipeline: Pipeline, day: GeneratedDay) -> list[FileIngestReport]:
     return ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
 
 
@@ -67,7 +67,7 @@ def test_topics_and_tables_can_be_ensured_again(pipeline: Pipeline) -> None:
 
 
 def test_every_row_of_a_day_is_accounted_for(
-    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileAccount]
+    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileIngestReport]
 ) -> None:
     found = totals(ingested)
     assert (found["read"], found["accepted"]) == (day.rows, day.trades + day.duplicates)
@@ -78,7 +78,7 @@ def test_every_row_of_a_day_is_accounted_for(
 
 
 def test_rejected_rows_are_in_the_topic_and_in_s3_with_line_and_reason(
-    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileAccount]
+    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileIngestReport]
 ) -> None:
     from kafka import KafkaConsumer
 
@@ -158,7 +158,7 @@ def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
         "trades/2024-10-10/UnderlyingOptionsTradesCalcs_2024-10-10.csv", made.trade_files[0].read_bytes()
     )
     (source,) = pending(pipeline.s3, pipeline.ledger)
-    accounts: list[FileAccount | None] = []
+    accounts: list[FileIngestReport | None] = []
     with producer(pipeline.bootstrap) as kafka:
         work = lambda: accounts.append(  # noqa: E731
             ingest_object(pipeline.s3, source, ledger=pipeline.ledger, kafka=kafka)
@@ -288,7 +288,7 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
         process.kill()
         process.wait()
         shutil.rmtree(driver.checkpoint)  # as if the node's disk were gone
-        identity = synthetic_trade.send(pipeline.s3)
+        identity = synthetic_trade.send_synthetic_trade(pipeline.s3)
         ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
         process = driver.start()
         driver.wait_until(
@@ -322,14 +322,14 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
     finally:
         process.kill()
         process.wait()
-    synthetic_trade.send_to_kafka(pipeline.bootstrap)
+    synthetic_trade.send_synthetic_trade_to_kafka(pipeline.bootstrap)
     found = stream_lag.lag(pipeline.bootstrap)
     assert found is not None
     (partition,) = [number for number, end in found.end.items() if end > (found.committed[number] or 0)]
     admin = KafkaAdminClient(bootstrap_servers=pipeline.bootstrap)
     admin.delete_records({TopicPartition(TOPIC, partition): found.end[partition]})
     admin.close()
-    identity = synthetic_trade.send(pipeline.s3)
+    identity = synthetic_trade.send_synthetic_trade(pipeline.s3)
     ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     process = driver.start()
     try:

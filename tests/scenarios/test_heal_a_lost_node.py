@@ -106,7 +106,7 @@ def test_it_was_rebuilt_with_every_package_client_led_nowhere(
     for pid in (*(components[name]["pid"] for name in AIRFLOW), rebuilt.pid):
         environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
         assert blocked <= set(environment), pid
-    session = ssh.run(settings, settings.fleet.node(VICTIM), ["env"]).stdout.splitlines()
+    session = ssh.run_over_ssh(settings, settings.fleet.node(VICTIM), ["env"]).stdout.splitlines()
     assert blocked <= set(session)
     assert leads_nowhere()  # nobody took the address meanwhile
     assert not (settings.state.parent / "no-way-out/home/.m2/repository").exists()

@@ -24,10 +24,10 @@ from kintsugi.environments.local import node_disk
 from kintsugi.environments.local.platform import LocalPlatform
 from kintsugi.infra import ssh
 from kintsugi.infra.ansible import Ansible
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.operations.verification import verify_clock
 from kintsugi.probes import clock_skew
-from kintsugi.probes.observe import SERVICES, observe
+from kintsugi.probes.observe import SERVICES, gather_observation
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from tests.integration import servers
@@ -88,11 +88,11 @@ def test_a_node_whose_disk_is_full_ends_and_is_known_by_its_bytes(settings: Sett
     platform = LocalPlatform(settings)
     platform.fill_disk(node.name)
     platform.fill_disk(node.name)  # a second time changes nothing
-    seen = asyncio.run(observe(settings, node))
+    seen = asyncio.run(gather_observation(settings, node))
     assert seen.service is ProbeResult.OK  # what is open stays open
     assert diagnose(seen).verdict is FailureMode.FALSE_ALARM
     assert "its disk is full (0 of 16,777,216 bytes are free)" in diagnose(seen).reason
-    written = ssh.run(settings, node, ["dd", "if=/dev/zero", f"of={data}/more", "bs=1k", "count=1"])
+    written = ssh.run_over_ssh(settings, node, ["dd", "if=/dev/zero", f"of={data}/more", "bs=1k", "count=1"])
     assert "No space left on device" in written.stderr
 
     platform.signal_service(node.name, SERVICES[node.role], "KILL")
@@ -100,7 +100,7 @@ def test_a_node_whose_disk_is_full_ends_and_is_known_by_its_bytes(settings: Sett
     diagnoses = []
     for _ in range(8):  # as long as a watch takes, and the confirmations after it
         assert answer(node) is not ProbeResult.OK
-        seen = asyncio.run(observe(settings, node))
+        seen = asyncio.run(gather_observation(settings, node))
         assert seen.service is not ProbeResult.OK
         if seen.room is not None:  # else a busy machine kept its sshd from answering in time
             assert seen.volume_intact is True
@@ -127,7 +127,7 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     settings: Settings,
 ) -> None:
     (node,) = settings.fleet
-    runtime = Runtime(settings, settings.fleet, Store("no store is asked"))
+    runtime = Context(settings, settings.fleet, Store("no store is asked"))
     fault = FAULTS["clock_wrong"]
     assert fault.take_back is not None
     local.create_node(settings, node.name)
@@ -144,7 +144,7 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     ahead = ahead_s(settings, node)
     assert ahead is not None
     assert 3590 < ahead <= 3600
-    seen = asyncio.run(observe(settings, node))
+    seen = asyncio.run(gather_observation(settings, node))
     assert diagnose(replace(seen, clock_ahead_s=ahead)).verdict is FailureMode.CLOCK_WRONG
     assert seen.clock_ahead_s is None or 3590 < seen.clock_ahead_s <= 3600
 

@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import release_traffic, release_trials
 from benchmarks.release_trials import TRIALS, Trial
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Node, Role
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.releases import assignment, drift, rollout, rollout_steps
 
@@ -27,7 +27,7 @@ GOOD = Trial(
 
 
 @contextmanager
-def work(doors: Runtime) -> Iterator[list[release_traffic.TrafficProbe]]:
+def work(doors: Context) -> Iterator[list[release_traffic.TrafficProbe]]:
     """Records with acks=all and rows at LOCAL_QUORUM, all the time."""
     addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
     numbers = count()
@@ -42,76 +42,76 @@ def work(doors: Runtime) -> Iterator[list[release_traffic.TrafficProbe]]:
             yield pulses
 
 
-def roll_out(doors: Runtime, run: str, digest: str) -> rollout_steps.RolloutRecord:
+def roll_out(doors: Context, run: str, digest: str) -> rollout_steps.RolloutRecord:
     """What the DAG does, task by task."""
     try:
         rollout_steps.prepare(doors, run, digest)
         rollout_steps.plan(doors, run)
         for node in rollout.order(doors.fleet):
             print(rollout_steps.apply(doors, run, node.name))
-            print(rollout_steps.prove(doors, run, node.name))
-        rollout_steps.hold(doors, run, 5.0)
-    except (StepFailed, Refused) as error:
+            print(rollout_steps.verify_update(doors, run, node.name))
+        rollout_steps.bake_release(doors, run, 5.0)
+    except (StepFailed, GuardRefused) as error:
         print(error)
-        with suppress(StepFailed, Refused):
-            print(rollout_steps.go_back(doors, run))
+        with suppress(StepFailed, GuardRefused):
+            print(rollout_steps.roll_back(doors, run))
     return rollout_steps.finish(doors, run)
 
 
-def good_digest(doors: Runtime) -> str:
+def good_digest(doors: Context) -> str:
     good = doors.store.last_known_good()
     assert good is not None, "the fleet has no known-good release"
     return good.digest
 
 
-def since(doors: Runtime, node: Node, program: str) -> str:
+def since(doors: Context, node: Node, program: str) -> str:
     """When a program of a node was started, as its init says it."""
     from kintsugi.infra import ssh
 
     config = doors.settings.node_root(node.name) / "etc" / "supervisord.conf"
-    done = ssh.run(doors.settings, node, ["supervisorctl", "-c", str(config), "pid", program], 30)
+    done = ssh.run_over_ssh(doors.settings, node, ["supervisorctl", "-c", str(config), "pid", program], 30)
     return done.stdout.strip()
 
 
-def test_the_first_release_is_known_good_and_nothing_has_drifted(doors: Runtime) -> None:
+def test_the_first_release_is_known_good_and_nothing_has_drifted(doors: Context) -> None:
     digest = good_digest(doors)
     assert {record.digest for record in doors.store.node_releases().values()} == {digest}
     assert len(doors.store.node_releases()) == len(doors.fleet.nodes)
-    report = drift.look(doors, holder="test")
+    report = drift.detect_drift(doors, holder="test")
     assert report.remaining == {}
     assert report.left_out == {}
 
 
-def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(doors: Runtime) -> None:
+def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(doors: Context) -> None:
     node = doors.fleet.node("kafka-2")
     path = doors.settings.node_root(node.name) / "etc/kafka/server.properties"
     before, pid = path.read_text(), since(doors, node, "kafka")
     path.write_text(before.replace("min.insync.replicas=2", "min.insync.replicas=1"))
-    assert drift.look(doors, holder="test").remaining == {"kafka-2": (str(path),)}
+    assert drift.detect_drift(doors, holder="test").remaining == {"kafka-2": (str(path),)}
     assert doors.store.drift() == {"kafka-2": [str(path)]}
-    report = drift.look(doors, holder="test", put_right=True)
+    report = drift.detect_drift(doors, holder="test", put_right=True)
     assert report.put_right == {"kafka-2": (str(path),)}
     assert path.read_text() == before
     assert since(doors, node, "kafka") == pid
-    assert drift.look(doors, holder="test").remaining == {}
+    assert drift.detect_drift(doors, holder="test").remaining == {}
     assert doors.store.drift() == {}
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
-def test_a_bad_release_is_caught(doors: Runtime, trial: Trial) -> None:
+def test_a_bad_release_is_caught(doors: Context, trial: Trial) -> None:
     before = good_digest(doors)
     bad = release_trials.with_mistake(doors, assignment.open_release(doors, before), trial)
     with work(doors) as pulses:
         story = roll_out(doors, trial.name, bad.digest)
     print(story.text, [pulse.to_json() for pulse in pulses])
     assert not story.well
-    judged = release_trials.judge(doors, trial, trial.name, pulses)
+    judged = release_trials.judge_trial(doors, trial, trial.name, pulses)
     assert judged["as_designed"], judged
     assert good_digest(doors) == before
-    assert drift.look(doors, holder="test").remaining == {}
+    assert drift.detect_drift(doors, holder="test").remaining == {}
 
 
-def test_a_good_release_reaches_every_node_it_changes_and_no_other(doors: Runtime) -> None:
+def test_a_good_release_reaches_every_node_it_changes_and_no_other(doors: Context) -> None:
     before = {node.name: since(doors, node, node.role.value) for node in doors.fleet}
     better = release_trials.with_mistake(doors, assignment.open_release(doors, good_digest(doors)), GOOD)
     with work(doors) as pulses:
@@ -127,7 +127,7 @@ def test_a_good_release_reaches_every_node_it_changes_and_no_other(doors: Runtim
         assert "-Xmx392m" in definition.read_text()
 
 
-def test_rolling_back_runs_the_old_templates(doors: Runtime) -> None:
+def test_rolling_back_runs_the_old_templates(doors: Context) -> None:
     """What recovery does: the node is configured from the last known-good release, whatever it ran before."""
     name, good = "kafka-3", assignment.open_release(doors, good_digest(doors))
     definition = doors.settings.node_root(name) / "etc/supervisor.d/kafka.conf"

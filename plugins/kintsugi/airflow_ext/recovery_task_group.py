@@ -43,12 +43,12 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from kintsugi.airflow_ext.operators.approval import RepairApproval
 from kintsugi.airflow_ext.operators.incident_link import IncidentLink
 from kintsugi.airflow_ext.triggers.node_health_listener import found
-from kintsugi.core.errors import LeaseHeld, NodeReturned, Refused, StepFailedForGood
+from kintsugi.core.errors import GuardRefused, LeaseHeld, NodeReturned, PermanentStepError
 from kintsugi.operations.approval_answers import LOOK_AGAIN
 from kintsugi.recovery.guards import APPROVE, DECLINE
 
 if TYPE_CHECKING:
-    from kintsugi.operations.context import Case, Runtime
+    from kintsugi.operations.context import Context, RecoveryRef
 
 GROUP = "recovery"
 APPROVAL_WAIT = timedelta(minutes=30)
@@ -63,20 +63,20 @@ REJOIN_LIMIT = timedelta(
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
-def _runtime() -> Runtime:
+def _runtime() -> Context:
     from kintsugi.operations.context import runtime  # parse time: a task needs it, a DAG file doesn't
 
     return runtime()
 
 
-def _case(context: Any) -> Case:
-    from kintsugi.operations.context import Case  # parse time
+def _case(context: Any) -> RecoveryRef:
+    from kintsugi.operations.context import RecoveryRef  # parse time
 
-    return Case.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE))
+    return RecoveryRef.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE))
 
 
 @contextmanager
-def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Runtime, Case]]:
+def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
     """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
     from kintsugi.recovery.step_failures import blame  # parse time
 
@@ -96,7 +96,7 @@ def _no_retry() -> Iterator[None]:
         yield
     except NodeReturned as returned:
         raise AirflowSkipException(str(returned)) from returned
-    except (StepFailedForGood, Refused) as failure:
+    except (PermanentStepError, GuardRefused) as failure:
         raise AirflowFailException(str(failure)) from failure
 
 
@@ -112,7 +112,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     run = context["dag_run"]
     context["ti"].xcom_push(key=BEGAN, value=True)
     try:
-        case = assessment.confirm(
+        case = assessment.confirm_finding(
             _runtime(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
@@ -124,7 +124,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(held)) from held
     context["ti"].xcom_push(key=CASE, value=case.to_xcom())
-    path = guard_evaluation.guard(_runtime(), case)
+    path = guard_evaluation.evaluate_guards(_runtime(), case)
     if "ask_a_human" in path:
         context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_runtime(), case))
     return [f"{GROUP}.{name}" for name in path]
@@ -155,7 +155,7 @@ def stand_down(**context: Any) -> str:
     from kintsugi.recovery import assessment  # parse time
 
     with _no_retry():
-        return assessment.stand_down(_runtime(), _case(context))
+        return assessment.close_without_action(_runtime(), _case(context))
 
 
 @task(**RETRY)
@@ -231,7 +231,7 @@ def canary(**context: Any) -> str:
     from kintsugi.recovery import actions  # parse time
 
     with _acting(context) as (doors, case):
-        return actions.canary(doors, case)
+        return actions.verify_synthetic_trade(doors, case)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})

@@ -65,14 +65,14 @@ def apply(node: str, **context: Any) -> str:
 def prove(node: str, **context: Any) -> str:
     """Redundant, verified by the node itself, and well for a moment."""
     with _final():
-        return rollout_steps.prove(runtime(), context["dag_run"].run_id, node)
+        return rollout_steps.verify_update(runtime(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def hold(seconds: str, **context: Any) -> str:
     """The whole fleet well for the hold time, and a canary; then the release is known-good."""
     with _final():
-        return rollout_steps.hold(runtime(), context["dag_run"].run_id, float(seconds))
+        return rollout_steps.bake_release(runtime(), context["dag_run"].run_id, float(seconds))
 
 
 @task(trigger_rule=TriggerRule.ONE_FAILED, **RETRY)
@@ -81,7 +81,7 @@ def go_back(**context: Any) -> str:
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowSkipException("no deployment was opened, so no node was touched")
     with _final():
-        return rollout_steps.go_back(runtime(), context["dag_run"].run_id)
+        return rollout_steps.roll_back(runtime(), context["dag_run"].run_id)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})

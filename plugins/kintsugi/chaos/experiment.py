@@ -14,11 +14,11 @@ from typing import Any
 from kintsugi.chaos import guard, switch
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.victim_choice import pick, seed_of
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import watch_of
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.observation import ProbeResult
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
 from kintsugi.releases.rollout_steps import ROLL_OUT
 
@@ -27,13 +27,13 @@ NIGHT = timedelta(hours=1)
 log = logging.getLogger(__name__)
 
 
-def check_steady_state(runtime: Runtime) -> str:
-    """A sentence when every node answers and no incident is open; raises Refused saying what isn't well."""
+def check_steady_state(runtime: Context) -> str:
+    """A sentence when every node answers and no incident is open; raises GuardRefused saying what isn't well."""
     if (lease := runtime.store.lease(ROLL_OUT)) is not None:
-        raise Refused(f"a release is being rolled out ({lease.holder}); chaos waits until it stands")
+        raise GuardRefused(f"a release is being rolled out ({lease.holder}); chaos waits until it stands")
     open_now = [incident.id for incident in runtime.store.incidents(50) if incident.closed_at is None]
     if open_now:
-        raise Refused(f"chaos adds to no outage: {', '.join(open_now)} is still open")
+        raise GuardRefused(f"chaos adds to no outage: {', '.join(open_now)} is still open")
 
     async def probe_all() -> list[str]:
         probes = await asyncio.gather(*(probe_node(node) for node in runtime.fleet))
@@ -41,7 +41,7 @@ def check_steady_state(runtime: Runtime) -> str:
 
     silent = asyncio.run(probe_all())
     if silent:
-        raise Refused(f"the steady state doesn't hold: {', '.join(silent)} doesn't answer")
+        raise GuardRefused(f"the steady state doesn't hold: {', '.join(silent)} doesn't answer")
     return f"all {len(runtime.fleet.nodes)} nodes answer and no incident is open"
 
 
@@ -56,8 +56,8 @@ def night_is_over(run_type: str, due: datetime, now: datetime | None = None) -> 
     return f"this run was due at {due:%Y-%m-%d %H:%M} UTC; nothing is broken {late.total_seconds() / 3600:.0f} h later"
 
 
-def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
-    """The name of the node to break, never a protected one; raises Refused when all are.
+def pick_victim(runtime: Context, seed: int | None, run: str) -> str:
+    """The name of the node to break, never a protected one; raises GuardRefused when all are.
 
     Without a seed, one is made from the run's id; it is logged.
     """
@@ -67,12 +67,12 @@ def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
     return node.name
 
 
-def break_server(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
+def break_server(runtime: Context, name: str, *, run: str, lose_volume: bool) -> str:
     """Pull the plug of a node that the guards of chaos allow to break at this moment; returns t0, ISO 8601 UTC.
 
-    Raises Refused with every reason (`kintsugi.chaos.guard.check`).
+    Raises GuardRefused with every reason (`kintsugi.chaos.guard.check_guards`).
     """
-    guard.check(runtime, FAULTS[kind_of(lose_volume=lose_volume)], [name])
+    guard.check_guards(runtime, FAULTS[kind_of(lose_volume=lose_volume)], [name])
     return pull_plug(runtime, name, run=run, lose_volume=lose_volume)
 
 
@@ -81,9 +81,9 @@ def kind_of(*, lose_volume: bool) -> str:
     return "volume_lost" if lose_volume else "power_off"
 
 
-def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
+def pull_plug(runtime: Context, name: str, *, run: str, lose_volume: bool) -> str:
     """Kill the whole node, with its disk if asked; returns t0, ISO 8601 UTC. Raises ChaosStopped."""
-    switch.check(runtime.store)
+    switch.check_not_stopped(runtime.store)
     node = runtime.fleet.node(name)
     kind = kind_of(lose_volume=lose_volume)
     t0 = datetime.now(UTC)
@@ -96,7 +96,7 @@ def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> st
     return t0.isoformat()
 
 
-def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | None:
+def incident_since(runtime: Context, name: str, since: datetime) -> Incident | None:
     """The newest incident of the node that was detected after ``since`` (and a second of clock difference)."""
     for incident in runtime.store.incidents(50):
         if incident.node == name and incident.detected_at >= since - timedelta(seconds=1):
@@ -104,7 +104,7 @@ def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | N
     return None
 
 
-def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
+def wait_for_recovery(runtime: Context, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
     """Wait for the end of the incident that the fault at ``t0`` made; returns its figures in seconds.
 
     Raises StepFailed when it didn't end healed within ``deadline_s``, ChaosStopped when a person stops chaos, Aborted
@@ -127,7 +127,7 @@ def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) ->
     raise StepFailed(f"{name} was not healed within {deadline_s:.0f} s; look at {watch_of(name)} in Airflow")
 
 
-def undo_power_cut(runtime: Runtime, name: str) -> str:
+def undo_power_cut(runtime: Context, name: str) -> str:
     """Give a node its power back, unless its disk is gone or a recovery has begun; returns what was done, a sentence.
 
     A recovery that is under way is the better undoing: two that start one node would be in each other's way.

@@ -26,10 +26,10 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.probes.observe import SERVICES
 
-Act = Callable[[Runtime, Sequence[str]], None]
+Act = Callable[[Context, Sequence[str]], None]
 
 DRIVER = "stream-trades"
 PAUSE_S = 5.0  # never an incident
@@ -55,17 +55,17 @@ class Fault:
     take_back: Act | None = None
     mode: str = "reset"
     outlasts_repair: bool = False
-    unavailable: Callable[[Runtime], str | None] = lambda _: None
+    unavailable: Callable[[Context], str | None] = lambda _: None
     hold_s: float | None = None
     every_s: float | None = None
     cost: Action = Action.RESTART
     kills: bool = True
 
 
-def each(act: Callable[[Runtime, str], None]) -> Act:
+def each(act: Callable[[Context, str], None]) -> Act:
     """An act on all victims at once: they fail together, not one after another."""
 
-    def together(runtime: Runtime, names: Sequence[str]) -> None:
+    def together(runtime: Context, names: Sequence[str]) -> None:
         failures: list[Exception] = []
 
         def guarded(name: str) -> None:
@@ -85,42 +85,42 @@ def each(act: Callable[[Runtime, str], None]) -> Act:
     return together
 
 
-def _service(runtime: Runtime, name: str) -> str:
+def _service(runtime: Context, name: str) -> str:
     return SERVICES[runtime.fleet.node(name).role]
 
 
-def _kill_process(runtime: Runtime, name: str) -> None:
+def _kill_process(runtime: Context, name: str) -> None:
     runtime.platform().signal_service(name, _service(runtime, name), "KILL")
 
 
-def _kill_driver(runtime: Runtime, name: str) -> None:
+def _kill_driver(runtime: Context, name: str) -> None:
     runtime.platform().signal_service(name, DRIVER, "KILL")
 
 
-def _kill_sshd(runtime: Runtime, name: str) -> None:
+def _kill_sshd(runtime: Context, name: str) -> None:
     with suppress(KintsugiError):  # the session that carries the order dies with its sshd
         runtime.platform().signal_service(name, "sshd", "KILL")
 
 
-def _hang(runtime: Runtime, name: str) -> None:
+def _hang(runtime: Context, name: str) -> None:
     runtime.platform().signal_service(name, _service(runtime, name), "STOP")
 
 
-def _unhang(runtime: Runtime, name: str) -> None:
+def _unhang(runtime: Context, name: str) -> None:
     with suppress(KintsugiError):  # the node or its service is gone: nothing is frozen there
         runtime.platform().signal_service(name, _service(runtime, name), "CONT")
 
 
-def power_off(runtime: Runtime, name: str) -> None:
+def power_off(runtime: Context, name: str) -> None:
     runtime.platform().power_off(name)
 
 
-def _lose_volume(runtime: Runtime, name: str) -> None:
+def _lose_volume(runtime: Context, name: str) -> None:
     runtime.platform().power_off(name)
     runtime.platform().lose_volume(name)
 
 
-def _lose_volume_silently(runtime: Runtime, name: str) -> None:
+def _lose_volume_silently(runtime: Context, name: str) -> None:
     """Freeze the node, then take its disk: processes that hang in I/O on a disk that is gone.
 
     The disk is moved away, so a frozen process keeps what it has open; nobody else finds it any more.
@@ -129,31 +129,31 @@ def _lose_volume_silently(runtime: Runtime, name: str) -> None:
     runtime.platform().lose_volume(name)
 
 
-def _lose_data(runtime: Runtime, name: str) -> None:
+def _lose_data(runtime: Context, name: str) -> None:
     """Empty the data directory under the running service, and let the service notice at once."""
     runtime.platform().run(name, ["find", _data(runtime, name), "-mindepth", "1", "-delete"])
     _kill_process(runtime, name)
 
 
-def _data(runtime: Runtime, name: str) -> str:
+def _data(runtime: Context, name: str) -> str:
     return str(runtime.settings.node_volume(name) / "data")
 
 
-def _freeze(runtime: Runtime, name: str) -> None:
+def _freeze(runtime: Context, name: str) -> None:
     runtime.platform().suspend(name)
 
 
-def _thaw(runtime: Runtime, name: str) -> None:
+def _thaw(runtime: Context, name: str) -> None:
     runtime.platform().resume(name)
 
 
-def _pause(runtime: Runtime, name: str) -> None:
+def _pause(runtime: Context, name: str) -> None:
     runtime.platform().suspend(name)
     time.sleep(PAUSE_S)
     runtime.platform().resume(name)
 
 
-def _slow_down(runtime: Runtime, name: str) -> None:
+def _slow_down(runtime: Context, name: str) -> None:
     """Four fifths of the time the node gets no processor."""
     platform, until = runtime.platform(), time.monotonic() + SLOW_S
     while time.monotonic() < until:
@@ -163,7 +163,7 @@ def _slow_down(runtime: Runtime, name: str) -> None:
         time.sleep(0.2)
 
 
-def _misconfigure(runtime: Runtime, name: str) -> None:
+def _misconfigure(runtime: Context, name: str) -> None:
     """What a hurried person does: a wrong value into the file that is in force, and a restart."""
     etc, role = runtime.settings.node_root(name) / "etc", runtime.fleet.node(name).role
     wrong = {
@@ -182,24 +182,24 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
         _reload(runtime, name)
 
 
-def _corrupt(runtime: Runtime, name: str) -> None:
+def _corrupt(runtime: Context, name: str) -> None:
     """Noise where the service will read it when it starts, in its newest log, and then a crash."""
     cassandra = runtime.fleet.node(name).role is Role.CASSANDRA
     _damage(runtime, name, damage_marker if cassandra else damage_middle)
 
 
-def _corrupt_entry(runtime: Runtime, name: str) -> None:
+def _corrupt_entry(runtime: Context, name: str) -> None:
     _damage(runtime, name, damage_entry)
 
 
-def _damage(runtime: Runtime, name: str, damage: Callable[[Path], bool]) -> None:
+def _damage(runtime: Context, name: str, damage: Callable[[Path], bool]) -> None:
     """The newest log that can be damaged so is, from outside, and the service is killed."""
     if not any(damage(log) for log in reversed(_logs(runtime, name))):
         raise StepFailed(f"{name}: no log holds anything that could be damaged")
     _kill_process(runtime, name)
 
 
-def _lose_tail(runtime: Runtime, name: str) -> None:
+def _lose_tail(runtime: Context, name: str) -> None:
     """A power cut that takes what the logs hadn't synced yet. The host is off, so its disk is touched from outside."""
     runtime.platform().power_off(name)
     lose = lose_unsynced_section if runtime.fleet.node(name).role is Role.CASSANDRA else lose_last_bytes
@@ -207,26 +207,26 @@ def _lose_tail(runtime: Runtime, name: str) -> None:
         raise StepFailed(f"{name}: no log holds anything that could be lost")
 
 
-def _logs(runtime: Runtime, name: str) -> list[Path]:
+def _logs(runtime: Context, name: str) -> list[Path]:
     """The logs that the service reads when it starts, the oldest first: Kafka's segments, Cassandra's commit log."""
     pattern = {Role.KAFKA: "kafka/trades-*/*.log", Role.CASSANDRA: "cassandra/commitlog/CommitLog-*.log"}
     found = Path(_data(runtime, name)).glob(pattern[runtime.fleet.node(name).role])
     return sorted(found, key=lambda log: log.name)
 
 
-def _fill_disk(runtime: Runtime, name: str) -> None:
+def _fill_disk(runtime: Context, name: str) -> None:
     """No byte is left on the disk, and the service is started on it: what it wrote before is all there."""
     runtime.platform().fill_disk(name)
     _kill_process(runtime, name)
 
 
-def _free_disk(runtime: Runtime, name: str) -> None:
+def _free_disk(runtime: Context, name: str) -> None:
     if runtime.platform().free_disk(name):
         with suppress(KintsugiError):  # its service may be down just now; its init starts it again
             _kill_process(runtime, name)
 
 
-def _quicken_clock(runtime: Runtime, name: str) -> None:
+def _quicken_clock(runtime: Context, name: str) -> None:
     """What a wrong image or a careless person leaves behind: the service is started by another clock."""
     platform, library = runtime.platform(), _faketime(runtime)
     if library is None:
@@ -244,26 +244,26 @@ def _quicken_clock(runtime: Runtime, name: str) -> None:
     _reload(runtime, name)
 
 
-def _right_clock(runtime: Runtime, name: str) -> None:
+def _right_clock(runtime: Context, name: str) -> None:
     with suppress(KintsugiError):  # the node is gone, and its clock with it
         runtime.platform().run(name, ["sed", "-i", "/libfaketime/d", _definition(runtime, name)])
         _reload(runtime, name)
 
 
-def _reload(runtime: Runtime, name: str) -> None:
+def _reload(runtime: Context, name: str) -> None:
     """Let the node's init take up changed definitions; it restarts what runs by an older one, and nothing else."""
     etc = runtime.settings.node_root(name) / "etc"
     runtime.platform().run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "update"])
 
 
-def _definition(runtime: Runtime, name: str) -> str:
+def _definition(runtime: Context, name: str) -> str:
     return str(runtime.settings.node_root(name) / "etc" / "supervisor.d" / f"{_service(runtime, name)}.conf")
 
 
 _NO_FAKETIME = "libfaketime is not installed on the nodes: run `apt-get install libfaketime`"
 
 
-def _faketime(runtime: Runtime) -> str | None:
+def _faketime(runtime: Context) -> str | None:
     """Where the nodes have libfaketime, asked of the first that answers; None when it isn't installed."""
     for node in runtime.fleet:
         with suppress(KintsugiError):
@@ -272,13 +272,13 @@ def _faketime(runtime: Runtime) -> str | None:
     return None
 
 
-def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
+def _storage_away(runtime: Context, names: Sequence[str]) -> None:
     plane = ControlPlane(runtime.settings)
     plane.supervisor.stop(plane.objects.program().name)
     each(power_off)(runtime, names)
 
 
-def _storage_back(runtime: Runtime, names: Sequence[str]) -> None:
+def _storage_back(runtime: Context, names: Sequence[str]) -> None:
     plane = ControlPlane(runtime.settings)
     plane.supervisor.start(plane.objects.program().name)
 

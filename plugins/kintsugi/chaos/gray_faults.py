@@ -20,7 +20,7 @@ from kintsugi.chaos.network import DELAY_S, LOSS, NetworkFault
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.incident import Action
 from kintsugi.core.processes import carries_marker, listener, signal_if, wait_until
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 NETWORK_S = 45.0
 MARGIN_S = 15.0  # a network rule ends by itself so long after it should have been taken back
@@ -38,7 +38,7 @@ _LOOK_EVERY_S = 0.05
 
 
 def _impose(fault: NetworkFault) -> Act:
-    def one(runtime: Runtime, name: str) -> None:
+    def one(runtime: Context, name: str) -> None:
         node = runtime.fleet.node(name)
         ends_at = datetime.now(UTC) + timedelta(seconds=NETWORK_S + MARGIN_S)
         if fault is NetworkFault.DELAY:
@@ -48,16 +48,16 @@ def _impose(fault: NetworkFault) -> Act:
     return each(one)
 
 
-def _restore(runtime: Runtime, name: str) -> None:
+def _restore(runtime: Context, name: str) -> None:
     network.restore(name)
     resources.end_processes(_delay_owner(runtime, name))
 
 
-def _delay_owner(runtime: Runtime, name: str) -> str:
+def _delay_owner(runtime: Context, name: str) -> str:
     return f"{runtime.settings.state}/{name}"
 
 
-def _start_delay(runtime: Runtime, name: str) -> None:
+def _start_delay(runtime: Context, name: str) -> None:
     """Start the process that holds the packets; it ends by itself. Raises StepFailed when it can't read the queue."""
     command = [sys.executable, "-m", "kintsugi.chaos.packet_delay", str(network.queue_of(name))]
     process = subprocess.Popen(
@@ -75,7 +75,7 @@ def _start_delay(runtime: Runtime, name: str) -> None:
         raise StepFailed(f"{name}: the packets can't be delayed; does the kernel have nfnetlink_queue?")
 
 
-def _no_network_fault(runtime: Runtime) -> str | None:
+def _no_network_fault(runtime: Context) -> str | None:
     return network.unavailable(runtime.settings.fleet.environment)
 
 
@@ -87,56 +87,56 @@ def _network_fault(fault: NetworkFault, what: str, mode: str) -> Fault:
 # --- stalls, a starved machine, slow and missing disks ----------------------------------------------------
 
 
-def _stall(runtime: Runtime, names: Sequence[str]) -> None:
+def _stall(runtime: Context, names: Sequence[str]) -> None:
     service_processes.stop_services(runtime.settings, [runtime.fleet.node(name) for name in names])
 
 
-def _end_stall(runtime: Runtime, names: Sequence[str]) -> None:
+def _end_stall(runtime: Context, names: Sequence[str]) -> None:
     service_processes.continue_services(runtime.settings, [runtime.fleet.node(name) for name in names])
 
 
-def _suspend(runtime: Runtime, name: str) -> None:
+def _suspend(runtime: Context, name: str) -> None:
     runtime.platform().suspend(name)
 
 
-def _resume(runtime: Runtime, name: str) -> None:
+def _resume(runtime: Context, name: str) -> None:
     runtime.platform().resume(name)
 
 
-def _starve(runtime: Runtime, names: Sequence[str]) -> None:
+def _starve(runtime: Context, names: Sequence[str]) -> None:
     resources.start_busy_loops(STARVED_S, str(runtime.settings.state))
 
 
-def _feed(runtime: Runtime, names: Sequence[str]) -> None:
+def _feed(runtime: Context, names: Sequence[str]) -> None:
     resources.end_processes(str(runtime.settings.state))
 
 
-def _slow_disk(runtime: Runtime, name: str) -> None:
+def _slow_disk(runtime: Context, name: str) -> None:
     resources.slow_disk(runtime.settings, name)
 
 
-def _normal_disk(runtime: Runtime, name: str) -> None:
+def _normal_disk(runtime: Context, name: str) -> None:
     resources.normal_disk(runtime.settings, name)
 
 
-def _unmount(runtime: Runtime, name: str) -> None:
+def _unmount(runtime: Context, name: str) -> None:
     """The service has its files open and notices nothing, so it is killed: it has to start on what is left."""
     mounts.unmount_volume(runtime.settings, name)
     service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
 
 
-def _mount(runtime: Runtime, name: str) -> None:
+def _mount(runtime: Context, name: str) -> None:
     mounts.mount_volume(runtime.settings, name)
 
 
-def _crash(runtime: Runtime, name: str) -> None:
+def _crash(runtime: Context, name: str) -> None:
     service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
 
 
 # --- the control plane ------------------------------------------------------------------------------------
 
 
-def _signal_listener(runtime: Runtime, port: int, number: signal.Signals) -> None:
+def _signal_listener(runtime: Context, port: int, number: signal.Signals) -> None:
     """Signal the process of our control plane that listens on ``port``; raises StepFailed when there is none."""
     found = listener(runtime.settings.fleet.control_plane.address, port)
     control = runtime.settings.control
@@ -146,26 +146,26 @@ def _signal_listener(runtime: Runtime, port: int, number: signal.Signals) -> Non
         raise StepFailed(f"{found} listens on port {port} and isn't part of this control plane")
 
 
-def _s3_hangs(runtime: Runtime, names: Sequence[str]) -> None:
+def _s3_hangs(runtime: Context, names: Sequence[str]) -> None:
     """A stopped process's port still accepts connections: whoever asks waits for an answer."""
     _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
     each(power_off)(runtime, names)
 
 
-def _s3_goes_on(runtime: Runtime, names: Sequence[str]) -> None:
+def _s3_goes_on(runtime: Context, names: Sequence[str]) -> None:
     _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGCONT)
 
 
-def _fill_control_plane(runtime: Runtime, names: Sequence[str]) -> None:
+def _fill_control_plane(runtime: Context, names: Sequence[str]) -> None:
     mounts.fill_control_plane(runtime.settings)
     each(power_off)(runtime, names)
 
 
-def _free_control_plane(runtime: Runtime, names: Sequence[str]) -> None:
+def _free_control_plane(runtime: Context, names: Sequence[str]) -> None:
     mounts.free_control_plane(runtime.settings)
 
 
-def _kill_postgres_in_apply(runtime: Runtime, names: Sequence[str]) -> None:
+def _kill_postgres_in_apply(runtime: Context, names: Sequence[str]) -> None:
     """The node loses its power; when the journal says that Terraform applies, Postgres is killed.
 
     Raises StepFailed when no recovery comes so far.
@@ -183,7 +183,7 @@ def _kill_postgres_in_apply(runtime: Runtime, names: Sequence[str]) -> None:
     await_store(runtime)
 
 
-def await_store(runtime: Runtime, deadline_s: float = 60.0) -> None:
+def await_store(runtime: Context, deadline_s: float = 60.0) -> None:
     """Wait until Postgres, which its supervisor starts again, answers; raises its error at the deadline."""
     until = time.monotonic() + deadline_s
     while True:
@@ -197,7 +197,7 @@ def await_store(runtime: Runtime, deadline_s: float = 60.0) -> None:
             return
 
 
-def _needs_own_processes(runtime: Runtime) -> str | None:
+def _needs_own_processes(runtime: Context) -> str | None:
     environment = runtime.settings.fleet.environment
     return (
         None
@@ -206,7 +206,7 @@ def _needs_own_processes(runtime: Runtime) -> str | None:
     )
 
 
-def _local(unavailable: Callable[[Runtime], str | None]) -> Callable[[Runtime], str | None]:
+def _local(unavailable: Callable[[Context], str | None]) -> Callable[[Context], str | None]:
     return lambda runtime: _needs_own_processes(runtime) or unavailable(runtime)
 
 

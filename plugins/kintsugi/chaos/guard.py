@@ -1,6 +1,6 @@
 """May this fault be made now? Chaos asks what a recovery asks before it destroys, and more; right before it acts.
 
-`check` refuses, with every reason, unless
+`check_guards` refuses, with every reason, unless
 
 1. nobody stopped chaos (`kintsugi.chaos.switch`) and no release is being rolled out;
 2. the steady state holds: every node is redundant, no incident is open, no repair is pending;
@@ -25,20 +25,20 @@ from kintsugi.chaos import switch
 from kintsugi.chaos.faults import Fault
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
-from kintsugi.core.errors import KintsugiError, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, watch_of
 from kintsugi.core.incident import ATTEMPT, Action, RepairBudget, acted_on_others
 from kintsugi.core.observation import ProbeResult
 from kintsugi.db.heartbeats import Heartbeats
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.notify.dead_mans_switch import SILENT
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.guard_facts import guard_facts
-from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, evaluate
 from kintsugi.releases.rollout_steps import ROLL_OUT
-from kintsugi.releases.steady_state import look
+from kintsugi.releases.steady_state import observe_fleet
 
 LOOK_EVERY_S = 3.0
 RECENT_INCIDENTS = 200
@@ -49,11 +49,11 @@ class Aborted(StepFailed):
     """The steady state broke further than the fault explains; the fault was taken back."""
 
 
-def check(
-    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
+def check_guards(
+    runtime: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> None:
-    """Raise Refused, with every reason, unless this fault may be made on these nodes now; takes about 10 s."""
-    switch.check(runtime.store)
+    """Raise GuardRefused, with every reason, unless this fault may be made on these nodes now; takes about 10 s."""
+    switch.check_not_stopped(runtime.store)
     reasons = [
         *rollout_reasons(runtime),
         *steady_reasons(runtime),
@@ -62,28 +62,28 @@ def check(
         *guard_reasons(runtime, fault, names, waives),
     ]
     if reasons:
-        raise Refused(
+        raise GuardRefused(
             f"Chaos run refused ({fault.kind} on {', '.join(names)}): {' '.join(dict.fromkeys(reasons))}"
         )
-    switch.check(runtime.store)  # the questions took their time
+    switch.check_not_stopped(runtime.store)  # the questions took their time
 
 
-def rollout_reasons(runtime: Runtime) -> list[str]:
+def rollout_reasons(runtime: Context) -> list[str]:
     """That a release is being rolled out."""
     lease = runtime.store.lease(ROLL_OUT)
     return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
 
 
-def steady_reasons(runtime: Runtime) -> list[str]:
+def steady_reasons(runtime: Context) -> list[str]:
     """What isn't well: nodes that aren't redundant, open incidents, pending repairs."""
-    seen = look(runtime)
+    seen = observe_fleet(runtime)
     return [
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
         *(f"{one}." for one in seen.others),
     ]
 
 
-def protection_reasons(runtime: Runtime, names: Iterable[str]) -> list[str]:
+def protection_reasons(runtime: Context, names: Iterable[str]) -> list[str]:
     """That a victim is protected, or that a person keeps the recovery away from it."""
     reasons: list[str] = []
     for name in names:
@@ -93,7 +93,7 @@ def protection_reasons(runtime: Runtime, names: Iterable[str]) -> list[str]:
     return reasons
 
 
-def watch_reasons(runtime: Runtime) -> list[str]:
+def watch_reasons(runtime: Context) -> list[str]:
     """That a node isn't watched: its DAG is paused, or its sensor doesn't send heartbeats."""
     try:
         beats, now = Heartbeats(store_dsn(runtime.settings)).last()
@@ -118,7 +118,7 @@ def unwatched(
 
 
 def guard_reasons(
-    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
+    runtime: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> list[str]:
     """What the guards say against stopping each victim now, and against the repair that it will need then."""
     nodes = [runtime.fleet.node(name) for name in names]
@@ -129,11 +129,11 @@ def guard_reasons(
     allowed, reasons = guard_evaluation.limits(runtime), list[str]()
     for node, facts in zip(nodes, asyncio.run(ask()), strict=True):
         asked = facts.with_ledger(ledger_of(runtime, node))
-        reasons += objections(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
+        reasons += violations(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
     return reasons
 
 
-def objections(
+def violations(
     cost: Action,
     facts: GuardFacts,
     others: Sequence[Node],
@@ -142,10 +142,10 @@ def objections(
 ) -> list[str]:
     """What the guards say against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
     together = with_others_gone(facts, others)
-    now = judge(Action.RESTART, replace(together, planned=True), limits, approved=waives)
+    now = evaluate(Action.RESTART, replace(together, planned=True), limits, approved=waives)
     if not cost.destroys:
         return list(now.reasons)
-    then = judge(cost, once_made(together, limits), limits, approved=waives)
+    then = evaluate(cost, once_made(together, limits), limits, approved=waives)
     return [*now.reasons, *then.reasons]
 
 
@@ -181,7 +181,7 @@ def _without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
     return replace(kafka, live=live, current=current)
 
 
-def ledger_of(runtime: Runtime, node: Node) -> RepairBudget:
+def ledger_of(runtime: Context, node: Node) -> RepairBudget:
     """What the store knows of a node without an incident: maintenance, repairs of the last hour, pending repairs."""
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     repaired = [
@@ -199,7 +199,7 @@ def ledger_of(runtime: Runtime, node: Node) -> RepairBudget:
     )
 
 
-def _role_is(runtime: Runtime, name: str, node: Node) -> bool:
+def _role_is(runtime: Context, name: str, node: Node) -> bool:
     known = runtime.fleet.nodes.get(name)
     return known is None or known.role is node.role
 
@@ -212,7 +212,7 @@ class Bystanders:
     more than GRACE_S, or something was done to one.
     """
 
-    runtime: Runtime
+    runtime: Context
     victims: Collection[str]
     since: datetime
     _looked_s: float = field(default_factory=time.monotonic)
@@ -234,7 +234,7 @@ class Bystanders:
 
     def _look_at_the_store(self) -> None:
         try:
-            switch.check(self.runtime.store)
+            switch.check_not_stopped(self.runtime.store)
             incidents = [one for one in self.runtime.store.incidents(40) if one.detected_at >= self.since]
         except StoreUnavailable:
             return  # Postgres may be what was broken

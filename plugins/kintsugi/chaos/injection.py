@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from kintsugi.chaos import janitor
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import KintsugiError
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 LONGEST_S = 1800.0
 _PAUSE_S = 0.25
@@ -32,7 +32,7 @@ def _nobody(names: Sequence[str]) -> None:
 
 @contextmanager
 def in_force(
-    runtime: Runtime,
+    runtime: Context,
     kind: str,
     names: Sequence[str],
     *,
@@ -45,20 +45,20 @@ def in_force(
     that can't be taken back keeps its record, and the janitor tries again.
     """
     fault = FAULTS[kind]
-    record = janitor.register(runtime.settings, kind, tuple(names), longest_s)
+    record = janitor.register_fault(runtime.settings, kind, tuple(names), longest_s)
     try:
         announce(names)
         fault.make(runtime, names)
         yield
     finally:
         if fault.take_back is None:
-            janitor.forget(runtime.settings, record)
+            janitor.forget_fault(runtime.settings, record)
         else:
             announce(names)
             _take_back(runtime, record)
 
 
-def _take_back(runtime: Runtime, record: janitor.FaultRecord) -> None:
+def _take_back(runtime: Context, record: janitor.FaultRecord) -> None:
     fault = FAULTS[record.kind]
     try:
         if fault.take_back is not None:
@@ -66,10 +66,10 @@ def _take_back(runtime: Runtime, record: janitor.FaultRecord) -> None:
     except (KintsugiError, OSError, subprocess.SubprocessError) as error:
         log.warning("%s of %s can't be taken back now: %s", record.kind, ", ".join(record.nodes), error)
     else:
-        janitor.forget(runtime.settings, record)
+        janitor.forget_fault(runtime.settings, record)
 
 
-def hold(
+def hold_fault(
     seconds: float,
     check: Check = _nothing,
     *,

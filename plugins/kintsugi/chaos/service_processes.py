@@ -15,7 +15,7 @@ from pathlib import Path
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import read_record, running, send, start_time
+from kintsugi.environments.local.node_process import read_record, running, signal_process, start_time
 
 MAIN_CLASS: Mapping[Role, bytes] = {
     Role.KAFKA: b"kafka.Kafka",
@@ -63,7 +63,7 @@ def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Proces
         raise StepFailed(f"no service process runs on {', '.join(missing)}; it can't be stopped")
     stopped = {name: process for name, process in found.items() if process is not None}
     for process in stopped.values():
-        send(process.pid, signal.SIGSTOP, process.started)
+        signal_process(process.pid, signal.SIGSTOP, process.started)
     return stopped
 
 
@@ -71,14 +71,14 @@ def continue_services(settings: Settings, nodes: Iterable[Node]) -> None:
     """SIGCONT the services that run on these nodes now; harmless for one that isn't stopped."""
     for node in nodes:
         if (process := service_process(settings, node)) is not None:
-            send(process.pid, signal.SIGCONT, process.started)
+            signal_process(process.pid, signal.SIGCONT, process.started)
 
 
 def kill_service(settings: Settings, node: Node) -> ProcessIdentity | None:
     """SIGKILL the node's service; returns what was killed, None when there was none."""
     process = service_process(settings, node)
     if process is not None:
-        send(process.pid, signal.SIGKILL, process.started)
+        signal_process(process.pid, signal.SIGKILL, process.started)
     return process
 
 

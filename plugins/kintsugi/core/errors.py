@@ -25,35 +25,35 @@ class NotAcknowledged(KintsugiError):
     """Kafka did not acknowledge messages; whoever sent them sends them again."""
 
 
-class Unaccounted(KintsugiError):
+class ReconciliationError(KintsugiError):
     """An account of trades was taken and doesn't balance: some are lost, doubled or altered."""
 
 
-class Refused(KintsugiError):
+class GuardRefused(KintsugiError):
     """A guard said no: the action would be unsafe. The text is the reason, as a sentence."""
 
 
-class NodeReturned(Refused):
+class NodeReturned(GuardRefused):
     """The node answers again, so it is not killed; nothing was done to it in this attempt."""
 
 
-class NewIncarnation(Refused):
+class NewIncarnation(GuardRefused):
     """Another life of the node or service runs than the one that was judged; it is judged again first."""
 
 
-class LeaseHeld(Refused):
+class LeaseHeld(GuardRefused):
     """Another run holds the lease on this node."""
 
 
-class IncidentClosed(Refused):
+class IncidentClosed(GuardRefused):
     """The incident that a step works for is closed: the step must not act for it any more."""
 
 
-class Fenced(KintsugiError):
+class StaleTokenError(KintsugiError):
     """The caller's fencing token is no longer the newest: someone else acts on this node now."""
 
 
-class PlanRefused(Refused):
+class PlanRejected(GuardRefused):
     """A Terraform plan would touch something other than the node under repair."""
 
 
@@ -61,9 +61,9 @@ class StepFailed(KintsugiError):
     """A recovery step could not reach its goal; the incident escalates."""
 
 
-class StepFailedForGood(StepFailed):
+class PermanentStepError(StepFailed):
     """The same step again would fail the same way: the ladder's next rung comes at once."""
 
 
-class ControlPlaneError(StepFailedForGood):
+class ControlPlaneError(PermanentStepError):
     """A step failed because of the control plane (its disk, its programs): the node isn't to blame."""

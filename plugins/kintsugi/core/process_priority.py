@@ -22,7 +22,7 @@ def place() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def take_place(niceness: int) -> None:
+def set_priority(niceness: int) -> None:
     """Give this process a niceness, and its session too where Linux shares the processors out among sessions.
 
     It does so by default (``sched_autogroup_enabled``): a process's own niceness then counts within its session alone.
@@ -33,21 +33,21 @@ def take_place(niceness: int) -> None:
         Path("/proc/self/autogroup").write_text(str(niceness))
 
 
-def go_first() -> None:
+def raise_priority() -> None:
     """Let this process, and what it starts from now on, go before the rest of the machine; without root it can't."""
     with suppress(PermissionError):
-        take_place(min(place(), URGENT))
+        set_priority(min(place(), URGENT))
 
 
 def go_on_first() -> None:
     """Take the session along where this process stands in front already: it may be new, or have stepped back."""
     if place() < 0:
-        go_first()
+        raise_priority()
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let this process, and what it starts from now on, stand where the servers stand: behind what heals them."""
-    take_place(max(place(), SERVER))
+    set_priority(max(place(), SERVER))
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def first_in_line() -> Iterator[None]:
     Ansible and Terraform got an eighth of a processor while the stream caught up beside them.
     """
     before = place()
-    go_first()
+    raise_priority()
     try:
         yield
     finally:
-        take_place(before)  # to a lower priority: always allowed
+        set_priority(before)  # to a lower priority: always allowed

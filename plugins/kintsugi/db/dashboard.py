@@ -15,7 +15,7 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.db.database import Database, one
 from kintsugi.db.flags import Maintenance
-from kintsugi.db.replica_repairs import Compared, compared
+from kintsugi.db.replica_repairs import ReplicaRepair, compared
 
 if TYPE_CHECKING:
     from kintsugi.db.database import Rows
@@ -40,7 +40,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class FleetSummary:
     """The store at one moment.
 
     ``open``: open incidents with their whole journals, oldest first. ``newest``: the newest incident of each
@@ -57,7 +57,7 @@ class Glance:
     recent: tuple[Incident, ...]
     maintenance: tuple[Maintenance, ...]
     pending: Mapping[str, datetime]
-    compared: Mapping[str, Compared]
+    compared: Mapping[str, ReplicaRepair]
     installed_at: datetime
     last_trouble: datetime | None
     faults: tuple[Experiment, ...]
@@ -67,7 +67,7 @@ class Glance:
 class Listing(Database):
     """Reads only; every method is one transaction and raises StoreUnavailable."""
 
-    def glance(self) -> Glance:
+    def glance(self) -> FleetSummary:
         """All that the first screen needs."""
         with self.transaction() as connection:
             rows = connection.execute(
@@ -87,7 +87,7 @@ class Listing(Database):
                     (list(_REPAIRED),),
                 ).fetchone()
             )
-            return Glance(
+            return FleetSummary(
                 open=tuple(_incidents(connection, rows, whole=True)),
                 newest={row["node"]: _incident(row, ()) for row in newest},
                 recent=tuple(_page(connection, _RECENT)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.db.database import Database, asked_again, one
 
 FLEET = "*"
@@ -118,7 +118,7 @@ class Flags(Database):
     def set_desired(self, key: str, value: Any, *, expected: int | None = None) -> Desired:
         """Say what ``key`` is meant to be; ``value`` is JSON. Returns it with its new version.
 
-        ``expected``: the version that the caller has read (0: none yet); raises Refused when another has
+        ``expected``: the version that the caller has read (0: none yet); raises GuardRefused when another has
         written since. None: whatever is there.
         """
         from psycopg.types.json import Jsonb
@@ -132,7 +132,7 @@ class Flags(Database):
                 connection.execute("SELECT version FROM desired WHERE key = %s FOR UPDATE", (key,)).fetchone()
             )["version"]
             if expected is not None and expected != found:
-                raise Refused(
+                raise GuardRefused(
                     f"{key} was changed by another (version {found}, not {expected}); read it again first"
                 )
             row = connection.execute(

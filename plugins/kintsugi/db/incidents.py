@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import (
     ATTEMPT,
@@ -59,7 +59,7 @@ class Incidents(Database):
     ) -> Incident:
         """Open an incident of ``node``, or continue the one that a recoverer that died left open.
 
-        A continued incident keeps its times and gets the new ``holder``. Raises Fenced.
+        A continued incident keeps its times and gets the new ``holder``. Raises StaleTokenError.
         """
         with self.transaction() as connection:
             fence(connection, node, token)
@@ -96,7 +96,7 @@ class Incidents(Database):
     ) -> bool:
         """Add a line to the journal, unless its ``key`` is there already (then False); ``data`` is JSON.
 
-        Raises Fenced, and KintsugiError when there is no such incident.
+        Raises StaleTokenError, and KintsugiError when there is no such incident.
         """
         with self.transaction() as connection:
             _fenced(connection, incident_id, token)
@@ -124,7 +124,8 @@ class Incidents(Database):
         what its commit log hadn't synced is lost.
 
         Returns False when the attempt ``key`` was begun before (the step is run again: go on with it; the
-        guards were asked again). Raises Fenced; IncidentClosed; Refused with the reasons; nothing is written then.
+        guards were asked again). Raises StaleTokenError; IncidentClosed; GuardRefused with the reasons; nothing is
+        written then.
         """
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (ATTEMPT_LOCK,))
@@ -133,14 +134,14 @@ class Incidents(Database):
             require_open(connection, incident_id)
             reasons = refusals(_ledger(connection, found, key))
             if reasons:
-                raise Refused(" ".join(reasons))
+                raise GuardRefused(" ".join(reasons))
             pending = connection.execute(
                 "SELECT 1 FROM pending_repair WHERE node = %s", (found["node"],)
             ).fetchone()
             data = {"action": action.value, "key": key, "pending_before": pending is not None}
             if not _write(connection, incident_id, ATTEMPT, reason, data, key):
                 if _withdrawn(connection, incident_id, key):
-                    raise Refused(f"the attempt {key} of {incident_id} was taken back; start a new run")
+                    raise GuardRefused(f"the attempt {key} of {incident_id} was taken back; start a new run")
                 return False
             # What an earlier attempt of this incident achieved has been lost again.
             connection.execute(
@@ -165,7 +166,7 @@ class Incidents(Database):
 
         It uses up no escalation step, and no repair of the hour's budget unless it ``counts``. ``untouched``: nothing
         of the node was destroyed, so its pending repair is forgotten, unless the node had one before, or another
-        attempt of this incident destroyed something. Raises Fenced, IncidentClosed.
+        attempt of this incident destroyed something. Raises StaleTokenError, IncidentClosed.
         """
         with self.transaction() as connection:
             found = _fenced(connection, incident_id, token)
@@ -188,14 +189,14 @@ class Incidents(Database):
     def kill_lock(self, deadline_s: float = 60.0) -> Iterator[None]:
         """Hold the one right in the fleet to judge a node that still runs and to kill it.
 
-        Raises Refused when another recovery holds it for longer than ``deadline_s``.
+        Raises GuardRefused when another recovery holds it for longer than ``deadline_s``.
         """
         with self.transaction() as connection:
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = '120s'")
             ends_s = time.monotonic() + deadline_s
             while not _takes_kill_lock(connection):
                 if time.monotonic() > ends_s:
-                    raise Refused(
+                    raise GuardRefused(
                         "Another recovery has been killing a node for a minute; this one waits for it."
                     )
                 time.sleep(0.25)
@@ -203,7 +204,7 @@ class Incidents(Database):
 
     @asked_again
     def set_mark(self, incident_id: str, token: int, mark: Mark, at: datetime | None = None) -> None:
-        """Set a time of the incident (default: now), once: a step run again doesn't move it. Raises Fenced.
+        """Set a time of the incident (default: now), once: a step run again doesn't move it. Raises StaleTokenError.
 
         ``consistent_at`` also takes the node off the list of pending repairs.
         """
@@ -222,7 +223,7 @@ class Incidents(Database):
 
     @asked_again
     def expect_repair(self, incident_id: str, token: int) -> None:
-        """Put the incident's node on record as pending repair until the mark ``consistent_at``. Raises Fenced."""
+        """Put the incident's node on record as pending repair until the mark ``consistent_at``; StaleTokenError."""
         with self.transaction() as connection:
             _expect_repair(connection, _fenced(connection, incident_id, token))
 
@@ -230,7 +231,7 @@ class Incidents(Database):
     def close_incident(self, incident_id: str, token: int, outcome: Outcome, reason: str) -> Incident:
         """End the incident; the lease is to be released after. Closing it again the same way does nothing.
 
-        Raises Fenced; Refused when it was closed with another outcome.
+        Raises StaleTokenError; GuardRefused when it was closed with another outcome.
         """
         with self.transaction() as connection:
             found = _row(connection, incident_id)
@@ -244,7 +245,7 @@ class Incidents(Database):
                     (outcome.value, reason, incident_id),
                 )
             elif found["outcome"] != outcome.value:
-                raise Refused(
+                raise GuardRefused(
                     f"incident {incident_id} is closed as {found['outcome']} already; "
                     f"it can't become {outcome.value}"
                 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.database import Database, one
 
@@ -160,7 +160,7 @@ class Releases(Database):
     def open_deployment(self, deployment: str, digest: str, back_to: str | None) -> Deployment:
         """Begin a roll-out, or go on with the one of this id, which keeps what it began with.
 
-        Raises Refused when another one runs.
+        Raises GuardRefused when another one runs.
         """
         with self.transaction() as connection:
             connection.execute("LOCK TABLE deployment IN SHARE ROW EXCLUSIVE MODE")
@@ -168,7 +168,7 @@ class Releases(Database):
                 "SELECT id FROM deployment WHERE state = 'running' AND id <> %s", (deployment,)
             ).fetchone()
             if other is not None:
-                raise Refused(f"deployment {other['id']} is still running; one roll-out at a time")
+                raise GuardRefused(f"deployment {other['id']} is still running; one roll-out at a time")
             connection.execute(
                 "INSERT INTO deployment (id, digest, back_to) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
                 (deployment, digest, back_to),

@@ -17,7 +17,7 @@ OVERDUE = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ReplicaRepair:
     """What is known of one node's comparisons. Times are UTC.
 
     ``whole_at``: when the last one began that was carried through, None when none was. ``differed``: how many ranges
@@ -37,7 +37,7 @@ class Compared:
         }
 
 
-class Comparisons(Database):
+class ReplicaRepairs(Database):
     """One row each; every method is one transaction."""
 
     def begin_comparison(self, node: str, by: str) -> int:
@@ -56,14 +56,14 @@ class Comparisons(Database):
                 (differed, failure, number),
             )
 
-    def compared(self) -> dict[str, Compared]:
+    def compared(self) -> dict[str, ReplicaRepair]:
         """By node, of every one that was ever compared."""
         with self.transaction() as connection:
             return dict(compared(connection))
 
 
-def compared(connection: Rows) -> Mapping[str, Compared]:
-    """`Comparisons.compared` within a transaction. One that never ended was broken off, unless it is under way."""
+def compared(connection: Rows) -> Mapping[str, ReplicaRepair]:
+    """`ReplicaRepairs.compared` within a transaction. One that never ended was broken off, unless it is under way."""
     rows = connection.execute(
         "SELECT newest.node, whole.began_at AS whole_at, whole.differed,"
         " CASE WHEN newest.failure IS NOT NULL THEN newest.ended_at END AS failed_at, newest.failure"
@@ -71,10 +71,10 @@ def compared(connection: Rows) -> Mapping[str, Compared]:
         " LEFT JOIN (SELECT DISTINCT ON (node) * FROM comparison"
         " WHERE ended_at IS NOT NULL AND failure IS NULL ORDER BY node, id DESC) whole USING (node)"
     ).fetchall()
-    return {row.pop("node"): Compared(**row) for row in rows}
+    return {row.pop("node"): ReplicaRepair(**row) for row in rows}
 
 
-def sentence(nodes: Sequence[str], known: Mapping[str, Compared]) -> str:
+def sentence(nodes: Sequence[str], known: Mapping[str, ReplicaRepair]) -> str:
     """When all of ``nodes`` had been compared, or which hadn't been; and what failed last."""
     times = _times(nodes, known)
     missing = [name for name in nodes if name not in times]
@@ -89,7 +89,7 @@ def sentence(nodes: Sequence[str], known: Mapping[str, Compared]) -> str:
 
 
 def overdue_since(
-    nodes: Sequence[str], known: Mapping[str, Compared], *, installed_at: datetime, now: datetime
+    nodes: Sequence[str], known: Mapping[str, ReplicaRepair], *, installed_at: datetime, now: datetime
 ) -> datetime | None:
     """Since when the node has waited that has waited for longest, if that is too long; times are UTC."""
     times = _times(nodes, known)
@@ -97,7 +97,7 @@ def overdue_since(
     return oldest if now - oldest > OVERDUE else None
 
 
-def _times(nodes: Sequence[str], known: Mapping[str, Compared]) -> dict[str, datetime]:
+def _times(nodes: Sequence[str], known: Mapping[str, ReplicaRepair]) -> dict[str, datetime]:
     """When each was compared last, by node; those that never were are left out."""
     found = {name: known[name].whole_at for name in nodes if name in known}
     return {name: at for name, at in found.items() if at is not None}

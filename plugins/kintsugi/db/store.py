@@ -12,7 +12,7 @@ can be made twice, so any step may be killed and run again.
     incident = store.open_incident("kafka-2", lease.token, ...)
 
 Times are those of the database, UTC: one clock for all recoverers. Methods raise StoreUnavailable when the
-database can't be reached, Fenced for a stale token, LeaseHeld and Refused as they say.
+database can't be reached, StaleTokenError for a stale token, LeaseHeld and GuardRefused as they say.
 """
 
 from kintsugi.db.database import StoreUnavailable
@@ -20,7 +20,7 @@ from kintsugi.db.flags import Desired, Flags, Maintenance, RecordedFault
 from kintsugi.db.incidents import Incidents
 from kintsugi.db.leases import Lease, Leases
 from kintsugi.db.releases import Deployment, ReleaseRecord, Releases
-from kintsugi.db.replica_repairs import Comparisons
+from kintsugi.db.replica_repairs import ReplicaRepairs
 
 __all__ = [
     "Deployment",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-class Store(Leases, Incidents, Flags, Releases, Comparisons):
+class Store(Leases, Incidents, Flags, Releases, ReplicaRepairs):
     """All of the store behind one DSN; cheap to make, safe to share between threads and processes.
 
     ``dsn``: a libpq connection string or URL of the database ``kintsugi``.

@@ -17,7 +17,7 @@ LOG_LINES = 12  # of each service
 LINE_WIDTH = 300  # a JVM's command line fills pages
 
 
-def tell(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
+def print_incident(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
     """The story of an incident. Raises KintsugiError when there is no such incident."""
     doors = runtime()
     incident = doors.store.incident(incident_id)

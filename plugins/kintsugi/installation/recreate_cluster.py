@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.dag_ids import BASELINE_DAG
-from kintsugi.core.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Node, Role, watch_of
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.installation.progress import Progress
 from kintsugi.operations import manual_mode
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context, runtime
 from kintsugi.pipeline.object_listing import objects
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, pending_files
@@ -47,8 +47,8 @@ BASELINE_DEADLINE_S = 600.0
 REPLAY_DEADLINE_S = 12 * 3600.0
 
 
-def run(settings: Settings, role: Role) -> int:
-    """All of it; 0 when every trade file was sent again. Raises Refused where nothing needs to be formed anew."""
+def recreate(settings: Settings, role: Role) -> int:
+    """All of it; 0 when every trade file was sent again. Raises GuardRefused where nothing needs to be formed anew."""
     doors, progress = runtime(), Progress()
     airflow = ControlPlane(settings).airflow
     check(settings, role)
@@ -72,19 +72,19 @@ def run(settings: Settings, role: Role) -> int:
 
 
 def check(settings: Settings, role: Role) -> None:
-    """Raise Refused unless too few disks are left for the role's cluster to come back from.
+    """Raise GuardRefused unless too few disks are left for the role's cluster to come back from.
 
     One Cassandra disk is enough: the others are rebuilt from it. Kafka's voters decide by majority.
     """
     if role not in FORMED_OF:
-        raise Refused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
+        raise GuardRefused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
     if forming(settings, role).exists():
         return
     nodes = settings.fleet.of(role)
     left = [node.name for node in nodes if holds_data(settings, node)]
     needed = 1 if role is Role.CASSANDRA else len(nodes) // 2 + 1
     if len(left) >= needed:
-        raise Refused(
+        raise GuardRefused(
             f"the disk of {', '.join(left)} is there: nothing has to be formed anew, and forming would destroy it. "
             "Approve the repairs of the others on Pipeline Health, then replay_trades restores what only they had"
         )
@@ -111,13 +111,13 @@ def forming(settings: Settings, role: Role) -> Path:
     return note(settings, role).with_suffix(".forming")
 
 
-def concerned(doors: Runtime, role: Role) -> list[Node]:
+def concerned(doors: Context, role: Role) -> list[Node]:
     """The nodes that are replaced: the role's, and for Kafka the one with the stream's checkpoint."""
     beside = doors.fleet.of(Role.SPARK_MASTER) if role is Role.KAFKA else ()
     return [*doors.fleet.of(role), *beside]
 
 
-def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress) -> None:
+def end_repair(doors: Context, airflow: Airflow, node: Node, progress: Progress) -> None:
     """Decline what the node's repair asks, and wait until nobody repairs it; raises StepFailed at the deadline."""
     told = False
 
@@ -139,7 +139,7 @@ def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress)
         )
 
 
-def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
+def form(doors: Context, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
     """Replace the nodes and their disks, and let them form a cluster with its topics or tables."""
     with progress.step("Terraform: new nodes, new disks"):
         begun = forming(doors.settings, role)
@@ -165,7 +165,7 @@ def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
     ]
 
 
-def rebuild_baselines(doors: Runtime) -> None:
+def rebuild_baselines(doors: Context) -> None:
     """Forget that the end-of-day files were read, and wait until `build_baseline` has read them all again."""
     s3 = doors.s3()
     for item in list(objects(s3, BUCKET, EOD_MANIFESTS)):

@@ -28,10 +28,10 @@ from kintsugi.pipeline.stream_lag import consumer_lag
 from kintsugi.probes import probe_node, probe_ssh
 from kintsugi.probes.disk import headroom, too_little
 from kintsugi.web import flow
-from kintsugi.web.intake import judge
+from kintsugi.web.intake import assess_intake
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import Severity
-from kintsugi.web.sources import STALE_AFTER, FlowSeen
+from kintsugi.web.sources import STALE_AFTER, StreamSnapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ Document = dict[str, Any]
 Answered = TypeVar("Answered")
 
 
-def gather(settings: Settings) -> Document:
+def gather_status(settings: Settings) -> Document:
     """What ``make status`` shows, JSON throughout.
 
     Keys: ``well unwatched control_plane airflow nodes dags lag stream intake record replicas open_incidents
@@ -116,7 +116,7 @@ def _lag(settings: Settings, nodes: list[Document]) -> int | None:
     return answer[0] if answer else None
 
 
-def show(document: Document) -> None:
+def print_status(document: Document) -> None:
     """Print the document for a person."""
     from rich.console import Console
 
@@ -231,7 +231,7 @@ def _intake(settings: Settings) -> Document:
 
     found = IntakeStore(store_dsn(settings)).report()
     report = IntakeReport.from_json(found[1]) if found else None
-    return judge(report, rules_from(), datetime.now(UTC)).to_json()
+    return assess_intake(report, rules_from(), datetime.now(UTC)).to_json()
 
 
 def _samples(settings: Settings) -> list[FlowSample]:
@@ -247,7 +247,7 @@ def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
-    seen = flow.stream(CachedValue(FlowSeen(tuple(samples), live=True)))
+    seen = flow.stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
     return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
 
 

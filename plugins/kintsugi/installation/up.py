@@ -27,7 +27,7 @@ from kintsugi.db.store import Store
 from kintsugi.environments.platforms import platform_of
 from kintsugi.infra.terraform import Terraform
 from kintsugi.installation.progress import Progress
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.releases import bootstrap
 
@@ -127,7 +127,7 @@ def down(settings: Settings, console: Console | None = None) -> None:
 
 def _up_fleet(settings: Settings, progress: Progress) -> None:
     fleet = settings.fleet
-    doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
+    doors = Context(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
         terraform = Terraform(settings)
         platform_of(settings).make_room(fleet.nodes, terraform.known, living=False)

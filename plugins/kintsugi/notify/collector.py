@@ -100,6 +100,6 @@ def _marker_items(key: str, marker: Marker) -> list[Item]:
     return [begin, Item(f"{key}/end", MessageKind.MARKER, {**body, "end": marker.end.isoformat()})]
 
 
-def tell(outbox: Outbox, items: Iterable[Item]) -> int:
+def put_items(outbox: Outbox, items: Iterable[Item]) -> int:
     """Put what is new into the outbox; returns how many were."""
     return sum(outbox.put(item.key, item.kind, item.body) for item in items)

@@ -72,7 +72,7 @@ def silences(watching: Watching) -> list[Silence]:
 
 
 @dataclass(slots=True)
-class Switch:
+class DeadMansSwitch:
     """Decides when to call: once what is unwatched has stayed the same for two looks, and then every REMIND."""
 
     _before: frozenset[str] = frozenset()

@@ -11,7 +11,7 @@ from kintsugi.core.incident import Incident, Outcome
 from kintsugi.db.outbox import MessageKind, outbox_of
 
 if TYPE_CHECKING:
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
 PERIOD = timedelta(days=1)
 MOST = 1000  # incidents of a day
@@ -51,7 +51,7 @@ def _line(incident: Incident) -> str:
     return f"{line}; {incident.reason}" if incident.reason else line
 
 
-def put_digest(runtime: Runtime, until: datetime) -> str:
+def put_digest(runtime: Context, until: datetime) -> str:
     """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
     outbox = outbox_of(runtime.settings)
     until = until.astimezone(UTC)

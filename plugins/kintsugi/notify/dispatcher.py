@@ -19,7 +19,7 @@ from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.ingest_trace import ingest_trace
 from kintsugi.telemetry.markers import Marker, markers
-from kintsugi.telemetry.trace import Span, export
+from kintsugi.telemetry.trace import Span, export_trace
 
 RECOVERY_DAG = "recover_node"
 REPLAY_DAG = "replay_trades"
@@ -35,12 +35,12 @@ class Undelivered(KintsugiError):
         self.receipt = receipt
 
 
-class Nobody(KintsugiError):
+class NoRecipient(KintsugiError):
     """There is no receiver for this kind of message: trying again makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class Dispatcher:
     """What deliveries need. ``trigger`` starts a DAG run: (DAG, conf, run id), the same run id once."""
 
     outbox: Outbox
@@ -61,7 +61,7 @@ class Post:
             receipt = self._deliver(message)
         except StoreUnavailable:
             raise
-        except Nobody as error:
+        except NoRecipient as error:
             log.warning("%s was not told to anybody: %s", message.key, error)
             self.outbox.give_up(message.key, str(error))
         except Exception as error:  # noqa: BLE001 - one message that can't be sent must not hold up the others
@@ -77,7 +77,7 @@ class Post:
 
     def _deliver(self, message: OutboxMessage) -> Mapping[str, Any]:
         if message.kind in (MessageKind.PAGE, MessageKind.DIGEST):
-            return tell_people(message, channels())
+            return notify_people(message, channels())
         if message.kind is MessageKind.MARKER:
             return self._marker(message)
         if message.kind is MessageKind.RECOVERY:
@@ -90,9 +90,9 @@ class Post:
     def _trace(self, message: OutboxMessage) -> Mapping[str, Any]:
         target = backend()
         if target is None:
-            raise Nobody("the connection kintsugi_otlp is gone")
+            raise NoRecipient("the connection kintsugi_otlp is gone")
         span = self._span(message)
-        export(target, span, self.resource)
+        export_trace(target, span, self.resource)
         return {"trace": span.key}
 
     def _span(self, message: OutboxMessage) -> Span:
@@ -101,12 +101,12 @@ class Post:
         for entry in self.ledger.entries(message.body["key"]):
             if (entry.key, entry.etag) == (message.body["key"], message.body["etag"]):
                 return ingest_trace(entry)
-        raise Nobody(f"the ledger has no {message.body['key']} any longer")
+        raise NoRecipient(f"the ledger has no {message.body['key']} any longer")
 
     def _marker(self, message: OutboxMessage) -> Mapping[str, Any]:
         api = markers()
         if api is None:
-            raise Nobody("the connection kintsugi_honeycomb is gone")
+            raise NoRecipient("the connection kintsugi_honeycomb is gone")
         body = message.body
         end = body.get("end")
         marker = Marker(
@@ -121,14 +121,14 @@ class Post:
         return {"id": api.put(marker, begun)}
 
 
-def tell_people(message: OutboxMessage, known: list[Channel]) -> Mapping[str, Any]:
+def notify_people(message: OutboxMessage, known: list[Channel]) -> Mapping[str, Any]:
     """Send to every channel that takes this kind and hasn't taken the message before; returns who has it.
 
     Raises Nobody when no channel takes it, Undelivered when one of them didn't.
     """
     receivers = [channel for channel in known if channel.takes(message.kind.value)]
     if not receivers:
-        raise Nobody(f"no channel takes a {message.kind}: define the connection kintsugi_apprise")
+        raise NoRecipient(f"no channel takes a {message.kind}: define the connection kintsugi_apprise")
     receipt = dict(message.receipt)
     refusals = []
     for channel in receivers:

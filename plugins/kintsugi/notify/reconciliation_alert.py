@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kintsugi.core.errors import Unaccounted
+from kintsugi.core.errors import ReconciliationError
 from kintsugi.core.settings import load_settings
 from kintsugi.db.outbox import MessageKind, outbox_of
 
 
-def call_a_person(context: Mapping[str, Any]) -> None:
+def page_on_failure(context: Mapping[str, Any]) -> None:
     """Put the page about the failed run in Airflow's ``context`` into the outbox, once a run.
 
     Only for an account that was taken and doesn't balance. One that couldn't be taken is taken again after the next
     ingest, and what it failed for has a watch of its own.
     """
     error = context.get("exception")
-    if not isinstance(error, Unaccounted):
+    if not isinstance(error, ReconciliationError):
         return
     outbox_of(load_settings()).put(
         f"page/unaccounted/{context['dag_run'].run_id}",

@@ -22,7 +22,7 @@ BEHIND = 50_000
 
 
 @dataclass(slots=True)
-class StandStill:
+class StreamStallAlert:
     """What was seen of the stream so far; fed with readings in order of time, of which some may say nothing.
 
     ``_moved``: when the committed offsets last moved, and where they are since. ``_behind``: since when the lag has

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import ProbeResult
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ REPLICAS_S = 720.0
 DIFFER = re.compile(r" ha(?:s|ve) (\d+) range\(s\) out of sync")
 
 
-def compare_ranges(
-    runtime: Runtime, node: Node, by: str, *, primary: bool, note: Callable[[str], None] = log.info
+def repair_ranges(
+    runtime: Context, node: Node, by: str, *, primary: bool, note: Callable[[str], None] = log.info
 ) -> str:
     """Compare the node's ranges with their replicas, and repair what differs; it is put on record for ``by``.
 
@@ -63,11 +63,11 @@ def compare_ranges(
     return f"{which} of {node.name} was compared with its replicas: {found}"
 
 
-def compare_tonight(runtime: Runtime, name: str, by: str) -> str:
+def repair_tonight(runtime: Context, name: str, by: str) -> str:
     """The nightly comparison of one node; raises StepFailed where it fails, or is put off, with the reason."""
     if (why := _put_off(runtime)) is not None:
         raise StepFailed(f"the comparison of {name} is put off: {why}")
-    sentence = compare_ranges(runtime, runtime.fleet.node(name), by, primary=True)
+    sentence = repair_ranges(runtime, runtime.fleet.node(name), by, primary=True)
     log.info("%s", sentence)
     return sentence
 
@@ -84,7 +84,7 @@ def await_replicas(fleet: Fleet) -> None:
         time.sleep(2)
 
 
-def _put_off(runtime: Runtime) -> str | None:
+def _put_off(runtime: Context) -> str | None:
     """Why no ranges should be compared now: a repair or a roll-out would be slowed down, or break it off."""
     for incident in runtime.store.incidents(open_only=True):
         if incident.role is Role.CASSANDRA:
@@ -109,10 +109,10 @@ async def _answering(nodes: Sequence[Node]) -> list[str]:
     return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
 
 
-def _differed(runtime: Runtime, node: Node, began: datetime) -> int | None:
+def _differed(runtime: Context, node: Node, began: datetime) -> int | None:
     """How many ranges the node's log says differed since then, by its own clock; None where it can't be asked."""
     try:
-        return ranges_that_differ(runtime.said(node.name, "range(s) out of sync", began))
+        return differing_ranges(runtime.said(node.name, "range(s) out of sync", began))
     except StepFailed as failure:
         log.warning("how many ranges differed is unknown: %s", failure)
         return None
@@ -155,6 +155,6 @@ def _away(fleet: Fleet, tell: Callable[[float], None]) -> Callable[[], str | Non
     return look
 
 
-def ranges_that_differ(lines: Sequence[str]) -> int:
+def differing_ranges(lines: Sequence[str]) -> int:
     """The sum over Cassandra's words for each pair of replicas and table that differ."""
     return sum(int(found[1]) for line in lines if (found := DIFFER.search(line)))

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.connections import s3_client, store_dsn
-from kintsugi.core.errors import Fenced
+from kintsugi.core.errors import StaleTokenError
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.process_priority import first_in_line
 from kintsugi.core.settings import Settings, load_settings
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RecoveryRef:
     """One repair under way: which incident, of which node, and who holds the lease."""
 
     incident: str
@@ -45,19 +45,19 @@ class Case:
         return {"incident": self.incident, "node": self.node, "holder": self.holder}
 
     @classmethod
-    def from_xcom(cls, value: dict[str, str]) -> Case:
+    def from_xcom(cls, value: dict[str, str]) -> RecoveryRef:
         return cls(**value)
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
+class Context:
     """The doors to the outside: the fleet, the store, S3, Terraform, Ansible."""
 
     settings: Settings
     fleet: Fleet
     store: Store
 
-    def node(self, case: Case) -> Node:
+    def node(self, case: RecoveryRef) -> Node:
         return self.fleet.node(case.node)
 
     def s3(self) -> Any:
@@ -87,11 +87,12 @@ class Runtime:
         )
 
     @contextmanager
-    def step(self, case: Case, name: str) -> Iterator[FencedStep]:
+    def step(self, case: RecoveryRef, name: str) -> Iterator[FencedStep]:
         """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
 
         The lease is renewed for as long as the step's process lives. Raises LeaseHeld when another run has taken it,
-        IncidentClosed when its incident has ended, Fenced by the next act of a step whose successor has started.
+        IncidentClosed when its incident has ended, StaleTokenError by the next act of a step whose successor has
+        started.
         """
         lease = self.store.acquire_lease(
             case.node, case.holder, LEASE_S, fresh_token=True, incident=case.incident
@@ -118,7 +119,7 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
                 store.renew(lease.node, lease.token, LEASE_S)
             except StoreUnavailable as away:
                 log.warning("%s", away)
-            except Fenced as fenced:
+            except StaleTokenError as fenced:
                 log.warning("%s", fenced)
                 return
 
@@ -135,15 +136,15 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
 class FencedStep:
     """A step under way: writes to the journal and proves before each act that it is still the one."""
 
-    runtime: Runtime
-    case: Case
+    runtime: Context
+    case: RecoveryRef
     name: str
     token: int
 
     def check(self) -> None:
         """To be called right before a destructive act.
 
-        Raises Fenced unless this step's token is the newest, IncidentClosed when its incident has ended.
+        Raises StaleTokenError unless this step's token is the newest, IncidentClosed when its incident has ended.
         """
         self.runtime.store.check(self.case.node, self.token, incident=self.case.incident)
 
@@ -159,10 +160,10 @@ class FencedStep:
         self.runtime.store.append(self.case.incident, self.token, step, message, data)
 
 
-def runtime() -> Runtime:
+def runtime() -> Context:
     """The doors as the environment (Airflow's connections, else the settings) defines them."""
     settings = load_settings()
     patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
-    return Runtime(
+    return Context(
         settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
     )

@@ -22,7 +22,7 @@ IN_FORCE = "SELECT address, generation FROM system_views.gossip_info"
 KEEP = "UPDATE system.local USING TIMESTAMP %s SET gossip_generation = %s WHERE key = 'local'"
 
 
-def keep_count(node: Node) -> str | None:
+def bump_generation(node: Node) -> str | None:
     """Write down the generation in force where the node itself couldn't; None where its own number was written by now.
 
     To be called after each start. Returns a sentence; raises StepFailed when the node doesn't answer.
@@ -46,10 +46,10 @@ def keep_count(node: Node) -> str | None:
     )
 
 
-async def overtaken(fleet: Fleet, node: Node) -> str | None:
+async def generation_is_behind(fleet: Fleet, node: Node) -> str | None:
     """That peers don't listen to the node, having heard a later heartbeat of the same life; None when none has.
 
-    It takes a start under another number, after `keep_count`, to be heard. None too where the node doesn't answer.
+    It takes a start under another number, after `bump_generation`, to be heard. None too where the node doesn't answer.
     """
     peers = fleet.peers(node)
     told = await asyncio.gather(*(heartbeat(peer, node) for peer in peers))

@@ -73,7 +73,7 @@ def _next_step(
     on_progress: Callable[[str], None],
 ) -> str:
     """Do what can be done now; returns what is still missing, empty when the node is a voter."""
-    present = living(quorum, node.index)
+    present = live_voters(quorum, node.index)
     if present is None:
         return "the leader doesn't see it fetch the metadata log"
     dead = [v for v in quorum.voters if v.node_id == node.index and v.directory != present.directory]
@@ -89,7 +89,7 @@ def _next_step(
     return "the leader hasn't confirmed it as a voter"
 
 
-def living(quorum: QuorumDescription, node_id: int) -> Replica | None:
+def live_voters(quorum: QuorumDescription, node_id: int) -> Replica | None:
     """The directory of the broker that fetches now, be it a voter's or an observer's; None when none does.
 
     The leader lists a directory that was removed from the voters among the observers for minutes after its last

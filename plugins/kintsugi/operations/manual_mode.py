@@ -10,14 +10,14 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import watch_of
 from kintsugi.core.processes import wait_until
 from kintsugi.infra.airflow_client import Airflow
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 LIMIT_S = 1200.0  # for one hand start with all that belongs to it
 WATCH_DEADLINE_S = 120.0
 
 
 @contextmanager
-def hands_on(doors: Runtime, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
+def hands_on(doors: Context, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
     """Keep the recovery's hands off the node while the block runs; no incident and no question comes of it.
 
     1. The node's watch is paused: its trigger still fires, but no task of the run starts, so nothing of it runs beside
@@ -45,7 +45,7 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str, *, holder: str, reason
         doors.store.release(name, lease.token)
 
 
-def lift(doors: Runtime, holder: str) -> None:
+def lift(doors: Context, holder: str) -> None:
     """Take back what a killed run of ``holder`` left: leases and maintenance flags. Unpause the watches first."""
     for name in doors.fleet.nodes:
         doors.store.give_back(name, holder)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from kintsugi.core.settings import BUCKET, Settings
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 S3_AWAY = "s3-away"  # a mark on the control plane's disk: when S3 last failed to take something
 S3_AWAY_S = 30.0
@@ -18,7 +18,7 @@ S3_AWAY_S = 30.0
 log = logging.getLogger(__name__)
 
 
-def deliver(runtime: Runtime, key: str, body: bytes) -> None:
+def deliver(runtime: Context, key: str, body: bytes) -> None:
     """Put ``body`` under ``key``; into the spool when S3 doesn't take it within seconds.
 
     An S3 that did not answer a moment ago, to this process or another, isn't asked again on a repair's way.
@@ -47,7 +47,7 @@ def _is_recent(mark: Path) -> bool:
         return False
 
 
-def flush_spool(runtime: Runtime) -> None:
+def flush_spool(runtime: Context) -> None:
     """Deliver what waits in the spool; stops at the first refusal and leaves the rest for the next time."""
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -22,8 +22,8 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.settings import Settings
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
-from kintsugi.operations.readiness import master_state, spark_missing, stream_shall_run, until
+from kintsugi.operations.context import Context
+from kintsugi.operations.readiness import master_state, poll_until, spark_readiness_gap, stream_should_run
 from kintsugi.operations.verification_cassandra import verify_cassandra
 from kintsugi.operations.verification_kafka import verify_kafka
 from kintsugi.pipeline import synthetic_trade as trade
@@ -38,22 +38,24 @@ BATCHES_S = 180.0
 IDLE_AFTER_S = 10.0
 
 
-def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEADLINE_S) -> str:
+def verify_node(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEADLINE_S) -> str:
     """The proof for the role of ``node``, as a sentence; raises StepFailed at the deadline (seconds)."""
     if node.role is Role.KAFKA:
         return verify_kafka(fleet, node, deadline_s)
     if node.role is Role.CASSANDRA:
         return verify_cassandra(fleet, node, deadline_s)
-    return verify_spark(fleet, node, stream=stream_shall_run(settings), deadline_s=deadline_s)
+    return verify_spark(fleet, node, stream=stream_should_run(settings), deadline_s=deadline_s)
 
 
-def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]) -> str:
+def verify_synthetic_trade(
+    runtime: Context, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]
+) -> str:
     """Proof by the whole way: a canary trade is read in Cassandra; returns a sentence.
 
     ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
     and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
     """
-    if not stream_driver.shall_run(runtime):
+    if not stream_driver.should_run(runtime):
         return "no canary was sent: nobody has submitted the stream"
     trade_id, entrance = send()
     cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
@@ -64,7 +66,7 @@ def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Calla
 def verify_clock(settings: Settings, node: Node) -> str:
     """Proof that the service of ``node`` has the time that its peers have; raises StepFailed when it hasn't."""
     ahead = asyncio.run(clock_skew.ahead_s(settings, node))
-    if (off := clock_skew.wrong(ahead)) is not None:
+    if (off := clock_skew.is_skewed(ahead)) is not None:
         raise StepFailed(f"{node.name} serves, but {off}")
     if ahead is None:
         raise StepFailed(f"{node.name} serves, but nobody could say what its clock says")
@@ -85,9 +87,9 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
 
     async def cluster() -> str | None:
         document = await master_state(master)
-        return document if isinstance(document, str) else spark_missing(document, wanted, stream)
+        return document if isinstance(document, str) else spark_readiness_gap(document, wanted, stream)
 
-    await until(cluster, deadline_s, f"{node.name} does not work")
+    await poll_until(cluster, deadline_s, f"{node.name} does not work")
     names = " and ".join(worker.name for worker in wanted)
     if not stream:
         return f"{names} offer their cores to the master; no stream has been submitted, so none was used"
@@ -101,7 +103,7 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
         return tasks_missing(wanted, seen, now, time.monotonic() - started)
 
     started = time.monotonic()
-    await until(tasks, BATCHES_S, f"{node.name} is not proven")
+    await poll_until(tasks, BATCHES_S, f"{node.name} is not proven")
     return await _task_proof(master, names, wanted)
 
 

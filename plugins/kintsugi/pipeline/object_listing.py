@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NAME",
     "PREFIX",
-    "Lookout",
+    "PendingFileScanner",
     "S3Object",
     "listed",
     "objects",
@@ -121,7 +121,7 @@ def pending(s3: S3Client, ledger: IngestLedger) -> list[S3Object]:
     return unfinished(listed(s3), ledger)
 
 
-class Lookout:
+class PendingFileScanner:
     """Finds the files that wait to be ingested.
 
     A whole look lists every trade file there is. It comes again when fifty times as long has passed as the last one

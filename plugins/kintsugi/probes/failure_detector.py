@@ -32,7 +32,7 @@ class Rules:
     silence_s: float = HUNG_AFTER_S
 
 
-class NodeWatch:
+class FailureDetector:
     """The memory of one watch over one node; see the module's rules."""
 
     def __init__(self, rules: Rules | None = None) -> None:

@@ -14,9 +14,9 @@ from kintsugi.core.settings import Settings
 from kintsugi.infra import ssh as ssh_client
 from kintsugi.probes import clock_skew
 from kintsugi.probes.disk import parse_df
-from kintsugi.probes.master_view import master_witnesses
+from kintsugi.probes.master_view import ask_master
 from kintsugi.probes.node_view import parse_view, service_command
-from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
+from kintsugi.probes.peers import GOSSIP_WATCH_S, PeerView, ask_peers
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.probes.service_log import time_of
 
@@ -50,14 +50,14 @@ LOOP_S = 90.0
 MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
 
 
-async def observe(settings: Settings, node: Node, running: bool | None = None) -> Observation:
+async def gather_observation(settings: Settings, node: Node, running: bool | None = None) -> Observation:
     """Probe ``node`` twice, ask its init, its disk and its peers; bounded, never raises on network trouble.
 
     ``running``: the platform's answer, None when unknown; where nothing runs, nobody is waited for.
     ``volume_intact``, ``room`` and ``view`` stay unknown unless the node itself could be asked over SSH.
     """
     first = asyncio.create_task(_looked(node))
-    told = asyncio.create_task(opinions(settings, node, first, running))
+    told = asyncio.create_task(peer_views(settings, node, first, running))
     service, ssh = await first
     (service, ssh), said, init, (volume, room), ahead_s, view = await asyncio.gather(
         _look_again(node, service, ssh, running),
@@ -81,7 +81,7 @@ async def observe(settings: Settings, node: Node, running: bool | None = None) -
         peers={witness.peer: witness.opinion for witness in said},
         progress=progress,
         damage=damage,
-        heard_at=heard_at(service, said),
+        heard_at=last_seen_at(service, said),
         clock_ahead_s=ahead_s,
         running=running,
         view=view,
@@ -102,7 +102,7 @@ def _slow_start(role: Role, init_state: str | None, view: NodeView) -> str | Non
     return f"its process has had {view.cpu_s:.1f} s of the {START_CPU_S[role]} s of processor time that a start takes"
 
 
-def heard_at(service: Probe, said: Sequence[Witness]) -> datetime | None:
+def last_seen_at(service: Probe, said: Sequence[PeerView]) -> datetime | None:
     """When anybody, we included, last got an answer from the service, UTC; None when nobody can say."""
     signs = [witness.heard_at for witness in said]
     signs.append(service.at if service.answer is ProbeResult.OK else None)
@@ -113,29 +113,29 @@ async def _looked(node: Node) -> tuple[Probe, Probe]:
     return await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
 
 
-async def opinions(
+async def peer_views(
     settings: Settings,
     node: Node,
     first: asyncio.Task[tuple[Probe, Probe]],
     running: bool | None = None,
-) -> list[Witness]:
+) -> list[PeerView]:
     """What the peers say; they are asked from the beginning on, because a silent node takes its time as it is.
 
     Where the platform says that nothing runs, the peers are asked for the record only, and hardly waited for. Where a
     silent node has peers of which none can say anything, they are asked once more: the broker that fell silent may have
     led the quorum, and who stands down for it waits for another eight seconds of silence.
     """
-    asked = asyncio.create_task(witnesses(settings.fleet, node, GOSSIP_WATCH_S))
+    asked = asyncio.create_task(ask_peers(settings.fleet, node, GOSSIP_WATCH_S))
     service, ssh = await first
     if running is False and service.answer is not ProbeResult.OK:
         asked.cancel()
-        return await witnesses(settings.fleet, node, SECOND_LOOK_S)
+        return await ask_peers(settings.fleet, node, SECOND_LOOK_S)
     said = await asked
     if service.answer is ProbeResult.OK:
         return said
     if {witness.opinion for witness in said} == {PeerOpinion.UNKNOWN}:
-        said = await witnesses(settings.fleet, node, GOSSIP_WATCH_S)
-    return [*said, *await master_witnesses(settings, node, ssh)]
+        said = await ask_peers(settings.fleet, node, GOSSIP_WATCH_S)
+    return [*said, *await ask_master(settings, node, ssh)]
 
 
 async def _probe_ssh(node: Node) -> Probe:
@@ -276,7 +276,7 @@ async def _clock(settings: Settings, node: Node, service: Probe) -> float | None
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
     """Standard output of a command on the node, whatever its exit code; None when SSH itself failed."""
     try:
-        done = await asyncio.to_thread(ssh_client.run, settings, node, argv, SSH_TIMEOUT_S)
+        done = await asyncio.to_thread(ssh_client.run_over_ssh, settings, node, argv, SSH_TIMEOUT_S)
     except StepFailed:
         return None
     return None if done.returncode == 255 else done.stdout

@@ -65,7 +65,7 @@ class FlowFinding:
 
 
 @dataclass(slots=True)
-class FlowWatch:
+class StreamProgressDetector:
     """The memory of the watch; fed with readings in order of time."""
 
     rules: FlowRules = field(default_factory=FlowRules)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.core.errors import NewIncarnation, PlanRefused, StepFailed, StepFailedForGood
+from kintsugi.core.errors import NewIncarnation, PermanentStepError, PlanRejected, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action
 from kintsugi.core.observation import NodeView, ProbeResult
@@ -24,8 +24,8 @@ from kintsugi.environments.local.node_identity import kafka_cluster_id
 from kintsugi.infra.terraform import StalePlan
 from kintsugi.operations import gossip_generation, readiness, stream_driver
 from kintsugi.operations import verification as proofs
-from kintsugi.operations.cassandra_repair import await_replicas, compare_ranges
-from kintsugi.operations.context import Case, FencedStep, Runtime
+from kintsugi.operations.cassandra_repair import await_replicas, repair_ranges
+from kintsugi.operations.context import Context, FencedStep, RecoveryRef
 from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.operations.spool import deliver
 from kintsugi.pipeline import synthetic_trade as trade
@@ -62,8 +62,8 @@ CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
 
 
-def restart(runtime: Runtime, case: Case) -> None:
-    """Start the node's service again; the disk stays. Raises StepFailedForGood with Ansible's words.
+def restart(runtime: Context, case: RecoveryRef) -> None:
+    """Start the node's service again; the disk stays. Raises PermanentStepError with Ansible's words.
 
     It is configured from the release it runs, and from the last known-good one where the action is to roll back.
     A hung process can't hear the request to end, so it is killed; its init starts it again, with what it had.
@@ -85,7 +85,7 @@ def restart(runtime: Runtime, case: Case) -> None:
             _run_restart(runtime, node, ansible)
 
 
-def _kill_service(runtime: Runtime, node: Node, view: NodeView, step: FencedStep, *, required: bool) -> None:
+def _kill_service(runtime: Context, node: Node, view: NodeView, step: FencedStep, *, required: bool) -> None:
     """Kill the process that was judged, where there is one; its init starts the service again.
 
     ``required``: the step has no other act. Then StepFailed where the node could not name the process.
@@ -99,7 +99,7 @@ def _kill_service(runtime: Runtime, node: Node, view: NodeView, step: FencedStep
         raise StepFailed(f"{node.name} could not say which process to kill; is its sshd overloaded?")
 
 
-def _run_restart(runtime: Runtime, node: Node, ansible: Ansible) -> None:
+def _run_restart(runtime: Context, node: Node, ansible: Ansible) -> None:
     with _no_second_try():
         ansible.run(
             "restart.yml",
@@ -110,10 +110,10 @@ def _run_restart(runtime: Runtime, node: Node, ansible: Ansible) -> None:
 
 
 @contextmanager
-def _judged(runtime: Runtime, case: Case, step: FencedStep) -> Iterator[GuardFacts]:
+def _judged(runtime: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
     """Hold the one right in the fleet to kill, and judge once more; the block kills what was judged.
 
-    What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and Refused. Where another
+    What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and GuardRefused. Where another
     incarnation runs by now, nothing was killed either: the attempt is withdrawn as after a refusal.
     """
     try:
@@ -125,13 +125,13 @@ def _judged(runtime: Runtime, case: Case, step: FencedStep) -> Iterator[GuardFac
 
 
 @contextmanager
-def _kill_right(runtime: Runtime, case: Case, step: FencedStep) -> Iterator[GuardFacts]:
+def _kill_right(runtime: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
     node = runtime.node(case)
     if fact_gathering.is_running(runtime.platform(), node.name) is False:
-        yield guard_evaluation.judge_again(runtime, case, step)
+        yield guard_evaluation.reevaluate_guards(runtime, case, step)
         return
     with runtime.store.kill_lock():
-        facts = guard_evaluation.judge_again(runtime, case, step)
+        facts = guard_evaluation.reevaluate_guards(runtime, case, step)
         step.note(
             f"judged again: {node.name} may be killed",
             service=facts.service and facts.service.value,
@@ -142,12 +142,12 @@ def _kill_right(runtime: Runtime, case: Case, step: FencedStep) -> Iterator[Guar
         yield facts
 
 
-def _verdict(runtime: Runtime, case: Case) -> FailureMode:
-    return assessment.Confirmed.of(runtime.store.incident(case.incident), case.holder).verdict
+def _verdict(runtime: Context, case: RecoveryRef) -> FailureMode:
+    return assessment.ConfirmedFinding.of(runtime.store.incident(case.incident), case.holder).verdict
 
 
-def fence(runtime: Runtime, case: Case) -> None:
-    """End whatever may still run of the node; raises NodeReturned or Refused when it must not be, whoever asked.
+def fence(runtime: Context, case: RecoveryRef) -> None:
+    """End whatever may still run of the node; raises NodeReturned or GuardRefused when it must not be, whoever asked.
 
     Exactly the incarnation that was judged is ended: another one that came up meanwhile is judged first.
     """
@@ -160,7 +160,7 @@ def fence(runtime: Runtime, case: Case) -> None:
         step.note(f"nothing of {case.node} is left running", incarnation=judged)
 
 
-def show_plan(runtime: Runtime, case: Case) -> str:
+def show_plan(runtime: Context, case: RecoveryRef) -> str:
     """What Terraform would do, as a list of addresses and actions; nothing is changed."""
     with runtime.step(case, "dry_run") as step:
         saved = _plan(runtime, case)
@@ -169,14 +169,14 @@ def show_plan(runtime: Runtime, case: Case) -> str:
     return str(summary)
 
 
-def plan(runtime: Runtime, case: Case) -> str:
-    """Plan the replacement of this node alone; raises PlanRefused when the plan would touch anything else."""
+def plan(runtime: Context, case: RecoveryRef) -> str:
+    """Plan the replacement of this node alone; raises PlanRejected when the plan would touch anything else."""
     with runtime.step(case, "plan") as step:
         saved = _judged_plan(runtime, case, step)
     return str(saved.path)
 
 
-def _judged_plan(runtime: Runtime, case: Case, step: FencedStep) -> SavedPlan:
+def _judged_plan(runtime: Context, case: RecoveryRef, step: FencedStep) -> SavedPlan:
     saved = _plan(runtime, case)
     summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
     step.note(str(summary), changes=plan_policy.changes(saved.document))
@@ -185,26 +185,26 @@ def _judged_plan(runtime: Runtime, case: Case, step: FencedStep) -> SavedPlan:
     return saved
 
 
-def _plan(runtime: Runtime, case: Case) -> SavedPlan:
+def _plan(runtime: Context, case: RecoveryRef) -> SavedPlan:
     addresses = _addresses(runtime, case)
     return runtime.terraform().plan(replace=addresses, targets=addresses)
 
 
-def _addresses(runtime: Runtime, case: Case) -> list[str]:
+def _addresses(runtime: Context, case: RecoveryRef) -> list[str]:
     action = _action(runtime, case)
     return plan_policy.addresses(runtime.fleet.environment, case.node, with_volume=action.destroys_volume)
 
 
-def _action(runtime: Runtime, case: Case) -> Action:
+def _action(runtime: Context, case: RecoveryRef) -> Action:
     """The action under way; in a dry run the one that would show most."""
     incident = runtime.store.incident(case.incident)
-    confirmed = assessment.Confirmed.of(incident, case.holder)
+    confirmed = assessment.ConfirmedFinding.of(incident, case.holder)
     if confirmed.dry_run:
         return Action.REBUILD_NODE if confirmed.requested is Action.REBUILD_NODE else Action.REBUILD
     return incident.attempt_of(case.holder) or Action.WAIT
 
 
-def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
+def provision(runtime: Context, case: RecoveryRef, saved_plan: str) -> None:
     """Apply exactly the judged plan; one that went stale is planned and judged again, up to three times.
 
     Applied already (this step ran before and was killed), it goes stale too, and the new plan does it over: a node
@@ -224,13 +224,13 @@ def provision(runtime: Runtime, case: Case, saved_plan: str) -> None:
                 saved = _judged_plan(runtime, case, step)
             else:
                 return
-        raise PlanRefused(
+        raise PlanRejected(
             f"{case.node}: the plan went stale {PLAN_TRIES} times; other repairs hold the state"
         )
 
 
-def configure(runtime: Runtime, case: Case) -> None:
-    """Make the empty server a node of its role; raises StepFailedForGood with Ansible's words."""
+def configure(runtime: Context, case: RecoveryRef) -> None:
+    """Make the empty server a node of its role; raises PermanentStepError with Ansible's words."""
     with runtime.step(case, "configure") as step:
         node = runtime.node(case)
         ansible = assignment.ansible_for(runtime, node.name)
@@ -247,10 +247,10 @@ def _no_second_try() -> Iterator[None]:
     try:
         yield
     except StepFailed as failure:
-        raise StepFailedForGood(str(failure)) from failure
+        raise PermanentStepError(str(failure)) from failure
 
 
-def rejoin(runtime: Runtime, case: Case) -> str:
+def rejoin(runtime: Context, case: RecoveryRef) -> str:
     """Wait until the node serves again, mark it redundant, then make its data whole and mark it consistent."""
     with runtime.step(case, "rejoin") as step:
         node = runtime.node(case)
@@ -258,49 +258,51 @@ def rejoin(runtime: Runtime, case: Case) -> str:
         step.note(sentence)
         runtime.store.set_mark(case.incident, step.token, "redundant_at")
     with runtime.step(case, "repair") as step:
-        compare = node.role is Role.CASSANDRA and data_loss.may_lack_rows(runtime, case, step)
-        made_whole = make_whole(runtime, node, case.incident, compare=compare, note=step.note)
+        compare = node.role is Role.CASSANDRA and data_loss.possible_data_loss(runtime, case, step)
+        made_whole = restore_consistency(runtime, node, case.incident, compare=compare, note=step.note)
         if made_whole:
             step.note(made_whole)
         runtime.store.set_mark(case.incident, step.token, "consistent_at")
     return sentence
 
 
-def _await_redundant(runtime: Runtime, node: Node, step: FencedStep) -> str:
+def _await_redundant(runtime: Context, node: Node, step: FencedStep) -> str:
     """Wait as long as the node starts, or answers while others still have to agree; see PATIENCE_S.
 
     On a starved machine the wait counts the processor time that the node gets, not the time on the clock.
 
-    Raises StepFailedForGood, saying what is wrong and what is lacking; the next run of the watch then climbs the
+    Raises PermanentStepError, saying what is wrong and what is lacking; the next run of the watch then climbs the
     ladder.
     """
     patience = fact_gathering.ProcessorClock(runtime.platform(), node.name)
     while True:
         try:
-            return readiness.wait(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
+            return readiness.wait_until_ready(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
         except StepFailed as waiting:
-            diagnosis = diagnose(assessment.look(runtime, node))
+            diagnosis = diagnose(assessment.observe_node(runtime, node))
             if patience.passed_s() > PATIENCE_S.get(diagnosis.verdict, GRACE_S):
-                raise StepFailedForGood(f"{diagnosis.reason} {waiting}") from waiting
+                raise PermanentStepError(f"{diagnosis.reason} {waiting}") from waiting
             _start_under_another_number(runtime, node, step)
 
 
-def _start_under_another_number(runtime: Runtime, node: Node, step: FencedStep) -> None:
+def _start_under_another_number(runtime: Context, node: Node, step: FencedStep) -> None:
     """Start a Cassandra node once more when its peers take it for a former life of itself."""
     why = (
-        asyncio.run(gossip_generation.overtaken(runtime.fleet, node)) if node.role is Role.CASSANDRA else None
+        asyncio.run(gossip_generation.generation_is_behind(runtime.fleet, node))
+        if node.role is Role.CASSANDRA
+        else None
     )
     if why is None:
         return
     with runtime.store.kill_lock():  # its peers do not listen to it, so it is nobody's live replica
         step.check()
         step.note(f"{why}; it is started once more")
-        gossip_generation.keep_count(node)
+        gossip_generation.bump_generation(node)
         _run_restart(runtime, node, assignment.ansible_for(runtime, node.name))
 
 
-def make_whole(
-    runtime: Runtime, node: Node, by: str, *, compare: bool, note: Callable[[str], None] = log.info
+def restore_consistency(
+    runtime: Context, node: Node, by: str, *, compare: bool, note: Callable[[str], None] = log.info
 ) -> str | None:
     """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired.
 
@@ -311,18 +313,18 @@ def make_whole(
         rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=note)
         return f"{node.name} votes with the directory it has now, and no dead voter is left"
     if node.role is Role.CASSANDRA:
-        if counted := gossip_generation.keep_count(node):
+        if counted := gossip_generation.bump_generation(node):
             note(counted)
         if compare:
             await_replicas(runtime.fleet)
-            return compare_ranges(runtime, node, by, primary=False, note=note)
+            return repair_ranges(runtime, node, by, primary=False, note=note)
     return None
 
 
-def verify(runtime: Runtime, case: Case) -> str:
+def verify(runtime: Context, case: RecoveryRef) -> str:
     """Proof by this very node; raises StepFailed saying what was missing."""
     with runtime.step(case, "verify") as step:
-        proof = proofs.verify(runtime.settings, runtime.fleet, runtime.node(case))
+        proof = proofs.verify_node(runtime.settings, runtime.fleet, runtime.node(case))
         step.note(proof)
         if _verdict(runtime, case) is FailureMode.CLOCK_WRONG:
             step.note(proofs.verify_clock(runtime.settings, runtime.node(case)))
@@ -330,7 +332,7 @@ def verify(runtime: Runtime, case: Case) -> str:
     return proof
 
 
-def canary(runtime: Runtime, case: Case) -> str:
+def verify_synthetic_trade(runtime: Context, case: RecoveryRef) -> str:
     """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive.
 
     While S3 is away a repair isn't held up: the canary goes in at Kafka then. While other nodes are being
@@ -343,22 +345,22 @@ def canary(runtime: Runtime, case: Case) -> str:
         return waited_s > OUTAGE_DEADLINE_S or not _others_sick(runtime, case)
 
     with runtime.step(case, "canary") as step:
-        sentence = proofs.canary(runtime, lambda: _send_canary(runtime), give_up)
+        sentence = proofs.verify_synthetic_trade(runtime, lambda: _send_canary(runtime), give_up)
         step.note(sentence)
     return sentence
 
 
-def _send_canary(runtime: Runtime) -> tuple[str, str]:
+def _send_canary(runtime: Context) -> tuple[str, str]:
     """Send a canary; returns its trade_id and where it went in: S3, or Kafka while S3 is away."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return trade.send(runtime.s3_in_time()), "S3"
+        return trade.send_synthetic_trade(runtime.s3_in_time()), "S3"
     except (BotoCoreError, ClientError):
         brokers = [f"{node.address}:{KAFKA_PORT}" for node in runtime.fleet.of(Role.KAFKA)]
-        return trade.send_to_kafka(brokers), "Kafka (S3 is away)"
+        return trade.send_synthetic_trade_to_kafka(brokers), "Kafka (S3 is away)"
 
 
-def _others_sick(runtime: Runtime, case: Case) -> bool:
+def _others_sick(runtime: Context, case: RecoveryRef) -> bool:
     """Whether another node has an open incident."""
     return any(one.node != case.node for one in runtime.store.incidents(20, open_only=True))

@@ -12,8 +12,8 @@ from typing import Any
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action, Incident, JournalEntry
 from kintsugi.core.observation import Observation, ProbeResult, Symptom
-from kintsugi.operations.context import LEASE_S, Case, FencedStep, Runtime
-from kintsugi.probes.observe import MARKS, observe
+from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
+from kintsugi.probes.observe import MARKS, gather_observation
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import data_loss
 from kintsugi.recovery.diagnosis import FailureMode, diagnose
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
+class ConfirmedFinding:
     """What ``confirm`` wrote into the journal: the verdict, and what the later steps need of the observation."""
 
     verdict: FailureMode
@@ -42,7 +42,7 @@ class Confirmed:
     silent: bool  # the watch got no answer at all, not even a refusal
 
     @classmethod
-    def of(cls, incident: Incident, run: str | None = None) -> Confirmed:
+    def of(cls, incident: Incident, run: str | None = None) -> ConfirmedFinding:
         """The newest confirmation of the incident, or of the one ``run`` (the holder of a case).
 
         A run that acts goes by its own: a dry run that came between must not turn an approved repair into a plan.
@@ -82,15 +82,15 @@ def latest(incident: Incident, step: str, field: str, run: str | None = None) ->
     raise KeyError(f"incident {incident.id} has no {step} entry with {field}")
 
 
-def confirm(
-    runtime: Runtime,
+def confirm_finding(
+    runtime: Context,
     *,
     node: str,
     holder: str,
     finding: Mapping[str, Any] | None,
     requested: str,
     dry_run: bool,
-) -> Case:
+) -> RecoveryRef:
     """Take the lease, open or continue the incident, look again, and write the verdict into the journal.
 
     Raises LeaseHeld when another run repairs this node.
@@ -110,13 +110,13 @@ def confirm(
         detected_at=detected,
         t0=fault.t0 if fault else None,
     )
-    case = Case(incident.id, node, holder)
+    case = RecoveryRef(incident.id, node, holder)
     with runtime.step(case, "confirm") as step:
         for line in finding["evidence"] if finding else ():
             step.note(line, finding=True)
         silent = finding is not None and finding["symptom"] == Symptom.HUNG
-        seen = look(runtime, server)
-        write_verdict(
+        seen = observe_node(runtime, server)
+        write_failure_mode(
             step,
             replace(seen, unanswered_since=first_failed if silent else None),
             requested=requested,
@@ -130,10 +130,10 @@ def confirm(
     return case
 
 
-def look(runtime: Runtime, node: Node) -> Observation:
+def observe_node(runtime: Context, node: Node) -> Observation:
     """Observe the node, its peers and its disk, and ask its platform; what is silent to us may be heard by a peer."""
     platform = runtime.platform()
-    seen = asyncio.run(observe(runtime.settings, node, is_running(platform, node.name)))
+    seen = asyncio.run(gather_observation(runtime.settings, node, is_running(platform, node.name)))
     if seen.volume_intact is None:
         # Only a missing disk is certain from outside; whether a present one is readable the node itself would say.
         return replace(seen, volume_intact=platform.volume_exists(node.name))
@@ -146,7 +146,7 @@ def look(runtime: Runtime, node: Node) -> Observation:
     return seen
 
 
-def write_verdict(step: FencedStep, seen: Observation, **data: Any) -> None:
+def write_failure_mode(step: FencedStep, seen: Observation, **data: Any) -> None:
     diagnosis = diagnose(seen)
     step.note_as(
         "confirm",
@@ -166,15 +166,15 @@ def write_verdict(step: FencedStep, seen: Observation, **data: Any) -> None:
     )
 
 
-def stand_down(runtime: Runtime, case: Case) -> str:
+def close_without_action(runtime: Context, case: RecoveryRef) -> str:
     """Nothing to do, or nothing to do yet; a node on its way up is left alone, and the watch looks again."""
     with runtime.step(case, "stand_down") as step:
-        confirmed = Confirmed.of(runtime.store.incident(case.incident), case.holder)
+        confirmed = ConfirmedFinding.of(runtime.store.incident(case.incident), case.holder)
         sentence = f"nothing is touched ({confirmed.verdict.value})"
         step.note(sentence)
     return sentence
 
 
-def answers(node: Node) -> bool:
+def is_responding(node: Node) -> bool:
     """Whether the node answers its own protocol at this moment."""
     return asyncio.run(probe_node(node)).answer is ProbeResult.OK

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident
-from kintsugi.operations.context import Case, FencedStep, Runtime
+from kintsugi.operations.context import Context, FencedStep, RecoveryRef
 
 HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
 TOGETHER = timedelta(seconds=30)
@@ -21,8 +21,8 @@ CLOCKS = timedelta(minutes=2)  # by which the node's clock may be behind ours
 LEFT_OUT = "Ignoring commit log replay error"
 
 
-def may_lack_rows(runtime: Runtime, case: Case, step: FencedStep) -> bool:
-    """Whether the node's ranges must be compared. Raises Fenced.
+def possible_data_loss(runtime: Context, case: RecoveryRef, step: FencedStep) -> bool:
+    """Whether the node's ranges must be compared. Raises StaleTokenError.
 
     A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
     its power lost what its commit log hadn't synced yet; a process that crashed, what came after the log's last
@@ -51,11 +51,11 @@ def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool
     )
 
 
-def record_left_out(runtime: Runtime, incident: Incident, step: FencedStep) -> None:
+def record_left_out(runtime: Context, incident: Incident, step: FencedStep) -> None:
     """Put a node on record as pending repair where its log says that it started without a part of its commit log.
 
     Only what it said since the incident's first failure counts. A log that can't be read is noted and no more: a node
-    that serves isn't held up for its sshd, and the next night compares its ranges. Raises Fenced.
+    that serves isn't held up for its sshd, and the next night compares its ranges. Raises StaleTokenError.
     """
     try:
         said = runtime.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)

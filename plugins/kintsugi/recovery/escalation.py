@@ -57,7 +57,7 @@ class Decision:
     reason: str
 
 
-def decide(
+def decide_action(
     verdict: FailureMode,
     attempts: Sequence[Action],
     *,

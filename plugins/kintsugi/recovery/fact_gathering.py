@@ -20,7 +20,7 @@ from kintsugi.recovery.guards import GuardFacts
 
 if TYPE_CHECKING:
     from kintsugi.environments.base import Platform
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
 WAITED_SHARE = (
     0.5  # of the time in which a node was looked at; a stopped or deadlocked process waits for nothing
@@ -43,7 +43,7 @@ class Suspicion:
     planned: bool = False
 
 
-def gather_guard_facts(runtime: Runtime, node: Node, suspicion: Suspicion) -> GuardFacts:
+def gather_guard_facts(runtime: Context, node: Node, suspicion: Suspicion) -> GuardFacts:
     """Everything that the guards ask for, all but the store's ledger. Takes at most about 9 s."""
     platform = runtime.platform()
     running = is_running(platform, node.name)
@@ -121,7 +121,7 @@ def _used_since(
     )
 
 
-def _others(runtime: Runtime, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
+def _others(runtime: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
     """The other nodes; of a silent one also whether it runs, and since when it has been silent."""
     incidents: Mapping[str, datetime] = {
         one.node: one.first_failed_at for one in runtime.store.incidents(50, open_only=True)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.core.errors import IncidentClosed, InputError, NodeReturned, Refused
+from kintsugi.core.errors import GuardRefused, IncidentClosed, InputError, NodeReturned
 from kintsugi.core.incident import Action, Incident
 from kintsugi.core.incident import RepairBudget as RepairLedger
 from kintsugi.core.observation import ProbeResult
-from kintsugi.operations.context import LEASE_S, Case, FencedStep, Runtime
-from kintsugi.recovery.assessment import Confirmed, latest, look, write_verdict
+from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
+from kintsugi.recovery.assessment import ConfirmedFinding, latest, observe_node, write_failure_mode
 from kintsugi.recovery.common_cause import CommonCause
 from kintsugi.recovery.diagnosis import FailureMode, diagnose
-from kintsugi.recovery.escalation import Decision, decide
+from kintsugi.recovery.escalation import Decision, decide_action
 from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts
-from kintsugi.recovery.guards import Guard, GuardFacts, Limits, Ruling, judge
+from kintsugi.recovery.guards import Guard, GuardFacts, GuardResult, Limits, evaluate
 from kintsugi.releases import assignment
 
 PATIENCE_S = 30.0
@@ -40,7 +40,7 @@ PATHS = {
 log = logging.getLogger(__name__)
 
 
-def guard(runtime: Runtime, case: Case) -> list[str]:
+def evaluate_guards(runtime: Context, case: RecoveryRef) -> list[str]:
     """The tasks to go on with: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
 
     Reasons that may pass by themselves are given PATIENCE_S seconds, and the node is observed again meanwhile.
@@ -66,14 +66,14 @@ class _Asked:
     waits: bool
     reason: str
     retry_at: datetime | None = None
-    ruling: Ruling = field(default_factory=lambda: Ruling(True))
+    ruling: GuardResult = field(default_factory=lambda: GuardResult(True))
     since: datetime | None = None
     common_cause: CommonCause | None = None
 
 
-def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
+def _ask_guards(runtime: Context, case: RecoveryRef) -> _Asked:
     incident = runtime.store.incident(case.incident)
-    confirmed = Confirmed.of(incident, case.holder)
+    confirmed = ConfirmedFinding.of(incident, case.holder)
     decision = _decide(runtime, incident, confirmed)
     nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
     if confirmed.dry_run or nothing:
@@ -84,9 +84,9 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
     # Who is asked whether to try again shall know what speaks against it.
     at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
     facts = _facts(runtime, case, incident)
-    ruling = judge(at_stake.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
+    ruling = evaluate(at_stake.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
     if paging:
-        ruling = Ruling(False, (decision.reason, *ruling.reasons), ruling.gates)
+        ruling = GuardResult(False, (decision.reason, *ruling.reasons), ruling.gates)
     return _Asked(
         decision,
         dry_run=False,
@@ -99,14 +99,16 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
     )
 
 
-def _confirm_again(runtime: Runtime, case: Case, step: FencedStep) -> None:
+def _confirm_again(runtime: Context, case: RecoveryRef, step: FencedStep) -> None:
     """Observe the node once more; a changed verdict goes into the journal, and the next decision follows from it."""
     incident = runtime.store.incident(case.incident)
-    confirmed = Confirmed.of(incident, case.holder)
+    confirmed = ConfirmedFinding.of(incident, case.holder)
     since = confirmed.first_failed_at
-    seen = replace(look(runtime, runtime.node(case)), unanswered_since=since if confirmed.silent else None)
+    seen = replace(
+        observe_node(runtime, runtime.node(case)), unanswered_since=since if confirmed.silent else None
+    )
     if diagnose(seen).verdict is not confirmed.verdict:
-        write_verdict(
+        write_failure_mode(
             step,
             seen,
             requested=confirmed.requested.value,
@@ -141,7 +143,7 @@ def _answer(step: FencedStep, asked: _Asked) -> list[str]:
     return ["archive_logs", "ask_a_human"]
 
 
-def waits_only(ruling: Ruling) -> bool:
+def waits_only(ruling: GuardResult) -> bool:
     """Whether only gates refused that open by themselves, sooner than a person could look."""
     return not ruling.allowed and ruling.passing and ruling.gates <= SELF_OPENING
 
@@ -154,9 +156,9 @@ def _waiting_data(asked: _Asked) -> dict[str, Any]:
 
 
 def _decide(
-    runtime: Runtime, incident: Incident, confirmed: Confirmed, *, insisted: bool = False
+    runtime: Context, incident: Incident, confirmed: ConfirmedFinding, *, insisted: bool = False
 ) -> Decision:
-    return decide(
+    return decide_action(
         confirmed.verdict,
         incident.attempts(),
         role=runtime.fleet.node(incident.node).role,
@@ -168,7 +170,7 @@ def _decide(
     )
 
 
-def limits(runtime: Runtime) -> Limits:
+def limits(runtime: Context) -> Limits:
     """The limits in force: the defaults, but for what somebody set in the store under LIMITS.
 
     With ``until`` (ISO 8601) beside them they end by themselves, whatever became of who set them.
@@ -187,9 +189,9 @@ def limits(runtime: Runtime) -> Limits:
     return Limits(**given)
 
 
-def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
+def _facts(runtime: Context, case: RecoveryRef, incident: Incident) -> GuardFacts:
     """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
-    confirmed = Confirmed.of(incident, case.holder)
+    confirmed = ConfirmedFinding.of(incident, case.holder)
     action = incident.attempt_of(case.holder)
     suspicion = Suspicion(
         first_failed_at=confirmed.first_failed_at,
@@ -202,53 +204,53 @@ def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
     return gather_guard_facts(runtime, runtime.node(case), suspicion)
 
 
-def judge_again(runtime: Runtime, case: Case, step: FencedStep) -> GuardFacts:
+def reevaluate_guards(runtime: Context, case: RecoveryRef, step: FencedStep) -> GuardFacts:
     """Ask the guards once more, with fresh facts, right before something that may still run is killed.
 
     The attempt under way is judged, with the gates that its approval opened. Raises NodeReturned when the node answers
-    again, Refused with the reasons otherwise; the attempt is then withdrawn, because it has done nothing.
+    again, GuardRefused with the reasons otherwise; the attempt is then withdrawn, because it has done nothing.
     """
     incident = runtime.store.incident(case.incident)
     action = incident.attempt_of(case.holder)
     if action is None:
-        raise Refused(f"This run has no attempt on {case.node} under way: nothing is killed.")
+        raise GuardRefused(f"This run has no attempt on {case.node} under way: nothing is killed.")
     facts = _facts(runtime, case, incident)
     known = facts.with_ledger(runtime.store.ledger(incident.id))
-    ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))
+    ruling = evaluate(action, known, limits(runtime), approved=_approved(incident, case))
     if ruling.allowed:
         return facts
     answers_again = ProbeResult.OK in (facts.service, facts.view.answer)
     reason = " ".join(ruling.reasons)
     runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
-    raise (NodeReturned if answers_again else Refused)(reason)
+    raise (NodeReturned if answers_again else GuardRefused)(reason)
 
 
-def _approved(incident: Incident, case: Case) -> list[Guard]:
+def _approved(incident: Incident, case: RecoveryRef) -> list[Guard]:
     """The gates that a person opened for this run; see ``choose_path``."""
     if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
         return []
     return [Guard(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
 
 
-def refusal(runtime: Runtime, case: Case) -> list[str]:
+def refusal(runtime: Context, case: RecoveryRef) -> list[str]:
     """The sentences with which the guards last refused the repair to this run."""
     return list(
         latest(runtime.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
     )
 
 
-def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
+def choose_path(runtime: Context, case: RecoveryRef, approved_by: str | None) -> str:
     """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
 
     A run that was killed here goes on with what it had chosen. A person's approval opens the gates that had refused
-    this run when the question was asked. A node that answers again meanwhile is only proven. Raises Refused when
+    this run when the question was asked. A node that answers again meanwhile is only proven. Raises GuardRefused when
     another gate refuses by now.
     """
     with runtime.step(case, "decide") as step:
         if approved_by:
             step.note(f"{approved_by} approved the repair against the guards' advice", approved=case.holder)
         incident = runtime.store.incident(case.incident)
-        confirmed = Confirmed.of(incident, case.holder)
+        confirmed = ConfirmedFinding.of(incident, case.holder)
         if confirmed.dry_run:
             return "show_plan"
         decision = _chosen(incident, case)
@@ -264,7 +266,7 @@ def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
     return PATHS[decision.action]
 
 
-def _chosen(incident: Incident, case: Case) -> Decision | None:
+def _chosen(incident: Incident, case: RecoveryRef) -> Decision | None:
     for entry in incident.entries:
         if entry.step == "decide" and "chosen" in entry.data and entry.data.get("run") == case.holder:
             return Decision(Action(entry.data["chosen"]), entry.message)
@@ -272,8 +274,8 @@ def _chosen(incident: Incident, case: Case) -> Decision | None:
 
 
 def _begin(
-    runtime: Runtime,
-    case: Case,
+    runtime: Context,
+    case: RecoveryRef,
     step: FencedStep,
     incident: Incident,
     decision: Decision,
@@ -282,7 +284,7 @@ def _begin(
 ) -> None:
     """Begin the attempt; a refusal that may pass by itself is waited for, and the facts are gathered again.
 
-    Raises NodeReturned when the node answers meanwhile, Refused with the reasons otherwise.
+    Raises NodeReturned when the node answers meanwhile, GuardRefused with the reasons otherwise.
     """
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
@@ -300,7 +302,7 @@ def _begin(
             return
         except IncidentClosed:
             raise
-        except Refused as refused:
+        except GuardRefused as refused:
             if asked.facts.service is ProbeResult.OK and not asked.facts.planned:
                 raise NodeReturned(str(refused)) from refused
             if not asked.ruling.passing or time.monotonic() > until:
@@ -317,8 +319,10 @@ class _LastAnswer:
     facts: GuardFacts
     limits: Limits
     approved: Collection[Guard]
-    ruling: Ruling = field(default_factory=lambda: Ruling(False))
+    ruling: GuardResult = field(default_factory=lambda: GuardResult(False))
 
     def refusals(self, ledger: RepairLedger) -> tuple[str, ...]:
-        self.ruling = judge(self.action, self.facts.with_ledger(ledger), self.limits, approved=self.approved)
+        self.ruling = evaluate(
+            self.action, self.facts.with_ledger(ledger), self.limits, approved=self.approved
+        )
         return self.ruling.reasons

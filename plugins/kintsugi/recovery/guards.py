@@ -74,7 +74,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
+class ReplicaCounts:
     """Which brokers (by node id) hold a partition: in sync, and eligible as leader (KIP-966)."""
 
     in_sync: frozenset[int]
@@ -91,7 +91,7 @@ class KafkaFacts:
     """
 
     node_id: int
-    partitions: Mapping[str, Copies] | None = None
+    partitions: Mapping[str, ReplicaCounts] | None = None
     live: frozenset[int] | None = None
     voters: int | None = None
     current: int | None = None
@@ -183,7 +183,7 @@ class GuardFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class GuardResult:
     """Whether the action is allowed; if not, why not, a sentence a reason, and which ``gates`` refused.
 
     ``passing``: all the reasons may go by themselves, so asking again later makes sense.
@@ -198,24 +198,26 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
-class _Objection:
+class Violation:
+    """One reason of a guard against an action; see `GuardResult`."""
+
     reason: str
     passing: bool = True
     retry_at: datetime | None = None
 
 
-def judge(
+def evaluate(
     action: Action, facts: GuardFacts, limits: Limits = Limits(), *, approved: Collection[Guard] = ()
-) -> Ruling:
+) -> GuardResult:
     """Ask every gate that the action has to pass; all reasons of a refusal are given, not just the first.
 
     ``approved``: the gates that a person was told of and opened. The one against a wrong kill stays shut all the same:
     whoever wants a node destroyed that still answers has to stop it first.
     """
     if action is Action.AUTO:
-        return Ruling(False, ("auto is a request, not an action; decide first.",))
+        return GuardResult(False, ("auto is a request, not an action; decide first.",))
     if not action.changes:
-        return Ruling(True)
+        return GuardResult(True)
     opened = set(approved) - {Guard.WRONG_KILL}
     refused = {
         gate: found
@@ -224,7 +226,7 @@ def judge(
     }
     objections = [objection for found in refused.values() for objection in found]
     times = [objection.retry_at for objection in objections if objection.retry_at]
-    return Ruling(
+    return GuardResult(
         allowed=not objections,
         reasons=tuple(objection.reason for objection in objections),
         gates=frozenset(refused),
@@ -233,7 +235,7 @@ def judge(
     )
 
 
-def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[Guard, Iterator[_Objection]]]:
+def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[Guard, Iterator[Violation]]]:
     """The gates that the action has to pass, each with what it objects."""
     yield Guard.STORE, _store(facts, strict=action.destroys)
     yield Guard.MAINTENANCE, _maintenance(facts)
@@ -256,94 +258,94 @@ def _gates(action: Action, facts: GuardFacts, limits: Limits) -> Iterator[tuple[
         yield Guard.WRONG_KILL, _wrong_kill(facts, limits)
 
 
-def _store(facts: GuardFacts, *, strict: bool) -> Iterator[_Objection]:
+def _store(facts: GuardFacts, *, strict: bool) -> Iterator[Violation]:
     if facts.ledger is None and strict:
-        yield _Objection("Maintenance flags and repair budget are unknown: the store didn't say.")
+        yield Violation("Maintenance flags and repair budget are unknown: the store didn't say.")
 
 
-def _maintenance(facts: GuardFacts) -> Iterator[_Objection]:
+def _maintenance(facts: GuardFacts) -> Iterator[Violation]:
     for flag in facts.ledger.maintenance if facts.ledger else ():
-        yield _Objection(f"Maintenance: {flag}", passing=False)
+        yield Violation(f"Maintenance: {flag}", passing=False)
 
 
-def _budget(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+def _budget(facts: GuardFacts, limits: Limits) -> Iterator[Violation]:
     ledger = facts.ledger
     if ledger is None:
         return
     if ledger.repairs_of_node >= limits.repairs_per_node_and_hour:
-        yield _Objection(
+        yield Violation(
             f"{facts.node} was repaired {ledger.repairs_of_node} times within the hour (budget: "
             f"{limits.repairs_per_node_and_hour}); repairing it again won't help.",
             passing=False,
         )
     if ledger.repairs_of_fleet >= limits.repairs_per_hour:
-        yield _Objection(
+        yield Violation(
             f"The fleet had {ledger.repairs_of_fleet} repairs within the hour "
             f"(budget: {limits.repairs_per_hour}).",
             passing=False,
         )
 
 
-def _protected(facts: GuardFacts) -> Iterator[_Objection]:
+def _protected(facts: GuardFacts) -> Iterator[Violation]:
     if facts.protected is None:
-        yield _Objection(f"Whether {facts.node} is protected is unknown.")
+        yield Violation(f"Whether {facts.node} is protected is unknown.")
     elif facts.protected:
-        yield _Objection(f"{facts.node} is protected: it is never destroyed without a person.", passing=False)
+        yield Violation(f"{facts.node} is protected: it is never destroyed without a person.", passing=False)
 
 
-def _wrong_kill(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+def _wrong_kill(facts: GuardFacts, limits: Limits) -> Iterator[Violation]:
     if facts.observed_at is None or facts.at - facts.observed_at > limits.observed_within:
-        yield _Objection(f"Nobody has looked at {facts.node} just now; look again before it is killed.")
+        yield Violation(f"Nobody has looked at {facts.node} just now; look again before it is killed.")
     if facts.service is ProbeResult.OK or facts.service is None:
         said = "answers its own protocol" if facts.service else "was not asked"
-        yield _Objection(f"{facts.node} {said}: a node that may serve is never killed.")
+        yield Violation(f"{facts.node} {said}: a node that may serve is never killed.")
     if facts.view.answer is ProbeResult.OK:
-        yield _Objection(f"{facts.node} answers its own protocol on the node itself: it is never killed.")
+        yield Violation(f"{facts.node} answers its own protocol on the node itself: it is never killed.")
     if not (facts.proven_dead or facts.stuck):
         yield from _heard(facts, limits)
 
 
-def _heard(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+def _heard(facts: GuardFacts, limits: Limits) -> Iterator[Violation]:
     """The node, which may still run, was heard too recently by anybody."""
     since, alone = facts.silent_since, all(other.role is not facts.role for other in facts.others)
     silence = limits.silence_without_peers if alone and facts.others else limits.silence
     if since is None:
-        yield _Objection(f"Since when {facts.node} has been silent is unknown.")
+        yield Violation(f"Since when {facts.node} has been silent is unknown.")
     elif facts.at - since <= silence:
-        yield _Objection(
+        yield Violation(
             f"{facts.node} answered {max(0.0, (facts.at - since).total_seconds()):.1f} s ago; "
             f"it is not killed before {silence.total_seconds():.0f} s of silence.",
             retry_at=since + silence + timedelta(milliseconds=1),
         )
 
 
-def _common_cause(facts: GuardFacts) -> Iterator[_Objection]:
+def _common_cause(facts: GuardFacts) -> Iterator[Violation]:
     if (found := facts.common_cause()) is not None:
-        yield _Objection(found.reason, retry_at=found.until)
+        yield Violation(found.reason, retry_at=found.until)
 
 
-def _one_of_role(facts: GuardFacts, limits: Limits) -> Iterator[_Objection]:
+def _one_of_role(facts: GuardFacts, limits: Limits) -> Iterator[Violation]:
     """Another node of the role is being repaired, and has not had the time to serve again."""
     for other, began_at in sorted(facts.ledger.role_attempts.items()) if facts.ledger else ():
         if facts.at - began_at < limits.between_kills:
-            yield _Objection(
+            yield Violation(
                 f"{other} is being repaired; {facts.node} still runs, and one node of a role is killed at a time.",
                 retry_at=began_at + limits.between_kills,
             )
 
 
-def _breaker(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[_Objection]:
+def _breaker(facts: GuardFacts, limits: Limits, *, strict: bool) -> Iterator[Violation]:
     if facts.sick is None or not facts.fleet_size:
         if strict:
-            yield _Objection("How much of the fleet is sick is unknown.")
+            yield Violation("How much of the fleet is sick is unknown.")
     elif facts.sick / facts.fleet_size > limits.sick_share:
-        yield _Objection(
+        yield Violation(
             f"{facts.sick} of {facts.fleet_size} nodes are sick (breaker: above {limits.sick_share:.0%}): "
             "the cause is probably not this node, and nothing that still runs is killed."
         )
 
 
-def _copies(facts: GuardFacts, what: str) -> Iterator[_Objection]:
+def _copies(facts: GuardFacts, what: str) -> Iterator[Violation]:
     if facts.role is Role.KAFKA:
         yield from _kafka_copies(facts.kafka, facts.node, what)
     elif facts.role is Role.CASSANDRA:
@@ -351,9 +353,9 @@ def _copies(facts: GuardFacts, what: str) -> Iterator[_Objection]:
     # Spark's nodes hold no data that isn't elsewhere: offsets are in Kafka, rows in Cassandra.
 
 
-def _kafka_copies(kafka: KafkaFacts | None, node: str, what: str) -> Iterator[_Objection]:
+def _kafka_copies(kafka: KafkaFacts | None, node: str, what: str) -> Iterator[Violation]:
     if kafka is None or kafka.partitions is None or kafka.live is None:
-        yield _Objection(f"Which brokers hold the partitions of {node} is unknown; won't {what}.")
+        yield Violation(f"Which brokers hold the partitions of {node} is unknown; won't {what}.")
     else:
         others = kafka.live - {kafka.node_id}
         alone = sorted(
@@ -363,46 +365,46 @@ def _kafka_copies(kafka: KafkaFacts | None, node: str, what: str) -> Iterator[_O
         )
         if alone:
             more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-            yield _Objection(
+            yield Violation(
                 f"{node} may hold the last copy of {', '.join(alone[:3])}{more}: "
                 f"no other live broker is in sync or an eligible leader; won't {what}."
             )
     if kafka is None or kafka.voters is None or kafka.current is None:
-        yield _Objection(f"How many Kafka voters are current is unknown; won't {what}.")
+        yield Violation(f"How many Kafka voters are current is unknown; won't {what}.")
     elif kafka.current < kafka.voters // 2 + 1:
-        yield _Objection(
+        yield Violation(
             f"Only {kafka.current} of the {kafka.voters} Kafka voters beside {node} are current; "
             f"a quorum needs {kafka.voters // 2 + 1}; won't {what}."
         )
 
 
-def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) -> Iterator[_Objection]:
+def _cassandra_copies(cassandra: CassandraFacts | None, node: str, what: str) -> Iterator[Violation]:
     cassandra = cassandra or CassandraFacts()
     replication, down = cassandra.replication, cassandra.others_down
     if replication is None:
-        yield _Objection(f"The replication of the keyspaces on {node} is unknown; won't {what}.")
+        yield Violation(f"The replication of the keyspaces on {node} is unknown; won't {what}.")
     elif replication < 2:
-        yield _Objection(
+        yield Violation(
             f"Replication is {replication}: {node} holds the only copy of its rows; won't {what}.",
             passing=False,
         )
     if down is None:
-        yield _Objection(f"How many Cassandra nodes beside {node} are down is unknown; won't {what}.")
+        yield Violation(f"How many Cassandra nodes beside {node} are down is unknown; won't {what}.")
     elif replication is not None and replication >= 2:
         spare = max(0, replication - 1 - (replication // 2 + 1))
         if down > spare:
             nodes = "node is" if down == 1 else "nodes are"
-            yield _Objection(
+            yield Violation(
                 f"{down} other Cassandra {nodes} down, and with replication {replication} "
                 f"no more than {spare} may be without {node}; won't {what}."
             )
 
 
-def _pending(facts: GuardFacts) -> Iterator[_Objection]:
+def _pending(facts: GuardFacts) -> Iterator[Violation]:
     if facts.ledger is None or facts.volume_intact is False:
         return  # unknown is said by _store; of a lost volume nothing is left to lose
     for other in sorted(facts.ledger.pending):
-        yield _Objection(
+        yield Violation(
             f"the data of {other} isn't whole yet; "
             f"{facts.node} may hold the only copy of what it lacks. recover_node for {other} finishes its repair."
         )

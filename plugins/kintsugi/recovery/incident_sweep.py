@@ -22,7 +22,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from kintsugi.core.incident import Action, Incident
-from kintsugi.recovery.assessment import Confirmed, latest
+from kintsugi.recovery.assessment import ConfirmedFinding, latest
 from kintsugi.recovery.diagnosis import FailureMode
 from kintsugi.recovery.guards import Guard
 
@@ -69,7 +69,7 @@ def why_withdrawn(incident: Incident, run: str, *, answers_in_a_row: int, mainte
     if incident.closed_at is not None:
         return f"its incident was closed as {incident.outcome}"
     try:
-        confirmed = Confirmed.of(incident, run)
+        confirmed = ConfirmedFinding.of(incident, run)
         gates = latest(incident, "guard", "refused", run).data["gates"]
     except KeyError:
         return None

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kintsugi.core.errors import PlanRefused
+from kintsugi.core.errors import PlanRejected
 
 BLAST_RADIUS = 2
 """Resources that one plan may change: a node and its volume."""
@@ -75,7 +75,7 @@ def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSummary:
-    """Check the plan against the rules above; raises PlanRefused that names the address at fault.
+    """Check the plan against the rules above; raises PlanRejected that names the address at fault.
 
     ``document``: the parsed JSON. ``allowed``: the addresses that may be replaced (see ``addresses``).
     """
@@ -182,5 +182,5 @@ def _said(value: Any) -> Any:
     return value or None
 
 
-def _refusal(what: str) -> PlanRefused:
-    return PlanRefused(f"the plan {what}; nothing was applied. Look at `terraform plan` and repair by hand")
+def _refusal(what: str) -> PlanRejected:
+    return PlanRejected(f"the plan {what}; nothing was applied. Look at `terraform plan` and repair by hand")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.core.incident import Incident
-from kintsugi.operations.context import Case, FencedStep, Runtime
+from kintsugi.operations.context import Context, FencedStep, RecoveryRef
 from kintsugi.recovery.guards import Guard
 
 HELD_FOR = timedelta(days=7)
@@ -25,7 +25,7 @@ def may_be_last_copy(incident: Incident) -> bool:
     return bool(opened & NEEDED) and any(action.destroys_volume for action in incident.attempts())
 
 
-def discard_or_hold(runtime: Runtime, case: Case, step: FencedStep) -> None:
+def discard_or_hold(runtime: Context, case: RecoveryRef, step: FencedStep) -> None:
     """Delete what is left of the node's predecessors, or keep it for HELD_FOR where it may be the last copy."""
     if may_be_last_copy(runtime.store.incident(case.incident)):
         until = datetime.now(UTC) + HELD_FOR

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.settings import BUCKET
-from kintsugi.operations.context import LEASE_S, Case, Runtime
+from kintsugi.operations.context import LEASE_S, Context, RecoveryRef
 from kintsugi.operations.spool import deliver, flush_spool
-from kintsugi.recovery.assessment import Confirmed, answers
+from kintsugi.recovery.assessment import ConfirmedFinding, is_responding
 from kintsugi.recovery.diagnosis import FailureMode
 from kintsugi.recovery.incident_sweep import RUN_PREFIX
 
@@ -40,7 +40,7 @@ class IncidentRecord:
     text: str
 
 
-def archive_logs(runtime: Runtime, case: Case) -> list[str]:
+def archive_logs(runtime: Context, case: RecoveryRef) -> list[str]:
     """Put the tail of every log that the collector holds of the node under the incident; returns the keys.
 
     The collector got them line by line while the node lived, so a lost host has nothing to hand over.
@@ -80,7 +80,7 @@ def _end(path: Path, size: int) -> bytes:
         return b""
 
 
-def expire(runtime: Runtime, now: datetime) -> int:
+def expire(runtime: Context, now: datetime) -> int:
     """Delete from S3 what was archived of incidents more than KEPT before ``now`` (UTC); returns how many objects."""
     s3, deleted = runtime.s3(), 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="incidents/"):
@@ -92,7 +92,7 @@ def expire(runtime: Runtime, now: datetime) -> int:
     return deleted
 
 
-def record(runtime: Runtime, case: Case) -> IncidentRecord:
+def record(runtime: Context, case: RecoveryRef) -> IncidentRecord:
     """Close the incident with the outcome that its journal shows, and put its story into S3.
 
     Where somebody else still has to do with the incident, it stays open (``stays_open``). The run fails unless all is
@@ -102,24 +102,28 @@ def record(runtime: Runtime, case: Case) -> IncidentRecord:
     if incident.outcome is not None:
         return _record_again(runtime, case, incident, incident.outcome)
     with runtime.step(case, "record") as step:
-        outcome, reason = conclude(incident, case.holder)
+        outcome, reason = conclude_incident(incident, case.holder)
         step.note(reason, outcome=outcome.value)
-        serves = outcome is not Outcome.FAILED or answers(runtime.node(case))
+        serves = outcome is not Outcome.FAILED or is_responding(runtime.node(case))
         if not stays_open(incident, outcome, case.holder, serves=serves):
             runtime.store.close_incident(case.incident, step.token, outcome, reason)
         incident = _archive_record(runtime, case)
     runtime.store.release(case.node, step.token)
-    return IncidentRecord(well=outcome in WELL, text=tell(incident, outcome, reason))
+    return IncidentRecord(well=outcome in WELL, text=format_incident(incident, outcome, reason))
 
 
-def _record_again(runtime: Runtime, case: Case, incident: Incident, outcome: Outcome) -> IncidentRecord:
+def _record_again(
+    runtime: Context, case: RecoveryRef, incident: Incident, outcome: Outcome
+) -> IncidentRecord:
     """The incident is closed already, by this step before it was killed, or by another run."""
     _archive_record(runtime, case)
     runtime.store.give_back(case.node, case.holder)
-    return IncidentRecord(well=outcome in WELL, text=tell(incident, outcome, incident.reason or ""))
+    return IncidentRecord(
+        well=outcome in WELL, text=format_incident(incident, outcome, incident.reason or "")
+    )
 
 
-def _archive_record(runtime: Runtime, case: Case) -> Incident:
+def _archive_record(runtime: Context, case: RecoveryRef) -> Incident:
     """Put the incident as it is now into S3, and what waits in the spool; returns the incident."""
     incident = runtime.store.incident(case.incident)
     body = json.dumps(incident.to_json(), indent=2).encode()
@@ -137,7 +141,7 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: boo
     3. A node that is waited for, because what speaks against its repair may pass, or that is only out of our sight in
        the middle of its repair: its watch finds it again, and one failure is one incident.
     """
-    confirmed = Confirmed.of(incident, holder)
+    confirmed = ConfirmedFinding.of(incident, holder)
     if outcome is Outcome.DRY_RUN:
         runs = {entry.data.get("run") for entry in incident.entries if "verdict" in entry.data}
         return runs != {holder}
@@ -158,7 +162,7 @@ def _is_waited_for(incident: Incident, run: str) -> bool:
     return bool(told and told[-1])
 
 
-def conclude(incident: Incident, run: str) -> tuple[Outcome, str]:
+def conclude_incident(incident: Incident, run: str) -> tuple[Outcome, str]:
     """The outcome that the journal supports since the newest confirmation by ``run``, and why, a sentence. Pure.
 
     What another run wrote meanwhile doesn't count.
@@ -185,7 +189,7 @@ def conclude(incident: Incident, run: str) -> tuple[Outcome, str]:
     return Outcome.FAILED, f"the run ended after {reached} without a word; see its task logs in Airflow"
 
 
-def tell(incident: Incident, outcome: Outcome, reason: str) -> str:
+def format_incident(incident: Incident, outcome: Outcome, reason: str) -> str:
     """The story in a few lines: what, how it ended, and the seconds of every phase. Pure."""
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in incident.phases().items())
     return f"{incident.node}: {outcome}. {reason} ({phases})"

@@ -25,13 +25,13 @@ from pathlib import Path
 
 from kintsugi.core.errors import (
     ControlPlaneError,
-    Fenced,
+    GuardRefused,
     KintsugiError,
     PreflightError,
-    Refused,
+    StaleTokenError,
     StepFailed,
 )
-from kintsugi.operations.context import Case, Runtime
+from kintsugi.operations.context import Context, RecoveryRef
 
 OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 NEEDED = 32 * 2**20
@@ -49,24 +49,24 @@ TERRAFORM = (
 
 
 @contextmanager
-def blame(runtime: Runtime, case: Case, *, untouched: bool = False) -> Iterator[None]:
+def blame(runtime: Context, case: RecoveryRef, *, untouched: bool = False) -> Iterator[None]:
     """Around a step: where the control plane is to blame, take the attempt back and raise ControlPlaneError.
 
     ``untouched``: the step destroys nothing of the node.
     """
     try:
         yield
-    except (Refused, Fenced, ControlPlaneError):
+    except (GuardRefused, StaleTokenError, ControlPlaneError):
         raise
     except (KintsugiError, OSError) as error:
         fault = fault_of_control_plane(error, runtime.settings.control)
         if fault is None:
             raise
-        withdraw(runtime, case, fault, untouched=untouched)
+        withdraw_attempt(runtime, case, fault, untouched=untouched)
         raise ControlPlaneError(fault) from error
 
 
-def withdraw(runtime: Runtime, case: Case, fault: str, *, untouched: bool) -> None:
+def withdraw_attempt(runtime: Context, case: RecoveryRef, fault: str, *, untouched: bool) -> None:
     """Write down whose fault it was, and take the run's attempt back. Raises StoreUnavailable."""
     with runtime.step(case, "blame") as step:
         step.note(fault, control_plane=True)

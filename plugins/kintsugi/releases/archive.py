@@ -26,7 +26,7 @@ from kintsugi.operations.spool import deliver
 from kintsugi.releases import manifest as content
 
 if TYPE_CHECKING:
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
 MANIFEST = "MANIFEST"
 _EPOCH = 0  # of every file in the archive: the same release makes the same bytes
@@ -92,7 +92,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
     """Write a release directory under another name and rename it: it appears whole or not at all."""
     release = Release(content.digest(manifest), directory_of(settings) / content.digest(manifest))
     if release.directory.exists():
-        verify(release)
+        verify_release(release)
         return release
     fresh = release.directory.with_name(f".{release.digest}.{uuid.uuid4().hex[:8]}")
     try:
@@ -103,7 +103,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
             # Nobody writes a release again, its owner neither.
             target.chmod(0o555 if manifest[path].mode == "755" else 0o444)
         (fresh / MANIFEST).write_text(content.render(manifest))
-        verify(Release(release.digest, fresh))
+        verify_release(Release(release.digest, fresh))
         fresh.rename(release.directory)
     except OSError:
         if not release.directory.exists():  # else a twin was quicker, with the same bytes
@@ -113,7 +113,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
     return release
 
 
-def verify(release: Release) -> None:
+def verify_release(release: Release) -> None:
     """Raise FleetError, naming the files, unless the directory holds exactly what the digest stands for."""
     written = content.read(release.directory)
     difference = content.compare(release.manifest, written)
@@ -127,7 +127,7 @@ def verify(release: Release) -> None:
         raise FleetError(f"{release.directory} isn't release {release.short}: its content has another digest")
 
 
-def find(settings: Settings, digest: str, s3: Any = None) -> Release:
+def find_release(settings: Settings, digest: str, s3: Any = None) -> Release:
     """The release of this digest, checked; from S3 (``s3``: a client) when its directory is gone or altered.
 
     Raises FleetError when it is nowhere, or not what its digest says.
@@ -138,7 +138,7 @@ def find(settings: Settings, digest: str, s3: Any = None) -> Release:
             raise FleetError(f"release {release.short} isn't at {release.directory}")
         return _fetch(settings, release, s3)
     try:
-        verify(release)
+        verify_release(release)
     except FleetError as error:
         if s3 is None:
             raise
@@ -158,7 +158,7 @@ def _fetch(settings: Settings, release: Release, s3: Any) -> Release:
         raise FleetError(
             f"release {release.short} is neither at {release.directory} nor in S3 at {key(release.digest)} ({error})"
         ) from error
-    files = unpack(body)
+    files = unpack_release(body)
     try:
         manifest = content.parse(files.pop(MANIFEST).decode())
     except (KeyError, ValueError) as error:
@@ -173,7 +173,7 @@ def key(digest: str) -> str:
     return f"releases/{digest}.tar.gz"
 
 
-def pack(release: Release) -> bytes:
+def pack_release(release: Release) -> bytes:
     """The release as a gzipped tar archive; the same release makes the same bytes."""
     manifest = release.manifest
     plain = io.BytesIO()
@@ -187,7 +187,7 @@ def pack(release: Release) -> bytes:
     return gzip.compress(plain.getvalue(), mtime=_EPOCH)
 
 
-def unpack(body: bytes) -> dict[str, bytes]:
+def unpack_release(body: bytes) -> dict[str, bytes]:
     """The files of an archive by path. Raises FleetError for anything but plain files below the root."""
     files = {}
     try:
@@ -204,7 +204,7 @@ def unpack(body: bytes) -> dict[str, bytes]:
     return files
 
 
-def store_in_s3(runtime: Runtime, release: Release) -> None:
+def store_in_s3(runtime: Context, release: Release) -> None:
     """Put the archive into S3 unless it is there; into the spool when S3 is away."""
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -213,10 +213,10 @@ def store_in_s3(runtime: Runtime, release: Release) -> None:
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
             log.warning("S3 didn't say whether it has release %s: %s", release.short, error)
-        deliver(runtime, key(release.digest), pack(release))
+        deliver(runtime, key(release.digest), pack_release(release))
     except BotoCoreError as error:
         log.warning("S3 is away: %s", error)
-        deliver(runtime, key(release.digest), pack(release))
+        deliver(runtime, key(release.digest), pack_release(release))
 
 
 def on_disk(settings: Settings) -> list[Release]:

@@ -11,7 +11,7 @@ from kintsugi.releases import archive
 if TYPE_CHECKING:
     from kintsugi.db.releases import ReleaseRecord
     from kintsugi.db.store import Store
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
     from kintsugi.releases.archive import Release
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> st
     return None if running is None else running.digest
 
 
-def ansible_for(runtime: Runtime, node: str, *, roll_back: bool = False) -> Ansible:
+def ansible_for(runtime: Context, node: str, *, roll_back: bool = False) -> Ansible:
     """Ansible with the roles and templates of the release that ``node`` is to be configured from.
 
     Notes the release as the node's own. Raises FleetError when the release is lost or altered.
@@ -56,6 +56,6 @@ def ansible_for(runtime: Runtime, node: str, *, roll_back: bool = False) -> Ansi
     return Ansible(runtime.settings, release)
 
 
-def open_release(runtime: Runtime, digest: str) -> Release:
+def open_release(runtime: Context, digest: str) -> Release:
     """The release, checked; from S3 when its directory is gone."""
-    return archive.find(runtime.settings, digest, runtime.s3())
+    return archive.find_release(runtime.settings, digest, runtime.s3())

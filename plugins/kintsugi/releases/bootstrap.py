@@ -6,18 +6,18 @@ the servers by ``deploy_release`` alone.
 
 from __future__ import annotations
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import archive, assignment, drift, rollout_steps, steady_state
 
 CONVERGE_S = 300.0
 STEADY_S = 120.0
 
 
-def converge(runtime: Runtime) -> str:
+def converge(runtime: Context) -> str:
     """Configure and start every node from the release that it is on record with; returns what was done.
 
     Where nothing is on record, this checkout becomes the first release. Raises StepFailed with Ansible's words.
@@ -36,15 +36,15 @@ def converge(runtime: Runtime) -> str:
     return f"release {' and '.join((digest or 'checkout')[:12] for digest in groups)}"
 
 
-def settle(runtime: Runtime) -> str:
+def settle(runtime: Context) -> str:
     """Call the release known-good that the whole fleet runs, if none is yet and the steady state holds."""
     records = runtime.store.node_releases()
     digests = {record.digest for record in records.values()}
     good = runtime.store.last_known_good()
     if good is None and len(digests) == 1 and records.keys() == runtime.fleet.nodes.keys():
         try:
-            steady_state.await_steady(lambda: steady_state.look(runtime), STEADY_S)
-        except Refused as refusal:
+            steady_state.await_steady(lambda: steady_state.observe_fleet(runtime), STEADY_S)
+        except GuardRefused as refusal:
             return f"the release isn't known-good yet: {refusal}"
         runtime.store.mark_known_good(digests.pop())
         return "the first release is known-good: every node serves"

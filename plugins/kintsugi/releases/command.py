@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import Settings
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context, runtime
 from kintsugi.releases import archive, rollout_steps
 from kintsugi.releases.assignment import open_release
 
@@ -25,19 +25,19 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             f"`release {options.what}` takes {wanted} digests, not {len(options.digests)}; `kintsugi release list` "
             "names them"
         )
-    verbs: dict[str, Callable[[Runtime, argparse.Namespace], int]] = {
+    verbs: dict[str, Callable[[Context, argparse.Namespace], int]] = {
         "build": _build, "list": _list, "show": _show, "diff": _diff, "drift": _drift,
     }  # fmt: skip
     return verbs[options.what](runtime(), options)
 
 
-def _build(doors: Runtime, options: argparse.Namespace) -> int:
+def _build(doors: Context, options: argparse.Namespace) -> int:
     release = rollout_steps.build(doors)
     print(f"{release.digest}  {release.directory}")
     return 0
 
 
-def _list(doors: Runtime, options: argparse.Namespace) -> int:
+def _list(doors: Context, options: argparse.Namespace) -> int:
     runs: dict[str, list[str]] = {}
     for node, record in doors.store.node_releases().items():
         runs.setdefault(record.digest, []).append(node)
@@ -54,7 +54,7 @@ def _list(doors: Runtime, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(doors: Runtime, options: argparse.Namespace) -> int:
+def _show(doors: Context, options: argparse.Namespace) -> int:
     record = doors.store.release_record(options.digests[0])
     found = [item for item in doors.store.deployments(50) if item.digest == record.digest]
     document = {
@@ -73,7 +73,7 @@ def _show(doors: Runtime, options: argparse.Namespace) -> int:
     return 0
 
 
-def _diff(doors: Runtime, options: argparse.Namespace) -> int:
+def _diff(doors: Context, options: argparse.Namespace) -> int:
     """Two releases, or one and this checkout."""
     releases = [open_release(doors, doors.store.release_record(prefix).digest) for prefix in options.digests]
     new = releases[1] if len(releases) > 1 else archive.build(doors.settings)
@@ -81,7 +81,7 @@ def _diff(doors: Runtime, options: argparse.Namespace) -> int:
     return 0
 
 
-def _drift(doors: Runtime, options: argparse.Namespace) -> int:
+def _drift(doors: Context, options: argparse.Namespace) -> int:
     found = doors.store.drift()
     for node, paths in found.items():
         for path in paths:

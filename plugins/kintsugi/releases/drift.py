@@ -16,7 +16,7 @@ from kintsugi.core.errors import LeaseHeld, StepFailed
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import assignment
 
 CHECK_S = 300.0
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DriftReport:
     """A look at the fleet. ``differs``: paths by node, none for a node that is as its release says.
 
     ``left_out``: why a node wasn't compared. ``put_right``: paths by node that were written anew.
@@ -49,7 +49,7 @@ class Report:
         return "; ".join([*lines, f"{len(same)} nodes are as their release says"])
 
 
-def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
+def detect_drift(runtime: Context, *, holder: str, put_right: bool = False) -> DriftReport:
     """Compare every node with its release and put the findings on record; write them anew where asked.
 
     Putting right writes files and never restarts a service: a file that was changed by hand matters at the next
@@ -70,18 +70,18 @@ def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
                 log.warning("%s: %s isn't what release %s says", node, path, (digest or "(none)")[:12])
     if not differs:
         raise StepFailed(f"no node could be compared: {'; '.join(left_out.values())}")
-    report = Report(differs, left_out, {})
+    report = DriftReport(differs, left_out, {})
     if put_right:
         written = {
             node: paths
             for node, paths in report.remaining.items()
             if not _forbidden(runtime, node) and _write(runtime, node, holder)
         }
-        report = Report(differs, left_out, written)
+        report = DriftReport(differs, left_out, written)
     return report
 
 
-def by_release(runtime: Runtime, but: Mapping[str, str]) -> dict[str | None, list[str]]:
+def by_release(runtime: Context, but: Mapping[str, str]) -> dict[str | None, list[str]]:
     """Names of the nodes by the release that they are to be compared with; None: this checkout."""
     groups: dict[str | None, list[str]] = {}
     for node in runtime.fleet.nodes:
@@ -90,12 +90,12 @@ def by_release(runtime: Runtime, but: Mapping[str, str]) -> dict[str | None, lis
     return groups
 
 
-def _busy(runtime: Runtime, node: str) -> str | None:
+def _busy(runtime: Context, node: str) -> str | None:
     lease = runtime.store.lease(node)
     return None if lease is None else f"{lease.holder} is at work on it"
 
 
-def _forbidden(runtime: Runtime, node: str) -> bool:
+def _forbidden(runtime: Context, node: str) -> bool:
     """Whether a maintenance flag covers the node; says so in the log."""
     flags = runtime.store.maintenance(node)
     for flag in flags:
@@ -103,7 +103,7 @@ def _forbidden(runtime: Runtime, node: str) -> bool:
     return bool(flags)
 
 
-def _write(runtime: Runtime, node: str, holder: str) -> bool:
+def _write(runtime: Context, node: str, holder: str) -> bool:
     """Write the node's files anew from its release, without a restart; False when somebody else is at work on it."""
     try:
         lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
@@ -122,7 +122,7 @@ def _write(runtime: Runtime, node: str, holder: str) -> bool:
     return True
 
 
-def _ansible(runtime: Runtime, digest: str | None) -> Any:
+def _ansible(runtime: Context, digest: str | None) -> Any:
     if digest is None:
         log.info("no release is on record, so the checkout at %s is compared", REPOSITORY)
         return Ansible(runtime.settings)

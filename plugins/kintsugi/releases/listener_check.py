@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
-from kintsugi.probes.peers import ask
+from kintsugi.probes.peers import ask_peer
 from kintsugi.probes.protocols import probe_node
 from kintsugi.wire import kafka
 
@@ -26,7 +26,7 @@ STALE_S = 12.0  # a session of 9 s, and some
 
 
 @dataclass
-class Unheard:
+class UnheardListeners:
     """What was seen of one broker while it starts. Pure; ``feed`` it in order."""
 
     node: str
@@ -58,7 +58,7 @@ def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
 
     if node.role is not Role.KAFKA:
         return lambda: None
-    memory = Unheard(node.name)
+    memory = UnheardListeners(node.name)
 
     def look() -> str | None:
         listed, refused = asyncio.run(_look(fleet, node))
@@ -68,7 +68,7 @@ def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
 
 
 async def _look(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
-    asked = asyncio.gather(*(ask(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
+    asked = asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
     probe, answers = await asyncio.gather(probe_node(node), asked)
     known = [answer for answer in answers if not isinstance(answer, str)]
     listed = all(node.index in answer for answer in known) if known else None

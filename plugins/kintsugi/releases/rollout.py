@@ -73,13 +73,13 @@ def _way_back(steps: Sequence[NodeRollout]) -> Next:
             None,
             f"{', '.join(stuck)} didn't come back; nothing more is touched until it is healed",
         )
-    back = to_return(steps)
+    back = nodes_to_roll_back(steps)
     if back:
         return Next(Move.RETURN, back[0], f"{back[0]} was touched by a release that isn't good")
     return Next(Move.STOP, None, "no node runs the release any more")
 
 
-def to_return(steps: Sequence[NodeRollout]) -> list[str]:
+def nodes_to_roll_back(steps: Sequence[NodeRollout]) -> list[str]:
     """Names of the nodes that still have to go back: the one that failed first, then the last touched first."""
     due = [step for step in reversed(steps) if step.was_touched and step.state is not NodeState.RETURNED]
     sick_first = sorted(due, key=lambda step: _URGENCY.get(step.state, len(_URGENCY)))
@@ -89,6 +89,6 @@ def to_return(steps: Sequence[NodeRollout]) -> list[str]:
 _URGENCY = {NodeState.FAILED: 0, NodeState.TOUCHED: 1}
 
 
-def touched(steps: Iterable[NodeRollout]) -> list[str]:
+def updated_nodes(steps: Iterable[NodeRollout]) -> list[str]:
     """Names of the nodes that were restarted for the release, in the order of the roll-out."""
     return [step.node for step in steps if step.was_touched]

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.core.errors import KintsugiError, LeaseHeld, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, KintsugiError, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Fleet, load_fleet
 from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.releases import End
@@ -33,7 +33,7 @@ from kintsugi.db.store import Deployment, ReleaseRecord
 from kintsugi.infra.ansible import Ansible, Checked
 from kintsugi.infra.artifacts import outdated
 from kintsugi.operations import readiness, stream_driver, verification
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.operations.spool import deliver
 from kintsugi.probes.observe import SERVICES
 from kintsugi.releases import archive, assignment, listener_check, rollout, steady_state
@@ -64,11 +64,11 @@ class RolloutRecord:
     text: str
 
 
-def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
+def prepare(runtime: Context, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
     """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
 
-    Raises Refused for a release that was found bad, unless ``again``; while another roll-out runs; and when the fleet
-    file of the release declares other nodes than there are. KintsugiError when there is no such release.
+    Raises GuardRefused for a release that was found bad, unless ``again``; while another roll-out runs; and when the
+    fleet file of the release declares other nodes than there are. KintsugiError when there is no such release.
     """
     _hold_roll_out(runtime, deployment)
     try:
@@ -79,12 +79,12 @@ def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = Fal
         raise
 
 
-def _open(runtime: Runtime, deployment: str, wanted: str, *, again: bool) -> Deployment:
+def _open(runtime: Context, deployment: str, wanted: str, *, again: bool) -> Deployment:
     store = runtime.store
     release = build(runtime) if wanted in ("", WORKING_TREE) else _known(runtime, wanted)
     record = store.release_record(release.digest)
     if record.bad_at is not None and not again:
-        raise Refused(
+        raise GuardRefused(
             f"release {release.short} was found bad ({record.bad_reason}); change it, or ask for it again in the form"
         )
     _same_nodes(runtime.fleet, load_fleet(release.fleet_file))
@@ -98,7 +98,7 @@ def _open(runtime: Runtime, deployment: str, wanted: str, *, again: bool) -> Dep
     return store.open_deployment(deployment, release.digest, good.digest if good else None)
 
 
-def build(runtime: Runtime) -> Release:
+def build(runtime: Context) -> Release:
     """Pack this checkout into a release, on disk, in S3 and on record."""
     release = archive.build(runtime.settings)
     archive.store_in_s3(runtime, release)
@@ -106,7 +106,7 @@ def build(runtime: Runtime) -> Release:
     return release
 
 
-def _known(runtime: Runtime, prefix: str) -> Release:
+def _known(runtime: Context, prefix: str) -> Release:
     return assignment.open_release(runtime, runtime.store.release_record(prefix).digest)
 
 
@@ -116,13 +116,13 @@ def _same_nodes(there: Fleet, declared: Fleet) -> None:
 
     odd = sorted({name for name, _, _ in described(there) ^ described(declared)})
     if odd:
-        raise Refused(
+        raise GuardRefused(
             f"the fleet file of the release declares {', '.join(odd)} otherwise than the fleet in force; "
             "Terraform makes and removes nodes, a roll-out doesn't"
         )
 
 
-def _jars_fit(runtime: Runtime, release: Release) -> None:
+def _jars_fit(runtime: Context, release: Release) -> None:
     """The cache holds one version of each artifact, which all nodes share; a release can't bring another."""
     poms = {
         path.split("/")[1]: file.sha256
@@ -131,29 +131,29 @@ def _jars_fit(runtime: Runtime, release: Release) -> None:
     }
     odd = outdated(runtime.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
     if odd:
-        raise Refused(
+        raise GuardRefused(
             f"release {release.short} wants other versions of {', '.join(odd)} than the cache at "
             f"{runtime.settings.artifacts} holds; check that version out, run `kintsugi artifacts`, then roll it out"
         )
 
 
-def plan(runtime: Runtime, deployment: str) -> Deployment:
+def plan(runtime: Context, deployment: str) -> Deployment:
     """Render and compare everything on all nodes, and write down what changes where; no node is touched.
 
-    Raises Refused when the steady state doesn't hold or a node can't be looked at, StepFailed (and the release is
+    Raises GuardRefused when the steady state doesn't hold or a node can't be looked at, StepFailed (and the release is
     marked bad) when it doesn't render. A plan that is there already stays.
     """
     found = runtime.store.deployment(deployment)
     if found.steps:
         return found
     _hold_roll_out(runtime, deployment)
-    steady_state.await_steady(lambda: steady_state.look(runtime))
+    steady_state.await_steady(lambda: steady_state.observe_fleet(runtime))
     runtime.store.note_deployment(deployment, f"before: {_canary_before(runtime)}")
     release = assignment.open_release(runtime, found.digest)
     nodes = [node.name for node in rollout.order(runtime.fleet)]
     checked = _check(runtime, release, nodes)
     if checked.unreachable:
-        raise Refused(f"not every node can be looked at: {'; '.join(checked.unreachable.values())}")
+        raise GuardRefused(f"not every node can be looked at: {'; '.join(checked.unreachable.values())}")
     if checked.failed:
         reason = "; ".join(checked.failed.values())
         runtime.store.mark_bad(found.digest, reason)
@@ -169,7 +169,7 @@ def plan(runtime: Runtime, deployment: str) -> Deployment:
     return planned
 
 
-def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
+def _check(runtime: Context, release: Release, nodes: Sequence[str]) -> Checked:
     """Render and compare; nodes that fail are looked at twice.
 
     A connection that breaks on a busy machine fails a task like a mistake does; a mistake is there the second time too.
@@ -184,26 +184,26 @@ def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
     return Checked({**first.differs, **second.differs}, second.failed, second.unreachable)
 
 
-def _canary_before(runtime: Runtime) -> str:
+def _canary_before(runtime: Context) -> str:
     """A pipeline that doesn't carry a canary now would make any release look bad."""
     try:
-        return steady_state.canary(runtime)
+        return steady_state.verify_synthetic_trade(runtime)
     except StepFailed as error:
-        raise Refused(f"the pipeline doesn't carry trades even before the roll-out: {error}") from error
+        raise GuardRefused(f"the pipeline doesn't carry trades even before the roll-out: {error}") from error
 
 
-def apply(runtime: Runtime, deployment: str, node: str) -> str:
+def apply(runtime: Context, deployment: str, node: str) -> str:
     """Configure and restart ``node`` from the release, or only note that it runs it; returns a sentence.
 
-    Raises Refused when it isn't the node's turn, a person forbade it, or the steady state of the others doesn't hold;
-    StepFailed (the way back begins) when the service doesn't come up.
+    Raises GuardRefused when it isn't the node's turn, a person forbade it, or the steady state of the others doesn't
+    hold; StepFailed (the way back begins) when the service doesn't come up.
     """
     found, step = _at(runtime, deployment, node)
     if step.state is NodeState.PROVEN:
         return f"{node} runs the release already"
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.node != node or turn.move not in (Move.TOUCH, Move.NOTE):
-        raise Refused(f"it isn't the turn of {node}: {turn.reason}")
+        raise GuardRefused(f"it isn't the turn of {node}: {turn.reason}")
     if turn.move is Move.NOTE:
         runtime.store.set_node_releases([node], found.digest)
         runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, turn.reason)
@@ -218,36 +218,36 @@ def apply(runtime: Runtime, deployment: str, node: str) -> str:
     return f"{node} was configured from release {release.short} and restarted"
 
 
-def prove(runtime: Runtime, deployment: str, node: str) -> str:
+def verify_update(runtime: Context, deployment: str, node: str) -> str:
     """Proof that ``node`` serves under the release; returns a sentence. Raises StepFailed: the way back begins."""
     _, step = _at(runtime, deployment, node)
     if step.state is NodeState.PROVEN:
         return f"{node} is proven"
     if step.state is not NodeState.TOUCHED:
-        raise Refused(f"{node} is {step.state.value}: there is nothing to prove")
+        raise GuardRefused(f"{node} is {step.state.value}: there is nothing to prove")
     with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
         proof = _proof(runtime, node)
-        steady_state.hold(lambda: steady_state.look(runtime), NODE_HOLD_S, [node])
+        steady_state.bake(lambda: steady_state.observe_fleet(runtime), NODE_HOLD_S, [node])
         runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, proof)
     _let_go(runtime, deployment, node, token)
     return proof
 
 
-def hold(runtime: Runtime, deployment: str, seconds: float) -> str:
+def bake_release(runtime: Context, deployment: str, seconds: float) -> str:
     """All nodes well for ``seconds`` on end, and a canary: then the release is known-good. Raises StepFailed."""
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.move is not Move.HOLD:
-        raise Refused(f"not every node is proven: {turn.reason}")
+        raise GuardRefused(f"not every node is proven: {turn.reason}")
 
     def look() -> steady_state.Steady:
         _hold_roll_out(runtime, deployment)
-        return steady_state.look(runtime)
+        return steady_state.observe_fleet(runtime)
 
     try:
-        steady_state.hold(look, seconds, rollout.touched(found.steps))
-        carried = steady_state.canary(runtime)
+        steady_state.bake(look, seconds, rollout.updated_nodes(found.steps))
+        carried = steady_state.verify_synthetic_trade(runtime)
     except StepFailed as error:
         sick = error.nodes if isinstance(error, steady_state.SickNodes) else {}
         _fall_sick(runtime, found, sick)
@@ -259,18 +259,18 @@ def hold(runtime: Runtime, deployment: str, seconds: float) -> str:
     return sentence
 
 
-def go_back(runtime: Runtime, deployment: str) -> str:
+def roll_back(runtime: Context, deployment: str) -> str:
     """Bring every touched node back to the last known-good release, the sick one first; returns a sentence.
 
     Does nothing when no bad probe began it. Raises StepFailed when a node doesn't come back (it is left to recovery),
-    Refused when there is nothing to go back to.
+    GuardRefused when there is nothing to go back to.
     """
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
     if found.broken is None:
         return "no probe was bad, so nothing has to go back"
     if found.back_to in (None, found.digest):
-        raise Refused("there is no other known-good release to go back to; recovery heals what is sick")
+        raise GuardRefused("there is no other known-good release to go back to; recovery heals what is sick")
     release = assignment.open_release(runtime, str(found.back_to))
     while (turn := rollout.next_move(found.steps, broken=True)).move is Move.RETURN:
         _return(runtime, found, release, str(turn.node))
@@ -280,7 +280,7 @@ def go_back(runtime: Runtime, deployment: str) -> str:
     return turn.reason
 
 
-def _return(runtime: Runtime, found: Deployment, release: Release, node: str) -> None:
+def _return(runtime: Context, found: Deployment, release: Release, node: str) -> None:
     if found.step(node).state is NodeState.PROVEN:
         _before(runtime, found, node)  # it serves: its peers must be able to spare it
     store = runtime.store
@@ -298,7 +298,7 @@ def _return(runtime: Runtime, found: Deployment, release: Release, node: str) ->
     _let_go(runtime, found.id, node, token)
 
 
-def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> RolloutRecord:
+def finish(runtime: Context, deployment: str, *, dry_run: bool = False) -> RolloutRecord:
     """End the deployment with what the store shows, let every node go, and tell the story (also to S3)."""
     store = runtime.store
     found = store.deployment(deployment)
@@ -308,7 +308,7 @@ def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Rollo
     ended = store.end_deployment(deployment, state, reason)
     runtime.store.give_back(ROLL_OUT, _holder(deployment))
     _archive(runtime, ended)
-    return RolloutRecord(well=ended.state in ("held", "dry_run"), text=tell(ended))
+    return RolloutRecord(well=ended.state in ("held", "dry_run"), text=format_rollout(ended))
 
 
 def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tuple[End, str]:
@@ -327,9 +327,9 @@ def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tup
     return "stopped", "no bad probe; it stopped before it was done, see the task that failed"
 
 
-def tell(found: Deployment) -> str:
+def format_rollout(found: Deployment) -> str:
     """The story in a line: what was rolled out, how it ended, which nodes were touched. Pure."""
-    names = rollout.touched(found.steps)
+    names = rollout.updated_nodes(found.steps)
     return (
         f"release {found.digest[:12]} {found.state}: {found.reason} "
         f"(restarted for it: {', '.join(names) or 'no node'})"
@@ -347,7 +347,7 @@ def to_json(found: Deployment) -> dict[str, Any]:
         "reason": found.reason,
         "started_at": found.started_at.isoformat(),
         "ended_at": found.ended_at and found.ended_at.isoformat(),
-        "touched": rollout.touched(found.steps),
+        "touched": rollout.updated_nodes(found.steps),
         "steps": [
             {"node": step.node, "state": step.state.value, "changes": list(step.changes)}
             for step in found.steps
@@ -367,30 +367,30 @@ def _holder(deployment: str) -> str:
     return f"{ROLL_OUT}/{deployment}"
 
 
-def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, NodeRollout]:
+def _at(runtime: Context, deployment: str, node: str) -> tuple[Deployment, NodeRollout]:
     _hold_roll_out(runtime, deployment)
     found = runtime.store.deployment(deployment)
     if found.state != "running":
-        raise Refused(f"deployment {deployment} has ended ({found.state})")
+        raise GuardRefused(f"deployment {deployment} has ended ({found.state})")
     return found, found.step(node)
 
 
-def _hold_roll_out(runtime: Runtime, deployment: str) -> None:
+def _hold_roll_out(runtime: Context, deployment: str) -> None:
     try:
         runtime.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
     except LeaseHeld as held:
-        raise Refused(f"another roll-out is under way ({held})") from held
+        raise GuardRefused(f"another roll-out is under way ({held})") from held
 
 
-def _before(runtime: Runtime, found: Deployment, node: str) -> None:
+def _before(runtime: Context, found: Deployment, node: str) -> None:
     """May the node be touched now? Its own trouble doesn't forbid it where this roll-out has touched it before."""
     _heed_people(runtime, found.id, node)
     again = [node] if found.step(node).state is not NodeState.WAITING else []
-    ours = rollout.touched(found.steps)
+    ours = rollout.updated_nodes(found.steps)
     try:
-        steady_state.await_steady(lambda: steady_state.look(runtime, but=again))
-    except Refused as refusal:
-        lacks = steady_state.look(runtime, but=again).nodes
+        steady_state.await_steady(lambda: steady_state.observe_fleet(runtime, but=again))
+    except GuardRefused as refusal:
+        lacks = steady_state.observe_fleet(runtime, but=again).nodes
         sick = {name: lacks[name] for name in ours if name in lacks}
         if not sick or found.broken is not None:
             raise
@@ -400,21 +400,21 @@ def _before(runtime: Runtime, found: Deployment, node: str) -> None:
         raise StepFailed(reason) from refusal
 
 
-def _heed_people(runtime: Runtime, deployment: str, node: str) -> None:
-    """Raise Refused while somebody else's maintenance flag covers the node."""
+def _heed_people(runtime: Context, deployment: str, node: str) -> None:
+    """Raise GuardRefused while somebody else's maintenance flag covers the node."""
     flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(deployment)]
     if flags:
-        raise Refused(" ".join(map(str, flags)))
+        raise GuardRefused(" ".join(map(str, flags)))
 
 
-def _fall_sick(runtime: Runtime, found: Deployment, sick: Mapping[str, str]) -> None:
+def _fall_sick(runtime: Context, found: Deployment, sick: Mapping[str, str]) -> None:
     """Nodes that were proven and don't serve any more go back before those that do."""
     for node, lacks in sick.items():
         runtime.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
 
 
 @contextmanager
-def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
+def _in_hand(runtime: Context, deployment: str, node: str) -> Iterator[int]:
     """Hold the node's lease under a fresh token, and mark it, so that no recovery acts on it; yields the token.
 
     Both lapse by themselves after LEASE_S seconds: when the roll-out dies, recovery takes over.
@@ -434,7 +434,7 @@ def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
 
 
 @contextmanager
-def _judged(runtime: Runtime, deployment: str, node: str) -> Iterator[None]:
+def _judged(runtime: Context, deployment: str, node: str) -> Iterator[None]:
     """A StepFailed inside is the release's first bad probe: noted on the node, the deployment and the release."""
     try:
         yield
@@ -445,7 +445,7 @@ def _judged(runtime: Runtime, deployment: str, node: str) -> Iterator[None]:
         raise
 
 
-def _stop(runtime: Runtime, node: str) -> None:
+def _stop(runtime: Context, node: str) -> None:
     """Stop the service that failed, now: until it has returned its peers lead and answer in its place."""
     config = runtime.settings.node_root(node) / "etc" / "supervisord.conf"
     service = SERVICES[runtime.fleet.node(node).role]
@@ -455,24 +455,24 @@ def _stop(runtime: Runtime, node: str) -> None:
         log.warning("%s couldn't be stopped: %s", node, error)  # the way back restarts it all the same
 
 
-def _break(runtime: Runtime, found: Deployment, reason: str) -> None:
+def _break(runtime: Context, found: Deployment, reason: str) -> None:
     runtime.store.break_deployment(found.id, reason)
     if not runtime.store.mark_bad(found.digest, reason):
         runtime.store.note_deployment(found.id, "the release was known-good before, and stays so")
 
 
-def _let_go(runtime: Runtime, deployment: str, node: str, token: int) -> None:
+def _let_go(runtime: Context, deployment: str, node: str, token: int) -> None:
     runtime.store.clear_maintenance(node, user=_holder(deployment))
     runtime.store.release(node, token)
 
 
-def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
+def _let_go_of_ours(runtime: Context, deployment: str, node: str) -> None:
     """Give back what a killed step of this deployment still holds; never what another took."""
     runtime.store.give_back(node, _holder(deployment))
     runtime.store.clear_maintenance(node, user=_holder(deployment))
 
 
-def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
+def _restart(runtime: Context, release: Release, node: str, token: int) -> None:
     runtime.store.check(node, token)
     _ansible(runtime, release).run(
         "restart.yml",
@@ -484,16 +484,16 @@ def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
     runtime.store.renew(node, token, LEASE_S)
 
 
-def _proof(runtime: Runtime, node: str) -> str:
+def _proof(runtime: Context, node: str) -> str:
     server = runtime.fleet.node(node)
-    readiness.wait(runtime.settings, runtime.fleet, server, REDUNDANT_S)
-    return verification.verify(runtime.settings, runtime.fleet, server)
+    readiness.wait_until_ready(runtime.settings, runtime.fleet, server, REDUNDANT_S)
+    return verification.verify_node(runtime.settings, runtime.fleet, server)
 
 
-def _ansible(runtime: Runtime, release: Release) -> Any:
+def _ansible(runtime: Context, release: Release) -> Any:
     return Ansible(runtime.settings, release)
 
 
-def _archive(runtime: Runtime, ended: Deployment) -> None:
+def _archive(runtime: Context, ended: Deployment) -> None:
     body = json.dumps(to_json(ended), indent=2).encode()
     deliver(runtime, f"deployments/{ended.id.replace('/', '_')}.json", body)

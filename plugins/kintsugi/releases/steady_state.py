@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.operations import verification
-from kintsugi.operations.context import Runtime
-from kintsugi.operations.readiness import missing, stream_shall_run
+from kintsugi.operations.context import Context
+from kintsugi.operations.readiness import readiness_gap, stream_should_run
 from kintsugi.pipeline import synthetic_trade as trade
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class SickNodes(StepFailed):
         self.nodes = nodes
 
 
-def look(runtime: Runtime, *, but: Iterable[str] = ()) -> Steady:
+def observe_fleet(runtime: Context, *, but: Iterable[str] = ()) -> Steady:
     """Every node redundant, no incident open, no repair pending; nodes in ``but`` aren't looked at."""
     left_out = set(but)
     store = runtime.store
@@ -59,29 +59,29 @@ def look(runtime: Runtime, *, but: Iterable[str] = ()) -> Steady:
     return Steady({node: what for node, what in lacks.items() if what is not None}, tuple(others))
 
 
-async def _lacks(runtime: Runtime, left_out: set[str]) -> dict[str, str | None]:
-    stream = stream_shall_run(runtime.settings)
+async def _lacks(runtime: Context, left_out: set[str]) -> dict[str, str | None]:
+    stream = stream_should_run(runtime.settings)
     nodes = [node for node in runtime.fleet if node.name not in left_out]
-    found = await asyncio.gather(*(missing(runtime.fleet, node, stream) for node in nodes))
+    found = await asyncio.gather(*(readiness_gap(runtime.fleet, node, stream) for node in nodes))
     return dict(zip((node.name for node in nodes), found, strict=True))
 
 
 def await_steady(looking: Look, deadline_s: float | None = None) -> None:
-    """Wait until the steady state holds; raises Refused with what isn't well after ``deadline_s`` (GATE_S) seconds."""
+    """Wait until the steady state holds; GuardRefused with what isn't well after ``deadline_s`` (GATE_S) seconds."""
     deadline_s = GATE_S if deadline_s is None else deadline_s
     ends = time.monotonic() + deadline_s
     while not (seen := looking()):
         log.info("not yet: %s", seen)
         if time.monotonic() >= ends:
-            raise Refused(f"the steady state didn't hold for {deadline_s:.0f} s: {seen}")
+            raise GuardRefused(f"the steady state didn't hold for {deadline_s:.0f} s: {seen}")
         time.sleep(POLL_S)
 
 
-def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
+def bake(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
     """Watch the steady state for ``seconds`` in which it holds without a break.
 
     Raises SickNodes when one of ``ours``, the nodes that were touched, was sick for longer than a pause may last;
-    Refused when something else kept it from holding until ``deadline_s`` seconds beyond ``seconds`` were over.
+    GuardRefused when something else kept it from holding until ``deadline_s`` seconds beyond ``seconds`` were over.
     """
     names = set(ours)
     started = time.monotonic()
@@ -99,7 +99,7 @@ def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
         elif now - well_since >= seconds:
             return
         if now - started > seconds + deadline_s:
-            raise Refused(f"the steady state didn't hold for {seconds:.0f} s on end: {seen}")
+            raise GuardRefused(f"the steady state didn't hold for {seconds:.0f} s on end: {seen}")
         time.sleep(min(POLL_S, max(seconds, 0.1)))
 
 
@@ -108,8 +108,10 @@ def _since(before: float | None, now: float, *, holds: bool) -> float | None:
     return (now if before is None else before) if holds else None
 
 
-def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
+def verify_synthetic_trade(runtime: Context, deadline_s: float = CANARY_S) -> str:
     """Send a trade from S3's end to Cassandra's; returns a sentence. Raises StepFailed when it doesn't arrive."""
-    return verification.canary(
-        runtime, lambda: (trade.send(runtime.s3()), "S3"), lambda waited_s: waited_s > deadline_s
+    return verification.verify_synthetic_trade(
+        runtime,
+        lambda: (trade.send_synthetic_trade(runtime.s3()), "S3"),
+        lambda waited_s: waited_s > deadline_s,
     )

@@ -159,7 +159,7 @@ def intents(level: InjectionLevel, trades: int, rng: np.random.Generator) -> lis
     return chosen
 
 
-def plant(
+def inject(
     tape: Tape, chain: Chain, level: InjectionLevel, wanted: list[Intent], rng: np.random.Generator
 ) -> tuple[Tape, list[Order]]:
     """Add the wanted orders to the tape, and turn some of its other trades into blocks and shocked ones."""

@@ -56,7 +56,7 @@ def recovery_run(delivery: str, node: str) -> str:
     return f"honeycomb__{delivery}__{node}"
 
 
-def decide(
+def decide_reply(
     alert: Alert, delivery: str, fleet: Fleet, put: Callable[[str, MessageKind, dict[str, Any]], bool]
 ) -> WebhookReply:
     """Put the recoveries that ``alert`` asks for into the outbox (``put``), and say what was done."""
@@ -101,7 +101,7 @@ def create_app(
     def accept(delivery: str, body: bytes) -> WebhookReply:
         nodes = fleet()
         try:
-            return decide(parse_alert(body, nodes), delivery, nodes, outbox().put)
+            return decide_reply(parse_alert(body, nodes), delivery, nodes, outbox().put)
         except InputError as error:
             return WebhookReply(400, {"error": str(error)})
         except StoreUnavailable as error:

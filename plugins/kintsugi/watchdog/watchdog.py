@@ -43,13 +43,13 @@ from kintsugi.environments.local.node import expire_quarantine
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.notify import collector, dead_letter_collector
 from kintsugi.notify.channels import channels
-from kintsugi.notify.dead_mans_switch import UNHEALTHY, Silence, Switch, Watching, ping, silences
-from kintsugi.notify.dispatcher import Nobody, Post, tell_people
+from kintsugi.notify.dead_mans_switch import UNHEALTHY, DeadMansSwitch, Silence, Watching, ping, silences
+from kintsugi.notify.dispatcher import Dispatcher, NoRecipient, notify_people
 from kintsugi.notify.intake_paging_rules import FILES_PAGE, intake_pages, unseen_page
 from kintsugi.notify.paging_rules import Page
 from kintsugi.notify.recurring_failures import exits_in
-from kintsugi.notify.stream_stall_alert import StandStill
-from kintsugi.operations.stream_driver import wanted
+from kintsugi.notify.stream_stall_alert import StreamStallAlert
+from kintsugi.operations.stream_driver import desired_state
 from kintsugi.pipeline.failures import reason_of
 from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch, intake_watch, rules_from
 from kintsugi.probes import probe_node
@@ -106,8 +106,8 @@ class Watchdog:
 
     settings: Settings
     airflow: Airflow
-    switch: Switch = field(default_factory=Switch)
-    standstill: StandStill = field(default_factory=StandStill)
+    switch: DeadMansSwitch = field(default_factory=DeadMansSwitch)
+    standstill: StreamStallAlert = field(default_factory=StreamStallAlert)
     _unhealthy: dict[str, datetime] = field(default_factory=dict)
     _store_away: datetime | None = None
     _told_away: bool = False
@@ -154,8 +154,8 @@ class Watchdog:
         return {"service.namespace": fleet.name, "deployment.environment.name": fleet.environment}
 
     @cached_property
-    def post(self) -> Post:
-        return Post(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
+    def post(self) -> Dispatcher:
+        return Dispatcher(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
 
     def prepare(self) -> None:
         """Make the tables that this process needs."""
@@ -204,7 +204,7 @@ class Watchdog:
             items += collector.trace_items(incidents, self._finished(now), now)
         if markers():
             items += collector.marker_items(incidents, faults, now)
-        collector.tell(self.outbox, items)
+        collector.put_items(self.outbox, items)
         self._seen = seen
 
     def _marks(self) -> tuple[Any, ...]:
@@ -241,7 +241,7 @@ class Watchdog:
 
     def look_at_flow(self) -> None:
         """Page when the stream that somebody submitted stores nothing, or less than comes in."""
-        if not wanted(self.store):
+        if not desired_state(self.store):
             self.standstill.forget()
             return
         page = self.standstill.feed(self.read_flow())
@@ -370,8 +370,8 @@ class Watchdog:
             f"Since {since:%H:%M:%S} UTC: {error}",
         )
         try:
-            tell_people(OutboxMessage(page.key, MessageKind.PAGE, page.body, now, 1), channels())
-        except Nobody as nobody:
+            notify_people(OutboxMessage(page.key, MessageKind.PAGE, page.body, now, 1), channels())
+        except NoRecipient as nobody:
             log.warning("%s: %s", page.title, nobody)
         self._told_away = True
 

@@ -1,8 +1,8 @@
 """What a person can do from the page. Each deed is one request to Airflow's own REST API. Pure.
 
-The page asks for confirmation with `Deed.says`, then sends `Deed.request` to Airflow in the name of the person who
-is signed in: Airflow checks the permission, validates the parameters, writes its audit log and, for a run, keeps the
-name as ``triggering_user``. The page itself changes nothing.
+The page asks for confirmation with `PageAction.says`, then sends `PageAction.request` to Airflow in the name of the
+person who is signed in: Airflow checks the permission, validates the parameters, writes its audit log and, for a run,
+keeps the name as ``triggering_user``. The page itself changes nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class PageAction:
     """One deed on one target. ``says``: what will happen, in sentences; ``grave``: it may harm."""
 
     name: str
@@ -60,7 +60,7 @@ class Deed:
     grave: bool = False
 
 
-def deed(name: str, target: str, fleet: Fleet) -> Deed:
+def page_action(name: str, target: str, fleet: Fleet) -> PageAction:
     """The deed to be confirmed; raises InputError for one or a target that doesn't exist."""
     if name not in _DEEDS:
         raise InputError(f"there is no action {name!r}; known are: {', '.join(_DEEDS)}")
@@ -70,7 +70,7 @@ def deed(name: str, target: str, fleet: Fleet) -> Deed:
 
 def request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> Request:
     """What to ask of Airflow, from the confirmed form; raises InputError that names the wrong value."""
-    wanted = deed(name, target, fleet)
+    wanted = page_action(name, target, fleet)
     for entry in wanted.fields:
         given = values.get(entry.name, "")
         if entry.options and given not in entry.options:
@@ -97,8 +97,8 @@ def _check_target(name: str, target: str, fleet: Fleet) -> None:
         approval(target)
 
 
-def _recover(node: str) -> Deed:
-    return Deed(
+def _recover(node: str) -> PageAction:
+    return PageAction(
         "recover",
         node,
         f"Recover {node}",
@@ -121,9 +121,9 @@ def _recover(node: str) -> Deed:
     )
 
 
-def _pause(scope: str) -> Deed:
+def _pause(scope: str) -> PageAction:
     what = _scope(scope)
-    return Deed(
+    return PageAction(
         "pause",
         scope,
         f"Pause healing of {what}",
@@ -137,18 +137,18 @@ def _pause(scope: str) -> Deed:
     )
 
 
-def _resume(scope: str) -> Deed:
+def _resume(scope: str) -> PageAction:
     says = f"Ends the maintenance window of {_scope(scope)}: failures are repaired again at once."
-    return Deed("resume", scope, f"Resume healing of {_scope(scope)}", (says,), "Resume healing")
+    return PageAction("resume", scope, f"Resume healing of {_scope(scope)}", (says,), "Resume healing")
 
 
-def _watch(node: str) -> Deed:
+def _watch(node: str) -> PageAction:
     what = "every node" if node == FLEET else node
     says = f"Unpauses the watch of {what} in Airflow: failures are noticed within seconds and repaired."
-    return Deed("watch", node, f"Watch {what} again", (says,), "Resume watch")
+    return PageAction("watch", node, f"Watch {what} again", (says,), "Resume watch")
 
 
-def _redrive(key: str) -> Deed:
+def _redrive(key: str) -> PageAction:
     what = key or "every failed file"
     says = (
         f"Runs the DAG redrive_files: {what} is read again from its first line at the next look of the ingest.",
@@ -156,11 +156,11 @@ def _redrive(key: str) -> Deed:
         "A file that still can't be used fails again, with its reason.",
     )
     title = f"Take {key.rpartition('/')[2]} again" if key else "Take all failed files again"
-    return Deed("redrive", key, title, says, "Take again")
+    return PageAction("redrive", key, title, says, "Take again")
 
 
-def _chaos(_target: str) -> Deed:
-    return Deed(
+def _chaos(_target: str) -> PageAction:
+    return PageAction(
         "chaos",
         "",
         "Break a server now",
@@ -174,25 +174,29 @@ def _chaos(_target: str) -> Deed:
     )
 
 
-def _nights(on: bool) -> Deed:
+def _nights(on: bool) -> PageAction:
     name, verb = ("chaos_on", "Schedule") if on else ("chaos_off", "Stop")
     says = "Every weekday at 02:00 New York time one server is broken on purpose, and has to heal."
     ends = "No more servers are broken at night. One that was broken already still heals."
-    return Deed(name, "", f"{verb} chaos nights", (says if on else ends,), f"{verb} chaos nights", grave=on)
+    return PageAction(
+        name, "", f"{verb} chaos nights", (says if on else ends,), f"{verb} chaos nights", grave=on
+    )
 
 
-def _approve(target: str) -> Deed:
+def _approve(target: str) -> PageAction:
     node = approval(target)[0].removeprefix(WATCH)
     says = (
         "The node is repaired against the guards' advice. One that still answers is not destroyed even then."
     )
-    return Deed("approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True)
+    return PageAction(
+        "approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True
+    )
 
 
-def _decline(target: str) -> Deed:
+def _decline(target: str) -> PageAction:
     node = approval(target)[0].removeprefix(WATCH)
     says = "The repair ends as refused; the watch looks at the node again."
-    return Deed("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
+    return PageAction("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
 
 
 def _scope(scope: str) -> str:
@@ -223,7 +227,7 @@ def _respond(target: str, option: str) -> Request:
     return Request("PATCH", f"{where}/{index}/hitlDetails", body, dag, "decision")
 
 
-_DEEDS: dict[str, Callable[[str], Deed]] = {
+_DEEDS: dict[str, Callable[[str], PageAction]] = {
     "recover": _recover,
     "pause": _pause,
     "resume": _resume,

@@ -30,7 +30,7 @@ class AirflowReply:
         return self.status < 300
 
 
-async def send(wanted: Request, headers: Mapping[str, str]) -> AirflowReply:
+async def send_request(wanted: Request, headers: Mapping[str, str]) -> AirflowReply:
     """Carry out ``wanted`` with the credentials among ``headers``, those of the person's own request."""
     import httpx
     from airflow.api_fastapi.main import app
@@ -45,10 +45,10 @@ async def send(wanted: Request, headers: Mapping[str, str]) -> AirflowReply:
         answer = await client.request(
             wanted.method, f"/api/v2{wanted.path}", json=dict(wanted.body), headers=own
         )
-    return read(answer.status_code, _json(answer))
+    return read_reply(answer.status_code, _json(answer))
 
 
-def read(status: int, document: Any) -> AirflowReply:
+def read_reply(status: int, document: Any) -> AirflowReply:
     """Airflow's status and JSON as an Answer. Pure."""
     if status < 300:
         return AirflowReply(status, document.get("dag_run_id") if isinstance(document, dict) else None)

@@ -46,7 +46,7 @@ SECURITY_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class WebContext:
     """What the page works with: who may (gate), what is read (hub, listing), what is done (send)."""
 
     settings: Settings
@@ -57,7 +57,7 @@ class Doors:
     store: Callable[[], Store]
 
 
-def create_app(doors: Doors) -> FastAPI:
+def create_app(doors: WebContext) -> FastAPI:
     """The application. No route is open to the world, also not its own documentation."""
     app = FastAPI(
         title="Pipeline Health",
@@ -99,7 +99,7 @@ def _error(request: Request, pages: PageRenderer, status: int, said: str) -> Res
     return JSONResponse({"detail": said}, status)
 
 
-def _look(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
+def _look(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
     reader = Depends(doors.gate.reader)
 
     @app.get("/", response_class=HTMLResponse)
@@ -130,7 +130,7 @@ def _look(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
         return Response(found.body, media_type=found.media_type, headers=headers)
 
 
-def _incidents(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
+def _incidents(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
     @app.get("/incidents", response_class=HTMLResponse)
     async def incidents(
         request: Request,
@@ -160,7 +160,7 @@ def _incidents(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
     @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)
     async def archived(incident_id: str) -> str:
         await _incident(doors, incident_id)
-        kept = await _from_s3(archive.read, doors.settings, incident_id)
+        kept = await _from_s3(archive.read_archive, doors.settings, incident_id)
         if isinstance(kept, str):
             return pages.render("archive.html", error=kept, changes=[], logs=[], incident_id=incident_id)
         changes = incident_view.plan(kept.plan) if kept.plan else []
@@ -170,11 +170,11 @@ def _incidents(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
 
     @app.get("/incidents/{incident_id}/logs/{name}", response_class=HTMLResponse)
     async def log_tail(incident_id: str, name: str) -> str:
-        text = await _from_s3(archive.tail, doors.settings, incident_id, name)
+        text = await _from_s3(archive.log_tail, doors.settings, incident_id, name)
         return pages.render("log.html", name=name, text=text)
 
 
-async def _incident(doors: Doors, incident_id: str) -> Incident:
+async def _incident(doors: WebContext, incident_id: str) -> Incident:
     try:
         return await asyncio.to_thread(doors.store().incident, incident_id)
     except StoreUnavailable:
@@ -195,14 +195,14 @@ async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
         return f"S3 does not give it: {error}"
 
 
-def _act(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
+def _act(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
     reader = Depends(doors.gate.reader)
     tokens = Tokens(doors.settings.secret("page-forms"))
 
     @app.get("/deeds/{name}", response_class=HTMLResponse)
     async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
         """The form: what will happen, and the button that makes it happen."""
-        wanted = actions.deed(name, target, doors.settings.fleet)
+        wanted = actions.page_action(name, target, doors.settings.fleet)
         allowed = doors.gate.may(user, _sample(wanted, doors.settings))
         return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
 
@@ -220,12 +220,12 @@ def _act(app: FastAPI, doors: Doors, pages: PageRenderer) -> None:
         return pages.page_or_part("done.html", request, wanted=wanted, answer=answer, user=user.get_name())
 
 
-def _sample(wanted: actions.Deed, settings: Settings) -> actions.Request:
+def _sample(wanted: actions.PageAction, settings: Settings) -> actions.Request:
     values = {entry.name: entry.value or "-" for entry in wanted.fields}
     return actions.request(wanted.name, wanted.target, values, settings.fleet)
 
 
-def _viewer(doors: Doors, user: Any) -> Viewer:
+def _viewer(doors: WebContext, user: Any) -> Viewer:
     wanted = actions.Request("POST", "", {}, "recover_node")
     return Viewer(name=user.get_name(), acts=doors.gate.may(user, wanted))
 

@@ -22,7 +22,7 @@ class ArchivedFiles:
     logs: dict[str, str]
 
 
-def read(settings: Settings, incident: str) -> ArchivedFiles:
+def read_archive(settings: Settings, incident: str) -> ArchivedFiles:
     """What is archived of the incident; raises what S3 raises."""
     s3, prefix = s3_client(settings), f"incidents/{incident}/"
     listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
@@ -34,7 +34,7 @@ def read(settings: Settings, incident: str) -> ArchivedFiles:
     return ArchivedFiles(plan, logs)
 
 
-def tail(settings: Settings, incident: str, name: str) -> str:
+def log_tail(settings: Settings, incident: str, name: str) -> str:
     """The last lines of one archived log, ``name`` as in `ArchivedFiles.logs`; raises what S3 raises."""
     key = f"incidents/{incident}/logs/{name}"
     body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(_READ_BYTES)

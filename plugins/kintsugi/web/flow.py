@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from kintsugi.db.flow_samples import FlowSample
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import Severity
-from kintsugi.web.sources import Files, FlowSeen
+from kintsugi.web.sources import Files, StreamSnapshot
 
 RATE_OVER = timedelta(seconds=60)
 LATE_S = 30.0
@@ -50,7 +50,7 @@ class Stage:
     words: str
 
 
-def stream(reading: CachedValue[FlowSeen]) -> Stream:
+def stream(reading: CachedValue[StreamSnapshot]) -> Stream:
     """What the newest sample and those before it say."""
     samples = reading.value.samples if reading.value else ()
     if not samples:
@@ -74,7 +74,7 @@ def stream(reading: CachedValue[FlowSeen]) -> Stream:
 
 
 def _with_record(
-    seen: FlowSeen | None, level: Severity, sentence: str, advice: str
+    seen: StreamSnapshot | None, level: Severity, sentence: str, advice: str
 ) -> tuple[Severity, str, str]:
     """What is on record of the stream comes before what its offsets say, unless they say something worse."""
     if seen is None or level is Severity.BAD:
@@ -132,7 +132,7 @@ def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Severity, str, str
     return Severity.WELL, "Trades flow.", "Nothing to do."
 
 
-def stages(now: Stream, files: CachedValue[Files], reading: CachedValue[FlowSeen]) -> list[Stage]:
+def stages(now: Stream, files: CachedValue[Files], reading: CachedValue[StreamSnapshot]) -> list[Stage]:
     """The four stations in order."""
     waiting = files.value
     old = f" (as of {files.at:%H:%M:%S} UTC)" if files.error and files.at else ""

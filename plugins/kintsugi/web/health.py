@@ -24,13 +24,13 @@ from kintsugi.core.fleet import WATCH, Fleet, Node, Role, watch_of
 from kintsugi.core.incident import PHASE_OF_STEP, Incident, Phase
 from kintsugi.core.observation import Symptom
 from kintsugi.db import replica_repairs
-from kintsugi.db.dashboard import Glance
+from kintsugi.db.dashboard import FleetSummary
 from kintsugi.db.flags import FLEET, Maintenance
 from kintsugi.web.flow import Stream
 from kintsugi.web.intake import Intake
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import WORDS, Severity
-from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
+from kintsugi.web.sources import AirflowSnapshot, Approval, NodeSnapshot, ReleasesSnapshot
 
 # A step may take minutes (a Cassandra node streams its data), so silence of the journal alone is no failure.
 SILENT_REPAIR = timedelta(minutes=10)
@@ -75,10 +75,10 @@ class Known:
 
     now: datetime
     fleet: Fleet
-    nodes: CachedValue[Mapping[str, NodeSeen]]
-    store: CachedValue[Glance]
-    airflow: CachedValue[AirflowSeen]
-    releases: CachedValue[ReleasesSeen]
+    nodes: CachedValue[Mapping[str, NodeSnapshot]]
+    store: CachedValue[FleetSummary]
+    airflow: CachedValue[AirflowSnapshot]
+    releases: CachedValue[ReleasesSnapshot]
     stream: Stream
     intake: Intake | None = None
 
@@ -89,7 +89,7 @@ class Known:
     def _open(self) -> Sequence[Incident]:
         return self.store.value.open if self.store.value else ()
 
-    def seen(self, name: str) -> NodeSeen | None:
+    def seen(self, name: str) -> NodeSnapshot | None:
         """The node as it was probed last."""
         return (self.nodes.value or {}).get(name)
 
@@ -374,7 +374,7 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
-def release_line(reading: CachedValue[ReleasesSeen]) -> str:
+def release_line(reading: CachedValue[ReleasesSnapshot]) -> str:
     """Which release is known-good, and which nodes drift from theirs; empty while nobody could tell."""
     seen = reading.value
     if seen is None:

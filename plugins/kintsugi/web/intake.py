@@ -36,7 +36,7 @@ class Intake:
         return {"level": self.level.value, "said": said, **document}
 
 
-def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Intake:
+def assess_intake(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Intake:
     """The first of these that applies, the gravest first; None: the watchdog has written no report yet.
 
     Failed, empty, mostly rejected or missing files, an intake that stands still, and files that S3 refuses need a

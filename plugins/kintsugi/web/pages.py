@@ -95,7 +95,7 @@ class PageRenderer:
         """HTML of every panel by name. The same readings give the same HTML: times are told absolutely."""
         stream = flow.stream(readings["flow"])
         files = readings["files"].value
-        seen = intake.judge(files.report, self._rules, datetime.now(UTC)) if files else None
+        seen = intake.assess_intake(files.report, self._rules, datetime.now(UTC)) if files else None
         known = health.Known(
             now=datetime.now(UTC),
             fleet=self._settings.fleet,

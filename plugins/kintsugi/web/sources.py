@@ -17,7 +17,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.observation import ProbeResult, Symptom
 from kintsugi.core.settings import KEYSPACE, Settings
-from kintsugi.db.dashboard import Glance, Listing
+from kintsugi.db.dashboard import FleetSummary, Listing
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.releases import ReleaseRecord, Releases
@@ -25,7 +25,7 @@ from kintsugi.db.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSum
 from kintsugi.pipeline.cassandra_session import connect
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes import probe_node
-from kintsugi.probes.failure_detector import NodeWatch
+from kintsugi.probes.failure_detector import FailureDetector
 from kintsugi.probes.protocols import Probe
 from kintsugi.probes.stream_progress import read_flow
 from kintsugi.web.polling_cache import PolledSource
@@ -36,7 +36,7 @@ UNUSUAL_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
-class NodeSeen:
+class NodeSnapshot:
     """A node as the page's own probes see it. ``symptom`` as the watch would call it, None while it isn't sick.
 
     ``since``: when the first failed probe was put, UTC, None while it answers.
@@ -53,10 +53,10 @@ class Nodes:
     """Probes all nodes at once, and judges each by the rules of its watch."""
 
     fleet: Fleet
-    _watches: dict[str, NodeWatch] = field(default_factory=dict)
-    _seen: dict[str, NodeSeen] = field(default_factory=dict)
+    _watches: dict[str, FailureDetector] = field(default_factory=dict)
+    _seen: dict[str, NodeSnapshot] = field(default_factory=dict)
 
-    async def ask(self) -> Mapping[str, NodeSeen]:
+    async def ask(self) -> Mapping[str, NodeSnapshot]:
         """What was seen just now, by node name; takes as long as the slowest probe (2 s at most)."""
         clock = asyncio.get_running_loop().time
         probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
@@ -64,18 +64,18 @@ class Nodes:
             self._seen[node.name] = self._judge(node.name, probe, clock())
         return dict(self._seen)
 
-    def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSeen:
-        finding = self._watches.setdefault(name, NodeWatch()).feed(probe, now_s)
+    def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSnapshot:
+        finding = self._watches.setdefault(name, FailureDetector()).feed(probe, now_s)
         if probe.answer is ProbeResult.OK:
-            return NodeSeen(probe.answer, probe.detail, None, None)
+            return NodeSnapshot(probe.answer, probe.detail, None, None)
         before = self._seen.get(name)
         symptom = finding.symptom if finding else before.symptom if before else None
         since = before.since if before and before.since else probe.at
-        return NodeSeen(probe.answer, probe.detail, symptom, since)
+        return NodeSnapshot(probe.answer, probe.detail, symptom, since)
 
 
 @dataclass(frozen=True, slots=True)
-class FlowSeen:
+class StreamSnapshot:
     """The flow's samples of the last hours, oldest first, and whether the watch still writes them.
 
     ``live``: the newest sample is the watch's; otherwise the page took it itself. ``record``: what is on record of the
@@ -126,7 +126,7 @@ class UnusualDay:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleasesSeen:
+class ReleasesSnapshot:
     """``nodes``: what each node runs, by name; ``drift``: paths that differ from it on the node's disk, by name.
 
     ``known_good``: the release that recovery would return to, None while none has proven itself.
@@ -150,7 +150,7 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
-class AirflowSeen:
+class AirflowSnapshot:
     """``paused``: DAGs of ours that start no runs. ``late``: parts of Airflow whose heartbeat is missing.
 
     ``chaos``: id of the chaos run under way, None when there is none.
@@ -162,7 +162,7 @@ class AirflowSeen:
     chaos: str | None
 
 
-def of(settings: Settings) -> dict[str, PolledSource]:
+def polled_sources(settings: Settings) -> dict[str, PolledSource]:
     """The page's sources by name, and how often each is asked."""
 
     def beside(ask: Any) -> Any:
@@ -179,7 +179,7 @@ def of(settings: Settings) -> dict[str, PolledSource]:
     }
 
 
-def ask_store(settings: Settings) -> Glance:
+def ask_store(settings: Settings) -> FleetSummary:
     """Incidents, flags and faults; raises StoreUnavailable."""
     return Listing(store_dsn(settings)).glance()
 
@@ -193,16 +193,16 @@ class StreamReader:
     _record: StreamRecord | None = None
     _own: deque[FlowSample] = field(default_factory=lambda: deque(maxlen=720))
 
-    async def ask(self) -> FlowSeen:
+    async def ask(self) -> StreamSnapshot:
         """Raises StoreUnavailable; that Kafka or Spark is away shows in the newest sample."""
         samples = self._samples()
         kept = await asyncio.to_thread(samples.since, datetime.now(UTC) - CHART_SPAN)
         if kept and datetime.now(UTC) - kept[-1].at < STALE_AFTER:
             self._own.clear()
-            return FlowSeen(tuple(kept), live=True, record=await asyncio.to_thread(self._summary))
+            return StreamSnapshot(tuple(kept), live=True, record=await asyncio.to_thread(self._summary))
         reading = await read_flow(self.settings.fleet)
         self._own.append(FlowSample(reading.at, reading.running, reading.committed, reading.produced))
-        return FlowSeen((*kept, *self._own), live=False, record=await asyncio.to_thread(self._summary))
+        return StreamSnapshot((*kept, *self._own), live=False, record=await asyncio.to_thread(self._summary))
 
     def _summary(self) -> StreamSummary:
         self._record = self._record or StreamRecord(store_dsn(self.settings))
@@ -213,10 +213,10 @@ class StreamReader:
         return self._store
 
 
-def ask_releases(settings: Settings) -> ReleasesSeen:
+def ask_releases(settings: Settings) -> ReleasesSnapshot:
     """What runs where, and what differs on disk; raises StoreUnavailable."""
     releases = Releases(store_dsn(settings))
-    return ReleasesSeen(releases.node_releases(), releases.last_known_good(), releases.drift())
+    return ReleasesSnapshot(releases.node_releases(), releases.last_known_good(), releases.drift())
 
 
 def ask_files(settings: Settings) -> Files:
@@ -292,7 +292,7 @@ def _unusual(row: Any) -> Unusual:
     )
 
 
-def ask_airflow(settings: Settings) -> AirflowSeen:
+def ask_airflow(settings: Settings) -> AirflowSnapshot:
     """What Airflow's own tables say; to be asked in the api-server, which may read them."""
     from airflow.jobs.job import Job
     from airflow.models.dag import DagModel
@@ -319,7 +319,7 @@ def ask_airflow(settings: Settings) -> AirflowSeen:
             select(DagRun.run_id).where(DagRun.dag_id == "chaos_nightly", DagRun.state == "running").limit(1)
         )
         alive = {job for job, _ in beats}
-        return AirflowSeen(
+        return AirflowSnapshot(
             paused=frozenset(paused),
             late=tuple(label for job, label in HEARTBEATS.items() if job not in alive),
             approvals=tuple(

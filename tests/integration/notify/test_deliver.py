@@ -15,7 +15,7 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Outcome
 from kintsugi.db.outbox import MessageKind
 from kintsugi.db.store import Store
-from kintsugi.notify.dispatcher import Post
+from kintsugi.notify.dispatcher import Dispatcher
 from kintsugi.telemetry.trace import trace_id
 from tests.integration.notify.conftest import Tables
 from tests.receivers import HttpReceiver, OtlpReceiver, Request, http_receiver, otlp_over_http
@@ -28,7 +28,7 @@ class Scene:
     """The outside as test doubles of the network: receivers; and the Post that delivers to them."""
 
     tables: Tables
-    post: Post
+    post: Dispatcher
     people: HttpReceiver
     honeycomb: HttpReceiver
     otlp: OtlpReceiver
@@ -57,7 +57,7 @@ def scene(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
             triggered.append((dag, dict(conf), run))
             return run
 
-        post = Post(
+        post = Dispatcher(
             tables.outbox,
             tables.store,
             tables.ledger,
@@ -203,12 +203,12 @@ def test_a_recovery_is_triggered_under_its_own_run_id(scene: Scene) -> None:
 def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     from kintsugi.core.settings import load_settings
     from kintsugi.notify.digest import put_digest
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
     monkeypatch.setattr("kintsugi.db.outbox.store_dsn", lambda settings: scene.tables.dsn)
     closed_incident(scene.tables.store)
     settings = load_settings()
-    runtime = Runtime(settings, settings.fleet, scene.tables.store)
+    runtime = Context(settings, settings.fleet, scene.tables.store)
     until = datetime.now(UTC) + timedelta(seconds=5)
     for _ in range(2):  # the task is run again
         assert put_digest(runtime, until) == "Kintsugi: 1 healed"

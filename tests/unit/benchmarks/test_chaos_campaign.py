@@ -18,7 +18,7 @@ from benchmarks import chaos_campaign
 from benchmarks.chaos_campaign import GIVEN_UP_AFTER, can_be_paired, go_together, passed, plan, summary
 from benchmarks.fault_matrix import CELLS
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
-from benchmarks.scenarios import Cell
+from benchmarks.scenarios import Scenario
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import load_fleet
@@ -27,7 +27,7 @@ from tests.installations import installation
 FLEET = load_fleet()
 
 
-def by_name(name: str) -> Cell:
+def by_name(name: str) -> Scenario:
     return next(cell for cell in CELLS if cell.name == name)
 
 
@@ -77,7 +77,7 @@ def test_what_concerns_one_cluster_or_the_control_plane_is_made_alone() -> None:
 # --- the figures ------------------------------------------------------------------------------------------
 
 
-def good(cell: Cell, **changes: Any) -> Row:
+def good(cell: Scenario, **changes: Any) -> Row:
     row = {**empty_row(cell), "outcome": "as designed", "as_designed": True, "healed": True, "live_kills": []}
     return {**row, "lost": 0, "doubled": 0, **changes}
 
@@ -138,7 +138,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ran=[], outcome=lambda cells: [good(cell) for cell in cells], path=tmp_path / "c.json"
     )
 
-    def run_cells(_: Any, cells: Sequence[Cell], *__: Any) -> list[Row]:
+    def run_cells(_: Any, cells: Sequence[Scenario], *__: Any) -> list[Row]:
         stage.ran.append([cell.name for cell in cells])
         rows: list[Row] = stage.outcome(cells)
         return rows
@@ -146,15 +146,17 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     counted = {"lost": 0, "doubled": 0, "wrong_derived": 0, "stored": 1}
     made = installation(tmp_path, "127.95")
     doors = SimpleNamespace(fleet=FLEET, settings=made)
-    monkeypatch.setattr(chaos_campaign, "run_cells", run_cells)
+    monkeypatch.setattr(chaos_campaign, "run_scenarios", run_cells)
     monkeypatch.setattr(chaos_campaign, "runtime", lambda: doors)
-    monkeypatch.setattr(chaos_campaign, "set_going", lambda _: None)
+    monkeypatch.setattr(chaos_campaign, "unpause_dags", lambda _: None)
     monkeypatch.setattr(chaos_campaign, "unavailable", lambda _: {"slow_disk": "no control group"})
-    monkeypatch.setattr(chaos_campaign, "generous", lambda _: nullcontext())
+    monkeypatch.setattr(chaos_campaign, "raised_repair_budget", lambda _: nullcontext())
     monkeypatch.setattr(chaos_campaign, "recording", lambda *_: nullcontext())
     monkeypatch.setattr("kintsugi.pipeline.reconcile.summary.summary", lambda _: counted)
     monkeypatch.setattr("benchmarks.chaos_campaign.reconcile_when_quiet", lambda *_, **__: None)
-    stage.run = lambda **more: chaos_campaign.run(made, report=stage.path, **{"injections": 8, **more})
+    stage.run = lambda **more: chaos_campaign.run_campaign(
+        made, report=stage.path, **{"injections": 8, **more}
+    )
     stage.report = lambda: json.loads(stage.path.read_text())
     return stage
 
@@ -170,7 +172,7 @@ def test_a_campaign_runs_its_plan_and_leaves_out_what_cannot_be_made(stage: Any)
 
 
 def test_an_ended_campaign_goes_on_after_the_injection_that_it_was_ended_in(stage: Any) -> None:
-    def ends_at_the_fourth(cells: Sequence[Cell]) -> list[Row]:
+    def ends_at_the_fourth(cells: Sequence[Scenario]) -> list[Row]:
         if len(stage.ran) == 4:
             raise ChaosStopped("a person stopped it")
         return [good(cell) for cell in cells]
@@ -201,7 +203,7 @@ def test_a_finished_campaign_or_one_of_another_seed_or_size_is_begun_anew(stage:
 
 
 def test_an_injection_that_cannot_be_judged_ends_no_campaign(stage: Any) -> None:
-    def fails_once(cells: Sequence[Cell]) -> list[Row]:
+    def fails_once(cells: Sequence[Scenario]) -> list[Row]:
         if len(stage.ran) == 2:
             raise StepFailed("Airflow doesn't answer")
         return [good(cell) for cell in cells]

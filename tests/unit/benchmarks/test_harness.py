@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.harness import followed
+from benchmarks.harness import tail_journal
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident, JournalEntry
 from kintsugi.db.store import StoreUnavailable
@@ -36,6 +36,6 @@ def test_the_journal_is_told_on_after_the_store_was_away() -> None:
 
     doors: Any = SimpleNamespace(store=SimpleNamespace(incidents=incidents))
     screen = io.StringIO()
-    with followed(doors, T0, Console(file=screen, soft_wrap=True, highlight=False)):
+    with tail_journal(doors, T0, Console(file=screen, soft_wrap=True, highlight=False)):
         assert told_twice.wait(20)
     assert screen.getvalue().split() == ["7.0", "s", "kafka-2", "fence", "all", "ended"]

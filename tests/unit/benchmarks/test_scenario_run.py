@@ -17,13 +17,13 @@ from rich.console import Console
 from benchmarks import scenario_report, scenario_run
 from benchmarks.live_kills import EXITED, Announcement, Death
 from benchmarks.scenario_report import NOT_BEGUN, Seen, pages_about, row_of
-from benchmarks.scenario_run import Run, run_cells
-from benchmarks.scenarios import Cell, ExpectedPages
+from benchmarks.scenario_run import Run, run_scenarios
+from benchmarks.scenarios import ExpectedPages, Scenario
 from kintsugi.chaos import injection, janitor
 from kintsugi.chaos.faults import Fault
 from kintsugi.chaos.guard import Aborted, Bystanders
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.incident import Action, Outcome
 from kintsugi.db.store import StoreUnavailable
@@ -31,8 +31,8 @@ from kintsugi.recovery.diagnosis import FailureMode
 from tests.stories import T0, healed
 
 ON_DISK = frozenset({Action.REBUILD})
-LOST = Cell("power_off", ("kafka-2",), frozenset({FailureMode.HOST_LOST}), actions=ON_DISK, must=ON_DISK)
-LEFT_ALONE = Cell(
+LOST = Scenario("power_off", ("kafka-2",), frozenset({FailureMode.HOST_LOST}), actions=ON_DISK, must=ON_DISK)
+LEFT_ALONE = Scenario(
     "network_drop", ("kafka-2",), frozenset(FailureMode), incident=False, pages=ExpectedPages.MAY
 )
 COUNTED = {"lost": 0, "doubled": 0, "in_flight": 0, "stored": 7}
@@ -108,7 +108,7 @@ def test_a_page_counts_for_the_node_that_it_names_and_a_pattern_only_where_it_is
         f"{scenario_report.PATTERN_PAGES[0]}kafka-2": "kafka-2 again and again",
     }
     assert pages_about(LOST, pages) == ["kafka-2 needs a person: x"]
-    loop = Cell("crash_loop", ("kafka-2",), frozenset(), pages=ExpectedPages.MUST)
+    loop = Scenario("crash_loop", ("kafka-2",), frozenset(), pages=ExpectedPages.MUST)
     assert len(pages_about(loop, pages)) == 2
 
 
@@ -139,10 +139,10 @@ def doors(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(scenario_run, "await_steady_state", lambda _: None)
     monkeypatch.setattr(scenario_run, "await_allowed", lambda *_: None)
     monkeypatch.setattr(scenario_run, "live_feed", lambda *_, **__: nullcontext([]))
-    monkeypatch.setattr(scenario_run, "followed", lambda *_: nullcontext())
+    monkeypatch.setattr(scenario_run, "tail_journal", lambda *_: nullcontext())
     monkeypatch.setattr(scenario_run, "incidents_since", lambda *_: [])
     monkeypatch.setattr(scenario_run, "pages_since", lambda *_: {})
-    monkeypatch.setattr(scenario_run, "taken_account", lambda *_: COUNTED)
+    monkeypatch.setattr(scenario_run, "reconciliation_report", lambda *_: COUNTED)
     monkeypatch.setattr(scenario_run, "WATCHED_S", 0.0)
     monkeypatch.setattr(scenario_run, "CALM_S", 0.0)
     monkeypatch.setattr(Bystanders, "check", lambda _: None)
@@ -150,17 +150,17 @@ def doors(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
     async def redundant(*_: Any, **__: Any) -> None:
         return None
 
-    monkeypatch.setattr("kintsugi.operations.readiness.missing", redundant)
+    monkeypatch.setattr("kintsugi.operations.readiness.readiness_gap", redundant)
     store = SimpleNamespace(record_fault=lambda name, **_: done.append(f"record {name}"), faults=lambda _: [])
     return SimpleNamespace(store=store, fleet=load_fleet(), settings=SimpleNamespace(control=tmp_path))
 
 
-HELD = Cell("held", ("kafka-1",), frozenset(), incident=False)
-BRIEF = Cell("brief", ("cassandra-1",), frozenset())
+HELD = Scenario("held", ("kafka-1",), frozenset(), incident=False)
+BRIEF = Scenario("brief", ("cassandra-1",), frozenset())
 
 
-def run(doors: Any, *cells: Cell) -> list[dict[str, Any]]:
-    return run_cells(doors, cells, Console(file=io.StringIO()), None)
+def run(doors: Any, *cells: Scenario) -> list[dict[str, Any]]:
+    return run_scenarios(doors, cells, Console(file=io.StringIO()), None)
 
 
 def test_a_held_fault_is_recorded_made_held_and_undone(doors: Any, done: Done) -> None:
@@ -213,7 +213,7 @@ def test_what_breaks_beyond_the_fault_ends_it_and_becomes_the_outcome(
     assert done[-1] == "undo kafka-1"
 
 
-@pytest.mark.parametrize("failure", [StepFailed("kafka-3 is silent"), Refused("a repair is pending")])
+@pytest.mark.parametrize("failure", [StepFailed("kafka-3 is silent"), GuardRefused("a repair is pending")])
 def test_a_fleet_that_is_not_well_is_not_broken_further(
     doors: Any, done: Done, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:

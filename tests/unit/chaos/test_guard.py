@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.chaos import guard, switch
-from kintsugi.chaos.guard import Aborted, Bystanders, objections, unwatched
+from kintsugi.chaos.guard import Aborted, Bystanders, unwatched, violations
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Node, Role, load_fleet
 from kintsugi.core.incident import Action, RepairBudget
 from kintsugi.core.observation import ProbeResult
 from kintsugi.db.flags import Desired
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.recovery.guards import CassandraFacts, Copies, Guard, GuardFacts, KafkaFacts, Limits
+from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, ReplicaCounts
 from tests.stories import T0, healed
 
 FLEET = load_fleet()
@@ -51,7 +51,7 @@ BROKER = replace(
     cassandra=None,
     kafka=KafkaFacts(
         node_id=1,
-        partitions={"trades-0": Copies(frozenset({1, 2, 3}))},
+        partitions={"trades-0": ReplicaCounts(frozenset({1, 2, 3}))},
         live=frozenset({2, 3}),
         voters=3,
         current=2,
@@ -66,13 +66,13 @@ def with_ledger(facts: GuardFacts, **changes: Any) -> GuardFacts:
 @pytest.mark.parametrize("cost", [Action.RESTART, Action.REBUILD_NODE, Action.REBUILD])
 @pytest.mark.parametrize("facts", [SERVING, BROKER], ids=lambda facts: facts.node)
 def test_one_node_of_a_healthy_fleet_may_be_broken_though_it_answers(facts: GuardFacts, cost: Action) -> None:
-    assert objections(cost, facts, [], Limits()) == []
+    assert violations(cost, facts, [], Limits()) == []
 
 
 def test_no_disk_is_destroyed_while_another_one_lacks_rows() -> None:
     """Seen: with a pending repair of cassandra-1, the disk of cassandra-2 was destroyed."""
     facts = with_ledger(SERVING, pending=frozenset({"cassandra-1"}))
-    (reason,) = objections(Action.REBUILD, facts, [], Limits())
+    (reason,) = violations(Action.REBUILD, facts, [], Limits())
     assert "cassandra-1" in reason
 
 
@@ -92,15 +92,15 @@ def test_no_disk_is_destroyed_while_another_one_lacks_rows() -> None:
     ],
 )
 def test_what_refuses_a_recovery_refuses_chaos(facts: GuardFacts, cost: Action) -> None:
-    assert objections(cost, facts, [], Limits())
+    assert violations(cost, facts, [], Limits())
 
 
 @pytest.mark.parametrize(("facts", "other"), [(SERVING, "cassandra-3"), (BROKER, "kafka-3")])
 def test_two_nodes_of_a_role_that_can_spare_one_need_a_waiver(facts: GuardFacts, other: str) -> None:
     others = [FLEET.node(other)]
-    assert objections(Action.RESTART, facts, others, Limits())
-    assert objections(Action.RESTART, facts, others, Limits(), BEYOND) == []
-    assert objections(Action.RESTART, facts, [FLEET.node("spark-worker-1")], Limits()) == []
+    assert violations(Action.RESTART, facts, others, Limits())
+    assert violations(Action.RESTART, facts, others, Limits(), BEYOND) == []
+    assert violations(Action.RESTART, facts, [FLEET.node("spark-worker-1")], Limits()) == []
 
 
 @given(
@@ -109,8 +109,8 @@ def test_two_nodes_of_a_role_that_can_spare_one_need_a_waiver(facts: GuardFacts,
 def test_a_waiver_only_ever_takes_reasons_away(cost: Action, waived: set[Guard]) -> None:
     facts = replace(with_ledger(SERVING, pending=frozenset({"cassandra-1"})), protected=True)
     others = [FLEET.node("cassandra-3")]
-    assert set(objections(cost, facts, others, Limits(), waived)) <= set(
-        objections(cost, facts, others, Limits())
+    assert set(violations(cost, facts, others, Limits(), waived)) <= set(
+        violations(cost, facts, others, Limits())
     )
 
 
@@ -180,13 +180,13 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_chaos_is_allowed_where_nothing_speaks_against_it(runtime: Any) -> None:
-    guard.check(runtime, FAULTS["volume_lost"], ["cassandra-2"])
+    guard.check_guards(runtime, FAULTS["volume_lost"], ["cassandra-2"])
 
 
 def test_a_pending_repair_refuses_the_loss_of_a_disk_and_not_of_another_role(runtime: Any) -> None:
     runtime.store.pending = {"cassandra-1": NOW}
-    with pytest.raises(Refused, match="cassandra-1"):
-        guard.check(runtime, FAULTS["volume_lost"], ["cassandra-2"])
+    with pytest.raises(GuardRefused, match="cassandra-1"):
+        guard.check_guards(runtime, FAULTS["volume_lost"], ["cassandra-2"])
     assert guard.ledger_of(runtime, FLEET.node("kafka-1")).pending == frozenset()
     assert guard.ledger_of(runtime, FLEET.node("cassandra-1")).pending == frozenset()
 
@@ -195,15 +195,15 @@ def test_a_protected_node_is_never_a_victim_whatever_the_fault(runtime: Any) -> 
     protected = replace(FLEET.node("cassandra-2"), protected=True)
     runtime.fleet = replace(FLEET, nodes={**FLEET.nodes, "cassandra-2": protected})
     for kind in ("volume_lost", "process_killed"):
-        with pytest.raises(Refused, match="protected"):
-            guard.check(runtime, FAULTS[kind], ["cassandra-2"])
+        with pytest.raises(GuardRefused, match="protected"):
+            guard.check_guards(runtime, FAULTS[kind], ["cassandra-2"])
 
 
 @pytest.mark.parametrize("question", ["steady_reasons", "watch_reasons", "rollout_reasons"])
 def test_each_question_can_refuse(runtime: Any, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
     monkeypatch.setattr(guard, question, lambda _: ["something is not well"])
-    with pytest.raises(Refused, match="not well"):
-        guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
+    with pytest.raises(GuardRefused, match="not well"):
+        guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
 
 
 def test_repairs_of_the_last_hour_count_against_the_budget(runtime: Any) -> None:
@@ -217,18 +217,18 @@ def test_repairs_of_the_last_hour_count_against_the_budget(runtime: Any) -> None
 
 
 def test_one_switch_stops_chaos_and_allows_it_again(runtime: Any) -> None:
-    switch.check(runtime.store)
-    switch.stop(runtime.store, user="olga", reason="a customer calls")
+    switch.check_not_stopped(runtime.store)
+    switch.stop_chaos(runtime.store, user="olga", reason="a customer calls")
     with pytest.raises(ChaosStopped, match=r"olga.*a customer calls"):
-        guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
-    switch.resume(runtime.store)
-    guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
+        guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
+    switch.resume_chaos(runtime.store)
+    guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
 
 
 def test_nothing_is_broken_while_the_switch_cannot_be_read(runtime: Any) -> None:
     runtime.store.away = True
     with pytest.raises(StoreUnavailable):
-        guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
+        guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
 
 
 # --- while a fault is in force ------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def bystanders(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> Bystanders:
 
 def test_the_switch_ends_a_fault_that_is_in_force(bystanders: Bystanders) -> None:
     bystanders.check()
-    switch.stop(bystanders.runtime.store, user="olga", reason="enough")
+    switch.stop_chaos(bystanders.runtime.store, user="olga", reason="enough")
     with pytest.raises(ChaosStopped):
         bystanders.check()
 

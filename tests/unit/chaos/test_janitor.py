@@ -15,7 +15,7 @@ import pytest
 
 from kintsugi.chaos import injection, janitor, registry
 from kintsugi.chaos.faults import Fault
-from kintsugi.chaos.injection import hold, in_force
+from kintsugi.chaos.injection import hold_fault, in_force
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import StepFailed
 from kintsugi.environments.local.node_process import start_time
@@ -61,9 +61,9 @@ def dead_owner() -> Iterator[tuple[int, int | None]]:
 
 def abandoned(runtime: Any, owner: tuple[int, int | None]) -> janitor.FaultRecord:
     """A record as a process leaves it that was killed with its fault in force."""
-    record = janitor.register(runtime.settings, "test", ("kafka-1",), 600)
+    record = janitor.register_fault(runtime.settings, "test", ("kafka-1",), 600)
     dead = replace(record, id="test-dead", owner=owner[0], owner_started=owner[1])
-    janitor.forget(runtime.settings, record)
+    janitor.forget_fault(runtime.settings, record)
     path = janitor._path(runtime.settings, dead)
     path.write_text(json.dumps(asdict(dead)))
     return dead
@@ -73,22 +73,22 @@ def test_the_fault_of_a_dead_owner_is_taken_back_once(
     runtime: Any, done: Done, dead_owner: tuple[int, int | None]
 ) -> None:
     record = abandoned(runtime, dead_owner)
-    assert janitor.sweep(runtime) == [record]
-    assert janitor.sweep(runtime) == []
+    assert janitor.sweep_overdue(runtime) == [record]
+    assert janitor.sweep_overdue(runtime) == []
     assert done == [("taken back", ("kafka-1",))]
 
 
 def test_the_fault_of_a_living_owner_is_left_alone_until_its_time_is_over(runtime: Any, done: Done) -> None:
-    record = janitor.register(runtime.settings, "test", ("kafka-1",), 600)
-    assert janitor.sweep(runtime) == []
+    record = janitor.register_fault(runtime.settings, "test", ("kafka-1",), 600)
+    assert janitor.sweep_overdue(runtime) == []
     assert record.overdue(time.time() + 601) is not None
-    janitor.forget(runtime.settings, record)
-    late = janitor.register(runtime.settings, "test", ("kafka-1",), -1)
-    assert janitor.sweep(runtime) == [late]
+    janitor.forget_fault(runtime.settings, record)
+    late = janitor.register_fault(runtime.settings, "test", ("kafka-1",), -1)
+    assert janitor.sweep_overdue(runtime) == [late]
 
 
 def test_a_pid_that_was_handed_on_is_no_living_owner(runtime: Any) -> None:
-    record = janitor.register(runtime.settings, "test", ("kafka-1",), 600)
+    record = janitor.register_fault(runtime.settings, "test", ("kafka-1",), 600)
     assert record.overdue(time.time()) is None
     assert record.owner_started is not None
     assert replace(record, owner_started=record.owner_started - 1).overdue(time.time()) is not None
@@ -107,28 +107,28 @@ def test_what_cannot_be_taken_back_now_is_tried_again(
 
     use(monkeypatch, Fault("test", "a test", lambda *_: None, fails_once))
     record = abandoned(runtime, dead_owner)
-    assert janitor.sweep(runtime) == []
+    assert janitor.sweep_overdue(runtime) == []
     assert janitor.records(runtime.settings) == [record]
-    assert janitor.sweep(runtime) == [record]
+    assert janitor.sweep_overdue(runtime) == [record]
 
 
 def test_a_janitor_runs_until_there_are_no_records(
     runtime: Any, done: Done, dead_owner: tuple[int, int | None]
 ) -> None:
     abandoned(runtime, dead_owner)
-    assert janitor.run(runtime.settings, runtime) == 0
+    assert janitor.run_janitor(runtime.settings, runtime) == 0
     assert done == [("taken back", ("kafka-1",))]
     assert janitor.records(runtime.settings) == []
 
 
 def test_a_janitor_of_an_installation_that_was_removed_ends(runtime: Any) -> None:
-    assert janitor.run(runtime.settings, runtime) == 0
+    assert janitor.run_janitor(runtime.settings, runtime) == 0
 
 
 def test_a_record_that_cannot_be_read_stops_nobody(runtime: Any, done: Done) -> None:
-    janitor.register(runtime.settings, "test", ("kafka-1",), -1)
+    janitor.register_fault(runtime.settings, "test", ("kafka-1",), -1)
     (janitor.directory(runtime.settings) / "a.fault.json").write_text("{")
-    assert len(janitor.sweep(runtime)) == 1
+    assert len(janitor.sweep_overdue(runtime)) == 1
 
 
 @pytest.mark.parametrize("failure", [ChaosStopped("stop"), KeyboardInterrupt(), StepFailed("x")])
@@ -178,11 +178,11 @@ def test_the_recorder_is_told_before_anything_is_done(runtime: Any, done: Done) 
 
 def test_a_hold_repeats_and_is_ended_by_its_check() -> None:
     times: list[int] = []
-    hold(1.2, again=lambda: times.append(1), every_s=0.5)
+    hold_fault(1.2, again=lambda: times.append(1), every_s=0.5)
     assert len(times) == 2
 
     def check() -> None:
         raise ChaosStopped("stop")
 
     with pytest.raises(ChaosStopped):
-        hold(60, check)
+        hold_fault(60, check)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import LeaseHeld, Refused
+from kintsugi.core.errors import GuardRefused, LeaseHeld
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.infra.airflow_client import Airflow
@@ -44,7 +44,7 @@ def test_one_cassandra_disk_brings_the_others_back(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/begun-by", "replace\n")  # new, and waits in vain
     recreate_cluster.check(settings, Role.CASSANDRA)
     disk(settings, "cassandra-3", "cassandra/joined")
-    with pytest.raises(Refused, match=r"the disk of cassandra-3 is there.*Approve the repairs"):
+    with pytest.raises(GuardRefused, match=r"the disk of cassandra-3 is there.*Approve the repairs"):
         recreate_cluster.check(settings, Role.CASSANDRA)
 
 
@@ -54,7 +54,7 @@ def test_kafka_comes_back_with_a_majority_of_its_voters_only(settings: Settings)
     disk(settings, "kafka-2", log)  # formatted, and never met its quorum
     recreate_cluster.check(settings, Role.KAFKA)
     disk(settings, "kafka-2", log, "records")
-    with pytest.raises(Refused, match="the disk of kafka-1, kafka-2 is there"):
+    with pytest.raises(GuardRefused, match="the disk of kafka-1, kafka-2 is there"):
         recreate_cluster.check(settings, Role.KAFKA)
 
 
@@ -67,12 +67,12 @@ def test_one_that_was_killed_goes_on_whatever_its_new_disks_hold(settings: Setti
 def test_a_missing_note_forms_nothing_over_disks_that_are_there(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/joined")
     recreate_cluster.note(settings, Role.CASSANDRA).unlink()
-    with pytest.raises(Refused, match="the disk of cassandra-1 is there"):
+    with pytest.raises(GuardRefused, match="the disk of cassandra-1 is there"):
         recreate_cluster.check(settings, Role.CASSANDRA)
 
 
 def test_spark_keeps_nothing_that_would_be_gone(settings: Settings) -> None:
-    with pytest.raises(Refused, match="spark_master keeps nothing"):
+    with pytest.raises(GuardRefused, match="spark_master keeps nothing"):
         recreate_cluster.check(settings, Role.SPARK_MASTER)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.notify.dead_mans_switch import Switch, Watching, ping, silences
+from kintsugi.notify.dead_mans_switch import DeadMansSwitch, Watching, ping, silences
 from tests.receivers import http_receiver
 from tests.stories import at
 
@@ -52,7 +52,7 @@ def test_airflow_is_missed_when_a_component_stays_unhealthy() -> None:
 
 
 def test_the_switch_calls_once_what_is_missing_has_settled() -> None:
-    switch, found = Switch(), silences(replace(WELL, now=at(400)))
+    switch, found = DeadMansSwitch(), silences(replace(WELL, now=at(400)))
     assert switch.feed(found[:1], at(400)) is None
     assert switch.feed(found, at(415)) is None
     page = switch.feed(found, at(430))
@@ -68,7 +68,7 @@ def test_the_switch_calls_once_what_is_missing_has_settled() -> None:
 
 def test_a_switch_that_was_started_again_makes_the_same_call() -> None:
     found, keys = silences(replace(WELL, now=at(400))), set()
-    for switch in (Switch(), Switch()):
+    for switch in (DeadMansSwitch(), DeadMansSwitch()):
         for _ in range(2):
             page = switch.feed(found, at(430))
         assert page is not None

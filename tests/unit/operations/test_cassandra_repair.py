@@ -13,7 +13,7 @@ from kintsugi.airflow_ext import recovery_task_group
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.operations import cassandra_repair
-from kintsugi.operations.cassandra_repair import Away, compare_ranges, compare_tonight, ranges_that_differ
+from kintsugi.operations.cassandra_repair import Away, differing_ranges, repair_ranges, repair_tonight
 from kintsugi.recovery import actions
 
 SAID = [  # as Cassandra 5.0.8 writes it of two others, and of one that only receives
@@ -78,14 +78,14 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_how_many_ranges_differed_is_what_cassandra_says() -> None:
-    assert ranges_that_differ(SAID) == 15
-    assert ranges_that_differ(["2026-08-01T02:15:00Z INFO SyncTask - are consistent", ""]) == 0
+    assert differing_ranges(SAID) == 15
+    assert differing_ranges(["2026-08-01T02:15:00Z INFO SyncTask - are consistent", ""]) == 0
 
 
 @pytest.mark.parametrize("primary", [True, False])
 def test_a_comparison_is_on_record_from_its_begin_to_its_end(doors: Any, primary: bool) -> None:
     node = doors.fleet.node("cassandra-2")
-    said = compare_ranges(doors, node, "night/1", primary=primary)
+    said = repair_ranges(doors, node, "night/1", primary=primary)
     assert "cassandra-2" in said
     assert said.endswith("15 differed and were repaired")
     assert doors.ran == [("cassandra-2", primary)]
@@ -94,7 +94,7 @@ def test_a_comparison_is_on_record_from_its_begin_to_its_end(doors: Any, primary
 
 def test_one_whose_count_is_unknown_was_carried_through_all_the_same(doors: Any) -> None:
     doors.mute = True
-    assert "how many differed is unknown" in compare_tonight(doors, "cassandra-2", "night/1")
+    assert "how many differed is unknown" in repair_tonight(doors, "cassandra-2", "night/1")
     assert doors.record[-1] == (5, None, None)
 
 
@@ -114,14 +114,14 @@ def test_the_others_are_waited_for_and_not_for_ever(doors: Any, monkeypatch: pyt
 def test_one_that_fails_is_on_record_with_the_reason(doors: Any) -> None:
     doors.failure = "a neighbour died"
     with pytest.raises(StepFailed, match="a neighbour died"):
-        compare_tonight(doors, "cassandra-2", "night/1")
+        repair_tonight(doors, "cassandra-2", "night/1")
     assert doors.record == [("cassandra-2", "night/1"), (5, None, "a neighbour died")]
 
 
 def test_at_night_each_node_compares_what_is_its_own_first(doors: Any) -> None:
     doors.opened = [SimpleNamespace(role=Role.KAFKA, node="kafka-1", id="i-2")]  # doesn't matter to Cassandra
     doors.rolled = [SimpleNamespace(state="held", id="d-1")]
-    compare_tonight(doors, "cassandra-3", "night/1")
+    repair_tonight(doors, "cassandra-3", "night/1")
     assert doors.ran == [("cassandra-3", True)]
 
 
@@ -139,14 +139,14 @@ def test_at_night_each_node_compares_what_is_its_own_first(doors: Any) -> None:
 def test_a_repair_or_a_roll_out_puts_it_off(doors: Any, opened: Any, rolled: Any, why: str) -> None:
     doors.opened, doors.rolled = opened, rolled
     with pytest.raises(StepFailed, match=f"cassandra-3 is put off: {why}"):
-        compare_tonight(doors, "cassandra-3", "night/1")
+        repair_tonight(doors, "cassandra-3", "night/1")
     assert doors.ran == doors.record == []
 
 
 def test_a_replica_that_does_not_answer_puts_it_off(doors: Any) -> None:
     doors.silent = ["cassandra-1"]
     with pytest.raises(StepFailed, match="cassandra-3 is put off: no answer from cassandra-1"):
-        compare_tonight(doors, "cassandra-3", "night/1")
+        repair_tonight(doors, "cassandra-3", "night/1")
     assert doors.ran == doors.record == []
 
 

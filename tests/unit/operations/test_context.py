@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import Fenced, IncidentClosed
+from kintsugi.core.errors import IncidentClosed, StaleTokenError
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.settings import load_settings
 from kintsugi.db.leases import Lease
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations import context
-from kintsugi.operations.context import Case, Runtime
+from kintsugi.operations.context import Context, RecoveryRef
 
-KAFKA_2 = Case("kafka-2-20260801T021504Z-9f3c", "kafka-2", "watch_kafka-2/run-7")
+KAFKA_2 = RecoveryRef("kafka-2-20260801T021504Z-9f3c", "kafka-2", "watch_kafka-2/run-7")
 
 
 class Book:
@@ -46,8 +46,8 @@ class Book:
         self.lines.append((message, data.get("mark")))
 
 
-def runtime(book: Book) -> Runtime:
-    return Runtime(load_settings(), load_fleet(), book)  # type: ignore[arg-type]
+def runtime(book: Book) -> Context:
+    return Context(load_settings(), load_fleet(), book)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_lease_is_renewed_while_the_step_lives_also_after_the_store_was_away
 
 @pytest.mark.usefixtures("often")
 def test_a_step_that_was_fenced_off_renews_nothing_more() -> None:
-    book = Book(Fenced("token 7 is no longer the newest"))
+    book = Book(StaleTokenError("token 7 is no longer the newest"))
     with runtime(book).step(KAFKA_2, "configure"):
         (thread,) = [thread for thread in threading.enumerate() if thread.name == "lease of kafka-2"]
         thread.join(20)

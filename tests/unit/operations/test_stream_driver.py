@@ -30,7 +30,7 @@ class Doors:
             SimpleNamespace(node=node.replace("_", "-"), last_word=ago(seconds))
             for node, seconds in last_words.items()
         ]
-        monkeypatch.setattr(stream_driver, "control", self._control)
+        monkeypatch.setattr(stream_driver, "control_driver", self._control)
 
     def desired(self, key: str) -> Desired | None:
         return None if self._wanted is None else Desired(key, self._wanted, 1)
@@ -75,5 +75,5 @@ def test_the_driver_is_started_again_unless_something_explains_the_standstill(
     said: str,
 ) -> None:
     doors: Any = Doors(monkeypatch, wanted, uptime, **repairs)
-    assert said in stream_driver.restart_if_wanted(doors)
+    assert said in stream_driver.restart_if_desired(doors)
     assert doors.told == told

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.core.observation import Finding, ProbeResult, Symptom
-from kintsugi.probes.failure_detector import NodeWatch
+from kintsugi.probes.failure_detector import FailureDetector
 from kintsugi.probes.protocols import Probe
 
 START = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
@@ -22,7 +22,7 @@ def probe(answer: ProbeResult, start_s: float, latency_s: float = 0.0) -> Probe:
 
 def run(script: list[tuple[float, ProbeResult, float, float]]) -> tuple[float, Finding] | None:
     """Feed (start, answer, latency, late); the first finding and the second at which it came."""
-    watch = NodeWatch()
+    watch = FailureDetector()
     for start_s, answer, latency_s, late_s in script:
         finding = watch.feed(probe(answer, start_s, latency_s), start_s + latency_s, late_s)
         if finding is not None:
@@ -75,7 +75,7 @@ def test_finding_tells_when_it_began_and_what_was_seen() -> None:
 
 
 def test_one_sickness_is_reported_once_and_the_next_one_anew() -> None:
-    watch = NodeWatch()
+    watch = FailureDetector()
     answers = [R, R, R, R, R, O, R, R, R]
     found = [watch.feed(probe(answer, s), float(s)) is not None for s, answer in enumerate(answers)]
     assert found == [False, False, True, False, False, False, False, False, True]
@@ -102,7 +102,7 @@ silent = st.sampled_from([T, W])
 def test_silence_with_an_answer_at_least_every_five_seconds_is_never_an_incident(
     runs: list[list[tuple[ProbeResult, float]]],
 ) -> None:
-    watch, now_s = NodeWatch(), 0.0
+    watch, now_s = FailureDetector(), 0.0
     for run_ in runs:
         watch.feed(probe(O, now_s), now_s)
         last_ok_s = now_s
@@ -119,7 +119,7 @@ def test_silence_with_an_answer_at_least_every_five_seconds_is_never_an_incident
 def test_a_finding_needs_three_refusals_or_eight_listened_seconds_since_the_last_answer(
     script: list[tuple[ProbeResult, float, float]],
 ) -> None:
-    watch, now_s, since, late_s_sum = NodeWatch(), 0.0, 0.0, 0.0
+    watch, now_s, since, late_s_sum = FailureDetector(), 0.0, 0.0, 0.0
     tail: list[ProbeResult] = []
     for answer, latency_s, late_s in script:
         start_s, now_s = now_s, now_s + latency_s + late_s

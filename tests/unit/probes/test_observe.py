@@ -19,13 +19,13 @@ from kintsugi.probes import observe
 from kintsugi.probes.observe import (
     crash_loop,
     damage,
-    heard_at,
     init_state,
-    opinions,
+    last_seen_at,
     parse_volume,
+    peer_views,
     progress,
 )
-from kintsugi.probes.peers import Witness
+from kintsugi.probes.peers import PeerView
 from kintsugi.probes.protocols import Probe
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
@@ -147,12 +147,12 @@ def test_what_a_service_said_of_its_data_long_ago_says_nothing_of_this_start() -
 
 def test_heard_at_is_the_newest_sign_of_life_of_anybody() -> None:
     silent = Probe("kafka-1", ProbeResult.TIMEOUT, NOW, 2.0, "")
-    heard = Witness("kafka-2", PeerOpinion.DOWN, "", NOW - timedelta(seconds=7))
-    newer = Witness("kafka-3", PeerOpinion.UP, "", NOW - timedelta(seconds=3))
-    deaf = Witness("kafka-4", PeerOpinion.UNKNOWN, "")
-    assert heard_at(silent, [heard, newer, deaf]) == NOW - timedelta(seconds=3)
-    assert heard_at(silent, [deaf]) is None
-    assert heard_at(Probe("kafka-1", ProbeResult.OK, NOW, 0.1, ""), [heard]) == NOW
+    heard = PeerView("kafka-2", PeerOpinion.DOWN, "", NOW - timedelta(seconds=7))
+    newer = PeerView("kafka-3", PeerOpinion.UP, "", NOW - timedelta(seconds=3))
+    deaf = PeerView("kafka-4", PeerOpinion.UNKNOWN, "")
+    assert last_seen_at(silent, [heard, newer, deaf]) == NOW - timedelta(seconds=3)
+    assert last_seen_at(silent, [deaf]) is None
+    assert last_seen_at(Probe("kafka-1", ProbeResult.OK, NOW, 0.1, ""), [heard]) == NOW
 
 
 def _ends(*seconds: int, service: str = "kafka") -> str:
@@ -208,10 +208,10 @@ def test_peers_of_a_silent_node_that_cannot_say_anything_are_asked_once_more(
     node, answers = settings.fleet.node("kafka-2"), iter(rounds)
     times = 0
 
-    async def witnesses(*_: Any) -> list[Witness]:
+    async def witnesses(*_: Any) -> list[PeerView]:
         nonlocal times
         times += 1
-        return [Witness("kafka-1", PeerOpinion(opinion), "") for opinion in next(answers)]
+        return [PeerView("kafka-1", PeerOpinion(opinion), "") for opinion in next(answers)]
 
     async def looked() -> tuple[Probe, Probe]:
         return (
@@ -219,9 +219,9 @@ def test_peers_of_a_silent_node_that_cannot_say_anything_are_asked_once_more(
             Probe("kafka-2", ProbeResult.TIMEOUT, at, 1.5, ""),
         )
 
-    async def ask() -> list[Witness]:
-        return await opinions(settings, node, asyncio.create_task(looked()))
+    async def ask() -> list[PeerView]:
+        return await peer_views(settings, node, asyncio.create_task(looked()))
 
-    monkeypatch.setattr(observe, "witnesses", witnesses)
+    monkeypatch.setattr(observe, "ask_peers", witnesses)
     assert [witness.opinion.value for witness in asyncio.run(ask())] == said
     assert times == asked

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import NewIncarnation, StepFailed, StepFailedForGood
+from kintsugi.core.errors import NewIncarnation, PermanentStepError, StepFailed
 from kintsugi.core.fleet import load_fleet
 from kintsugi.operations import readiness
-from kintsugi.operations.context import Case
+from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import actions, assessment, fact_gathering, guard_evaluation
 from kintsugi.recovery.diagnosis import Diagnosis, FailureMode
 
@@ -30,8 +30,8 @@ class Waited:
         self.starved_by: float | None = None
         monkeypatch.setattr(fact_gathering, "datetime", SimpleNamespace(now=self.clock))
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(readiness, "wait", self.wait)
-        monkeypatch.setattr(assessment, "look", lambda runtime, node: next(self.verdicts))
+        monkeypatch.setattr(readiness, "wait_until_ready", self.wait)
+        monkeypatch.setattr(assessment, "observe_node", lambda runtime, node: next(self.verdicts))
         monkeypatch.setattr(actions, "diagnose", lambda seen: Diagnosis(seen, f"kafka-2 is {seen}."))
 
     def clock(self, zone: Any) -> datetime:
@@ -79,7 +79,7 @@ def test_any_other_is_given_the_time_of_a_start_and_no_more(
 ) -> None:
     """The restart of a Spark worker "failed" after 10 s, and its init had started it some seconds later."""
     waited = Waited(monkeypatch, always(verdict), looks=100)
-    with pytest.raises(StepFailedForGood, match=f"kafka-2 is {verdict}. it is out of sync in trades-0"):
+    with pytest.raises(PermanentStepError, match=f"kafka-2 is {verdict}. it is out of sync in trades-0"):
         waited()
     assert actions.GRACE_S < waited.now <= actions.GRACE_S + actions.LOOK_EVERY_S
 
@@ -89,7 +89,7 @@ def test_a_starved_start_is_waited_for_by_the_processor_time_that_it_gets(
 ) -> None:
     waited = Waited(monkeypatch, always(FailureMode.HUNG), looks=100)
     waited.starved_by = 4.0  # it waits four times as long as it runs, so five times as long is given
-    with pytest.raises(StepFailedForGood):
+    with pytest.raises(PermanentStepError):
         waited()
     assert 5 * actions.GRACE_S < waited.now <= 5 * actions.GRACE_S + 2 * actions.LOOK_EVERY_S
 
@@ -97,7 +97,7 @@ def test_a_starved_start_is_waited_for_by_the_processor_time_that_it_gets(
 def test_a_node_that_gets_nothing_is_given_up_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = Waited(monkeypatch, always(FailureMode.HUNG), looks=1000)
     waited.starved_by = 1e6
-    with pytest.raises(StepFailedForGood):
+    with pytest.raises(PermanentStepError):
         waited()
     assert (
         waited.now <= actions.GRACE_S / fact_gathering.ProcessorClock.LEAST_SHARE + 2 * actions.LOOK_EVERY_S
@@ -107,7 +107,7 @@ def test_a_node_that_gets_nothing_is_given_up_as_well(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("verdict", actions.PATIENCE_S)
 def test_nothing_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, verdict: FailureMode) -> None:
     waited = Waited(monkeypatch, always(verdict), looks=1_000_000)
-    with pytest.raises(StepFailedForGood, match="out of sync"):
+    with pytest.raises(PermanentStepError, match="out of sync"):
         waited()
     assert waited.now == actions.PATIENCE_S[verdict] + actions.LOOK_EVERY_S
 
@@ -122,13 +122,13 @@ def test_where_another_incarnation_runs_the_attempt_is_withdrawn(
     step: Any = SimpleNamespace(token=7, note=lambda *_given, **_data: None)
     facts = SimpleNamespace(service=None, running=running, heard_at=None, view=SimpleNamespace(process=None))
     monkeypatch.setattr(fact_gathering, "is_running", lambda platform, name: running)
-    monkeypatch.setattr(guard_evaluation, "judge_again", lambda *_given: facts)
+    monkeypatch.setattr(guard_evaluation, "reevaluate_guards", lambda *_given: facts)
     with (
         pytest.raises(NewIncarnation, match="it came up anew"),
-        actions._judged(runtime, Case("i-1", "kafka-2", "run-1"), step),
+        actions._judged(runtime, RecoveryRef("i-1", "kafka-2", "run-1"), step),
     ):
         raise NewIncarnation("it came up anew")
     assert withdrawn == [("i-1", 7, "run-1", "not killed: it came up anew")]
-    with actions._judged(runtime, Case("i-1", "kafka-2", "run-1"), step):
+    with actions._judged(runtime, RecoveryRef("i-1", "kafka-2", "run-1"), step):
         pass
     assert len(withdrawn) == 1

@@ -11,11 +11,11 @@ import pytest
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
-from kintsugi.operations.context import Case
+from kintsugi.operations.context import RecoveryRef
 from kintsugi.probes.service_log import written_since
-from kintsugi.recovery.data_loss import LEFT_OUT, may_lack_rows, record_left_out
+from kintsugi.recovery.data_loss import LEFT_OUT, possible_data_loss, record_left_out
 
-CASE = Case("i-1", "cassandra-1", "watch_cassandra-1/run-7")
+CASE = RecoveryRef("i-1", "cassandra-1", "watch_cassandra-1/run-7")
 MINUTE = timedelta(minutes=1)
 
 
@@ -68,7 +68,7 @@ class Doors:
         return written_since([line for line in self.log.splitlines() if words in line], since)
 
     def lacks(self) -> bool:
-        return may_lack_rows(self, CASE, self)  # type: ignore[arg-type]
+        return possible_data_loss(self, CASE, self)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.escalation import MOST_ATTEMPTS, Decision, decide
+from kintsugi.recovery.escalation import MOST_ATTEMPTS, Decision, decide_action
 
 RESTART, NODE, BOTH, BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
 PAGE = Action.PAGE
 
 
 def decided(verdict: FailureMode, attempts: list[Action] | None = None, **known: Any) -> Decision:
-    return decide(verdict, attempts or [], role=Role.CASSANDRA, **known)
+    return decide_action(verdict, attempts or [], role=Role.CASSANDRA, **known)
 
 
 def climb(verdict: FailureMode, **known: Any) -> list[Action]:
@@ -140,7 +140,7 @@ def test_no_sequence_of_verdicts_makes_it_try_for_ever(
 ) -> None:
     attempts: list[Action] = []
     for verdict, volume_intact, suspicious in moments:
-        action = decide(
+        action = decide_action(
             verdict, attempts, role=role, volume_intact=volume_intact, suspicious_release=suspicious
         ).action
         assert action is not Action.AUTO

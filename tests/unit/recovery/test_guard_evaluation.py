@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import IncidentClosed, NodeReturned, Refused
+from kintsugi.core.errors import GuardRefused, IncidentClosed, NodeReturned
 from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.core.incident import Action, Incident, JournalEntry
 from kintsugi.core.observation import ProbeResult
-from kintsugi.operations.context import Case
+from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.escalation import Decision
-from kintsugi.recovery.guards import Guard, Ruling
+from kintsugi.recovery.guards import Guard, GuardResult
 from tests.stories import T0
 
-WATCH = Case("i-1", "kafka-2", "watch_kafka-2/run-1")
-HAND = Case("i-1", "kafka-2", "recover_node/manual-1")
+WATCH = RecoveryRef("i-1", "kafka-2", "watch_kafka-2/run-1")
+HAND = RecoveryRef("i-1", "kafka-2", "recover_node/manual-1")
 
 
 @dataclass
@@ -42,11 +42,11 @@ class Doors:
     def ledger(self, _id: str) -> None:
         return None
 
-    def node(self, case: Case) -> Any:
+    def node(self, case: RecoveryRef) -> Any:
         return self.fleet.node(case.node)
 
     @contextmanager
-    def step(self, case: Case, name: str) -> Iterator[Any]:
+    def step(self, case: RecoveryRef, name: str) -> Iterator[Any]:
         doors = self
 
         class Step:
@@ -65,7 +65,9 @@ class Doors:
     def close(self) -> None:
         raise IncidentClosed("the incident is closed")
 
-    def confirmed(self, case: Case, verdict: str, *, requested: str = "auto", dry_run: bool = False) -> None:
+    def confirmed(
+        self, case: RecoveryRef, verdict: str, *, requested: str = "auto", dry_run: bool = False
+    ) -> None:
         self.write(
             "confirm", verdict=verdict, requested=requested, dry_run=dry_run, volume_intact=True, heard_at=None,
             run=case.holder,
@@ -84,8 +86,8 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Guard) -> None:
-    ruling = Ruling(False, tuple(gate.value for gate in gates), frozenset(gates))
-    monkeypatch.setattr(guard_evaluation, "judge", lambda *_, **__: ruling)
+    ruling = GuardResult(False, tuple(gate.value for gate in gates), frozenset(gates))
+    monkeypatch.setattr(guard_evaluation, "evaluate", lambda *_, **__: ruling)
 
 
 def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitioned_node(
@@ -93,7 +95,7 @@ def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitio
 ) -> None:
     refuse(monkeypatch, Guard.COPIES)
     doors.confirmed(HAND, "partitioned", requested="rebuild")
-    assert guard_evaluation.guard(doors, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
+    assert guard_evaluation.evaluate_guards(doors, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
 
 
 def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
@@ -101,10 +103,10 @@ def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
 ) -> None:
     doors.confirmed(WATCH, "host_lost")
     refuse(monkeypatch, Guard.BUDGET)
-    guard_evaluation.guard(doors, WATCH)  # type: ignore[arg-type]
+    guard_evaluation.evaluate_guards(doors, WATCH)  # type: ignore[arg-type]
     doors.confirmed(HAND, "host_lost", requested="rebuild")
     refuse(monkeypatch, Guard.COPIES, Guard.PENDING)
-    guard_evaluation.guard(doors, HAND)  # type: ignore[arg-type]
+    guard_evaluation.evaluate_guards(doors, HAND)  # type: ignore[arg-type]
     opened: list[Guard] = []
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: opened.extend(approved))
     assert guard_evaluation.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
@@ -117,7 +119,7 @@ def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
 ) -> None:
     doors.confirmed(WATCH, "host_lost")
     refuse(monkeypatch, Guard.BUDGET)
-    guard_evaluation.guard(doors, WATCH)  # type: ignore[arg-type]
+    guard_evaluation.evaluate_guards(doors, WATCH)  # type: ignore[arg-type]
     doors.confirmed(HAND, "host_lost", dry_run=True)
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: None)
     assert guard_evaluation.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
@@ -125,10 +127,10 @@ def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
 
 
 @pytest.mark.parametrize(
-    ("error", "path"), [(NodeReturned, "rejoin"), (Refused, None), (IncidentClosed, None)]
+    ("error", "path"), [(NodeReturned, "rejoin"), (GuardRefused, None), (IncidentClosed, None)]
 )
 def test_a_node_that_answers_before_its_repair_begins_is_only_proven(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, error: type[Refused], path: str | None
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, error: type[GuardRefused], path: str | None
 ) -> None:
     def begin(*_: Any, **__: Any) -> None:
         raise error("kafka-2 answered 1 s ago")

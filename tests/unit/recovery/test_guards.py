@@ -12,7 +12,15 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action, RepairBudget
 from kintsugi.core.observation import NodeView, ProbeResult, ServiceProcess
 from kintsugi.recovery.common_cause import OtherNode, Starvation
-from kintsugi.recovery.guards import CassandraFacts, Copies, Guard, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.recovery.guards import (
+    CassandraFacts,
+    Guard,
+    GuardFacts,
+    KafkaFacts,
+    Limits,
+    ReplicaCounts,
+    evaluate,
+)
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 RESTART, NODE, BOTH, BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
@@ -46,7 +54,10 @@ KAFKA = replace(
     cassandra=None,
     kafka=KafkaFacts(
         node_id=1,
-        partitions={"trades-0": Copies(frozenset({1, 2, 3})), "trades-1": Copies(frozenset({2, 3}))},
+        partitions={
+            "trades-0": ReplicaCounts(frozenset({1, 2, 3})),
+            "trades-1": ReplicaCounts(frozenset({2, 3})),
+        },
         live=frozenset({2, 3}),
         voters=3,
         current=2,
@@ -82,11 +93,11 @@ def ledger(facts: GuardFacts = CASSANDRA, **changes: Any) -> GuardFacts:
 @pytest.mark.parametrize("facts", [CASSANDRA, KAFKA, SPARK], ids=lambda facts: facts.node)
 @pytest.mark.parametrize("action", [action for action in Action if action is not Action.AUTO])
 def test_a_dead_node_in_a_calm_fleet_may_be_repaired_in_any_way(facts: GuardFacts, action: Action) -> None:
-    assert judge(action, facts).reasons == ()
-    assert judge(action, facts).allowed
+    assert evaluate(action, facts).reasons == ()
+    assert evaluate(action, facts).allowed
 
 
-ALONE = {"trades-1": Copies(frozenset({1}), frozenset())}
+ALONE = {"trades-1": ReplicaCounts(frozenset({1}), frozenset())}
 REFUSALS = [
     # who is asked, what for, and words of the only reason
     (
@@ -119,12 +130,16 @@ REFUSALS = [
     # last copy and quorum, Kafka
     (kafka(partitions=ALONE), BOTH, "last copy of trades-1"),
     (
-        kafka(partitions={f"t-{n}": Copies(frozenset({1})) for n in range(5)}),
+        kafka(partitions={f"t-{n}": ReplicaCounts(frozenset({1})) for n in range(5)}),
         BOTH,
         "t-0, t-1, t-2 and 2 more",
     ),
-    (kafka(partitions={"trades-1": Copies(frozenset({1, 2}))}, live=frozenset({1, 3})), BOTH, "last copy"),
-    (kafka(partitions={"trades-1": Copies(frozenset(), frozenset())}), BOTH, "last copy"),
+    (
+        kafka(partitions={"trades-1": ReplicaCounts(frozenset({1, 2}))}, live=frozenset({1, 3})),
+        BOTH,
+        "last copy",
+    ),
+    (kafka(partitions={"trades-1": ReplicaCounts(frozenset(), frozenset())}), BOTH, "last copy"),
     (kafka(partitions=None), BOTH, "Which brokers hold the partitions"),
     (kafka(live=None), BOTH, "Which brokers hold the partitions"),
     (kafka(current=1), BOTH, "Only 1 of the 3 Kafka voters beside kafka-1 are current; a quorum needs 2"),
@@ -181,7 +196,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("facts", "action", "words"), REFUSALS)
 def test_a_gate_refuses_with_its_reason_alone(facts: GuardFacts, action: Action, words: str) -> None:
-    ruling = judge(action, facts)
+    ruling = evaluate(action, facts)
     assert not ruling.allowed
     assert len(ruling.reasons) == 1
     assert words in ruling.reasons[0]
@@ -229,7 +244,7 @@ ALLOWED = [
     (replace(CASSANDRA, service=ProbeResult.OK, planned=True), RESTART, "its peers can spare it"),
     (replace(kafka(partitions=ALONE), ledger=CALM), NODE, "the volume with the last copy is kept"),
     (
-        kafka(partitions={"trades-1": Copies(frozenset({1}), frozenset({2}))}),
+        kafka(partitions={"trades-1": ReplicaCounts(frozenset({1}), frozenset({2}))}),
         BOTH,
         "an eligible leader has it",
     ),
@@ -248,20 +263,22 @@ ALLOWED = [
 
 @pytest.mark.parametrize(("facts", "action", "why"), ALLOWED)
 def test_a_gate_stays_open_where_nothing_is_at_stake(facts: GuardFacts, action: Action, why: str) -> None:
-    assert judge(action, facts).reasons == (), why
+    assert evaluate(action, facts).reasons == (), why
 
 
 def test_all_reasons_are_given_not_just_the_first() -> None:
-    reasons = judge(BOTH, replace(cassandra(others_down=2), service=ProbeResult.OK, protected=True)).reasons
+    reasons = evaluate(
+        BOTH, replace(cassandra(others_down=2), service=ProbeResult.OK, protected=True)
+    ).reasons
     assert len(reasons) == 3
 
 
 def test_a_refusal_that_passes_says_when_to_ask_again() -> None:
-    ruling = judge(BOTH, replace(CASSANDRA, heard_at=ago(2)))
+    ruling = evaluate(BOTH, replace(CASSANDRA, heard_at=ago(2)))
     assert ruling.passing
     assert ruling.retry_at is not None
     later = replace(CASSANDRA, heard_at=ago(2), at=ruling.retry_at, observed_at=ruling.retry_at)
-    assert judge(BOTH, later).allowed
+    assert evaluate(BOTH, later).allowed
 
 
 @pytest.mark.parametrize(
@@ -276,16 +293,16 @@ def test_a_refusal_that_passes_says_when_to_ask_again() -> None:
     ],
 )
 def test_waiting_is_worth_it_only_where_the_reason_can_go_away(facts: GuardFacts, passing: bool) -> None:
-    assert judge(BOTH, facts).passing is passing
+    assert evaluate(BOTH, facts).passing is passing
 
 
 def test_limits_are_settings() -> None:
     strict = Limits(repairs_per_node_and_hour=1, sick_share=0.1, silence=timedelta(seconds=20))
-    assert len(judge(BOTH, ledger(repairs_of_node=1), strict).reasons) == 3
+    assert len(evaluate(BOTH, ledger(repairs_of_node=1), strict).reasons) == 3
 
 
 def test_auto_is_not_an_action() -> None:
-    assert not judge(Action.AUTO, CASSANDRA).allowed
+    assert not evaluate(Action.AUTO, CASSANDRA).allowed
 
 
 EVERY = frozenset(Guard)
@@ -293,18 +310,18 @@ EVERY = frozenset(Guard)
 
 def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
     worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
-    assert judge(BOTH, worst, approved=EVERY).allowed
+    assert evaluate(BOTH, worst, approved=EVERY).allowed
     heard = replace(worst, heard_at=ago(1))
     for facts in (replace(worst, service=ProbeResult.OK), heard, replace(heard, running=True)):
-        assert not judge(BOTH, facts, approved=EVERY).allowed
+        assert not evaluate(BOTH, facts, approved=EVERY).allowed
 
 
 def test_a_person_opens_no_gate_that_was_not_asked_about() -> None:
-    asked = judge(BOTH, ledger(repairs_of_node=6))
+    asked = evaluate(BOTH, ledger(repairs_of_node=6))
     assert asked.gates == {Guard.BUDGET}
-    assert judge(BOTH, ledger(repairs_of_node=7), approved=asked.gates).allowed
+    assert evaluate(BOTH, ledger(repairs_of_node=7), approved=asked.gates).allowed
     by_now = replace(ledger(repairs_of_node=6), sick=8)
-    assert judge(BOTH, by_now, approved=asked.gates).gates == {Guard.BREAKER}
+    assert evaluate(BOTH, by_now, approved=asked.gates).gates == {Guard.BREAKER}
 
 
 maybe_time = st.none() | st.floats(0, 20).map(ago)
@@ -345,7 +362,7 @@ any_facts = st.builds(
         partitions=st.none()
         | st.dictionaries(
             st.sampled_from(["t-0", "t-1"]),
-            st.builds(Copies, st.frozensets(st.integers(1, 3)), st.frozensets(st.integers(1, 3))),
+            st.builds(ReplicaCounts, st.frozensets(st.integers(1, 3)), st.frozensets(st.integers(1, 3))),
         ),
         live=st.none() | st.frozensets(st.integers(1, 3)),
         voters=st.none() | st.just(3),
@@ -359,7 +376,7 @@ any_facts = st.builds(
 @given(any_facts, st.sampled_from([RESTART, NODE, BOTH]), st.booleans())
 def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, approved: bool) -> None:
     """Whoever approves: what anybody heard within 5 s is killed only where its platform knows that it is dead."""
-    if not judge(action, facts, approved=EVERY if approved else ()).allowed:
+    if not evaluate(action, facts, approved=EVERY if approved else ()).allowed:
         return
     if action is RESTART and (facts.planned or facts.process_ended or facts.proven_dead):
         return  # somebody asked for it, or there is nothing to kill
@@ -377,12 +394,12 @@ def test_no_facts_allow_to_kill_what_runs_while_a_common_cause_is_likely(
     ends_nothing = facts.proven_dead or (action is RESTART and facts.process_ended)
     if facts.common_cause() is None or ends_nothing or (action is BACK and facts.process_ended):
         return
-    assert Guard.COMMON_CAUSE in judge(action, facts).gates
+    assert Guard.COMMON_CAUSE in evaluate(action, facts).gates
 
 
 @given(any_facts)
 def test_no_facts_allow_to_destroy_the_last_copy(facts: GuardFacts) -> None:
-    if not judge(BOTH, facts).allowed:
+    if not evaluate(BOTH, facts).allowed:
         return
     if facts.role is Role.KAFKA:
         assert facts.kafka is not None
@@ -400,10 +417,10 @@ def test_no_facts_allow_to_destroy_the_last_copy(facts: GuardFacts) -> None:
 @given(any_facts)
 def test_knowing_less_never_allows_to_destroy_more(facts: GuardFacts) -> None:
     for unknown in ("observed_at", "service", "protected", "ledger"):
-        assert not judge(BOTH, replace(facts, **{unknown: None})).allowed  # type: ignore[arg-type]
+        assert not evaluate(BOTH, replace(facts, **{unknown: None})).allowed  # type: ignore[arg-type]
 
 
 @given(any_facts)
 def test_who_may_destroy_the_volume_may_destroy_the_node(facts: GuardFacts) -> None:
-    if judge(BOTH, facts).allowed:
-        assert judge(NODE, facts).allowed
+    if evaluate(BOTH, facts).allowed:
+        assert evaluate(NODE, facts).allowed

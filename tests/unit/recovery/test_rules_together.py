@@ -26,8 +26,8 @@ from kintsugi.core.observation import (
 )
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.diagnosis import diagnose
-from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide
-from kintsugi.recovery.guards import CassandraFacts, Copies, Guard, GuardFacts, KafkaFacts, judge
+from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide_action
+from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, ReplicaCounts, evaluate
 
 SILENCE = timedelta(seconds=5)
 SIZE = 2**30
@@ -204,13 +204,13 @@ class Team(RuleBasedStateMachine):
         seen, before = self.observe(server, hidden), len(server.attempts)
         facts = self.facts(server, seen, hidden)
         action = self.decide(server, seen, suspicious=suspicious, insisted=True)
-        self.carry_out(server, action, facts, helps, approved=judge(action, facts).gates)
+        self.carry_out(server, action, facts, helps, approved=evaluate(action, facts).gates)
         server.insisted += len(server.attempts) - before if server.attempts else 0
 
     def decide(
         self, server: Server, seen: Observation, *, suspicious: bool, insisted: bool = False
     ) -> Action:
-        return decide(
+        return decide_action(
             diagnose(seen).verdict,
             server.attempts,
             role=server.role,
@@ -245,7 +245,7 @@ class Team(RuleBasedStateMachine):
         helps: bool,
         approved: frozenset[Guard] = frozenset(),
     ) -> None:
-        if not (action.changes and judge(action, facts, approved=approved).allowed):
+        if not (action.changes and evaluate(action, facts, approved=approved).allowed):
             return
         if facts.process_ended and not action.destroys:
             assert server.process == "down", f"{server.name} has a process that a restart would kill"
@@ -330,7 +330,7 @@ class Team(RuleBasedStateMachine):
         self.pass_time(4000.0 if cleared else 0.5)
         if server.serves and action.changes:
             again = self.facts(server, self.observe(server, hidden), hidden)
-            assert not judge(action, again).allowed, f"{server.name} serves again and may be killed"
+            assert not evaluate(action, again).allowed, f"{server.name} serves again and may be killed"
 
     def facts(self, server: Server, seen: Observation, hidden: set[str]) -> GuardFacts:
         others = self.others(server)
@@ -382,7 +382,7 @@ class Team(RuleBasedStateMachine):
         live = frozenset(int(other.name[-1]) for other in others if other.serves)
         return replace(
             facts,
-            kafka=KafkaFacts(int(server.name[-1]), {"trades-0": Copies(in_sync)}, live, 3, len(live)),
+            kafka=KafkaFacts(int(server.name[-1]), {"trades-0": ReplicaCounts(in_sync)}, live, 3, len(live)),
         )
 
     @invariant()

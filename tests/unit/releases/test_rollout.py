@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.rollout_state import NodeRollout, NodeState
-from kintsugi.releases.rollout import Move, next_move, order, to_return, touched
+from kintsugi.releases.rollout import Move, next_move, nodes_to_roll_back, order, updated_nodes
 
 W, T, P, F, R, S = (
     NodeState.WAITING,
@@ -77,9 +77,9 @@ def test_a_bad_probe_of_the_whole_fleet_begins_the_way_back(
 
 
 def test_the_order_of_the_way_back() -> None:
-    assert to_return(steps(P, P, F, W, same="a")) == ["c", "b"]
-    assert to_return(steps(P, P, R, W)) == ["b", "a"]
-    assert to_return(steps(P, F, P, W)) == ["b", "c", "a"]  # it was proven, and fell sick later
+    assert nodes_to_roll_back(steps(P, P, F, W, same="a")) == ["c", "b"]
+    assert nodes_to_roll_back(steps(P, P, R, W)) == ["b", "a"]
+    assert nodes_to_roll_back(steps(P, F, P, W)) == ["b", "c", "a"]  # it was proven, and fell sick later
 
 
 @given(
@@ -126,6 +126,6 @@ def test_no_history_touches_two_nodes_at_once_or_ends_half_way(
     assert healthy_then_failed <= 1, "after the first bad probe nothing more may be tried"
     if broken:
         some_stuck = any(step.state is S for step in plan)
-        assert some_stuck or {plan[int(n)].state for n in touched(plan)} <= {R}
+        assert some_stuck or {plan[int(n)].state for n in updated_nodes(plan)} <= {R}
     else:
         assert {step.state for step in plan} == {P}

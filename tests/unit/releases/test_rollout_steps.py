@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.store import Deployment, ReleaseRecord
-from kintsugi.releases.rollout_steps import conclude, tell
+from kintsugi.releases.rollout_steps import conclude, format_rollout
 
 P, F, R, S, T, W = (
     NodeState.PROVEN,
@@ -71,5 +71,5 @@ def test_a_dry_run_that_came_to_no_plan_ends_as_stopped() -> None:
 
 
 def test_the_story_names_what_was_restarted() -> None:
-    assert "restarted for it: kafka-1, kafka-2)" in tell(deployment(R, R, W, broken="x"))
-    assert "restarted for it: no node)" in tell(deployment(W))
+    assert "restarted for it: kafka-1, kafka-2)" in format_rollout(deployment(R, R, W, broken="x"))
+    assert "restarted for it: no node)" in format_rollout(deployment(W))

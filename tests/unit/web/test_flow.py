@@ -9,12 +9,12 @@ from kintsugi.db.stream_record import Loss, LossState, StreamSummary, Wait
 from kintsugi.web import flow
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import Severity
-from kintsugi.web.sources import Files, FlowSeen
+from kintsugi.web.sources import Files, StreamSnapshot
 from tests.made_up import NOW, sample_at
 
 
-def seen(*samples: FlowSample) -> CachedValue[FlowSeen]:
-    return CachedValue(FlowSeen(tuple(samples), live=True), NOW)
+def seen(*samples: FlowSample) -> CachedValue[StreamSnapshot]:
+    return CachedValue(StreamSnapshot(tuple(samples), live=True), NOW)
 
 
 def test_nothing_waits_when_all_is_stored() -> None:
@@ -58,7 +58,7 @@ REPLAYED = Loss(2, 10, 30, NOW, LossState.REPLAYED, ("f",), "1 files were sent a
 def test_what_is_on_record_of_the_stream_shows_though_its_offsets_look_well(
     record: StreamSummary, level: Severity, word: str
 ) -> None:
-    now = flow.stream(CachedValue(FlowSeen((sample_at(0, 10, 10),), live=True, record=record), NOW))
+    now = flow.stream(CachedValue(StreamSnapshot((sample_at(0, 10, 10),), live=True, record=record), NOW))
     assert now.level is level
     assert word in now.sentence
 

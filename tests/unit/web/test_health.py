@@ -12,36 +12,36 @@ import pytest
 from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.core.incident import Incident, JournalEntry
 from kintsugi.core.observation import ProbeResult, Symptom
-from kintsugi.db.dashboard import Glance
+from kintsugi.db.dashboard import FleetSummary
 from kintsugi.db.flags import Maintenance
 from kintsugi.db.releases import ReleaseRecord
-from kintsugi.db.replica_repairs import Compared
+from kintsugi.db.replica_repairs import ReplicaRepair
 from kintsugi.web import health
 from kintsugi.web.flow import Stream
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import Severity
-from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
+from kintsugi.web.sources import AirflowSnapshot, Approval, NodeSnapshot, ReleasesSnapshot
 from tests.made_up import NOW
 
 FLEET = load_fleet()
-COMPARED = {f"cassandra-{n}": Compared(NOW - timedelta(hours=n), 0) for n in (1, 2, 3)}
+COMPARED = {f"cassandra-{n}": ReplicaRepair(NOW - timedelta(hours=n), 0) for n in (1, 2, 3)}
 INSTALLED = NOW - timedelta(days=30)
-CALM = Glance((), {}, (), (), {}, COMPARED, INSTALLED, NOW - timedelta(hours=3), (), 12)
+CALM = FleetSummary((), {}, (), (), {}, COMPARED, INSTALLED, NOW - timedelta(hours=3), (), 12)
 
 
 def known(
     *,
     down: Sequence[str] = (),
-    store: Glance = CALM,
+    store: FleetSummary = CALM,
     stream: Stream | None = None,
     errors: Sequence[str] = (),
-    releases: ReleasesSeen | None = None,
+    releases: ReleasesSnapshot | None = None,
     **airflow: Any,
 ) -> health.Known:
-    nodes = {node.name: NodeSeen(ProbeResult.OK, "", None, None) for node in FLEET}
+    nodes = {node.name: NodeSnapshot(ProbeResult.OK, "", None, None) for node in FLEET}
     for name in down:
-        nodes[name] = NodeSeen(ProbeResult.REFUSED, "refused", Symptom.DOWN, NOW - timedelta(seconds=4))
-    seen = replace(AirflowSeen(frozenset(), (), (), None), **airflow)
+        nodes[name] = NodeSnapshot(ProbeResult.REFUSED, "refused", Symptom.DOWN, NOW - timedelta(seconds=4))
+    seen = replace(AirflowSnapshot(frozenset(), (), (), None), **airflow)
     said = dict.fromkeys(errors, "away")
     return health.Known(
         now=NOW,
@@ -63,7 +63,7 @@ def opened(*entries: tuple[str, str, dict[str, Any]], node: str = "kafka-2", ago
     return Incident(f"{node}-i", node, Role.KAFKA, at, at, at, f"watch_{node}/1", entries=lines)
 
 
-def with_open(*incidents: Incident) -> Glance:
+def with_open(*incidents: Incident) -> FleetSummary:
     return replace(CALM, open=incidents)
 
 
@@ -125,7 +125,7 @@ def test_another_nodes_maintenance_does_not_count() -> None:
 
 def test_a_node_long_gone_without_a_repair_needs_a_person() -> None:
     state = known(down=["kafka-1"])
-    gone = NodeSeen(ProbeResult.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
+    gone = NodeSnapshot(ProbeResult.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
     state = replace(state, nodes=CachedValue({**(state.nodes.value or {}), "kafka-1": gone}, NOW))
     assert health.headline(state).title == "kafka-1 does not answer, and no repair has begun."
 
@@ -187,7 +187,7 @@ def test_rows_say_what_is_done_and_what_is_paused() -> None:
 def test_a_node_on_another_release_and_drift_are_told() -> None:
     good = ReleaseRecord("a" * 64, "checkout", NOW, NOW, None, None)
     trial = ReleaseRecord("b" * 64, "checkout", NOW, None, None, None)
-    seen = ReleasesSeen(
+    seen = ReleasesSnapshot(
         {"kafka-1": trial, "kafka-2": good}, good, {"kafka-2": ["/etc/a", "/etc/b", "/etc/c"]}
     )
     state = known(releases=seen)
@@ -196,11 +196,11 @@ def test_a_node_on_another_release_and_drift_are_told() -> None:
     assert rows["kafka-2"] == ("drift: /etc/a, /etc/b and more",)
     assert rows["kafka-3"] == ()
     assert health.release_line(state.releases) == "Known-good release aaaaaaaaaaaa. Drift on kafka-2."
-    nothing = health.release_line(known(releases=ReleasesSeen({}, None, {})).releases)
+    nothing = health.release_line(known(releases=ReleasesSnapshot({}, None, {})).releases)
     assert nothing == "No release is known-good yet."
 
 
-def compared(**nodes: Compared) -> Glance:
+def compared(**nodes: ReplicaRepair) -> FleetSummary:
     return replace(CALM, compared={name.replace("_", "-"): known for name, known in nodes.items()})
 
 
@@ -209,7 +209,9 @@ def test_the_oldest_comparison_of_a_replica_is_told() -> None:
         health.comparison_line(known()) == f"Replicas compared {NOW - timedelta(hours=3):%Y-%m-%d %H:%M} UTC."
     )
     assert health.comparison_line(known(store=compared())) == "Replicas not compared yet."
-    some = compared(cassandra_1=Compared(NOW, 2), cassandra_2=Compared(failed_at=NOW, failure="no room"))
+    some = compared(
+        cassandra_1=ReplicaRepair(NOW, 2), cassandra_2=ReplicaRepair(failed_at=NOW, failure="no room")
+    )
     said = (
         "Replicas of cassandra-2 and cassandra-3 not compared yet. The last comparison of cassandra-2 failed."
     )
@@ -223,8 +225,8 @@ def test_the_oldest_comparison_of_a_replica_is_told() -> None:
 
 @pytest.mark.parametrize(("days", "level"), [(7.9, Severity.WELL), (8.1, Severity.NOTE)])
 def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, level: Severity) -> None:
-    old = Compared(NOW - timedelta(days=days), 0, NOW, "no room")
-    new = Compared(NOW, 0)
+    old = ReplicaRepair(NOW - timedelta(days=days), 0, NOW, "no room")
+    new = ReplicaRepair(NOW, 0)
     said = health.headline(known(store=compared(cassandra_1=new, cassandra_2=old, cassandra_3=new)))
     assert said.level is level
     assert (said.since == old.whole_at) is (level is Severity.NOTE)

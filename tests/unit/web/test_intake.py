@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
-from kintsugi.web.intake import judge, not_taken_line, notes_of
+from kintsugi.web.intake import assess_intake, not_taken_line, notes_of
 from kintsugi.web.severity import Severity
 
 NOW = datetime(2026, 11, 27, 18, tzinfo=UTC)
@@ -33,21 +33,21 @@ LONG = {"waiting": 2, "oldest": "f", "oldest_at": NOW, "waits_since": NOW - time
     ],
 )  # fmt: skip
 def test_how_grave_it_is(found: dict[str, Any], level: Severity) -> None:
-    seen = judge(IntakeReport(NOW, **found), RULES, NOW)
+    seen = assess_intake(IntakeReport(NOW, **found), RULES, NOW)
     assert seen.level is level, seen
 
 
 def test_the_file_is_named_and_an_action_offered() -> None:
-    seen = judge(IntakeReport(NOW, failed=[note()], failed_count=1), RULES, NOW)
+    seen = assess_intake(IntakeReport(NOW, failed=[note()], failed_count=1), RULES, NOW)
     assert ("f.csv" in seen.sentence, "the reason" in seen.sentence, seen.deed) == (True, True, "redrive")
     assert seen.to_json()["level"] == "bad"
     assert seen.to_json()["failed"][0]["key"] == "trades/2024-10-08/f.csv"
 
 
 def test_nobody_says_well_who_has_not_looked() -> None:
-    assert judge(None, RULES, NOW).level is Severity.UNKNOWN
-    assert judge(IntakeReport(NOW), RULES, NOW + timedelta(minutes=6)).level is Severity.UNKNOWN
-    assert judge(IntakeReport(NOW), RULES, NOW + timedelta(minutes=16)).level is Severity.BAD
+    assert assess_intake(None, RULES, NOW).level is Severity.UNKNOWN
+    assert assess_intake(IntakeReport(NOW), RULES, NOW + timedelta(minutes=6)).level is Severity.UNKNOWN
+    assert assess_intake(IntakeReport(NOW), RULES, NOW + timedelta(minutes=16)).level is Severity.BAD
 
 
 def test_what_is_not_taken_is_named() -> None:

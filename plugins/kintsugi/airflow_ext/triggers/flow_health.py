@@ -19,7 +19,7 @@ from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.heartbeats import FLOW, PULSE
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.probes.stream import probe_stream
-from kintsugi.probes.stream_progress import FlowFinding, FlowReading, FlowWatch, read_flow
+from kintsugi.probes.stream_progress import FlowFinding, FlowReading, StreamProgressDetector, read_flow
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class FlowHealthTrigger(BaseTrigger):
         """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
         settings = load_settings()
         fleet, samples = settings.fleet, FlowSamples(store_dsn(settings))
-        watch, clock = FlowWatch(), asyncio.get_running_loop().time
+        watch, clock = StreamProgressDetector(), asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
         while clock() < ends_s:
             PULSE.at(FLOW)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
     from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
-    from kintsugi.pipeline.ingest.file_ingest import FileAccount
+    from kintsugi.pipeline.ingest.file_ingest import FileIngestReport
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 
 REPEATS = 3
@@ -82,7 +82,7 @@ def replay_loss(
     s3: S3Client, ledger: IngestLedger, sent: SentOffsets, record: StreamRecord, bootstrap: list[str], loss_id: str, *,
     name: str, bucket: str = BUCKET, control: FlowControl | None = None,
     sources: Sequence[DataSource] | None = None,
-) -> list[FileAccount]:  # fmt: skip
+) -> list[FileIngestReport]:  # fmt: skip
     """Send again what a loss took, and record how it ended; returns the accounts of the files.
 
     ``name``: of the replay. ``sources``: where the files are; default: ``bucket``.

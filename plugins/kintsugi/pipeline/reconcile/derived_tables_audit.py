@@ -26,7 +26,7 @@ from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.stream.baselines import VERSIONS
 from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository, read_row
 from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
-from kintsugi.pipeline.stream.derived_records import Alike, Day, WindowKey
+from kintsugi.pipeline.stream.derived_records import Day, MatchColumns, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
     CANCELED_BY,
@@ -47,9 +47,9 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     window_row,
 )
 from kintsugi.pipeline.stream.derived_tables import TRADE_SIGNALS
-from kintsugi.pipeline.stream.flow_windows import Sums, flow_of, verdict
+from kintsugi.pipeline.stream.flow_windows import Sums, flow_of, window_signals
 from kintsugi.pipeline.stream.match_key import match_number
-from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, Truth
+from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, ExpectedTrade
 from kintsugi.pipeline.stream.stored_trades import ALWAYS, Read, finished, milliseconds, read_partitions
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ BY_DAY = (FLOW_ALERT, UNUSUAL_TRADE, UNUSUAL_CANCELED)  # tables whose partition
 RANKINGS = ("premium", *TRADE_SIGNALS)
 GRACE_S = 60.0
 NAMED = 100
-NOTHING = verdict(Sums())
+NOTHING = window_signals(Sums())
 CONDITION = CANCEL.names.index("condition")
 MARKS = "trade"
 
@@ -301,7 +301,7 @@ def _take_in(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
         if row.canceled is None or row.side is None or row.size is None:
             continue
         canceled, ts = row.canceled, milliseconds(row.ts)
-        alike = Alike(
+        alike = MatchColumns(
             row.root, str(row.expiration), row.strike, row.option_type, row.exchange, row.size, row.price,
             row.canceled_condition if canceled else row.condition,
         )  # fmt: skip
@@ -309,7 +309,7 @@ def _take_in(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
         by = None if row.canceled_by is None else bytes(row.canceled_by)
         scores = None if row.scores is None else dict(row.scores)
         trades.add(
-            Truth(
+            ExpectedTrade(
                 bytes(row.trade_id), ts, slot, row.sequence, alike, canceled, flow, row.premium, row.side, row.iv,
                 row.delta, by, scores, row.condition,
             )

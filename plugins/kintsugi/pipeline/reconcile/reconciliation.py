@@ -19,7 +19,7 @@ from kintsugi.pipeline.object_listing import S3Object, objects, trade_files
 from kintsugi.pipeline.reconcile import derived_tables_audit, topic_identities
 from kintsugi.pipeline.reconcile.derived_tables_audit import SLOTS, DerivedAudit
 from kintsugi.pipeline.reconcile.disk_sets import BUCKETS, Spill
-from kintsugi.pipeline.reconcile.report import NAMED, Account
+from kintsugi.pipeline.reconcile.report import NAMED, ReconciliationReport
 from kintsugi.pipeline.row_parser import NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
 from kintsugi.pipeline.schema import TRADE_DAYS
 from kintsugi.pipeline.stream.stored_trades import (
@@ -48,7 +48,7 @@ REQUIRED, OPEN, OLD = 0, 1, 2
 FileKey = tuple[str, str]
 
 
-def demand(entry: LedgerEntry | None, now: datetime) -> int:
+def expectation_for(entry: LedgerEntry | None, now: datetime) -> int:
     """What may be asked of the trades of a file, by its entry in the ledger.
 
     REQUIRED: wholly ingested, so they must be stored. OPEN: not yet ingested. OLD: ingested so long ago that
@@ -85,7 +85,7 @@ class _Symbols:
         return found
 
 
-class Taking:
+class Reconciliation:
     """One account on its way, in the order of `take_account`."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Taking:
         # The ledger's rows of one prefix are those of its files; with several buckets all of them are asked for.
         self.prefix = "" if sources else prefix
         self.bootstrap, self.partial = bootstrap, only is not None
-        self.account = Account()
+        self.account = ReconciliationReport()
         self.entries = self._entries()
         found = [item for item in trade_files(self.sources) if not item.key.startswith(CANARY_PREFIX)]
         self.listed = {(item.key, item.etag) for item in found}
@@ -154,7 +154,7 @@ class Taking:
     def _demand(self, item: S3Object) -> int:
         if self.ledger is None:
             return REQUIRED
-        return demand(self.entries.get((item.key, item.etag)), datetime.now(UTC))
+        return expectation_for(self.entries.get((item.key, item.etag)), datetime.now(UTC))
 
     # What there should be, and what there is
 

@@ -33,7 +33,7 @@ class WindowKey(NamedTuple):
         return 1 << (self.start // WINDOW_MS % 1440)
 
 
-class Alike(NamedTuple):
+class MatchColumns(NamedTuple):
     """What a cancel and its trade have in common; ``condition`` is the trade's, the cancelled one of the cancel."""
 
     root: str
@@ -46,7 +46,7 @@ class Alike(NamedTuple):
     condition: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], condition: str = "condition") -> Alike:
+    def of(cls, row: Mapping[str, Any], condition: str = "condition") -> MatchColumns:
         """Of a row of a batch; ``condition``: the column that holds the trade's condition."""
         return cls(
             row["root"], row["expiration"], row["strike"], row["option_type"], row["exchange"], row["size"],
@@ -65,14 +65,14 @@ class Cancel(NamedTuple):
     ts: int
     slot: int
     sequence: int
-    alike: Alike
+    alike: MatchColumns
     match: int
     trade_id: bytes | None
     former: frozenset[bytes] = frozenset()
     condition: int | None = None
 
 
-class Stored(NamedTuple):
+class StoredTrade(NamedTuple):
     """A trade as the truth has it; ``flow`` is what it adds to its window.
 
     ``stamp``: the version of its row (see `schema.VERSION_COLUMN`). Of two versions the greater one is stored.
@@ -86,7 +86,7 @@ class Stored(NamedTuple):
     stamp: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Stored:
+    def of(cls, row: Mapping[str, Any]) -> StoredTrade:
         """Of a row of a batch (columns `derived_tables.DERIVING`)."""
         flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
         return cls(
@@ -94,7 +94,7 @@ class Stored(NamedTuple):
         )
 
 
-def candidate(one: Cancel | Stored) -> Candidate:
+def candidate(one: Cancel | StoredTrade) -> Candidate:
     """A trade or a cancel as `cancels.match` takes it."""
     if isinstance(one, Cancel):
         return Candidate(one.ts, one.sequence, one.cancel_id, one.condition == OPENING)
@@ -133,10 +133,10 @@ class DerivedRepository(Protocol):
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
         """What is on record of each."""
 
-    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
+    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
         """The stored trades of each window, without cancels (the rows that take others back)."""
 
-    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
         """The stored trades with these columns in these windows, without cancels."""
 
     def write(self, writes: Sequence[Write], timestamp: int) -> None:

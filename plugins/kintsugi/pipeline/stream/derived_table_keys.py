@@ -28,7 +28,7 @@ from kintsugi.pipeline.schema import (
     UNUSUAL_COLUMNS,
     WINDOW_COLUMNS,
 )
-from kintsugi.pipeline.stream.derived_records import Alike, Cancel, Day, Place, WindowKey
+from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, Place, WindowKey
 from kintsugi.pipeline.stream.flow_windows import WindowSignals
 
 Row = tuple[
@@ -168,5 +168,13 @@ def cancel_row(day: Day, cancel: Cancel) -> Row:
 def cancel_of(row: Row) -> Cancel:
     """A row of the table ``cancel`` as a record."""
     return Cancel(
-        row[2], row[3], row[4], row[5], Alike(*row[6:14]), row[14], row[15], row[16] or frozenset(), row[17]
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        MatchColumns(*row[6:14]),
+        row[14],
+        row[15],
+        row[16] or frozenset(),
+        row[17],
     )

@@ -97,7 +97,7 @@ class Sums:
 
 
 class WindowSignals(NamedTuple):
-    """A window as it is stored: deltas in shares, premiums in dollars; see `verdict`."""
+    """A window as it is stored: deltas in shares, premiums in dollars; see `window_signals`."""
 
     trades: int
     call_delta: float
@@ -119,7 +119,7 @@ def total(flows: Iterable[WindowFlow]) -> Sums:
     return sums
 
 
-def verdict(sums: Sums) -> WindowSignals:
+def window_signals(sums: Sums) -> WindowSignals:
     """What a window says.
 
     ``call_delta``, ``put_delta``: signed delta flow in shares: bought calls and sold puts count up, sold

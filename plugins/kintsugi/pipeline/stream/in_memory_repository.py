@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.pipeline.stream.derived_records import (
-    Alike,
     Cancel,
     Day,
     DayRecord,
     DriverState,
+    MatchColumns,
     Place,
-    Stored,
+    StoredTrade,
     WindowKey,
 )
 from kintsugi.pipeline.stream.derived_table_keys import (
@@ -182,21 +182,25 @@ class InMemoryRepository:
                 found[row[symbol], row[date]].append(row)
         return found
 
-    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
+    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
         return {
             key: [
-                Stored.of(row)
+                StoredTrade.of(row)
                 for row in self.trades(key.day, [key.slot])
                 if not row["canceled"] and window_start(row["ts"]) == key.start
             ]
             for key in keys
         }
 
-    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
         for key in keys:
             for row in self.trades(key.day, [key.slot]):
-                if not row["canceled"] and window_start(row["ts"]) == key.start and Alike.of(row) == columns:
-                    yield Stored.of(row)
+                if (
+                    not row["canceled"]
+                    and window_start(row["ts"]) == key.start
+                    and MatchColumns.of(row) == columns
+                ):
+                    yield StoredTrade.of(row)
 
     def write(self, writes: Sequence[Write], timestamp: int) -> None:
         for write in writes:

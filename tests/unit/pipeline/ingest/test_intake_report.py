@@ -45,7 +45,8 @@ def row(
     return LedgerEntry(
         item.key, etag or item.etag, state, tally or Tally(11, 10, 10, {}, 0, 10), "why", at,
         None if state is FileState.RUNNING else at, None, None, 1, modified=item.modified, attempts=attempts,
-        updated_at=at, failing_since=at if attempts else None, retry_at=NOW + timedelta(minutes=1) if attempts else None,
+        updated_at=at, failing_since=at if attempts else None,
+        retry_at=NOW + timedelta(minutes=1) if attempts else None,
     )  # fmt: skip
 
 

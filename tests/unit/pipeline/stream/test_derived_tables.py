@@ -11,16 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.pipeline.row_parser import Trade, is_cancel
-from kintsugi.pipeline.stream.derived_records import Alike, WindowKey
+from kintsugi.pipeline.stream.derived_records import MatchColumns, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import FLOW_ALERT
 from kintsugi.pipeline.stream.derived_tables import (
     DERIVING,
     DERIVING_NAMES,
     EARLIER_DAY,
     WINDOW_CLOSED,
-    Derived,
+    DerivedTables,
 )
 from kintsugi.pipeline.stream.flow_windows import window_start
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
@@ -75,7 +75,7 @@ def table(
         rows.append(
             row | {
                 "side": "buy", "canceled": canceled, "premium": one.size * one.price * 100,
-                "match": match_number(Alike.of(row | {"condition": condition})),
+                "match": match_number(MatchColumns.of(row | {"condition": condition})),
                 "high_volume": score, "usual_volume_mean": 1.0, "usual_volume_stddev": 1.0,
                 "partition": partition, "offset": offset + number, "stamp": stamp + offset + number,
             }
@@ -88,7 +88,7 @@ class Stream:
 
     def __init__(self, store: InMemoryRepository | None = None, **options: Any) -> None:
         self.store = store or InMemoryRepository()
-        self.derived = Derived(self.store, **options)
+        self.derived = DerivedTables(self.store, **options)
 
     def feed(self, *trades: Trade, **options: Any) -> Any:
         batch = table(*trades, **options)
@@ -319,7 +319,7 @@ def test_a_driver_that_wakes_up_after_another_took_over_ends_and_cannot_overwrit
     for stage in suspended.stages():
         store.write(stage, stamp)  # what it was about to write when it was stopped
     assert counts(new) == {0: 2}
-    with pytest.raises(Refused, match="taken over"):
+    with pytest.raises(GuardRefused, match="taken over"):
         old.feed(at(0, 3))
 
 
