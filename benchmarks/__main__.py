@@ -28,7 +28,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import add_command, count, role, run_command, seed
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +124,7 @@ def calm(options: argparse.Namespace, settings: Settings) -> int:
 
 def release_trials(options: argparse.Namespace, settings: Settings) -> int:
     """Try three bad releases on the running fleet; each must be caught with one node touched at most."""
-    return benchmarks.release_trials.run_trials(runtime())
+    return benchmarks.release_trials.run_trials(Context.from_environment())
 
 
 def _needs_processes(settings: Settings) -> None:

@@ -27,7 +27,7 @@ from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -130,12 +130,12 @@ def run_campaign(
     Goes on from the report of a campaign that was ended. Raises ChaosStopped when a person stops chaos.
     """
     console, path = make_console(), report or settings.repository / "build" / "chaos-campaign.json"
-    doors = runtime()
-    unpause_dags(doors)
-    left_out = unavailable(doors)
+    context = Context.from_environment()
+    unpause_dags(context)
+    left_out = unavailable(context)
     cells = [cell for cell in CELLS if cell.fault not in left_out]
     document = begin(load_report(path), injections, seed)
-    planned = plan(cells, doors.fleet, document["seed"], injections)
+    planned = plan(cells, context.fleet, document["seed"], injections)
     document |= {"machine": machine(), "planned": [one.name for one in planned], "not_run": left_out}
     document["injections"] = done = kept(document["injections"], planned)
     console.print(f"seed {document['seed']}: {len(done)} of {len(planned)} injections are in {path}")
@@ -146,8 +146,8 @@ def run_campaign(
             console.rule(f"[bold]{injection.number}/{len(planned)} {injection.name}", align="left")
             began, at = time.monotonic(), datetime.now(UTC)
             try:
-                with raised_repair_budget(doors):
-                    rows = run_scenarios(doors, injection.cells, console, recorder)
+                with raised_repair_budget(context):
+                    rows = run_scenarios(context, injection.cells, console, recorder)
             except ChaosStopped:
                 raise
             except (KintsugiError, OSError) as error:  # one injection that can't be judged ends no campaign

@@ -22,7 +22,7 @@ from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
-from kintsugi.operations.context import Context, runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -37,11 +37,11 @@ def run_fault_matrix(settings: Settings, *, cells: Sequence[str] = (), report: P
     console = make_console()
     report = report or settings.repository / "build" / "faults.json"
     chosen = chosen_scenarios(cells)
-    doors = runtime()
-    unpause_dags(doors)
+    context = Context.from_environment()
+    unpause_dags(context)
     before = load_report(report)
     rows, goes_on = kept(before, whole=not cells)
-    left_out = unavailable(doors)
+    left_out = unavailable(context)
     chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
     if goes_on:
         console.print(
@@ -54,8 +54,8 @@ def run_fault_matrix(settings: Settings, *, cells: Sequence[str] = (), report: P
         for number, cell in enumerate(chosen, start=1):
             console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
             console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
-            with raised_repair_budget(doors):
-                (row,) = run_scenarios(doors, [cell], console, recorder)
+            with raised_repair_budget(context):
+                (row,) = run_scenarios(context, [cell], console, recorder)
             rows[cell.name] = row
             write_report_so_far(report, rows, left_out, finished=finished)
             print_row(console, row)
@@ -92,9 +92,9 @@ def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
     return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
 
 
-def unavailable(doors: Context) -> dict[str, str]:
+def unavailable(context: Context) -> dict[str, str]:
     """What isn't run, and why: faults that can't be made on this machine, and those that have no cell for a role."""
-    reasons = {fault.kind: fault.unavailable(doors) for fault in FAULTS.values()}
+    reasons = {fault.kind: fault.unavailable(context) for fault in FAULTS.values()}
     made_nowhere = {kind: why for kind, why in reasons.items() if why is not None}
     made_nowhere |= NOT_MADE_ANYWHERE
     return made_nowhere | {f"{fault}:{role.value}": why for (fault, role), why in NOT_MADE.items()}

@@ -62,12 +62,12 @@ def make_console() -> Console:
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def await_steady_state(doors: Context, deadline_s: float = STEADY_DEADLINE_S) -> None:
+def await_steady_state(context: Context, deadline_s: float = STEADY_DEADLINE_S) -> None:
     """Wait until every node answers and no incident is open; raises StepFailed with what isn't well."""
     until = time.monotonic() + deadline_s
     while True:
         try:
-            check_steady_state(doors)
+            check_steady_state(context)
         except GuardRefused as refusal:
             if time.monotonic() > until:
                 raise StepFailed(f"no steady state after {deadline_s:.0f} s: {refusal}") from refusal
@@ -77,7 +77,7 @@ def await_steady_state(doors: Context, deadline_s: float = STEADY_DEADLINE_S) ->
 
 
 def await_allowed(
-    doors: Context,
+    context: Context,
     kind: str,
     names: Sequence[str],
     waives: Collection[Guard] = frozenset(),
@@ -90,7 +90,7 @@ def await_allowed(
     until = time.monotonic() + deadline_s
     while True:
         try:
-            guard.check_guards(doors, FAULTS[kind], names, waives)
+            guard.check_guards(context, FAULTS[kind], names, waives)
         except ChaosStopped:
             raise
         except GuardRefused:
@@ -102,27 +102,27 @@ def await_allowed(
 
 
 @contextmanager
-def raised_repair_budget(doors: Context) -> Iterator[None]:
+def raised_repair_budget(context: Context) -> Iterator[None]:
     """A repair budget that lets a whole series through; it ends with the block, or hours later if that is killed."""
     until = datetime.now(UTC) + GENEROUS_FOR
     budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
-    before = doors.store.desired(LIMITS)
-    doors.store.set_desired(LIMITS, budget)
+    before = context.store.desired(LIMITS)
+    context.store.set_desired(LIMITS, budget)
     try:
         yield
     finally:
-        doors.store.set_desired(LIMITS, before.value if before else {})
+        context.store.set_desired(LIMITS, before.value if before else {})
 
 
-def incidents_since(doors: Context, t0: datetime) -> list[Incident]:
+def incidents_since(context: Context, t0: datetime) -> list[Incident]:
     """All incidents that began after the fault, oldest first."""
-    found = [one for one in doors.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
+    found = [one for one in context.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
     return sorted(found, key=lambda one: one.detected_at)
 
 
-def pages_since(doors: Context, since: datetime) -> dict[str, str]:
+def pages_since(context: Context, since: datetime) -> dict[str, str]:
     """Title and text of every page that was written since then (UTC), by its key; none before the watchdog ever ran."""
-    with doors.store.transaction() as connection:
+    with context.store.transaction() as connection:
         known = connection.execute("SELECT to_regclass('outbox') AS name").fetchone()
         if known is None or known["name"] is None:
             return {}
@@ -133,7 +133,7 @@ def pages_since(doors: Context, since: datetime) -> dict[str, str]:
 
 
 @contextmanager
-def tail_journal(doors: Context, t0: datetime, console: Console) -> Iterator[None]:
+def tail_journal(context: Context, t0: datetime, console: Console) -> Iterator[None]:
     """Print the incidents' journals as they grow, while the block runs."""
     stop = threading.Event()
     shown: dict[str, int] = {}
@@ -144,7 +144,7 @@ def tail_journal(doors: Context, t0: datetime, console: Console) -> Iterator[Non
 
     def tell_new() -> None:
         try:
-            incidents = incidents_since(doors, t0)
+            incidents = incidents_since(context, t0)
         except StoreUnavailable:
             return  # the control plane may be what was killed; the next look tells all the same
         for incident in incidents:

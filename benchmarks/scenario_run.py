@@ -72,7 +72,7 @@ PAGE_DEADLINE_S = 120.0
 class Run:
     """Cells that are made at once, and what is known of them so far."""
 
-    doors: Context
+    context: Context
     cells: Sequence[Scenario]
     console: Console
     recorder: RunningRecorder | None
@@ -96,16 +96,16 @@ class Run:
 
 
 def run_scenarios(
-    doors: Context, cells: Sequence[Scenario], console: Console, recorder: RunningRecorder | None
+    context: Context, cells: Sequence[Scenario], console: Console, recorder: RunningRecorder | None
 ) -> list[Row]:
     """Run one cell, or two at once, to their rows; what the recovery does wrong is their outcome.
 
     Raises ChaosStopped when a person stops chaos; every fault has been taken back then.
     """
     try:
-        await_steady_state(doors)
+        await_steady_state(context)
         for cell in cells:
-            await_allowed(doors, cell.fault, cell.nodes, cell.waives)
+            await_allowed(context, cell.fault, cell.nodes, cell.waives)
     except ChaosStopped:
         raise
     except (
@@ -115,12 +115,12 @@ def run_scenarios(
     ) as failure:  # what an earlier cell left behind may be over soon
         console.print(f"  [red]{failure}")
         return [{**empty_row(cell), "outcome": f"{NOT_BEGUN}: {failure}"} for cell in cells]
-    run = Run(doors, cells, console, recorder)
-    with live_feed(doors, rows=FEED_ROWS) as fed:
+    run = Run(context, cells, console, recorder)
+    with live_feed(context, rows=FEED_ROWS) as fed:
         healed = inject_and_recover(run, fed)
         ended_at = datetime.now(UTC)
     counted = reconciliation_report(run, fed)
-    incidents = incidents_since(doors, run.t0)
+    incidents = incidents_since(context, run.t0)
     pages = awaited_pages(run)
     deaths, blind = recorded(run, ended_at)
     rows = []
@@ -141,22 +141,22 @@ def run_scenarios(
 
 def inject_and_recover(run: Run, fed: list[Any]) -> bool:
     """Make every fault at once, and wait for the end; whether all victims serve again with nothing open."""
-    doors = run.doors
+    context = run.context
     run.t0 = datetime.now(UTC)
     for cell in run.cells:
         for name in cell.nodes:
             mode = FAULTS[cell.fault].mode
-            doors.store.record_fault(
+            context.store.record_fault(
                 name, kind=cell.fault, t0=run.t0, run=f"faults {run.t0.isoformat()}", mode=mode
             )
-    with tail_journal(doors, run.t0, run.console):
+    with tail_journal(context, run.t0, run.console):
         try:
             inject_all(run)
             healed = await_healing(run)
             if healed and any(cell.asks for cell in run.cells):
                 run.console.print(f"  the {len(fed)} files that came in meanwhile are sent again")
                 keys = [key for key, _ in fed]
-                ControlPlane(doors.settings).airflow.replay({"keys": keys}, REPLAY_DEADLINE_S)
+                ControlPlane(context.settings).airflow.replay({"keys": keys}, REPLAY_DEADLINE_S)
         except ChaosStopped:
             raise
         except (KintsugiError, OSError) as error:
@@ -205,17 +205,17 @@ def longest_s(cell: Scenario) -> float:
 
 def inject(run: Run, cell: Scenario) -> None:
     """One fault from its making to its taking back. One without ``hold_s`` is taken back when its cell is over."""
-    doors, fault = run.doors, FAULTS[cell.fault]
-    bystanders = guard.Bystanders(doors, run.victims, run.t0)
+    context, fault = run.context, FAULTS[cell.fault]
+    bystanders = guard.Bystanders(context, run.victims, run.t0)
 
     def announce(names: Sequence[str]) -> None:
         run.announce(cell, names)
 
     def again() -> None:
         announce(cell.nodes)
-        fault.make(doors, cell.nodes)
+        fault.make(context, cell.nodes)
 
-    with in_force(doors, cell.fault, cell.nodes, longest_s=longest_s(cell), announce=announce):
+    with in_force(context, cell.fault, cell.nodes, longest_s=longest_s(cell), announce=announce):
         if cell.again:
             await_configure(run)
             again()
@@ -235,7 +235,7 @@ def await_healing(run: Run, only: Scenario | None = None) -> bool:
     """
     cells = run.cells if only is None else [only]
     deadline_s = max(cell.deadline_s for cell in cells)
-    bystanders = guard.Bystanders(run.doors, run.victims, run.t0)
+    bystanders = guard.Bystanders(run.context, run.victims, run.t0)
     held = any(hold_s(cell) is not None for cell in cells)
     began = time.monotonic()
     until, noted, calm_since = began + deadline_s, 0, None
@@ -246,8 +246,8 @@ def await_healing(run: Run, only: Scenario | None = None) -> bool:
             continue
         if asking := [name for cell in cells if cell.asks for name in cell.nodes]:
             # As a person does who knows that the disks are gone.
-            ControlPlane(run.doors.settings).airflow.answer_all([*map(watch_of, asking)], APPROVE)
-        incidents = incidents_since(run.doors, run.t0)
+            ControlPlane(run.context.settings).airflow.answer_all([*map(watch_of, asking)], APPROVE)
+        incidents = incidents_since(run.context, run.t0)
         if (entries := sum(len(one.entries) for one in incidents)) > noted:
             until, noted = now + deadline_s, entries
         watched_s = now - began if held else (datetime.now(UTC) - run.t0).total_seconds()
@@ -262,7 +262,7 @@ def await_healing(run: Run, only: Scenario | None = None) -> bool:
 def store_answers(run: Run) -> bool:
     """Whether Postgres answers; it may be what was killed, and comes back by itself."""
     try:
-        run.doors.store.faults(1)
+        run.context.store.faults(1)
     except StoreUnavailable:
         return False
     return True
@@ -279,7 +279,7 @@ def is_over(run: Run, cell: Scenario, incidents: Sequence[Incident]) -> bool:
     healed = {one.node for one in incidents if one.outcome is Outcome.HEALED}
     if victims_without_action(cell, told_by(incidents)) or (cell.must and not set(cell.nodes) <= healed):
         return False  # the first incident may be but the fault's own restart; the one that matters is to come
-    fleet = run.doors.fleet
+    fleet = run.context.fleet
     return all(
         asyncio.run(readiness.readiness_gap(fleet, fleet.node(name), stream=True)) is None
         for name in cell.nodes
@@ -296,7 +296,7 @@ def await_configure(run: Run, deadline_s: float = 120) -> None:
     """Wait until the recovery configures the new node; raises StepFailed at the deadline."""
 
     def configures() -> bool:
-        found = incidents_since(run.doors, run.t0)
+        found = incidents_since(run.context, run.t0)
         return any(entry.step == "configure" for one in found for entry in one.entries)
 
     if not wait_until(configures, deadline_s):
@@ -307,7 +307,7 @@ def await_end(run: Run, cell: Scenario) -> None:
     """Wait until every incident of a fault that outlasts its repair is closed."""
 
     def ended() -> bool:
-        incidents = concerning(run, cell, incidents_since(run.doors, run.t0))
+        incidents = concerning(run, cell, incidents_since(run.context, run.t0))
         return bool(incidents) and all(one.closed_at for one in incidents)
 
     if not wait_until(ended, cell.deadline_s, pause=0.5):
@@ -318,7 +318,7 @@ def reconciliation_report(run: Run, fed: Any) -> dict[str, Any]:
     """The account of the trades that came in meanwhile; empty when it can't be taken."""
     try:
         return account.summary(
-            reconcile_when_quiet(run.doors.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)
+            reconcile_when_quiet(run.context.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)
         )
     except (KintsugiError, OSError) as error:
         run.console.print(f"  [red]no account: {error}")
@@ -329,11 +329,11 @@ def awaited_pages(run: Run) -> dict[str, str]:
     """Every page since the fault; one that must come is waited for, because the watchdog gathers them once a minute."""
 
     def complete() -> bool:
-        pages = pages_since(run.doors, run.t0)
+        pages = pages_since(run.context, run.t0)
         return all(pages_about(cell, pages) for cell in run.cells if cell.pages is ExpectedPages.MUST)
 
     wait_until(complete, PAGE_DEADLINE_S, pause=1.0)
-    return pages_since(run.doors, run.t0)
+    return pages_since(run.context, run.t0)
 
 
 def recorded(run: Run, ended_at: datetime) -> tuple[Sequence[Death] | None, str | None]:

@@ -24,7 +24,7 @@ from kintsugi.chaos.victim_choice import order
 from kintsugi.core.incident import acted_on_others
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
-from kintsugi.operations.context import Context, runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -47,18 +47,18 @@ def run_rounds(
     console = Console(soft_wrap=True, highlight=False)
     report = report or settings.repository / "build" / "rounds.json"
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
-    doors, demo = runtime(), Demo(settings, console, report)
-    unpause_dags(doors)
+    context, demo = Context.from_environment(), Demo(settings, console, report)
+    unpause_dags(context)
     figures: list[dict[str, Any]] = []
-    with live_feed(doors):
-        for number, names in enumerate(orders(doors, rounds, seed), start=1):
+    with live_feed(context):
+        for number, names in enumerate(orders(context, rounds, seed), start=1):
             for name in names:
-                await_steady_state(doors)
-                await_allowed(doors, "volume_lost", [name])
+                await_steady_state(context)
+                await_allowed(context, "volume_lost", [name])
                 console.print(f"round {number}")
                 began = datetime.now(UTC)
-                healed = demo.break_and_heal(doors, name, STANDSTILL_S)
-                others = acted_on_others(incidents_since(doors, began), [name])
+                healed = demo.break_and_heal(context, name, STANDSTILL_S)
+                others = acted_on_others(incidents_since(context, began), [name])
                 figures.append({**healed, "round": number, "acted_elsewhere": others})
                 write_figures(report, seed, figures, None)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=180))
@@ -67,10 +67,12 @@ def run_rounds(
     return 0 if counted["complete"] and not any(row["acted_elsewhere"] for row in figures) else 1
 
 
-def orders(doors: Context, rounds: int, seed: int) -> list[list[str]]:
+def orders(context: Context, rounds: int, seed: int) -> list[list[str]]:
     """Names of the nodes in the order of each round: as the fleet file has them, then at random by the seed."""
-    first = list(doors.fleet.nodes)
-    return [first, *([node.name for node in order(seed + n, doors.fleet)] for n in range(1, rounds))][:rounds]
+    first = list(context.fleet.nodes)
+    return [first, *([node.name for node in order(seed + n, context.fleet)] for n in range(1, rounds))][
+        :rounds
+    ]
 
 
 def write_figures(

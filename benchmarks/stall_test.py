@@ -24,7 +24,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -73,11 +73,11 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
     Raises KintsugiError where services can't be stopped from outside, ChaosStopped when a person stops chaos.
     """
     console, path = make_console(), report or settings.repository / "build" / "stall-test.json"
-    doors = runtime()
-    if (why := FAULTS["stalled"].unavailable(doors)) is not None:
+    context = Context.from_environment()
+    if (why := FAULTS["stalled"].unavailable(context)) is not None:
         raise KintsugiError(f"no service can be stopped from outside here: {why}")
-    unpause_dags(doors)
-    planned = stalls(doors.fleet, seconds or SECONDS)
+    unpause_dags(context)
+    planned = stalls(context.fleet, seconds or SECONDS)
     rows = kept(load_report(path), planned)
     console.print(f"{len(rows)} of {len(planned)} stalls are in {path}")
     with recording(path.with_suffix(".deaths.jsonl"), settings) as recorder:
@@ -86,8 +86,8 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
                 continue
             console.rule(f"[bold]{number}/{len(planned)} {cell.name}", align="left")
             try:
-                with raised_repair_budget(doors):
-                    (row,) = run_scenarios(doors, [cell], console, recorder)
+                with raised_repair_budget(context):
+                    (row,) = run_scenarios(context, [cell], console, recorder)
             except ChaosStopped:
                 raise
             except (KintsugiError, OSError) as error:

@@ -43,9 +43,9 @@ with DAG(
     def compare(node: str, **context: object) -> str:
         """Compare one node's ranges; returns a sentence."""
         from kintsugi.operations.cassandra_repair import repair_tonight
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
         run = context["dag_run"]
-        return repair_tonight(runtime(), node, by=f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
+        return repair_tonight(Context.from_environment(), node, by=f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
 
     compare.expand(node=[node.name for node in load_fleet().of(Role.CASSANDRA)])

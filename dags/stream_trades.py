@@ -55,16 +55,16 @@ with DAG(
     def submit() -> str:
         """Declare that the stream shall run and start its driver; returns what was done."""
         from kintsugi.operations import stream_driver
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
-        return stream_driver.submit_driver(runtime())
+        return stream_driver.submit_driver(Context.from_environment())
 
     @task
     def committing() -> str:
         """Wait until the application holds cores."""
         from kintsugi.operations import stream_driver
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
-        return stream_driver.wait_until_running(runtime(), deadline_s=180)
+        return stream_driver.wait_until_running(Context.from_environment(), deadline_s=180)
 
     StreamAbsentSensor(task_id="absent", execution_timeout=None) >> submit() >> committing()

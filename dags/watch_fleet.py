@@ -62,18 +62,18 @@ nothing was stored for 15 minutes, or when a large lag has grown for 30.
 def restart_stream() -> str:
     """End the driver and start it from its checkpoint; left alone when nobody submitted the stream."""
     from kintsugi.operations import stream_driver
-    from kintsugi.operations.context import runtime
+    from kintsugi.operations.context import Context
 
-    return stream_driver.restart_if_desired(runtime())
+    return stream_driver.restart_if_desired(Context.from_environment())
 
 
 @task
 def committing() -> str:
     """Wait until the application holds cores again."""
     from kintsugi.operations import stream_driver
-    from kintsugi.operations.context import runtime
+    from kintsugi.operations.context import Context
 
-    return stream_driver.wait_until_running(runtime(), deadline_s=180)
+    return stream_driver.wait_until_running(Context.from_environment(), deadline_s=180)
 
 
 def watch(node: Node) -> DAG:

@@ -33,7 +33,7 @@ class Bench:
     files between processes.
     """
 
-    doors: Context
+    context: Context
     console: Console
     seed: int
     seconds: float
@@ -41,11 +41,11 @@ class Bench:
 
     @property
     def bootstrap(self) -> list[str]:
-        return self.doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+        return self.context.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
 
     @property
     def contact_points(self) -> list[str]:
-        return [node.address for node in self.doors.fleet.of(Role.CASSANDRA)]
+        return [node.address for node in self.context.fleet.of(Role.CASSANDRA)]
 
     def say(self, text: str) -> None:
         """A line of progress."""
@@ -69,7 +69,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
     """
     until = time.monotonic() + deadline_s
     while True:
-        now = snapshot(bench.doors.settings)
+        now = snapshot(bench.context.settings)
         silent = asyncio.run(_silent(bench))
         if now.lag == 0 and not now.pending and not silent:
             return
@@ -82,7 +82,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
 
 
 async def _silent(bench: Bench) -> list[str]:
-    probes = await asyncio.gather(*(probe_node(node) for node in bench.doors.fleet))
+    probes = await asyncio.gather(*(probe_node(node) for node in bench.context.fleet))
     return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
 

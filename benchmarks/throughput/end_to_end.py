@@ -42,12 +42,12 @@ def end_to_end(bench: Bench) -> Result:
         warm = feed.until(meter, lambda now: now.stored - start.stored >= WARM_UP, WARM_UP_S)
         began = feed.until(meter, lambda now: now.stored > warm.stored, STANDSTILL_S)
         bench.say(f"counting for {bench.seconds:.0f} s")
-        before = usage(bench.doors.settings)
+        before = usage(bench.context.settings)
         enough = feed.until(
             meter, lambda now: now.at >= began.at + bench.seconds, bench.seconds + STANDSTILL_S
         )
         end = feed.until(meter, lambda now: now.stored > enough.stored, STANDSTILL_S)
-        used = usage(bench.doors.settings).cpu_since(before)
+        used = usage(bench.context.settings).cpu_since(before)
         rows = sum(part.rows for part in feed.sent)
         meter.wait_for(
             lambda now: now.stored - start.stored >= rows and not now.lag,
@@ -83,7 +83,7 @@ class Feed:
         ahead = int(bench.seconds * FIRST_ROWS_A_SECOND / PART_ROWS) + (OUTSTANDING + WARM_UP) // PART_ROWS
         bench.say(f"making {ahead} files of {PART_ROWS:,} trades")
         self._files = chain(list(islice(files, ahead)), files)
-        self._s3 = bench.doors.s3()
+        self._s3 = bench.context.s3()
         self._first: int | None = None
         self.sent: list[Part] = []
 

@@ -70,11 +70,11 @@ def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
 
 def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
-    s3 = bench.doors.s3()
+    s3 = bench.context.s3()
     etag = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
     source = S3Object(part.key, etag, len(part.body))
     try:
-        with scratch_ledger(store_dsn(bench.doors.settings)) as ledger:
+        with scratch_ledger(store_dsn(bench.context.settings)) as ledger:
             began = time.monotonic()
             with producer(bench.bootstrap) as kafka:
                 redirected: Any = Redirected(kafka, topic)

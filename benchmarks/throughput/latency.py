@@ -81,7 +81,7 @@ def feed_slowly(
     bench: Bench, some: list[tuple[Part, list[Trade]]], period_s: float = PERIOD_S
 ) -> Iterator[tuple[Part, list[Trade]]]:
     """Put a file into S3 every ``period_s`` seconds; each is given to the caller just before its put."""
-    s3 = bench.doors.s3()
+    s3 = bench.context.s3()
     began = time.monotonic()
     for number, (part, content) in enumerate(some):
         time.sleep(max(0.0, began + number * period_s - time.monotonic()))

@@ -29,7 +29,7 @@ from benchmarks.throughput.spike import spike
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,11 +74,11 @@ def run_sections(
     folder = report.parent / "bench"
     console = Console(soft_wrap=True, highlight=False)
     state = BenchState.load(folder / "state.json", wanted, seed, seconds)
-    bench = Bench(runtime(), console, state.data_seed, seconds, folder)
+    bench = Bench(Context.from_environment(), console, state.data_seed, seconds, folder)
     console.print(f"seed {state.seed}; data of the fortnight around {_week(bench.seed)}")
     if state.results:
         console.print(f"going on with a run that has measured {', '.join(state.results)}")
-    unpause_dags(bench.doors)  # what is measured is the pipeline as it lives
+    unpause_dags(bench.context)  # what is measured is the pipeline as it lives
     began, skipped = time.monotonic(), []
     for name in wanted:
         if name in state.results:

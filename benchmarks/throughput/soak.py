@@ -31,7 +31,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.node_process import signal_process
 from kintsugi.installation.unpause import unpause_dags
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,10 +54,10 @@ def run_soak(
     report = report or settings.repository / "build" / "soak.json"
     console = Console(soft_wrap=True, highlight=False)
     seed = int(time.time()) if seed is None else seed
-    bench = Bench(runtime(), console, seed, 0, report.parent / "bench")
+    bench = Bench(Context.from_environment(), console, seed, 0, report.parent / "bench")
     days = soak_feed.SoakDays.of(seed)
     console.print(f"seed {seed}: {days.disturbed} disturbed, {days.undisturbed} undisturbed")
-    unpause_dags(bench.doors)  # what is measured is the pipeline as it lives
+    unpause_dags(bench.context)  # what is measured is the pipeline as it lives
     await_quiet(bench)
     shown = soak(bench, kills, days)
     report.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     """All three parts; raises StepFailed when the stream doesn't come back, or not within ``LIMIT_S`` in all."""
     bench.say("making a day on which informed traders are at work, and what measures it")
     made = soak_feed.planted_day(bench.seed, bench.folder / "soak")
-    soak_feed.deliver_baseline(bench.doors.s3(), soak_feed.end_of_day_files(made, days))
+    soak_feed.deliver_baseline(bench.context.s3(), soak_feed.end_of_day_files(made, days))
     began = time.monotonic()
     story: list[dict[str, Any]] = []
     with bench.stream_meter() as meter:
@@ -92,7 +92,7 @@ def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     bench.say(f"{kills} kills over {rows:,} trades; the same undisturbed")
     undisturbed = [soak_feed.moved(part, days) for part in fed.sent]
     with bench.stream_meter() as meter:
-        start, s3 = meter.last, bench.doors.s3()
+        start, s3 = meter.last, bench.context.s3()
         for part in undisturbed:
             put_part(s3, part)
         meter.wait_for(
@@ -168,7 +168,7 @@ def await_driver(bench: Bench) -> list[driver.DriverProcess]:
     """The driver's processes, as soon as there are any; raises StepFailed after a minute."""
     deadline = time.monotonic() + STARTS_WITHIN_S
     while True:
-        found = driver.processes(bench.doors.settings)
+        found = driver.processes(bench.context.settings)
         if found:
             return found
         if time.monotonic() > deadline:
@@ -181,7 +181,7 @@ def await_driver(bench: Bench) -> list[driver.DriverProcess]:
 def await_another(bench: Bench, victims: list[driver.DriverProcess]) -> None:
     """Wait until nothing of the killed driver is left."""
     deadline = time.monotonic() + STARTS_WITHIN_S
-    while set(victims) & set(driver.processes(bench.doors.settings)):
+    while set(victims) & set(driver.processes(bench.context.settings)):
         if time.monotonic() > deadline:
             raise StepFailed("a process of the killed driver is left; see stream-trades.log of its node")
         time.sleep(0.1)
@@ -200,7 +200,7 @@ def feeding(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
     stop, fed = threading.Event(), Fed()
 
     def run() -> None:
-        s3 = bench.doors.s3()
+        s3 = bench.context.s3()
         began = time.monotonic()
         for number in count(1):
             part = next(feed)

@@ -66,9 +66,9 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
     """Let every watch, the stream, the ingest and the look for drift run: a new installation waits for this."""
     from kintsugi.installation.unpause import unpause_dags  # start-up
-    from kintsugi.operations.context import runtime  # start-up
+    from kintsugi.operations.context import Context  # start-up
 
-    unpause_dags(runtime()).unpause(DRIFT_DAG)
+    unpause_dags(Context.from_environment()).unpause(DRIFT_DAG)
     print(
         "every node and the flow are watched, the stream runs, files in S3 are ingested, "
         "hand edits on servers are looked for each hour"

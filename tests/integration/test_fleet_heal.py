@@ -225,31 +225,31 @@ def test_what_a_replica_missed_is_found_at_night_and_goes_on_record(standing: Se
     """Rows written while it was away, of which no hint was kept."""
     fleet, store = standing.fleet, Store(store_dsn(standing))
     store.migrate()
-    doors = Context(standing, fleet, store)
+    context = Context(standing, fleet, store)
     victim = fleet.node("cassandra-1")
     session = cassandra_session(standing, [peer.address for peer in fleet.peers(victim)])
     for peer in fleet.peers(victim):
-        doors.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "disablehandoff"])
-    doors.platform().run(victim.name, supervisorctl(standing, victim, "stop"))
+        context.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "disablehandoff"])
+    context.platform().run(victim.name, supervisorctl(standing, victim, "stop"))
     insert = session.prepare("INSERT INTO trades.rows (id, text) VALUES (?, ?)")
     for number in range(1, MISSED + 1):
         session.execute(insert, (-number, "missed"))
     session.cluster.shutdown()
     for peer in fleet.peers(victim):
-        doors.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "enablehandoff"])
-    doors.platform().run(victim.name, supervisorctl(standing, victim, "start"))
+        context.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "enablehandoff"])
+    context.platform().run(victim.name, supervisorctl(standing, victim, "start"))
     readiness.wait_until_ready(standing, fleet, victim, 120)
     assert held_alone(standing, victim) == set(range(ROWS + 1))
 
     for node in fleet.of(Role.CASSANDRA):
-        repair_tonight(doors, node.name, by="night/1")
+        repair_tonight(context, node.name, by="night/1")
     assert held_alone(standing, victim) == set(range(-MISSED, ROWS + 1))
     compared = store.compared()
     assert compared.keys() == {node.name for node in fleet.of(Role.CASSANDRA)}
     assert sum(known.differed or 0 for known in compared.values()) > 0
     assert {known.failure for known in compared.values()} == {None}
 
-    repair_tonight(doors, victim.name, by="night/2")
+    repair_tonight(context, victim.name, by="night/2")
     assert store.compared()[victim.name].differed == 0
 
 

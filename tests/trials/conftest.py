@@ -30,17 +30,17 @@ def small_installation(directory: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def doors() -> Iterator[Context]:
+def context() -> Iterator[Context]:
     with open_directory() as directory:
         settings = small_installation(directory)
         try:
             with postgres(settings):
-                runtime = Context(settings, settings.fleet, Store(store_dsn(settings)))
+                context = Context(settings, settings.fleet, Store(store_dsn(settings)))
                 Terraform(settings).apply_all()
-                bootstrap.converge(runtime)
+                bootstrap.converge(context)
                 ensure_topics_and_tables(settings.fleet)
-                print(bootstrap.settle(runtime))
-                yield runtime
+                print(bootstrap.settle(context))
+                yield context
         finally:
             for node in settings.fleet:
                 nodes.destroy_node(settings, node.name)

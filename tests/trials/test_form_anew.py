@@ -18,25 +18,25 @@ from kintsugi.pipeline.cassandra_session import connected
 pytestmark = pytest.mark.timeout(900)
 
 
-def lose(doors: Context, *names: str) -> None:
+def lose(context: Context, *names: str) -> None:
     for name in names:
-        nodes.power_off(doors.settings, name, lose_volume=True)
+        nodes.power_off(context.settings, name, lose_volume=True)
 
 
-def form(doors: Context, role: Role) -> None:
-    recreate_cluster.check(doors.settings, role)
-    recreate_cluster.form(doors, role, recreate_cluster.concerned(doors, role), Progress())
+def form(context: Context, role: Role) -> None:
+    recreate_cluster.check(context.settings, role)
+    recreate_cluster.form(context, role, recreate_cluster.concerned(context, role), Progress())
     with pytest.raises(GuardRefused, match=r"the disk of .* is there"):
-        recreate_cluster.check(doors.settings, role)
+        recreate_cluster.check(context.settings, role)
 
 
-def test_cassandra_without_any_disk(doors: Context) -> None:
-    addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
-    lose(doors, "cassandra-1", "cassandra-2")
+def test_cassandra_without_any_disk(context: Context) -> None:
+    addresses = [node.address for node in context.fleet.of(Role.CASSANDRA)]
+    lose(context, "cassandra-1", "cassandra-2")
     with pytest.raises(GuardRefused, match="the disk of cassandra-3 is there"):
-        recreate_cluster.check(doors.settings, Role.CASSANDRA)
-    lose(doors, "cassandra-3")
-    form(doors, Role.CASSANDRA)
+        recreate_cluster.check(context.settings, Role.CASSANDRA)
+    lose(context, "cassandra-3")
+    form(context, Role.CASSANDRA)
     with connected(addresses) as session:
         session.execute("CREATE TABLE written (id int PRIMARY KEY)")
         session.execute("INSERT INTO written (id) VALUES (1)")
@@ -44,14 +44,14 @@ def test_cassandra_without_any_disk(doors: Context) -> None:
         assert {host.address for host in session.cluster.metadata.all_hosts()} == set(addresses)
 
 
-def test_kafka_with_one_disk_of_three(doors: Context) -> None:
-    brokers = doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+def test_kafka_with_one_disk_of_three(context: Context) -> None:
+    brokers = context.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     send(brokers, b"before")
-    lose(doors, "kafka-1")
+    lose(context, "kafka-1")
     with pytest.raises(GuardRefused, match="the disk of kafka-2, kafka-3 is there"):
-        recreate_cluster.check(doors.settings, Role.KAFKA)
-    lose(doors, "kafka-3")
-    form(doors, Role.KAFKA)
+        recreate_cluster.check(context.settings, Role.KAFKA)
+    lose(context, "kafka-3")
+    form(context, Role.KAFKA)
     assert send(brokers, b"after") == 0, "a new topic begins at zero"
 
 

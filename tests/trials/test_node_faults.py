@@ -127,11 +127,11 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     settings: Settings,
 ) -> None:
     (node,) = settings.fleet
-    runtime = Context(settings, settings.fleet, Store("no store is asked"))
+    context = Context(settings, settings.fleet, Store("no store is asked"))
     fault = FAULTS["clock_wrong"]
     assert fault.take_back is not None
     local.create_node(settings, node.name)
-    if (why := fault.unavailable(runtime)) is not None:
+    if (why := fault.unavailable(context)) is not None:
         pytest.skip(why)
     Ansible(settings).run("site.yml", limit=node.name, timeout_s=240)
     wait_for(node, ProbeResult.OK, 60)
@@ -139,7 +139,7 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     before = definition.read_text()
     assert ahead_s(settings, node) == 0
 
-    fault.make(runtime, [node.name])
+    fault.make(context, [node.name])
     wait_for(node, ProbeResult.OK, 90)
     ahead = ahead_s(settings, node)
     assert ahead is not None
@@ -154,10 +154,10 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     assert ahead_s(settings, node) == 0
     assert verify_clock(settings, node) == f"the clock of {node.name} is that of everybody else"
 
-    fault.make(runtime, [node.name])
-    fault.take_back(runtime, [node.name])
+    fault.make(context, [node.name])
+    fault.take_back(context, [node.name])
     assert definition.read_text() == before
-    fault.take_back(runtime, [node.name])  # of a fault that isn't there
+    fault.take_back(context, [node.name])  # of a fault that isn't there
     wait_for(node, ProbeResult.OK, 90)
     assert ahead_s(settings, node) == 0
 

@@ -63,10 +63,10 @@ REJOIN_LIMIT = timedelta(
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
-def _runtime() -> Context:
-    from kintsugi.operations.context import runtime  # parse time: a task needs it, a DAG file doesn't
+def _own_context() -> Context:
+    from kintsugi.operations.context import Context  # parse time: a task needs it, a DAG file doesn't
 
-    return runtime()
+    return Context.from_environment()
 
 
 def _case(context: Any) -> RecoveryRef:
@@ -80,9 +80,9 @@ def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context,
     """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
     from kintsugi.recovery.step_failures import blame  # parse time
 
-    doors, case = _runtime(), _case(context)
-    with _no_retry(), blame(doors, case, untouched=untouched):
-        yield doors, case
+    own_context, case = _own_context(), _case(context)
+    with _no_retry(), blame(own_context, case, untouched=untouched):
+        yield own_context, case
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     context["ti"].xcom_push(key=BEGAN, value=True)
     try:
         case = assessment.confirm_finding(
-            _runtime(),
+            _own_context(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
             finding=found(finding),
@@ -124,9 +124,9 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(held)) from held
     context["ti"].xcom_push(key=CASE, value=case.to_xcom())
-    path = guard_evaluation.evaluate_guards(_runtime(), case)
+    path = guard_evaluation.evaluate_guards(_own_context(), case)
     if "ask_a_human" in path:
-        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_runtime(), case))
+        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_own_context(), case))
     return [f"{GROUP}.{name}" for name in path]
 
 
@@ -136,7 +136,7 @@ def archive_logs(**context: Any) -> list[str]:
     from kintsugi.recovery import report  # parse time
 
     with _no_retry():
-        return report.archive_logs(_runtime(), _case(context))
+        return report.archive_logs(_own_context(), _case(context))
 
 
 @task.branch(trigger_rule=JOIN, **RETRY)
@@ -146,7 +146,7 @@ def decide(**context: Any) -> str:
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
     with _no_retry():
-        return f"{GROUP}.{guard_evaluation.choose_path(_runtime(), _case(context), approved_by)}"
+        return f"{GROUP}.{guard_evaluation.choose_path(_own_context(), _case(context), approved_by)}"
 
 
 @task(**RETRY)
@@ -155,7 +155,7 @@ def stand_down(**context: Any) -> str:
     from kintsugi.recovery import assessment  # parse time
 
     with _no_retry():
-        return assessment.close_without_action(_runtime(), _case(context))
+        return assessment.close_without_action(_own_context(), _case(context))
 
 
 @task(**RETRY)
@@ -164,7 +164,7 @@ def show_plan(**context: Any) -> str:
     from kintsugi.recovery import actions  # parse time
 
     with _no_retry():
-        return actions.show_plan(_runtime(), _case(context))
+        return actions.show_plan(_own_context(), _case(context))
 
 
 @task(**RETRY)
@@ -172,8 +172,8 @@ def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is good."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        actions.restart(doors, case)
+    with _acting(context) as (own_context, case):
+        actions.restart(own_context, case)
 
 
 @task(**RETRY)
@@ -181,8 +181,8 @@ def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context, untouched=True) as (doors, case):
-        return actions.plan(doors, case)
+    with _acting(context, untouched=True) as (own_context, case):
+        return actions.plan(own_context, case)
 
 
 @task(**RETRY)
@@ -193,9 +193,9 @@ def provision(**context: Any) -> None:
     """
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        actions.fence(doors, case)
-        actions.provision(doors, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
+    with _acting(context) as (own_context, case):
+        actions.fence(own_context, case)
+        actions.provision(own_context, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
 
 @task(**RETRY)
@@ -203,8 +203,8 @@ def configure(**context: Any) -> None:
     """Let Ansible make the empty server a node of its role."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        actions.configure(doors, case)
+    with _acting(context) as (own_context, case):
+        actions.configure(own_context, case)
 
 
 @task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY | {"pool": WAITING})
@@ -212,8 +212,8 @@ def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data whole."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        return actions.rejoin(doors, case)
+    with _acting(context) as (own_context, case):
+        return actions.rejoin(own_context, case)
 
 
 @task(**RETRY)
@@ -221,8 +221,8 @@ def verify(**context: Any) -> str:
     """Proof by this very node, as a sentence."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        return actions.verify(doors, case)
+    with _acting(context) as (own_context, case):
+        return actions.verify(own_context, case)
 
 
 @task(**RETRY)
@@ -230,8 +230,8 @@ def canary(**context: Any) -> str:
     """A canary trade goes in at S3's end and is read back from Cassandra."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        return actions.verify_synthetic_trade(doors, case)
+    with _acting(context) as (own_context, case):
+        return actions.verify_synthetic_trade(own_context, case)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
@@ -246,7 +246,7 @@ def record(**context: Any) -> str:
         raise AirflowSkipException(
             "no case was opened: nothing was found, or another run repairs this node and keeps the record"
         )
-    story = report.record(_runtime(), _case(context))
+    story = report.record(_own_context(), _case(context))
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text

@@ -6,12 +6,12 @@ import getpass
 
 from kintsugi.chaos import janitor, switch
 from kintsugi.core.errors import StepFailed
-from kintsugi.operations.context import Context, runtime
+from kintsugi.operations.context import Context
 
 
 def run(what: str, reason: str) -> int:
     """``kintsugi chaos stop|resume|status``."""
-    context = runtime()
+    context = Context.from_environment()
     if what == "status":
         print(switch.stopped(context.store) or "chaos is allowed")
         for record in janitor.records(context.settings):

@@ -38,31 +38,31 @@ _LOOK_EVERY_S = 0.05
 
 
 def _impose(fault: NetworkFault) -> Act:
-    def one(runtime: Context, name: str) -> None:
-        node = runtime.fleet.node(name)
+    def one(context: Context, name: str) -> None:
+        node = context.fleet.node(name)
         ends_at = datetime.now(UTC) + timedelta(seconds=NETWORK_S + MARGIN_S)
         if fault is NetworkFault.DELAY:
-            _start_delay(runtime, name)
+            _start_delay(context, name)
         network.impose(fault, node, ends_at)
 
     return each(one)
 
 
-def _restore(runtime: Context, name: str) -> None:
+def _restore(context: Context, name: str) -> None:
     network.restore(name)
-    resources.end_processes(_delay_owner(runtime, name))
+    resources.end_processes(_delay_owner(context, name))
 
 
-def _delay_owner(runtime: Context, name: str) -> str:
-    return f"{runtime.settings.state}/{name}"
+def _delay_owner(context: Context, name: str) -> str:
+    return f"{context.settings.state}/{name}"
 
 
-def _start_delay(runtime: Context, name: str) -> None:
+def _start_delay(context: Context, name: str) -> None:
     """Start the process that holds the packets; it ends by itself. Raises StepFailed when it can't read the queue."""
     command = [sys.executable, "-m", "kintsugi.chaos.packet_delay", str(network.queue_of(name))]
     process = subprocess.Popen(
         [*command, str(DELAY_S), str(NETWORK_S + MARGIN_S)],
-        env={**os.environ, resources.MARK: _delay_owner(runtime, name)},
+        env={**os.environ, resources.MARK: _delay_owner(context, name)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -75,8 +75,8 @@ def _start_delay(runtime: Context, name: str) -> None:
         raise StepFailed(f"{name}: the packets can't be delayed; does the kernel have nfnetlink_queue?")
 
 
-def _no_network_fault(runtime: Context) -> str | None:
-    return network.unavailable(runtime.settings.fleet.environment)
+def _no_network_fault(context: Context) -> str | None:
+    return network.unavailable(context.settings.fleet.environment)
 
 
 def _network_fault(fault: NetworkFault, what: str, mode: str) -> Fault:
@@ -87,108 +87,108 @@ def _network_fault(fault: NetworkFault, what: str, mode: str) -> Fault:
 # --- stalls, a starved machine, slow and missing disks ----------------------------------------------------
 
 
-def _stall(runtime: Context, names: Sequence[str]) -> None:
-    service_processes.stop_services(runtime.settings, [runtime.fleet.node(name) for name in names])
+def _stall(context: Context, names: Sequence[str]) -> None:
+    service_processes.stop_services(context.settings, [context.fleet.node(name) for name in names])
 
 
-def _end_stall(runtime: Context, names: Sequence[str]) -> None:
-    service_processes.continue_services(runtime.settings, [runtime.fleet.node(name) for name in names])
+def _end_stall(context: Context, names: Sequence[str]) -> None:
+    service_processes.continue_services(context.settings, [context.fleet.node(name) for name in names])
 
 
-def _suspend(runtime: Context, name: str) -> None:
-    runtime.platform().suspend(name)
+def _suspend(context: Context, name: str) -> None:
+    context.platform().suspend(name)
 
 
-def _resume(runtime: Context, name: str) -> None:
-    runtime.platform().resume(name)
+def _resume(context: Context, name: str) -> None:
+    context.platform().resume(name)
 
 
-def _starve(runtime: Context, names: Sequence[str]) -> None:
-    resources.start_busy_loops(STARVED_S, str(runtime.settings.state))
+def _starve(context: Context, names: Sequence[str]) -> None:
+    resources.start_busy_loops(STARVED_S, str(context.settings.state))
 
 
-def _feed(runtime: Context, names: Sequence[str]) -> None:
-    resources.end_processes(str(runtime.settings.state))
+def _feed(context: Context, names: Sequence[str]) -> None:
+    resources.end_processes(str(context.settings.state))
 
 
-def _slow_disk(runtime: Context, name: str) -> None:
-    resources.slow_disk(runtime.settings, name)
+def _slow_disk(context: Context, name: str) -> None:
+    resources.slow_disk(context.settings, name)
 
 
-def _normal_disk(runtime: Context, name: str) -> None:
-    resources.normal_disk(runtime.settings, name)
+def _normal_disk(context: Context, name: str) -> None:
+    resources.normal_disk(context.settings, name)
 
 
-def _unmount(runtime: Context, name: str) -> None:
+def _unmount(context: Context, name: str) -> None:
     """The service has its files open and notices nothing, so it is killed: it has to start on what is left."""
-    mounts.unmount_volume(runtime.settings, name)
-    service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
+    mounts.unmount_volume(context.settings, name)
+    service_processes.kill_service(context.settings, context.fleet.node(name))
 
 
-def _mount(runtime: Context, name: str) -> None:
-    mounts.mount_volume(runtime.settings, name)
+def _mount(context: Context, name: str) -> None:
+    mounts.mount_volume(context.settings, name)
 
 
-def _crash(runtime: Context, name: str) -> None:
-    service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
+def _crash(context: Context, name: str) -> None:
+    service_processes.kill_service(context.settings, context.fleet.node(name))
 
 
 # --- the control plane ------------------------------------------------------------------------------------
 
 
-def _signal_listener(runtime: Context, port: int, number: signal.Signals) -> None:
+def _signal_listener(context: Context, port: int, number: signal.Signals) -> None:
     """Signal the process of our control plane that listens on ``port``; raises StepFailed when there is none."""
-    found = listener(runtime.settings.fleet.control_plane.address, port)
-    control = runtime.settings.control
+    found = listener(context.settings.fleet.control_plane.address, port)
+    control = context.settings.control
     if found is None or found.pid is None:
         raise StepFailed(f"no process of the control plane listens on port {port}")
     if not signal_if(found.pid, number, lambda pid: carries_marker(pid, control)):
         raise StepFailed(f"{found} listens on port {port} and isn't part of this control plane")
 
 
-def _s3_hangs(runtime: Context, names: Sequence[str]) -> None:
+def _s3_hangs(context: Context, names: Sequence[str]) -> None:
     """A stopped process's port still accepts connections: whoever asks waits for an answer."""
-    _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
-    each(power_off)(runtime, names)
+    _signal_listener(context, context.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
+    each(power_off)(context, names)
 
 
-def _s3_goes_on(runtime: Context, names: Sequence[str]) -> None:
-    _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGCONT)
+def _s3_goes_on(context: Context, names: Sequence[str]) -> None:
+    _signal_listener(context, context.settings.fleet.control_plane.s3_port, signal.SIGCONT)
 
 
-def _fill_control_plane(runtime: Context, names: Sequence[str]) -> None:
-    mounts.fill_control_plane(runtime.settings)
-    each(power_off)(runtime, names)
+def _fill_control_plane(context: Context, names: Sequence[str]) -> None:
+    mounts.fill_control_plane(context.settings)
+    each(power_off)(context, names)
 
 
-def _free_control_plane(runtime: Context, names: Sequence[str]) -> None:
-    mounts.free_control_plane(runtime.settings)
+def _free_control_plane(context: Context, names: Sequence[str]) -> None:
+    mounts.free_control_plane(context.settings)
 
 
-def _kill_postgres_in_apply(runtime: Context, names: Sequence[str]) -> None:
+def _kill_postgres_in_apply(context: Context, names: Sequence[str]) -> None:
     """The node loses its power; when the journal says that Terraform applies, Postgres is killed.
 
     Raises StepFailed when no recovery comes so far.
     """
     began = datetime.now(UTC)
-    each(power_off)(runtime, names)
+    each(power_off)(context, names)
 
     def applies() -> bool:
-        since = [one for one in runtime.store.incidents(10, open_only=True) if one.node in names]
+        since = [one for one in context.store.incidents(10, open_only=True) if one.node in names]
         return any(entry.step == "provision" and entry.at >= began for one in since for entry in one.entries)
 
     if not wait_until(applies, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):
         raise StepFailed(f"no recovery of {', '.join(names)} applied a plan within {APPLY_DEADLINE_S:.0f} s")
-    _signal_listener(runtime, runtime.settings.fleet.control_plane.postgres_port, signal.SIGKILL)
-    await_store(runtime)
+    _signal_listener(context, context.settings.fleet.control_plane.postgres_port, signal.SIGKILL)
+    await_store(context)
 
 
-def await_store(runtime: Context, deadline_s: float = 60.0) -> None:
+def await_store(context: Context, deadline_s: float = 60.0) -> None:
     """Wait until Postgres, which its supervisor starts again, answers; raises its error at the deadline."""
     until = time.monotonic() + deadline_s
     while True:
         try:
-            runtime.store.faults(1)
+            context.store.faults(1)
         except KintsugiError:
             if time.monotonic() > until:
                 raise
@@ -197,8 +197,8 @@ def await_store(runtime: Context, deadline_s: float = 60.0) -> None:
             return
 
 
-def _needs_own_processes(runtime: Context) -> str | None:
-    environment = runtime.settings.fleet.environment
+def _needs_own_processes(context: Context) -> str | None:
+    environment = context.settings.fleet.environment
     return (
         None
         if environment == "local"
@@ -207,7 +207,7 @@ def _needs_own_processes(runtime: Context) -> str | None:
 
 
 def _local(unavailable: Callable[[Context], str | None]) -> Callable[[Context], str | None]:
-    return lambda runtime: _needs_own_processes(runtime) or unavailable(runtime)
+    return lambda context: _needs_own_processes(context) or unavailable(context)
 
 
 _NODE = Action.REBUILD_NODE
@@ -226,9 +226,9 @@ GRAY_FAULTS: Sequence[Fault] = (
           _starve, _feed, "silent", unavailable=_needs_own_processes, hold_s=STARVED_S, kills=False),
     Fault("slow_disk", f"its disk takes {resources.SLOW_DISK_BYTES_PER_S // 1024} KiB/s for {SLOW_DISK_S:.0f} s",
           each(_slow_disk), each(_normal_disk), "silent", hold_s=SLOW_DISK_S, kills=False,
-          unavailable=lambda runtime: resources.slow_disk_unavailable(runtime.settings)),
+          unavailable=lambda context: resources.slow_disk_unavailable(context.settings)),
     Fault("volume_unmounted", "its volume isn't mounted any more and the service crashes", each(_unmount),
-          each(_mount), cost=_NODE, unavailable=lambda runtime: mounts.unmount_unavailable(runtime.settings)),
+          each(_mount), cost=_NODE, unavailable=lambda context: mounts.unmount_unavailable(context.settings)),
     Fault("s3_hangs", "a node dies while S3 accepts connections and doesn't answer", _s3_hangs, _s3_goes_on,
           outlasts_repair=True, cost=_NODE, unavailable=_needs_own_processes),
     Fault("control_disk_full", f"a node dies, and for {FULL_S:.0f} s Terraform and Ansible can't write",

@@ -50,57 +50,57 @@ class Aborted(StepFailed):
 
 
 def check_guards(
-    runtime: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
+    context: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> None:
     """Raise GuardRefused, with every reason, unless this fault may be made on these nodes now; takes about 10 s."""
-    switch.check_not_stopped(runtime.store)
+    switch.check_not_stopped(context.store)
     reasons = [
-        *rollout_reasons(runtime),
-        *steady_reasons(runtime),
-        *protection_reasons(runtime, names),
-        *watch_reasons(runtime),
-        *guard_reasons(runtime, fault, names, waives),
+        *rollout_reasons(context),
+        *steady_reasons(context),
+        *protection_reasons(context, names),
+        *watch_reasons(context),
+        *guard_reasons(context, fault, names, waives),
     ]
     if reasons:
         raise GuardRefused(
             f"Chaos run refused ({fault.kind} on {', '.join(names)}): {' '.join(dict.fromkeys(reasons))}"
         )
-    switch.check_not_stopped(runtime.store)  # the questions took their time
+    switch.check_not_stopped(context.store)  # the questions took their time
 
 
-def rollout_reasons(runtime: Context) -> list[str]:
+def rollout_reasons(context: Context) -> list[str]:
     """That a release is being rolled out."""
-    lease = runtime.store.lease(ROLL_OUT)
+    lease = context.store.lease(ROLL_OUT)
     return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
 
 
-def steady_reasons(runtime: Context) -> list[str]:
+def steady_reasons(context: Context) -> list[str]:
     """What isn't well: nodes that aren't redundant, open incidents, pending repairs."""
-    seen = observe_fleet(runtime)
+    seen = observe_fleet(context)
     return [
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
         *(f"{one}." for one in seen.others),
     ]
 
 
-def protection_reasons(runtime: Context, names: Iterable[str]) -> list[str]:
+def protection_reasons(context: Context, names: Iterable[str]) -> list[str]:
     """That a victim is protected, or that a person keeps the recovery away from it."""
     reasons: list[str] = []
     for name in names:
-        if runtime.fleet.node(name).protected:
+        if context.fleet.node(name).protected:
             reasons.append(f"{name} is protected.")
-        reasons += [f"Nothing would repair {name}: {flag}" for flag in runtime.store.maintenance(name)]
+        reasons += [f"Nothing would repair {name}: {flag}" for flag in context.store.maintenance(name)]
     return reasons
 
 
-def watch_reasons(runtime: Context) -> list[str]:
+def watch_reasons(context: Context) -> list[str]:
     """That a node isn't watched: its DAG is paused, or its sensor doesn't send heartbeats."""
     try:
-        beats, now = Heartbeats(store_dsn(runtime.settings)).last()
-        dags = ControlPlane(runtime.settings).airflow.dags()
+        beats, now = Heartbeats(store_dsn(context.settings)).last()
+        dags = ControlPlane(context.settings).airflow.dags()
     except (KintsugiError, OSError) as error:
         return [f"Whether the nodes are watched is unknown: {error}."]
-    return unwatched(list(runtime.fleet.nodes), beats, now, dags)
+    return unwatched(list(context.fleet.nodes), beats, now, dags)
 
 
 def unwatched(
@@ -118,17 +118,17 @@ def unwatched(
 
 
 def guard_reasons(
-    runtime: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
+    context: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> list[str]:
     """What the guards say against stopping each victim now, and against the repair that it will need then."""
-    nodes = [runtime.fleet.node(name) for name in names]
+    nodes = [context.fleet.node(name) for name in names]
 
     async def ask() -> list[GuardFacts]:
-        return await asyncio.gather(*(guard_facts(runtime.fleet, node, volume_intact=True) for node in nodes))
+        return await asyncio.gather(*(guard_facts(context.fleet, node, volume_intact=True) for node in nodes))
 
-    allowed, reasons = guard_evaluation.limits(runtime), list[str]()
+    allowed, reasons = guard_evaluation.limits(context), list[str]()
     for node, facts in zip(nodes, asyncio.run(ask()), strict=True):
-        asked = facts.with_ledger(ledger_of(runtime, node))
+        asked = facts.with_ledger(ledger_of(context, node))
         reasons += violations(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
     return reasons
 
@@ -181,26 +181,26 @@ def _without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
     return replace(kafka, live=live, current=current)
 
 
-def ledger_of(runtime: Context, node: Node) -> RepairBudget:
+def ledger_of(context: Context, node: Node) -> RepairBudget:
     """What the store knows of a node without an incident: maintenance, repairs of the last hour, pending repairs."""
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     repaired = [
         one.node
-        for one in runtime.store.incidents(RECENT_INCIDENTS)
+        for one in context.store.incidents(RECENT_INCIDENTS)
         for entry in one.entries
         if entry.kind == ATTEMPT and entry.at > hour_ago
     ]
-    pending = {name for name in runtime.store.pending_repairs() if _role_is(runtime, name, node)}
+    pending = {name for name in context.store.pending_repairs() if _role_is(context, name, node)}
     return RepairBudget(
-        maintenance=tuple(str(flag) for flag in runtime.store.maintenance(node.name)),
+        maintenance=tuple(str(flag) for flag in context.store.maintenance(node.name)),
         repairs_of_node=repaired.count(node.name),
         repairs_of_fleet=len(repaired),
         pending=frozenset(pending - {node.name}),
     )
 
 
-def _role_is(runtime: Context, name: str, node: Node) -> bool:
-    known = runtime.fleet.nodes.get(name)
+def _role_is(context: Context, name: str, node: Node) -> bool:
+    known = context.fleet.nodes.get(name)
     return known is None or known.role is node.role
 
 
@@ -212,7 +212,7 @@ class Bystanders:
     more than GRACE_S, or something was done to one.
     """
 
-    runtime: Context
+    context: Context
     victims: Collection[str]
     since: datetime
     _looked_s: float = field(default_factory=time.monotonic)
@@ -234,8 +234,8 @@ class Bystanders:
 
     def _look_at_the_store(self) -> None:
         try:
-            switch.check_not_stopped(self.runtime.store)
-            incidents = [one for one in self.runtime.store.incidents(40) if one.detected_at >= self.since]
+            switch.check_not_stopped(self.context.store)
+            incidents = [one for one in self.context.store.incidents(40) if one.detected_at >= self.since]
         except StoreUnavailable:
             return  # Postgres may be what was broken
         if others := acted_on_others(incidents, self.victims):
@@ -244,7 +244,7 @@ class Bystanders:
             )
 
     def _silent(self) -> list[str]:
-        bystanders = [node for node in self.runtime.fleet if node.name not in self.victims]
+        bystanders = [node for node in self.context.fleet if node.name not in self.victims]
 
         async def ask() -> list[str]:
             probes = await asyncio.gather(*(probe_node(node) for node in bystanders))

@@ -32,7 +32,7 @@ def _nobody(names: Sequence[str]) -> None:
 
 @contextmanager
 def in_force(
-    runtime: Context,
+    context: Context,
     kind: str,
     names: Sequence[str],
     *,
@@ -45,28 +45,28 @@ def in_force(
     that can't be taken back keeps its record, and the janitor tries again.
     """
     fault = FAULTS[kind]
-    record = janitor.register_fault(runtime.settings, kind, tuple(names), longest_s)
+    record = janitor.register_fault(context.settings, kind, tuple(names), longest_s)
     try:
         announce(names)
-        fault.make(runtime, names)
+        fault.make(context, names)
         yield
     finally:
         if fault.take_back is None:
-            janitor.forget_fault(runtime.settings, record)
+            janitor.forget_fault(context.settings, record)
         else:
             announce(names)
-            _take_back(runtime, record)
+            _take_back(context, record)
 
 
-def _take_back(runtime: Context, record: janitor.FaultRecord) -> None:
+def _take_back(context: Context, record: janitor.FaultRecord) -> None:
     fault = FAULTS[record.kind]
     try:
         if fault.take_back is not None:
-            fault.take_back(runtime, record.nodes)
+            fault.take_back(context, record.nodes)
     except (KintsugiError, OSError, subprocess.SubprocessError) as error:
         log.warning("%s of %s can't be taken back now: %s", record.kind, ", ".join(record.nodes), error)
     else:
-        janitor.forget_fault(runtime.settings, record)
+        janitor.forget_fault(context.settings, record)
 
 
 def hold_fault(

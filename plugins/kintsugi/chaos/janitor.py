@@ -28,7 +28,7 @@ from kintsugi.core.process_priority import raise_priority
 from kintsugi.core.processes import MARKER, PART
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments.local.node_process import start_time
-from kintsugi.operations.context import Context, runtime
+from kintsugi.operations.context import Context
 
 LOOK_EVERY_S = 1.0
 _ENDING = ".fault.json"
@@ -157,7 +157,7 @@ def main() -> int:
     """The janitor of the installation that the environment names."""
     logging.basicConfig(level=logging.INFO)
     raise_priority()
-    return run_janitor(load_settings(), runtime())
+    return run_janitor(load_settings(), Context.from_environment())
 
 
 if __name__ == "__main__":

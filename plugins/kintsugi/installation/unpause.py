@@ -18,8 +18,8 @@ def watches(fleet: Fleet) -> list[str]:
     return [watch_of(name) for name in fleet.nodes]
 
 
-def unpause_dags(doors: Context) -> Airflow:
+def unpause_dags(context: Context) -> Airflow:
     """Let every watch, the stream and the ingest run, whatever was paused before; returns the client for Airflow."""
-    airflow = ControlPlane(doors.settings).airflow
-    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG, watch_of("flow"))
+    airflow = ControlPlane(context.settings).airflow
+    airflow.unpause(*FIRST_DAGS, *watches(context.fleet), INGEST_DAG, watch_of("flow"))
     return airflow

@@ -127,17 +127,17 @@ def down(settings: Settings, console: Console | None = None) -> None:
 
 def _up_fleet(settings: Settings, progress: Progress) -> None:
     fleet = settings.fleet
-    doors = Context(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
+    context = Context(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
         terraform = Terraform(settings)
         platform_of(settings).make_room(fleet.nodes, terraform.known, living=False)
         terraform.apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
-        running = bootstrap.converge(doors)
+        running = bootstrap.converge(context)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(fleet)
-    progress.say(f"{running}: {bootstrap.settle(doors)}")
+    progress.say(f"{running}: {bootstrap.settle(context)}")
 
 
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:

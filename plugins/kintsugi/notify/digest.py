@@ -51,10 +51,10 @@ def _line(incident: Incident) -> str:
     return f"{line}; {incident.reason}" if incident.reason else line
 
 
-def put_digest(runtime: Context, until: datetime) -> str:
+def put_digest(context: Context, until: datetime) -> str:
     """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
-    outbox = outbox_of(runtime.settings)
+    outbox = outbox_of(context.settings)
     until = until.astimezone(UTC)
-    title, text = digest(runtime.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
+    title, text = digest(context.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
     outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", MessageKind.DIGEST, {"title": title, "text": text})
     return title

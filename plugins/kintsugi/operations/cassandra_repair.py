@@ -32,7 +32,7 @@ DIFFER = re.compile(r" ha(?:s|ve) (\d+) range\(s\) out of sync")
 
 
 def repair_ranges(
-    runtime: Context, node: Node, by: str, *, primary: bool, note: Callable[[str], None] = log.info
+    context: Context, node: Node, by: str, *, primary: bool, note: Callable[[str], None] = log.info
 ) -> str:
     """Compare the node's ranges with their replicas, and repair what differs; it is put on record for ``by``.
 
@@ -40,22 +40,22 @@ def repair_ranges(
     a sentence every NOTE_EVERY_S while it goes on. Returns a sentence; raises StepFailed, also once a Cassandra node
     hasn't answered for AWAY_S.
     """
-    number, began = runtime.store.begin_comparison(node.name, by), datetime.now(UTC)
+    number, began = context.store.begin_comparison(node.name, by), datetime.now(UTC)
     try:
-        runtime.ansible().run(  # of no release: nothing is configured
+        context.ansible().run(  # of no release: nothing is configured
             "rejoin_cassandra.yml",
             limit=node.name,
             extra_vars={"cassandra_repair_primary": primary},
             timeout_s=COMPARISON_S,
             give_up=_away(
-                runtime.fleet, lambda seconds: note(f"{node.name} has been compared for {seconds:.0f} s")
+                context.fleet, lambda seconds: note(f"{node.name} has been compared for {seconds:.0f} s")
             ),
         )
     except StepFailed as failure:
-        runtime.store.end_comparison(number, failure=str(failure))
+        context.store.end_comparison(number, failure=str(failure))
         raise
-    differed = _differed(runtime, node, began)
-    runtime.store.end_comparison(number, differed)
+    differed = _differed(context, node, began)
+    context.store.end_comparison(number, differed)
     which = "every range that is its own first" if primary else "every range"
     found = {None: "how many differed is unknown", 0: "none differed"}.get(
         differed, f"{differed} differed and were repaired"
@@ -63,11 +63,11 @@ def repair_ranges(
     return f"{which} of {node.name} was compared with its replicas: {found}"
 
 
-def repair_tonight(runtime: Context, name: str, by: str) -> str:
+def repair_tonight(context: Context, name: str, by: str) -> str:
     """The nightly comparison of one node; raises StepFailed where it fails, or is put off, with the reason."""
-    if (why := _put_off(runtime)) is not None:
+    if (why := _put_off(context)) is not None:
         raise StepFailed(f"the comparison of {name} is put off: {why}")
-    sentence = repair_ranges(runtime, runtime.fleet.node(name), by, primary=True)
+    sentence = repair_ranges(context, context.fleet.node(name), by, primary=True)
     log.info("%s", sentence)
     return sentence
 
@@ -84,15 +84,15 @@ def await_replicas(fleet: Fleet) -> None:
         time.sleep(2)
 
 
-def _put_off(runtime: Context) -> str | None:
+def _put_off(context: Context) -> str | None:
     """Why no ranges should be compared now: a repair or a roll-out would be slowed down, or break it off."""
-    for incident in runtime.store.incidents(open_only=True):
+    for incident in context.store.incidents(open_only=True):
         if incident.role is Role.CASSANDRA:
             return f"{incident.node} is being repaired ({incident.id})"
-    for deployment in runtime.store.deployments():
+    for deployment in context.store.deployments():
         if deployment.state == "running":
             return f"a release is being rolled out ({deployment.id})"
-    if away := _silent(runtime.fleet):
+    if away := _silent(context.fleet):
         return f"no answer from {' and '.join(away)}"
     return None
 
@@ -109,10 +109,10 @@ async def _answering(nodes: Sequence[Node]) -> list[str]:
     return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
 
 
-def _differed(runtime: Context, node: Node, began: datetime) -> int | None:
+def _differed(context: Context, node: Node, began: datetime) -> int | None:
     """How many ranges the node's log says differed since then, by its own clock; None where it can't be asked."""
     try:
-        return differing_ranges(runtime.said(node.name, "range(s) out of sync", began))
+        return differing_ranges(context.said(node.name, "range(s) out of sync", began))
     except StepFailed as failure:
         log.warning("how many ranges differed is unknown: %s", failure)
         return None

@@ -57,6 +57,15 @@ class Context:
     fleet: Fleet
     store: Store
 
+    @classmethod
+    def from_environment(cls) -> Context:
+        """The doors as the environment (Airflow's connections, else the settings) defines them."""
+        settings = load_settings()
+        patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
+        return cls(
+            settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
+        )
+
     def node(self, case: RecoveryRef) -> Node:
         return self.fleet.node(case.node)
 
@@ -136,7 +145,7 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
 class FencedStep:
     """A step under way: writes to the journal and proves before each act that it is still the one."""
 
-    runtime: Context
+    context: Context
     case: RecoveryRef
     name: str
     token: int
@@ -146,7 +155,7 @@ class FencedStep:
 
         Raises StaleTokenError unless this step's token is the newest, IncidentClosed when its incident has ended.
         """
-        self.runtime.store.check(self.case.node, self.token, incident=self.case.incident)
+        self.context.store.check(self.case.node, self.token, incident=self.case.incident)
 
     def note(self, message: str, **data: Any) -> None:
         """Add a sentence to the incident's journal and to the task's log."""
@@ -157,13 +166,4 @@ class FencedStep:
         log.info("%s: %s", step, message)
         # Two runs may take turns at one incident (a dry run, while the watch's waits for a person).
         data = {"run": self.case.holder} | data
-        self.runtime.store.append(self.case.incident, self.token, step, message, data)
-
-
-def runtime() -> Context:
-    """The doors as the environment (Airflow's connections, else the settings) defines them."""
-    settings = load_settings()
-    patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
-    return Context(
-        settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
-    )
+        self.context.store.append(self.case.incident, self.token, step, message, data)

@@ -17,7 +17,7 @@ WATCH_DEADLINE_S = 120.0
 
 
 @contextmanager
-def hands_on(doors: Context, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
+def hands_on(context: Context, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
     """Keep the recovery's hands off the node while the block runs; no incident and no question comes of it.
 
     1. The node's watch is paused: its trigger still fires, but no task of the run starts, so nothing of it runs beside
@@ -31,9 +31,9 @@ def hands_on(doors: Context, airflow: Airflow, name: str, *, holder: str, reason
     switch tells then; `lift` ends all three.
     """
     watch, until = watch_of(name), datetime.now(UTC) + timedelta(seconds=LIMIT_S)
-    lease = doors.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
+    lease = context.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
     try:
-        doors.store.set_maintenance(name, reason=reason, user=holder, until=until)
+        context.store.set_maintenance(name, reason=reason, user=holder, until=until)
         airflow.pause(watch)
         try:
             yield
@@ -41,15 +41,15 @@ def hands_on(doors: Context, airflow: Airflow, name: str, *, holder: str, reason
             airflow.unpause(watch)
             await_watched(airflow, name)
     finally:
-        doors.store.clear_maintenance(name, user=holder)
-        doors.store.release(name, lease.token)
+        context.store.clear_maintenance(name, user=holder)
+        context.store.release(name, lease.token)
 
 
-def lift(doors: Context, holder: str) -> None:
+def lift(context: Context, holder: str) -> None:
     """Take back what a killed run of ``holder`` left: leases and maintenance flags. Unpause the watches first."""
-    for name in doors.fleet.nodes:
-        doors.store.give_back(name, holder)
-        doors.store.clear_maintenance(name, user=holder)
+    for name in context.fleet.nodes:
+        context.store.give_back(name, holder)
+        context.store.clear_maintenance(name, user=holder)
 
 
 def is_watched(airflow: Airflow, name: str) -> bool:

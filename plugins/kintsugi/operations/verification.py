@@ -48,17 +48,17 @@ def verify_node(settings: Settings, fleet: Fleet, node: Node, deadline_s: float 
 
 
 def verify_synthetic_trade(
-    runtime: Context, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]
+    context: Context, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]
 ) -> str:
     """Proof by the whole way: a canary trade is read in Cassandra; returns a sentence.
 
     ``send`` sends it, and returns its trade_id and where it went in. Where nobody submitted the stream none can arrive,
     and none is sent. Raises StepFailed once ``give_up``, asked with the seconds waited so far, says so.
     """
-    if not stream_driver.should_run(runtime):
+    if not stream_driver.should_run(context):
         return "no canary was sent: nobody has submitted the stream"
     trade_id, entrance = send()
-    cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
+    cassandra = [node.address for node in context.fleet.of(Role.CASSANDRA)]
     seconds = trade.await_arrival(cassandra, trade_id, give_up)
     return f"the canary went from {entrance} to Cassandra in {seconds:.1f} s"
 

@@ -62,36 +62,36 @@ CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
 
 
-def restart(runtime: Context, case: RecoveryRef) -> None:
+def restart(context: Context, case: RecoveryRef) -> None:
     """Start the node's service again; the disk stays. Raises PermanentStepError with Ansible's words.
 
     It is configured from the release it runs, and from the last known-good one where the action is to roll back.
     A hung process can't hear the request to end, so it is killed; its init starts it again, with what it had.
     """
-    with runtime.step(case, "restart") as step:
-        node, action = runtime.node(case), _action(runtime, case)
-        hung, ansible = _verdict(runtime, case) is FailureMode.HUNG, None
+    with context.step(case, "restart") as step:
+        node, action = context.node(case), _action(context, case)
+        hung, ansible = _verdict(context, case) is FailureMode.HUNG, None
         # The configuration is not to blame for a hang, and applying it takes longer than the start.
         if not (hung and action is Action.RESTART):
-            ansible = assignment.ansible_for(runtime, node.name, roll_back=action is Action.ROLL_BACK)
-        with _judged(runtime, case, step) as facts:
+            ansible = assignment.ansible_for(context, node.name, roll_back=action is Action.ROLL_BACK)
+        with _judged(context, case, step) as facts:
             step.check()
             serves = facts.service is ProbeResult.OK
             if not serves:
-                _kill_service(runtime, node, facts.view, step, required=hung)
+                _kill_service(context, node, facts.view, step, required=hung)
             elif ansible is not None:  # it stops gracefully, and nobody else of its role is killed meanwhile
-                _run_restart(runtime, node, ansible)
+                _run_restart(context, node, ansible)
         if ansible is not None and not serves:
-            _run_restart(runtime, node, ansible)
+            _run_restart(context, node, ansible)
 
 
-def _kill_service(runtime: Context, node: Node, view: NodeView, step: FencedStep, *, required: bool) -> None:
+def _kill_service(context: Context, node: Node, view: NodeView, step: FencedStep, *, required: bool) -> None:
     """Kill the process that was judged, where there is one; its init starts the service again.
 
     ``required``: the step has no other act. Then StepFailed where the node could not name the process.
     """
     if view.process is not None:
-        runtime.platform().kill_service(node.name, view.process)
+        context.platform().kill_service(node.name, view.process)
         step.note(
             f"process {view.process} of {node.name}, which answers nobody, was killed; its init starts it again"
         )
@@ -99,39 +99,39 @@ def _kill_service(runtime: Context, node: Node, view: NodeView, step: FencedStep
         raise StepFailed(f"{node.name} could not say which process to kill; is its sshd overloaded?")
 
 
-def _run_restart(runtime: Context, node: Node, ansible: Ansible) -> None:
+def _run_restart(context: Context, node: Node, ansible: Ansible) -> None:
     with _no_second_try():
         ansible.run(
             "restart.yml",
             limit=node.name,
-            extra_vars=stream_driver.variables(runtime),
+            extra_vars=stream_driver.variables(context),
             timeout_s=START_TIMEOUT_S,
         )
 
 
 @contextmanager
-def _judged(runtime: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
+def _judged(context: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
     """Hold the one right in the fleet to kill, and judge once more; the block kills what was judged.
 
     What is proven dead is not waited for: nothing of it is killed. Raises NodeReturned and GuardRefused. Where another
     incarnation runs by now, nothing was killed either: the attempt is withdrawn as after a refusal.
     """
     try:
-        with _kill_right(runtime, case, step) as facts:
+        with _kill_right(context, case, step) as facts:
             yield facts
     except NewIncarnation as changed:
-        runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {changed}")
+        context.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {changed}")
         raise
 
 
 @contextmanager
-def _kill_right(runtime: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
-    node = runtime.node(case)
-    if fact_gathering.is_running(runtime.platform(), node.name) is False:
-        yield guard_evaluation.reevaluate_guards(runtime, case, step)
+def _kill_right(context: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
+    node = context.node(case)
+    if fact_gathering.is_running(context.platform(), node.name) is False:
+        yield guard_evaluation.reevaluate_guards(context, case, step)
         return
-    with runtime.store.kill_lock():
-        facts = guard_evaluation.reevaluate_guards(runtime, case, step)
+    with context.store.kill_lock():
+        facts = guard_evaluation.reevaluate_guards(context, case, step)
         step.note(
             f"judged again: {node.name} may be killed",
             service=facts.service and facts.service.value,
@@ -142,86 +142,86 @@ def _kill_right(runtime: Context, case: RecoveryRef, step: FencedStep) -> Iterat
         yield facts
 
 
-def _verdict(runtime: Context, case: RecoveryRef) -> FailureMode:
-    return assessment.ConfirmedFinding.of(runtime.store.incident(case.incident), case.holder).verdict
+def _verdict(context: Context, case: RecoveryRef) -> FailureMode:
+    return assessment.ConfirmedFinding.of(context.store.incident(case.incident), case.holder).verdict
 
 
-def fence(runtime: Context, case: RecoveryRef) -> None:
+def fence(context: Context, case: RecoveryRef) -> None:
     """End whatever may still run of the node; raises NodeReturned or GuardRefused when it must not be, whoever asked.
 
     Exactly the incarnation that was judged is ended: another one that came up meanwhile is judged first.
     """
-    with runtime.step(case, "fence") as step:
-        platform = runtime.platform()
+    with context.step(case, "fence") as step:
+        platform = context.platform()
         judged = platform.incarnation(case.node)
-        with _judged(runtime, case, step):
+        with _judged(context, case, step):
             step.check()
             platform.power_off(case.node, judged or NONE_RAN)
         step.note(f"nothing of {case.node} is left running", incarnation=judged)
 
 
-def show_plan(runtime: Context, case: RecoveryRef) -> str:
+def show_plan(context: Context, case: RecoveryRef) -> str:
     """What Terraform would do, as a list of addresses and actions; nothing is changed."""
-    with runtime.step(case, "dry_run") as step:
-        saved = _plan(runtime, case)
-        summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
+    with context.step(case, "dry_run") as step:
+        saved = _plan(context, case)
+        summary = plan_policy.check_plan(saved.document, _addresses(context, case))
         step.note(f"dry run, nothing was changed. {summary}", changes=plan_policy.changes(saved.document))
     return str(summary)
 
 
-def plan(runtime: Context, case: RecoveryRef) -> str:
+def plan(context: Context, case: RecoveryRef) -> str:
     """Plan the replacement of this node alone; raises PlanRejected when the plan would touch anything else."""
-    with runtime.step(case, "plan") as step:
-        saved = _judged_plan(runtime, case, step)
+    with context.step(case, "plan") as step:
+        saved = _judged_plan(context, case, step)
     return str(saved.path)
 
 
-def _judged_plan(runtime: Context, case: RecoveryRef, step: FencedStep) -> SavedPlan:
-    saved = _plan(runtime, case)
-    summary = plan_policy.check_plan(saved.document, _addresses(runtime, case))
+def _judged_plan(context: Context, case: RecoveryRef, step: FencedStep) -> SavedPlan:
+    saved = _plan(context, case)
+    summary = plan_policy.check_plan(saved.document, _addresses(context, case))
     step.note(str(summary), changes=plan_policy.changes(saved.document))
     body = json.dumps(saved.document, indent=1).encode()
-    deliver(runtime, f"incidents/{case.incident}/plan.json", body)
+    deliver(context, f"incidents/{case.incident}/plan.json", body)
     return saved
 
 
-def _plan(runtime: Context, case: RecoveryRef) -> SavedPlan:
-    addresses = _addresses(runtime, case)
-    return runtime.terraform().plan(replace=addresses, targets=addresses)
+def _plan(context: Context, case: RecoveryRef) -> SavedPlan:
+    addresses = _addresses(context, case)
+    return context.terraform().plan(replace=addresses, targets=addresses)
 
 
-def _addresses(runtime: Context, case: RecoveryRef) -> list[str]:
-    action = _action(runtime, case)
-    return plan_policy.addresses(runtime.fleet.environment, case.node, with_volume=action.destroys_volume)
+def _addresses(context: Context, case: RecoveryRef) -> list[str]:
+    action = _action(context, case)
+    return plan_policy.addresses(context.fleet.environment, case.node, with_volume=action.destroys_volume)
 
 
-def _action(runtime: Context, case: RecoveryRef) -> Action:
+def _action(context: Context, case: RecoveryRef) -> Action:
     """The action under way; in a dry run the one that would show most."""
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     confirmed = assessment.ConfirmedFinding.of(incident, case.holder)
     if confirmed.dry_run:
         return Action.REBUILD_NODE if confirmed.requested is Action.REBUILD_NODE else Action.REBUILD
     return incident.attempt_of(case.holder) or Action.WAIT
 
 
-def provision(runtime: Context, case: RecoveryRef, saved_plan: str) -> None:
+def provision(context: Context, case: RecoveryRef, saved_plan: str) -> None:
     """Apply exactly the judged plan; one that went stale is planned and judged again, up to three times.
 
     Applied already (this step ran before and was killed), it goes stale too, and the new plan does it over: a node
     that nobody has configured yet holds nothing.
     """
-    with runtime.step(case, "provision") as step:
-        terraform = runtime.terraform()
+    with context.step(case, "provision") as step:
+        terraform = context.terraform()
         saved = terraform.load(Path(saved_plan))
         for _ in range(PLAN_TRIES):
-            plan_policy.check_plan(saved.document, _addresses(runtime, case))
+            plan_policy.check_plan(saved.document, _addresses(context, case))
             step.check()
             # Of a run of this step that was killed; what lives there is this repair's own, the old node is fenced.
-            runtime.platform().make_room([case.node], terraform.known, living=True)
+            context.platform().make_room([case.node], terraform.known, living=True)
             try:
                 terraform.apply(saved)
             except StalePlan:
-                saved = _judged_plan(runtime, case, step)
+                saved = _judged_plan(context, case, step)
             else:
                 return
         raise PlanRejected(
@@ -229,15 +229,15 @@ def provision(runtime: Context, case: RecoveryRef, saved_plan: str) -> None:
         )
 
 
-def configure(runtime: Context, case: RecoveryRef) -> None:
+def configure(context: Context, case: RecoveryRef) -> None:
     """Make the empty server a node of its role; raises PermanentStepError with Ansible's words."""
-    with runtime.step(case, "configure") as step:
-        node = runtime.node(case)
-        ansible = assignment.ansible_for(runtime, node.name)
+    with context.step(case, "configure") as step:
+        node = context.node(case)
+        ansible = assignment.ansible_for(context, node.name)
         step.check()
         with _no_second_try():
-            kept = _action(runtime, case) is Action.REBUILD_NODE
-            desired = stream_driver.variables(runtime) | {"volume_kept": kept}
+            kept = _action(context, case) is Action.REBUILD_NODE
+            desired = stream_driver.variables(context) | {"volume_kept": kept}
             ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=START_TIMEOUT_S)
 
 
@@ -250,23 +250,23 @@ def _no_second_try() -> Iterator[None]:
         raise PermanentStepError(str(failure)) from failure
 
 
-def rejoin(runtime: Context, case: RecoveryRef) -> str:
+def rejoin(context: Context, case: RecoveryRef) -> str:
     """Wait until the node serves again, mark it redundant, then make its data whole and mark it consistent."""
-    with runtime.step(case, "rejoin") as step:
-        node = runtime.node(case)
-        sentence = _await_redundant(runtime, node, step)
+    with context.step(case, "rejoin") as step:
+        node = context.node(case)
+        sentence = _await_redundant(context, node, step)
         step.note(sentence)
-        runtime.store.set_mark(case.incident, step.token, "redundant_at")
-    with runtime.step(case, "repair") as step:
-        compare = node.role is Role.CASSANDRA and data_loss.possible_data_loss(runtime, case, step)
-        made_whole = restore_consistency(runtime, node, case.incident, compare=compare, note=step.note)
+        context.store.set_mark(case.incident, step.token, "redundant_at")
+    with context.step(case, "repair") as step:
+        compare = node.role is Role.CASSANDRA and data_loss.possible_data_loss(context, case, step)
+        made_whole = restore_consistency(context, node, case.incident, compare=compare, note=step.note)
         if made_whole:
             step.note(made_whole)
-        runtime.store.set_mark(case.incident, step.token, "consistent_at")
+        context.store.set_mark(case.incident, step.token, "consistent_at")
     return sentence
 
 
-def _await_redundant(runtime: Context, node: Node, step: FencedStep) -> str:
+def _await_redundant(context: Context, node: Node, step: FencedStep) -> str:
     """Wait as long as the node starts, or answers while others still have to agree; see PATIENCE_S.
 
     On a starved machine the wait counts the processor time that the node gets, not the time on the clock.
@@ -274,35 +274,35 @@ def _await_redundant(runtime: Context, node: Node, step: FencedStep) -> str:
     Raises PermanentStepError, saying what is wrong and what is lacking; the next run of the watch then climbs the
     ladder.
     """
-    patience = fact_gathering.ProcessorClock(runtime.platform(), node.name)
+    patience = fact_gathering.ProcessorClock(context.platform(), node.name)
     while True:
         try:
-            return readiness.wait_until_ready(runtime.settings, runtime.fleet, node, LOOK_EVERY_S)
+            return readiness.wait_until_ready(context.settings, context.fleet, node, LOOK_EVERY_S)
         except StepFailed as waiting:
-            diagnosis = diagnose(assessment.observe_node(runtime, node))
+            diagnosis = diagnose(assessment.observe_node(context, node))
             if patience.passed_s() > PATIENCE_S.get(diagnosis.verdict, GRACE_S):
                 raise PermanentStepError(f"{diagnosis.reason} {waiting}") from waiting
-            _start_under_another_number(runtime, node, step)
+            _start_under_another_number(context, node, step)
 
 
-def _start_under_another_number(runtime: Context, node: Node, step: FencedStep) -> None:
+def _start_under_another_number(context: Context, node: Node, step: FencedStep) -> None:
     """Start a Cassandra node once more when its peers take it for a former life of itself."""
     why = (
-        asyncio.run(gossip_generation.generation_is_behind(runtime.fleet, node))
+        asyncio.run(gossip_generation.generation_is_behind(context.fleet, node))
         if node.role is Role.CASSANDRA
         else None
     )
     if why is None:
         return
-    with runtime.store.kill_lock():  # its peers do not listen to it, so it is nobody's live replica
+    with context.store.kill_lock():  # its peers do not listen to it, so it is nobody's live replica
         step.check()
         step.note(f"{why}; it is started once more")
         gossip_generation.bump_generation(node)
-        _run_restart(runtime, node, assignment.ansible_for(runtime, node.name))
+        _run_restart(context, node, assignment.ansible_for(context, node.name))
 
 
 def restore_consistency(
-    runtime: Context, node: Node, by: str, *, compare: bool, note: Callable[[str], None] = log.info
+    context: Context, node: Node, by: str, *, compare: bool, note: Callable[[str], None] = log.info
 ) -> str | None:
     """What stands behind the node's service: Kafka's quorum has its voter, Cassandra's ranges are repaired.
 
@@ -310,29 +310,29 @@ def restore_consistency(
     replicas. Returns a sentence when anything had to be asked or done; raises StepFailed.
     """
     if node.role is Role.KAFKA:
-        rejoin_voter(runtime.fleet, node, kafka_cluster_id(runtime.settings), on_progress=note)
+        rejoin_voter(context.fleet, node, kafka_cluster_id(context.settings), on_progress=note)
         return f"{node.name} votes with the directory it has now, and no dead voter is left"
     if node.role is Role.CASSANDRA:
         if counted := gossip_generation.bump_generation(node):
             note(counted)
         if compare:
-            await_replicas(runtime.fleet)
-            return repair_ranges(runtime, node, by, primary=False, note=note)
+            await_replicas(context.fleet)
+            return repair_ranges(context, node, by, primary=False, note=note)
     return None
 
 
-def verify(runtime: Context, case: RecoveryRef) -> str:
+def verify(context: Context, case: RecoveryRef) -> str:
     """Proof by this very node; raises StepFailed saying what was missing."""
-    with runtime.step(case, "verify") as step:
-        proof = proofs.verify_node(runtime.settings, runtime.fleet, runtime.node(case))
+    with context.step(case, "verify") as step:
+        proof = proofs.verify_node(context.settings, context.fleet, context.node(case))
         step.note(proof)
-        if _verdict(runtime, case) is FailureMode.CLOCK_WRONG:
-            step.note(proofs.verify_clock(runtime.settings, runtime.node(case)))
-        predecessors.discard_or_hold(runtime, case, step)
+        if _verdict(context, case) is FailureMode.CLOCK_WRONG:
+            step.note(proofs.verify_clock(context.settings, context.node(case)))
+        predecessors.discard_or_hold(context, case, step)
     return proof
 
 
-def verify_synthetic_trade(runtime: Context, case: RecoveryRef) -> str:
+def verify_synthetic_trade(context: Context, case: RecoveryRef) -> str:
     """Send a canary trade through S3 and wait for it in Cassandra; raises StepFailed when it doesn't arrive.
 
     While S3 is away a repair isn't held up: the canary goes in at Kafka then. While other nodes are being
@@ -342,25 +342,25 @@ def verify_synthetic_trade(runtime: Context, case: RecoveryRef) -> str:
     def give_up(waited_s: float) -> bool:
         if waited_s <= CANARY_DEADLINE_S:
             return False
-        return waited_s > OUTAGE_DEADLINE_S or not _others_sick(runtime, case)
+        return waited_s > OUTAGE_DEADLINE_S or not _others_sick(context, case)
 
-    with runtime.step(case, "canary") as step:
-        sentence = proofs.verify_synthetic_trade(runtime, lambda: _send_canary(runtime), give_up)
+    with context.step(case, "canary") as step:
+        sentence = proofs.verify_synthetic_trade(context, lambda: _send_canary(context), give_up)
         step.note(sentence)
     return sentence
 
 
-def _send_canary(runtime: Context) -> tuple[str, str]:
+def _send_canary(context: Context) -> tuple[str, str]:
     """Send a canary; returns its trade_id and where it went in: S3, or Kafka while S3 is away."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return trade.send_synthetic_trade(runtime.s3_in_time()), "S3"
+        return trade.send_synthetic_trade(context.s3_in_time()), "S3"
     except (BotoCoreError, ClientError):
-        brokers = [f"{node.address}:{KAFKA_PORT}" for node in runtime.fleet.of(Role.KAFKA)]
+        brokers = [f"{node.address}:{KAFKA_PORT}" for node in context.fleet.of(Role.KAFKA)]
         return trade.send_synthetic_trade_to_kafka(brokers), "Kafka (S3 is away)"
 
 
-def _others_sick(runtime: Context, case: RecoveryRef) -> bool:
+def _others_sick(context: Context, case: RecoveryRef) -> bool:
     """Whether another node has an open incident."""
-    return any(one.node != case.node for one in runtime.store.incidents(20, open_only=True))
+    return any(one.node != case.node for one in context.store.incidents(20, open_only=True))

@@ -83,7 +83,7 @@ def latest(incident: Incident, step: str, field: str, run: str | None = None) ->
 
 
 def confirm_finding(
-    runtime: Context,
+    context: Context,
     *,
     node: str,
     holder: str,
@@ -95,13 +95,13 @@ def confirm_finding(
 
     Raises LeaseHeld when another run repairs this node.
     """
-    server = runtime.fleet.node(node)
+    server = context.fleet.node(node)
     now = datetime.now(UTC)
     first_failed = datetime.fromisoformat(finding["first_failed_at"]) if finding else now
     detected = datetime.fromisoformat(finding["detected_at"]) if finding else now
-    lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
-    fault = runtime.store.last_fault(node, detected, after=first_failed - FAULT_WINDOW) if finding else None
-    incident = runtime.store.open_incident(
+    lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+    fault = context.store.last_fault(node, detected, after=first_failed - FAULT_WINDOW) if finding else None
+    incident = context.store.open_incident(
         node,
         lease.token,
         role=server.role,
@@ -111,11 +111,11 @@ def confirm_finding(
         t0=fault.t0 if fault else None,
     )
     case = RecoveryRef(incident.id, node, holder)
-    with runtime.step(case, "confirm") as step:
+    with context.step(case, "confirm") as step:
         for line in finding["evidence"] if finding else ():
             step.note(line, finding=True)
         silent = finding is not None and finding["symptom"] == Symptom.HUNG
-        seen = observe_node(runtime, server)
+        seen = observe_node(context, server)
         write_failure_mode(
             step,
             replace(seen, unanswered_since=first_failed if silent else None),
@@ -126,14 +126,14 @@ def confirm_finding(
             silent=silent,
         )
         if server.role is Role.CASSANDRA and seen.service is ProbeResult.OK and not dry_run:
-            data_loss.record_left_out(runtime, incident, step)
+            data_loss.record_left_out(context, incident, step)
     return case
 
 
-def observe_node(runtime: Context, node: Node) -> Observation:
+def observe_node(context: Context, node: Node) -> Observation:
     """Observe the node, its peers and its disk, and ask its platform; what is silent to us may be heard by a peer."""
-    platform = runtime.platform()
-    seen = asyncio.run(gather_observation(runtime.settings, node, is_running(platform, node.name)))
+    platform = context.platform()
+    seen = asyncio.run(gather_observation(context.settings, node, is_running(platform, node.name)))
     if seen.volume_intact is None:
         # Only a missing disk is certain from outside; whether a present one is readable the node itself would say.
         return replace(seen, volume_intact=platform.volume_exists(node.name))
@@ -166,10 +166,10 @@ def write_failure_mode(step: FencedStep, seen: Observation, **data: Any) -> None
     )
 
 
-def close_without_action(runtime: Context, case: RecoveryRef) -> str:
+def close_without_action(context: Context, case: RecoveryRef) -> str:
     """Nothing to do, or nothing to do yet; a node on its way up is left alone, and the watch looks again."""
-    with runtime.step(case, "stand_down") as step:
-        confirmed = ConfirmedFinding.of(runtime.store.incident(case.incident), case.holder)
+    with context.step(case, "stand_down") as step:
+        confirmed = ConfirmedFinding.of(context.store.incident(case.incident), case.holder)
         sentence = f"nothing is touched ({confirmed.verdict.value})"
         step.note(sentence)
     return sentence

@@ -21,7 +21,7 @@ CLOCKS = timedelta(minutes=2)  # by which the node's clock may be behind ours
 LEFT_OUT = "Ignoring commit log replay error"
 
 
-def possible_data_loss(runtime: Context, case: RecoveryRef, step: FencedStep) -> bool:
+def possible_data_loss(context: Context, case: RecoveryRef, step: FencedStep) -> bool:
     """Whether the node's ranges must be compared. Raises StaleTokenError.
 
     A replace streams each range from one replica, possibly from the one that missed a write. A host that lost
@@ -29,15 +29,15 @@ def possible_data_loss(runtime: Context, case: RecoveryRef, step: FencedStep) ->
     marker (100 ms), which matters when another replica lost the same moment. After a longer absence the others keep
     no hints for it. And what an earlier incident left unfinished, or the node left out, is still to be done.
     """
-    incident = runtime.store.incident(case.incident)
-    record_left_out(runtime, incident, step)
-    if _another_crashed_too(incident, runtime.store.incidents()):
+    incident = context.store.incident(case.incident)
+    record_left_out(context, incident, step)
+    if _another_crashed_too(incident, context.store.incidents()):
         # On record, because this run may not come to it, the other being away.
-        runtime.store.expect_repair(incident.id, step.token)
+        context.store.expect_repair(incident.id, step.token)
     return (
         any(action.destroys for action in incident.attempts())
         or datetime.now(UTC) - incident.first_failed_at > HINT_WINDOW
-        or case.node in runtime.store.pending_repairs()
+        or case.node in context.store.pending_repairs()
     )
 
 
@@ -51,14 +51,14 @@ def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool
     )
 
 
-def record_left_out(runtime: Context, incident: Incident, step: FencedStep) -> None:
+def record_left_out(context: Context, incident: Incident, step: FencedStep) -> None:
     """Put a node on record as pending repair where its log says that it started without a part of its commit log.
 
     Only what it said since the incident's first failure counts. A log that can't be read is noted and no more: a node
     that serves isn't held up for its sshd, and the next night compares its ranges. Raises StaleTokenError.
     """
     try:
-        said = runtime.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
+        said = context.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
     except StepFailed as failure:
         step.note(
             f"{incident.node} couldn't be asked whether it started without a part of its commit log: {failure}"
@@ -66,7 +66,7 @@ def record_left_out(runtime: Context, incident: Incident, step: FencedStep) -> N
         return
     if said:
         at = said[-1].partition(" ")[0]
-        runtime.store.expect_repair(incident.id, step.token)
+        context.store.expect_repair(incident.id, step.token)
         step.note(
             f"{incident.node} started without a part of its commit log that it couldn't read ({at} by its clock); "
             "its ranges are to be compared with its replicas"

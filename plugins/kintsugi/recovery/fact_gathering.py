@@ -43,21 +43,21 @@ class Suspicion:
     planned: bool = False
 
 
-def gather_guard_facts(runtime: Context, node: Node, suspicion: Suspicion) -> GuardFacts:
+def gather_guard_facts(context: Context, node: Node, suspicion: Suspicion) -> GuardFacts:
     """Everything that the guards ask for, all but the store's ledger. Takes at most about 9 s."""
-    platform = runtime.platform()
+    platform = context.platform()
     running = is_running(platform, node.name)
 
     async def ask() -> tuple[GuardFacts, float]:
         async with LoopLag() as lag:
             facts = await guard_facts(
-                runtime.fleet,
+                context.fleet,
                 node,
                 heard_at=suspicion.heard_at,
                 first_failed_at=suspicion.first_failed_at,
                 volume_intact=suspicion.volume_intact,
                 running=running,
-                settings=runtime.settings,
+                settings=context.settings,
             )
             return facts, lag.take()
 
@@ -67,7 +67,7 @@ def gather_guard_facts(runtime: Context, node: Node, suspicion: Suspicion) -> Gu
     return replace(
         facts,
         planned=suspicion.planned,
-        others=tuple(_others(runtime, platform, facts)),
+        others=tuple(_others(context, platform, facts)),
         starvation=find_starvation(node.name, processor, own_lag_s, suspicion, facts.at),
     )
 
@@ -121,10 +121,10 @@ def _used_since(
     )
 
 
-def _others(runtime: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
+def _others(context: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
     """The other nodes; of a silent one also whether it runs, and since when it has been silent."""
     incidents: Mapping[str, datetime] = {
-        one.node: one.first_failed_at for one in runtime.store.incidents(50, open_only=True)
+        one.node: one.first_failed_at for one in context.store.incidents(50, open_only=True)
     }
     # One that no watch has reported yet fell silent at most as long ago as a hang takes to be noticed.
     unnoticed = facts.at - HANG_AFTER

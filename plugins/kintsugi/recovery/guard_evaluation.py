@@ -40,21 +40,21 @@ PATHS = {
 log = logging.getLogger(__name__)
 
 
-def evaluate_guards(runtime: Context, case: RecoveryRef) -> list[str]:
+def evaluate_guards(context: Context, case: RecoveryRef) -> list[str]:
     """The tasks to go on with: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
 
     Reasons that may pass by themselves are given PATIENCE_S seconds, and the node is observed again meanwhile.
     """
-    with runtime.step(case, "guard") as step:
+    with context.step(case, "guard") as step:
         until = time.monotonic() + PATIENCE_S
         while True:
-            asked = _ask_guards(runtime, case)
+            asked = _ask_guards(context, case)
             if not asked.waits or time.monotonic() > until:
                 return _answer(step, asked)
             log.info("not yet: %s", asked.reason)
             pause_s = (asked.retry_at - datetime.now(UTC)).total_seconds() if asked.retry_at else 2.0
             time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
-            _confirm_again(runtime, case, step)
+            _confirm_again(context, case, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class _Asked:
     common_cause: CommonCause | None = None
 
 
-def _ask_guards(runtime: Context, case: RecoveryRef) -> _Asked:
-    incident = runtime.store.incident(case.incident)
+def _ask_guards(context: Context, case: RecoveryRef) -> _Asked:
+    incident = context.store.incident(case.incident)
     confirmed = ConfirmedFinding.of(incident, case.holder)
-    decision = _decide(runtime, incident, confirmed)
+    decision = _decide(context, incident, confirmed)
     nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
     if confirmed.dry_run or nothing:
         partitioned = nothing and confirmed.verdict is FailureMode.PARTITIONED and not confirmed.dry_run
@@ -82,9 +82,9 @@ def _ask_guards(runtime: Context, case: RecoveryRef) -> _Asked:
         return _Asked(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
     paging = decision.action is Action.PAGE
     # Who is asked whether to try again shall know what speaks against it.
-    at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
-    facts = _facts(runtime, case, incident)
-    ruling = evaluate(at_stake.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
+    at_stake = _decide(context, incident, confirmed, insisted=True) if paging else decision
+    facts = _facts(context, case, incident)
+    ruling = evaluate(at_stake.action, facts.with_ledger(context.store.ledger(incident.id)), limits(context))
     if paging:
         ruling = GuardResult(False, (decision.reason, *ruling.reasons), ruling.gates)
     return _Asked(
@@ -99,13 +99,13 @@ def _ask_guards(runtime: Context, case: RecoveryRef) -> _Asked:
     )
 
 
-def _confirm_again(runtime: Context, case: RecoveryRef, step: FencedStep) -> None:
+def _confirm_again(context: Context, case: RecoveryRef, step: FencedStep) -> None:
     """Observe the node once more; a changed verdict goes into the journal, and the next decision follows from it."""
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     confirmed = ConfirmedFinding.of(incident, case.holder)
     since = confirmed.first_failed_at
     seen = replace(
-        observe_node(runtime, runtime.node(case)), unanswered_since=since if confirmed.silent else None
+        observe_node(context, context.node(case)), unanswered_since=since if confirmed.silent else None
     )
     if diagnose(seen).verdict is not confirmed.verdict:
         write_failure_mode(
@@ -156,27 +156,27 @@ def _waiting_data(asked: _Asked) -> dict[str, Any]:
 
 
 def _decide(
-    runtime: Context, incident: Incident, confirmed: ConfirmedFinding, *, insisted: bool = False
+    context: Context, incident: Incident, confirmed: ConfirmedFinding, *, insisted: bool = False
 ) -> Decision:
     return decide_action(
         confirmed.verdict,
         incident.attempts(),
-        role=runtime.fleet.node(incident.node).role,
+        role=context.fleet.node(incident.node).role,
         requested=confirmed.requested,
         volume_intact=confirmed.volume_intact,
-        suspicious_release=assignment.suspicious(runtime.store, incident.node),
-        unfinished=incident.node in runtime.store.pending_repairs(),
+        suspicious_release=assignment.suspicious(context.store, incident.node),
+        unfinished=incident.node in context.store.pending_repairs(),
         insisted=insisted,
     )
 
 
-def limits(runtime: Context) -> Limits:
+def limits(context: Context) -> Limits:
     """The limits in force: the defaults, but for what somebody set in the store under LIMITS.
 
     With ``until`` (ISO 8601) beside them they end by themselves, whatever became of who set them.
     Raises InputError for a limit that doesn't exist, because a misspelt one would leave the guard as it was.
     """
-    found = runtime.store.desired(LIMITS)
+    found = context.store.desired(LIMITS)
     given = dict(found.value) if found and found.value else {}
     until = given.pop("until", None)
     if until is not None and datetime.fromisoformat(until) < datetime.now(UTC):
@@ -189,7 +189,7 @@ def limits(runtime: Context) -> Limits:
     return Limits(**given)
 
 
-def _facts(runtime: Context, case: RecoveryRef, incident: Incident) -> GuardFacts:
+def _facts(context: Context, case: RecoveryRef, incident: Incident) -> GuardFacts:
     """What the guards ask for, as it is at this moment; of the disk, what ``confirm`` found out."""
     confirmed = ConfirmedFinding.of(incident, case.holder)
     action = incident.attempt_of(case.holder)
@@ -201,27 +201,27 @@ def _facts(runtime: Context, case: RecoveryRef, incident: Incident) -> GuardFact
         watch_late_s=confirmed.watch_late_s,
         planned=confirmed.planned or action is Action.ROLL_BACK,
     )
-    return gather_guard_facts(runtime, runtime.node(case), suspicion)
+    return gather_guard_facts(context, context.node(case), suspicion)
 
 
-def reevaluate_guards(runtime: Context, case: RecoveryRef, step: FencedStep) -> GuardFacts:
+def reevaluate_guards(context: Context, case: RecoveryRef, step: FencedStep) -> GuardFacts:
     """Ask the guards once more, with fresh facts, right before something that may still run is killed.
 
     The attempt under way is judged, with the gates that its approval opened. Raises NodeReturned when the node answers
     again, GuardRefused with the reasons otherwise; the attempt is then withdrawn, because it has done nothing.
     """
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     action = incident.attempt_of(case.holder)
     if action is None:
         raise GuardRefused(f"This run has no attempt on {case.node} under way: nothing is killed.")
-    facts = _facts(runtime, case, incident)
-    known = facts.with_ledger(runtime.store.ledger(incident.id))
-    ruling = evaluate(action, known, limits(runtime), approved=_approved(incident, case))
+    facts = _facts(context, case, incident)
+    known = facts.with_ledger(context.store.ledger(incident.id))
+    ruling = evaluate(action, known, limits(context), approved=_approved(incident, case))
     if ruling.allowed:
         return facts
     answers_again = ProbeResult.OK in (facts.service, facts.view.answer)
     reason = " ".join(ruling.reasons)
-    runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
+    context.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
     raise (NodeReturned if answers_again else GuardRefused)(reason)
 
 
@@ -232,34 +232,34 @@ def _approved(incident: Incident, case: RecoveryRef) -> list[Guard]:
     return [Guard(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
 
 
-def refusal(runtime: Context, case: RecoveryRef) -> list[str]:
+def refusal(context: Context, case: RecoveryRef) -> list[str]:
     """The sentences with which the guards last refused the repair to this run."""
     return list(
-        latest(runtime.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
+        latest(context.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
     )
 
 
-def choose_path(runtime: Context, case: RecoveryRef, approved_by: str | None) -> str:
+def choose_path(context: Context, case: RecoveryRef, approved_by: str | None) -> str:
     """Decide, begin the attempt in the store (which asks the guards once more), and name the task to go on with.
 
     A run that was killed here goes on with what it had chosen. A person's approval opens the gates that had refused
     this run when the question was asked. A node that answers again meanwhile is only proven. Raises GuardRefused when
     another gate refuses by now.
     """
-    with runtime.step(case, "decide") as step:
+    with context.step(case, "decide") as step:
         if approved_by:
             step.note(f"{approved_by} approved the repair against the guards' advice", approved=case.holder)
-        incident = runtime.store.incident(case.incident)
+        incident = context.store.incident(case.incident)
         confirmed = ConfirmedFinding.of(incident, case.holder)
         if confirmed.dry_run:
             return "show_plan"
         decision = _chosen(incident, case)
         if decision is None:
-            decision = _decide(runtime, incident, confirmed, insisted=bool(approved_by))
+            decision = _decide(context, incident, confirmed, insisted=bool(approved_by))
             step.note(decision.reason, chosen=decision.action.value, run=case.holder)
         if decision.action.changes:
             try:
-                _begin(runtime, case, step, incident, decision, approved=_approved(incident, case))
+                _begin(context, case, step, incident, decision, approved=_approved(incident, case))
             except NodeReturned as returned:
                 step.note(f"{case.node} answers again, so it is only proven: {returned}", returned=True)
                 return PATHS[Action.WAIT]
@@ -274,7 +274,7 @@ def _chosen(incident: Incident, case: RecoveryRef) -> Decision | None:
 
 
 def _begin(
-    runtime: Context,
+    context: Context,
     case: RecoveryRef,
     step: FencedStep,
     incident: Incident,
@@ -288,9 +288,9 @@ def _begin(
     """
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
-        asked = _LastAnswer(decision.action, _facts(runtime, case, incident), limits(runtime), approved)
+        asked = _LastAnswer(decision.action, _facts(context, case, incident), limits(context), approved)
         try:
-            runtime.store.begin_attempt(
+            context.store.begin_attempt(
                 case.incident,
                 step.token,
                 decision.action,

@@ -25,13 +25,13 @@ def may_be_last_copy(incident: Incident) -> bool:
     return bool(opened & NEEDED) and any(action.destroys_volume for action in incident.attempts())
 
 
-def discard_or_hold(runtime: Context, case: RecoveryRef, step: FencedStep) -> None:
+def discard_or_hold(context: Context, case: RecoveryRef, step: FencedStep) -> None:
     """Delete what is left of the node's predecessors, or keep it for HELD_FOR where it may be the last copy."""
-    if may_be_last_copy(runtime.store.incident(case.incident)):
+    if may_be_last_copy(context.store.incident(case.incident)):
         until = datetime.now(UTC) + HELD_FOR
-        if runtime.platform().hold(case.node, until):
+        if context.platform().hold(case.node, until):
             step.note(
                 f"the replaced disk of {case.node} is kept until {until:%Y-%m-%d}: it may hold the last copy"
             )
             return
-    runtime.platform().discard(case.node)
+    context.platform().discard(case.node)

@@ -40,22 +40,22 @@ class IncidentRecord:
     text: str
 
 
-def archive_logs(runtime: Context, case: RecoveryRef) -> list[str]:
+def archive_logs(context: Context, case: RecoveryRef) -> list[str]:
     """Put the tail of every log that the collector holds of the node under the incident; returns the keys.
 
     The collector got them line by line while the node lived, so a lost host has nothing to hand over.
     """
     started = time.monotonic()
     keys = []
-    for path in _logs(runtime.settings.control / "node-logs" / case.node):
+    for path in _logs(context.settings.control / "node-logs" / case.node):
         key = f"incidents/{case.incident}/logs/{path.name}.gz"
-        deliver(runtime, key, gzip.compress(_tail(path)))
+        deliver(context, key, gzip.compress(_tail(path)))
         keys.append(key)
     sentence = f"archived {len(keys)} logs under incidents/{case.incident}/logs/"
     # It runs beside the repair: a fresh token here would fence off the step that is under way.
-    lease = runtime.store.acquire_lease(case.node, case.holder, LEASE_S, incident=case.incident)
+    lease = context.store.acquire_lease(case.node, case.holder, LEASE_S, incident=case.incident)
     data = {"seconds": round(time.monotonic() - started, 3), "keys": keys}
-    runtime.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
+    context.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
     log.info(sentence)
     return keys
 
@@ -80,9 +80,9 @@ def _end(path: Path, size: int) -> bytes:
         return b""
 
 
-def expire(runtime: Context, now: datetime) -> int:
+def expire(context: Context, now: datetime) -> int:
     """Delete from S3 what was archived of incidents more than KEPT before ``now`` (UTC); returns how many objects."""
-    s3, deleted = runtime.s3(), 0
+    s3, deleted = context.s3(), 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="incidents/"):
         for found in page.get("Contents", ()):
             if now - found["LastModified"] > KEPT:
@@ -92,43 +92,43 @@ def expire(runtime: Context, now: datetime) -> int:
     return deleted
 
 
-def record(runtime: Context, case: RecoveryRef) -> IncidentRecord:
+def record(context: Context, case: RecoveryRef) -> IncidentRecord:
     """Close the incident with the outcome that its journal shows, and put its story into S3.
 
     Where somebody else still has to do with the incident, it stays open (``stays_open``). The run fails unless all is
     well, and says why.
     """
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     if incident.outcome is not None:
-        return _record_again(runtime, case, incident, incident.outcome)
-    with runtime.step(case, "record") as step:
+        return _record_again(context, case, incident, incident.outcome)
+    with context.step(case, "record") as step:
         outcome, reason = conclude_incident(incident, case.holder)
         step.note(reason, outcome=outcome.value)
-        serves = outcome is not Outcome.FAILED or is_responding(runtime.node(case))
+        serves = outcome is not Outcome.FAILED or is_responding(context.node(case))
         if not stays_open(incident, outcome, case.holder, serves=serves):
-            runtime.store.close_incident(case.incident, step.token, outcome, reason)
-        incident = _archive_record(runtime, case)
-    runtime.store.release(case.node, step.token)
+            context.store.close_incident(case.incident, step.token, outcome, reason)
+        incident = _archive_record(context, case)
+    context.store.release(case.node, step.token)
     return IncidentRecord(well=outcome in WELL, text=format_incident(incident, outcome, reason))
 
 
 def _record_again(
-    runtime: Context, case: RecoveryRef, incident: Incident, outcome: Outcome
+    context: Context, case: RecoveryRef, incident: Incident, outcome: Outcome
 ) -> IncidentRecord:
     """The incident is closed already, by this step before it was killed, or by another run."""
-    _archive_record(runtime, case)
-    runtime.store.give_back(case.node, case.holder)
+    _archive_record(context, case)
+    context.store.give_back(case.node, case.holder)
     return IncidentRecord(
         well=outcome in WELL, text=format_incident(incident, outcome, incident.reason or "")
     )
 
 
-def _archive_record(runtime: Context, case: RecoveryRef) -> Incident:
+def _archive_record(context: Context, case: RecoveryRef) -> Incident:
     """Put the incident as it is now into S3, and what waits in the spool; returns the incident."""
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     body = json.dumps(incident.to_json(), indent=2).encode()
-    deliver(runtime, f"incidents/{case.incident}/incident.json", body)
-    flush_spool(runtime)
+    deliver(context, f"incidents/{case.incident}/incident.json", body)
+    flush_spool(context)
     return incident
 
 

@@ -49,7 +49,7 @@ TERRAFORM = (
 
 
 @contextmanager
-def blame(runtime: Context, case: RecoveryRef, *, untouched: bool = False) -> Iterator[None]:
+def blame(context: Context, case: RecoveryRef, *, untouched: bool = False) -> Iterator[None]:
     """Around a step: where the control plane is to blame, take the attempt back and raise ControlPlaneError.
 
     ``untouched``: the step destroys nothing of the node.
@@ -59,18 +59,18 @@ def blame(runtime: Context, case: RecoveryRef, *, untouched: bool = False) -> It
     except (GuardRefused, StaleTokenError, ControlPlaneError):
         raise
     except (KintsugiError, OSError) as error:
-        fault = fault_of_control_plane(error, runtime.settings.control)
+        fault = fault_of_control_plane(error, context.settings.control)
         if fault is None:
             raise
-        withdraw_attempt(runtime, case, fault, untouched=untouched)
+        withdraw_attempt(context, case, fault, untouched=untouched)
         raise ControlPlaneError(fault) from error
 
 
-def withdraw_attempt(runtime: Context, case: RecoveryRef, fault: str, *, untouched: bool) -> None:
+def withdraw_attempt(context: Context, case: RecoveryRef, fault: str, *, untouched: bool) -> None:
     """Write down whose fault it was, and take the run's attempt back. Raises StoreUnavailable."""
-    with runtime.step(case, "blame") as step:
+    with context.step(case, "blame") as step:
         step.note(fault, control_plane=True)
-        runtime.store.withdraw_attempt(
+        context.store.withdraw_attempt(
             case.incident, step.token, case.holder, fault, untouched=untouched, counts=True
         )
 

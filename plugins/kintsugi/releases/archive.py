@@ -204,19 +204,19 @@ def unpack_release(body: bytes) -> dict[str, bytes]:
     return files
 
 
-def store_in_s3(runtime: Context, release: Release) -> None:
+def store_in_s3(context: Context, release: Release) -> None:
     """Put the archive into S3 unless it is there; into the spool when S3 is away."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        runtime.s3().head_object(Bucket=BUCKET, Key=key(release.digest))
+        context.s3().head_object(Bucket=BUCKET, Key=key(release.digest))
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
             log.warning("S3 didn't say whether it has release %s: %s", release.short, error)
-        deliver(runtime, key(release.digest), pack_release(release))
+        deliver(context, key(release.digest), pack_release(release))
     except BotoCoreError as error:
         log.warning("S3 is away: %s", error)
-        deliver(runtime, key(release.digest), pack_release(release))
+        deliver(context, key(release.digest), pack_release(release))
 
 
 def on_disk(settings: Settings) -> list[Release]:

@@ -42,20 +42,20 @@ def to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> st
     return None if running is None else running.digest
 
 
-def ansible_for(runtime: Context, node: str, *, roll_back: bool = False) -> Ansible:
+def ansible_for(context: Context, node: str, *, roll_back: bool = False) -> Ansible:
     """Ansible with the roles and templates of the release that ``node`` is to be configured from.
 
     Notes the release as the node's own. Raises FleetError when the release is lost or altered.
     """
-    digest = to_configure_from(runtime.store, node, roll_back=roll_back)
+    digest = to_configure_from(context.store, node, roll_back=roll_back)
     if digest is None:
-        return Ansible(runtime.settings)
-    release = open_release(runtime, digest)
-    runtime.store.set_node_releases([node], digest)
+        return Ansible(context.settings)
+    release = open_release(context, digest)
+    context.store.set_node_releases([node], digest)
     log.info("%s is configured from release %s", node, release.short)
-    return Ansible(runtime.settings, release)
+    return Ansible(context.settings, release)
 
 
-def open_release(runtime: Context, digest: str) -> Release:
+def open_release(context: Context, digest: str) -> Release:
     """The release, checked; from S3 when its directory is gone."""
-    return archive.find_release(runtime.settings, digest, runtime.s3())
+    return archive.find_release(context.settings, digest, context.s3())

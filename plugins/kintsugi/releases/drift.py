@@ -49,7 +49,7 @@ class DriftReport:
         return "; ".join([*lines, f"{len(same)} nodes are as their release says"])
 
 
-def detect_drift(runtime: Context, *, holder: str, put_right: bool = False) -> DriftReport:
+def detect_drift(context: Context, *, holder: str, put_right: bool = False) -> DriftReport:
     """Compare every node with its release and put the findings on record; write them anew where asked.
 
     Putting right writes files and never restarts a service: a file that was changed by hand matters at the next
@@ -57,15 +57,15 @@ def detect_drift(runtime: Context, *, holder: str, put_right: bool = False) -> D
     ``holder`` holds the node's lease meanwhile. Raises StepFailed when no node could be compared.
     """
     differs: dict[str, tuple[str, ...]] = {}
-    left_out = {node: reason for node in runtime.fleet.nodes if (reason := _busy(runtime, node))}
-    for digest, nodes in by_release(runtime, left_out).items():
-        checked = _ansible(runtime, digest).check(
-            nodes, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+    left_out = {node: reason for node in context.fleet.nodes if (reason := _busy(context, node))}
+    for digest, nodes in by_release(context, left_out).items():
+        checked = _ansible(context, digest).check(
+            nodes, extra_vars=stream_driver.variables(context), timeout_s=CHECK_S
         )
         left_out |= {**checked.failed, **checked.unreachable}
         for node, paths in checked.differs.items():
             differs[node] = paths
-            fresh = runtime.store.record_drift(node, digest or "", paths)
+            fresh = context.store.record_drift(node, digest or "", paths)
             for path in fresh:
                 log.warning("%s: %s isn't what release %s says", node, path, (digest or "(none)")[:12])
     if not differs:
@@ -75,55 +75,55 @@ def detect_drift(runtime: Context, *, holder: str, put_right: bool = False) -> D
         written = {
             node: paths
             for node, paths in report.remaining.items()
-            if not _forbidden(runtime, node) and _write(runtime, node, holder)
+            if not _forbidden(context, node) and _write(context, node, holder)
         }
         report = DriftReport(differs, left_out, written)
     return report
 
 
-def by_release(runtime: Context, but: Mapping[str, str]) -> dict[str | None, list[str]]:
+def by_release(context: Context, but: Mapping[str, str]) -> dict[str | None, list[str]]:
     """Names of the nodes by the release that they are to be compared with; None: this checkout."""
     groups: dict[str | None, list[str]] = {}
-    for node in runtime.fleet.nodes:
+    for node in context.fleet.nodes:
         if node not in but:
-            groups.setdefault(assignment.to_configure_from(runtime.store, node), []).append(node)
+            groups.setdefault(assignment.to_configure_from(context.store, node), []).append(node)
     return groups
 
 
-def _busy(runtime: Context, node: str) -> str | None:
-    lease = runtime.store.lease(node)
+def _busy(context: Context, node: str) -> str | None:
+    lease = context.store.lease(node)
     return None if lease is None else f"{lease.holder} is at work on it"
 
 
-def _forbidden(runtime: Context, node: str) -> bool:
+def _forbidden(context: Context, node: str) -> bool:
     """Whether a maintenance flag covers the node; says so in the log."""
-    flags = runtime.store.maintenance(node)
+    flags = context.store.maintenance(node)
     for flag in flags:
         log.warning("%s isn't put right: %s", node, flag)
     return bool(flags)
 
 
-def _write(runtime: Context, node: str, holder: str) -> bool:
+def _write(context: Context, node: str, holder: str) -> bool:
     """Write the node's files anew from its release, without a restart; False when somebody else is at work on it."""
     try:
-        lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+        lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
     except LeaseHeld as held:
         log.warning("%s", held)
         return False
     try:
-        digest = assignment.to_configure_from(runtime.store, node)
-        runtime.store.check(node, lease.token)
-        _ansible(runtime, digest).run(
-            "site.yml", limit=node, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+        digest = assignment.to_configure_from(context.store, node)
+        context.store.check(node, lease.token)
+        _ansible(context, digest).run(
+            "site.yml", limit=node, extra_vars=stream_driver.variables(context), timeout_s=CHECK_S
         )
-        runtime.store.record_drift(node, digest or "", [], put_right=True)
+        context.store.record_drift(node, digest or "", [], put_right=True)
     finally:
-        runtime.store.release(node, lease.token)
+        context.store.release(node, lease.token)
     return True
 
 
-def _ansible(runtime: Context, digest: str | None) -> Any:
+def _ansible(context: Context, digest: str | None) -> Any:
     if digest is None:
         log.info("no release is on record, so the checkout at %s is compared", REPOSITORY)
-        return Ansible(runtime.settings)
-    return Ansible(runtime.settings, assignment.open_release(runtime, digest))
+        return Ansible(context.settings)
+    return Ansible(context.settings, assignment.open_release(context, digest))

@@ -64,31 +64,31 @@ class RolloutRecord:
     text: str
 
 
-def prepare(runtime: Context, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
+def prepare(context: Context, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
     """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
 
     Raises GuardRefused for a release that was found bad, unless ``again``; while another roll-out runs; and when the
     fleet file of the release declares other nodes than there are. KintsugiError when there is no such release.
     """
-    _hold_roll_out(runtime, deployment)
+    _hold_roll_out(context, deployment)
     try:
-        return _open(runtime, deployment, wanted, again=again)
+        return _open(context, deployment, wanted, again=again)
     except KintsugiError:
         # Else the next try would wait for this one's lease to lapse.
-        runtime.store.give_back(ROLL_OUT, _holder(deployment))
+        context.store.give_back(ROLL_OUT, _holder(deployment))
         raise
 
 
-def _open(runtime: Context, deployment: str, wanted: str, *, again: bool) -> Deployment:
-    store = runtime.store
-    release = build(runtime) if wanted in ("", WORKING_TREE) else _known(runtime, wanted)
+def _open(context: Context, deployment: str, wanted: str, *, again: bool) -> Deployment:
+    store = context.store
+    release = build(context) if wanted in ("", WORKING_TREE) else _known(context, wanted)
     record = store.release_record(release.digest)
     if record.bad_at is not None and not again:
         raise GuardRefused(
             f"release {release.short} was found bad ({record.bad_reason}); change it, or ask for it again in the form"
         )
-    _same_nodes(runtime.fleet, load_fleet(release.fleet_file))
-    _jars_fit(runtime, release)
+    _same_nodes(context.fleet, load_fleet(release.fleet_file))
+    _jars_fit(context, release)
     for other in store.deployments():
         if other.state == "running" and other.id != deployment:
             store.end_deployment(
@@ -98,16 +98,16 @@ def _open(runtime: Context, deployment: str, wanted: str, *, again: bool) -> Dep
     return store.open_deployment(deployment, release.digest, good.digest if good else None)
 
 
-def build(runtime: Context) -> Release:
+def build(context: Context) -> Release:
     """Pack this checkout into a release, on disk, in S3 and on record."""
-    release = archive.build(runtime.settings)
-    archive.store_in_s3(runtime, release)
-    runtime.store.add_release(release.digest, archive.origin(runtime.settings.repository))
+    release = archive.build(context.settings)
+    archive.store_in_s3(context, release)
+    context.store.add_release(release.digest, archive.origin(context.settings.repository))
     return release
 
 
-def _known(runtime: Context, prefix: str) -> Release:
-    return assignment.open_release(runtime, runtime.store.release_record(prefix).digest)
+def _known(context: Context, prefix: str) -> Release:
+    return assignment.open_release(context, context.store.release_record(prefix).digest)
 
 
 def _same_nodes(there: Fleet, declared: Fleet) -> None:
@@ -122,59 +122,59 @@ def _same_nodes(there: Fleet, declared: Fleet) -> None:
         )
 
 
-def _jars_fit(runtime: Context, release: Release) -> None:
+def _jars_fit(context: Context, release: Release) -> None:
     """The cache holds one version of each artifact, which all nodes share; a release can't bring another."""
     poms = {
         path.split("/")[1]: file.sha256
         for path, file in release.manifest.items()
         if path.endswith("/pom.xml")
     }
-    odd = outdated(runtime.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
+    odd = outdated(context.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
     if odd:
         raise GuardRefused(
             f"release {release.short} wants other versions of {', '.join(odd)} than the cache at "
-            f"{runtime.settings.artifacts} holds; check that version out, run `kintsugi artifacts`, then roll it out"
+            f"{context.settings.artifacts} holds; check that version out, run `kintsugi artifacts`, then roll it out"
         )
 
 
-def plan(runtime: Context, deployment: str) -> Deployment:
+def plan(context: Context, deployment: str) -> Deployment:
     """Render and compare everything on all nodes, and write down what changes where; no node is touched.
 
     Raises GuardRefused when the steady state doesn't hold or a node can't be looked at, StepFailed (and the release is
     marked bad) when it doesn't render. A plan that is there already stays.
     """
-    found = runtime.store.deployment(deployment)
+    found = context.store.deployment(deployment)
     if found.steps:
         return found
-    _hold_roll_out(runtime, deployment)
-    steady_state.await_steady(lambda: steady_state.observe_fleet(runtime))
-    runtime.store.note_deployment(deployment, f"before: {_canary_before(runtime)}")
-    release = assignment.open_release(runtime, found.digest)
-    nodes = [node.name for node in rollout.order(runtime.fleet)]
-    checked = _check(runtime, release, nodes)
+    _hold_roll_out(context, deployment)
+    steady_state.await_steady(lambda: steady_state.observe_fleet(context))
+    context.store.note_deployment(deployment, f"before: {_canary_before(context)}")
+    release = assignment.open_release(context, found.digest)
+    nodes = [node.name for node in rollout.order(context.fleet)]
+    checked = _check(context, release, nodes)
     if checked.unreachable:
         raise GuardRefused(f"not every node can be looked at: {'; '.join(checked.unreachable.values())}")
     if checked.failed:
         reason = "; ".join(checked.failed.values())
-        runtime.store.mark_bad(found.digest, reason)
+        context.store.mark_bad(found.digest, reason)
         raise StepFailed(f"release {release.short} doesn't render, and no node was touched: {reason}")
-    planned = runtime.store.plan_deployment(deployment, {node: checked.differs[node] for node in nodes})
+    planned = context.store.plan_deployment(deployment, {node: checked.differs[node] for node in nodes})
     for step in planned.steps:
         what = (
             f"{len(step.changes)} files change: {', '.join(step.changes)}"
             if step.changes
             else "nothing changes"
         )
-        runtime.store.note_deployment(deployment, what, step.node)
+        context.store.note_deployment(deployment, what, step.node)
     return planned
 
 
-def _check(runtime: Context, release: Release, nodes: Sequence[str]) -> Checked:
+def _check(context: Context, release: Release, nodes: Sequence[str]) -> Checked:
     """Render and compare; nodes that fail are looked at twice.
 
     A connection that breaks on a busy machine fails a task like a mistake does; a mistake is there the second time too.
     """
-    ansible, wanted = _ansible(runtime, release), stream_driver.variables(runtime)
+    ansible, wanted = _ansible(context, release), stream_driver.variables(context)
     first: Checked = ansible.check(nodes, extra_vars=wanted, timeout_s=CHECK_S)
     again = sorted(first.failed.keys() | first.unreachable.keys())
     if not again:
@@ -184,130 +184,130 @@ def _check(runtime: Context, release: Release, nodes: Sequence[str]) -> Checked:
     return Checked({**first.differs, **second.differs}, second.failed, second.unreachable)
 
 
-def _canary_before(runtime: Context) -> str:
+def _canary_before(context: Context) -> str:
     """A pipeline that doesn't carry a canary now would make any release look bad."""
     try:
-        return steady_state.verify_synthetic_trade(runtime)
+        return steady_state.verify_synthetic_trade(context)
     except StepFailed as error:
         raise GuardRefused(f"the pipeline doesn't carry trades even before the roll-out: {error}") from error
 
 
-def apply(runtime: Context, deployment: str, node: str) -> str:
+def apply(context: Context, deployment: str, node: str) -> str:
     """Configure and restart ``node`` from the release, or only note that it runs it; returns a sentence.
 
     Raises GuardRefused when it isn't the node's turn, a person forbade it, or the steady state of the others doesn't
     hold; StepFailed (the way back begins) when the service doesn't come up.
     """
-    found, step = _at(runtime, deployment, node)
+    found, step = _at(context, deployment, node)
     if step.state is NodeState.PROVEN:
         return f"{node} runs the release already"
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.node != node or turn.move not in (Move.TOUCH, Move.NOTE):
         raise GuardRefused(f"it isn't the turn of {node}: {turn.reason}")
     if turn.move is Move.NOTE:
-        runtime.store.set_node_releases([node], found.digest)
-        runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, turn.reason)
+        context.store.set_node_releases([node], found.digest)
+        context.store.set_deployment_node(deployment, node, NodeState.PROVEN, turn.reason)
         return turn.reason
-    release = assignment.open_release(runtime, found.digest)
-    _before(runtime, found, node)
-    with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
-        _heed_people(runtime, deployment, node)  # waiting for the lease may have taken minutes
-        runtime.store.set_node_releases([node], found.digest)
-        runtime.store.set_deployment_node(deployment, node, NodeState.TOUCHED, turn.reason)
-        _restart(runtime, release, node, token)
+    release = assignment.open_release(context, found.digest)
+    _before(context, found, node)
+    with _in_hand(context, deployment, node) as token, _judged(context, deployment, node):
+        _heed_people(context, deployment, node)  # waiting for the lease may have taken minutes
+        context.store.set_node_releases([node], found.digest)
+        context.store.set_deployment_node(deployment, node, NodeState.TOUCHED, turn.reason)
+        _restart(context, release, node, token)
     return f"{node} was configured from release {release.short} and restarted"
 
 
-def verify_update(runtime: Context, deployment: str, node: str) -> str:
+def verify_update(context: Context, deployment: str, node: str) -> str:
     """Proof that ``node`` serves under the release; returns a sentence. Raises StepFailed: the way back begins."""
-    _, step = _at(runtime, deployment, node)
+    _, step = _at(context, deployment, node)
     if step.state is NodeState.PROVEN:
         return f"{node} is proven"
     if step.state is not NodeState.TOUCHED:
         raise GuardRefused(f"{node} is {step.state.value}: there is nothing to prove")
-    with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
-        proof = _proof(runtime, node)
-        steady_state.bake(lambda: steady_state.observe_fleet(runtime), NODE_HOLD_S, [node])
-        runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, proof)
-    _let_go(runtime, deployment, node, token)
+    with _in_hand(context, deployment, node) as token, _judged(context, deployment, node):
+        proof = _proof(context, node)
+        steady_state.bake(lambda: steady_state.observe_fleet(context), NODE_HOLD_S, [node])
+        context.store.set_deployment_node(deployment, node, NodeState.PROVEN, proof)
+    _let_go(context, deployment, node, token)
     return proof
 
 
-def bake_release(runtime: Context, deployment: str, seconds: float) -> str:
+def bake_release(context: Context, deployment: str, seconds: float) -> str:
     """All nodes well for ``seconds`` on end, and a canary: then the release is known-good. Raises StepFailed."""
-    _hold_roll_out(runtime, deployment)
-    found = runtime.store.deployment(deployment)
+    _hold_roll_out(context, deployment)
+    found = context.store.deployment(deployment)
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.move is not Move.HOLD:
         raise GuardRefused(f"not every node is proven: {turn.reason}")
 
     def look() -> steady_state.Steady:
-        _hold_roll_out(runtime, deployment)
-        return steady_state.observe_fleet(runtime)
+        _hold_roll_out(context, deployment)
+        return steady_state.observe_fleet(context)
 
     try:
         steady_state.bake(look, seconds, rollout.updated_nodes(found.steps))
-        carried = steady_state.verify_synthetic_trade(runtime)
+        carried = steady_state.verify_synthetic_trade(context)
     except StepFailed as error:
         sick = error.nodes if isinstance(error, steady_state.SickNodes) else {}
-        _fall_sick(runtime, found, sick)
-        _break(runtime, found, str(error))
+        _fall_sick(context, found, sick)
+        _break(context, found, str(error))
         raise
-    runtime.store.mark_known_good(found.digest)
+    context.store.mark_known_good(found.digest)
     sentence = f"all nodes were well for {seconds:.0f} s; {carried}"
-    runtime.store.note_deployment(deployment, sentence)
+    context.store.note_deployment(deployment, sentence)
     return sentence
 
 
-def roll_back(runtime: Context, deployment: str) -> str:
+def roll_back(context: Context, deployment: str) -> str:
     """Bring every touched node back to the last known-good release, the sick one first; returns a sentence.
 
     Does nothing when no bad probe began it. Raises StepFailed when a node doesn't come back (it is left to recovery),
     GuardRefused when there is nothing to go back to.
     """
-    _hold_roll_out(runtime, deployment)
-    found = runtime.store.deployment(deployment)
+    _hold_roll_out(context, deployment)
+    found = context.store.deployment(deployment)
     if found.broken is None:
         return "no probe was bad, so nothing has to go back"
     if found.back_to in (None, found.digest):
         raise GuardRefused("there is no other known-good release to go back to; recovery heals what is sick")
-    release = assignment.open_release(runtime, str(found.back_to))
+    release = assignment.open_release(context, str(found.back_to))
     while (turn := rollout.next_move(found.steps, broken=True)).move is Move.RETURN:
-        _return(runtime, found, release, str(turn.node))
-        found = runtime.store.deployment(deployment)
+        _return(context, found, release, str(turn.node))
+        found = context.store.deployment(deployment)
     noted = [step.node for step in found.steps if not step.changes and step.state is NodeState.PROVEN]
-    runtime.store.set_node_releases(noted, release.digest)
+    context.store.set_node_releases(noted, release.digest)
     return turn.reason
 
 
-def _return(runtime: Context, found: Deployment, release: Release, node: str) -> None:
+def _return(context: Context, found: Deployment, release: Release, node: str) -> None:
     if found.step(node).state is NodeState.PROVEN:
-        _before(runtime, found, node)  # it serves: its peers must be able to spare it
-    store = runtime.store
-    with _in_hand(runtime, found.id, node) as token:
-        _heed_people(runtime, found.id, node)
+        _before(context, found, node)  # it serves: its peers must be able to spare it
+    store = context.store
+    with _in_hand(context, found.id, node) as token:
+        _heed_people(context, found.id, node)
         store.set_node_releases([node], release.digest)
         try:
-            _restart(runtime, release, node, token)
-            proof = _proof(runtime, node)
+            _restart(context, release, node, token)
+            proof = _proof(context, node)
         except StepFailed as error:
             store.set_deployment_node(found.id, node, NodeState.STUCK, str(error))
-            _let_go(runtime, found.id, node, token)
+            _let_go(context, found.id, node, token)
             raise
         store.set_deployment_node(found.id, node, NodeState.RETURNED, f"back on {release.short}: {proof}")
-    _let_go(runtime, found.id, node, token)
+    _let_go(context, found.id, node, token)
 
 
-def finish(runtime: Context, deployment: str, *, dry_run: bool = False) -> RolloutRecord:
+def finish(context: Context, deployment: str, *, dry_run: bool = False) -> RolloutRecord:
     """End the deployment with what the store shows, let every node go, and tell the story (also to S3)."""
-    store = runtime.store
+    store = context.store
     found = store.deployment(deployment)
     state, reason = conclude(found, store.release_record(found.digest), dry_run=dry_run)
     for step in found.steps:
-        _let_go_of_ours(runtime, deployment, step.node)
+        _let_go_of_ours(context, deployment, step.node)
     ended = store.end_deployment(deployment, state, reason)
-    runtime.store.give_back(ROLL_OUT, _holder(deployment))
-    _archive(runtime, ended)
+    context.store.give_back(ROLL_OUT, _holder(deployment))
+    _archive(context, ended)
     return RolloutRecord(well=ended.state in ("held", "dry_run"), text=format_rollout(ended))
 
 
@@ -367,59 +367,59 @@ def _holder(deployment: str) -> str:
     return f"{ROLL_OUT}/{deployment}"
 
 
-def _at(runtime: Context, deployment: str, node: str) -> tuple[Deployment, NodeRollout]:
-    _hold_roll_out(runtime, deployment)
-    found = runtime.store.deployment(deployment)
+def _at(context: Context, deployment: str, node: str) -> tuple[Deployment, NodeRollout]:
+    _hold_roll_out(context, deployment)
+    found = context.store.deployment(deployment)
     if found.state != "running":
         raise GuardRefused(f"deployment {deployment} has ended ({found.state})")
     return found, found.step(node)
 
 
-def _hold_roll_out(runtime: Context, deployment: str) -> None:
+def _hold_roll_out(context: Context, deployment: str) -> None:
     try:
-        runtime.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
+        context.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
     except LeaseHeld as held:
         raise GuardRefused(f"another roll-out is under way ({held})") from held
 
 
-def _before(runtime: Context, found: Deployment, node: str) -> None:
+def _before(context: Context, found: Deployment, node: str) -> None:
     """May the node be touched now? Its own trouble doesn't forbid it where this roll-out has touched it before."""
-    _heed_people(runtime, found.id, node)
+    _heed_people(context, found.id, node)
     again = [node] if found.step(node).state is not NodeState.WAITING else []
     ours = rollout.updated_nodes(found.steps)
     try:
-        steady_state.await_steady(lambda: steady_state.observe_fleet(runtime, but=again))
+        steady_state.await_steady(lambda: steady_state.observe_fleet(context, but=again))
     except GuardRefused as refusal:
-        lacks = steady_state.observe_fleet(runtime, but=again).nodes
+        lacks = steady_state.observe_fleet(context, but=again).nodes
         sick = {name: lacks[name] for name in ours if name in lacks}
         if not sick or found.broken is not None:
             raise
-        _fall_sick(runtime, found, sick)
+        _fall_sick(context, found, sick)
         reason = f"{', '.join(sorted(sick))} fell sick after its proof: {refusal}"
-        _break(runtime, found, reason)
+        _break(context, found, reason)
         raise StepFailed(reason) from refusal
 
 
-def _heed_people(runtime: Context, deployment: str, node: str) -> None:
+def _heed_people(context: Context, deployment: str, node: str) -> None:
     """Raise GuardRefused while somebody else's maintenance flag covers the node."""
-    flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(deployment)]
+    flags = [flag for flag in context.store.maintenance(node) if flag.user != _holder(deployment)]
     if flags:
         raise GuardRefused(" ".join(map(str, flags)))
 
 
-def _fall_sick(runtime: Context, found: Deployment, sick: Mapping[str, str]) -> None:
+def _fall_sick(context: Context, found: Deployment, sick: Mapping[str, str]) -> None:
     """Nodes that were proven and don't serve any more go back before those that do."""
     for node, lacks in sick.items():
-        runtime.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
+        context.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
 
 
 @contextmanager
-def _in_hand(runtime: Context, deployment: str, node: str) -> Iterator[int]:
+def _in_hand(context: Context, deployment: str, node: str) -> Iterator[int]:
     """Hold the node's lease under a fresh token, and mark it, so that no recovery acts on it; yields the token.
 
     Both lapse by themselves after LEASE_S seconds: when the roll-out dies, recovery takes over.
     """
-    store, ends = runtime.store, time.monotonic() + LEASE_WAIT_S
+    store, ends = context.store, time.monotonic() + LEASE_WAIT_S
     while True:
         try:
             lease = store.acquire_lease(node, _holder(deployment), LEASE_S, fresh_token=True)
@@ -434,66 +434,66 @@ def _in_hand(runtime: Context, deployment: str, node: str) -> Iterator[int]:
 
 
 @contextmanager
-def _judged(runtime: Context, deployment: str, node: str) -> Iterator[None]:
+def _judged(context: Context, deployment: str, node: str) -> Iterator[None]:
     """A StepFailed inside is the release's first bad probe: noted on the node, the deployment and the release."""
     try:
         yield
     except StepFailed as error:
-        runtime.store.set_deployment_node(deployment, node, NodeState.FAILED, str(error))
-        _stop(runtime, node)
-        _break(runtime, runtime.store.deployment(deployment), f"{node}: {error}")
+        context.store.set_deployment_node(deployment, node, NodeState.FAILED, str(error))
+        _stop(context, node)
+        _break(context, context.store.deployment(deployment), f"{node}: {error}")
         raise
 
 
-def _stop(runtime: Context, node: str) -> None:
+def _stop(context: Context, node: str) -> None:
     """Stop the service that failed, now: until it has returned its peers lead and answer in its place."""
-    config = runtime.settings.node_root(node) / "etc" / "supervisord.conf"
-    service = SERVICES[runtime.fleet.node(node).role]
+    config = context.settings.node_root(node) / "etc" / "supervisord.conf"
+    service = SERVICES[context.fleet.node(node).role]
     try:
-        runtime.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
+        context.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
     except StepFailed as error:
         log.warning("%s couldn't be stopped: %s", node, error)  # the way back restarts it all the same
 
 
-def _break(runtime: Context, found: Deployment, reason: str) -> None:
-    runtime.store.break_deployment(found.id, reason)
-    if not runtime.store.mark_bad(found.digest, reason):
-        runtime.store.note_deployment(found.id, "the release was known-good before, and stays so")
+def _break(context: Context, found: Deployment, reason: str) -> None:
+    context.store.break_deployment(found.id, reason)
+    if not context.store.mark_bad(found.digest, reason):
+        context.store.note_deployment(found.id, "the release was known-good before, and stays so")
 
 
-def _let_go(runtime: Context, deployment: str, node: str, token: int) -> None:
-    runtime.store.clear_maintenance(node, user=_holder(deployment))
-    runtime.store.release(node, token)
+def _let_go(context: Context, deployment: str, node: str, token: int) -> None:
+    context.store.clear_maintenance(node, user=_holder(deployment))
+    context.store.release(node, token)
 
 
-def _let_go_of_ours(runtime: Context, deployment: str, node: str) -> None:
+def _let_go_of_ours(context: Context, deployment: str, node: str) -> None:
     """Give back what a killed step of this deployment still holds; never what another took."""
-    runtime.store.give_back(node, _holder(deployment))
-    runtime.store.clear_maintenance(node, user=_holder(deployment))
+    context.store.give_back(node, _holder(deployment))
+    context.store.clear_maintenance(node, user=_holder(deployment))
 
 
-def _restart(runtime: Context, release: Release, node: str, token: int) -> None:
-    runtime.store.check(node, token)
-    _ansible(runtime, release).run(
+def _restart(context: Context, release: Release, node: str, token: int) -> None:
+    context.store.check(node, token)
+    _ansible(context, release).run(
         "restart.yml",
         limit=node,
-        extra_vars=stream_driver.variables(runtime),
+        extra_vars=stream_driver.variables(context),
         timeout_s=RESTART_S,
-        give_up=listener_check.watch(runtime.fleet, runtime.fleet.node(node)),
+        give_up=listener_check.watch(context.fleet, context.fleet.node(node)),
     )
-    runtime.store.renew(node, token, LEASE_S)
+    context.store.renew(node, token, LEASE_S)
 
 
-def _proof(runtime: Context, node: str) -> str:
-    server = runtime.fleet.node(node)
-    readiness.wait_until_ready(runtime.settings, runtime.fleet, server, REDUNDANT_S)
-    return verification.verify_node(runtime.settings, runtime.fleet, server)
+def _proof(context: Context, node: str) -> str:
+    server = context.fleet.node(node)
+    readiness.wait_until_ready(context.settings, context.fleet, server, REDUNDANT_S)
+    return verification.verify_node(context.settings, context.fleet, server)
 
 
-def _ansible(runtime: Context, release: Release) -> Any:
-    return Ansible(runtime.settings, release)
+def _ansible(context: Context, release: Release) -> Any:
+    return Ansible(context.settings, release)
 
 
-def _archive(runtime: Context, ended: Deployment) -> None:
+def _archive(context: Context, ended: Deployment) -> None:
     body = json.dumps(to_json(ended), indent=2).encode()
-    deliver(runtime, f"deployments/{ended.id.replace('/', '_')}.json", body)
+    deliver(context, f"deployments/{ended.id.replace('/', '_')}.json", body)

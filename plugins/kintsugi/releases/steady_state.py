@@ -48,21 +48,21 @@ class SickNodes(StepFailed):
         self.nodes = nodes
 
 
-def observe_fleet(runtime: Context, *, but: Iterable[str] = ()) -> Steady:
+def observe_fleet(context: Context, *, but: Iterable[str] = ()) -> Steady:
     """Every node redundant, no incident open, no repair pending; nodes in ``but`` aren't looked at."""
     left_out = set(but)
-    store = runtime.store
-    lacks = asyncio.run(_lacks(runtime, left_out))
+    store = context.store
+    lacks = asyncio.run(_lacks(context, left_out))
     incidents = [i for i in store.incidents(50, open_only=True) if i.node not in left_out]
     others = [f"incident {incident.id} is open" for incident in incidents]
     others += [f"the data behind {node} isn't whole yet" for node in store.pending_repairs()]
     return Steady({node: what for node, what in lacks.items() if what is not None}, tuple(others))
 
 
-async def _lacks(runtime: Context, left_out: set[str]) -> dict[str, str | None]:
-    stream = stream_should_run(runtime.settings)
-    nodes = [node for node in runtime.fleet if node.name not in left_out]
-    found = await asyncio.gather(*(readiness_gap(runtime.fleet, node, stream) for node in nodes))
+async def _lacks(context: Context, left_out: set[str]) -> dict[str, str | None]:
+    stream = stream_should_run(context.settings)
+    nodes = [node for node in context.fleet if node.name not in left_out]
+    found = await asyncio.gather(*(readiness_gap(context.fleet, node, stream) for node in nodes))
     return dict(zip((node.name for node in nodes), found, strict=True))
 
 
@@ -108,10 +108,10 @@ def _since(before: float | None, now: float, *, holds: bool) -> float | None:
     return (now if before is None else before) if holds else None
 
 
-def verify_synthetic_trade(runtime: Context, deadline_s: float = CANARY_S) -> str:
+def verify_synthetic_trade(context: Context, deadline_s: float = CANARY_S) -> str:
     """Send a trade from S3's end to Cassandra's; returns a sentence. Raises StepFailed when it doesn't arrive."""
     return verification.verify_synthetic_trade(
-        runtime,
-        lambda: (trade.send_synthetic_trade(runtime.s3()), "S3"),
+        context,
+        lambda: (trade.send_synthetic_trade(context.s3()), "S3"),
         lambda waited_s: waited_s > deadline_s,
     )

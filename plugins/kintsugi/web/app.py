@@ -57,20 +57,20 @@ class WebContext:
     store: Callable[[], Store]
 
 
-def create_app(doors: WebContext) -> FastAPI:
+def create_app(context: WebContext) -> FastAPI:
     """The application. No route is open to the world, also not its own documentation."""
     app = FastAPI(
         title="Pipeline Health",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(doors.gate.reader)],
+        dependencies=[Depends(context.gate.reader)],
     )
-    pages = PageRenderer(doors.settings)
+    pages = PageRenderer(context.settings)
     _security(app, pages)
-    _look(app, doors, pages)
-    _incidents(app, doors, pages)
-    _act(app, doors, pages)
+    _look(app, context, pages)
+    _incidents(app, context, pages)
+    _act(app, context, pages)
     return app
 
 
@@ -99,30 +99,30 @@ def _error(request: Request, pages: PageRenderer, status: int, said: str) -> Res
     return JSONResponse({"detail": said}, status)
 
 
-def _look(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
-    reader = Depends(doors.gate.reader)
+def _look(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
+    reader = Depends(context.gate.reader)
 
     @app.get("/", response_class=HTMLResponse)
     async def front(request: Request, user: Any = reader) -> str:
-        readings = await doors.hub.readings(patience_s=PATIENCE_S)
-        return pages.front(request, readings, _viewer(doors, user))
+        readings = await context.hub.readings(patience_s=PATIENCE_S)
+        return pages.front(request, readings, _viewer(context, user))
 
     @app.get("/live", response_class=HTMLResponse)
     async def live(seen: str = "", user: Any = reader) -> Response:
         """The panels whose digest isn't among ``seen`` (digests with dots between), and the next question."""
-        readings = await doors.hub.readings()
-        changed = pages.changes(readings, _viewer(doors, user), frozenset(seen.split(".")))
+        readings = await context.hub.readings()
+        changed = pages.changes(readings, _viewer(context, user), frozenset(seen.split(".")))
         return Response(status_code=204) if changed is None else HTMLResponse(changed)
 
     @app.get("/series")
     async def flow_series() -> JSONResponse:
         """The last hours of the flow: ``at``, ``lag``, ``in``, ``out`` as of kintsugi.web.flow.series."""
-        reading = (await doors.hub.readings(patience_s=PATIENCE_S))["flow"]
+        reading = (await context.hub.readings(patience_s=PATIENCE_S))["flow"]
         return JSONResponse(series(reading.value.samples if reading.value else ()))
 
     @app.get("/static/{name}")
     async def static(name: str) -> Response:
-        found = asset(name, doors.settings.artifacts)
+        found = asset(name, context.settings.artifacts)
         if found is None:
             raise HTTPException(404, f"there is no file {name!r}")
         # The page names files with their digest, so a browser may keep them.
@@ -130,7 +130,7 @@ def _look(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
         return Response(found.body, media_type=found.media_type, headers=headers)
 
 
-def _incidents(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
+def _incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
     @app.get("/incidents", response_class=HTMLResponse)
     async def incidents(
         request: Request,
@@ -142,7 +142,7 @@ def _incidents(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
         """A page of incidents; ``before`` is ``opened_at~id`` of the last one shown, ``more`` gives rows only."""
         mark = _mark(before)
         found = await asyncio.to_thread(
-            doors.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
+            context.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
         )
         rows = [incident_view.row(incident) for incident in found[:PAGE]]
         more_rows = {"rows": rows, "further": len(found) > PAGE, "node": node, "outcome": outcome}
@@ -152,15 +152,15 @@ def _incidents(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
 
     @app.get("/incidents/{incident_id}", response_class=HTMLResponse)
     async def incident(request: Request, incident_id: str) -> str:
-        found = await _incident(doors, incident_id)
+        found = await _incident(context, incident_id)
         return pages.page(
             "incident.html", request, row=incident_view.row(found), lines=incident_view.journal(found)
         )
 
     @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)
     async def archived(incident_id: str) -> str:
-        await _incident(doors, incident_id)
-        kept = await _from_s3(archive.read_archive, doors.settings, incident_id)
+        await _incident(context, incident_id)
+        kept = await _from_s3(archive.read_archive, context.settings, incident_id)
         if isinstance(kept, str):
             return pages.render("archive.html", error=kept, changes=[], logs=[], incident_id=incident_id)
         changes = incident_view.plan(kept.plan) if kept.plan else []
@@ -170,13 +170,13 @@ def _incidents(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
 
     @app.get("/incidents/{incident_id}/logs/{name}", response_class=HTMLResponse)
     async def log_tail(incident_id: str, name: str) -> str:
-        text = await _from_s3(archive.log_tail, doors.settings, incident_id, name)
+        text = await _from_s3(archive.log_tail, context.settings, incident_id, name)
         return pages.render("log.html", name=name, text=text)
 
 
-async def _incident(doors: WebContext, incident_id: str) -> Incident:
+async def _incident(context: WebContext, incident_id: str) -> Incident:
     try:
-        return await asyncio.to_thread(doors.store().incident, incident_id)
+        return await asyncio.to_thread(context.store().incident, incident_id)
     except StoreUnavailable:
         raise
     except KintsugiError as error:
@@ -195,15 +195,15 @@ async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
         return f"S3 does not give it: {error}"
 
 
-def _act(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
-    reader = Depends(doors.gate.reader)
-    tokens = Tokens(doors.settings.secret("page-forms"))
+def _act(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
+    reader = Depends(context.gate.reader)
+    tokens = Tokens(context.settings.secret("page-forms"))
 
     @app.get("/deeds/{name}", response_class=HTMLResponse)
     async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
         """The form: what will happen, and the button that makes it happen."""
-        wanted = actions.page_action(name, target, doors.settings.fleet)
-        allowed = doors.gate.may(user, _sample(wanted, doors.settings))
+        wanted = actions.page_action(name, target, context.settings.fleet)
+        allowed = context.gate.may(user, _sample(wanted, context.settings))
         return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
 
     @app.post("/deeds/{name}", response_class=HTMLResponse, dependencies=[Depends(same_origin)])
@@ -211,10 +211,10 @@ def _act(app: FastAPI, doors: WebContext, pages: PageRenderer) -> None:
         """The deed, in the user's name, by Airflow's own API."""
         form = {key: str(value) for key, value in (await request.form()).items()}
         tokens.check(form.get("token", ""), user)
-        wanted = actions.request(name, form.get("target", ""), form, doors.settings.fleet)
-        if not doors.gate.may(user, wanted):
+        wanted = actions.request(name, form.get("target", ""), form, context.settings.fleet)
+        if not context.gate.may(user, wanted):
             raise HTTPException(403, f"{user.get_name()} may not do this; ask for Airflow's role that may.")
-        answer = await doors.send(wanted, request.headers)
+        answer = await context.send(wanted, request.headers)
         if not answer.done:
             raise HTTPException(answer.status, f"Airflow refused: {answer.said}")
         return pages.page_or_part("done.html", request, wanted=wanted, answer=answer, user=user.get_name())
@@ -225,9 +225,9 @@ def _sample(wanted: actions.PageAction, settings: Settings) -> actions.Request:
     return actions.request(wanted.name, wanted.target, values, settings.fleet)
 
 
-def _viewer(doors: WebContext, user: Any) -> Viewer:
+def _viewer(context: WebContext, user: Any) -> Viewer:
     wanted = actions.Request("POST", "", {}, "recover_node")
-    return Viewer(name=user.get_name(), acts=doors.gate.may(user, wanted))
+    return Viewer(name=user.get_name(), acts=context.gate.may(user, wanted))
 
 
 def _mark(before: str | None) -> tuple[datetime, str] | None:

@@ -208,10 +208,10 @@ def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.Monk
     monkeypatch.setattr("kintsugi.db.outbox.store_dsn", lambda settings: scene.tables.dsn)
     closed_incident(scene.tables.store)
     settings = load_settings()
-    runtime = Context(settings, settings.fleet, scene.tables.store)
+    context = Context(settings, settings.fleet, scene.tables.store)
     until = datetime.now(UTC) + timedelta(seconds=5)
     for _ in range(2):  # the task is run again
-        assert put_digest(runtime, until) == "Kintsugi: 1 healed"
+        assert put_digest(context, until) == "Kintsugi: 1 healed"
     while scene.post.deliver_one(*PEOPLE):
         pass
     (request,) = scene.people.requests

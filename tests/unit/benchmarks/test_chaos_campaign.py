@@ -22,6 +22,7 @@ from benchmarks.scenarios import Scenario
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import load_fleet
+from kintsugi.operations.context import Context
 from tests.installations import installation
 
 FLEET = load_fleet()
@@ -145,9 +146,9 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     counted = {"lost": 0, "doubled": 0, "wrong_derived": 0, "stored": 1}
     made = installation(tmp_path, "127.95")
-    doors = SimpleNamespace(fleet=FLEET, settings=made)
+    context = SimpleNamespace(fleet=FLEET, settings=made)
     monkeypatch.setattr(chaos_campaign, "run_scenarios", run_cells)
-    monkeypatch.setattr(chaos_campaign, "runtime", lambda: doors)
+    monkeypatch.setattr(Context, "from_environment", lambda: context)
     monkeypatch.setattr(chaos_campaign, "unpause_dags", lambda _: None)
     monkeypatch.setattr(chaos_campaign, "unavailable", lambda _: {"slow_disk": "no control group"})
     monkeypatch.setattr(chaos_campaign, "raised_repair_budget", lambda _: nullcontext())

@@ -34,8 +34,8 @@ def test_the_journal_is_told_on_after_the_store_was_away() -> None:
         told_twice.set()
         return [INCIDENT]
 
-    doors: Any = SimpleNamespace(store=SimpleNamespace(incidents=incidents))
+    context: Any = SimpleNamespace(store=SimpleNamespace(incidents=incidents))
     screen = io.StringIO()
-    with tail_journal(doors, T0, Console(file=screen, soft_wrap=True, highlight=False)):
+    with tail_journal(context, T0, Console(file=screen, soft_wrap=True, highlight=False)):
         assert told_twice.wait(20)
     assert screen.getvalue().split() == ["7.0", "s", "kafka-2", "fence", "all", "ended"]

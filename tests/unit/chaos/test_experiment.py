@@ -55,7 +55,7 @@ def test_the_guards_are_asked_right_before_the_plug_is_pulled(monkeypatch: pytes
     said: list[str] = []
     platform = SimpleNamespace(power_off=said.append, lose_volume=said.append)
     store = SimpleNamespace(record_fault=lambda *_, **__: None, desired=lambda _: None)
-    runtime: Any = SimpleNamespace(fleet=FLEET, store=store, platform=lambda: platform)
+    context: Any = SimpleNamespace(fleet=FLEET, store=store, platform=lambda: platform)
 
     def refuses(_: Any, fault: Any, names: Any) -> None:
         said.append(f"asked {fault.kind} {names}")
@@ -63,10 +63,10 @@ def test_the_guards_are_asked_right_before_the_plug_is_pulled(monkeypatch: pytes
 
     monkeypatch.setattr(guard, "check_guards", refuses)
     with pytest.raises(GuardRefused):
-        experiment.break_server(runtime, "kafka-2", run="r", lose_volume=True)
+        experiment.break_server(context, "kafka-2", run="r", lose_volume=True)
     assert said == ["asked volume_lost ['kafka-2']"]
     monkeypatch.setattr(guard, "check_guards", lambda *_: None)
-    experiment.break_server(runtime, "kafka-2", run="r", lose_volume=False)
+    experiment.break_server(context, "kafka-2", run="r", lose_volume=False)
     assert said[1:] == ["kafka-2"]
 
 
@@ -94,7 +94,7 @@ def test_the_fault_is_undone_when_chaos_has_to_end(monkeypatch: pytest.MonkeyPat
         raise ended
 
     monkeypatch.setattr(guard.Bystanders, "check", check)
-    runtime = powerless()
+    context = powerless()
     with pytest.raises(type(ended)):
-        experiment.wait_for_recovery(runtime, "kafka-2", DUE.isoformat(), deadline_s=60)
-    assert runtime.on == ["kafka-2"]
+        experiment.wait_for_recovery(context, "kafka-2", DUE.isoformat(), deadline_s=60)
+    assert context.on == ["kafka-2"]

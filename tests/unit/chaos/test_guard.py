@@ -166,7 +166,7 @@ class Store:
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
+def context(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A calm fleet in which every node is redundant and watched, and the guards' facts are those of ``SERVING``."""
 
     async def facts(fleet: Any, node: Node, **_: Any) -> GuardFacts:
@@ -179,78 +179,78 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(store=Store(), fleet=FLEET)
 
 
-def test_chaos_is_allowed_where_nothing_speaks_against_it(runtime: Any) -> None:
-    guard.check_guards(runtime, FAULTS["volume_lost"], ["cassandra-2"])
+def test_chaos_is_allowed_where_nothing_speaks_against_it(context: Any) -> None:
+    guard.check_guards(context, FAULTS["volume_lost"], ["cassandra-2"])
 
 
-def test_a_pending_repair_refuses_the_loss_of_a_disk_and_not_of_another_role(runtime: Any) -> None:
-    runtime.store.pending = {"cassandra-1": NOW}
+def test_a_pending_repair_refuses_the_loss_of_a_disk_and_not_of_another_role(context: Any) -> None:
+    context.store.pending = {"cassandra-1": NOW}
     with pytest.raises(GuardRefused, match="cassandra-1"):
-        guard.check_guards(runtime, FAULTS["volume_lost"], ["cassandra-2"])
-    assert guard.ledger_of(runtime, FLEET.node("kafka-1")).pending == frozenset()
-    assert guard.ledger_of(runtime, FLEET.node("cassandra-1")).pending == frozenset()
+        guard.check_guards(context, FAULTS["volume_lost"], ["cassandra-2"])
+    assert guard.ledger_of(context, FLEET.node("kafka-1")).pending == frozenset()
+    assert guard.ledger_of(context, FLEET.node("cassandra-1")).pending == frozenset()
 
 
-def test_a_protected_node_is_never_a_victim_whatever_the_fault(runtime: Any) -> None:
+def test_a_protected_node_is_never_a_victim_whatever_the_fault(context: Any) -> None:
     protected = replace(FLEET.node("cassandra-2"), protected=True)
-    runtime.fleet = replace(FLEET, nodes={**FLEET.nodes, "cassandra-2": protected})
+    context.fleet = replace(FLEET, nodes={**FLEET.nodes, "cassandra-2": protected})
     for kind in ("volume_lost", "process_killed"):
         with pytest.raises(GuardRefused, match="protected"):
-            guard.check_guards(runtime, FAULTS[kind], ["cassandra-2"])
+            guard.check_guards(context, FAULTS[kind], ["cassandra-2"])
 
 
 @pytest.mark.parametrize("question", ["steady_reasons", "watch_reasons", "rollout_reasons"])
-def test_each_question_can_refuse(runtime: Any, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+def test_each_question_can_refuse(context: Any, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
     monkeypatch.setattr(guard, question, lambda _: ["something is not well"])
     with pytest.raises(GuardRefused, match="not well"):
-        guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
+        guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
 
 
-def test_repairs_of_the_last_hour_count_against_the_budget(runtime: Any) -> None:
+def test_repairs_of_the_last_hour_count_against_the_budget(context: Any) -> None:
     since = (datetime.now(UTC) - T0).total_seconds()
-    runtime.store.found = [healed("kafka-2", since - 600), healed("kafka-3", since - 7200)]
-    ledger = guard.ledger_of(runtime, FLEET.node("kafka-2"))
+    context.store.found = [healed("kafka-2", since - 600), healed("kafka-3", since - 7200)]
+    ledger = guard.ledger_of(context, FLEET.node("kafka-2"))
     assert (ledger.repairs_of_node, ledger.repairs_of_fleet) == (1, 1)
 
 
 # --- the switch -------------------------------------------------------------------------------------------
 
 
-def test_one_switch_stops_chaos_and_allows_it_again(runtime: Any) -> None:
-    switch.check_not_stopped(runtime.store)
-    switch.stop_chaos(runtime.store, user="olga", reason="a customer calls")
+def test_one_switch_stops_chaos_and_allows_it_again(context: Any) -> None:
+    switch.check_not_stopped(context.store)
+    switch.stop_chaos(context.store, user="olga", reason="a customer calls")
     with pytest.raises(ChaosStopped, match=r"olga.*a customer calls"):
-        guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
-    switch.resume_chaos(runtime.store)
-    guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
+        guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
+    switch.resume_chaos(context.store)
+    guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
 
 
-def test_nothing_is_broken_while_the_switch_cannot_be_read(runtime: Any) -> None:
-    runtime.store.away = True
+def test_nothing_is_broken_while_the_switch_cannot_be_read(context: Any) -> None:
+    context.store.away = True
     with pytest.raises(StoreUnavailable):
-        guard.check_guards(runtime, FAULTS["hung"], ["cassandra-2"])
+        guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
 
 
 # --- while a fault is in force ------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def bystanders(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> Bystanders:
+def bystanders(context: Any, monkeypatch: pytest.MonkeyPatch) -> Bystanders:
     """The bystanders of a fault on kafka-1, at whom somebody looks at each check."""
     monkeypatch.setattr(guard, "LOOK_EVERY_S", -1.0)
     monkeypatch.setattr(Bystanders, "_silent", lambda _: [])
-    return Bystanders(runtime, ["kafka-1"], T0)
+    return Bystanders(context, ["kafka-1"], T0)
 
 
 def test_the_switch_ends_a_fault_that_is_in_force(bystanders: Bystanders) -> None:
     bystanders.check()
-    switch.stop_chaos(bystanders.runtime.store, user="olga", reason="enough")
+    switch.stop_chaos(bystanders.context.store, user="olga", reason="enough")
     with pytest.raises(ChaosStopped):
         bystanders.check()
 
 
 def test_an_act_on_a_bystander_ends_the_fault_and_one_on_the_victim_does_not(bystanders: Bystanders) -> None:
-    store: Any = bystanders.runtime.store
+    store: Any = bystanders.context.store
     store.found = [healed("kafka-1"), healed("kafka-3", later=-3600)]
     bystanders.check()
     store.found.append(healed("kafka-3"))
@@ -259,7 +259,7 @@ def test_an_act_on_a_bystander_ends_the_fault_and_one_on_the_victim_does_not(bys
 
 
 def test_a_store_that_is_away_ends_no_fault(bystanders: Bystanders) -> None:
-    store: Any = bystanders.runtime.store
+    store: Any = bystanders.context.store
     store.away = True
     bystanders.check()
 

@@ -77,11 +77,11 @@ def test_spark_keeps_nothing_that_would_be_gone(settings: Settings) -> None:
 
 
 def test_with_kafkas_offsets_goes_the_checkpoint_that_counts_them(settings: Settings) -> None:
-    doors: Any = SimpleNamespace(fleet=settings.fleet)
-    assert [node.name for node in recreate_cluster.concerned(doors, Role.KAFKA)] == [
+    context: Any = SimpleNamespace(fleet=settings.fleet)
+    assert [node.name for node in recreate_cluster.concerned(context, Role.KAFKA)] == [
         "kafka-1", "kafka-2", "kafka-3", "spark-master-1",
     ]  # fmt: skip
-    assert {node.role for node in recreate_cluster.concerned(doors, Role.CASSANDRA)} == {Role.CASSANDRA}
+    assert {node.role for node in recreate_cluster.concerned(context, Role.CASSANDRA)} == {Role.CASSANDRA}
 
 
 class Repaired(Airflow):
@@ -106,7 +106,7 @@ class Repaired(Airflow):
 
 def test_the_nodes_own_question_is_declined_and_its_repair_waited_for(settings: Settings) -> None:
     seen: Any = Repaired()
-    doors: Any = SimpleNamespace(store=seen)
-    recreate_cluster.end_repair(doors, seen, settings.fleet.node("kafka-1"), Progress())
+    context: Any = SimpleNamespace(store=seen)
+    recreate_cluster.end_repair(context, seen, settings.fleet.node("kafka-1"), Progress())
     assert seen.answers == [("watch_kafka-1", "Decline")]
     assert next(seen.looks) == ""  # it looked until the lease was free, and not once more

@@ -38,7 +38,7 @@ class Doors:
     def incidents(self, limit: int, *, open_only: bool) -> list[Any]:
         return self._incidents
 
-    def _control(self, doors: Any, verb: str) -> str:
+    def _control(self, context: Any, verb: str) -> str:
         if verb != "status":
             self.told.append(verb)
         return self._status
@@ -74,6 +74,6 @@ def test_the_driver_is_started_again_unless_something_explains_the_standstill(
     told: list[str],
     said: str,
 ) -> None:
-    doors: Any = Doors(monkeypatch, wanted, uptime, **repairs)
-    assert said in stream_driver.restart_if_desired(doors)
-    assert doors.told == told
+    context: Any = Doors(monkeypatch, wanted, uptime, **repairs)
+    assert said in stream_driver.restart_if_desired(context)
+    assert context.told == told

@@ -79,18 +79,18 @@ def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
 def test_a_ring_that_is_not_there_yet_is_no_failure(
     busy_ring: BusyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doors = [KintsugiError("no Cassandra node takes connections"), nullcontext(busy_ring)]
+    context = [KintsugiError("no Cassandra node takes connections"), nullcontext(busy_ring)]
 
     def connected(contact_points: list[str]) -> Any:
-        found = doors.pop(0)
+        found = context.pop(0)
         if isinstance(found, KintsugiError):
             raise found
         return found
 
     monkeypatch.setattr(synthetic_trade, "connected", connected)
     synthetic_trade.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: waited_s > 10)
-    assert doors == [], "it connects once, and keeps the session"
-    doors.append(KintsugiError("no Cassandra node takes connections"))
+    assert context == [], "it connects once, and keeps the session"
+    context.append(KintsugiError("no Cassandra node takes connections"))
     with pytest.raises(StepFailed, match=r"didn't reach Cassandra.*takes connections"):
         synthetic_trade.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: True)
 

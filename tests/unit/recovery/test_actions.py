@@ -31,7 +31,7 @@ class Waited:
         monkeypatch.setattr(fact_gathering, "datetime", SimpleNamespace(now=self.clock))
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(readiness, "wait_until_ready", self.wait)
-        monkeypatch.setattr(assessment, "observe_node", lambda runtime, node: next(self.verdicts))
+        monkeypatch.setattr(assessment, "observe_node", lambda context, node: next(self.verdicts))
         monkeypatch.setattr(actions, "diagnose", lambda seen: Diagnosis(seen, f"kafka-2 is {seen}."))
 
     def clock(self, zone: Any) -> datetime:
@@ -49,8 +49,8 @@ class Waited:
         return None if self.starved_by is None else (self.now, self.now * self.starved_by)
 
     def __call__(self) -> str:
-        runtime: Any = SimpleNamespace(settings=None, fleet=None, platform=lambda: self)
-        return actions._await_redundant(runtime, NODE, None)  # type: ignore[arg-type]
+        context: Any = SimpleNamespace(settings=None, fleet=None, platform=lambda: self)
+        return actions._await_redundant(context, NODE, None)  # type: ignore[arg-type]
 
 
 def always(verdict: FailureMode) -> Iterator[FailureMode]:
@@ -118,17 +118,17 @@ def test_where_another_incarnation_runs_the_attempt_is_withdrawn(
 ) -> None:
     withdrawn: list[tuple[Any, ...]] = []
     store = SimpleNamespace(kill_lock=nullcontext, withdraw_attempt=lambda *given: withdrawn.append(given))
-    runtime: Any = SimpleNamespace(store=store, platform=lambda: None, node=lambda case: NODE)
+    context: Any = SimpleNamespace(store=store, platform=lambda: None, node=lambda case: NODE)
     step: Any = SimpleNamespace(token=7, note=lambda *_given, **_data: None)
     facts = SimpleNamespace(service=None, running=running, heard_at=None, view=SimpleNamespace(process=None))
     monkeypatch.setattr(fact_gathering, "is_running", lambda platform, name: running)
     monkeypatch.setattr(guard_evaluation, "reevaluate_guards", lambda *_given: facts)
     with (
         pytest.raises(NewIncarnation, match="it came up anew"),
-        actions._judged(runtime, RecoveryRef("i-1", "kafka-2", "run-1"), step),
+        actions._judged(context, RecoveryRef("i-1", "kafka-2", "run-1"), step),
     ):
         raise NewIncarnation("it came up anew")
     assert withdrawn == [("i-1", 7, "run-1", "not killed: it came up anew")]
-    with actions._judged(runtime, RecoveryRef("i-1", "kafka-2", "run-1"), step):
+    with actions._judged(context, RecoveryRef("i-1", "kafka-2", "run-1"), step):
         pass
     assert len(withdrawn) == 1

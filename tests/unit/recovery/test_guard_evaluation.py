@@ -47,13 +47,13 @@ class Doors:
 
     @contextmanager
     def step(self, case: RecoveryRef, name: str) -> Iterator[Any]:
-        doors = self
+        context = self
 
         class Step:
             token = 7
 
             def note(self, message: str, **data: Any) -> None:
-                doors.write(name, message, **{"run": case.holder} | data)
+                context.write(name, message, **{"run": case.holder} | data)
 
         yield Step()
 
@@ -75,7 +75,7 @@ class Doors:
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
+def context(monkeypatch: pytest.MonkeyPatch) -> Doors:
     found = Doors(Incident("i-1", "kafka-2", Role.KAFKA, T0, T0, T0, WATCH.holder))
     decision = Decision(Action.REBUILD, "a new node and a new volume")
     monkeypatch.setattr(guard_evaluation, "_decide", lambda *_, **__: decision)
@@ -91,65 +91,65 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Guard) -> None:
 
 
 def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitioned_node(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, Guard.COPIES)
-    doors.confirmed(HAND, "partitioned", requested="rebuild")
-    assert guard_evaluation.evaluate_guards(doors, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
+    context.confirmed(HAND, "partitioned", requested="rebuild")
+    assert guard_evaluation.evaluate_guards(context, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
 
 
 def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doors.confirmed(WATCH, "host_lost")
+    context.confirmed(WATCH, "host_lost")
     refuse(monkeypatch, Guard.BUDGET)
-    guard_evaluation.evaluate_guards(doors, WATCH)  # type: ignore[arg-type]
-    doors.confirmed(HAND, "host_lost", requested="rebuild")
+    guard_evaluation.evaluate_guards(context, WATCH)  # type: ignore[arg-type]
+    context.confirmed(HAND, "host_lost", requested="rebuild")
     refuse(monkeypatch, Guard.COPIES, Guard.PENDING)
-    guard_evaluation.evaluate_guards(doors, HAND)  # type: ignore[arg-type]
+    guard_evaluation.evaluate_guards(context, HAND)  # type: ignore[arg-type]
     opened: list[Guard] = []
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: opened.extend(approved))
-    assert guard_evaluation.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
+    assert guard_evaluation.choose_path(context, WATCH, "olga") == "plan"  # type: ignore[arg-type]
     assert opened == [Guard.BUDGET]
-    assert guard_evaluation.refusal(doors, WATCH) == ["budget"]  # type: ignore[arg-type]
+    assert guard_evaluation.refusal(context, WATCH) == ["budget"]  # type: ignore[arg-type]
 
 
 def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doors.confirmed(WATCH, "host_lost")
+    context.confirmed(WATCH, "host_lost")
     refuse(monkeypatch, Guard.BUDGET)
-    guard_evaluation.evaluate_guards(doors, WATCH)  # type: ignore[arg-type]
-    doors.confirmed(HAND, "host_lost", dry_run=True)
+    guard_evaluation.evaluate_guards(context, WATCH)  # type: ignore[arg-type]
+    context.confirmed(HAND, "host_lost", dry_run=True)
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: None)
-    assert guard_evaluation.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
-    assert guard_evaluation.choose_path(doors, HAND, None) == "show_plan"  # type: ignore[arg-type]
+    assert guard_evaluation.choose_path(context, WATCH, "olga") == "plan"  # type: ignore[arg-type]
+    assert guard_evaluation.choose_path(context, HAND, None) == "show_plan"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("error", "path"), [(NodeReturned, "rejoin"), (GuardRefused, None), (IncidentClosed, None)]
 )
 def test_a_node_that_answers_before_its_repair_begins_is_only_proven(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, error: type[GuardRefused], path: str | None
+    context: Doors, monkeypatch: pytest.MonkeyPatch, error: type[GuardRefused], path: str | None
 ) -> None:
     def begin(*_: Any, **__: Any) -> None:
         raise error("kafka-2 answered 1 s ago")
 
     monkeypatch.setattr(guard_evaluation, "_begin", begin)
-    doors.confirmed(WATCH, "host_lost")
+    context.confirmed(WATCH, "host_lost")
     if path is None:
         with pytest.raises(error):
-            guard_evaluation.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
+            guard_evaluation.choose_path(context, WATCH, None)  # type: ignore[arg-type]
     else:
-        assert guard_evaluation.choose_path(doors, WATCH, None) == path  # type: ignore[arg-type]
+        assert guard_evaluation.choose_path(context, WATCH, None) == path  # type: ignore[arg-type]
 
 
 def test_a_closed_incident_is_not_taken_for_a_node_that_returned(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = SimpleNamespace(service=ProbeResult.OK, planned=False)
     monkeypatch.setattr(guard_evaluation, "_facts", lambda *_: facts)
-    monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: doors.close(), raising=False)
-    doors.confirmed(WATCH, "host_lost")
+    monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: context.close(), raising=False)
+    context.confirmed(WATCH, "host_lost")
     with pytest.raises(IncidentClosed):
-        guard_evaluation.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
+        guard_evaluation.choose_path(context, WATCH, None)  # type: ignore[arg-type]

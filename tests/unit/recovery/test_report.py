@@ -180,13 +180,13 @@ def test_archives_of_incidents_are_deleted_after_their_time_and_nothing_else_is(
     s3.create_bucket(Bucket=BUCKET)
     for key in ("incidents/a/incident.json", "incidents/a/logs/kafka.log.gz", "trades/2018-01-08/day.csv"):
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
-    doors: Any = SimpleNamespace(s3=lambda: s3)
+    context: Any = SimpleNamespace(s3=lambda: s3)
     now = datetime.now(UTC)
-    assert report.expire(doors, now + report.KEPT - timedelta(hours=1)) == 0
-    assert report.expire(doors, now + report.KEPT + timedelta(hours=1)) == 2
+    assert report.expire(context, now + report.KEPT - timedelta(hours=1)) == 0
+    assert report.expire(context, now + report.KEPT + timedelta(hours=1)) == 2
     left = s3.list_objects_v2(Bucket=BUCKET)["Contents"]
     assert [found["Key"] for found in left] == ["trades/2018-01-08/day.csv"]
-    assert report.expire(doors, now + report.KEPT + timedelta(hours=1)) == 0
+    assert report.expire(context, now + report.KEPT + timedelta(hours=1)) == 0
 
 
 def test_the_end_of_a_log_reaches_back_into_the_file_that_was_full(

@@ -91,8 +91,8 @@ def test_the_attempt_is_taken_back_where_the_control_plane_is_to_blame_and_nowhe
         withdrawn.append((key, untouched))
 
     store = SimpleNamespace(withdraw_attempt=withdraw)
-    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), store=store, step=step)
-    with pytest.raises(raised) as caught, step_failures.blame(doors, CASE, untouched=True):
+    context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), store=store, step=step)
+    with pytest.raises(raised) as caught, step_failures.blame(context, CASE, untouched=True):
         raise error
     assert type(caught.value) is raised
     ours = raised is ControlPlaneError
