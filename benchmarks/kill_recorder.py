@@ -149,7 +149,7 @@ class Recorder:
 
     async def _ask_peers(self, seen: _Seen) -> None:
         for witness in await ask_peers(self.settings.fleet, seen.node, PEERS_WATCH_S):
-            at = witness.heard_at
+            at = witness.last_seen_at
             if (
                 witness.opinion is PeerOpinion.UP
                 and at is not None

@@ -145,7 +145,7 @@ async def test_a_hung_broker_is_found_within_twenty_seconds_and_its_peers_say_so
         assert PeerOpinion.UP not in opinions
         facts = await guard_facts(FLEET, node)
         assert facts.service is ProbeResult.TIMEOUT
-        assert facts.heard_at is None or (facts.at - facts.heard_at).total_seconds() > 5
+        assert facts.last_seen_at is None or (facts.at - facts.last_seen_at).total_seconds() > 5
     finally:
         brokers.signal(node, signal.SIGCONT)
     await readiness.poll_until(_all_in_sync, 60, "the brokers are not in sync")

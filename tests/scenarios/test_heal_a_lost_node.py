@@ -194,7 +194,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
         assert not processes(kintsugi.settings, name)  # nobody acted meanwhile
 
         def approved_and_closed() -> list[Any]:
-            # Airflow may lose an answer as quick as ours and ask anew (see ask_a_human): a person would say it again.
+            # Airflow may lose an answer as quick as ours and ask anew (see request_approval): a person says it again.
             for asked in [one for one in airflow.questions() if one["dag_id"] == dag]:
                 airflow.answer(asked, "Approve")
             return [one for one in store.incidents(1, node=name) if one.closed_at]

@@ -252,7 +252,7 @@ def record(**context: Any) -> str:
     return story.text
 
 
-def ask_a_human() -> Any:
+def request_approval() -> Any:
     """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
     return RepairApproval(
         task_id="ask_a_human",
@@ -296,7 +296,7 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         for result in linked:
             result.operator.operator_extra_links = (IncidentLink(),)
         confirmed >> [archive_logs(), stand_down()] >> end
-        confirmed >> ask_a_human() >> [path, back, end]
+        confirmed >> request_approval() >> [path, back, end]
         confirmed >> path
 
         path >> show_plan() >> end

@@ -158,7 +158,7 @@ def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
         ssh=ProbeResult.REFUSED,
         running=False,
         observed_at=facts.at,
-        heard_at=silent_since,
+        last_seen_at=silent_since,
         volume_intact=True,
     )
 

@@ -106,7 +106,7 @@ class Observation:
     ``room``: how much of the volume is free, None when nobody could look.
     ``peers``: opinion by peer name. ``progress``: a sentence when the service is starting and advancing
     (replaying a log, streaming), else None. ``damage``: a sentence when the service just said that it can't read its
-    data, else None. ``heard_at``: when the node last answered anybody, UTC.
+    data, else None. ``last_seen_at``: when the node last answered anybody, UTC.
     ``unanswered_since``: since when its watch has got no answer from the service, UTC, None when no watch found it
     silent.
     ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow), None when unknown.
@@ -125,7 +125,7 @@ class Observation:
     peers: Mapping[str, PeerOpinion] = field(default_factory=dict)
     progress: str | None = None
     damage: str | None = None
-    heard_at: datetime | None = None
+    last_seen_at: datetime | None = None
     unanswered_since: datetime | None = None
     clock_ahead_s: float | None = None
     running: bool | None = None

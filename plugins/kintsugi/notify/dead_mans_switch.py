@@ -77,7 +77,7 @@ class DeadMansSwitch:
 
     _before: frozenset[str] = frozenset()
 
-    def feed(self, found: Collection[Silence], now: datetime) -> Page | None:
+    def observe(self, found: Collection[Silence], now: datetime) -> Page | None:
         """The page that is due, with a key that is the same for the same silence; None when all is watched."""
         names = frozenset(silence.name for silence in found)
         settled, self._before = names == self._before, names

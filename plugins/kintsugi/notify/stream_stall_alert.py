@@ -32,7 +32,7 @@ class StreamStallAlert:
     _moved: tuple[datetime, int] | None = None
     _behind: tuple[datetime, int] | None = None
 
-    def feed(self, reading: FlowReading) -> Page | None:
+    def observe(self, reading: FlowReading) -> Page | None:
         """The page that is due, with a key that is the same for as long as it is the same call; else None."""
         lag, at, committed = reading.lag, reading.at, reading.committed
         if lag is None or committed is None:

@@ -120,11 +120,11 @@ def _differed(context: Context, node: Node, began: datetime) -> int | None:
 
 @dataclass
 class Away:
-    """Which of the nodes hasn't answered for AWAY_S. Pure; ``feed`` it in order."""
+    """Which of the nodes hasn't answered for AWAY_S. Pure; ``observe`` it in order."""
 
     heard: dict[str, float]
 
-    def feed(self, answering: Collection[str], now: float) -> str | None:
+    def observe(self, answering: Collection[str], now: float) -> str | None:
         """Take one look, at ``now`` (monotonic seconds); a sentence once a node is away."""
         self.heard.update(dict.fromkeys(answering, now))
         for name, at in self.heard.items():
@@ -150,7 +150,7 @@ def _away(fleet: Fleet, tell: Callable[[float], None]) -> Callable[[], str | Non
         if now - told >= NOTE_EVERY_S:
             told = now
             tell(now - began)
-        return memory.feed(asyncio.run(_answering(nodes)), now)
+        return memory.observe(asyncio.run(_answering(nodes)), now)
 
     return look
 

@@ -48,7 +48,7 @@ class FailureDetector:
         self._evidence: list[str] = []
         self._reported = False
 
-    def feed(self, probe: Probe, now_s: float, late_s: float = 0.0) -> Finding | None:
+    def observe(self, probe: Probe, now_s: float, late_s: float = 0.0) -> Finding | None:
         """Take the next probe; return a Finding the moment the node counts as sick, once, else None.
 
         ``now_s``: monotonic seconds at which the probe ended. ``late_s``: seconds, since the previous probe

@@ -81,7 +81,7 @@ async def gather_observation(settings: Settings, node: Node, running: bool | Non
         peers={witness.peer: witness.opinion for witness in said},
         progress=progress,
         damage=damage,
-        heard_at=last_seen_at(service, said),
+        last_seen_at=last_seen_at(service, said),
         clock_ahead_s=ahead_s,
         running=running,
         view=view,
@@ -104,7 +104,7 @@ def _slow_start(role: Role, init_state: str | None, view: NodeView) -> str | Non
 
 def last_seen_at(service: Probe, said: Sequence[PeerView]) -> datetime | None:
     """When anybody, we included, last got an answer from the service, UTC; None when nobody can say."""
-    signs = [witness.heard_at for witness in said]
+    signs = [witness.last_seen_at for witness in said]
     signs.append(service.at if service.answer is ProbeResult.OK else None)
     return max((sign for sign in signs if sign is not None), default=None)
 

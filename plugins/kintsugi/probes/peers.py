@@ -39,12 +39,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """What one peer says of a node. ``heard_at``: when the peer last heard of it, UTC, where it knows."""
+    """What one peer says of a node. ``last_seen_at``: when the peer last heard of it, UTC, where it knows."""
 
     peer: str
     opinion: PeerOpinion
     detail: str
-    heard_at: datetime | None = None
+    last_seen_at: datetime | None = None
 
 
 async def ask_peers(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[PeerView]:
@@ -109,16 +109,16 @@ def judge_kafka(
 ) -> PeerView:
     """From a broker's answers (or the reason why there is none) to its opinion on ``node``."""
     age_s = None if isinstance(quorum, str) else _fetch_age_s(quorum, node.index)
-    heard_at = None if age_s is None else now - timedelta(seconds=age_s)
+    last_seen_at = None if age_s is None else now - timedelta(seconds=age_s)
     if age_s is not None and age_s <= KAFKA_SILENT_S:
-        return PeerView(peer, PeerOpinion.UP, f"the quorum's leader heard it {age_s:.1f} s ago", heard_at)
+        return PeerView(peer, PeerOpinion.UP, f"the quorum's leader heard it {age_s:.1f} s ago", last_seen_at)
     if isinstance(listed, str):
-        return PeerView(peer, PeerOpinion.UNKNOWN, listed, heard_at)
+        return PeerView(peer, PeerOpinion.UNKNOWN, listed, last_seen_at)
     if node.index not in listed:
-        return PeerView(peer, PeerOpinion.DOWN, "fenced: not in its list of brokers", heard_at)
+        return PeerView(peer, PeerOpinion.DOWN, "fenced: not in its list of brokers", last_seen_at)
     if age_s is not None:
         said = f"still listed, but the quorum's leader hasn't heard it for {age_s:.1f} s"
-        return PeerView(peer, PeerOpinion.DOWN, said, heard_at)
+        return PeerView(peer, PeerOpinion.DOWN, said, last_seen_at)
     # Listed, and the quorum has no leader or a new one: the list lags by a session timeout, so it proves
     # nothing.
     return PeerView(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum can't say more")
@@ -182,8 +182,8 @@ def judge_spark(master: str, node: Node, document: Mapping[str, Any], now: datet
         # The master forgets a dead worker after some minutes. It was asked and hears none, so that is an opinion.
         return PeerView(master, PeerOpinion.DOWN, "no worker of that address is registered")
     newest = max(workers, key=lambda worker: int(worker["lastheartbeat"]))
-    heard_at = datetime.fromtimestamp(int(newest["lastheartbeat"]) / 1000, UTC)
-    age_s = (now - heard_at).total_seconds()
+    last_seen_at = datetime.fromtimestamp(int(newest["lastheartbeat"]) / 1000, UTC)
+    age_s = (now - last_seen_at).total_seconds()
     alive = newest["state"] == "ALIVE" and age_s <= SPARK_SILENT_S
     opinion = PeerOpinion.UP if alive else PeerOpinion.DOWN
-    return PeerView(master, opinion, f"worker {newest['state']}, heartbeat {age_s:.1f} s ago", heard_at)
+    return PeerView(master, opinion, f"worker {newest['state']}, heartbeat {age_s:.1f} s ago", last_seen_at)

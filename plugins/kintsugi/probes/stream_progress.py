@@ -75,7 +75,7 @@ class StreamProgressDetector:
     _committed: int = -1
     _lag: int = 0
 
-    def feed(self, reading: FlowReading) -> FlowFinding | None:
+    def observe(self, reading: FlowReading) -> FlowFinding | None:
         """Take a reading; a finding as long as a rule is broken, else None."""
         self._note_application(reading)
         self._note_offsets(reading)

@@ -136,7 +136,7 @@ def _kill_right(context: Context, case: RecoveryRef, step: FencedStep) -> Iterat
             f"judged again: {node.name} may be killed",
             service=facts.service and facts.service.value,
             running=facts.running,
-            heard_at=facts.heard_at and facts.heard_at.isoformat(),
+            heard_at=facts.last_seen_at and facts.last_seen_at.isoformat(),
             process=facts.view.process and str(facts.view.process),
         )
         yield facts

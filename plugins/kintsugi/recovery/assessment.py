@@ -34,7 +34,7 @@ class ConfirmedFinding:
     requested: Action
     dry_run: bool
     volume_intact: bool | None
-    heard_at: datetime | None
+    last_seen_at: datetime | None
     watch_late_s: float
     first_failed_at: (
         datetime  # of the watch's last finding: the node may have answered since the incident was opened
@@ -54,7 +54,7 @@ class ConfirmedFinding:
             requested=Action(data["requested"]),
             dry_run=data["dry_run"],
             volume_intact=data["volume_intact"],
-            heard_at=datetime.fromisoformat(heard) if heard else None,
+            last_seen_at=datetime.fromisoformat(heard) if heard else None,
             # An older release wrote none of these.
             watch_late_s=data.get("watch_late_s", 0.0),
             first_failed_at=max(incident.first_failed_at, _moment(data.get("first_failed_at"), incident)),
@@ -156,7 +156,7 @@ def write_failure_mode(step: FencedStep, seen: Observation, **data: Any) -> None
         volume_intact=seen.volume_intact,
         disk_free=seen.room and seen.room.free,
         clock_ahead_s=seen.clock_ahead_s,
-        heard_at=seen.heard_at.isoformat() if seen.heard_at else None,
+        heard_at=seen.last_seen_at.isoformat() if seen.last_seen_at else None,
         service=seen.service.value,
         ssh=seen.ssh.value,
         init_state=seen.init_state,

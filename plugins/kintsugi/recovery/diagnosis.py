@@ -208,7 +208,7 @@ def _serves_nobody(seen: Observation) -> bool:
 
 
 def _silence(seen: Observation) -> timedelta | None:
-    return None if seen.heard_at is None else seen.at - seen.heard_at
+    return None if seen.last_seen_at is None else seen.at - seen.last_seen_at
 
 
 def _names(seen: Observation, opinion: PeerOpinion) -> str:

@@ -37,7 +37,7 @@ class Suspicion:
 
     first_failed_at: datetime
     detected_at: datetime
-    heard_at: datetime | None
+    last_seen_at: datetime | None
     volume_intact: bool | None
     watch_late_s: float = 0.0
     planned: bool = False
@@ -53,7 +53,7 @@ def gather_guard_facts(context: Context, node: Node, suspicion: Suspicion) -> Gu
             facts = await guard_facts(
                 context.fleet,
                 node,
-                heard_at=suspicion.heard_at,
+                last_seen_at=suspicion.last_seen_at,
                 first_failed_at=suspicion.first_failed_at,
                 volume_intact=suspicion.volume_intact,
                 running=running,

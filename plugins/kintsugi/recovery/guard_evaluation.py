@@ -196,7 +196,7 @@ def _facts(context: Context, case: RecoveryRef, incident: Incident) -> GuardFact
     suspicion = Suspicion(
         first_failed_at=confirmed.first_failed_at,
         detected_at=incident.detected_at,
-        heard_at=confirmed.heard_at,
+        last_seen_at=confirmed.last_seen_at,
         volume_intact=confirmed.volume_intact,
         watch_late_s=confirmed.watch_late_s,
         planned=confirmed.planned or action is Action.ROLL_BACK,

@@ -31,7 +31,7 @@ async def guard_facts(
     fleet: Fleet,
     node: Node,
     *,
-    heard_at: datetime | None = None,
+    last_seen_at: datetime | None = None,
     first_failed_at: datetime | None = None,
     volume_intact: bool | None = None,
     running: bool | None = None,
@@ -39,12 +39,12 @@ async def guard_facts(
 ) -> GuardFacts:
     """The facts for kintsugi.recovery.guards.evaluate, all but what the store and the platform know of the fleet.
 
-    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew,
+    ``last_seen_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is asked anew,
     and the newest sign of life counts. ``running``: the platform's answer. ``settings``: with them the node itself is
     asked over SSH, and others are asked for a Spark master. Takes at most about 8 s. Never raises on network trouble.
     """
     (service, ssh, newest, view), silent, kafka, cassandra = await asyncio.gather(
-        recent_liveness(fleet, node, heard_at, running=running, settings=settings),
+        recent_liveness(fleet, node, last_seen_at, running=running, settings=settings),
         silent_nodes(fleet),
         _kafka_if(fleet, node),
         _cassandra_if(fleet, node),
@@ -56,7 +56,7 @@ async def guard_facts(
         observed_at=service.at,
         service=service.answer,
         ssh=ssh.answer,
-        heard_at=newest,
+        last_seen_at=newest,
         first_failed_at=first_failed_at,
         volume_intact=volume_intact,
         fleet_size=len(fleet.nodes),
@@ -98,8 +98,8 @@ async def recent_liveness(
                 node_view(settings, node, service, ssh), ask_master(settings, node, ssh)
             )
     signs = [before, service.at if service.answer is ProbeResult.OK else None]
-    signs += [] if peers.cancelled() else [witness.heard_at for witness in peers.result()]
-    signs += [witness.heard_at for witness in masters]
+    signs += [] if peers.cancelled() else [witness.last_seen_at for witness in peers.result()]
+    signs += [witness.last_seen_at for witness in masters]
     return service, ssh, max((sign for sign in signs if sign is not None), default=None), view
 
 

@@ -112,8 +112,8 @@ class CassandraFacts:
 class GuardFacts:
     """All that the gates ask for. None = unknown. Times are UTC; ``at`` is now.
 
-    ``observed_at``, ``service``, ``ssh``, ``heard_at``, ``volume_intact``: of the newest observation.
-    ``first_failed_at``: of the incident; stands in for ``heard_at`` where nobody has ever heard the node.
+    ``observed_at``, ``service``, ``ssh``, ``last_seen_at``, ``volume_intact``: of the newest observation.
+    ``first_failed_at``: of the incident; stands in for ``last_seen_at`` where nobody has ever heard the node.
     ``sick``: nodes of the fleet that don't serve, this one included. ``running``: the platform's answer.
     ``view``: what the node itself says of its service. ``others``: the other nodes of the fleet.
     ``starvation``: that processor time was missing. ``planned``: the service is stopped although it serves (a wrong
@@ -126,7 +126,7 @@ class GuardFacts:
     observed_at: datetime | None = None
     service: ProbeResult | None = None
     ssh: ProbeResult | None = None
-    heard_at: datetime | None = None
+    last_seen_at: datetime | None = None
     first_failed_at: datetime | None = None
     volume_intact: bool | None = None
     fleet_size: int | None = None
@@ -148,7 +148,7 @@ class GuardFacts:
     @property
     def silent_since(self) -> datetime | None:
         """Since when nobody got an answer from the node; None when nobody can say."""
-        return self.heard_at or self.first_failed_at
+        return self.last_seen_at or self.first_failed_at
 
     @property
     def proven_dead(self) -> bool:

@@ -27,13 +27,13 @@ STALE_S = 12.0  # a session of 9 s, and some
 
 @dataclass
 class UnheardListeners:
-    """What was seen of one broker while it starts. Pure; ``feed`` it in order."""
+    """What was seen of one broker while it starts. Pure; ``observe`` it in order."""
 
     node: str
     seen_fenced: bool = False
     since: float | None = None
 
-    def feed(self, *, listed: bool | None, refused: bool, now: float) -> str | None:
+    def observe(self, *, listed: bool | None, refused: bool, now: float) -> str | None:
         """Take one look; a sentence once the contradiction is certain.
 
         ``listed``: whether the peers take it for alive, None when no peer answered. ``now``: monotonic seconds.
@@ -62,7 +62,7 @@ def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
 
     def look() -> str | None:
         listed, refused = asyncio.run(_look(fleet, node))
-        return memory.feed(listed=listed, refused=refused, now=time.monotonic())
+        return memory.observe(listed=listed, refused=refused, now=time.monotonic())
 
     return look
 

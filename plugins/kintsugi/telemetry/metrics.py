@@ -44,7 +44,7 @@ class FlowMeter:
     _last: FlowReading | None = None
     _history: deque[FlowReading] = field(default_factory=lambda: deque(maxlen=_HISTORY))
 
-    def feed(self, reading: FlowReading) -> StreamRates:
+    def observe(self, reading: FlowReading) -> StreamRates:
         """Take a reading; one that could not be taken gives no figure, and the next spans the gap."""
         if reading.produced is None or reading.committed is None:
             return StreamRates(running=reading.running)

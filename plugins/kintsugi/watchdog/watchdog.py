@@ -244,7 +244,7 @@ class Watchdog:
         if not desired_state(self.store):
             self.standstill.forget()
             return
-        page = self.standstill.feed(self.read_flow())
+        page = self.standstill.observe(self.read_flow())
         if page is not None:
             self.outbox.put(page.key, MessageKind.PAGE, page.body)
 
@@ -303,7 +303,7 @@ class Watchdog:
         unhealthy = self._airflow_since(now)
         try:
             found = silences(self._watching(unhealthy))
-            page = self.switch.feed(found, now)
+            page = self.switch.observe(found, now)
             if page is not None:
                 self.outbox.put(page.key, MessageKind.PAGE, page.body)
             self._store_away, self._told_away = None, False

@@ -65,7 +65,7 @@ class Nodes:
         return dict(self._seen)
 
     def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSnapshot:
-        finding = self._watches.setdefault(name, FailureDetector()).feed(probe, now_s)
+        finding = self._watches.setdefault(name, FailureDetector()).observe(probe, now_s)
         if probe.answer is ProbeResult.OK:
             return NodeSnapshot(probe.answer, probe.detail, None, None)
         before = self._seen.get(name)

@@ -17,7 +17,7 @@ def watched(minutes: int, committed: int | None, produced: int | None) -> FlowRe
 
 def fed(*readings: FlowReading) -> list[Page | None]:
     stream = StreamStallAlert()
-    return [stream.feed(reading) for reading in readings]
+    return [stream.observe(reading) for reading in readings]
 
 
 def test_a_stream_that_stores_nothing_for_a_quarter_of_an_hour_calls_once_and_reminds() -> None:
@@ -63,6 +63,6 @@ def test_a_large_lag_that_is_worked_off_calls_nobody() -> None:
 
 def test_a_stream_that_is_not_wanted_is_forgotten() -> None:
     stream = StreamStallAlert()
-    assert stream.feed(watched(0, 5, 10)) is None
+    assert stream.observe(watched(0, 5, 10)) is None
     stream.forget()
-    assert stream.feed(watched(20, 5, 10)) is None
+    assert stream.observe(watched(20, 5, 10)) is None

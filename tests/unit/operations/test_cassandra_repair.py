@@ -163,7 +163,7 @@ def test_a_replica_that_is_away_for_good_ends_it_and_a_pause_does_not() -> None:
         (both[:1], 64.0),
         (both[:1], 65.5),
     ]
-    said = [away.feed(answering, now) for answering, now in looks]
+    said = [away.observe(answering, now) for answering, now in looks]
     assert said[:-1] == [None] * 5
     assert said[-1] is not None
     assert said[-1].startswith("cassandra-2 hasn't answered for 30 s")

@@ -24,7 +24,7 @@ def run(script: list[tuple[float, ProbeResult, float, float]]) -> tuple[float, F
     """Feed (start, answer, latency, late); the first finding and the second at which it came."""
     watch = FailureDetector()
     for start_s, answer, latency_s, late_s in script:
-        finding = watch.feed(probe(answer, start_s, latency_s), start_s + latency_s, late_s)
+        finding = watch.observe(probe(answer, start_s, latency_s), start_s + latency_s, late_s)
         if finding is not None:
             return start_s + latency_s, finding
     return None
@@ -77,7 +77,7 @@ def test_finding_tells_when_it_began_and_what_was_seen() -> None:
 def test_one_sickness_is_reported_once_and_the_next_one_anew() -> None:
     watch = FailureDetector()
     answers = [R, R, R, R, R, O, R, R, R]
-    found = [watch.feed(probe(answer, s), float(s)) is not None for s, answer in enumerate(answers)]
+    found = [watch.observe(probe(answer, s), float(s)) is not None for s, answer in enumerate(answers)]
     assert found == [False, False, True, False, False, False, False, False, True]
 
 
@@ -104,13 +104,13 @@ def test_silence_with_an_answer_at_least_every_five_seconds_is_never_an_incident
 ) -> None:
     watch, now_s = FailureDetector(), 0.0
     for run_ in runs:
-        watch.feed(probe(O, now_s), now_s)
+        watch.observe(probe(O, now_s), now_s)
         last_ok_s = now_s
         for answer, latency_s in run_:
             if now_s + latency_s - last_ok_s > 5.0:
                 break
             now_s += latency_s
-            assert watch.feed(probe(answer, now_s - latency_s, latency_s), now_s) is None
+            assert watch.observe(probe(answer, now_s - latency_s, latency_s), now_s) is None
 
 
 @given(
@@ -124,7 +124,7 @@ def test_a_finding_needs_three_refusals_or_eight_listened_seconds_since_the_last
     for answer, latency_s, late_s in script:
         start_s, now_s = now_s, now_s + latency_s + late_s
         late_s_sum += late_s
-        finding = watch.feed(probe(answer, start_s, now_s - start_s), now_s, late_s)
+        finding = watch.observe(probe(answer, start_s, now_s - start_s), now_s, late_s)
         if answer is O:
             tail, since, late_s_sum = [], now_s, 0.0
             assert finding is None

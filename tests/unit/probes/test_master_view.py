@@ -29,4 +29,4 @@ def test_a_workers_look(
 ) -> None:
     witness = judge_look("spark-worker-1", answer, established, NOW)
     assert witness.opinion is opinion
-    assert (witness.heard_at == NOW) is heard
+    assert (witness.last_seen_at == NOW) is heard

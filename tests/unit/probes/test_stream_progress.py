@@ -16,7 +16,7 @@ def run(
     watch = StreamProgressDetector()
     for n, (running, committed, produced) in enumerate(readings):
         at = START + timedelta(seconds=n * every_s)
-        finding = watch.feed(FlowReading(at, running, committed, produced))
+        finding = watch.observe(FlowReading(at, running, committed, produced))
         if finding is not None:
             return finding
     return None

@@ -120,7 +120,9 @@ def test_where_another_incarnation_runs_the_attempt_is_withdrawn(
     store = SimpleNamespace(kill_lock=nullcontext, withdraw_attempt=lambda *given: withdrawn.append(given))
     context: Any = SimpleNamespace(store=store, platform=lambda: None, node=lambda case: NODE)
     step: Any = SimpleNamespace(token=7, note=lambda *_given, **_data: None)
-    facts = SimpleNamespace(service=None, running=running, heard_at=None, view=SimpleNamespace(process=None))
+    facts = SimpleNamespace(
+        service=None, running=running, last_seen_at=None, view=SimpleNamespace(process=None)
+    )
     monkeypatch.setattr(fact_gathering, "is_running", lambda platform, name: running)
     monkeypatch.setattr(guard_evaluation, "reevaluate_guards", lambda *_given: facts)
     with (

@@ -22,7 +22,7 @@ def seen(
     service: ProbeResult, ssh: ProbeResult, heard_s_ago: float | None = 60, **fields: Any
 ) -> Observation:
     heard = None if heard_s_ago is None else NOW - timedelta(seconds=heard_s_ago)
-    return Observation("cassandra-2", Role.CASSANDRA, NOW, service, ssh, heard_at=heard, **fields)
+    return Observation("cassandra-2", Role.CASSANDRA, NOW, service, ssh, last_seen_at=heard, **fields)
 
 
 def peers(*opinions: PeerOpinion) -> Mapping[str, PeerOpinion]:
@@ -264,7 +264,7 @@ observations = st.builds(
         connected=st.sampled_from([None, True, False]),
         answer=st.sampled_from([None, *ProbeResult]),
     ),
-    heard_at=st.none() | st.floats(0, 30).map(lambda ago: NOW - timedelta(seconds=ago)),
+    last_seen_at=st.none() | st.floats(0, 30).map(lambda ago: NOW - timedelta(seconds=ago)),
 )
 
 

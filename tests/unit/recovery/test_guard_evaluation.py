@@ -69,7 +69,7 @@ class Doors:
         self, case: RecoveryRef, verdict: str, *, requested: str = "auto", dry_run: bool = False
     ) -> None:
         self.write(
-            "confirm", verdict=verdict, requested=requested, dry_run=dry_run, volume_intact=True, heard_at=None,
+            "confirm", verdict=verdict, requested=requested, dry_run=dry_run, volume_intact=True, last_seen_at=None,
             run=case.holder,
         )  # fmt: skip
 

@@ -38,7 +38,7 @@ CASSANDRA = GuardFacts(
     observed_at=ago(1),
     service=ProbeResult.REFUSED,
     ssh=ProbeResult.REFUSED,
-    heard_at=ago(6),
+    last_seen_at=ago(6),
     first_failed_at=ago(5.5),
     volume_intact=None,
     fleet_size=9,
@@ -116,10 +116,10 @@ REFUSALS = [
     (replace(CASSANDRA, service=ProbeResult.OK), NODE, "answers its own protocol"),
     (replace(SPARK, service=ProbeResult.OK), BOTH, "answers its own protocol"),
     (replace(CASSANDRA, service=None), BOTH, "was not asked"),
-    (replace(CASSANDRA, heard_at=ago(4.9)), BOTH, "answered 4.9 s ago; it is not killed before 5 s"),
-    (replace(CASSANDRA, heard_at=ago(5)), NODE, "answered 5.0 s ago"),
-    (replace(CASSANDRA, heard_at=None, first_failed_at=ago(3)), NODE, "answered 3.0 s ago"),
-    (replace(CASSANDRA, heard_at=None, first_failed_at=None), BOTH, "silent is unknown"),
+    (replace(CASSANDRA, last_seen_at=ago(4.9)), BOTH, "answered 4.9 s ago; it is not killed before 5 s"),
+    (replace(CASSANDRA, last_seen_at=ago(5)), NODE, "answered 5.0 s ago"),
+    (replace(CASSANDRA, last_seen_at=None, first_failed_at=ago(3)), NODE, "answered 3.0 s ago"),
+    (replace(CASSANDRA, last_seen_at=None, first_failed_at=None), BOTH, "silent is unknown"),
     (replace(CASSANDRA, observed_at=ago(11)), BOTH, "look again"),
     (replace(CASSANDRA, observed_at=None), NODE, "look again"),
     # breaker
@@ -166,16 +166,16 @@ REFUSALS = [
     (replace(kafka(current=1), service=ProbeResult.OK, planned=True), BACK, "won't stop a node that serves"),
     # a restart kills as well
     (replace(CASSANDRA, service=ProbeResult.OK), RESTART, "a node that may serve is never killed"),
-    (replace(HUNG, heard_at=ago(4.9)), RESTART, "answered 4.9 s ago"),
+    (replace(HUNG, last_seen_at=ago(4.9)), RESTART, "answered 4.9 s ago"),
     (replace(HUNG, sick=5), RESTART, "5 of 9 nodes are sick"),
     (
         replace(HUNG, view=NodeView(ServiceProcess(7, 1), 9.0, True, True, ProbeResult.OK)),
         RESTART,
         "on the node itself",
     ),
-    (replace(HUNG, view=STUCK, first_failed_at=ago(29), heard_at=ago(1)), RESTART, "answered 1.0 s ago"),
+    (replace(HUNG, view=STUCK, first_failed_at=ago(29), last_seen_at=ago(1)), RESTART, "answered 1.0 s ago"),
     # a role without peers
-    (replace(SPARK, others=(WELL,), heard_at=ago(29)), NODE, "not killed before 30 s of silence"),
+    (replace(SPARK, others=(WELL,), last_seen_at=ago(29)), NODE, "not killed before 30 s of silence"),
     # a refused connection is no proof, and what runs may live
     (replace(CASSANDRA, sick=9), NODE, "9 of 9 nodes are sick"),
     (replace(CASSANDRA, sick=9, running=True), NODE, "9 of 9 nodes are sick"),
@@ -207,7 +207,7 @@ ALLOWED = [
     (replace(CASSANDRA, sick=None, running=False), NODE, "proven dead, volume kept"),
     (replace(CASSANDRA, sick=9, ssh=ProbeResult.OK, view=ENDED), RESTART, "no process is there to be killed"),
     (
-        replace(CASSANDRA, heard_at=ago(1), running=False),
+        replace(CASSANDRA, last_seen_at=ago(1), running=False),
         BOTH,
         "heard just now, but its platform knows it dead",
     ),
@@ -225,11 +225,11 @@ ALLOWED = [
     (replace(HUNG, others=(replace(silent(5.5), running=False),)), RESTART, "the other one is dead"),
     (replace(HUNG, starvation=Starvation("It waited for the processor.", NOW)), RESTART, "starved no more"),
     (
-        replace(HUNG, view=STUCK, first_failed_at=ago(30), heard_at=ago(1)),
+        replace(HUNG, view=STUCK, first_failed_at=ago(30), last_seen_at=ago(1)),
         RESTART,
         "stuck: gossip is no service",
     ),
-    (replace(SPARK, others=(WELL,), heard_at=ago(30.1)), NODE, "silent for 30 s"),
+    (replace(SPARK, others=(WELL,), last_seen_at=ago(30.1)), NODE, "silent for 30 s"),
     (ledger(HUNG, role_attempts={"cassandra-1": ago(60)}), RESTART, "the other one had its time"),
     (
         replace(ledger(role_attempts={"cassandra-1": ago(1)}), running=False),
@@ -239,8 +239,8 @@ ALLOWED = [
     (replace(CASSANDRA, sick=4), BOTH, "4 of 9 is below half"),
     (replace(CASSANDRA, ledger=None), RESTART, "nothing known speaks against a restart"),
     (replace(CASSANDRA, protected=True), RESTART, "protected from destruction only"),
-    (replace(CASSANDRA, heard_at=ago(5.001)), BOTH, "silent for more than 5 s"),
-    (replace(CASSANDRA, heard_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
+    (replace(CASSANDRA, last_seen_at=ago(5.001)), BOTH, "silent for more than 5 s"),
+    (replace(CASSANDRA, last_seen_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
     (replace(CASSANDRA, service=ProbeResult.OK, planned=True), RESTART, "its peers can spare it"),
     (replace(kafka(partitions=ALONE), ledger=CALM), NODE, "the volume with the last copy is kept"),
     (
@@ -274,10 +274,10 @@ def test_all_reasons_are_given_not_just_the_first() -> None:
 
 
 def test_a_refusal_that_passes_says_when_to_ask_again() -> None:
-    ruling = evaluate(BOTH, replace(CASSANDRA, heard_at=ago(2)))
+    ruling = evaluate(BOTH, replace(CASSANDRA, last_seen_at=ago(2)))
     assert ruling.passing
     assert ruling.retry_at is not None
-    later = replace(CASSANDRA, heard_at=ago(2), at=ruling.retry_at, observed_at=ruling.retry_at)
+    later = replace(CASSANDRA, last_seen_at=ago(2), at=ruling.retry_at, observed_at=ruling.retry_at)
     assert evaluate(BOTH, later).allowed
 
 
@@ -311,7 +311,7 @@ EVERY = frozenset(Guard)
 def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
     worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
     assert evaluate(BOTH, worst, approved=EVERY).allowed
-    heard = replace(worst, heard_at=ago(1))
+    heard = replace(worst, last_seen_at=ago(1))
     for facts in (replace(worst, service=ProbeResult.OK), heard, replace(heard, running=True)):
         assert not evaluate(BOTH, facts, approved=EVERY).allowed
 
@@ -333,7 +333,7 @@ any_facts = st.builds(
     observed_at=maybe_time,
     service=st.none() | st.sampled_from(ProbeResult),
     ssh=st.none() | st.sampled_from(ProbeResult),
-    heard_at=maybe_time,
+    last_seen_at=maybe_time,
     first_failed_at=maybe_time,
     volume_intact=st.sampled_from([None, True, False]),
     fleet_size=st.none() | st.just(9),

@@ -47,7 +47,7 @@ class Server:
     seen_from_us: bool = True
     refused: bool = False  # what doesn't see us doesn't stay silent: a firewall refuses in its place
     stalled: bool = False  # it runs, and answers nobody for a while
-    heard_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
+    last_seen_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
     held: set[int] = field(default_factory=set)
     attempts: list[Action] = field(default_factory=list)
     failed_at: datetime | None = None
@@ -108,7 +108,7 @@ class Team(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         for server in self.servers.values():
             if server.serves:
-                server.heard_at = self.now + timedelta(seconds=seconds)  # by its peers, even if not by us
+                server.last_seen_at = self.now + timedelta(seconds=seconds)  # by its peers, even if not by us
         self.now += timedelta(seconds=seconds)
 
     @rule(number=numbers, fault=faults)
@@ -258,7 +258,7 @@ class Team(RuleBasedStateMachine):
         if action.destroys:
             assert not server.serves, f"{server.name} serves and is destroyed"
             if server.runs:
-                assert self.now - server.heard_at > SILENCE, f"{server.name} was heard within 5 s"
+                assert self.now - server.last_seen_at > SILENCE, f"{server.name} was heard within 5 s"
             server.host, server.stalled = "up", False
         if action.destroys_volume:
             self.destroy_volume(server, approved)
@@ -278,12 +278,12 @@ class Team(RuleBasedStateMachine):
     def settle(self, server: Server) -> None:
         server.attempts, server.failed_at, server.insisted = [], None, 0
         if server.serves:
-            server.heard_at = self.now  # it serves its peers, even if it isn't seen by us
+            server.last_seen_at = self.now  # it serves its peers, even if it isn't seen by us
 
     def observe(self, server: Server, hidden: set[str]) -> Observation:
         peers = {
             other.name: PeerOpinion.UP
-            if server.serves or self.now - server.heard_at < SILENCE
+            if server.serves or self.now - server.last_seen_at < SILENCE
             else PeerOpinion.DOWN
             for other in self.others(server)
             if other.serves
@@ -302,7 +302,7 @@ class Team(RuleBasedStateMachine):
             room=Headroom(0 if server.full else SIZE, SIZE) if reachable and "volume" not in hidden else None,
             peers={} if "peers" in hidden else peers,
             damage="its log says so" if reachable and server.damaged and "init" not in hidden else None,
-            heard_at=None if "heard" in hidden else server.heard_at,
+            last_seen_at=None if "heard" in hidden else server.last_seen_at,
         )
 
     def view(self, server: Server, reachable: bool, hidden: set[str]) -> NodeView:
@@ -343,7 +343,7 @@ class Team(RuleBasedStateMachine):
             observed_at=self.now,
             service=seen.service,
             ssh=seen.ssh,
-            heard_at=server.heard_at,  # what any peer heard counts: probes.facts.signs_of_life
+            last_seen_at=server.last_seen_at,  # what any peer heard counts: probes.facts.signs_of_life
             first_failed_at=server.failed_at,
             volume_intact=seen.volume_intact,
             running=seen.running,

@@ -20,7 +20,7 @@ def told_at(looks: list[tuple[bool | None, bool]]) -> int | None:
     """The second of the look that was certain; None when none was."""
     memory = UnheardListeners("kafka-1")
     for second, (listed, refused) in enumerate(looks):
-        if memory.feed(listed=listed, refused=refused, now=float(second)):
+        if memory.observe(listed=listed, refused=refused, now=float(second)):
             return second
     return None
 

@@ -23,24 +23,24 @@ def reading(after: float, produced: int | None, committed: int | None) -> FlowRe
 
 def test_rates_are_between_two_readings() -> None:
     meter = FlowMeter()
-    assert meter.feed(reading(0, 100, 100)) == StreamRates(True, 0, None, None, 0.0)
-    flow = meter.feed(reading(10, 600, 500))
+    assert meter.observe(reading(0, 100, 100)) == StreamRates(True, 0, None, None, 0.0)
+    flow = meter.observe(reading(10, 600, 500))
     assert (flow.produced_per_s, flow.stored_per_s, flow.lag) == (50.0, 40.0, 100)
 
 
 def test_freshness_is_the_age_of_the_oldest_reading_that_is_not_stored() -> None:
     meter = FlowMeter()
     stored = [(0, 100, 90), (10, 200, 90), (20, 300, 150), (30, 300, 250), (40, 300, 300)]
-    ages = [meter.feed(reading(*numbers)).freshness_s for numbers in stored]
+    ages = [meter.observe(reading(*numbers)).freshness_s for numbers in stored]
     # At 20 s the messages of the first reading are stored, at 30 s those of the second.
     assert ages == [0.0, 10.0, 10.0, 10.0, 0.0]
 
 
 def test_what_kafka_cannot_say_is_no_figure_and_the_next_rate_spans_the_gap() -> None:
     meter = FlowMeter()
-    meter.feed(reading(0, 100, 100))
-    assert meter.feed(reading(10, None, None)) == StreamRates(running=True)
-    assert meter.feed(reading(20, 300, 300)).produced_per_s == 10.0
+    meter.observe(reading(0, 100, 100))
+    assert meter.observe(reading(10, None, None)) == StreamRates(running=True)
+    assert meter.observe(reading(20, 300, 300)).produced_per_s == 10.0
 
 
 @pytest.mark.parametrize(

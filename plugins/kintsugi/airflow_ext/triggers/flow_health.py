@@ -75,7 +75,7 @@ class FlowHealthTrigger(BaseTrigger):
         while clock() < ends_s:
             PULSE.at(FLOW)
             reading = await read_flow(fleet)
-            finding = watch.feed(reading)
+            finding = watch.observe(reading)
             await asyncio.to_thread(keep_sample, samples, reading)
             if finding is not None:
                 return finding

@@ -100,7 +100,7 @@ class NodeHealthTrigger(BaseTrigger):
             while (started_s := clock()) < ends_s:
                 PULSE.at(self.node.name)
                 probe = await probe_node(self.node, self.probe_timeout)
-                finding = watch.feed(probe, now_s=clock(), late_s=lag.take())
+                finding = watch.observe(probe, now_s=clock(), late_s=lag.take())
                 if finding is not None:
                     return finding
                 if clock_watch.done():
