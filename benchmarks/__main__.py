@@ -77,8 +77,10 @@ def signals(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def faults(options: argparse.Namespace, settings: Settings) -> int:
-    """Run the table of faults on the running fleet; report each cell and the account."""
-    return benchmarks.fault_matrix_run.run_fault_matrix(settings, cells=options.cell, report=options.report)
+    """Run the table of faults on the running fleet; report each scenario and the account."""
+    return benchmarks.fault_matrix_run.run_fault_matrix(
+        settings, scenarios=options.cell, report=options.report
+    )
 
 
 def chaos_campaign(options: argparse.Namespace, settings: Settings) -> int:

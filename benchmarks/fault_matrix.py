@@ -26,7 +26,7 @@ FLEET = (
     "spark-master-1", "spark-worker-1", "spark-worker-2",
 )  # fmt: skip
 
-# More of a role fail at once than it can spare: that is what these cells are about.
+# More of a role fail at once than it can spare: that is what these scenarios are about.
 BEYOND_SPARE = frozenset({Guard.COPIES, Guard.BREAKER})
 
 SERVER_CELLS: Sequence[Scenario] = (
@@ -92,7 +92,7 @@ WORKERS = tuple(name for name in FLEET if name.startswith("spark-worker"))
 def _left_alone(
     fault: str, *groups: tuple[str, ...], pages: ExpectedPages = ExpectedPages.NONE
 ) -> list[Scenario]:
-    """Cells in which nothing may be done to any server; a group of several nodes fails at once."""
+    """Scenarios in which nothing may be done to any server; a group of several nodes fails at once."""
     waives = {group: BEYOND_SPARE if len(group) > 1 else frozenset[Guard]() for group in groups}
     return [
         Scenario(fault, group, ANY, incident=False, pages=pages, waives=waives[group]) for group in groups
@@ -144,7 +144,7 @@ _NO_NEED = "what a Spark node has on its disk it can do without"
 _ONE_CONTROL_PLANE = "what a repair wants of the control plane is the same for every role"
 _ONE_INIT = "every role's service has the same init, which starts it again"
 _OF_SPARK = (Role.SPARK_MASTER, Role.SPARK_WORKER)
-# Why a fault has no cell for a role; the report has it as not run.
+# Why a fault has no scenario for a role; the report has it as not run.
 NOT_MADE: Mapping[tuple[str, Role], str] = {
     **dict.fromkeys(product(("corrupt_log", "corrupt_entry", "tail_lost"), _OF_SPARK), _NO_LOG),
     **dict.fromkeys(product(("disk_full",), _OF_SPARK), _SERVES_FULL),

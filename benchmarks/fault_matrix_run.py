@@ -1,9 +1,9 @@
-"""``make faults``: run the table of faults on the running fleet, one cell after another, with trades flowing.
+"""``make faults``: run the table of faults on the running fleet, one scenario after another, with trades flowing.
 
-Each cell begins in the steady state and ends with an account of the trades that came in meanwhile; the run ends with
-that of all trades there are, whenever they came, and of what is added up from them. Results are written after each
-cell: a run of the whole table that was killed goes on with the same command, and a cell named on the command line
-replaces its own row.
+Each scenario begins in the steady state and ends with an account of the trades that came in meanwhile; the run ends
+with that of all trades there are, whenever they came, and of what is added up from them. Results are written after each
+scenario: a run of the whole table that was killed goes on with the same command, and a scenario named on the command
+line replaces its own row.
 """
 
 from __future__ import annotations
@@ -32,45 +32,51 @@ if TYPE_CHECKING:
 WHOLE_ACCOUNT_DEADLINE_S = 900.0
 
 
-def run_fault_matrix(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
-    """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
+def run_fault_matrix(settings: Settings, *, scenarios: Sequence[str] = (), report: Path | None = None) -> int:
+    """Run the named scenarios, or all; 0 when every one went as designed and nothing is lost or doubled."""
     console = make_console()
     report = report or settings.repository / "build" / "faults.json"
-    chosen = chosen_scenarios(cells)
+    chosen = chosen_scenarios(scenarios)
     context = Context.from_environment()
     unpause_dags(context)
     before = load_report(report)
-    rows, goes_on = kept(before, whole=not cells)
+    rows, goes_on = kept(before, whole=not scenarios)
     left_out = unavailable(context)
-    chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
+    chosen = [
+        scenario
+        for scenario in chosen
+        if scenario.fault not in left_out and not (goes_on and scenario.name in rows)
+    ]
     if goes_on:
         console.print(
             f"goes on with the run that was ended: {len(rows)} cells are in {report}, {len(chosen)} are to come "
             "(to begin again, delete it)"
         )
-    finished = bool(cells) and before.get("finished", True)  # a few cells don't make an ended run whole
+    finished = bool(scenarios) and before.get(
+        "finished", True
+    )  # a few scenarios don't make an ended run whole
     write_report_so_far(report, rows, left_out, finished=finished)
     with recording(report.with_suffix(".deaths.jsonl"), settings) as recorder:
-        for number, cell in enumerate(chosen, start=1):
-            console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
-            console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
+        for number, scenario in enumerate(chosen, start=1):
+            console.rule(f"[bold]{number}/{len(chosen)} {scenario.name}", align="left")
+            console.print(f"  {', '.join(scenario.nodes)}: {FAULTS[scenario.fault].what}")
             with raised_repair_budget(context):
-                (row,) = run_scenarios(context, [cell], console, recorder)
-            rows[cell.name] = row
+                (row,) = run_scenarios(context, [scenario], console, recorder)
+            rows[scenario.name] = row
             write_report_so_far(report, rows, left_out, finished=finished)
             print_row(console, row)
     print_matrix(console, rows, left_out)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=WHOLE_ACCOUNT_DEADLINE_S))
-    write_report_so_far(report, rows, left_out, counted, finished=finished or not cells)
+    write_report_so_far(report, rows, left_out, counted, finished=finished or not scenarios)
     console.print(f"All trades: {account.said(counted)}; see {report}")
     as_designed = all(row["as_designed"] and not row["lost"] and not row["doubled"] for row in rows.values())
     return 0 if as_designed and not account.at_fault(counted) else 1
 
 
 def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str, Any]], bool]:
-    """The rows of the report ``before`` that stay, by cell, and whether a run of the whole table goes on from them.
+    """The rows of the report ``before`` that stay, by scenario, and whether a run of the whole table goes on from them.
 
-    It goes on from one that was ended, but for cells that couldn't be begun, and else begins with none.
+    It goes on from one that was ended, but for scenarios that couldn't be begun, and else begins with none.
     """
     rows = {row["fault"]: row for row in before.get("cells", ())}
     if not whole:
@@ -82,18 +88,18 @@ def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str,
 
 
 def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
-    """The cells of these names (a fault's name stands for all its cells), all without names; raises InputError."""
-    known = {cell.name for cell in CELLS} | {cell.fault for cell in CELLS}
+    """The scenarios of these names (a fault's name: all of its), all without names; raises InputError."""
+    known = {scenario.name for scenario in CELLS} | {scenario.fault for scenario in CELLS}
     for name in names:
         if name not in known:
             raise InputError(
                 f"there is no cell {name!r} in the table of faults; there are: {', '.join(sorted(known))}"
             )
-    return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
+    return [scenario for scenario in CELLS if not names or scenario.name in names or scenario.fault in names]
 
 
 def unavailable(context: Context) -> dict[str, str]:
-    """What isn't run, and why: faults that can't be made on this machine, and those that have no cell for a role."""
+    """What isn't run, and why: faults that can't be made here, and those that have no scenario for a role."""
     reasons = {fault.kind: fault.unavailable(context) for fault in FAULTS.values()}
     made_nowhere = {kind: why for kind, why in reasons.items() if why is not None}
     made_nowhere |= NOT_MADE_ANYWHERE
@@ -108,7 +114,7 @@ def write_report_so_far(
     *,
     finished: bool,
 ) -> None:
-    """Every cell so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades.
+    """Every scenario so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades.
 
     ``finished``: whether the whole table was run.
     """
@@ -123,7 +129,7 @@ def write_report_so_far(
 
 
 def print_row(console: Console, row: dict[str, Any]) -> None:
-    """One line when a cell is over."""
+    """One line when a scenario is over."""
     colour = "green" if row["as_designed"] else "red"
     killed = live_kills_in(row) or "not measured"
     console.print(

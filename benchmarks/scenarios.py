@@ -1,8 +1,8 @@
-"""A cell of the fault matrix: which fault on which nodes, and what is expected of the recovery. Pure.
+"""A scenario of the fault matrix: which fault on which nodes, and what is expected of the recovery. Pure.
 
-A cell is passed when its victims serve again with no incident left open, the verdicts and actions in their incidents
-are among the expected, no other node was acted upon, no live node was killed, a person was paged where that is designed
-and nowhere else, and no trade is lost or doubled. The table is `benchmarks.fault_matrix`.
+A scenario is passed when its victims serve again with no incident left open, the verdicts and actions in their
+incidents are among the expected, no other node was acted upon, no live node was killed, a person was paged where that
+is designed and nowhere else, and no trade is lost or doubled. The table is `benchmarks.fault_matrix`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """How the cell is called on the command line and in the report."""
+        """How the scenario is called on the command line and in the report."""
         held = "" if self.hold_s is None else f"@{self.hold_s:g}s"
         return f"{self.fault}{'_twice' if self.again else ''}{held}:{'+'.join(self.nodes)}"
 
@@ -84,58 +84,56 @@ class Told:
     words: str = ""
 
 
-def judge_scenario(cell: Scenario, incidents: Sequence[Told], healed: bool) -> str | None:
-    """Why the cell isn't as designed, None when it is.
+def judge_scenario(scenario: Scenario, incidents: Sequence[Told], healed: bool) -> str | None:
+    """Why the scenario isn't as designed, None when it is.
 
     ``incidents``: what each incident says that began since the fault.
     """
     if not healed:
-        return (
-            f"not healed; its journals stood still for {cell.deadline_s:.0f} s, or went on for far too long"
-        )
+        return f"not healed; its journals stood still for {scenario.deadline_s:.0f} s, or went on for far too long"
     for told in incidents:
-        if (why := _unexpected(cell, told.node, set(told.verdicts), set(told.actions))) is not None:
+        if (why := _unexpected(scenario, told.node, set(told.verdicts), set(told.actions))) is not None:
             return why
-    for node in victims_without_action(cell, incidents):
-        return f"{node} should have got {' or '.join(sorted(cell.must))}"
-    for node in cell.nodes:
-        if cell.says and not any(cell.says in told.words for told in incidents if told.node == node):
-            return f"nothing in the journal of {node} says: {cell.says}"
+    for node in victims_without_action(scenario, incidents):
+        return f"{node} should have got {' or '.join(sorted(scenario.must))}"
+    for node in scenario.nodes:
+        if scenario.says and not any(scenario.says in told.words for told in incidents if told.node == node):
+            return f"nothing in the journal of {node} says: {scenario.says}"
     return None
 
 
-def victims_without_action(cell: Scenario, incidents: Sequence[Told]) -> list[str]:
+def victims_without_action(scenario: Scenario, incidents: Sequence[Told]) -> list[str]:
     """The victims that still have to get an action that they must have; ``incidents`` as for ``judge_scenario``."""
-    if not cell.must:
+    if not scenario.must:
         return []
-    had = {told.node for told in incidents if cell.must & set(told.actions)}
-    return [node for node in cell.nodes if node not in had]
+    had = {told.node for told in incidents if scenario.must & set(told.actions)}
+    return [node for node in scenario.nodes if node not in had]
 
 
-def _unexpected(cell: Scenario, node: str, verdicts: set[str], actions: set[str]) -> str | None:
-    """What was said of a node, or done to it, that the cell doesn't expect."""
-    if actions and (node not in cell.nodes or not cell.incident):
+def _unexpected(scenario: Scenario, node: str, verdicts: set[str], actions: set[str]) -> str | None:
+    """What was said of a node, or done to it, that the scenario doesn't expect."""
+    if actions and (node not in scenario.nodes or not scenario.incident):
         return f"{node} was acted upon ({', '.join(sorted(actions))}), though it should have been left alone"
-    if node not in cell.nodes:
+    if node not in scenario.nodes:
         return None
-    if strange := verdicts - cell.verdicts - BACK_BY_ITSELF:
+    if strange := verdicts - scenario.verdicts - BACK_BY_ITSELF:
         return f"{node} was taken for {', '.join(sorted(strange))}"
-    if strange := actions - cell.actions:
+    if strange := actions - scenario.actions:
         return f"{node} got {', '.join(sorted(strange))}"
     return None
 
 
-def judge_pages(cell: Scenario, pages: Collection[str]) -> str | None:
+def judge_pages(scenario: Scenario, pages: Collection[str]) -> str | None:
     """Why a person wasn't paged as designed, None when it was so. ``pages``: titles of those about its victims."""
-    if cell.pages is ExpectedPages.MUST and not pages:
-        return f"no person was paged about {', '.join(cell.nodes)}"
-    if cell.pages is ExpectedPages.NONE and pages:
+    if scenario.pages is ExpectedPages.MUST and not pages:
+        return f"no person was paged about {', '.join(scenario.nodes)}"
+    if scenario.pages is ExpectedPages.NONE and pages:
         return f"a person was paged: {'; '.join(sorted(pages))}"
     return None
 
 
-def judge_kills(cell: Scenario, killed: Collection[str]) -> str | None:
+def judge_kills(scenario: Scenario, killed: Collection[str]) -> str | None:
     """Why the deaths aren't as designed, None when they are. ``killed``: nodes of which something was killed."""
-    if not cell.incident and killed:
+    if not scenario.incident and killed:
         return f"{', '.join(sorted(set(killed)))} was killed, though it should have been left alone"
     return None

@@ -37,14 +37,14 @@ ACCOUNT_DEADLINE_S = 900.0
 
 
 def stalls(fleet: Fleet, seconds: Sequence[float] = SECONDS) -> list[Scenario]:
-    """A cell for each role, and for the fleet, and each time; the shortest come first."""
+    """A scenario for each role, and for the fleet, and each time; the shortest come first."""
     groups = [tuple(node.name for node in fleet.of(role)) for role in Role]
     groups = [*(group for group in groups if group), tuple(fleet.nodes)]
     return [stall(group, length) for length in sorted(seconds) for group in groups]
 
 
 def stall(nodes: tuple[str, ...], seconds: float) -> Scenario:
-    """The cell of one stall."""
+    """The scenario of one stall."""
     if seconds <= LEFT_ALONE_S:
         return Scenario(
             "stalled",
@@ -81,20 +81,20 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
     rows = kept(load_report(path), planned)
     console.print(f"{len(rows)} of {len(planned)} stalls are in {path}")
     with recording(path.with_suffix(".deaths.jsonl"), settings) as recorder:
-        for number, cell in enumerate(planned, start=1):
-            if cell.name in rows:
+        for number, scenario in enumerate(planned, start=1):
+            if scenario.name in rows:
                 continue
-            console.rule(f"[bold]{number}/{len(planned)} {cell.name}", align="left")
+            console.rule(f"[bold]{number}/{len(planned)} {scenario.name}", align="left")
             try:
                 with raised_repair_budget(context):
-                    (row,) = run_scenarios(context, [cell], console, recorder)
+                    (row,) = run_scenarios(context, [scenario], console, recorder)
             except ChaosStopped:
                 raise
             except (KintsugiError, OSError) as error:
-                row = {**empty_row(cell), "outcome": f"not judged: {error}"}
-            rows[cell.name] = {**row, "seconds": cell.hold_s}
+                row = {**empty_row(scenario), "outcome": f"not judged: {error}"}
+            rows[scenario.name] = {**row, "seconds": scenario.hold_s}
             write_rows(path, planned, rows, None)
-            print_row(console, rows[cell.name])
+            print_row(console, rows[scenario.name])
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
     write_rows(path, planned, rows, counted)
     wrong = [row for row in rows.values() if not row["as_designed"]]
@@ -106,7 +106,7 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
 
 def kept(before: Mapping[str, Any], planned: Sequence[Scenario]) -> dict[str, Row]:
     """The rows of a test of the same stalls that was ended, by name; those that couldn't be begun are left out."""
-    if before.get("finished", True) or before.get("planned") != [cell.name for cell in planned]:
+    if before.get("finished", True) or before.get("planned") != [scenario.name for scenario in planned]:
         return {}
     return {row["fault"]: row for row in before["stalls"] if not row["outcome"].startswith(NOT_BEGUN)}
 
@@ -117,7 +117,7 @@ def write_rows(
     """Every stall so far; ``counted``: all trades, at the end."""
     document = {
         "machine": machine(),
-        "planned": [cell.name for cell in planned],
+        "planned": [scenario.name for scenario in planned],
         "finished": counted is not None,
         "stalls": list(rows.values()),
         "account": counted,

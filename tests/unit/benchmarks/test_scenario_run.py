@@ -1,4 +1,4 @@
-"""One or two cells from their making to their rows: what is undone when, and what becomes the outcome."""
+"""One or two scenarios from their making to their rows: what is undone when, and what becomes the outcome."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ HELD = Scenario("held", ("kafka-1",), frozenset(), incident=False)
 BRIEF = Scenario("brief", ("cassandra-1",), frozenset())
 
 
-def run(context: Any, *cells: Scenario) -> list[dict[str, Any]]:
-    return run_scenarios(context, cells, Console(file=io.StringIO()), None)
+def run(context: Any, *scenarios: Scenario) -> list[dict[str, Any]]:
+    return run_scenarios(context, scenarios, Console(file=io.StringIO()), None)
 
 
 def test_a_held_fault_is_recorded_made_held_and_undone(context: Any, done: Done) -> None:
@@ -170,7 +170,7 @@ def test_a_held_fault_is_recorded_made_held_and_undone(context: Any, done: Done)
     assert janitor.records(context.settings) == []
 
 
-def test_two_cells_are_made_at_once_and_each_has_its_row(context: Any, done: Done) -> None:
+def test_two_scenarios_are_made_at_once_and_each_has_its_row(context: Any, done: Done) -> None:
     rows = run(context, HELD, BRIEF)
     assert [row["fault"] for row in rows] == [HELD.name, BRIEF.name]
     assert all(row["as_designed"] for row in rows)
@@ -178,7 +178,7 @@ def test_two_cells_are_made_at_once_and_each_has_its_row(context: Any, done: Don
     assert {"undo kafka-1", "undo cassandra-1"} <= set(done)
 
 
-def test_an_incident_of_one_cell_is_no_fault_of_the_other(
+def test_an_incident_of_one_scenario_is_no_fault_of_the_other(
     context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_other = healed("cassandra-1", outcome=Outcome.HEALED)
