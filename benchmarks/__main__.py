@@ -28,7 +28,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import add_command, count, current_words, role, run_command, seed
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 
 RENAMED = {
     "calm": "false-positive-test",
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
     """Ingest a day of trades, kill two nodes, wait until they are recovered, and reconcile every trade."""
-    return benchmarks.demo.run(
+    return benchmarks.demo.run_demo(
         settings,
         trades=options.trades,
         victims=options.victim or benchmarks.demo.VICTIMS,
@@ -61,7 +61,7 @@ def demo(options: argparse.Namespace, settings: Settings) -> int:
 
 def sequential_recovery(options: argparse.Namespace, settings: Settings) -> int:
     """Kill every node and its volume in turn; report each recovery and reconcile every trade."""
-    return benchmarks.sequential_recovery.run(
+    return benchmarks.sequential_recovery.run_rounds(
         settings, rounds=options.rounds, seed=options.seed, report=options.report
     )
 
@@ -69,7 +69,7 @@ def sequential_recovery(options: argparse.Namespace, settings: Settings) -> int:
 def bench(options: argparse.Namespace, settings: Settings) -> int:
     """Measure throughput, ceiling, latency, a spike and growth of the running pipeline."""
     _needs_processes(settings)
-    return benchmarks.throughput.run.run(
+    return benchmarks.throughput.run.run_sections(
         settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report
     )
 
@@ -77,38 +77,42 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
 def soak_kill(options: argparse.Namespace, settings: Settings) -> int:
     """Kill the streaming driver at random under load; compare its tables with an undisturbed run."""
     _needs_processes(settings)
-    return benchmarks.throughput.soak.run(
+    return benchmarks.throughput.soak.run_soak(
         settings, kills=options.kills, seed=options.seed, report=options.report
     )
 
 
 def signals(options: argparse.Namespace, settings: Settings) -> int:
     """Measure precision, recall and false alerts of the four signals on injected behaviour."""
-    return benchmarks.signals.run(
+    return benchmarks.signals.run_signals(
         levels=options.level or [], seeds=options.seed or [], trades=options.trades, report=options.report
     )
 
 
 def fault_matrix(options: argparse.Namespace, settings: Settings) -> int:
     """Run the fault matrix: every scenario in turn; report its outcome and reconcile every trade."""
-    return benchmarks.fault_matrix_run.run(settings, cells=options.scenario, report=options.report)
+    return benchmarks.fault_matrix_run.run_fault_matrix(
+        settings, scenarios=options.scenario, report=options.report
+    )
 
 
 def chaos_campaign(options: argparse.Namespace, settings: Settings) -> int:
     """Inject 100 faults in random order, a quarter in pairs; report kills of live nodes and losses."""
-    return benchmarks.chaos_campaign.run(
+    return benchmarks.chaos_campaign.run_campaign(
         settings, injections=options.injections, seed=options.seed, report=options.report
     )
 
 
 def stall_test(options: argparse.Namespace, settings: Settings) -> int:
     """Stall whole roles and the fleet for 6 to 60 s; only the longest stall may end in a kill."""
-    return benchmarks.stall_test.run(settings, seconds=options.seconds or (), report=options.report)
+    return benchmarks.stall_test.run_stall_test(
+        settings, seconds=options.seconds or (), report=options.report
+    )
 
 
 def mttr(options: argparse.Namespace, settings: Settings) -> int:
     """Measure the mean time to recovery under load, and compare it with starts by hand."""
-    return benchmarks.mttr.run(
+    return benchmarks.mttr.run_repairs(
         settings,
         repairs=options.repairs,
         roles=options.role or (),
@@ -123,19 +127,19 @@ def crash_test(options: argparse.Namespace, settings: Settings) -> int:
     _needs_processes(settings)
     victims = [Victim(name) for name in options.victim or Victim]
     killings = benchmarks.crash_test_plan.plan(steps=options.step or STEPS, victims=victims, all_=options.all)
-    return benchmarks.crash_test.run(settings, killings=killings, report=options.report)
+    return benchmarks.crash_test.run_crash_test(settings, killings=killings, report=options.report)
 
 
 def false_positive_test(options: argparse.Namespace, settings: Settings) -> int:
     """Pause nodes for up to 5 s under load; no recovery may start."""
-    return benchmarks.false_positive_test.run(
+    return benchmarks.false_positive_test.run_false_positive_test(
         settings, minutes=options.minutes, seed=options.seed, report=options.report
     )
 
 
 def release_trials(options: argparse.Namespace, settings: Settings) -> int:
     """Roll out three bad releases; each must be stopped after at most one node."""
-    return benchmarks.release_trials.run(runtime())
+    return benchmarks.release_trials.run_trials(Context.from_environment())
 
 
 def _needs_processes(settings: Settings) -> None:

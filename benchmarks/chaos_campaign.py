@@ -1,8 +1,8 @@
 """``make chaos-campaign``: many injections in seeded random order, a quarter of them two faults at once.
 
-Every cell of the fault matrix that can be made here comes at least once where there are enough injections. Trades flow
-all the time. The report is written after each injection: a campaign that was ended goes on with the same command. The
-order is the seed's, so that the same campaign can be run again.
+Every scenario of the fault matrix that can be made here comes at least once where there are enough injections. Trades
+flow all the time. The report is written after each injection: a campaign that was ended goes on with the same
+command. The order is the seed's, so that the same campaign can be run again.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.fault_matrix import CELLS
 from benchmarks.fault_matrix_run import live_kills_in, unavailable
-from benchmarks.harness import generous, known, machine, screen, write_report
+from benchmarks.harness import load_report, machine, make_console, raised_repair_budget, write_report
 from benchmarks.kill_recorder import recording
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
-from benchmarks.scenario_run import run_cells
-from benchmarks.scenarios import Cell
+from benchmarks.scenario_run import run_scenarios
+from benchmarks.scenarios import Scenario
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import runtime
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -54,69 +54,71 @@ ALONE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """One or two cells that are made at once; ``number`` counts from 1."""
+    """One or two scenarios that are made at once; ``number`` counts from 1."""
 
     number: int
-    cells: tuple[Cell, ...]
+    scenarios: tuple[Scenario, ...]
 
     @property
     def name(self) -> str:
-        return " + ".join(cell.name for cell in self.cells)
+        return " + ".join(scenario.name for scenario in self.scenarios)
 
 
-def plan(cells: Sequence[Cell], fleet: Fleet, seed: int, count: int = INJECTIONS) -> list[Injection]:
+def plan(scenarios: Sequence[Scenario], fleet: Fleet, seed: int, count: int = INJECTIONS) -> list[Injection]:
     """What is injected in which order; the same arguments give the same plan.
 
-    ``count`` injections, of which a PAIRED-th has two cells. All ``cells`` come once, as far as the injections reach,
-    before one comes twice.
+    ``count`` injections, of which a PAIRED-th has two scenarios. All ``scenarios`` come once, as far as the
+    injections reach, before one comes twice.
     """
     chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
     wanted = count + count // PAIRED
-    pool = chance.sample(list(cells), min(len(cells), wanted))
-    again = [cell for cell in cells if can_be_paired(cell)]
+    pool = chance.sample(list(scenarios), min(len(scenarios), wanted))
+    again = [scenario for scenario in scenarios if can_be_paired(scenario)]
     while len(pool) < wanted and again:
         pool += chance.sample(again, min(len(again), wanted - len(pool)))
     pairs, left = _pairs(pool, fleet, count // PAIRED)
-    slots: list[tuple[Cell, ...]] = [*pairs, *((cell,) for cell in left)]
+    slots: list[tuple[Scenario, ...]] = [*pairs, *((scenario,) for scenario in left)]
     chance.shuffle(slots)
     return [Injection(number, slot) for number, slot in enumerate(slots[:count], start=1)]
 
 
-def _pairs(pool: Sequence[Cell], fleet: Fleet, count: int) -> tuple[list[tuple[Cell, ...]], list[Cell]]:
-    """``count`` pairs of cells that go together, as far as there are, and the cells that are left."""
-    left, pairs = list(pool), list[tuple[Cell, ...]]()
-    for cell in pool:
+def _pairs(
+    pool: Sequence[Scenario], fleet: Fleet, count: int
+) -> tuple[list[tuple[Scenario, ...]], list[Scenario]]:
+    """``count`` pairs of scenarios that go together, as far as there are, and the scenarios that are left."""
+    left, pairs = list(pool), list[tuple[Scenario, ...]]()
+    for scenario in pool:
         if len(pairs) == count:
             break
-        if cell not in left or not can_be_paired(cell):
+        if scenario not in left or not can_be_paired(scenario):
             continue
-        other = next((one for one in left if go_together(cell, one, fleet)), None)
+        other = next((one for one in left if go_together(scenario, one, fleet)), None)
         if other is not None:
-            pairs.append((cell, other))
-            left.remove(cell)
+            pairs.append((scenario, other))
+            left.remove(scenario)
             left.remove(other)
     return pairs, left
 
 
-def can_be_paired(cell: Cell) -> bool:
-    """Whether a cell may be one of two: a single node, that recovers without a person."""
-    return len(cell.nodes) == 1 and cell.fault not in ALONE and not (cell.asks or cell.again)
+def can_be_paired(scenario: Scenario) -> bool:
+    """Whether a scenario may be one of two: a single node, that recovers without a person."""
+    return len(scenario.nodes) == 1 and scenario.fault not in ALONE and not (scenario.asks or scenario.again)
 
 
-def go_together(cell: Cell, other: Cell, fleet: Fleet) -> bool:
-    """Whether two cells may be made at once: no cluster has to do with both, so each keeps its designed outcome."""
-    if not (can_be_paired(cell) and can_be_paired(other)):
+def go_together(scenario: Scenario, other: Scenario, fleet: Fleet) -> bool:
+    """Whether two scenarios may be made at once: no cluster has to do with both, so each keeps its designed outcome."""
+    if not (can_be_paired(scenario) and can_be_paired(other)):
         return False
-    return _clusters(cell, fleet).isdisjoint(_clusters(other, fleet))
+    return _clusters(scenario, fleet).isdisjoint(_clusters(other, fleet))
 
 
-def _clusters(cell: Cell, fleet: Fleet) -> set[str]:
+def _clusters(scenario: Scenario, fleet: Fleet) -> set[str]:
     spark = (Role.SPARK_MASTER, Role.SPARK_WORKER)
-    roles = {fleet.node(name).role for name in cell.nodes}
+    roles = {fleet.node(name).role for name in scenario.nodes}
     return {"spark" if role in spark else role.value for role in roles}
 
 
-def run(
+def run_campaign(
     settings: Settings,
     *,
     injections: int = INJECTIONS,
@@ -127,13 +129,13 @@ def run(
 
     Goes on from the report of a campaign that was ended. Raises ChaosStopped when a person stops chaos.
     """
-    console, path = screen(), report or settings.repository / "build" / "chaos-campaign.json"
-    doors = runtime()
-    set_going(doors)
-    left_out = unavailable(doors)
-    cells = [cell for cell in CELLS if cell.fault not in left_out]
-    document = begin(known(path), injections, seed)
-    planned = plan(cells, doors.fleet, document["seed"], injections)
+    console, path = make_console(), report or settings.repository / "build" / "chaos-campaign.json"
+    context = Context.from_environment()
+    unpause_dags(context)
+    left_out = unavailable(context)
+    scenarios = [scenario for scenario in CELLS if scenario.fault not in left_out]
+    document = begin(load_report(path), injections, seed)
+    planned = plan(scenarios, context.fleet, document["seed"], injections)
     document |= {"machine": machine(), "planned": [one.name for one in planned], "not_run": left_out}
     document["injections"] = done = kept(document["injections"], planned)
     console.print(f"seed {document['seed']}: {len(done)} of {len(planned)} injections are in {path}")
@@ -144,16 +146,19 @@ def run(
             console.rule(f"[bold]{injection.number}/{len(planned)} {injection.name}", align="left")
             began, at = time.monotonic(), datetime.now(UTC)
             try:
-                with generous(doors):
-                    rows = run_cells(doors, injection.cells, console, recorder)
+                with raised_repair_budget(context):
+                    rows = run_scenarios(context, injection.scenarios, console, recorder)
             except ChaosStopped:
                 raise
             except (KintsugiError, OSError) as error:  # one injection that can't be judged ends no campaign
-                rows = [{**empty_row(cell), "outcome": f"not judged: {error}"} for cell in injection.cells]
+                rows = [
+                    {**empty_row(scenario), "outcome": f"not judged: {error}"}
+                    for scenario in injection.scenarios
+                ]
             done.append(injection_row(injection, rows, at, time.monotonic() - began))
-            document["summary"] = summary(done, cells)
+            document["summary"] = summary(done, scenarios)
             write_report(path, document)
-            say(console, done[-1])
+            print_row(console, done[-1])
             if all(row["not_begun"] for row in done[-GIVEN_UP_AFTER:]) and len(done) >= GIVEN_UP_AFTER:
                 raise StepFailed(
                     f"{GIVEN_UP_AFTER} injections in a row couldn't be begun; see `make status`, then run this again"
@@ -161,9 +166,9 @@ def run(
     document["account"] = counted = account.summary(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
-    document |= {"finished": True, "summary": summary(done, cells)}
+    document |= {"finished": True, "summary": summary(done, scenarios)}
     write_report(path, document)
-    show(console, document, path)
+    print_campaign(console, document, path)
     return 0 if passed(document["summary"]) and not account.at_fault(counted) else 1
 
 
@@ -206,14 +211,14 @@ def injection_row(injection: Injection, rows: Sequence[Row], at: datetime, secon
     }
 
 
-def summary(done: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> dict[str, Any]:
-    """The figures of the campaign so far. ``cells``: all that can be made here.
+def summary(done: Sequence[Mapping[str, Any]], scenarios: Sequence[Scenario]) -> dict[str, Any]:
+    """The figures of the campaign so far. ``scenarios``: all that can be made here.
 
-    ``live_nodes_killed`` counts a death once, also when both cells of an injection name it; None when some injection
-    wasn't measured.
+    ``live_nodes_killed`` counts a death once, also when both scenarios of an injection name it; None when some
+    injection wasn't measured.
     """
     begun = [row for row in done if not row["not_begun"]]
-    rows = [cell for row in begun for cell in row["cells"]]
+    rows = [scenario for row in begun for scenario in row["cells"]]
     covered = {row["fault"] for row in rows}
     measured = all(row["live_kills"] is not None for row in rows)
     return {
@@ -221,14 +226,16 @@ def summary(done: Sequence[Mapping[str, Any]], cells: Sequence[Cell]) -> dict[st
         "faults": len(rows),
         "two_at_once": sum(len(row["cells"]) > 1 for row in begun),
         "cells_covered": len(covered),
-        "cells_missing": sorted({cell.name for cell in cells} - covered),
+        "cells_missing": sorted({scenario.name for scenario in scenarios} - covered),
         "live_nodes_killed": len({death for row in rows for death in row["live_kills"]})
         if measured
         else None,
         "unrecovered": sum(not row["healed"] for row in rows),
         "incidents_left_open": len({one for row in rows for one in row["open"]}),
-        "lost": sum(max((cell["lost"] or 0 for cell in row["cells"]), default=0) for row in begun),
-        "doubled": sum(max((cell["doubled"] or 0 for cell in row["cells"]), default=0) for row in begun),
+        "lost": sum(max((scenario["lost"] or 0 for scenario in row["cells"]), default=0) for row in begun),
+        "doubled": sum(
+            max((scenario["doubled"] or 0 for scenario in row["cells"]), default=0) for row in begun
+        ),
         "not_as_designed": [f"{row['fault']}: {row['outcome']}" for row in rows if not row["as_designed"]],
         "not_begun": len(done) - len(begun),
     }
@@ -241,18 +248,18 @@ def passed(figures: Mapping[str, Any]) -> bool:
     return not any(figures[name] for name in zero) and not killed and not figures["not_as_designed"]
 
 
-def say(console: Console, row: Mapping[str, Any]) -> None:
+def print_row(console: Console, row: Mapping[str, Any]) -> None:
     """One line when an injection is over."""
-    for cell in row["cells"]:
-        colour = "green" if cell["as_designed"] else "red"
-        killed = live_kills_in(cell) or "not measured"
+    for scenario in row["cells"]:
+        colour = "green" if scenario["as_designed"] else "red"
+        killed = live_kills_in(scenario) or "not measured"
         console.print(
-            f"  [{colour}]{row['number']} {cell['fault']}: {cell['outcome']}[/]; live nodes killed {killed}, "
-            f"lost {cell['lost']}, doubled {cell['doubled']}, {row['seconds']} s"
+            f"  [{colour}]{row['number']} {scenario['fault']}: {scenario['outcome']}[/]; live nodes killed {killed}, "
+            f"lost {scenario['lost']}, doubled {scenario['doubled']}, {row['seconds']} s"
         )
 
 
-def show(console: Console, document: Mapping[str, Any], path: Path) -> None:
+def print_campaign(console: Console, document: Mapping[str, Any], path: Path) -> None:
     """The figures of the whole campaign."""
     figures = document["summary"]
     for line in figures["not_as_designed"]:

@@ -18,17 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.crash_test_plan import Killing, Victim, judge
+from benchmarks.crash_test_plan import Killing, Victim, judge_killing
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
     await_steady_state,
-    followed,
-    generous,
     incidents_since,
-    known,
+    load_report,
     machine,
+    make_console,
+    raised_repair_budget,
     report_path,
-    screen,
+    tail_journal,
     write_report,
 )
 from kintsugi.chaos.registry import FAULTS
@@ -39,10 +39,10 @@ from kintsugi.core.incident import Incident
 from kintsugi.core.processes import carries_marker, kill_owned, owned_pids, signal_if, wait_until
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.environments.local.node_process import read_record
-from kintsugi.installation.unpause import set_going
+from kintsugi.installation.unpause import unpause_dags
 from kintsugi.installation.up import up
 from kintsugi.operations import readiness
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline import synthetic_trade
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.reconcile import summary as account
@@ -62,10 +62,10 @@ TASK_TITLE = b"airflow worker -- "
 
 
 @dataclass
-class Walk:
+class CrashTest:
     """One walk: what it works with, and its report."""
 
-    doors: Runtime
+    context: Context
     console: Console
     path: Path
     asked: Sequence[Killing]
@@ -73,22 +73,22 @@ class Walk:
 
     @property
     def plane(self) -> ControlPlane:
-        return ControlPlane(self.doors.settings)
+        return ControlPlane(self.context.settings)
 
     def do(self, killing: Killing) -> None:
         """One experiment, from the steady state to its row; never raises for what the recovery did wrong."""
-        doors = self.doors
-        await_steady_state(doors, STEADY_DEADLINE_S)
-        others = inits(doors, but=killing.node)
+        context = self.context
+        await_steady_state(context, STEADY_DEADLINE_S)
+        others = inits(context, but=killing.node)
         t0 = datetime.now(UTC)
-        doors.store.record_fault(
+        context.store.record_fault(
             killing.node, kind="power_off", t0=t0, run=f"crash-test {t0.isoformat()}", mode="reset"
         )
         said, killed, trouble = "", 0, None
-        with followed(doors, t0, self.console):
+        with tail_journal(context, t0, self.console):
             try:
-                FAULTS["power_off"].make(doors, [killing.node])
-                said = await_step(doors, killing, t0)
+                FAULTS["power_off"].make(context, [killing.node])
+                said = await_step(context, killing, t0)
                 killed = self.kill(killing.victim)
                 self.console.print(
                     f"  [yellow]{killing.victim.value} killed[/] at {said}: {killed} processes"
@@ -96,16 +96,16 @@ class Walk:
                 if killing.victim is Victim.EVERYTHING:
                     self.boot()
                 elif killing.victim is Victim.AIRFLOW:
-                    trouble = stream_goes_on(doors)
-                await_end(doors, killing.node, t0)
+                    trouble = stream_goes_on(context)
+                await_end(context, killing.node, t0)
             except (KintsugiError, OSError) as error:
                 trouble = str(error)
-        incidents = [] if trouble else incidents_since(doors, t0)
-        why = trouble or (judge(killing, incidents) if killed else "nothing was there to be killed")
+        incidents = [] if trouble else incidents_since(context, t0)
+        why = trouble or (judge_killing(killing, incidents) if killed else "nothing was there to be killed")
         if (
             why is None
             and killing.victim is not Victim.EVERYTHING
-            and inits(doors, but=killing.node) != others
+            and inits(context, but=killing.node) != others
         ):
             why = "another server than the sick one was made anew"
         self.rows[killing.name] = {
@@ -125,21 +125,21 @@ class Walk:
 
     def kill(self, victim: Victim) -> int:
         """SIGKILL that part of the recoverer, by process id and proof of ownership; returns how many were hit."""
-        control = self.doors.settings.control
+        control = self.context.settings.control
         if victim is Victim.WORKER:
-            return sum(_kill(self.doors.settings, pid) for pid in task_processes(control))
+            return sum(_kill(self.context.settings, pid) for pid in task_processes(control))
         if victim is Victim.AIRFLOW:
             parts = [self.plane.status()[name]["pid"] for name in AIRFLOW]
-            return sum(_kill(self.doors.settings, pid) for pid in (*parts, *task_processes(control)))
+            return sum(_kill(self.context.settings, pid) for pid in (*parts, *task_processes(control)))
         if victim is Victim.EVERYTHING:
-            for name in self.doors.fleet.nodes:
-                self.doors.platform().power_off(name)
+            for name in self.context.fleet.nodes:
+                self.context.platform().power_off(name)
             return kill_owned(control)
-        return int(_kill(self.doors.settings, self.plane.status()[victim.value]["pid"]))
+        return int(_kill(self.context.settings, self.plane.status()[victim.value]["pid"]))
 
     def boot(self) -> None:
         """What a machine does when it has its power back."""
-        up(self.doors.settings, self.console)
+        up(self.context.settings, self.console)
 
     def write(self, counted: dict[str, Any] | None = None) -> None:
         """Every row so far; a walk that was ended goes on from there. ``counted``: all trades, at its end."""
@@ -153,22 +153,25 @@ class Walk:
         write_report(self.path, document)
 
 
-def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
+def run_crash_test(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
     """All of these killings, then the account; 0 when each went as designed and nothing is lost or doubled.
 
     One of the same killings that was ended goes on.
     """
-    doors, path = runtime(), report or report_path(settings, "crash-test", old_command="walk")
-    walk = Walk(doors, screen(), path, killings, kept(known(path), killings))
+    context, path = (
+        Context.from_environment(),
+        report or report_path(settings, "crash-test", old_command="walk"),
+    )
+    walk = CrashTest(context, make_console(), path, killings, kept(load_report(path), killings))
     if walk.rows:
         walk.console.print(f"goes on: {len(walk.rows)} are in {path} (to begin again, delete it)")
-    set_going(doors)
-    with generous(doors):
+    unpause_dags(context)
+    with raised_repair_budget(context):
         for number, killing in enumerate(killings, start=1):
             if killing.name in walk.rows:
                 continue
             walk.console.rule(f"[bold]{number}/{len(killings)} {killing.name}", align="left")
-            with live_feed(doors, rows=FEED_ROWS):
+            with live_feed(context, rows=FEED_ROWS):
                 walk.do(killing)
             walk.write()
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
@@ -190,9 +193,9 @@ def kept(before: Mapping[str, Any], killings: Sequence[Killing]) -> dict[str, di
     return {row["name"]: row for row in before["killings"]}
 
 
-def inits(doors: Runtime, *, but: str) -> dict[str, int | None]:
+def inits(context: Context, *, but: str) -> dict[str, int | None]:
     """The process id of every other node's init: a node that was made anew has another."""
-    records = {name: read_record(doors.settings, name) for name in doors.fleet.nodes if name != but}
+    records = {name: read_record(context.settings, name) for name in context.fleet.nodes if name != but}
     return {name: record.pid if record else None for name, record in records.items()}
 
 
@@ -219,11 +222,11 @@ def _kill(settings: Settings, pid: int) -> bool:
     )
 
 
-def await_step(doors: Runtime, killing: Killing, t0: datetime) -> str:
+def await_step(context: Context, killing: Killing, t0: datetime) -> str:
     """Wait until the step has begun in the journal of the node's incident; returns the journal's last line then."""
     until = time.monotonic() + STEP_DEADLINE_S
     while time.monotonic() < until:
-        for incident in incidents_since(doors, t0):
+        for incident in incidents_since(context, t0):
             if incident.node == killing.node and begun(incident, killing.step):
                 last = incident.entries[-1]
                 return f"{last.step}: {last.message[:100]}"
@@ -236,26 +239,29 @@ def begun(incident: Incident, step: str) -> bool:
     return any(entry.step == step for entry in incident.entries)
 
 
-def await_end(doors: Runtime, node: str, t0: datetime) -> None:
+def await_end(context: Context, node: str, t0: datetime) -> None:
     """Wait until no incident since the fault is open and the node is redundant; raises StepFailed at the deadline."""
 
     def ended() -> bool:
         with suppress(KintsugiError):  # Postgres may have been killed too
-            incidents = incidents_since(doors, t0)
+            incidents = incidents_since(context, t0)
             if not incidents or any(one.closed_at is None for one in incidents):
                 return False
-            return asyncio.run(readiness.missing(doors.fleet, doors.fleet.node(node), stream=True)) is None
+            return (
+                asyncio.run(readiness.readiness_gap(context.fleet, context.fleet.node(node), stream=True))
+                is None
+            )
         return False
 
     if not wait_until(ended, HEALED_DEADLINE_S, pause=0.5):
         raise StepFailed(f"{node} isn't healed, or its incident not closed, {HEALED_DEADLINE_S:.0f} s after")
 
 
-def stream_goes_on(doors: Runtime) -> str | None:
+def stream_goes_on(context: Context) -> str | None:
     """Why the stream doesn't go on while Airflow is down; None when a trade sent to Kafka reached Cassandra."""
     try:
-        trade = synthetic_trade.send_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
-        nodes = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
+        trade = synthetic_trade.send_synthetic_trade_to_kafka(context.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
+        nodes = [node.address for node in context.fleet.of(Role.CASSANDRA)]
         synthetic_trade.await_arrival(
             lambda: connected(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
         )

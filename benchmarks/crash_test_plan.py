@@ -68,7 +68,7 @@ def plan(
     return found
 
 
-def judge(killing: Killing, incidents: Sequence[Incident]) -> str | None:
+def judge_killing(killing: Killing, incidents: Sequence[Incident]) -> str | None:
     """Why the incidents since the fault aren't as designed, None when they are.
 
     The sick node has one incident, healed, in which it was rebuilt once. Another node has none with an act in it,

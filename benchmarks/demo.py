@@ -21,7 +21,7 @@ from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.installation.sign_in import sign_in
 from kintsugi.installation.unpause import watches
 from kintsugi.installation.up import up
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 from kintsugi.pipeline.stream_lag import snapshot
@@ -42,7 +42,7 @@ LIVE_ROWS = 1_500  # trades of a part file
 LIVE_PERIOD_S = 5.0
 
 
-def run(
+def run_demo(
     settings: Settings, *, trades: int = TRADES, victims: Sequence[str] = VICTIMS, report: Path | None = None
 ) -> int:
     """The demo from the command line; 0 when the nodes healed and the account balances."""
@@ -68,19 +68,19 @@ class Demo:
         started = time.monotonic()
         with self.step("control plane and fleet"):
             up(self.settings, self.console)
-        doors, airflow = runtime(), ControlPlane(self.settings).airflow
+        context, airflow = Context.from_environment(), ControlPlane(self.settings).airflow
         with self.step("a sample trading day into S3"):
-            self.upload_day(doors)
+            self.upload_day(context)
         with self.step("DAGs: baseline, ingest, stream, and a watch for every node"):
-            airflow.unpause(*FIRST_DAGS, *watches(doors.fleet))
+            airflow.unpause(*FIRST_DAGS, *watches(context.fleet))
         with self.step("the baseline: what is usual, from the day before"):
             self.await_baseline(airflow)
         with self.step("trades flow from S3 to Cassandra"):
             airflow.unpause(INGEST_DAG)
-            self.await_flow(doors)
+            self.await_flow(context)
         airflow.unpause("watch_flow")  # not before: a stream that starts for the first time needs no watch
-        with live_feed(doors):
-            recoveries = [self.break_and_heal(doors, name) for name in victims]
+        with live_feed(context):
+            recoveries = [self.break_and_heal(context, name) for name in victims]
         with self.step("the account"):
             counted = reconcile_when_quiet(self.settings, deadline_s=120)
         airflow.unpause(DRIFT_DAG)
@@ -103,11 +103,11 @@ class Demo:
         self.steps[name] = round(time.monotonic() - started, 1)
         self.console.print(f"[green]✓[/] {name} [dim]{self.steps[name]:.1f} s")
 
-    def upload_day(self, doors: Runtime) -> None:
+    def upload_day(self, context: Context) -> None:
         """Generate the seeded day and put it into S3; the same file again is no new object to the ledger."""
         out = self.report.parent / "sample"
         made = generate_day(out, day=DAY, seed=SEED, trades=self.trades, parts=2, bad_rows=BAD_ROWS)
-        s3 = doors.s3()
+        s3 = context.s3()
         for path in (*made.eod_files, *made.trade_files):
             key = path.relative_to(out).as_posix()
             s3.upload_file(str(path), BUCKET, key)
@@ -127,11 +127,11 @@ class Demo:
             if not wait_until(built, deadline_s, pause=0.5):
                 raise StepFailed(f"no baseline after {deadline_s:.0f} s; look at {BASELINE_DAG} in Airflow")
 
-    def await_flow(self, doors: Runtime, deadline_s: float = 240) -> None:
+    def await_flow(self, context: Context, deadline_s: float = 240) -> None:
         """Wait until the day's files are ingested and the stream has stored them."""
         until = time.monotonic() + deadline_s
         with self.console.status("waiting for the first trades") as status:
-            while (waiting := still_waiting(doors)) is not None:
+            while (waiting := still_waiting(context)) is not None:
                 if time.monotonic() > until:
                     raise StepFailed(
                         f"trades don't flow after {deadline_s:.0f} s: {waiting}; see `make status`"
@@ -139,12 +139,12 @@ class Demo:
                 status.update(waiting)
                 time.sleep(1)
 
-    def break_and_heal(self, doors: Runtime, name: str, standstill_s: float = 300) -> dict[str, Any]:
+    def break_and_heal(self, context: Context, name: str, standstill_s: float = 300) -> dict[str, Any]:
         """Pull one node's plug, volume included, and print its incident as it unfolds; returns its figures."""
         with self.step(f"pull the plug of {name}, its volume too"):
-            t0 = experiment.pull_plug(doors, name, run="demo", lose_volume=True)
-            self.follow(doors, name, datetime.fromisoformat(t0), standstill_s)
-            figures = experiment.wait_for_healing(doors, name, t0, deadline_s=30)
+            t0 = experiment.pull_plug(context, name, run="demo", lose_volume=True)
+            self.follow(context, name, datetime.fromisoformat(t0), standstill_s)
+            figures = experiment.wait_for_recovery(context, name, t0, deadline_s=30)
         phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in figures["phases"].items())
         self.console.print(
             f"  detected after [bold]{figures['detected_s']} s[/], serving again after "
@@ -153,14 +153,14 @@ class Demo:
         )
         return {**figures, "fault": "volume_lost"}
 
-    def follow(self, doors: Runtime, name: str, since: datetime, standstill_s: float) -> None:
+    def follow(self, context: Context, name: str, since: datetime, standstill_s: float) -> None:
         """Print each new line of the node's incident until it is closed; a slow machine may take its time.
 
         Raises StepFailed when nothing new has stood there for so long.
         """
         shown, until = 0, time.monotonic() + standstill_s
         while time.monotonic() < until:
-            incident = experiment.incident_since(doors, name, since)
+            incident = experiment.incident_since(context, name, since)
             if incident is not None:
                 for entry in incident.entries[shown:]:
                     if "mark" not in entry.data or entry.data["mark"] == "failed":
@@ -203,9 +203,9 @@ class Demo:
         )
 
 
-def still_waiting(doors: Runtime) -> str | None:
+def still_waiting(context: Context) -> str | None:
     """What the flow still waits for, as a sentence; None when all that lies in S3 is stored."""
-    now = snapshot(doors.settings)
+    now = snapshot(context.settings)
     if now.pending:
         return f"{now.pending} files to ingest"
     if now.lag is None:
@@ -215,7 +215,7 @@ def still_waiting(doors: Runtime) -> str | None:
 
 @contextmanager
 def live_feed(
-    doors: Runtime, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S
+    context: Context, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S
 ) -> Iterator[list[FileKey]]:
     """Keep trades coming into S3, a part file of ``rows`` trades each ``period_s`` seconds, while the block runs.
 
@@ -230,7 +230,7 @@ def live_feed(
     fed: list[FileKey] = []
 
     def feed() -> None:
-        s3, due, part = doors.s3(), time.monotonic() + period_s, None
+        s3, due, part = context.s3(), time.monotonic() + period_s, None
         while not stop.wait(due - time.monotonic()):
             part = part or next(parts)
             with suppress(BotoCoreError, ClientError):  # while S3 is away the part waits

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.demo import live_feed
-from benchmarks.harness import await_steady_state, machine, report_path, screen, write_report
+from benchmarks.harness import await_steady_state, machine, make_console, report_path, write_report
 from kintsugi.chaos import janitor, switch
 from kintsugi.core.fleet import Fleet
 from kintsugi.core.incident import Incident
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -59,63 +59,63 @@ def repairs(incidents: Sequence[Incident]) -> list[Incident]:
     return [one for one in incidents if one.acted]
 
 
-def run(
+def run_false_positive_test(
     settings: Settings, *, minutes: float = MINUTES, seed: int | None = None, report: Path | None = None
 ) -> int:
     """All of it, then the account; 0 when no repair was begun and nothing is lost or doubled."""
-    console = screen()
+    console = make_console()
     path = report or report_path(settings, "false-positive-test", old_command="calm")
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
-    doors = runtime()
-    set_going(doors)
-    await_steady_state(doors)
+    context = Context.from_environment()
+    unpause_dags(context)
+    await_steady_state(context)
     console.print(f"seed {seed}: {minutes:.0f} minutes, {FEED_ROWS / FEED_PERIOD_S:.0f} trades a second")
     began = datetime.now(UTC)
     document: dict[str, Any] = {"machine": machine(), "seed": seed, "began": began.isoformat(), "pauses": []}
-    with live_feed(doors, rows=FEED_ROWS, period_s=FEED_PERIOD_S):
-        for pause in injected(doors, seed, minutes * 60):
+    with live_feed(context, rows=FEED_ROWS, period_s=FEED_PERIOD_S):
+        for pause in injected(context, seed, minutes * 60):
             document["pauses"].append(asdict(pause))
-            document |= told(doors, began)
+            document |= progress_document(context, began)
             write_report(path, document)
-            say(console, document)
-    document |= told(doors, began)
+            print_outcome(console, document)
+    document |= progress_document(context, began)
     document["account"] = counted = account.summary(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
     write_report(path, document)
-    say(console, document)
+    print_outcome(console, document)
     for story in document["repairs"]:
         console.print(f"[red]{story['id']} was repaired: {', '.join(story['attempts'])}; {story['reason']}")
     console.print(f"{account.said(counted)}; see {path}")
     return 1 if document["repairs"] or account.at_fault(counted) else 0
 
 
-def injected(doors: Runtime, seed: int, seconds: float) -> Iterator[Pause]:
+def injected(context: Context, seed: int, seconds: float) -> Iterator[Pause]:
     """Make each pause at its time and give it back when it is over; ends after ``seconds``.
 
     A node is let go on whatever happens: by the janitor when this process is killed. Raises ChaosStopped.
     """
-    began, platform = time.monotonic(), doors.platform()
+    began, platform = time.monotonic(), context.platform()
     longest_s = PAUSES_S[1] + 30.0
-    for pause in pauses(doors.fleet, seed):
+    for pause in pauses(context.fleet, seed):
         if pause.at_s + pause.seconds > seconds:
             break
         time.sleep(max(0.0, began + pause.at_s - time.monotonic()))
-        switch.check(doors.store)
-        record = janitor.register(doors.settings, "paused", (pause.node,), longest_s)
+        switch.check_not_stopped(context.store)
+        record = janitor.register_fault(context.settings, "paused", (pause.node,), longest_s)
         try:
             platform.suspend(pause.node)
             time.sleep(pause.seconds)
         finally:
             platform.resume(pause.node)
-            janitor.forget(doors.settings, record)
+            janitor.forget_fault(context.settings, record)
         yield pause
     time.sleep(max(0.0, began + seconds - time.monotonic()))
 
 
-def told(doors: Runtime, began: datetime) -> dict[str, Any]:
+def progress_document(context: Context, began: datetime) -> dict[str, Any]:
     """How long it has lasted, the incidents since it began, and those of them that were repairs."""
-    incidents = [one for one in doors.store.incidents(1000) if one.detected_at >= began]
+    incidents = [one for one in context.store.incidents(1000) if one.detected_at >= began]
     return {
         "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
         "incidents": len(incidents),
@@ -123,7 +123,7 @@ def told(doors: Runtime, began: datetime) -> dict[str, Any]:
     }
 
 
-def say(console: Console, document: dict[str, Any]) -> None:
+def print_outcome(console: Console, document: dict[str, Any]) -> None:
     """A line of progress."""
     made = document["pauses"]
     last = f", last {made[-1]['node']} for {made[-1]['seconds']} s" if made else ""

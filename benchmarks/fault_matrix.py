@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from benchmarks.scenarios import BACK_BY_ITSELF, DEAD, ON_ITS_DISK, REBUILT, Cell, Pages, one_each
+from benchmarks.scenarios import BACK_BY_ITSELF, DEAD, ON_ITS_DISK, REBUILT, ExpectedPages, Scenario, one_each
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
-from kintsugi.recovery.diagnosis import Verdict
-from kintsugi.recovery.guards import Gate
+from kintsugi.recovery.diagnosis import FailureMode
+from kintsugi.recovery.guards import Guard
 
-_V, _A = Verdict, Action
+_V, _A = FailureMode, Action
 
 EACH_ROLE = ("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1")
 STATEFUL = ("kafka-2", "cassandra-2")
@@ -26,12 +26,12 @@ FLEET = (
     "spark-master-1", "spark-worker-1", "spark-worker-2",
 )  # fmt: skip
 
-# More of a role fail at once than it can spare: that is what these cells are about.
-BEYOND_SPARE = frozenset({Gate.COPIES, Gate.BREAKER})
+# More of a role fail at once than it can spare: that is what these scenarios are about.
+BEYOND_SPARE = frozenset({Guard.COPIES, Guard.BREAKER})
 
-SERVER_CELLS: Sequence[Cell] = (
+SERVER_CELLS: Sequence[Scenario] = (
     *one_each("process_killed", EACH_ROLE, BACK_BY_ITSELF, actions=frozenset({_A.RESTART})),
-    Cell("driver_killed", ("spark-master-1",), BACK_BY_ITSELF, incident=False),
+    Scenario("driver_killed", ("spark-master-1",), BACK_BY_ITSELF, incident=False),
     *one_each("sshd_killed", ("kafka-3", "cassandra-3", *SPARK), frozenset(), incident=False),
     *one_each("paused", (*STATEFUL, *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
     *one_each("slow", ("kafka-3", "cassandra-3", *SPARK), frozenset({_V.FALSE_ALARM}), incident=False),
@@ -52,28 +52,28 @@ SERVER_CELLS: Sequence[Cell] = (
     *one_each("disk_full", STATEFUL, frozenset({_V.DISK_FULL, *BACK_BY_ITSELF}), actions=REBUILT, must=REBUILT),
     *one_each("clock_wrong", STATEFUL, frozenset({_V.CLOCK_WRONG, *BACK_BY_ITSELF}), actions=frozenset({_A.RESTART}),
           must=frozenset({_A.RESTART}), may_kill_serving=True, deadline_s=300),
-    Cell("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
+    Scenario("corrupt_log", ("kafka-3",), frozenset({_V.MISCONFIGURED, *BACK_BY_ITSELF}), actions=LADDER),
     # It says so itself, once it has tried to start: a restart, or a new node on the same disk, would read the same.
-    Cell("corrupt_log", ("cassandra-3",), frozenset({_V.DATA_DAMAGED, *BACK_BY_ITSELF}), actions=REBUILT,
+    Scenario("corrupt_log", ("cassandra-3",), frozenset({_V.DATA_DAMAGED, *BACK_BY_ITSELF}), actions=REBUILT,
          must=REBUILT, deadline_s=300),
     # It starts without what it couldn't read, and its ranges are compared with its replicas.
-    Cell("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+    Scenario("corrupt_entry", ("cassandra-2",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          says="was repaired with its replicas"),
     *one_each("tail_lost", STATEFUL, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
-    Cell("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
-    Cell("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+    Scenario("storage_away", ("kafka-1",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Scenario("process_killed", ("kafka-1", "kafka-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          waives=BEYOND_SPARE),
-    Cell("process_killed", ("cassandra-1", "cassandra-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+    Scenario("process_killed", ("cassandra-1", "cassandra-2"), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
          waives=BEYOND_SPARE),
-    Cell("power_off", ("kafka-1", "kafka-2"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+    Scenario("power_off", ("kafka-1", "kafka-2"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
          waives=BEYOND_SPARE),
-    Cell("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+    Scenario("power_off", ("cassandra-2", "cassandra-3"), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
          waives=BEYOND_SPARE),
-    Cell("volume_lost", ("cassandra-2", "cassandra-3"), DEAD, actions=REBUILT, must=REBUILT, asks=True,
-         says="approved the recovery", pages=Pages.MUST, waives=BEYOND_SPARE),
-    Cell("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
-    Cell("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
-    Cell("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480,
+    Scenario("volume_lost", ("cassandra-2", "cassandra-3"), DEAD, actions=REBUILT, must=REBUILT, asks=True,
+         says="approved the recovery", pages=ExpectedPages.MUST, waives=BEYOND_SPARE),
+    Scenario("volume_lost", ("kafka-2", "cassandra-1"), DEAD, actions=REBUILT, must=REBUILT),
+    Scenario("volume_lost", ("kafka-1",), DEAD, actions=REBUILT, must=REBUILT, again=True, deadline_s=300),
+    Scenario("power_off", FLEET, DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, deadline_s=480,
          waives=BEYOND_SPARE),
 )  # fmt: skip
 
@@ -83,50 +83,56 @@ SERVER_CELLS: Sequence[Cell] = (
 # or its peers hear it, so it is never killed, whatever our own probes say. Whether an incident is opened, and how it is
 # called, is left open; it has to end by itself, or with a page.
 
-ANY = frozenset(Verdict)
+ANY = frozenset(FailureMode)
 KAFKA = tuple(name for name in FLEET if name.startswith("kafka"))
 CASSANDRA = tuple(name for name in FLEET if name.startswith("cassandra"))
 WORKERS = tuple(name for name in FLEET if name.startswith("spark-worker"))
 
 
-def _left_alone(fault: str, *groups: tuple[str, ...], pages: Pages = Pages.NONE) -> list[Cell]:
-    """Cells in which nothing may be done to any server; a group of several nodes fails at once."""
-    waives = {group: BEYOND_SPARE if len(group) > 1 else frozenset[Gate]() for group in groups}
-    return [Cell(fault, group, ANY, incident=False, pages=pages, waives=waives[group]) for group in groups]
+def _left_alone(
+    fault: str, *groups: tuple[str, ...], pages: ExpectedPages = ExpectedPages.NONE
+) -> list[Scenario]:
+    """Scenarios in which nothing may be done to any server; a group of several nodes fails at once."""
+    waives = {group: BEYOND_SPARE if len(group) > 1 else frozenset[Guard]() for group in groups}
+    return [
+        Scenario(fault, group, ANY, incident=False, pages=pages, waives=waives[group]) for group in groups
+    ]
 
 
 def _singly(*names: str) -> list[tuple[str, ...]]:
     return [(name,) for name in names]
 
 
-GRAY_CELLS: Sequence[Cell] = (
+GRAY_CELLS: Sequence[Scenario] = (
     *_left_alone("network_reject", *_singly("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-1"),
-                 pages=Pages.MAY),
+                 pages=ExpectedPages.MAY),
     *_left_alone("network_drop", *_singly("kafka-2", "cassandra-2", "spark-master-1", "spark-worker-2"),
-                 pages=Pages.MAY),
+                 pages=ExpectedPages.MAY),
     *_left_alone("network_one_way", *_singly("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-1"),
-                 pages=Pages.MAY),
+                 pages=ExpectedPages.MAY),
     *_left_alone("network_delay", *_singly("kafka-1", "cassandra-1", "spark-master-1", "spark-worker-2")),
     *_left_alone("network_loss", *_singly("kafka-2", "cassandra-2", "spark-master-1", "spark-worker-1")),
     *_left_alone("slow_disk", *_singly("kafka-3", "cassandra-3", "spark-master-1", "spark-worker-2")),
     # As long as a storage that stalls: all come back by themselves, so none is killed.
-    *_left_alone("stalled", KAFKA, CASSANDRA, ("spark-master-1",), WORKERS, pages=Pages.MAY),
-    *_left_alone("hosts_stalled", FLEET, pages=Pages.MAY),
-    *_left_alone("starved", FLEET, pages=Pages.MAY),
+    *_left_alone("stalled", KAFKA, CASSANDRA, ("spark-master-1",), WORKERS, pages=ExpectedPages.MAY),
+    *_left_alone("hosts_stalled", FLEET, pages=ExpectedPages.MAY),
+    *_left_alone("starved", FLEET, pages=ExpectedPages.MAY),
     # The platform has the disk, so an empty one never takes its place: a new node finds the old disk mounted.
     *one_each("volume_unmounted", STATEFUL, ANY, actions=frozenset({_A.RESTART, _A.REBUILD_NODE}), must=ON_ITS_DISK,
-              pages=Pages.MAY, deadline_s=300),
+              pages=ExpectedPages.MAY, deadline_s=300),
     # The repair ends while S3 still hangs; the archive of its logs is left out or comes later.
-    Cell("s3_hangs", ("kafka-2",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
+    Scenario("s3_hangs", ("kafka-2",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK),
     # The failure is the control plane's own. It never escalates to an empty disk, and ends when there is room again.
-    Cell("control_disk_full", ("cassandra-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, pages=Pages.MAY,
-         deadline_s=300),
-    Cell("postgres_killed", ("kafka-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK, pages=Pages.MAY, deadline_s=300),
+    Scenario("control_disk_full", ("cassandra-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+             pages=ExpectedPages.MAY, deadline_s=300),
+    Scenario("postgres_killed", ("kafka-3",), DEAD, actions=ON_ITS_DISK, must=ON_ITS_DISK,
+             pages=ExpectedPages.MAY, deadline_s=300),
     # Its init starts it again each time, and nobody would ever know: the pattern is a page.
-    Cell("crash_loop", ("spark-worker-1",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}), pages=Pages.MUST),
+    Scenario("crash_loop", ("spark-worker-1",), BACK_BY_ITSELF, actions=frozenset({_A.RESTART}),
+             pages=ExpectedPages.MUST),
 )  # fmt: skip
 
-CELLS: Sequence[Cell] = (*SERVER_CELLS, *GRAY_CELLS)
+CELLS: Sequence[Scenario] = (*SERVER_CELLS, *GRAY_CELLS)
 
 
 _NO_LOG = "it starts from no log of its own"
@@ -138,7 +144,7 @@ _NO_NEED = "what a Spark node has on its disk it can do without"
 _ONE_CONTROL_PLANE = "what a repair wants of the control plane is the same for every role"
 _ONE_INIT = "every role's service has the same init, which starts it again"
 _OF_SPARK = (Role.SPARK_MASTER, Role.SPARK_WORKER)
-# Why a fault has no cell for a role; the report has it as not run.
+# Why a fault has no scenario for a role; the report has it as not run.
 NOT_MADE: Mapping[tuple[str, Role], str] = {
     **dict.fromkeys(product(("corrupt_log", "corrupt_entry", "tail_lost"), _OF_SPARK), _NO_LOG),
     **dict.fromkeys(product(("disk_full",), _OF_SPARK), _SERVES_FULL),

@@ -1,4 +1,4 @@
-"""``make fault-matrix``: run the scenarios of the fault matrix one after another, with trades flowing.
+"""``make fault-matrix``: run the scenarios of the fault matrix one scenario after another, with trades flowing.
 
 Each scenario begins in the steady state and ends with an account of the trades that came in meanwhile. The run ends
 with that of all trades there are, whenever they came, and of what is added up from them. Results are written after
@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.fault_matrix import CELLS, NOT_MADE, NOT_MADE_ANYWHERE
-from benchmarks.harness import generous, known, machine, report_path, screen, write_report
+from benchmarks.harness import (
+    load_report,
+    machine,
+    make_console,
+    raised_repair_budget,
+    report_path,
+    write_report,
+)
 from benchmarks.kill_recorder import recording
 from benchmarks.scenario_report import NOT_BEGUN, Row
-from benchmarks.scenario_run import run_cells
-from benchmarks.scenarios import Cell
+from benchmarks.scenario_run import run_scenarios
+from benchmarks.scenarios import Scenario
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -32,45 +39,51 @@ if TYPE_CHECKING:
 WHOLE_ACCOUNT_DEADLINE_S = 900.0
 
 
-def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
-    """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
-    console = screen()
+def run_fault_matrix(settings: Settings, *, scenarios: Sequence[str] = (), report: Path | None = None) -> int:
+    """Run the named scenarios, or all; 0 when every one went as designed and nothing is lost or doubled."""
+    console = make_console()
     report = report or report_path(settings, "fault-matrix", old_command="faults")
-    chosen = chosen_cells(cells)
-    doors = runtime()
-    set_going(doors)
-    before = known(report)
-    rows, goes_on = kept(before, whole=not cells)
-    left_out = unavailable(doors)
-    chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
+    chosen = chosen_scenarios(scenarios)
+    context = Context.from_environment()
+    unpause_dags(context)
+    before = load_report(report)
+    rows, goes_on = kept(before, whole=not scenarios)
+    left_out = unavailable(context)
+    chosen = [
+        scenario
+        for scenario in chosen
+        if scenario.fault not in left_out and not (goes_on and scenario.name in rows)
+    ]
     if goes_on:
         console.print(
             f"goes on with the run that was ended: {len(rows)} scenarios are in {report}, {len(chosen)} are left "
             "(to begin again, delete it)"
         )
-    finished = bool(cells) and before.get("finished", True)  # a few cells don't make an ended run whole
-    write(report, rows, left_out, finished=finished)
+    finished = bool(scenarios) and before.get(
+        "finished", True
+    )  # a few scenarios don't make an ended run whole
+    write_report_so_far(report, rows, left_out, finished=finished)
     with recording(report.with_suffix(".deaths.jsonl"), settings) as recorder:
-        for number, cell in enumerate(chosen, start=1):
-            console.rule(f"[bold]{number}/{len(chosen)} {cell.name}", align="left")
-            console.print(f"  {', '.join(cell.nodes)}: {FAULTS[cell.fault].what}")
-            with generous(doors):
-                (row,) = run_cells(doors, [cell], console, recorder)
-            rows[cell.name] = row
-            write(report, rows, left_out, finished=finished)
-            say(console, row)
-    show(console, rows, left_out)
+        for number, scenario in enumerate(chosen, start=1):
+            console.rule(f"[bold]{number}/{len(chosen)} {scenario.name}", align="left")
+            console.print(f"  {', '.join(scenario.nodes)}: {FAULTS[scenario.fault].what}")
+            with raised_repair_budget(context):
+                (row,) = run_scenarios(context, [scenario], console, recorder)
+            rows[scenario.name] = row
+            write_report_so_far(report, rows, left_out, finished=finished)
+            print_row(console, row)
+    print_matrix(console, rows, left_out)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=WHOLE_ACCOUNT_DEADLINE_S))
-    write(report, rows, left_out, counted, finished=finished or not cells)
+    write_report_so_far(report, rows, left_out, counted, finished=finished or not scenarios)
     console.print(f"All trades: {account.said(counted)}; see {report}")
     as_designed = all(row["as_designed"] and not row["lost"] and not row["doubled"] for row in rows.values())
     return 0 if as_designed and not account.at_fault(counted) else 1
 
 
 def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str, Any]], bool]:
-    """The rows of the report ``before`` that stay, by cell, and whether a run of the whole table goes on from them.
+    """The rows of the report ``before`` that stay, by scenario, and whether a run of the whole table goes on from them.
 
-    It goes on from one that was ended, but for cells that couldn't be begun, and else begins with none.
+    It goes on from one that was ended, but for scenarios that couldn't be begun, and else begins with none.
     """
     rows = {row["fault"]: row for row in before.get("cells", ())}
     if not whole:
@@ -81,26 +94,26 @@ def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str,
     return begun, bool(begun)
 
 
-def chosen_cells(names: Sequence[str]) -> list[Cell]:
-    """The cells of these names (a fault's name stands for all its cells), all without names; raises InputError."""
-    known = {cell.name for cell in CELLS} | {cell.fault for cell in CELLS}
+def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
+    """The scenarios of these names (a fault's name: all of its), all without names; raises InputError."""
+    known = {scenario.name for scenario in CELLS} | {scenario.fault for scenario in CELLS}
     for name in names:
         if name not in known:
             raise InputError(
                 f"there is no scenario {name!r} in the fault matrix; there are: {', '.join(sorted(known))}"
             )
-    return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
+    return [scenario for scenario in CELLS if not names or scenario.name in names or scenario.fault in names]
 
 
-def unavailable(doors: Runtime) -> dict[str, str]:
-    """What isn't run, and why: faults that can't be made on this machine, and those that have no cell for a role."""
-    reasons = {fault.kind: fault.unavailable(doors) for fault in FAULTS.values()}
+def unavailable(context: Context) -> dict[str, str]:
+    """What isn't run, and why: faults that can't be made here, and those that have no scenario for a role."""
+    reasons = {fault.kind: fault.unavailable(context) for fault in FAULTS.values()}
     made_nowhere = {kind: why for kind, why in reasons.items() if why is not None}
     made_nowhere |= NOT_MADE_ANYWHERE
     return made_nowhere | {f"{fault}:{role.value}": why for (fault, role), why in NOT_MADE.items()}
 
 
-def write(
+def write_report_so_far(
     report: Path,
     rows: dict[str, dict[str, Any]],
     not_run: Mapping[str, str],
@@ -108,7 +121,7 @@ def write(
     *,
     finished: bool,
 ) -> None:
-    """Every cell so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades.
+    """Every scenario so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades.
 
     ``finished``: whether the whole table was run.
     """
@@ -122,8 +135,8 @@ def write(
     write_report(report, document)
 
 
-def say(console: Console, row: dict[str, Any]) -> None:
-    """One line when a cell is over."""
+def print_row(console: Console, row: dict[str, Any]) -> None:
+    """One line when a scenario is over."""
     colour = "green" if row["as_designed"] else "red"
     killed = live_kills_in(row) or "not measured"
     console.print(
@@ -136,7 +149,7 @@ def live_kills_in(row: Row) -> str:
     return "" if row.get("live_kills") is None else str(len(row["live_kills"]))
 
 
-def show(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
+def print_matrix(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
     """The table, for people."""
     from rich.table import Table
 

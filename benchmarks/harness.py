@@ -18,13 +18,13 @@ from kintsugi.chaos import guard
 from kintsugi.chaos.experiment import check_steady_state
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.incident import Incident
 from kintsugi.core.settings import Settings
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.recovery.guard_evaluation import LIMITS
-from kintsugi.recovery.guards import Gate
+from kintsugi.recovery.guards import Guard
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
-def known(path: Path) -> dict[str, Any]:
+def load_report(path: Path) -> dict[str, Any]:
     """The report that is there; empty when there is none that can be read."""
     try:
         document: dict[str, Any] = json.loads(path.read_text())
@@ -65,20 +65,20 @@ def write_report(path: Path, document: Mapping[str, Any] | Sequence[Mapping[str,
     fresh.replace(path)
 
 
-def screen() -> Console:
+def make_console() -> Console:
     """Where a run tells what happens; wide enough for its tables also where no terminal says how wide it is."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) -> None:
+def await_steady_state(context: Context, deadline_s: float = STEADY_DEADLINE_S) -> None:
     """Wait until every node answers and no incident is open; raises StepFailed with what isn't well."""
     until = time.monotonic() + deadline_s
     while True:
         try:
-            check_steady_state(doors)
-        except Refused as refusal:
+            check_steady_state(context)
+        except GuardRefused as refusal:
             if time.monotonic() > until:
                 raise StepFailed(f"no steady state after {deadline_s:.0f} s: {refusal}") from refusal
             time.sleep(1)
@@ -87,23 +87,23 @@ def await_steady_state(doors: Runtime, deadline_s: float = STEADY_DEADLINE_S) ->
 
 
 def await_allowed(
-    doors: Runtime,
+    context: Context,
     kind: str,
     names: Sequence[str],
-    waives: Collection[Gate] = frozenset(),
+    waives: Collection[Guard] = frozenset(),
     deadline_s: float = ALLOWED_DEADLINE_S,
 ) -> None:
-    """Ask the guards of chaos until they allow this fault; raises their last Refused at the deadline, or ChaosStopped.
+    """Ask the guards of chaos until they allow this fault. Raises the last GuardRefused at the deadline; ChaosStopped.
 
     What an earlier fault left behind, such as a repair of replicas that goes on, is over after some minutes.
     """
     until = time.monotonic() + deadline_s
     while True:
         try:
-            guard.check(doors, FAULTS[kind], names, waives)
+            guard.check_guards(context, FAULTS[kind], names, waives)
         except ChaosStopped:
             raise
-        except Refused:
+        except GuardRefused:
             if time.monotonic() > until:
                 raise
             time.sleep(2)
@@ -112,27 +112,27 @@ def await_allowed(
 
 
 @contextmanager
-def generous(doors: Runtime) -> Iterator[None]:
+def raised_repair_budget(context: Context) -> Iterator[None]:
     """A repair budget that lets a whole series through; it ends with the block, or hours later if that is killed."""
     until = datetime.now(UTC) + GENEROUS_FOR
     budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
-    before = doors.store.desired(LIMITS)
-    doors.store.set_desired(LIMITS, budget)
+    before = context.store.desired(LIMITS)
+    context.store.set_desired(LIMITS, budget)
     try:
         yield
     finally:
-        doors.store.set_desired(LIMITS, before.value if before else {})
+        context.store.set_desired(LIMITS, before.value if before else {})
 
 
-def incidents_since(doors: Runtime, t0: datetime) -> list[Incident]:
+def incidents_since(context: Context, t0: datetime) -> list[Incident]:
     """All incidents that began after the fault, oldest first."""
-    found = [one for one in doors.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
+    found = [one for one in context.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
     return sorted(found, key=lambda one: one.detected_at)
 
 
-def pages_since(doors: Runtime, since: datetime) -> dict[str, str]:
+def pages_since(context: Context, since: datetime) -> dict[str, str]:
     """Title and text of every page that was written since then (UTC), by its key; none before the watchdog ever ran."""
-    with doors.store.transaction() as connection:
+    with context.store.transaction() as connection:
         known = connection.execute("SELECT to_regclass('outbox') AS name").fetchone()
         if known is None or known["name"] is None:
             return {}
@@ -143,7 +143,7 @@ def pages_since(doors: Runtime, since: datetime) -> dict[str, str]:
 
 
 @contextmanager
-def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
+def tail_journal(context: Context, t0: datetime, console: Console) -> Iterator[None]:
     """Print the incidents' journals as they grow, while the block runs."""
     stop = threading.Event()
     shown: dict[str, int] = {}
@@ -154,7 +154,7 @@ def followed(doors: Runtime, t0: datetime, console: Console) -> Iterator[None]:
 
     def tell_new() -> None:
         try:
-            incidents = incidents_since(doors, t0)
+            incidents = incidents_since(context, t0)
         except StoreUnavailable:
             return  # the control plane may be what was killed; the next look tells all the same
         for incident in incidents:

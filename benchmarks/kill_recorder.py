@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.live_kills import Death, Recording, end_of
-from kintsugi.chaos.service_processes import Process, init_process, service_process
+from kintsugi.chaos.service_processes import ProcessIdentity, init_process, service_process
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import REPOSITORY, Node
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.probes.observe import SERVICES
-from kintsugi.probes.peers import witnesses
+from kintsugi.probes.peers import ask_peers
 from kintsugi.probes.protocols import probe_node
 
 LOOK_S = 0.2
@@ -50,7 +50,7 @@ class _Seen:
     node: Node
     heard_at: datetime | None = None
     heard_by: str = "nobody"
-    processes: dict[str, Process] = field(default_factory=dict)
+    processes: dict[str, ProcessIdentity] = field(default_factory=dict)
     log_size: int = 0
 
 
@@ -98,7 +98,7 @@ class Recorder:
             self._write({"kind": "look", "at": datetime.now(UTC).isoformat()})
             self._proof_s = time.monotonic()
 
-    def _died(self, seen: _Seen, what: str, process: Process, log_size: int) -> None:
+    def _died(self, seen: _Seen, what: str, process: ProcessIdentity, log_size: int) -> None:
         death = Death(
             node=seen.node.name,
             what=what,
@@ -141,15 +141,15 @@ class Recorder:
         """Ask the node, and its peers while it doesn't answer, again and again."""
         while True:
             probe = await probe_node(seen.node)
-            if probe.answer is Answer.OK:
+            if probe.answer is ProbeResult.OK:
                 seen.heard_at, seen.heard_by = probe.at + timedelta(seconds=probe.latency_s), "the recorder"
             else:
                 await self._ask_peers(seen)
             await asyncio.sleep(ASK_S)
 
     async def _ask_peers(self, seen: _Seen) -> None:
-        for witness in await witnesses(self.settings.fleet, seen.node, PEERS_WATCH_S):
-            at = witness.heard_at
+        for witness in await ask_peers(self.settings.fleet, seen.node, PEERS_WATCH_S):
+            at = witness.last_seen_at
             if (
                 witness.opinion is PeerOpinion.UP
                 and at is not None

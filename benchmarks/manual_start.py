@@ -17,7 +17,7 @@ from kintsugi.core.process_priority import first_in_line
 from kintsugi.core.processes import wait_until
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.operations import readiness, stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.operations.manual_mode import hands_on
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import actions, assessment, plan_policy
@@ -36,35 +36,39 @@ KINDS: Mapping[str, str] = {
 }
 
 
-def start(doors: Runtime, airflow: Airflow, name: str, fault: str) -> dict[str, float]:
+def start(context: Context, airflow: Airflow, name: str, fault: str) -> dict[str, float]:
     """Break the node, start it by hand and make its data whole; returns seconds: each part, and ``by_hand_s``.
 
     The clock runs from the first command to ``redundant``; what makes the data whole comes after it. Raises StepFailed;
     the node's watch takes over then.
     """
-    node, made = doors.fleet.node(name), FAULTS[KINDS[fault]]
-    commands = prepared(doors, node, fault)
-    with hands_on(doors, airflow, name, holder=HOLDER, reason=REASON):
+    node, made = context.fleet.node(name), FAULTS[KINDS[fault]]
+    commands = prepared(context, node, fault)
+    with hands_on(context, airflow, name, holder=HOLDER, reason=REASON):
         try:
-            made.make(doors, [name])
+            made.make(context, [name])
             await_noticed(node)
-            took = timed(doors, node, commands)
+            took = timed(context, node, commands)
         finally:
             if made.take_back is not None:
-                made.take_back(doors, [name])
-        off_main_thread(lambda: actions.make_whole(doors, node, HOLDER, compare=fault != "process_death"))
-        doors.platform().discard(name)
+                made.take_back(context, [name])
+        off_main_thread(
+            lambda: actions.restore_consistency(context, node, HOLDER, compare=fault != "process_death")
+        )
+        context.platform().discard(name)
     return took
 
 
-def prepared(doors: Runtime, node: Node, fault: str) -> dict[str, Callable[[], None]]:
+def prepared(context: Context, node: Node, fault: str) -> dict[str, Callable[[], None]]:
     """The commands at the prompt, by what they are called in the report; what they need is looked up already."""
     if fault == "process_death":
-        platform, service = doors.platform(), SERVICES[node.role]
+        platform, service = context.platform(), SERVICES[node.role]
         return {"restart_s": lambda: platform.signal_service(node.name, service, "KILL")}
-    addresses = plan_policy.addresses(doors.fleet.environment, node.name, with_volume=fault == "lost_volume")
-    terraform, ansible = doors.terraform(), assignment.ansible_for(doors, node.name)
-    desired = stream_driver.variables(doors)
+    addresses = plan_policy.addresses(
+        context.fleet.environment, node.name, with_volume=fault == "lost_volume"
+    )
+    terraform, ansible = context.terraform(), assignment.ansible_for(context, node.name)
+    desired = stream_driver.variables(context)
     return {
         "terraform_s": lambda: terraform.replace(addresses),
         "ansible_s": lambda: off_main_thread(
@@ -73,7 +77,7 @@ def prepared(doors: Runtime, node: Node, fault: str) -> dict[str, Callable[[], N
     }
 
 
-def timed(doors: Runtime, node: Node, commands: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+def timed(context: Context, node: Node, commands: Mapping[str, Callable[[], None]]) -> dict[str, float]:
     """Run the commands one after another, then wait until the node is redundant; seconds of each, and of all."""
     took, began = {}, time.monotonic()
     with first_in_line():  # as a recovery's steps: the ratio shall weigh what they do, not their priority
@@ -82,7 +86,7 @@ def timed(doors: Runtime, node: Node, commands: Mapping[str, Callable[[], None]]
             command()
             took[name] = round(time.monotonic() - started, 1)
         started = time.monotonic()
-        readiness.wait(doors.settings, doors.fleet, node, SERVES_DEADLINE_S)
+        readiness.wait_until_ready(context.settings, context.fleet, node, SERVES_DEADLINE_S)
         took["join_s"] = round(time.monotonic() - started, 1)
     return {**took, "by_hand_s": round(time.monotonic() - began, 1)}
 
@@ -102,7 +106,7 @@ def await_noticed(node: Node) -> None:
     Kafka's controller fences a dead broker after 9 s, Cassandra's peers hold a dead node for down after up to 18 s, and
     before that no successor joins. A person comes later than that, so this waiting isn't charged to the hand.
     """
-    if not wait_until(lambda: not assessment.answers(node), SILENT_DEADLINE_S, pause=0.2):
+    if not wait_until(lambda: not assessment.is_responding(node), SILENT_DEADLINE_S, pause=0.2):
         raise StepFailed(f"{node.name} still answers {SILENT_DEADLINE_S:.0f} s after it was broken")
     if node.role in (Role.KAFKA, Role.CASSANDRA):
         time.sleep(NOTICED_S)

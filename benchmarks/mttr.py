@@ -27,12 +27,12 @@ from benchmarks.demo import live_feed
 from benchmarks.harness import (
     STEADY_DEADLINE_S,
     await_steady_state,
-    followed,
-    generous,
     incidents_since,
-    known,
+    load_report,
     machine,
-    screen,
+    make_console,
+    raised_repair_budget,
+    tail_journal,
     write_report,
 )
 from benchmarks.mttr_figures import (
@@ -54,14 +54,14 @@ from benchmarks.mttr_figures import (
 )
 from benchmarks.mttr_plot import draw
 from kintsugi.chaos.registry import FAULTS
-from kintsugi.core.errors import InputError, KintsugiError, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, InputError, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import acted_on_others
 from kintsugi.core.settings import Settings
 from kintsugi.infra.airflow_client import Airflow
-from kintsugi.installation.unpause import set_going
+from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations import manual_mode, readiness
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 from kintsugi.pipeline.stream_lag import snapshot
@@ -82,7 +82,7 @@ ACCOUNT_DEADLINE_S = 900.0
 class Mttr:
     """One run: what it works with, and the report that grows with it."""
 
-    doors: Runtime
+    context: Context
     airflow: Airflow
     console: Console
     path: Path
@@ -91,10 +91,10 @@ class Mttr:
 
     def do(self, step: Repair | HandStart) -> None:
         """One repair or hand start, from the steady state to its row; raises StepFailed when the fleet isn't well."""
-        await_steady_state(self.doors, STEADY_DEADLINE_S)
-        node = self.doors.fleet.node(step.node)
-        readiness.wait(self.doors.settings, self.doors.fleet, node, STEADY_DEADLINE_S)
-        await_pace(self.doors.settings, self.rate)
+        await_steady_state(self.context, STEADY_DEADLINE_S)
+        node = self.context.fleet.node(step.node)
+        readiness.wait_until_ready(self.context.settings, self.context.fleet, node, STEADY_DEADLINE_S)
+        await_pace(self.context.settings, self.rate)
         manual_mode.await_watched(self.airflow, node.name)
         began = datetime.now(UTC)
         said = step.mode if isinstance(step, Repair) else "by hand"
@@ -107,7 +107,7 @@ class Mttr:
         else:
             row = self.start_by_hand(step)
             shown = f"redundant {row['by_hand_s']} s"
-        row["acted_elsewhere"] = others = acted_on_others(incidents_since(self.doors, began), [node.name])
+        row["acted_elsewhere"] = others = acted_on_others(incidents_since(self.context, began), [node.name])
         if others and row["outcome"] == HEALED:
             row["outcome"] = f"{', '.join(others)} was acted upon, though nothing was wrong with it"
         self.report["repairs" if isinstance(step, Repair) else "by_hand"].append(row)
@@ -118,37 +118,37 @@ class Mttr:
 
     def repair(self, planned: Repair) -> Row:
         """Make the fault and look on until the recovery has ended; never raises for what the recovery did wrong."""
-        doors, fault = self.doors, FAULTS[planned.kind]
-        node, looks = doors.fleet.node(planned.node), list[Look]()
+        context, fault = self.context, FAULTS[planned.kind]
+        node, looks = context.fleet.node(planned.node), list[Look]()
         t0 = datetime.now(UTC)
-        doors.store.record_fault(
+        context.store.record_fault(
             node.name, kind=fault.kind, t0=t0, run=f"mttr {t0.isoformat()}", mode=fault.mode
         )
-        with followed(doors, t0, self.console):
+        with tail_journal(context, t0, self.console):
             try:
-                fault.make(doors, [node.name])
+                fault.make(context, [node.name])
                 trouble = self.look_on(node, t0, looks)
             except KintsugiError as error:
                 trouble = str(error)
             finally:
                 if fault.take_back is not None:
-                    fault.take_back(doors, [node.name])
-        own = [one for one in incidents_since(doors, t0) if one.node == node.name]
+                    fault.take_back(context, [node.name])
+        own = [one for one in incidents_since(context, t0) if one.node == node.name]
         return row_of(planned, t0, own, looks, trouble)
 
     def look_on(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
         """Note in ``looks`` when the node was redundant, until the repair is over; returns what went wrong, or None."""
-        stream = readiness.stream_shall_run(self.doors.settings)
+        stream = readiness.stream_should_run(self.context.settings)
         noted, until_s = 0, STANDSTILL_S
         while True:
-            lacks = asyncio.run(readiness.missing(self.doors.fleet, node, stream))
+            lacks = asyncio.run(readiness.readiness_gap(self.context.fleet, node, stream))
             passed_s = (datetime.now(UTC) - t0).total_seconds()
             looks.append((passed_s, lacks is None))
             waiting = lacks or self.under_way(node, t0)
             seen = any(not well for _, well in looks)
             if waiting is None and (seen or passed_s > UNSEEN_S):
                 return None if seen else f"the fault wasn't seen from outside within {passed_s:.0f} s"
-            if (entries := sum(len(one.entries) for one in incidents_since(self.doors, t0))) > noted:
+            if (entries := sum(len(one.entries) for one in incidents_since(self.context, t0))) > noted:
                 noted, until_s = entries, passed_s + STANDSTILL_S
             if passed_s > until_s:
                 return f"stood still for {STANDSTILL_S:.0f} s, and not over after {passed_s:.0f} s: {waiting}"
@@ -156,7 +156,7 @@ class Mttr:
 
     def under_way(self, node: Node, t0: datetime) -> str | None:
         """What is still being done about the fault, or None: then nothing is open and the node is watched again."""
-        still_open = [one.id for one in incidents_since(self.doors, t0) if one.closed_at is None]
+        still_open = [one.id for one in incidents_since(self.context, t0) if one.closed_at is None]
         if still_open:
             return f"{', '.join(still_open)} is open"
         return None if manual_mode.is_watched(self.airflow, node.name) else f"{node.name} isn't watched again"
@@ -166,7 +166,7 @@ class Mttr:
         at = datetime.now(UTC)
         took: dict[str, float | None]
         try:
-            took = dict(manual_start.start(self.doors, self.airflow, planned.node, planned.fault))
+            took = dict(manual_start.start(self.context, self.airflow, planned.node, planned.fault))
             outcome = HEALED
         except KintsugiError as error:
             took, outcome = {"by_hand_s": None}, str(error)
@@ -181,7 +181,7 @@ class Mttr:
         write_report(self.path, report["repairs"])
 
 
-def run(
+def run_repairs(
     settings: Settings,
     *,
     repairs: int = REPAIRS,
@@ -199,22 +199,27 @@ def run(
     """
     path = report or settings.repository / "build" / "mttr.json"
     roles = tuple(dict.fromkeys(roles)) or tuple(Role)
-    doors = runtime()
-    airflow = set_going(doors)
-    mttr = Mttr(doors, airflow, screen(), path, rate)
-    manual_mode.lift(doors, manual_start.HOLDER)
-    check_no_maintenance(doors)
-    began, before = time.monotonic(), data(doors)
-    mttr.report = begin(known(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed)
-    planned = schedule(doors.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
+    context = Context.from_environment()
+    airflow = unpause_dags(context)
+    mttr = Mttr(context, airflow, make_console(), path, rate)
+    manual_mode.lift(context, manual_start.HOLDER)
+    check_no_maintenance(context)
+    began, before = time.monotonic(), data(context)
+    mttr.report = begin(
+        load_report(run_file(path)), before, roles=roles, repairs=repairs, rate=rate, seed=seed
+    )
+    planned = schedule(context.fleet, mttr.report["seed"], repairs=repairs, roles=roles)
     left = still_to_do(planned, mttr.report)
     mttr.console.print(
         f"seed {mttr.report['seed']}: {len(left)} of {len(planned)} repairs and hand starts to do"
     )
-    with generous(doors), live_feed(doors, rows=round(rate * FEED_PERIOD_S), period_s=FEED_PERIOD_S):
+    with (
+        raised_repair_budget(context),
+        live_feed(context, rows=round(rate * FEED_PERIOD_S), period_s=FEED_PERIOD_S),
+    ):
         for step in left:
             mttr.do(step)
-        after, seconds = data(doors), time.monotonic() - began
+        after, seconds = data(context), time.monotonic() - began
     if left:  # else this run only takes the account that a killed one didn't come to
         mttr.report["data"] |= {"at_end": after, "stored_per_s": per_second(before, after, seconds)}
     mttr.report["account"] = counted = account.summary(
@@ -223,7 +228,7 @@ def run(
     mttr.report["run"]["finished"] = True
     mttr.write()
     draw(mttr.report, path.with_suffix(".png"))
-    show(mttr.console, mttr.report, path)
+    print_figures(mttr.console, mttr.report, path)
     healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
     return 0 if healed and not wrongly_acted(mttr.report) and not account.at_fault(counted) else 1
 
@@ -255,11 +260,11 @@ def await_pace(settings: Settings, rate: int) -> None:
         time.sleep(1)
 
 
-def check_no_maintenance(doors: Runtime) -> None:
-    """Raise Refused while a person keeps the recovery from a node: nothing would repair it."""
-    for name in doors.fleet.nodes:
-        for flag in doors.store.maintenance(name):
-            raise Refused(f"{flag} Nothing would be repaired there; resume the healing first")
+def check_no_maintenance(context: Context) -> None:
+    """Raise GuardRefused while a person keeps the recovery from a node: nothing would repair it."""
+    for name in context.fleet.nodes:
+        for flag in context.store.maintenance(name):
+            raise GuardRefused(f"{flag} Nothing would be repaired there; resume the healing first")
 
 
 def begin(
@@ -296,11 +301,13 @@ def begin(
     }
 
 
-def data(doors: Runtime) -> dict[str, Any]:
+def data(context: Context) -> dict[str, Any]:
     """How much data there is: trades stored of those that Kafka still holds, and bytes on each node's volume."""
     return {
-        "trades_stored": snapshot(doors.settings).stored,
-        "volume_bytes": {name: bytes_below(doors.settings.node_volume(name)) for name in doors.fleet.nodes},
+        "trades_stored": snapshot(context.settings).stored,
+        "volume_bytes": {
+            name: bytes_below(context.settings.node_volume(name)) for name in context.fleet.nodes
+        },
     }
 
 
@@ -323,7 +330,7 @@ def per_second(before: dict[str, Any], after: dict[str, Any], seconds: float) ->
     return None if first is None or last is None else round(float(last - first) / seconds, 1)
 
 
-def show(console: Console, report: dict[str, Any], path: Path) -> None:
+def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
     """The figures by role, every single value, and the account."""
     from rich.table import Table
 

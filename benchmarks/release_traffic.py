@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Pulse:
+class TrafficProbe:
     """One kind of work, done again and again. ``longest_s``: seconds from one success to the next, at most."""
 
     name: str
@@ -62,10 +62,10 @@ class Pulse:
 
 
 @contextmanager
-def flowing(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[Pulse]]:
+def flowing(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[TrafficProbe]]:
     """Keep all ``beats`` (by name: seconds between, and what to do) going while the block runs; yields their pulses."""
     stop = threading.Event()
-    pulses = [Pulse(name, every_s) for name, (every_s, _) in beats.items()]
+    pulses = [TrafficProbe(name, every_s) for name, (every_s, _) in beats.items()]
     threads = [
         threading.Thread(target=pulse.run, args=(beats[pulse.name][1], stop), name=pulse.name, daemon=True)
         for pulse in pulses

@@ -17,11 +17,11 @@ from typing import Any
 
 from benchmarks import release_traffic
 from benchmarks.harness import machine, write_report
-from benchmarks.release_traffic import Pulse
+from benchmarks.release_traffic import TrafficProbe
 from kintsugi.controlplane.control_plane import ControlPlane
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import archive, assignment, rollout, steady_state
 from kintsugi.releases.archive import Release
 
@@ -66,16 +66,16 @@ TRIALS = (
 )
 
 
-def run(runtime: Runtime, report: Path | None = None) -> int:
-    """All trials, one after another; 0 when each was caught as designed. Raises Refused without a known-good one."""
+def run_trials(context: Context, report: Path | None = None) -> int:
+    """All trials, one after another; 0 when each was caught as designed. GuardRefused without a known-good one."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    report = report or runtime.settings.repository / "build" / "release-trials.json"
+    report = report or context.settings.repository / "build" / "release-trials.json"
     rows: list[dict[str, Any]] = []
     for trial in TRIALS:
         console.rule(f"[bold]{trial.name}", align="left")
-        row = one(runtime, trial)
+        row = run_trial(context, trial)
         rows.append(row)
         _write(report, rows)
         mark = "[green]✓" if row["as_designed"] else "[red]✗"
@@ -86,24 +86,26 @@ def run(runtime: Runtime, report: Path | None = None) -> int:
     return 0 if all(row["as_designed"] for row in rows) else 1
 
 
-def one(runtime: Runtime, trial: Trial) -> dict[str, Any]:
+def run_trial(context: Context, trial: Trial) -> dict[str, Any]:
     """Roll the trial's release out by the DAG, with work going on; returns what stands in the report."""
-    good = runtime.store.last_known_good()
+    good = context.store.last_known_good()
     if good is None:
-        raise Refused("no release is known-good yet, so there is nothing to return to; roll one out first")
-    steady_state.await_steady(lambda: steady_state.look(runtime))
-    bad = with_mistake(runtime, assignment.open_release(runtime, good.digest), trial)
-    airflow = ControlPlane(runtime.settings).airflow
+        raise GuardRefused(
+            "no release is known-good yet, so there is nothing to return to; roll one out first"
+        )
+    steady_state.await_steady(lambda: steady_state.observe_fleet(context))
+    bad = with_mistake(context, assignment.open_release(context, good.digest), trial)
+    airflow = ControlPlane(context.settings).airflow
     airflow.unpause(DAG_ID)
     started = time.monotonic()
-    with _work(runtime) as pulses:
+    with _work(context) as pulses:
         conf = {"release": bad.digest, "hold_seconds": HOLD_S, "dry_run": False, "again": True}
         run_id = airflow.trigger(DAG_ID, conf)
         airflow.await_run(DAG_ID, run_id, RUN_S)
-    return {**judge(runtime, trial, run_id, pulses), "seconds": round(time.monotonic() - started, 1)}
+    return {**judge_trial(context, trial, run_id, pulses), "seconds": round(time.monotonic() - started, 1)}
 
 
-def with_mistake(runtime: Runtime, good: Release, trial: Trial) -> Release:
+def with_mistake(context: Context, good: Release, trial: Trial) -> Release:
     """The release ``good`` with the trial's mistake, on disk, in S3 and on record; KintsugiError if it doesn't fit."""
     with tempfile.TemporaryDirectory(prefix="kintsugi-trial-") as scratch:
         tree = Path(scratch) / "tree"
@@ -116,19 +118,21 @@ def with_mistake(runtime: Runtime, good: Release, trial: Trial) -> Release:
             )
         path.chmod(0o644)
         path.write_text(text.replace(trial.old, trial.new))
-        bad = archive.build(runtime.settings, tree)
-    archive.store_in_s3(runtime, bad)
-    runtime.store.add_release(bad.digest, f"trial: {trial.name}, on {good.short}")
+        bad = archive.build(context.settings, tree)
+    archive.store_in_s3(context, bad)
+    context.store.add_release(bad.digest, f"trial: {trial.name}, on {good.short}")
     return bad
 
 
-def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[Pulse]) -> dict[str, Any]:
+def judge_trial(
+    context: Context, trial: Trial, deployment: str, pulses: Sequence[TrafficProbe]
+) -> dict[str, Any]:
     """What came of it, from the store and from the work that went on meanwhile."""
-    found = runtime.store.deployment(deployment)
-    runs = {node: record.digest for node, record in runtime.store.node_releases().items()}
+    found = context.store.deployment(deployment)
+    runs = {node: record.digest for node, record in context.store.node_releases().items()}
     elsewhere = sorted(node for node, digest in runs.items() if digest != found.back_to)
-    bad = runtime.store.release_record(found.digest).bad_at is not None
-    touched = rollout.touched(found.steps)
+    bad = context.store.release_record(found.digest).bad_at is not None
+    touched = rollout.updated_nodes(found.steps)
     went_on = all(pulse.done and not pulse.failures for pulse in pulses)
     return {
         "trial": trial.name,
@@ -145,18 +149,18 @@ def judge(runtime: Runtime, trial: Trial, deployment: str, pulses: Sequence[Puls
 
 
 @contextmanager
-def _work(runtime: Runtime) -> Iterator[list[Pulse]]:
+def _work(context: Context) -> Iterator[list[TrafficProbe]]:
     """Records with acks=all, and canaries where the stream runs."""
-    with release_traffic.producing(runtime.fleet) as produce:
+    with release_traffic.producing(context.fleet) as produce:
         beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}
-        if stream_driver.shall_run(runtime):
-            beats["canary"] = (5.0, lambda: _canary(runtime))
+        if stream_driver.should_run(context):
+            beats["canary"] = (5.0, lambda: _canary(context))
         with release_traffic.flowing(beats) as pulses:
             yield pulses
 
 
-def _canary(runtime: Runtime) -> None:
-    steady_state.canary(runtime)
+def _canary(context: Context) -> None:
+    steady_state.verify_synthetic_trade(context)
 
 
 def _say(works: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The row of a cell in the report of a run of the fault matrix: from what was seen to its outcome. Pure."""
+"""The row of a scenario in the report of a run of the fault matrix: from what was seen to its outcome. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.live_kills import Announcement, Death, kills, live_kills
-from benchmarks.scenarios import Cell, Pages, Told, judge, judge_kills, judge_pages
+from benchmarks.scenarios import ExpectedPages, Scenario, Told, judge_kills, judge_pages, judge_scenario
 from kintsugi.chaos.experiment import figures
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.incident import Incident
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of a cell when it is over.
+    """What is known of a scenario when it is over.
 
     ``incidents``: of its victims and of bystanders. ``healed``: all serve again and nothing is open. ``counted``: the
     account of the trades, empty without one. ``pages``: text by key. ``deaths``: what the recorder saw, None where it
@@ -37,12 +37,12 @@ class Seen:
     troubles: Sequence[str] = ()
 
 
-def empty_row(cell: Cell) -> Row:
-    """The row of a cell of which nothing is known."""
+def empty_row(scenario: Scenario) -> Row:
+    """The row of a scenario of which nothing is known."""
     return {
-        "fault": cell.name,
-        "what": FAULTS[cell.fault].what,
-        "node": ", ".join(cell.nodes),
+        "fault": scenario.name,
+        "what": FAULTS[scenario.fault].what,
+        "node": ", ".join(scenario.nodes),
         "verdict": [],
         "action": [],
         "phases": {},
@@ -60,24 +60,24 @@ def empty_row(cell: Cell) -> Row:
     }
 
 
-def row_of(cell: Cell, seen: Seen) -> Row:
-    """What the report says of a cell; times in seconds since the fault."""
+def row_of(scenario: Scenario, seen: Seen) -> Row:
+    """What the report says of a scenario; times in seconds since the fault."""
     told = told_by(seen.incidents)
-    own = [one for one in seen.incidents if one.node in cell.nodes]
-    about = pages_about(cell, seen.pages)
-    allowed = cell.nodes if cell.may_kill_serving else ()
+    own = [one for one in seen.incidents if one.node in scenario.nodes]
+    about = pages_about(scenario, seen.pages)
+    allowed = scenario.nodes if scenario.may_kill_serving else ()
     killed = kills(seen.deaths or (), seen.announcements)
     live = None if seen.deaths is None else live_kills(seen.deaths, seen.announcements, allowed)
     why = first(
         f"a live node was killed: {live[0]}" if live else None,
-        judge_kills(cell, [death.node for death in killed]),
+        judge_kills(scenario, [death.node for death in killed]),
         *seen.troubles,
-        judge(cell, told, seen.healed),
-        judge_pages(cell, about),
+        judge_scenario(scenario, told, seen.healed),
+        judge_pages(scenario, about),
         unaccounted(seen.counted),
     )
     return {
-        **empty_row(cell),
+        **empty_row(scenario),
         "verdict": sorted({verdict for one in told for verdict in one.verdicts}),
         "action": [action for one in told for action in one.actions],
         "phases": slowest(own).get("phases", {}),
@@ -95,17 +95,17 @@ def row_of(cell: Cell, seen: Seen) -> Row:
     }
 
 
-def pages_about(cell: Cell, pages: Mapping[str, str]) -> list[str]:
-    """The pages (text by key) that name a victim of the cell.
+def pages_about(scenario: Scenario, pages: Mapping[str, str]) -> list[str]:
+    """The pages (text by key) that name a victim of the scenario.
 
-    A pattern over several incidents is the series' doing, which hits the same nodes again and again, unless the cell
-    itself is about a pattern.
+    A pattern over several incidents is the series' doing, which hits the same nodes again and again, unless the
+    scenario itself is about a pattern.
     """
     return sorted(
         text
         for key, text in pages.items()
-        if any(name in text for name in cell.nodes)
-        and (cell.pages is Pages.MUST or not key.startswith(PATTERN_PAGES))
+        if any(name in text for name in scenario.nodes)
+        and (scenario.pages is ExpectedPages.MUST or not key.startswith(PATTERN_PAGES))
     )
 
 
@@ -124,7 +124,7 @@ def unaccounted(counted: Mapping[str, Any]) -> str | None:
 
 
 def told_by(incidents: Sequence[Incident]) -> list[Told]:
-    """What each incident says, as ``benchmarks.scenarios.judge`` takes it."""
+    """What each incident says, as ``benchmarks.scenarios.judge_scenario`` takes it."""
     return [
         Told(
             one.node,

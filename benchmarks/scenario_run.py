@@ -1,4 +1,4 @@
-"""Run one or two cells of the fault matrix on the running fleet, from the steady state to the account of the trades.
+"""Run one or two scenarios of the fault matrix on the fleet, from the steady state to the account of the trades.
 
 1. Wait for the steady state; ask the guards of chaos right before the fault is made (`kintsugi.chaos.guard`).
 2. Make the fault under the janitor's eyes, hold it, take it back. The switch and the bystanders are watched meanwhile.
@@ -6,7 +6,7 @@
 4. Compare what the recovery did with the designed outcome; ask the recorder for live kills, the outbox for pages.
 5. Account for the trades that came in meanwhile.
 
-Every cell ends: each part has a deadline, and whatever fails becomes the outcome in the cell's row.
+Every scenario ends: each part has a deadline, and whatever fails becomes the outcome in the scenario's row.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from benchmarks.demo import live_feed
 from benchmarks.harness import (
     await_allowed,
     await_steady_state,
-    followed,
     incidents_since,
     pages_since,
+    tail_journal,
 )
 from benchmarks.kill_recorder import MOST_BLIND_S, RunningRecorder
 from benchmarks.live_kills import Announcement, Death
@@ -39,19 +39,19 @@ from benchmarks.scenario_report import (
     row_of,
     told_by,
 )
-from benchmarks.scenarios import Cell, Pages, owed
+from benchmarks.scenarios import ExpectedPages, Scenario, victims_without_action
 from kintsugi.chaos import guard
-from kintsugi.chaos.injection import hold, in_force
+from kintsugi.chaos.injection import hold_fault, in_force
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.controlplane.control_plane import ControlPlane
-from kintsugi.core.errors import KintsugiError, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.fleet import watch_of
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.processes import wait_until
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations import readiness
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 from kintsugi.recovery.guards import APPROVE
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FEED_ROWS = 1500  # every five seconds
-WATCHED_S = 12.0  # how long a cell that should do nothing is watched
-CALM_S = 3.0  # so long nothing is open and all victims serve, then a cell is over
+WATCHED_S = 12.0  # how long a scenario that should do nothing is watched
+CALM_S = 3.0  # so long nothing is open and all victims serve, then a scenario is over
 LONGEST_S = 1200.0  # one that goes round in circles is ended too
 MAKE_LONGEST_S = 240.0  # beyond the time that the fault is held
 REPLAY_DEADLINE_S = 300.0
@@ -70,10 +70,10 @@ PAGE_DEADLINE_S = 120.0
 
 @dataclass
 class Run:
-    """Cells that are made at once, and what is known of them so far."""
+    """Scenarios that are made at once, and what is known of them so far."""
 
-    doors: Runtime
-    cells: Sequence[Cell]
+    context: Context
+    scenarios: Sequence[Scenario]
     console: Console
     recorder: RunningRecorder | None
     t0: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -82,50 +82,50 @@ class Run:
 
     @property
     def victims(self) -> list[str]:
-        return [name for cell in self.cells for name in cell.nodes]
+        return [name for scenario in self.scenarios for name in scenario.nodes]
 
-    def others(self, cell: Cell) -> set[str]:
-        """The victims of the cells that are made at the same time."""
-        return {name for one in self.cells if one is not cell for name in one.nodes}
+    def others(self, scenario: Scenario) -> set[str]:
+        """The victims of the scenarios that are made at the same time."""
+        return {name for one in self.scenarios if one is not scenario for name in one.nodes}
 
-    def announce(self, cell: Cell, names: Sequence[str]) -> None:
+    def announce(self, scenario: Scenario, names: Sequence[str]) -> None:
         """Note that the experiment is about to end processes of these nodes."""
-        if FAULTS[cell.fault].kills:
+        if FAULTS[scenario.fault].kills:
             at = datetime.now(UTC)
             self.announcements += [Announcement(name, at) for name in names]
 
 
-def run_cells(
-    doors: Runtime, cells: Sequence[Cell], console: Console, recorder: RunningRecorder | None
+def run_scenarios(
+    context: Context, scenarios: Sequence[Scenario], console: Console, recorder: RunningRecorder | None
 ) -> list[Row]:
-    """Run one cell, or two at once, to their rows; what the recovery does wrong is their outcome.
+    """Run one scenario, or two at once, to their rows; what the recovery does wrong is their outcome.
 
     Raises ChaosStopped when a person stops chaos; every fault has been taken back then.
     """
     try:
-        await_steady_state(doors)
-        for cell in cells:
-            await_allowed(doors, cell.fault, cell.nodes, cell.waives)
+        await_steady_state(context)
+        for scenario in scenarios:
+            await_allowed(context, scenario.fault, scenario.nodes, scenario.waives)
     except ChaosStopped:
         raise
     except (
         StepFailed,
-        Refused,
+        GuardRefused,
         StoreUnavailable,
-    ) as failure:  # what an earlier cell left behind may be over soon
+    ) as failure:  # what an earlier scenario left behind may be over soon
         console.print(f"  [red]{failure}")
-        return [{**empty_row(cell), "outcome": f"{NOT_BEGUN}: {failure}"} for cell in cells]
-    run = Run(doors, cells, console, recorder)
-    with live_feed(doors, rows=FEED_ROWS) as fed:
-        healed = make_and_heal(run, fed)
+        return [{**empty_row(scenario), "outcome": f"{NOT_BEGUN}: {failure}"} for scenario in scenarios]
+    run = Run(context, scenarios, console, recorder)
+    with live_feed(context, rows=FEED_ROWS) as fed:
+        healed = inject_and_recover(run, fed)
         ended_at = datetime.now(UTC)
-    counted = taken_account(run, fed)
-    incidents = incidents_since(doors, run.t0)
+    counted = reconciliation_report(run, fed)
+    incidents = incidents_since(context, run.t0)
     pages = awaited_pages(run)
     deaths, blind = recorded(run, ended_at)
     rows = []
-    for cell in cells:
-        others = run.others(cell)
+    for scenario in scenarios:
+        others = run.others(scenario)
         seen = Seen(
             incidents=[one for one in incidents if one.node not in others],
             healed=healed,
@@ -135,28 +135,28 @@ def run_cells(
             announcements=run.announcements,
             troubles=[*([blind] if blind else []), *run.troubles],
         )
-        rows.append(row_of(cell, seen))
+        rows.append(row_of(scenario, seen))
     return rows
 
 
-def make_and_heal(run: Run, fed: list[Any]) -> bool:
+def inject_and_recover(run: Run, fed: list[Any]) -> bool:
     """Make every fault at once, and wait for the end; whether all victims serve again with nothing open."""
-    doors = run.doors
+    context = run.context
     run.t0 = datetime.now(UTC)
-    for cell in run.cells:
-        for name in cell.nodes:
-            mode = FAULTS[cell.fault].mode
-            doors.store.record_fault(
-                name, kind=cell.fault, t0=run.t0, run=f"fault-matrix {run.t0.isoformat()}", mode=mode
+    for scenario in run.scenarios:
+        for name in scenario.nodes:
+            mode = FAULTS[scenario.fault].mode
+            context.store.record_fault(
+                name, kind=scenario.fault, t0=run.t0, run=f"fault-matrix {run.t0.isoformat()}", mode=mode
             )
-    with followed(doors, run.t0, run.console):
+    with tail_journal(context, run.t0, run.console):
         try:
             inject_all(run)
             healed = await_healing(run)
-            if healed and any(cell.asks for cell in run.cells):
+            if healed and any(scenario.asks for scenario in run.scenarios):
                 run.console.print(f"  the {len(fed)} files that came in meanwhile are sent again")
                 keys = [key for key, _ in fed]
-                ControlPlane(doors.settings).airflow.replay({"keys": keys}, REPLAY_DEADLINE_S)
+                ControlPlane(context.settings).airflow.replay({"keys": keys}, REPLAY_DEADLINE_S)
         except ChaosStopped:
             raise
         except (KintsugiError, OSError) as error:
@@ -167,76 +167,83 @@ def make_and_heal(run: Run, fed: list[Any]) -> bool:
 
 
 def inject_all(run: Run) -> None:
-    """Make, hold and take back the fault of every cell, all at once; raises the first failure when all have ended."""
+    """Make, hold and take back the fault of every scenario, all at once; raises the first failure at the end."""
     failures: list[Exception] = []
 
-    def one(cell: Cell) -> None:
+    def one(scenario: Scenario) -> None:
         try:
-            inject(run, cell)
+            inject(run, scenario)
         except Exception as error:  # noqa: BLE001 - raised by the caller's thread
             failures.append(error)
 
-    threads = [threading.Thread(target=one, args=(cell,), name=cell.name, daemon=True) for cell in run.cells]
+    threads = [
+        threading.Thread(target=one, args=(scenario,), name=scenario.name, daemon=True)
+        for scenario in run.scenarios
+    ]
     for thread in threads:
         thread.start()
-    for thread, cell in zip(threads, run.cells, strict=True):
-        thread.join(longest_s(cell))
+    for thread, scenario in zip(threads, run.scenarios, strict=True):
+        thread.join(longest_s(scenario))
         if thread.is_alive():
             failures.append(
-                StepFailed(f"{cell.name}: the fault wasn't made and taken back in {longest_s(cell):.0f} s")
+                StepFailed(
+                    f"{scenario.name}: the fault wasn't made and taken back in {longest_s(scenario):.0f} s"
+                )
             )
     stopped = [failure for failure in failures if isinstance(failure, ChaosStopped)]
     if failures:
         raise (stopped or failures)[0]
 
 
-def hold_s(cell: Cell) -> float | None:
-    """Seconds for which the cell's fault is in force; None: until the victims have recovered."""
-    return cell.hold_s if cell.hold_s is not None else FAULTS[cell.fault].hold_s
+def hold_s(scenario: Scenario) -> float | None:
+    """Seconds for which the scenario's fault is in force; None: until the victims have recovered."""
+    return scenario.hold_s if scenario.hold_s is not None else FAULTS[scenario.fault].hold_s
 
 
-def longest_s(cell: Cell) -> float:
+def longest_s(scenario: Scenario) -> float:
     """Seconds after which a fault that isn't over is given up; its janitor takes it back then."""
-    fault = FAULTS[cell.fault]
+    fault = FAULTS[scenario.fault]
     return (
-        MAKE_LONGEST_S + (fault.hold_s or 0.0) + (LONGEST_S if fault.outlasts_repair or cell.again else 0.0)
+        MAKE_LONGEST_S
+        + (fault.hold_s or 0.0)
+        + (LONGEST_S if fault.outlasts_repair or scenario.again else 0.0)
     )
 
 
-def inject(run: Run, cell: Cell) -> None:
-    """One fault from its making to its taking back. One without ``hold_s`` is taken back when its cell is over."""
-    doors, fault = run.doors, FAULTS[cell.fault]
-    bystanders = guard.Bystanders(doors, run.victims, run.t0)
+def inject(run: Run, scenario: Scenario) -> None:
+    """One fault from its making to its taking back. One without ``hold_s`` is taken back when its scenario is over."""
+    context, fault = run.context, FAULTS[scenario.fault]
+    bystanders = guard.Bystanders(context, run.victims, run.t0)
 
     def announce(names: Sequence[str]) -> None:
-        run.announce(cell, names)
+        run.announce(scenario, names)
 
     def again() -> None:
-        announce(cell.nodes)
-        fault.make(doors, cell.nodes)
+        announce(scenario.nodes)
+        fault.make(context, scenario.nodes)
 
-    with in_force(doors, cell.fault, cell.nodes, longest_s=longest_s(cell), announce=announce):
-        if cell.again:
+    with in_force(context, scenario.fault, scenario.nodes, longest_s=longest_s(scenario), announce=announce):
+        if scenario.again:
             await_configure(run)
             again()
-        if (seconds := hold_s(cell)) is not None:
-            hold(seconds, bystanders.check, again=again, every_s=fault.every_s)
+        if (seconds := hold_s(scenario)) is not None:
+            hold_fault(seconds, bystanders.check, again=again, every_s=fault.every_s)
         elif fault.outlasts_repair:
-            await_end(run, cell)
-        elif fault.take_back is not None and cell.incident and not await_healing(run, only=cell):
-            raise StepFailed(f"{cell.name}: {' and '.join(cell.nodes)} didn't recover")
+            await_end(run, scenario)
+        elif fault.take_back is not None and scenario.incident and not await_healing(run, only=scenario):
+            raise StepFailed(f"{scenario.name}: {' and '.join(scenario.nodes)} didn't recover")
 
 
-def await_healing(run: Run, only: Cell | None = None) -> bool:
-    """Whether all victims (of the cell ``only``) serve again with nothing open.
+def await_healing(run: Run, only: Scenario | None = None) -> bool:
+    """Whether all victims (of the scenario ``only``) serve again with nothing open.
 
-    A slow machine may take its time: it is given up when nothing new has stood in a journal for the cells' deadline,
-    or after LONGEST_S. Raises ChaosStopped, or Aborted.
+    A slow machine may take its time: it is given up when nothing new has stood in a journal for the scenarios'
+    deadline, or after LONGEST_S. Raises ChaosStopped, or Aborted.
     """
-    cells = run.cells if only is None else [only]
-    deadline_s = max(cell.deadline_s for cell in cells)
-    bystanders = guard.Bystanders(run.doors, run.victims, run.t0)
-    held = any(hold_s(cell) is not None for cell in cells)
+    scenarios = run.scenarios if only is None else [only]
+    deadline_s = max(scenario.deadline_s for scenario in scenarios)
+    bystanders = guard.Bystanders(run.context, run.victims, run.t0)
+    held = any(hold_s(scenario) is not None for scenario in scenarios)
     began = time.monotonic()
     until, noted, calm_since = began + deadline_s, 0, None
     while (now := time.monotonic()) < min(until, began + LONGEST_S):
@@ -244,14 +251,14 @@ def await_healing(run: Run, only: Cell | None = None) -> bool:
         if not store_answers(run):
             time.sleep(0.5)
             continue
-        if asking := [name for cell in cells if cell.asks for name in cell.nodes]:
+        if asking := [name for scenario in scenarios if scenario.asks for name in scenario.nodes]:
             # As a person does who knows that the disks are gone.
-            ControlPlane(run.doors.settings).airflow.answer_all([*map(watch_of, asking)], APPROVE)
-        incidents = incidents_since(run.doors, run.t0)
+            ControlPlane(run.context.settings).airflow.answer_all([*map(watch_of, asking)], APPROVE)
+        incidents = incidents_since(run.context, run.t0)
         if (entries := sum(len(one.entries) for one in incidents)) > noted:
             until, noted = now + deadline_s, entries
         watched_s = now - began if held else (datetime.now(UTC) - run.t0).total_seconds()
-        calm = watched_s >= WATCHED_S and all(is_over(run, cell, incidents) for cell in cells)
+        calm = watched_s >= WATCHED_S and all(is_over(run, scenario, incidents) for scenario in scenarios)
         calm_since = (calm_since or now) if calm else None
         if calm_since is not None and now - calm_since >= CALM_S:
             return True
@@ -262,32 +269,35 @@ def await_healing(run: Run, only: Cell | None = None) -> bool:
 def store_answers(run: Run) -> bool:
     """Whether Postgres answers; it may be what was killed, and comes back by itself."""
     try:
-        run.doors.store.faults(1)
+        run.context.store.faults(1)
     except StoreUnavailable:
         return False
     return True
 
 
-def is_over(run: Run, cell: Cell, incidents: Sequence[Incident]) -> bool:
+def is_over(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> bool:
     """Whether nothing is open, what must be done was done, and every victim is redundant at this moment.
 
     ``incidents``: those that began since the fault.
     """
-    incidents = concerning(run, cell, incidents)
+    incidents = concerning(run, scenario, incidents)
     if any(one.closed_at is None for one in incidents):
         return False
     healed = {one.node for one in incidents if one.outcome is Outcome.HEALED}
-    if owed(cell, told_by(incidents)) or (cell.must and not set(cell.nodes) <= healed):
+    if victims_without_action(scenario, told_by(incidents)) or (
+        scenario.must and not set(scenario.nodes) <= healed
+    ):
         return False  # the first incident may be but the fault's own restart; the one that matters is to come
-    fleet = run.doors.fleet
+    fleet = run.context.fleet
     return all(
-        asyncio.run(readiness.missing(fleet, fleet.node(name), stream=True)) is None for name in cell.nodes
+        asyncio.run(readiness.readiness_gap(fleet, fleet.node(name), stream=True)) is None
+        for name in scenario.nodes
     )
 
 
-def concerning(run: Run, cell: Cell, incidents: Sequence[Incident]) -> list[Incident]:
-    """The incidents that a cell answers for: those of its victims and of bystanders, not those of the other cell."""
-    others = run.others(cell)
+def concerning(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> list[Incident]:
+    """The incidents that a scenario answers for: its victims' and bystanders', not the other scenario's."""
+    others = run.others(scenario)
     return [one for one in incidents if one.node not in others]
 
 
@@ -295,29 +305,29 @@ def await_configure(run: Run, deadline_s: float = 120) -> None:
     """Wait until the recovery configures the new node; raises StepFailed at the deadline."""
 
     def configures() -> bool:
-        found = incidents_since(run.doors, run.t0)
+        found = incidents_since(run.context, run.t0)
         return any(entry.step == "configure" for one in found for entry in one.entries)
 
     if not wait_until(configures, deadline_s):
         raise StepFailed(f"no recovery came so far as to configure within {deadline_s:.0f} s")
 
 
-def await_end(run: Run, cell: Cell) -> None:
+def await_end(run: Run, scenario: Scenario) -> None:
     """Wait until every incident of a fault that outlasts its repair is closed."""
 
     def ended() -> bool:
-        incidents = concerning(run, cell, incidents_since(run.doors, run.t0))
+        incidents = concerning(run, scenario, incidents_since(run.context, run.t0))
         return bool(incidents) and all(one.closed_at for one in incidents)
 
-    if not wait_until(ended, cell.deadline_s, pause=0.5):
-        raise StepFailed(f"{cell.name}: the repair didn't end while the fault was in force")
+    if not wait_until(ended, scenario.deadline_s, pause=0.5):
+        raise StepFailed(f"{scenario.name}: the repair didn't end while the fault was in force")
 
 
-def taken_account(run: Run, fed: Any) -> dict[str, Any]:
+def reconciliation_report(run: Run, fed: Any) -> dict[str, Any]:
     """The account of the trades that came in meanwhile; empty when it can't be taken."""
     try:
         return account.summary(
-            reconcile_when_quiet(run.doors.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)
+            reconcile_when_quiet(run.context.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)
         )
     except (KintsugiError, OSError) as error:
         run.console.print(f"  [red]no account: {error}")
@@ -328,11 +338,13 @@ def awaited_pages(run: Run) -> dict[str, str]:
     """Every page since the fault; one that must come is waited for, because the watchdog gathers them once a minute."""
 
     def complete() -> bool:
-        pages = pages_since(run.doors, run.t0)
-        return all(pages_about(cell, pages) for cell in run.cells if cell.pages is Pages.MUST)
+        pages = pages_since(run.context, run.t0)
+        return all(
+            pages_about(scenario, pages) for scenario in run.scenarios if scenario.pages is ExpectedPages.MUST
+        )
 
     wait_until(complete, PAGE_DEADLINE_S, pause=1.0)
-    return pages_since(run.doors, run.t0)
+    return pages_since(run.context, run.t0)
 
 
 def recorded(run: Run, ended_at: datetime) -> tuple[Sequence[Death] | None, str | None]:

@@ -1,8 +1,8 @@
-"""A cell of the fault matrix: which fault on which nodes, and what is expected of the recovery. Pure.
+"""A scenario of the fault matrix: which fault on which nodes, and what is expected of the recovery. Pure.
 
-A cell is passed when its victims serve again with no incident left open, the verdicts and actions in their incidents
-are among the expected, no other node was acted upon, no live node was killed, a person was paged where that is designed
-and nowhere else, and no trade is lost or doubled. The table is `benchmarks.fault_matrix`.
+A scenario is passed when its victims serve again with no incident left open, the verdicts and actions in their
+incidents are among the expected, no other node was acted upon, no live node was killed, a person was paged where that
+is designed and nowhere else, and no trade is lost or doubled. The table is `benchmarks.fault_matrix`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kintsugi.core.incident import Action
-from kintsugi.recovery.diagnosis import Verdict
-from kintsugi.recovery.guards import Gate
+from kintsugi.recovery.diagnosis import FailureMode
+from kintsugi.recovery.guards import Guard
 
-_V, _A = Verdict, Action
+_V, _A = FailureMode, Action
 # An init that starts a killed service is often quicker than the second opinion.
 BACK_BY_ITSELF = frozenset({_V.STARTING, _V.PROCESS_DOWN, _V.FALSE_ALARM})
 DEAD = frozenset({_V.HOST_LOST})
@@ -23,7 +23,7 @@ REBUILT = frozenset({_A.REBUILD})
 ON_ITS_DISK = frozenset({_A.REBUILD_NODE})
 
 
-class Pages(StrEnum):
+class ExpectedPages(StrEnum):
     """Whether a person is paged about a fault."""
 
     NONE = "none"
@@ -32,7 +32,7 @@ class Pages(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class Scenario:
     """One experiment.
 
     ``verdicts``, ``actions``: what may stand in the incidents of the victims; ``must``: actions of which each victim's
@@ -48,28 +48,30 @@ class Cell:
 
     fault: str
     nodes: tuple[str, ...]
-    verdicts: frozenset[Verdict]
+    verdicts: frozenset[FailureMode]
     actions: frozenset[Action] = frozenset()
     must: frozenset[Action] = frozenset()
     says: str = ""
     incident: bool = True
     asks: bool = False
     again: bool = False
-    pages: Pages = Pages.NONE
+    pages: ExpectedPages = ExpectedPages.NONE
     may_kill_serving: bool = False
     hold_s: float | None = None
-    waives: frozenset[Gate] = frozenset()
+    waives: frozenset[Guard] = frozenset()
     deadline_s: float = 240.0
 
     @property
     def name(self) -> str:
-        """How the cell is called on the command line and in the report."""
+        """How the scenario is called on the command line and in the report."""
         held = "" if self.hold_s is None else f"@{self.hold_s:g}s"
         return f"{self.fault}{'_twice' if self.again else ''}{held}:{'+'.join(self.nodes)}"
 
 
-def one_each(fault: str, names: Iterable[str], verdicts: frozenset[Verdict], **more: object) -> list[Cell]:
-    return [Cell(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
+def one_each(
+    fault: str, names: Iterable[str], verdicts: frozenset[FailureMode], **more: object
+) -> list[Scenario]:
+    return [Scenario(fault, (name,), verdicts, **more) for name in names]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,58 +84,56 @@ class Told:
     words: str = ""
 
 
-def judge(cell: Cell, incidents: Sequence[Told], healed: bool) -> str | None:
-    """Why the cell isn't as designed, None when it is.
+def judge_scenario(scenario: Scenario, incidents: Sequence[Told], healed: bool) -> str | None:
+    """Why the scenario isn't as designed, None when it is.
 
     ``incidents``: what each incident says that began since the fault.
     """
     if not healed:
-        return (
-            f"not healed; its journals stood still for {cell.deadline_s:.0f} s, or went on for far too long"
-        )
+        return f"not healed; its journals stood still for {scenario.deadline_s:.0f} s, or went on for far too long"
     for told in incidents:
-        if (why := _unexpected(cell, told.node, set(told.verdicts), set(told.actions))) is not None:
+        if (why := _unexpected(scenario, told.node, set(told.verdicts), set(told.actions))) is not None:
             return why
-    for node in owed(cell, incidents):
-        return f"{node} should have got {' or '.join(sorted(cell.must))}"
-    for node in cell.nodes:
-        if cell.says and not any(cell.says in told.words for told in incidents if told.node == node):
-            return f"nothing in the journal of {node} says: {cell.says}"
+    for node in victims_without_action(scenario, incidents):
+        return f"{node} should have got {' or '.join(sorted(scenario.must))}"
+    for node in scenario.nodes:
+        if scenario.says and not any(scenario.says in told.words for told in incidents if told.node == node):
+            return f"nothing in the journal of {node} says: {scenario.says}"
     return None
 
 
-def owed(cell: Cell, incidents: Sequence[Told]) -> list[str]:
-    """The victims that still have to get an action that they must have; ``incidents`` as for ``judge``."""
-    if not cell.must:
+def victims_without_action(scenario: Scenario, incidents: Sequence[Told]) -> list[str]:
+    """The victims that still have to get an action that they must have; ``incidents`` as for ``judge_scenario``."""
+    if not scenario.must:
         return []
-    had = {told.node for told in incidents if cell.must & set(told.actions)}
-    return [node for node in cell.nodes if node not in had]
+    had = {told.node for told in incidents if scenario.must & set(told.actions)}
+    return [node for node in scenario.nodes if node not in had]
 
 
-def _unexpected(cell: Cell, node: str, verdicts: set[str], actions: set[str]) -> str | None:
-    """What was said of a node, or done to it, that the cell doesn't expect."""
-    if actions and (node not in cell.nodes or not cell.incident):
+def _unexpected(scenario: Scenario, node: str, verdicts: set[str], actions: set[str]) -> str | None:
+    """What was said of a node, or done to it, that the scenario doesn't expect."""
+    if actions and (node not in scenario.nodes or not scenario.incident):
         return f"{node} was acted upon ({', '.join(sorted(actions))}), though it should have been left alone"
-    if node not in cell.nodes:
+    if node not in scenario.nodes:
         return None
-    if strange := verdicts - cell.verdicts - BACK_BY_ITSELF:
+    if strange := verdicts - scenario.verdicts - BACK_BY_ITSELF:
         return f"{node} was taken for {', '.join(sorted(strange))}"
-    if strange := actions - cell.actions:
+    if strange := actions - scenario.actions:
         return f"{node} got {', '.join(sorted(strange))}"
     return None
 
 
-def judge_pages(cell: Cell, pages: Collection[str]) -> str | None:
+def judge_pages(scenario: Scenario, pages: Collection[str]) -> str | None:
     """Why a person wasn't paged as designed, None when it was so. ``pages``: titles of those about its victims."""
-    if cell.pages is Pages.MUST and not pages:
-        return f"no person was paged about {', '.join(cell.nodes)}"
-    if cell.pages is Pages.NONE and pages:
+    if scenario.pages is ExpectedPages.MUST and not pages:
+        return f"no person was paged about {', '.join(scenario.nodes)}"
+    if scenario.pages is ExpectedPages.NONE and pages:
         return f"a person was paged: {'; '.join(sorted(pages))}"
     return None
 
 
-def judge_kills(cell: Cell, killed: Collection[str]) -> str | None:
+def judge_kills(scenario: Scenario, killed: Collection[str]) -> str | None:
     """Why the deaths aren't as designed, None when they are. ``killed``: nodes of which something was killed."""
-    if not cell.incident and killed:
+    if not scenario.incident and killed:
         return f"{', '.join(sorted(set(killed)))} was killed, though it should have been left alone"
     return None

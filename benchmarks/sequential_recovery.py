@@ -24,8 +24,8 @@ from benchmarks.mttr_figures import quantiles
 from kintsugi.chaos.victim_choice import order
 from kintsugi.core.incident import acted_on_others
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -36,7 +36,9 @@ ALL = "all"
 STANDSTILL_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
 
 
-def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None) -> int:
+def run_rounds(
+    settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None
+) -> int:
     """All rounds with trades flowing, then the account.
 
     0 when every node healed, nothing was done to another one, and nothing is lost or doubled.
@@ -46,33 +48,37 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
     console = Console(soft_wrap=True, highlight=False)
     report = report or report_path(settings, "sequential-recovery", old_command="rounds")
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
-    doors, demo = runtime(), Demo(settings, console, report)
-    set_going(doors)
+    context, demo = Context.from_environment(), Demo(settings, console, report)
+    unpause_dags(context)
     figures: list[dict[str, Any]] = []
-    with live_feed(doors):
-        for number, names in enumerate(orders(doors, rounds, seed), start=1):
+    with live_feed(context):
+        for number, names in enumerate(orders(context, rounds, seed), start=1):
             for name in names:
-                await_steady_state(doors)
-                await_allowed(doors, "volume_lost", [name])
+                await_steady_state(context)
+                await_allowed(context, "volume_lost", [name])
                 console.print(f"round {number}")
                 began = datetime.now(UTC)
-                healed = demo.break_and_heal(doors, name, STANDSTILL_S)
-                others = acted_on_others(incidents_since(doors, began), [name])
+                healed = demo.break_and_heal(context, name, STANDSTILL_S)
+                others = acted_on_others(incidents_since(context, began), [name])
                 figures.append({**healed, "round": number, "acted_elsewhere": others})
-                write(report, seed, figures, None)
+                write_figures(report, seed, figures, None)
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=180))
-    write(report, seed, figures, counted)
-    show(console, figures, counted)
+    write_figures(report, seed, figures, counted)
+    print_figures(console, figures, counted)
     return 0 if counted["complete"] and not any(row["acted_elsewhere"] for row in figures) else 1
 
 
-def orders(doors: Runtime, rounds: int, seed: int) -> list[list[str]]:
+def orders(context: Context, rounds: int, seed: int) -> list[list[str]]:
     """Names of the nodes in the order of each round: as the fleet file has them, then at random by the seed."""
-    first = list(doors.fleet.nodes)
-    return [first, *([node.name for node in order(seed + n, doors.fleet)] for n in range(1, rounds))][:rounds]
+    first = list(context.fleet.nodes)
+    return [first, *([node.name for node in order(seed + n, context.fleet)] for n in range(1, rounds))][
+        :rounds
+    ]
 
 
-def write(report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None) -> None:
+def write_figures(
+    report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None
+) -> None:
     """Every figure so far, also when a later repair fails."""
     document = {
         "machine": machine(),
@@ -100,7 +106,7 @@ def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def show(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:
+def print_figures(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:
     """A line a repair, then the spread and the account."""
     from rich.table import Table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from kintsugi.core.fleet import REPOSITORY
 
 
-def run(*, levels: Sequence[str], seeds: Sequence[int], trades: int, report: Path) -> int:
+def run_signals(*, levels: Sequence[str], seeds: Sequence[int], trades: int, report: Path) -> int:
     """The exit status; no levels or seeds means all levels and the seeds kept for the evaluation."""
     command = [sys.executable, "-m", "benchmarks.signals_application"]
     command += ["--trades", str(trades), "--report", str(report.resolve())]

@@ -28,9 +28,9 @@ from pyspark.sql import SparkSession
 
 from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse
 from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, STATISTICS, newest_before
-from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES, Derived
+from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES, DerivedTables
 from kintsugi.pipeline.stream.flow_windows import AGGRESSOR, IMBALANCE, WINDOW_MS
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
 from kintsugi.sampledata import injected_behaviour
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
@@ -151,10 +151,10 @@ def _lines(made: GeneratedDay) -> Iterator[str]:
             yield from (line.rstrip("\n") for line in file)
 
 
-def stream(spark: SparkSession, made: GeneratedDay) -> MemoryStore:
+def stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
     """The tables after the day went through the stream's own functions."""
-    store, baseline = MemoryStore(), usual(spark, made)
-    derived = Derived(store)
+    store, baseline = InMemoryRepository(), usual(spark, made)
+    derived = DerivedTables(store)
     for batch in messages(made):
         trades = stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(batch)))
         stored = trades.select(*RETURNED_NAMES).toArrow()
@@ -164,7 +164,7 @@ def stream(spark: SparkSession, made: GeneratedDay) -> MemoryStore:
     return store
 
 
-def judge(made: GeneratedDay, store: MemoryStore, scores: dict[str, Score]) -> None:
+def score_alerts(made: GeneratedDay, store: InMemoryRepository, scores: dict[str, Score]) -> None:
     """Add a day to the scores, by signal."""
     truth = json.loads(made.truth_file.read_text())
     planted = {
@@ -228,7 +228,7 @@ def plot(scores: list[Score], target: Path) -> None:
     figure.savefig(target, dpi=120)
 
 
-def show(scores: list[Score]) -> None:
+def print_scores(scores: list[Score]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -261,7 +261,7 @@ def evaluate(spark: SparkSession, levels: list[str], seeds: list[int], trades: i
             print(f"level {level}, seed {seed}: {trades:,} trades", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(prefix="kintsugi-signals-") as folder:
                 made = generate_day(Path(folder), day=DAY, seed=seed, trades=trades, level=level)
-                judge(made, stream(spark, made), of_level)
+                score_alerts(made, stream(spark, made), of_level)
         scores += of_level.values()
     return scores
 
@@ -281,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
         scores = evaluate(spark, options.level or list(injected_behaviour.LEVELS), seeds, options.trades)
     finally:
         spark.stop()
-    show(scores)
+    print_scores(scores)
     image = options.report.with_suffix(".png")
     plot(scores, image)
     levels = {name: asdict(level) for name, level in injected_behaviour.LEVELS.items()}

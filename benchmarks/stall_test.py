@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.fault_matrix import ANY, BEYOND_SPARE, LADDER
 from benchmarks.fault_matrix_run import live_kills_in
-from benchmarks.harness import generous, known, machine, screen, write_report
+from benchmarks.harness import load_report, machine, make_console, raised_repair_budget, write_report
 from benchmarks.kill_recorder import recording
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
-from benchmarks.scenario_run import run_cells
-from benchmarks.scenarios import Cell, Pages
+from benchmarks.scenario_run import run_scenarios
+from benchmarks.scenarios import ExpectedPages, Scenario
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import runtime
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -36,61 +36,67 @@ LEFT_ALONE_S = 24.0  # a stall of at most so long must end without a kill
 ACCOUNT_DEADLINE_S = 900.0
 
 
-def stalls(fleet: Fleet, seconds: Sequence[float] = SECONDS) -> list[Cell]:
-    """A cell for each role, and for the fleet, and each time; the shortest come first."""
+def stalls(fleet: Fleet, seconds: Sequence[float] = SECONDS) -> list[Scenario]:
+    """A scenario for each role, and for the fleet, and each time; the shortest come first."""
     groups = [tuple(node.name for node in fleet.of(role)) for role in Role]
     groups = [*(group for group in groups if group), tuple(fleet.nodes)]
     return [stall(group, length) for length in sorted(seconds) for group in groups]
 
 
-def stall(nodes: tuple[str, ...], seconds: float) -> Cell:
-    """The cell of one stall."""
+def stall(nodes: tuple[str, ...], seconds: float) -> Scenario:
+    """The scenario of one stall."""
     if seconds <= LEFT_ALONE_S:
-        return Cell(
-            "stalled", nodes, ANY, incident=False, pages=Pages.MAY, hold_s=seconds, waives=BEYOND_SPARE
+        return Scenario(
+            "stalled",
+            nodes,
+            ANY,
+            incident=False,
+            pages=ExpectedPages.MAY,
+            hold_s=seconds,
+            waives=BEYOND_SPARE,
         )
-    return Cell(
+    return Scenario(
         "stalled",
         nodes,
         ANY,
         actions=LADDER,
-        pages=Pages.MAY,
+        pages=ExpectedPages.MAY,
         hold_s=seconds,
         waives=BEYOND_SPARE,
         deadline_s=300,
     )
 
 
-def run(settings: Settings, *, seconds: Sequence[float] = (), report: Path | None = None) -> int:
+def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report: Path | None = None) -> int:
     """All stalls, then the account; 0 when each went as designed, none killed, and nothing is lost or doubled.
 
     Raises KintsugiError where services can't be stopped from outside, ChaosStopped when a person stops chaos.
     """
-    console, path = screen(), report or settings.repository / "build" / "stall-test.json"
-    doors = runtime()
-    if (why := FAULTS["stalled"].unavailable(doors)) is not None:
+    console, path = make_console(), report or settings.repository / "build" / "stall-test.json"
+    context = Context.from_environment()
+    if (why := FAULTS["stalled"].unavailable(context)) is not None:
         raise KintsugiError(f"no service can be stopped from outside here: {why}")
-    set_going(doors)
-    planned = stalls(doors.fleet, seconds or SECONDS)
-    rows = kept(known(path), planned)
+    unpause_dags(context)
+    planned = stalls(context.fleet, seconds or SECONDS)
+    rows = kept(load_report(path), planned)
     console.print(f"{len(rows)} of {len(planned)} stalls are in {path}")
     with recording(path.with_suffix(".deaths.jsonl"), settings) as recorder:
-        for number, cell in enumerate(planned, start=1):
-            if cell.name in rows:
+        for number, scenario in enumerate(planned, start=1):
+            if scenario.name in rows:
                 continue
-            console.rule(f"[bold]{number}/{len(planned)} {cell.name}", align="left")
+            console.rule(f"[bold]{number}/{len(planned)} {scenario.name}", align="left")
             try:
-                with generous(doors):
-                    (row,) = run_cells(doors, [cell], console, recorder)
+                with raised_repair_budget(context):
+                    (row,) = run_scenarios(context, [scenario], console, recorder)
             except ChaosStopped:
                 raise
             except (KintsugiError, OSError) as error:
-                row = {**empty_row(cell), "outcome": f"not judged: {error}"}
-            rows[cell.name] = {**row, "seconds": cell.hold_s}
-            write(path, planned, rows, None)
-            say(console, rows[cell.name])
+                row = {**empty_row(scenario), "outcome": f"not judged: {error}"}
+            rows[scenario.name] = {**row, "seconds": scenario.hold_s}
+            write_rows(path, planned, rows, None)
+            print_row(console, rows[scenario.name])
     counted = account.summary(reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S))
-    write(path, planned, rows, counted)
+    write_rows(path, planned, rows, counted)
     wrong = [row for row in rows.values() if not row["as_designed"]]
     for row in wrong:
         console.print(f"[red]{row['fault']}: {row['outcome']}")
@@ -98,20 +104,20 @@ def run(settings: Settings, *, seconds: Sequence[float] = (), report: Path | Non
     return 1 if wrong or account.at_fault(counted) else 0
 
 
-def kept(before: Mapping[str, Any], planned: Sequence[Cell]) -> dict[str, Row]:
+def kept(before: Mapping[str, Any], planned: Sequence[Scenario]) -> dict[str, Row]:
     """The rows of a test of the same stalls that was ended, by name; those that couldn't be begun are left out."""
-    if before.get("finished", True) or before.get("planned") != [cell.name for cell in planned]:
+    if before.get("finished", True) or before.get("planned") != [scenario.name for scenario in planned]:
         return {}
     return {row["fault"]: row for row in before["stalls"] if not row["outcome"].startswith(NOT_BEGUN)}
 
 
-def write(
-    path: Path, planned: Sequence[Cell], rows: Mapping[str, Row], counted: dict[str, Any] | None
+def write_rows(
+    path: Path, planned: Sequence[Scenario], rows: Mapping[str, Row], counted: dict[str, Any] | None
 ) -> None:
     """Every stall so far; ``counted``: all trades, at the end."""
     document = {
         "machine": machine(),
-        "planned": [cell.name for cell in planned],
+        "planned": [scenario.name for scenario in planned],
         "finished": counted is not None,
         "stalls": list(rows.values()),
         "account": counted,
@@ -119,7 +125,7 @@ def write(
     write_report(path, document)
 
 
-def say(console: Console, row: Row) -> None:
+def print_row(console: Console, row: Row) -> None:
     """One line when a stall is over."""
     colour = "green" if row["as_designed"] else "red"
     console.print(

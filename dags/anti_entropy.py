@@ -42,10 +42,10 @@ with DAG(
     )
     def compare(node: str, **context: object) -> str:
         """Repair the primary ranges of one node; returns a sentence about the result."""
-        from kintsugi.operations.cassandra_repair import compare_tonight
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.cassandra_repair import repair_tonight
+        from kintsugi.operations.context import Context
 
         run = context["dag_run"]
-        return compare_tonight(runtime(), node, by=f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
+        return repair_tonight(Context.from_environment(), node, by=f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
 
     compare.expand(node=[node.name for node in load_fleet().of(Role.CASSANDRA)])

@@ -55,37 +55,40 @@ with DAG(
     def refuse_when_sick(**context: object) -> str:
         """Check that the run is in time and that the steady state holds; returns what was checked."""
         from kintsugi.chaos import experiment
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
         run = context["dag_run"]
         if over := experiment.night_is_over(str(run.run_type), run.run_after):  # type: ignore[attr-defined]
             raise AirflowSkipException(over)
-        return experiment.check_steady_state(runtime())
+        return experiment.check_steady_state(Context.from_environment())
 
     @task
     def pick_victim(**context: object) -> str:
         """Choose the node from the seed; the same seed picks the same node."""
         from kintsugi.chaos import experiment
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
-        return experiment.pick_victim(runtime(), context["params"]["seed"], str(context["run_id"]))  # type: ignore[index]
+        seed = context["params"]["seed"]  # type: ignore[index]
+        return experiment.pick_victim(Context.from_environment(), seed, str(context["run_id"]))
 
     @task
     def pull_the_plug(node: str, **context: object) -> str:
         """Evaluate the guards, note t0 and kill the node; returns t0, ISO 8601 UTC."""
         from kintsugi.chaos import experiment
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
         lose_volume = bool(context["params"]["lose_volume"])  # type: ignore[index]
-        return experiment.break_server(runtime(), node, run=str(context["run_id"]), lose_volume=lose_volume)
+        return experiment.break_server(
+            Context.from_environment(), node, run=str(context["run_id"]), lose_volume=lose_volume
+        )
 
     @task
     def wait_for_healing(node: str, t0: str) -> dict[str, object]:
         """Wait until the incident of this fault is closed as recovered; returns its figures."""
         from kintsugi.chaos import experiment
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
-        return experiment.wait_for_healing(runtime(), node, t0, deadline_s=600)
+        return experiment.wait_for_recovery(Context.from_environment(), node, t0, deadline_s=600)
 
     victim = pick_victim()
     plug_pulled_at = pull_the_plug(victim)

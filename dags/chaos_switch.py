@@ -38,11 +38,11 @@ with DAG(
     def switch(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
         from kintsugi.chaos.command import resume, stop
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
         params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
         if params["action"] == "resume":  # type: ignore[index]
-            return resume(runtime())
-        return stop(runtime(), user=user or "somebody", reason=params["reason"])  # type: ignore[index]
+            return resume(Context.from_environment())
+        return stop(Context.from_environment(), user=user or "somebody", reason=params["reason"])  # type: ignore[index]
 
     switch()

@@ -47,12 +47,13 @@ with DAG(
     @task(retries=1, retry_delay=timedelta(seconds=30))
     def compare(**context: object) -> str:
         """Compare every server; fails while a file differs."""
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
         from kintsugi.releases import drift
 
         run, params = context["dag_run"], context["params"]
         holder = f"{run.dag_id}/{run.run_id}"  # type: ignore[attr-defined]
-        report = drift.look(runtime(), holder=holder, put_right=bool(params["put_right"]))  # type: ignore[index]
+        put_right = bool(params["put_right"])  # type: ignore[index]
+        report = drift.detect_drift(Context.from_environment(), holder=holder, put_right=put_right)
         if report.remaining:
             raise AirflowFailException(str(report))
         return str(report)

@@ -40,8 +40,8 @@ with DAG(
     def put_digest(**context: object) -> str:
         """Put the digest into the outbox; returns its title."""
         from kintsugi.notify.digest import put_digest as put
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
-        return put(runtime(), context["dag_run"].run_after)  # type: ignore[attr-defined]
+        return put(Context.from_environment(), context["dag_run"].run_after)  # type: ignore[attr-defined]
 
     put_digest()

@@ -35,9 +35,9 @@ with DAG(
         """Delete the expired archives; returns the number of objects."""
         from datetime import UTC, datetime
 
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
         from kintsugi.recovery import report
 
-        return report.expire(runtime(), datetime.now(UTC))
+        return report.expire(Context.from_environment(), datetime.now(UTC))
 
     expire()

@@ -69,13 +69,13 @@ with DAG(
         from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
         from kintsugi.core.settings import KAFKA_PORT, load_settings
-        from kintsugi.db.ingest_ledger import Ledger
+        from kintsugi.db.ingest_ledger import IngestLedger
         from kintsugi.pipeline.ingest.file_ingest import ingest_pending
         from kintsugi.pipeline.ingest.flow_control import flow_control
 
         settings = load_settings()
         bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
-        ledger = Ledger(store_dsn(settings))
+        ledger = IngestLedger(store_dsn(settings))
         accounts = ingest_pending(
             s3_client(settings), ledger, bootstrap,
             sources=reachable_sources(settings), idle=IDLE_S, at_most=ROUND_S,

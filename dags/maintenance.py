@@ -43,12 +43,12 @@ with DAG(
     @task
     def flag(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
         from kintsugi.recovery.maintenance import set_healing
 
         params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
         return set_healing(
-            runtime().store,
+            Context.from_environment().store,
             scope=params["scope"],  # type: ignore[index]
             healing=params["healing"],  # type: ignore[index]
             minutes=params["minutes"],  # type: ignore[index]

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, task
 
 from kintsugi.core.settings import TOPIC
-from kintsugi.notify.reconciliation_alert import call_a_person
+from kintsugi.notify.reconciliation_alert import page_on_failure
 
 RUNBOOK = """
 ### Reconciliation after an ingest
@@ -41,9 +41,9 @@ with DAG(
     default_args={"owner": "kintsugi", "retries": 2, "retry_delay": timedelta(seconds=10)},
 ) as dag:
 
-    @task(execution_timeout=timedelta(minutes=30), on_failure_callback=call_a_person)
+    @task(execution_timeout=timedelta(minutes=30), on_failure_callback=page_on_failure)
     def reconcile() -> dict[str, Any] | None:
-        """Reconcile the files ingested since the last run; raises Unaccounted when a trade is lost."""
+        """Reconcile the files ingested since the last run; raises ReconciliationError when a trade is lost."""
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.reconcile.reconcile import reconcile_ingested
 

@@ -69,7 +69,7 @@ with DAG(
         from kintsugi.core.connections import data_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
         from kintsugi.core.settings import KAFKA_PORT, load_settings
-        from kintsugi.db.ingest_ledger import Ledger
+        from kintsugi.db.ingest_ledger import IngestLedger
         from kintsugi.db.sent_offsets import SentOffsets
         from kintsugi.db.stream_record import StreamRecord
         from kintsugi.pipeline.ingest.flow_control import flow_control
@@ -80,7 +80,7 @@ with DAG(
         form, name, dsn = context["params"], context["run_id"], store_dsn(settings)
         s3, ledger, brokers = (
             s3_client(settings),
-            Ledger(dsn),
+            IngestLedger(dsn),
             settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT),
         )
         control = flow_control(settings, name)

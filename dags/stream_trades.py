@@ -60,9 +60,9 @@ with DAG(
     def committing() -> str:
         """Wait until the application has cores."""
         from kintsugi.operations import stream_driver
-        from kintsugi.operations.context import runtime
+        from kintsugi.operations.context import Context
 
-        return stream_driver.wait_until_running(runtime(), deadline_s=180)
+        return stream_driver.wait_until_running(Context.from_environment(), deadline_s=180)
 
     absent = StreamAbsentSensor(task_id="absent", execution_timeout=None)
     absent >> StreamSubmitOperator(task_id="submit") >> committing()

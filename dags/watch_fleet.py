@@ -66,18 +66,18 @@ A person is paged when nothing was stored for 15 minutes, or when a large lag ha
 def restart_stream() -> str:
     """Restart the driver from its checkpoint; does nothing when the stream was never submitted."""
     from kintsugi.operations import stream_driver
-    from kintsugi.operations.context import runtime
+    from kintsugi.operations.context import Context
 
-    return stream_driver.restart_if_wanted(runtime())
+    return stream_driver.restart_if_desired(Context.from_environment())
 
 
 @task
 def committing() -> str:
     """Wait until the application has cores again."""
     from kintsugi.operations import stream_driver
-    from kintsugi.operations.context import runtime
+    from kintsugi.operations.context import Context
 
-    return stream_driver.wait_until_running(runtime(), deadline_s=180)
+    return stream_driver.wait_until_running(Context.from_environment(), deadline_s=180)
 
 
 def watch(node: Node) -> DAG:

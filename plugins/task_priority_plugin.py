@@ -12,7 +12,7 @@ from typing import Any
 from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
-from kintsugi.core.process_priority import IN_A_WORKER, step_back
+from kintsugi.core.process_priority import IN_A_WORKER, lower_priority
 
 POOLS = ("recovery", "rejoin")
 
@@ -24,7 +24,7 @@ class StepBack:
     def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:
         """Called just before the task's code; what the task starts inherits the niceness."""
         if task_instance.task.pool not in POOLS and IN_A_WORKER in os.environ:
-            step_back()
+            lower_priority()
 
 
 class TaskPriorityPlugin(AirflowPlugin):

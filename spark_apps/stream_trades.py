@@ -30,7 +30,7 @@ from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 from pyspark.sql import types as T  # noqa: N812
 from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy only in name
 
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.settings import TOPIC
 from kintsugi.pipeline.cassandra_session import connect
 from kintsugi.pipeline.consumer_offsets import (
@@ -41,12 +41,12 @@ from kintsugi.pipeline.consumer_offsets import (
 )
 from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate
 from kintsugi.pipeline.stream.baselines import BaselineCache
-from kintsugi.pipeline.stream.cassandra_repository import CassandraStore
+from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository
 from kintsugi.pipeline.stream.cassandra_sink import arrow_sink
 from kintsugi.pipeline.stream.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
 from kintsugi.pipeline.stream.derived_tables import RETURNED as OF_TRADES
 from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES as TRADE_NAMES
-from kintsugi.pipeline.stream.derived_tables import Derived
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.driver_reports import StreamLetters
 from kintsugi.pipeline.stream.message_check import RAW_BYTES, problem
 from kintsugi.pipeline.stream.signals import days_of, with_scores
@@ -165,7 +165,7 @@ def batch_writer(
     committer: OffsetCommitter,
     letters: StreamLetters,
     baselines: BaselineCache,
-    derived: Callable[[], Derived],
+    derived: Callable[[], DerivedTables],
 ) -> Callable[[DataFrame, int], None]:
     """The function for ``foreachBatch``: store the batch's rows and what follows, then offer its offsets.
 
@@ -173,7 +173,7 @@ def batch_writer(
     It takes what `Plan.stored` returns, and raises Outdated, having done nothing, when the plan is. ``derived`` is
     called once, at the first batch.
     """
-    following: list[Derived] = []
+    following: list[DerivedTables] = []
 
     def write(stored: DataFrame, batch_id: int) -> None:
         if (why := plan.outdated()) is not None:
@@ -296,14 +296,14 @@ def set_aside(checkpoint: Path) -> None:
 
 
 def lock(checkpoint: Path) -> IO[str]:
-    """Hold the checkpoint for this process's life; raises Refused when another driver has it."""
+    """Hold the checkpoint for this process's life; raises GuardRefused when another driver has it."""
     checkpoint.mkdir(parents=True, exist_ok=True)
     held = (checkpoint / LOCK).open("a+")
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         held.close()
-        raise Refused(
+        raise GuardRefused(
             f"another driver runs on the checkpoint {checkpoint}; two would race, so this one ends"
         ) from None
     return held
@@ -342,7 +342,7 @@ def main() -> int:
     die_with_parent()
     try:
         held = lock(options.checkpoint)
-    except Refused as refusal:
+    except GuardRefused as refusal:
         log.error("%s", refusal)
         return 3
     spark = SparkSession.builder.appName("stream_trades").getOrCreate()
@@ -354,9 +354,9 @@ def main() -> int:
     plan = Plan(spark, arrow_sink(contact_points, RETURNED_NAMES))
     letters = StreamLetters(options.bootstrap.split(","))
 
-    def derived() -> Derived:
+    def derived() -> DerivedTables:
         migrate(list(contact_points))  # a roll-out starts the driver before anybody runs `make up`
-        return Derived(CassandraStore(connect(list(contact_points))), epoch=epoch)
+        return DerivedTables(CassandraRepository(connect(list(contact_points))), epoch=epoch)
 
     write = batch_writer(plan, committer, letters, BaselineCache(list(contact_points)), derived)
     try:

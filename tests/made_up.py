@@ -12,17 +12,25 @@ from fastapi import Header, HTTPException
 from psycopg.types.json import Jsonb
 
 from kintsugi.core.fleet import load_fleet
-from kintsugi.core.observation import Answer, Symptom
+from kintsugi.core.observation import ProbeResult, Symptom
 from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.store import Store
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport
 from kintsugi.web.actions import Request
-from kintsugi.web.airflow_api import Answer as Done
-from kintsugi.web.app import Doors, create_app
-from kintsugi.web.polling_cache import Hub, Source
-from kintsugi.web.sources import AirflowSeen, Files, FlowSeen, NodeSeen, ReleasesSeen, Unusual, UnusualDay
+from kintsugi.web.airflow_api import AirflowReply as Done
+from kintsugi.web.app import WebContext, create_app
+from kintsugi.web.polling_cache import Hub, PolledSource
+from kintsugi.web.sources import (
+    AirflowSnapshot,
+    Files,
+    NodeSnapshot,
+    ReleasesSnapshot,
+    StreamSnapshot,
+    Unusual,
+    UnusualDay,
+)
 
 STEPS: tuple[tuple[str, str, float, dict[str, str]], ...] = (
     ("confirm", "service and ssh refuse: the host is lost", 1.5, {"verdict": "host_lost"}),
@@ -71,31 +79,31 @@ class MadeUpGate:
 class World:
     """What the made-up sources answer; tests change it, or put an error in a source's place."""
 
-    nodes: dict[str, NodeSeen] = field(default_factory=dict)
+    nodes: dict[str, NodeSnapshot] = field(default_factory=dict)
     files: Files = field(default_factory=lambda: Files(0, None))
     unusual: UnusualDay = field(default_factory=lambda: UnusualDay(None, 0, ()))
-    airflow: AirflowSeen = field(default_factory=lambda: AirflowSeen(frozenset(), (), (), None))
-    releases: ReleasesSeen = field(default_factory=lambda: ReleasesSeen({}, None, {}))
+    airflow: AirflowSnapshot = field(default_factory=lambda: AirflowSnapshot(frozenset(), (), (), None))
+    releases: ReleasesSnapshot = field(default_factory=lambda: ReleasesSnapshot({}, None, {}))
     errors: dict[str, Exception] = field(default_factory=dict)
     sent: list[Request] = field(default_factory=list)
     answer: Done = field(default_factory=lambda: Done(200, "manual__1"))
 
     def __post_init__(self) -> None:
         for node in load_fleet():
-            self.nodes.setdefault(node.name, NodeSeen(Answer.OK, "answers", None, None))
+            self.nodes.setdefault(node.name, NodeSnapshot(ProbeResult.OK, "answers", None, None))
 
     def down(self, name: str, since: datetime) -> None:
         """Let a node be found down."""
-        self.nodes[name] = NodeSeen(Answer.REFUSED, "refused", Symptom.DOWN, since)
+        self.nodes[name] = NodeSnapshot(ProbeResult.REFUSED, "refused", Symptom.DOWN, since)
 
-    def sources(self, dsn: str) -> dict[str, Source]:
-        def of(name: str, value: Callable[[], Any]) -> Source:
+    def sources(self, dsn: str) -> dict[str, PolledSource]:
+        def of(name: str, value: Callable[[], Any]) -> PolledSource:
             async def ask() -> Any:
                 if name in self.errors:
                     raise self.errors[name]
                 return value()
 
-            return Source(ask, every_s=0.2, within_s=1.0)
+            return PolledSource(ask, every_s=0.2, within_s=1.0)
 
         samples = FlowSamples(dsn)
         samples.prepare()
@@ -103,7 +111,9 @@ class World:
         return {
             "nodes": of("nodes", lambda: dict(self.nodes)),
             "store": of("store", lambda: Listing(dsn).glance()),
-            "flow": of("flow", lambda: FlowSeen(tuple(samples.since(datetime.now(UTC) - hours)), live=True)),
+            "flow": of(
+                "flow", lambda: StreamSnapshot(tuple(samples.since(datetime.now(UTC) - hours)), live=True)
+            ),
             "files": of("files", lambda: self.files),
             "unusual": of("unusual", lambda: self.unusual),
             "releases": of("releases", lambda: self.releases),
@@ -119,7 +129,7 @@ def made_up_app(settings: Settings, dsn: str, world: World, user: str | None = N
         return world.answer
 
     return create_app(
-        Doors(
+        WebContext(
             settings=settings,
             gate=MadeUpGate(user),
             hub=Hub(world.sources(dsn)),

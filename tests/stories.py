@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 
@@ -17,8 +17,8 @@ def at(seconds: float) -> datetime:
     return T0 + timedelta(seconds=seconds)
 
 
-def entry(after: float, step: str, message: str = "done", /, **data: Any) -> Entry:
-    return Entry(at(after), step, message, data)
+def entry(after: float, step: str, message: str = "done", /, **data: Any) -> JournalEntry:
+    return JournalEntry(at(after), step, message, data)
 
 
 REBUILD = (
@@ -67,7 +67,7 @@ def refused(name: str = "kafka-2", later: float = 0.0, *, is_open: bool = False)
     story = healed(name, later)
     lines = (
         *story.entries[:2],
-        Entry(at(6 + later), "guard", "refused: 2 of 3 are sick", {"refused": ["2 of 3 are sick"]}),
+        JournalEntry(at(6 + later), "guard", "refused: 2 of 3 are sick", {"refused": ["2 of 3 are sick"]}),
     )
     return replace(
         story,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.throughput.meters import StreamMeter
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.stream_lag import snapshot
 from kintsugi.probes.protocols import probe_node
@@ -33,7 +33,7 @@ class Bench:
     files between processes.
     """
 
-    doors: Runtime
+    context: Context
     console: Console
     seed: int
     seconds: float
@@ -41,11 +41,11 @@ class Bench:
 
     @property
     def bootstrap(self) -> list[str]:
-        return self.doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
+        return self.context.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
 
     @property
     def contact_points(self) -> list[str]:
-        return [node.address for node in self.doors.fleet.of(Role.CASSANDRA)]
+        return [node.address for node in self.context.fleet.of(Role.CASSANDRA)]
 
     def say(self, text: str) -> None:
         """A line of progress."""
@@ -69,7 +69,7 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
     """
     until = time.monotonic() + deadline_s
     while True:
-        now = snapshot(bench.doors.settings)
+        now = snapshot(bench.context.settings)
         silent = asyncio.run(_silent(bench))
         if now.lag == 0 and not now.pending and not silent:
             return
@@ -82,8 +82,8 @@ def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
 
 
 async def _silent(bench: Bench) -> list[str]:
-    probes = await asyncio.gather(*(probe_node(node) for node in bench.doors.fleet))
-    return [probe.target for probe in probes if probe.answer is not Answer.OK]
+    probes = await asyncio.gather(*(probe_node(node) for node in bench.context.fleet))
+    return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
 
 Result = dict[str, Any]

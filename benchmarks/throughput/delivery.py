@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.throughput.feed import Part
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import Ledger, State, Tally
+from kintsugi.db.ingest_ledger import FileState, IngestLedger, Tally
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -48,7 +48,7 @@ def kafka_python(bootstrap: list[str]) -> Iterator[KafkaProducer]:
         client.close(timeout=10)
 
 
-def put(s3: Any, part: Part) -> float:
+def put_part(s3: Any, part: Part) -> float:
     """Put the file into S3; returns the time (seconds since 1970) just before."""
     at = time.time()
     s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)
@@ -61,7 +61,7 @@ def etag_of(body: bytes) -> str:
 
 
 def deliver(
-    s3: Any, ledger: Ledger, kafka: KafkaProducer, part: Part, messages: list[Message], *,
+    s3: Any, ledger: IngestLedger, kafka: KafkaProducer, part: Part, messages: list[Message], *,
     rate: float | None = None,
 ) -> float:  # fmt: skip
     """Send a file's messages, ``rate`` a second or as fast as Kafka takes them; returns the seconds it took.
@@ -78,14 +78,14 @@ def deliver(
         if given != etag:
             raise StepFailed(f"S3 gave {part.key} the ETag {given}, not {etag}; it would be ingested twice")
         began = time.monotonic()
-        send(kafka, TOPIC, paced(messages, rate))
+        send_messages(kafka, TOPIC, paced(messages, rate))
         seconds = time.monotonic() - began
         tally = Tally(lines_done=part.rows + 1, read=part.rows, accepted=part.rows, produced=len(messages))
-        claim.finish(tally, State.DONE)
+        claim.finish(tally, FileState.DONE)
     return seconds
 
 
-def send(kafka: KafkaProducer, topic: str, messages: Iterable[Message]) -> int:
+def send_messages(kafka: KafkaProducer, topic: str, messages: Iterable[Message]) -> int:
     """Send (key, value) pairs and wait until all are acknowledged; returns how many.
 
     Raises KintsugiError with Kafka's first complaint.

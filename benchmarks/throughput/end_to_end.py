@@ -13,10 +13,10 @@ from collections.abc import Callable
 from itertools import chain, islice
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.delivery import put
+from benchmarks.throughput.delivery import put_part
 from benchmarks.throughput.feed import Part, parts, trades
 from benchmarks.throughput.figures import rates, spread
-from benchmarks.throughput.meters import Reading, StreamMeter, usage
+from benchmarks.throughput.meters import StreamMeter, StreamReading, usage
 from benchmarks.throughput.stored import Expected, compare, rows_of
 from benchmarks.throughput.writers import save
 from kintsugi.core.errors import StepFailed
@@ -42,12 +42,12 @@ def end_to_end(bench: Bench) -> Result:
         warm = feed.until(meter, lambda now: now.stored - start.stored >= WARM_UP, WARM_UP_S)
         began = feed.until(meter, lambda now: now.stored > warm.stored, STANDSTILL_S)
         bench.say(f"counting for {bench.seconds:.0f} s")
-        before = usage(bench.doors.settings)
+        before = usage(bench.context.settings)
         enough = feed.until(
             meter, lambda now: now.at >= began.at + bench.seconds, bench.seconds + STANDSTILL_S
         )
         end = feed.until(meter, lambda now: now.stored > enough.stored, STANDSTILL_S)
-        used = usage(bench.doors.settings).cpu_since(before)
+        used = usage(bench.context.settings).cpu_since(before)
         rows = sum(part.rows for part in feed.sent)
         meter.wait_for(
             lambda now: now.stored - start.stored >= rows and not now.lag,
@@ -83,11 +83,13 @@ class Feed:
         ahead = int(bench.seconds * FIRST_ROWS_A_SECOND / PART_ROWS) + (OUTSTANDING + WARM_UP) // PART_ROWS
         bench.say(f"making {ahead} files of {PART_ROWS:,} trades")
         self._files = chain(list(islice(files, ahead)), files)
-        self._s3 = bench.doors.s3()
+        self._s3 = bench.context.s3()
         self._first: int | None = None
         self.sent: list[Part] = []
 
-    def until(self, meter: StreamMeter, reached: Callable[[Reading], bool], seconds: float) -> Reading:
+    def until(
+        self, meter: StreamMeter, reached: Callable[[StreamReading], bool], seconds: float
+    ) -> StreamReading:
         """Feed until a reading fulfils ``reached``, and return it; raises StepFailed after ``seconds`` in vain."""
         if self._first is None:
             self._first = meter.last.stored
@@ -99,7 +101,7 @@ class Feed:
                 )
             if len(self.sent) * PART_ROWS - (now.stored - self._first) < OUTSTANDING:
                 part = next(self._files)
-                put(self._s3, part)
+                put_part(self._s3, part)
                 self.sent.append(part)
             else:
                 time.sleep(0.1)

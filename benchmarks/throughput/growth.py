@@ -20,7 +20,7 @@ from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import KEYSPACE
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.infra import ssh
 from kintsugi.pipeline.cassandra_session import connected
 
@@ -43,7 +43,7 @@ def growth(bench: Bench) -> Result:
     """``growth``: for each level rows, partitions' factor, trades_per_s, cpu_s_per_trade; and the slope."""
     idle = idle_cpu(bench)
     bench.say(f"idle, all nodes use {idle:.2f} cores")
-    ledger = Ledger(store_dsn(bench.doors.settings))
+    ledger = IngestLedger(store_dsn(bench.context.settings))
     points: list[dict[str, Any]] = []
     first = 0
     with kafka_python(bench.bootstrap) as kafka:
@@ -59,9 +59,9 @@ def growth(bench: Bench) -> Result:
 
 def idle_cpu(bench: Bench, seconds: float = IDLE_S) -> float:
     """Processor seconds a second of all nodes while nothing is sent."""
-    before, began = usage(bench.doors.settings), time.monotonic()
+    before, began = usage(bench.context.settings), time.monotonic()
     time.sleep(seconds)
-    used = usage(bench.doors.settings).fleet_cpu_since(before)
+    used = usage(bench.context.settings).fleet_cpu_since(before)
     return used / (time.monotonic() - began)
 
 
@@ -75,15 +75,15 @@ def _level(
     part = joined(f"trades/growth/UnderlyingOptionsTradesCalcs_{bench.seed}-{number}.csv", feed, count)
     ready = messages(part)
     with bench.stream_meter() as meter:
-        start, before, began = meter.last, usage(bench.doors.settings), time.monotonic()
-        deliver(bench.doors.s3(), ledger, kafka, part, ready, rate=RATE)
+        start, before, began = meter.last, usage(bench.context.settings), time.monotonic()
+        deliver(bench.context.s3(), ledger, kafka, part, ready, rate=RATE)
         meter.wait_for(
             lambda now: now.stored - start.stored >= rows, STORED_S, f"{rows:,} trades to be stored"
         )
         stored_s = time.monotonic() - began
     flush_and_compact(bench)
     seconds = time.monotonic() - began
-    used = usage(bench.doors.settings)
+    used = usage(bench.context.settings)
     gross = used.fleet_cpu_since(before)
     return {
         "level": level, "rows": rows, "partitions": level, "trades_per_s": round(rows / stored_s),
@@ -96,15 +96,15 @@ def _level(
 
 def flush_and_compact(bench: Bench) -> None:
     """Flush the memtables of every Cassandra node, and wait until no compaction runs or waits."""
-    settings = bench.doors.settings
+    settings = bench.context.settings
 
     def flush(node: Node) -> None:
         tool = settings.node_root(node.name) / "bin" / "nodetool"
-        answer = ssh.run(settings, node, [str(tool), "flush", KEYSPACE], timeout=60)
+        answer = ssh.run_over_ssh(settings, node, [str(tool), "flush", KEYSPACE], timeout=60)
         if answer.returncode:
             raise StepFailed(f"{node.name}: nodetool flush failed: {answer.stderr.strip()[-300:]}")
 
-    nodes = bench.doors.fleet.of(Role.CASSANDRA)
+    nodes = bench.context.fleet.of(Role.CASSANDRA)
     with ThreadPoolExecutor(len(nodes)) as pool:
         list(pool.map(flush, nodes))
     deadline = time.monotonic() + COMPACTED_S

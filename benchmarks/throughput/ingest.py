@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send
+from benchmarks.throughput.delivery import Message, etag_of, kafka_python, send_messages
 from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import Ledger, file_id
+from kintsugi.db.ingest_ledger import IngestLedger, file_id
 from kintsugi.pipeline.ingest.file_ingest import ingest_object
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import S3Object
@@ -65,16 +65,16 @@ def ingest(bench: Bench) -> Result:
 
 def _raw(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
     began = time.monotonic()
-    return send(kafka, topic, ready) / (time.monotonic() - began)
+    return send_messages(kafka, topic, ready) / (time.monotonic() - began)
 
 
 def _ours(bench: Bench, topic: str, part: Part) -> float:
     """The product's own ingest of a file in S3, its ledger and its manifest included."""
-    s3 = bench.doors.s3()
+    s3 = bench.context.s3()
     etag = s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]
     source = S3Object(part.key, etag, len(part.body))
     try:
-        with scratch_ledger(store_dsn(bench.doors.settings)) as ledger:
+        with scratch_ledger(store_dsn(bench.context.settings)) as ledger:
             began = time.monotonic()
             with producer(bench.bootstrap) as kafka:
                 redirected: Any = Redirected(kafka, topic)
@@ -89,7 +89,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
 
 
 @contextmanager
-def scratch_ledger(dsn: str) -> Iterator[Ledger]:
+def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
     """A ledger in a schema of its own, dropped at the end of the block: the account must not look for these files."""
     import psycopg
     from psycopg.conninfo import make_conninfo
@@ -97,7 +97,7 @@ def scratch_ledger(dsn: str) -> Iterator[Ledger]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCRATCH_SCHEMA}")
         try:
-            yield Ledger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+            yield IngestLedger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
         finally:
             connection.execute(f"DROP SCHEMA {SCRATCH_SCHEMA} CASCADE")
 
@@ -105,7 +105,7 @@ def scratch_ledger(dsn: str) -> Iterator[Ledger]:
 def _naive(kafka: KafkaProducer, topic: str, ready: list[Message]) -> float:
     began, count = time.monotonic(), 0
     for message in ready:
-        count += send(kafka, topic, [message])
+        count += send_messages(kafka, topic, [message])
         if time.monotonic() - began > NAIVE_S:
             break
     return count / (time.monotonic() - began)

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from benchmarks.throughput.context import Bench, Result
-from benchmarks.throughput.delivery import put
+from benchmarks.throughput.delivery import put_part
 from benchmarks.throughput.feed import Part, parts, trades
 from benchmarks.throughput.figures import percentiles_ms, spread
 from benchmarks.throughput.stored import Expected, compare
@@ -58,7 +58,7 @@ def latency(bench: Bench) -> Result:
         with bench.stream_meter() as meter, Sampler(bench.bootstrap, session) as sampler:
             start = meter.last
             began = time.time()
-            for _, content in feed(bench, by_part):
+            for _, content in feed_slowly(bench, by_part):
                 puts.update(dict.fromkeys((trade.trade_id for trade in content), time.time()))
                 expected.add(content)
             rows = sum(part.rows for part in made)
@@ -77,16 +77,16 @@ def latency(bench: Bench) -> Result:
     }  # fmt: skip
 
 
-def feed(
+def feed_slowly(
     bench: Bench, some: list[tuple[Part, list[Trade]]], period_s: float = PERIOD_S
 ) -> Iterator[tuple[Part, list[Trade]]]:
     """Put a file into S3 every ``period_s`` seconds; each is given to the caller just before its put."""
-    s3 = bench.doors.s3()
+    s3 = bench.context.s3()
     began = time.monotonic()
     for number, (part, content) in enumerate(some):
         time.sleep(max(0.0, began + number * period_s - time.monotonic()))
         yield part, content
-        put(s3, part)
+        put_part(s3, part)
 
 
 @dataclass

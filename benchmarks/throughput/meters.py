@@ -24,7 +24,7 @@ CONTROL = "control plane"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StreamReading:
     """The stream at one moment (``at``: seconds since 1970), in messages.
 
     ``produced``, ``stored``: sums over the topic's partitions of its end offsets and of the group's offsets.
@@ -44,7 +44,7 @@ class StreamMeter:
 
     def __init__(self, bootstrap: list[str], every_s: float = 0.5) -> None:
         self._bootstrap, self._every_s = bootstrap, every_s
-        self.readings: list[Reading] = []
+        self.readings: list[StreamReading] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream meter", daemon=True)
 
@@ -60,12 +60,12 @@ class StreamMeter:
         self._thread.join(10)
 
     @property
-    def last(self) -> Reading:
+    def last(self) -> StreamReading:
         return self.readings[-1]
 
     def wait_for(
-        self, condition: Callable[[Reading], bool], seconds: float, what: str, *, fresh: bool = False
-    ) -> Reading:
+        self, condition: Callable[[StreamReading], bool], seconds: float, what: str, *, fresh: bool = False
+    ) -> StreamReading:
         """The first reading that fulfils ``condition``, of those yet to come if ``fresh``.
 
         Raises StepFailed, naming ``what`` was waited for, when none does within ``seconds``.
@@ -95,13 +95,13 @@ class StreamMeter:
                 stored = sum(consumer.committed(place) or 0 for place in places)
             except KafkaError:  # a broker that is away for a moment leaves a gap in the readings, no more
                 continue
-            self.readings.append(Reading(time.time(), sum(ends.values()), stored))
+            self.readings.append(StreamReading(time.time(), sum(ends.values()), stored))
         if consumer is not None:
             consumer.close()
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessUsage:
     """One live process: whose it is, a role of the fleet or the control plane.
 
     Processor time in seconds since it began, resident memory in MiB.
@@ -116,7 +116,7 @@ class Process:
 class Usage:
     """The pipeline's processes at one moment, by (pid, start in clock ticks): no two ever share that."""
 
-    processes: dict[tuple[int, int], Process]
+    processes: dict[tuple[int, int], ProcessUsage]
 
     def cpu_since(self, before: Usage) -> dict[str, float]:
         """Processor seconds by owner that the processes alive now have used since another look.
@@ -144,7 +144,7 @@ class Usage:
 
 def usage(settings: Settings) -> Usage:
     """What every node of the local fleet and the control plane use now."""
-    found: dict[tuple[int, int], Process] = {}
+    found: dict[tuple[int, int], ProcessUsage] = {}
     for node in settings.fleet:
         for pid in members(settings, node.name):
             _add(found, pid, str(node.role), with_buried=False)
@@ -153,13 +153,13 @@ def usage(settings: Settings) -> Usage:
     return Usage(found)
 
 
-def _add(found: dict[tuple[int, int], Process], pid: int, owner: str, *, with_buried: bool) -> None:
+def _add(found: dict[tuple[int, int], ProcessUsage], pid: int, owner: str, *, with_buried: bool) -> None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):  # ended a moment ago
         return
     began, seconds, mib = from_stat(text, with_buried=with_buried)
-    found[pid, began] = Process(owner, seconds, mib)
+    found[pid, began] = ProcessUsage(owner, seconds, mib)
 
 
 def from_stat(text: str, *, with_buried: bool) -> tuple[int, float, float]:

@@ -28,8 +28,8 @@ from benchmarks.throughput.plot import draw
 from benchmarks.throughput.spike import spike
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import Settings
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import runtime
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +58,7 @@ SECTIONS: dict[str, Section] = {
 }
 
 
-def run(
+def run_sections(
     settings: Settings, *, only: Sequence[str] = (), seconds: float = SECONDS, seed: int | None = None,
     report: Path | None = None,
 ) -> int:  # fmt: skip
@@ -73,12 +73,12 @@ def run(
     report = report or settings.repository / "build" / "bench.json"
     folder = report.parent / "bench"
     console = Console(soft_wrap=True, highlight=False)
-    state = State.load(folder / "state.json", wanted, seed, seconds)
-    bench = Bench(runtime(), console, state.data_seed, seconds, folder)
+    state = BenchState.load(folder / "state.json", wanted, seed, seconds)
+    bench = Bench(Context.from_environment(), console, state.data_seed, seconds, folder)
     console.print(f"seed {state.seed}; data of the fortnight around {_week(bench.seed)}")
     if state.results:
         console.print(f"going on with a run that has measured {', '.join(state.results)}")
-    set_going(bench.doors)  # what is measured is the pipeline as it lives
+    unpause_dags(bench.context)  # what is measured is the pipeline as it lives
     began, skipped = time.monotonic(), []
     for name in wanted:
         if name in state.results:
@@ -94,7 +94,7 @@ def run(
     shown = _write(report, state, skipped, time.monotonic() - began)
     if not skipped:
         state.path.unlink(missing_ok=True)
-    show(console, shown, report)
+    print_sections(console, shown, report)
     return 0 if not skipped and not shown["lost"] and not shown["doubled"] else 1
 
 
@@ -107,7 +107,7 @@ def chosen(only: Sequence[str]) -> list[str]:
 
 
 @dataclass(slots=True)
-class State:
+class BenchState:
     """What an unfinished run has found; written after each section.
 
     ``calls``: how often it was begun or gone on with.
@@ -126,7 +126,7 @@ class State:
         return self.seed + self.calls - 1
 
     @classmethod
-    def load(cls, path: Path, wanted: list[str], seed: int | None, seconds: float) -> State:
+    def load(cls, path: Path, wanted: list[str], seed: int | None, seconds: float) -> BenchState:
         """The run that ``path`` holds if it is the same and young enough, else a new one."""
         now = time.time()
         try:
@@ -170,7 +170,7 @@ def _measured(bench: Bench, name: str) -> Result:
     return {**result, "took_s": took}
 
 
-def _write(report: Path, state: State, skipped: list[str], seconds: float) -> dict[str, Any]:
+def _write(report: Path, state: BenchState, skipped: list[str], seconds: float) -> dict[str, Any]:
     run = {
         "seed": state.seed, "began_at": datetime.fromtimestamp(state.began_at, UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1), "skipped": skipped, "missing": [n for n in SECTIONS if n not in state.results],
@@ -190,7 +190,7 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(console: Console, shown: dict[str, Any], report: Path) -> None:
+def print_sections(console: Console, shown: dict[str, Any], report: Path) -> None:
     """The table, the aims, and where the files are."""
     from rich.table import Table
 

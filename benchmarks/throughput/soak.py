@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.harness import report_path
 from benchmarks.throughput import driver, soak_feed, tables
 from benchmarks.throughput.context import Bench, await_quiet
-from benchmarks.throughput.delivery import put
+from benchmarks.throughput.delivery import put_part
 from benchmarks.throughput.feed import Part, trades
 from benchmarks.throughput.meters import StreamMeter
 from benchmarks.throughput.stored import Expected
 from benchmarks.throughput.stored import compare as compare_identities
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import send
-from kintsugi.installation.unpause import set_going
-from kintsugi.operations.context import runtime
+from kintsugi.environments.local.node_process import signal_process
+from kintsugi.installation.unpause import unpause_dags
+from kintsugi.operations.context import Context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +46,7 @@ LEAST_RATE = 500  # trades a second below which the stream counts as standing st
 LIMIT_S = 1_500.0
 
 
-def run(
+def run_soak(
     settings: Settings, *, kills: int = KILLS, seed: int | None = None, report: Path | None = None
 ) -> int:
     """The soak from the command line; 0 when both days are the same in every table and nothing is lost or doubled."""
@@ -55,15 +55,15 @@ def run(
     report = report or report_path(settings, "soak-kill", old_command="soak")
     console = Console(soft_wrap=True, highlight=False)
     seed = int(time.time()) if seed is None else seed
-    bench = Bench(runtime(), console, seed, 0, report.parent / "bench")
+    bench = Bench(Context.from_environment(), console, seed, 0, report.parent / "bench")
     days = soak_feed.SoakDays.of(seed)
     console.print(f"seed {seed}: {days.disturbed} disturbed, {days.undisturbed} undisturbed")
-    set_going(bench.doors)  # what is measured is the pipeline as it lives
+    unpause_dags(bench.context)  # what is measured is the pipeline as it lives
     await_quiet(bench)
     shown = soak(bench, kills, days)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(shown, indent=1) + "\n")
-    show(console, shown, report)
+    print_soak(console, shown, report)
     return 0 if shown["same"] and not (shown["empty"] or shown["lost"] or shown["doubled"]) else 1
 
 
@@ -71,12 +71,12 @@ def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     """All three parts; raises StepFailed when the stream doesn't come back, or not within ``LIMIT_S`` in all."""
     bench.say("making a day on which informed traders are at work, and what measures it")
     made = soak_feed.planted_day(bench.seed, bench.folder / "soak")
-    soak_feed.deliver_baseline(bench.doors.s3(), soak_feed.end_of_day_files(made, days))
+    soak_feed.deliver_baseline(bench.context.s3(), soak_feed.end_of_day_files(made, days))
     began = time.monotonic()
     story: list[dict[str, Any]] = []
     with bench.stream_meter() as meter:
         start = meter.last
-        with feeding(bench, soak_feed.feed(bench.seed, made)) as fed:
+        with feeding(bench, soak_feed.soak_parts(bench.seed, made)) as fed:
             chance = random.Random(bench.seed)  # noqa: S311 - when to kill, nothing to guess
             for number in range(kills):
                 story.append(kill_once(bench, meter, chance, storing=number % 2 == 0))
@@ -93,19 +93,19 @@ def soak(bench: Bench, kills: int, days: soak_feed.SoakDays) -> dict[str, Any]:
     bench.say(f"{kills} kills over {rows:,} trades; the same undisturbed")
     undisturbed = [soak_feed.moved(part, days) for part in fed.sent]
     with bench.stream_meter() as meter:
-        start, s3 = meter.last, bench.doors.s3()
+        start, s3 = meter.last, bench.context.s3()
         for part in undisturbed:
-            put(s3, part)
+            put_part(s3, part)
         meter.wait_for(
             lambda now: now.stored - start.stored >= rows and not now.lag,
             DRAIN_S + rows / LEAST_RATE,
             "all to be stored",
         )
     return {"kills": story, "trades": rows, "seconds": round(time.monotonic() - began, 1),
-            **judge(bench, fed.sent, undisturbed, days)}  # fmt: skip
+            **judge_soak(bench, fed.sent, undisturbed, days)}  # fmt: skip
 
 
-def judge(
+def judge_soak(
     bench: Bench, disturbed: list[Part], undisturbed: list[Part], days: soak_feed.SoakDays
 ) -> dict[str, Any]:
     """Compare what Cassandra holds of both days."""
@@ -153,7 +153,7 @@ def kill_once(bench: Bench, meter: StreamMeter, chance: random.Random, *, storin
     time.sleep(pause)
     victims = await_driver(bench)
     victim = chance.choice(victims)
-    hit = send(victim.pid, signal.SIGKILL, victim.began)
+    hit = signal_process(victim.pid, signal.SIGKILL, victim.began)
     what = {
         "at": round(time.time(), 1),
         "kind": victim.kind,
@@ -169,7 +169,7 @@ def await_driver(bench: Bench) -> list[driver.DriverProcess]:
     """The driver's processes, as soon as there are any; raises StepFailed after a minute."""
     deadline = time.monotonic() + STARTS_WITHIN_S
     while True:
-        found = driver.processes(bench.doors.settings)
+        found = driver.processes(bench.context.settings)
         if found:
             return found
         if time.monotonic() > deadline:
@@ -182,7 +182,7 @@ def await_driver(bench: Bench) -> list[driver.DriverProcess]:
 def await_another(bench: Bench, victims: list[driver.DriverProcess]) -> None:
     """Wait until nothing of the killed driver is left."""
     deadline = time.monotonic() + STARTS_WITHIN_S
-    while set(victims) & set(driver.processes(bench.doors.settings)):
+    while set(victims) & set(driver.processes(bench.context.settings)):
         if time.monotonic() > deadline:
             raise StepFailed("a process of the killed driver is left; see stream-trades.log of its node")
         time.sleep(0.1)
@@ -201,11 +201,11 @@ def feeding(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
     stop, fed = threading.Event(), Fed()
 
     def run() -> None:
-        s3 = bench.doors.s3()
+        s3 = bench.context.s3()
         began = time.monotonic()
         for number in count(1):
             part = next(feed)
-            put(s3, part)
+            put_part(s3, part)
             fed.sent.append(part)
             if stop.wait(max(0.0, began + number * PERIOD_S - time.monotonic())):
                 return
@@ -219,7 +219,7 @@ def feeding(bench: Bench, feed: Iterator[Part]) -> Iterator[Fed]:
         thread.join()
 
 
-def show(console: Console, shown: dict[str, Any], report: Path) -> None:
+def print_soak(console: Console, shown: dict[str, Any], report: Path) -> None:
     """A line a table, then the verdict."""
     for table, found in shown["tables"].items():
         said = "the same" if found["same"] else f"[red]differs[/]: {found['columns']}"

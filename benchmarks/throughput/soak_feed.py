@@ -55,7 +55,7 @@ def planted_day(seed: int, folder: Path, trades: int = PLANTED_TRADES) -> Genera
     return generate_day(folder, day=day, seed=seed, trades=trades, parts=max(1, trades // ROWS), level=LEVEL)
 
 
-def feed(seed: int, made: GeneratedDay) -> Iterator[Part]:
+def soak_parts(seed: int, made: GeneratedDay) -> Iterator[Part]:
     """An endless feed of the disturbed day: every third file of informed traders, as long as there are any."""
     usual = parts("soak_killed", seed, rows=ROWS, seconds=PART_S)
     numbers = count(1)

@@ -15,11 +15,11 @@ from itertools import islice
 from benchmarks.throughput.context import Bench, Result
 from benchmarks.throughput.delivery import deliver, kafka_python
 from benchmarks.throughput.feed import Part, joined, messages, parts, trades
-from benchmarks.throughput.latency import PERIOD_S, RATE, feed
+from benchmarks.throughput.latency import PERIOD_S, RATE, feed_slowly
 from benchmarks.throughput.meters import StreamMeter, usage
 from benchmarks.throughput.stored import Expected, compare
 from kintsugi.core.connections import store_dsn
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.row_parser import Trade
 
 TRADES = 100_000
@@ -38,18 +38,18 @@ def spike(bench: Bench) -> Result:
     part = joined(f"trades/spike/UnderlyingOptionsTradesCalcs_{bench.seed}.csv", burst, TRADES // PART_ROWS)
     ready, expected = messages(part), Expected()
     expected.add(trades(part))
-    ledger = Ledger(store_dsn(bench.doors.settings))
+    ledger = IngestLedger(store_dsn(bench.context.settings))
     with (
         bench.stream_meter() as meter,
         kafka_python(bench.bootstrap) as kafka,
         feeding(bench, made, expected) as fed,
     ):
         start = meter.last
-        memory = [usage(bench.doors.settings).rss_mib()]
+        memory = [usage(bench.context.settings).rss_mib()]
         time.sleep(max(0.0, BEFORE_S - 2 * PERIOD_S))
         usual = max(USUAL_LAG, *(now.lag for now in meter.readings[len(meter.readings) // 2 :]))
         began = time.time()
-        send_s = deliver(bench.doors.s3(), ledger, kafka, part, ready)
+        send_s = deliver(bench.context.s3(), ledger, kafka, part, ready)
         bench.say(f"{TRADES:,} trades sent in {send_s:.1f} s; lag {meter.last.lag:,}")
         gone_at = drained_at(bench, meter, usual, memory)
         fed.set()
@@ -75,7 +75,7 @@ def drained_at(bench: Bench, meter: StreamMeter, usual: int, memory: list[dict[s
 
     def watch_memory() -> None:
         while not done.wait(3):
-            memory.append(usage(bench.doors.settings).rss_mib())
+            memory.append(usage(bench.context.settings).rss_mib())
 
     thread = threading.Thread(target=watch_memory, name="memory", daemon=True)
     thread.start()
@@ -96,7 +96,7 @@ def feeding(
     stop = threading.Event()
 
     def run() -> None:
-        for _, content in feed(bench, made):
+        for _, content in feed_slowly(bench, made):
             if stop.is_set():
                 return
             expected.add(content)

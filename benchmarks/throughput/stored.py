@@ -53,7 +53,7 @@ def compare(session: Session, expected: Expected, wait_s: float = 30.0) -> Found
     wanted = dict(expected.identities)
     while wanted:
         missing: dict[Partition, set[bytes]] = {}
-        for place, rows in read(session, wanted, ("trade_id",)):
+        for place, rows in read_trades(session, wanted, ("trade_id",)):
             ids = [bytes(row.trade_id) for row in rows]
             absent = wanted[place] - set(ids)
             if absent and time.monotonic() < deadline:
@@ -68,7 +68,7 @@ def compare(session: Session, expected: Expected, wait_s: float = 30.0) -> Found
     return Found(readable, lost, doubled)
 
 
-def read(
+def read_trades(
     session: Session, places: Iterable[Partition], columns: tuple[str, ...]
 ) -> Iterator[tuple[Partition, list[Any]]]:
     """(partition, its rows) at LOCAL_QUORUM, several read at a time."""
@@ -111,7 +111,7 @@ def rows_of(session: Session, places: Iterable[Partition], at_least: int) -> lis
     """
     found: list[list[tuple[Any, ...]]] = []
     count = 0
-    for _, rows in read(session, places, tuple(name for name, _ in TRADE_COLUMNS)):
+    for _, rows in read_trades(session, places, tuple(name for name, _ in TRADE_COLUMNS)):
         if rows:
             found.append([as_written(row) for row in rows])
             count += len(rows)

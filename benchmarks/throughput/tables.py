@@ -32,7 +32,7 @@ Key = tuple[Any, ...]
 
 
 @dataclass(slots=True)
-class Difference:
+class TableDifference:
     """Of one table: ``rows`` on the first day, keys that only one day has, and differing values by column."""
 
     rows: int = 0
@@ -64,9 +64,9 @@ def _moved(line: str, days: int, columns: tuple[int, ...]) -> str:
     return ",".join(fields)
 
 
-def compare(table: str, first: Mapping[Key, Row], second: Mapping[Key, Row]) -> Difference:
+def compare(table: str, first: Mapping[Key, Row], second: Mapping[Key, Row]) -> TableDifference:
     """Compare the rows of two days of ``table``, by key; columns in ``EXCEPTED`` may differ."""
-    found = Difference(rows=len(first))
+    found = TableDifference(rows=len(first))
     found.only_first = sorted(str(key) for key in first.keys() - second.keys())
     found.only_second = sorted(str(key) for key in second.keys() - first.keys())
     for key in first.keys() & second.keys():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kintsugi.core.dag_ids import DRIFT_DAG
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import (
@@ -95,10 +95,10 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
     """Unpause watches, stream, ingest and drift check; a new installation waits for this."""
-    from kintsugi.installation.unpause import set_going  # start-up
-    from kintsugi.operations.context import runtime  # start-up
+    from kintsugi.installation.unpause import unpause_dags  # start-up
+    from kintsugi.operations.context import Context  # start-up
 
-    set_going(runtime()).unpause(DRIFT_DAG)
+    unpause_dags(Context.from_environment()).unpause(DRIFT_DAG)
     print(
         "every node and the flow are watched, the stream runs, files in S3 are ingested, "
         "hand edits on servers are looked for each hour"
@@ -108,13 +108,13 @@ def unpause(options: argparse.Namespace, settings: Settings) -> int:
 
 def status(options: argparse.Namespace, settings: Settings) -> int:
     """Show nodes, components, DAGs, lag and the last incidents. The exit code is always 0."""
-    from kintsugi.installation.status import gather, show  # start-up
+    from kintsugi.installation.status import gather_status, print_status  # start-up
 
-    document = gather(settings)
+    document = gather_status(settings)
     if options.format == "json":
         print(json.dumps(document, indent=2))
     else:
-        show(document)
+        print_status(document)
     return 0
 
 
@@ -183,23 +183,23 @@ def artifacts(options: argparse.Namespace, settings: Settings) -> int:
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
     """Show one incident: journal, phases, Terraform's plan and the last log lines of the node."""
-    from kintsugi.installation.incident_report import tell  # start-up
+    from kintsugi.installation.incident_report import print_incident  # start-up
 
-    print(tell(settings, options.id, as_json=options.format == "json"))
+    print(print_incident(settings, options.id, as_json=options.format == "json"))
     return 0
 
 
 def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
     """Recreate a cluster whose disks are lost: empty nodes and disks, then every trade in S3 is replayed."""
-    from kintsugi.installation.recreate_cluster import check, run  # start-up
+    from kintsugi.installation.recreate_cluster import check, recreate  # start-up
 
     check(settings, options.role)
     if not options.yes:
         name = options.role.value
         asked = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
         if not sys.stdin.isatty() or input(asked).strip() != name:
-            raise Refused("nothing was done; --yes (YES=1) goes on without asking")
-    return run(settings, options.role)
+            raise GuardRefused("nothing was done; --yes (YES=1) goes on without asking")
+    return recreate(settings, options.role)
 
 
 def chaos_stop(options: argparse.Namespace, settings: Settings) -> int:

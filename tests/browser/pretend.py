@@ -81,8 +81,8 @@ class PretendFleet:
         self._run(self._close(self._servers.pop(name)))
 
     async def _serve(self, node: Node) -> list[asyncio.Server]:
-        doors = ((PORTS[node.role], TALKS[node.role]), (node.ssh_port, _ssh))
-        return [await asyncio.start_server(_politely(talk), node.address, port) for port, talk in doors]
+        context = ((PORTS[node.role], TALKS[node.role]), (node.ssh_port, _ssh))
+        return [await asyncio.start_server(_politely(talk), node.address, port) for port, talk in context]
 
     @staticmethod
     async def _close(servers: list[asyncio.Server]) -> None:

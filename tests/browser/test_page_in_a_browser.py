@@ -13,8 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.observation import Answer
-from kintsugi.web.sources import NodeSeen
+from kintsugi.core.observation import ProbeResult
+from kintsugi.web.sources import NodeSnapshot
 from tests.browser.conftest import Site
 from tests.made_up import begin_repair, intake
 
@@ -47,7 +47,7 @@ def test_a_node_goes_down_and_heals_live(site: Site, browse: Browse) -> None:
     from kintsugi.core.incident import Outcome
 
     site.store.close_incident(incident.id, lease.token, Outcome.HEALED, "serves again")
-    site.world.nodes["kafka-2"] = NodeSeen(Answer.OK, "", None, None)
+    site.world.nodes["kafka-2"] = NodeSnapshot(ProbeResult.OK, "", None, None)
     expect(page.locator("[data-node=kafka-2]")).to_contain_text("answers")
     expect(page.locator(".verdict")).to_contain_text("All 9 servers answer")
     assert took < VISIBLE_WITHIN_S, f"visible after {took:.1f} s"

@@ -24,8 +24,8 @@ from kintsugi.core.errors import (
     KintsugiError,
     LeaseHeld,
     NodeReturned,
+    PermanentStepError,
     StepFailed,
-    StepFailedForGood,
 )
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations import cassandra_repair
@@ -35,6 +35,7 @@ from kintsugi.recovery import actions, assessment, guard_evaluation, report, ste
 from tests.dags.in_process import run_in_process
 
 ACTS = ("restart", "fence", "plan", "provision", "configure", "rejoin", "verify", "canary", "show_plan")
+STEP_OF = {"canary": "verify_synthetic_trade"}  # a task whose function has another name
 REBUILD = ["plan", "fence", "provision", "configure", "rejoin", "verify", "canary"]
 
 
@@ -49,21 +50,21 @@ class Recorder:
         self.guard = ["archive_logs", "decide"]
         self.path = "plan"
         plane = SimpleNamespace(settings=SimpleNamespace(control=Path(tempfile.gettempdir())))
-        monkeypatch.setattr(case, "runtime", lambda: plane)
+        monkeypatch.setattr(case.Context, "from_environment", lambda: plane)
         monkeypatch.setattr(step_failures, "disk_fault", lambda _: self.disk_fault)
         self.disk_fault: str | None = None
         monkeypatch.setattr(
-            assessment, "confirm", lambda *_, **kw: case.Case("i-1", kw["node"], kw["holder"])
+            assessment, "confirm_finding", lambda *_, **kw: case.RecoveryRef("i-1", kw["node"], kw["holder"])
         )
-        monkeypatch.setattr(guard_evaluation, "guard", lambda *_: self.guard)
+        monkeypatch.setattr(guard_evaluation, "evaluate_guards", lambda *_: self.guard)
         monkeypatch.setattr(guard_evaluation, "choose_path", lambda *_: self.path)
-        monkeypatch.setattr(assessment, "stand_down", lambda *_: self._act("stand_down"))
+        monkeypatch.setattr(assessment, "close_without_action", lambda *_: self._act("stand_down"))
         monkeypatch.setattr(report, "archive_logs", lambda *_: [self._act("archive_logs")])
         monkeypatch.setattr(
-            report, "record", lambda *_: report.Story(self.fails is None, self._act("record"))
+            report, "record", lambda *_: report.IncidentRecord(self.fails is None, self._act("record"))
         )
         for name in ACTS:
-            monkeypatch.setattr(actions, name, lambda *_, name=name: self._act(name))
+            monkeypatch.setattr(actions, STEP_OF.get(name, name), lambda *_, name=name: self._act(name))
 
     def _act(self, name: str) -> str:
         self.acted.append(name)
@@ -128,7 +129,7 @@ def test_after_a_failed_step_nothing_more_is_done_but_the_record(
     assert states["record"] == "failed", "a repair that failed must not look like a success in the grid"
 
 
-@pytest.mark.parametrize(("error", "tries"), [(StepFailed, 2), (StepFailedForGood, 1), (IncidentClosed, 1)])
+@pytest.mark.parametrize(("error", "tries"), [(StepFailed, 2), (PermanentStepError, 1), (IncidentClosed, 1)])
 def test_what_failed_for_good_is_not_tried_again(
     dag_bag: Any, steps: Recorder, error: type[KintsugiError], tries: int
 ) -> None:
@@ -146,7 +147,7 @@ def test_a_node_that_answers_again_is_let_back_in_and_proven(
         steps.acted.append(step)
         raise NodeReturned("kafka-1 answers again")
 
-    monkeypatch.setattr(actions, step, answers)
+    monkeypatch.setattr(actions, STEP_OF.get(step, step), answers)
     steps.path = path
     states = steps.run(dag_bag)
     done = [name for name in steps.acted if name in ACTS]
@@ -177,7 +178,7 @@ def test_a_control_plane_without_room_takes_the_attempt_back_and_is_not_tried_ag
     dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch, broken: str, untouched: bool
 ) -> None:
     taken_back: list[bool] = []
-    monkeypatch.setattr(step_failures, "withdraw", lambda *_, untouched: taken_back.append(untouched))
+    monkeypatch.setattr(step_failures, "withdraw_attempt", lambda *_, untouched: taken_back.append(untouched))
     steps.fails, steps.retries, steps.disk_fault = broken, 1, "the disk is full"
     states = steps.run(dag_bag)
     assert taken_back == [untouched]
@@ -250,7 +251,7 @@ def test_who_holds_no_lease_touches_nothing(
     def held(*_: Any, **__: Any) -> Any:
         raise LeaseHeld("watch_kafka-1 repairs it")
 
-    monkeypatch.setattr(assessment, "confirm", held)
+    monkeypatch.setattr(assessment, "confirm_finding", held)
     states = steps.run(dag_bag)
     assert steps.acted == []
     assert set(states.values()) == {"skipped"}
@@ -262,7 +263,7 @@ def test_a_repair_that_could_not_even_be_begun_is_no_success(
     def away(*_: Any, **__: Any) -> Any:
         raise StoreUnavailable("connection refused")
 
-    monkeypatch.setattr(assessment, "confirm", away)
+    monkeypatch.setattr(assessment, "confirm_finding", away)
     states = steps.run(dag_bag)
     assert steps.acted == []
     assert (states["confirm"], states["record"]) == ("failed", "failed")
@@ -278,16 +279,16 @@ def test_a_watch_goes_on_into_the_recovery_with_what_its_sensor_found(
     """What the trigger's event makes of the task (returned, skipped) is made here by hand."""
     given = []
 
-    def confirm(*_: Any, **arguments: Any) -> case.Case:
+    def confirm(*_: Any, **arguments: Any) -> case.RecoveryRef:
         given.append(arguments["finding"])
-        return case.Case("i-1", arguments["node"], arguments["holder"])
+        return case.RecoveryRef("i-1", arguments["node"], arguments["holder"])
 
     def ended(self: NodeHealthSensor, context: Any) -> Any:
         if found is None:
             raise AirflowSkipException
         return found
 
-    monkeypatch.setattr(assessment, "confirm", confirm)
+    monkeypatch.setattr(assessment, "confirm_finding", confirm)
     monkeypatch.setattr(NodeHealthSensor, "execute", ended)
     steps.path = "restart"
     states = run_in_process(dag_bag.dags["watch_kafka-1"], {})
@@ -303,15 +304,15 @@ def test_every_replica_is_compared_each_night_and_one_that_fails_fails_the_run(
 ) -> None:
     compared: list[str] = []
 
-    def compare(runtime: None, name: str, by: str) -> str:
+    def compare(context: None, name: str, by: str) -> str:
         compared.append(name)
         assert by.startswith("anti_entropy/")
         if name == sick:
             raise StepFailed("a neighbour died")
         return "well"
 
-    monkeypatch.setattr(case, "runtime", lambda: None)
-    monkeypatch.setattr(cassandra_repair, "compare_tonight", compare)
+    monkeypatch.setattr(case.Context, "from_environment", lambda: None)
+    monkeypatch.setattr(cassandra_repair, "repair_tonight", compare)
     dag = dag_bag.dags["anti_entropy"]
     for task in dag.tasks:
         monkeypatch.setattr(task, "retries", 0, raising=False)

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from kintsugi.airflow_ext import rollout_task_group
 from kintsugi.airflow_ext.rollout_task_group import group_of
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import load_fleet
-from kintsugi.operations import context
+from kintsugi.operations.context import Context
 from kintsugi.releases import drift, rollout_steps
 from kintsugi.releases.rollout import order
 from tests.dags.in_process import run_in_process
@@ -30,17 +29,17 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.acted: list[str] = []
         self.fails_at: str | None = None
-        monkeypatch.setattr(rollout_task_group, "runtime", lambda: None)
+        monkeypatch.setattr(Context, "from_environment", lambda: None)
         monkeypatch.setattr(rollout_steps, "prepare", lambda *_, **__: self._act("prepare") and self.Opened())
-        for name in ("plan", "go_back"):
-            monkeypatch.setattr(rollout_steps, name, lambda *_, name=name: self._act(name))
-        monkeypatch.setattr(rollout_steps, "hold", lambda *a: self._act(f"hold {a[2]:.0f}"))
-        for name in ("apply", "prove"):
-            monkeypatch.setattr(rollout_steps, name, lambda *a, name=name: self._act(f"{name} {a[2]}"))
+        for name, step in (("plan", "plan"), ("roll_back", "go_back")):
+            monkeypatch.setattr(rollout_steps, name, lambda *_, step=step: self._act(step))
+        monkeypatch.setattr(rollout_steps, "bake_release", lambda *a: self._act(f"hold {a[2]:.0f}"))
+        for name, step in (("apply", "apply"), ("verify_update", "prove")):
+            monkeypatch.setattr(rollout_steps, name, lambda *a, step=step: self._act(f"{step} {a[2]}"))
         monkeypatch.setattr(
             rollout_steps,
             "finish",
-            lambda *_, **__: rollout_steps.Story(self.fails_at is None, self._act("finish")),
+            lambda *_, **__: rollout_steps.RolloutRecord(self.fails_at is None, self._act("finish")),
         )
 
     def _act(self, name: str) -> str:
@@ -117,14 +116,14 @@ def test_nothing_happens_without_a_deployment(dag_bag: Any, steps: Recorder) -> 
 def test_drift_that_stays_fails_the_run(
     dag_bag: Any, monkeypatch: pytest.MonkeyPatch, remaining: dict[str, tuple[str, ...]], state: str
 ) -> None:
-    monkeypatch.setattr(context, "runtime", lambda: None)
+    monkeypatch.setattr(Context, "from_environment", lambda: None)
     asked: list[bool] = []
 
-    def look(runtime: None, *, holder: str, put_right: bool) -> drift.Report:
+    def look(context: None, *, holder: str, put_right: bool) -> drift.DriftReport:
         asked.append(put_right)
-        return drift.Report(remaining, {}, {})
+        return drift.DriftReport(remaining, {}, {})
 
-    monkeypatch.setattr(drift, "look", look)
+    monkeypatch.setattr(drift, "detect_drift", look)
     run = dag_bag.dags["check_drift"].test(run_conf={"put_right": True})
     assert {str(ti.state) for ti in run.get_task_instances()} == {state}
     assert asked == [True]

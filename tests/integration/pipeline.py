@@ -13,11 +13,11 @@ import boto3
 from botocore.config import Config
 
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.cassandra_session import connected
-from kintsugi.pipeline.reconcile.reconcile import take_account
-from kintsugi.pipeline.reconcile.report import Account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_files
+from kintsugi.pipeline.reconcile.report import ReconciliationReport
 from tests.integration import servers
 from tests.integration.servers import Server
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Pipeline:
     folder: Path
     s3: S3Client
-    ledger: Ledger
+    ledger: IngestLedger
     dsn: str
     bootstrap: list[str]
     contact_points: list[str]
@@ -40,8 +40,8 @@ class Pipeline:
     def put(self, key: str, body: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
-    def account(self, until: float = 0.0, *, derived: bool = False) -> Account:
-        return take_account(
+    def account(self, until: float = 0.0, *, derived: bool = False) -> ReconciliationReport:
+        return reconcile_files(
             self.s3, self.session, self.ledger, until=until, bootstrap=self.bootstrap, derived=derived
         )
 
@@ -62,7 +62,14 @@ def running(folder: Path, net: str) -> Iterator[Pipeline]:
             client = s3_client(s3.extra["url"])
             client.create_bucket(Bucket=BUCKET)
             yield Pipeline(
-                folder, client, Ledger(dsn), dsn, [kafka.endpoint], [cassandra.address], session, started
+                folder,
+                client,
+                IngestLedger(dsn),
+                dsn,
+                [kafka.endpoint],
+                [cassandra.address],
+                session,
+                started,
             )
     finally:
         servers.stop_all(started)

@@ -19,15 +19,15 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
-from kintsugi.db.ingest_ledger import Ledger, State, Tally
+from kintsugi.db.ingest_ledger import FileState, IngestLedger, Tally
 from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline import consumer_offsets, schema, stream_lag
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, check_manifest, ingest_pending
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, check_manifest, ingest_pending
 from kintsugi.pipeline.ingest.file_reader import read_lines
 from kintsugi.pipeline.ingest.replay import Schedule, replay, select
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import S3Object
-from kintsugi.pipeline.reconcile.reconcile import take_account
+from kintsugi.pipeline.reconcile.reconcile import reconcile_files
 from kintsugi.sampledata.generator import HEADER, generate_day
 from tests.integration.pipeline import Pipeline, running
 
@@ -65,7 +65,7 @@ def body(lines: list[bytes]) -> bytes:
     return b"\n".join([HEADER.encode(), *lines, b""])
 
 
-def ingest(pipeline: Pipeline) -> list[FileAccount]:
+def ingest(pipeline: Pipeline) -> list[FileIngestReport]:
     accounts = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     for account in accounts:
         check_manifest(pipeline.s3, account.to_dict())
@@ -154,7 +154,7 @@ def test_a_file_that_failed_raises_nothing_but_leaves_the_account_incomplete(
     pipeline.put(KEY, body(lines[:50]))
     pipeline.put(KEY.replace(".csv", "_2.csv"), body(lines[50:75]))
     accounts = ingest(pipeline)
-    assert [account.state for account in accounts] == [State.DONE, State.FAILED]
+    assert [account.state for account in accounts] == [FileState.DONE, FileState.FAILED]
     assert store(pipeline) >= 50
     found = pipeline.account(until=30)
     assert (found.balanced, found.complete, found.unread_count) == (True, False, 1), found
@@ -203,7 +203,7 @@ def test_what_is_on_its_way_is_neither_lost_nor_extra(pipeline: Pipeline, lines:
     assert pipeline.account().complete
     assert [entry.stored for entry in pipeline.ledger.entries()] == [100, 100, 50]
     (part,) = [e for e in pipeline.ledger.entries() if e.key.endswith("_2.csv")]
-    only = take_account(
+    only = reconcile_files(
         pipeline.s3,
         pipeline.session,
         pipeline.ledger,
@@ -233,7 +233,7 @@ def test_what_a_feed_delivers_while_the_account_is_taken_is_not_extra(
         def __getattr__(self, name: str) -> Any:
             return getattr(pipeline.session, name)
 
-    found = take_account(pipeline.s3, Meanwhile(), pipeline.ledger, bootstrap=pipeline.bootstrap)
+    found = reconcile_files(pipeline.s3, Meanwhile(), pipeline.ledger, bootstrap=pipeline.bootstrap)
     assert len(pipeline.ledger.entries()) == 2
     assert (found.complete, found.files, found.stored, found.extra_count) == (True, 1, 30, 0), found
 
@@ -245,7 +245,7 @@ def test_what_the_ledger_says_is_ingested_but_the_topic_lacks_was_lost_before_it
     (source,) = select_all(pipeline)
     with pipeline.ledger.claim(source.key, source.etag, source.size) as claim:
         assert claim is not None
-        claim.finish(Tally(41, 40, 40, {}, 0, 40), State.DONE)
+        claim.finish(Tally(41, 40, 40, {}, 0, 40), FileState.DONE)
     found = pipeline.account()
     assert (found.lost_count, found.lost_before_kafka) == (40, 40)
 
@@ -384,16 +384,16 @@ def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_keeps_its_rows
         connection.execute(
             "INSERT INTO ledger_file (key, etag, sha, size, state) VALUES ('k', 'e', 's', 1, 'done')"
         )
-    ledger = Ledger(pipeline.dsn)
+    ledger = IngestLedger(pipeline.dsn)
     (entry,) = ledger.entries()
-    assert (entry.key, entry.state, entry.stored) == ("k", State.DONE, None)
-    assert [entry.state for entry in ledger.by_key({"k"})["", "k"]] == [State.DONE]
+    assert (entry.key, entry.state, entry.stored) == ("k", FileState.DONE, None)
+    assert [entry.state for entry in ledger.by_key({"k"})["", "k"]] == [FileState.DONE]
     with ledger.claim("k", "e", 1) as none, ledger.claim("k", "e", 1, replay="r") as claim:
         assert none is None
         assert claim is not None
         with ledger.claim("k", "e", 1, replay="r") as second:
             assert second is None
-    assert [e.state for e in ledger.replayed("r")] == [State.RUNNING]
+    assert [e.state for e in ledger.replayed("r")] == [FileState.RUNNING]
     ledger.reconciled("k", "e", 7)
     assert [e.stored for e in ledger.entries()] == [7]
     assert ledger.unreconciled() == []

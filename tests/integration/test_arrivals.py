@@ -9,8 +9,8 @@ import pytest
 
 from kintsugi.core.data_source import own_source
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import Ledger, State
-from kintsugi.pipeline.object_listing import NAME, REST, Lookout, listed, pending
+from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.pipeline.object_listing import NAME, REST, PendingFileScanner, listed, pending
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
 from tests.integration.servers import Server
@@ -25,9 +25,9 @@ class Place:
     def __init__(self, s3: Server, postgres: Server) -> None:
         self.s3 = s3_client(s3.extra["url"])
         self.s3.create_bucket(Bucket=BUCKET)
-        self.ledger = Ledger(postgres.extra["dsn"])
+        self.ledger = IngestLedger(postgres.extra["dsn"])
         self.ledger.migrate()
-        self.lookout = Lookout((own_source(self.s3),), self.ledger, clock=count().__next__)
+        self.lookout = PendingFileScanner((own_source(self.s3),), self.ledger, clock=count().__next__)
 
     def put(self, *keys: str, body: bytes = b"a") -> None:
         for key in keys:
@@ -37,7 +37,7 @@ class Place:
         (item,) = (item for item in listed(self.s3) if item.key == key)
         with self.ledger.claim(item.key, item.etag, item.size) as claim:
             assert claim is not None
-            claim.finish(claim.entry.tally, State.DONE, None)
+            claim.finish(claim.entry.tally, FileState.DONE, None)
 
     def seen(self) -> list[str]:
         return [item.key for item in self.lookout.pending()]

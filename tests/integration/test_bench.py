@@ -22,7 +22,7 @@ from benchmarks.throughput.meters import StreamMeter
 from benchmarks.throughput.writers import Load, measure, save
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.ingest_ledger import FileState, IngestLedger
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.consumer_offsets import commit, group_consumer
@@ -46,7 +46,7 @@ KINDS = {
 class Place:
     folder: Path
     s3: Any
-    ledger: Ledger
+    ledger: IngestLedger
     dsn: str
     bootstrap: list[str]
     contact_points: list[str]
@@ -74,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             yield Place(
                 folder,
                 client,
-                Ledger(postgres.extra["dsn"]),
+                IngestLedger(postgres.extra["dsn"]),
                 postgres.extra["dsn"],
                 [kafka.endpoint],
                 [cassandra.address],
@@ -120,7 +120,9 @@ def test_encoded_rows_are_read_back_as_they_were_delivered(
 ) -> None:
     trades = {bytes.fromhex(trade.trade_id): trade for trade in feed.trades(part)}
     seen = 0
-    for _, rows in stored.read(place.session, written.identities, tuple(name for name, _ in TRADE_COLUMNS)):
+    for _, rows in stored.read_trades(
+        place.session, written.identities, tuple(name for name, _ in TRADE_COLUMNS)
+    ):
         for row in rows:
             trade = trades[bytes(row.trade_id)]
             seen += 1
@@ -157,12 +159,12 @@ def test_a_bare_driver_writes_the_stored_rows_and_changes_none(
     place: Place, written: stored.Expected
 ) -> None:
     columns = tuple(name for name, _ in TRADE_COLUMNS)
-    before = dict(stored.read(place.session, written.identities, columns))
+    before = dict(stored.read_trades(place.session, written.identities, columns))
     rows = place.folder / "rows.pickle"
     save(rows, stored.rows_of(place.session, written.identities, 500))
     for load in (Load(1, 16, 1), Load(30, 4, 2)):
         assert measure(place.contact_points, rows, load, 1.0) > 50
-    assert dict(stored.read(place.session, written.identities, columns)) == before
+    assert dict(stored.read_trades(place.session, written.identities, columns)) == before
 
 
 def test_a_client_that_cannot_write_fails_the_measurement(place: Place) -> None:
@@ -183,7 +185,7 @@ def test_a_delivered_file_is_on_record_and_not_ingested_again(place: Place) -> N
             deliver(place.s3, place.ledger, kafka, made, feed.messages(made))
     assert pending(place.s3, place.ledger) == []
     (entry,) = place.ledger.entries(made.key)
-    assert (entry.state, entry.tally.produced) == (State.DONE, 200)
+    assert (entry.state, entry.tally.produced) == (FileState.DONE, 200)
 
 
 def test_the_meter_sees_what_the_group_has_stored(place: Place) -> None:

@@ -23,8 +23,8 @@ from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import State
-from kintsugi.pipeline.object_listing import Lookout, trade_files
+from kintsugi.db.ingest_ledger import FileState
+from kintsugi.pipeline.object_listing import PendingFileScanner, trade_files
 from kintsugi.pipeline.stream.baselines import find_source, manifest_key, pending_uris
 from tests.integration.pipeline import s3_client
 from tests.integration.test_intake import Place, body, lines, place, started
@@ -159,7 +159,7 @@ def test_files_come_in_from_a_bucket_that_may_only_be_read(
     assert {key: account.tally.accepted for key, account in accounts.items()} == {
         TRADES: 40, "trades/UnderlyingOptionsTradesCalcs_2024-10-07.csv": 10,
     }  # fmt: skip
-    assert place.ledger.by_key({TRADES})[THEIRS, TRADES][0].state is State.DONE
+    assert place.ledger.by_key({TRADES})[THEIRS, TRADES][0].state is FileState.DONE
     check_manifest(place.s3, accounts[TRADES].to_dict())
     assert [key for (_, key) in place.ledger.by_key()] == sorted(accounts), "nothing outside of the prefix"
     (uri,) = pending_uris(place.s3, sources)
@@ -199,6 +199,6 @@ def test_a_bucket_that_cannot_be_listed_keeps_nothing_of_the_own_one_out(
     place.put("trades/UnderlyingOptionsTradesCalcs_2024-10-07.csv", body(lines[:10]))
     own = own_source(place.s3)
     gone = DataSource(place.s3, "no-such-bucket", dict.fromkeys(own.prefixes, ""), "no-such-bucket")
-    assert [item.bucket for item in Lookout((own, gone), place.ledger).pending()] == [""]
+    assert [item.bucket for item in PendingFileScanner((own, gone), place.ledger).pending()] == [""]
     with pytest.raises(ClientError):
-        Lookout((DataSource(place.s3, "no-such-bucket"), gone), place.ledger).pending()
+        PendingFileScanner((DataSource(place.s3, "no-such-bucket"), gone), place.ledger).pending()

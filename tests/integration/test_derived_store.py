@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline import schema, score_backfill
 from kintsugi.pipeline.cassandra_session import connected
@@ -19,7 +19,7 @@ from kintsugi.pipeline.reconcile.derived_tables_audit import DerivedAudit
 from kintsugi.pipeline.row_parser import Trade, is_cancel
 from kintsugi.pipeline.schema import TRADE_COLUMNS
 from kintsugi.pipeline.stream.baselines import PLACES, STATISTICS, BaselineCache, announce
-from kintsugi.pipeline.stream.cassandra_repository import CassandraStore, read_row
+from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository, read_row
 from kintsugi.pipeline.stream.cassandra_sink import Writer, by_partition, cassandra_date
 from kintsugi.pipeline.stream.derived_table_keys import (
     DERIVED_TABLES,
@@ -28,8 +28,8 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Put,
     window_row,
 )
-from kintsugi.pipeline.stream.derived_tables import Derived
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.stored_trades import ALWAYS, Read, milliseconds, partitions, read_partitions
 from tests.integration import servers
 from tests.unit.pipeline.stream.test_derived_tables import STAMPS, Stream, at, cancel_of, table
@@ -83,8 +83,8 @@ class Pair:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.writer = Writer(session)
-        self.memory = Stream(MemoryStore())
-        self.derived = Derived(CassandraStore(session))
+        self.memory = Stream(InMemoryRepository())
+        self.derived = DerivedTables(CassandraRepository(session))
 
     def feed(self, *trades: Trade, scores: dict[str, float] | None = None, stamp: int | None = None) -> None:
         stamp = store(self.writer, *trades, stamp=stamp)
@@ -92,7 +92,7 @@ class Pair:
         self.memory.feed(*trades, scores=scores, stamp=stamp)
 
     def restart(self) -> None:
-        self.derived = Derived(CassandraStore(self.session))
+        self.derived = DerivedTables(CassandraRepository(self.session))
 
     def check(self) -> None:
         """Every table says what the one in memory says, in every column."""
@@ -299,15 +299,15 @@ def test_tables_that_were_emptied_come_back_when_the_trades_do(session: Session)
 
 
 def test_an_older_driver_is_refused_and_its_values_lose(session: Session) -> None:
-    older = CassandraStore(session)
+    older = CassandraRepository(session)
     pair = Pair(session)
     pair.feed(*[at(n / 5, n) for n in range(10)])
     known = pair.memory.store.windows_written
     stale = [Put(FLOW_WINDOW, window_row(key, found._replace(trades=-1))) for key, found in known.items()]
     older.write(stale, timestamp=1_000)
     pair.check()
-    with pytest.raises(Refused, match="taken over"):
-        Derived(older, epoch=1).apply(table(at(0, 99)))
+    with pytest.raises(GuardRefused, match="taken over"):
+        DerivedTables(older, epoch=1).apply(table(at(0, 99)))
 
 
 def test_of_two_versions_in_one_batch_exactly_one_is_stored_as_a_whole(session: Session) -> None:
@@ -458,6 +458,6 @@ def test_rows_are_written_at_local_quorum(session: Session) -> None:
 
     recorder: Any = Recorder()
     store(Writer(recorder), *(at(n, n) for n in range(3)))
-    Derived(CassandraStore(recorder)).apply(table(*(at(n, n) for n in range(3))))
+    DerivedTables(CassandraRepository(recorder)).apply(table(*(at(n, n) for n in range(3))))
     assert sent
     assert {statement.consistency_level for statement in sent} == {None}  # the profile's

@@ -30,11 +30,11 @@ from kintsugi.environments.local.node_process import read_record
 from kintsugi.infra.ansible import Ansible
 from kintsugi.infra.terraform import Terraform
 from kintsugi.operations import readiness
-from kintsugi.operations.cassandra_repair import compare_tonight
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.cassandra_repair import repair_tonight
+from kintsugi.operations.context import Context
 from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.recovery.plan_policy import changes
-from kintsugi.wire.kafka_quorum import Quorum, find_leader
+from kintsugi.wire.kafka_quorum import QuorumDescription, find_leader
 from tests.installations import installation, open_directory
 
 ROWS, MISSED = 2000, 50
@@ -142,7 +142,7 @@ def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
     assert {worker["host"] for worker in workers if worker["state"] == "ALIVE"} == expected
 
 
-def quorum_of(fleet: Fleet) -> Quorum:
+def quorum_of(fleet: Fleet) -> QuorumDescription:
     _, quorum = find_leader([f"{node.address}:9093" for node in fleet.of(Role.KAFKA)])
     return quorum
 
@@ -176,7 +176,7 @@ def test_the_leading_broker_comes_back_as_a_voter_with_a_new_disk(standing: Sett
     rejoin_voter(fleet, victim, kafka_cluster_id(standing), timeout_s=120)
     clock.tell(f"{victim.name} votes")
     for broker in fleet.of(Role.KAFKA):
-        readiness.wait(standing, fleet, broker, 120)
+        readiness.wait_until_ready(standing, fleet, broker, 120)
     clock.tell("no partition is under-replicated")
 
     after = voters_of(fleet)
@@ -225,31 +225,31 @@ def test_what_a_replica_missed_is_found_at_night_and_goes_on_record(standing: Se
     """Rows written while it was away, of which no hint was kept."""
     fleet, store = standing.fleet, Store(store_dsn(standing))
     store.migrate()
-    doors = Runtime(standing, fleet, store)
+    context = Context(standing, fleet, store)
     victim = fleet.node("cassandra-1")
     session = cassandra_session(standing, [peer.address for peer in fleet.peers(victim)])
     for peer in fleet.peers(victim):
-        doors.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "disablehandoff"])
-    doors.platform().run(victim.name, supervisorctl(standing, victim, "stop"))
+        context.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "disablehandoff"])
+    context.platform().run(victim.name, supervisorctl(standing, victim, "stop"))
     insert = session.prepare("INSERT INTO trades.rows (id, text) VALUES (?, ?)")
     for number in range(1, MISSED + 1):
         session.execute(insert, (-number, "missed"))
     session.cluster.shutdown()
     for peer in fleet.peers(victim):
-        doors.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "enablehandoff"])
-    doors.platform().run(victim.name, supervisorctl(standing, victim, "start"))
-    readiness.wait(standing, fleet, victim, 120)
+        context.platform().run(peer.name, [f"{standing.node_root(peer.name)}/bin/nodetool", "enablehandoff"])
+    context.platform().run(victim.name, supervisorctl(standing, victim, "start"))
+    readiness.wait_until_ready(standing, fleet, victim, 120)
     assert held_alone(standing, victim) == set(range(ROWS + 1))
 
     for node in fleet.of(Role.CASSANDRA):
-        compare_tonight(doors, node.name, by="night/1")
+        repair_tonight(context, node.name, by="night/1")
     assert held_alone(standing, victim) == set(range(-MISSED, ROWS + 1))
     compared = store.compared()
     assert compared.keys() == {node.name for node in fleet.of(Role.CASSANDRA)}
     assert sum(known.differed or 0 for known in compared.values()) > 0
     assert {known.failure for known in compared.values()} == {None}
 
-    compare_tonight(doors, victim.name, by="night/2")
+    repair_tonight(context, victim.name, by="night/2")
     assert store.compared()[victim.name].differed == 0
 
 

@@ -17,7 +17,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.ingest_ledger import FileState, IngestLedger
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.stream_record import LossState, StreamRecord
 from kintsugi.notify import dead_letter_collector
@@ -25,7 +25,7 @@ from kintsugi.pipeline import schema, stream_lag
 from kintsugi.pipeline.consumer_offsets import LostRange, commit, group_consumer, starting_offsets
 from kintsugi.pipeline.ingest import flow_control
 from kintsugi.pipeline.ingest.backlog import LAG_MESSAGES, BacklogGauge
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_pending
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_pending
 from kintsugi.pipeline.ingest.flow_control import FlowControl
 from kintsugi.pipeline.ingest.loss_replay import replay_loss
 from kintsugi.pipeline.kafka_producer import producer
@@ -50,7 +50,7 @@ class Flow:
     folder: Path
     bootstrap: list[str]
     s3: S3Client
-    ledger: Ledger
+    ledger: IngestLedger
     record: StreamRecord
     sent: SentOffsets
 
@@ -64,7 +64,7 @@ class Flow:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=file.read_bytes())
         return key
 
-    def ingest(self) -> list[FileAccount]:
+    def ingest(self) -> list[FileIngestReport]:
         return ingest_pending(self.s3, self.ledger, self.bootstrap, control=self.control())
 
     def store_all(self) -> None:
@@ -94,7 +94,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
         client = s3_client(s3.extra["url"])
         client.create_bucket(Bucket=BUCKET)
         dsn = postgres.extra["dsn"]
-        yield Flow(folder, [kafka.endpoint], client, Ledger(dsn), StreamRecord(dsn), SentOffsets(dsn))
+        yield Flow(folder, [kafka.endpoint], client, IngestLedger(dsn), StreamRecord(dsn), SentOffsets(dsn))
     finally:
         servers.stop_all(started)
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,7 +163,7 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
         running.s3, running.ledger, running.sent, running.record, running.bootstrap, loss.id,
         name=dead_letter_collector.run_of(loss), control=running.control("loss"),
     )  # fmt: skip
-    assert [(item.key, item.state) for item in accounts] == [(key, State.DONE)]
+    assert [(item.key, item.state) for item in accounts] == [(key, FileState.DONE)]
     assert set(topic_identities.identities(running.bootstrap)) == before
     (loss,) = running.record.losses()
     assert (loss.state, loss.files) == (LossState.REPLAYED, (key,))
@@ -186,7 +186,7 @@ def test_an_ingest_waits_while_nothing_is_stored_says_so_and_goes_on_with_the_st
     running.store_all()
     monkeypatch.setattr(flow_control, "SAY_S", 0.5)
     running.put_day(seed=12, trades=LAG_MESSAGES + 20_000, day=date(2024, 10, 9))
-    results: list[list[FileAccount]] = []
+    results: list[list[FileIngestReport]] = []
     thread = threading.Thread(target=lambda: results.append(running.ingest()))
     thread.start()
     try:
@@ -203,7 +203,7 @@ def test_an_ingest_waits_while_nothing_is_stored_says_so_and_goes_on_with_the_st
         thread.join(timeout=60)
     assert running.record.waits() == []
     ((account,),) = results
-    assert (account.state, account.tally.accepted) == (State.DONE, LAG_MESSAGES + 20_000)
+    assert (account.state, account.tally.accepted) == (FileState.DONE, LAG_MESSAGES + 20_000)
 
 
 def test_the_limit_follows_the_retention_of_the_topic(running: Flow) -> None:

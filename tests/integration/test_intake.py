@@ -19,11 +19,11 @@ from kintsugi.core.data_source import own_source
 from kintsugi.core.errors import InputError, NotAcknowledged
 from kintsugi.core.settings import BUCKET, TOPIC
 from kintsugi.db import ingest_ledger
-from kintsugi.db.ingest_ledger import Entry, State
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry
 from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline import synthetic_trade
 from kintsugi.pipeline.ingest import file_ingest
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_object, ingest_pending
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_object, ingest_pending
 from kintsugi.pipeline.ingest.file_reader import read_lines
 from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch
 from kintsugi.pipeline.ingest.intake_report import IntakeReport, IntakeRules
@@ -73,10 +73,10 @@ class Place:
     def put(self, key: str, body: bytes) -> None:
         self.s3.put_object(Bucket=BUCKET, Key=key, Body=body)
 
-    def ingest(self) -> dict[str, FileAccount]:
+    def ingest(self) -> dict[str, FileIngestReport]:
         return {account.key: account for account in ingest_pending(self.s3, self.ledger, [])}
 
-    def row(self, key: str) -> Entry:
+    def row(self, key: str) -> LedgerEntry:
         """The newest row of a key."""
         return self.ledger.by_key({key})["", key][-1]
 
@@ -142,10 +142,10 @@ def test_a_file_that_fails_for_its_own_reason_holds_up_no_other(
     place.put(f"{DAY}_1.csv", b"")
     place.put(f"{DAY}_2.csv", body(lines[:50]))
     place.put(f"{DAY}_3.csv", body(lines[50:80]))
-    synthetic = synthetic_trade.send(place.s3)
+    synthetic = synthetic_trade.send_synthetic_trade(place.s3)
     accounts = place.ingest()
     states = {key[-5:-4]: account.state for key, account in accounts.items() if key.startswith(DAY)}
-    assert states == {"1": State.FAILED, "2": State.FAILED, "3": State.DONE}
+    assert states == {"1": FileState.FAILED, "2": FileState.FAILED, "3": FileState.DONE}
     assert "OverflowError" in (place.row(f"{DAY}_2.csv").reason or "")
     assert place.row(f"{DAY}_3.csv").tally.accepted == 30
     assert place.kafka.sent[0] == "ZZKNTSG", "the synthetic trade goes first"
@@ -165,7 +165,7 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
     def between() -> None:
         came.append(len(place.kafka.sent))
         if len(came) == 2:
-            synthetic_trade.send(place.s3)
+            synthetic_trade.send_synthetic_trade(place.s3)
         synthetic()
 
     account = ingest_object(
@@ -179,7 +179,7 @@ def test_a_synthetic_trade_waits_for_one_chunk_of_a_long_file_and_not_for_the_fi
     assert account is not None
     assert account.tally.produced == 100
     assert place.kafka.sent[40] == "ZZKNTSG", "right after the chunk in which it came"
-    assert [one.state for one in synthetic.accounts] == [State.DONE]
+    assert [one.state for one in synthetic.accounts] == [FileState.DONE]
 
 
 def test_when_s3_refuses_one_file_it_is_postponed_and_the_others_come_in(
@@ -190,7 +190,7 @@ def test_when_s3_refuses_one_file_it_is_postponed_and_the_others_come_in(
     place.denied = {"_1.csv"}
     assert set(place.ingest()) == {f"{DAY}_2.csv"}
     row = place.row(f"{DAY}_1.csv")
-    assert (row.state, row.attempts) == (State.RUNNING, 1)
+    assert (row.state, row.attempts) == (FileState.RUNNING, 1)
     assert "AccessDenied" in (row.reason or "")
     assert row.retry_at is not None
     assert row.retry_at > datetime.now(UTC)
@@ -201,7 +201,7 @@ def test_when_s3_refuses_one_file_it_is_postponed_and_the_others_come_in(
     assert place.row(f"{DAY}_1.csv").failing_since == row.failing_since
     place.denied = set()
     place.forget_pauses()
-    assert place.ingest()[f"{DAY}_1.csv"].state is State.DONE
+    assert place.ingest()[f"{DAY}_1.csv"].state is FileState.DONE
     row = place.row(f"{DAY}_1.csv")
     assert (row.attempts, row.failing_since, row.reason) == (0, None, None)
 
@@ -212,11 +212,11 @@ def test_when_kafka_is_away_no_file_is_blamed(place: Place, lines: list[bytes]) 
     with pytest.raises(NotAcknowledged):
         place.ingest()
     row = place.row(f"{DAY}_1.csv")
-    assert (row.state, row.attempts, row.retry_at) == (State.RUNNING, 0, None), (
+    assert (row.state, row.attempts, row.retry_at) == (FileState.RUNNING, 0, None), (
         "it waits for Kafka, not for a pause"
     )
     place.kafka.refuse = False
-    assert place.ingest()[f"{DAY}_1.csv"].state is State.DONE
+    assert place.ingest()[f"{DAY}_1.csv"].state is FileState.DONE
 
 
 def test_a_file_that_vanished_is_taken_when_it_is_back(
@@ -227,9 +227,9 @@ def test_a_file_that_vanished_is_taken_when_it_is_back(
     place.s3.delete_object(Bucket=BUCKET, Key=item.key)
     account = ingest_object(place.s3, item, ledger=place.ledger, kafka=place.kafka)
     assert account is not None
-    assert account.state is State.VANISHED
+    assert account.state is FileState.VANISHED
     place.put(f"{DAY}.csv", body(lines[:20]))
-    assert place.ingest()[item.key].state is State.DONE
+    assert place.ingest()[item.key].state is FileState.DONE
 
 
 def test_of_three_versions_the_third_is_taken_once(place: Place, lines: list[bytes]) -> None:
@@ -255,7 +255,7 @@ def test_the_same_bytes_are_taken_again_after_a_failure_and_else_are_known(
 
     servers.wait_until(again, 5, "S3's clock went on")
     assert place.waiting() == [f"{DAY}_1.csv"]
-    assert place.ingest()[f"{DAY}_1.csv"].state is State.FAILED
+    assert place.ingest()[f"{DAY}_1.csv"].state is FileState.FAILED
     assert place.waiting() == []
 
 
@@ -280,8 +280,8 @@ def test_two_buckets_may_have_the_same_key(place: Place, lines: list[bytes]) -> 
     ):
         assert own is not None
         assert theirs is not None
-        own.finish(own.entry.tally, State.DONE)
-        theirs.finish(theirs.entry.tally, State.DONE)
+        own.finish(own.entry.tally, FileState.DONE)
+        theirs.finish(theirs.entry.tally, FileState.DONE)
     modified = datetime.now(UTC) - timedelta(days=1)
     with (
         place.ledger.claim("k", '"1"', 1, modified=modified) as own,
@@ -294,7 +294,7 @@ def watch(place: Place, **more: Any) -> IntakeWatch:
     return IntakeWatch(place.s3, (own_source(place.s3),), place.ledger, IntakeRules(), **more)
 
 
-def look(seen: IntakeWatch, *, paused: bool = False) -> tuple[IntakeReport, list[Entry]]:
+def look(seen: IntakeWatch, *, paused: bool = False) -> tuple[IntakeReport, list[LedgerEntry]]:
     """A look now, whatever its rest."""
     seen._due = 0.0
     found = seen.look(paused=paused)
@@ -368,7 +368,7 @@ def test_a_ledger_of_an_earlier_release_gets_its_columns_and_keeps_its_rows(plac
         )
     store = IntakeStore(place.dsn)
     assert [(entry.key, entry.state, entry.bucket) for entry in store.entries()] == [
-        ("k", State.FAILED, ""), ("l", State.RUNNING, ""),
+        ("k", FileState.FAILED, ""), ("l", FileState.RUNNING, ""),
     ]  # fmt: skip
     assert store.report() is None
     assert store.redrive() == ["k"]

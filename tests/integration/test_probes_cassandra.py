@@ -15,18 +15,20 @@ import pytest
 
 from kintsugi.chaos.logs import damage_entry, damage_marker
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.fleet import ControlPlaneEndpoints, Fleet, Node, Role
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.operations import gossip_generation, readiness, verification_cassandra
 from kintsugi.probes.observe import damage
-from kintsugi.probes.peers import witnesses
+from kintsugi.probes.peers import ask_peers
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import data_loss
 from kintsugi.recovery.guard_facts import cassandra_facts
 from tests.integration import servers
 
 NODES = [Node(f"cassandra-{n}", Role.CASSANDRA, f"127.35.42.{n}", 2222) for n in (1, 2, 3)]
-FLEET = Fleet("test", "local", ControlPlane("127.35.42.9", 1, 2, 3, 4), {node.name: node for node in NODES})
+FLEET = Fleet(
+    "test", "local", ControlPlaneEndpoints("127.35.42.9", 1, 2, 3, 4), {node.name: node for node in NODES}
+)
 
 
 @dataclass
@@ -68,10 +70,10 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
 
 def test_a_living_ring(ring: Ring) -> None:
     for node in NODES:
-        assert asyncio.run(probe_node(node)).answer is Answer.OK
-        said = asyncio.run(witnesses(FLEET, node))
+        assert asyncio.run(probe_node(node)).answer is ProbeResult.OK
+        said = asyncio.run(ask_peers(FLEET, node))
         assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
-        asyncio.run(readiness.until(partial(readiness.missing, FLEET, node), 30, "not ready"))
+        asyncio.run(readiness.poll_until(partial(readiness.readiness_gap, FLEET, node), 30, "not ready"))
         proof = verification_cassandra.verify_cassandra(FLEET, node, 30)
         assert "3 trades, from its own replica" in proof
     facts = asyncio.run(cassandra_facts(FLEET, NODES[0]))
@@ -102,22 +104,22 @@ def _proves(session: Any, key: int) -> bool:
 def test_a_dead_node_is_silent_at_once_and_down_for_its_peers_soon(ring: Ring) -> None:
     node = NODES[2]
     ring.by_name[node.name].kill()
-    said = asyncio.run(witnesses(FLEET, node))
-    assert PeerOpinion.UP not in {witness.opinion for witness in asyncio.run(witnesses(FLEET, node))}, said
+    said = asyncio.run(ask_peers(FLEET, node))
+    assert PeerOpinion.UP not in {witness.opinion for witness in asyncio.run(ask_peers(FLEET, node))}, said
 
     async def not_down() -> str | None:
-        opinions = {witness.opinion for witness in await witnesses(FLEET, node)}
+        opinions = {witness.opinion for witness in await ask_peers(FLEET, node)}
         return None if opinions == {PeerOpinion.DOWN} else f"its peers say {opinions}"
 
-    asyncio.run(readiness.until(not_down, 60, "not down for its peers"))
+    asyncio.run(readiness.poll_until(not_down, 60, "not down for its peers"))
     facts = asyncio.run(cassandra_facts(FLEET, NODES[0]))
     assert facts.others_down == 1
-    lacks = asyncio.run(readiness.missing(FLEET, node))
+    lacks = asyncio.run(readiness.readiness_gap(FLEET, node))
     assert lacks is not None
     # While one is dead, another one can still be redundant: it is heard by those that live.
-    assert asyncio.run(readiness.missing(FLEET, NODES[1])) is None
+    assert asyncio.run(readiness.readiness_gap(FLEET, NODES[1])) is None
     ring.start(node)
-    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not ready"))
+    asyncio.run(readiness.poll_until(lambda: readiness.readiness_gap(FLEET, node), 60, "not ready"))
     assert "from its own replica" in verification_cassandra.verify_cassandra(FLEET, node, 60)
 
 
@@ -130,7 +132,7 @@ def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) 
             rows = {row.address: row.generation for row in session.execute(gossip_generation.IN_FORCE)}
         return int(rows[node.address])
 
-    assert gossip_generation.keep_count(node) is None
+    assert gossip_generation.bump_generation(node) is None
     fast = int(time.time()) + 3600
     with verification_cassandra.Only([node.address]) as session:
         session.execute(gossip_generation.KEEP, (fast * 10**6, fast))
@@ -139,7 +141,7 @@ def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) 
         ring.start(node)
         assert generation() == fast + life
         assert f"it was stored again and continues from {fast + life}" in str(
-            gossip_generation.keep_count(node)
+            gossip_generation.bump_generation(node)
         )
 
 
@@ -151,18 +153,18 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
     fast = int(time.time()) + 7200
     with verification_cassandra.Only([node.address]) as session:
         session.execute(gossip_generation.KEEP, (fast * 10**6, fast))
-    assert asyncio.run(gossip_generation.overtaken(FLEET, node)) is None
+    assert asyncio.run(gossip_generation.generation_is_behind(FLEET, node)) is None
     for _ in (1, 2):
         ring.by_name[node.name].stop()
         ring.start(node)
-    said = asyncio.run(gossip_generation.overtaken(FLEET, node))
+    said = asyncio.run(gossip_generation.generation_is_behind(FLEET, node))
     assert said is not None
     assert said.startswith(f"{NODES[0].name} and {NODES[1].name} ignore {node.name}")
-    gossip_generation.keep_count(node)
+    gossip_generation.bump_generation(node)
     ring.by_name[node.name].stop()
     ring.start(node)
-    asyncio.run(readiness.until(lambda: readiness.missing(FLEET, node), 60, "not ready"))
-    assert asyncio.run(gossip_generation.overtaken(FLEET, node)) is None
+    asyncio.run(readiness.poll_until(lambda: readiness.readiness_gap(FLEET, node), 60, "not ready"))
+    assert asyncio.run(gossip_generation.generation_is_behind(FLEET, node)) is None
 
 
 def damage_newest_log(ring: Ring, node: Node, damage: Callable[[Path], bool]) -> int:

@@ -14,19 +14,21 @@ from pathlib import Path
 import pytest
 
 from kintsugi.airflow_ext.triggers.node_health import NodeHealthTrigger
-from kintsugi.core.fleet import ControlPlane, Fleet, Node, Role
-from kintsugi.core.observation import Answer, Finding, PeerOpinion, Symptom
+from kintsugi.core.fleet import ControlPlaneEndpoints, Fleet, Node, Role
+from kintsugi.core.observation import Finding, PeerOpinion, ProbeResult, Symptom
 from kintsugi.core.settings import CONSUMER_GROUP, TOPIC
 from kintsugi.operations import readiness
 from kintsugi.operations.verification_kafka import verify_kafka
-from kintsugi.probes.peers import witnesses
+from kintsugi.probes.peers import ask_peers
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream_progress import read_offsets
 from kintsugi.recovery.guard_facts import guard_facts, kafka_facts
 from tests.integration import servers
 
 NODES = [Node(f"kafka-{n}", Role.KAFKA, f"127.35.41.{n}", 2222) for n in (1, 2, 3)]
-FLEET = Fleet("test", "local", ControlPlane("127.35.41.9", 1, 2, 3, 4), {node.name: node for node in NODES})
+FLEET = Fleet(
+    "test", "local", ControlPlaneEndpoints("127.35.41.9", 1, 2, 3, 4), {node.name: node for node in NODES}
+)
 VOTERS = {node.index: node.address for node in NODES}
 
 
@@ -60,7 +62,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
         running.start(*NODES)
         with KafkaAdminClient(bootstrap_servers=[f"{node.address}:9092" for node in NODES]) as admin:
             admin.create_topics({TOPIC: {"num_partitions": 3, "replication_factor": 3}})
-        asyncio.run(readiness.until(_all_in_sync, 60, "the brokers are not in sync"))
+        asyncio.run(readiness.poll_until(_all_in_sync, 60, "the brokers are not in sync"))
         yield running
     finally:
         servers.stop_all(list(running.by_name.values()))
@@ -68,7 +70,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
 
 
 async def _all_in_sync() -> str | None:
-    lacks = await asyncio.gather(*(readiness.missing(FLEET, node) for node in NODES))
+    lacks = await asyncio.gather(*(readiness.readiness_gap(FLEET, node) for node in NODES))
     return next((lack for lack in lacks if lack), None)
 
 
@@ -86,8 +88,8 @@ async def _quorum_lacks() -> str | None:
 
 async def test_all_is_well(brokers: Brokers) -> None:
     for node in NODES:
-        assert (await probe_node(node)).answer is Answer.OK
-        said = await witnesses(FLEET, node)
+        assert (await probe_node(node)).answer is ProbeResult.OK
+        said = await ask_peers(FLEET, node)
         assert [witness.opinion for witness in said] == [PeerOpinion.UP, PeerOpinion.UP]
         assert (await kafka_facts(FLEET, node)).current == 2
     facts = await kafka_facts(FLEET, NODES[0])
@@ -139,14 +141,14 @@ async def test_a_hung_broker_is_found_within_twenty_seconds_and_its_peers_say_so
         assert finding is not None
         assert finding.symptom is Symptom.HUNG
         assert 8 <= (finding.detected_at - stopped).total_seconds() <= 20
-        opinions = {witness.opinion for witness in await witnesses(FLEET, node)}
+        opinions = {witness.opinion for witness in await ask_peers(FLEET, node)}
         assert PeerOpinion.UP not in opinions
         facts = await guard_facts(FLEET, node)
-        assert facts.service is Answer.TIMEOUT
-        assert facts.heard_at is None or (facts.at - facts.heard_at).total_seconds() > 5
+        assert facts.service is ProbeResult.TIMEOUT
+        assert facts.last_seen_at is None or (facts.at - facts.last_seen_at).total_seconds() > 5
     finally:
         brokers.signal(node, signal.SIGCONT)
-    await readiness.until(_all_in_sync, 60, "the brokers are not in sync")
+    await readiness.poll_until(_all_in_sync, 60, "the brokers are not in sync")
 
 
 async def test_a_killed_broker_is_found_in_seconds_and_is_redundant_when_it_is_back(brokers: Brokers) -> None:
@@ -159,7 +161,7 @@ async def test_a_killed_broker_is_found_in_seconds_and_is_redundant_when_it_is_b
     assert finding is not None
     assert finding.symptom is Symptom.DOWN
     assert (finding.detected_at - killed).total_seconds() < 9
-    lacks = await readiness.missing(FLEET, node)
+    lacks = await readiness.readiness_gap(FLEET, node)
     assert lacks is not None
     assert "doesn't answer" in lacks
     assert not (await guard_facts(FLEET, node)).proven_dead, "a refused connection proves nothing"
@@ -169,6 +171,6 @@ async def test_a_killed_broker_is_found_in_seconds_and_is_redundant_when_it_is_b
     assert facts.kafka is not None
     assert (facts.kafka.live, facts.kafka.voters, facts.kafka.current) == (frozenset({1, 2}), 3, 2)
     await asyncio.to_thread(brokers.start, node)
-    await readiness.until(lambda: readiness.missing(FLEET, node), 60, "not ready")
-    await readiness.until(_quorum_lacks, 60, "not a voter")
+    await readiness.poll_until(lambda: readiness.readiness_gap(FLEET, node), 60, "not ready")
+    await readiness.poll_until(_quorum_lacks, 60, "not a voter")
     assert "led" in await asyncio.to_thread(verify_kafka, FLEET, node, 60)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments.local import node as local
 from kintsugi.infra import ssh
-from kintsugi.probes.observe import observe
-from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.probes.observe import gather_observation
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from tests.integration import servers
 
 NAME = "kafka-1"
@@ -55,37 +55,39 @@ def define_service(settings: Settings) -> None:
     (root / "etc/supervisor.d/kafka.conf").write_text(PROGRAM.format(python=sys.executable, root=root))
     control = ["supervisorctl", "-c", str(root / "etc/supervisord.conf")]
     node = settings.fleet.node(NAME)
-    assert ssh.run(settings, node, [*control, "update"]).returncode == 0
+    assert ssh.run_over_ssh(settings, node, [*control, "update"]).returncode == 0
     servers.wait_until(
-        lambda: "RUNNING" in ssh.run(settings, node, [*control, "status", "kafka"]).stdout, 20, "it runs"
+        lambda: "RUNNING" in ssh.run_over_ssh(settings, node, [*control, "status", "kafka"]).stdout,
+        20,
+        "it runs",
     )
 
 
 async def test_a_node_whose_service_is_not_there(settings: Settings) -> None:
     node = settings.fleet.node(NAME)
     started = time.monotonic()
-    seen = await observe(settings, node)
+    seen = await gather_observation(settings, node)
     assert time.monotonic() - started < 8  # bounded also on a busy machine
-    assert (seen.service, seen.ssh) == (Answer.REFUSED, Answer.OK)
+    assert (seen.service, seen.ssh) == (ProbeResult.REFUSED, ProbeResult.OK)
     assert seen.volume_intact is False  # the disk is there, but nobody ever formatted it
 
     (settings.node_volume(NAME) / "data/kafka").mkdir()
     (settings.node_volume(NAME) / "data/kafka/meta.properties").touch()
     define_service(settings)
-    seen = await observe(settings, node)
+    seen = await gather_observation(settings, node)
     assert seen.volume_intact is True
     assert seen.init_state == "RUNNING"
     assert seen.progress is not None
     assert seen.progress.startswith("its process began")
-    assert diagnose(seen).verdict is Verdict.STARTING
+    assert diagnose(seen).verdict is FailureMode.STARTING
 
     local.power_off(settings, NAME)
     started = time.monotonic()
-    seen = await observe(settings, node)
+    seen = await gather_observation(settings, node)
     assert time.monotonic() - started < 4
-    assert (seen.service, seen.ssh, seen.init_state) == (Answer.REFUSED, Answer.REFUSED, None)
+    assert (seen.service, seen.ssh, seen.init_state) == (ProbeResult.REFUSED, ProbeResult.REFUSED, None)
     assert seen.volume_intact is None
-    assert diagnose(seen).verdict is Verdict.HOST_LOST
+    assert diagnose(seen).verdict is FailureMode.HOST_LOST
 
 
 async def test_a_frozen_node_is_silent_and_still_answered_for_in_bounded_time(settings: Settings) -> None:
@@ -93,9 +95,9 @@ async def test_a_frozen_node_is_silent_and_still_answered_for_in_bounded_time(se
     local.suspend(settings, NAME)
     try:
         started = time.monotonic()
-        seen = await observe(settings, node)
+        seen = await gather_observation(settings, node)
         assert time.monotonic() - started < 8
     finally:
         local.resume(settings, NAME)
-    assert seen.ssh is Answer.TIMEOUT
+    assert seen.ssh is ProbeResult.TIMEOUT
     assert seen.init_state is None

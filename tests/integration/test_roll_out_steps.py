@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.rollout_state import NodeState
 from kintsugi.db.store import Store
 from kintsugi.infra.ansible import Checked
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import assignment, rollout, rollout_steps, steady_state
 from kintsugi.releases.archive import Release
 from kintsugi.releases.steady_state import Steady
@@ -78,26 +78,26 @@ class Fake:
 def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     made = Servers({"kafka-1": ("/etc/x",), "kafka-2": ("/etc/x",), "kafka-3": ("/etc/x",)})
 
-    def proof(runtime: Runtime, node: str) -> str:
+    def proof(context: Context, node: str) -> str:
         if (node, made.runs[node][0]) in made.unproven:
             raise StepFailed(f"{node} leads no partition")
         return f"{node} serves"
 
-    def look(runtime: Runtime, *, but: Any = ()) -> Steady:
+    def look(context: Context, *, but: Any = ()) -> Steady:
         return Steady({node: what for node, what in made.sick.items() if node not in but})
 
-    monkeypatch.setattr(rollout_steps, "_ansible", lambda runtime, release: Fake(made, release.digest))
+    monkeypatch.setattr(rollout_steps, "_ansible", lambda context, release: Fake(made, release.digest))
     monkeypatch.setattr(rollout_steps, "_proof", proof)
-    monkeypatch.setattr(rollout_steps, "_stop", lambda runtime, node: made.stopped.append(node))
-    monkeypatch.setattr(stream_driver, "variables", lambda runtime: {})
-    monkeypatch.setattr(rollout_steps, "_archive", lambda runtime, ended: None)
-    monkeypatch.setattr(assignment, "open_release", lambda runtime, digest: Release(digest, Path("/nowhere")))
-    monkeypatch.setattr(rollout_steps, "_known", lambda runtime, prefix: Release(prefix, Path("/nowhere")))
+    monkeypatch.setattr(rollout_steps, "_stop", lambda context, node: made.stopped.append(node))
+    monkeypatch.setattr(stream_driver, "variables", lambda context: {})
+    monkeypatch.setattr(rollout_steps, "_archive", lambda context, ended: None)
+    monkeypatch.setattr(assignment, "open_release", lambda context, digest: Release(digest, Path("/nowhere")))
+    monkeypatch.setattr(rollout_steps, "_known", lambda context, prefix: Release(prefix, Path("/nowhere")))
     monkeypatch.setattr(rollout_steps, "_same_nodes", lambda there, declared: None)
-    monkeypatch.setattr(rollout_steps, "_jars_fit", lambda runtime, release: None)
+    monkeypatch.setattr(rollout_steps, "_jars_fit", lambda context, release: None)
     monkeypatch.setattr(rollout_steps, "load_fleet", lambda path: None)
-    monkeypatch.setattr(steady_state, "look", look)
-    monkeypatch.setattr(steady_state, "canary", lambda runtime: "a canary arrived")
+    monkeypatch.setattr(steady_state, "observe_fleet", look)
+    monkeypatch.setattr(steady_state, "verify_synthetic_trade", lambda context: "a canary arrived")
     monkeypatch.setattr(steady_state, "GATE_S", 0.0)
     monkeypatch.setattr(rollout_steps, "NODE_HOLD_S", 0.0)
     monkeypatch.setattr(rollout_steps, "LEASE_WAIT_S", 0.0)
@@ -105,87 +105,89 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
 
 
 @pytest.fixture
-def doors(store: Store, servers: Servers, tmp_path: Path) -> Runtime:  # noqa: F811
+def context(store: Store, servers: Servers, tmp_path: Path) -> Context:  # noqa: F811
     settings = installation(tmp_path, "127.39")
     for digest in (OLD, NEW):
         store.add_release(digest, "test")
     store.mark_known_good(OLD)
     store.set_node_releases(settings.fleet.nodes, OLD)
-    return Runtime(settings=settings, fleet=settings.fleet, store=store)
+    return Context(settings=settings, fleet=settings.fleet, store=store)
 
 
-def roll_out(doors: Runtime, run: str = RUN, wanted: str = NEW) -> rollout_steps.Story:
+def roll_out(context: Context, run: str = RUN, wanted: str = NEW) -> rollout_steps.RolloutRecord:
     """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
 
     def tasks() -> None:
-        rollout_steps.prepare(doors, run, wanted)
-        rollout_steps.plan(doors, run)
-        for node in rollout.order(doors.fleet):
-            rollout_steps.apply(doors, run, node.name)
-            rollout_steps.prove(doors, run, node.name)
-        rollout_steps.hold(doors, run, 0.0)
+        rollout_steps.prepare(context, run, wanted)
+        rollout_steps.plan(context, run)
+        for node in rollout.order(context.fleet):
+            rollout_steps.apply(context, run, node.name)
+            rollout_steps.verify_update(context, run, node.name)
+        rollout_steps.bake_release(context, run, 0.0)
 
     try:
         tasks()
-    except (StepFailed, Refused):
-        with suppress(StepFailed, Refused):
-            rollout_steps.go_back(doors, run)
-    return rollout_steps.finish(doors, run)
+    except (StepFailed, GuardRefused):
+        with suppress(StepFailed, GuardRefused):
+            rollout_steps.roll_back(context, run)
+    return rollout_steps.finish(context, run)
 
 
-def on(doors: Runtime) -> dict[str, str]:
-    return {node: record.digest[0] for node, record in doors.store.node_releases().items()}
+def on(context: Context) -> dict[str, str]:
+    return {node: record.digest[0] for node, record in context.store.node_releases().items()}
 
 
-def nothing_is_held(doors: Runtime) -> bool:
-    names = [*doors.fleet.nodes, rollout_steps.ROLL_OUT]
-    return all(doors.store.lease(name) is None and not doors.store.maintenance(name) for name in names)
+def nothing_is_held(context: Context) -> bool:
+    names = [*context.fleet.nodes, rollout_steps.ROLL_OUT]
+    return all(context.store.lease(name) is None and not context.store.maintenance(name) for name in names)
 
 
-def test_only_what_changes_is_restarted_and_then_all_is_known_good(doors: Runtime, servers: Servers) -> None:
-    story = roll_out(doors)
+def test_only_what_changes_is_restarted_and_then_all_is_known_good(
+    context: Context, servers: Servers
+) -> None:
+    story = roll_out(context)
     assert story.well, story.text
     assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-3", "b")]
-    assert set(on(doors).values()) == {"b"}
-    good = doors.store.last_known_good()
+    assert set(on(context).values()) == {"b"}
+    good = context.store.last_known_good()
     assert good is not None
     assert good.digest == NEW
-    assert nothing_is_held(doors)
+    assert nothing_is_held(context)
 
 
-def test_the_first_bad_probe_ends_it_and_the_node_returns(doors: Runtime, servers: Servers) -> None:
+def test_the_first_bad_probe_ends_it_and_the_node_returns(context: Context, servers: Servers) -> None:
     servers.bad = {("kafka-1", "b")}
-    story = roll_out(doors)
+    story = roll_out(context)
     assert not story.well
     assert servers.restarted == [("kafka-1", "b"), ("kafka-1", "a")]
     assert servers.stopped == ["kafka-1"]
-    assert set(on(doors).values()) == {"a"}
-    assert doors.store.release_record(NEW).bad_reason == "kafka-1: kafka-1 doesn't listen"
-    assert doors.store.deployment(RUN).state == "returned"
-    assert nothing_is_held(doors)
+    assert set(on(context).values()) == {"a"}
+    assert context.store.release_record(NEW).bad_reason == "kafka-1: kafka-1 doesn't listen"
+    assert context.store.deployment(RUN).state == "returned"
+    assert nothing_is_held(context)
 
 
-def test_all_that_was_touched_returns_the_sick_one_first(doors: Runtime, servers: Servers) -> None:
+def test_all_that_was_touched_returns_the_sick_one_first(context: Context, servers: Servers) -> None:
     servers.unproven = {("kafka-3", "b")}
-    roll_out(doors)
+    roll_out(context)
     assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
-    assert set(on(doors).values()) == {"a"}
+    assert set(on(context).values()) == {"a"}
 
 
-def test_what_does_not_render_touches_nothing(doors: Runtime, servers: Servers) -> None:
+def test_what_does_not_render_touches_nothing(context: Context, servers: Servers) -> None:
     servers.failed = {"cassandra-1": "task 'Write the configuration': 'hep' is undefined"}
-    story = roll_out(doors)
+    story = roll_out(context)
     assert servers.restarted == []
     assert "stopped" in story.text
-    assert "'hep' is undefined" in str(doors.store.release_record(NEW).bad_reason)
-    with pytest.raises(Refused, match="is marked bad"):
-        rollout_steps.prepare(doors, "manual__2", NEW)
-    assert nothing_is_held(doors)
-    assert rollout_steps.prepare(doors, "manual__3", NEW, again=True).state == "running"
+    assert "'hep' is undefined" in str(context.store.release_record(NEW).bad_reason)
+    with pytest.raises(GuardRefused, match="is marked bad"):
+        rollout_steps.prepare(context, "manual__2", NEW)
+    assert nothing_is_held(context)
+    assert rollout_steps.prepare(context, "manual__3", NEW, again=True).state == "running"
 
 
 def test_a_look_that_fails_once_is_not_held_against_the_release(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    context: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check: Callable[..., Checked] = Fake.check
 
@@ -194,65 +196,65 @@ def test_a_look_that_fails_once_is_not_held_against_the_release(
         return check(self, nodes, **kw)
 
     monkeypatch.setattr(Fake, "check", broken_connection)
-    rollout_steps.prepare(doors, RUN, NEW)
-    assert len(rollout_steps.plan(doors, RUN).steps) == len(doors.fleet.nodes)
-    assert doors.store.release_record(NEW).verdict == "unproven"
+    rollout_steps.prepare(context, RUN, NEW)
+    assert len(rollout_steps.plan(context, RUN).steps) == len(context.fleet.nodes)
+    assert context.store.release_record(NEW).verdict == "unproven"
 
 
-def test_a_node_that_does_not_come_back_is_left_to_its_watch(doors: Runtime, servers: Servers) -> None:
+def test_a_node_that_does_not_come_back_is_left_to_its_watch(context: Context, servers: Servers) -> None:
     servers.bad = {("kafka-2", "b"), ("kafka-2", "a")}
-    story = roll_out(doors)
+    story = roll_out(context)
     assert servers.restarted == [("kafka-1", "b"), ("kafka-2", "b"), ("kafka-2", "a")]
     assert "stuck" in story.text
-    assert doors.store.lease("kafka-2") is None
-    assert on(doors)["kafka-2"] == "a"  # so recovery configures it from the known-good release
+    assert context.store.lease("kafka-2") is None
+    assert on(context)["kafka-2"] == "a"  # so recovery configures it from the known-good release
 
 
 @pytest.mark.parametrize("at", ["kafka-1", "kafka-3"])
-def test_a_task_killed_while_it_restarts_is_run_again(doors: Runtime, servers: Servers, at: str) -> None:
+def test_a_task_killed_while_it_restarts_is_run_again(context: Context, servers: Servers, at: str) -> None:
     servers.dies_at = at
     with pytest.raises(Killed):
-        roll_out(doors)
-    assert doors.store.deployment(RUN).step(at).state is NodeState.TOUCHED
-    assert doors.store.lease(at) is not None
-    assert on(doors)[at] == "b"
-    story = roll_out(doors)
+        roll_out(context)
+    assert context.store.deployment(RUN).step(at).state is NodeState.TOUCHED
+    assert context.store.lease(at) is not None
+    assert on(context)[at] == "b"
+    story = roll_out(context)
     assert story.well, story.text
     assert [node for node, _ in servers.restarted].count(at) == 2
     assert len(servers.restarted) == 4
-    assert nothing_is_held(doors)
+    assert nothing_is_held(context)
 
 
-def test_the_way_back_killed_in_the_middle_is_finished(doors: Runtime, servers: Servers) -> None:
+def test_the_way_back_killed_in_the_middle_is_finished(context: Context, servers: Servers) -> None:
     servers.unproven = {("kafka-2", "b")}
     original = rollout_steps._restart
 
-    def dies_on_the_way_back(runtime: Runtime, release: Release, node: str, token: int) -> None:
-        original(runtime, release, node, token)
+    def dies_on_the_way_back(context: Context, release: Release, node: str, token: int) -> None:
+        original(context, release, node, token)
         if release.digest == OLD:
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollout_steps, "_restart", dies_on_the_way_back)
         with pytest.raises(Killed):
-            roll_out(doors)
-    rollout_steps.go_back(doors, RUN)
-    assert doors.store.deployment(RUN).step("kafka-2").state is NodeState.RETURNED
-    assert not rollout_steps.finish(doors, RUN).well
-    assert set(on(doors).values()) == {"a"}
-    assert nothing_is_held(doors)
+            roll_out(context)
+    rollout_steps.roll_back(context, RUN)
+    assert context.store.deployment(RUN).step("kafka-2").state is NodeState.RETURNED
+    assert not rollout_steps.finish(context, RUN).well
+    assert set(on(context).values()) == {"a"}
+    assert nothing_is_held(context)
 
 
-def test_no_node_is_touched_while_something_is_sick(doors: Runtime, servers: Servers) -> None:
+def test_no_node_is_touched_while_something_is_sick(context: Context, servers: Servers) -> None:
     servers.sick = {"cassandra-3": "it doesn't answer"}
-    story = roll_out(doors)
+    story = roll_out(context)
     assert servers.restarted == []
     assert "stopped" in story.text
-    assert doors.store.release_record(NEW).verdict == "unproven"
+    assert context.store.release_record(NEW).verdict == "unproven"
 
 
 def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    context: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run: Callable[..., None] = Fake.run
 
@@ -262,88 +264,88 @@ def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
             servers.sick.pop(limit, None)
 
     monkeypatch.setattr(Fake, "run", falls_sick)
-    rollout_steps.prepare(doors, RUN, NEW)
-    rollout_steps.plan(doors, RUN)
-    for node in rollout.order(doors.fleet)[:4]:
-        rollout_steps.apply(doors, RUN, node.name)
-        rollout_steps.prove(doors, RUN, node.name)
+    rollout_steps.prepare(context, RUN, NEW)
+    rollout_steps.plan(context, RUN)
+    for node in rollout.order(context.fleet)[:4]:
+        rollout_steps.apply(context, RUN, node.name)
+        rollout_steps.verify_update(context, RUN, node.name)
     servers.sick = {"kafka-1": "out of sync"}
     with pytest.raises(StepFailed, match="kafka-1 failed after it was verified"):
-        rollout_steps.apply(doors, RUN, "kafka-3")
-    rollout_steps.go_back(doors, RUN)
+        rollout_steps.apply(context, RUN, "kafka-3")
+    rollout_steps.roll_back(context, RUN)
     assert servers.restarted[2:] == [
         ("kafka-1", "a"),
         ("kafka-2", "a"),
     ]  # kafka-2 serves, so it waits its turn
-    assert doors.store.release_record(NEW).verdict == "bad"
+    assert context.store.release_record(NEW).verdict == "bad"
 
 
-def test_a_persons_maintenance_mark_is_kept(doors: Runtime, servers: Servers) -> None:
-    doors.store.set_maintenance("kafka-2", reason="new disk", user="ann")
-    roll_out(doors)
+def test_a_persons_maintenance_mark_is_kept(context: Context, servers: Servers) -> None:
+    context.store.set_maintenance("kafka-2", reason="new disk", user="ann")
+    roll_out(context)
     assert servers.restarted == [("kafka-1", "b")]
-    assert [flag.user for flag in doors.store.maintenance("kafka-2")] == ["ann"]
+    assert [flag.user for flag in context.store.maintenance("kafka-2")] == ["ann"]
 
 
-def test_a_node_under_repair_is_not_touched(doors: Runtime, servers: Servers) -> None:
-    doors.store.acquire_lease("kafka-1", "watch_kafka-1/run", 60)
-    rollout_steps.prepare(doors, RUN, NEW)
-    rollout_steps.plan(doors, RUN)
-    for node in rollout.order(doors.fleet)[:2]:
-        rollout_steps.apply(doors, RUN, node.name)
+def test_a_node_under_repair_is_not_touched(context: Context, servers: Servers) -> None:
+    context.store.acquire_lease("kafka-1", "watch_kafka-1/run", 60)
+    rollout_steps.prepare(context, RUN, NEW)
+    rollout_steps.plan(context, RUN)
+    for node in rollout.order(context.fleet)[:2]:
+        rollout_steps.apply(context, RUN, node.name)
     with pytest.raises(LeaseHeld, match="watch_kafka-1"):
-        rollout_steps.apply(doors, RUN, "kafka-1")
+        rollout_steps.apply(context, RUN, "kafka-1")
     assert servers.restarted == []
 
 
 def test_a_second_roll_out_waits_and_takes_over_when_the_first_is_gone(
-    doors: Runtime, servers: Servers
+    context: Context, servers: Servers
 ) -> None:
-    rollout_steps.prepare(doors, RUN, NEW)
-    with pytest.raises(Refused, match="another roll-out is running"):
-        rollout_steps.prepare(doors, "manual__2", NEW)
-    with doors.store.transaction() as connection:  # the lease lapses, as when everything was killed
+    rollout_steps.prepare(context, RUN, NEW)
+    with pytest.raises(GuardRefused, match="another roll-out is running"):
+        rollout_steps.prepare(context, "manual__2", NEW)
+    with context.store.transaction() as connection:  # the lease lapses, as when everything was killed
         connection.execute("UPDATE lease SET expires_at = clock_timestamp() - interval '1s'")
-    assert rollout_steps.prepare(doors, "manual__2", NEW).state == "running"
-    assert doors.store.deployment(RUN).state == "stopped"
+    assert rollout_steps.prepare(context, "manual__2", NEW).state == "running"
+    assert context.store.deployment(RUN).state == "stopped"
 
 
 def test_a_fleet_whose_canary_does_not_arrive_gets_no_release(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    context: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(runtime: Runtime) -> str:
+    def lost(context: Context) -> str:
         raise StepFailed("it didn't arrive")
 
-    monkeypatch.setattr(steady_state, "canary", lost)
-    roll_out(doors)
+    monkeypatch.setattr(steady_state, "verify_synthetic_trade", lost)
+    roll_out(context)
     assert servers.restarted == []
-    assert doors.store.release_record(NEW).verdict == "unproven"
+    assert context.store.release_record(NEW).verdict == "unproven"
 
 
 def test_a_bad_hold_returns_everything(
-    doors: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    context: Context, servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = iter(["before the roll-out it arrived"])
 
-    def once(runtime: Runtime) -> str:
+    def once(context: Context) -> str:
         try:
             return next(said)
         except StopIteration:
             raise StepFailed("it didn't arrive") from None
 
-    monkeypatch.setattr(steady_state, "canary", once)
-    story = roll_out(doors)
+    monkeypatch.setattr(steady_state, "verify_synthetic_trade", once)
+    story = roll_out(context)
     assert servers.restarted[3:] == [("kafka-3", "a"), ("kafka-2", "a"), ("kafka-1", "a")]
     assert "returned" in story.text
-    assert doors.store.last_known_good().digest == OLD  # type: ignore[union-attr]
+    assert context.store.last_known_good().digest == OLD  # type: ignore[union-attr]
 
 
 def test_the_known_good_release_rolled_out_again_is_never_marked_bad(
-    doors: Runtime, servers: Servers
+    context: Context, servers: Servers
 ) -> None:
     servers.bad = {("kafka-1", "a")}
-    story = roll_out(doors, wanted=OLD)
+    story = roll_out(context, wanted=OLD)
     assert not story.well
-    assert doors.store.release_record(OLD).verdict == "known-good"
+    assert context.store.release_record(OLD).verdict == "known-good"
     assert servers.restarted == [("kafka-1", "a")]  # there is nothing to go back to: recovery's business
-    assert nothing_is_held(doors)
+    assert nothing_is_held(context)

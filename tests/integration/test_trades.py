@@ -20,11 +20,11 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
-from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.ingest_ledger import FileState, IngestLedger
 from kintsugi.notify import dead_letter_collector
 from kintsugi.notify.dead_letter_collector import Letters
 from kintsugi.pipeline import schema, stream_lag, synthetic_trade
-from kintsugi.pipeline.ingest.file_ingest import FileAccount, ingest_object, ingest_pending, totals
+from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_object, ingest_pending, totals
 from kintsugi.pipeline.ingest.replay import Schedule, replay, select
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import listed, pending
@@ -57,7 +57,7 @@ def day(pipeline: Pipeline) -> GeneratedDay:
 
 
 @pytest.fixture(scope="module")
-def ingested(pipeline: Pipeline, day: GeneratedDay) -> list[FileAccount]:
+def ingested(pipeline: Pipeline, day: GeneratedDay) -> list[FileIngestReport]:
     return ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
 
 
@@ -67,7 +67,7 @@ def test_topics_and_tables_can_be_ensured_again(pipeline: Pipeline) -> None:
 
 
 def test_every_row_of_a_day_is_accounted_for(
-    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileAccount]
+    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileIngestReport]
 ) -> None:
     found = totals(ingested)
     assert (found["read"], found["accepted"]) == (day.rows, day.trades + day.duplicates)
@@ -78,7 +78,7 @@ def test_every_row_of_a_day_is_accounted_for(
 
 
 def test_rejected_rows_are_in_the_topic_and_in_s3_with_line_and_reason(
-    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileAccount]
+    pipeline: Pipeline, day: GeneratedDay, ingested: list[FileIngestReport]
 ) -> None:
     from kafka import KafkaConsumer
 
@@ -117,10 +117,10 @@ def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
         gzip.compress(b"\n".join(good), 0)[:-900],
     )
     one, two = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
-    assert (one.state, one.tally.read) == (State.FAILED, 0)
+    assert (one.state, one.tally.read) == (FileState.FAILED, 0)
     assert one.reason
     assert "can't be read" in one.reason
-    assert two.state is State.DONE
+    assert two.state is FileState.DONE
     assert two.tally.accepted > 5
     assert two.tally.rejected == {"truncated": 1}
     assert pending(pipeline.s3, pipeline.ledger) == []
@@ -146,7 +146,7 @@ def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait()
     (entry,) = pipeline.ledger.entries(key)
-    assert entry.state is State.RUNNING
+    assert entry.state is FileState.RUNNING
     (account,) = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     assert (account.tally.read, account.tally.accepted, account.tally.duplicates) == (TRADES, TRADES, 0)
     assert len(identities_in_kafka(pipeline.bootstrap)) == before + TRADES
@@ -158,7 +158,7 @@ def test_of_two_ingesters_of_one_file_one_works(pipeline: Pipeline) -> None:
         "trades/2024-10-10/UnderlyingOptionsTradesCalcs_2024-10-10.csv", made.trade_files[0].read_bytes()
     )
     (source,) = pending(pipeline.s3, pipeline.ledger)
-    accounts: list[FileAccount | None] = []
+    accounts: list[FileIngestReport | None] = []
     with producer(pipeline.bootstrap) as kafka:
         work = lambda: accounts.append(  # noqa: E731
             ingest_object(pipeline.s3, source, ledger=pipeline.ledger, kafka=kafka)
@@ -288,7 +288,7 @@ def test_what_is_in_the_files_is_in_cassandra_once_and_a_driver_without_checkpoi
         process.kill()
         process.wait()
         shutil.rmtree(driver.checkpoint)  # as if the node's disk were gone
-        identity = synthetic_trade.send(pipeline.s3)
+        identity = synthetic_trade.send_synthetic_trade(pipeline.s3)
         ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
         process = driver.start()
         driver.wait_until(
@@ -322,14 +322,14 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
     finally:
         process.kill()
         process.wait()
-    synthetic_trade.send_to_kafka(pipeline.bootstrap)
+    synthetic_trade.send_synthetic_trade_to_kafka(pipeline.bootstrap)
     found = stream_lag.lag(pipeline.bootstrap)
     assert found is not None
     (partition,) = [number for number, end in found.end.items() if end > (found.committed[number] or 0)]
     admin = KafkaAdminClient(bootstrap_servers=pipeline.bootstrap)
     admin.delete_records({TopicPartition(TOPIC, partition): found.end[partition]})
     admin.close()
-    identity = synthetic_trade.send(pipeline.s3)
+    identity = synthetic_trade.send_synthetic_trade(pipeline.s3)
     ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     process = driver.start()
     try:
@@ -409,7 +409,7 @@ def test_a_row_deleted_added_or_altered_by_hand_is_named(pipeline: Pipeline) -> 
 
 def _ingest_slowly(url: str, dsn: str, bootstrap: str) -> None:
     """What the test kills: an ingest in chunks of 50 rows."""
-    s3, ledger = s3_client(url), Ledger(dsn)
+    s3, ledger = s3_client(url), IngestLedger(dsn)
     with producer([bootstrap]) as kafka:
         for source in pending(s3, ledger):
             ingest_object(s3, source, ledger=ledger, kafka=kafka, chunk_rows=50)

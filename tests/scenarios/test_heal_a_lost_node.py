@@ -106,7 +106,7 @@ def test_it_was_rebuilt_with_every_package_client_led_nowhere(
     for pid in (*(components[name]["pid"] for name in AIRFLOW), rebuilt.pid):
         environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
         assert blocked <= set(environment), pid
-    session = ssh.run(settings, settings.fleet.node(VICTIM), ["env"]).stdout.splitlines()
+    session = ssh.run_over_ssh(settings, settings.fleet.node(VICTIM), ["env"]).stdout.splitlines()
     assert blocked <= set(session)
     assert leads_nowhere()  # nobody took the address meanwhile
     assert not (settings.state.parent / "no-way-out/home/.m2/repository").exists()
@@ -194,7 +194,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
         assert not processes(kintsugi.settings, name)  # nobody acted meanwhile
 
         def approved_and_closed() -> list[Any]:
-            # Airflow may lose an answer as quick as ours and ask anew (see ask_a_human): a person would say it again.
+            # Airflow may lose an answer as quick as ours and ask anew (see request_approval): a person says it again.
             for asked in [one for one in airflow.questions() if one["dag_id"] == dag]:
                 airflow.answer(asked, "Approve")
             return [one for one in store.incidents(1, node=name) if one.closed_at]

@@ -13,8 +13,8 @@ from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN
 from kintsugi.pipeline.stream import cql_values, message_check
 from kintsugi.pipeline.stream.baselines import newest_before
 from kintsugi.pipeline.stream.cassandra_sink import trades_of
-from kintsugi.pipeline.stream.derived_tables import Derived
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.signals import days_of, with_scores
 from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
 from spark_apps import stream_trades
@@ -150,4 +150,4 @@ def test_no_message_ends_a_batch(spark: SparkSession) -> None:
     assert len(cql_values.rows(trades, TRADE_COLUMNS)) == trades.num_rows
     kept = rows.filter(rows.column("problem").is_null())
     scored = with_scores(kept, newest_before([], days_of(kept)))
-    assert Derived(MemoryStore()).apply(scored).trades == trades.num_rows
+    assert DerivedTables(InMemoryRepository()).apply(scored).trades == trades.num_rows

@@ -17,7 +17,7 @@ import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
 from benchmarks import signals_application
-from kintsugi.pipeline.row_parser import Message, message
+from kintsugi.pipeline.row_parser import TradeMessage, message
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 from spark_apps import build_baseline, stream_trades
 from tests.spark import oracle
@@ -53,7 +53,7 @@ def close(one: Any, other: Any) -> bool:
 
 def test_what_follows_from_each_trade(spark: SparkSession, lines: list[str], expected: pd.DataFrame) -> None:
     values = [message(line) for line in lines]
-    messages = [found for found in values if isinstance(found, Message)]
+    messages = [found for found in values if isinstance(found, TradeMessage)]
     assert len(messages) == len(expected) >= 5000
     table = pa.table(
         {
@@ -111,7 +111,7 @@ def test_windows_and_signals(
         if not (found[key][name] == value if name == "signal" else close(found[key][name], value))
     ]
     assert differences == []
-    identities = [taken.identity for line in lines if isinstance(taken := message(line), Message)]
+    identities = [taken.identity for line in lines if isinstance(taken := message(line), TradeMessage)]
     signals = {
         (identities[row], signal): score
         for (row, signal), score in oracle.unusual(expected, oracle.baseline(made.eod_files[0])).items()

@@ -11,11 +11,11 @@ import pytest
 from pyspark.sql import SparkSession  # noqa: TC002 - one import style for all Spark tests
 
 from benchmarks import signals_application
-from benchmarks.signals_application import SIGNALS, Score, judge
+from benchmarks.signals_application import SIGNALS, Score, score_alerts
 from kintsugi.pipeline.stream.derived_records import WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import FLOW_WINDOW, UNUSUAL_TRADE, Put, Write, window_row
-from kintsugi.pipeline.stream.flow_windows import Sums, verdict
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.flow_windows import Sums, window_signals
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 
 START = "2024-10-08 10:00:10.000"
@@ -29,10 +29,10 @@ def made(folder: Path, **truth: object) -> GeneratedDay:
 
 
 def judged(day: GeneratedDay, writes: Sequence[Write]) -> dict[str, Score]:
-    store = MemoryStore()
+    store = InMemoryRepository()
     store.write(writes, 1)
     scores = {signal: Score("standard", signal) for signal in SIGNALS}
-    judge(day, store, scores)
+    score_alerts(day, store, scores)
     return scores
 
 
@@ -56,7 +56,7 @@ def test_windows_are_judged_by_the_orders_that_they_overlap(tmp_path: Path) -> N
         tmp_path,
         orders=[{**order, "behaviour": "straddle"}, {**order, "symbol": "T", "behaviour": "reversal"}],
     )
-    both = verdict(Sums())._replace(signal="imbalance,aggressor")
+    both = window_signals(Sums())._replace(signal="imbalance,aggressor")
     starts = (T0 + minute * 60_000 for minute in (-1, 0, 2, 3))
     rows = [window_row(WindowKey("S", "2024-10-08", 40, start), both) for start in starts]
     scores = judged(day, [Put(FLOW_WINDOW, row) for row in rows])
@@ -69,7 +69,7 @@ def test_what_is_planted_on_an_easy_day_is_found(spark: SparkSession, tmp_path: 
     day = generate_day(tmp_path, day=date(2024, 10, 8), seed=5, trades=25_000, level="easy")
     scores = {signal: Score("easy", signal) for signal in SIGNALS}
     store = signals_application.stream(spark, day)
-    judge(day, store, scores)
+    score_alerts(day, store, scores)
     for score in scores.values():
         assert score.planted > 0, score
         assert score.recall == pytest.approx(1.0, abs=0.1), score
@@ -81,7 +81,7 @@ def test_what_is_planted_on_an_easy_day_is_found(spark: SparkSession, tmp_path: 
 
 def test_the_report_is_a_table_a_plot_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = [Score(level, signal, 100, 4, 3, 5, 2, [1]) for level in ("easy", "hard") for signal in SIGNALS]
-    signals_application.show(scores)
+    signals_application.print_scores(scores)
     assert "0.400" in capsys.readouterr().out
     signals_application.plot(scores, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

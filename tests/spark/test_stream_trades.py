@@ -15,13 +15,13 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - Spark's own convention
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.processes import wait_until
 from kintsugi.pipeline.schema import TRADE_COLUMNS
 from kintsugi.pipeline.stream import cql_values
 from kintsugi.pipeline.stream.baselines import BaselineCache, newest_before
 from kintsugi.pipeline.stream.cassandra_sink import trades_of
-from kintsugi.pipeline.stream.derived_records import Alike
+from kintsugi.pipeline.stream.derived_records import MatchColumns
 from kintsugi.pipeline.stream.match_key import match_number
 from spark_apps import stream_trades
 from tests.unit.pipeline.test_row_parser import LINE, changed, trade
@@ -91,7 +91,7 @@ def test_a_cancel_shares_its_match_key_with_its_trade_and_no_other(spark: SparkS
     found = [row.match for row in enriched(spark, one, cancel, *others).orderBy("offset").collect()]
     assert found[0] == found[1]
     assert found[0] not in found[2:]
-    assert found[0] == match_number(Alike.of(vars(trade_of(one))))
+    assert found[0] == match_number(MatchColumns.of(vars(trade_of(one))))
 
 
 def trade_of(line: str) -> Any:
@@ -107,7 +107,7 @@ def test_the_match_key_in_python_is_that_of_spark(spark: SparkSession) -> None:
         )
     ]  # fmt: skip
     found = [row.match for row in enriched(spark, *lines).orderBy("offset").collect()]
-    assert found == [match_number(Alike.of(vars(trade_of(line)))) for line in lines]
+    assert found == [match_number(MatchColumns.of(vars(trade_of(line)))) for line in lines]
 
 
 class Baseline(BaselineCache):
@@ -231,7 +231,7 @@ def test_a_batch_without_a_trade_offers_its_offsets_and_its_messages_become_lett
 
 
 def test_a_second_driver_on_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with stream_trades.lock(tmp_path / "checkpoint"), pytest.raises(Refused, match="another driver"):
+    with stream_trades.lock(tmp_path / "checkpoint"), pytest.raises(GuardRefused, match="another driver"):
         stream_trades.lock(tmp_path / "checkpoint")
     stream_trades.lock(tmp_path / "checkpoint").close()
 

@@ -13,7 +13,7 @@ from kintsugi.core.settings import Settings
 from kintsugi.db.store import Store
 from kintsugi.environments.local import node as nodes
 from kintsugi.infra.terraform import Terraform
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.releases import bootstrap
 from tests.installations import installation, open_directory
@@ -30,17 +30,17 @@ def small_installation(directory: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def doors() -> Iterator[Runtime]:
+def context() -> Iterator[Context]:
     with open_directory() as directory:
         settings = small_installation(directory)
         try:
             with postgres(settings):
-                runtime = Runtime(settings, settings.fleet, Store(store_dsn(settings)))
+                context = Context(settings, settings.fleet, Store(store_dsn(settings)))
                 Terraform(settings).apply_all()
-                bootstrap.converge(runtime)
+                bootstrap.converge(context)
                 ensure_topics_and_tables(settings.fleet)
-                print(bootstrap.settle(runtime))
-                yield runtime
+                print(bootstrap.settle(context))
+                yield context
         finally:
             for node in settings.fleet:
                 nodes.destroy_node(settings, node.name)

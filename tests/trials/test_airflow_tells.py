@@ -14,7 +14,7 @@ from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, Postgres
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.processes import wait_until
 from kintsugi.db.heartbeats import Heartbeats
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from tests.installations import installation, open_directory
@@ -72,7 +72,12 @@ def test_airflow_tells_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             plane.start_storage()
             dsn = store_dsn(plane.settings)
-            for tables in (Store(dsn).migrate, Ledger(dsn).migrate, Outbox(dsn).ensure_tables, plane.migrate):
+            for tables in (
+                Store(dsn).migrate,
+                IngestLedger(dsn).migrate,
+                Outbox(dsn).ensure_tables,
+                plane.migrate,
+            ):
                 tables()
             plane.start_airflow()
 

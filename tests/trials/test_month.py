@@ -29,7 +29,7 @@ from kafka.admin import NewTopic
 from kafka.errors import OffsetOutOfRangeError
 
 from kintsugi.core.settings import BUCKET, CONSUMER_GROUP, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.db.ingest_ledger import Ledger, State
+from kintsugi.db.ingest_ledger import FileState, IngestLedger
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline import schema
@@ -154,7 +154,7 @@ def test_a_month_passes_a_topic_that_keeps_a_part_of_it(running: Servers) -> Non
     s3 = s3_client(running.url)
     s3.create_bucket(Bucket=BUCKET)
     s3.upload_file(str(file), BUCKET, KEY)
-    ledger = Ledger(running.dsn)
+    ledger = IngestLedger(running.dsn)
     ledger.migrate()
     stream, peak, ended = Stream(running.bootstrap), [0.0], threading.Event()
     began = time.monotonic()
@@ -194,7 +194,7 @@ def test_a_month_passes_a_topic_that_keeps_a_part_of_it(running: Servers) -> Non
         f"log begins at {log_begins}; largest lag {max(stream.lags):,}; ingest's memory {max(peak):.0f} MiB at most"
     )
     (entry,) = ledger.entries()
-    assert (entry.state, entry.tally.produced) == (State.DONE, ROWS)
+    assert (entry.state, entry.tally.produced) == (FileState.DONE, ROWS)
     assert not stream.deleted
     assert stream.seen.count(1) == ROWS
     assert any(log_begins), "retention deleted nothing, so the month was too small for this test"
@@ -209,7 +209,7 @@ def test_without_back_pressure_kafka_deletes_a_part_of_it_unread(running: Server
     s3 = s3_client(running.url)
     s3.create_bucket(Bucket=BUCKET)
     s3.upload_file(str(file), BUCKET, KEY)
-    ledger = Ledger(running.dsn)
+    ledger = IngestLedger(running.dsn)
     with producer([running.bootstrap]) as kafka:
         for source in pending(s3, ledger):
             ingest_object(s3, source, ledger=ledger, kafka=kafka)
@@ -227,7 +227,7 @@ def _beginnings(bootstrap: str) -> list[int]:
 def _ingest(url: str, dsn: str, bootstrap: str) -> None:
     """What the first test runs as a process of its own."""
     control = FlowControl("ingest", BacklogGauge([bootstrap]), StreamRecord(dsn), SentOffsets(dsn))
-    ingest_pending(s3_client(url), Ledger(dsn), [bootstrap], control=control)
+    ingest_pending(s3_client(url), IngestLedger(dsn), [bootstrap], control=control)
 
 
 if __name__ == "__main__":

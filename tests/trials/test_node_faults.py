@@ -16,7 +16,7 @@ import pytest
 
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.fleet import Node
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.db.store import Store
 from kintsugi.environments.local import node as local
@@ -24,12 +24,12 @@ from kintsugi.environments.local import node_disk
 from kintsugi.environments.local.platform import LocalPlatform
 from kintsugi.infra import ssh
 from kintsugi.infra.ansible import Ansible
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.operations.verification import verify_clock
 from kintsugi.probes import clock_skew
-from kintsugi.probes.observe import SERVICES, observe
+from kintsugi.probes.observe import SERVICES, gather_observation
 from kintsugi.probes.protocols import probe_node
-from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from tests.integration import servers
 
 FLEET = """
@@ -61,11 +61,11 @@ def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
                 local.destroy_node(made, node.name)
 
 
-def answer(node: Node) -> Answer:
+def answer(node: Node) -> ProbeResult:
     return asyncio.run(probe_node(node)).answer
 
 
-def wait_for(node: Node, wanted: Answer, seconds: float) -> None:
+def wait_for(node: Node, wanted: ProbeResult, seconds: float) -> None:
     servers.wait_until(lambda: answer(node) is wanted, seconds, f"{node.name} is {wanted}")
 
 
@@ -81,45 +81,45 @@ def test_a_node_whose_disk_is_full_ends_and_is_known_by_its_bytes(settings: Sett
     (node,) = settings.fleet
     local.create_node(settings, node.name)
     Ansible(settings).run("site.yml", limit=node.name, timeout_s=240)
-    wait_for(node, Answer.OK, 60)
+    wait_for(node, ProbeResult.OK, 60)
     data = settings.node_volume(node.name) / "data"
     room = shutil.disk_usage(settings.state).free
 
     platform = LocalPlatform(settings)
     platform.fill_disk(node.name)
     platform.fill_disk(node.name)  # a second time changes nothing
-    seen = asyncio.run(observe(settings, node))
-    assert seen.service is Answer.OK  # what is open stays open
-    assert diagnose(seen).verdict is Verdict.FALSE_ALARM
+    seen = asyncio.run(gather_observation(settings, node))
+    assert seen.service is ProbeResult.OK  # what is open stays open
+    assert diagnose(seen).verdict is FailureMode.FALSE_ALARM
     assert "its disk is full (0 of 16,777,216 bytes are free)" in diagnose(seen).reason
-    written = ssh.run(settings, node, ["dd", "if=/dev/zero", f"of={data}/more", "bs=1k", "count=1"])
+    written = ssh.run_over_ssh(settings, node, ["dd", "if=/dev/zero", f"of={data}/more", "bs=1k", "count=1"])
     assert "No space left on device" in written.stderr
 
     platform.signal_service(node.name, SERVICES[node.role], "KILL")
     beneath = sizes(data)
     diagnoses = []
     for _ in range(8):  # as long as a watch takes, and the confirmations after it
-        assert answer(node) is not Answer.OK
-        seen = asyncio.run(observe(settings, node))
-        assert seen.service is not Answer.OK
+        assert answer(node) is not ProbeResult.OK
+        seen = asyncio.run(gather_observation(settings, node))
+        assert seen.service is not ProbeResult.OK
         if seen.room is not None:  # else a busy machine kept its sshd from answering in time
             assert seen.volume_intact is True
             diagnoses.append(diagnose(seen))
-    assert {one.verdict for one in diagnoses} == {Verdict.DISK_FULL}
+    assert {one.verdict for one in diagnoses} == {FailureMode.DISK_FULL}
     assert "0 of 16,777,216 bytes are free" in diagnoses[0].reason
     assert sizes(data) == beneath  # not a byte of it has changed
     assert room - shutil.disk_usage(settings.state).free < 2**29
 
     assert platform.free_disk(node.name) is True
     assert platform.free_disk(node.name) is False
-    wait_for(node, Answer.OK, 120)
+    wait_for(node, ProbeResult.OK, 120)
 
     platform.fill_disk(node.name)
     platform.power_off(node.name)
     assert not (settings.node_volume(node.name) / "filler").exists()
     assert platform.free_disk(node.name) is False
     local.create_node(settings, node.name)
-    wait_for(node, Answer.OK, 120)
+    wait_for(node, ProbeResult.OK, 120)
 
 
 @pytest.mark.timeout(600)
@@ -127,38 +127,38 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     settings: Settings,
 ) -> None:
     (node,) = settings.fleet
-    runtime = Runtime(settings, settings.fleet, Store("no store is asked"))
+    context = Context(settings, settings.fleet, Store("no store is asked"))
     fault = FAULTS["clock_wrong"]
     assert fault.take_back is not None
     local.create_node(settings, node.name)
-    if (why := fault.unavailable(runtime)) is not None:
+    if (why := fault.unavailable(context)) is not None:
         pytest.skip(why)
     Ansible(settings).run("site.yml", limit=node.name, timeout_s=240)
-    wait_for(node, Answer.OK, 60)
+    wait_for(node, ProbeResult.OK, 60)
     definition = settings.node_root(node.name) / "etc" / "supervisor.d" / f"{SERVICES[node.role]}.conf"
     before = definition.read_text()
     assert ahead_s(settings, node) == 0
 
-    fault.make(runtime, [node.name])
-    wait_for(node, Answer.OK, 90)
+    fault.make(context, [node.name])
+    wait_for(node, ProbeResult.OK, 90)
     ahead = ahead_s(settings, node)
     assert ahead is not None
     assert 3590 < ahead <= 3600
-    seen = asyncio.run(observe(settings, node))
-    assert diagnose(replace(seen, clock_ahead_s=ahead)).verdict is Verdict.CLOCK_WRONG
+    seen = asyncio.run(gather_observation(settings, node))
+    assert diagnose(replace(seen, clock_ahead_s=ahead)).verdict is FailureMode.CLOCK_WRONG
     assert seen.clock_ahead_s is None or 3590 < seen.clock_ahead_s <= 3600
 
     Ansible(settings).run("restart.yml", limit=node.name, timeout_s=240)
-    wait_for(node, Answer.OK, 60)
+    wait_for(node, ProbeResult.OK, 60)
     assert definition.read_text() == before
     assert ahead_s(settings, node) == 0
     assert verify_clock(settings, node) == f"the clock of {node.name} agrees with its peers"
 
-    fault.make(runtime, [node.name])
-    fault.take_back(runtime, [node.name])
+    fault.make(context, [node.name])
+    fault.take_back(context, [node.name])
     assert definition.read_text() == before
-    fault.take_back(runtime, [node.name])  # of a fault that isn't there
-    wait_for(node, Answer.OK, 90)
+    fault.take_back(context, [node.name])  # of a fault that isn't there
+    wait_for(node, ProbeResult.OK, 90)
     assert ahead_s(settings, node) == 0
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import release_traffic, release_trials
 from benchmarks.release_trials import TRIALS, Trial
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Node, Role
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.releases import assignment, drift, rollout, rollout_steps
 
@@ -27,11 +27,11 @@ GOOD = Trial(
 
 
 @contextmanager
-def work(doors: Runtime) -> Iterator[list[release_traffic.Pulse]]:
+def work(context: Context) -> Iterator[list[release_traffic.TrafficProbe]]:
     """Records with acks=all and rows at LOCAL_QUORUM, all the time."""
-    addresses = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
+    addresses = [node.address for node in context.fleet.of(Role.CASSANDRA)]
     numbers = count()
-    with connected(addresses) as session, release_traffic.producing(doors.fleet) as produce:
+    with connected(addresses) as session, release_traffic.producing(context.fleet) as produce:
         session.execute("CREATE TABLE IF NOT EXISTS work (id int PRIMARY KEY)")
         insert = session.prepare("INSERT INTO work (id) VALUES (?)")
 
@@ -42,101 +42,105 @@ def work(doors: Runtime) -> Iterator[list[release_traffic.Pulse]]:
             yield pulses
 
 
-def roll_out(doors: Runtime, run: str, digest: str) -> rollout_steps.Story:
+def roll_out(context: Context, run: str, digest: str) -> rollout_steps.RolloutRecord:
     """What the DAG does, task by task."""
     try:
-        rollout_steps.prepare(doors, run, digest)
-        rollout_steps.plan(doors, run)
-        for node in rollout.order(doors.fleet):
-            print(rollout_steps.apply(doors, run, node.name))
-            print(rollout_steps.prove(doors, run, node.name))
-        rollout_steps.hold(doors, run, 5.0)
-    except (StepFailed, Refused) as error:
+        rollout_steps.prepare(context, run, digest)
+        rollout_steps.plan(context, run)
+        for node in rollout.order(context.fleet):
+            print(rollout_steps.apply(context, run, node.name))
+            print(rollout_steps.verify_update(context, run, node.name))
+        rollout_steps.bake_release(context, run, 5.0)
+    except (StepFailed, GuardRefused) as error:
         print(error)
-        with suppress(StepFailed, Refused):
-            print(rollout_steps.go_back(doors, run))
-    return rollout_steps.finish(doors, run)
+        with suppress(StepFailed, GuardRefused):
+            print(rollout_steps.roll_back(context, run))
+    return rollout_steps.finish(context, run)
 
 
-def good_digest(doors: Runtime) -> str:
-    good = doors.store.last_known_good()
+def good_digest(context: Context) -> str:
+    good = context.store.last_known_good()
     assert good is not None, "the fleet has no known-good release"
     return good.digest
 
 
-def since(doors: Runtime, node: Node, program: str) -> str:
+def since(context: Context, node: Node, program: str) -> str:
     """When a program of a node was started, as its init says it."""
     from kintsugi.infra import ssh
 
-    config = doors.settings.node_root(node.name) / "etc" / "supervisord.conf"
-    done = ssh.run(doors.settings, node, ["supervisorctl", "-c", str(config), "pid", program], 30)
+    config = context.settings.node_root(node.name) / "etc" / "supervisord.conf"
+    done = ssh.run_over_ssh(context.settings, node, ["supervisorctl", "-c", str(config), "pid", program], 30)
     return done.stdout.strip()
 
 
-def test_the_first_release_is_known_good_and_nothing_has_drifted(doors: Runtime) -> None:
-    digest = good_digest(doors)
-    assert {record.digest for record in doors.store.node_releases().values()} == {digest}
-    assert len(doors.store.node_releases()) == len(doors.fleet.nodes)
-    report = drift.look(doors, holder="test")
+def test_the_first_release_is_known_good_and_nothing_has_drifted(context: Context) -> None:
+    digest = good_digest(context)
+    assert {record.digest for record in context.store.node_releases().values()} == {digest}
+    assert len(context.store.node_releases()) == len(context.fleet.nodes)
+    report = drift.detect_drift(context, holder="test")
     assert report.remaining == {}
     assert report.left_out == {}
 
 
-def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(doors: Runtime) -> None:
-    node = doors.fleet.node("kafka-2")
-    path = doors.settings.node_root(node.name) / "etc/kafka/server.properties"
-    before, pid = path.read_text(), since(doors, node, "kafka")
+def test_an_edit_by_hand_is_found_and_put_right_without_a_restart(context: Context) -> None:
+    node = context.fleet.node("kafka-2")
+    path = context.settings.node_root(node.name) / "etc/kafka/server.properties"
+    before, pid = path.read_text(), since(context, node, "kafka")
     path.write_text(before.replace("min.insync.replicas=2", "min.insync.replicas=1"))
-    assert drift.look(doors, holder="test").remaining == {"kafka-2": (str(path),)}
-    assert doors.store.drift() == {"kafka-2": [str(path)]}
-    report = drift.look(doors, holder="test", put_right=True)
+    assert drift.detect_drift(context, holder="test").remaining == {"kafka-2": (str(path),)}
+    assert context.store.drift() == {"kafka-2": [str(path)]}
+    report = drift.detect_drift(context, holder="test", put_right=True)
     assert report.put_right == {"kafka-2": (str(path),)}
     assert path.read_text() == before
-    assert since(doors, node, "kafka") == pid
-    assert drift.look(doors, holder="test").remaining == {}
-    assert doors.store.drift() == {}
+    assert since(context, node, "kafka") == pid
+    assert drift.detect_drift(context, holder="test").remaining == {}
+    assert context.store.drift() == {}
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
-def test_a_bad_release_is_caught(doors: Runtime, trial: Trial) -> None:
-    before = good_digest(doors)
-    bad = release_trials.with_mistake(doors, assignment.open_release(doors, before), trial)
-    with work(doors) as pulses:
-        story = roll_out(doors, trial.name, bad.digest)
+def test_a_bad_release_is_caught(context: Context, trial: Trial) -> None:
+    before = good_digest(context)
+    bad = release_trials.with_mistake(context, assignment.open_release(context, before), trial)
+    with work(context) as pulses:
+        story = roll_out(context, trial.name, bad.digest)
     print(story.text, [pulse.to_json() for pulse in pulses])
     assert not story.well
-    judged = release_trials.judge(doors, trial, trial.name, pulses)
+    judged = release_trials.judge_trial(context, trial, trial.name, pulses)
     assert judged["as_designed"], judged
-    assert good_digest(doors) == before
-    assert drift.look(doors, holder="test").remaining == {}
+    assert good_digest(context) == before
+    assert drift.detect_drift(context, holder="test").remaining == {}
 
 
-def test_a_good_release_reaches_every_node_it_changes_and_no_other(doors: Runtime) -> None:
-    before = {node.name: since(doors, node, node.role.value) for node in doors.fleet}
-    better = release_trials.with_mistake(doors, assignment.open_release(doors, good_digest(doors)), GOOD)
-    with work(doors) as pulses:
-        story = roll_out(doors, "better", better.digest)
+def test_a_good_release_reaches_every_node_it_changes_and_no_other(context: Context) -> None:
+    before = {node.name: since(context, node, node.role.value) for node in context.fleet}
+    better = release_trials.with_mistake(
+        context, assignment.open_release(context, good_digest(context)), GOOD
+    )
+    with work(context) as pulses:
+        story = roll_out(context, "better", better.digest)
     print(story.text, [pulse.to_json() for pulse in pulses])
     assert story.well, story.text
-    assert good_digest(doors) == better.digest
+    assert good_digest(context) == better.digest
     assert [pulse.failures for pulse in pulses] == [[], []]
-    after = {node.name: since(doors, node, node.role.value) for node in doors.fleet}
+    after = {node.name: since(context, node, node.role.value) for node in context.fleet}
     assert {name for name in before if before[name] != after[name]} == {"kafka-1", "kafka-2", "kafka-3"}
-    for node in doors.fleet.of(Role.KAFKA):
-        definition = doors.settings.node_root(node.name) / "etc/supervisor.d/kafka.conf"
+    for node in context.fleet.of(Role.KAFKA):
+        definition = context.settings.node_root(node.name) / "etc/supervisor.d/kafka.conf"
         assert "-Xmx392m" in definition.read_text()
 
 
-def test_rolling_back_runs_the_old_templates(doors: Runtime) -> None:
+def test_rolling_back_runs_the_old_templates(context: Context) -> None:
     """What recovery does: the node is configured from the last known-good release, whatever it ran before."""
-    name, good = "kafka-3", assignment.open_release(doors, good_digest(doors))
-    definition = doors.settings.node_root(name) / "etc/supervisor.d/kafka.conf"
+    name, good = "kafka-3", assignment.open_release(context, good_digest(context))
+    definition = context.settings.node_root(name) / "etc/supervisor.d/kafka.conf"
     heap = next(word for word in definition.read_text().split() if word.startswith("-Xmx"))
-    suspect = release_trials.with_mistake(doors, good, Trial("suspect", GOOD.path, heap[4:], "391m", most=1))
-    doors.store.set_node_releases([name], suspect.digest)
-    assignment.ansible_for(doors, name).run("site.yml", limit=name, timeout_s=280)
+    suspect = release_trials.with_mistake(
+        context, good, Trial("suspect", GOOD.path, heap[4:], "391m", most=1)
+    )
+    context.store.set_node_releases([name], suspect.digest)
+    assignment.ansible_for(context, name).run("site.yml", limit=name, timeout_s=280)
     assert "-Xmx391m" in definition.read_text()
-    assert assignment.suspicious(doors.store, name)
-    assignment.ansible_for(doors, name, roll_back=True).run("restart.yml", limit=name, timeout_s=280)
+    assert assignment.suspicious(context.store, name)
+    assignment.ansible_for(context, name, roll_back=True).run("restart.yml", limit=name, timeout_s=280)
     assert heap in definition.read_text()
-    assert doors.store.node_releases()[name].digest == good.digest
+    assert context.store.node_releases()[name].digest == good.digest

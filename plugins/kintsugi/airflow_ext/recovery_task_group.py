@@ -47,12 +47,12 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from kintsugi.airflow_ext.operators.approval import RepairApproval
 from kintsugi.airflow_ext.operators.incident_link import IncidentLink
 from kintsugi.airflow_ext.triggers.node_health_listener import found
-from kintsugi.core.errors import LeaseHeld, NodeReturned, Refused, StepFailedForGood
+from kintsugi.core.errors import GuardRefused, LeaseHeld, NodeReturned, PermanentStepError
 from kintsugi.operations.approval_answers import LOOK_AGAIN
 from kintsugi.recovery.guards import APPROVE, DECLINE
 
 if TYPE_CHECKING:
-    from kintsugi.operations.context import Case, Runtime
+    from kintsugi.operations.context import Context, RecoveryRef
 
 GROUP = "recovery"
 APPROVAL_WAIT = timedelta(minutes=30)
@@ -67,26 +67,26 @@ REJOIN_LIMIT = timedelta(
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
-def _runtime() -> Runtime:
-    from kintsugi.operations.context import runtime  # parse time: a task needs it, a DAG file doesn't
+def _own_context() -> Context:
+    from kintsugi.operations.context import Context  # parse time: a task needs it, a DAG file doesn't
 
-    return runtime()
+    return Context.from_environment()
 
 
-def _case(context: Any) -> Case:
-    from kintsugi.operations.context import Case  # parse time
+def _case(context: Any) -> RecoveryRef:
+    from kintsugi.operations.context import RecoveryRef  # parse time
 
-    return Case.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE))
+    return RecoveryRef.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE))
 
 
 @contextmanager
-def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Runtime, Case]]:
+def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
     """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
     from kintsugi.recovery.step_failures import blame  # parse time
 
-    doors, case = _runtime(), _case(context)
-    with _no_retry(), blame(doors, case, untouched=untouched):
-        yield doors, case
+    own_context, case = _own_context(), _case(context)
+    with _no_retry(), blame(own_context, case, untouched=untouched):
+        yield own_context, case
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def _no_retry() -> Iterator[None]:
         yield
     except NodeReturned as returned:
         raise AirflowSkipException(str(returned)) from returned
-    except (StepFailedForGood, Refused) as failure:
+    except (PermanentStepError, GuardRefused) as failure:
         raise AirflowFailException(str(failure)) from failure
 
 
@@ -116,8 +116,8 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     run = context["dag_run"]
     context["ti"].xcom_push(key=BEGAN, value=True)
     try:
-        case = assessment.confirm(
-            _runtime(),
+        case = assessment.confirm_finding(
+            _own_context(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
             finding=found(finding),
@@ -128,9 +128,9 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(held)) from held
     context["ti"].xcom_push(key=CASE, value=case.to_xcom())
-    path = guard_evaluation.guard(_runtime(), case)
+    path = guard_evaluation.evaluate_guards(_own_context(), case)
     if "ask_a_human" in path:
-        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_runtime(), case))
+        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_own_context(), case))
     return [f"{GROUP}.{name}" for name in path]
 
 
@@ -140,7 +140,7 @@ def archive_logs(**context: Any) -> list[str]:
     from kintsugi.recovery import report  # parse time
 
     with _no_retry():
-        return report.archive_logs(_runtime(), _case(context))
+        return report.archive_logs(_own_context(), _case(context))
 
 
 @task.branch(trigger_rule=JOIN, **RETRY)
@@ -150,7 +150,7 @@ def decide(**context: Any) -> str:
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
     with _no_retry():
-        return f"{GROUP}.{guard_evaluation.choose_path(_runtime(), _case(context), approved_by)}"
+        return f"{GROUP}.{guard_evaluation.choose_path(_own_context(), _case(context), approved_by)}"
 
 
 @task(**RETRY)
@@ -159,7 +159,7 @@ def stand_down(**context: Any) -> str:
     from kintsugi.recovery import assessment  # parse time
 
     with _no_retry():
-        return assessment.stand_down(_runtime(), _case(context))
+        return assessment.close_without_action(_own_context(), _case(context))
 
 
 @task(**RETRY)
@@ -168,7 +168,7 @@ def show_plan(**context: Any) -> str:
     from kintsugi.recovery import actions  # parse time
 
     with _no_retry():
-        return actions.show_plan(_runtime(), _case(context))
+        return actions.show_plan(_own_context(), _case(context))
 
 
 @task(**RETRY)
@@ -176,8 +176,8 @@ def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is good."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        actions.restart(doors, case)
+    with _acting(context) as (own_context, case):
+        actions.restart(own_context, case)
 
 
 @task(**RETRY)
@@ -185,8 +185,8 @@ def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context, untouched=True) as (doors, case):
-        return actions.plan(doors, case)
+    with _acting(context, untouched=True) as (own_context, case):
+        return actions.plan(own_context, case)
 
 
 @task(**RETRY)
@@ -197,9 +197,9 @@ def provision(**context: Any) -> None:
     """
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        actions.fence(doors, case)
-        actions.provision(doors, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
+    with _acting(context) as (own_context, case):
+        actions.fence(own_context, case)
+        actions.provision(own_context, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
 
 @task(**RETRY)
@@ -207,8 +207,8 @@ def configure(**context: Any) -> None:
     """Let Ansible make the empty server a node of its role."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        actions.configure(doors, case)
+    with _acting(context) as (own_context, case):
+        actions.configure(own_context, case)
 
 
 @task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY | {"pool": WAITING})
@@ -216,8 +216,8 @@ def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data whole."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        return actions.rejoin(doors, case)
+    with _acting(context) as (own_context, case):
+        return actions.rejoin(own_context, case)
 
 
 @task(**RETRY)
@@ -225,8 +225,8 @@ def verify(**context: Any) -> str:
     """Proof by this very node, as a sentence."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        return actions.verify(doors, case)
+    with _acting(context) as (own_context, case):
+        return actions.verify(own_context, case)
 
 
 @task(**RETRY)
@@ -234,8 +234,8 @@ def canary(**context: Any) -> str:
     """A canary trade goes in at S3's end and is read back from Cassandra."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (doors, case):
-        return actions.canary(doors, case)
+    with _acting(context) as (own_context, case):
+        return actions.verify_synthetic_trade(own_context, case)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
@@ -250,13 +250,13 @@ def record(**context: Any) -> str:
         raise AirflowSkipException(
             "no case was opened: nothing was found, or another run repairs this node and keeps the record"
         )
-    story = report.record(_runtime(), _case(context))
+    story = report.record(_own_context(), _case(context))
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text
 
 
-def ask_a_human() -> Any:
+def request_approval() -> Any:
     """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
     return RepairApproval(
         task_id="ask_a_human",
@@ -324,7 +324,7 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         for result in linked:
             result.operator.operator_extra_links = (IncidentLink(),)
         confirmed >> [archive_logs(), stand_down()] >> end
-        confirmed >> ask_a_human() >> [path, back, end]
+        confirmed >> request_approval() >> [path, back, end]
         confirmed >> path
 
         path >> dry >> end

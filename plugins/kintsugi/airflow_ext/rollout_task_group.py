@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import rollout_steps
 from kintsugi.releases.rollout import order
 
@@ -42,7 +42,7 @@ def prepare(release: str, again: str, **context: Any) -> str:
     """Build or find the release and open the deployment; returns the deployment's id."""
     with _final():
         return rollout_steps.prepare(
-            runtime(), context["dag_run"].run_id, release.strip(), again=again == "True"
+            Context.from_environment(), context["dag_run"].run_id, release.strip(), again=again == "True"
         ).id
 
 
@@ -50,7 +50,7 @@ def prepare(release: str, again: str, **context: Any) -> str:
 def plan(first: str, dry_run: str, **context: Any) -> str:
     """Render everything and compare; on to the first node, or to the end of a dry run."""
     with _final():
-        rollout_steps.plan(runtime(), context["dag_run"].run_id)
+        rollout_steps.plan(Context.from_environment(), context["dag_run"].run_id)
     return "finish" if dry_run == "True" else first
 
 
@@ -58,21 +58,23 @@ def plan(first: str, dry_run: str, **context: Any) -> str:
 def apply(node: str, **context: Any) -> str:
     """Configure and restart the node, or note that the release changes nothing on it."""
     with _final():
-        return rollout_steps.apply(runtime(), context["dag_run"].run_id, node)
+        return rollout_steps.apply(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def prove(node: str, **context: Any) -> str:
     """Redundant, verified by the node itself, and well for a moment."""
     with _final():
-        return rollout_steps.prove(runtime(), context["dag_run"].run_id, node)
+        return rollout_steps.verify_update(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def hold(seconds: str, **context: Any) -> str:
     """The whole fleet well for the hold time, and a canary; then the release is known-good."""
     with _final():
-        return rollout_steps.hold(runtime(), context["dag_run"].run_id, float(seconds))
+        return rollout_steps.bake_release(
+            Context.from_environment(), context["dag_run"].run_id, float(seconds)
+        )
 
 
 @task(trigger_rule=TriggerRule.ONE_FAILED, **RETRY)
@@ -81,7 +83,7 @@ def go_back(**context: Any) -> str:
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowSkipException("no deployment was opened, so no node was touched")
     with _final():
-        return rollout_steps.go_back(runtime(), context["dag_run"].run_id)
+        return rollout_steps.roll_back(Context.from_environment(), context["dag_run"].run_id)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
@@ -89,7 +91,9 @@ def finish(dry_run: str, **context: Any) -> str:
     """End the deployment and tell its story; fails the run unless the release is known-good now."""
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowFailException("no deployment was opened; the reason is in the log of prepare")
-    story = rollout_steps.finish(runtime(), context["dag_run"].run_id, dry_run=dry_run == "True")
+    story = rollout_steps.finish(
+        Context.from_environment(), context["dag_run"].run_id, dry_run=dry_run == "True"
+    )
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text

@@ -6,12 +6,12 @@ import getpass
 
 from kintsugi.chaos import janitor, switch
 from kintsugi.core.errors import StepFailed
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context
 
 
 def run(what: str, reason: str) -> int:
     """``kintsugi chaos-stop``, ``chaos-resume`` and ``chaos-status``: ``what`` is the word after ``chaos-``."""
-    context = runtime()
+    context = Context.from_environment()
     if what == "status":
         print(switch.stopped(context.store) or "chaos is allowed")
         for record in janitor.records(context.settings):
@@ -21,19 +21,19 @@ def run(what: str, reason: str) -> int:
     return 0
 
 
-def resume(context: Runtime) -> str:
+def resume(context: Context) -> str:
     """Allow chaos again; returns what was done."""
-    switch.resume(context.store)
+    switch.resume_chaos(context.store)
     return "chaos is allowed again"
 
 
-def stop(context: Runtime, *, user: str, reason: str) -> str:
+def stop(context: Context, *, user: str, reason: str) -> str:
     """Stop all chaos and undo every recorded fault; returns what was done.
 
     Raises StepFailed, with the switch set, when a fault could not be undone.
     """
-    switch.stop(context.store, user=user, reason=reason)
-    undone = janitor.sweep(context, everything=True)
+    switch.stop_chaos(context.store, user=user, reason=reason)
+    undone = janitor.sweep_overdue(context, everything=True)
     if left := janitor.records(context.settings):
         said = ", ".join(f"{record.kind} of {' and '.join(record.nodes)}" for record in left)
         raise StepFailed(f"chaos is stopped, but {said} is not undone yet; the janitor tries again")

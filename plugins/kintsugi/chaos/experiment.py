@@ -14,11 +14,11 @@ from typing import Any
 from kintsugi.chaos import guard, switch
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.victim_choice import pick, seed_of
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import watch_of
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.core.observation import Answer
-from kintsugi.operations.context import Runtime
+from kintsugi.core.observation import ProbeResult
+from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
 from kintsugi.releases.rollout_steps import ROLL_OUT
 
@@ -27,22 +27,22 @@ NIGHT = timedelta(hours=1)
 log = logging.getLogger(__name__)
 
 
-def check_steady_state(runtime: Runtime) -> str:
-    """A sentence when every node answers and no incident is open; raises Refused with the reason otherwise."""
-    if (lease := runtime.store.lease(ROLL_OUT)) is not None:
-        raise Refused(f"Chaos run refused: a release is being rolled out ({lease.holder})")
-    open_now = [incident.id for incident in runtime.store.incidents(50) if incident.closed_at is None]
+def check_steady_state(context: Context) -> str:
+    """A sentence when every node answers and no incident is open; raises GuardRefused with the reason otherwise."""
+    if (lease := context.store.lease(ROLL_OUT)) is not None:
+        raise GuardRefused(f"Chaos run refused: a release is being rolled out ({lease.holder})")
+    open_now = [incident.id for incident in context.store.incidents(50) if incident.closed_at is None]
     if open_now:
-        raise Refused(f"Chaos run refused: incident {', '.join(open_now)} is still open")
+        raise GuardRefused(f"Chaos run refused: incident {', '.join(open_now)} is still open")
 
     async def probe_all() -> list[str]:
-        probes = await asyncio.gather(*(probe_node(node) for node in runtime.fleet))
-        return [probe.target for probe in probes if probe.answer is not Answer.OK]
+        probes = await asyncio.gather(*(probe_node(node) for node in context.fleet))
+        return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
     silent = asyncio.run(probe_all())
     if silent:
-        raise Refused(f"Chaos run refused: no answer from {', '.join(silent)}")
-    return f"all {len(runtime.fleet.nodes)} nodes answer and no incident is open"
+        raise GuardRefused(f"Chaos run refused: no answer from {', '.join(silent)}")
+    return f"all {len(context.fleet.nodes)} nodes answer and no incident is open"
 
 
 def night_is_over(run_type: str, due: datetime, now: datetime | None = None) -> str | None:
@@ -56,24 +56,24 @@ def night_is_over(run_type: str, due: datetime, now: datetime | None = None) -> 
     return f"this run was due at {due:%Y-%m-%d %H:%M} UTC; {late.total_seconds() / 3600:.0f} h later it is skipped"
 
 
-def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
-    """The name of the node to break, never a protected one; raises Refused when all are.
+def pick_victim(context: Context, seed: int | None, run: str) -> str:
+    """The name of the node to break, never a protected one; raises GuardRefused when all are.
 
     Without a seed, the seed is made from the run's id. The seed is logged.
     """
     seed = seed_of(run) if seed is None else seed
-    node = pick(seed, [node for node in runtime.fleet if not node.protected])
+    node = pick(seed, [node for node in context.fleet if not node.protected])
     log.info("seed %d picks %s", seed, node.name)
     return node.name
 
 
-def break_server(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
+def break_server(context: Context, name: str, *, run: str, lose_volume: bool) -> str:
     """Kill a node if the guards of chaos allow it now; returns t0, ISO 8601 UTC.
 
-    Raises Refused with every reason (`kintsugi.chaos.guard.check`).
+    Raises GuardRefused with every reason (`kintsugi.chaos.guard.check_guards`).
     """
-    guard.check(runtime, FAULTS[kind_of(lose_volume=lose_volume)], [name])
-    return pull_plug(runtime, name, run=run, lose_volume=lose_volume)
+    guard.check_guards(context, FAULTS[kind_of(lose_volume=lose_volume)], [name])
+    return pull_plug(context, name, run=run, lose_volume=lose_volume)
 
 
 def kind_of(*, lose_volume: bool) -> str:
@@ -81,14 +81,14 @@ def kind_of(*, lose_volume: bool) -> str:
     return "volume_lost" if lose_volume else "power_off"
 
 
-def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
+def pull_plug(context: Context, name: str, *, run: str, lose_volume: bool) -> str:
     """Kill the whole node, with its disk if asked; returns t0, ISO 8601 UTC. Raises ChaosStopped."""
-    switch.check(runtime.store)
-    node = runtime.fleet.node(name)
+    switch.check_not_stopped(context.store)
+    node = context.fleet.node(name)
     kind = kind_of(lose_volume=lose_volume)
     t0 = datetime.now(UTC)
-    runtime.store.record_fault(node.name, kind=kind, t0=t0, run=run, mode="reset")
-    platform = runtime.platform()
+    context.store.record_fault(node.name, kind=kind, t0=t0, run=run, mode="reset")
+    platform = context.platform()
     platform.power_off(node.name)
     if lose_volume:
         platform.lose_volume(node.name)
@@ -96,29 +96,29 @@ def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> st
     return t0.isoformat()
 
 
-def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | None:
+def incident_since(context: Context, name: str, since: datetime) -> Incident | None:
     """The newest incident of the node that was detected after ``since`` (with one second of tolerance for clocks)."""
-    for incident in runtime.store.incidents(50):
+    for incident in context.store.incidents(50):
         if incident.node == name and incident.detected_at >= since - timedelta(seconds=1):
             return incident
     return None
 
 
-def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
+def wait_for_recovery(context: Context, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
     """Wait for the end of the incident that the fault at ``t0`` caused; returns its figures in seconds.
 
     Raises StepFailed when the node did not recover within ``deadline_s``, ChaosStopped when a person stops chaos, and
     Aborted when more fails than the fault explains. Before the last two, the fault is undone as far as possible.
     """
     since, until = datetime.fromisoformat(t0), time.monotonic() + deadline_s
-    bystanders = guard.Bystanders(runtime, [name], since)
+    bystanders = guard.Bystanders(context, [name], since)
     while time.monotonic() < until:
         try:
             bystanders.check()
         except (switch.ChaosStopped, guard.Aborted) as ended:
-            log.warning("%s; %s", ended, undo_power_cut(runtime, name))
+            log.warning("%s; %s", ended, undo_power_cut(context, name))
             raise
-        incident = incident_since(runtime, name, since)
+        incident = incident_since(context, name, since)
         if incident is not None and incident.closed_at is not None:
             if incident.outcome is not Outcome.HEALED:
                 raise StepFailed(f"{incident.id} ended {incident.outcome}: {incident.reason}")
@@ -127,17 +127,17 @@ def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) ->
     raise StepFailed(f"{name} did not recover within {deadline_s:.0f} s; look at {watch_of(name)} in Airflow")
 
 
-def undo_power_cut(runtime: Runtime, name: str) -> str:
+def undo_power_cut(context: Context, name: str) -> str:
     """Power a node on, unless its disk is lost or its recovery has started; returns what was done, a sentence.
 
     A running recovery is left to finish: two processes that start one node would conflict.
     """
-    platform = runtime.platform()
+    platform = context.platform()
     if platform.running(name):
         return f"{name} runs already"
     if not platform.volume_exists(name):
         return f"the disk of {name} is lost, so only its recovery can rebuild it"
-    if runtime.store.incidents(1, node=name, open_only=True) or runtime.store.lease(name) is not None:
+    if context.store.incidents(1, node=name, open_only=True) or context.store.lease(name) is not None:
         return f"the recovery of {name} has started and continues"
     platform.power_on(name)
     return f"{name} is powered on again"

@@ -26,10 +26,10 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.probes.observe import SERVICES
 
-Act = Callable[[Runtime, Sequence[str]], None]
+Act = Callable[[Context, Sequence[str]], None]
 
 DRIVER = "stream-trades"
 PAUSE_S = 5.0  # never an incident
@@ -55,22 +55,22 @@ class Fault:
     take_back: Act | None = None
     mode: str = "reset"
     outlasts_repair: bool = False
-    unavailable: Callable[[Runtime], str | None] = lambda _: None
+    unavailable: Callable[[Context], str | None] = lambda _: None
     hold_s: float | None = None
     every_s: float | None = None
     cost: Action = Action.RESTART
     kills: bool = True
 
 
-def each(act: Callable[[Runtime, str], None]) -> Act:
+def each(act: Callable[[Context, str], None]) -> Act:
     """Act on all victims at the same time: they fail together, not one after another."""
 
-    def together(runtime: Runtime, names: Sequence[str]) -> None:
+    def together(context: Context, names: Sequence[str]) -> None:
         failures: list[Exception] = []
 
         def guarded(name: str) -> None:
             try:
-                act(runtime, name)
+                act(context, name)
             except Exception as error:  # noqa: BLE001 - raised by the caller's thread
                 failures.append(error)
 
@@ -85,77 +85,77 @@ def each(act: Callable[[Runtime, str], None]) -> Act:
     return together
 
 
-def _service(runtime: Runtime, name: str) -> str:
-    return SERVICES[runtime.fleet.node(name).role]
+def _service(context: Context, name: str) -> str:
+    return SERVICES[context.fleet.node(name).role]
 
 
-def _kill_process(runtime: Runtime, name: str) -> None:
-    runtime.platform().signal_service(name, _service(runtime, name), "KILL")
+def _kill_process(context: Context, name: str) -> None:
+    context.platform().signal_service(name, _service(context, name), "KILL")
 
 
-def _kill_driver(runtime: Runtime, name: str) -> None:
-    runtime.platform().signal_service(name, DRIVER, "KILL")
+def _kill_driver(context: Context, name: str) -> None:
+    context.platform().signal_service(name, DRIVER, "KILL")
 
 
-def _kill_sshd(runtime: Runtime, name: str) -> None:
+def _kill_sshd(context: Context, name: str) -> None:
     with suppress(KintsugiError):  # the session that sends the signal ends with its sshd
-        runtime.platform().signal_service(name, "sshd", "KILL")
+        context.platform().signal_service(name, "sshd", "KILL")
 
 
-def _hang(runtime: Runtime, name: str) -> None:
-    runtime.platform().signal_service(name, _service(runtime, name), "STOP")
+def _hang(context: Context, name: str) -> None:
+    context.platform().signal_service(name, _service(context, name), "STOP")
 
 
-def _unhang(runtime: Runtime, name: str) -> None:
+def _unhang(context: Context, name: str) -> None:
     with suppress(KintsugiError):  # the node or its service is gone, so nothing is frozen
-        runtime.platform().signal_service(name, _service(runtime, name), "CONT")
+        context.platform().signal_service(name, _service(context, name), "CONT")
 
 
-def power_off(runtime: Runtime, name: str) -> None:
-    runtime.platform().power_off(name)
+def power_off(context: Context, name: str) -> None:
+    context.platform().power_off(name)
 
 
-def _lose_volume(runtime: Runtime, name: str) -> None:
-    runtime.platform().power_off(name)
-    runtime.platform().lose_volume(name)
+def _lose_volume(context: Context, name: str) -> None:
+    context.platform().power_off(name)
+    context.platform().lose_volume(name)
 
 
-def _lose_volume_silently(runtime: Runtime, name: str) -> None:
+def _lose_volume_silently(context: Context, name: str) -> None:
     """Freeze the node, then remove its disk: its processes hang in I/O on a lost disk.
 
     The disk is moved away. A frozen process keeps its open files, but no other process finds the disk.
     """
-    runtime.platform().suspend(name)
-    runtime.platform().lose_volume(name)
+    context.platform().suspend(name)
+    context.platform().lose_volume(name)
 
 
-def _lose_data(runtime: Runtime, name: str) -> None:
+def _lose_data(context: Context, name: str) -> None:
     """Empty the data directory under the running service, and let the service notice at once."""
-    runtime.platform().run(name, ["find", _data(runtime, name), "-mindepth", "1", "-delete"])
-    _kill_process(runtime, name)
+    context.platform().run(name, ["find", _data(context, name), "-mindepth", "1", "-delete"])
+    _kill_process(context, name)
 
 
-def _data(runtime: Runtime, name: str) -> str:
-    return str(runtime.settings.node_volume(name) / "data")
+def _data(context: Context, name: str) -> str:
+    return str(context.settings.node_volume(name) / "data")
 
 
-def _freeze(runtime: Runtime, name: str) -> None:
-    runtime.platform().suspend(name)
+def _freeze(context: Context, name: str) -> None:
+    context.platform().suspend(name)
 
 
-def _thaw(runtime: Runtime, name: str) -> None:
-    runtime.platform().resume(name)
+def _thaw(context: Context, name: str) -> None:
+    context.platform().resume(name)
 
 
-def _pause(runtime: Runtime, name: str) -> None:
-    runtime.platform().suspend(name)
+def _pause(context: Context, name: str) -> None:
+    context.platform().suspend(name)
     time.sleep(PAUSE_S)
-    runtime.platform().resume(name)
+    context.platform().resume(name)
 
 
-def _slow_down(runtime: Runtime, name: str) -> None:
+def _slow_down(context: Context, name: str) -> None:
     """Take the processor from the node for four fifths of the time."""
-    platform, until = runtime.platform(), time.monotonic() + SLOW_S
+    platform, until = context.platform(), time.monotonic() + SLOW_S
     while time.monotonic() < until:
         platform.suspend(name)
         time.sleep(0.8)
@@ -163,9 +163,9 @@ def _slow_down(runtime: Runtime, name: str) -> None:
         time.sleep(0.2)
 
 
-def _misconfigure(runtime: Runtime, name: str) -> None:
+def _misconfigure(context: Context, name: str) -> None:
     """A person's mistake: write a wrong value into the active file, and restart the service."""
-    etc, role = runtime.settings.node_root(name) / "etc", runtime.fleet.node(name).role
+    etc, role = context.settings.node_root(name) / "etc", context.fleet.node(name).role
     wrong = {
         Role.KAFKA: ("s/:9092/:9992/g", [f"{etc}/kafka/server.properties"]),
         Role.CASSANDRA: (
@@ -174,61 +174,61 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
         ),
     }
     # Spark's services have no file other than their definition.
-    expression, files = wrong.get(role, ("s/-Xmx[0-9]*m/-Xmx1m/", [_definition(runtime, name)]))
-    runtime.platform().run(name, ["sed", "-i", expression, *files])
+    expression, files = wrong.get(role, ("s/-Xmx[0-9]*m/-Xmx1m/", [_definition(context, name)]))
+    context.platform().run(name, ["sed", "-i", expression, *files])
     if role in wrong:
-        _kill_process(runtime, name)
+        _kill_process(context, name)
     else:
-        _reload(runtime, name)
+        _reload(context, name)
 
 
-def _corrupt(runtime: Runtime, name: str) -> None:
+def _corrupt(context: Context, name: str) -> None:
     """Write noise into the newest log, where the service reads it at its start, and kill the service."""
-    cassandra = runtime.fleet.node(name).role is Role.CASSANDRA
-    _damage(runtime, name, damage_marker if cassandra else damage_middle)
+    cassandra = context.fleet.node(name).role is Role.CASSANDRA
+    _damage(context, name, damage_marker if cassandra else damage_middle)
 
 
-def _corrupt_entry(runtime: Runtime, name: str) -> None:
-    _damage(runtime, name, damage_entry)
+def _corrupt_entry(context: Context, name: str) -> None:
+    _damage(context, name, damage_entry)
 
 
-def _damage(runtime: Runtime, name: str, damage: Callable[[Path], bool]) -> None:
+def _damage(context: Context, name: str, damage: Callable[[Path], bool]) -> None:
     """Damage the newest log that allows it, from outside, and kill the service."""
-    if not any(damage(log) for log in reversed(_logs(runtime, name))):
+    if not any(damage(log) for log in reversed(_logs(context, name))):
         raise StepFailed(f"{name}: no log contains data that can be damaged")
-    _kill_process(runtime, name)
+    _kill_process(context, name)
 
 
-def _lose_tail(runtime: Runtime, name: str) -> None:
+def _lose_tail(context: Context, name: str) -> None:
     """A power cut that loses unsynced data of the logs. The host is off, so its disk is changed from outside."""
-    runtime.platform().power_off(name)
-    lose = lose_unsynced_section if runtime.fleet.node(name).role is Role.CASSANDRA else lose_last_bytes
-    if not [log for log in _logs(runtime, name) if lose(log)]:
+    context.platform().power_off(name)
+    lose = lose_unsynced_section if context.fleet.node(name).role is Role.CASSANDRA else lose_last_bytes
+    if not [log for log in _logs(context, name) if lose(log)]:
         raise StepFailed(f"{name}: no log contains unsynced data that can be lost")
 
 
-def _logs(runtime: Runtime, name: str) -> list[Path]:
+def _logs(context: Context, name: str) -> list[Path]:
     """The logs that the service reads at its start, oldest first: Kafka's segments, Cassandra's commit log."""
     pattern = {Role.KAFKA: "kafka/trades-*/*.log", Role.CASSANDRA: "cassandra/commitlog/CommitLog-*.log"}
-    found = Path(_data(runtime, name)).glob(pattern[runtime.fleet.node(name).role])
+    found = Path(_data(context, name)).glob(pattern[context.fleet.node(name).role])
     return sorted(found, key=lambda log: log.name)
 
 
-def _fill_disk(runtime: Runtime, name: str) -> None:
+def _fill_disk(context: Context, name: str) -> None:
     """Fill the disk completely and restart the service on it; its existing data is kept."""
-    runtime.platform().fill_disk(name)
-    _kill_process(runtime, name)
+    context.platform().fill_disk(name)
+    _kill_process(context, name)
 
 
-def _free_disk(runtime: Runtime, name: str) -> None:
-    if runtime.platform().free_disk(name):
+def _free_disk(context: Context, name: str) -> None:
+    if context.platform().free_disk(name):
         with suppress(KintsugiError):  # its service may be down now; its init restarts it
-            _kill_process(runtime, name)
+            _kill_process(context, name)
 
 
-def _quicken_clock(runtime: Runtime, name: str) -> None:
+def _quicken_clock(context: Context, name: str) -> None:
     """A wrong clock, as from a wrong image: the service is started with a shifted clock."""
-    platform, library = runtime.platform(), _faketime(runtime)
+    platform, library = context.platform(), _faketime(context)
     if library is None:
         raise StepFailed(_NO_FAKETIME)
     # Without the last two a JVM's timed waits end at once: it uses all processors and never starts.
@@ -239,47 +239,47 @@ def _quicken_clock(runtime: Runtime, name: str) -> None:
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     }
     wrong = "environment = " + ",".join(f'{key}="{value}"' for key, value in fake.items())
-    platform.run(name, ["sed", "-i", "/libfaketime/d", _definition(runtime, name)])
-    platform.run(name, ["sed", "-i", f"$ a {wrong}", _definition(runtime, name)])
-    _reload(runtime, name)
+    platform.run(name, ["sed", "-i", "/libfaketime/d", _definition(context, name)])
+    platform.run(name, ["sed", "-i", f"$ a {wrong}", _definition(context, name)])
+    _reload(context, name)
 
 
-def _right_clock(runtime: Runtime, name: str) -> None:
+def _right_clock(context: Context, name: str) -> None:
     with suppress(KintsugiError):  # the node is gone, so its clock is too
-        runtime.platform().run(name, ["sed", "-i", "/libfaketime/d", _definition(runtime, name)])
-        _reload(runtime, name)
+        context.platform().run(name, ["sed", "-i", "/libfaketime/d", _definition(context, name)])
+        _reload(context, name)
 
 
-def _reload(runtime: Runtime, name: str) -> None:
+def _reload(context: Context, name: str) -> None:
     """Let the node's init read changed definitions; it restarts only the programs whose definition changed."""
-    etc = runtime.settings.node_root(name) / "etc"
-    runtime.platform().run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "update"])
+    etc = context.settings.node_root(name) / "etc"
+    context.platform().run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "update"])
 
 
-def _definition(runtime: Runtime, name: str) -> str:
-    return str(runtime.settings.node_root(name) / "etc" / "supervisor.d" / f"{_service(runtime, name)}.conf")
+def _definition(context: Context, name: str) -> str:
+    return str(context.settings.node_root(name) / "etc" / "supervisor.d" / f"{_service(context, name)}.conf")
 
 
 _NO_FAKETIME = "libfaketime is not installed on the nodes: run `apt-get install libfaketime`"
 
 
-def _faketime(runtime: Runtime) -> str | None:
+def _faketime(context: Context) -> str | None:
     """The path of libfaketime on the first node that answers; None when it is not installed."""
-    for node in runtime.fleet:
+    for node in context.fleet:
         with suppress(KintsugiError):
-            found = runtime.platform().run(node.name, ["find", "/usr/lib", "-name", "libfaketime.so.1"])
+            found = context.platform().run(node.name, ["find", "/usr/lib", "-name", "libfaketime.so.1"])
             return found.strip().partition("\n")[0] or None
     return None
 
 
-def _storage_away(runtime: Runtime, names: Sequence[str]) -> None:
-    plane = ControlPlane(runtime.settings)
+def _storage_away(context: Context, names: Sequence[str]) -> None:
+    plane = ControlPlane(context.settings)
     plane.supervisor.stop(plane.objects.program().name)
-    each(power_off)(runtime, names)
+    each(power_off)(context, names)
 
 
-def _storage_back(runtime: Runtime, names: Sequence[str]) -> None:
-    plane = ControlPlane(runtime.settings)
+def _storage_back(context: Context, names: Sequence[str]) -> None:
+    plane = ControlPlane(context.settings)
     plane.supervisor.start(plane.objects.program().name)
 
 
@@ -304,10 +304,10 @@ SERVER_FAULTS: Sequence[Fault] = (
     Fault("corrupt_log", "the newest log is damaged and the service crashes", each(_corrupt), cost=_DISK),
     Fault("corrupt_entry", "an entry of the commit log is damaged and the service crashes", each(_corrupt_entry)),
     Fault("disk_full", "its disk is full and the service crashes", each(_fill_disk), each(_free_disk),
-          unavailable=lambda runtime: runtime.platform().no_full_disk(), cost=_DISK),
+          unavailable=lambda context: context.platform().no_full_disk(), cost=_DISK),
     Fault("clock_wrong", "its service is started with a clock that is an hour fast",
           each(_quicken_clock), each(_right_clock),
-          unavailable=lambda runtime: None if _faketime(runtime) else _NO_FAKETIME),
+          unavailable=lambda context: None if _faketime(context) else _NO_FAKETIME),
     Fault("tail_lost", "a power cut loses the unsynced tail of the logs", each(_lose_tail), cost=_NODE),
     Fault("storage_away", "a node dies while S3 is down", _storage_away, _storage_back, outlasts_repair=True,
           cost=_NODE),

@@ -20,7 +20,7 @@ from kintsugi.chaos.network import DELAY_S, LOSS, NetworkFault
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.incident import Action
 from kintsugi.core.processes import carries_marker, listener, signal_if, wait_until
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 NETWORK_S = 45.0
 MARGIN_S = 15.0  # a network rule expires this long after the fault should have been undone
@@ -38,31 +38,31 @@ _LOOK_EVERY_S = 0.05
 
 
 def _impose(fault: NetworkFault) -> Act:
-    def one(runtime: Runtime, name: str) -> None:
-        node = runtime.fleet.node(name)
+    def one(context: Context, name: str) -> None:
+        node = context.fleet.node(name)
         ends_at = datetime.now(UTC) + timedelta(seconds=NETWORK_S + MARGIN_S)
         if fault is NetworkFault.DELAY:
-            _start_delay(runtime, name)
+            _start_delay(context, name)
         network.impose(fault, node, ends_at)
 
     return each(one)
 
 
-def _restore(runtime: Runtime, name: str) -> None:
+def _restore(context: Context, name: str) -> None:
     network.restore(name)
-    resources.end_processes(_delay_owner(runtime, name))
+    resources.end_processes(_delay_owner(context, name))
 
 
-def _delay_owner(runtime: Runtime, name: str) -> str:
-    return f"{runtime.settings.state}/{name}"
+def _delay_owner(context: Context, name: str) -> str:
+    return f"{context.settings.state}/{name}"
 
 
-def _start_delay(runtime: Runtime, name: str) -> None:
+def _start_delay(context: Context, name: str) -> None:
     """Start the process that delays the packets; it ends by itself. Raises StepFailed if it can't read the queue."""
     command = [sys.executable, "-m", "kintsugi.chaos.packet_delay", str(network.queue_of(name))]
     process = subprocess.Popen(
         [*command, str(DELAY_S), str(NETWORK_S + MARGIN_S)],
-        env={**os.environ, resources.MARK: _delay_owner(runtime, name)},
+        env={**os.environ, resources.MARK: _delay_owner(context, name)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -75,8 +75,8 @@ def _start_delay(runtime: Runtime, name: str) -> None:
         raise StepFailed(f"{name}: the packets can't be delayed; check that the kernel has nfnetlink_queue")
 
 
-def _no_network_fault(runtime: Runtime) -> str | None:
-    return network.unavailable(runtime.settings.fleet.environment)
+def _no_network_fault(context: Context) -> str | None:
+    return network.unavailable(context.settings.fleet.environment)
 
 
 def _network_fault(fault: NetworkFault, what: str, mode: str) -> Fault:
@@ -87,108 +87,108 @@ def _network_fault(fault: NetworkFault, what: str, mode: str) -> Fault:
 # --- stalls, a starved machine, slow and missing disks ----------------------------------------------------
 
 
-def _stall(runtime: Runtime, names: Sequence[str]) -> None:
-    service_processes.stop_services(runtime.settings, [runtime.fleet.node(name) for name in names])
+def _stall(context: Context, names: Sequence[str]) -> None:
+    service_processes.stop_services(context.settings, [context.fleet.node(name) for name in names])
 
 
-def _end_stall(runtime: Runtime, names: Sequence[str]) -> None:
-    service_processes.continue_services(runtime.settings, [runtime.fleet.node(name) for name in names])
+def _end_stall(context: Context, names: Sequence[str]) -> None:
+    service_processes.continue_services(context.settings, [context.fleet.node(name) for name in names])
 
 
-def _suspend(runtime: Runtime, name: str) -> None:
-    runtime.platform().suspend(name)
+def _suspend(context: Context, name: str) -> None:
+    context.platform().suspend(name)
 
 
-def _resume(runtime: Runtime, name: str) -> None:
-    runtime.platform().resume(name)
+def _resume(context: Context, name: str) -> None:
+    context.platform().resume(name)
 
 
-def _starve(runtime: Runtime, names: Sequence[str]) -> None:
-    resources.start_busy_loops(STARVED_S, str(runtime.settings.state))
+def _starve(context: Context, names: Sequence[str]) -> None:
+    resources.start_busy_loops(STARVED_S, str(context.settings.state))
 
 
-def _feed(runtime: Runtime, names: Sequence[str]) -> None:
-    resources.end_processes(str(runtime.settings.state))
+def _feed(context: Context, names: Sequence[str]) -> None:
+    resources.end_processes(str(context.settings.state))
 
 
-def _slow_disk(runtime: Runtime, name: str) -> None:
-    resources.slow_disk(runtime.settings, name)
+def _slow_disk(context: Context, name: str) -> None:
+    resources.slow_disk(context.settings, name)
 
 
-def _normal_disk(runtime: Runtime, name: str) -> None:
-    resources.normal_disk(runtime.settings, name)
+def _normal_disk(context: Context, name: str) -> None:
+    resources.normal_disk(context.settings, name)
 
 
-def _unmount(runtime: Runtime, name: str) -> None:
+def _unmount(context: Context, name: str) -> None:
     """Unmount the volume, and kill the service: with its open files it would not notice."""
-    mounts.unmount_volume(runtime.settings, name)
-    service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
+    mounts.unmount_volume(context.settings, name)
+    service_processes.kill_service(context.settings, context.fleet.node(name))
 
 
-def _mount(runtime: Runtime, name: str) -> None:
-    mounts.mount_volume(runtime.settings, name)
+def _mount(context: Context, name: str) -> None:
+    mounts.mount_volume(context.settings, name)
 
 
-def _crash(runtime: Runtime, name: str) -> None:
-    service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
+def _crash(context: Context, name: str) -> None:
+    service_processes.kill_service(context.settings, context.fleet.node(name))
 
 
 # --- the control plane ------------------------------------------------------------------------------------
 
 
-def _signal_listener(runtime: Runtime, port: int, number: signal.Signals) -> None:
+def _signal_listener(context: Context, port: int, number: signal.Signals) -> None:
     """Signal the process of our control plane that listens on ``port``; raises StepFailed when there is none."""
-    found = listener(runtime.settings.fleet.control_plane.address, port)
-    control = runtime.settings.control
+    found = listener(context.settings.fleet.control_plane.address, port)
+    control = context.settings.control
     if found is None or found.pid is None:
         raise StepFailed(f"no process of the control plane listens on port {port}")
     if not signal_if(found.pid, number, lambda pid: carries_marker(pid, control)):
         raise StepFailed(f"{found} listens on port {port} and is not part of this control plane")
 
 
-def _s3_hangs(runtime: Runtime, names: Sequence[str]) -> None:
+def _s3_hangs(context: Context, names: Sequence[str]) -> None:
     """The port of a stopped process still accepts connections: clients wait for an answer."""
-    _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
-    each(power_off)(runtime, names)
+    _signal_listener(context, context.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
+    each(power_off)(context, names)
 
 
-def _s3_goes_on(runtime: Runtime, names: Sequence[str]) -> None:
-    _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGCONT)
+def _s3_goes_on(context: Context, names: Sequence[str]) -> None:
+    _signal_listener(context, context.settings.fleet.control_plane.s3_port, signal.SIGCONT)
 
 
-def _fill_control_plane(runtime: Runtime, names: Sequence[str]) -> None:
-    mounts.fill_control_plane(runtime.settings)
-    each(power_off)(runtime, names)
+def _fill_control_plane(context: Context, names: Sequence[str]) -> None:
+    mounts.fill_control_plane(context.settings)
+    each(power_off)(context, names)
 
 
-def _free_control_plane(runtime: Runtime, names: Sequence[str]) -> None:
-    mounts.free_control_plane(runtime.settings)
+def _free_control_plane(context: Context, names: Sequence[str]) -> None:
+    mounts.free_control_plane(context.settings)
 
 
-def _kill_postgres_in_apply(runtime: Runtime, names: Sequence[str]) -> None:
+def _kill_postgres_in_apply(context: Context, names: Sequence[str]) -> None:
     """Power the node off; kill Postgres when the journal shows that Terraform applies.
 
     Raises StepFailed when no recovery gets that far.
     """
     began = datetime.now(UTC)
-    each(power_off)(runtime, names)
+    each(power_off)(context, names)
 
     def applies() -> bool:
-        since = [one for one in runtime.store.incidents(10, open_only=True) if one.node in names]
+        since = [one for one in context.store.incidents(10, open_only=True) if one.node in names]
         return any(entry.step == "provision" and entry.at >= began for one in since for entry in one.entries)
 
     if not wait_until(applies, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):
         raise StepFailed(f"no recovery of {', '.join(names)} applied a plan within {APPLY_DEADLINE_S:.0f} s")
-    _signal_listener(runtime, runtime.settings.fleet.control_plane.postgres_port, signal.SIGKILL)
-    await_store(runtime)
+    _signal_listener(context, context.settings.fleet.control_plane.postgres_port, signal.SIGKILL)
+    await_store(context)
 
 
-def await_store(runtime: Runtime, deadline_s: float = 60.0) -> None:
+def await_store(context: Context, deadline_s: float = 60.0) -> None:
     """Wait until Postgres answers after its restart by the supervisor; raises its error at the deadline."""
     until = time.monotonic() + deadline_s
     while True:
         try:
-            runtime.store.faults(1)
+            context.store.faults(1)
         except KintsugiError:
             if time.monotonic() > until:
                 raise
@@ -197,8 +197,8 @@ def await_store(runtime: Runtime, deadline_s: float = 60.0) -> None:
             return
 
 
-def _needs_own_processes(runtime: Runtime) -> str | None:
-    environment = runtime.settings.fleet.environment
+def _needs_own_processes(context: Context) -> str | None:
+    environment = context.settings.fleet.environment
     return (
         None
         if environment == "local"
@@ -206,8 +206,8 @@ def _needs_own_processes(runtime: Runtime) -> str | None:
     )
 
 
-def _local(unavailable: Callable[[Runtime], str | None]) -> Callable[[Runtime], str | None]:
-    return lambda runtime: _needs_own_processes(runtime) or unavailable(runtime)
+def _local(unavailable: Callable[[Context], str | None]) -> Callable[[Context], str | None]:
+    return lambda context: _needs_own_processes(context) or unavailable(context)
 
 
 _NODE = Action.REBUILD_NODE
@@ -226,9 +226,9 @@ GRAY_FAULTS: Sequence[Fault] = (
           _starve, _feed, "silent", unavailable=_needs_own_processes, hold_s=STARVED_S, kills=False),
     Fault("slow_disk", f"its disk takes {resources.SLOW_DISK_BYTES_PER_S // 1024} KiB/s for {SLOW_DISK_S:.0f} s",
           each(_slow_disk), each(_normal_disk), "silent", hold_s=SLOW_DISK_S, kills=False,
-          unavailable=lambda runtime: resources.slow_disk_unavailable(runtime.settings)),
+          unavailable=lambda context: resources.slow_disk_unavailable(context.settings)),
     Fault("volume_unmounted", "its volume is unmounted and the service crashes", each(_unmount),
-          each(_mount), cost=_NODE, unavailable=lambda runtime: mounts.unmount_unavailable(runtime.settings)),
+          each(_mount), cost=_NODE, unavailable=lambda context: mounts.unmount_unavailable(context.settings)),
     Fault("s3_hangs", "a node dies while S3 accepts connections and does not answer", _s3_hangs, _s3_goes_on,
           outlasts_repair=True, cost=_NODE, unavailable=_needs_own_processes),
     Fault("control_disk_full", f"a node dies, and for {FULL_S:.0f} s Terraform and Ansible can't write",

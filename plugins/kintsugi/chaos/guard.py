@@ -1,6 +1,6 @@
 """Decide whether a fault may be injected now. Evaluated right before it, with the guards of a recovery and more.
 
-`check` refuses, with every reason, unless
+`check_guards` refuses, with every reason, unless
 
 1. chaos is not stopped (`kintsugi.chaos.switch`) and no release is being rolled out;
 2. the steady state holds: every node is ready, no incident is open, no repair is pending;
@@ -25,20 +25,20 @@ from kintsugi.chaos import switch
 from kintsugi.chaos.faults import Fault
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
-from kintsugi.core.errors import KintsugiError, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, watch_of
-from kintsugi.core.incident import ATTEMPT, Action, Ledger, acted_on_others
-from kintsugi.core.observation import Answer
+from kintsugi.core.incident import ATTEMPT, Action, RepairBudget, acted_on_others
+from kintsugi.core.observation import ProbeResult
 from kintsugi.db.heartbeats import Heartbeats
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.notify.dead_mans_switch import SILENT
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.guard_facts import guard_facts
-from kintsugi.recovery.guards import CassandraFacts, Gate, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, evaluate
 from kintsugi.releases.rollout_steps import ROLL_OUT
-from kintsugi.releases.steady_state import look
+from kintsugi.releases.steady_state import observe_fleet
 
 LOOK_EVERY_S = 3.0
 RECENT_INCIDENTS = 200
@@ -49,58 +49,58 @@ class Aborted(StepFailed):
     """More failed than the fault explains; the fault was undone."""
 
 
-def check(
-    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
+def check_guards(
+    context: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> None:
-    """Raise Refused, with every reason, unless this fault may be injected into these nodes now; takes about 10 s."""
-    switch.check(runtime.store)
+    """Raise GuardRefused, with every reason, unless this fault may be injected into these nodes now (about 10 s)."""
+    switch.check_not_stopped(context.store)
     reasons = [
-        *rollout_reasons(runtime),
-        *steady_reasons(runtime),
-        *protection_reasons(runtime, names),
-        *watch_reasons(runtime),
-        *guard_reasons(runtime, fault, names, waives),
+        *rollout_reasons(context),
+        *steady_reasons(context),
+        *protection_reasons(context, names),
+        *watch_reasons(context),
+        *guard_reasons(context, fault, names, waives),
     ]
     if reasons:
-        raise Refused(
+        raise GuardRefused(
             f"Chaos run refused ({fault.kind} on {', '.join(names)}): {' '.join(dict.fromkeys(reasons))}"
         )
-    switch.check(runtime.store)  # the checks above took some time
+    switch.check_not_stopped(context.store)  # the checks above took some time
 
 
-def rollout_reasons(runtime: Runtime) -> list[str]:
+def rollout_reasons(context: Context) -> list[str]:
     """The reason to refuse while a release is being rolled out; empty otherwise."""
-    lease = runtime.store.lease(ROLL_OUT)
+    lease = context.store.lease(ROLL_OUT)
     return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
 
 
-def steady_reasons(runtime: Runtime) -> list[str]:
+def steady_reasons(context: Context) -> list[str]:
     """Violations of the steady state: nodes that are not ready, open incidents, pending repairs."""
-    seen = look(runtime)
+    seen = observe_fleet(context)
     return [
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
         *(f"{one}." for one in seen.others),
     ]
 
 
-def protection_reasons(runtime: Runtime, names: Iterable[str]) -> list[str]:
+def protection_reasons(context: Context, names: Iterable[str]) -> list[str]:
     """The reasons to refuse for victims that are protected or in maintenance."""
     reasons: list[str] = []
     for name in names:
-        if runtime.fleet.node(name).protected:
+        if context.fleet.node(name).protected:
             reasons.append(f"{name} is protected.")
-        reasons += [f"{name} would not be recovered: {flag}" for flag in runtime.store.maintenance(name)]
+        reasons += [f"{name} would not be recovered: {flag}" for flag in context.store.maintenance(name)]
     return reasons
 
 
-def watch_reasons(runtime: Runtime) -> list[str]:
+def watch_reasons(context: Context) -> list[str]:
     """The reasons to refuse for unwatched nodes: a paused DAG, or a sensor without heartbeats."""
     try:
-        beats, now = Heartbeats(store_dsn(runtime.settings)).last()
-        dags = ControlPlane(runtime.settings).airflow.dags()
+        beats, now = Heartbeats(store_dsn(context.settings)).last()
+        dags = ControlPlane(context.settings).airflow.dags()
     except (KintsugiError, OSError) as error:
         return [f"It is not known whether the nodes are watched: {error}."]
-    return unwatched(list(runtime.fleet.nodes), beats, now, dags)
+    return unwatched(list(context.fleet.nodes), beats, now, dags)
 
 
 def unwatched(
@@ -118,34 +118,34 @@ def unwatched(
 
 
 def guard_reasons(
-    runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
+    context: Context, fault: Fault, names: Sequence[str], waives: Collection[Guard] = frozenset()
 ) -> list[str]:
     """The guards' reasons against stopping each victim now, and against the repair that it will need."""
-    nodes = [runtime.fleet.node(name) for name in names]
+    nodes = [context.fleet.node(name) for name in names]
 
     async def ask() -> list[GuardFacts]:
-        return await asyncio.gather(*(guard_facts(runtime.fleet, node, volume_intact=True) for node in nodes))
+        return await asyncio.gather(*(guard_facts(context.fleet, node, volume_intact=True) for node in nodes))
 
-    allowed, reasons = guard_evaluation.limits(runtime), list[str]()
+    allowed, reasons = guard_evaluation.limits(context), list[str]()
     for node, facts in zip(nodes, asyncio.run(ask()), strict=True):
-        asked = facts.with_ledger(ledger_of(runtime, node))
-        reasons += objections(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
+        asked = facts.with_ledger(ledger_of(context, node))
+        reasons += violations(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
     return reasons
 
 
-def objections(
+def violations(
     cost: Action,
     facts: GuardFacts,
     others: Sequence[Node],
     limits: Limits,
-    waives: Collection[Gate] = frozenset(),
+    waives: Collection[Guard] = frozenset(),
 ) -> list[str]:
     """The guards' reasons against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
     together = with_others_gone(facts, others)
-    now = judge(Action.RESTART, replace(together, planned=True), limits, approved=waives)
+    now = evaluate(Action.RESTART, replace(together, planned=True), limits, approved=waives)
     if not cost.destroys:
         return list(now.reasons)
-    then = judge(cost, once_made(together, limits), limits, approved=waives)
+    then = evaluate(cost, once_made(together, limits), limits, approved=waives)
     return [*now.reasons, *then.reasons]
 
 
@@ -154,11 +154,11 @@ def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
     silent_since = facts.at - limits.silence - timedelta(seconds=1)
     return replace(
         facts,
-        service=Answer.REFUSED,
-        ssh=Answer.REFUSED,
+        service=ProbeResult.REFUSED,
+        ssh=ProbeResult.REFUSED,
         running=False,
         observed_at=facts.at,
-        heard_at=silent_since,
+        last_seen_at=silent_since,
         volume_intact=True,
     )
 
@@ -181,26 +181,26 @@ def _without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
     return replace(kafka, live=live, current=current)
 
 
-def ledger_of(runtime: Runtime, node: Node) -> Ledger:
+def ledger_of(context: Context, node: Node) -> RepairBudget:
     """The store's data on a node without an incident: maintenance, repairs of the last hour, pending repairs."""
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     repaired = [
         one.node
-        for one in runtime.store.incidents(RECENT_INCIDENTS)
+        for one in context.store.incidents(RECENT_INCIDENTS)
         for entry in one.entries
         if entry.kind == ATTEMPT and entry.at > hour_ago
     ]
-    pending = {name for name in runtime.store.pending_repairs() if _role_is(runtime, name, node)}
-    return Ledger(
-        maintenance=tuple(str(flag) for flag in runtime.store.maintenance(node.name)),
+    pending = {name for name in context.store.pending_repairs() if _role_is(context, name, node)}
+    return RepairBudget(
+        maintenance=tuple(str(flag) for flag in context.store.maintenance(node.name)),
         repairs_of_node=repaired.count(node.name),
         repairs_of_fleet=len(repaired),
         pending=frozenset(pending - {node.name}),
     )
 
 
-def _role_is(runtime: Runtime, name: str, node: Node) -> bool:
-    known = runtime.fleet.nodes.get(name)
+def _role_is(context: Context, name: str, node: Node) -> bool:
+    known = context.fleet.nodes.get(name)
     return known is None or known.role is node.role
 
 
@@ -212,7 +212,7 @@ class Bystanders:
     more than GRACE_S, or when a recovery acted on one.
     """
 
-    runtime: Runtime
+    context: Context
     victims: Collection[str]
     since: datetime
     _looked_s: float = field(default_factory=time.monotonic)
@@ -234,8 +234,8 @@ class Bystanders:
 
     def _look_at_the_store(self) -> None:
         try:
-            switch.check(self.runtime.store)
-            incidents = [one for one in self.runtime.store.incidents(40) if one.detected_at >= self.since]
+            switch.check_not_stopped(self.context.store)
+            incidents = [one for one in self.context.store.incidents(40) if one.detected_at >= self.since]
         except StoreUnavailable:
             return  # Postgres may be the victim
         if others := acted_on_others(incidents, self.victims):
@@ -244,10 +244,10 @@ class Bystanders:
             )
 
     def _silent(self) -> list[str]:
-        bystanders = [node for node in self.runtime.fleet if node.name not in self.victims]
+        bystanders = [node for node in self.context.fleet if node.name not in self.victims]
 
         async def ask() -> list[str]:
             probes = await asyncio.gather(*(probe_node(node) for node in bystanders))
-            return [probe.target for probe in probes if probe.answer is not Answer.OK]
+            return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
         return asyncio.run(ask())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from kintsugi.chaos import janitor
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import KintsugiError
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 LONGEST_S = 1800.0
 _PAUSE_S = 0.25
@@ -32,7 +32,7 @@ def _nobody(names: Sequence[str]) -> None:
 
 @contextmanager
 def in_force(
-    runtime: Runtime,
+    context: Context,
     kind: str,
     names: Sequence[str],
     *,
@@ -45,31 +45,31 @@ def in_force(
     that can't be undone keeps its record, and the janitor tries again.
     """
     fault = FAULTS[kind]
-    record = janitor.register(runtime.settings, kind, tuple(names), longest_s)
+    record = janitor.register_fault(context.settings, kind, tuple(names), longest_s)
     try:
         announce(names)
-        fault.make(runtime, names)
+        fault.make(context, names)
         yield
     finally:
         if fault.take_back is None:
-            janitor.forget(runtime.settings, record)
+            janitor.forget_fault(context.settings, record)
         else:
             announce(names)
-            _take_back(runtime, record)
+            _take_back(context, record)
 
 
-def _take_back(runtime: Runtime, record: janitor.FaultRecord) -> None:
+def _take_back(context: Context, record: janitor.FaultRecord) -> None:
     fault = FAULTS[record.kind]
     try:
         if fault.take_back is not None:
-            fault.take_back(runtime, record.nodes)
+            fault.take_back(context, record.nodes)
     except (KintsugiError, OSError, subprocess.SubprocessError) as error:
         log.warning("%s of %s can't be undone now: %s", record.kind, ", ".join(record.nodes), error)
     else:
-        janitor.forget(runtime.settings, record)
+        janitor.forget_fault(context.settings, record)
 
 
-def hold(
+def hold_fault(
     seconds: float,
     check: Check = _nothing,
     *,

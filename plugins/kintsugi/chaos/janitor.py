@@ -1,6 +1,6 @@
 """The janitor undoes faults whose owner died or whose time is over. It is a separate process without a database.
 
-1. The injector of a fault writes a record first (`register`), and removes it after the fault is undone.
+1. The injector of a fault writes a record first (`register_fault`), and removes it after the fault is undone.
 2. The record names the owner by pid and start time, and the time by which the fault must have ended.
 3. A janitor runs while there are records. It undoes overdue faults, and tries again when that fails.
 4. Registering starts a janitor. A second one waits until the first has ended, so only one is active at any time.
@@ -24,11 +24,11 @@ from pathlib import Path
 
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.process_priority import go_first
+from kintsugi.core.process_priority import raise_priority
 from kintsugi.core.processes import MARKER, PART
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments.local.node_process import start_time
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context
 
 LOOK_EVERY_S = 1.0
 _ENDING = ".fault.json"
@@ -66,7 +66,7 @@ def _path(settings: Settings, record: FaultRecord) -> Path:
     return directory(settings) / f"{record.id}{_ENDING}"
 
 
-def register(settings: Settings, kind: str, nodes: tuple[str, ...], longest_s: float) -> FaultRecord:
+def register_fault(settings: Settings, kind: str, nodes: tuple[str, ...], longest_s: float) -> FaultRecord:
     """Record a fault before it is injected, and start a janitor; the caller's process is the owner."""
     record = FaultRecord(
         id=f"{kind}-{secrets.token_hex(4)}",
@@ -85,7 +85,7 @@ def register(settings: Settings, kind: str, nodes: tuple[str, ...], longest_s: f
     return record
 
 
-def forget(settings: Settings, record: FaultRecord) -> None:
+def forget_fault(settings: Settings, record: FaultRecord) -> None:
     """Remove the record of a fault that was undone."""
     _path(settings, record).unlink(missing_ok=True)
 
@@ -103,7 +103,7 @@ def records(settings: Settings) -> list[FaultRecord]:
     return found
 
 
-def sweep(context: Runtime, *, everything: bool = False) -> list[FaultRecord]:
+def sweep_overdue(context: Context, *, everything: bool = False) -> list[FaultRecord]:
     """Undo overdue faults (``everything``: all recorded faults); returns the undone ones.
 
     Never raises: a fault that can't be undone now keeps its record for the next time.
@@ -121,7 +121,7 @@ def sweep(context: Runtime, *, everything: bool = False) -> list[FaultRecord]:
             log.warning("%s of %s can't be undone: %s", record.kind, ", ".join(record.nodes), error)
             continue
         log.info("undid %s of %s: %s", record.kind, ", ".join(record.nodes), why)
-        forget(context.settings, record)
+        forget_fault(context.settings, record)
         done.append(record)
     return done
 
@@ -143,12 +143,12 @@ def start() -> None:
     )
 
 
-def run(settings: Settings, context: Runtime) -> int:
+def run_janitor(settings: Settings, context: Context) -> int:
     """Undo overdue faults until there are no records; one janitor per installation at a time."""
     with suppress(FileNotFoundError), (directory(settings) / "janitor.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         while records(settings):
-            sweep(context)
+            sweep_overdue(context)
             time.sleep(LOOK_EVERY_S)
     return 0
 
@@ -156,8 +156,8 @@ def run(settings: Settings, context: Runtime) -> int:
 def main() -> int:
     """Run the janitor of the installation that the environment defines."""
     logging.basicConfig(level=logging.INFO)
-    go_first()
-    return run(load_settings(), runtime())
+    raise_priority()
+    return run_janitor(load_settings(), Context.from_environment())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import read_record, running, send, start_time
+from kintsugi.environments.local.node_process import read_record, running, signal_process, start_time
 
 MAIN_CLASS: Mapping[Role, bytes] = {
     Role.KAFKA: b"kafka.Kafka",
@@ -26,7 +26,7 @@ MAIN_CLASS: Mapping[Role, bytes] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessIdentity:
     """One life of a process: its host process id and its start, in clock ticks since boot."""
 
     pid: int
@@ -38,22 +38,22 @@ class Process:
         return start_time(self.pid) == self.started
 
 
-def init_process(settings: Settings, name: str) -> Process | None:
+def init_process(settings: Settings, name: str) -> ProcessIdentity | None:
     """The init of a running node; None when the node does not run."""
     record = read_record(settings, name)
-    return Process(record.pid, record.start_time) if record is not None and running(record) else None
+    return ProcessIdentity(record.pid, record.start_time) if record is not None and running(record) else None
 
 
-def service_process(settings: Settings, node: Node) -> Process | None:
+def service_process(settings: Settings, node: Node) -> ProcessIdentity | None:
     """The process of the node's service, a child of its init; None when there is none now."""
     init = init_process(settings, node.name)
     for pid in () if init is None else _children(init.pid):
         if MAIN_CLASS[node.role] in _arguments(pid) and (started := start_time(pid)) is not None:
-            return Process(pid, started)
+            return ProcessIdentity(pid, started)
     return None
 
 
-def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Process]:
+def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, ProcessIdentity]:
     """SIGSTOP the services of these nodes, one right after the other; returns the stopped processes by node.
 
     Raises StepFailed, with nothing stopped, when a node has no service process.
@@ -63,7 +63,7 @@ def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Proces
         raise StepFailed(f"no service process runs on {', '.join(missing)}; it can't be stopped")
     stopped = {name: process for name, process in found.items() if process is not None}
     for process in stopped.values():
-        send(process.pid, signal.SIGSTOP, process.started)
+        signal_process(process.pid, signal.SIGSTOP, process.started)
     return stopped
 
 
@@ -71,14 +71,14 @@ def continue_services(settings: Settings, nodes: Iterable[Node]) -> None:
     """SIGCONT the services that run on these nodes now; harmless for one that is not stopped."""
     for node in nodes:
         if (process := service_process(settings, node)) is not None:
-            send(process.pid, signal.SIGCONT, process.started)
+            signal_process(process.pid, signal.SIGCONT, process.started)
 
 
-def kill_service(settings: Settings, node: Node) -> Process | None:
+def kill_service(settings: Settings, node: Node) -> ProcessIdentity | None:
     """SIGKILL the node's service; returns the killed process, None when there was none."""
     process = service_process(settings, node)
     if process is not None:
-        send(process.pid, signal.SIGKILL, process.started)
+        signal_process(process.pid, signal.SIGKILL, process.started)
     return process
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 
 if TYPE_CHECKING:
     from kintsugi.db.store import Store
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 CHAOS = "chaos"
 
 
-class ChaosStopped(Refused):
+class ChaosStopped(GuardRefused):
     """A person has stopped all chaos."""
 
 
-def stop(store: Store, *, user: str, reason: str) -> None:
-    """Stop all chaos until `resume`; idempotent."""
+def stop_chaos(store: Store, *, user: str, reason: str) -> None:
+    """Stop all chaos until `resume_chaos`; idempotent."""
     value = {"stopped": True, "user": user, "reason": reason, "at": datetime.now(UTC).isoformat()}
     store.set_desired(CHAOS, value)
 
 
-def resume(store: Store) -> None:
+def resume_chaos(store: Store) -> None:
     """Allow chaos again; does nothing when it is allowed."""
     store.set_desired(CHAOS, {"stopped": False})
 
@@ -44,7 +44,7 @@ def stopped(store: Store) -> str | None:
     )
 
 
-def check(store: Store) -> None:
+def check_not_stopped(store: Store) -> None:
     """Raise ChaosStopped while a person has stopped chaos."""
     if (why := stopped(store)) is not None:
         raise ChaosStopped(why)

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from hashlib import sha256
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Node
 
 
 def pick(seed: int, nodes: Iterable[Node], recent: Collection[str] = ()) -> Node:
     """The node that ``seed`` picks, if possible not one whose name is in ``recent``.
 
-    When all were hit recently, all are candidates again. Raises Refused when there is no node.
+    When all were hit recently, all are candidates again. Raises GuardRefused when there is no node.
     """
     ranked = order(seed, nodes)
     if not ranked:
-        raise Refused("there is no node that chaos may break; check the filter and the protected nodes")
+        raise GuardRefused("there is no node that chaos may break; check the filter and the protected nodes")
     return next((node for node in ranked if node.name not in recent), ranked[0])
 
 

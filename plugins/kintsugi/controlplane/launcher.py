@@ -27,7 +27,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from kintsugi.controlplane import scheduler_patches
-from kintsugi.core.process_priority import IN_A_WORKER, go_first, go_on_first
+from kintsugi.core.process_priority import IN_A_WORKER, go_on_first, raise_priority
 from kintsugi.core.processes import wait_until
 
 PRELOADED = (
@@ -127,7 +127,7 @@ def main() -> None:
     """Run Airflow's own command line with the arguments of this process."""
     gc.set_threshold(50_000, 25, 25)
     if sys.argv[1:2] and sys.argv[1] in ON_THE_WAY:
-        go_first()
+        raise_priority()
     from airflow.__main__ import main as airflow_main
 
     if "scheduler" in sys.argv[1:2]:

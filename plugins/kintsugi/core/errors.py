@@ -25,35 +25,35 @@ class NotAcknowledged(KintsugiError):
     """Kafka did not acknowledge messages; the sender sends them again."""
 
 
-class Unaccounted(KintsugiError):
+class ReconciliationError(KintsugiError):
     """A reconciliation of trades failed: some trades are lost, doubled or altered."""
 
 
-class Refused(KintsugiError):
+class GuardRefused(KintsugiError):
     """A guard refused the action because it would be unsafe. The text is the reason, as a sentence."""
 
 
-class NodeReturned(Refused):
+class NodeReturned(GuardRefused):
     """The node answers again, so it is not killed. This attempt has done nothing to it."""
 
 
-class NewIncarnation(Refused):
+class NewIncarnation(GuardRefused):
     """The node or service was started again since the guards were evaluated; they are evaluated again first."""
 
 
-class LeaseHeld(Refused):
+class LeaseHeld(GuardRefused):
     """Another run holds the lease on this node."""
 
 
-class IncidentClosed(Refused):
+class IncidentClosed(GuardRefused):
     """The incident that a step works on is closed, so the step must stop."""
 
 
-class Fenced(KintsugiError):
+class StaleTokenError(KintsugiError):
     """The caller's fencing token is no longer the newest: another process acts on this node now."""
 
 
-class PlanRefused(Refused):
+class PlanRejected(GuardRefused):
     """A Terraform plan would change something other than the node in recovery."""
 
 
@@ -61,9 +61,9 @@ class StepFailed(KintsugiError):
     """A recovery step could not reach its goal; the incident escalates."""
 
 
-class StepFailedForGood(StepFailed):
+class PermanentStepError(StepFailed):
     """The same step would fail again the same way, so the next escalation step is taken at once."""
 
 
-class ControlPlaneError(StepFailedForGood):
+class ControlPlaneError(PermanentStepError):
     """A step failed because of the control plane (its disk, its programs) and not because of the node."""

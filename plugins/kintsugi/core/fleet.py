@@ -52,7 +52,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlPlane:
+class ControlPlaneEndpoints:
     """The address and ports of Airflow, its database, S3 and the log collector in the local environment."""
 
     address: str
@@ -68,7 +68,7 @@ class Fleet:
 
     name: str
     environment: str
-    control_plane: ControlPlane
+    control_plane: ControlPlaneEndpoints
     nodes: Mapping[str, Node]
 
     def __iter__(self) -> Iterator[Node]:
@@ -141,6 +141,6 @@ def _parse(document: Mapping[str, Any]) -> Fleet:
     return Fleet(
         name=str(document["name"]),
         environment=str(document["environment"]),
-        control_plane=ControlPlane(**document["control_plane"]),
+        control_plane=ControlPlaneEndpoints(**document["control_plane"]),
         nodes=nodes,
     )

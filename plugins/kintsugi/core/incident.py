@@ -94,7 +94,7 @@ PHASE_OF_STEP: Mapping[str, Phase | None] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One entry of the journal. ``at`` is UTC by the database's clock; ``data`` is JSON."""
 
     at: datetime
@@ -124,7 +124,7 @@ class Incident:
     detected_at: datetime
     holder: str
     t0: datetime | None = None
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[JournalEntry, ...] = ()
     closed_at: datetime | None = None
     outcome: Outcome | None = None
     reason: str | None = None
@@ -234,7 +234,7 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class RepairBudget:
     """The database's facts for the guards; read again in the transaction that begins an attempt.
 
     ``maintenance``: the current flags for this node, as sentences. ``repairs_*``: attempts in the last hour, without

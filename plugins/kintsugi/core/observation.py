@@ -10,7 +10,7 @@ from enum import StrEnum
 from kintsugi.core.fleet import Role
 
 
-class Answer(StrEnum):
+class ProbeResult(StrEnum):
     """How one probe of one endpoint ended."""
 
     OK = "ok"  # answered its own protocol
@@ -92,7 +92,7 @@ class NodeView:
     cpu_s: float | None = None
     listening: bool | None = None
     connected: bool | None = None
-    answer: Answer | None = None
+    answer: ProbeResult | None = None
     processor: ProcessorUse | None = None
 
 
@@ -105,7 +105,7 @@ class Observation:
     ``volume_intact``: whether the data directory exists and was formatted. ``room``: how much of the volume is free.
     ``peers``: opinion by peer name. ``progress``: a sentence if the service is starting and makes progress (it replays
     a log or streams), else None. ``damage``: a sentence if the service just logged that it can't read its data, else
-    None. ``heard_at``: when the node last answered anybody, UTC.
+    None. ``last_seen_at``: when the node last answered anybody, UTC.
     ``unanswered_since``: since when its watch got no answer from the service, UTC; None if no watch found it silent.
     ``clock_ahead_s``: seconds by which the service's clock is certainly fast (negative: slow).
     ``running``: the platform's answer: whether the node's process tree, container or instance runs.
@@ -115,15 +115,15 @@ class Observation:
     node: str
     role: Role
     at: datetime
-    service: Answer
-    ssh: Answer
+    service: ProbeResult
+    ssh: ProbeResult
     init_state: str | None = None
     volume_intact: bool | None = None
     room: Headroom | None = None
     peers: Mapping[str, PeerOpinion] = field(default_factory=dict)
     progress: str | None = None
     damage: str | None = None
-    heard_at: datetime | None = None
+    last_seen_at: datetime | None = None
     unanswered_since: datetime | None = None
     clock_ahead_s: float | None = None
     running: bool | None = None

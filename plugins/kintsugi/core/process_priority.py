@@ -22,7 +22,7 @@ def place() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def take_place(niceness: int) -> None:
+def set_priority(niceness: int) -> None:
     """Set the niceness of this process, and of its session if Linux schedules by session.
 
     That is the default (``sched_autogroup_enabled``): a process's own niceness then only counts within its session.
@@ -33,21 +33,21 @@ def take_place(niceness: int) -> None:
         Path("/proc/self/autogroup").write_text(str(niceness))
 
 
-def go_first() -> None:
+def raise_priority() -> None:
     """Raise the priority of this process and its future children above all others; does nothing without root."""
     with suppress(PermissionError):
-        take_place(min(place(), URGENT))
+        set_priority(min(place(), URGENT))
 
 
 def go_on_first() -> None:
     """If this process has a raised priority already, raise it for its session too, which may be new or lowered."""
     if place() < 0:
-        go_first()
+        raise_priority()
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Lower the priority of this process and its future children to that of the servers, below recoveries."""
-    take_place(max(place(), SERVER))
+    set_priority(max(place(), SERVER))
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def first_in_line() -> Iterator[None]:
     Without it, Ansible and Terraform got an eighth of a processor while the stream caught up.
     """
     before = place()
-    go_first()
+    raise_priority()
     try:
         yield
     finally:
-        take_place(before)  # a lower priority is always allowed
+        set_priority(before)  # a lower priority is always allowed

@@ -18,7 +18,7 @@ class NodeState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class NodeRollout:
     """One node of a roll-out. ``changes``: paths on the node that differ from the release; empty if nothing to do."""
 
     node: str

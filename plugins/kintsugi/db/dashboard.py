@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.db.database import Database, one
 from kintsugi.db.flags import Maintenance
-from kintsugi.db.replica_repairs import Compared, compared
+from kintsugi.db.replica_repairs import ReplicaRepair, compared
 
 if TYPE_CHECKING:
     from kintsugi.db.database import Rows
@@ -40,7 +40,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class FleetSummary:
     """The state of the database at one time.
 
     ``open``: open incidents with their whole journals, oldest first. ``newest``: the newest incident of each
@@ -57,7 +57,7 @@ class Glance:
     recent: tuple[Incident, ...]
     maintenance: tuple[Maintenance, ...]
     pending: Mapping[str, datetime]
-    compared: Mapping[str, Compared]
+    compared: Mapping[str, ReplicaRepair]
     installed_at: datetime
     last_trouble: datetime | None
     faults: tuple[Experiment, ...]
@@ -67,7 +67,7 @@ class Glance:
 class Listing(Database):
     """Reads only; every method is one transaction and raises StoreUnavailable."""
 
-    def glance(self) -> Glance:
+    def glance(self) -> FleetSummary:
         """Return all data of the first screen."""
         with self.transaction() as connection:
             rows = connection.execute(
@@ -87,7 +87,7 @@ class Listing(Database):
                     (list(_REPAIRED),),
                 ).fetchone()
             )
-            return Glance(
+            return FleetSummary(
                 open=tuple(_incidents(connection, rows, whole=True)),
                 newest={row["node"]: _incident(row, ()) for row in newest},
                 recent=tuple(_page(connection, _RECENT)),
@@ -148,7 +148,7 @@ def _faults(connection: Rows) -> Iterable[Experiment]:
 
 
 def _incidents(connection: Rows, rows: Sequence[Mapping[str, Any]], *, whole: bool) -> list[Incident]:
-    journals: dict[str, list[Entry]] = {row["id"]: [] for row in rows}
+    journals: dict[str, list[JournalEntry]] = {row["id"]: [] for row in rows}
     if whole:
         found = connection.execute(
             "SELECT incident_id, at, step, message, data FROM incident_entry"
@@ -164,11 +164,11 @@ def _incidents(connection: Rows, rows: Sequence[Mapping[str, Any]], *, whole: bo
             (list(journals),),
         )
     for entry in found:
-        journals[entry.pop("incident_id")].append(Entry(**entry))
+        journals[entry.pop("incident_id")].append(JournalEntry(**entry))
     return [_incident(row, journals[row["id"]]) for row in rows]
 
 
-def _incident(row: Mapping[str, Any], entries: Sequence[Entry]) -> Incident:
+def _incident(row: Mapping[str, Any], entries: Sequence[JournalEntry]) -> Incident:
     return Incident(
         **{
             **row,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.db.database import Database, asked_again, one
 
 FLEET = "*"
@@ -14,7 +14,7 @@ FLEET = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RecordedFault:
     """An injected fault. ``t0``: the injector's time just before it, UTC. ``mode``: reset or silent."""
 
     node: str
@@ -63,7 +63,9 @@ class Flags(Database):
             )
 
     @asked_again
-    def last_fault(self, node: str, before: datetime, *, after: datetime | None = None) -> Fault | None:
+    def last_fault(
+        self, node: str, before: datetime, *, after: datetime | None = None
+    ) -> RecordedFault | None:
         """Return the last fault of ``node`` at or before ``before`` and, if given, not before ``after``."""
         with self.transaction() as connection:
             row = connection.execute(
@@ -71,16 +73,16 @@ class Flags(Database):
                 " AND t0 >= coalesce(%s, '-infinity'::timestamptz) ORDER BY t0 DESC LIMIT 1",
                 (node, before, after),
             ).fetchone()
-        return None if row is None else Fault(**row)
+        return None if row is None else RecordedFault(**row)
 
     @asked_again
-    def faults(self, limit: int = 100) -> list[Fault]:
+    def faults(self, limit: int = 100) -> list[RecordedFault]:
         """Return the newest faults, newest first."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT node, kind, mode, run, t0 FROM fault ORDER BY t0 DESC, id DESC LIMIT %s", (limit,)
             ).fetchall()
-        return [Fault(**row) for row in rows]
+        return [RecordedFault(**row) for row in rows]
 
     def set_maintenance(self, scope: str, *, reason: str, user: str, until: datetime | None = None) -> None:
         """Keep recovery away from a node, or from all nodes by ``*``; replaces only this user's own flag."""
@@ -116,8 +118,8 @@ class Flags(Database):
     def set_desired(self, key: str, value: Any, *, expected: int | None = None) -> Desired:
         """Set the desired state of ``key``; ``value`` is JSON. Returns it with its new version.
 
-        ``expected``: the version that the caller has read (0: none yet). Raises Refused if another process has written
-        since. None: any version.
+        ``expected``: the version that the caller has read (0: none yet). Raises GuardRefused if another process has
+        written since. None: any version.
         """
         from psycopg.types.json import Jsonb
 
@@ -130,7 +132,7 @@ class Flags(Database):
                 connection.execute("SELECT version FROM desired WHERE key = %s FOR UPDATE", (key,)).fetchone()
             )["version"]
             if expected is not None and expected != found:
-                raise Refused(
+                raise GuardRefused(
                     f"{key} was changed by another process (version {found}, not {expected}); read it again first"
                 )
             row = connection.execute(

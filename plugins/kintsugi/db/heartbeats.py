@@ -63,7 +63,7 @@ class Heartbeats(Database):
             connection.execute("DELETE FROM heartbeat WHERE name = ANY(%s)", (sorted(names),))
 
 
-class Pulse:
+class HeartbeatWriter:
     """Gathers the heartbeats of all watches of one process and writes them with one statement.
 
     ``at`` is called from the event loop and returns at once; a thread does the writing. An unreachable database is
@@ -100,5 +100,5 @@ class Pulse:
             self._away = False
 
 
-PULSE = Pulse()
+PULSE = HeartbeatWriter()
 """The pulse of this process."""

@@ -8,9 +8,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, LiteralString
 
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import ATTEMPT, WITHDRAWN, Action, Entry, Incident, Ledger, Outcome, incident_id
+from kintsugi.core.incident import (
+    ATTEMPT,
+    WITHDRAWN,
+    Action,
+    Incident,
+    JournalEntry,
+    Outcome,
+    RepairBudget,
+    incident_id,
+)
 from kintsugi.db import advisory_locks
 from kintsugi.db.database import Database, asked_again, one
 from kintsugi.db.flags import FLEET, MAINTENANCE_NOW, Maintenance
@@ -51,7 +60,7 @@ class Incidents(Database):
     ) -> Incident:
         """Open an incident of ``node``, or continue the open one, such as after the death of its run.
 
-        A continued incident keeps its times and gets the new ``holder``. Raises Fenced.
+        A continued incident keeps its times and gets the new ``holder``. Raises StaleTokenError.
         """
         with self.transaction() as connection:
             fence(connection, node, token)
@@ -88,7 +97,7 @@ class Incidents(Database):
     ) -> bool:
         """Add an entry to the journal, unless its ``key`` exists already (then False); ``data`` is JSON.
 
-        Raises Fenced, and KintsugiError if there is no such incident.
+        Raises StaleTokenError, and KintsugiError if there is no such incident.
         """
         with self.transaction() as connection:
             _fenced(connection, incident_id, token)
@@ -103,7 +112,7 @@ class Incidents(Database):
         *,
         key: str,
         reason: str,
-        refusals: Callable[[Ledger], Sequence[str]],
+        refusals: Callable[[RepairBudget], Sequence[str]],
         ttl_s: float = 300.0,
     ) -> bool:
         """Begin an attempt: one transaction that checks the lease, evaluates the guards, and records the action.
@@ -116,7 +125,8 @@ class Incidents(Database):
         part of its commit log is lost.
 
         Returns False if the attempt ``key`` was begun before: the step runs again and continues it, after the guards
-        were evaluated again. Raises Fenced, IncidentClosed, or Refused with the reasons; nothing is written then.
+        were evaluated again. Raises StaleTokenError, IncidentClosed, or GuardRefused with the reasons; nothing is
+        written then.
         """
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_locks.ATTEMPT,))
@@ -125,14 +135,14 @@ class Incidents(Database):
             require_open(connection, incident_id)
             reasons = refusals(_ledger(connection, found, key))
             if reasons:
-                raise Refused(" ".join(reasons))
+                raise GuardRefused(" ".join(reasons))
             pending = connection.execute(
                 "SELECT 1 FROM pending_repair WHERE node = %s", (found["node"],)
             ).fetchone()
             data = {"action": action.value, "key": key, "pending_before": pending is not None}
             if not _write(connection, incident_id, ATTEMPT, reason, data, key):
                 if _withdrawn(connection, incident_id, key):
-                    raise Refused(f"the attempt {key} of {incident_id} was withdrawn; start a new run")
+                    raise GuardRefused(f"the attempt {key} of {incident_id} was withdrawn; start a new run")
                 return False
             # The node failed again, so the marks of an earlier attempt of this incident no longer hold.
             connection.execute(
@@ -157,7 +167,7 @@ class Incidents(Database):
 
         It uses up no escalation step, and nothing of the repair budget unless it ``counts``. ``untouched``: nothing of
         the node was destroyed. Then its pending data repair is removed, unless the node had one before or another
-        attempt of this incident destroyed something. Raises Fenced, IncidentClosed.
+        attempt of this incident destroyed something. Raises StaleTokenError, IncidentClosed.
         """
         with self.transaction() as connection:
             found = _fenced(connection, incident_id, token)
@@ -180,14 +190,14 @@ class Incidents(Database):
     def kill_lock(self, deadline_s: float = 60.0) -> Iterator[None]:
         """Hold the fleet's kill lock: only its holder may evaluate the guards for a running node and kill it.
 
-        Raises Refused if another recovery holds it for longer than ``deadline_s``.
+        Raises GuardRefused if another recovery holds it for longer than ``deadline_s``.
         """
         with self.transaction() as connection:
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = '120s'")
             ends_s = time.monotonic() + deadline_s
             while not _takes_kill_lock(connection):
                 if time.monotonic() > ends_s:
-                    raise Refused(
+                    raise GuardRefused(
                         f"Nothing is killed: another recovery has held the kill lock for {deadline_s:.0f} s."
                     )
                 time.sleep(0.25)
@@ -195,7 +205,7 @@ class Incidents(Database):
 
     @asked_again
     def set_mark(self, incident_id: str, token: int, mark: Mark, at: datetime | None = None) -> None:
-        """Set a time of the incident (default: now) once; a repeated step doesn't change it. Raises Fenced.
+        """Set a time of the incident (default: now) once; a repeated step doesn't change it. Raises StaleTokenError.
 
         ``consistent_at`` also removes the node's pending data repair.
         """
@@ -214,7 +224,7 @@ class Incidents(Database):
 
     @asked_again
     def expect_repair(self, incident_id: str, token: int) -> None:
-        """Record a pending data repair of the incident's node until the mark ``consistent_at``. Raises Fenced."""
+        """Record a pending data repair of the incident's node until the mark ``consistent_at``; StaleTokenError."""
         with self.transaction() as connection:
             _expect_repair(connection, _fenced(connection, incident_id, token))
 
@@ -222,7 +232,7 @@ class Incidents(Database):
     def close_incident(self, incident_id: str, token: int, outcome: Outcome, reason: str) -> Incident:
         """Close the incident; release the lease after it. To close it again with the same outcome does nothing.
 
-        Raises Fenced, and Refused if it was closed with another outcome.
+        Raises StaleTokenError, and GuardRefused if it was closed with another outcome.
         """
         with self.transaction() as connection:
             found = _row(connection, incident_id)
@@ -236,7 +246,7 @@ class Incidents(Database):
                     (outcome.value, reason, incident_id),
                 )
             elif found["outcome"] != outcome.value:
-                raise Refused(
+                raise GuardRefused(
                     f"incident {incident_id} is already closed as {found['outcome']}; "
                     f"its outcome can't be changed to {outcome.value}"
                 )
@@ -289,7 +299,7 @@ class Incidents(Database):
             connection.execute("DELETE FROM pending_repair WHERE node = ANY(%s)", (list(nodes),))
 
     @asked_again
-    def ledger(self, incident_id: str) -> Ledger:
+    def ledger(self, incident_id: str) -> RepairBudget:
         """Return the database's facts for the guards before the attempt; ``begin_attempt`` reads them again."""
         with self.transaction() as connection:
             return _ledger(connection, _row(connection, incident_id), "")
@@ -354,7 +364,7 @@ def _write(
     return written.rowcount == 1
 
 
-def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> Ledger:
+def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> RepairBudget:
     node, role = incident["node"], incident["role"]
     now = one(connection.execute("SELECT clock_timestamp() AS now").fetchone())["now"]
     this = (incident["id"], attempt_key)
@@ -368,7 +378,7 @@ def _ledger(connection: Rows, incident: Mapping[str, Any], attempt_key: str) -> 
         f" AND e.step = 'attempt' AND {_NOT_WITHDRAWN} GROUP BY i.node",
         (role, node),
     ).fetchall()
-    return Ledger(
+    return RepairBudget(
         maintenance=tuple(str(Maintenance(**flag)) for flag in flags),
         repairs_of_node=_repairs(connection, node, now - BUDGET_WINDOW, this),
         repairs_of_fleet=_repairs(connection, None, now - BUDGET_WINDOW, this),
@@ -395,17 +405,17 @@ def _load(connection: Rows, incident_id: str) -> Incident:
 
 def _with_entries(connection: Rows, rows: Iterable[Mapping[str, Any]]) -> list[Incident]:
     rows = list(rows)
-    journals: dict[str, list[Entry]] = {row["id"]: [] for row in rows}
+    journals: dict[str, list[JournalEntry]] = {row["id"]: [] for row in rows}
     for entry in connection.execute(
         "SELECT incident_id, at, step, message, data FROM incident_entry WHERE incident_id = ANY(%s)"
         " ORDER BY seq",
         (list(journals),),
     ):
-        journals[entry.pop("incident_id")].append(Entry(**entry))
+        journals[entry.pop("incident_id")].append(JournalEntry(**entry))
     return [_incident(row, journals[row["id"]]) for row in rows]
 
 
-def _incident(row: Mapping[str, Any], entries: Sequence[Entry]) -> Incident:
+def _incident(row: Mapping[str, Any], entries: Sequence[JournalEntry]) -> Incident:
     return Incident(
         **{
             **row,

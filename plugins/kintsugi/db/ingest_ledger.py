@@ -87,7 +87,7 @@ RETRY_FIRST = timedelta(seconds=5)
 RETRY_AT_MOST = timedelta(minutes=5)
 
 
-class State(StrEnum):
+class FileState(StrEnum):
     """The state of a file: being ingested (or interrupted), complete, unusable, or replaced while it was read."""
 
     RUNNING = "running"
@@ -126,7 +126,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One row of the ledger.
 
     ``stored``: how many of the file's trades (distinct identities) the last reconciliation found in Cassandra, at
@@ -138,7 +138,7 @@ class Entry:
 
     key: str
     etag: str
-    state: State
+    state: FileState
     tally: Tally
     reason: str | None
     started_at: datetime
@@ -167,10 +167,10 @@ class Entry:
     @property
     def faulty(self) -> bool:
         """Whether something of the file is missing: it failed, rows were rejected, or it had no rows."""
-        return self.state is State.FAILED or bool(self.tally.rejected) or self.tally.read == 0
+        return self.state is FileState.FAILED or bool(self.tally.rejected) or self.tally.read == 0
 
 
-def is_waiting(etag: str, modified: datetime | None, rows: Sequence[Entry], now: datetime) -> bool:
+def is_waiting(etag: str, modified: datetime | None, rows: Sequence[LedgerEntry], now: datetime) -> bool:
     """Whether the ingest has to take the object that S3 lists under a key. Pure.
 
     ``rows``: those of the same bucket and key, without replays, in the order of their start. The object waits if
@@ -178,15 +178,15 @@ def is_waiting(etag: str, modified: datetime | None, rows: Sequence[Entry], now:
     1. this content was never ingested, or vanished while it was read;
     2. its ingest was interrupted, and the pause is over;
     3. another content was ingested after it: v1, v2, v1 is a third delivery;
-    4. the same bytes were delivered again, and their last ingest missed something (`Entry.faulty`). If nothing was
-       missed, the same bytes bring nothing new.
+    4. the same bytes were delivered again, and their last ingest missed something (`LedgerEntry.faulty`). If nothing
+       was missed, the same bytes bring nothing new.
     """
     row = next((row for row in rows if row.etag == etag), None)
     if row is None:
         return True
-    if row.state in (State.RUNNING, State.VANISHED):
+    if row.state in (FileState.RUNNING, FileState.VANISHED):
         return row.retry_at is None or row.retry_at <= now
-    if [one for one in rows if one.state is not State.VANISHED][-1] is not row:
+    if [one for one in rows if one.state is not FileState.VANISHED][-1] is not row:
         return True
     known = row.modified or row.finished_at
     return row.faulty and modified is not None and known is not None and modified > known
@@ -206,16 +206,16 @@ def file_id(key: str, etag: str) -> str:
 class Claim:
     """The exclusive right to ingest one file, as long as its connection lives."""
 
-    def __init__(self, connection: psycopg.Connection[Any], entry: Entry, replay: str) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], entry: LedgerEntry, replay: str) -> None:
         self._connection = connection
         self._where = (entry.bucket, entry.key, entry.etag, replay)
         self.entry = entry
 
     def progress(self, tally: Tally) -> None:
         """Record that everything up to ``tally.lines_done`` is in Kafka; raises if the claim is lost."""
-        self._write(tally, State.RUNNING, None)
+        self._write(tally, FileState.RUNNING, None)
 
-    def finish(self, tally: Tally, state: State, reason: str | None = None) -> None:
+    def finish(self, tally: Tally, state: FileState, reason: str | None = None) -> None:
         """Record the end: done, or failed or vanished with the reason as a sentence."""
         self._write(tally, state, reason)
 
@@ -229,7 +229,7 @@ class Claim:
             (attempts, reason, backoff(attempts), *self._where),
         )
 
-    def _write(self, tally: Tally, state: State, reason: str | None) -> None:
+    def _write(self, tally: Tally, state: FileState, reason: str | None) -> None:
         from psycopg.types.json import Jsonb
 
         self._connection.execute(
@@ -239,7 +239,7 @@ class Claim:
             "WHERE bucket = %s AND key = %s AND etag = %s AND replay = %s",
             (
                 state, tally.lines_done, tally.read, tally.accepted, Jsonb(tally.rejected), tally.duplicates,
-                tally.produced, reason, state is not State.RUNNING, *self._where,
+                tally.produced, reason, state is not FileState.RUNNING, *self._where,
             ),
         )  # fmt: skip
 
@@ -252,7 +252,7 @@ ANEW: LiteralString = (
 )
 
 
-class Ledger:
+class IngestLedger:
     """The ledger in the database at ``dsn``; the table is created at the first call."""
 
     def __init__(self, dsn: str) -> None:
@@ -309,7 +309,7 @@ class Ledger:
             )
             rows = self._of_key(connection, bucket, key, replay)
             entry = next(row for row in rows if row.etag == etag)
-            if entry.state is not State.RUNNING:
+            if entry.state is not FileState.RUNNING:
                 if replay or not is_waiting(etag, modified, rows, datetime.now(UTC)):
                     yield None
                     return
@@ -322,24 +322,24 @@ class Ledger:
             yield Claim(connection, entry, replay)
 
     @staticmethod
-    def _of_key(connection: psycopg.Connection[Any], bucket: str, key: str, replay: str) -> list[Entry]:
+    def _of_key(connection: psycopg.Connection[Any], bucket: str, key: str, replay: str) -> list[LedgerEntry]:
         found = connection.execute(
             f"SELECT {COLUMNS} FROM ledger_file WHERE bucket = %s AND key = %s AND replay = %s ORDER BY started_at",
             (bucket, key, replay),
         ).fetchall()
         return [_entry(row) for row in found]
 
-    def entries(self, prefix: str = "") -> list[Entry]:
+    def entries(self, prefix: str = "") -> list[LedgerEntry]:
         """Return all rows whose key begins with ``prefix``, by key and time of start, without replays."""
         return self._entries("starts_with(key, %s) AND replay = ''", prefix)
 
-    def replayed(self, replay: str) -> list[Entry]:
+    def replayed(self, replay: str) -> list[LedgerEntry]:
         """Return the rows of one replay, by key."""
         return self._entries("replay = %s", replay)
 
-    def unreconciled(self) -> list[Entry]:
+    def unreconciled(self) -> list[LedgerEntry]:
         """Return the files that are fully ingested but not yet reconciled, by key."""
-        return self._entries("state = %s AND reconciled_at IS NULL AND replay = ''", State.DONE)
+        return self._entries("state = %s AND reconciled_at IS NULL AND replay = ''", FileState.DONE)
 
     def reconciled(self, key: str, etag: str, stored: int) -> None:
         """Record that the file is fully reconciled: ``stored`` distinct trades of it are in Cassandra."""
@@ -350,19 +350,19 @@ class Ledger:
                 (stored, key, etag),
             )
 
-    def _entries(self, condition: LiteralString, *values: object) -> list[Entry]:
+    def _entries(self, condition: LiteralString, *values: object) -> list[LedgerEntry]:
         with self._connect() as connection:
             rows = connection.execute(
                 f"SELECT {COLUMNS} FROM ledger_file WHERE {condition} ORDER BY key, started_at", values
             ).fetchall()
         return [_entry(row) for row in rows]
 
-    def by_key(self, keys: Collection[str] | None = None) -> dict[tuple[str, str], list[Entry]]:
+    def by_key(self, keys: Collection[str] | None = None) -> dict[tuple[str, str], list[LedgerEntry]]:
         """Return the rows of ``keys`` (None: of all) by (bucket, key), in the order of their start, without replays."""
         rows = (
             self.entries() if keys is None else self._entries("key = ANY(%s) AND replay = ''", sorted(keys))
         )
-        found: dict[tuple[str, str], list[Entry]] = {}
+        found: dict[tuple[str, str], list[LedgerEntry]] = {}
         for entry in rows:
             found.setdefault((entry.bucket, entry.key), []).append(entry)
         return found
@@ -386,7 +386,7 @@ class Ledger:
         return connection
 
 
-def _entry(row: Any) -> Entry:
+def _entry(row: Any) -> LedgerEntry:
     key, etag, state, lines, read, accepted, rejected, duplicates, produced, reason, *rest = row
     tally = Tally(lines, read, accepted, dict(rejected), duplicates, produced)
-    return Entry(key, etag, State(state), tally, reason, *rest)
+    return LedgerEntry(key, etag, FileState(state), tally, reason, *rest)

@@ -7,10 +7,10 @@ from datetime import date, datetime
 from typing import Any
 
 from kintsugi.core.errors import InputError
-from kintsugi.db.ingest_ledger import ANEW, Entry, Ledger, State
+from kintsugi.db.ingest_ledger import ANEW, FileState, IngestLedger, LedgerEntry
 
 
-class IntakeStore(Ledger):
+class IntakeStore(IngestLedger):
     """The ledger with the data of the intake watch. Methods raise KintsugiError if Postgres doesn't answer."""
 
     def redrive(self, keys: Collection[str] = ()) -> list[str]:
@@ -31,7 +31,9 @@ class IntakeStore(Ledger):
                 raise InputError(
                     f"the ledger has no file {missing[0]!r}; `kintsugi status` lists failed files by key"
                 )
-            again = [row for row in known if row[3] == State.FAILED or (keys and row[3] == State.DONE)]
+            again = [
+                row for row in known if row[3] == FileState.FAILED or (keys and row[3] == FileState.DONE)
+            ]
             for bucket, key, etag, _ in again:
                 connection.execute(
                     f"UPDATE ledger_file SET {ANEW} WHERE bucket = %s AND key = %s AND etag = %s AND replay = ''",
@@ -39,7 +41,7 @@ class IntakeStore(Ledger):
                 )
         return sorted({key for _, key, *_ in again})
 
-    def mark_paged(self, entries: Iterable[Entry]) -> None:
+    def mark_paged(self, entries: Iterable[LedgerEntry]) -> None:
         """Record that a page about each of these files was written."""
         with self._connect() as connection, connection.transaction():
             for entry in entries:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.core.errors import Fenced, IncidentClosed, KintsugiError, LeaseHeld
+from kintsugi.core.errors import IncidentClosed, KintsugiError, LeaseHeld, StaleTokenError
 from kintsugi.db.database import Database, asked_again
 
 if TYPE_CHECKING:
@@ -67,14 +67,14 @@ class Leases(Database):
     def renew(self, node: str, token: int, ttl_s: float) -> Lease:
         """Hold the lease for ``ttl_s`` seconds from now, also if it expired but nobody took it.
 
-        Raises Fenced if ``token`` isn't the newest, or was released.
+        Raises StaleTokenError if ``token`` isn't the newest, or was released.
         """
         with self.transaction() as connection:
             return extend(connection, node, token, ttl_s)
 
     @asked_again
     def check(self, node: str, token: int, *, incident: str | None = None) -> None:
-        """Raise Fenced unless ``token`` is the newest on ``node`` and its lease has not expired.
+        """Raise StaleTokenError unless ``token`` is the newest on ``node`` and its lease has not expired.
 
         Call it right before each action; ``begin_attempt`` does it for an attempt. ``incident``: the incident that the
         action is for; raises IncidentClosed if it is closed. To close an incident locks the same lease, so the answer
@@ -83,7 +83,7 @@ class Leases(Database):
         with self.transaction() as connection:
             held = fence(connection, node, token)
             if held["lapsed"]:
-                raise Fenced(
+                raise StaleTokenError(
                     f"the lease on {node} (token {token}) expired at {held['expires_at']:%H:%M:%S} UTC; "
                     "renew it before acting"
                 )
@@ -147,19 +147,21 @@ def require_open(connection: Rows, incident_id: str) -> None:
 
 
 def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:
-    """Lock the row of the lease until the end of the transaction; raises Fenced unless ``token`` is the newest."""
+    """Lock the row of the lease until the transaction ends; raises StaleTokenError unless ``token`` is the newest."""
     row = connection.execute(
         "SELECT *, expires_at <= clock_timestamp() AS lapsed FROM lease WHERE node = %s FOR UPDATE", (node,)
     ).fetchone()
     if row is None:
-        raise Fenced(f"nobody ever held a lease on {node}; acquire it before acting")
+        raise StaleTokenError(f"nobody ever held a lease on {node}; acquire it before acting")
     if row["token"] != token:
-        raise Fenced(
+        raise StaleTokenError(
             f"token {token} on {node} is no longer the newest ({row['token']}, "
             f"held by {row['holder'] or 'nobody'}); this process must stop"
         )
     if row["holder"] is None:
-        raise Fenced(f"the lease on {node} (token {token}) was released; acquire it again before acting")
+        raise StaleTokenError(
+            f"the lease on {node} (token {token}) was released; acquire it again before acting"
+        )
     return row
 
 

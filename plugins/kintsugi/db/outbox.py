@@ -40,7 +40,7 @@ CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at) WHERE done_at IS NULL;
 """
 
 
-class Kind(StrEnum):
+class MessageKind(StrEnum):
     """The kind of a message, which decides who delivers it."""
 
     PAGE = "page"  # a person is needed
@@ -52,19 +52,19 @@ class Kind(StrEnum):
     REPLAY = "replay"  # a replay of messages that Kafka deleted before they were read
 
 
-LIFETIME: Mapping[Kind, timedelta] = {
+LIFETIME: Mapping[MessageKind, timedelta] = {
     # An old request is out of date: the watch has observed the node since.
-    Kind.RECOVERY: timedelta(minutes=15),
+    MessageKind.RECOVERY: timedelta(minutes=15),
 }
 _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class OutboxMessage:
     """A message under delivery. ``attempts`` includes this one; ``receipt``: the answers to earlier attempts."""
 
     key: str
-    kind: Kind
+    kind: MessageKind
     body: Mapping[str, Any]
     created_at: datetime
     attempts: int
@@ -80,7 +80,7 @@ class Outbox(Database):
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (OUTBOX_TABLES,))
             connection.execute(_TABLES)
 
-    def put(self, key: str, kind: Kind, body: Mapping[str, Any]) -> bool:
+    def put(self, key: str, kind: MessageKind, body: Mapping[str, Any]) -> bool:
         """Add a message; returns False if ``key`` exists already. ``body`` is JSON and holds no secret."""
         from psycopg.types.json import Jsonb
 
@@ -92,7 +92,7 @@ class Outbox(Database):
             )
             return written.rowcount == 1
 
-    def claim(self, kinds: Collection[Kind]) -> Message | None:
+    def claim(self, kinds: Collection[MessageKind]) -> OutboxMessage | None:
         """Claim the oldest message that is due, for the time CLAIM; returns None if there is none."""
         with self.transaction() as connection:
             row = connection.execute(
@@ -102,7 +102,7 @@ class Outbox(Database):
                 " RETURNING key, kind, body, created_at, attempts, receipt",
                 (CLAIM, [kind.value for kind in kinds]),
             ).fetchone()
-        return None if row is None else Message(**{**row, "kind": Kind(row["kind"])})
+        return None if row is None else OutboxMessage(**{**row, "kind": MessageKind(row["kind"])})
 
     def done(self, key: str, receipt: Mapping[str, Any] | None = None) -> None:
         """Record that the message is delivered; ``receipt`` is added to earlier answers."""
@@ -115,7 +115,7 @@ class Outbox(Database):
                 (Jsonb(dict(receipt or {})), key),
             )
 
-    def failed(self, message: Message, error: str, receipt: Mapping[str, Any] | None = None) -> bool:
+    def failed(self, message: OutboxMessage, error: str, receipt: Mapping[str, Any] | None = None) -> bool:
         """Record a failed delivery: it is tried again later, or given up if expired; returns whether it is given up.
 
         ``receipt``: the receivers that accepted it, which the next attempt skips.
@@ -144,13 +144,13 @@ class Outbox(Database):
             row = connection.execute("SELECT receipt FROM outbox WHERE key = %s", (key,)).fetchone()
         return {} if row is None else dict(row["receipt"])
 
-    def due(self) -> set[Kind]:
+    def due(self) -> set[MessageKind]:
         """Return the kinds with at least one message that is due now."""
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT kind FROM outbox WHERE done_at IS NULL AND due_at <= clock_timestamp()"
             ).fetchall()
-        return {Kind(row["kind"]) for row in rows}
+        return {MessageKind(row["kind"]) for row in rows}
 
     def undelivered(self) -> list[tuple[str, str | None]]:
         """Return key and last error of each message of the last day that waits or was given up, oldest first."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from kintsugi.core.errors import KintsugiError, Refused
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.errors import GuardRefused, KintsugiError
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.database import Database, one
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Deployment:
     reason: str | None
     started_at: datetime
     ended_at: datetime | None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[NodeRollout, ...] = ()
     entries: tuple[DeploymentEntry, ...] = ()
 
-    def step(self, node: str) -> Step:
+    def step(self, node: str) -> NodeRollout:
         """Return the step of ``node``; raises KintsugiError if the plan has none."""
         for step in self.steps:
             if step.node == node:
@@ -161,7 +161,7 @@ class Releases(Database):
     def open_deployment(self, deployment: str, digest: str, back_to: str | None) -> Deployment:
         """Begin a roll-out, or continue the one with this id, which keeps its release and its roll-back target.
 
-        Raises Refused if another one runs.
+        Raises GuardRefused if another one runs.
         """
         with self.transaction() as connection:
             connection.execute("LOCK TABLE deployment IN SHARE ROW EXCLUSIVE MODE")
@@ -169,7 +169,7 @@ class Releases(Database):
                 "SELECT id FROM deployment WHERE state = 'running' AND id <> %s", (deployment,)
             ).fetchone()
             if other is not None:
-                raise Refused(
+                raise GuardRefused(
                     f"deployment {other['id']} is still running; only one roll-out can run at a time"
                 )
             connection.execute(
@@ -306,6 +306,6 @@ def _deployment(connection: Rows, deployment: str) -> Deployment:
     ).fetchall()
     return Deployment(
         **one(row),
-        steps=tuple(Step(s["node"], tuple(s["changes"]), NodeState(s["state"])) for s in steps),
+        steps=tuple(NodeRollout(s["node"], tuple(s["changes"]), NodeState(s["state"])) for s in steps),
         entries=tuple(DeploymentEntry(**entry) for entry in entries),
     )

@@ -17,7 +17,7 @@ OVERDUE = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ReplicaRepair:
     """The data repairs of one node. Times are UTC.
 
     ``whole_at``: when the last complete repair began, None if there was none. ``differed``: how many ranges were out
@@ -37,7 +37,7 @@ class Compared:
         }
 
 
-class Comparisons(Database):
+class ReplicaRepairs(Database):
     """One row for each repair; every method is one transaction."""
 
     def begin_comparison(self, node: str, by: str) -> int:
@@ -56,14 +56,14 @@ class Comparisons(Database):
                 (differed, failure, number),
             )
 
-    def compared(self) -> dict[str, Compared]:
+    def compared(self) -> dict[str, ReplicaRepair]:
         """Return the repairs by node, for every node that was ever repaired."""
         with self.transaction() as connection:
             return dict(compared(connection))
 
 
-def compared(connection: Rows) -> Mapping[str, Compared]:
-    """Return `Comparisons.compared` within a transaction. A repair without an end is running or was killed."""
+def compared(connection: Rows) -> Mapping[str, ReplicaRepair]:
+    """Return `ReplicaRepairs.compared` within a transaction. A repair without an end is running or was killed."""
     rows = connection.execute(
         "SELECT newest.node, whole.began_at AS whole_at, whole.differed,"
         " CASE WHEN newest.failure IS NOT NULL THEN newest.ended_at END AS failed_at, newest.failure"
@@ -71,10 +71,10 @@ def compared(connection: Rows) -> Mapping[str, Compared]:
         " LEFT JOIN (SELECT DISTINCT ON (node) * FROM comparison"
         " WHERE ended_at IS NOT NULL AND failure IS NULL ORDER BY node, id DESC) whole USING (node)"
     ).fetchall()
-    return {row.pop("node"): Compared(**row) for row in rows}
+    return {row.pop("node"): ReplicaRepair(**row) for row in rows}
 
 
-def sentence(nodes: Sequence[str], known: Mapping[str, Compared]) -> str:
+def sentence(nodes: Sequence[str], known: Mapping[str, ReplicaRepair]) -> str:
     """Say when the last repair of ``nodes`` was, which were never repaired, and which repairs failed last."""
     times = _times(nodes, known)
     missing = [name for name in nodes if name not in times]
@@ -89,7 +89,7 @@ def sentence(nodes: Sequence[str], known: Mapping[str, Compared]) -> str:
 
 
 def overdue_since(
-    nodes: Sequence[str], known: Mapping[str, Compared], *, installed_at: datetime, now: datetime
+    nodes: Sequence[str], known: Mapping[str, ReplicaRepair], *, installed_at: datetime, now: datetime
 ) -> datetime | None:
     """Return the time of the oldest last repair, if it is longer ago than OVERDUE; times are UTC."""
     times = _times(nodes, known)
@@ -97,7 +97,7 @@ def overdue_since(
     return oldest if now - oldest > OVERDUE else None
 
 
-def _times(nodes: Sequence[str], known: Mapping[str, Compared]) -> dict[str, datetime]:
+def _times(nodes: Sequence[str], known: Mapping[str, ReplicaRepair]) -> dict[str, datetime]:
     """Return when each node was repaired last; nodes that never were are left out."""
     found = {name: known[name].whole_at for name in nodes if name in known}
     return {name: at for name, at in found.items() if at is not None}

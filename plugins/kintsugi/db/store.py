@@ -12,29 +12,29 @@ so any step may be killed and run again.
     incident = store.open_incident("kafka-2", lease.token, ...)
 
 Times are those of the database, UTC: one clock for all recoveries. Methods raise StoreUnavailable if the
-database can't be reached, Fenced for a stale token, and LeaseHeld and Refused as documented.
+database can't be reached, StaleTokenError for a stale token, and LeaseHeld and GuardRefused as documented.
 """
 
 from kintsugi.db.database import StoreUnavailable
-from kintsugi.db.flags import Desired, Fault, Flags, Maintenance
+from kintsugi.db.flags import Desired, Flags, Maintenance, RecordedFault
 from kintsugi.db.incidents import Incidents
 from kintsugi.db.leases import Lease, Leases
 from kintsugi.db.releases import Deployment, ReleaseRecord, Releases
-from kintsugi.db.replica_repairs import Comparisons
+from kintsugi.db.replica_repairs import ReplicaRepairs
 
 __all__ = [
     "Deployment",
     "Desired",
-    "Fault",
     "Lease",
     "Maintenance",
+    "RecordedFault",
     "ReleaseRecord",
     "Store",
     "StoreUnavailable",
 ]
 
 
-class Store(Leases, Incidents, Flags, Releases, Comparisons):
+class Store(Leases, Incidents, Flags, Releases, ReplicaRepairs):
     """The whole database behind one DSN; cheap to create, safe to share between threads and processes.
 
     ``dsn``: a libpq connection string or URL of the database ``kintsugi``.

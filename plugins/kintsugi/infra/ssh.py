@@ -82,7 +82,7 @@ def ssh_command(settings: Settings, node: Node, argv: Sequence[str]) -> list[str
     return ["ssh", *ssh_options(settings), "-p", str(node.ssh_port), target, "--", shlex.join(argv)]
 
 
-def run(
+def run_over_ssh(
     settings: Settings, node: Node, argv: Sequence[str], timeout: float = 15.0
 ) -> subprocess.CompletedProcess[str]:
     """Run ``argv`` on ``node`` and return what it gave, whatever its exit code.

@@ -9,7 +9,7 @@ from typing import Any
 
 from kintsugi.core.incident import Incident
 from kintsugi.core.settings import BUCKET, Settings
-from kintsugi.operations.context import runtime
+from kintsugi.operations.context import Context
 from kintsugi.operations.spool import spool
 from kintsugi.recovery.plan_policy import changes
 
@@ -17,17 +17,17 @@ LOG_LINES = 12  # of each service
 LINE_WIDTH = 300  # a JVM's command line is very long
 
 
-def tell(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
+def print_incident(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
     """The report of an incident. Raises KintsugiError when there is no such incident."""
-    doors = runtime()
-    incident = doors.store.incident(incident_id)
-    archive = Archive(settings, doors.s3(), incident_id)
+    context = Context.from_environment()
+    incident = context.store.incident(incident_id)
+    archive = IncidentFiles(settings, context.s3(), incident_id)
     if as_json:
         return json.dumps({**incident.to_json(), "plan": archive.plan(), "logs": archive.logs()}, indent=2)
     return "\n".join([*_journal(incident), *_plan(archive.plan()), *_logs(archive.logs())])
 
 
-class Archive:
+class IncidentFiles:
     """The archive of an incident in S3 or, while S3 does not answer, in the spool."""
 
     def __init__(self, settings: Settings, s3: Any, incident_id: str) -> None:

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.dag_ids import BASELINE_DAG
-from kintsugi.core.errors import LeaseHeld, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Node, Role, watch_of
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.installation.progress import Progress
 from kintsugi.operations import manual_mode
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.object_listing import objects
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, pending_files
@@ -48,25 +48,25 @@ BASELINE_DEADLINE_S = 600.0
 REPLAY_DEADLINE_S = 12 * 3600.0
 
 
-def run(settings: Settings, role: Role) -> int:
-    """All of it; 0 when every trade file was sent again. Raises Refused where nothing needs to be recreated."""
-    doors, progress = runtime(), Progress()
+def recreate(settings: Settings, role: Role) -> int:
+    """All of it; 0 when every trade file was sent again. Raises GuardRefused where nothing needs to be recreated."""
+    context, progress = Context.from_environment(), Progress()
     airflow = ControlPlane(settings).airflow
     check(settings, role)
-    nodes = concerned(doors, role)
-    manual_mode.lift(doors, OLD_HOLDER)
+    nodes = concerned(context, role)
+    manual_mode.lift(context, OLD_HOLDER)
     with ExitStack() as hands:
         with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
             for node in nodes:
-                end_repair(doors, airflow, node, progress)
+                end_repair(context, airflow, node, progress)
                 hands.enter_context(
-                    manual_mode.hands_on(doors, airflow, node.name, holder=HOLDER, reason=REASON)
+                    manual_mode.hands_on(context, airflow, node.name, holder=HOLDER, reason=REASON)
                 )
-        form(doors, role, nodes, progress)
+        form(context, role, nodes, progress)
     if role is Role.CASSANDRA:
         with progress.step("baselines from the end-of-day files"):
             airflow.unpause(BASELINE_DAG)
-            rebuild_baselines(doors)
+            rebuild_baselines(context)
     with progress.step("every trade file of S3, sent again"):
         airflow.replay({"everything": True}, REPLAY_DEADLINE_S)
     progress.say("`make reconcile` says when all is back")
@@ -74,19 +74,19 @@ def run(settings: Settings, role: Role) -> int:
 
 
 def check(settings: Settings, role: Role) -> None:
-    """Raise Refused unless too few disks are left for the role's cluster to come back from.
+    """Raise GuardRefused unless too few disks are left for the role's cluster to come back from.
 
     One Cassandra disk is enough: the others are rebuilt from it. Kafka's voters decide by majority.
     """
     if role not in FORMED_OF:
-        raise Refused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
+        raise GuardRefused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
     if forming(settings, role).exists():
         return
     nodes = settings.fleet.of(role)
     left = [node.name for node in nodes if holds_data(settings, node)]
     needed = 1 if role is Role.CASSANDRA else len(nodes) // 2 + 1
     if len(left) >= needed:
-        raise Refused(
+        raise GuardRefused(
             f"the disk of {', '.join(left)} is there: nothing has to be recreated, and it would be destroyed. "
             "Approve the repairs of the others on Pipeline Health, then replay_trades restores what only they had"
         )
@@ -113,13 +113,13 @@ def forming(settings: Settings, role: Role) -> Path:
     return note(settings, role).with_suffix(".forming")
 
 
-def concerned(doors: Runtime, role: Role) -> list[Node]:
+def concerned(context: Context, role: Role) -> list[Node]:
     """The nodes that are replaced: the role's, and for Kafka the one with the stream's checkpoint."""
-    beside = doors.fleet.of(Role.SPARK_MASTER) if role is Role.KAFKA else ()
-    return [*doors.fleet.of(role), *beside]
+    beside = context.fleet.of(Role.SPARK_MASTER) if role is Role.KAFKA else ()
+    return [*context.fleet.of(role), *beside]
 
 
-def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress) -> None:
+def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progress) -> None:
     """Decline what the node's repair asks, and wait until nobody repairs it; raises StepFailed at the deadline."""
     told = False
 
@@ -127,7 +127,7 @@ def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress)
         nonlocal told
         airflow.answer_all([watch_of(node.name)], DECLINE)
         try:
-            doors.store.acquire_lease(node.name, HOLDER, manual_mode.LIMIT_S, fresh_token=True)
+            context.store.acquire_lease(node.name, HOLDER, manual_mode.LIMIT_S, fresh_token=True)
         except LeaseHeld as held:
             if not told:
                 progress.say(str(held))
@@ -141,21 +141,21 @@ def end_repair(doors: Runtime, airflow: Airflow, node: Node, progress: Progress)
         )
 
 
-def form(doors: Runtime, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
+def form(context: Context, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
     """Replace the nodes and their disks, and let them form a cluster with its topics or tables."""
     with progress.step("Terraform: new nodes, new disks"):
-        begun = forming(doors.settings, role)
+        begun = forming(context.settings, role)
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.touch()
-        note(doors.settings, role).unlink(missing_ok=True)
-        doors.terraform().replace(addresses(doors.fleet.environment, nodes))
+        note(context.settings, role).unlink(missing_ok=True)
+        context.terraform().replace(addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
-        bootstrap.converge(doors)
-        note(doors.settings, role).touch()  # a run over nodes of several releases doesn't note it
+        bootstrap.converge(context)
+        note(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
         begun.unlink()
-        doors.store.forget_pending(node.name for node in nodes)
+        context.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
-        ensure_topics_and_tables(doors.fleet)
+        ensure_topics_and_tables(context.fleet)
 
 
 def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
@@ -167,9 +167,9 @@ def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
     ]
 
 
-def rebuild_baselines(doors: Runtime) -> None:
+def rebuild_baselines(context: Context) -> None:
     """Forget that the end-of-day files were read, and wait until `build_baseline` has read them all again."""
-    s3 = doors.s3()
+    s3 = context.s3()
     for item in list(objects(s3, BUCKET, EOD_MANIFESTS)):
         s3.delete_object(Bucket=BUCKET, Key=item["Key"])
     if not wait_until(lambda: not pending_files(s3), BASELINE_DEADLINE_S, pause=1.0):

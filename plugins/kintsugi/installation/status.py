@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.fleet import WATCH, Node, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.db.flow_samples import FlowSamples
 from kintsugi.db.intake import IntakeStore
@@ -28,10 +28,10 @@ from kintsugi.pipeline.stream_lag import consumer_lag
 from kintsugi.probes import probe_node, probe_ssh
 from kintsugi.probes.disk import headroom, too_little
 from kintsugi.web import flow
-from kintsugi.web.intake import judge
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import Level
-from kintsugi.web.sources import STALE_AFTER, FlowSeen
+from kintsugi.web.intake import assess_intake
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import Severity
+from kintsugi.web.sources import STALE_AFTER, StreamSnapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ Document = dict[str, Any]
 Answered = TypeVar("Answered")
 
 
-def gather(settings: Settings) -> Document:
+def gather_status(settings: Settings) -> Document:
     """What ``make status`` shows, JSON throughout.
 
     Keys: ``well unwatched control_plane airflow nodes dags lag stream intake record replicas open_incidents
@@ -113,7 +113,7 @@ def _lag(settings: Settings, nodes: list[Document]) -> int | None:
     return answer[0] if answer else None
 
 
-def show(document: Document) -> None:
+def print_status(document: Document) -> None:
     """Print the status for a person."""
     from rich.console import Console
 
@@ -123,8 +123,8 @@ def show(document: Document) -> None:
     if document["dags"]:
         console.print(_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
-    late = document["stream"] or {"level": Level.WELL, "said": ""}
-    console.print(f"Stream: {lag}" if late["level"] == Level.WELL else f"Stream: {lag}; {late['said']}")
+    late = document["stream"] or {"level": Severity.WELL, "said": ""}
+    console.print(f"Stream: {lag}" if late["level"] == Severity.WELL else f"Stream: {lag}; {late['said']}")
     for line in (document.get("record") or {}).get("said", ()):
         console.print(f"Stream: {line}")
     _show_intake(console, document.get("intake"))
@@ -176,7 +176,7 @@ async def _nodes(settings: Settings) -> list[Document]:
 
 async def _node(settings: Settings, node: Node) -> Document:
     service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
-    room = await headroom(settings, node) if ssh.answer is Answer.OK else None
+    room = await headroom(settings, node) if ssh.answer is ProbeResult.OK else None
     full = too_little(room) if room else None
     return {
         "name": node.name,
@@ -228,7 +228,7 @@ def _intake(settings: Settings) -> Document:
 
     found = IntakeStore(store_dsn(settings)).report()
     report = IntakeReport.from_json(found[1]) if found else None
-    return judge(report, rules_from(), datetime.now(UTC)).to_json()
+    return assess_intake(report, rules_from(), datetime.now(UTC)).to_json()
 
 
 def _samples(settings: Settings) -> list[FlowSample]:
@@ -244,7 +244,7 @@ def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """The state of the stream as on Pipeline Health, from samples, oldest first; None if the newest is too old."""
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
-    seen = flow.stream(Reading(FlowSeen(tuple(samples), live=True)))
+    seen = flow.stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
     return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
 
 
@@ -264,7 +264,7 @@ def is_well(document: Document) -> bool:
     )
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
-    stands = Level.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
+    stands = Severity.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
     ended = document["open_incidents"] == []  # None: the store did not answer
     kept = (document.get("record") or {"well": True})["well"]
     airflow = bool(health) and set(health.values()) == {"healthy"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.dag_ids import FIRST_DAGS, INGEST_DAG
 from kintsugi.core.fleet import Fleet, watch_of
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 if TYPE_CHECKING:
     from kintsugi.infra.airflow_client import Airflow
@@ -18,8 +18,8 @@ def watches(fleet: Fleet) -> list[str]:
     return [watch_of(name) for name in fleet.nodes]
 
 
-def set_going(doors: Runtime) -> Airflow:
+def unpause_dags(context: Context) -> Airflow:
     """Let every watch, the stream and the ingest run, whatever was paused before; returns the client for Airflow."""
-    airflow = ControlPlane(doors.settings).airflow
-    airflow.unpause(*FIRST_DAGS, *watches(doors.fleet), INGEST_DAG, watch_of("flow"))
+    airflow = ControlPlane(context.settings).airflow
+    airflow.unpause(*FIRST_DAGS, *watches(context.fleet), INGEST_DAG, watch_of("flow"))
     return airflow

@@ -21,13 +21,13 @@ from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from kintsugi.environments.platforms import platform_of
 from kintsugi.infra.terraform import Terraform
 from kintsugi.installation.progress import Progress
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.releases import bootstrap
 
@@ -127,23 +127,23 @@ def down(settings: Settings, console: Console | None = None) -> None:
 
 def _up_fleet(settings: Settings, progress: Progress) -> None:
     fleet = settings.fleet
-    doors = Runtime(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
+    context = Context(settings=settings, fleet=fleet, store=Store(store_dsn(settings)))
     with progress.step(f"Terraform: {len(fleet.nodes)} nodes"):
         terraform = Terraform(settings)
         platform_of(settings).make_room(fleet.nodes, terraform.known, living=False)
         terraform.apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
-        running = bootstrap.converge(doors)
+        running = bootstrap.converge(context)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(fleet)
-    progress.say(f"{running}: {bootstrap.settle(doors)}")
+    progress.say(f"{running}: {bootstrap.settle(context)}")
 
 
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
     with progress.step("Airflow: database"):
         Store(store_dsn(plane.settings)).migrate()
-        Ledger(store_dsn(plane.settings)).migrate()
+        IngestLedger(store_dsn(plane.settings)).migrate()
         Outbox(store_dsn(plane.settings)).ensure_tables()
         if not plane.airflow.healthy():
             plane.migrate()

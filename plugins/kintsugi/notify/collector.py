@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kintsugi.core.incident import Incident
-from kintsugi.db.flags import Fault
-from kintsugi.db.ingest_ledger import Entry
-from kintsugi.db.outbox import Kind, Outbox
+from kintsugi.db.flags import RecordedFault
+from kintsugi.db.ingest_ledger import LedgerEntry
+from kintsugi.db.outbox import MessageKind, Outbox
 from kintsugi.notify.paging_rules import pages
 from kintsugi.notify.recurring_failures import patterns
 from kintsugi.telemetry.ingest_trace import ingest_key
@@ -29,7 +29,7 @@ class Item:
     """A message that is sent once."""
 
     key: str
-    kind: Kind
+    kind: MessageKind
     body: dict[str, Any]
 
 
@@ -38,30 +38,30 @@ def page_items(
     now: datetime,
     *,
     exits: Mapping[str, Sequence[datetime]] | None = None,
-    faults: Iterable[Fault] = (),
+    faults: Iterable[RecordedFault] = (),
 ) -> list[Item]:
     """The pages that are due. ``exits``: when services exited by themselves, by node."""
     incidents = list(incidents)
     found = [*pages(incidents, now), *patterns(incidents, now, exits=exits, faults=faults)]
-    return [Item(page.key, Kind.PAGE, page.body) for page in found]
+    return [Item(page.key, MessageKind.PAGE, page.body) for page in found]
 
 
-def trace_items(incidents: Iterable[Incident], files: Iterable[Entry], now: datetime) -> list[Item]:
+def trace_items(incidents: Iterable[Incident], files: Iterable[LedgerEntry], now: datetime) -> list[Item]:
     """A trace for each incident that was closed and each file that was ingested in the last day."""
     closed = (
-        Item(f"trace/incident/{incident.id}", Kind.INCIDENT_TRACE, {"incident": incident.id})
+        Item(f"trace/incident/{incident.id}", MessageKind.INCIDENT_TRACE, {"incident": incident.id})
         for incident in incidents
         if incident.closed_at is not None and now - incident.closed_at < RECENT
     )
     done = (
-        Item(f"trace/{ingest_key(file)}", Kind.INGEST_TRACE, {"key": file.key, "etag": file.etag})
+        Item(f"trace/{ingest_key(file)}", MessageKind.INGEST_TRACE, {"key": file.key, "etag": file.etag})
         for file in files
         if file.finished_at is not None and now - file.finished_at < RECENT
     )
     return [*closed, *done]
 
 
-def marker_items(incidents: Iterable[Incident], faults: Iterable[Fault], now: datetime) -> list[Item]:
+def marker_items(incidents: Iterable[Incident], faults: Iterable[RecordedFault], now: datetime) -> list[Item]:
     """Start and end of each incident and of each fault of the last day.
 
     A fault ends with the incident that it caused. Without a closed incident its marker has no end.
@@ -94,12 +94,12 @@ def _marker_items(key: str, marker: Marker) -> list[Item]:
         "start": marker.start.isoformat(),
         "begin_key": f"{key}/begin",
     }
-    begin = Item(f"{key}/begin", Kind.MARKER, body)
+    begin = Item(f"{key}/begin", MessageKind.MARKER, body)
     if marker.end is None:
         return [begin]
-    return [begin, Item(f"{key}/end", Kind.MARKER, {**body, "end": marker.end.isoformat()})]
+    return [begin, Item(f"{key}/end", MessageKind.MARKER, {**body, "end": marker.end.isoformat()})]
 
 
-def tell(outbox: Outbox, items: Iterable[Item]) -> int:
+def put_items(outbox: Outbox, items: Iterable[Item]) -> int:
     """Put new items into the outbox; returns the number of new items."""
     return sum(outbox.put(item.key, item.kind, item.body) for item in items)

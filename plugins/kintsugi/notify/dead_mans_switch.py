@@ -72,12 +72,12 @@ def silences(watching: Watching) -> list[Silence]:
 
 
 @dataclass(slots=True)
-class Switch:
+class DeadMansSwitch:
     """Decides when to page: when two looks in a row find the same silences, and then every REMIND."""
 
     _before: frozenset[str] = frozenset()
 
-    def feed(self, found: Collection[Silence], now: datetime) -> Page | None:
+    def observe(self, found: Collection[Silence], now: datetime) -> Page | None:
         """The page that is due, with the same key for the same silence; None when everything is watched."""
         names = frozenset(silence.name for silence in found)
         settled, self._before = names == self._before, names

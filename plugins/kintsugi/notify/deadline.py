@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.settings import load_settings
-from kintsugi.db.outbox import Kind, outbox_of
+from kintsugi.db.outbox import MessageKind, outbox_of
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.deadline import DeadlineAlert
@@ -37,7 +37,9 @@ async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
 
 def _put(run: Mapping[str, Any], minutes: float) -> str:
     page = page_of(run, minutes)
-    outbox_of(load_settings()).put(f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", Kind.PAGE, page)
+    outbox_of(load_settings()).put(
+        f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", MessageKind.PAGE, page
+    )
     return page["title"]
 
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.db.outbox import Kind, outbox_of
+from kintsugi.db.outbox import MessageKind, outbox_of
 
 if TYPE_CHECKING:
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
 PERIOD = timedelta(days=1)
 MOST = 1000  # incidents in one digest
@@ -51,10 +51,10 @@ def _line(incident: Incident) -> str:
     return f"{line}; {incident.reason}" if incident.reason else line
 
 
-def put_digest(runtime: Runtime, until: datetime) -> str:
+def put_digest(context: Context, until: datetime) -> str:
     """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
-    outbox = outbox_of(runtime.settings)
+    outbox = outbox_of(context.settings)
     until = until.astimezone(UTC)
-    title, text = digest(runtime.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
-    outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", Kind.DIGEST, {"title": title, "text": text})
+    title, text = digest(context.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
+    outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", MessageKind.DIGEST, {"title": title, "text": text})
     return title

@@ -10,8 +10,8 @@ from typing import Any
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.database import StoreUnavailable
-from kintsugi.db.ingest_ledger import Ledger
-from kintsugi.db.outbox import Kind, Message, Outbox
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.outbox import MessageKind, Outbox, OutboxMessage
 from kintsugi.db.store import Store
 from kintsugi.notify.channels import Channel, channels
 from kintsugi.notify.runbooks import runbook_link
@@ -19,7 +19,7 @@ from kintsugi.telemetry.backend import backend
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.ingest_trace import ingest_trace
 from kintsugi.telemetry.markers import Marker, markers
-from kintsugi.telemetry.trace import Span, export
+from kintsugi.telemetry.trace import Span, export_trace
 
 RECOVERY_DAG = "recover_node"
 REPLAY_DAG = "replay_trades"
@@ -35,21 +35,21 @@ class Undelivered(KintsugiError):
         self.receipt = receipt
 
 
-class Nobody(KintsugiError):
+class NoRecipient(KintsugiError):
     """This kind of message has no receiver, so it is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class Dispatcher:
     """What deliveries need. ``trigger`` starts a DAG run: (DAG, conf, run id), once for each run id."""
 
     outbox: Outbox
     store: Store
-    ledger: Ledger
+    ledger: IngestLedger
     resource: Mapping[str, str]
     trigger: Callable[[str, Mapping[str, Any], str], object]
 
-    def deliver_one(self, *kinds: Kind) -> bool:
+    def deliver_one(self, *kinds: MessageKind) -> bool:
         """Deliver the oldest due message of these kinds; False when there is none.
 
         A message that is not accepted is tried again later. Raises only StoreUnavailable.
@@ -61,7 +61,7 @@ class Post:
             receipt = self._deliver(message)
         except StoreUnavailable:
             raise
-        except Nobody as error:
+        except NoRecipient as error:
             log.warning("%s has no receiver: %s", message.key, error)
             self.outbox.give_up(message.key, str(error))
         except Exception as error:  # noqa: BLE001 - one message that fails must not block the others
@@ -75,38 +75,38 @@ class Post:
             log.info("delivered %s", message.key)
         return True
 
-    def _deliver(self, message: Message) -> Mapping[str, Any]:
-        if message.kind in (Kind.PAGE, Kind.DIGEST):
-            return tell_people(message, channels())
-        if message.kind is Kind.MARKER:
+    def _deliver(self, message: OutboxMessage) -> Mapping[str, Any]:
+        if message.kind in (MessageKind.PAGE, MessageKind.DIGEST):
+            return notify_people(message, channels())
+        if message.kind is MessageKind.MARKER:
             return self._marker(message)
-        if message.kind is Kind.RECOVERY:
+        if message.kind is MessageKind.RECOVERY:
             conf = {"node": message.body["node"], "action": "auto", "dry_run": False}
             return {"run": str(self.trigger(RECOVERY_DAG, conf, message.body["run"]))}
-        if message.kind is Kind.REPLAY:
+        if message.kind is MessageKind.REPLAY:
             return {"run": str(self.trigger(REPLAY_DAG, message.body["conf"], message.body["run"]))}
         return self._trace(message)
 
-    def _trace(self, message: Message) -> Mapping[str, Any]:
+    def _trace(self, message: OutboxMessage) -> Mapping[str, Any]:
         target = backend()
         if target is None:
-            raise Nobody("the connection kintsugi_otlp does not exist any more")
+            raise NoRecipient("the connection kintsugi_otlp does not exist any more")
         span = self._span(message)
-        export(target, span, self.resource)
+        export_trace(target, span, self.resource)
         return {"trace": span.key}
 
-    def _span(self, message: Message) -> Span:
-        if message.kind is Kind.INCIDENT_TRACE:
+    def _span(self, message: OutboxMessage) -> Span:
+        if message.kind is MessageKind.INCIDENT_TRACE:
             return incident_trace(self.store.incident(message.body["incident"]))
         for entry in self.ledger.entries(message.body["key"]):
             if (entry.key, entry.etag) == (message.body["key"], message.body["etag"]):
                 return ingest_trace(entry)
-        raise Nobody(f"the ledger does not contain {message.body['key']} any more")
+        raise NoRecipient(f"the ledger does not contain {message.body['key']} any more")
 
-    def _marker(self, message: Message) -> Mapping[str, Any]:
+    def _marker(self, message: OutboxMessage) -> Mapping[str, Any]:
         api = markers()
         if api is None:
-            raise Nobody("the connection kintsugi_honeycomb does not exist any more")
+            raise NoRecipient("the connection kintsugi_honeycomb does not exist any more")
         body = message.body
         end = body.get("end")
         marker = Marker(
@@ -121,14 +121,14 @@ class Post:
         return {"id": api.put(marker, begun)}
 
 
-def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
+def notify_people(message: OutboxMessage, known: list[Channel]) -> Mapping[str, Any]:
     """Send to every channel that accepts this kind and has not received the message; returns who has it.
 
     Raises Nobody when no channel accepts this kind, and Undelivered when a channel failed.
     """
     receivers = [channel for channel in known if channel.takes(message.kind.value)]
     if not receivers:
-        raise Nobody(f"no channel accepts a {message.kind}: define the connection kintsugi_apprise")
+        raise NoRecipient(f"no channel accepts a {message.kind}: define the connection kintsugi_apprise")
     receipt = dict(message.receipt)
     refusals = []
     for channel in receivers:
@@ -145,12 +145,12 @@ def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
     return receipt
 
 
-def text_of(message: Message) -> str:
+def text_of(message: OutboxMessage) -> str:
     """The text of a message: a page ends with the link of its runbook, and every message with its key.
 
     The key shows that two messages are the same one.
     """
     lines = [message.body["text"]]
-    if message.kind is Kind.PAGE:
+    if message.kind is MessageKind.PAGE:
         lines.append(f"Runbook: {runbook_link(message.key)}")
     return "\n".join([*lines, "", f"[{message.key}]"])

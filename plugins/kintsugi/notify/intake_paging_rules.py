@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from kintsugi.db.ingest_ledger import Entry, file_id
+from kintsugi.db.ingest_ledger import LedgerEntry, file_id
 from kintsugi.notify.paging_rules import REMIND, Page
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 
@@ -27,7 +27,10 @@ WHERE = "See *Intake* on Pipeline Health, or `make status`."
 
 
 def intake_pages(
-    report: IntakeReport, unpaged: Sequence[Entry], rules: IntakeRules, last_paged: datetime | None = None
+    report: IntakeReport,
+    unpaged: Sequence[LedgerEntry],
+    rules: IntakeRules,
+    last_paged: datetime | None = None,
 ) -> list[Page]:
     """The pages that a report requires; the key stays the same while the reason stays the same.
 
@@ -39,7 +42,7 @@ def intake_pages(
     return [page for page in found if page is not None]
 
 
-def _bad_files(report: IntakeReport, unpaged: Sequence[Entry]) -> Page:
+def _bad_files(report: IntakeReport, unpaged: Sequence[LedgerEntry]) -> Page:
     notes = {(note.bucket, note.key): note for note in (*report.empty, *report.rejected, *report.failed)}
     named = [note for entry in unpaged if (note := notes.get((entry.bucket, entry.key))) is not None]
     marks = "".join(

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kintsugi.core.errors import Unaccounted
+from kintsugi.core.errors import ReconciliationError
 from kintsugi.core.settings import load_settings
-from kintsugi.db.outbox import Kind, outbox_of
+from kintsugi.db.outbox import MessageKind, outbox_of
 
 
-def call_a_person(context: Mapping[str, Any]) -> None:
+def page_on_failure(context: Mapping[str, Any]) -> None:
     """Put the page about the failed run in Airflow's ``context`` into the outbox, once a run.
 
     Only a reconciliation that ran and found differences pages. One that could not run is repeated after the next
     ingest, and the failure behind it is detected by its own watch.
     """
     error = context.get("exception")
-    if not isinstance(error, Unaccounted):
+    if not isinstance(error, ReconciliationError):
         return
     outbox_of(load_settings()).put(
         f"page/unaccounted/{context['dag_run'].run_id}",
-        Kind.PAGE,
+        MessageKind.PAGE,
         {
             "title": "Trades are missing or altered in Cassandra",
             "text": f"{error}.\nRun `make reconcile`: it reconciles all files, and shows whether the lost trades ever "

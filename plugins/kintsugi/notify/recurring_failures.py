@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 from kintsugi.core.fleet import WATCH, watch_of
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.db.flags import Fault
+from kintsugi.db.flags import RecordedFault
 from kintsugi.notify.paging_rules import REMIND, Page
 
 LOOP = timedelta(hours=1)
@@ -36,7 +36,7 @@ def patterns(
     now: datetime,
     *,
     exits: Mapping[str, Sequence[datetime]] | None = None,
-    faults: Iterable[Fault] = (),
+    faults: Iterable[RecordedFault] = (),
 ) -> list[Page]:
     """The pages that are due at ``now`` (UTC), at most one a node. ``exits``: times of exits by node name."""
     recovered: dict[str, list[Incident]] = {}

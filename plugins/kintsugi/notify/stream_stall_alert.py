@@ -23,7 +23,7 @@ BEHIND = 50_000
 
 
 @dataclass(slots=True)
-class StandStill:
+class StreamStallAlert:
     """The state of the stream so far, from readings in order of time; a reading may be empty.
 
     ``_moved``: when the committed offsets last moved, and their sum. ``_behind``: since when the lag has been above
@@ -33,7 +33,7 @@ class StandStill:
     _moved: tuple[datetime, int] | None = None
     _behind: tuple[datetime, int] | None = None
 
-    def feed(self, reading: FlowReading) -> Page | None:
+    def observe(self, reading: FlowReading) -> Page | None:
         """The page that is due, else None; the key stays the same while the reason stays the same."""
         lag, at, committed = reading.lag, reading.at, reading.committed
         if lag is None or committed is None:

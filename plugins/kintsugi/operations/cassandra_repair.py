@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer
-from kintsugi.operations.context import Runtime
+from kintsugi.core.observation import ProbeResult
+from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ REPLICAS_S = 720.0
 DIFFER = re.compile(r" ha(?:s|ve) (\d+) range\(s\) out of sync")
 
 
-def compare_ranges(
-    runtime: Runtime, node: Node, by: str, *, primary: bool, note: Callable[[str], None] = log.info
+def repair_ranges(
+    context: Context, node: Node, by: str, *, primary: bool, note: Callable[[str], None] = log.info
 ) -> str:
     """Repair the node's ranges with their replicas; the repair is recorded for ``by``.
 
@@ -40,23 +40,23 @@ def compare_ranges(
     ``note`` gets a sentence every NOTE_EVERY_S while the repair runs. Returns a sentence. Raises StepFailed, also if a
     Cassandra node hasn't answered for AWAY_S.
     """
-    number, began = runtime.store.begin_comparison(node.name, by), datetime.now(UTC)
+    number, began = context.store.begin_comparison(node.name, by), datetime.now(UTC)
     try:
-        runtime.ansible().run(  # of no release: nothing is configured
+        context.ansible().run(  # of no release: nothing is configured
             "rejoin_cassandra.yml",
             limit=node.name,
             extra_vars={"cassandra_repair_primary": primary},
             timeout_s=COMPARISON_S,
             give_up=_away(
-                runtime.fleet,
+                context.fleet,
                 lambda seconds: note(f"the data repair of {node.name} has run for {seconds:.0f} s"),
             ),
         )
     except StepFailed as failure:
-        runtime.store.end_comparison(number, failure=str(failure))
+        context.store.end_comparison(number, failure=str(failure))
         raise
-    differed = _differed(runtime, node, began)
-    runtime.store.end_comparison(number, differed)
+    differed = _differed(context, node, began)
+    context.store.end_comparison(number, differed)
     which = "every primary range" if primary else "every range"
     found = {None: "the number of ranges out of sync is unknown", 0: "no range was out of sync"}.get(
         differed, f"ranges that were out of sync: {differed}"
@@ -64,11 +64,11 @@ def compare_ranges(
     return f"{which} of {node.name} was repaired with its replicas: {found}"
 
 
-def compare_tonight(runtime: Runtime, name: str, by: str) -> str:
+def repair_tonight(context: Context, name: str, by: str) -> str:
     """Run the nightly repair of one node; raises StepFailed with the reason if it fails or is postponed."""
-    if (why := _put_off(runtime)) is not None:
+    if (why := _put_off(context)) is not None:
         raise StepFailed(f"the data repair of {name} is postponed: {why}")
-    sentence = compare_ranges(runtime, runtime.fleet.node(name), by, primary=True)
+    sentence = repair_ranges(context, context.fleet.node(name), by, primary=True)
     log.info("%s", sentence)
     return sentence
 
@@ -85,15 +85,15 @@ def await_replicas(fleet: Fleet) -> None:
         time.sleep(2)
 
 
-def _put_off(runtime: Runtime) -> str | None:
+def _put_off(context: Context) -> str | None:
     """Return why no data repair should start now: it would disturb a recovery or a roll-out, or be ended by it."""
-    for incident in runtime.store.incidents(open_only=True):
+    for incident in context.store.incidents(open_only=True):
         if incident.role is Role.CASSANDRA:
             return f"{incident.node} is being recovered ({incident.id})"
-    for deployment in runtime.store.deployments():
+    for deployment in context.store.deployments():
         if deployment.state == "running":
             return f"a release is being rolled out ({deployment.id})"
-    if away := _silent(runtime.fleet):
+    if away := _silent(context.fleet):
         return f"no answer from {' and '.join(away)}"
     return None
 
@@ -107,13 +107,13 @@ def _silent(fleet: Fleet) -> list[str]:
 
 async def _answering(nodes: Sequence[Node]) -> list[str]:
     probes = await asyncio.gather(*(probe_node(node) for node in nodes))
-    return [probe.target for probe in probes if probe.answer is Answer.OK]
+    return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
 
 
-def _differed(runtime: Runtime, node: Node, began: datetime) -> int | None:
+def _differed(context: Context, node: Node, began: datetime) -> int | None:
     """Return how many ranges were out of sync since then, by the node's log and clock; None if it can't be read."""
     try:
-        return ranges_that_differ(runtime.said(node.name, "range(s) out of sync", began))
+        return differing_ranges(context.said(node.name, "range(s) out of sync", began))
     except StepFailed as failure:
         log.warning("the number of ranges out of sync is unknown: %s", failure)
         return None
@@ -121,11 +121,11 @@ def _differed(runtime: Runtime, node: Node, began: datetime) -> int | None:
 
 @dataclass
 class Away:
-    """Finds a node that hasn't answered for AWAY_S. Pure; call ``feed`` in order of time."""
+    """Finds a node that hasn't answered for AWAY_S. Pure; call ``observe`` in order of time."""
 
     heard: dict[str, float]
 
-    def feed(self, answering: Collection[str], now: float) -> str | None:
+    def observe(self, answering: Collection[str], now: float) -> str | None:
         """Take the nodes that answer at ``now`` (monotonic seconds); returns a sentence once a node is away."""
         self.heard.update(dict.fromkeys(answering, now))
         for name, at in self.heard.items():
@@ -151,11 +151,11 @@ def _away(fleet: Fleet, tell: Callable[[float], None]) -> Callable[[], str | Non
         if now - told >= NOTE_EVERY_S:
             told = now
             tell(now - began)
-        return memory.feed(asyncio.run(_answering(nodes)), now)
+        return memory.observe(asyncio.run(_answering(nodes)), now)
 
     return look
 
 
-def ranges_that_differ(lines: Sequence[str]) -> int:
+def differing_ranges(lines: Sequence[str]) -> int:
     """Return the number of ranges out of sync: the sum of Cassandra's log lines, one a pair of replicas and table."""
     return sum(int(found[1]) for line in lines if (found := DIFFER.search(line)))

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.connections import s3_client, store_dsn
-from kintsugi.core.errors import Fenced
+from kintsugi.core.errors import StaleTokenError
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.process_priority import first_in_line
 from kintsugi.core.settings import Settings, load_settings
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RecoveryRef:
     """One recovery under way: its incident, its node, and the holder of the lease."""
 
     incident: str
@@ -45,19 +45,28 @@ class Case:
         return {"incident": self.incident, "node": self.node, "holder": self.holder}
 
     @classmethod
-    def from_xcom(cls, value: dict[str, str]) -> Case:
+    def from_xcom(cls, value: dict[str, str]) -> RecoveryRef:
         return cls(**value)
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
+class Context:
     """Access to the systems outside: the fleet, the database, S3, Terraform, Ansible."""
 
     settings: Settings
     fleet: Fleet
     store: Store
 
-    def node(self, case: Case) -> Node:
+    @classmethod
+    def from_environment(cls) -> Context:
+        """The doors as the environment (Airflow's connections, else the settings) defines them."""
+        settings = load_settings()
+        patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
+        return cls(
+            settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
+        )
+
+    def node(self, case: RecoveryRef) -> Node:
         return self.fleet.node(case.node)
 
     def s3(self) -> Any:
@@ -87,16 +96,17 @@ class Runtime:
         )
 
     @contextmanager
-    def step(self, case: Case, name: str) -> Iterator[Step]:
+    def step(self, case: RecoveryRef, name: str) -> Iterator[FencedStep]:
         """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
 
         The lease is renewed as long as the step's process lives. Raises LeaseHeld if another run has taken it, and
-        IncidentClosed if its incident is closed. If a newer step has started, the next action raises Fenced.
+        IncidentClosed if its incident is closed. If a newer step has started, the next action
+        raises StaleTokenError.
         """
         lease = self.store.acquire_lease(
             case.node, case.holder, LEASE_S, fresh_token=True, incident=case.incident
         )
-        step = Step(self, case, name, lease.token)
+        step = FencedStep(self, case, name, lease.token)
         step.note("started", mark="start")
         try:
             with first_in_line(), _kept(self.store, lease):
@@ -118,7 +128,7 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
                 store.renew(lease.node, lease.token, LEASE_S)
             except StoreUnavailable as away:
                 log.warning("%s", away)
-            except Fenced as fenced:
+            except StaleTokenError as fenced:
                 log.warning("%s", fenced)
                 return
 
@@ -132,20 +142,20 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FencedStep:
     """A step under way: it writes to the journal and checks its fencing token before each action."""
 
-    runtime: Runtime
-    case: Case
+    context: Context
+    case: RecoveryRef
     name: str
     token: int
 
     def check(self) -> None:
         """Check the fencing token; call it right before a destructive action.
 
-        Raises Fenced unless this step's token is the newest, and IncidentClosed if its incident is closed.
+        Raises StaleTokenError unless this step's token is the newest, and IncidentClosed if its incident is closed.
         """
-        self.runtime.store.check(self.case.node, self.token, incident=self.case.incident)
+        self.context.store.check(self.case.node, self.token, incident=self.case.incident)
 
     def note(self, message: str, **data: Any) -> None:
         """Add a sentence to the incident's journal and to the task's log."""
@@ -156,13 +166,4 @@ class Step:
         log.info("%s: %s", step, message)
         # Two runs may work on one incident by turns, such as a dry run while the watch's run waits for a person.
         data = {"run": self.case.holder} | data
-        self.runtime.store.append(self.case.incident, self.token, step, message, data)
-
-
-def runtime() -> Runtime:
-    """Return the runtime as the environment defines it: Airflow's connections, else the settings."""
-    settings = load_settings()
-    patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
-    return Runtime(
-        settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
-    )
+        self.context.store.append(self.case.incident, self.token, step, message, data)

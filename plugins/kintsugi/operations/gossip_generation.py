@@ -22,7 +22,7 @@ IN_FORCE = "SELECT address, generation FROM system_views.gossip_info"
 KEEP = "UPDATE system.local USING TIMESTAMP %s SET gossip_generation = %s WHERE key = 'local'"
 
 
-def keep_count(node: Node) -> str | None:
+def bump_generation(node: Node) -> str | None:
     """Store the current generation if the node itself couldn't; returns a sentence, or None if nothing was needed.
 
     Call it after each start. Raises StepFailed if the node doesn't answer.
@@ -46,7 +46,7 @@ def keep_count(node: Node) -> str | None:
     )
 
 
-async def overtaken(fleet: Fleet, node: Node) -> str | None:
+async def generation_is_behind(fleet: Fleet, node: Node) -> str | None:
     """Return that peers ignore the node because they know a later heartbeat of the same generation; else None.
 
     A restart after `keep_count` gives it a new generation, which they accept. Also None if the node doesn't answer.

@@ -19,7 +19,14 @@ from collections.abc import Callable
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.core.settings import KAFKA_CONTROLLER_PORT
-from kintsugi.wire.kafka_quorum import Quorum, QuorumError, Replica, add_voter, find_leader, remove_voter
+from kintsugi.wire.kafka_quorum import (
+    QuorumDescription,
+    QuorumError,
+    Replica,
+    add_voter,
+    find_leader,
+    remove_voter,
+)
 
 _PAUSE_S = 0.3
 _FETCHES_WITHIN_MS = 3000  # a live replica fetches every half second
@@ -60,7 +67,7 @@ def rejoin_voter(
 
 
 def _next_step(
-    quorum: Quorum,
+    quorum: QuorumDescription,
     node: Node,
     leader: str,
     cluster_id: str,
@@ -68,7 +75,7 @@ def _next_step(
     on_progress: Callable[[str], None],
 ) -> str:
     """Do what can be done now; returns what is still missing, empty if the node is a voter."""
-    present = living(quorum, node.index)
+    present = live_voters(quorum, node.index)
     if present is None:
         return "the leader does not see it fetch the metadata log"
     dead = [v for v in quorum.voters if v.node_id == node.index and v.directory != present.directory]
@@ -84,7 +91,7 @@ def _next_step(
     return "the leader has not confirmed it as a voter"
 
 
-def living(quorum: Quorum, node_id: int) -> Replica | None:
+def live_voters(quorum: QuorumDescription, node_id: int) -> Replica | None:
     """Return the broker's directory that fetches now, as a voter or an observer; None if none does.
 
     The leader lists a removed directory among the observers for minutes after its last fetch. Only the time of the

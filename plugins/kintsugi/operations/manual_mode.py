@@ -10,14 +10,14 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import watch_of
 from kintsugi.core.processes import wait_until
 from kintsugi.infra.airflow_client import Airflow
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 LIMIT_S = 1200.0  # for one manual start, with everything that belongs to it
 WATCH_DEADLINE_S = 120.0
 
 
 @contextmanager
-def hands_on(doors: Runtime, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
+def hands_on(context: Context, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
     """Keep the recovery away from the node while the block runs; no incident is opened and no question asked.
 
     1. The node's watch is paused. Its trigger still fires, but no task of the run starts, so it takes no processor
@@ -32,9 +32,9 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str, *, holder: str, reason
     reports. `lift` ends all three.
     """
     watch, until = watch_of(name), datetime.now(UTC) + timedelta(seconds=LIMIT_S)
-    lease = doors.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
+    lease = context.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
     try:
-        doors.store.set_maintenance(name, reason=reason, user=holder, until=until)
+        context.store.set_maintenance(name, reason=reason, user=holder, until=until)
         airflow.pause(watch)
         try:
             yield
@@ -42,15 +42,15 @@ def hands_on(doors: Runtime, airflow: Airflow, name: str, *, holder: str, reason
             airflow.unpause(watch)
             await_watched(airflow, name)
     finally:
-        doors.store.clear_maintenance(name, user=holder)
-        doors.store.release(name, lease.token)
+        context.store.clear_maintenance(name, user=holder)
+        context.store.release(name, lease.token)
 
 
-def lift(doors: Runtime, holder: str) -> None:
+def lift(context: Context, holder: str) -> None:
     """Release the leases and maintenance flags that a killed run of ``holder`` left. Unpause the watches first."""
-    for name in doors.fleet.nodes:
-        doors.store.give_back(name, holder)
-        doors.store.clear_maintenance(name, user=holder)
+    for name in context.fleet.nodes:
+        context.store.give_back(name, holder)
+        context.store.clear_maintenance(name, user=holder)
 
 
 def is_watched(airflow: Airflow, name: str) -> bool:

@@ -23,11 +23,11 @@ from typing import Any
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
 from kintsugi.db.store import Store
 from kintsugi.operations import stream_driver
-from kintsugi.probes.peers import ask, ask_json, witnesses
+from kintsugi.probes.peers import ask_json, ask_peer, ask_peers
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
 from kintsugi.wire import cql as cql_wire
@@ -45,11 +45,11 @@ READ_RANGE = (
 )
 
 
-def wait(settings: Settings, fleet: Fleet, node: Node, deadline_s: float) -> str:
+def wait_until_ready(settings: Settings, fleet: Fleet, node: Node, deadline_s: float) -> str:
     """Wait until ``node`` is ready; returns a sentence. Raises StepFailed with what is missing."""
-    stream = node.role in (Role.SPARK_MASTER, Role.SPARK_WORKER) and stream_shall_run(settings)
+    stream = node.role in (Role.SPARK_MASTER, Role.SPARK_WORKER) and stream_should_run(settings)
     seconds = asyncio.run(
-        until(lambda: missing(fleet, node, stream), deadline_s, f"{node.name} is not ready")
+        poll_until(lambda: readiness_gap(fleet, node, stream), deadline_s, f"{node.name} is not ready")
     )
     return f"{node.name} is ready ({_CLAIM[node.role]}) after a wait of {seconds:.1f} s"
 
@@ -62,10 +62,10 @@ _CLAIM = {
 }
 
 
-async def missing(fleet: Fleet, node: Node, stream: bool = False) -> str | None:
+async def readiness_gap(fleet: Fleet, node: Node, stream: bool = False) -> str | None:
     """Return what is missing until ``node`` is ready, or None. ``stream``: whether the stream should run."""
     probe = await probe_node(node)
-    if probe.answer is not Answer.OK:
+    if probe.answer is not ProbeResult.OK:
         return f"it doesn't answer its own protocol ({probe.detail})"
     if node.role is Role.KAFKA:
         return await _kafka(fleet, node)
@@ -74,7 +74,7 @@ async def missing(fleet: Fleet, node: Node, stream: bool = False) -> str | None:
     return await _spark(fleet, node, stream)
 
 
-async def until(condition: Condition, deadline_s: float, what: str) -> float:
+async def poll_until(condition: Condition, deadline_s: float, what: str) -> float:
     """Poll ``condition`` until nothing is missing; returns the seconds. Raises StepFailed at the deadline."""
     started, said = time.monotonic(), None
     while (lacks := await condition()) is not None:
@@ -91,11 +91,11 @@ async def until(condition: Condition, deadline_s: float, what: str) -> float:
 async def _kafka(fleet: Fleet, node: Node) -> str | None:
     """Ask the node and its peers: each has its own copy of the metadata, and all copies must be current."""
     brokers = fleet.of(Role.KAFKA)
-    listed = await asyncio.gather(*(ask(broker, KAFKA_PORT, kafka.broker_ids) for broker in brokers))
+    listed = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.broker_ids) for broker in brokers))
     for broker, ids in zip(brokers, listed, strict=True):
         if not isinstance(ids, str) and node.index not in ids:
             return f"{broker.name} still has it fenced"
-    told = await asyncio.gather(*(ask(broker, KAFKA_PORT, kafka.partitions) for broker in brokers))
+    told = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.partitions) for broker in brokers))
     known = [answer for answer in told if not isinstance(answer, str)]
     behind = {
         name
@@ -120,16 +120,16 @@ async def _cassandra(fleet: Fleet, node: Node) -> str | None:
     peer receives the node's heartbeat by gossip.
     """
     probes = await asyncio.gather(*(probe_node(peer) for peer in fleet.peers(node)))
-    dead = {probe.target for probe in probes if probe.answer is not Answer.OK}
+    dead = {probe.target for probe in probes if probe.answer is not ProbeResult.OK}
     if dead:
-        said = await witnesses(fleet, node)
+        said = await ask_peers(fleet, node)
         deaf = [w.peer for w in said if w.peer not in dead and w.opinion is not PeerOpinion.UP]
         return f"{' and '.join(deaf)} did not receive its heartbeat" if deaf else None
     ring = fleet.of(Role.CASSANDRA)
     views = dict(zip(ring, await asyncio.gather(*(_view(other, node) for other in ring)), strict=True))
     for coordinator, view in views.items():
         if view.lacks is not None:
-            outdated = outlived(node, coordinator, view.generation, views[node].generation)
+            outdated = is_older_generation(node, coordinator, view.generation, views[node].generation)
             return outdated or f"{coordinator.name} reports: {view.lacks}"
     if len({view.schema for view in views.values()}) > 1:
         return "the nodes have different schema versions"
@@ -146,18 +146,18 @@ class _View:
 
 
 async def _view(coordinator: Node, node: Node) -> _View:
-    rows = await ask(coordinator, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
+    rows = await ask_peer(coordinator, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
     if isinstance(rows, str):
         return _View(rows)
     row = next((row for row in rows if row["address"] == node.address), {})
     status, _, token = str(row.get("status_with_port")).partition(",")
     if status != "NORMAL":
         return _View(f"{node.name} is {status} in its gossip", generation=row.get("generation"))
-    answer = await ask(coordinator, CASSANDRA_PORT, _read_range(token))
+    answer = await ask_peer(coordinator, CASSANDRA_PORT, _read_range(token))
     return _View(answer if isinstance(answer, str) else None, row.get("schema"), row.get("generation"))
 
 
-def outlived(node: Node, peer: Node, held: int | None, own: int | None) -> str | None:
+def is_older_generation(node: Node, peer: Node, held: int | None, own: int | None) -> str | None:
     """Return that ``peer`` knows a newer generation of ``node`` than the current one, and what to do; else None.
 
     ``held``, ``own``: the generation of ``node`` in the gossip of each, in seconds since 1970. The generation of a
@@ -186,7 +186,7 @@ async def _spark(fleet: Fleet, node: Node, stream: bool) -> str | None:
     if isinstance(document, str):
         return f"{master.name} reports: {document}"
     wanted = [node] if node.role is Role.SPARK_WORKER else fleet.of(Role.SPARK_WORKER)
-    return spark_missing(document, wanted, stream)
+    return spark_readiness_gap(document, wanted, stream)
 
 
 async def master_state(master: Node) -> Mapping[str, Any] | str:
@@ -195,7 +195,7 @@ async def master_state(master: Node) -> Mapping[str, Any] | str:
     return document
 
 
-def spark_missing(document: Mapping[str, Any], wanted: list[Node], stream: bool) -> str | None:
+def spark_readiness_gap(document: Mapping[str, Any], wanted: list[Node], stream: bool) -> str | None:
     """Return what is missing of the workers ``wanted``. ``stream``: each of them must give the stream a core."""
     if document.get("status") != "ALIVE":
         return f"the master is {document.get('status')}"
@@ -210,10 +210,10 @@ def spark_missing(document: Mapping[str, Any], wanted: list[Node], stream: bool)
     return None
 
 
-def stream_shall_run(settings: Settings) -> bool:
+def stream_should_run(settings: Settings) -> bool:
     """Whether the stream is submitted; False if the database can't tell, so the stream is not waited for then."""
     try:
-        return stream_driver.wanted(Store(store_dsn(settings)))
+        return stream_driver.desired_state(Store(store_dsn(settings)))
     except (KintsugiError, OSError) as error:
         log.warning("it is unknown whether the stream should run: %s", error)
         return False

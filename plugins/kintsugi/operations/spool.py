@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from kintsugi.core.settings import BUCKET, Settings
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 
 S3_AWAY = "s3-away"  # a mark on the control plane's disk: its time is that of the last failed delivery to S3
 S3_AWAY_S = 30.0
@@ -18,18 +18,18 @@ S3_AWAY_S = 30.0
 log = logging.getLogger(__name__)
 
 
-def deliver(runtime: Runtime, key: str, body: bytes) -> None:
+def deliver(context: Context, key: str, body: bytes) -> None:
     """Put ``body`` under ``key`` into S3, or into the spool if S3 doesn't accept it within seconds.
 
     If S3 failed within the last S3_AWAY_S, for this process or another, it is not tried again.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    waiting = spool(runtime.settings) / key
-    mark = runtime.settings.control / S3_AWAY
+    waiting = spool(context.settings) / key
+    mark = context.settings.control / S3_AWAY
     if not _is_recent(mark):
         try:
-            runtime.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=body)
+            context.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=body)
         except (BotoCoreError, ClientError) as error:
             log.warning("S3 did not accept %s (%s); it waits in the spool", key, error)
             mark.touch()
@@ -47,17 +47,17 @@ def _is_recent(mark: Path) -> bool:
         return False
 
 
-def flush_spool(runtime: Runtime) -> None:
+def flush_spool(context: Context) -> None:
     """Deliver what waits in the spool; stops at the first failure and leaves the rest for the next call."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    folder = spool(runtime.settings)
-    if _is_recent(runtime.settings.control / S3_AWAY):
+    folder = spool(context.settings)
+    if _is_recent(context.settings.control / S3_AWAY):
         return
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             key = str(path.relative_to(folder))
-            runtime.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+            context.s3_in_time().put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
         except (BotoCoreError, ClientError):
             return
         path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.db.store import Store
 from kintsugi.infra import ssh
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.probes.observe import init_state
 from kintsugi.probes.stream import probe_stream
 
@@ -27,61 +27,61 @@ def home(fleet: Fleet) -> Node:
     return fleet.of(Role.SPARK_MASTER)[0]
 
 
-def shall_run(runtime: Runtime) -> bool:
+def should_run(context: Context) -> bool:
     """Whether the stream is submitted; a rebuilt master starts the driver only then."""
-    return wanted(runtime.store)
+    return desired_state(context.store)
 
 
-def variables(runtime: Runtime) -> dict[str, bool]:
+def variables(context: Context) -> dict[str, bool]:
     """Return the variables for the driver that Ansible gets when it configures a node."""
-    return {"stream_enabled": shall_run(runtime)}
+    return {"stream_enabled": should_run(context)}
 
 
-def wanted(store: Store) -> bool:
+def desired_state(store: Store) -> bool:
     """Whether the stream should run, by ``store``."""
     desired = store.desired(DESIRED)
     return desired is not None and desired.value == "running"
 
 
-def submit(runtime: Runtime) -> str:
+def submit_driver(context: Context) -> str:
     """Declare that the stream should run, and start its driver unless it runs; returns what was done.
 
     Raises StepFailed with the init's answer if it can't be started.
     """
-    runtime.store.set_desired(DESIRED, "running")
-    return control(runtime, "start")
+    context.store.set_desired(DESIRED, "running")
+    return control_driver(context, "start")
 
 
-def restart_if_wanted(runtime: Runtime) -> str:
+def restart_if_desired(context: Context) -> str:
     """Restart the driver from its checkpoint if the stream is submitted; returns what was done.
 
     It is not restarted while it warms up or while a node is being recovered. The stream may stand still because of
     that node or because processor time is short, and a restart would only add another warm-up.
     """
-    if not shall_run(runtime):
+    if not should_run(context):
         return "not restarted: the stream is not submitted; unpause stream_trades to start it"
-    if nodes := _under_repair(runtime):
+    if nodes := _under_repair(context):
         return f"the driver is not restarted: {', '.join(nodes)} is being recovered"
-    _, uptime_s = init_state(control(runtime, "status"))
+    _, uptime_s = init_state(control_driver(context, "status"))
     if uptime_s is not None and uptime_s < WARM_UP_S:
         return f"the driver is not restarted: it started {uptime_s:.0f} s ago and is still warming up"
-    control(runtime, "stop")
-    return control(runtime, "start")
+    control_driver(context, "stop")
+    return control_driver(context, "start")
 
 
-def _under_repair(runtime: Runtime) -> list[str]:
+def _under_repair(context: Context) -> list[str]:
     """Return the nodes whose recovery makes progress: a journal entry was written in the last MOVES_S seconds."""
     since = datetime.now(UTC) - timedelta(seconds=MOVES_S)
-    incidents = runtime.store.incidents(50, open_only=True)
+    incidents = context.store.incidents(50, open_only=True)
     return sorted(one.node for one in incidents if one.last_word > since)
 
 
-def control(runtime: Runtime, verb: str) -> str:
+def control_driver(context: Context, verb: str) -> str:
     """Give the command ``verb`` (start, stop, status) for the driver to its node's init; returns the answer."""
-    node = home(runtime.fleet)
-    config = runtime.settings.node_root(node.name) / "etc" / "supervisord.conf"
+    node = home(context.fleet)
+    config = context.settings.node_root(node.name) / "etc" / "supervisord.conf"
     argv = ["supervisorctl", "-c", str(config), verb, PROGRAM]
-    answer = ssh.run(runtime.settings, node, argv, timeout=60)
+    answer = ssh.run_over_ssh(context.settings, node, argv, timeout=60)
     text = f"{answer.stdout}{answer.stderr}".strip()
     if answer.returncode != 0 and verb != "status" and "already started" not in text:
         raise StepFailed(
@@ -90,14 +90,14 @@ def control(runtime: Runtime, verb: str) -> str:
     return text
 
 
-def wait_until_running(runtime: Runtime, deadline_s: float) -> str:
+def wait_until_running(context: Context, deadline_s: float) -> str:
     """Wait until the master lists the application with cores; returns a sentence.
 
     Raises StepFailed with the last state after ``deadline_s``.
     """
     until = time.monotonic() + deadline_s
     while True:
-        probe = asyncio.run(probe_stream(home(runtime.fleet)))
+        probe = asyncio.run(probe_stream(home(context.fleet)))
         if probe.answer == "ok":
             return f"the stream runs: {probe.detail}"
         if time.monotonic() > until:

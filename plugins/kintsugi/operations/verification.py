@@ -22,8 +22,8 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.settings import Settings
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
-from kintsugi.operations.readiness import master_state, spark_missing, stream_shall_run, until
+from kintsugi.operations.context import Context
+from kintsugi.operations.readiness import master_state, poll_until, spark_readiness_gap, stream_should_run
 from kintsugi.operations.verification_cassandra import verify_cassandra
 from kintsugi.operations.verification_kafka import verify_kafka
 from kintsugi.pipeline import synthetic_trade as trade
@@ -40,26 +40,28 @@ BATCHES_S = 180.0
 IDLE_AFTER_S = 10.0
 
 
-def verify(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEADLINE_S) -> str:
+def verify_node(settings: Settings, fleet: Fleet, node: Node, deadline_s: float = DEADLINE_S) -> str:
     """Verify ``node`` by its role; returns a sentence. Raises StepFailed at the deadline (seconds)."""
     if node.role is Role.KAFKA:
         return verify_kafka(fleet, node, deadline_s)
     if node.role is Role.CASSANDRA:
         return verify_cassandra(fleet, node, deadline_s)
-    return verify_spark(fleet, node, stream=stream_shall_run(settings), deadline_s=deadline_s)
+    return verify_spark(fleet, node, stream=stream_should_run(settings), deadline_s=deadline_s)
 
 
-def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]) -> str:
+def verify_synthetic_trade(
+    context: Context, send: Callable[[], tuple[str, str]], give_up: Callable[[float], bool]
+) -> str:
     """Verify the whole pipeline: send a synthetic trade and wait for it in Cassandra; returns a sentence.
 
     ``send`` sends it, and returns its trade_id and where it was sent. If the stream is not submitted, no trade can
     arrive, so none is sent. Raises StepFailed once ``give_up``, called with the seconds waited, returns True.
     """
-    if not stream_driver.shall_run(runtime):
+    if not stream_driver.should_run(context):
         return "no synthetic trade was sent: the stream is not submitted"
     trade_id, entrance = send()
     seconds = trade.await_arrival(
-        lambda: shut_down_after(cassandra_session(runtime.settings)), trade_id, give_up
+        lambda: shut_down_after(cassandra_session(context.settings)), trade_id, give_up
     )
     return f"a synthetic trade went from {entrance} to Cassandra in {seconds:.1f} s"
 
@@ -67,7 +69,7 @@ def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Calla
 def verify_clock(settings: Settings, node: Node) -> str:
     """Verify that the clock of ``node`` agrees with its peers; raises StepFailed if it doesn't."""
     ahead = asyncio.run(clock_skew.ahead_s(settings, node))
-    if (off := clock_skew.wrong(ahead)) is not None:
+    if (off := clock_skew.is_skewed(ahead)) is not None:
         raise StepFailed(f"{node.name} serves, but {off}")
     if ahead is None:
         raise StepFailed(f"{node.name} serves, but its clock could not be read")
@@ -88,9 +90,9 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
 
     async def cluster() -> str | None:
         document = await master_state(master)
-        return document if isinstance(document, str) else spark_missing(document, wanted, stream)
+        return document if isinstance(document, str) else spark_readiness_gap(document, wanted, stream)
 
-    await until(cluster, deadline_s, f"{node.name} is not ready")
+    await poll_until(cluster, deadline_s, f"{node.name} is not ready")
     names = " and ".join(worker.name for worker in wanted)
     if not stream:
         return f"{names} offer their cores to the master; no stream is submitted, so none is used"
@@ -104,7 +106,7 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
         return tasks_missing(wanted, seen, now, time.monotonic() - started)
 
     started = time.monotonic()
-    await until(tasks, BATCHES_S, f"{node.name} is not verified")
+    await poll_until(tasks, BATCHES_S, f"{node.name} is not verified")
     return await _task_proof(master, names, wanted)
 
 

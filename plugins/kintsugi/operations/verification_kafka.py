@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.settings import KAFKA_PORT
-from kintsugi.probes.peers import ask
+from kintsugi.probes.peers import ask_peer
 from kintsugi.wire import kafka as kafka_wire
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _prefer(admin: KafkaAdminClient, number: int) -> None:
 
 
 def _await_leader(node: Node, number: int) -> None:
-    told = asyncio.run(ask(node, KAFKA_PORT, kafka_wire.partitions))
+    told = asyncio.run(ask_peer(node, KAFKA_PORT, kafka_wire.partitions))
     if isinstance(told, str):
         raise StepFailed(f"it doesn't describe its partitions ({told})")
     replicas = told.get(f"{TOPIC}-{number}")

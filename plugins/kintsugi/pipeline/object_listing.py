@@ -15,7 +15,7 @@ from kintsugi.core.data_source import PREFIX, DataSource, S3Object, own_source
 from kintsugi.core.file_names import TRADES_NAME as NAME
 from kintsugi.core.file_names import ObjectKind, kind_of
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import Ledger, is_waiting
+from kintsugi.db.ingest_ledger import IngestLedger, is_waiting
 from kintsugi.pipeline.failures import is_of_s3, reason_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NAME",
     "PREFIX",
-    "Lookout",
+    "PendingFileScanner",
     "S3Object",
     "listed",
     "objects",
@@ -101,7 +101,9 @@ def trade_files(sources: Sequence[DataSource]) -> list[S3Object]:
     return sorted(found, key=lambda item: item.key)
 
 
-def unfinished(files: Sequence[S3Object], ledger: Ledger, now: datetime | None = None) -> list[S3Object]:
+def unfinished(
+    files: Sequence[S3Object], ledger: IngestLedger, now: datetime | None = None
+) -> list[S3Object]:
     """Those that the ingest has to take (`is_waiting`): new ones, interrupted ones, and new deliveries."""
     if not files:
         return []
@@ -114,12 +116,12 @@ def unfinished(files: Sequence[S3Object], ledger: Ledger, now: datetime | None =
     ]
 
 
-def pending(s3: S3Client, ledger: Ledger) -> list[S3Object]:
+def pending(s3: S3Client, ledger: IngestLedger) -> list[S3Object]:
     """The files of the installation's own bucket that wait, by key; raises what S3 and Postgres raise."""
     return unfinished(listed(s3), ledger)
 
 
-class Lookout:
+class PendingFileScanner:
     """Finds the files that wait to be ingested.
 
     A whole look lists every trade file there is. It comes again when fifty times as long has passed as the last one
@@ -129,7 +131,7 @@ class Lookout:
     """
 
     def __init__(
-        self, sources: Sequence[DataSource], ledger: Ledger, clock: Callable[[], float] = time.monotonic
+        self, sources: Sequence[DataSource], ledger: IngestLedger, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._sources, self._ledger, self._clock = sources, ledger, clock
         self._whole_at = -math.inf

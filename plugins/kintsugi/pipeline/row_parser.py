@@ -37,8 +37,18 @@ from kintsugi.pipeline.csv_fields import (
 from kintsugi.pipeline.trade_identity import digest, exact_time, trade_id
 
 __all__ = [
-    "CANCEL_CONDITIONS", "HEAD_COLUMNS", "NEW_YORK", "SLOT_MINUTES", "USED_COLUMNS", "Message", "Reason",
-    "Rejection", "Trade", "is_cancel", "message", "parse",
+    "CANCEL_CONDITIONS",
+    "HEAD_COLUMNS",
+    "NEW_YORK",
+    "SLOT_MINUTES",
+    "USED_COLUMNS",
+    "Reason",
+    "Rejection",
+    "Trade",
+    "TradeMessage",
+    "is_cancel",
+    "message",
+    "parse",
 ]  # fmt: skip
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -93,7 +103,7 @@ class Trade:
     exchanges: int | None
 
 
-class Message(NamedTuple):
+class TradeMessage(NamedTuple):
     """What goes to the topic for one trade.
 
     ``identity``: the 16 bytes of its `trade_id`. ``ts``: milliseconds since 1970 UTC. ``symbol``: the
@@ -142,7 +152,7 @@ def parse(line: str) -> Trade | Rejection:
         return _rejection(line, invalid)
 
 
-def message(line: str) -> Message | Rejection:
+def message(line: str) -> TradeMessage | Rejection:
     """The message of the trade on this line, or why it is none; the fast way to what `parse` says."""
     match = _LINE(line)
     if match is None:
@@ -174,7 +184,7 @@ def message(line: str) -> Message | Rejection:
         f'"bid":{bid},"ask":{ask},"iv":{iv},"delta":{delta},"underlying_bid":{underlying_bid},'
         f'"underlying_ask":{underlying_ask},"exchanges":{exchanges or "null"}}}'
     )
-    return Message(identity, ts, symbol, value.encode())
+    return TradeMessage(identity, ts, symbol, value.encode())
 
 
 def is_cancel(trade: Trade) -> bool:
@@ -194,13 +204,13 @@ def _rejection(line: str, invalid: InvalidRow) -> Rejection:
     return invalid.rejection
 
 
-def _careful_message(line: str) -> Message | Rejection:
+def _careful_message(line: str) -> TradeMessage | Rejection:
     import orjson
 
     trade = parse(line)
     if isinstance(trade, Rejection):
         return trade
-    return Message(bytes.fromhex(trade.trade_id), trade.ts, trade.symbol, orjson.dumps(trade))
+    return TradeMessage(bytes.fromhex(trade.trade_id), trade.ts, trade.symbol, orjson.dumps(trade))
 
 
 @lru_cache(maxsize=65536)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kintsugi.core.connections import data_sources, store_dsn
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import KAFKA_PORT, TOPIC, Settings
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.pipeline.consumer_offsets import group_consumer
 from kintsugi.pipeline.object_listing import trade_files, unfinished
 
@@ -100,7 +100,7 @@ class Snapshot:
 
 def waiting_files(settings: Settings) -> list[S3Object]:
     """The trade files in S3 that aren't ingested yet; raises what S3 and Postgres raise."""
-    return unfinished(trade_files(data_sources(settings)), Ledger(store_dsn(settings)))
+    return unfinished(trade_files(data_sources(settings)), IngestLedger(store_dsn(settings)))
 
 
 def snapshot(settings: Settings) -> Snapshot:

@@ -29,7 +29,7 @@ LOOK_EVERY_S = 0.5
 SLOTS_BACK = 8  # a canary is looked for in the last two hours
 
 
-def send(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str:
+def send_synthetic_trade(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str:
     """Put a file with one canary trade into S3; returns its trade_id, to be asked for with `arrived`."""
     trade, line, name = _canary(now)
     header = ",".join(HEAD_COLUMNS)
@@ -38,7 +38,7 @@ def send(s3: S3Client, bucket: str = BUCKET, now: datetime | None = None) -> str
     return trade.trade_id
 
 
-def send_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
+def send_synthetic_trade_to_kafka(bootstrap: list[str], now: datetime | None = None) -> str:
     """Send one canary trade as the ingest would, for when S3 is away; returns its trade_id.
 
     Raises KintsugiError when the brokers don't take it.
@@ -56,14 +56,14 @@ def _canary(now: datetime | None) -> tuple[Trade, str, uuid.UUID]:
     """A fresh canary: the trade, its line in a file, and a name of its own."""
     at = (now or datetime.now(UTC)).astimezone(NEW_YORK)
     name = uuid.uuid4()
-    line = row(at, sequence=name.int % 10**15)
+    line = synthetic_row(at, sequence=name.int % 10**15)
     trade = parse(line)
     if isinstance(trade, Rejection):
         raise KintsugiError(f"the canary is no valid trade: {trade.text}; its row was {line}")
     return trade, line, name
 
 
-def row(at: datetime, sequence: int) -> str:
+def synthetic_row(at: datetime, sequence: int) -> str:
     """The line of a canary trade at New York's time ``at``."""
     clock = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
     expiration = at.date() + timedelta(days=7)

@@ -18,7 +18,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import CASSANDRA_PORT, Settings
 from kintsugi.infra import ssh
-from kintsugi.probes.peers import ask
+from kintsugi.probes.peers import ask_peer
 from kintsugi.wire import cql
 
 EVERY_S = {Role.CASSANDRA: 10.0, Role.KAFKA: 60.0}
@@ -50,7 +50,7 @@ async def ahead_s(settings: Settings, node: Node) -> float | None:
     return own - statistics.median([0.0, *(ahead for ahead in peers if ahead is not None)])
 
 
-def wrong(ahead: float | None) -> str | None:
+def is_skewed(ahead: float | None) -> str | None:
     """Half a sentence when a clock so many seconds ahead is wrong, else None."""
     if ahead is None or abs(ahead) <= TOLERANCE_S:
         return None
@@ -76,7 +76,7 @@ async def _ahead_of_us(settings: Settings, node: Node) -> float | None:
 async def _told(settings: Settings, node: Node) -> float | None:
     """What the clock of the node's service says, in seconds since 1970; None when nobody can say."""
     if node.role is Role.CASSANDRA:
-        rows = await ask(node, CASSANDRA_PORT, lambda connection: cql.query(connection, _NOW))
+        rows = await ask_peer(node, CASSANDRA_PORT, lambda connection: cql.query(connection, _NOW))
         return None if isinstance(rows, str) or not rows else time_of(str(rows[0]["now"]))
     return await _told_over_ssh(settings, node) if node.role is Role.KAFKA else None
 
@@ -85,7 +85,7 @@ async def _told_over_ssh(settings: Settings, node: Node) -> float | None:
     ending = f"kafka\\.Kafka {settings.node_root(node.name)}/etc/kafka/server\\.properties$"
     try:
         done = await asyncio.to_thread(
-            ssh.run, settings, node, ["sh", "-c", _DATE, "sh", ending, "end"], _ASK_TIMEOUT_S
+            ssh.run_over_ssh, settings, node, ["sh", "-c", _DATE, "sh", ending, "end"], _ASK_TIMEOUT_S
         )
         return float(done.stdout)
     except (StepFailed, OSError, ValueError):

@@ -19,7 +19,7 @@ async def headroom(settings: Settings, node: Node) -> Headroom | None:
     """The room on the volume of ``node``; None when the node can't be asked. Takes at most about 3 s."""
     argv = ["df", "-P", "-B1", str(settings.node_volume(node.name))]
     try:
-        done = await asyncio.to_thread(ssh.run, settings, node, argv, ASK_TIMEOUT_S)
+        done = await asyncio.to_thread(ssh.run_over_ssh, settings, node, argv, ASK_TIMEOUT_S)
     except (StepFailed, OSError):
         return None
     return parse_df(done.stdout) if done.returncode == os.EX_OK else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kintsugi.core.observation import Answer, Finding, Symptom
+from kintsugi.core.observation import Finding, ProbeResult, Symptom
 from kintsugi.probes.protocols import Probe
 
 HUNG_AFTER_S = 8.0
@@ -32,7 +32,7 @@ class Rules:
     silence_s: float = HUNG_AFTER_S
 
 
-class NodeWatch:
+class FailureDetector:
     """The memory of one watch over one node; see the module's rules."""
 
     def __init__(self, rules: Rules | None = None) -> None:
@@ -48,13 +48,13 @@ class NodeWatch:
         self._evidence: list[str] = []
         self._reported = False
 
-    def feed(self, probe: Probe, now_s: float, late_s: float = 0.0) -> Finding | None:
+    def observe(self, probe: Probe, now_s: float, late_s: float = 0.0) -> Finding | None:
         """Take the next probe; return a Finding the moment the node counts as sick, once, else None.
 
         ``now_s``: monotonic seconds at which the probe ended. ``late_s``: seconds, since the previous probe
         ended, for which the watcher itself stood still.
         """
-        if probe.answer is Answer.OK:
+        if probe.answer is ProbeResult.OK:
             self._forget()
             return None
         started_s = now_s - probe.latency_s
@@ -64,7 +64,7 @@ class NodeWatch:
         self._late_s += late_s
         self._silent_s += max(0.0, now_s - listened_since_s - late_s)
         self._refused_starts_s = (
-            [*self._refused_starts_s, started_s] if probe.answer is Answer.REFUSED else []
+            [*self._refused_starts_s, started_s] if probe.answer is ProbeResult.REFUSED else []
         )
         self._note(probe, late_s)
         symptom = self._symptom()

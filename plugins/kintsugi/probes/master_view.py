@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer, PeerOpinion
+from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.infra import ssh as ssh_client
 from kintsugi.probes.node_view import look_command, parse_look
-from kintsugi.probes.peers import Witness
+from kintsugi.probes.peers import PeerView
 from kintsugi.probes.protocols import Probe, probe_http
 from kintsugi.probes.stream_progress import read_offsets
 
@@ -25,51 +25,51 @@ OFFSETS_WATCH_S = 2.0
 SSH_TIMEOUT_S = 5.0
 
 
-async def master_witnesses(settings: Settings, node: Node, ssh: Probe) -> list[Witness]:
+async def ask_master(settings: Settings, node: Node, ssh: Probe) -> list[PeerView]:
     """What others know of the Spark master; an empty list for a node of another role. Takes at most about 7 s."""
     if node.role is not Role.SPARK_MASTER:
         return []
     fleet = settings.fleet
-    asked: list[Coroutine[None, None, Witness | None]]
+    asked: list[Coroutine[None, None, PeerView | None]]
     asked = [_worker(settings, worker, node) for worker in fleet.of(Role.SPARK_WORKER)]
-    if ssh.answer is not Answer.OK:
+    if ssh.answer is not ProbeResult.OK:
         asked += [_driver(node), _offsets(fleet)]
     return [witness for witness in await asyncio.gather(*asked) if witness is not None]
 
 
-async def _worker(settings: Settings, worker: Node, master: Node) -> Witness | None:
+async def _worker(settings: Settings, worker: Node, master: Node) -> PeerView | None:
     try:
         done = await asyncio.to_thread(
-            ssh_client.run, settings, worker, look_command(settings, master), SSH_TIMEOUT_S
+            ssh_client.run_over_ssh, settings, worker, look_command(settings, master), SSH_TIMEOUT_S
         )
     except (StepFailed, OSError) as error:
-        return Witness(worker.name, PeerOpinion.UNKNOWN, str(error))
+        return PeerView(worker.name, PeerOpinion.UNKNOWN, str(error))
     return judge_look(worker.name, *parse_look(done.stdout), datetime.now(UTC))
 
 
-def judge_look(worker: str, answer: Answer | None, established: bool, now: datetime) -> Witness:
+def judge_look(worker: str, answer: ProbeResult | None, established: bool, now: datetime) -> PeerView:
     """From what a worker sees of the master to its opinion.
 
     A connection that stands while new ones are refused: the process lives, and something refuses in its place. A
     stopped process keeps its connections too, but its kernel never refuses, so then the connection proves nothing.
     """
     if answer is None:
-        return Witness(worker, PeerOpinion.UNKNOWN, "could not be asked")
-    if answer is Answer.OK:
-        return Witness(worker, PeerOpinion.UP, "the master answers it", now)
-    if answer is Answer.REFUSED and established:
-        return Witness(worker, PeerOpinion.UP, "its connection to the master stands", now)
-    return Witness(worker, PeerOpinion.DOWN, f"the master does not answer it ({answer})")
+        return PeerView(worker, PeerOpinion.UNKNOWN, "could not be asked")
+    if answer is ProbeResult.OK:
+        return PeerView(worker, PeerOpinion.UP, "the master answers it", now)
+    if answer is ProbeResult.REFUSED and established:
+        return PeerView(worker, PeerOpinion.UP, "its connection to the master stands", now)
+    return PeerView(worker, PeerOpinion.DOWN, f"the master does not answer it ({answer})")
 
 
-async def _driver(master: Node) -> Witness | None:
+async def _driver(master: Node) -> PeerView | None:
     probe = await probe_http(master.address, DRIVER_UI_PORT)
-    if probe.answer is not Answer.OK:
+    if probe.answer is not ProbeResult.OK:
         return None  # there may be no driver
-    return Witness("streaming driver", PeerOpinion.UP, "its port answers on the same node", probe.at)
+    return PeerView("streaming driver", PeerOpinion.UP, "its port answers on the same node", probe.at)
 
 
-async def _offsets(fleet: Fleet) -> Witness | None:
+async def _offsets(fleet: Fleet) -> PeerView | None:
     brokers = fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     first = await asyncio.to_thread(read_offsets, brokers)
     await asyncio.sleep(OFFSETS_WATCH_S)
@@ -77,4 +77,4 @@ async def _offsets(fleet: Fleet) -> Witness | None:
     if first is None or second is None or second[0] <= first[0]:
         return None  # no trade may be under way
     said = f"the stream committed {second[0] - first[0]} messages within {OFFSETS_WATCH_S:.0f} s"
-    return Witness("committed offsets", PeerOpinion.UP, said, datetime.now(UTC))
+    return PeerView("committed offsets", PeerOpinion.UP, said, datetime.now(UTC))

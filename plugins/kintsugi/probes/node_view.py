@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.observation import Answer, NodeView, ProcessorUse, ServiceProcess
+from kintsugi.core.observation import NodeView, ProbeResult, ProcessorUse, ServiceProcess
 from kintsugi.core.settings import SPARK_MASTER_PORT, Settings
 from kintsugi.probes.protocols import PORTS, probe_node
 
@@ -73,15 +73,15 @@ def parse_view(output: str | None) -> NodeView:
         cpu_s=said.get("cpu_s"),
         listening=said.get("listening"),
         connected=said.get("connected"),
-        answer=Answer(said["answer"]) if said.get("answer") else None,
+        answer=ProbeResult(said["answer"]) if said.get("answer") else None,
         processor=ProcessorUse(*said["processor"]) if said.get("processor") else None,
     )
 
 
-def parse_look(output: str | None) -> tuple[Answer | None, bool]:
+def parse_look(output: str | None) -> tuple[ProbeResult | None, bool]:
     """What the target answered there, None when unknown, and whether a connection to its service stands."""
     said = _object(output)
-    return Answer(said["answer"]) if said.get("answer") else None, bool(said.get("established"))
+    return ProbeResult(said["answer"]) if said.get("answer") else None, bool(said.get("established"))
 
 
 def _object(output: str | None) -> dict[str, Any]:

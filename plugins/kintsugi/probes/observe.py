@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.observation import Answer, Headroom, NodeView, Observation, PeerOpinion
+from kintsugi.core.observation import Headroom, NodeView, Observation, PeerOpinion, ProbeResult
 from kintsugi.core.settings import Settings
 from kintsugi.infra import ssh as ssh_client
 from kintsugi.probes import clock_skew
 from kintsugi.probes.disk import parse_df
-from kintsugi.probes.master_view import master_witnesses
+from kintsugi.probes.master_view import ask_master
 from kintsugi.probes.node_view import parse_view, service_command
-from kintsugi.probes.peers import GOSSIP_WATCH_S, Witness, witnesses
+from kintsugi.probes.peers import GOSSIP_WATCH_S, PeerView, ask_peers
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.probes.service_log import time_of
 
@@ -50,14 +50,14 @@ LOOP_S = 90.0
 MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
 
 
-async def observe(settings: Settings, node: Node, running: bool | None = None) -> Observation:
+async def gather_observation(settings: Settings, node: Node, running: bool | None = None) -> Observation:
     """Probe ``node`` twice, ask its init, its disk and its peers; bounded, never raises on network trouble.
 
     ``running``: the platform's answer, None when unknown; where nothing runs, nobody is waited for.
     ``volume_intact``, ``room`` and ``view`` stay unknown unless the node itself could be asked over SSH.
     """
     first = asyncio.create_task(_looked(node))
-    told = asyncio.create_task(opinions(settings, node, first, running))
+    told = asyncio.create_task(peer_views(settings, node, first, running))
     service, ssh = await first
     (service, ssh), said, init, (volume, room), ahead_s, view = await asyncio.gather(
         _look_again(node, service, ssh, running),
@@ -81,7 +81,7 @@ async def observe(settings: Settings, node: Node, running: bool | None = None) -
         peers={witness.peer: witness.opinion for witness in said},
         progress=progress,
         damage=damage,
-        heard_at=heard_at(service, said),
+        last_seen_at=last_seen_at(service, said),
         clock_ahead_s=ahead_s,
         running=running,
         view=view,
@@ -90,7 +90,7 @@ async def observe(settings: Settings, node: Node, running: bool | None = None) -
 
 async def node_view(settings: Settings, node: Node, service: Probe, ssh: Probe) -> NodeView:
     """What the node says of a service that does not answer us; nothing known where it answers, or SSH does not."""
-    if service.answer is Answer.OK or ssh.answer is not Answer.OK:
+    if service.answer is ProbeResult.OK or ssh.answer is not ProbeResult.OK:
         return NodeView()
     return parse_view(await _run(settings, node, service_command(settings, node, SERVICES[node.role])))
 
@@ -102,10 +102,10 @@ def _slow_start(role: Role, init_state: str | None, view: NodeView) -> str | Non
     return f"its process has had {view.cpu_s:.1f} s of the {START_CPU_S[role]} s of processor time that a start takes"
 
 
-def heard_at(service: Probe, said: Sequence[Witness]) -> datetime | None:
+def last_seen_at(service: Probe, said: Sequence[PeerView]) -> datetime | None:
     """When anybody, we included, last got an answer from the service, UTC; None when nobody can say."""
-    signs = [witness.heard_at for witness in said]
-    signs.append(service.at if service.answer is Answer.OK else None)
+    signs = [witness.last_seen_at for witness in said]
+    signs.append(service.at if service.answer is ProbeResult.OK else None)
     return max((sign for sign in signs if sign is not None), default=None)
 
 
@@ -113,29 +113,29 @@ async def _looked(node: Node) -> tuple[Probe, Probe]:
     return await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
 
 
-async def opinions(
+async def peer_views(
     settings: Settings,
     node: Node,
     first: asyncio.Task[tuple[Probe, Probe]],
     running: bool | None = None,
-) -> list[Witness]:
+) -> list[PeerView]:
     """What the peers say; they are asked from the beginning on, because a silent node takes its time as it is.
 
     Where the platform says that nothing runs, the peers are asked for the record only, and hardly waited for. Where a
     silent node has peers of which none can say anything, they are asked once more: the broker that fell silent may have
     led the quorum, and who stands down for it waits for another eight seconds of silence.
     """
-    asked = asyncio.create_task(witnesses(settings.fleet, node, GOSSIP_WATCH_S))
+    asked = asyncio.create_task(ask_peers(settings.fleet, node, GOSSIP_WATCH_S))
     service, ssh = await first
-    if running is False and service.answer is not Answer.OK:
+    if running is False and service.answer is not ProbeResult.OK:
         asked.cancel()
-        return await witnesses(settings.fleet, node, SECOND_LOOK_S)
+        return await ask_peers(settings.fleet, node, SECOND_LOOK_S)
     said = await asked
-    if service.answer is Answer.OK:
+    if service.answer is ProbeResult.OK:
         return said
     if {witness.opinion for witness in said} == {PeerOpinion.UNKNOWN}:
-        said = await witnesses(settings.fleet, node, GOSSIP_WATCH_S)
-    return [*said, *await master_witnesses(settings, node, ssh)]
+        said = await ask_peers(settings.fleet, node, GOSSIP_WATCH_S)
+    return [*said, *await ask_master(settings, node, ssh)]
 
 
 async def _probe_ssh(node: Node) -> Probe:
@@ -144,21 +144,21 @@ async def _probe_ssh(node: Node) -> Probe:
 
 async def _look_again(node: Node, service: Probe, ssh: Probe, running: bool | None) -> tuple[Probe, Probe]:
     """What didn't answer is asked again a second later; the later answer stands. Of a dead node, no other is due."""
-    if service.answer is Answer.OK and ssh.answer is Answer.OK:
+    if service.answer is ProbeResult.OK and ssh.answer is ProbeResult.OK:
         return service, ssh
     if running is False:
         return service, ssh
-    await asyncio.sleep(SECOND_LOOK_S if service.answer is not Answer.OK else 0)
+    await asyncio.sleep(SECOND_LOOK_S if service.answer is not ProbeResult.OK else 0)
     again_service, again_ssh = await _looked(node)
     return (
-        service if service.answer is Answer.OK else again_service,
-        ssh if ssh.answer is Answer.OK else again_ssh,
+        service if service.answer is ProbeResult.OK else again_service,
+        ssh if ssh.answer is ProbeResult.OK else again_ssh,
     )
 
 
 async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None, str | None]:
     """The init's word for the service; a sentence where it starts and advances, and one where its data is damaged."""
-    if ssh.answer is not Answer.OK:
+    if ssh.answer is not ProbeResult.OK:
         return None, None, None
     root, service = settings.node_root(node.name), SERVICES[node.role]
     words = [part for word in DAMAGE.get(node.role, ()) for part in ("-e", word)]
@@ -241,7 +241,7 @@ def _is_fresh(line: str, now: datetime) -> bool:
 
 async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:
     """Whether the data directory is there and was formatted, and the volume's room; None when nobody can be asked."""
-    if ssh.answer is not Answer.OK:
+    if ssh.answer is not ProbeResult.OK:
         return None, None
     volume, mark = settings.node_volume(node.name), MARKS.get(node.role)
     where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
@@ -270,13 +270,13 @@ def parse_volume(looked: str) -> bool | None:
 
 async def _clock(settings: Settings, node: Node, service: Probe) -> float | None:
     """How far the service's clock is off; asked only of one that serves, because else that isn't what it ails from."""
-    return await clock_skew.ahead_s(settings, node) if service.answer is Answer.OK else None
+    return await clock_skew.ahead_s(settings, node) if service.answer is ProbeResult.OK else None
 
 
 async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
     """Standard output of a command on the node, whatever its exit code; None when SSH itself failed."""
     try:
-        done = await asyncio.to_thread(ssh_client.run, settings, node, argv, SSH_TIMEOUT_S)
+        done = await asyncio.to_thread(ssh_client.run_over_ssh, settings, node, argv, SSH_TIMEOUT_S)
     except StepFailed:
         return None
     return None if done.returncode == 255 else done.stdout

@@ -38,16 +38,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """What one peer says of a node. ``heard_at``: when the peer last heard of it, UTC, where it knows."""
+class PeerView:
+    """What one peer says of a node. ``last_seen_at``: when the peer last heard of it, UTC, where it knows."""
 
     peer: str
     opinion: PeerOpinion
     detail: str
-    heard_at: datetime | None = None
+    last_seen_at: datetime | None = None
 
 
-async def witnesses(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[Witness]:
+async def ask_peers(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[PeerView]:
     """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still."""
     if node.role is Role.KAFKA:
         return await asyncio.gather(*(_kafka(peer, node, watch_s) for peer in fleet.peers(node)))
@@ -58,7 +58,7 @@ async def witnesses(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -
     return []
 
 
-async def ask(node: Node, port: int, question: Callable[[Connection], Awaitable[T]]) -> T | str:
+async def ask_peer(node: Node, port: int, question: Callable[[Connection], Awaitable[T]]) -> T | str:
     """One question to one peer, bounded; its answer, or a string that says why there is none."""
     try:
         return await asyncio.wait_for(converse(node.address, port, question), ASK_TIMEOUT_S)
@@ -72,7 +72,7 @@ async def ask(node: Node, port: int, question: Callable[[Connection], Awaitable[
 
 async def ask_json(node: Node, port: int, path: str) -> Any:
     """The JSON document (an object or a list) at ``path``, or a string that says why there is none."""
-    body = await ask(node, port, lambda connection: http_get(connection, node.address, path))
+    body = await ask_peer(node, port, lambda connection: http_get(connection, node.address, path))
     if isinstance(body, str):
         return body
     try:
@@ -82,7 +82,7 @@ async def ask_json(node: Node, port: int, path: str) -> Any:
     return document if isinstance(document, dict | list) else f"{path} is {document!r}"
 
 
-async def _kafka(peer: Node, node: Node, watch_s: float) -> Witness:
+async def _kafka(peer: Node, node: Node, watch_s: float) -> PeerView:
     listed, quorum = await _kafka_view(peer)
     witness = judge_kafka(peer.name, node, listed, quorum, datetime.now(UTC))
     if witness.opinion is not PeerOpinion.UNKNOWN or isinstance(quorum, str):
@@ -94,34 +94,34 @@ async def _kafka(peer: Node, node: Node, watch_s: float) -> Witness:
     same_leader = not isinstance(later, str) and later.leader_id == quorum.leader_id
     if witness.opinion is PeerOpinion.UNKNOWN and same_leader and watch_s >= KAFKA_WATCH_S:
         said = f"still listed, but it hasn't fetched from the quorum's new leader for {watch_s:.1f} s"
-        return Witness(peer.name, PeerOpinion.DOWN, said)
+        return PeerView(peer.name, PeerOpinion.DOWN, said)
     return witness
 
 
 async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka.Quorum | str]:
     return await asyncio.gather(
-        ask(peer, KAFKA_PORT, kafka.broker_ids), ask(peer, KAFKA_PORT, kafka.describe_quorum)
+        ask_peer(peer, KAFKA_PORT, kafka.broker_ids), ask_peer(peer, KAFKA_PORT, kafka.describe_quorum)
     )
 
 
 def judge_kafka(
     peer: str, node: Node, listed: set[int] | str, quorum: kafka.Quorum | str, now: datetime
-) -> Witness:
+) -> PeerView:
     """From a broker's answers (or the reason why there is none) to its opinion on ``node``."""
     age_s = None if isinstance(quorum, str) else _fetch_age_s(quorum, node.index)
-    heard_at = None if age_s is None else now - timedelta(seconds=age_s)
+    last_seen_at = None if age_s is None else now - timedelta(seconds=age_s)
     if age_s is not None and age_s <= KAFKA_SILENT_S:
-        return Witness(peer, PeerOpinion.UP, f"the quorum's leader heard it {age_s:.1f} s ago", heard_at)
+        return PeerView(peer, PeerOpinion.UP, f"the quorum's leader heard it {age_s:.1f} s ago", last_seen_at)
     if isinstance(listed, str):
-        return Witness(peer, PeerOpinion.UNKNOWN, listed, heard_at)
+        return PeerView(peer, PeerOpinion.UNKNOWN, listed, last_seen_at)
     if node.index not in listed:
-        return Witness(peer, PeerOpinion.DOWN, "fenced: not in its list of brokers", heard_at)
+        return PeerView(peer, PeerOpinion.DOWN, "fenced: not in its list of brokers", last_seen_at)
     if age_s is not None:
         said = f"still listed, but the quorum's leader hasn't heard it for {age_s:.1f} s"
-        return Witness(peer, PeerOpinion.DOWN, said, heard_at)
+        return PeerView(peer, PeerOpinion.DOWN, said, last_seen_at)
     # Listed, and the quorum has no leader or a new one: the list lags by a session timeout, so it proves
     # nothing.
-    return Witness(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum can't say more")
+    return PeerView(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum can't say more")
 
 
 def _fetch_age_s(quorum: kafka.Quorum, node_id: int) -> float | None:
@@ -139,7 +139,7 @@ def _fetch_age_s(quorum: kafka.Quorum, node_id: int) -> float | None:
     return max(0.0, (leader.fetched_ms - fetched_ms) / 1000)
 
 
-async def _cassandra(peer: Node, node: Node, watch_s: float) -> Witness:
+async def _cassandra(peer: Node, node: Node, watch_s: float) -> PeerView:
     """Watch the node's heartbeat in this peer's gossip until it advances, at most ``watch_s`` seconds."""
     ends_s = time.monotonic() + watch_s
     first = await heartbeat(peer, node)
@@ -147,19 +147,19 @@ async def _cassandra(peer: Node, node: Node, watch_s: float) -> Witness:
         await asyncio.sleep(0.25)
         now = await heartbeat(peer, node)
         if isinstance(now, str):
-            return Witness(peer.name, PeerOpinion.UNKNOWN, now)
+            return PeerView(peer.name, PeerOpinion.UNKNOWN, now)
         if now != first:
             said = f"its heartbeat went from {first[1]} to {now[1]}"
-            return Witness(peer.name, PeerOpinion.UP, said, datetime.now(UTC))
+            return PeerView(peer.name, PeerOpinion.UP, said, datetime.now(UTC))
         if time.monotonic() >= ends_s:
             said = f"its heartbeat has stood at {first[1]} for {watch_s:.1f} s"
-            return Witness(peer.name, PeerOpinion.DOWN, said)
-    return Witness(peer.name, PeerOpinion.UNKNOWN, first)
+            return PeerView(peer.name, PeerOpinion.DOWN, said)
+    return PeerView(peer.name, PeerOpinion.UNKNOWN, first)
 
 
 async def heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     """Generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
-    rows = await ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, GOSSIP))
+    rows = await ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, GOSSIP))
     if isinstance(rows, str):
         return rows
     for row in rows:
@@ -168,22 +168,22 @@ async def heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     return "has never heard of it"
 
 
-async def _spark(master: Node, node: Node) -> Witness:
+async def _spark(master: Node, node: Node) -> PeerView:
     document = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
     if isinstance(document, str):
-        return Witness(master.name, PeerOpinion.UNKNOWN, document)
+        return PeerView(master.name, PeerOpinion.UNKNOWN, document)
     return judge_spark(master.name, node, document, datetime.now(UTC))
 
 
-def judge_spark(master: str, node: Node, document: Mapping[str, Any], now: datetime) -> Witness:
+def judge_spark(master: str, node: Node, document: Mapping[str, Any], now: datetime) -> PeerView:
     """From the master's ``/json/`` document to its opinion on the worker at ``node``'s address."""
     workers = [worker for worker in document.get("workers", []) if worker.get("host") == node.address]
     if not workers:
         # The master forgets a dead worker after some minutes. It was asked and hears none, so that is an opinion.
-        return Witness(master, PeerOpinion.DOWN, "no worker of that address is registered")
+        return PeerView(master, PeerOpinion.DOWN, "no worker of that address is registered")
     newest = max(workers, key=lambda worker: int(worker["lastheartbeat"]))
-    heard_at = datetime.fromtimestamp(int(newest["lastheartbeat"]) / 1000, UTC)
-    age_s = (now - heard_at).total_seconds()
+    last_seen_at = datetime.fromtimestamp(int(newest["lastheartbeat"]) / 1000, UTC)
+    age_s = (now - last_seen_at).total_seconds()
     alive = newest["state"] == "ALIVE" and age_s <= SPARK_SILENT_S
     opinion = PeerOpinion.UP if alive else PeerOpinion.DOWN
-    return Witness(master, opinion, f"worker {newest['state']}, heartbeat {age_s:.1f} s ago", heard_at)
+    return PeerView(master, opinion, f"worker {newest['state']}, heartbeat {age_s:.1f} s ago", last_seen_at)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import (
     CASSANDRA_PORT,
     KAFKA_PORT,
@@ -43,7 +43,7 @@ class Probe:
     """
 
     target: str
-    answer: Answer
+    answer: ProbeResult
     at: datetime
     latency_s: float
     detail: str
@@ -186,24 +186,26 @@ async def _probe(address: str, port: int, timeout_s: float, question: Question) 
             done, _ = await asyncio.wait({task}, timeout=_LAST_LOOK_S)
     finally:
         task.cancel()  # no effect when it is done
-    answer, detail = _judge(task, timeout_s) if done else (Answer.TIMEOUT, f"no answer in {timeout_s:g} s")
+    answer, detail = (
+        _judge(task, timeout_s) if done else (ProbeResult.TIMEOUT, f"no answer in {timeout_s:g} s")
+    )
     return Probe(f"{address}:{port}", answer, at, time.monotonic() - started, detail)
 
 
-def _judge(task: asyncio.Future[str], timeout_s: float) -> tuple[Answer, str]:
+def _judge(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult, str]:
     """Turn the outcome of a finished conversation into an answer and its detail."""
     error = task.exception()
     if error is None:
-        return Answer.OK, task.result()
+        return ProbeResult.OK, task.result()
     if isinstance(error, ConnectionRefusedError):
-        return Answer.REFUSED, "connection refused"
+        return ProbeResult.REFUSED, "connection refused"
     if isinstance(error, ProtocolMismatch):
-        return Answer.WRONG, str(error)
+        return ProbeResult.WRONG, str(error)
     if isinstance(error, EOFError | ConnectionError | ValueError | struct.error):
         # A reset in mid-conversation may be a dying process or a busy one; the next probe will tell.
-        return Answer.WRONG, f"closed the connection without a valid answer ({type(error).__name__})"
+        return ProbeResult.WRONG, f"closed the connection without a valid answer ({type(error).__name__})"
     if isinstance(error, OSError):  # no route, host unreachable, out of buffers: nothing was heard
-        return Answer.TIMEOUT, f"unreachable: {error.strerror or type(error).__name__}"
+        return ProbeResult.TIMEOUT, f"unreachable: {error.strerror or type(error).__name__}"
     raise error
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from kintsugi.core.fleet import Fleet, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import CONSUMER_GROUP, KAFKA_PORT, TOPIC
 from kintsugi.probes.stream import probe_stream
 
@@ -65,7 +65,7 @@ class FlowFinding:
 
 
 @dataclass(slots=True)
-class FlowWatch:
+class StreamProgressDetector:
     """The memory of the watch; fed with readings in order of time."""
 
     rules: FlowRules = field(default_factory=FlowRules)
@@ -75,7 +75,7 @@ class FlowWatch:
     _committed: int = -1
     _lag: int = 0
 
-    def feed(self, reading: FlowReading) -> FlowFinding | None:
+    def observe(self, reading: FlowReading) -> FlowFinding | None:
         """Take a reading; a finding as long as a rule is broken, else None."""
         self._note_application(reading)
         self._note_offsets(reading)
@@ -122,7 +122,7 @@ async def read_flow(fleet: Fleet) -> FlowReading:
     probe, offsets = await asyncio.gather(
         probe_stream(fleet.of(Role.SPARK_MASTER)[0]), asyncio.to_thread(read_offsets, bootstrap)
     )
-    running = {Answer.OK: True, Answer.WRONG: False}.get(probe.answer)
+    running = {ProbeResult.OK: True, ProbeResult.WRONG: False}.get(probe.answer)
     committed, produced = offsets or (None, None)
     return FlowReading(at, running, committed, produced, probe.detail)
 

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.incident import Action, Entry, Incident
-from kintsugi.core.observation import Answer, Observation, Symptom
-from kintsugi.operations.context import LEASE_S, Case, Runtime, Step
-from kintsugi.probes.observe import MARKS, observe
+from kintsugi.core.incident import Action, Incident, JournalEntry
+from kintsugi.core.observation import Observation, ProbeResult, Symptom
+from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
+from kintsugi.probes.observe import MARKS, gather_observation
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import data_loss
-from kintsugi.recovery.diagnosis import Verdict, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
 from kintsugi.recovery.fact_gathering import is_running
 
 # An injected fault counts as the cause of a failure that is noticed within this time after it.
@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
+class ConfirmedFinding:
     """What ``confirm`` wrote into the journal: the failure mode, and what later steps need of the observation."""
 
-    verdict: Verdict
+    verdict: FailureMode
     requested: Action
     dry_run: bool
     volume_intact: bool | None
-    heard_at: datetime | None
+    last_seen_at: datetime | None
     watch_late_s: float
     first_failed_at: (
         datetime  # of the watch's last finding: the node may have answered since the incident was opened
@@ -42,7 +42,7 @@ class Confirmed:
     silent: bool  # the watch got no answer at all, not even a refusal
 
     @classmethod
-    def of(cls, incident: Incident, run: str | None = None) -> Confirmed:
+    def of(cls, incident: Incident, run: str | None = None) -> ConfirmedFinding:
         """Return the newest confirmation of the incident, or the newest one of ``run`` (the holder of a case).
 
         A run that acts uses its own. A dry run in between must not turn an approved recovery into a dry run.
@@ -50,11 +50,11 @@ class Confirmed:
         data = latest(incident, "confirm", "verdict", run).data
         heard = data["heard_at"]
         return cls(
-            verdict=Verdict(data["verdict"]),
+            verdict=FailureMode(data["verdict"]),
             requested=Action(data["requested"]),
             dry_run=data["dry_run"],
             volume_intact=data["volume_intact"],
-            heard_at=datetime.fromisoformat(heard) if heard else None,
+            last_seen_at=datetime.fromisoformat(heard) if heard else None,
             # An older release wrote none of these.
             watch_late_s=data.get("watch_late_s", 0.0),
             first_failed_at=max(incident.first_failed_at, _moment(data.get("first_failed_at"), incident)),
@@ -64,14 +64,14 @@ class Confirmed:
     @property
     def planned(self) -> bool:
         """Whether a service that serves may be stopped: its clock is wrong, or a person requested it."""
-        return self.verdict is Verdict.CLOCK_WRONG or self.requested is not Action.AUTO
+        return self.verdict is FailureMode.CLOCK_WRONG or self.requested is not Action.AUTO
 
 
 def _moment(text: str | None, incident: Incident) -> datetime:
     return datetime.fromisoformat(text) if text else incident.first_failed_at
 
 
-def latest(incident: Incident, step: str, field: str, run: str | None = None) -> Entry:
+def latest(incident: Incident, step: str, field: str, run: str | None = None) -> JournalEntry:
     """Return the newest journal entry of ``step`` that has ``field``; raises KeyError if there is none.
 
     ``run``: only entries of this run count.
@@ -82,26 +82,26 @@ def latest(incident: Incident, step: str, field: str, run: str | None = None) ->
     raise KeyError(f"incident {incident.id} has no {step} entry with {field}")
 
 
-def confirm(
-    runtime: Runtime,
+def confirm_finding(
+    context: Context,
     *,
     node: str,
     holder: str,
     finding: Mapping[str, Any] | None,
     requested: str,
     dry_run: bool,
-) -> Case:
+) -> RecoveryRef:
     """Take the lease, open or continue the incident, observe the node, and write the failure mode into the journal.
 
     Raises LeaseHeld if another run is recovering this node.
     """
-    server = runtime.fleet.node(node)
+    server = context.fleet.node(node)
     now = datetime.now(UTC)
     first_failed = datetime.fromisoformat(finding["first_failed_at"]) if finding else now
     detected = datetime.fromisoformat(finding["detected_at"]) if finding else now
-    lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
-    fault = runtime.store.last_fault(node, detected, after=first_failed - FAULT_WINDOW) if finding else None
-    incident = runtime.store.open_incident(
+    lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+    fault = context.store.last_fault(node, detected, after=first_failed - FAULT_WINDOW) if finding else None
+    incident = context.store.open_incident(
         node,
         lease.token,
         role=server.role,
@@ -110,13 +110,13 @@ def confirm(
         detected_at=detected,
         t0=fault.t0 if fault else None,
     )
-    case = Case(incident.id, node, holder)
-    with runtime.step(case, "confirm") as step:
+    case = RecoveryRef(incident.id, node, holder)
+    with context.step(case, "confirm") as step:
         for line in finding["evidence"] if finding else ():
             step.note(line, finding=True)
         silent = finding is not None and finding["symptom"] == Symptom.HUNG
-        seen = look(runtime, server)
-        write_verdict(
+        seen = observe_node(context, server)
+        write_failure_mode(
             step,
             replace(seen, unanswered_since=first_failed if silent else None),
             requested=requested,
@@ -125,15 +125,15 @@ def confirm(
             first_failed_at=first_failed.isoformat(),
             silent=silent,
         )
-        if server.role is Role.CASSANDRA and seen.service is Answer.OK and not dry_run:
-            data_loss.record_left_out(runtime, incident, step)
+        if server.role is Role.CASSANDRA and seen.service is ProbeResult.OK and not dry_run:
+            data_loss.record_left_out(context, incident, step)
     return case
 
 
-def look(runtime: Runtime, node: Node) -> Observation:
+def observe_node(context: Context, node: Node) -> Observation:
     """Observe the node, its peers and its disk, and ask the platform. A peer may hear a node that is silent to us."""
-    platform = runtime.platform()
-    seen = asyncio.run(observe(runtime.settings, node, is_running(platform, node.name)))
+    platform = context.platform()
+    seen = asyncio.run(gather_observation(context.settings, node, is_running(platform, node.name)))
     if seen.volume_intact is None:
         # From outside only a missing disk is certain. Only the node itself can tell whether a disk is readable.
         return replace(seen, volume_intact=platform.volume_exists(node.name))
@@ -146,7 +146,7 @@ def look(runtime: Runtime, node: Node) -> Observation:
     return seen
 
 
-def write_verdict(step: Step, seen: Observation, **data: Any) -> None:
+def write_failure_mode(step: FencedStep, seen: Observation, **data: Any) -> None:
     diagnosis = diagnose(seen)
     step.note_as(
         "confirm",
@@ -156,7 +156,7 @@ def write_verdict(step: Step, seen: Observation, **data: Any) -> None:
         volume_intact=seen.volume_intact,
         disk_free=seen.room and seen.room.free,
         clock_ahead_s=seen.clock_ahead_s,
-        heard_at=seen.heard_at.isoformat() if seen.heard_at else None,
+        heard_at=seen.last_seen_at.isoformat() if seen.last_seen_at else None,
         service=seen.service.value,
         ssh=seen.ssh.value,
         init_state=seen.init_state,
@@ -166,15 +166,15 @@ def write_verdict(step: Step, seen: Observation, **data: Any) -> None:
     )
 
 
-def stand_down(runtime: Runtime, case: Case) -> str:
+def close_without_action(context: Context, case: RecoveryRef) -> str:
     """Close the run without action: nothing to do, or not yet. The watch observes the node again."""
-    with runtime.step(case, "stand_down") as step:
-        confirmed = Confirmed.of(runtime.store.incident(case.incident), case.holder)
+    with context.step(case, "stand_down") as step:
+        confirmed = ConfirmedFinding.of(context.store.incident(case.incident), case.holder)
         sentence = f"no action on {case.node} (failure mode: {confirmed.verdict.value})"
         step.note(sentence)
     return sentence
 
 
-def answers(node: Node) -> bool:
+def is_responding(node: Node) -> bool:
     """Whether the node answers its own protocol now."""
-    return asyncio.run(probe_node(node)).answer is Answer.OK
+    return asyncio.run(probe_node(node)).answer is ProbeResult.OK

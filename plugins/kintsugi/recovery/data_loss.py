@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident
-from kintsugi.operations.context import Case, Runtime, Step
+from kintsugi.operations.context import Context, FencedStep, RecoveryRef
 
 HINT_WINDOW = timedelta(hours=3)  # Cassandra's default for max_hint_window
 TOGETHER = timedelta(seconds=30)
@@ -21,8 +21,8 @@ CLOCKS = timedelta(minutes=2)  # the node's clock may be behind ours by this
 LEFT_OUT = "Ignoring commit log replay error"
 
 
-def may_lack_rows(runtime: Runtime, case: Case, step: Step) -> bool:
-    """Whether the node's ranges must be repaired. Raises Fenced.
+def possible_data_loss(context: Context, case: RecoveryRef, step: FencedStep) -> bool:
+    """Whether the node's ranges must be repaired. Raises StaleTokenError.
 
     It is so in these cases:
 
@@ -32,15 +32,15 @@ def may_lack_rows(runtime: Runtime, case: Case, step: Step) -> bool:
     3. The node was away for longer than HINT_WINDOW, so the other nodes hold no hints for all of its missed writes.
     4. A repair is pending: an earlier incident left it unfinished, or the node skipped a part of its commit log.
     """
-    incident = runtime.store.incident(case.incident)
-    record_left_out(runtime, incident, step)
-    if _another_crashed_too(incident, runtime.store.incidents()):
+    incident = context.store.incident(case.incident)
+    record_left_out(context, incident, step)
+    if _another_crashed_too(incident, context.store.incidents()):
         # Recorded now, because this run may not be able to repair: the other node may be down.
-        runtime.store.expect_repair(incident.id, step.token)
+        context.store.expect_repair(incident.id, step.token)
     return (
         any(action.destroys for action in incident.attempts())
         or datetime.now(UTC) - incident.first_failed_at > HINT_WINDOW
-        or case.node in runtime.store.pending_repairs()
+        or case.node in context.store.pending_repairs()
     )
 
 
@@ -54,14 +54,14 @@ def _another_crashed_too(incident: Incident, latest: Sequence[Incident]) -> bool
     )
 
 
-def record_left_out(runtime: Runtime, incident: Incident, step: Step) -> None:
+def record_left_out(context: Context, incident: Incident, step: FencedStep) -> None:
     """Record a pending repair if the node's log says that it started without a part of its commit log.
 
     Only log lines since the incident's first failure count. If the log can't be read, that is only noted: the recovery
-    does not wait for sshd of a node that serves, and the nightly repair covers its ranges. Raises Fenced.
+    does not wait for sshd of a node that serves, and the nightly repair covers its ranges. Raises StaleTokenError.
     """
     try:
-        said = runtime.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
+        said = context.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
     except StepFailed as failure:
         step.note(
             f"it is unknown whether {incident.node} started without a part of its commit log, "
@@ -70,7 +70,7 @@ def record_left_out(runtime: Runtime, incident: Incident, step: Step) -> None:
         return
     if said:
         at = said[-1].partition(" ")[0]
-        runtime.store.expect_repair(incident.id, step.token)
+        context.store.expect_repair(incident.id, step.token)
         step.note(
             f"{incident.node} started without a part of its commit log that it couldn't read (at {at} by its clock) "
             "and may be missing rows; a repair of its ranges is recorded as pending"

@@ -35,8 +35,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from kintsugi.core.observation import Answer, Headroom, Observation, PeerOpinion
-from kintsugi.probes.clock_skew import wrong
+from kintsugi.core.observation import Headroom, Observation, PeerOpinion, ProbeResult
+from kintsugi.probes.clock_skew import is_skewed
 
 HANG_AFTER = timedelta(seconds=8)
 """A shorter silence is a pause. Pauses of up to 5 s are allowed; from 8 s on the service counts as hung."""
@@ -51,7 +51,7 @@ FULL_BELOW = 64 * 2**20
 """Bytes. No service starts with less: Cassandra first writes commit log segments, Kafka an index of each log."""
 
 
-class Verdict(StrEnum):
+class FailureMode(StrEnum):
     """What is wrong with a node."""
 
     FALSE_ALARM = "false_alarm"
@@ -71,55 +71,55 @@ class Verdict(StrEnum):
 class Diagnosis:
     """A failure mode and its reason: one sentence that names what was seen."""
 
-    verdict: Verdict
+    verdict: FailureMode
     reason: str
 
 
 def diagnose(observation: Observation) -> Diagnosis:
     """Return what is wrong with the node, by the rules above. Never raises."""
     seen = observation
-    if seen.service is Answer.OK:
+    if seen.service is ProbeResult.OK:
         return _serving(seen)
-    if seen.running is False and seen.ssh is not Answer.OK:
+    if seen.running is False and seen.ssh is not ProbeResult.OK:
         return _say(
-            Verdict.HOST_LOST,
+            FailureMode.HOST_LOST,
             f"{seen.node} does not run: the platform says so, and neither its service nor its sshd answers"
             f"{_stale_peers(seen)}{_volume(seen)}",
         )
-    if seen.volume_intact is False and seen.ssh is Answer.OK:
-        return _say(Verdict.DISK_LOST, f"{seen.node} answers over ssh, but its data directory is gone")
+    if seen.volume_intact is False and seen.ssh is ProbeResult.OK:
+        return _say(FailureMode.DISK_LOST, f"{seen.node} answers over ssh, but its data directory is gone")
     pause = None if _serves_nobody(seen) else _silence(seen)
-    if seen.service is Answer.TIMEOUT and pause is not None and pause < HANG_AFTER:
+    if seen.service is ProbeResult.TIMEOUT and pause is not None and pause < HANG_AFTER:
         return _say(
-            Verdict.FALSE_ALARM,
+            FailureMode.FALSE_ALARM,
             f"{seen.node} answered {pause.total_seconds():.1f} s ago. This counts as a pause; "
             f"a hang is {HANG_AFTER.total_seconds():.0f} s of silence",
         )
-    if {seen.service, seen.ssh} <= {Answer.REFUSED, Answer.TIMEOUT}:
+    if {seen.service, seen.ssh} <= {ProbeResult.REFUSED, ProbeResult.TIMEOUT}:
         return _unreachable_host(seen)
     return _full_disk(seen) or _damaged(seen) or _between(seen) or _service_only(seen)
 
 
 def _serving(seen: Observation) -> Diagnosis:
     """Rule 1: the service answers."""
-    if (off := wrong(seen.clock_ahead_s)) is not None:
-        return _say(Verdict.CLOCK_WRONG, f"{seen.node} answers, but {off}")
-    return _say(Verdict.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
+    if (off := is_skewed(seen.clock_ahead_s)) is not None:
+        return _say(FailureMode.CLOCK_WRONG, f"{seen.node} answers, but {off}")
+    return _say(FailureMode.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
 
 
 def _unreachable_host(seen: Observation) -> Diagnosis:
     """Rule 5: neither the service nor sshd answers us, and the platform doesn't say that the node is dead."""
     opinions = set(seen.peers.values())
-    how = "refuses connections" if Answer.REFUSED in (seen.service, seen.ssh) else "does not answer"
+    how = "refuses connections" if ProbeResult.REFUSED in (seen.service, seen.ssh) else "does not answer"
     if PeerOpinion.UP in opinions:
         return _say(
-            Verdict.PARTITIONED,
+            FailureMode.PARTITIONED,
             f"{seen.node} {how}, but {_names(seen, PeerOpinion.UP)} can still reach it: "
             "the network between the control plane and the node is at fault",
         )
     if opinions == {PeerOpinion.UNKNOWN} and seen.running is None:
         return _say(
-            Verdict.PARTITIONED,
+            FailureMode.PARTITIONED,
             f"{seen.node} {how}, and none of its peers could be asked: "
             "the control plane itself may be cut off from the network",
         )
@@ -127,56 +127,56 @@ def _unreachable_host(seen: Observation) -> Diagnosis:
     said = f"and it is down according to {witness}" if witness else "and no peer can reach it"
     frozen = "; the platform says that it still runs" if seen.running else ""
     return _say(
-        Verdict.HOST_LOST, f"{seen.node} {how} on its service and on sshd, {said}{frozen}{_volume(seen)}"
+        FailureMode.HOST_LOST, f"{seen.node} {how} on its service and on sshd, {said}{frozen}{_volume(seen)}"
     )
 
 
 def _between(seen: Observation) -> Diagnosis | None:
     """Rule 8: the service answers on the node itself, or listens there although our connections are refused."""
-    if seen.view.answer is Answer.OK:
+    if seen.view.answer is ProbeResult.OK:
         said = f"{seen.node} answers its own protocol on the node itself, but not from here"
-    elif seen.service is Answer.REFUSED and seen.view.listening:
+    elif seen.service is ProbeResult.REFUSED and seen.view.listening:
         said = f"{seen.node} listens on its service's port, but connections from here are refused"
     else:
         return None
-    return _say(Verdict.PARTITIONED, f"{said}: the network or a firewall between is at fault")
+    return _say(FailureMode.PARTITIONED, f"{said}: the network or a firewall between is at fault")
 
 
 def _full_disk(seen: Observation) -> Diagnosis | None:
     """Rule 6: the host is up, and its disk has no room left."""
     if seen.room is None or seen.room.free >= FULL_BELOW:
         return None
-    return _say(Verdict.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_free(seen.room)}")
+    return _say(FailureMode.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_free(seen.room)}")
 
 
 def _damaged(seen: Observation) -> Diagnosis | None:
     """Rule 7: the service's own log says that its data can't be read."""
-    if seen.damage is None or seen.service is not Answer.REFUSED:
+    if seen.damage is None or seen.service is not ProbeResult.REFUSED:
         return None
-    return _say(Verdict.DATA_DAMAGED, f"{seen.node} can't read its data: {seen.damage}")
+    return _say(FailureMode.DATA_DAMAGED, f"{seen.node} can't read its data: {seen.damage}")
 
 
 def _service_only(seen: Observation) -> Diagnosis:
     """Rules 9 to 12: the host is up, the service does not serve."""
     if seen.progress:
-        return _say(Verdict.STARTING, f"{seen.node} is starting: {seen.progress}")
+        return _say(FailureMode.STARTING, f"{seen.node} is starting: {seen.progress}")
     if seen.init_state == "STARTING":
-        return _say(Verdict.STARTING, f"{seen.node} is starting: its init has just started the service")
+        return _say(FailureMode.STARTING, f"{seen.node} is starting: its init has just started the service")
     if seen.init_state in ("FATAL", "BACKOFF"):
         return _say(
-            Verdict.MISCONFIGURED,
+            FailureMode.MISCONFIGURED,
             f"{seen.node}: the service exits each time its init starts it (init state {seen.init_state})",
         )
-    if seen.service is Answer.WRONG:
+    if seen.service is ProbeResult.WRONG:
         return _say(
-            Verdict.MISCONFIGURED,
+            FailureMode.MISCONFIGURED,
             f"{seen.node} gives an answer that is invalid in its protocol{_ssh_state(seen)}",
         )
-    if seen.service is Answer.TIMEOUT:
+    if seen.service is ProbeResult.TIMEOUT:
         hung = f"{seen.node}: the service answers no request{_init(seen)}{_ssh_state(seen)}"
-        return _heard_by_peers(seen) or _say(Verdict.HUNG, hung)
+        return _heard_by_peers(seen) or _say(FailureMode.HUNG, hung)
     return _say(
-        Verdict.PROCESS_DOWN,
+        FailureMode.PROCESS_DOWN,
         f"{seen.node}: nothing listens on the service's port{_init(seen)}{_ssh_state(seen)}",
     )
 
@@ -188,30 +188,30 @@ def _heard_by_peers(seen: Observation) -> Diagnosis | None:
         return None
     if seen.view.listening and seen.view.connected is False:
         return _say(
-            Verdict.PARTITIONED,
+            FailureMode.PARTITIONED,
             f"{seen.node} is heard by its peers, but no connection to its service can be opened: packets are lost",
         )
     since = seen.unanswered_since
     if since is None or seen.at - since < STUCK_AFTER:
         return _say(
-            Verdict.FALSE_ALARM,
+            FailureMode.FALSE_ALARM,
             f"{seen.node} does not answer clients, but its peers hear it. It may only be slow; it is observed again",
         )
     return None
 
 
-def _say(verdict: Verdict, reason: str) -> Diagnosis:
+def _say(verdict: FailureMode, reason: str) -> Diagnosis:
     return Diagnosis(verdict, reason + ".")
 
 
 def _serves_nobody(seen: Observation) -> bool:
     """Whether the host answers us and its service has been silent to us for at least HANG_AFTER."""
     since = seen.unanswered_since
-    return seen.ssh is Answer.OK and since is not None and seen.at - since >= HANG_AFTER
+    return seen.ssh is ProbeResult.OK and since is not None and seen.at - since >= HANG_AFTER
 
 
 def _silence(seen: Observation) -> timedelta | None:
-    return None if seen.heard_at is None else seen.at - seen.heard_at
+    return None if seen.last_seen_at is None else seen.at - seen.last_seen_at
 
 
 def _names(seen: Observation, opinion: PeerOpinion) -> str:
@@ -220,7 +220,7 @@ def _names(seen: Observation, opinion: PeerOpinion) -> str:
 
 def _oddities(seen: Observation) -> str:
     odd = []
-    if seen.ssh is not Answer.OK:
+    if seen.ssh is not ProbeResult.OK:
         odd.append(f"its sshd doesn't (ssh: {seen.ssh.value}), so Ansible could not reach it")
     if seen.volume_intact is False:
         odd.append("its data directory is gone")
@@ -251,4 +251,4 @@ def _init(seen: Observation) -> str:
 
 
 def _ssh_state(seen: Observation) -> str:
-    return "" if seen.ssh is Answer.OK else f", and its sshd does not answer (ssh: {seen.ssh.value})"
+    return "" if seen.ssh is ProbeResult.OK else f", and its sshd does not answer (ssh: {seen.ssh.value})"

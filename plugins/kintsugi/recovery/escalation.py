@@ -31,20 +31,20 @@ from dataclasses import dataclass
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
-from kintsugi.recovery.diagnosis import Verdict
+from kintsugi.recovery.diagnosis import FailureMode
 
 _RESTART, _NODE, _BOTH, _BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
 
-LADDERS: Mapping[Verdict, tuple[Action, ...]] = {
-    Verdict.PROCESS_DOWN: (_RESTART, _NODE, _BOTH, _BOTH),
-    Verdict.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
-    Verdict.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
-    Verdict.HOST_LOST: (_NODE, _NODE, _BOTH, _BOTH),
+LADDERS: Mapping[FailureMode, tuple[Action, ...]] = {
+    FailureMode.PROCESS_DOWN: (_RESTART, _NODE, _BOTH, _BOTH),
+    FailureMode.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
+    FailureMode.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
+    FailureMode.HOST_LOST: (_NODE, _NODE, _BOTH, _BOTH),
     # A node that answers is never destroyed (guards.py). While it answers, a person is asked instead of the last step.
-    Verdict.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
-    Verdict.DISK_LOST: (_BOTH, _BOTH),
-    Verdict.DISK_FULL: (_BOTH, _BOTH),
-    Verdict.DATA_DAMAGED: (_BOTH, _BOTH),
+    FailureMode.CLOCK_WRONG: (_RESTART, _BACK, _NODE),
+    FailureMode.DISK_LOST: (_BOTH, _BOTH),
+    FailureMode.DISK_FULL: (_BOTH, _BOTH),
+    FailureMode.DATA_DAMAGED: (_BOTH, _BOTH),
 }
 
 MOST_ATTEMPTS = 6
@@ -58,8 +58,8 @@ class Decision:
     reason: str
 
 
-def decide(
-    verdict: Verdict,
+def decide_action(
+    verdict: FailureMode,
     attempts: Sequence[Action],
     *,
     role: Role,
@@ -93,13 +93,13 @@ def decide(
     )
 
 
-def _untouched(verdict: Verdict, *, begun: bool) -> Decision:
+def _untouched(verdict: FailureMode, *, begun: bool) -> Decision:
     """Decide for a failure mode without escalation steps. ``begun``: a recovery was begun and is not finished."""
-    if verdict is Verdict.STARTING:
+    if verdict is FailureMode.STARTING:
         return Decision(
             Action.WAIT, "No action: the node is starting. It is left alone as long as it makes progress."
         )
-    if verdict is Verdict.PARTITIONED:
+    if verdict is FailureMode.PARTITIONED:
         return Decision(
             Action.WAIT,
             "No action: the node is unreachable from here, but nothing proves that it is down "
@@ -113,9 +113,9 @@ def _untouched(verdict: Verdict, *, begun: bool) -> Decision:
     return Decision(Action.STAND_DOWN, "No action: nothing is wrong with the node.")
 
 
-def _ladder(verdict: Verdict, volume_intact: bool | None, suspicious: bool) -> list[Action]:
+def _ladder(verdict: FailureMode, volume_intact: bool | None, suspicious: bool) -> list[Action]:
     rungs = list(LADDERS[verdict])
-    if volume_intact is False or (verdict is Verdict.HOST_LOST and volume_intact is None):
+    if volume_intact is False or (verdict is FailureMode.HOST_LOST and volume_intact is None):
         # The volume is gone or its state is unknown. A node on a lost volume would only fail later.
         rungs = [rung for rung in rungs if rung is not Action.REBUILD_NODE]
     if not suspicious:
@@ -135,7 +135,7 @@ def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
 
 
 def _reason(
-    rung: Action, verdict: Verdict, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
+    rung: Action, verdict: FailureMode, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
 ) -> str:
     what = {
         Action.RESTART: "Restart the service: its host is up.",
@@ -147,10 +147,10 @@ def _reason(
     return f"{what}{before} (Failure mode: {verdict.value}.)"
 
 
-def _why_new(verdict: Verdict, volume_intact: bool | None) -> str:
-    if verdict is Verdict.DISK_FULL:
+def _why_new(verdict: FailureMode, volume_intact: bool | None) -> str:
+    if verdict is FailureMode.DISK_FULL:
         return "the old volume is full"
-    if verdict is Verdict.DATA_DAMAGED:
+    if verdict is FailureMode.DATA_DAMAGED:
         return "the data on the old volume can't be read"
     if volume_intact is None:
         return "it is unknown whether the old volume is intact"

@@ -20,7 +20,7 @@ from kintsugi.recovery.guards import GuardFacts
 
 if TYPE_CHECKING:
     from kintsugi.environments.base import Platform
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
 WAITED_SHARE = 0.5  # of the observed time; a stopped or deadlocked process does not wait for the processor
 OWN_LAG_S = 1.0  # how long our own event loop was blocked during the probes
@@ -35,27 +35,27 @@ class Suspicion:
 
     first_failed_at: datetime
     detected_at: datetime
-    heard_at: datetime | None
+    last_seen_at: datetime | None
     volume_intact: bool | None
     watch_late_s: float = 0.0
     planned: bool = False
 
 
-def gather_guard_facts(runtime: Runtime, node: Node, suspicion: Suspicion) -> GuardFacts:
+def gather_guard_facts(context: Context, node: Node, suspicion: Suspicion) -> GuardFacts:
     """Return all facts that the guards need, except the database's ledger. Takes at most about 9 s."""
-    platform = runtime.platform()
+    platform = context.platform()
     running = is_running(platform, node.name)
 
     async def ask() -> tuple[GuardFacts, float]:
         async with LoopLag() as lag:
             facts = await guard_facts(
-                runtime.fleet,
+                context.fleet,
                 node,
-                heard_at=suspicion.heard_at,
+                last_seen_at=suspicion.last_seen_at,
                 first_failed_at=suspicion.first_failed_at,
                 volume_intact=suspicion.volume_intact,
                 running=running,
-                settings=runtime.settings,
+                settings=context.settings,
             )
             return facts, lag.take()
 
@@ -65,7 +65,7 @@ def gather_guard_facts(runtime: Runtime, node: Node, suspicion: Suspicion) -> Gu
     return replace(
         facts,
         planned=suspicion.planned,
-        others=tuple(_others(runtime, platform, facts)),
+        others=tuple(_others(context, platform, facts)),
         starvation=find_starvation(node.name, processor, own_lag_s, suspicion, facts.at),
     )
 
@@ -121,10 +121,10 @@ def _used_since(
     )
 
 
-def _others(runtime: Runtime, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
+def _others(context: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
     """Return the other nodes; for a silent one also whether it runs, and since when it has been silent."""
     incidents: Mapping[str, datetime] = {
-        one.node: one.first_failed_at for one in runtime.store.incidents(50, open_only=True)
+        one.node: one.first_failed_at for one in context.store.incidents(50, open_only=True)
     }
     # If no watch has reported a silent node yet, it became silent at most HANG_AFTER ago.
     unnoticed = facts.at - HANG_AFTER

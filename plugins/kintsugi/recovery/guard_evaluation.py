@@ -9,24 +9,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.core.errors import IncidentClosed, InputError, NodeReturned, Refused
+from kintsugi.core.errors import GuardRefused, IncidentClosed, InputError, NodeReturned
 from kintsugi.core.incident import Action, Incident
-from kintsugi.core.incident import Ledger as RepairLedger
-from kintsugi.core.observation import Answer
-from kintsugi.operations.context import LEASE_S, Case, Runtime, Step
-from kintsugi.recovery.assessment import Confirmed, latest, look, write_verdict
+from kintsugi.core.incident import RepairBudget as RepairLedger
+from kintsugi.core.observation import ProbeResult
+from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
+from kintsugi.recovery.assessment import ConfirmedFinding, latest, observe_node, write_failure_mode
 from kintsugi.recovery.common_cause import CommonCause
-from kintsugi.recovery.diagnosis import Verdict, diagnose
-from kintsugi.recovery.escalation import Decision, decide
+from kintsugi.recovery.diagnosis import FailureMode, diagnose
+from kintsugi.recovery.escalation import Decision, decide_action
 from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts
-from kintsugi.recovery.guards import Gate, GuardFacts, Limits, Ruling, judge
+from kintsugi.recovery.guards import Guard, GuardFacts, GuardResult, Limits, evaluate
 from kintsugi.releases import assignment
 
 PATIENCE_S = 30.0
 LOOK_AGAIN_S = 5.0
 WAIT_FOR_OTHERS_S = 75.0  # nodes of one role are killed one at a time, a minute apart
 # These guards usually stop refusing by themselves. A person is asked only after WAIT_BEFORE_ASKING.
-SELF_OPENING = frozenset({Gate.WRONG_KILL, Gate.COMMON_CAUSE, Gate.ONE_OF_ROLE, Gate.BREAKER})
+SELF_OPENING = frozenset({Guard.WRONG_KILL, Guard.COMMON_CAUSE, Guard.ONE_OF_ROLE, Guard.BREAKER})
 WAIT_BEFORE_ASKING = timedelta(minutes=3)
 LIMITS = "limits"  # the key in the database of limits that differ from the guards' defaults
 PATHS = {
@@ -40,21 +40,21 @@ PATHS = {
 log = logging.getLogger(__name__)
 
 
-def guard(runtime: Runtime, case: Case) -> list[str]:
+def evaluate_guards(context: Context, case: RecoveryRef) -> list[str]:
     """Return the next tasks: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
 
     If every reason can go away by itself, it waits up to PATIENCE_S seconds and observes the node again meanwhile.
     """
-    with runtime.step(case, "guard") as step:
+    with context.step(case, "guard") as step:
         until = time.monotonic() + PATIENCE_S
         while True:
-            asked = _ask_guards(runtime, case)
+            asked = _ask_guards(context, case)
             if not asked.waits or time.monotonic() > until:
                 return _answer(step, asked)
             log.info("waiting: %s", asked.reason)
             pause_s = (asked.retry_at - datetime.now(UTC)).total_seconds() if asked.retry_at else 2.0
             time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
-            _confirm_again(runtime, case, step)
+            _confirm_again(context, case, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +66,27 @@ class _Asked:
     waits: bool
     reason: str
     retry_at: datetime | None = None
-    ruling: Ruling = field(default_factory=lambda: Ruling(True))
+    ruling: GuardResult = field(default_factory=lambda: GuardResult(True))
     since: datetime | None = None
     common_cause: CommonCause | None = None
 
 
-def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
-    incident = runtime.store.incident(case.incident)
-    confirmed = Confirmed.of(incident, case.holder)
-    decision = _decide(runtime, incident, confirmed)
+def _ask_guards(context: Context, case: RecoveryRef) -> _Asked:
+    incident = context.store.incident(case.incident)
+    confirmed = ConfirmedFinding.of(incident, case.holder)
+    decision = _decide(context, incident, confirmed)
     nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
     if confirmed.dry_run or nothing:
-        partitioned = nothing and confirmed.verdict is Verdict.PARTITIONED and not confirmed.dry_run
+        partitioned = nothing and confirmed.verdict is FailureMode.PARTITIONED and not confirmed.dry_run
         since = incident.first_failed_at
         return _Asked(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
     paging = decision.action is Action.PAGE
     # The person who is asked whether to try again must see every reason against it.
-    at_stake = _decide(runtime, incident, confirmed, insisted=True) if paging else decision
-    facts = _facts(runtime, case, incident)
-    ruling = judge(at_stake.action, facts.with_ledger(runtime.store.ledger(incident.id)), limits(runtime))
+    at_stake = _decide(context, incident, confirmed, insisted=True) if paging else decision
+    facts = _facts(context, case, incident)
+    ruling = evaluate(at_stake.action, facts.with_ledger(context.store.ledger(incident.id)), limits(context))
     if paging:
-        ruling = Ruling(False, (decision.reason, *ruling.reasons), ruling.gates)
+        ruling = GuardResult(False, (decision.reason, *ruling.reasons), ruling.gates)
     return _Asked(
         decision,
         dry_run=False,
@@ -99,14 +99,16 @@ def _ask_guards(runtime: Runtime, case: Case) -> _Asked:
     )
 
 
-def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
+def _confirm_again(context: Context, case: RecoveryRef, step: FencedStep) -> None:
     """Observe the node once more. A changed failure mode goes into the journal; the next decision uses it."""
-    incident = runtime.store.incident(case.incident)
-    confirmed = Confirmed.of(incident, case.holder)
+    incident = context.store.incident(case.incident)
+    confirmed = ConfirmedFinding.of(incident, case.holder)
     since = confirmed.first_failed_at
-    seen = replace(look(runtime, runtime.node(case)), unanswered_since=since if confirmed.silent else None)
+    seen = replace(
+        observe_node(context, context.node(case)), unanswered_since=since if confirmed.silent else None
+    )
     if diagnose(seen).verdict is not confirmed.verdict:
-        write_verdict(
+        write_failure_mode(
             step,
             seen,
             requested=confirmed.requested.value,
@@ -117,7 +119,7 @@ def _confirm_again(runtime: Runtime, case: Case, step: Step) -> None:
         )
 
 
-def _answer(step: Step, asked: _Asked) -> list[str]:
+def _answer(step: FencedStep, asked: _Asked) -> list[str]:
     """Write the guards' answer into the journal; returns the next tasks."""
     decision, ruling = asked.decision, asked.ruling
     if asked.dry_run:
@@ -141,7 +143,7 @@ def _answer(step: Step, asked: _Asked) -> list[str]:
     return ["archive_logs", "ask_a_human"]
 
 
-def waits_only(ruling: Ruling) -> bool:
+def waits_only(ruling: GuardResult) -> bool:
     """Whether all guards that refused usually stop refusing sooner than a person could look."""
     return not ruling.allowed and ruling.passing and ruling.gates <= SELF_OPENING
 
@@ -154,27 +156,27 @@ def _waiting_data(asked: _Asked) -> dict[str, Any]:
 
 
 def _decide(
-    runtime: Runtime, incident: Incident, confirmed: Confirmed, *, insisted: bool = False
+    context: Context, incident: Incident, confirmed: ConfirmedFinding, *, insisted: bool = False
 ) -> Decision:
-    return decide(
+    return decide_action(
         confirmed.verdict,
         incident.attempts(),
-        role=runtime.fleet.node(incident.node).role,
+        role=context.fleet.node(incident.node).role,
         requested=confirmed.requested,
         volume_intact=confirmed.volume_intact,
-        suspicious_release=assignment.suspicious(runtime.store, incident.node),
-        unfinished=incident.node in runtime.store.pending_repairs(),
+        suspicious_release=assignment.suspicious(context.store, incident.node),
+        unfinished=incident.node in context.store.pending_repairs(),
         insisted=insisted,
     )
 
 
-def limits(runtime: Runtime) -> Limits:
+def limits(context: Context) -> Limits:
     """Return the limits in force: the defaults, overridden by what is set in the database under LIMITS.
 
     An override with ``until`` (ISO 8601) expires at that time, even if the process that set it is gone.
     Raises InputError for an unknown limit, because a misspelt name would silently change nothing.
     """
-    found = runtime.store.desired(LIMITS)
+    found = context.store.desired(LIMITS)
     given = dict(found.value) if found and found.value else {}
     until = given.pop("until", None)
     if until is not None and datetime.fromisoformat(until) < datetime.now(UTC):
@@ -188,86 +190,86 @@ def limits(runtime: Runtime) -> Limits:
     return Limits(**given)
 
 
-def _facts(runtime: Runtime, case: Case, incident: Incident) -> GuardFacts:
+def _facts(context: Context, case: RecoveryRef, incident: Incident) -> GuardFacts:
     """Gather the guards' facts now; the state of the disk is taken from ``confirm``."""
-    confirmed = Confirmed.of(incident, case.holder)
+    confirmed = ConfirmedFinding.of(incident, case.holder)
     action = incident.attempt_of(case.holder)
     suspicion = Suspicion(
         first_failed_at=confirmed.first_failed_at,
         detected_at=incident.detected_at,
-        heard_at=confirmed.heard_at,
+        last_seen_at=confirmed.last_seen_at,
         volume_intact=confirmed.volume_intact,
         watch_late_s=confirmed.watch_late_s,
         planned=confirmed.planned or action is Action.ROLL_BACK,
     )
-    return gather_guard_facts(runtime, runtime.node(case), suspicion)
+    return gather_guard_facts(context, context.node(case), suspicion)
 
 
-def judge_again(runtime: Runtime, case: Case, step: Step) -> GuardFacts:
+def reevaluate_guards(context: Context, case: RecoveryRef, step: FencedStep) -> GuardFacts:
     """Evaluate the guards once more, with fresh facts, right before something that may still run is killed.
 
     Guards that a person overrode for this attempt stay overridden. If a guard refuses, the attempt is withdrawn,
-    because it has done nothing. Raises NodeReturned if the node answers again, else Refused with the reasons.
+    because it has done nothing. Raises NodeReturned if the node answers again, else GuardRefused with the reasons.
     """
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     action = incident.attempt_of(case.holder)
     if action is None:
-        raise Refused(f"Nothing is killed: this run has no open attempt on {case.node}.")
-    facts = _facts(runtime, case, incident)
-    known = facts.with_ledger(runtime.store.ledger(incident.id))
-    ruling = judge(action, known, limits(runtime), approved=_approved(incident, case))
+        raise GuardRefused(f"Nothing is killed: this run has no open attempt on {case.node}.")
+    facts = _facts(context, case, incident)
+    known = facts.with_ledger(context.store.ledger(incident.id))
+    ruling = evaluate(action, known, limits(context), approved=_approved(incident, case))
     if ruling.allowed:
         return facts
-    answers_again = Answer.OK in (facts.service, facts.view.answer)
+    answers_again = ProbeResult.OK in (facts.service, facts.view.answer)
     reason = " ".join(ruling.reasons)
-    runtime.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
-    raise (NodeReturned if answers_again else Refused)(reason)
+    context.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
+    raise (NodeReturned if answers_again else GuardRefused)(reason)
 
 
-def _approved(incident: Incident, case: Case) -> list[Gate]:
+def _approved(incident: Incident, case: RecoveryRef) -> list[Guard]:
     """Return the guards that a person overrode for this run; see ``choose_path``."""
     if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
         return []
-    return [Gate(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
+    return [Guard(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
 
 
-def refusal(runtime: Runtime, case: Case) -> list[str]:
+def refusal(context: Context, case: RecoveryRef) -> list[str]:
     """Return the reasons with which the guards last refused this run, one sentence each."""
     return list(
-        latest(runtime.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
+        latest(context.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
     )
 
 
-def choose_path(runtime: Runtime, case: Case, approved_by: str | None) -> str:
+def choose_path(context: Context, case: RecoveryRef, approved_by: str | None) -> str:
     """Decide, begin the attempt in the database (which evaluates the guards once more), and return the next task.
 
     A run that was killed here continues with the action that it had chosen. A person's approval overrides the guards
-    that had refused when the question was asked. A node that answers again meanwhile is only verified. Raises Refused
-    if another guard refuses now.
+    that had refused when the question was asked. A node that answers again meanwhile is only verified. Raises
+    GuardRefused if another guard refuses now.
     """
-    with runtime.step(case, "decide") as step:
+    with context.step(case, "decide") as step:
         if approved_by:
             step.note(
                 f"{approved_by} approved the recovery although the guards refused it", approved=case.holder
             )
-        incident = runtime.store.incident(case.incident)
-        confirmed = Confirmed.of(incident, case.holder)
+        incident = context.store.incident(case.incident)
+        confirmed = ConfirmedFinding.of(incident, case.holder)
         if confirmed.dry_run:
             return "show_plan"
         decision = _chosen(incident, case)
         if decision is None:
-            decision = _decide(runtime, incident, confirmed, insisted=bool(approved_by))
+            decision = _decide(context, incident, confirmed, insisted=bool(approved_by))
             step.note(decision.reason, chosen=decision.action.value, run=case.holder)
         if decision.action.changes:
             try:
-                _begin(runtime, case, step, incident, decision, approved=_approved(incident, case))
+                _begin(context, case, step, incident, decision, approved=_approved(incident, case))
             except NodeReturned as returned:
                 step.note(f"{case.node} answers again, so it is only verified: {returned}", returned=True)
                 return PATHS[Action.WAIT]
     return PATHS[decision.action]
 
 
-def _chosen(incident: Incident, case: Case) -> Decision | None:
+def _chosen(incident: Incident, case: RecoveryRef) -> Decision | None:
     for entry in incident.entries:
         if entry.step == "decide" and "chosen" in entry.data and entry.data.get("run") == case.holder:
             return Decision(Action(entry.data["chosen"]), entry.message)
@@ -275,23 +277,23 @@ def _chosen(incident: Incident, case: Case) -> Decision | None:
 
 
 def _begin(
-    runtime: Runtime,
-    case: Case,
-    step: Step,
+    context: Context,
+    case: RecoveryRef,
+    step: FencedStep,
     incident: Incident,
     decision: Decision,
     *,
-    approved: Collection[Gate],
+    approved: Collection[Guard],
 ) -> None:
     """Begin the attempt. If a refusal can go away by itself, wait, gather the facts again and retry.
 
-    Raises NodeReturned if the node answers meanwhile, else Refused with the reasons.
+    Raises NodeReturned if the node answers meanwhile, else GuardRefused with the reasons.
     """
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
-        asked = _LastAnswer(decision.action, _facts(runtime, case, incident), limits(runtime), approved)
+        asked = _LastAnswer(decision.action, _facts(context, case, incident), limits(context), approved)
         try:
-            runtime.store.begin_attempt(
+            context.store.begin_attempt(
                 case.incident,
                 step.token,
                 decision.action,
@@ -303,8 +305,8 @@ def _begin(
             return
         except IncidentClosed:
             raise
-        except Refused as refused:
-            if asked.facts.service is Answer.OK and not asked.facts.planned:
+        except GuardRefused as refused:
+            if asked.facts.service is ProbeResult.OK and not asked.facts.planned:
                 raise NodeReturned(str(refused)) from refused
             if not asked.ruling.passing or time.monotonic() > until:
                 raise
@@ -319,9 +321,11 @@ class _LastAnswer:
     action: Action
     facts: GuardFacts
     limits: Limits
-    approved: Collection[Gate]
-    ruling: Ruling = field(default_factory=lambda: Ruling(False))
+    approved: Collection[Guard]
+    ruling: GuardResult = field(default_factory=lambda: GuardResult(False))
 
     def refusals(self, ledger: RepairLedger) -> tuple[str, ...]:
-        self.ruling = judge(self.action, self.facts.with_ledger(ledger), self.limits, approved=self.approved)
+        self.ruling = evaluate(
+            self.action, self.facts.with_ledger(ledger), self.limits, approved=self.approved
+        )
         return self.ruling.reasons

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer, NodeView
+from kintsugi.core.observation import NodeView, ProbeResult
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, Settings
-from kintsugi.probes.master_view import master_witnesses
+from kintsugi.probes.master_view import ask_master
 from kintsugi.probes.observe import node_view
-from kintsugi.probes.peers import Witness, ask, witnesses
+from kintsugi.probes.peers import PeerView, ask_peer, ask_peers
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.recovery.common_cause import OtherNode
-from kintsugi.recovery.guards import CassandraFacts, Copies, GuardFacts, KafkaFacts
+from kintsugi.recovery.guards import CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
 from kintsugi.wire import cql
 from kintsugi.wire import kafka as kafka_wire
 
@@ -31,20 +31,20 @@ async def guard_facts(
     fleet: Fleet,
     node: Node,
     *,
-    heard_at: datetime | None = None,
+    last_seen_at: datetime | None = None,
     first_failed_at: datetime | None = None,
     volume_intact: bool | None = None,
     running: bool | None = None,
     settings: Settings | None = None,
 ) -> GuardFacts:
-    """Return the facts for kintsugi.recovery.guards.judge, except those of the database and of the platform.
+    """Return the facts for kintsugi.recovery.guards.evaluate, except those of the database and of the platform.
 
-    ``heard_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is probed again, and the
-    newest answer counts. ``running``: the platform's answer. ``settings``: if given, the node itself is asked over
+    ``last_seen_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is probed again, and
+    the newest answer counts. ``running``: the platform's answer. ``settings``: if given, the node itself is asked over
     SSH, and for a Spark master the other nodes too. Takes at most about 8 s. Never raises on network errors.
     """
     (service, ssh, newest, view), silent, kafka, cassandra = await asyncio.gather(
-        signs_of_life(fleet, node, heard_at, running=running, settings=settings),
+        recent_liveness(fleet, node, last_seen_at, running=running, settings=settings),
         silent_nodes(fleet),
         _kafka_if(fleet, node),
         _cassandra_if(fleet, node),
@@ -56,7 +56,7 @@ async def guard_facts(
         observed_at=service.at,
         service=service.answer,
         ssh=ssh.answer,
-        heard_at=newest,
+        last_seen_at=newest,
         first_failed_at=first_failed_at,
         volume_intact=volume_intact,
         fleet_size=len(fleet.nodes),
@@ -74,7 +74,7 @@ async def guard_facts(
     )
 
 
-async def signs_of_life(
+async def recent_liveness(
     fleet: Fleet,
     node: Node,
     before: datetime | None,
@@ -88,25 +88,25 @@ async def signs_of_life(
     run, their answers are not waited for, because they can't have heard a process of it.
     """
     async with asyncio.TaskGroup() as group:
-        peers = group.create_task(witnesses(fleet, node, watch_s=HEARTBEAT_WATCH_S))
+        peers = group.create_task(ask_peers(fleet, node, watch_s=HEARTBEAT_WATCH_S))
         service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
-        if running is False and service.answer is not Answer.OK:
+        if running is False and service.answer is not ProbeResult.OK:
             peers.cancel()
-        view, masters = NodeView(), list[Witness]()
-        if settings is not None and service.answer is not Answer.OK and running is not False:
+        view, masters = NodeView(), list[PeerView]()
+        if settings is not None and service.answer is not ProbeResult.OK and running is not False:
             view, masters = await asyncio.gather(
-                node_view(settings, node, service, ssh), master_witnesses(settings, node, ssh)
+                node_view(settings, node, service, ssh), ask_master(settings, node, ssh)
             )
-    signs = [before, service.at if service.answer is Answer.OK else None]
-    signs += [] if peers.cancelled() else [witness.heard_at for witness in peers.result()]
-    signs += [witness.heard_at for witness in masters]
+    signs = [before, service.at if service.answer is ProbeResult.OK else None]
+    signs += [] if peers.cancelled() else [witness.last_seen_at for witness in peers.result()]
+    signs += [witness.last_seen_at for witness in masters]
     return service, ssh, max((sign for sign in signs if sign is not None), default=None), view
 
 
 async def silent_nodes(fleet: Fleet) -> set[str]:
     """Return the names of the nodes that don't answer their own protocol now."""
     probes = await asyncio.gather(*(probe_node(node) for node in fleet))
-    return {probe.target for probe in probes if probe.answer is not Answer.OK}
+    return {probe.target for probe in probes if probe.answer is not ProbeResult.OK}
 
 
 async def _kafka_if(fleet: Fleet, node: Node) -> KafkaFacts | None:
@@ -121,33 +121,37 @@ async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
     """Return what the other brokers know of the partitions of ``node``, and of the quorum."""
     peers = fleet.peers(node)
     told, quorums = await asyncio.gather(
-        asyncio.gather(*(ask(peer, KAFKA_PORT, kafka_wire.partitions) for peer in peers)),
-        asyncio.gather(*(ask(peer, KAFKA_PORT, kafka_wire.describe_quorum) for peer in peers)),
+        asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.partitions) for peer in peers)),
+        asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.describe_quorum) for peer in peers)),
     )
     live = [peer.index for peer, answer in zip(peers, told, strict=True) if not isinstance(answer, str)]
     quorum = next((answer for answer in quorums if not isinstance(answer, str)), None)
     return KafkaFacts(
         node_id=node.index,
-        partitions=copies(node.index, [answer for answer in told if not isinstance(answer, str)]),
+        partitions=replica_counts(node.index, [answer for answer in told if not isinstance(answer, str)]),
         live=frozenset(live),
         voters=None if quorum is None else len(quorum.voters),
         current=None if quorum is None else len(current_voters(quorum) - {node.index}),
     )
 
 
-def copies(node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]) -> dict[str, Copies] | None:
+def replica_counts(
+    node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]
+) -> dict[str, ReplicaCounts] | None:
     """Return who holds the partitions of broker ``node_id``, from the answers of brokers; None without an answer.
 
     A broker's metadata may be late. A replica counts only if every broker that knows the partition agrees.
     """
-    found: dict[str, Copies] | None = None
+    found: dict[str, ReplicaCounts] | None = None
     for answer in told:
         found = {} if found is None else found
         for name, replicas in answer.items():
             if node_id not in replicas.assigned:
                 continue
-            before = found.get(name, Copies(replicas.in_sync, replicas.eligible))
-            found[name] = Copies(before.in_sync & replicas.in_sync, before.eligible & replicas.eligible)
+            before = found.get(name, ReplicaCounts(replicas.in_sync, replicas.eligible))
+            found[name] = ReplicaCounts(
+                before.in_sync & replicas.in_sync, before.eligible & replicas.eligible
+            )
     return found
 
 
@@ -177,8 +181,8 @@ async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
 async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
     """Return whether ``peer`` reports itself as NORMAL, and the smallest replication factor of its keyspaces."""
     status, keyspaces = await asyncio.gather(
-        ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, _OWN_STATUS)),
-        ask(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, KEYSPACES)),
+        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, _OWN_STATUS)),
+        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, KEYSPACES)),
     )
     normal = not isinstance(status, str) and any(
         row["address"] == peer.address and str(row["status_with_port"]).startswith("NORMAL") for row in status

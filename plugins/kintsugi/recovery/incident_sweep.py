@@ -23,9 +23,9 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from kintsugi.core.incident import Action, Incident
-from kintsugi.recovery.assessment import Confirmed, latest
-from kintsugi.recovery.diagnosis import Verdict
-from kintsugi.recovery.guards import Gate
+from kintsugi.recovery.assessment import ConfirmedFinding, latest
+from kintsugi.recovery.diagnosis import FailureMode
+from kintsugi.recovery.guards import Guard
 
 QUIET = timedelta(seconds=45)
 LONGEST = timedelta(minutes=30)
@@ -70,14 +70,14 @@ def why_withdrawn(incident: Incident, run: str, *, answers_in_a_row: int, mainte
     if incident.closed_at is not None:
         return f"its incident was closed as {incident.outcome}"
     try:
-        confirmed = Confirmed.of(incident, run)
+        confirmed = ConfirmedFinding.of(incident, run)
         gates = latest(incident, "guard", "refused", run).data["gates"]
     except KeyError:
         return None
     by_hand = confirmed.requested is not Action.AUTO
-    sick_though_it_answers = confirmed.verdict is Verdict.CLOCK_WRONG
+    sick_though_it_answers = confirmed.verdict is FailureMode.CLOCK_WRONG
     if answers_in_a_row >= STEADY and not by_hand and not sick_though_it_answers:
         return f"{incident.node} answers again"
-    if list(gates) == [Gate.MAINTENANCE] and not maintenance:
+    if list(gates) == [Guard.MAINTENANCE] and not maintenance:
         return f"the maintenance of {incident.node} has ended"
     return None

@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kintsugi.core.errors import PlanRefused
+from kintsugi.core.errors import PlanRejected
 
 BLAST_RADIUS = 2
 """Resources that one plan may change: a node and its volume."""
@@ -75,7 +75,7 @@ def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSummary:
-    """Check the plan against the rules above; raises PlanRefused, which names the address at fault.
+    """Check the plan against the rules above; raises PlanRejected, which names the address at fault.
 
     ``document``: the parsed JSON. ``allowed``: the addresses that may be replaced (see ``addresses``).
     """
@@ -184,7 +184,7 @@ def _said(value: Any) -> Any:
     return value or None
 
 
-def _refusal(what: str) -> PlanRefused:
-    return PlanRefused(
+def _refusal(what: str) -> PlanRejected:
+    return PlanRejected(
         f"the plan {what}. Nothing was applied. Look at `terraform plan` and recover the node by hand"
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.core.incident import Incident
-from kintsugi.operations.context import Case, Runtime, Step
-from kintsugi.recovery.guards import Gate
+from kintsugi.operations.context import Context, FencedStep, RecoveryRef
+from kintsugi.recovery.guards import Guard
 
 HELD_FOR = timedelta(days=7)
-NEEDED = frozenset({Gate.COPIES, Gate.PENDING})
+NEEDED = frozenset({Guard.COPIES, Guard.PENDING})
 """The guards that refuse because the disk may hold the only copy of some data."""
 
 
@@ -25,14 +25,14 @@ def may_be_last_copy(incident: Incident) -> bool:
     return bool(opened & NEEDED) and any(action.destroys_volume for action in incident.attempts())
 
 
-def discard_or_hold(runtime: Runtime, case: Case, step: Step) -> None:
+def discard_or_hold(context: Context, case: RecoveryRef, step: FencedStep) -> None:
     """Delete the node's replaced disks, or keep them for HELD_FOR if they may hold the last copy of some data."""
-    if may_be_last_copy(runtime.store.incident(case.incident)):
+    if may_be_last_copy(context.store.incident(case.incident)):
         until = datetime.now(UTC) + HELD_FOR
-        if runtime.platform().hold(case.node, until):
+        if context.platform().hold(case.node, until):
             step.note(
                 f"the replaced disk of {case.node} is kept until {until:%Y-%m-%d}, "
                 "because it may hold the last copy of some data"
             )
             return
-    runtime.platform().discard(case.node)
+    context.platform().discard(case.node)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.settings import BUCKET
-from kintsugi.operations.context import LEASE_S, Case, Runtime
+from kintsugi.operations.context import LEASE_S, Context, RecoveryRef
 from kintsugi.operations.spool import deliver, flush_spool
-from kintsugi.recovery.assessment import Confirmed, answers
-from kintsugi.recovery.diagnosis import Verdict
+from kintsugi.recovery.assessment import ConfirmedFinding, is_responding
+from kintsugi.recovery.diagnosis import FailureMode
 from kintsugi.recovery.incident_sweep import RUN_PREFIX
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
@@ -33,29 +33,29 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class IncidentRecord:
     """How an incident ended. ``well``: nothing is left to do. ``text``: the summary for people."""
 
     well: bool
     text: str
 
 
-def archive_logs(runtime: Runtime, case: Case) -> list[str]:
+def archive_logs(context: Context, case: RecoveryRef) -> list[str]:
     """Store the tail of each of the node's logs under the incident; returns the keys.
 
     The log collector has received them line by line, so they are complete even if the host is lost.
     """
     started = time.monotonic()
     keys = []
-    for path in _logs(runtime.settings.control / "node-logs" / case.node):
+    for path in _logs(context.settings.control / "node-logs" / case.node):
         key = f"incidents/{case.incident}/logs/{path.name}.gz"
-        deliver(runtime, key, gzip.compress(_tail(path)))
+        deliver(context, key, gzip.compress(_tail(path)))
         keys.append(key)
     sentence = f"archived {len(keys)} logs under incidents/{case.incident}/logs/"
     # It runs in parallel to the recovery: a fresh token here would fence off the step that is running.
-    lease = runtime.store.acquire_lease(case.node, case.holder, LEASE_S, incident=case.incident)
+    lease = context.store.acquire_lease(case.node, case.holder, LEASE_S, incident=case.incident)
     data = {"seconds": round(time.monotonic() - started, 3), "keys": keys}
-    runtime.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
+    context.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
     log.info(sentence)
     return keys
 
@@ -80,9 +80,9 @@ def _end(path: Path, size: int) -> bytes:
         return b""
 
 
-def expire(runtime: Runtime, now: datetime) -> int:
+def expire(context: Context, now: datetime) -> int:
     """Delete incident objects from S3 that are older than KEPT at ``now`` (UTC); returns how many."""
-    s3, deleted = runtime.s3(), 0
+    s3, deleted = context.s3(), 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="incidents/"):
         for found in page.get("Contents", ()):
             if now - found["LastModified"] > KEPT:
@@ -92,39 +92,43 @@ def expire(runtime: Runtime, now: datetime) -> int:
     return deleted
 
 
-def record(runtime: Runtime, case: Case) -> Story:
+def record(context: Context, case: RecoveryRef) -> IncidentRecord:
     """Close the incident with the outcome that its journal shows, and put its record into S3.
 
     It stays open if another run still has to work on it (``stays_open``). The run fails with the reason unless nothing
     is left to do.
     """
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     if incident.outcome is not None:
-        return _record_again(runtime, case, incident, incident.outcome)
-    with runtime.step(case, "record") as step:
-        outcome, reason = conclude(incident, case.holder)
+        return _record_again(context, case, incident, incident.outcome)
+    with context.step(case, "record") as step:
+        outcome, reason = conclude_incident(incident, case.holder)
         step.note(reason, outcome=outcome.value)
-        serves = outcome is not Outcome.FAILED or answers(runtime.node(case))
+        serves = outcome is not Outcome.FAILED or is_responding(context.node(case))
         if not stays_open(incident, outcome, case.holder, serves=serves):
-            runtime.store.close_incident(case.incident, step.token, outcome, reason)
-        incident = _archive_record(runtime, case)
-    runtime.store.release(case.node, step.token)
-    return Story(well=outcome in WELL, text=tell(incident, outcome, reason))
+            context.store.close_incident(case.incident, step.token, outcome, reason)
+        incident = _archive_record(context, case)
+    context.store.release(case.node, step.token)
+    return IncidentRecord(well=outcome in WELL, text=format_incident(incident, outcome, reason))
 
 
-def _record_again(runtime: Runtime, case: Case, incident: Incident, outcome: Outcome) -> Story:
+def _record_again(
+    context: Context, case: RecoveryRef, incident: Incident, outcome: Outcome
+) -> IncidentRecord:
     """Archive an incident that is closed already: by this step before it was killed, or by another run."""
-    _archive_record(runtime, case)
-    runtime.store.give_back(case.node, case.holder)
-    return Story(well=outcome in WELL, text=tell(incident, outcome, incident.reason or ""))
+    _archive_record(context, case)
+    context.store.give_back(case.node, case.holder)
+    return IncidentRecord(
+        well=outcome in WELL, text=format_incident(incident, outcome, incident.reason or "")
+    )
 
 
-def _archive_record(runtime: Runtime, case: Case) -> Incident:
+def _archive_record(context: Context, case: RecoveryRef) -> Incident:
     """Put the incident as it is now into S3, then deliver the spool; returns the incident."""
-    incident = runtime.store.incident(case.incident)
+    incident = context.store.incident(case.incident)
     body = json.dumps(incident.to_json(), indent=2).encode()
-    deliver(runtime, f"incidents/{case.incident}/incident.json", body)
-    flush_spool(runtime)
+    deliver(context, f"incidents/{case.incident}/incident.json", body)
+    flush_spool(context)
     return incident
 
 
@@ -138,16 +142,16 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: boo
     3. The recovery waits: the reasons against it can go away by themselves, or the node became unreachable from here
        during its recovery. Its watch finds it again, and one failure stays one incident.
     """
-    confirmed = Confirmed.of(incident, holder)
+    confirmed = ConfirmedFinding.of(incident, holder)
     if outcome is Outcome.DRY_RUN:
         runs = {entry.data.get("run") for entry in incident.entries if "verdict" in entry.data}
         return runs != {holder}
     if outcome is Outcome.FAILED:
         swept = f"/{RUN_PREFIX}" in holder
-        return not (serves and swept) or confirmed.verdict is Verdict.CLOCK_WRONG
+        return not (serves and swept) or confirmed.verdict is FailureMode.CLOCK_WRONG
     if outcome is Outcome.FALSE_ALARM and _is_waited_for(incident, holder):
         return True
-    return confirmed.verdict is Verdict.PARTITIONED and bool(incident.attempts())
+    return confirmed.verdict is FailureMode.PARTITIONED and bool(incident.attempts())
 
 
 def _is_waited_for(incident: Incident, run: str) -> bool:
@@ -159,7 +163,7 @@ def _is_waited_for(incident: Incident, run: str) -> bool:
     return bool(told and told[-1])
 
 
-def conclude(incident: Incident, run: str) -> tuple[Outcome, str]:
+def conclude_incident(incident: Incident, run: str) -> tuple[Outcome, str]:
     """Return the outcome since the newest confirmation by ``run``, and the reason as a sentence. Pure.
 
     Journal entries of other runs don't count.
@@ -189,7 +193,7 @@ def conclude(incident: Incident, run: str) -> tuple[Outcome, str]:
     )
 
 
-def tell(incident: Incident, outcome: Outcome, reason: str) -> str:
+def format_incident(incident: Incident, outcome: Outcome, reason: str) -> str:
     """Format the incident in a line: the node, the outcome, the reason, and the seconds of each phase. Pure."""
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in incident.phases().items())
     return f"{incident.node}: {outcome}. {reason} ({phases})"

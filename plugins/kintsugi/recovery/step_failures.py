@@ -26,13 +26,13 @@ from pathlib import Path
 
 from kintsugi.core.errors import (
     ControlPlaneError,
-    Fenced,
+    GuardRefused,
     KintsugiError,
     PreflightError,
-    Refused,
+    StaleTokenError,
     StepFailed,
 )
-from kintsugi.operations.context import Case, Runtime
+from kintsugi.operations.context import Context, RecoveryRef
 
 OURS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 NEEDED = 32 * 2**20
@@ -50,28 +50,28 @@ TERRAFORM = (
 
 
 @contextmanager
-def blame(runtime: Runtime, case: Case, *, untouched: bool = False) -> Iterator[None]:
+def blame(context: Context, case: RecoveryRef, *, untouched: bool = False) -> Iterator[None]:
     """Wrap a step: if the control plane is at fault, withdraw the attempt and raise ControlPlaneError.
 
     ``untouched``: the step destroys nothing of the node.
     """
     try:
         yield
-    except (Refused, Fenced, ControlPlaneError):
+    except (GuardRefused, StaleTokenError, ControlPlaneError):
         raise
     except (KintsugiError, OSError) as error:
-        fault = fault_of_control_plane(error, runtime.settings.control)
+        fault = fault_of_control_plane(error, context.settings.control)
         if fault is None:
             raise
-        withdraw(runtime, case, fault, untouched=untouched)
+        withdraw_attempt(context, case, fault, untouched=untouched)
         raise ControlPlaneError(fault) from error
 
 
-def withdraw(runtime: Runtime, case: Case, fault: str, *, untouched: bool) -> None:
+def withdraw_attempt(context: Context, case: RecoveryRef, fault: str, *, untouched: bool) -> None:
     """Write the fault into the journal and withdraw the run's attempt. Raises StoreUnavailable."""
-    with runtime.step(case, "blame") as step:
+    with context.step(case, "blame") as step:
         step.note(fault, control_plane=True)
-        runtime.store.withdraw_attempt(
+        context.store.withdraw_attempt(
             case.incident, step.token, case.holder, fault, untouched=untouched, counts=True
         )
 

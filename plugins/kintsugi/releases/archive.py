@@ -26,7 +26,7 @@ from kintsugi.operations.spool import deliver
 from kintsugi.releases import manifest as content
 
 if TYPE_CHECKING:
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
 MANIFEST = "MANIFEST"
 _EPOCH = 0  # the time of every file in the archive, so that the same release gives the same bytes
@@ -92,7 +92,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
     """Write a release directory under a temporary name and rename it, so that it is never incomplete."""
     release = Release(content.digest(manifest), directory_of(settings) / content.digest(manifest))
     if release.directory.exists():
-        verify(release)
+        verify_release(release)
         return release
     fresh = release.directory.with_name(f".{release.digest}.{uuid.uuid4().hex[:8]}")
     try:
@@ -103,7 +103,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
             # A release is read-only, also for its owner.
             target.chmod(0o555 if manifest[path].mode == "755" else 0o444)
         (fresh / MANIFEST).write_text(content.render(manifest))
-        verify(Release(release.digest, fresh))
+        verify_release(Release(release.digest, fresh))
         fresh.rename(release.directory)
     except OSError:
         if not release.directory.exists():  # else another process was faster and wrote the same bytes
@@ -113,7 +113,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
     return release
 
 
-def verify(release: Release) -> None:
+def verify_release(release: Release) -> None:
     """Raise FleetError, which names the files, unless the directory holds exactly the content of the digest."""
     written = content.read(release.directory)
     difference = content.compare(release.manifest, written)
@@ -129,7 +129,7 @@ def verify(release: Release) -> None:
         )
 
 
-def find(settings: Settings, digest: str, s3: Any = None) -> Release:
+def find_release(settings: Settings, digest: str, s3: Any = None) -> Release:
     """Return the release of this digest, checked; from S3 (``s3``: a client) if its directory is gone or altered.
 
     Raises FleetError if it isn't found, or if its content doesn't have this digest.
@@ -140,7 +140,7 @@ def find(settings: Settings, digest: str, s3: Any = None) -> Release:
             raise FleetError(f"release {release.short} is not at {release.directory}")
         return _fetch(settings, release, s3)
     try:
-        verify(release)
+        verify_release(release)
     except FleetError as error:
         if s3 is None:
             raise
@@ -160,7 +160,7 @@ def _fetch(settings: Settings, release: Release, s3: Any) -> Release:
         raise FleetError(
             f"release {release.short} is neither at {release.directory} nor in S3 at {key(release.digest)} ({error})"
         ) from error
-    files = unpack(body)
+    files = unpack_release(body)
     try:
         manifest = content.parse(files.pop(MANIFEST).decode())
     except (KeyError, ValueError) as error:
@@ -179,7 +179,7 @@ def key(digest: str) -> str:
     return f"releases/{digest}.tar.gz"
 
 
-def pack(release: Release) -> bytes:
+def pack_release(release: Release) -> bytes:
     """Return the release as a gzipped tar archive; the same release gives the same bytes."""
     manifest = release.manifest
     plain = io.BytesIO()
@@ -193,7 +193,7 @@ def pack(release: Release) -> bytes:
     return gzip.compress(plain.getvalue(), mtime=_EPOCH)
 
 
-def unpack(body: bytes) -> dict[str, bytes]:
+def unpack_release(body: bytes) -> dict[str, bytes]:
     """Return the files of an archive by path. Raises FleetError for anything but plain files below the root."""
     files = {}
     try:
@@ -210,19 +210,19 @@ def unpack(body: bytes) -> dict[str, bytes]:
     return files
 
 
-def store_in_s3(runtime: Runtime, release: Release) -> None:
+def store_in_s3(context: Context, release: Release) -> None:
     """Put the archive into S3 unless it is there; into the spool if S3 is unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        runtime.s3().head_object(Bucket=BUCKET, Key=key(release.digest))
+        context.s3().head_object(Bucket=BUCKET, Key=key(release.digest))
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
             log.warning("it is unknown whether S3 has release %s: %s", release.short, error)
-        deliver(runtime, key(release.digest), pack(release))
+        deliver(context, key(release.digest), pack_release(release))
     except BotoCoreError as error:
         log.warning("S3 is unreachable: %s", error)
-        deliver(runtime, key(release.digest), pack(release))
+        deliver(context, key(release.digest), pack_release(release))
 
 
 def on_disk(settings: Settings) -> list[Release]:

@@ -11,7 +11,7 @@ from kintsugi.releases import archive
 if TYPE_CHECKING:
     from kintsugi.db.releases import ReleaseRecord
     from kintsugi.db.store import Store
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
     from kintsugi.releases.archive import Release
 
 log = logging.getLogger(__name__)
@@ -42,20 +42,20 @@ def to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> st
     return None if running is None else running.digest
 
 
-def ansible_for(runtime: Runtime, node: str, *, roll_back: bool = False) -> Ansible:
+def ansible_for(context: Context, node: str, *, roll_back: bool = False) -> Ansible:
     """Return Ansible with the roles and templates of the release to configure ``node`` from.
 
     Records the release for the node. Raises FleetError if the release is lost or altered.
     """
-    digest = to_configure_from(runtime.store, node, roll_back=roll_back)
+    digest = to_configure_from(context.store, node, roll_back=roll_back)
     if digest is None:
-        return Ansible(runtime.settings)
-    release = open_release(runtime, digest)
-    runtime.store.set_node_releases([node], digest)
+        return Ansible(context.settings)
+    release = open_release(context, digest)
+    context.store.set_node_releases([node], digest)
     log.info("%s is configured from release %s", node, release.short)
-    return Ansible(runtime.settings, release)
+    return Ansible(context.settings, release)
 
 
-def open_release(runtime: Runtime, digest: str) -> Release:
+def open_release(context: Context, digest: str) -> Release:
     """Return the release, checked; from S3 if its directory is gone."""
-    return archive.find(runtime.settings, digest, runtime.s3())
+    return archive.find_release(context.settings, digest, context.s3())

@@ -6,49 +6,49 @@ servers only by ``deploy_release``.
 
 from __future__ import annotations
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import archive, assignment, drift, rollout_steps, steady_state
 
 CONVERGE_S = 300.0
 STEADY_S = 120.0
 
 
-def converge(runtime: Runtime) -> str:
+def converge(context: Context) -> str:
     """Configure and start every node from its recorded release; returns what was done.
 
     If none is recorded, this checkout becomes the first release. Raises StepFailed with Ansible's error.
     """
-    runtime.store.migrate()
-    if not runtime.store.node_releases():
-        release = rollout_steps.build(runtime)
-        runtime.store.set_node_releases(runtime.fleet.nodes, release.digest)
-    groups = drift.by_release(runtime, {})
-    desired = stream_driver.variables(runtime)
+    context.store.migrate()
+    if not context.store.node_releases():
+        release = rollout_steps.build(context)
+        context.store.set_node_releases(context.fleet.nodes, release.digest)
+    groups = drift.by_release(context, {})
+    desired = stream_driver.variables(context)
     for digest, nodes in groups.items():
-        ansible = Ansible(runtime.settings, assignment.open_release(runtime, digest) if digest else None)
+        ansible = Ansible(context.settings, assignment.open_release(context, digest) if digest else None)
         # Only a run over the whole fleet records that its clusters exist.
         limit = ",".join(nodes) if len(groups) > 1 else None
         ansible.run("site.yml", limit=limit, extra_vars=desired, timeout_s=CONVERGE_S)
     return f"release {' and '.join((digest or 'checkout')[:12] for digest in groups)}"
 
 
-def settle(runtime: Runtime) -> str:
+def settle(context: Context) -> str:
     """Mark the release of the whole fleet as known-good, if there is none yet and the steady state holds."""
-    records = runtime.store.node_releases()
+    records = context.store.node_releases()
     digests = {record.digest for record in records.values()}
-    good = runtime.store.last_known_good()
-    if good is None and len(digests) == 1 and records.keys() == runtime.fleet.nodes.keys():
+    good = context.store.last_known_good()
+    if good is None and len(digests) == 1 and records.keys() == context.fleet.nodes.keys():
         try:
-            steady_state.await_steady(lambda: steady_state.look(runtime), STEADY_S)
-        except Refused as refusal:
+            steady_state.await_steady(lambda: steady_state.observe_fleet(context), STEADY_S)
+        except GuardRefused as refusal:
             return f"the release isn't known-good yet: {refusal}"
-        runtime.store.mark_known_good(digests.pop())
+        context.store.mark_known_good(digests.pop())
         return "the first release is known-good: every node serves"
-    if archive.digest_of(runtime.settings) not in digests:
+    if archive.digest_of(context.settings) not in digests:
         return (
             f"the checkout {REPOSITORY} differs from what the servers run; run deploy_release to roll it out"
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import Settings
-from kintsugi.operations.context import Runtime, runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import archive, rollout_steps
 from kintsugi.releases.assignment import open_release
 
@@ -25,28 +25,28 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             f"`release {options.what}` takes {wanted} digests, not {len(options.digests)}; `kintsugi release list` "
             "shows them"
         )
-    verbs: dict[str, Callable[[Runtime, argparse.Namespace], int]] = {
+    verbs: dict[str, Callable[[Context, argparse.Namespace], int]] = {
         "build": _build, "list": _list, "show": _show, "diff": _diff, "drift": _drift,
     }  # fmt: skip
-    return verbs[options.what](runtime(), options)
+    return verbs[options.what](Context.from_environment(), options)
 
 
-def _build(doors: Runtime, options: argparse.Namespace) -> int:
-    release = rollout_steps.build(doors)
+def _build(context: Context, options: argparse.Namespace) -> int:
+    release = rollout_steps.build(context)
     print(f"{release.digest}  {release.directory}")
     return 0
 
 
-def _list(doors: Runtime, options: argparse.Namespace) -> int:
+def _list(context: Context, options: argparse.Namespace) -> int:
     runs: dict[str, list[str]] = {}
-    for node, record in doors.store.node_releases().items():
+    for node, record in context.store.node_releases().items():
         runs.setdefault(record.digest, []).append(node)
-    for record in doors.store.releases():
+    for record in context.store.releases():
         on = ", ".join(runs.get(record.digest, [])) or "no node"
         print(
             f"{record.digest[:12]}  {record.built_at:%Y-%m-%d %H:%M}  {record.verdict:10}  {on}; {record.origin}"
         )
-    for deployment in doors.store.deployments(10):
+    for deployment in context.store.deployments(10):
         print(
             f"{deployment.started_at:%Y-%m-%d %H:%M}  {deployment.digest[:12]}  {deployment.state:10}  "
             f"{deployment.reason or ''}  ({deployment.id})"
@@ -54,9 +54,9 @@ def _list(doors: Runtime, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(doors: Runtime, options: argparse.Namespace) -> int:
-    record = doors.store.release_record(options.digests[0])
-    found = [item for item in doors.store.deployments(50) if item.digest == record.digest]
+def _show(context: Context, options: argparse.Namespace) -> int:
+    record = context.store.release_record(options.digests[0])
+    found = [item for item in context.store.deployments(50) if item.digest == record.digest]
     document = {
         "digest": record.digest,
         "origin": record.origin,
@@ -65,7 +65,7 @@ def _show(doors: Runtime, options: argparse.Namespace) -> int:
         "known_good_at": record.known_good_at and record.known_good_at.isoformat(),
         "bad_reason": record.bad_reason,
         "files": {
-            path: member.sha256 for path, member in open_release(doors, record.digest).manifest.items()
+            path: member.sha256 for path, member in open_release(context, record.digest).manifest.items()
         },
         "deployments": [rollout_steps.to_json(item) for item in found],
     }
@@ -73,16 +73,18 @@ def _show(doors: Runtime, options: argparse.Namespace) -> int:
     return 0
 
 
-def _diff(doors: Runtime, options: argparse.Namespace) -> int:
+def _diff(context: Context, options: argparse.Namespace) -> int:
     """Show the difference of two releases, or of one and this checkout."""
-    releases = [open_release(doors, doors.store.release_record(prefix).digest) for prefix in options.digests]
-    new = releases[1] if len(releases) > 1 else archive.build(doors.settings)
+    releases = [
+        open_release(context, context.store.release_record(prefix).digest) for prefix in options.digests
+    ]
+    new = releases[1] if len(releases) > 1 else archive.build(context.settings)
     print(archive.unified_diff(releases[0], new), end="")
     return 0
 
 
-def _drift(doors: Runtime, options: argparse.Namespace) -> int:
-    found = doors.store.drift()
+def _drift(context: Context, options: argparse.Namespace) -> int:
+    found = context.store.drift()
     for node, paths in found.items():
         for path in paths:
             print(f"{node}  {path}")

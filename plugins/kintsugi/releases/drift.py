@@ -16,7 +16,7 @@ from kintsugi.core.errors import LeaseHeld, StepFailed
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.releases import assignment
 
 CHECK_S = 300.0
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DriftReport:
     """The result of a drift check. ``differs``: paths by node; no paths for a node that matches its release.
 
     ``left_out``: why a node was not compared. ``put_right``: paths by node that were written again.
@@ -49,7 +49,7 @@ class Report:
         return "; ".join([*lines, f"{len(same)} nodes match their release"])
 
 
-def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
+def detect_drift(context: Context, *, holder: str, put_right: bool = False) -> DriftReport:
     """Compare every node with its release and record the differences; correct them if ``put_right`` is set.
 
     A correction writes files and never restarts a service, because a changed file has an effect only at the next
@@ -57,73 +57,73 @@ def look(runtime: Runtime, *, holder: str, put_right: bool = False) -> Report:
     ``holder`` holds the node's lease meanwhile. Raises StepFailed if no node could be compared.
     """
     differs: dict[str, tuple[str, ...]] = {}
-    left_out = {node: reason for node in runtime.fleet.nodes if (reason := _busy(runtime, node))}
-    for digest, nodes in by_release(runtime, left_out).items():
-        checked = _ansible(runtime, digest).check(
-            nodes, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+    left_out = {node: reason for node in context.fleet.nodes if (reason := _busy(context, node))}
+    for digest, nodes in by_release(context, left_out).items():
+        checked = _ansible(context, digest).check(
+            nodes, extra_vars=stream_driver.variables(context), timeout_s=CHECK_S
         )
         left_out |= {**checked.failed, **checked.unreachable}
         for node, paths in checked.differs.items():
             differs[node] = paths
-            fresh = runtime.store.record_drift(node, digest or "", paths)
+            fresh = context.store.record_drift(node, digest or "", paths)
             for path in fresh:
                 log.warning("%s: %s differs from release %s", node, path, (digest or "(none)")[:12])
     if not differs:
         raise StepFailed(f"no node could be compared: {'; '.join(left_out.values())}")
-    report = Report(differs, left_out, {})
+    report = DriftReport(differs, left_out, {})
     if put_right:
         written = {
             node: paths
             for node, paths in report.remaining.items()
-            if not _forbidden(runtime, node) and _write(runtime, node, holder)
+            if not _forbidden(context, node) and _write(context, node, holder)
         }
-        report = Report(differs, left_out, written)
+        report = DriftReport(differs, left_out, written)
     return report
 
 
-def by_release(runtime: Runtime, but: Mapping[str, str]) -> dict[str | None, list[str]]:
+def by_release(context: Context, but: Mapping[str, str]) -> dict[str | None, list[str]]:
     """Return the node names by the release to compare them with; None: this checkout."""
     groups: dict[str | None, list[str]] = {}
-    for node in runtime.fleet.nodes:
+    for node in context.fleet.nodes:
         if node not in but:
-            groups.setdefault(assignment.to_configure_from(runtime.store, node), []).append(node)
+            groups.setdefault(assignment.to_configure_from(context.store, node), []).append(node)
     return groups
 
 
-def _busy(runtime: Runtime, node: str) -> str | None:
-    lease = runtime.store.lease(node)
+def _busy(context: Context, node: str) -> str | None:
+    lease = context.store.lease(node)
     return None if lease is None else f"{lease.holder} holds its lease"
 
 
-def _forbidden(runtime: Runtime, node: str) -> bool:
+def _forbidden(context: Context, node: str) -> bool:
     """Whether a maintenance flag covers the node; if so, it is logged."""
-    flags = runtime.store.maintenance(node)
+    flags = context.store.maintenance(node)
     for flag in flags:
         log.warning("%s is not corrected: %s", node, flag)
     return bool(flags)
 
 
-def _write(runtime: Runtime, node: str, holder: str) -> bool:
+def _write(context: Context, node: str, holder: str) -> bool:
     """Write the node's files again from its release, without a restart; False if another run holds its lease."""
     try:
-        lease = runtime.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
+        lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
     except LeaseHeld as held:
         log.warning("%s", held)
         return False
     try:
-        digest = assignment.to_configure_from(runtime.store, node)
-        runtime.store.check(node, lease.token)
-        _ansible(runtime, digest).run(
-            "site.yml", limit=node, extra_vars=stream_driver.variables(runtime), timeout_s=CHECK_S
+        digest = assignment.to_configure_from(context.store, node)
+        context.store.check(node, lease.token)
+        _ansible(context, digest).run(
+            "site.yml", limit=node, extra_vars=stream_driver.variables(context), timeout_s=CHECK_S
         )
-        runtime.store.record_drift(node, digest or "", [], put_right=True)
+        context.store.record_drift(node, digest or "", [], put_right=True)
     finally:
-        runtime.store.release(node, lease.token)
+        context.store.release(node, lease.token)
     return True
 
 
-def _ansible(runtime: Runtime, digest: str | None) -> Any:
+def _ansible(context: Context, digest: str | None) -> Any:
     if digest is None:
         log.info("no release is recorded, so nodes are compared with the checkout at %s", REPOSITORY)
-        return Ansible(runtime.settings)
-    return Ansible(runtime.settings, assignment.open_release(runtime, digest))
+        return Ansible(context.settings)
+    return Ansible(context.settings, assignment.open_release(context, digest))

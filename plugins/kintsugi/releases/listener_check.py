@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT
-from kintsugi.probes.peers import ask
+from kintsugi.probes.peers import ask_peer
 from kintsugi.probes.protocols import probe_node
 from kintsugi.wire import kafka
 
@@ -26,14 +26,14 @@ STALE_S = 12.0  # a session of 9 s and a margin
 
 
 @dataclass
-class Unheard:
-    """What was seen of one broker while it starts. Pure; call ``feed`` in order of time."""
+class UnheardListeners:
+    """What was seen of one broker while it starts. Pure; call ``observe`` in order of time."""
 
     node: str
     seen_fenced: bool = False
     since: float | None = None
 
-    def feed(self, *, listed: bool | None, refused: bool, now: float) -> str | None:
+    def observe(self, *, listed: bool | None, refused: bool, now: float) -> str | None:
         """Take one observation; returns a sentence once the wrong listener is certain.
 
         ``listed``: whether the peers list it as alive, None if no peer answered. ``now``: monotonic seconds.
@@ -58,18 +58,18 @@ def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
 
     if node.role is not Role.KAFKA:
         return lambda: None
-    memory = Unheard(node.name)
+    memory = UnheardListeners(node.name)
 
     def look() -> str | None:
         listed, refused = asyncio.run(_look(fleet, node))
-        return memory.feed(listed=listed, refused=refused, now=time.monotonic())
+        return memory.observe(listed=listed, refused=refused, now=time.monotonic())
 
     return look
 
 
 async def _look(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
-    asked = asyncio.gather(*(ask(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
+    asked = asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
     probe, answers = await asyncio.gather(probe_node(node), asked)
     known = [answer for answer in answers if not isinstance(answer, str)]
     listed = all(node.index in answer for answer in known) if known else None
-    return listed, probe.answer is Answer.REFUSED
+    return listed, probe.answer is ProbeResult.REFUSED

@@ -55,14 +55,14 @@ _NEVER = ("__pycache__",)
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ManifestFile:
     """One file of a release, by the digest of its content and its mode (``644`` or ``755``)."""
 
     sha256: str
     mode: str
 
 
-Manifest = Mapping[str, Member]
+Manifest = Mapping[str, ManifestFile]
 """The files of a release by path, relative, with slashes."""
 
 
@@ -95,9 +95,9 @@ def read(root: Path, fleet_file: Path | None = None) -> Manifest:
         raise FleetError(f"cannot read {error.filename} for a release: {error.strerror}") from error
 
 
-def _member(path: Path) -> Member:
+def _member(path: Path) -> ManifestFile:
     mode = "755" if path.stat().st_mode & 0o100 else "644"
-    return Member(hashlib.sha256(path.read_bytes()).hexdigest(), mode)
+    return ManifestFile(hashlib.sha256(path.read_bytes()).hexdigest(), mode)
 
 
 def render(manifest: Manifest) -> str:
@@ -112,7 +112,7 @@ def parse(text: str) -> Manifest:
         sha256, mode, path = line.split("  ", 2)
         if len(sha256) != 64 or mode not in ("644", "755"):
             raise ValueError(line)
-        manifest[path] = Member(sha256, mode)
+        manifest[path] = ManifestFile(sha256, mode)
     return manifest
 
 
@@ -122,7 +122,7 @@ def digest(manifest: Manifest) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ManifestDifference:
     """The paths that were added, removed or changed from one release to another, each sorted."""
 
     added: tuple[str, ...]
@@ -133,9 +133,9 @@ class Difference:
         return bool(self.added or self.removed or self.changed)
 
 
-def compare(old: Manifest, new: Manifest) -> Difference:
+def compare(old: Manifest, new: Manifest) -> ManifestDifference:
     """Return what differs from ``old`` to ``new``."""
-    return Difference(
+    return ManifestDifference(
         added=tuple(sorted(new.keys() - old.keys())),
         removed=tuple(sorted(old.keys() - new.keys())),
         changed=tuple(sorted(path for path in old.keys() & new.keys() if old[path] != new[path])),

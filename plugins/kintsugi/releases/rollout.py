@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 
 RISK = (Role.SPARK_WORKER, Role.KAFKA, Role.CASSANDRA, Role.SPARK_MASTER)
 """Roles in the order of a roll-out: the role that is least risky to restart comes first."""
@@ -48,7 +48,7 @@ def order(nodes: Iterable[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: RISK.index(node.role))
 
 
-def next_move(steps: Sequence[Step], *, broken: bool = False) -> Next:
+def next_move(steps: Sequence[NodeRollout], *, broken: bool = False) -> Next:
     """Return the next move. ``steps``: in the order of the roll-out. ``broken``: a probe of the whole fleet failed."""
     if broken or any(step.state is NodeState.FAILED for step in steps):
         return _way_back(steps)
@@ -66,7 +66,7 @@ def next_move(steps: Sequence[Step], *, broken: bool = False) -> Next:
     return Next(Move.HOLD, None, "every node runs the release and is verified")
 
 
-def _way_back(steps: Sequence[Step]) -> Next:
+def _way_back(steps: Sequence[NodeRollout]) -> Next:
     stuck = [step.node for step in steps if step.state is NodeState.STUCK]
     if stuck:
         return Next(
@@ -74,13 +74,13 @@ def _way_back(steps: Sequence[Step]) -> Next:
             None,
             f"{', '.join(stuck)} could not be rolled back; no other node is changed until it is recovered",
         )
-    back = to_return(steps)
+    back = nodes_to_roll_back(steps)
     if back:
         return Next(Move.RETURN, back[0], f"{back[0]} was updated to a release that failed")
     return Next(Move.STOP, None, "no node runs the release any more")
 
 
-def to_return(steps: Sequence[Step]) -> list[str]:
+def nodes_to_roll_back(steps: Sequence[NodeRollout]) -> list[str]:
     """Return the nodes that still have to be rolled back: the failed one first, then the last updated first."""
     due = [step for step in reversed(steps) if step.was_touched and step.state is not NodeState.RETURNED]
     sick_first = sorted(due, key=lambda step: _URGENCY.get(step.state, len(_URGENCY)))
@@ -90,6 +90,6 @@ def to_return(steps: Sequence[Step]) -> list[str]:
 _URGENCY = {NodeState.FAILED: 0, NodeState.TOUCHED: 1}
 
 
-def touched(steps: Iterable[Step]) -> list[str]:
+def updated_nodes(steps: Iterable[NodeRollout]) -> list[str]:
     """Return the nodes that were restarted for the release, in the order of the roll-out."""
     return [step.node for step in steps if step.was_touched]

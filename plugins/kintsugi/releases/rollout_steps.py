@@ -28,15 +28,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.core.errors import KintsugiError, LeaseHeld, Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, KintsugiError, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Fleet, load_fleet
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.releases import End
 from kintsugi.db.store import Deployment, ReleaseRecord
 from kintsugi.infra.ansible import Ansible, Checked
 from kintsugi.infra.artifacts import outdated
 from kintsugi.operations import readiness, stream_driver, verification
-from kintsugi.operations.context import Runtime
+from kintsugi.operations.context import Context
 from kintsugi.operations.spool import deliver
 from kintsugi.probes.observe import SERVICES
 from kintsugi.releases import archive, assignment, listener_check, rollout, steady_state
@@ -60,39 +60,39 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class RolloutRecord:
     """How a deployment ended. ``well``: nothing is left to do. ``text``: the summary for people."""
 
     well: bool
     text: str
 
 
-def prepare(runtime: Runtime, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
+def prepare(context: Context, deployment: str, wanted: str, *, again: bool = False) -> Deployment:
     """Build the release of the working tree, or find the one whose digest begins with ``wanted``; open the deployment.
 
-    Raises Refused for a release that is marked bad, unless ``again``; while another roll-out runs; and if the fleet
-    file of the release declares other nodes than the fleet has. Raises KintsugiError if there is no such release.
+    Raises GuardRefused for a release that is marked bad, unless ``again``; while another roll-out runs; and if the
+    fleet file of the release declares other nodes than the fleet has. Raises KintsugiError if there is no such release.
     """
-    _hold_roll_out(runtime, deployment)
+    _hold_roll_out(context, deployment)
     try:
-        return _open(runtime, deployment, wanted, again=again)
+        return _open(context, deployment, wanted, again=again)
     except KintsugiError:
         # Else the next attempt would have to wait until this lease expires.
-        runtime.store.give_back(ROLL_OUT, _holder(deployment))
+        context.store.give_back(ROLL_OUT, _holder(deployment))
         raise
 
 
-def _open(runtime: Runtime, deployment: str, wanted: str, *, again: bool) -> Deployment:
-    store = runtime.store
-    release = build(runtime) if wanted in ("", WORKING_TREE) else _known(runtime, wanted)
+def _open(context: Context, deployment: str, wanted: str, *, again: bool) -> Deployment:
+    store = context.store
+    release = build(context) if wanted in ("", WORKING_TREE) else _known(context, wanted)
     record = store.release_record(release.digest)
     if record.bad_at is not None and not again:
-        raise Refused(
+        raise GuardRefused(
             f"release {release.short} is marked bad ({record.bad_reason}); "
             "change it, or request it again in the form of deploy_release"
         )
-    _same_nodes(runtime.fleet, load_fleet(release.fleet_file))
-    _jars_fit(runtime, release)
+    _same_nodes(context.fleet, load_fleet(release.fleet_file))
+    _jars_fit(context, release)
     for other in store.deployments():
         if other.state == "running" and other.id != deployment:
             store.end_deployment(
@@ -102,16 +102,16 @@ def _open(runtime: Runtime, deployment: str, wanted: str, *, again: bool) -> Dep
     return store.open_deployment(deployment, release.digest, good.digest if good else None)
 
 
-def build(runtime: Runtime) -> Release:
+def build(context: Context) -> Release:
     """Build a release from this checkout: on disk, in S3 and in the database."""
-    release = archive.build(runtime.settings)
-    archive.store_in_s3(runtime, release)
-    runtime.store.add_release(release.digest, archive.origin(runtime.settings.repository))
+    release = archive.build(context.settings)
+    archive.store_in_s3(context, release)
+    context.store.add_release(release.digest, archive.origin(context.settings.repository))
     return release
 
 
-def _known(runtime: Runtime, prefix: str) -> Release:
-    return assignment.open_release(runtime, runtime.store.release_record(prefix).digest)
+def _known(context: Context, prefix: str) -> Release:
+    return assignment.open_release(context, context.store.release_record(prefix).digest)
 
 
 def _same_nodes(there: Fleet, declared: Fleet) -> None:
@@ -120,67 +120,67 @@ def _same_nodes(there: Fleet, declared: Fleet) -> None:
 
     odd = sorted({name for name, _, _ in described(there) ^ described(declared)})
     if odd:
-        raise Refused(
+        raise GuardRefused(
             f"the fleet file of the release and the current fleet differ in {', '.join(odd)}; "
             "a roll-out does not create, move or remove nodes. Use Terraform (`make up`) for that"
         )
 
 
-def _jars_fit(runtime: Runtime, release: Release) -> None:
+def _jars_fit(context: Context, release: Release) -> None:
     """Refuse other artifact versions than the cache holds: all nodes share it, and it holds one version of each."""
     poms = {
         path.split("/")[1]: file.sha256
         for path, file in release.manifest.items()
         if path.endswith("/pom.xml")
     }
-    odd = outdated(runtime.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
+    odd = outdated(context.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
     if odd:
-        raise Refused(
+        raise GuardRefused(
             f"release {release.short} needs other versions of {', '.join(odd)} than the cache at "
-            f"{runtime.settings.artifacts} holds; check out that version, run `kintsugi artifacts`, then roll it out"
+            f"{context.settings.artifacts} holds; check out that version, run `kintsugi artifacts`, then roll it out"
         )
 
 
-def plan(runtime: Runtime, deployment: str) -> Deployment:
+def plan(context: Context, deployment: str) -> Deployment:
     """Render all files of all nodes, compare them, and record what changes where; no node is changed.
 
-    Raises Refused if the steady state doesn't hold or a node can't be reached. Raises StepFailed, and marks the
+    Raises GuardRefused if the steady state doesn't hold or a node can't be reached. Raises StepFailed, and marks the
     release bad, if a file doesn't render. An existing plan is kept.
     """
-    found = runtime.store.deployment(deployment)
+    found = context.store.deployment(deployment)
     if found.steps:
         return found
-    _hold_roll_out(runtime, deployment)
-    steady_state.await_steady(lambda: steady_state.look(runtime))
-    runtime.store.note_deployment(deployment, f"before: {_canary_before(runtime)}")
-    release = assignment.open_release(runtime, found.digest)
-    nodes = [node.name for node in rollout.order(runtime.fleet)]
-    checked = _check(runtime, release, nodes)
+    _hold_roll_out(context, deployment)
+    steady_state.await_steady(lambda: steady_state.observe_fleet(context))
+    context.store.note_deployment(deployment, f"before: {_canary_before(context)}")
+    release = assignment.open_release(context, found.digest)
+    nodes = [node.name for node in rollout.order(context.fleet)]
+    checked = _check(context, release, nodes)
     if checked.unreachable:
-        raise Refused(
+        raise GuardRefused(
             f"no node was changed, because not all nodes can be reached: {'; '.join(checked.unreachable.values())}"
         )
     if checked.failed:
         reason = "; ".join(checked.failed.values())
-        runtime.store.mark_bad(found.digest, reason)
+        context.store.mark_bad(found.digest, reason)
         raise StepFailed(f"no node was changed, because release {release.short} does not render: {reason}")
-    planned = runtime.store.plan_deployment(deployment, {node: checked.differs[node] for node in nodes})
+    planned = context.store.plan_deployment(deployment, {node: checked.differs[node] for node in nodes})
     for step in planned.steps:
         what = (
             f"{len(step.changes)} files change: {', '.join(step.changes)}"
             if step.changes
             else "nothing changes"
         )
-        runtime.store.note_deployment(deployment, what, step.node)
+        context.store.note_deployment(deployment, what, step.node)
     return planned
 
 
-def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
+def _check(context: Context, release: Release, nodes: Sequence[str]) -> Checked:
     """Render and compare; a node that fails is checked a second time.
 
     A lost connection on a busy machine fails a task just as an error in the release does. Only the error fails twice.
     """
-    ansible, wanted = _ansible(runtime, release), stream_driver.variables(runtime)
+    ansible, wanted = _ansible(context, release), stream_driver.variables(context)
     first: Checked = ansible.check(nodes, extra_vars=wanted, timeout_s=CHECK_S)
     again = sorted(first.failed.keys() | first.unreachable.keys())
     if not again:
@@ -190,140 +190,143 @@ def _check(runtime: Runtime, release: Release, nodes: Sequence[str]) -> Checked:
     return Checked({**first.differs, **second.differs}, second.failed, second.unreachable)
 
 
-def _canary_before(runtime: Runtime) -> str:
+def _canary_before(context: Context) -> str:
     """Send a synthetic trade before the roll-out: in a pipeline that is broken already, every release would fail."""
     try:
-        return steady_state.canary(runtime)
+        return steady_state.verify_synthetic_trade(context)
     except StepFailed as error:
-        raise Refused(
+        raise GuardRefused(
             f"the pipeline does not work before the roll-out, so nothing is rolled out: {error}"
         ) from error
 
 
-def apply(runtime: Runtime, deployment: str, node: str) -> str:
+def apply(context: Context, deployment: str, node: str) -> str:
     """Configure and restart ``node`` from the release, or only record that it runs it; returns a sentence.
 
-    Raises Refused if it isn't the node's turn, if it is in maintenance, or if the steady state of the other nodes
-    doesn't hold. Raises StepFailed if the service doesn't come up; then the roll-back begins.
+    Raises GuardRefused if it isn't the node's turn, if it is in maintenance, or if the steady state of the other nodes
+    doesn't
+    hold. Raises StepFailed if the service doesn't come up; then the roll-back begins.
     """
-    found, step = _at(runtime, deployment, node)
+    found, step = _at(context, deployment, node)
     if step.state is NodeState.PROVEN:
         return f"{node} already runs the release"
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.node != node or turn.move not in (Move.TOUCH, Move.NOTE):
-        raise Refused(f"{node} is not the next node of the roll-out: {turn.reason}")
+        raise GuardRefused(f"{node} is not the next node of the roll-out: {turn.reason}")
     if turn.move is Move.NOTE:
-        runtime.store.set_node_releases([node], found.digest)
-        runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, turn.reason)
+        context.store.set_node_releases([node], found.digest)
+        context.store.set_deployment_node(deployment, node, NodeState.PROVEN, turn.reason)
         return turn.reason
-    release = assignment.open_release(runtime, found.digest)
-    _before(runtime, found, node)
-    with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
-        _heed_people(runtime, deployment, node)  # once more: the wait for the lease may have taken minutes
-        runtime.store.set_node_releases([node], found.digest)
-        runtime.store.set_deployment_node(deployment, node, NodeState.TOUCHED, turn.reason)
-        _restart(runtime, release, node, token)
+    release = assignment.open_release(context, found.digest)
+    _before(context, found, node)
+    with _in_hand(context, deployment, node) as token, _judged(context, deployment, node):
+        _heed_people(context, deployment, node)  # once more: the wait for the lease may have taken minutes
+        context.store.set_node_releases([node], found.digest)
+        context.store.set_deployment_node(deployment, node, NodeState.TOUCHED, turn.reason)
+        _restart(context, release, node, token)
     return f"{node} was configured from release {release.short} and restarted"
 
 
-def prove(runtime: Runtime, deployment: str, node: str) -> str:
+def verify_update(context: Context, deployment: str, node: str) -> str:
     """Verify that ``node`` serves with the release; returns a sentence. On StepFailed the roll-back begins."""
-    _, step = _at(runtime, deployment, node)
+    _, step = _at(context, deployment, node)
     if step.state is NodeState.PROVEN:
         return f"{node} is verified"
     if step.state is not NodeState.TOUCHED:
-        raise Refused(f"{node} was not updated (state {step.state.value}), so there is nothing to verify")
-    with _in_hand(runtime, deployment, node) as token, _judged(runtime, deployment, node):
-        proof = _proof(runtime, node)
-        steady_state.hold(lambda: steady_state.look(runtime), NODE_HOLD_S, [node])
-        runtime.store.set_deployment_node(deployment, node, NodeState.PROVEN, proof)
-    _let_go(runtime, deployment, node, token)
+        raise GuardRefused(
+            f"{node} was not updated (state {step.state.value}), so there is nothing to verify"
+        )
+    with _in_hand(context, deployment, node) as token, _judged(context, deployment, node):
+        proof = _proof(context, node)
+        steady_state.bake(lambda: steady_state.observe_fleet(context), NODE_HOLD_S, [node])
+        context.store.set_deployment_node(deployment, node, NodeState.PROVEN, proof)
+    _let_go(context, deployment, node, token)
     return proof
 
 
-def hold(runtime: Runtime, deployment: str, seconds: float) -> str:
+def bake_release(context: Context, deployment: str, seconds: float) -> str:
     """Bake: all nodes hold the steady state for ``seconds`` without a break, and a synthetic trade arrives.
 
     Then the release is known-good. Raises StepFailed.
     """
-    _hold_roll_out(runtime, deployment)
-    found = runtime.store.deployment(deployment)
+    _hold_roll_out(context, deployment)
+    found = context.store.deployment(deployment)
     turn = rollout.next_move(found.steps, broken=found.broken is not None)
     if turn.move is not Move.HOLD:
-        raise Refused(f"not every node is verified: {turn.reason}")
+        raise GuardRefused(f"not every node is verified: {turn.reason}")
 
     def look() -> steady_state.Steady:
-        _hold_roll_out(runtime, deployment)
-        return steady_state.look(runtime)
+        _hold_roll_out(context, deployment)
+        return steady_state.observe_fleet(context)
 
     try:
-        steady_state.hold(look, seconds, rollout.touched(found.steps))
-        carried = steady_state.canary(runtime)
+        steady_state.bake(look, seconds, rollout.updated_nodes(found.steps))
+        carried = steady_state.verify_synthetic_trade(context)
     except StepFailed as error:
         sick = error.nodes if isinstance(error, steady_state.SickNodes) else {}
-        _fall_sick(runtime, found, sick)
-        _break(runtime, found, str(error))
+        _fall_sick(context, found, sick)
+        _break(context, found, str(error))
         raise
-    runtime.store.mark_known_good(found.digest)
+    context.store.mark_known_good(found.digest)
     sentence = f"all nodes held the steady state for {seconds:.0f} s; {carried}"
-    runtime.store.note_deployment(deployment, sentence)
+    context.store.note_deployment(deployment, sentence)
     return sentence
 
 
-def go_back(runtime: Runtime, deployment: str) -> str:
+def roll_back(context: Context, deployment: str) -> str:
     """Roll every updated node back to the last known-good release, the failed one first; returns a sentence.
 
     Does nothing if no probe failed. Raises StepFailed if a node can't be rolled back (recovery takes over), and
-    Refused if there is no release to roll back to.
+    GuardRefused if there is no release to roll back to.
     """
-    _hold_roll_out(runtime, deployment)
-    found = runtime.store.deployment(deployment)
+    _hold_roll_out(context, deployment)
+    found = context.store.deployment(deployment)
     if found.broken is None:
         return "no probe failed, so nothing is rolled back"
     if found.back_to in (None, found.digest):
-        raise Refused(
+        raise GuardRefused(
             "no roll-back: there is no other known-good release. Recovery takes over the nodes that are down"
         )
-    release = assignment.open_release(runtime, str(found.back_to))
+    release = assignment.open_release(context, str(found.back_to))
     while (turn := rollout.next_move(found.steps, broken=True)).move is Move.RETURN:
-        _return(runtime, found, release, str(turn.node))
-        found = runtime.store.deployment(deployment)
+        _return(context, found, release, str(turn.node))
+        found = context.store.deployment(deployment)
     noted = [step.node for step in found.steps if not step.changes and step.state is NodeState.PROVEN]
-    runtime.store.set_node_releases(noted, release.digest)
+    context.store.set_node_releases(noted, release.digest)
     return turn.reason
 
 
-def _return(runtime: Runtime, found: Deployment, release: Release, node: str) -> None:
+def _return(context: Context, found: Deployment, release: Release, node: str) -> None:
     if found.step(node).state is NodeState.PROVEN:
-        _before(runtime, found, node)  # it serves, so its peers must be able to do without it
-    store = runtime.store
-    with _in_hand(runtime, found.id, node) as token:
-        _heed_people(runtime, found.id, node)
+        _before(context, found, node)  # it serves, so its peers must be able to do without it
+    store = context.store
+    with _in_hand(context, found.id, node) as token:
+        _heed_people(context, found.id, node)
         store.set_node_releases([node], release.digest)
         try:
-            _restart(runtime, release, node, token)
-            proof = _proof(runtime, node)
+            _restart(context, release, node, token)
+            proof = _proof(context, node)
         except StepFailed as error:
             store.set_deployment_node(found.id, node, NodeState.STUCK, str(error))
-            _let_go(runtime, found.id, node, token)
+            _let_go(context, found.id, node, token)
             raise
         store.set_deployment_node(
             found.id, node, NodeState.RETURNED, f"rolled back to {release.short}: {proof}"
         )
-    _let_go(runtime, found.id, node, token)
+    _let_go(context, found.id, node, token)
 
 
-def finish(runtime: Runtime, deployment: str, *, dry_run: bool = False) -> Story:
+def finish(context: Context, deployment: str, *, dry_run: bool = False) -> RolloutRecord:
     """End the deployment by its state in the database, release every node, and write the summary (also to S3)."""
-    store = runtime.store
+    store = context.store
     found = store.deployment(deployment)
     state, reason = conclude(found, store.release_record(found.digest), dry_run=dry_run)
     for step in found.steps:
-        _let_go_of_ours(runtime, deployment, step.node)
+        _let_go_of_ours(context, deployment, step.node)
     ended = store.end_deployment(deployment, state, reason)
-    runtime.store.give_back(ROLL_OUT, _holder(deployment))
-    _archive(runtime, ended)
-    return Story(well=ended.state in ("held", "dry_run"), text=tell(ended))
+    context.store.give_back(ROLL_OUT, _holder(deployment))
+    _archive(context, ended)
+    return RolloutRecord(well=ended.state in ("held", "dry_run"), text=format_rollout(ended))
 
 
 def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tuple[End, str]:
@@ -342,9 +345,9 @@ def conclude(found: Deployment, release: ReleaseRecord, *, dry_run: bool) -> tup
     return "stopped", "it stopped before the end, without a failed probe; see the task that failed"
 
 
-def tell(found: Deployment) -> str:
+def format_rollout(found: Deployment) -> str:
     """Format the deployment in a line: the release, how it ended, which nodes were restarted. Pure."""
-    names = rollout.touched(found.steps)
+    names = rollout.updated_nodes(found.steps)
     return (
         f"release {found.digest[:12]} {found.state}: {found.reason} "
         f"(restarted for it: {', '.join(names) or 'no node'})"
@@ -362,7 +365,7 @@ def to_json(found: Deployment) -> dict[str, Any]:
         "reason": found.reason,
         "started_at": found.started_at.isoformat(),
         "ended_at": found.ended_at and found.ended_at.isoformat(),
-        "touched": rollout.touched(found.steps),
+        "touched": rollout.updated_nodes(found.steps),
         "steps": [
             {"node": step.node, "state": step.state.value, "changes": list(step.changes)}
             for step in found.steps
@@ -382,59 +385,59 @@ def _holder(deployment: str) -> str:
     return f"{ROLL_OUT}/{deployment}"
 
 
-def _at(runtime: Runtime, deployment: str, node: str) -> tuple[Deployment, Step]:
-    _hold_roll_out(runtime, deployment)
-    found = runtime.store.deployment(deployment)
+def _at(context: Context, deployment: str, node: str) -> tuple[Deployment, NodeRollout]:
+    _hold_roll_out(context, deployment)
+    found = context.store.deployment(deployment)
     if found.state != "running":
-        raise Refused(f"deployment {deployment} has ended ({found.state})")
+        raise GuardRefused(f"deployment {deployment} has ended ({found.state})")
     return found, found.step(node)
 
 
-def _hold_roll_out(runtime: Runtime, deployment: str) -> None:
+def _hold_roll_out(context: Context, deployment: str) -> None:
     try:
-        runtime.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
+        context.store.acquire_lease(ROLL_OUT, _holder(deployment), LEASE_S + RESTART_S)
     except LeaseHeld as held:
-        raise Refused(f"another roll-out is running ({held})") from held
+        raise GuardRefused(f"another roll-out is running ({held})") from held
 
 
-def _before(runtime: Runtime, found: Deployment, node: str) -> None:
+def _before(context: Context, found: Deployment, node: str) -> None:
     """Check that the node may be changed now. If this roll-out changed it before, its own state is ignored."""
-    _heed_people(runtime, found.id, node)
+    _heed_people(context, found.id, node)
     again = [node] if found.step(node).state is not NodeState.WAITING else []
-    ours = rollout.touched(found.steps)
+    ours = rollout.updated_nodes(found.steps)
     try:
-        steady_state.await_steady(lambda: steady_state.look(runtime, but=again))
-    except Refused as refusal:
-        lacks = steady_state.look(runtime, but=again).nodes
+        steady_state.await_steady(lambda: steady_state.observe_fleet(context, but=again))
+    except GuardRefused as refusal:
+        lacks = steady_state.observe_fleet(context, but=again).nodes
         sick = {name: lacks[name] for name in ours if name in lacks}
         if not sick or found.broken is not None:
             raise
-        _fall_sick(runtime, found, sick)
+        _fall_sick(context, found, sick)
         reason = f"{', '.join(sorted(sick))} failed after it was verified: {refusal}"
-        _break(runtime, found, reason)
+        _break(context, found, reason)
         raise StepFailed(reason) from refusal
 
 
-def _heed_people(runtime: Runtime, deployment: str, node: str) -> None:
-    """Raise Refused while a maintenance flag of somebody else covers the node."""
-    flags = [flag for flag in runtime.store.maintenance(node) if flag.user != _holder(deployment)]
+def _heed_people(context: Context, deployment: str, node: str) -> None:
+    """Raise GuardRefused while a maintenance flag of somebody else covers the node."""
+    flags = [flag for flag in context.store.maintenance(node) if flag.user != _holder(deployment)]
     if flags:
-        raise Refused(" ".join(map(str, flags)))
+        raise GuardRefused(" ".join(map(str, flags)))
 
 
-def _fall_sick(runtime: Runtime, found: Deployment, sick: Mapping[str, str]) -> None:
+def _fall_sick(context: Context, found: Deployment, sick: Mapping[str, str]) -> None:
     """Mark verified nodes that don't serve any more as failed: they are rolled back before those that serve."""
     for node, lacks in sick.items():
-        runtime.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
+        context.store.set_deployment_node(found.id, node, NodeState.FAILED, lacks)
 
 
 @contextmanager
-def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
+def _in_hand(context: Context, deployment: str, node: str) -> Iterator[int]:
     """Hold the node's lease under a fresh token and a maintenance flag, so that no recovery acts; yields the token.
 
     Both expire after LEASE_S seconds. If the roll-out dies, recovery takes over then.
     """
-    store, ends = runtime.store, time.monotonic() + LEASE_WAIT_S
+    store, ends = context.store, time.monotonic() + LEASE_WAIT_S
     while True:
         try:
             lease = store.acquire_lease(node, _holder(deployment), LEASE_S, fresh_token=True)
@@ -449,66 +452,66 @@ def _in_hand(runtime: Runtime, deployment: str, node: str) -> Iterator[int]:
 
 
 @contextmanager
-def _judged(runtime: Runtime, deployment: str, node: str) -> Iterator[None]:
+def _judged(context: Context, deployment: str, node: str) -> Iterator[None]:
     """Treat a StepFailed in the block as the first failed probe: record it for node, deployment and release."""
     try:
         yield
     except StepFailed as error:
-        runtime.store.set_deployment_node(deployment, node, NodeState.FAILED, str(error))
-        _stop(runtime, node)
-        _break(runtime, runtime.store.deployment(deployment), f"{node}: {error}")
+        context.store.set_deployment_node(deployment, node, NodeState.FAILED, str(error))
+        _stop(context, node)
+        _break(context, context.store.deployment(deployment), f"{node}: {error}")
         raise
 
 
-def _stop(runtime: Runtime, node: str) -> None:
+def _stop(context: Context, node: str) -> None:
     """Stop the service that failed, so that its peers lead and answer until it is rolled back."""
-    config = runtime.settings.node_root(node) / "etc" / "supervisord.conf"
-    service = SERVICES[runtime.fleet.node(node).role]
+    config = context.settings.node_root(node) / "etc" / "supervisord.conf"
+    service = SERVICES[context.fleet.node(node).role]
     try:
-        runtime.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
+        context.platform().run(node, ["supervisorctl", "-c", str(config), "stop", service])
     except StepFailed as error:
         log.warning("%s couldn't be stopped: %s", node, error)  # the roll-back restarts it anyway
 
 
-def _break(runtime: Runtime, found: Deployment, reason: str) -> None:
-    runtime.store.break_deployment(found.id, reason)
-    if not runtime.store.mark_bad(found.digest, reason):
-        runtime.store.note_deployment(found.id, "the release was known-good before and is not marked bad")
+def _break(context: Context, found: Deployment, reason: str) -> None:
+    context.store.break_deployment(found.id, reason)
+    if not context.store.mark_bad(found.digest, reason):
+        context.store.note_deployment(found.id, "the release was known-good before and is not marked bad")
 
 
-def _let_go(runtime: Runtime, deployment: str, node: str, token: int) -> None:
-    runtime.store.clear_maintenance(node, user=_holder(deployment))
-    runtime.store.release(node, token)
+def _let_go(context: Context, deployment: str, node: str, token: int) -> None:
+    context.store.clear_maintenance(node, user=_holder(deployment))
+    context.store.release(node, token)
 
 
-def _let_go_of_ours(runtime: Runtime, deployment: str, node: str) -> None:
+def _let_go_of_ours(context: Context, deployment: str, node: str) -> None:
     """Release what a killed step of this deployment still holds, but nothing that another run holds."""
-    runtime.store.give_back(node, _holder(deployment))
-    runtime.store.clear_maintenance(node, user=_holder(deployment))
+    context.store.give_back(node, _holder(deployment))
+    context.store.clear_maintenance(node, user=_holder(deployment))
 
 
-def _restart(runtime: Runtime, release: Release, node: str, token: int) -> None:
-    runtime.store.check(node, token)
-    _ansible(runtime, release).run(
+def _restart(context: Context, release: Release, node: str, token: int) -> None:
+    context.store.check(node, token)
+    _ansible(context, release).run(
         "restart.yml",
         limit=node,
-        extra_vars=stream_driver.variables(runtime),
+        extra_vars=stream_driver.variables(context),
         timeout_s=RESTART_S,
-        give_up=listener_check.watch(runtime.fleet, runtime.fleet.node(node)),
+        give_up=listener_check.watch(context.fleet, context.fleet.node(node)),
     )
-    runtime.store.renew(node, token, LEASE_S)
+    context.store.renew(node, token, LEASE_S)
 
 
-def _proof(runtime: Runtime, node: str) -> str:
-    server = runtime.fleet.node(node)
-    readiness.wait(runtime.settings, runtime.fleet, server, REDUNDANT_S)
-    return verification.verify(runtime.settings, runtime.fleet, server)
+def _proof(context: Context, node: str) -> str:
+    server = context.fleet.node(node)
+    readiness.wait_until_ready(context.settings, context.fleet, server, REDUNDANT_S)
+    return verification.verify_node(context.settings, context.fleet, server)
 
 
-def _ansible(runtime: Runtime, release: Release) -> Any:
-    return Ansible(runtime.settings, release)
+def _ansible(context: Context, release: Release) -> Any:
+    return Ansible(context.settings, release)
 
 
-def _archive(runtime: Runtime, ended: Deployment) -> None:
+def _archive(context: Context, ended: Deployment) -> None:
     body = json.dumps(to_json(ended), indent=2).encode()
-    deliver(runtime, f"deployments/{ended.id.replace('/', '_')}.json", body)
+    deliver(context, f"deployments/{ended.id.replace('/', '_')}.json", body)

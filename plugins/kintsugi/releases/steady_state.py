@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.operations import verification
-from kintsugi.operations.context import Runtime
-from kintsugi.operations.readiness import missing, stream_shall_run
+from kintsugi.operations.context import Context
+from kintsugi.operations.readiness import readiness_gap, stream_should_run
 from kintsugi.pipeline import synthetic_trade as trade
 
 log = logging.getLogger(__name__)
@@ -48,40 +48,40 @@ class SickNodes(StepFailed):
         self.nodes = nodes
 
 
-def look(runtime: Runtime, *, but: Iterable[str] = ()) -> Steady:
+def observe_fleet(context: Context, *, but: Iterable[str] = ()) -> Steady:
     """Check that every node is ready, no incident is open, and no data repair is pending; skip the nodes in ``but``."""
     left_out = set(but)
-    store = runtime.store
-    lacks = asyncio.run(_lacks(runtime, left_out))
+    store = context.store
+    lacks = asyncio.run(_lacks(context, left_out))
     incidents = [i for i in store.incidents(50, open_only=True) if i.node not in left_out]
     others = [f"incident {incident.id} is open" for incident in incidents]
     others += [f"the data repair of {node} is not finished" for node in store.pending_repairs()]
     return Steady({node: what for node, what in lacks.items() if what is not None}, tuple(others))
 
 
-async def _lacks(runtime: Runtime, left_out: set[str]) -> dict[str, str | None]:
-    stream = stream_shall_run(runtime.settings)
-    nodes = [node for node in runtime.fleet if node.name not in left_out]
-    found = await asyncio.gather(*(missing(runtime.fleet, node, stream) for node in nodes))
+async def _lacks(context: Context, left_out: set[str]) -> dict[str, str | None]:
+    stream = stream_should_run(context.settings)
+    nodes = [node for node in context.fleet if node.name not in left_out]
+    found = await asyncio.gather(*(readiness_gap(context.fleet, node, stream) for node in nodes))
     return dict(zip((node.name for node in nodes), found, strict=True))
 
 
 def await_steady(looking: Look, deadline_s: float | None = None) -> None:
-    """Wait until the steady state holds; raises Refused with what is missing after ``deadline_s`` (GATE_S) seconds."""
+    """Wait until the steady state holds; GuardRefused with what is missing after ``deadline_s`` (GATE_S) seconds."""
     deadline_s = GATE_S if deadline_s is None else deadline_s
     ends = time.monotonic() + deadline_s
     while not (seen := looking()):
         log.info("waiting for the steady state: %s", seen)
         if time.monotonic() >= ends:
-            raise Refused(f"no steady state after {deadline_s:.0f} s: {seen}")
+            raise GuardRefused(f"no steady state after {deadline_s:.0f} s: {seen}")
         time.sleep(POLL_S)
 
 
-def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
+def bake(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
     """Wait until the steady state has held for ``seconds`` without a break.
 
-    Raises SickNodes if one of ``ours``, the updated nodes, failed for longer than GRACE_S. Raises Refused if something
-    else prevented it until ``seconds`` and ``deadline_s`` were over.
+    Raises SickNodes if one of ``ours``, the updated nodes, failed for longer than GRACE_S. Raises GuardRefused if
+    something else prevented it until ``seconds`` and ``deadline_s`` were over.
     """
     names = set(ours)
     started = time.monotonic()
@@ -99,7 +99,7 @@ def hold(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
         elif now - well_since >= seconds:
             return
         if now - started > seconds + deadline_s:
-            raise Refused(f"the steady state did not hold for {seconds:.0f} s without a break: {seen}")
+            raise GuardRefused(f"the steady state did not hold for {seconds:.0f} s without a break: {seen}")
         time.sleep(min(POLL_S, max(seconds, 0.1)))
 
 
@@ -108,8 +108,10 @@ def _since(before: float | None, now: float, *, holds: bool) -> float | None:
     return (now if before is None else before) if holds else None
 
 
-def canary(runtime: Runtime, deadline_s: float = CANARY_S) -> str:
+def verify_synthetic_trade(context: Context, deadline_s: float = CANARY_S) -> str:
     """Send a synthetic trade from S3 to Cassandra; returns a sentence. Raises StepFailed if it doesn't arrive."""
-    return verification.canary(
-        runtime, lambda: (trade.send(runtime.s3()), "S3"), lambda waited_s: waited_s > deadline_s
+    return verification.verify_synthetic_trade(
+        context,
+        lambda: (trade.send_synthetic_trade(context.s3()), "S3"),
+        lambda waited_s: waited_s > deadline_s,
     )

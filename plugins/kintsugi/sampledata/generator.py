@@ -21,7 +21,7 @@ import numpy as np
 
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Rejection, parse
-from kintsugi.sampledata.injected_behaviour import MIDPOINT, Order, Tape, intents, level_named, plant, usual
+from kintsugi.sampledata.injected_behaviour import MIDPOINT, Order, Tape, inject, intents, level_named, usual
 from kintsugi.sampledata.option_chain import (
     UNDERLYINGS,
     Chain,
@@ -45,7 +45,7 @@ FIRST_DAY, LAST_DAY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Planted:
+class GroundTruth:
     """One planted unusual trade, named by its identity; ``size`` is in contracts."""
 
     trade_id: str
@@ -124,7 +124,7 @@ def generate_day(
     rng = np.random.default_rng([seed, day.toordinal(), 4])
     wanted = intents(difficulty, trades, rng)
     tape = market.tape(market.day_times(trades - sum(intent.slices for intent in wanted)))
-    tape, orders = plant(tape, market.chain, difficulty, wanted, rng)
+    tape, orders = inject(tape, market.chain, difficulty, wanted, rng)
     lines = market.lines(day, tape)
     planted = [_planted(lines[index]) for index in np.flatnonzero(tape.block)]
     shocked = [_planted(lines[index]).trade_id for index in np.flatnonzero(tape.shocked)]
@@ -309,12 +309,12 @@ def _cancel(line: str, at: str) -> str:
     return ",".join(fields)
 
 
-def _planted(line: str) -> Planted:
+def _planted(line: str) -> GroundTruth:
     trade = parse(line)
     if isinstance(trade, Rejection):
         raise InputError(f"the generator made a row that is no trade: {trade.text}: {line[:120]}")
     at = line.split(",", 2)[1]
-    return Planted(
+    return GroundTruth(
         trade.trade_id, trade.symbol, at, trade.expiration, trade.strike, trade.option_type, trade.size
     )
 

@@ -45,7 +45,7 @@ SLICED = (Behaviour.DIRECTIONAL, Behaviour.STRADDLE, Behaviour.REVERSAL)
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class InjectionLevel:
     """Effect sizes and base rates.
 
     ``block_multiple``: a block's size in usual days of its contract (uniform up to twice that), but at
@@ -72,9 +72,9 @@ class Level:
 LEVELS = {
     level.name: level
     for level in (
-        Level("easy", 10.0, 1000, 2.0, 90, 1.0, 5, 1.0, 800, 80, 2000),
-        Level("standard", 5.0, 500, 1.0, 60, 0.95, 5, 0.6, 400, 60, 1000),
-        Level("hard", 2.0, 100, 0.4, 25, 0.85, 3, 0.25, 100, 20, 250),
+        InjectionLevel("easy", 10.0, 1000, 2.0, 90, 1.0, 5, 1.0, 800, 80, 2000),
+        InjectionLevel("standard", 5.0, 500, 1.0, 60, 0.95, 5, 0.6, 400, 60, 1000),
+        InjectionLevel("hard", 2.0, 100, 0.4, 25, 0.85, 3, 0.25, 100, 20, 250),
     )
 }
 
@@ -114,7 +114,7 @@ class Tape:
         return result
 
 
-def level_named(name: str) -> Level:
+def level_named(name: str) -> InjectionLevel:
     """The level; raises InputError for another name."""
     try:
         return LEVELS[name]
@@ -140,7 +140,7 @@ class Intent:
     slices: int
 
 
-def intents(level: Level, trades: int, rng: np.random.Generator) -> list[Intent]:
+def intents(level: InjectionLevel, trades: int, rng: np.random.Generator) -> list[Intent]:
     """The orders of a day of ``trades`` trades, at most a fifth of which become slices.
 
     Busy underlyings have most of the orders, as they have most of all trades.
@@ -159,8 +159,8 @@ def intents(level: Level, trades: int, rng: np.random.Generator) -> list[Intent]
     return chosen
 
 
-def plant(
-    tape: Tape, chain: Chain, level: Level, wanted: list[Intent], rng: np.random.Generator
+def inject(
+    tape: Tape, chain: Chain, level: InjectionLevel, wanted: list[Intent], rng: np.random.Generator
 ) -> tuple[Tape, list[Order]]:
     """Add the wanted orders to the tape, and turn some of its other trades into blocks and shocked ones."""
     tape, orders = _add_orders(tape, chain, level, wanted, rng)
@@ -177,13 +177,15 @@ def plant(
     return planted, orders + shocks
 
 
-def _block_sizes(chain: Chain, contracts: Integers, level: Level, rng: np.random.Generator) -> Integers:
+def _block_sizes(
+    chain: Chain, contracts: Integers, level: InjectionLevel, rng: np.random.Generator
+) -> Integers:
     multiple = level.block_multiple * rng.uniform(1, 2, len(contracts))
     return np.maximum(level.block_contracts, chain.volume[contracts] * multiple).astype(np.int64)
 
 
 def _add_orders(
-    tape: Tape, chain: Chain, level: Level, wanted: list[Intent], rng: np.random.Generator
+    tape: Tape, chain: Chain, level: InjectionLevel, wanted: list[Intent], rng: np.random.Generator
 ) -> tuple[Tape, list[Order]]:
     times, contracts, sizes, sides, orders = (
         [tape.times],
@@ -246,7 +248,7 @@ def _legs(chain: Chain, intent: Intent, rng: np.random.Generator) -> list[tuple[
 
 
 def _shocks(
-    tape: Tape, chain: Chain, level: Level, trades: int, rng: np.random.Generator
+    tape: Tape, chain: Chain, level: InjectionLevel, trades: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.bool_], list[Order]]:
     wanted = trades * level.shocked // 1_000_000
     shocked = np.zeros(len(tape.times), bool)

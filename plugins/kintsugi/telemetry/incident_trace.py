@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from kintsugi.core.incident import PHASE_OF_STEP, Entry, Incident, Outcome, Phase
+from kintsugi.core.incident import PHASE_OF_STEP, Incident, JournalEntry, Outcome, Phase
 from kintsugi.telemetry.trace import Moment, Span
 
 _WELL = (Outcome.HEALED, Outcome.FALSE_ALARM, Outcome.DRY_RUN)
@@ -27,7 +27,7 @@ class _Stretch:
     name: str
     start: datetime
     end: datetime
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[JournalEntry] = field(default_factory=list)
 
 
 def incident_trace(incident: Incident) -> Span:
@@ -83,10 +83,10 @@ def _spans(incident: Incident, closed_at: datetime) -> list[Span]:
     return spans
 
 
-def _stretches(detected_at: datetime, entries: Sequence[Entry]) -> list[_Stretch]:
+def _stretches(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_Stretch]:
     """The journal, split where the phase changes; a step without a phase (record, repair) is named by itself."""
     found: list[_Stretch] = []
-    waiting: list[Entry] = []  # of steps whose time belongs to the next one
+    waiting: list[JournalEntry] = []  # of steps whose time belongs to the next one
     last = detected_at
     for entry in entries:
         if entry.kind not in PHASE_OF_STEP:
@@ -104,7 +104,7 @@ def _stretches(detected_at: datetime, entries: Sequence[Entry]) -> list[_Stretch
     return found
 
 
-def _beside(entries: Sequence[Entry]) -> list[_Stretch]:
+def _beside(entries: Sequence[JournalEntry]) -> list[_Stretch]:
     """Steps that ran in parallel and recorded their own duration."""
     return [
         _Stretch(
@@ -138,6 +138,6 @@ def _span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetim
     )
 
 
-def _moment(entry: Entry) -> Moment:
+def _moment(entry: JournalEntry) -> Moment:
     data = {f"kintsugi.{name}": value for name, value in entry.data.items() if isinstance(value, _SCALARS)}
     return Moment(entry.at, entry.step, {"kintsugi.message": entry.message, **data})

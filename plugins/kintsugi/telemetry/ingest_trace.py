@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import Entry, State, file_id
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, file_id
 from kintsugi.telemetry.trace import Span
 
 
-def ingest_key(entry: Entry) -> str:
+def ingest_key(entry: LedgerEntry) -> str:
     """The name of the trace: the file and its content, as in ``manifests/``."""
     return f"ingest/{file_id(entry.key, entry.etag)}"
 
 
-def ingest_trace(entry: Entry) -> Span:
+def ingest_trace(entry: LedgerEntry) -> Span:
     """One span from the first claim of the file to its end, interruptions included.
 
     Raises ValueError for a file that is not finished.
@@ -40,7 +40,7 @@ def ingest_trace(entry: Entry) -> Span:
             "kintsugi.ingest.rejected": sum(tally.rejected.values()),
             "kintsugi.ingest.duplicates": tally.duplicates,
             "kintsugi.ingest.produced": tally.produced,
-            **({"error.type": "unusable_file"} if entry.state is State.FAILED else {}),
+            **({"error.type": "unusable_file"} if entry.state is FileState.FAILED else {}),
         },
-        error=entry.reason if entry.state is State.FAILED else None,
+        error=entry.reason if entry.state is FileState.FAILED else None,
     )

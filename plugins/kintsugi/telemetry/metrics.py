@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kintsugi.core.fleet import Node
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.telemetry.trace import SERVICE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _HISTORY = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class StreamRates:
     """The flow at one moment; None when a value is not known. Rates in messages a second, lag in messages.
 
     ``freshness_s``: the age in seconds of the oldest reading whose messages are not all stored yet; 0 when
@@ -44,17 +44,17 @@ class FlowMeter:
     _last: FlowReading | None = None
     _history: deque[FlowReading] = field(default_factory=lambda: deque(maxlen=_HISTORY))
 
-    def feed(self, reading: FlowReading) -> Flow:
+    def observe(self, reading: FlowReading) -> StreamRates:
         """Add a reading; an empty reading gives no figures, and the next one covers the gap."""
         if reading.produced is None or reading.committed is None:
-            return Flow(running=reading.running)
+            return StreamRates(running=reading.running)
         last, self._last = self._last, reading
         while self._history and (self._history[0].produced or 0) <= reading.committed:
             self._history.popleft()
         oldest = self._history[0].at if self._history else reading.at
         if reading.lag:
             self._history.append(reading)
-        return Flow(
+        return StreamRates(
             running=reading.running,
             lag=reading.lag,
             produced_per_s=_rate(last, reading, lambda at: at.produced),
@@ -128,19 +128,19 @@ class Instruments:
 
         self._noted.setdefault(name, []).append(Observation(value, who))
 
-    def node(self, node: Node, answer: Answer, latency_s: float, state: str) -> None:
+    def node(self, node: Node, answer: ProbeResult, latency_s: float, state: str) -> None:
         """Note how a node answered. ``state``: well, down, repairing or maintenance."""
         who = {"host.name": node.name, "kintsugi.node": node.name, "kintsugi.role": node.role.value}
-        self._note("kintsugi.node.up", int(answer is Answer.OK), who)
+        self._note("kintsugi.node.up", int(answer is ProbeResult.OK), who)
         self._note("kintsugi.node.state", 1, {**who, "kintsugi.state": state})
-        if answer is Answer.OK:
+        if answer is ProbeResult.OK:
             self._note("kintsugi.node.answer_time", latency_s, who)
 
     def incidents(self, open_now: int) -> None:
         """Note how many incidents are open."""
         self._note("kintsugi.incidents.open", open_now)
 
-    def flow(self, flow: Flow) -> None:
+    def flow(self, flow: StreamRates) -> None:
         """Note the flow; an unknown value is not sent."""
         figures = {
             "kintsugi.flow.running": flow.running,
@@ -183,10 +183,12 @@ class Instruments:
         self._exporter.shutdown()
 
 
-def state_of(node: str, answer: Answer, open_incidents: frozenset[str], maintained: frozenset[str]) -> str:
+def state_of(
+    node: str, answer: ProbeResult, open_incidents: frozenset[str], maintained: frozenset[str]
+) -> str:
     """The state of a node in a word: well, down, repairing or maintenance."""
     if node in maintained:
         return "maintenance"
     if node in open_incidents:
         return "repairing"
-    return "well" if answer is Answer.OK else "down"
+    return "well" if answer is ProbeResult.OK else "down"

@@ -70,7 +70,7 @@ def span_id(root: str, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"span/{root}/{key}".encode()).digest()[:8]) or 1
 
 
-def export(backend: Backend, root: Span, resource: Mapping[str, str]) -> None:
+def export_trace(backend: Backend, root: Span, resource: Mapping[str, str]) -> None:
     """Send the trace below ``root`` in one request; raises KintsugiError when the backend does not accept it.
 
     ``resource``: attributes of the sender beside ``service.name``. Bounded by the backend's ``timeout_s``.
@@ -79,7 +79,7 @@ def export(backend: Backend, root: Span, resource: Mapping[str, str]) -> None:
 
     exporter = backend.span_exporter()
     try:
-        result = exporter.export(record(root, resource))
+        result = exporter.export(record_trace(root, resource))
     finally:
         exporter.shutdown()
     if result is not SpanExportResult.SUCCESS:
@@ -88,7 +88,7 @@ def export(backend: Backend, root: Span, resource: Mapping[str, str]) -> None:
         )
 
 
-def record(root: Span, resource: Mapping[str, str]) -> Sequence[ReadableSpan]:
+def record_trace(root: Span, resource: Mapping[str, str]) -> Sequence[ReadableSpan]:
     """The trace as the SDK's finished spans."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

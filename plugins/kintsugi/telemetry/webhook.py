@@ -22,7 +22,7 @@ from kintsugi.core.errors import InputError
 from kintsugi.core.fleet import Fleet
 from kintsugi.core.settings import load_settings
 from kintsugi.db.database import StoreUnavailable
-from kintsugi.db.outbox import Kind, Outbox
+from kintsugi.db.outbox import MessageKind, Outbox
 from kintsugi.telemetry.honeycomb_alert import Alert, parse_alert
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WebhookReply:
     """The response to Honeycomb: HTTP status and JSON body."""
 
     status: int
     body: dict[str, Any]
 
 
-TOO_LARGE = Answer(413, {"error": f"the body has more than {MAX_BYTES} bytes"})
+TOO_LARGE = WebhookReply(413, {"error": f"the body has more than {MAX_BYTES} bytes"})
 
 
 def recovery_run(delivery: str, node: str) -> str:
@@ -56,18 +56,18 @@ def recovery_run(delivery: str, node: str) -> str:
     return f"honeycomb__{delivery}__{node}"
 
 
-def decide(
-    alert: Alert, delivery: str, fleet: Fleet, put: Callable[[str, Kind, dict[str, Any]], bool]
-) -> Answer:
+def decide_reply(
+    alert: Alert, delivery: str, fleet: Fleet, put: Callable[[str, MessageKind, dict[str, Any]], bool]
+) -> WebhookReply:
     """Put the recoveries for ``alert`` into the outbox (``put``); returns the response."""
     if not alert.firing:
-        return Answer(200, {"result": f"nothing to do: {alert.name} is resolved"})
+        return WebhookReply(200, {"result": f"nothing to do: {alert.name} is resolved"})
     known = ", ".join(fleet.nodes)
     if not alert.nodes:
         said = (
             f"names no node of this fleet: {', '.join(alert.unknown)}" if alert.unknown else "names no node"
         )
-        return Answer(
+        return WebhookReply(
             422,
             {
                 "error": f"{alert.name} {said}; group the trigger by kintsugi.node. The nodes are: {known}",
@@ -75,7 +75,7 @@ def decide(
             },
         )
     if alert.test:
-        return Answer(
+        return WebhookReply(
             200, {"result": f"test received; nothing was started. It names {', '.join(alert.nodes)}"}
         )
     started: list[str] = []
@@ -83,10 +83,10 @@ def decide(
     for node in alert.nodes:
         run = recovery_run(delivery, node)
         body = {"node": node, "run": run, "reason": f"{alert.name}: {alert.summary}"}
-        (started if put(f"recovery/{delivery}/{node}", Kind.RECOVERY, body) else repeated).append(run)
+        (started if put(f"recovery/{delivery}/{node}", MessageKind.RECOVERY, body) else repeated).append(run)
     log.info("%s (delivery %s): started %s, repeated %s", alert.name, delivery, started, repeated)
     result = {"runs": started, "repeated": repeated, "unknown": list(alert.unknown)}
-    return Answer(202 if started else 200, result)
+    return WebhookReply(202 if started else 200, result)
 
 
 def create_app(
@@ -98,15 +98,17 @@ def create_app(
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    def accept(delivery: str, body: bytes) -> Answer:
+    def accept(delivery: str, body: bytes) -> WebhookReply:
         nodes = fleet()
         try:
-            return decide(parse_alert(body, nodes), delivery, nodes, outbox().put)
+            return decide_reply(parse_alert(body, nodes), delivery, nodes, outbox().put)
         except InputError as error:
-            return Answer(400, {"error": str(error)})
+            return WebhookReply(400, {"error": str(error)})
         except StoreUnavailable as error:
             log.warning("delivery %s was refused: %s", delivery, error)
-            return Answer(503, {"error": "the store does not answer; nothing was started. Send it again"})
+            return WebhookReply(
+                503, {"error": "the store does not answer; nothing was started. Send it again"}
+            )
 
     async def trigger(request: Request) -> JSONResponse:
         delivery = request.headers.get(DELIVERY_HEADER, "")
@@ -131,24 +133,24 @@ async def _body(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _refusal(secret: str | None, token: str | None) -> Answer | None:
+def _refusal(secret: str | None, token: str | None) -> WebhookReply | None:
     if not secret:
         said = (
             f"no webhook is configured here: define the connection {CONNECTION} with the secret as password"
         )
-        return Answer(503, {"error": said})
+        return WebhookReply(503, {"error": said})
     # Compared as bytes: compare_digest rejects text that is not ASCII.
     if not hmac.compare_digest((token or "").encode(), secret.encode()):
-        return Answer(401, {"error": f"the header {TOKEN_HEADER} is missing or wrong"})
+        return WebhookReply(401, {"error": f"the header {TOKEN_HEADER} is missing or wrong"})
     return None
 
 
-def _misnamed(delivery: str) -> Answer | None:
+def _misnamed(delivery: str) -> WebhookReply | None:
     """A refusal when the delivery id can't be part of a run id and of a key; None otherwise."""
     if 0 < len(delivery) <= MAX_DELIVERY_ID and delivery.replace("-", "").replace("_", "").isalnum():
         return None
     said = f"the header {DELIVERY_HEADER} is missing or not a valid id; it identifies repeated deliveries"
-    return Answer(400, {"error": said})
+    return WebhookReply(400, {"error": said})
 
 
 def webhook_secret() -> str | None:

@@ -43,7 +43,7 @@ class Measuring:
         """Measure and send; raises KintsugiError when the backend does not accept the metrics."""
         probes, reading = asyncio.run(self._look())
         self._note(probes)
-        self._instruments.flow(self._meter.feed(reading))
+        self._instruments.flow(self._meter.observe(reading))
         self._note_intake()
         if not self._instruments.send(self._backend.timeout_s + 1):
             raise KintsugiError(f"the OTLP backend at {self._backend.endpoint} did not accept the metrics")

@@ -35,12 +35,12 @@ from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.dag_ids import INGEST_DAG
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role, watch_of
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import KAFKA_PORT, Settings, load_settings
 from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.heartbeats import FLOW, Heartbeats
-from kintsugi.db.ingest_ledger import Ledger
-from kintsugi.db.outbox import Kind, Message, Outbox
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.outbox import MessageKind, Outbox, OutboxMessage
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.store import Store
 from kintsugi.db.stream_record import StreamRecord
@@ -48,13 +48,13 @@ from kintsugi.environments.local.node import expire_quarantine
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.notify import collector, dead_letter_collector
 from kintsugi.notify.channels import channels
-from kintsugi.notify.dead_mans_switch import UNHEALTHY, Silence, Switch, Watching, ping, silences
-from kintsugi.notify.dispatcher import Nobody, Post, tell_people
+from kintsugi.notify.dead_mans_switch import UNHEALTHY, DeadMansSwitch, Silence, Watching, ping, silences
+from kintsugi.notify.dispatcher import Dispatcher, NoRecipient, notify_people
 from kintsugi.notify.intake_paging_rules import FILES_PAGE, intake_pages, unseen_page
 from kintsugi.notify.paging_rules import Page
 from kintsugi.notify.recurring_failures import exits_in
-from kintsugi.notify.stream_stall_alert import StandStill
-from kintsugi.operations.stream_driver import wanted
+from kintsugi.notify.stream_stall_alert import StreamStallAlert
+from kintsugi.operations.stream_driver import desired_state
 from kintsugi.pipeline.failures import reason_of
 from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch, intake_watch, rules_from
 from kintsugi.probes import probe_node
@@ -74,7 +74,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Line:
+class PeriodicTask:
     """A loop: ``work`` runs every ``every_s`` seconds; an error is logged when it changes."""
 
     name: str
@@ -111,8 +111,8 @@ class Watchdog:
 
     settings: Settings
     airflow: Airflow
-    switch: Switch = field(default_factory=Switch)
-    standstill: StandStill = field(default_factory=StandStill)
+    switch: DeadMansSwitch = field(default_factory=DeadMansSwitch)
+    standstill: StreamStallAlert = field(default_factory=StreamStallAlert)
     _unhealthy: dict[str, datetime] = field(default_factory=dict)
     _store_away: datetime | None = None
     _told_away: bool = False
@@ -130,8 +130,8 @@ class Watchdog:
         return Store(store_dsn(self.settings))
 
     @cached_property
-    def ledger(self) -> Ledger:
-        return Ledger(store_dsn(self.settings))
+    def ledger(self) -> IngestLedger:
+        return IngestLedger(store_dsn(self.settings))
 
     @cached_property
     def heartbeats(self) -> Heartbeats:
@@ -142,7 +142,7 @@ class Watchdog:
         return IncidentSweeper(self.store, self.airflow, self._answers)
 
     def _answers(self, name: str) -> bool:
-        return asyncio.run(probe_node(self.settings.fleet.node(name))).answer is Answer.OK
+        return asyncio.run(probe_node(self.settings.fleet.node(name))).answer is ProbeResult.OK
 
     @cached_property
     def record(self) -> StreamRecord:
@@ -159,8 +159,8 @@ class Watchdog:
         return {"service.namespace": fleet.name, "deployment.environment.name": fleet.environment}
 
     @cached_property
-    def post(self) -> Post:
-        return Post(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
+    def post(self) -> Dispatcher:
+        return Dispatcher(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
 
     def prepare(self) -> None:
         """Create the tables that this process needs."""
@@ -169,25 +169,27 @@ class Watchdog:
         self.outbox.ensure_tables()
         self.heartbeats.ensure_tables()
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[PeriodicTask]:
         """All loops; metrics only when a backend is defined."""
         found = [
-            Line("news", 2.0, self.gather),
-            Line("pages", 2.0, lambda: self._deliver(Kind.PAGE, Kind.DIGEST)),
-            Line("recoveries", 2.0, lambda: self._deliver(Kind.RECOVERY)),
-            Line("replays", 10.0, lambda: self._deliver(Kind.REPLAY)),
-            Line("dead man's switch", 15.0, self.look),
-            Line("flow", 60.0, self.look_at_flow),
-            Line("open incidents", 15.0, lambda: self.sweeper.sweep()),
-            Line("housekeeping", 3600.0, self.keep_house),
-            Line("stream's letters", 60.0, self.take_letters),
-            Line("intake", 15.0, self.look_at_intake),
+            PeriodicTask("news", 2.0, self.gather),
+            PeriodicTask("pages", 2.0, lambda: self._deliver(MessageKind.PAGE, MessageKind.DIGEST)),
+            PeriodicTask("recoveries", 2.0, lambda: self._deliver(MessageKind.RECOVERY)),
+            PeriodicTask("replays", 10.0, lambda: self._deliver(MessageKind.REPLAY)),
+            PeriodicTask("dead man's switch", 15.0, self.look),
+            PeriodicTask("flow", 60.0, self.look_at_flow),
+            PeriodicTask("open incidents", 15.0, lambda: self.sweeper.sweep()),
+            PeriodicTask("housekeeping", 3600.0, self.keep_house),
+            PeriodicTask("stream's letters", 60.0, self.take_letters),
+            PeriodicTask("intake", 15.0, self.look_at_intake),
         ]
         if backend() or markers():
-            telemetry = (Kind.INCIDENT_TRACE, Kind.INGEST_TRACE, Kind.MARKER)
-            found.append(Line("telemetry", 2.0, lambda: self._deliver(*telemetry)))
+            telemetry = (MessageKind.INCIDENT_TRACE, MessageKind.INGEST_TRACE, MessageKind.MARKER)
+            found.append(PeriodicTask("telemetry", 2.0, lambda: self._deliver(*telemetry)))
         if backend():
-            found.append(Line("metrics", 30.0, Measuring(self.settings, self.store, self.resource).once))
+            found.append(
+                PeriodicTask("metrics", 30.0, Measuring(self.settings, self.store, self.resource).once)
+            )
         return found
 
     # --- telling --------------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ class Watchdog:
             items += collector.trace_items(incidents, self._finished(now), now)
         if markers():
             items += collector.marker_items(incidents, faults, now)
-        collector.tell(self.outbox, items)
+        collector.put_items(self.outbox, items)
         self._seen = seen
 
     def _marks(self) -> tuple[Any, ...]:
@@ -227,7 +229,7 @@ class Watchdog:
             if entry.finished_at is not None and now - entry.finished_at < collector.RECENT
         ]
 
-    def _deliver(self, *kinds: Kind) -> None:
+    def _deliver(self, *kinds: MessageKind) -> None:
         # Only if a message is due: a claim writes, and this process shares its two cores with the fleet.
         if self.outbox.due().intersection(kinds):
             while self.post.deliver_one(*kinds):
@@ -244,12 +246,12 @@ class Watchdog:
 
     def look_at_flow(self) -> None:
         """Page when a submitted stream stores nothing, or less than arrives."""
-        if not wanted(self.store):
+        if not desired_state(self.store):
             self.standstill.forget()
             return
-        page = self.standstill.feed(self.read_flow())
+        page = self.standstill.observe(self.read_flow())
         if page is not None:
-            self.outbox.put(page.key, Kind.PAGE, page.body)
+            self.outbox.put(page.key, MessageKind.PAGE, page.body)
 
     def take_letters(self) -> None:
         """Collect the streaming driver's reports; page and replay messages that Kafka deleted unread."""
@@ -257,11 +259,11 @@ class Watchdog:
         dead_letter_collector.collect(brokers, s3_client(self.settings), self.record)
         losses = self.record.losses()
         for page in dead_letter_collector.loss_pages(losses, datetime.now(UTC)):
-            self.outbox.put(page.key, Kind.PAGE, page.body)
+            self.outbox.put(page.key, MessageKind.PAGE, page.body)
         for loss in losses:
             if not loss.settled:
                 key, body = dead_letter_collector.replay_order(loss)
-                self.outbox.put(key, Kind.REPLAY, body)
+                self.outbox.put(key, MessageKind.REPLAY, body)
 
     def read_flow(self) -> FlowReading:
         """The stream as it is now."""
@@ -280,14 +282,14 @@ class Watchdog:
             self._intake_unseen = self._intake_unseen or datetime.now(UTC)
             page = unseen_page(self._intake_unseen, datetime.now(UTC), rules_from(), reason_of(error))
             if page is not None:
-                self.outbox.put(page.key, Kind.PAGE, page.body)
+                self.outbox.put(page.key, MessageKind.PAGE, page.body)
             raise
         self._intake_unseen = None
         if found is None:
             return
         report, unpaged = found
         for page in intake_pages(report, unpaged, self._intake.rules, self._intake_paged_at):
-            self.outbox.put(page.key, Kind.PAGE, page.body)
+            self.outbox.put(page.key, MessageKind.PAGE, page.body)
             if page.key.startswith(FILES_PAGE):
                 self._intake.store.mark_paged(unpaged)
                 self._intake_paged_at = report.at
@@ -306,9 +308,9 @@ class Watchdog:
         unhealthy = self._airflow_since(now)
         try:
             found = silences(self._watching(unhealthy))
-            page = self.switch.feed(found, now)
+            page = self.switch.observe(found, now)
             if page is not None:
-                self.outbox.put(page.key, Kind.PAGE, page.body)
+                self.outbox.put(page.key, MessageKind.PAGE, page.body)
             self._store_away, self._told_away = None, False
         except StoreUnavailable as error:
             self._store_is_away(now, str(error))
@@ -373,8 +375,8 @@ class Watchdog:
             f"Since {since:%H:%M:%S} UTC: {error}",
         )
         try:
-            tell_people(Message(page.key, Kind.PAGE, page.body, now, 1), channels())
-        except Nobody as nobody:
+            notify_people(OutboxMessage(page.key, MessageKind.PAGE, page.body, now, 1), channels())
+        except NoRecipient as nobody:
             log.warning("%s: %s", page.title, nobody)
         self._told_away = True
 
@@ -427,7 +429,7 @@ def main() -> None:
     settings = load_settings()
     watchdog = Watchdog(settings, ControlPlane(settings).airflow)
     with _stopped_by_signals() as stop:
-        preparing = Line("tables", 5.0, watchdog.prepare)
+        preparing = PeriodicTask("tables", 5.0, watchdog.prepare)
         while not stop.is_set() and not preparing.once():
             stop.wait(preparing.every_s)
         run(watchdog, stop)

@@ -28,7 +28,7 @@ class User(Protocol):
     def get_name(self) -> str: ...
 
 
-class Gate(Protocol):
+class Authorizer(Protocol):
     """Airflow's auth manager as the page sees it."""
 
     reader: Callable[..., Any]
@@ -38,7 +38,7 @@ class Gate(Protocol):
         """Whether Airflow would let ``user`` do this."""
 
 
-class AirflowGate:
+class AirflowAuthorizer:
     """The auth manager of the Airflow that runs in this process."""
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """The actions of the page. Each action is one request to Airflow's REST API. Pure.
 
-The page shows `Deed.says` and asks for confirmation. Then it sends the `request` to Airflow in the name of the
-signed-in user. Airflow checks the permission, validates the parameters and writes its audit log. For a run it records
-the name as ``triggering_user``. The page itself changes nothing.
+The page shows `PageAction.says` and asks for confirmation. Then it sends the `request` to Airflow in the name of
+the signed-in user. Airflow checks the permission, validates the parameters and writes its audit log. For a run it
+records the name as ``triggering_user``. The page itself changes nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class PageAction:
     """One action on one target. ``says``: what will happen, in sentences; ``grave``: it can do damage."""
 
     name: str
@@ -60,7 +60,7 @@ class Deed:
     grave: bool = False
 
 
-def deed(name: str, target: str, fleet: Fleet) -> Deed:
+def page_action(name: str, target: str, fleet: Fleet) -> PageAction:
     """The action to be confirmed; raises InputError for an unknown action or target."""
     if name not in _DEEDS:
         raise InputError(f"there is no action {name!r}; the actions are: {', '.join(_DEEDS)}")
@@ -70,7 +70,7 @@ def deed(name: str, target: str, fleet: Fleet) -> Deed:
 
 def request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> Request:
     """The request to Airflow for the confirmed form; raises InputError that names the wrong value."""
-    wanted = deed(name, target, fleet)
+    wanted = page_action(name, target, fleet)
     for entry in wanted.fields:
         given = values.get(entry.name, "")
         if entry.options and given not in entry.options:
@@ -97,8 +97,8 @@ def _check_target(name: str, target: str, fleet: Fleet) -> None:
         approval(target)
 
 
-def _recover(node: str) -> Deed:
-    return Deed(
+def _recover(node: str) -> PageAction:
+    return PageAction(
         "recover",
         node,
         f"Recover {node}",
@@ -120,9 +120,9 @@ def _recover(node: str) -> Deed:
     )
 
 
-def _pause(scope: str) -> Deed:
+def _pause(scope: str) -> PageAction:
     what = _scope(scope)
-    return Deed(
+    return PageAction(
         "pause",
         scope,
         f"Pause recovery of {what}",
@@ -136,18 +136,18 @@ def _pause(scope: str) -> Deed:
     )
 
 
-def _resume(scope: str) -> Deed:
+def _resume(scope: str) -> PageAction:
     says = f"Ends the maintenance window of {_scope(scope)}. Nodes that fail are recovered again at once."
-    return Deed("resume", scope, f"Resume recovery of {_scope(scope)}", (says,), "Resume recovery")
+    return PageAction("resume", scope, f"Resume recovery of {_scope(scope)}", (says,), "Resume recovery")
 
 
-def _watch(node: str) -> Deed:
+def _watch(node: str) -> PageAction:
     what = "every node" if node == FLEET else node
     says = f"Unpauses the watch of {what} in Airflow. A failure is detected within seconds and the node is recovered."
-    return Deed("watch", node, f"Resume the watch of {what}", (says,), "Resume watch")
+    return PageAction("watch", node, f"Resume the watch of {what}", (says,), "Resume watch")
 
 
-def _redrive(key: str) -> Deed:
+def _redrive(key: str) -> PageAction:
     what = key or "every failed file"
     says = (
         f"Runs the DAG redrive_files. The ingest reads {what} again from the first line.",
@@ -155,11 +155,11 @@ def _redrive(key: str) -> Deed:
         "A file that still can't be used fails again, with its reason.",
     )
     title = f"Ingest {key.rpartition('/')[2]} again" if key else "Ingest all failed files again"
-    return Deed("redrive", key, title, says, "Ingest again")
+    return PageAction("redrive", key, title, says, "Ingest again")
 
 
-def _chaos(_target: str) -> Deed:
-    return Deed(
+def _chaos(_target: str) -> PageAction:
+    return PageAction(
         "chaos",
         "",
         "Break a server now",
@@ -173,23 +173,27 @@ def _chaos(_target: str) -> Deed:
     )
 
 
-def _nights(on: bool) -> Deed:
+def _nights(on: bool) -> PageAction:
     name, verb = ("chaos_on", "Start") if on else ("chaos_off", "Stop")
     says = "Kills one random server every weekday at 02:00 New York time and checks that it recovers."
     ends = "No more servers are killed at night. A recovery that is running continues."
-    return Deed(name, "", f"{verb} nightly chaos", (says if on else ends,), f"{verb} nightly chaos", grave=on)
+    return PageAction(
+        name, "", f"{verb} nightly chaos", (says if on else ends,), f"{verb} nightly chaos", grave=on
+    )
 
 
-def _approve(target: str) -> Deed:
+def _approve(target: str) -> PageAction:
     node = approval(target)[0].removeprefix(WATCH)
     says = "Repairs the node although the guards refused. A node that still answers is not destroyed."
-    return Deed("approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True)
+    return PageAction(
+        "approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True
+    )
 
 
-def _decline(target: str) -> Deed:
+def _decline(target: str) -> PageAction:
     node = approval(target)[0].removeprefix(WATCH)
     says = "The repair ends as refused. The watch probes the node again."
-    return Deed("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
+    return PageAction("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
 
 
 def _scope(scope: str) -> str:
@@ -220,7 +224,7 @@ def _respond(target: str, option: str) -> Request:
     return Request("PATCH", f"{where}/{index}/hitlDetails", body, dag, "decision")
 
 
-_DEEDS: dict[str, Callable[[str], Deed]] = {
+_DEEDS: dict[str, Callable[[str], PageAction]] = {
     "recover": _recover,
     "pause": _pause,
     "resume": _resume,

@@ -14,11 +14,11 @@ from kintsugi.web.actions import Request
 _CREDENTIALS = ("authorization", "cookie")
 _TIMEOUT_S = 20.0
 
-Send = Callable[[Request, Mapping[str, str]], Awaitable["Answer"]]
+Send = Callable[[Request, Mapping[str, str]], Awaitable["AirflowReply"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AirflowReply:
     """Airflow's answer: ``run_id`` of the run that was started, ``said`` the reason of a refusal."""
 
     status: int
@@ -30,7 +30,7 @@ class Answer:
         return self.status < 300
 
 
-async def send(wanted: Request, headers: Mapping[str, str]) -> Answer:
+async def send_request(wanted: Request, headers: Mapping[str, str]) -> AirflowReply:
     """Send ``wanted`` with the credentials in ``headers``, the headers of the user's own request."""
     import httpx
     from airflow.api_fastapi.main import app
@@ -45,15 +45,15 @@ async def send(wanted: Request, headers: Mapping[str, str]) -> Answer:
         answer = await client.request(
             wanted.method, f"/api/v2{wanted.path}", json=dict(wanted.body), headers=own
         )
-    return read(answer.status_code, _json(answer))
+    return read_reply(answer.status_code, _json(answer))
 
 
-def read(status: int, document: Any) -> Answer:
+def read_reply(status: int, document: Any) -> AirflowReply:
     """Airflow's status and JSON as an Answer. Pure."""
     if status < 300:
-        return Answer(status, document.get("dag_run_id") if isinstance(document, dict) else None)
+        return AirflowReply(status, document.get("dag_run_id") if isinstance(document, dict) else None)
     said = document.get("detail", document) if isinstance(document, dict) else document
-    return Answer(status, said=str(said)[:500])
+    return AirflowReply(status, said=str(said)[:500])
 
 
 def _json(answer: Any) -> Any:

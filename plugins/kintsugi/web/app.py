@@ -23,11 +23,11 @@ from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.store import Store, StoreUnavailable
 from kintsugi.web import actions, archive, incident_view
-from kintsugi.web.access import Gate, Tokens, same_origin
+from kintsugi.web.access import Authorizer, Tokens, same_origin
 from kintsugi.web.airflow_api import Send
 from kintsugi.web.assets import asset
 from kintsugi.web.flow import series
-from kintsugi.web.pages import Pages, Viewer
+from kintsugi.web.pages import PageRenderer, Viewer
 from kintsugi.web.polling_cache import Hub
 
 PATIENCE_S = 1.5
@@ -46,35 +46,35 @@ SECURITY_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class WebContext:
     """What the page needs: permissions (gate), readings (hub, listing) and actions (send)."""
 
     settings: Settings
-    gate: Gate
+    gate: Authorizer
     hub: Hub
     send: Send
     listing: Callable[[], Listing]
     store: Callable[[], Store]
 
 
-def create_app(doors: Doors) -> FastAPI:
+def create_app(context: WebContext) -> FastAPI:
     """The application. Every route needs authentication, and no route shows API documentation."""
     app = FastAPI(
         title="Pipeline Health",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(doors.gate.reader)],
+        dependencies=[Depends(context.gate.reader)],
     )
-    pages = Pages(doors.settings)
+    pages = PageRenderer(context.settings)
     _security(app, pages)
-    _look(app, doors, pages)
-    _incidents(app, doors, pages)
-    _act(app, doors, pages)
+    _look(app, context, pages)
+    _incidents(app, context, pages)
+    _act(app, context, pages)
     return app
 
 
-def _security(app: FastAPI, pages: Pages) -> None:
+def _security(app: FastAPI, pages: PageRenderer) -> None:
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
@@ -91,7 +91,7 @@ def _security(app: FastAPI, pages: Pages) -> None:
         return _error(request, pages, 422 if isinstance(error, InputError) else 503, str(error))
 
 
-def _error(request: Request, pages: Pages, status: int, said: str) -> Response:
+def _error(request: Request, pages: PageRenderer, status: int, said: str) -> Response:
     if "hx-request" in request.headers:
         return HTMLResponse(pages.render("said.html", level="bad", said=said), status)
     if "text/html" in request.headers.get("accept", ""):
@@ -99,30 +99,30 @@ def _error(request: Request, pages: Pages, status: int, said: str) -> Response:
     return JSONResponse({"detail": said}, status)
 
 
-def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
-    reader = Depends(doors.gate.reader)
+def _look(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
+    reader = Depends(context.gate.reader)
 
     @app.get("/", response_class=HTMLResponse)
     async def front(request: Request, user: Any = reader) -> str:
-        readings = await doors.hub.readings(patience_s=PATIENCE_S)
-        return pages.front(request, readings, _viewer(doors, user))
+        readings = await context.hub.readings(patience_s=PATIENCE_S)
+        return pages.front(request, readings, _viewer(context, user))
 
     @app.get("/live", response_class=HTMLResponse)
     async def live(seen: str = "", user: Any = reader) -> Response:
         """The panels whose digest is not in ``seen`` (digests separated by dots), and the next poll."""
-        readings = await doors.hub.readings()
-        changed = pages.changes(readings, _viewer(doors, user), frozenset(seen.split(".")))
+        readings = await context.hub.readings()
+        changed = pages.changes(readings, _viewer(context, user), frozenset(seen.split(".")))
         return Response(status_code=204) if changed is None else HTMLResponse(changed)
 
     @app.get("/series")
     async def flow_series() -> JSONResponse:
         """The last hours of the flow: ``at``, ``lag``, ``in``, ``out`` as of kintsugi.web.flow.series."""
-        reading = (await doors.hub.readings(patience_s=PATIENCE_S))["flow"]
+        reading = (await context.hub.readings(patience_s=PATIENCE_S))["flow"]
         return JSONResponse(series(reading.value.samples if reading.value else ()))
 
     @app.get("/static/{name}")
     async def static(name: str) -> Response:
-        found = asset(name, doors.settings.artifacts)
+        found = asset(name, context.settings.artifacts)
         if found is None:
             raise HTTPException(404, f"there is no file {name!r}")
         # The page names files with their digest, so browsers may cache them.
@@ -130,7 +130,7 @@ def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
         return Response(found.body, media_type=found.media_type, headers=headers)
 
 
-def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
+def _incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
     @app.get("/incidents", response_class=HTMLResponse)
     async def incidents(
         request: Request,
@@ -142,7 +142,7 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
         """A page of incidents; ``before`` is ``opened_at~id`` of the last one shown, ``more`` returns only rows."""
         mark = _mark(before)
         found = await asyncio.to_thread(
-            doors.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
+            context.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
         )
         rows = [incident_view.row(incident) for incident in found[:PAGE]]
         more_rows = {"rows": rows, "further": len(found) > PAGE, "node": node, "outcome": outcome}
@@ -152,15 +152,15 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
 
     @app.get("/incidents/{incident_id}", response_class=HTMLResponse)
     async def incident(request: Request, incident_id: str) -> str:
-        found = await _incident(doors, incident_id)
+        found = await _incident(context, incident_id)
         return pages.page(
             "incident.html", request, row=incident_view.row(found), lines=incident_view.journal(found)
         )
 
     @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)
     async def archived(incident_id: str) -> str:
-        await _incident(doors, incident_id)
-        kept = await _from_s3(archive.read, doors.settings, incident_id)
+        await _incident(context, incident_id)
+        kept = await _from_s3(archive.read_archive, context.settings, incident_id)
         if isinstance(kept, str):
             return pages.render("archive.html", error=kept, changes=[], logs=[], incident_id=incident_id)
         changes = incident_view.plan(kept.plan) if kept.plan else []
@@ -170,13 +170,13 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
 
     @app.get("/incidents/{incident_id}/logs/{name}", response_class=HTMLResponse)
     async def log_tail(incident_id: str, name: str) -> str:
-        text = await _from_s3(archive.tail, doors.settings, incident_id, name)
+        text = await _from_s3(archive.log_tail, context.settings, incident_id, name)
         return pages.render("log.html", name=name, text=text)
 
 
-async def _incident(doors: Doors, incident_id: str) -> Incident:
+async def _incident(context: WebContext, incident_id: str) -> Incident:
     try:
-        return await asyncio.to_thread(doors.store().incident, incident_id)
+        return await asyncio.to_thread(context.store().incident, incident_id)
     except StoreUnavailable:
         raise
     except KintsugiError as error:
@@ -195,15 +195,15 @@ async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
         return f"S3 returned an error: {error}"
 
 
-def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
-    reader = Depends(doors.gate.reader)
-    tokens = Tokens(doors.settings.secret("page-forms"))
+def _act(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
+    reader = Depends(context.gate.reader)
+    tokens = Tokens(context.settings.secret("page-forms"))
 
     @app.get("/deeds/{name}", response_class=HTMLResponse)
     async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
         """The form: what will happen, and the button that starts it."""
-        wanted = actions.deed(name, target, doors.settings.fleet)
-        allowed = doors.gate.may(user, _sample(wanted, doors.settings))
+        wanted = actions.page_action(name, target, context.settings.fleet)
+        allowed = context.gate.may(user, _sample(wanted, context.settings))
         return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
 
     @app.post("/deeds/{name}", response_class=HTMLResponse, dependencies=[Depends(same_origin)])
@@ -211,25 +211,25 @@ def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
         """Carry out the action in the user's name with Airflow's API."""
         form = {key: str(value) for key, value in (await request.form()).items()}
         tokens.check(form.get("token", ""), user)
-        wanted = actions.request(name, form.get("target", ""), form, doors.settings.fleet)
-        if not doors.gate.may(user, wanted):
+        wanted = actions.request(name, form.get("target", ""), form, context.settings.fleet)
+        if not context.gate.may(user, wanted):
             raise HTTPException(
                 403, f"{user.get_name()} may not do this: the Airflow role lacks the permission."
             )
-        answer = await doors.send(wanted, request.headers)
+        answer = await context.send(wanted, request.headers)
         if not answer.done:
             raise HTTPException(answer.status, f"Airflow refused: {answer.said}")
         return pages.page_or_part("done.html", request, wanted=wanted, answer=answer, user=user.get_name())
 
 
-def _sample(wanted: actions.Deed, settings: Settings) -> actions.Request:
+def _sample(wanted: actions.PageAction, settings: Settings) -> actions.Request:
     values = {entry.name: entry.value or "-" for entry in wanted.fields}
     return actions.request(wanted.name, wanted.target, values, settings.fleet)
 
 
-def _viewer(doors: Doors, user: Any) -> Viewer:
+def _viewer(context: WebContext, user: Any) -> Viewer:
     wanted = actions.Request("POST", "", {}, "recover_node")
-    return Viewer(name=user.get_name(), acts=doors.gate.may(user, wanted))
+    return Viewer(name=user.get_name(), acts=context.gate.may(user, wanted))
 
 
 def _mark(before: str | None) -> tuple[datetime, str] | None:

@@ -15,14 +15,14 @@ _READ_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class ArchivedFiles:
     """``plan``: Terraform's JSON, None when there was none. ``logs``: keys of the archived logs, by file name."""
 
     plan: dict[str, Any] | None
     logs: dict[str, str]
 
 
-def read(settings: Settings, incident: str) -> Archive:
+def read_archive(settings: Settings, incident: str) -> ArchivedFiles:
     """The archive of the incident; raises S3's errors."""
     s3, prefix = s3_client(settings), f"incidents/{incident}/"
     listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
@@ -31,11 +31,11 @@ def read(settings: Settings, incident: str) -> Archive:
     if "plan.json" in keys:
         plan = json.loads(s3.get_object(Bucket=BUCKET, Key=keys["plan.json"])["Body"].read())
     logs = {name.removeprefix("logs/"): key for name, key in keys.items() if name.startswith("logs/")}
-    return Archive(plan, logs)
+    return ArchivedFiles(plan, logs)
 
 
-def tail(settings: Settings, incident: str, name: str) -> str:
-    """The last lines of one archived log, ``name`` as in `Archive.logs`; raises S3's errors."""
+def log_tail(settings: Settings, incident: str, name: str) -> str:
+    """The last lines of one archived log, ``name`` as in `ArchivedFiles.logs`; raises S3's errors."""
     key = f"incidents/{incident}/logs/{name}"
     body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(_READ_BYTES)
     return last_lines(body)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kintsugi.db.flow_samples import FlowSample
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import Level
-from kintsugi.web.sources import Files, FlowSeen
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import Severity
+from kintsugi.web.sources import Files, StreamSnapshot
 
 RATE_OVER = timedelta(seconds=60)
 LATE_S = 30.0
@@ -28,7 +28,7 @@ class Stream:
     ``since``: the last moment at which nothing waited, UTC.
     """
 
-    level: Level
+    level: Severity
     sentence: str
     advice: str
     running: bool | None = None
@@ -45,17 +45,19 @@ class Stage:
     """One stage of the flow. ``level`` as in `Stream`; ``figure`` is its main figure, ``words`` the rest."""
 
     name: str
-    level: Level
+    level: Severity
     figure: str
     words: str
 
 
-def stream(reading: Reading[FlowSeen]) -> Stream:
+def stream(reading: CachedValue[StreamSnapshot]) -> Stream:
     """The state of the stream, from the newest sample and the samples before it."""
     samples = reading.value.samples if reading.value else ()
     if not samples:
         why = reading.error or "no reading yet"
-        return Stream(Level.UNKNOWN, f"the state of the stream is not known: {why}.", "Wait a few seconds.")
+        return Stream(
+            Severity.UNKNOWN, f"the state of the stream is not known: {why}.", "Wait a few seconds."
+        )
     last, known = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
     fresh = time_lag_s(known) if known else None
     figures = {
@@ -71,64 +73,70 @@ def stream(reading: Reading[FlowSeen]) -> Stream:
     return Stream(level, sentence, advice, **figures)  # type: ignore[arg-type]
 
 
-def _with_record(seen: FlowSeen | None, level: Level, sentence: str, advice: str) -> tuple[Level, str, str]:
+def _with_record(
+    seen: StreamSnapshot | None, level: Severity, sentence: str, advice: str
+) -> tuple[Severity, str, str]:
     """Losses, waits and rejected messages on record have precedence, unless the offsets are worse."""
-    if seen is None or level is Level.BAD:
+    if seen is None or level is Severity.BAD:
         return level, sentence, advice
     open_losses = [loss for loss in seen.record.losses if not loss.settled]
     if open_losses:
         count = sum(loss.messages for loss in open_losses)
         return (
-            Level.BAD,
+            Severity.BAD,
             f"Kafka deleted {count:,} messages before they were stored ({open_losses[0]}).",
             "`replay_trades` sends the affected files again automatically. `make reconcile` lists the missing trades.",
         )
     if seen.record.waits:
-        return Level.NOTE, f"{seen.record.waits[0]}.", "It continues when the stream has stored them."
-    if level is Level.WELL and (refused := seen.record.refused):
+        return (
+            Severity.NOTE,
+            f"{seen.record.waits[0]}.",
+            "It continues when the stream has stored them.",
+        )
+    if level is Severity.WELL and (refused := seen.record.refused):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(refused.items()))
         return (
-            Level.NOTE,
+            Severity.NOTE,
             f"{sum(refused.values()):,} messages since yesterday were not trades ({reasons}).",
             "Trades flow. Another producer writes to the topic. The messages are in `dead-letter/stream/` in S3.",
         )
     return level, sentence, advice
 
 
-def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Level, str, str]:
+def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Severity, str, str]:
     if last.lag is None:
         return (
-            Level.NOTE,
+            Severity.NOTE,
             "Kafka does not return the offsets of the stream.",
             "If the brokers below answer, wait a few seconds.",
         )
     if fresh_s is not None and fresh_s > SICK_S:
         waits = f"the oldest trade that is not stored has waited {fresh_s:.0f} s ({last.lag:,} wait)."
         return (
-            Level.BAD,
+            Severity.BAD,
             f"Trades arrive, but {waits}",
             "`watch_flow` restarts the stream if it stalls. See its runbook in Airflow.",
         )
     if last.running is False:
         return (
-            Level.NOTE,
+            Severity.NOTE,
             "the streaming application has no cores.",
             "`stream_trades` and `watch_flow` restart it.",
         )
     if fresh_s is not None and fresh_s > LATE_S:
         return (
-            Level.NOTE,
+            Severity.NOTE,
             f"trades are stored {fresh_s:.0f} s late ({last.lag:,} wait).",
             "It is catching up.",
         )
-    return Level.WELL, "Trades flow.", "Nothing to do."
+    return Severity.WELL, "Trades flow.", "Nothing to do."
 
 
-def stages(now: Stream, files: Reading[Files], reading: Reading[FlowSeen]) -> list[Stage]:
+def stages(now: Stream, files: CachedValue[Files], reading: CachedValue[StreamSnapshot]) -> list[Stage]:
     """The four stages in order."""
     waiting = files.value
     old = f" (as of {files.at:%H:%M:%S} UTC)" if files.error and files.at else ""
-    s3_level = Level.UNKNOWN if files.error or waiting is None else Level.WELL
+    s3_level = Severity.UNKNOWN if files.error or waiting is None else Severity.WELL
     s3 = Stage(
         "S3",
         s3_level,
@@ -136,15 +144,15 @@ def stages(now: Stream, files: Reading[Files], reading: Reading[FlowSeen]) -> li
         f"{files.error}{old}" if files.error else "files waiting",
     )
     lost = reading.error is not None or now.at is None
-    kafka_level = Level.UNKNOWN if lost or now.lag is None else Level.WELL
+    kafka_level = Severity.UNKNOWN if lost or now.lag is None else Severity.WELL
     kafka_words = "trades a second in" if now.lag is not None else "no answer"
-    spark_level = {True: Level.WELL, False: Level.BAD, None: Level.UNKNOWN}[now.running]
+    spark_level = {True: Severity.WELL, False: Severity.BAD, None: Severity.UNKNOWN}[now.running]
     spark_words = "trades behind" if now.running else "has no cores" if now.running is False else "no answer"
     return [
         s3,
         Stage("Kafka", kafka_level, number(now.in_rate), kafka_words),
         Stage("Spark", spark_level, "?" if now.lag is None else f"{now.lag:,}", spark_words),
-        Stage("Cassandra", now.level if not lost else Level.UNKNOWN, number(now.out_rate), _fresh(now)),
+        Stage("Cassandra", now.level if not lost else Severity.UNKNOWN, number(now.out_rate), _fresh(now)),
     ]
 
 

@@ -24,13 +24,13 @@ from kintsugi.core.fleet import WATCH, Fleet, Node, Role, watch_of
 from kintsugi.core.incident import PHASE_OF_STEP, Incident, Phase
 from kintsugi.core.observation import Symptom
 from kintsugi.db import replica_repairs
-from kintsugi.db.dashboard import Glance
+from kintsugi.db.dashboard import FleetSummary
 from kintsugi.db.flags import FLEET, Maintenance
 from kintsugi.web.flow import Stream
 from kintsugi.web.intake import Intake
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import WORDS, Level
-from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import WORDS, Severity
+from kintsugi.web.sources import AirflowSnapshot, Approval, NodeSnapshot, ReleasesSnapshot
 
 # A step can take minutes (a Cassandra node streams its data), so a silent journal alone is not a failure.
 SILENT_REPAIR = timedelta(minutes=10)
@@ -44,7 +44,7 @@ class Headline:
     ``advice``: what the reader should do; ``deed``, ``target``: the action that does it, None when there is none.
     """
 
-    level: Level
+    level: Severity
     title: str
     advice: str
     since: datetime | None = None
@@ -61,7 +61,7 @@ class NodeRow:
     """A node on the page. ``last``: its newest incident; ``notes``: paused watch, maintenance, repair of its data."""
 
     node: Node
-    level: Level
+    level: Severity
     state: str
     since: datetime | None
     notes: tuple[str, ...]
@@ -75,10 +75,10 @@ class Known:
 
     now: datetime
     fleet: Fleet
-    nodes: Reading[Mapping[str, NodeSeen]]
-    store: Reading[Glance]
-    airflow: Reading[AirflowSeen]
-    releases: Reading[ReleasesSeen]
+    nodes: CachedValue[Mapping[str, NodeSnapshot]]
+    store: CachedValue[FleetSummary]
+    airflow: CachedValue[AirflowSnapshot]
+    releases: CachedValue[ReleasesSnapshot]
     stream: Stream
     intake: Intake | None = None
 
@@ -89,7 +89,7 @@ class Known:
     def _open(self) -> Sequence[Incident]:
         return self.store.value.open if self.store.value else ()
 
-    def seen(self, name: str) -> NodeSeen | None:
+    def seen(self, name: str) -> NodeSnapshot | None:
         """The last probe of the node."""
         return (self.nodes.value or {}).get(name)
 
@@ -124,7 +124,7 @@ def headline(known: Known) -> Headline:
     last = known.store.value.last_trouble if known.store.value else None
     count = len(known.fleet.nodes)
     return Headline(
-        Level.WELL,
+        Severity.WELL,
         f"All {count} servers answer and trades flow.",
         "Nothing to do.",
         since=last,
@@ -141,7 +141,7 @@ def _undecided(known: Known) -> Headline | None:
     reason = refusal(incident) if incident else ""
     what = f"The repair of {name or first.run_id} was refused. Your decision is needed."
     return Headline(
-        Level.BAD,
+        Severity.BAD,
         what,
         reason or "Read the reason. Then approve or decline the repair.",
         since=first.since,
@@ -155,7 +155,7 @@ def _failed(known: Known) -> Headline | None:
         trouble = failure(incident, known.now)
         if trouble is not None:
             return Headline(
-                Level.BAD,
+                Severity.BAD,
                 f"The repair of {incident.node} makes no progress: {trouble}",
                 "The watch tries the next escalation step. If it does not within a minute, recover the node by hand.",
                 since=incident.started_at,
@@ -176,7 +176,7 @@ def _abandoned(known: Known) -> Headline | None:
         lost = f"{node.name} does not answer{too}, and "
         if flags:
             return Headline(
-                Level.BAD,
+                Severity.BAD,
                 f"{lost}recovery is paused.",
                 str(flags[0]),
                 since,
@@ -186,16 +186,16 @@ def _abandoned(known: Known) -> Headline | None:
         if known.unwatched(node.name):
             advice = f"Resume {watch_of(node.name)}, or recover the node by hand."
             return Headline(
-                Level.BAD, f"{lost}its watch is paused.", advice, since, deed="recover", target=node.name
+                Severity.BAD, f"{lost}its watch is paused.", advice, since, deed="recover", target=node.name
             )
         if _nobody_acts(known):
             return Headline(
-                Level.BAD, f"{lost}Airflow does not react: {_late(known)}.", "Run `make up`.", since
+                Severity.BAD, f"{lost}Airflow does not react: {_late(known)}.", "Run `make up`.", since
             )
         if since is not None and known.now - since > CONFIRM_WITHIN:
             advice = "Look at its watch in Airflow, or recover the node by hand."
             return Headline(
-                Level.BAD, f"{lost}no repair has started.", advice, since, deed="recover", target=node.name
+                Severity.BAD, f"{lost}no repair has started.", advice, since, deed="recover", target=node.name
             )
     return None
 
@@ -207,7 +207,7 @@ def _repairing(known: Known) -> Headline | None:
         doing = " ".join(f"{incident.node}: {doing_now(incident)}." for incident in opened)
         started = min(incident.started_at for incident in opened)
         return Headline(
-            Level.BUSY,
+            Severity.BUSY,
             f"{names} failed and {_are(opened)} being repaired.",
             f"Nothing to do. {doing}",
             started,
@@ -218,7 +218,7 @@ def _repairing(known: Known) -> Headline | None:
         names = _names([node.name for node in away])
         advice = "Nothing to do yet. The watch confirms the failure, then it repairs the node."
         return Headline(
-            Level.BUSY,
+            Severity.BUSY,
             f"{names} stopped answering.",
             advice,
             seen.since if seen else None,
@@ -227,12 +227,12 @@ def _repairing(known: Known) -> Headline | None:
 
 
 def _flow(known: Known) -> Headline | None:
-    if known.stream.level is Level.BAD:
-        return Headline(Level.BAD, known.stream.sentence, known.stream.advice, known.stream.since)
+    if known.stream.level is Severity.BAD:
+        return Headline(Severity.BAD, known.stream.sentence, known.stream.advice, known.stream.since)
     return None
 
 
-def _intake(known: Known, level: Level = Level.BAD) -> Headline | None:
+def _intake(known: Known, level: Severity = Severity.BAD) -> Headline | None:
     seen = known.intake
     if seen is None or seen.level is not level:
         return None
@@ -240,11 +240,11 @@ def _intake(known: Known, level: Level = Level.BAD) -> Headline | None:
 
 
 def _late_intake(known: Known) -> Headline | None:
-    return _intake(known, Level.NOTE)
+    return _intake(known, Severity.NOTE)
 
 
 def _blind(known: Known) -> Headline | None:
-    silent: dict[str, Reading[Any]] = {
+    silent: dict[str, CachedValue[Any]] = {
         "the store": known.store,
         "the servers' probes": known.nodes,
         "Airflow's tables": known.airflow,
@@ -252,20 +252,20 @@ def _blind(known: Known) -> Headline | None:
     for what, reading in silent.items():
         if reading.error is not None:
             said = f"{reading.error} The data below may be old."
-            return Headline(Level.UNKNOWN, f"{what} can't be read.", said, reading.at)
+            return Headline(Severity.UNKNOWN, f"{what} can't be read.", said, reading.at)
         if reading.at is None:
-            return Headline(Level.UNKNOWN, "Loading…", "The first readings arrive within seconds.")
+            return Headline(Severity.UNKNOWN, "Loading…", "The first readings arrive within seconds.")
     return None
 
 
 def _unnoticed(known: Known) -> Headline | None:
     if _nobody_acts(known):
         title = f"A failure would not be detected: {_late(known)}."
-        return Headline(Level.BAD, title, "Run `make up` on the control plane.")
+        return Headline(Severity.BAD, title, "Run `make up` on the control plane.")
     flags = known.store.value.maintenance if known.store.value else ()
     if flags:
         return Headline(
-            Level.NOTE,
+            Severity.NOTE,
             f"recovery is paused for {_scopes(flags)}.",
             " ".join(str(flag) for flag in flags),
             flags[0].since,
@@ -275,7 +275,7 @@ def _unnoticed(known: Known) -> Headline | None:
     unwatched = [node.name for node in known.fleet if known.unwatched(node.name)]
     if unwatched:
         return Headline(
-            Level.NOTE,
+            Severity.NOTE,
             f"nobody watches {_names(unwatched)}.",
             "Resume the watch. A failure there is not detected now.",
             deed="watch",
@@ -285,8 +285,8 @@ def _unnoticed(known: Known) -> Headline | None:
 
 
 def _late_flow(known: Known) -> Headline | None:
-    if known.stream.level is Level.NOTE:
-        return Headline(Level.NOTE, known.stream.sentence, known.stream.advice, known.stream.since)
+    if known.stream.level is Severity.NOTE:
+        return Headline(Severity.NOTE, known.stream.sentence, known.stream.advice, known.stream.since)
     return None
 
 
@@ -299,7 +299,9 @@ def _uncompared(known: Known) -> Headline | None:
     if since is None:
         return None
     advice = "Look at anti_entropy in Airflow. Deleted rows can come back after ten days without a repair."
-    return Headline(Level.NOTE, "Cassandra's replicas were not repaired for more than a week.", advice, since)
+    return Headline(
+        Severity.NOTE, "Cassandra's replicas were not repaired for more than a week.", advice, since
+    )
 
 
 def comparison_line(known: Known) -> str:
@@ -336,20 +338,20 @@ def node_row(known: Known, node: Node) -> NodeRow:
     if store and node.name in store.pending and incident is None:
         notes.append("its data is being repaired")
     notes.extend(_release_notes(known, node.name))
-    level, state, since = Level.WELL, "answers", None
+    level, state, since = Severity.WELL, "answers", None
     if seen is None:
-        level, state = Level.UNKNOWN, "not probed yet"
+        level, state = Severity.UNKNOWN, "not probed yet"
     elif seen.symptom is Symptom.DOWN:
-        level, state, since = Level.BAD, "down", seen.since
+        level, state, since = Severity.BAD, "down", seen.since
     elif seen.symptom is Symptom.HUNG:
-        level, state, since = Level.BAD, "hung", seen.since
+        level, state, since = Severity.BAD, "hung", seen.since
     elif seen.since is not None:
-        level, state, since = Level.NOTE, "no answer", seen.since
+        level, state, since = Severity.NOTE, "no answer", seen.since
     if incident is not None:
         since = incident.started_at
-        level, state = Level.BUSY, doing_now(incident, short=True)
+        level, state = Severity.BUSY, doing_now(incident, short=True)
         if failure(incident, known.now):
-            level, state = Level.BAD, "repair stuck"
+            level, state = Severity.BAD, "repair stuck"
     last = store.newest.get(node.name) if store else None
     return NodeRow(node, level, state, since, tuple(notes), last, incident.id if incident else None)
 
@@ -372,7 +374,7 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
-def release_line(reading: Reading[ReleasesSeen]) -> str:
+def release_line(reading: CachedValue[ReleasesSnapshot]) -> str:
     """The known-good release, and the nodes with drift; empty while unknown."""
     seen = reading.value
     if seen is None:

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kintsugi.core.incident import Entry, Incident, Outcome, Phase
+from kintsugi.core.incident import Incident, JournalEntry, Outcome, Phase
 from kintsugi.recovery.plan_policy import changes
-from kintsugi.web.severity import Level
+from kintsugi.web.severity import Severity
 
 LEVELS = {
-    None: Level.BUSY,
-    Outcome.HEALED: Level.WELL,
-    Outcome.FALSE_ALARM: Level.NOTE,
-    Outcome.DRY_RUN: Level.NOTE,
-    Outcome.REFUSED: Level.BAD,
-    Outcome.FAILED: Level.BAD,
+    None: Severity.BUSY,
+    Outcome.HEALED: Severity.WELL,
+    Outcome.FALSE_ALARM: Severity.NOTE,
+    Outcome.DRY_RUN: Severity.NOTE,
+    Outcome.REFUSED: Severity.BAD,
+    Outcome.FAILED: Severity.BAD,
 }
 NAMES = {
     None: "being repaired",
@@ -46,7 +46,7 @@ class Row:
     """An incident in a list."""
 
     incident: Incident
-    level: Level
+    level: Severity
     outcome: str
     bar: tuple[Segment, ...]
     seconds: float | None
@@ -80,7 +80,7 @@ def bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class JournalLine:
     """One line of the journal as shown: ``after_s`` is seconds since the failure began."""
 
     at: datetime
@@ -90,10 +90,10 @@ class Line:
     weight: str  # plain, reason, trouble
 
 
-def journal(incident: Incident) -> list[Line]:
+def journal(incident: Incident) -> list[JournalLine]:
     """The journal without the entries that mark only the start or end of a step."""
     return [
-        Line(
+        JournalLine(
             entry.at,
             (entry.at - incident.started_at).total_seconds(),
             entry.step,
@@ -105,7 +105,7 @@ def journal(incident: Incident) -> list[Line]:
     ]
 
 
-def _weight(entry: Entry) -> str:
+def _weight(entry: JournalEntry) -> str:
     if entry.data.get("mark") == "failed" or "refused" in entry.data:
         return "trouble"
     reasons = ("verdict", "chosen", "action", "outcome", "approved")

@@ -9,7 +9,7 @@ from typing import Any
 
 from kintsugi.notify.intake_paging_rules import waiting_for
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
-from kintsugi.web.severity import Level
+from kintsugi.web.severity import Severity
 
 STALE_AFTER = timedelta(minutes=5)
 MOST_REJECTED = 0.5
@@ -22,7 +22,7 @@ class Intake:
     ``deed``: the action of the page that can help, or None. ``report``: the report behind it.
     """
 
-    level: Level
+    level: Severity
     sentence: str
     advice: str = ""
     since: datetime | None = None
@@ -36,7 +36,7 @@ class Intake:
         return {"level": self.level.value, "said": said, **document}
 
 
-def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Intake:
+def assess_intake(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Intake:
     """The state from the first rule that applies, the most severe first; ``report`` None: there is no report yet.
 
     A person is needed for failed, empty, mostly rejected or missing files, for a stalled intake, and for files that S3
@@ -44,9 +44,9 @@ def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Int
     that are not ingested (some vendors put a checksum beside every file) change no level.
     """
     if report is None:
-        return Intake(Level.UNKNOWN, "the watchdog has not listed S3 yet.", "Wait a few seconds.")
+        return Intake(Severity.UNKNOWN, "the watchdog has not listed S3 yet.", "Wait a few seconds.")
     if now - report.at > STALE_AFTER:
-        level = Level.BAD if now - report.at > rules.waiting else Level.UNKNOWN
+        level = Severity.BAD if now - report.at > rules.waiting else Severity.UNKNOWN
         said = f"the watchdog can't list S3 since {report.at:%Y-%m-%d %H:%M} UTC."
         return Intake(
             level, said, "Check S3 and its permissions. See watchdog.log.", report.at, report=report
@@ -55,7 +55,7 @@ def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Int
         found = rule(report, rules)
         if found is not None:
             return found
-    return Intake(Level.WELL, "Files are ingested.", report=report)
+    return Intake(Severity.WELL, "Files are ingested.", report=report)
 
 
 def not_taken_line(report: IntakeReport) -> str:
@@ -76,7 +76,7 @@ def _failed(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     name, reason = first.key.rpartition("/")[2], first.said.rstrip(".")
     said = f"{_files(count)} can't be used as delivered; the first is {name}: {reason}."
     return Intake(
-        Level.BAD, said, "Other files are ingested. Deliver it again; or fix the reason, then ingest it again.",
+        Severity.BAD, said, "Other files are ingested. Deliver it again; or fix the reason, then ingest it again.",
         min(note.since for note in (*report.failed, *hollow)), "redrive", report,
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def _stalled(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     said = (
         f"{_files(report.waiting)} wait, and none was ingested for {span.total_seconds() / 60:.0f} minutes."
     )
-    return Intake(Level.BAD, said, "Look at ingest_trades in Airflow.", report.waits_since, report=report)
+    return Intake(Severity.BAD, said, "Look at ingest_trades in Airflow.", report.waits_since, report=report)
 
 
 def _retried(report: IntakeReport, rules: IntakeRules) -> Intake | None:
@@ -98,14 +98,14 @@ def _retried(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     late = report.at - first.since >= rules.waiting
     said = f"S3 fails for {_files(len(report.retried))}; the first is {first.key.rpartition('/')[2]}: {first.said}"
     advice = "It is tried again every few minutes. Check the permissions of the bucket."
-    return Intake(Level.BAD if late else Level.NOTE, said, advice, first.since, report=report)
+    return Intake(Severity.BAD if late else Severity.NOTE, said, advice, first.since, report=report)
 
 
 def _missing(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.missing:
         return None
     said = f"the file of a session is missing: {', '.join(report.missing[-3:])}."
-    return Intake(Level.BAD, said, "Ask the vendor.", report=report)
+    return Intake(Severity.BAD, said, "Ask the vendor.", report=report)
 
 
 def _rejected(report: IntakeReport, rules: IntakeRules) -> Intake | None:
@@ -113,14 +113,14 @@ def _rejected(report: IntakeReport, rules: IntakeRules) -> Intake | None:
         return None
     first = report.rejected[0]
     said = f"{_files(len(report.rejected))} lost rows; the first is {first.key.rpartition('/')[2]}: {first.said}."
-    return Intake(Level.NOTE, said, "See `dead-letter/` in S3.", first.since, report=report)
+    return Intake(Severity.NOTE, said, "See `dead-letter/` in S3.", first.since, report=report)
 
 
 def _paused(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.paused or not report.waiting:
         return None
     said = f"{_files(report.waiting)} wait, and ingest_trades is paused."
-    return Intake(Level.NOTE, said, "Unpause it in Airflow.", report.waits_since, report=report)
+    return Intake(Severity.NOTE, said, "Unpause it in Airflow.", report.waits_since, report=report)
 
 
 def _files(count: int) -> str:

@@ -16,15 +16,15 @@ from kintsugi.core.settings import Settings
 from kintsugi.pipeline.ingest.intake_monitor import rules_from
 from kintsugi.web import flow, health, incident_view, intake
 from kintsugi.web.assets import FOREIGN, OWN, asset
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import WORDS, Level
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import WORDS, Severity
 
 if TYPE_CHECKING:
     from fastapi import Request
 
 TEMPLATES = Path(__file__).parent / "templates"
 PANELS = ("headline", "fleet", "flow", "intake", "unusual", "chaos", "recent")
-SIGNS = {Level.WELL: "✓", Level.NOTE: "!", Level.BUSY: "↻", Level.BAD: "✕", Level.UNKNOWN: "?"}
+SIGNS = {Severity.WELL: "✓", Severity.NOTE: "!", Severity.BUSY: "↻", Severity.BAD: "✕", Severity.UNKNOWN: "?"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Viewer:
     acts: bool
 
 
-class Pages:
+class PageRenderer:
     """Renders templates. The browser sends the digests of its panels, so that only changed panels are sent."""
 
     def __init__(self, settings: Settings) -> None:
@@ -66,7 +66,7 @@ class Pages:
             return self.render(template, base=request.scope.get("root_path", ""), whole=False, **values)
         return self.page(template, request, **values)
 
-    def front(self, request: Request, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> str:
+    def front(self, request: Request, readings: Mapping[str, CachedValue[Any]], viewer: Viewer) -> str:
         """The page itself with all its panels."""
         panels = self.panels(readings, viewer)
         return self.page(
@@ -78,7 +78,7 @@ class Pages:
         )
 
     def changes(
-        self, readings: Mapping[str, Reading[Any]], viewer: Viewer, seen: frozenset[str]
+        self, readings: Mapping[str, CachedValue[Any]], viewer: Viewer, seen: frozenset[str]
     ) -> str | None:
         """The panels that are not in ``seen`` (digests), to be swapped in; None when all are in it."""
         panels = self.panels(readings, viewer)
@@ -91,11 +91,11 @@ class Pages:
             seen=_seen(panels),
         )
 
-    def panels(self, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> dict[str, str]:
+    def panels(self, readings: Mapping[str, CachedValue[Any]], viewer: Viewer) -> dict[str, str]:
         """HTML of every panel by name. The same readings give the same HTML, because times are absolute."""
         stream = flow.stream(readings["flow"])
         files = readings["files"].value
-        seen = intake.judge(files.report, self._rules, datetime.now(UTC)) if files else None
+        seen = intake.assess_intake(files.report, self._rules, datetime.now(UTC)) if files else None
         known = health.Known(
             now=datetime.now(UTC),
             fleet=self._settings.fleet,

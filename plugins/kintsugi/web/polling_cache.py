@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading(Generic[Answer]):
+class CachedValue(Generic[Answer]):
     """The last answer of a source, and its time (UTC); ``error``: why it does not answer now."""
 
     value: Answer | None = None
@@ -35,7 +35,7 @@ class Reading(Generic[Answer]):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PolledSource:
     """``ask`` is called every ``every_s`` seconds and has ``within_s`` seconds to answer."""
 
     ask: Callable[[], Awaitable[Any]]
@@ -46,22 +46,22 @@ class Source:
 class Hub:
     """The newest reading of every source, by name. Lives in one event loop."""
 
-    def __init__(self, sources: Mapping[str, Source], *, idle_after_s: float = IDLE_AFTER_S) -> None:
+    def __init__(self, sources: Mapping[str, PolledSource], *, idle_after_s: float = IDLE_AFTER_S) -> None:
         self._sources = sources
         self._idle_after_s = idle_after_s
-        self._readings: dict[str, Reading[Any]] = {name: Reading() for name in sources}
+        self._readings: dict[str, CachedValue[Any]] = {name: CachedValue() for name in sources}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._looked_s = 0.0
         self._first = asyncio.Event()
 
-    async def readings(self, *, patience_s: float = 0.0) -> dict[str, Reading[Any]]:
+    async def readings(self, *, patience_s: float = 0.0) -> dict[str, CachedValue[Any]]:
         """All readings as they are; waits up to ``patience_s`` seconds for sources that were never asked."""
         loop = asyncio.get_running_loop()
         self._looked_s = loop.time()
         for name in self._sources:
             if name not in self._tasks or self._tasks[name].done():
                 # A reading from before the pause is too old: show nothing rather than an hour-old state.
-                self._readings[name] = Reading()
+                self._readings[name] = CachedValue()
                 self._tasks[name] = loop.create_task(self._keep(name))
         until_s = loop.time() + patience_s
         while (left_s := until_s - loop.time()) > 0 and not all(r.asked for r in self._readings.values()):
@@ -97,15 +97,15 @@ class Hub:
             if asking is not None:
                 asking.cancel()
 
-    def _note(self, name: str, reading: Reading[Any]) -> None:
+    def _note(self, name: str, reading: CachedValue[Any]) -> None:
         self._readings[name] = reading
         self._first.set()
 
 
-def _settled(asked: asyncio.Future[Any], before: Reading[Any]) -> Reading[Any]:
+def _settled(asked: asyncio.Future[Any], before: CachedValue[Any]) -> CachedValue[Any]:
     error = asked.exception()
     if error is None:
-        return Reading(asked.result(), datetime.now(UTC))
+        return CachedValue(asked.result(), datetime.now(UTC))
     # Our own errors are written for people; of a driver's error the type is shown as well.
     said = str(error) if isinstance(error, KintsugiError) else f"{type(error).__name__}: {error}"
     return replace(before, error=said.strip()[:300])

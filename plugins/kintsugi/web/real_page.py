@@ -9,8 +9,8 @@ from kintsugi.core.settings import load_settings
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.store import Store
 from kintsugi.web import airflow_api, sources
-from kintsugi.web.access import AirflowGate
-from kintsugi.web.app import Doors, create_app
+from kintsugi.web.access import AirflowAuthorizer
+from kintsugi.web.app import WebContext, create_app
 from kintsugi.web.polling_cache import Hub
 
 
@@ -18,11 +18,11 @@ def real_page() -> Any:
     """The page on this installation's store, S3, fleet and Airflow."""
     settings = load_settings()
     return create_app(
-        Doors(
+        WebContext(
             settings=settings,
-            gate=AirflowGate(),
-            hub=Hub(sources.of(settings)),
-            send=airflow_api.send,
+            gate=AirflowAuthorizer(),
+            hub=Hub(sources.polled_sources(settings)),
+            send=airflow_api.send_request,
             listing=lambda: Listing(store_dsn(settings)),
             store=lambda: Store(store_dsn(settings)),
         )

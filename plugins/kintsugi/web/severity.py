@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     """From "all is well" to "a person is needed"; ``UNKNOWN`` when the state is not known."""
 
     WELL = "well"
@@ -14,9 +14,9 @@ class Level(StrEnum):
 
 
 WORDS = {
-    Level.WELL: "Well",
-    Level.NOTE: "Well, but",
-    Level.BUSY: "Recovering",
-    Level.BAD: "Action needed",
-    Level.UNKNOWN: "Unknown",
+    Severity.WELL: "Well",
+    Severity.NOTE: "Well, but",
+    Severity.BUSY: "Recovering",
+    Severity.BAD: "Action needed",
+    Severity.UNKNOWN: "Unknown",
 }

@@ -15,9 +15,9 @@ from typing import Any
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Fleet
-from kintsugi.core.observation import Answer, Symptom
+from kintsugi.core.observation import ProbeResult, Symptom
 from kintsugi.core.settings import Settings
-from kintsugi.db.dashboard import Glance, Listing
+from kintsugi.db.dashboard import FleetSummary, Listing
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.releases import ReleaseRecord, Releases
@@ -25,10 +25,10 @@ from kintsugi.db.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSum
 from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes import probe_node
-from kintsugi.probes.failure_detector import NodeWatch
+from kintsugi.probes.failure_detector import FailureDetector
 from kintsugi.probes.protocols import Probe
 from kintsugi.probes.stream_progress import read_flow
-from kintsugi.web.polling_cache import Source
+from kintsugi.web.polling_cache import PolledSource
 
 CHART_SPAN = timedelta(hours=6)
 STALE_AFTER = timedelta(seconds=20)
@@ -36,13 +36,13 @@ UNUSUAL_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
-class NodeSeen:
+class NodeSnapshot:
     """A node as the page's own probes see it. ``symptom``: as the watch names it, None while there is none.
 
     ``since``: when the first failed probe was sent, UTC, None while the node answers.
     """
 
-    answer: Answer
+    answer: ProbeResult
     detail: str
     symptom: Symptom | None
     since: datetime | None
@@ -53,10 +53,10 @@ class Nodes:
     """Probes all nodes at once, and evaluates each by the rules of its watch."""
 
     fleet: Fleet
-    _watches: dict[str, NodeWatch] = field(default_factory=dict)
-    _seen: dict[str, NodeSeen] = field(default_factory=dict)
+    _watches: dict[str, FailureDetector] = field(default_factory=dict)
+    _seen: dict[str, NodeSnapshot] = field(default_factory=dict)
 
-    async def ask(self) -> Mapping[str, NodeSeen]:
+    async def ask(self) -> Mapping[str, NodeSnapshot]:
         """The result of a new probe by node name; takes as long as the slowest probe (at most 2 s)."""
         clock = asyncio.get_running_loop().time
         probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
@@ -64,18 +64,18 @@ class Nodes:
             self._seen[node.name] = self._judge(node.name, probe, clock())
         return dict(self._seen)
 
-    def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSeen:
-        finding = self._watches.setdefault(name, NodeWatch()).feed(probe, now_s)
-        if probe.answer is Answer.OK:
-            return NodeSeen(probe.answer, probe.detail, None, None)
+    def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSnapshot:
+        finding = self._watches.setdefault(name, FailureDetector()).observe(probe, now_s)
+        if probe.answer is ProbeResult.OK:
+            return NodeSnapshot(probe.answer, probe.detail, None, None)
         before = self._seen.get(name)
         symptom = finding.symptom if finding else before.symptom if before else None
         since = before.since if before and before.since else probe.at
-        return NodeSeen(probe.answer, probe.detail, symptom, since)
+        return NodeSnapshot(probe.answer, probe.detail, symptom, since)
 
 
 @dataclass(frozen=True, slots=True)
-class FlowSeen:
+class StreamSnapshot:
     """The flow's samples of the last hours, oldest first, and whether the watch still writes them.
 
     ``live``: the watch wrote the newest sample; otherwise the page took it itself. ``record``: losses, waits and
@@ -126,7 +126,7 @@ class UnusualDay:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleasesSeen:
+class ReleasesSnapshot:
     """``nodes``: what each node runs, by name; ``drift``: paths that differ from it on the node's disk, by name.
 
     ``known_good``: the release that recovery would roll back to, None while there is none.
@@ -150,7 +150,7 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
-class AirflowSeen:
+class AirflowSnapshot:
     """``paused``: our paused DAGs. ``late``: components of Airflow without a recent heartbeat.
 
     ``chaos``: id of the running chaos run, None when there is none.
@@ -162,30 +162,30 @@ class AirflowSeen:
     chaos: str | None
 
 
-def of(settings: Settings) -> dict[str, Source]:
+def polled_sources(settings: Settings) -> dict[str, PolledSource]:
     """The page's sources by name, with their intervals and deadlines."""
 
     def beside(ask: Any) -> Any:
         return lambda: asyncio.to_thread(ask, settings)
 
     return {
-        "nodes": Source(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
-        "store": Source(beside(ask_store), every_s=0.7, within_s=3.0),
-        "flow": Source(Flow(settings).ask, every_s=5.0, within_s=8.0),
-        "files": Source(beside(ask_files), every_s=3.0, within_s=5.0),
-        "unusual": Source(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
-        "releases": Source(beside(ask_releases), every_s=5.0, within_s=3.0),
-        "airflow": Source(beside(ask_airflow), every_s=2.0, within_s=3.0),
+        "nodes": PolledSource(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
+        "store": PolledSource(beside(ask_store), every_s=0.7, within_s=3.0),
+        "flow": PolledSource(StreamReader(settings).ask, every_s=5.0, within_s=8.0),
+        "files": PolledSource(beside(ask_files), every_s=3.0, within_s=5.0),
+        "unusual": PolledSource(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
+        "releases": PolledSource(beside(ask_releases), every_s=5.0, within_s=3.0),
+        "airflow": PolledSource(beside(ask_airflow), every_s=2.0, within_s=3.0),
     }
 
 
-def ask_store(settings: Settings) -> Glance:
+def ask_store(settings: Settings) -> FleetSummary:
     """Incidents, flags and faults; raises StoreUnavailable."""
     return Listing(store_dsn(settings)).glance()
 
 
 @dataclass(slots=True)
-class Flow:
+class StreamReader:
     """The samples of the watch of the flow; if it writes none, the page reads the stream itself."""
 
     settings: Settings
@@ -193,16 +193,16 @@ class Flow:
     _record: StreamRecord | None = None
     _own: deque[FlowSample] = field(default_factory=lambda: deque(maxlen=720))
 
-    async def ask(self) -> FlowSeen:
+    async def ask(self) -> StreamSnapshot:
         """Raises StoreUnavailable; the newest sample shows when Kafka or Spark does not answer."""
         samples = self._samples()
         kept = await asyncio.to_thread(samples.since, datetime.now(UTC) - CHART_SPAN)
         if kept and datetime.now(UTC) - kept[-1].at < STALE_AFTER:
             self._own.clear()
-            return FlowSeen(tuple(kept), live=True, record=await asyncio.to_thread(self._summary))
+            return StreamSnapshot(tuple(kept), live=True, record=await asyncio.to_thread(self._summary))
         reading = await read_flow(self.settings.fleet)
         self._own.append(FlowSample(reading.at, reading.running, reading.committed, reading.produced))
-        return FlowSeen((*kept, *self._own), live=False, record=await asyncio.to_thread(self._summary))
+        return StreamSnapshot((*kept, *self._own), live=False, record=await asyncio.to_thread(self._summary))
 
     def _summary(self) -> StreamSummary:
         self._record = self._record or StreamRecord(store_dsn(self.settings))
@@ -213,10 +213,10 @@ class Flow:
         return self._store
 
 
-def ask_releases(settings: Settings) -> ReleasesSeen:
+def ask_releases(settings: Settings) -> ReleasesSnapshot:
     """The release of each node, and the files that differ on disk; raises StoreUnavailable."""
     releases = Releases(store_dsn(settings))
-    return ReleasesSeen(releases.node_releases(), releases.last_known_good(), releases.drift())
+    return ReleasesSnapshot(releases.node_releases(), releases.last_known_good(), releases.drift())
 
 
 def ask_files(settings: Settings) -> Files:
@@ -290,7 +290,7 @@ def _unusual(row: Any) -> Unusual:
     )
 
 
-def ask_airflow(settings: Settings) -> AirflowSeen:
+def ask_airflow(settings: Settings) -> AirflowSnapshot:
     """The state from Airflow's own tables; runs in the api-server, which may read them."""
     from airflow.jobs.job import Job
     from airflow.models.dag import DagModel
@@ -317,7 +317,7 @@ def ask_airflow(settings: Settings) -> AirflowSeen:
             select(DagRun.run_id).where(DagRun.dag_id == "chaos_nightly", DagRun.state == "running").limit(1)
         )
         alive = {job for job, _ in beats}
-        return AirflowSeen(
+        return AirflowSnapshot(
             paused=frozenset(paused),
             late=tuple(label for job, label in HEARTBEATS.items() if job not in alive),
             approvals=tuple(

@@ -46,7 +46,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Quorum:
+class QuorumDescription:
     """The quorum as its leader sees it. Observers fetch the log, but don't vote."""
 
     leader_id: int
@@ -144,7 +144,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return bytes(received)
 
 
-def describe_quorum(address: str, timeout_s: float = 5.0) -> Quorum:
+def describe_quorum(address: str, timeout_s: float = 5.0) -> QuorumDescription:
     """Ask the controller at ``address`` (``host:port``), which must lead; raises QuorumError."""
     body = _length(2) + _text(_TOPIC) + _length(2) + struct.pack(">i", 0) + b"\0\0\0"
     answer = _ask(address, _DESCRIBE_QUORUM, 2, body, timeout_s)
@@ -156,11 +156,11 @@ def describe_quorum(address: str, timeout_s: float = 5.0) -> Quorum:
             code, _ = answer.number("h"), answer.text()
             if code == NONE:
                 leader_id, _, high_watermark = answer.number("i"), answer.number("i"), answer.number("q")
-                return Quorum(leader_id, high_watermark, answer.replicas(), answer.replicas())
+                return QuorumDescription(leader_id, high_watermark, answer.replicas(), answer.replicas())
     raise QuorumError(f"the controller at {address} can't tell of the quorum (Kafka error {code})", code)
 
 
-def find_leader(addresses: Iterable[str], timeout_s: float = 5.0) -> tuple[str, Quorum]:
+def find_leader(addresses: Iterable[str], timeout_s: float = 5.0) -> tuple[str, QuorumDescription]:
     """The one of these controllers that leads, and the quorum as it sees it; else raises QuorumError."""
     said = []
     for address in addresses:

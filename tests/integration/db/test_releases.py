@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.rollout_state import NodeState
 from kintsugi.db.store import Store
 from kintsugi.releases.assignment import current, suspicious, to_configure_from
@@ -78,7 +78,7 @@ def test_without_a_known_good_release_nothing_is_suspicious(store: Store) -> Non
 
 def test_one_roll_out_at_a_time(known: Store) -> None:
     known.open_deployment("run-1", B, A)
-    with pytest.raises(Refused, match="run-1 is still running"):
+    with pytest.raises(GuardRefused, match="run-1 is still running"):
         known.open_deployment("run-2", C, A)
     known.end_deployment("run-1", "returned", "bad")
     assert known.open_deployment("run-2", C, A).state == "running"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.db.dashboard import Listing
-from kintsugi.db.replica_repairs import Compared
+from kintsugi.db.replica_repairs import ReplicaRepair
 from kintsugi.db.store import Store
 
 
@@ -40,4 +40,9 @@ def test_nodes_are_told_apart_and_the_page_sees_the_same(store: Store) -> None:
     assert set(found) == {"cassandra-1", "cassandra-2"}
     assert (found["cassandra-2"].whole_at, found["cassandra-2"].failure) == (None, "away")
     assert Listing(store._dsn).glance().compared == found
-    assert Compared().to_json() == {"whole_at": None, "differed": None, "failed_at": None, "failure": None}
+    assert ReplicaRepair().to_json() == {
+        "whole_at": None,
+        "differed": None,
+        "failed_at": None,
+        "failure": None,
+    }

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import Fenced, IncidentClosed, KintsugiError, LeaseHeld, Refused
+from kintsugi.core.errors import GuardRefused, IncidentClosed, KintsugiError, LeaseHeld, StaleTokenError
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, Incident, Ledger, Outcome, Phase
+from kintsugi.core.incident import Action, Incident, Outcome, Phase, RepairBudget
 from kintsugi.db.migrations import MIGRATIONS
 from kintsugi.db.patience import Patience
 from kintsugi.db.store import Store, StoreUnavailable
-from kintsugi.recovery.guards import GuardFacts, judge
+from kintsugi.recovery.guards import GuardFacts, evaluate
 
 NOW = datetime.now(UTC)
 
@@ -103,9 +103,9 @@ def test_an_expired_lease_goes_to_another_with_a_higher_token_and_fences_the_old
     lapse(store, "kafka-1")
     new = store.acquire_lease("kafka-1", "run-2", 60)
     assert new.token > old.token
-    with pytest.raises(Fenced, match="no longer the newest"):
+    with pytest.raises(StaleTokenError, match="no longer the newest"):
         store.check("kafka-1", old.token)
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTokenError):
         store.renew("kafka-1", old.token, 60)
     store.release("kafka-1", old.token)  # a stale release must not end the new holder's lease
     store.check("kafka-1", new.token)
@@ -114,7 +114,7 @@ def test_an_expired_lease_goes_to_another_with_a_higher_token_and_fences_the_old
 def test_a_lapsed_lease_must_be_renewed_before_acting(store: Store) -> None:
     lease = store.acquire_lease("kafka-1", "run-1", 60)
     lapse(store, "kafka-1")
-    with pytest.raises(Fenced, match="expired"):
+    with pytest.raises(StaleTokenError, match="expired"):
         store.check("kafka-1", lease.token)
     assert store.renew("kafka-1", lease.token, 60).token == lease.token
     store.check("kafka-1", lease.token)
@@ -124,7 +124,7 @@ def test_a_fresh_token_fences_an_older_process_of_the_same_holder(store: Store) 
     orphan = store.acquire_lease("kafka-1", "run-1", 60)
     retry = store.acquire_lease("kafka-1", "run-1", 60, fresh_token=True)
     assert retry.token > orphan.token
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTokenError):
         store.check("kafka-1", orphan.token)
 
 
@@ -141,7 +141,7 @@ def test_a_released_lease_is_free_and_its_token_is_never_given_again(store: Stor
     first = store.acquire_lease("kafka-1", "run-1", 60)
     store.release("kafka-1", first.token)
     assert store.lease("kafka-1") is None
-    with pytest.raises(Fenced, match="released"):
+    with pytest.raises(StaleTokenError, match="released"):
         store.check("kafka-1", first.token)
     assert store.acquire_lease("kafka-1", "run-1", 60).token > first.token
 
@@ -203,7 +203,7 @@ def test_a_stale_token_writes_nothing(store: Store) -> None:
         ),
     ]
     for write in writes:
-        with pytest.raises(Fenced):
+        with pytest.raises(StaleTokenError):
             write()
     assert store.incident(incident.id) == incident
 
@@ -224,7 +224,7 @@ def test_closing_twice_is_once_and_another_outcome_is_refused(store: Store) -> N
     closed = store.close_incident(incident.id, token, Outcome.HEALED, "well again")
     store.release(incident.node, token)
     assert store.close_incident(incident.id, token, Outcome.HEALED, "said twice") == closed
-    with pytest.raises(Refused, match="closed as healed"):
+    with pytest.raises(GuardRefused, match="closed as healed"):
         store.close_incident(incident.id, token, Outcome.FAILED, "no")
 
 
@@ -258,7 +258,7 @@ def test_an_attempt_begun_twice_is_one_attempt(store: Store) -> None:
 
 def test_a_refused_attempt_leaves_no_trace(store: Store) -> None:
     incident, token = opened(store)
-    with pytest.raises(Refused, match="It is protected"):
+    with pytest.raises(GuardRefused, match="It is protected"):
         begin(store, incident, token, Action.REBUILD, refusals=lambda ledger: ["It is protected."])
     assert store.incident(incident.id).attempts() == []
     assert store.pending_repairs() == {}
@@ -291,16 +291,16 @@ def test_the_guards_see_flags_budget_and_pending_repairs(store: Store) -> None:
     store.set_maintenance("*", reason="over", user="ada", until=NOW - timedelta(hours=1))
     second, second_token = opened(store, "cassandra-2")
     begin(store, second, second_token, Action.RESTART)
-    seen: list[Ledger] = []
+    seen: list[RepairBudget] = []
 
-    def watch(ledger: Ledger) -> list[str]:
+    def watch(ledger: RepairBudget) -> list[str]:
         seen.append(ledger)
         return []
 
     begin(store, second, second_token, Action.REBUILD, "2", refusals=watch)
     assert [list(ledger.role_attempts) for ledger in seen] == [["cassandra-1"]]
     assert [replace(ledger, role_attempts={}) for ledger in seen] == [
-        Ledger(
+        RepairBudget(
             maintenance=("cassandra-2 is in maintenance until it is cleared: new disks (set by ada).",),
             repairs_of_node=1,
             repairs_of_fleet=3,
@@ -344,7 +344,7 @@ def test_a_node_that_left_rows_out_is_pending_without_an_attempt(store: Store) -
     assert list(store.pending_repairs()) == ["cassandra-1"]
     store.set_mark(incident.id, token, "consistent_at")
     assert store.pending_repairs() == {}
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTokenError):
         store.expect_repair(incident.id, token - 1)
 
 
@@ -352,13 +352,13 @@ def test_of_two_rebuilds_at_once_of_one_role_only_one_begins(store: Store) -> No
     cases = [opened(store, f"cassandra-{n}", f"run-{n}") for n in (1, 2, 3)]
 
     def rebuild(incident: Incident, token: int) -> bool:
-        def refusals(ledger: Ledger) -> list[str]:
+        def refusals(ledger: RepairBudget) -> list[str]:
             return [f"{other} isn't whole." for other in ledger.pending]
 
         return begin(store, incident, token, Action.REBUILD, refusals=refusals)
 
     results = at_once(*[lambda case=case: rebuild(*case) for case in cases])
-    assert sorted(type(result).__name__ for result in results) == ["Refused", "Refused", "bool"]
+    assert sorted(type(result).__name__ for result in results) == ["GuardRefused", "GuardRefused", "bool"]
 
 
 def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
@@ -371,23 +371,23 @@ def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
             token,
             Action.RESTART,
             str(number),
-            refusals=lambda ledger: judge(Action.RESTART, facts.with_ledger(ledger)).reasons,
+            refusals=lambda ledger: evaluate(Action.RESTART, facts.with_ledger(ledger)).reasons,
         )
-    with pytest.raises(Refused, match="recovered 6 times in the last hour"):
+    with pytest.raises(GuardRefused, match="recovered 6 times in the last hour"):
         begin(
             store,
             incident,
             token,
             Action.RESTART,
             "6",
-            refusals=lambda ledger: judge(Action.RESTART, facts.with_ledger(ledger)).reasons,
+            refusals=lambda ledger: evaluate(Action.RESTART, facts.with_ledger(ledger)).reasons,
         )
 
 
 def test_nothing_is_begun_on_a_closed_incident(store: Store) -> None:
     incident, token = opened(store)
     store.close_incident(incident.id, token, Outcome.FALSE_ALARM, "well")
-    with pytest.raises(Refused, match="closed"):
+    with pytest.raises(GuardRefused, match="closed"):
         begin(store, incident, token, Action.REBUILD)
 
 
@@ -421,7 +421,7 @@ def test_the_guards_see_which_nodes_of_the_role_are_being_repaired(store: Store)
 
 
 def test_one_recovery_kills_at_a_time(store: Store) -> None:
-    with store.kill_lock(), pytest.raises(Refused), store.kill_lock(deadline_s=0.3):
+    with store.kill_lock(), pytest.raises(GuardRefused), store.kill_lock(deadline_s=0.3):
         pass
     with store.kill_lock(deadline_s=0.3):
         pass
@@ -468,18 +468,18 @@ def test_what_is_desired_changes_by_compare_and_set(store: Store) -> None:
     first = store.set_desired("stream_trades", {"state": "running"}, expected=0)
     assert store.desired("stream_trades") == first
     second = store.set_desired("stream_trades", {"state": "stopped"}, expected=first.version)
-    with pytest.raises(Refused, match="changed by another"):
+    with pytest.raises(GuardRefused, match="changed by another"):
         store.set_desired("stream_trades", {"state": "running"}, expected=first.version)
     assert store.set_desired("stream_trades", 7).version == second.version + 1
 
 
 def test_of_two_first_writers_one_wins(store: Store) -> None:
     results = at_once(*[lambda n=n: store.set_desired("stream_trades", n, expected=0) for n in range(4)])
-    assert len([result for result in results if isinstance(result, Refused)]) == 3
+    assert len([result for result in results if isinstance(result, GuardRefused)]) == 3
 
 
 def test_a_refused_first_write_leaves_nothing(store: Store) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(GuardRefused):
         store.set_desired("stream_trades", 1, expected=5)
     assert store.desired("stream_trades") is None
 
@@ -600,10 +600,10 @@ def test_a_run_whose_attempt_was_taken_back_does_not_go_on_with_it(store: Store)
     incident, token = opened(store)
     begin(store, incident, token, Action.REBUILD, key="run-1")
     store.withdraw_attempt(incident.id, token, "run-1", "it answers")
-    with pytest.raises(Refused, match="withdrawn"):
+    with pytest.raises(GuardRefused, match="withdrawn"):
         begin(store, incident, token, Action.REBUILD, key="run-1")
     assert begin(store, incident, token, Action.REBUILD, key="run-2")
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTokenError):
         store.withdraw_attempt(incident.id, token - 1, "run-2", "it answers")
     store.close_incident(incident.id, token, Outcome.HEALED, "it serves")
     with pytest.raises(IncidentClosed):

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kintsugi.core.errors import Fenced, LeaseHeld, Refused
+from kintsugi.core.errors import GuardRefused, LeaseHeld, StaleTokenError
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action, Outcome
 from kintsugi.db.store import Store
@@ -52,7 +52,7 @@ class Recoverers(RuleBasedStateMachine):
         """Do it with the token that ``who`` believes in; it must succeed exactly when that is the newest."""
         try:
             deed(self.tokens[who])
-        except Fenced:
+        except StaleTokenError:
             assert not self.holds(who)
             return False
         assert self.holds(who)
@@ -101,7 +101,7 @@ class Recoverers(RuleBasedStateMachine):
         who = data.draw(st.sampled_from(sorted(self.tokens)))
         try:
             self.store.check(NODE, self.tokens[who])
-        except Fenced:
+        except StaleTokenError:
             assert not self.holds(who) or self.lapsed
         else:
             assert self.holds(who)
@@ -152,7 +152,7 @@ class Recoverers(RuleBasedStateMachine):
         if self.act(who, lambda token: self.store.close_incident(incident, token, Outcome.HEALED, "well")):
             self.incident = None
             self.closed += 1
-            with pytest.raises(Refused):
+            with pytest.raises(GuardRefused):
                 self.store.close_incident(incident, self.tokens[who], Outcome.FAILED, "no")
 
     def teardown(self) -> None:

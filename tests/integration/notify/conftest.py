@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from kintsugi.db.heartbeats import Heartbeats
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from tests.integration.db.conftest import Server, fresh_store, postgres, store
@@ -21,7 +21,7 @@ class Tables:
 
     dsn: str
     store: Store
-    ledger: Ledger
+    ledger: IngestLedger
     outbox: Outbox
     heartbeats: Heartbeats
 
@@ -29,7 +29,7 @@ class Tables:
 @pytest.fixture
 def tables(postgres: Server, store: Store) -> Tables:
     dsn = store._dsn
-    found = Tables(dsn, store, Ledger(dsn), Outbox(dsn), Heartbeats(dsn))
+    found = Tables(dsn, store, IngestLedger(dsn), Outbox(dsn), Heartbeats(dsn))
     found.ledger.migrate()
     found.outbox.ensure_tables()
     found.heartbeats.ensure_tables()

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from kintsugi.core.errors import KintsugiError, Unaccounted
-from kintsugi.db.outbox import Kind
-from kintsugi.notify.reconciliation_alert import call_a_person
+from kintsugi.core.errors import KintsugiError, ReconciliationError
+from kintsugi.db.outbox import MessageKind
+from kintsugi.notify.reconciliation_alert import page_on_failure
 from kintsugi.operations.stream_driver import DESIRED
 from kintsugi.probes.stream_progress import FlowReading
 from kintsugi.watchdog.watchdog import Watchdog
@@ -35,7 +35,7 @@ def _the_store(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def titles(tables: Tables) -> list[str]:
     with tables.outbox.transaction() as connection:
-        rows = connection.execute("SELECT body FROM outbox WHERE kind = %s", (Kind.PAGE,)).fetchall()
+        rows = connection.execute("SELECT body FROM outbox WHERE kind = %s", (MessageKind.PAGE,)).fetchall()
     return [row["body"]["title"] for row in rows]
 
 
@@ -78,12 +78,12 @@ def test_a_stream_that_stores_nothing_calls_once_where_somebody_submitted_it(
 def test_an_account_that_does_not_balance_calls_once_a_run(tables: Tables) -> None:
     run = SimpleNamespace(run_id="asset_triggered__1")
     lost = {
-        "exception": Unaccounted("the account of 1 files: lost 3; 0a1b; run `make reconcile`"),
+        "exception": ReconciliationError("the account of 1 files: lost 3; 0a1b; run `make reconcile`"),
         "dag_run": run,
     }
-    call_a_person({"exception": KintsugiError("Cassandra doesn't answer"), "dag_run": run})
-    call_a_person({"dag_run": run})
+    page_on_failure({"exception": KintsugiError("Cassandra doesn't answer"), "dag_run": run})
+    page_on_failure({"dag_run": run})
     assert titles(tables) == []
-    call_a_person(lost)
-    call_a_person(lost)
+    page_on_failure(lost)
+    page_on_failure(lost)
     assert titles(tables) == ["Trades are missing or altered in Cassandra"]

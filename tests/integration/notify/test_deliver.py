@@ -13,14 +13,14 @@ import pytest
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Outcome
-from kintsugi.db.outbox import Kind
+from kintsugi.db.outbox import MessageKind
 from kintsugi.db.store import Store
-from kintsugi.notify.dispatcher import Post
+from kintsugi.notify.dispatcher import Dispatcher
 from kintsugi.telemetry.trace import trace_id
 from tests.integration.notify.conftest import Tables
 from tests.receivers import HttpReceiver, OtlpReceiver, Request, http_receiver, otlp_over_http
 
-PEOPLE = (Kind.PAGE, Kind.DIGEST)
+PEOPLE = (MessageKind.PAGE, MessageKind.DIGEST)
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Scene:
     """The outside as test doubles of the network: receivers; and the Post that delivers to them."""
 
     tables: Tables
-    post: Post
+    post: Dispatcher
     people: HttpReceiver
     honeycomb: HttpReceiver
     otlp: OtlpReceiver
@@ -57,7 +57,7 @@ def scene(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
             triggered.append((dag, dict(conf), run))
             return run
 
-        post = Post(
+        post = Dispatcher(
             tables.outbox,
             tables.store,
             tables.ledger,
@@ -87,8 +87,8 @@ def closed_incident(store: Store, outcome: Outcome = Outcome.HEALED) -> str:
 
 def test_a_page_goes_to_every_channel_and_a_digest_to_those_that_want_it(scene: Scene) -> None:
     outbox = scene.tables.outbox
-    outbox.put("page/1", Kind.PAGE, {"title": "kafka-2 needs a person", "text": "2 of 3 are sick"})
-    outbox.put("digest/1", Kind.DIGEST, {"title": "Kintsugi: 1 healed", "text": "…"})
+    outbox.put("page/1", MessageKind.PAGE, {"title": "kafka-2 needs a person", "text": "2 of 3 are sick"})
+    outbox.put("digest/1", MessageKind.DIGEST, {"title": "Kintsugi: 1 healed", "text": "…"})
     while scene.post.deliver_one(*PEOPLE):
         pass
     told = sorted((request.path.rstrip("/"), request.json["title"]) for request in scene.people.requests)
@@ -108,7 +108,7 @@ def test_a_channel_that_has_a_page_does_not_get_it_again_when_the_other_fails(sc
         return (500, b"") if down.is_set() and request.path.startswith("/b") else (200, b"")
 
     scene.people.answer = answer
-    scene.tables.outbox.put("page/1", Kind.PAGE, {"title": "t", "text": "x"})
+    scene.tables.outbox.put("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
     assert scene.post.deliver_one(*PEOPLE)
     assert scene.tables.outbox.undelivered()[0][0] == "page/1"
     down.clear()
@@ -121,7 +121,7 @@ def test_a_channel_that_has_a_page_does_not_get_it_again_when_the_other_fails(sc
 def test_a_deliverer_that_is_killed_before_it_could_say_done_leaves_the_page_to_the_next(
     scene: Scene,
 ) -> None:
-    scene.tables.outbox.put("page/1", Kind.PAGE, {"title": "t", "text": "x"})
+    scene.tables.outbox.put("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
     assert scene.tables.outbox.claim(PEOPLE) is not None  # and it dies here
     assert not scene.post.deliver_one(*PEOPLE), "its claim still holds"
     scene.hurry()
@@ -133,7 +133,7 @@ def test_without_a_channel_a_page_is_given_up_on_record(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_APPRISE")
-    scene.tables.outbox.put("page/1", Kind.PAGE, {"title": "t", "text": "x"})
+    scene.tables.outbox.put("page/1", MessageKind.PAGE, {"title": "t", "text": "x"})
     assert scene.post.deliver_one(*PEOPLE)
     ((key, error),) = scene.tables.outbox.undelivered()
     assert key == "page/1"
@@ -143,34 +143,34 @@ def test_without_a_channel_a_page_is_given_up_on_record(
 
 def test_an_incident_becomes_its_trace(scene: Scene) -> None:
     incident = closed_incident(scene.tables.store)
-    scene.tables.outbox.put(f"trace/incident/{incident}", Kind.INCIDENT_TRACE, {"incident": incident})
-    assert scene.post.deliver_one(Kind.INCIDENT_TRACE)
+    scene.tables.outbox.put(f"trace/incident/{incident}", MessageKind.INCIDENT_TRACE, {"incident": incident})
+    assert scene.post.deliver_one(MessageKind.INCIDENT_TRACE)
     names = {span.name for span in scene.otlp.spans()}
     assert names == {"incident", "detect", "confirm"}
     assert {span.trace_id for span in scene.otlp.spans()} == {trace_id(incident).to_bytes(16)}
-    assert not scene.post.deliver_one(Kind.INCIDENT_TRACE)
+    assert not scene.post.deliver_one(MessageKind.INCIDENT_TRACE)
 
 
 def test_a_trace_waits_for_a_backend_that_is_away(scene: Scene) -> None:
     incident = closed_incident(scene.tables.store)
     scene.otlp.refuse = True
-    scene.tables.outbox.put("trace/x", Kind.INCIDENT_TRACE, {"incident": incident})
-    assert scene.post.deliver_one(Kind.INCIDENT_TRACE)
+    scene.tables.outbox.put("trace/x", MessageKind.INCIDENT_TRACE, {"incident": incident})
+    assert scene.post.deliver_one(MessageKind.INCIDENT_TRACE)
     assert scene.otlp.spans() == []
     scene.otlp.refuse = False
     scene.hurry()
-    assert scene.post.deliver_one(Kind.INCIDENT_TRACE)
+    assert scene.post.deliver_one(MessageKind.INCIDENT_TRACE)
     assert len(scene.otlp.spans()) == 3
 
 
 def test_an_ingested_file_becomes_its_trace(scene: Scene) -> None:
-    from kintsugi.db.ingest_ledger import State, Tally
+    from kintsugi.db.ingest_ledger import FileState, Tally
 
     with scene.tables.ledger.claim("trades/f.csv", '"e"', 10) as claim:
         assert claim is not None
-        claim.finish(Tally(lines_done=3, read=2, accepted=2, produced=2), State.DONE)
-    scene.tables.outbox.put("trace/f", Kind.INGEST_TRACE, {"key": "trades/f.csv", "etag": '"e"'})
-    assert scene.post.deliver_one(Kind.INGEST_TRACE)
+        claim.finish(Tally(lines_done=3, read=2, accepted=2, produced=2), FileState.DONE)
+    scene.tables.outbox.put("trace/f", MessageKind.INGEST_TRACE, {"key": "trades/f.csv", "etag": '"e"'})
+    assert scene.post.deliver_one(MessageKind.INGEST_TRACE)
     assert [span.name for span in scene.otlp.spans()] == ["send trades"]
 
 
@@ -181,10 +181,10 @@ def test_the_end_of_an_incident_closes_the_marker_of_its_begin(scene: Scene) -> 
         "start": "2026-08-01T02:15:00+00:00",
         "begin_key": "m/begin",
     }
-    scene.tables.outbox.put("m/begin", Kind.MARKER, begin)
-    assert scene.post.deliver_one(Kind.MARKER)
-    scene.tables.outbox.put("m/end", Kind.MARKER, {**begin, "end": "2026-08-01T02:16:00+00:00"})
-    assert scene.post.deliver_one(Kind.MARKER)
+    scene.tables.outbox.put("m/begin", MessageKind.MARKER, begin)
+    assert scene.post.deliver_one(MessageKind.MARKER)
+    scene.tables.outbox.put("m/end", MessageKind.MARKER, {**begin, "end": "2026-08-01T02:16:00+00:00"})
+    assert scene.post.deliver_one(MessageKind.MARKER)
     assert [(request.method, request.path) for request in scene.honeycomb.requests] == [
         ("POST", "/1/markers/__all__"),
         ("PUT", "/1/markers/__all__/d1c84ec0"),
@@ -193,8 +193,8 @@ def test_the_end_of_an_incident_closes_the_marker_of_its_begin(scene: Scene) -> 
 
 def test_a_recovery_is_triggered_under_its_own_run_id(scene: Scene) -> None:
     body = {"node": "kafka-2", "run": "honeycomb__d-1__kafka-2", "reason": "A node is down"}
-    scene.tables.outbox.put("recovery/d-1/kafka-2", Kind.RECOVERY, body)
-    assert scene.post.deliver_one(Kind.RECOVERY)
+    scene.tables.outbox.put("recovery/d-1/kafka-2", MessageKind.RECOVERY, body)
+    assert scene.post.deliver_one(MessageKind.RECOVERY)
     conf = {"node": "kafka-2", "action": "auto", "dry_run": False}
     assert scene.triggered == [("recover_node", conf, "honeycomb__d-1__kafka-2")]
     assert scene.tables.outbox.receipt("recovery/d-1/kafka-2") == {"run": "honeycomb__d-1__kafka-2"}
@@ -203,15 +203,15 @@ def test_a_recovery_is_triggered_under_its_own_run_id(scene: Scene) -> None:
 def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     from kintsugi.core.settings import load_settings
     from kintsugi.notify.digest import put_digest
-    from kintsugi.operations.context import Runtime
+    from kintsugi.operations.context import Context
 
     monkeypatch.setattr("kintsugi.db.outbox.store_dsn", lambda settings: scene.tables.dsn)
     closed_incident(scene.tables.store)
     settings = load_settings()
-    runtime = Runtime(settings, settings.fleet, scene.tables.store)
+    context = Context(settings, settings.fleet, scene.tables.store)
     until = datetime.now(UTC) + timedelta(seconds=5)
     for _ in range(2):  # the task is run again
-        assert put_digest(runtime, until) == "Kintsugi: 1 healed"
+        assert put_digest(context, until) == "Kintsugi: 1 healed"
     while scene.post.deliver_one(*PEOPLE):
         pass
     (request,) = scene.people.requests

@@ -19,7 +19,7 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Outcome
 from kintsugi.core.processes import wait_until
 from kintsugi.db.heartbeats import Heartbeats
-from kintsugi.db.ingest_ledger import Ledger
+from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from tests.installations import installation, open_directory
@@ -98,7 +98,7 @@ def stage() -> Iterator[Stage]:
         try:
             plane.start_storage()
             dsn = store_dsn(plane.settings)
-            for tables in (Store(dsn).migrate, Ledger(dsn).migrate, Outbox(dsn).ensure_tables):
+            for tables in (Store(dsn).migrate, IngestLedger(dsn).migrate, Outbox(dsn).ensure_tables):
                 tables()
             plane.start_watchdog()
             stage = Stage(plane, Store(dsn), people, honeycomb, outside, otlp)

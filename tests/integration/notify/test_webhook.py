@@ -14,7 +14,7 @@ import uvicorn
 
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.processes import wait_until
-from kintsugi.db.outbox import Kind, Outbox
+from kintsugi.db.outbox import MessageKind, Outbox
 from kintsugi.telemetry.webhook import MAX_BYTES, create_app
 from tests.integration.notify.conftest import Tables
 from tests.receivers import ADDRESS
@@ -45,7 +45,7 @@ class Hook:
     def asked(self) -> list[str]:
         """The runs that the outbox will start."""
         runs = []
-        while message := self.outbox.claim([Kind.RECOVERY]):
+        while message := self.outbox.claim([MessageKind.RECOVERY]):
             runs.append(message.body["run"])
         return sorted(runs)
 

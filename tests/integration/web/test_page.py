@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.store import Store
-from kintsugi.web.airflow_api import Answer
+from kintsugi.web.airflow_api import AirflowReply
 from tests.made_up import World, begin_repair, incidents
 
 Page = Callable[[str | None], TestClient]
@@ -177,7 +177,7 @@ def test_a_deed_needs_the_token_of_a_form_made_for_this_user(page: Page, world: 
 
 
 def test_airflows_refusal_is_shown(page: Page, world: World) -> None:
-    world.answer = Answer(409, said="there is such a run already")
+    world.answer = AirflowReply(409, said="there is such a run already")
     client = page("olga")
     answer = client.post(
         "/deeds/recover", data={**FORM, "token": token(client)}, headers=OURS | {"hx-request": "true"}

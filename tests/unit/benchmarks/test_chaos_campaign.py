@@ -18,27 +18,30 @@ from benchmarks import chaos_campaign
 from benchmarks.chaos_campaign import GIVEN_UP_AFTER, can_be_paired, go_together, passed, plan, summary
 from benchmarks.fault_matrix import CELLS
 from benchmarks.scenario_report import NOT_BEGUN, Row, empty_row
-from benchmarks.scenarios import Cell
+from benchmarks.scenarios import Scenario
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import load_fleet
+from kintsugi.operations.context import Context
 from tests.installations import installation
 
 FLEET = load_fleet()
 
 
-def by_name(name: str) -> Cell:
-    return next(cell for cell in CELLS if cell.name == name)
+def by_name(name: str) -> Scenario:
+    return next(scenario for scenario in CELLS if scenario.name == name)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------
 
 
-def test_a_hundred_injections_have_every_cell_and_a_quarter_of_them_two() -> None:
+def test_a_hundred_injections_have_every_scenario_and_a_quarter_of_them_two() -> None:
     planned = plan(CELLS, FLEET, seed=7)
     assert [one.number for one in planned] == list(range(1, 101))
-    assert sum(len(one.cells) == 2 for one in planned) == 25
-    assert {cell.name for one in planned for cell in one.cells} == {cell.name for cell in CELLS}
+    assert sum(len(one.scenarios) == 2 for one in planned) == 25
+    assert {scenario.name for one in planned for scenario in one.scenarios} == {
+        scenario.name for scenario in CELLS
+    }
 
 
 @settings(max_examples=40, deadline=None)
@@ -47,15 +50,15 @@ def test_any_plan_pairs_only_what_goes_together_and_repeats_nothing_early(seed: 
     planned = plan(CELLS, FLEET, seed, count)
     assert len(planned) == count
     assert planned == plan(CELLS, FLEET, seed, count)
-    times = Counter(cell.name for one in planned for cell in one.cells)
+    times = Counter(scenario.name for one in planned for scenario in one.scenarios)
     if sum(times.values()) <= len(CELLS):
         assert set(times.values()) == {1}
     for one in planned:
-        nodes = [name for cell in one.cells for name in cell.nodes]
+        nodes = [name for scenario in one.scenarios for name in scenario.nodes]
         assert len(nodes) == len(set(nodes))
-        if len(one.cells) == 2:
-            assert go_together(*one.cells, FLEET)
-            assert not any(cell.waives for cell in one.cells)
+        if len(one.scenarios) == 2:
+            assert go_together(*one.scenarios, FLEET)
+            assert not any(scenario.waives for scenario in one.scenarios)
 
 
 def test_another_seed_gives_another_order() -> None:
@@ -71,14 +74,20 @@ def test_what_concerns_one_cluster_or_the_control_plane_is_made_alone() -> None:
     assert not go_together(master, worker, FLEET), "a worker registers with the master"
     for alone in ("s3_hangs:kafka-2", "crash_loop:spark-worker-1", "volume_lost_twice:kafka-1"):
         assert not can_be_paired(by_name(alone))
-    assert not any(can_be_paired(cell) for cell in CELLS if len(cell.nodes) > 1)
+    assert not any(can_be_paired(scenario) for scenario in CELLS if len(scenario.nodes) > 1)
 
 
 # --- the figures ------------------------------------------------------------------------------------------
 
 
-def good(cell: Cell, **changes: Any) -> Row:
-    row = {**empty_row(cell), "outcome": "as designed", "as_designed": True, "healed": True, "live_kills": []}
+def good(scenario: Scenario, **changes: Any) -> Row:
+    row = {
+        **empty_row(scenario),
+        "outcome": "as designed",
+        "as_designed": True,
+        "healed": True,
+        "live_kills": [],
+    }
     return {**row, "lost": 0, "doubled": 0, **changes}
 
 
@@ -117,7 +126,7 @@ def test_each_bar_is_counted_and_fails_the_campaign(changes: dict[str, Any], nam
     assert not passed(figures)
 
 
-def test_what_both_cells_of_an_injection_name_is_counted_once() -> None:
+def test_what_both_scenarios_of_an_injection_name_is_counted_once() -> None:
     both = {"live_kills": ["spark-master-1: killed"], "lost": 5, "open": ["x"]}
     figures = summary([injected(good(KAFKA, **both), good(CASSANDRA, **both))], [])
     assert (figures["live_nodes_killed"], figures["lost"], figures["incidents_left_open"]) == (1, 5, 1)
@@ -133,28 +142,30 @@ def test_what_was_not_measured_is_not_called_none() -> None:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A campaign whose cells do nothing; ``ran`` has what was run, ``outcome`` says how."""
+    """A campaign whose scenarios do nothing; ``ran`` has what was run, ``outcome`` says how."""
     stage = SimpleNamespace(
-        ran=[], outcome=lambda cells: [good(cell) for cell in cells], path=tmp_path / "c.json"
+        ran=[], outcome=lambda scenarios: [good(scenario) for scenario in scenarios], path=tmp_path / "c.json"
     )
 
-    def run_cells(_: Any, cells: Sequence[Cell], *__: Any) -> list[Row]:
-        stage.ran.append([cell.name for cell in cells])
-        rows: list[Row] = stage.outcome(cells)
+    def run_scenarios(_: Any, scenarios: Sequence[Scenario], *__: Any) -> list[Row]:
+        stage.ran.append([scenario.name for scenario in scenarios])
+        rows: list[Row] = stage.outcome(scenarios)
         return rows
 
     counted = {"lost": 0, "doubled": 0, "wrong_derived": 0, "stored": 1}
     made = installation(tmp_path, "127.95")
-    doors = SimpleNamespace(fleet=FLEET, settings=made)
-    monkeypatch.setattr(chaos_campaign, "run_cells", run_cells)
-    monkeypatch.setattr(chaos_campaign, "runtime", lambda: doors)
-    monkeypatch.setattr(chaos_campaign, "set_going", lambda _: None)
+    context = SimpleNamespace(fleet=FLEET, settings=made)
+    monkeypatch.setattr(chaos_campaign, "run_scenarios", run_scenarios)
+    monkeypatch.setattr(Context, "from_environment", lambda: context)
+    monkeypatch.setattr(chaos_campaign, "unpause_dags", lambda _: None)
     monkeypatch.setattr(chaos_campaign, "unavailable", lambda _: {"slow_disk": "no control group"})
-    monkeypatch.setattr(chaos_campaign, "generous", lambda _: nullcontext())
+    monkeypatch.setattr(chaos_campaign, "raised_repair_budget", lambda _: nullcontext())
     monkeypatch.setattr(chaos_campaign, "recording", lambda *_: nullcontext())
     monkeypatch.setattr("kintsugi.pipeline.reconcile.summary.summary", lambda _: counted)
     monkeypatch.setattr("benchmarks.chaos_campaign.reconcile_when_quiet", lambda *_, **__: None)
-    stage.run = lambda **more: chaos_campaign.run(made, report=stage.path, **{"injections": 8, **more})
+    stage.run = lambda **more: chaos_campaign.run_campaign(
+        made, report=stage.path, **{"injections": 8, **more}
+    )
     stage.report = lambda: json.loads(stage.path.read_text())
     return stage
 
@@ -170,10 +181,10 @@ def test_a_campaign_runs_its_plan_and_leaves_out_what_cannot_be_made(stage: Any)
 
 
 def test_an_ended_campaign_goes_on_after_the_injection_that_it_was_ended_in(stage: Any) -> None:
-    def ends_at_the_fourth(cells: Sequence[Cell]) -> list[Row]:
+    def ends_at_the_fourth(scenarios: Sequence[Scenario]) -> list[Row]:
         if len(stage.ran) == 4:
             raise ChaosStopped("a person stopped it")
-        return [good(cell) for cell in cells]
+        return [good(scenario) for scenario in scenarios]
 
     stage.outcome = ends_at_the_fourth
     with pytest.raises(ChaosStopped):
@@ -182,7 +193,7 @@ def test_an_ended_campaign_goes_on_after_the_injection_that_it_was_ended_in(stag
     assert not stage.report()["finished"]
     assert len(stage.report()["injections"]) == 3
     stage.ran.clear()
-    stage.outcome = lambda cells: [good(cell) for cell in cells]
+    stage.outcome = lambda scenarios: [good(scenario) for scenario in scenarios]
     assert stage.run() == 0, "without a seed: that of the ended one"
     assert stage.report()["planned"] == planned
     assert len(stage.ran) == 5
@@ -201,10 +212,10 @@ def test_a_finished_campaign_or_one_of_another_seed_or_size_is_begun_anew(stage:
 
 
 def test_an_injection_that_cannot_be_judged_ends_no_campaign(stage: Any) -> None:
-    def fails_once(cells: Sequence[Cell]) -> list[Row]:
+    def fails_once(scenarios: Sequence[Scenario]) -> list[Row]:
         if len(stage.ran) == 2:
             raise StepFailed("Airflow doesn't answer")
-        return [good(cell) for cell in cells]
+        return [good(scenario) for scenario in scenarios]
 
     stage.outcome = fails_once
     assert stage.run(seed=5) == 1
@@ -213,17 +224,21 @@ def test_an_injection_that_cannot_be_judged_ends_no_campaign(stage: Any) -> None
 
 
 def test_a_fleet_that_does_not_come_back_ends_it_and_what_was_not_begun_is_tried_again(stage: Any) -> None:
-    stage.outcome = lambda cells: [{**empty_row(cell), "outcome": f"{NOT_BEGUN}: sick"} for cell in cells]
+    stage.outcome = lambda scenarios: [
+        {**empty_row(scenario), "outcome": f"{NOT_BEGUN}: sick"} for scenario in scenarios
+    ]
     with pytest.raises(StepFailed):
         stage.run(seed=5)
     assert len(stage.ran) == GIVEN_UP_AFTER
-    stage.outcome = lambda cells: [good(cell) for cell in cells]
+    stage.outcome = lambda scenarios: [good(scenario) for scenario in scenarios]
     stage.ran.clear()
     assert stage.run() == 0
     assert len(stage.ran) == 8
 
 
 def test_a_live_node_that_was_killed_fails_the_campaign(stage: Any) -> None:
-    stage.outcome = lambda cells: [good(cell, live_kills=["kafka-2: killed"]) for cell in cells]
+    stage.outcome = lambda scenarios: [
+        good(scenario, live_kills=["kafka-2: killed"]) for scenario in scenarios
+    ]
     assert stage.run(seed=5) == 1
     assert stage.report()["summary"]["live_nodes_killed"] == 1

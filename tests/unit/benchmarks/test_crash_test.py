@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 
 from benchmarks.crash_test import begun, kept
-from benchmarks.crash_test_plan import COMPONENTS, NODES, REBOOTS_AT, STEPS, Killing, Victim, judge, plan
+from benchmarks.crash_test_plan import (
+    COMPONENTS,
+    NODES,
+    REBOOTS_AT,
+    STEPS,
+    Killing,
+    Victim,
+    judge_killing,
+    plan,
+)
 from kintsugi.core.fleet import load_fleet
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from tests.stories import at, healed
 
 KILLING = Killing("provision", Victim.WORKER, "kafka-2")
@@ -63,10 +72,10 @@ def test_a_step_has_begun_with_its_first_line() -> None:
 
 
 def test_one_healed_incident_with_one_rebuild_is_as_designed() -> None:
-    assert judge(KILLING, [on_its_disk()]) is None
+    assert judge_killing(KILLING, [on_its_disk()]) is None
 
 
-TWICE = Entry(at(30), "attempt", "again", {"action": "rebuild_node"})
+TWICE = JournalEntry(at(30), "attempt", "again", {"action": "rebuild_node"})
 
 
 @pytest.mark.parametrize(
@@ -81,15 +90,17 @@ TWICE = Entry(at(30), "attempt", "again", {"action": "rebuild_node"})
     ],
 )  # fmt: skip
 def test_what_is_not_as_designed_is_named(incidents: list[Incident], said: str) -> None:
-    assert said in str(judge(KILLING, incidents))
+    assert said in str(judge_killing(KILLING, incidents))
 
 
 def test_after_a_reboot_every_node_may_have_an_incident_but_none_may_stay_sick() -> None:
     reboot = Killing("fence", Victim.EVERYTHING, "kafka-2")
     assert (
-        judge(reboot, [on_its_disk(), healed("kafka-1"), healed("kafka-3", outcome=Outcome.FALSE_ALARM)])
+        judge_killing(
+            reboot, [on_its_disk(), healed("kafka-1"), healed("kafka-3", outcome=Outcome.FALSE_ALARM)]
+        )
         is None
     )
     assert "not healed: kafka-9" in str(
-        judge(reboot, [healed("kafka-1", id="kafka-9", outcome=Outcome.FAILED)])
+        judge_killing(reboot, [healed("kafka-1", id="kafka-9", outcome=Outcome.FAILED)])
     )

@@ -45,10 +45,10 @@ class SlowRepair:
 def follow(repair: SlowRepair, standstill_s: float, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(demo, "time", repair)
     screen = io.StringIO()
-    doors: Any = SimpleNamespace(store=repair)
+    context: Any = SimpleNamespace(store=repair)
     settings: Any = None
     shown = demo.Demo(settings, Console(file=screen), Path("unused"))
-    shown.follow(doors, NODE, T0, standstill_s)
+    shown.follow(context, NODE, T0, standstill_s)
     return screen.getvalue()
 
 

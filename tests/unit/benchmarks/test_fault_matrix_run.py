@@ -29,7 +29,7 @@ def test_a_finished_run_or_none_is_begun_anew() -> None:
     assert kept(report(NOT_TRIED, finished=False), whole=True) == ({}, False)
 
 
-def test_named_cells_leave_the_rows_of_others() -> None:
+def test_named_scenarios_leave_the_rows_of_others() -> None:
     for finished in (True, False):
         rows, goes_on = kept(report(DONE, BAD, finished=finished), whole=False)
         assert (list(rows), goes_on) == (["hung:kafka-1", "hung:kafka-2"], False)

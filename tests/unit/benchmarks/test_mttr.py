@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import known
+from benchmarks.harness import load_report
 from benchmarks.mttr import begin, bytes_below, wrongly_acted
 from benchmarks.mttr_figures import (
     FAULTS,
@@ -160,7 +160,7 @@ def test_the_report_of_a_killed_run_is_taken_as_it_is(tmp_path: Path) -> None:
     assert begin(before, {}, roles=[Role.KAFKA], repairs=12, rate=1000, seed=None) is before
     assert begin(before, {}, roles=[Role.KAFKA], repairs=3, rate=1000, seed=9)["repairs"] == []
     (tmp_path / "torn.json").write_text('{"seed":')
-    assert known(tmp_path / "torn.json") == known(tmp_path / "nowhere.json") == {}
+    assert load_report(tmp_path / "torn.json") == load_report(tmp_path / "nowhere.json") == {}
 
 
 def test_rows_of_different_loads_never_stand_side_by_side() -> None:

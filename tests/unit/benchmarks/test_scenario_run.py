@@ -1,4 +1,4 @@
-"""One or two cells from their making to their rows: what is undone when, and what becomes the outcome."""
+"""One or two scenarios from their making to their rows: what is undone when, and what becomes the outcome."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from rich.console import Console
 from benchmarks import scenario_report, scenario_run
 from benchmarks.live_kills import EXITED, Announcement, Death
 from benchmarks.scenario_report import NOT_BEGUN, Seen, pages_about, row_of
-from benchmarks.scenario_run import Run, run_cells
-from benchmarks.scenarios import Cell, Pages
+from benchmarks.scenario_run import Run, run_scenarios
+from benchmarks.scenarios import ExpectedPages, Scenario
 from kintsugi.chaos import injection, janitor
 from kintsugi.chaos.faults import Fault
 from kintsugi.chaos.guard import Aborted, Bystanders
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.core.errors import Refused, StepFailed
+from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.incident import Action, Outcome
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.recovery.diagnosis import Verdict
+from kintsugi.recovery.diagnosis import FailureMode
 from tests.stories import T0, healed
 
 ON_DISK = frozenset({Action.REBUILD})
-LOST = Cell("power_off", ("kafka-2",), frozenset({Verdict.HOST_LOST}), actions=ON_DISK, must=ON_DISK)
-LEFT_ALONE = Cell("network_drop", ("kafka-2",), frozenset(Verdict), incident=False, pages=Pages.MAY)
+LOST = Scenario("power_off", ("kafka-2",), frozenset({FailureMode.HOST_LOST}), actions=ON_DISK, must=ON_DISK)
+LEFT_ALONE = Scenario(
+    "network_drop", ("kafka-2",), frozenset(FailureMode), incident=False, pages=ExpectedPages.MAY
+)
 COUNTED = {"lost": 0, "doubled": 0, "in_flight": 0, "stored": 7}
 
 
@@ -106,7 +108,7 @@ def test_a_page_counts_for_the_node_that_it_names_and_a_pattern_only_where_it_is
         f"{scenario_report.PATTERN_PAGES[0]}kafka-2": "kafka-2 again and again",
     }
     assert pages_about(LOST, pages) == ["kafka-2 needs a person: x"]
-    loop = Cell("crash_loop", ("kafka-2",), frozenset(), pages=Pages.MUST)
+    loop = Scenario("crash_loop", ("kafka-2",), frozenset(), pages=ExpectedPages.MUST)
     assert len(pages_about(loop, pages)) == 2
 
 
@@ -121,7 +123,7 @@ def done() -> Done:
 
 
 @pytest.fixture
-def doors(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
+def context(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A fleet on which two harmless faults are made: ``held`` for a moment, and ``brief``, which can't be held."""
 
     def note(word: str) -> Callable[[Any, Sequence[str]], None]:
@@ -137,10 +139,10 @@ def doors(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(scenario_run, "await_steady_state", lambda _: None)
     monkeypatch.setattr(scenario_run, "await_allowed", lambda *_: None)
     monkeypatch.setattr(scenario_run, "live_feed", lambda *_, **__: nullcontext([]))
-    monkeypatch.setattr(scenario_run, "followed", lambda *_: nullcontext())
+    monkeypatch.setattr(scenario_run, "tail_journal", lambda *_: nullcontext())
     monkeypatch.setattr(scenario_run, "incidents_since", lambda *_: [])
     monkeypatch.setattr(scenario_run, "pages_since", lambda *_: {})
-    monkeypatch.setattr(scenario_run, "taken_account", lambda *_: COUNTED)
+    monkeypatch.setattr(scenario_run, "reconciliation_report", lambda *_: COUNTED)
     monkeypatch.setattr(scenario_run, "WATCHED_S", 0.0)
     monkeypatch.setattr(scenario_run, "CALM_S", 0.0)
     monkeypatch.setattr(Bystanders, "check", lambda _: None)
@@ -148,84 +150,84 @@ def doors(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
     async def redundant(*_: Any, **__: Any) -> None:
         return None
 
-    monkeypatch.setattr("kintsugi.operations.readiness.missing", redundant)
+    monkeypatch.setattr("kintsugi.operations.readiness.readiness_gap", redundant)
     store = SimpleNamespace(record_fault=lambda name, **_: done.append(f"record {name}"), faults=lambda _: [])
     return SimpleNamespace(store=store, fleet=load_fleet(), settings=SimpleNamespace(control=tmp_path))
 
 
-HELD = Cell("held", ("kafka-1",), frozenset(), incident=False)
-BRIEF = Cell("brief", ("cassandra-1",), frozenset())
+HELD = Scenario("held", ("kafka-1",), frozenset(), incident=False)
+BRIEF = Scenario("brief", ("cassandra-1",), frozenset())
 
 
-def run(doors: Any, *cells: Cell) -> list[dict[str, Any]]:
-    return run_cells(doors, cells, Console(file=io.StringIO()), None)
+def run(context: Any, *scenarios: Scenario) -> list[dict[str, Any]]:
+    return run_scenarios(context, scenarios, Console(file=io.StringIO()), None)
 
 
-def test_a_held_fault_is_recorded_made_held_and_undone(doors: Any, done: Done) -> None:
-    (row,) = run(doors, HELD)
+def test_a_held_fault_is_recorded_made_held_and_undone(context: Any, done: Done) -> None:
+    (row,) = run(context, HELD)
     assert row["as_designed"], row["outcome"]
     assert done == ["record kafka-1", "make kafka-1", "undo kafka-1"]
-    assert janitor.records(doors.settings) == []
+    assert janitor.records(context.settings) == []
 
 
-def test_two_cells_are_made_at_once_and_each_has_its_row(doors: Any, done: Done) -> None:
-    rows = run(doors, HELD, BRIEF)
+def test_two_scenarios_are_made_at_once_and_each_has_its_row(context: Any, done: Done) -> None:
+    rows = run(context, HELD, BRIEF)
     assert [row["fault"] for row in rows] == [HELD.name, BRIEF.name]
     assert all(row["as_designed"] for row in rows)
     assert sorted(done[:2]) == ["record cassandra-1", "record kafka-1"]
     assert {"undo kafka-1", "undo cassandra-1"} <= set(done)
 
 
-def test_an_incident_of_one_cell_is_no_fault_of_the_other(
-    doors: Any, monkeypatch: pytest.MonkeyPatch
+def test_an_incident_of_one_scenario_is_no_fault_of_the_other(
+    context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_other = healed("cassandra-1", outcome=Outcome.HEALED)
     monkeypatch.setattr(scenario_run, "incidents_since", lambda *_: [of_other])
-    held, brief = run(doors, HELD, BRIEF)
+    held, brief = run(context, HELD, BRIEF)
     assert held["as_designed"], held["outcome"]
     assert not brief["as_designed"], "the act wasn't expected there"
 
 
 def test_a_person_who_stops_chaos_ends_the_run_and_the_fault(
-    doors: Any, done: Done, monkeypatch: pytest.MonkeyPatch
+    context: Any, done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check(_: Any) -> None:
         raise ChaosStopped("stop")
 
     monkeypatch.setattr(Bystanders, "check", check)
     with pytest.raises(ChaosStopped):
-        run(doors, HELD, BRIEF)
+        run(context, HELD, BRIEF)
     assert {"undo kafka-1", "undo cassandra-1"} <= set(done)
 
 
 def test_what_breaks_beyond_the_fault_ends_it_and_becomes_the_outcome(
-    doors: Any, done: Done, monkeypatch: pytest.MonkeyPatch
+    context: Any, done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check(_: Any) -> None:
         raise Aborted("cassandra-3 hasn't answered")
 
     monkeypatch.setattr(Bystanders, "check", check)
-    (row,) = run(doors, HELD)
+    (row,) = run(context, HELD)
     assert "cassandra-3" in row["outcome"]
     assert not row["healed"]
     assert done[-1] == "undo kafka-1"
 
 
-@pytest.mark.parametrize("failure", [StepFailed("kafka-3 is silent"), Refused("a repair is pending")])
+@pytest.mark.parametrize("failure", [StepFailed("kafka-3 is silent"), GuardRefused("a repair is pending")])
 def test_a_fleet_that_is_not_well_is_not_broken_further(
-    doors: Any, done: Done, monkeypatch: pytest.MonkeyPatch, failure: Exception
+    context: Any, done: Done, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     def refuses(*_: Any) -> None:
         raise failure
 
     monkeypatch.setattr(scenario_run, "await_allowed", refuses)
-    (row,) = run(doors, HELD)
+    (row,) = run(context, HELD)
     assert row["outcome"].startswith(NOT_BEGUN)
     assert done == []
 
 
 def test_a_fault_that_cannot_be_made_is_undone_and_named(
-    doors: Any, done: Done, monkeypatch: pytest.MonkeyPatch
+    context: Any, done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
         raise StepFailed("no log holds anything")
@@ -233,12 +235,12 @@ def test_a_fault_that_cannot_be_made_is_undone_and_named(
     fault = Fault("held", "held", fails, lambda _, names: done.append("undo"), hold_s=0.01)
     for module in (injection, scenario_run, scenario_report):
         monkeypatch.setattr(module, "FAULTS", {"held": fault})
-    (row,) = run(doors, HELD)
+    (row,) = run(context, HELD)
     assert "no log holds anything" in row["outcome"]
     assert done[-1] == "undo"
 
 
-def test_a_page_that_must_come_is_waited_for(doors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_must_come_is_waited_for(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
 
     def pages(*_: Any) -> dict[str, str]:
@@ -246,11 +248,11 @@ def test_a_page_that_must_come_is_waited_for(doors: Any, monkeypatch: pytest.Mon
         return {"page/pattern/kafka-1/1": "kafka-1 fails again and again"} if len(looks) > 1 else {}
 
     monkeypatch.setattr(scenario_run, "pages_since", pages)
-    (row,) = run(doors, replace(HELD, pages=Pages.MUST))
+    (row,) = run(context, replace(HELD, pages=ExpectedPages.MUST))
     assert row["as_designed"], row["outcome"]
 
 
-def test_a_store_that_was_killed_is_waited_for(doors: Any) -> None:
+def test_a_store_that_was_killed_is_waited_for(context: Any) -> None:
     answers = iter([StoreUnavailable("gone"), StoreUnavailable("gone")])
 
     def faults(_: int) -> list[Any]:
@@ -258,20 +260,20 @@ def test_a_store_that_was_killed_is_waited_for(doors: Any) -> None:
             raise failure
         return []
 
-    doors.store.faults = faults
-    (row,) = run(doors, HELD)
+    context.store.faults = faults
+    (row,) = run(context, HELD)
     assert row["as_designed"], row["outcome"]
 
 
-def test_only_faults_that_end_processes_are_announced(doors: Any) -> None:
-    at_once = Run(doors, [HELD, BRIEF], Console(file=io.StringIO()), None, t0=datetime.now(UTC))
+def test_only_faults_that_end_processes_are_announced(context: Any) -> None:
+    at_once = Run(context, [HELD, BRIEF], Console(file=io.StringIO()), None, t0=datetime.now(UTC))
     at_once.announce(HELD, HELD.nodes)
     assert at_once.announcements == []
     at_once.announce(BRIEF, BRIEF.nodes)
     assert [one.node for one in at_once.announcements] == ["cassandra-1"]
 
 
-def test_a_fault_that_takes_too_long_is_given_up(doors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_that_takes_too_long_is_given_up(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
 
     def hangs(*_: Any) -> None:
@@ -282,7 +284,7 @@ def test_a_fault_that_takes_too_long_is_given_up(doors: Any, monkeypatch: pytest
         monkeypatch.setattr(module, "FAULTS", {"held": fault})
     monkeypatch.setattr(scenario_run, "MAKE_LONGEST_S", 0.2)
     try:
-        (row,) = run(doors, HELD)
+        (row,) = run(context, HELD)
     finally:
         ended.set()
     assert not row["as_designed"]

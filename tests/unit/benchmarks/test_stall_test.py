@@ -12,22 +12,22 @@ FLEET = load_fleet()
 def test_every_role_and_the_fleet_stand_still_for_every_time() -> None:
     planned = stalls(FLEET)
     assert len(planned) == len(SECONDS) * (len(Role) + 1)
-    assert len({cell.name for cell in planned}) == len(planned)
-    groups = {cell.nodes for cell in planned}
+    assert len({scenario.name for scenario in planned}) == len(planned)
+    groups = {scenario.nodes for scenario in planned}
     assert tuple(FLEET.nodes) in groups
     for role in Role:
         assert tuple(node.name for node in FLEET.of(role)) in groups
-    assert [cell.hold_s for cell in planned] == sorted(cell.hold_s or 0 for cell in planned)
+    assert [scenario.hold_s for scenario in planned] == sorted(scenario.hold_s or 0 for scenario in planned)
 
 
 def test_all_but_the_longest_must_end_without_a_kill() -> None:
-    for cell in stalls(FLEET):
-        assert cell.hold_s is not None
-        assert cell.incident == bool(cell.actions) == (cell.hold_s > LEFT_ALONE_S)
+    for scenario in stalls(FLEET):
+        assert scenario.hold_s is not None
+        assert scenario.incident == bool(scenario.actions) == (scenario.hold_s > LEFT_ALONE_S)
 
 
 def test_chosen_times_alone() -> None:
-    assert {cell.hold_s for cell in stalls(FLEET, [17, 6])} == {6, 17}
+    assert {scenario.hold_s for scenario in stalls(FLEET, [17, 6])} == {6, 17}
 
 
 def test_an_ended_test_keeps_the_rows_of_the_same_stalls_that_were_begun() -> None:
@@ -39,7 +39,11 @@ def test_an_ended_test_keeps_the_rows_of_the_same_stalls_that_were_begun() -> No
             "outcome": f"{NOT_BEGUN}: sick",
         },
     )
-    report = {"finished": False, "planned": [cell.name for cell in planned], "stalls": [done, not_begun]}
+    report = {
+        "finished": False,
+        "planned": [scenario.name for scenario in planned],
+        "stalls": [done, not_begun],
+    }
     assert kept(report, planned) == {planned[0].name: done}
     assert kept({**report, "finished": True}, planned) == {}
     assert kept(report, planned[1:]) == {}

@@ -13,7 +13,7 @@ from kintsugi.chaos import experiment, guard
 from kintsugi.chaos.experiment import night_is_over, pick_victim, undo_power_cut
 from kintsugi.chaos.guard import Aborted
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import load_fleet
 
 DUE = datetime(2026, 8, 4, 6, 0, tzinfo=UTC)
@@ -47,7 +47,7 @@ def test_a_protected_node_is_never_picked_and_the_seed_still_decides() -> None:
     assert pick_victim(protecting(picked), 0, "run") != picked
     left = [name for name in FLEET.nodes if name != "kafka-2"]
     assert {pick_victim(protecting(*left), seed, "run") for seed in range(20)} == {"kafka-2"}
-    with pytest.raises(Refused):
+    with pytest.raises(GuardRefused):
         pick_victim(protecting(*FLEET.nodes), 0, "run")
 
 
@@ -55,18 +55,18 @@ def test_the_guards_are_asked_right_before_the_plug_is_pulled(monkeypatch: pytes
     said: list[str] = []
     platform = SimpleNamespace(power_off=said.append, lose_volume=said.append)
     store = SimpleNamespace(record_fault=lambda *_, **__: None, desired=lambda _: None)
-    runtime: Any = SimpleNamespace(fleet=FLEET, store=store, platform=lambda: platform)
+    context: Any = SimpleNamespace(fleet=FLEET, store=store, platform=lambda: platform)
 
     def refuses(_: Any, fault: Any, names: Any) -> None:
         said.append(f"asked {fault.kind} {names}")
-        raise Refused("a repair is pending")
+        raise GuardRefused("a repair is pending")
 
-    monkeypatch.setattr(guard, "check", refuses)
-    with pytest.raises(Refused):
-        experiment.break_server(runtime, "kafka-2", run="r", lose_volume=True)
+    monkeypatch.setattr(guard, "check_guards", refuses)
+    with pytest.raises(GuardRefused):
+        experiment.break_server(context, "kafka-2", run="r", lose_volume=True)
     assert said == ["asked volume_lost ['kafka-2']"]
-    monkeypatch.setattr(guard, "check", lambda *_: None)
-    experiment.break_server(runtime, "kafka-2", run="r", lose_volume=False)
+    monkeypatch.setattr(guard, "check_guards", lambda *_: None)
+    experiment.break_server(context, "kafka-2", run="r", lose_volume=False)
     assert said[1:] == ["kafka-2"]
 
 
@@ -94,7 +94,7 @@ def test_the_fault_is_undone_when_chaos_has_to_end(monkeypatch: pytest.MonkeyPat
         raise ended
 
     monkeypatch.setattr(guard.Bystanders, "check", check)
-    runtime = powerless()
+    context = powerless()
     with pytest.raises(type(ended)):
-        experiment.wait_for_healing(runtime, "kafka-2", DUE.isoformat(), deadline_s=60)
-    assert runtime.on == ["kafka-2"]
+        experiment.wait_for_recovery(context, "kafka-2", DUE.isoformat(), deadline_s=60)
+    assert context.on == ["kafka-2"]

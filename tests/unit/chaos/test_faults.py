@@ -16,9 +16,9 @@ def runtime_that_writes_down(said: list[str]) -> Any:
 
 def test_a_volume_that_is_lost_silently_goes_after_its_node_was_frozen() -> None:
     said: list[str] = []
-    doors, fault = runtime_that_writes_down(said), FAULTS["volume_lost_silent"]
-    fault.make(doors, ["kafka-2"])
+    context, fault = runtime_that_writes_down(said), FAULTS["volume_lost_silent"]
+    fault.make(context, ["kafka-2"])
     assert said == ["suspend kafka-2", "lose_volume kafka-2"]
     assert fault.take_back is not None
-    fault.take_back(doors, ["kafka-2"])
+    fault.take_back(context, ["kafka-2"])
     assert said[2:] == ["resume kafka-2"]

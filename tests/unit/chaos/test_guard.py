@@ -12,31 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.chaos import guard, switch
-from kintsugi.chaos.guard import Aborted, Bystanders, objections, unwatched
+from kintsugi.chaos.guard import Aborted, Bystanders, unwatched, violations
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Node, Role, load_fleet
-from kintsugi.core.incident import Action, Ledger
-from kintsugi.core.observation import Answer
+from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.observation import ProbeResult
 from kintsugi.db.flags import Desired
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits
+from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, ReplicaCounts
 from tests.stories import T0, healed
 
 FLEET = load_fleet()
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
-CALM = Ledger(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
-BEYOND = {Gate.COPIES, Gate.BREAKER}
+CALM = RepairBudget(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
+BEYOND = {Guard.COPIES, Guard.BREAKER}
 
 SERVING = GuardFacts(
     node="cassandra-2",
     role=Role.CASSANDRA,
     at=NOW,
     observed_at=NOW,
-    service=Answer.OK,
-    ssh=Answer.OK,
-    heard_at=NOW,
+    service=ProbeResult.OK,
+    ssh=ProbeResult.OK,
+    last_seen_at=NOW,
     volume_intact=True,
     fleet_size=9,
     sick=1,
@@ -51,7 +51,7 @@ BROKER = replace(
     cassandra=None,
     kafka=KafkaFacts(
         node_id=1,
-        partitions={"trades-0": Copies(frozenset({1, 2, 3}))},
+        partitions={"trades-0": ReplicaCounts(frozenset({1, 2, 3}))},
         live=frozenset({2, 3}),
         voters=3,
         current=2,
@@ -66,13 +66,13 @@ def with_ledger(facts: GuardFacts, **changes: Any) -> GuardFacts:
 @pytest.mark.parametrize("cost", [Action.RESTART, Action.REBUILD_NODE, Action.REBUILD])
 @pytest.mark.parametrize("facts", [SERVING, BROKER], ids=lambda facts: facts.node)
 def test_one_node_of_a_healthy_fleet_may_be_broken_though_it_answers(facts: GuardFacts, cost: Action) -> None:
-    assert objections(cost, facts, [], Limits()) == []
+    assert violations(cost, facts, [], Limits()) == []
 
 
 def test_no_disk_is_destroyed_while_another_one_lacks_rows() -> None:
     """Seen: with a pending repair of cassandra-1, the disk of cassandra-2 was destroyed."""
     facts = with_ledger(SERVING, pending=frozenset({"cassandra-1"}))
-    (reason,) = objections(Action.REBUILD, facts, [], Limits())
+    (reason,) = violations(Action.REBUILD, facts, [], Limits())
     assert "cassandra-1" in reason
 
 
@@ -92,23 +92,25 @@ def test_no_disk_is_destroyed_while_another_one_lacks_rows() -> None:
     ],
 )
 def test_what_refuses_a_recovery_refuses_chaos(facts: GuardFacts, cost: Action) -> None:
-    assert objections(cost, facts, [], Limits())
+    assert violations(cost, facts, [], Limits())
 
 
 @pytest.mark.parametrize(("facts", "other"), [(SERVING, "cassandra-3"), (BROKER, "kafka-3")])
 def test_two_nodes_of_a_role_that_can_spare_one_need_a_waiver(facts: GuardFacts, other: str) -> None:
     others = [FLEET.node(other)]
-    assert objections(Action.RESTART, facts, others, Limits())
-    assert objections(Action.RESTART, facts, others, Limits(), BEYOND) == []
-    assert objections(Action.RESTART, facts, [FLEET.node("spark-worker-1")], Limits()) == []
+    assert violations(Action.RESTART, facts, others, Limits())
+    assert violations(Action.RESTART, facts, others, Limits(), BEYOND) == []
+    assert violations(Action.RESTART, facts, [FLEET.node("spark-worker-1")], Limits()) == []
 
 
-@given(st.sampled_from([Action.RESTART, Action.REBUILD_NODE, Action.REBUILD]), st.sets(st.sampled_from(Gate)))
-def test_a_waiver_only_ever_takes_reasons_away(cost: Action, waived: set[Gate]) -> None:
+@given(
+    st.sampled_from([Action.RESTART, Action.REBUILD_NODE, Action.REBUILD]), st.sets(st.sampled_from(Guard))
+)
+def test_a_waiver_only_ever_takes_reasons_away(cost: Action, waived: set[Guard]) -> None:
     facts = replace(with_ledger(SERVING, pending=frozenset({"cassandra-1"})), protected=True)
     others = [FLEET.node("cassandra-3")]
-    assert set(objections(cost, facts, others, Limits(), waived)) <= set(
-        objections(cost, facts, others, Limits())
+    assert set(violations(cost, facts, others, Limits(), waived)) <= set(
+        violations(cost, facts, others, Limits())
     )
 
 
@@ -164,7 +166,7 @@ class Store:
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
+def context(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A calm fleet in which every node is redundant and watched, and the guards' facts are those of ``SERVING``."""
 
     async def facts(fleet: Any, node: Node, **_: Any) -> GuardFacts:
@@ -177,78 +179,78 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(store=Store(), fleet=FLEET)
 
 
-def test_chaos_is_allowed_where_nothing_speaks_against_it(runtime: Any) -> None:
-    guard.check(runtime, FAULTS["volume_lost"], ["cassandra-2"])
+def test_chaos_is_allowed_where_nothing_speaks_against_it(context: Any) -> None:
+    guard.check_guards(context, FAULTS["volume_lost"], ["cassandra-2"])
 
 
-def test_a_pending_repair_refuses_the_loss_of_a_disk_and_not_of_another_role(runtime: Any) -> None:
-    runtime.store.pending = {"cassandra-1": NOW}
-    with pytest.raises(Refused, match="cassandra-1"):
-        guard.check(runtime, FAULTS["volume_lost"], ["cassandra-2"])
-    assert guard.ledger_of(runtime, FLEET.node("kafka-1")).pending == frozenset()
-    assert guard.ledger_of(runtime, FLEET.node("cassandra-1")).pending == frozenset()
+def test_a_pending_repair_refuses_the_loss_of_a_disk_and_not_of_another_role(context: Any) -> None:
+    context.store.pending = {"cassandra-1": NOW}
+    with pytest.raises(GuardRefused, match="cassandra-1"):
+        guard.check_guards(context, FAULTS["volume_lost"], ["cassandra-2"])
+    assert guard.ledger_of(context, FLEET.node("kafka-1")).pending == frozenset()
+    assert guard.ledger_of(context, FLEET.node("cassandra-1")).pending == frozenset()
 
 
-def test_a_protected_node_is_never_a_victim_whatever_the_fault(runtime: Any) -> None:
+def test_a_protected_node_is_never_a_victim_whatever_the_fault(context: Any) -> None:
     protected = replace(FLEET.node("cassandra-2"), protected=True)
-    runtime.fleet = replace(FLEET, nodes={**FLEET.nodes, "cassandra-2": protected})
+    context.fleet = replace(FLEET, nodes={**FLEET.nodes, "cassandra-2": protected})
     for kind in ("volume_lost", "process_killed"):
-        with pytest.raises(Refused, match="protected"):
-            guard.check(runtime, FAULTS[kind], ["cassandra-2"])
+        with pytest.raises(GuardRefused, match="protected"):
+            guard.check_guards(context, FAULTS[kind], ["cassandra-2"])
 
 
 @pytest.mark.parametrize("question", ["steady_reasons", "watch_reasons", "rollout_reasons"])
-def test_each_question_can_refuse(runtime: Any, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+def test_each_question_can_refuse(context: Any, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
     monkeypatch.setattr(guard, question, lambda _: ["something is not well"])
-    with pytest.raises(Refused, match="not well"):
-        guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
+    with pytest.raises(GuardRefused, match="not well"):
+        guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
 
 
-def test_repairs_of_the_last_hour_count_against_the_budget(runtime: Any) -> None:
+def test_repairs_of_the_last_hour_count_against_the_budget(context: Any) -> None:
     since = (datetime.now(UTC) - T0).total_seconds()
-    runtime.store.found = [healed("kafka-2", since - 600), healed("kafka-3", since - 7200)]
-    ledger = guard.ledger_of(runtime, FLEET.node("kafka-2"))
+    context.store.found = [healed("kafka-2", since - 600), healed("kafka-3", since - 7200)]
+    ledger = guard.ledger_of(context, FLEET.node("kafka-2"))
     assert (ledger.repairs_of_node, ledger.repairs_of_fleet) == (1, 1)
 
 
 # --- the switch -------------------------------------------------------------------------------------------
 
 
-def test_one_switch_stops_chaos_and_allows_it_again(runtime: Any) -> None:
-    switch.check(runtime.store)
-    switch.stop(runtime.store, user="olga", reason="a customer calls")
+def test_one_switch_stops_chaos_and_allows_it_again(context: Any) -> None:
+    switch.check_not_stopped(context.store)
+    switch.stop_chaos(context.store, user="olga", reason="a customer calls")
     with pytest.raises(ChaosStopped, match=r"olga.*a customer calls"):
-        guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
-    switch.resume(runtime.store)
-    guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
+        guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
+    switch.resume_chaos(context.store)
+    guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
 
 
-def test_nothing_is_broken_while_the_switch_cannot_be_read(runtime: Any) -> None:
-    runtime.store.away = True
+def test_nothing_is_broken_while_the_switch_cannot_be_read(context: Any) -> None:
+    context.store.away = True
     with pytest.raises(StoreUnavailable):
-        guard.check(runtime, FAULTS["hung"], ["cassandra-2"])
+        guard.check_guards(context, FAULTS["hung"], ["cassandra-2"])
 
 
 # --- while a fault is in force ------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def bystanders(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> Bystanders:
+def bystanders(context: Any, monkeypatch: pytest.MonkeyPatch) -> Bystanders:
     """The bystanders of a fault on kafka-1, at whom somebody looks at each check."""
     monkeypatch.setattr(guard, "LOOK_EVERY_S", -1.0)
     monkeypatch.setattr(Bystanders, "_silent", lambda _: [])
-    return Bystanders(runtime, ["kafka-1"], T0)
+    return Bystanders(context, ["kafka-1"], T0)
 
 
 def test_the_switch_ends_a_fault_that_is_in_force(bystanders: Bystanders) -> None:
     bystanders.check()
-    switch.stop(bystanders.runtime.store, user="olga", reason="enough")
+    switch.stop_chaos(bystanders.context.store, user="olga", reason="enough")
     with pytest.raises(ChaosStopped):
         bystanders.check()
 
 
 def test_an_act_on_a_bystander_ends_the_fault_and_one_on_the_victim_does_not(bystanders: Bystanders) -> None:
-    store: Any = bystanders.runtime.store
+    store: Any = bystanders.context.store
     store.found = [healed("kafka-1"), healed("kafka-3", later=-3600)]
     bystanders.check()
     store.found.append(healed("kafka-3"))
@@ -257,7 +259,7 @@ def test_an_act_on_a_bystander_ends_the_fault_and_one_on_the_victim_does_not(bys
 
 
 def test_a_store_that_is_away_ends_no_fault(bystanders: Bystanders) -> None:
-    store: Any = bystanders.runtime.store
+    store: Any = bystanders.context.store
     store.away = True
     bystanders.check()
 

@@ -15,7 +15,7 @@ import pytest
 
 from kintsugi.chaos import injection, janitor, registry
 from kintsugi.chaos.faults import Fault
-from kintsugi.chaos.injection import hold, in_force
+from kintsugi.chaos.injection import hold_fault, in_force
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import StepFailed
 from kintsugi.environments.local.node_process import start_time
@@ -23,7 +23,7 @@ from tests.installations import installation
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(janitor, "start", lambda: None)
     return SimpleNamespace(settings=installation(tmp_path, "127.96"))
 
@@ -59,36 +59,36 @@ def dead_owner() -> Iterator[tuple[int, int | None]]:
     return (process.pid, began)  # type: ignore[return-value]
 
 
-def abandoned(runtime: Any, owner: tuple[int, int | None]) -> janitor.FaultRecord:
+def abandoned(context: Any, owner: tuple[int, int | None]) -> janitor.FaultRecord:
     """A record as a process leaves it that was killed with its fault in force."""
-    record = janitor.register(runtime.settings, "test", ("kafka-1",), 600)
+    record = janitor.register_fault(context.settings, "test", ("kafka-1",), 600)
     dead = replace(record, id="test-dead", owner=owner[0], owner_started=owner[1])
-    janitor.forget(runtime.settings, record)
-    path = janitor._path(runtime.settings, dead)
+    janitor.forget_fault(context.settings, record)
+    path = janitor._path(context.settings, dead)
     path.write_text(json.dumps(asdict(dead)))
     return dead
 
 
 def test_the_fault_of_a_dead_owner_is_taken_back_once(
-    runtime: Any, done: Done, dead_owner: tuple[int, int | None]
+    context: Any, done: Done, dead_owner: tuple[int, int | None]
 ) -> None:
-    record = abandoned(runtime, dead_owner)
-    assert janitor.sweep(runtime) == [record]
-    assert janitor.sweep(runtime) == []
+    record = abandoned(context, dead_owner)
+    assert janitor.sweep_overdue(context) == [record]
+    assert janitor.sweep_overdue(context) == []
     assert done == [("taken back", ("kafka-1",))]
 
 
-def test_the_fault_of_a_living_owner_is_left_alone_until_its_time_is_over(runtime: Any, done: Done) -> None:
-    record = janitor.register(runtime.settings, "test", ("kafka-1",), 600)
-    assert janitor.sweep(runtime) == []
+def test_the_fault_of_a_living_owner_is_left_alone_until_its_time_is_over(context: Any, done: Done) -> None:
+    record = janitor.register_fault(context.settings, "test", ("kafka-1",), 600)
+    assert janitor.sweep_overdue(context) == []
     assert record.overdue(time.time() + 601) is not None
-    janitor.forget(runtime.settings, record)
-    late = janitor.register(runtime.settings, "test", ("kafka-1",), -1)
-    assert janitor.sweep(runtime) == [late]
+    janitor.forget_fault(context.settings, record)
+    late = janitor.register_fault(context.settings, "test", ("kafka-1",), -1)
+    assert janitor.sweep_overdue(context) == [late]
 
 
-def test_a_pid_that_was_handed_on_is_no_living_owner(runtime: Any) -> None:
-    record = janitor.register(runtime.settings, "test", ("kafka-1",), 600)
+def test_a_pid_that_was_handed_on_is_no_living_owner(context: Any) -> None:
+    record = janitor.register_fault(context.settings, "test", ("kafka-1",), 600)
     assert record.overdue(time.time()) is None
     assert record.owner_started is not None
     assert replace(record, owner_started=record.owner_started - 1).overdue(time.time()) is not None
@@ -96,7 +96,7 @@ def test_a_pid_that_was_handed_on_is_no_living_owner(runtime: Any) -> None:
 
 
 def test_what_cannot_be_taken_back_now_is_tried_again(
-    runtime: Any, monkeypatch: pytest.MonkeyPatch, dead_owner: tuple[int, int | None]
+    context: Any, monkeypatch: pytest.MonkeyPatch, dead_owner: tuple[int, int | None]
 ) -> None:
     tries: list[int] = []
 
@@ -106,83 +106,83 @@ def test_what_cannot_be_taken_back_now_is_tried_again(
             raise StepFailed("the node doesn't answer")
 
     use(monkeypatch, Fault("test", "a test", lambda *_: None, fails_once))
-    record = abandoned(runtime, dead_owner)
-    assert janitor.sweep(runtime) == []
-    assert janitor.records(runtime.settings) == [record]
-    assert janitor.sweep(runtime) == [record]
+    record = abandoned(context, dead_owner)
+    assert janitor.sweep_overdue(context) == []
+    assert janitor.records(context.settings) == [record]
+    assert janitor.sweep_overdue(context) == [record]
 
 
 def test_a_janitor_runs_until_there_are_no_records(
-    runtime: Any, done: Done, dead_owner: tuple[int, int | None]
+    context: Any, done: Done, dead_owner: tuple[int, int | None]
 ) -> None:
-    abandoned(runtime, dead_owner)
-    assert janitor.run(runtime.settings, runtime) == 0
+    abandoned(context, dead_owner)
+    assert janitor.run_janitor(context.settings, context) == 0
     assert done == [("taken back", ("kafka-1",))]
-    assert janitor.records(runtime.settings) == []
+    assert janitor.records(context.settings) == []
 
 
-def test_a_janitor_of_an_installation_that_was_removed_ends(runtime: Any) -> None:
-    assert janitor.run(runtime.settings, runtime) == 0
+def test_a_janitor_of_an_installation_that_was_removed_ends(context: Any) -> None:
+    assert janitor.run_janitor(context.settings, context) == 0
 
 
-def test_a_record_that_cannot_be_read_stops_nobody(runtime: Any, done: Done) -> None:
-    janitor.register(runtime.settings, "test", ("kafka-1",), -1)
-    (janitor.directory(runtime.settings) / "a.fault.json").write_text("{")
-    assert len(janitor.sweep(runtime)) == 1
+def test_a_record_that_cannot_be_read_stops_nobody(context: Any, done: Done) -> None:
+    janitor.register_fault(context.settings, "test", ("kafka-1",), -1)
+    (janitor.directory(context.settings) / "a.fault.json").write_text("{")
+    assert len(janitor.sweep_overdue(context)) == 1
 
 
 @pytest.mark.parametrize("failure", [ChaosStopped("stop"), KeyboardInterrupt(), StepFailed("x")])
 def test_a_fault_is_taken_back_whatever_ends_the_experiment(
-    runtime: Any, done: Done, failure: BaseException
+    context: Any, done: Done, failure: BaseException
 ) -> None:
     def experiment() -> None:
-        with in_force(runtime, "test", ["kafka-1"]):
-            assert [record.kind for record in janitor.records(runtime.settings)] == ["test"]
+        with in_force(context, "test", ["kafka-1"]):
+            assert [record.kind for record in janitor.records(context.settings)] == ["test"]
             raise failure
 
     with pytest.raises(type(failure)):
         experiment()
     assert done == [("made", ("kafka-1",)), ("taken back", ("kafka-1",))]
-    assert janitor.records(runtime.settings) == []
+    assert janitor.records(context.settings) == []
 
 
-def test_a_fault_that_was_half_made_is_taken_back(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_that_was_half_made_is_taken_back(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     back: list[Sequence[str]] = []
 
     def fails(_: Any, names: Sequence[str]) -> None:
         raise StepFailed("half made")
 
     use(monkeypatch, Fault("test", "a test", fails, lambda _, names: back.append(names)))
-    with pytest.raises(StepFailed), in_force(runtime, "test", ["kafka-1"]):
+    with pytest.raises(StepFailed), in_force(context, "test", ["kafka-1"]):
         pass
     assert back == [("kafka-1",)]
 
 
 def test_one_that_cannot_be_taken_back_keeps_its_record_for_the_janitor(
-    runtime: Any, monkeypatch: pytest.MonkeyPatch
+    context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_: Any, names: Sequence[str]) -> None:
         raise StepFailed("not now")
 
     use(monkeypatch, Fault("test", "a test", lambda *_: None, fails))
-    with in_force(runtime, "test", ["kafka-1"]):
+    with in_force(context, "test", ["kafka-1"]):
         pass
-    assert [record.kind for record in janitor.records(runtime.settings)] == ["test"]
+    assert [record.kind for record in janitor.records(context.settings)] == ["test"]
 
 
-def test_the_recorder_is_told_before_anything_is_done(runtime: Any, done: Done) -> None:
-    with in_force(runtime, "test", ["kafka-1"], announce=lambda names: done.append(("told", tuple(names)))):
+def test_the_recorder_is_told_before_anything_is_done(context: Any, done: Done) -> None:
+    with in_force(context, "test", ["kafka-1"], announce=lambda names: done.append(("told", tuple(names)))):
         pass
     assert [word for word, _ in done] == ["told", "made", "told", "taken back"]
 
 
 def test_a_hold_repeats_and_is_ended_by_its_check() -> None:
     times: list[int] = []
-    hold(1.2, again=lambda: times.append(1), every_s=0.5)
+    hold_fault(1.2, again=lambda: times.append(1), every_s=0.5)
     assert len(times) == 2
 
     def check() -> None:
         raise ChaosStopped("stop")
 
     with pytest.raises(ChaosStopped):
-        hold(60, check)
+        hold_fault(60, check)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.chaos.victim_choice import order, pick, seed_of
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import REPOSITORY, load_fleet
 
 NODES = list(load_fleet(REPOSITORY / "fleet.yaml"))
@@ -55,7 +55,7 @@ def test_when_all_were_hit_all_are_candidates_again(seed: int) -> None:
 
 
 def test_without_candidates_chaos_is_refused() -> None:
-    with pytest.raises(Refused, match="no node that chaos may break"):
+    with pytest.raises(GuardRefused, match="no node that chaos may break"):
         pick(1, [])
 
 

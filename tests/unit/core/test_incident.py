@@ -14,8 +14,8 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.incident import (
     PHASE_OF_STEP,
     Action,
-    Entry,
     Incident,
+    JournalEntry,
     Outcome,
     Phase,
     acted_on_others,
@@ -30,8 +30,8 @@ def at(seconds: float) -> datetime:
     return T0 + timedelta(seconds=seconds)
 
 
-def entry(moment: float, step: str, **data: Any) -> Entry:
-    return Entry(at(moment), step, f"{step} is done", data)
+def entry(moment: float, step: str, **data: Any) -> JournalEntry:
+    return JournalEntry(at(moment), step, f"{step} is done", data)
 
 
 INCIDENT = Incident(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db import heartbeats
-from kintsugi.db.heartbeats import Pulse
+from kintsugi.db.heartbeats import HeartbeatWriter
 
 if TYPE_CHECKING:
     import pytest
@@ -27,13 +27,13 @@ class Written:
         self.beats.append(set(names))
 
 
-async def _settled(pulse: Pulse) -> None:
+async def _settled(pulse: HeartbeatWriter) -> None:
     assert pulse._writing is not None
     await asyncio.wait_for(asyncio.shield(pulse._writing), 10)
 
 
 async def test_many_watches_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    written, pulse = Written(monkeypatch), Pulse(every_s=0.0)
+    written, pulse = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
     pulse.at("kafka-1")
     await _settled(pulse)
     pulse._every_s = 1000.0
@@ -48,7 +48,7 @@ async def test_many_watches_are_one_write(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_a_store_that_is_away_costs_a_line_and_no_watch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    written, pulse = Written(monkeypatch), Pulse(every_s=0.0)
+    written, pulse = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
     written.away = True
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -58,7 +58,7 @@ async def test_a_store_that_is_away_costs_a_line_and_no_watch(
 
 
 async def test_outside_the_control_plane_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    written, pulse = Written(monkeypatch), Pulse(every_s=0.0)
+    written, pulse = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_STORE")
     pulse.at("kafka-1")
     assert pulse._writing is None

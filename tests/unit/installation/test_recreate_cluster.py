@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import LeaseHeld, Refused
+from kintsugi.core.errors import GuardRefused, LeaseHeld
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.infra.airflow_client import Airflow
@@ -44,7 +44,7 @@ def test_one_cassandra_disk_brings_the_others_back(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/begun-by", "replace\n")  # new, and waits in vain
     recreate_cluster.check(settings, Role.CASSANDRA)
     disk(settings, "cassandra-3", "cassandra/joined")
-    with pytest.raises(Refused, match=r"the disk of cassandra-3 is there.*Approve the repairs"):
+    with pytest.raises(GuardRefused, match=r"the disk of cassandra-3 is there.*Approve the repairs"):
         recreate_cluster.check(settings, Role.CASSANDRA)
 
 
@@ -54,7 +54,7 @@ def test_kafka_comes_back_with_a_majority_of_its_voters_only(settings: Settings)
     disk(settings, "kafka-2", log)  # formatted, and never met its quorum
     recreate_cluster.check(settings, Role.KAFKA)
     disk(settings, "kafka-2", log, "records")
-    with pytest.raises(Refused, match="the disk of kafka-1, kafka-2 is there"):
+    with pytest.raises(GuardRefused, match="the disk of kafka-1, kafka-2 is there"):
         recreate_cluster.check(settings, Role.KAFKA)
 
 
@@ -67,21 +67,21 @@ def test_one_that_was_killed_goes_on_whatever_its_new_disks_hold(settings: Setti
 def test_a_missing_note_forms_nothing_over_disks_that_are_there(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/joined")
     recreate_cluster.note(settings, Role.CASSANDRA).unlink()
-    with pytest.raises(Refused, match="the disk of cassandra-1 is there"):
+    with pytest.raises(GuardRefused, match="the disk of cassandra-1 is there"):
         recreate_cluster.check(settings, Role.CASSANDRA)
 
 
 def test_spark_keeps_nothing_that_would_be_gone(settings: Settings) -> None:
-    with pytest.raises(Refused, match="spark_master keeps nothing"):
+    with pytest.raises(GuardRefused, match="spark_master keeps nothing"):
         recreate_cluster.check(settings, Role.SPARK_MASTER)
 
 
 def test_with_kafkas_offsets_goes_the_checkpoint_that_counts_them(settings: Settings) -> None:
-    doors: Any = SimpleNamespace(fleet=settings.fleet)
-    assert [node.name for node in recreate_cluster.concerned(doors, Role.KAFKA)] == [
+    context: Any = SimpleNamespace(fleet=settings.fleet)
+    assert [node.name for node in recreate_cluster.concerned(context, Role.KAFKA)] == [
         "kafka-1", "kafka-2", "kafka-3", "spark-master-1",
     ]  # fmt: skip
-    assert {node.role for node in recreate_cluster.concerned(doors, Role.CASSANDRA)} == {Role.CASSANDRA}
+    assert {node.role for node in recreate_cluster.concerned(context, Role.CASSANDRA)} == {Role.CASSANDRA}
 
 
 class Repaired(Airflow):
@@ -106,7 +106,7 @@ class Repaired(Airflow):
 
 def test_the_nodes_own_question_is_declined_and_its_repair_waited_for(settings: Settings) -> None:
     seen: Any = Repaired()
-    doors: Any = SimpleNamespace(store=seen)
-    recreate_cluster.end_repair(doors, seen, settings.fleet.node("kafka-1"), Progress())
+    context: Any = SimpleNamespace(store=seen)
+    recreate_cluster.end_repair(context, seen, settings.fleet.node("kafka-1"), Progress())
     assert seen.answers == [("watch_kafka-1", "Decline")]
     assert next(seen.looks) == ""  # it looked until the lease was free, and not once more

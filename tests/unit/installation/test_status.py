@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from kintsugi.db.flow_samples import FlowSample
-from kintsugi.installation.status import gather, is_well, show, stream_of, unwatched
+from kintsugi.installation.status import gather_status, is_well, print_status, stream_of, unwatched
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
-from kintsugi.web.intake import judge
+from kintsugi.web.intake import assess_intake
 from tests.installations import installation
 
 
@@ -20,7 +20,7 @@ def test_all_down_is_told_quickly_and_without_an_error(
 ) -> None:
     settings = installation(tmp_path, "127.34")
     start = time.monotonic()
-    document = gather(settings)
+    document = gather_status(settings)
     assert time.monotonic() - start < 15, "a status must not wait for what is down"
     assert json.loads(json.dumps(document)) == document
     assert document["well"] is False
@@ -28,7 +28,7 @@ def test_all_down_is_told_quickly_and_without_an_error(
     assert {node["name"] for node in document["nodes"]} == set(settings.fleet.nodes)
     assert {node["service"] for node in document["nodes"]} == {"refused"}
     assert {part["state"] for part in document["control_plane"].values()} == {"DOWN"}
-    show(document)
+    print_status(document)
     printed = capsys.readouterr().out
     assert "cassandra-2" in printed
     assert "not all is well" in printed
@@ -58,11 +58,13 @@ def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixt
         "incidents": [],
         "open_incidents": [],
     }
-    show(document)
+    print_status(document)
     printed = capsys.readouterr().out
     assert "Nobody watches kafka-1" in printed
     assert "Cassandra: Replicas not repaired yet." in printed
-    show({**document, "unwatched": [], "record": {"well": True, "said": ["back-pressure: ingest waits"]}})
+    print_status(
+        {**document, "unwatched": [], "record": {"well": True, "said": ["back-pressure: ingest waits"]}}
+    )
     printed = capsys.readouterr().out
     assert "Nobody watches" not in printed
     assert "ingest waits" in printed
@@ -97,11 +99,11 @@ def test_an_intake_that_needs_somebody_is_not_well_and_its_files_are_named(
     document = {
         "nodes": [], "control_plane": {}, "airflow": {"url": "u", "scheduler": "healthy"}, "dags": [], "lag": 0,
         "incidents": [], "open_incidents": [], "replicas": None, "stream": None, "unwatched": [], "well": False,
-        "intake": judge(report, IntakeRules(), at).to_json(),
+        "intake": assess_intake(report, IntakeRules(), at).to_json(),
     }  # fmt: skip
     assert not is_well(document)
     assert is_well({**document, "intake": {"level": "note"}})
-    show(document)
+    print_status(document)
     said = capsys.readouterr().out
     assert all(text in said for text in ("trades/[x].csv", "[sic]", "eod 2026-11-25", "x.md5"))
 

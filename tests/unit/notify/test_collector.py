@@ -2,23 +2,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kintsugi.db.flags import Fault
-from kintsugi.db.outbox import Kind
+from kintsugi.db.flags import RecordedFault
+from kintsugi.db.outbox import MessageKind
 from kintsugi.notify.collector import marker_items, page_items, trace_items
 from tests.stories import at, healed, refused
 from tests.unit.telemetry.test_ingest_trace import FILE
 
-FAULT = Fault("kafka-2", "volume_lost", "reset", "chaos/1", at(0))
+FAULT = RecordedFault("kafka-2", "volume_lost", "reset", "chaos/1", at(0))
 
 
 def test_a_closed_incident_is_a_trace_and_an_open_one_is_none() -> None:
     (item,) = trace_items([healed(), refused(later=60, is_open=True)], [], at(100))
-    assert (item.kind, item.body) == (Kind.INCIDENT_TRACE, {"incident": healed().id})
+    assert (item.kind, item.body) == (MessageKind.INCIDENT_TRACE, {"incident": healed().id})
 
 
 def test_a_finished_file_is_a_trace() -> None:
     (item,) = trace_items([], [FILE, replace(FILE, etag="x", finished_at=None)], at(100))
-    assert (item.kind, item.body) == (Kind.INGEST_TRACE, {"key": FILE.key, "etag": FILE.etag})
+    assert (item.kind, item.body) == (MessageKind.INGEST_TRACE, {"key": FILE.key, "etag": FILE.etag})
 
 
 def test_yesterdays_are_not_sent_to_a_backend_that_was_defined_today() -> None:
@@ -46,4 +46,4 @@ def test_chaos_ends_with_the_incident_that_it_made() -> None:
 
 def test_a_page_is_an_item_with_its_key() -> None:
     (item,) = page_items([refused()], at(1900))
-    assert (item.kind, set(item.body)) == (Kind.PAGE, {"title", "text"})
+    assert (item.kind, set(item.body)) == (MessageKind.PAGE, {"title", "text"})

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.notify.dead_mans_switch import Switch, Watching, ping, silences
+from kintsugi.notify.dead_mans_switch import DeadMansSwitch, Watching, ping, silences
 from tests.receivers import http_receiver
 from tests.stories import at
 
@@ -52,25 +52,25 @@ def test_airflow_is_missed_when_a_component_stays_unhealthy() -> None:
 
 
 def test_the_switch_calls_once_what_is_missing_has_settled() -> None:
-    switch, found = Switch(), silences(replace(WELL, now=at(400)))
-    assert switch.feed(found[:1], at(400)) is None
-    assert switch.feed(found, at(415)) is None
-    page = switch.feed(found, at(430))
+    switch, found = DeadMansSwitch(), silences(replace(WELL, now=at(400)))
+    assert switch.observe(found[:1], at(400)) is None
+    assert switch.observe(found, at(415)) is None
+    page = switch.observe(found, at(430))
     assert page is not None
     assert page.title.startswith("Nobody watches flow, kafka-1, kafka-2:")
-    again = switch.feed(found, at(445))
+    again = switch.observe(found, at(445))
     assert again is not None
     assert again.key == page.key, "the same silence is the same call"
-    later = switch.feed(found, at(7 * 3600))
+    later = switch.observe(found, at(7 * 3600))
     assert later is not None
     assert later.key != page.key, "and is repeated after hours"
 
 
 def test_a_switch_that_was_started_again_makes_the_same_call() -> None:
     found, keys = silences(replace(WELL, now=at(400))), set()
-    for switch in (Switch(), Switch()):
+    for switch in (DeadMansSwitch(), DeadMansSwitch()):
         for _ in range(2):
-            page = switch.feed(found, at(430))
+            page = switch.observe(found, at(430))
         assert page is not None
         keys.add(page.key)
     assert len(keys) == 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from kintsugi.db.ingest_ledger import Entry, State, Tally
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
 from kintsugi.notify.intake_paging_rules import FILES_PAGE, PAUSE, intake_pages, unseen_page
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 
@@ -12,9 +12,9 @@ RULES = IntakeRules()
 FAILED = [FileNote(f"trades/{number}.csv", f"reason {number}", NOW) for number in range(3)]
 
 
-def entry(number: int) -> Entry:
+def entry(number: int) -> LedgerEntry:
     at = NOW - timedelta(minutes=1)
-    return Entry(f"trades/{number}.csv", '"e"', State.FAILED, Tally(), "why", at, at, None, None, 1)
+    return LedgerEntry(f"trades/{number}.csv", '"e"', FileState.FAILED, Tally(), "why", at, at, None, None, 1)
 
 
 def waiting(minutes: float, **more: object) -> IntakeReport:

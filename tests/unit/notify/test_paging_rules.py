@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.notify.paging_rules import Page, pages
 from tests.stories import at, healed, refused
 
@@ -50,8 +50,8 @@ def waited_for(*, seconds: float, still: bool = True) -> Incident:
     """A partition: the guards' answer was to wait; ``still``: the newest one too."""
     opened = refused(is_open=True)
     first, confirmed, *_ = opened.entries
-    told = Entry(at(seconds), "guard", "Nothing is touched.", {"waiting": True})
-    later = Entry(at(seconds + 1), "guard", "Nothing is wrong with the node.", {"waiting": False})
+    told = JournalEntry(at(seconds), "guard", "Nothing is touched.", {"waiting": True})
+    later = JournalEntry(at(seconds + 1), "guard", "Nothing is wrong with the node.", {"waiting": False})
     return replace(opened, entries=(first, confirmed, told, *(() if still else (later,))))
 
 

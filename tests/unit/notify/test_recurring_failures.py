@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.db.flags import Fault
+from kintsugi.db.flags import RecordedFault
 from kintsugi.notify.recurring_failures import exits_in, patterns
 from tests.stories import T0, at, healed
 
@@ -80,7 +80,7 @@ def test_exits_that_no_watch_saw_call_too() -> None:
     (page,) = patterns([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)})
     assert "kafka-2" in page.title
     assert patterns([], at(3 * HOUR), exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)}) == []
-    faults = [Fault("kafka-2", "kill", "reset", "run", at(300.0 * number)) for number in range(1, 7)]
+    faults = [RecordedFault("kafka-2", "kill", "reset", "run", at(300.0 * number)) for number in range(1, 7)]
     assert patterns([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)}, faults=faults) == []
 
 

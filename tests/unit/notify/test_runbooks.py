@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pytest
 
 from kintsugi.core.fleet import REPOSITORY
-from kintsugi.db.outbox import Kind, Message
+from kintsugi.db.outbox import MessageKind, OutboxMessage
 from kintsugi.notify.dispatcher import text_of
 from kintsugi.notify.runbooks import DIRECTORY, INDEX, RUNBOOKS, runbook_link
 
@@ -100,9 +100,11 @@ def test_the_link_leads_to_where_the_runbooks_are_published(monkeypatch: pytest.
     assert runbook_link("page/store/1") == "https://wiki.example.org/runbooks/store-unavailable.md"
 
 
-@pytest.mark.parametrize(("kind", "links"), [(Kind.PAGE, 1), (Kind.DIGEST, 0)])
-def test_a_page_carries_the_link_and_a_digest_does_not(kind: Kind, links: int) -> None:
-    message = Message("page/stuck/1/2", kind, {"title": "t", "text": "it stands still"}, datetime.now(UTC), 1)
+@pytest.mark.parametrize(("kind", "links"), [(MessageKind.PAGE, 1), (MessageKind.DIGEST, 0)])
+def test_a_page_carries_the_link_and_a_digest_does_not(kind: MessageKind, links: int) -> None:
+    message = OutboxMessage(
+        "page/stuck/1/2", kind, {"title": "t", "text": "it stands still"}, datetime.now(UTC), 1
+    )
     lines = text_of(message).splitlines()
     assert lines[0] == "it stands still"
     assert lines.count("Runbook: docs/runbooks/repair-stuck.md") == links

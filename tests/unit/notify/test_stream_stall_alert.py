@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.notify.paging_rules import Page
-from kintsugi.notify.stream_stall_alert import BEHIND, StandStill
+from kintsugi.notify.stream_stall_alert import BEHIND, StreamStallAlert
 from kintsugi.probes.stream_progress import FlowReading
 
 T0 = datetime(2026, 8, 1, 2, 0, tzinfo=UTC)
@@ -16,8 +16,8 @@ def watched(minutes: int, committed: int | None, produced: int | None) -> FlowRe
 
 
 def fed(*readings: FlowReading) -> list[Page | None]:
-    stream = StandStill()
-    return [stream.feed(reading) for reading in readings]
+    stream = StreamStallAlert()
+    return [stream.observe(reading) for reading in readings]
 
 
 def test_a_stream_that_stores_nothing_for_a_quarter_of_an_hour_calls_once_and_reminds() -> None:
@@ -62,7 +62,7 @@ def test_a_large_lag_that_is_worked_off_calls_nobody() -> None:
 
 
 def test_a_stream_that_is_not_wanted_is_forgotten() -> None:
-    stream = StandStill()
-    assert stream.feed(watched(0, 5, 10)) is None
+    stream = StreamStallAlert()
+    assert stream.observe(watched(0, 5, 10)) is None
     stream.forget()
-    assert stream.feed(watched(20, 5, 10)) is None
+    assert stream.observe(watched(20, 5, 10)) is None

@@ -13,7 +13,7 @@ from kintsugi.airflow_ext import recovery_task_group
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.operations import cassandra_repair
-from kintsugi.operations.cassandra_repair import Away, compare_ranges, compare_tonight, ranges_that_differ
+from kintsugi.operations.cassandra_repair import Away, differing_ranges, repair_ranges, repair_tonight
 from kintsugi.recovery import actions
 
 SAID = [  # as Cassandra 5.0.8 writes it of two others, and of one that only receives
@@ -71,58 +71,60 @@ class Doors:
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> Any:
+def context(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = Doors()
     monkeypatch.setattr(cassandra_repair, "_silent", lambda fleet: made.silent)
     return made
 
 
 def test_how_many_ranges_differed_is_what_cassandra_says() -> None:
-    assert ranges_that_differ(SAID) == 15
-    assert ranges_that_differ(["2026-08-01T02:15:00Z INFO SyncTask - are consistent", ""]) == 0
+    assert differing_ranges(SAID) == 15
+    assert differing_ranges(["2026-08-01T02:15:00Z INFO SyncTask - are consistent", ""]) == 0
 
 
 @pytest.mark.parametrize("primary", [True, False])
-def test_a_comparison_is_on_record_from_its_begin_to_its_end(doors: Any, primary: bool) -> None:
-    node = doors.fleet.node("cassandra-2")
-    said = compare_ranges(doors, node, "night/1", primary=primary)
+def test_a_comparison_is_on_record_from_its_begin_to_its_end(context: Any, primary: bool) -> None:
+    node = context.fleet.node("cassandra-2")
+    said = repair_ranges(context, node, "night/1", primary=primary)
     assert "cassandra-2" in said
     assert said.endswith("ranges that were out of sync: 15")
-    assert doors.ran == [("cassandra-2", primary)]
-    assert doors.record == [("cassandra-2", "night/1"), (5, 15, None)]
+    assert context.ran == [("cassandra-2", primary)]
+    assert context.record == [("cassandra-2", "night/1"), (5, 15, None)]
 
 
-def test_one_whose_count_is_unknown_was_carried_through_all_the_same(doors: Any) -> None:
-    doors.mute = True
-    assert "the number of ranges out of sync is unknown" in compare_tonight(doors, "cassandra-2", "night/1")
-    assert doors.record[-1] == (5, None, None)
+def test_one_whose_count_is_unknown_was_carried_through_all_the_same(context: Any) -> None:
+    context.mute = True
+    assert "the number of ranges out of sync is unknown" in repair_tonight(context, "cassandra-2", "night/1")
+    assert context.record[-1] == (5, None, None)
 
 
-def test_the_others_are_waited_for_and_not_for_ever(doors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_others_are_waited_for_and_not_for_ever(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     monkeypatch.setattr(cassandra_repair, "_silent", lambda fleet: ["cassandra-1"] if now[0] < 300 else [])
-    cassandra_repair.await_replicas(doors.fleet)
+    cassandra_repair.await_replicas(context.fleet)
     assert now[0] == 300
     monkeypatch.setattr(cassandra_repair, "_silent", lambda fleet: ["cassandra-1"])
     with pytest.raises(StepFailed, match="without cassandra-1"):
-        cassandra_repair.await_replicas(doors.fleet)
+        cassandra_repair.await_replicas(context.fleet)
     assert 300 + cassandra_repair.REPLICAS_S <= now[0] < 310 + cassandra_repair.REPLICAS_S
 
 
-def test_one_that_fails_is_on_record_with_the_reason(doors: Any) -> None:
-    doors.failure = "a neighbour died"
+def test_one_that_fails_is_on_record_with_the_reason(context: Any) -> None:
+    context.failure = "a neighbour died"
     with pytest.raises(StepFailed, match="a neighbour died"):
-        compare_tonight(doors, "cassandra-2", "night/1")
-    assert doors.record == [("cassandra-2", "night/1"), (5, None, "a neighbour died")]
+        repair_tonight(context, "cassandra-2", "night/1")
+    assert context.record == [("cassandra-2", "night/1"), (5, None, "a neighbour died")]
 
 
-def test_at_night_each_node_compares_what_is_its_own_first(doors: Any) -> None:
-    doors.opened = [SimpleNamespace(role=Role.KAFKA, node="kafka-1", id="i-2")]  # doesn't matter to Cassandra
-    doors.rolled = [SimpleNamespace(state="held", id="d-1")]
-    compare_tonight(doors, "cassandra-3", "night/1")
-    assert doors.ran == [("cassandra-3", True)]
+def test_at_night_each_node_compares_what_is_its_own_first(context: Any) -> None:
+    context.opened = [
+        SimpleNamespace(role=Role.KAFKA, node="kafka-1", id="i-2")
+    ]  # doesn't matter to Cassandra
+    context.rolled = [SimpleNamespace(state="held", id="d-1")]
+    repair_tonight(context, "cassandra-3", "night/1")
+    assert context.ran == [("cassandra-3", True)]
 
 
 @pytest.mark.parametrize(
@@ -136,18 +138,18 @@ def test_at_night_each_node_compares_what_is_its_own_first(doors: Any) -> None:
         ([], [SimpleNamespace(state="running", id="d-2")], "a release is being rolled out"),
     ],
 )
-def test_a_repair_or_a_roll_out_puts_it_off(doors: Any, opened: Any, rolled: Any, why: str) -> None:
-    doors.opened, doors.rolled = opened, rolled
+def test_a_repair_or_a_roll_out_puts_it_off(context: Any, opened: Any, rolled: Any, why: str) -> None:
+    context.opened, context.rolled = opened, rolled
     with pytest.raises(StepFailed, match=f"cassandra-3 is postponed: {why}"):
-        compare_tonight(doors, "cassandra-3", "night/1")
-    assert doors.ran == doors.record == []
+        repair_tonight(context, "cassandra-3", "night/1")
+    assert context.ran == context.record == []
 
 
-def test_a_replica_that_does_not_answer_puts_it_off(doors: Any) -> None:
-    doors.silent = ["cassandra-1"]
+def test_a_replica_that_does_not_answer_puts_it_off(context: Any) -> None:
+    context.silent = ["cassandra-1"]
     with pytest.raises(StepFailed, match="cassandra-3 is postponed: no answer from cassandra-1"):
-        compare_tonight(doors, "cassandra-3", "night/1")
-    assert doors.ran == doors.record == []
+        repair_tonight(context, "cassandra-3", "night/1")
+    assert context.ran == context.record == []
 
 
 def test_a_replica_that_is_away_for_good_ends_it_and_a_pause_does_not() -> None:
@@ -161,7 +163,7 @@ def test_a_replica_that_is_away_for_good_ends_it_and_a_pause_does_not() -> None:
         (both[:1], 64.0),
         (both[:1], 65.5),
     ]
-    said = [away.feed(answering, now) for answering, now in looks]
+    said = [away.observe(answering, now) for answering, now in looks]
     assert said[:-1] == [None] * 5
     assert said[-1] is not None
     assert said[-1].startswith("cassandra-2 hasn't answered for 30 s")

@@ -8,7 +8,7 @@ import pytest
 
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations import kafka_voters
-from kintsugi.wire.kafka_quorum import Quorum, Replica
+from kintsugi.wire.kafka_quorum import QuorumDescription, Replica
 
 OLD, NEW, OTHER, THIRD = (uuid4() for _ in range(4))
 NODE = Node("kafka-2", Role.KAFKA, "127.20.1.2", 2222)
@@ -21,7 +21,7 @@ def seen(node_id: int, directory: UUID, end: int = 1000, ago_ms: int = 100) -> R
 
 def step(voters: list[Replica], observers: list[Replica], acts: list[str]) -> str:
     peers = [seen(1, OTHER, ago_ms=0), seen(3, THIRD)]
-    quorum = Quorum(1, 1000, (*peers, *voters), tuple(observers))
+    quorum = QuorumDescription(1, 1000, (*peers, *voters), tuple(observers))
     return kafka_voters._next_step(quorum, NODE, "leader:9093", "cluster", "127.20.1.2:9093", acts.append)
 
 

@@ -54,10 +54,10 @@ class Recorder:
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_lease_is_given_back_only_when_the_watch_watches_again(fails: bool) -> None:
     seen: Any = Recorder()
-    doors: Any = SimpleNamespace(store=seen)
+    context: Any = SimpleNamespace(store=seen)
     with (
         pytest.raises(StepFailed, match="ansible gave up") if fails else nullcontext(),
-        manual_mode.hands_on(doors, seen, "kafka-2", holder="make mttr", reason="measured"),
+        manual_mode.hands_on(context, seen, "kafka-2", holder="make mttr", reason="measured"),
     ):
         seen.said.append("hand")
         if fails:
@@ -100,8 +100,8 @@ def test_what_a_killed_run_left_is_lifted_and_a_persons_own_is_kept() -> None:
         give_back=lambda name, holder: said.append(f"give back {name} of {holder}"),
         clear_maintenance=lambda name, user: said.append(f"clear {name} of {user}"),
     )
-    doors: Any = SimpleNamespace(fleet=load_fleet(), store=store)
-    manual_mode.lift(doors, "make mttr")
+    context: Any = SimpleNamespace(fleet=load_fleet(), store=store)
+    manual_mode.lift(context, "make mttr")
     assert set(said) == {
-        f"{act} {name} of make mttr" for name in doors.fleet.nodes for act in ("give back", "clear")
+        f"{act} {name} of make mttr" for name in context.fleet.nodes for act in ("give back", "clear")
     }

@@ -9,7 +9,7 @@ import pytest
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
-from kintsugi.operations.readiness import outlived, spark_missing, until
+from kintsugi.operations.readiness import is_older_generation, poll_until, spark_readiness_gap
 from kintsugi.operations.verification import completed, tasks_missing
 
 ONE = Node("spark-worker-1", Role.SPARK_WORKER, "127.35.3.2", 2222)
@@ -37,26 +37,26 @@ def document(
     ],
 )
 def test_spark(seen: dict[str, Any], wanted: list[Node], stream: bool, lacks: str | None) -> None:
-    said = spark_missing(seen, wanted, stream)
+    said = spark_readiness_gap(seen, wanted, stream)
     assert said is None if lacks is None else lacks in (said or "")
 
 
 def test_a_dead_worker_of_the_same_address_does_not_hide_its_successor() -> None:
     seen = document({ONE: 1})
     seen["workers"].append({"host": ONE.address, "state": "DEAD", "cores": 2, "coresused": 0})
-    assert spark_missing(seen, [ONE], stream=True) is None
+    assert spark_readiness_gap(seen, [ONE], stream=True) is None
 
 
 def test_a_node_that_its_peers_remember_from_the_future_is_told_when_they_will_listen() -> None:
     three_hours = 3 * 3600
-    said = outlived(ONE, TWO, held=three_hours + 3600, own=three_hours)
+    said = is_older_generation(ONE, TWO, held=three_hours + 3600, own=three_hours)
     assert said == (
         "spark-worker-2 ignores spark-worker-1: it knows a gossip generation of it that is 3600 s newer, from a clock "
         "that was ahead; restart spark-worker-1 after 04:00:00 UTC (recover_node, action restart)"
     )
-    assert outlived(ONE, TWO, held=three_hours, own=three_hours) is None
-    assert outlived(ONE, TWO, held=None, own=three_hours) is None
-    assert outlived(ONE, TWO, held=three_hours, own=None) is None
+    assert is_older_generation(ONE, TWO, held=three_hours, own=three_hours) is None
+    assert is_older_generation(ONE, TWO, held=None, own=three_hours) is None
+    assert is_older_generation(ONE, TWO, held=three_hours, own=None) is None
 
 
 async def test_waiting_ends_when_nothing_is_missing_and_says_at_the_deadline_what_was() -> None:
@@ -68,9 +68,9 @@ async def test_waiting_ends_when_nothing_is_missing_and_says_at_the_deadline_wha
     async def never() -> str | None:
         return "it is out of sync in trades-3"
 
-    assert 0.9 < await until(soon, 10, "kafka-1 is not ready") < 5
+    assert 0.9 < await poll_until(soon, 10, "kafka-1 is not ready") < 5
     with pytest.raises(StepFailed, match=r"kafka-1 is not ready after \d+ s: it is out of sync in trades-3"):
-        await until(never, 0.2, "kafka-1 is not ready")
+        await poll_until(never, 0.2, "kafka-1 is not ready")
 
 
 def test_completed_tasks_by_address() -> None:

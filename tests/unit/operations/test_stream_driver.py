@@ -30,7 +30,7 @@ class Doors:
             SimpleNamespace(node=node.replace("_", "-"), last_word=ago(seconds))
             for node, seconds in last_words.items()
         ]
-        monkeypatch.setattr(stream_driver, "control", self._control)
+        monkeypatch.setattr(stream_driver, "control_driver", self._control)
 
     def desired(self, key: str) -> Desired | None:
         return None if self._wanted is None else Desired(key, self._wanted, 1)
@@ -38,7 +38,7 @@ class Doors:
     def incidents(self, limit: int, *, open_only: bool) -> list[Any]:
         return self._incidents
 
-    def _control(self, doors: Any, verb: str) -> str:
+    def _control(self, context: Any, verb: str) -> str:
         if verb != "status":
             self.told.append(verb)
         return self._status
@@ -74,6 +74,6 @@ def test_the_driver_is_started_again_unless_something_explains_the_standstill(
     told: list[str],
     said: str,
 ) -> None:
-    doors: Any = Doors(monkeypatch, wanted, uptime, **repairs)
-    assert said in stream_driver.restart_if_wanted(doors)
-    assert doors.told == told
+    context: Any = Doors(monkeypatch, wanted, uptime, **repairs)
+    assert said in stream_driver.restart_if_desired(context)
+    assert context.told == told

@@ -31,8 +31,8 @@ def s3() -> Iterator[S3Client]:
 
 
 def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Client) -> None:
-    identity = synthetic_trade.send(s3, "bucket", NOW)
-    other = synthetic_trade.send(s3, "bucket", NOW)
+    identity = synthetic_trade.send_synthetic_trade(s3, "bucket", NOW)
+    other = synthetic_trade.send_synthetic_trade(s3, "bucket", NOW)
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     assert all(key.startswith("trades/canary/UnderlyingOptionsTradesCalcs_2024-10-08_") for key in keys)
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
@@ -45,7 +45,10 @@ def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Cl
 def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_looks_find_it(
     s3: S3Client,
 ) -> None:
-    sent = [synthetic_trade.send(s3, "bucket", NOW + timedelta(seconds=number)) for number in range(12)]
+    sent = [
+        synthetic_trade.send_synthetic_trade(s3, "bucket", NOW + timedelta(seconds=number))
+        for number in range(12)
+    ]
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
     found = [parse(body.splitlines()[1]) for body in bodies]
@@ -73,17 +76,17 @@ def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
 
 
 def test_a_ring_that_is_not_there_yet_is_no_failure(busy_ring: BusyRing) -> None:
-    doors = [KintsugiError("no Cassandra node takes connections"), nullcontext(busy_ring)]
+    context = [KintsugiError("no Cassandra node takes connections"), nullcontext(busy_ring)]
 
     def connected() -> Any:
-        found = doors.pop(0)
+        found = context.pop(0)
         if isinstance(found, KintsugiError):
             raise found
         return found
 
     synthetic_trade.await_arrival(connected, "c0ffee", lambda waited_s: waited_s > 10)
-    assert doors == [], "it connects once, and keeps the session"
-    doors.append(KintsugiError("no Cassandra node takes connections"))
+    assert context == [], "it connects once, and keeps the session"
+    context.append(KintsugiError("no Cassandra node takes connections"))
     with pytest.raises(StepFailed, match=r"didn't reach Cassandra.*takes connections"):
         synthetic_trade.await_arrival(connected, "c0ffee", lambda waited_s: True)
 

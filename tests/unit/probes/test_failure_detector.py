@@ -8,29 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kintsugi.core.observation import Answer, Finding, Symptom
-from kintsugi.probes.failure_detector import NodeWatch
+from kintsugi.core.observation import Finding, ProbeResult, Symptom
+from kintsugi.probes.failure_detector import FailureDetector
 from kintsugi.probes.protocols import Probe
 
 START = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
-O, R, T, W = Answer.OK, Answer.REFUSED, Answer.TIMEOUT, Answer.WRONG  # noqa: E741
+O, R, T, W = ProbeResult.OK, ProbeResult.REFUSED, ProbeResult.TIMEOUT, ProbeResult.WRONG  # noqa: E741
 
 
-def probe(answer: Answer, start_s: float, latency_s: float = 0.0) -> Probe:
+def probe(answer: ProbeResult, start_s: float, latency_s: float = 0.0) -> Probe:
     return Probe("kafka-1", answer, START + timedelta(seconds=start_s), latency_s, "as scripted")
 
 
-def run(script: list[tuple[float, Answer, float, float]]) -> tuple[float, Finding] | None:
+def run(script: list[tuple[float, ProbeResult, float, float]]) -> tuple[float, Finding] | None:
     """Feed (start, answer, latency, late); the first finding and the second at which it came."""
-    watch = NodeWatch()
+    watch = FailureDetector()
     for start_s, answer, latency_s, late_s in script:
-        finding = watch.feed(probe(answer, start_s, latency_s), start_s + latency_s, late_s)
+        finding = watch.observe(probe(answer, start_s, latency_s), start_s + latency_s, late_s)
         if finding is not None:
             return start_s + latency_s, finding
     return None
 
 
-def each_second(answers: list[Answer]) -> list[tuple[float, Answer, float, float]]:
+def each_second(answers: list[ProbeResult]) -> list[tuple[float, ProbeResult, float, float]]:
     return [(float(second), answer, 0.0, 0.0) for second, answer in enumerate(answers)]
 
 
@@ -49,7 +49,7 @@ def each_second(answers: list[Answer]) -> list[tuple[float, Answer, float, float
         ([O, *[T] * 8, O, *[T] * 8], None, None),
     ],
 )
-def test_a_probe_each_second(answers: list[Answer], symptom: Symptom | None, second: int | None) -> None:
+def test_a_probe_each_second(answers: list[ProbeResult], symptom: Symptom | None, second: int | None) -> None:
     found = run(each_second(answers))
     if symptom is None:
         assert found is None
@@ -75,9 +75,9 @@ def test_finding_tells_when_it_began_and_what_was_seen() -> None:
 
 
 def test_one_sickness_is_reported_once_and_the_next_one_anew() -> None:
-    watch = NodeWatch()
+    watch = FailureDetector()
     answers = [R, R, R, R, R, O, R, R, R]
-    found = [watch.feed(probe(answer, s), float(s)) is not None for s, answer in enumerate(answers)]
+    found = [watch.observe(probe(answer, s), float(s)) is not None for s, answer in enumerate(answers)]
     assert found == [False, False, True, False, False, False, False, False, True]
 
 
@@ -100,31 +100,31 @@ silent = st.sampled_from([T, W])
 
 @given(st.lists(st.lists(st.tuples(silent, gaps), max_size=8), max_size=12))
 def test_silence_with_an_answer_at_least_every_five_seconds_is_never_an_incident(
-    runs: list[list[tuple[Answer, float]]],
+    runs: list[list[tuple[ProbeResult, float]]],
 ) -> None:
-    watch, now_s = NodeWatch(), 0.0
+    watch, now_s = FailureDetector(), 0.0
     for run_ in runs:
-        watch.feed(probe(O, now_s), now_s)
+        watch.observe(probe(O, now_s), now_s)
         last_ok_s = now_s
         for answer, latency_s in run_:
             if now_s + latency_s - last_ok_s > 5.0:
                 break
             now_s += latency_s
-            assert watch.feed(probe(answer, now_s - latency_s, latency_s), now_s) is None
+            assert watch.observe(probe(answer, now_s - latency_s, latency_s), now_s) is None
 
 
 @given(
     st.lists(st.tuples(st.sampled_from([O, R, T, W]), st.floats(0.0, 2.2), st.floats(0.0, 2.0)), max_size=60)
 )
 def test_a_finding_needs_three_refusals_or_eight_listened_seconds_since_the_last_answer(
-    script: list[tuple[Answer, float, float]],
+    script: list[tuple[ProbeResult, float, float]],
 ) -> None:
-    watch, now_s, since, late_s_sum = NodeWatch(), 0.0, 0.0, 0.0
-    tail: list[Answer] = []
+    watch, now_s, since, late_s_sum = FailureDetector(), 0.0, 0.0, 0.0
+    tail: list[ProbeResult] = []
     for answer, latency_s, late_s in script:
         start_s, now_s = now_s, now_s + latency_s + late_s
         late_s_sum += late_s
-        finding = watch.feed(probe(answer, start_s, now_s - start_s), now_s, late_s)
+        finding = watch.observe(probe(answer, start_s, now_s - start_s), now_s, late_s)
         if answer is O:
             tail, since, late_s_sum = [], now_s, 0.0
             assert finding is None
@@ -138,7 +138,7 @@ def test_a_finding_needs_three_refusals_or_eight_listened_seconds_since_the_last
 
 @given(st.lists(silent, min_size=12, max_size=12), st.lists(st.floats(1.0, 2.2), min_size=12, max_size=12))
 def test_unbroken_silence_is_declared_between_eight_and_twenty_seconds(
-    answers: list[Answer], latencies: list[float]
+    answers: list[ProbeResult], latencies: list[float]
 ) -> None:
     script, start_s = [], 0.0
     for answer, latency_s in zip(answers, latencies, strict=True):

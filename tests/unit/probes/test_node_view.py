@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.observation import Answer, NodeView, ServiceProcess
+from kintsugi.core.observation import NodeView, ProbeResult, ServiceProcess
 from kintsugi.probes import node_view
 from kintsugi.probes.node_view import KILLED, established_to, kill_command, listens, parse_look, parse_view
 
@@ -57,7 +57,7 @@ def test_a_socket_that_answers_nothing_is_connected_and_silent(server: socket.so
         patch.setattr(node_view, "PORTS", {Role.KAFKA: port})
         patch.setattr("kintsugi.probes.protocols.PORTS", {Role.KAFKA: port})
         view = parse_view(json.dumps(node_view._view("/nonexistent.conf", "kafka", node)))
-    assert view == NodeView(None, None, listening=True, connected=True, answer=Answer.TIMEOUT)
+    assert view == NodeView(None, None, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
 
 
 @pytest.mark.parametrize("output", [None, "", "Traceback (most recent call last):", "[]", "7"])

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.observation import Answer, NodeView, PeerOpinion, ServiceProcess
+from kintsugi.core.observation import NodeView, PeerOpinion, ProbeResult, ServiceProcess
 from kintsugi.core.settings import load_settings
 from kintsugi.probes import observe
 from kintsugi.probes.observe import (
     crash_loop,
     damage,
-    heard_at,
     init_state,
-    opinions,
+    last_seen_at,
     parse_volume,
+    peer_views,
     progress,
 )
-from kintsugi.probes.peers import Witness
+from kintsugi.probes.peers import PeerView
 from kintsugi.probes.protocols import Probe
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
@@ -146,13 +146,13 @@ def test_what_a_service_said_of_its_data_long_ago_says_nothing_of_this_start() -
 
 
 def test_heard_at_is_the_newest_sign_of_life_of_anybody() -> None:
-    silent = Probe("kafka-1", Answer.TIMEOUT, NOW, 2.0, "")
-    heard = Witness("kafka-2", PeerOpinion.DOWN, "", NOW - timedelta(seconds=7))
-    newer = Witness("kafka-3", PeerOpinion.UP, "", NOW - timedelta(seconds=3))
-    deaf = Witness("kafka-4", PeerOpinion.UNKNOWN, "")
-    assert heard_at(silent, [heard, newer, deaf]) == NOW - timedelta(seconds=3)
-    assert heard_at(silent, [deaf]) is None
-    assert heard_at(Probe("kafka-1", Answer.OK, NOW, 0.1, ""), [heard]) == NOW
+    silent = Probe("kafka-1", ProbeResult.TIMEOUT, NOW, 2.0, "")
+    heard = PeerView("kafka-2", PeerOpinion.DOWN, "", NOW - timedelta(seconds=7))
+    newer = PeerView("kafka-3", PeerOpinion.UP, "", NOW - timedelta(seconds=3))
+    deaf = PeerView("kafka-4", PeerOpinion.UNKNOWN, "")
+    assert last_seen_at(silent, [heard, newer, deaf]) == NOW - timedelta(seconds=3)
+    assert last_seen_at(silent, [deaf]) is None
+    assert last_seen_at(Probe("kafka-1", ProbeResult.OK, NOW, 0.1, ""), [heard]) == NOW
 
 
 def _ends(*seconds: int, service: str = "kafka") -> str:
@@ -190,16 +190,16 @@ def test_a_service_that_ends_again_and_again_is_no_service_that_starts(
     ("service", "rounds", "asked", "said"),
     [
         # the broker that fell silent led the quorum: while the next leader is elected nobody can say anything
-        (Answer.TIMEOUT, (["unknown", "unknown"], ["down", "down"]), 2, ["down", "down"]),
-        (Answer.TIMEOUT, (["unknown", "unknown"], ["unknown", "unknown"]), 2, ["unknown", "unknown"]),
-        (Answer.TIMEOUT, (["unknown", "down"],), 1, ["unknown", "down"]),
-        (Answer.TIMEOUT, ([],), 1, []),
-        (Answer.OK, (["unknown", "unknown"],), 1, ["unknown", "unknown"]),
+        (ProbeResult.TIMEOUT, (["unknown", "unknown"], ["down", "down"]), 2, ["down", "down"]),
+        (ProbeResult.TIMEOUT, (["unknown", "unknown"], ["unknown", "unknown"]), 2, ["unknown", "unknown"]),
+        (ProbeResult.TIMEOUT, (["unknown", "down"],), 1, ["unknown", "down"]),
+        (ProbeResult.TIMEOUT, ([],), 1, []),
+        (ProbeResult.OK, (["unknown", "unknown"],), 1, ["unknown", "unknown"]),
     ],
 )
 def test_peers_of_a_silent_node_that_cannot_say_anything_are_asked_once_more(
     monkeypatch: pytest.MonkeyPatch,
-    service: Answer,
+    service: ProbeResult,
     rounds: Sequence[list[str]],
     asked: int,
     said: list[str],
@@ -208,20 +208,20 @@ def test_peers_of_a_silent_node_that_cannot_say_anything_are_asked_once_more(
     node, answers = settings.fleet.node("kafka-2"), iter(rounds)
     times = 0
 
-    async def witnesses(*_: Any) -> list[Witness]:
+    async def witnesses(*_: Any) -> list[PeerView]:
         nonlocal times
         times += 1
-        return [Witness("kafka-1", PeerOpinion(opinion), "") for opinion in next(answers)]
+        return [PeerView("kafka-1", PeerOpinion(opinion), "") for opinion in next(answers)]
 
     async def looked() -> tuple[Probe, Probe]:
         return (
             Probe("kafka-2", service, at, 1.5, ""),
-            Probe("kafka-2", Answer.TIMEOUT, at, 1.5, ""),
+            Probe("kafka-2", ProbeResult.TIMEOUT, at, 1.5, ""),
         )
 
-    async def ask() -> list[Witness]:
-        return await opinions(settings, node, asyncio.create_task(looked()))
+    async def ask() -> list[PeerView]:
+        return await peer_views(settings, node, asyncio.create_task(looked()))
 
-    monkeypatch.setattr(observe, "witnesses", witnesses)
+    monkeypatch.setattr(observe, "ask_peers", witnesses)
     assert [witness.opinion.value for witness in asyncio.run(ask())] == said
     assert times == asked

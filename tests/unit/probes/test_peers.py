@@ -59,7 +59,7 @@ def test_kafka_opinion(listed: set[int] | str, seen: Quorum | str, opinion: Peer
 
 def test_kafka_knows_when_a_broker_was_last_heard() -> None:
     witness = judge_kafka("kafka-1", KAFKA, {1, 3}, quorum(1, {1: 0, 2: 12.0, 3: 0.3}), NOW)
-    assert witness.heard_at == NOW - timedelta(seconds=12)
+    assert witness.last_seen_at == NOW - timedelta(seconds=12)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kintsugi.core.fleet import Node, Role
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.probes import protocols
 from kintsugi.probes.protocols import Probe
 from kintsugi.probes.stream import probe_stream
@@ -75,7 +75,7 @@ def unused_port() -> int:
 @pytest.mark.parametrize("ask", ALL)
 async def test_nobody_listening_is_refused(ask: Ask) -> None:
     probe = await ask(ADDRESS, unused_port(), timeout_s=2.0)
-    assert probe.answer is Answer.REFUSED
+    assert probe.answer is ProbeResult.REFUSED
     assert probe.latency_s < 1.0
 
 
@@ -86,7 +86,7 @@ async def test_an_open_port_that_says_nothing_is_a_timeout(ask: Ask) -> None:
 
     async with listening(silent) as port:
         probe = await ask(ADDRESS, port, timeout_s=0.2)
-    assert probe.answer is Answer.TIMEOUT
+    assert probe.answer is ProbeResult.TIMEOUT
     assert 0.2 <= probe.latency_s < 1.0
 
 
@@ -94,14 +94,14 @@ async def test_an_open_port_that_says_nothing_is_a_timeout(ask: Ask) -> None:
 async def test_a_stopped_process_accepts_connections_and_is_still_a_timeout(ask: Ask) -> None:
     with socket.create_server((ADDRESS, 0)) as server:  # the kernel accepts, nobody reads
         probe = await ask(ADDRESS, server.getsockname()[1], timeout_s=0.2)
-    assert probe.answer is Answer.TIMEOUT
+    assert probe.answer is ProbeResult.TIMEOUT
 
 
 @pytest.mark.parametrize("ask", ALL)
 async def test_garbage_is_wrong(ask: Ask) -> None:
     async with listening(say(b"\x00\x00\x00\x20" + b"nobody here speaks your language\r\n\r\n")) as port:
         probe = await ask(ADDRESS, port, timeout_s=1.0)
-    assert probe.answer is Answer.WRONG
+    assert probe.answer is ProbeResult.WRONG
 
 
 @pytest.mark.parametrize("ask", ALL)
@@ -110,7 +110,7 @@ async def test_a_connection_closed_without_a_word_is_wrong(ask: Ask) -> None:
         writer.close()
 
     async with listening(leave) as port:
-        assert (await ask(ADDRESS, port, timeout_s=1.0)).answer is Answer.WRONG
+        assert (await ask(ADDRESS, port, timeout_s=1.0)).answer is ProbeResult.WRONG
 
 
 async def test_kafka_must_answer_this_very_question() -> None:
@@ -126,9 +126,9 @@ async def test_kafka_must_answer_this_very_question() -> None:
         return talk
 
     async with listening(answering(0)) as port:
-        assert (await protocols.probe_kafka(ADDRESS, port)).answer is Answer.OK
+        assert (await protocols.probe_kafka(ADDRESS, port)).answer is ProbeResult.OK
     async with listening(answering(1)) as port:
-        assert (await protocols.probe_kafka(ADDRESS, port)).answer is Answer.WRONG
+        assert (await protocols.probe_kafka(ADDRESS, port)).answer is ProbeResult.WRONG
 
 
 async def test_cassandra_must_say_supported() -> None:
@@ -142,33 +142,33 @@ async def test_cassandra_must_say_supported() -> None:
         return talk
 
     async with listening(answering(6)) as port:
-        assert (await protocols.probe_cassandra(ADDRESS, port)).answer is Answer.OK
+        assert (await protocols.probe_cassandra(ADDRESS, port)).answer is ProbeResult.OK
     async with listening(answering(0)) as port:
-        assert (await protocols.probe_cassandra(ADDRESS, port)).answer is Answer.WRONG
+        assert (await protocols.probe_cassandra(ADDRESS, port)).answer is ProbeResult.WRONG
 
 
 @pytest.mark.parametrize(
     ("status", "answer"),
     [
-        ("ALIVE", Answer.OK),
-        ("STANDBY", Answer.OK),
-        ("RECOVERING", Answer.OK),
-        ("COMPLETING_RECOVERY", Answer.OK),
-        ("DEAD", Answer.WRONG),
-        (None, Answer.WRONG),
+        ("ALIVE", ProbeResult.OK),
+        ("STANDBY", ProbeResult.OK),
+        ("RECOVERING", ProbeResult.OK),
+        ("COMPLETING_RECOVERY", ProbeResult.OK),
+        ("DEAD", ProbeResult.WRONG),
+        (None, ProbeResult.WRONG),
     ],
 )
-async def test_a_spark_master_on_its_way_is_alive(status: str | None, answer: Answer) -> None:
+async def test_a_spark_master_on_its_way_is_alive(status: str | None, answer: ProbeResult) -> None:
     async with listening(http("200 OK", json.dumps({"status": status}).encode())) as port:
         assert (await protocols.probe_spark_master(ADDRESS, port)).answer is answer
 
 
 async def test_an_error_page_is_wrong_for_spark_and_a_refusal_is_fine_for_s3() -> None:
     async with listening(http("403 Forbidden", b"<Error/>")) as port:
-        assert (await protocols.probe_spark_master(ADDRESS, port)).answer is Answer.WRONG
-        assert (await protocols.probe_http(ADDRESS, port)).answer is Answer.OK
+        assert (await protocols.probe_spark_master(ADDRESS, port)).answer is ProbeResult.WRONG
+        assert (await protocols.probe_http(ADDRESS, port)).answer is ProbeResult.OK
     async with listening(http("503 Slow Down", b"")) as port:
-        assert (await protocols.probe_http(ADDRESS, port)).answer is Answer.WRONG
+        assert (await protocols.probe_http(ADDRESS, port)).answer is ProbeResult.WRONG
 
 
 async def test_a_long_body_without_its_length_is_read_to_the_end() -> None:
@@ -182,40 +182,40 @@ async def test_a_long_body_without_its_length_is_read_to_the_end() -> None:
             await writer.drain()
 
     async with listening(in_pieces) as port:
-        assert (await protocols.probe_spark_master(ADDRESS, port)).answer is Answer.OK
+        assert (await protocols.probe_spark_master(ADDRESS, port)).answer is ProbeResult.OK
 
 
 async def test_ssh_banner() -> None:
     async with listening(say(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")) as port:
         probe = await protocols.probe_ssh(ADDRESS, port)
-    assert probe.answer is Answer.OK
+    assert probe.answer is ProbeResult.OK
     assert "OpenSSH" in probe.detail
 
 
 async def test_postgres_answers_before_authentication() -> None:
     async with listening(say(b"N")) as port:
-        assert (await protocols.probe_postgres(ADDRESS, port)).answer is Answer.OK
+        assert (await protocols.probe_postgres(ADDRESS, port)).answer is ProbeResult.OK
 
 
 async def test_probe_node_asks_in_the_protocol_of_the_role_and_is_named_after_the_node() -> None:
     body = json.dumps({"status": "ALIVE"}).encode()
     async with listening(http("200 OK", body), protocols.PORTS[Role.SPARK_MASTER]):
         probe = await protocols.probe_node(Node("spark-master-1", Role.SPARK_MASTER, ADDRESS, 2222))
-    assert (probe.target, probe.answer) == ("spark-master-1", Answer.OK)
+    assert (probe.target, probe.answer) == ("spark-master-1", ProbeResult.OK)
 
 
 @pytest.mark.parametrize(
     ("apps", "answer"),
     [
-        ([{"name": "stream_trades", "state": "RUNNING", "cores": 2}], Answer.OK),
-        ([{"name": "stream_trades", "state": "WAITING", "cores": 0}], Answer.WRONG),
-        ([{"name": "build_baseline", "state": "RUNNING", "cores": 1}], Answer.WRONG),
-        ([{"name": "stream_trades", "state": "RUNNING", "cores": 1}] * 2, Answer.WRONG),  # two drivers
-        ([], Answer.WRONG),
+        ([{"name": "stream_trades", "state": "RUNNING", "cores": 2}], ProbeResult.OK),
+        ([{"name": "stream_trades", "state": "WAITING", "cores": 0}], ProbeResult.WRONG),
+        ([{"name": "build_baseline", "state": "RUNNING", "cores": 1}], ProbeResult.WRONG),
+        ([{"name": "stream_trades", "state": "RUNNING", "cores": 1}] * 2, ProbeResult.WRONG),  # two drivers
+        ([], ProbeResult.WRONG),
     ],
 )
 async def test_stream_is_well_when_exactly_one_application_holds_cores(
-    apps: list[dict[str, object]], answer: Answer
+    apps: list[dict[str, object]], answer: ProbeResult
 ) -> None:
     body = json.dumps({"status": "ALIVE", "activeapps": apps}).encode()
     async with listening(http("200 OK", body), protocols.PORTS[Role.SPARK_MASTER]):
@@ -230,4 +230,4 @@ async def test_an_answer_that_came_while_the_watcher_slept_still_counts() -> Non
         import time
 
         time.sleep(0.5)  # noqa: ASYNC251 - the event loop stands still past the probe's deadline
-        assert (await task).answer is Answer.OK
+        assert (await task).answer is ProbeResult.OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from kintsugi.probes.stream_progress import FlowFinding, FlowReading, FlowWatch
+from kintsugi.probes.stream_progress import FlowFinding, FlowReading, StreamProgressDetector
 
 START = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
 
@@ -13,10 +13,10 @@ def run(
     readings: list[tuple[bool | None, int | None, int | None]], every_s: float = 5.0
 ) -> FlowFinding | None:
     """Feed (running, committed, produced), one every few seconds; the first finding."""
-    watch = FlowWatch()
+    watch = StreamProgressDetector()
     for n, (running, committed, produced) in enumerate(readings):
         at = START + timedelta(seconds=n * every_s)
-        finding = watch.feed(FlowReading(at, running, committed, produced))
+        finding = watch.observe(FlowReading(at, running, committed, produced))
         if finding is not None:
             return finding
     return None

@@ -11,11 +11,11 @@ import pytest
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
-from kintsugi.operations.context import Case
+from kintsugi.operations.context import RecoveryRef
 from kintsugi.probes.service_log import written_since
-from kintsugi.recovery.data_loss import LEFT_OUT, may_lack_rows, record_left_out
+from kintsugi.recovery.data_loss import LEFT_OUT, possible_data_loss, record_left_out
 
-CASE = Case("i-1", "cassandra-1", "watch_cassandra-1/run-7")
+CASE = RecoveryRef("i-1", "cassandra-1", "watch_cassandra-1/run-7")
 MINUTE = timedelta(minutes=1)
 
 
@@ -68,11 +68,11 @@ class Doors:
         return written_since([line for line in self.log.splitlines() if words in line], since)
 
     def lacks(self) -> bool:
-        return may_lack_rows(self, CASE, self)  # type: ignore[arg-type]
+        return possible_data_loss(self, CASE, self)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("lacks", "doors"),
+    ("lacks", "context"),
     [
         (False, Doors()),
         (False, Doors(pending=("cassandra-3",))),  # another's
@@ -87,8 +87,8 @@ class Doors:
         (False, Doors(others=(("cassandra-1", Role.CASSANDRA, 0),))),  # its own, from before
     ],
 )
-def test_ranges_are_compared_where_rows_may_be_lacking(lacks: bool, doors: Doors) -> None:
-    assert doors.lacks() is lacks
+def test_ranges_are_compared_where_rows_may_be_lacking(lacks: bool, context: Doors) -> None:
+    assert context.lacks() is lacks
 
 
 def said(ago: timedelta) -> str:
@@ -109,27 +109,27 @@ def test_a_node_that_left_out_a_part_of_its_log_is_on_record_until_its_ranges_ar
     lacks: bool, ago: list[timedelta], words: str
 ) -> None:
     log = "\tat a.b.c(D.java:1)\n".join(said(one) for one in ago).replace(LEFT_OUT, words)
-    doors = Doors(log=log)
-    assert doors.lacks() is lacks
-    assert doors.expected == int(lacks)
-    assert ("without a part of its commit log" in doors.notes[-1]) is lacks
+    context = Doors(log=log)
+    assert context.lacks() is lacks
+    assert context.expected == int(lacks)
+    assert ("without a part of its commit log" in context.notes[-1]) is lacks
 
 
 def test_what_is_on_record_does_not_depend_on_the_ranges_being_asked_for_next() -> None:
-    doors = Doors(log=said(MINUTE / 2))
-    record_left_out(doors, doors.own, doors)  # type: ignore[arg-type]
-    assert doors.pending == ["cassandra-1"]
+    context = Doors(log=said(MINUTE / 2))
+    record_left_out(context, context.own, context)  # type: ignore[arg-type]
+    assert context.pending == ["cassandra-1"]
 
 
 def test_a_log_that_cannot_be_read_is_noted_and_holds_nothing_up() -> None:
-    doors = Doors(log=said(MINUTE / 2))
-    doors.mute = True
-    assert not doors.lacks()
-    assert "can't be read" in doors.notes[-1]
-    assert "sshd is dead" in doors.notes[-1]
+    context = Doors(log=said(MINUTE / 2))
+    context.mute = True
+    assert not context.lacks()
+    assert "can't be read" in context.notes[-1]
+    assert "sshd is dead" in context.notes[-1]
 
 
 def test_two_that_crashed_together_stay_on_record_whatever_becomes_of_the_run() -> None:
-    doors = Doors(others=(("cassandra-2", Role.CASSANDRA, 4),))
-    assert doors.lacks()
-    assert doors.pending == ["cassandra-1"]
+    context = Doors(others=(("cassandra-2", Role.CASSANDRA, 4),))
+    assert context.lacks()
+    assert context.pending == ["cassandra-1"]

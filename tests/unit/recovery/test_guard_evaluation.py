@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import IncidentClosed, NodeReturned, Refused
+from kintsugi.core.errors import GuardRefused, IncidentClosed, NodeReturned
 from kintsugi.core.fleet import Role, load_fleet
-from kintsugi.core.incident import Action, Entry, Incident
-from kintsugi.core.observation import Answer
-from kintsugi.operations.context import Case
+from kintsugi.core.incident import Action, Incident, JournalEntry
+from kintsugi.core.observation import ProbeResult
+from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.escalation import Decision
-from kintsugi.recovery.guards import Gate, Ruling
+from kintsugi.recovery.guards import Guard, GuardResult
 from tests.stories import T0
 
-WATCH = Case("i-1", "kafka-2", "watch_kafka-2/run-1")
-HAND = Case("i-1", "kafka-2", "recover_node/manual-1")
+WATCH = RecoveryRef("i-1", "kafka-2", "watch_kafka-2/run-1")
+HAND = RecoveryRef("i-1", "kafka-2", "recover_node/manual-1")
 
 
 @dataclass
@@ -42,30 +42,32 @@ class Doors:
     def ledger(self, _id: str) -> None:
         return None
 
-    def node(self, case: Case) -> Any:
+    def node(self, case: RecoveryRef) -> Any:
         return self.fleet.node(case.node)
 
     @contextmanager
-    def step(self, case: Case, name: str) -> Iterator[Any]:
-        doors = self
+    def step(self, case: RecoveryRef, name: str) -> Iterator[Any]:
+        context = self
 
         class Step:
             token = 7
 
             def note(self, message: str, **data: Any) -> None:
-                doors.write(name, message, **{"run": case.holder} | data)
+                context.write(name, message, **{"run": case.holder} | data)
 
         yield Step()
 
     def write(self, step: str, message: str = "", **data: Any) -> None:
         at = T0 + timedelta(seconds=len(self.incident_.entries))
-        entries = (*self.incident_.entries, Entry(at, step, message, data))
+        entries = (*self.incident_.entries, JournalEntry(at, step, message, data))
         self.incident_ = replace(self.incident_, entries=entries)
 
     def close(self) -> None:
         raise IncidentClosed("the incident is closed")
 
-    def confirmed(self, case: Case, verdict: str, *, requested: str = "auto", dry_run: bool = False) -> None:
+    def confirmed(
+        self, case: RecoveryRef, verdict: str, *, requested: str = "auto", dry_run: bool = False
+    ) -> None:
         self.write(
             "confirm", verdict=verdict, requested=requested, dry_run=dry_run, volume_intact=True, heard_at=None,
             run=case.holder,
@@ -73,7 +75,7 @@ class Doors:
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
+def context(monkeypatch: pytest.MonkeyPatch) -> Doors:
     found = Doors(Incident("i-1", "kafka-2", Role.KAFKA, T0, T0, T0, WATCH.holder))
     decision = Decision(Action.REBUILD, "a new node and a new volume")
     monkeypatch.setattr(guard_evaluation, "_decide", lambda *_, **__: decision)
@@ -83,71 +85,71 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     return found
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Gate) -> None:
-    ruling = Ruling(False, tuple(gate.value for gate in gates), frozenset(gates))
-    monkeypatch.setattr(guard_evaluation, "judge", lambda *_, **__: ruling)
+def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Guard) -> None:
+    ruling = GuardResult(False, tuple(gate.value for gate in gates), frozenset(gates))
+    monkeypatch.setattr(guard_evaluation, "evaluate", lambda *_, **__: ruling)
 
 
 def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitioned_node(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refuse(monkeypatch, Gate.COPIES)
-    doors.confirmed(HAND, "partitioned", requested="rebuild")
-    assert guard_evaluation.guard(doors, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
+    refuse(monkeypatch, Guard.COPIES)
+    context.confirmed(HAND, "partitioned", requested="rebuild")
+    assert guard_evaluation.evaluate_guards(context, HAND) == ["archive_logs", "ask_a_human"]  # type: ignore[arg-type]
 
 
 def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doors.confirmed(WATCH, "host_lost")
-    refuse(monkeypatch, Gate.BUDGET)
-    guard_evaluation.guard(doors, WATCH)  # type: ignore[arg-type]
-    doors.confirmed(HAND, "host_lost", requested="rebuild")
-    refuse(monkeypatch, Gate.COPIES, Gate.PENDING)
-    guard_evaluation.guard(doors, HAND)  # type: ignore[arg-type]
-    opened: list[Gate] = []
+    context.confirmed(WATCH, "host_lost")
+    refuse(monkeypatch, Guard.BUDGET)
+    guard_evaluation.evaluate_guards(context, WATCH)  # type: ignore[arg-type]
+    context.confirmed(HAND, "host_lost", requested="rebuild")
+    refuse(monkeypatch, Guard.COPIES, Guard.PENDING)
+    guard_evaluation.evaluate_guards(context, HAND)  # type: ignore[arg-type]
+    opened: list[Guard] = []
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: opened.extend(approved))
-    assert guard_evaluation.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
-    assert opened == [Gate.BUDGET]
-    assert guard_evaluation.refusal(doors, WATCH) == ["budget"]  # type: ignore[arg-type]
+    assert guard_evaluation.choose_path(context, WATCH, "olga") == "plan"  # type: ignore[arg-type]
+    assert opened == [Guard.BUDGET]
+    assert guard_evaluation.refusal(context, WATCH) == ["budget"]  # type: ignore[arg-type]
 
 
 def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    doors.confirmed(WATCH, "host_lost")
-    refuse(monkeypatch, Gate.BUDGET)
-    guard_evaluation.guard(doors, WATCH)  # type: ignore[arg-type]
-    doors.confirmed(HAND, "host_lost", dry_run=True)
+    context.confirmed(WATCH, "host_lost")
+    refuse(monkeypatch, Guard.BUDGET)
+    guard_evaluation.evaluate_guards(context, WATCH)  # type: ignore[arg-type]
+    context.confirmed(HAND, "host_lost", dry_run=True)
     monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: None)
-    assert guard_evaluation.choose_path(doors, WATCH, "olga") == "plan"  # type: ignore[arg-type]
-    assert guard_evaluation.choose_path(doors, HAND, None) == "show_plan"  # type: ignore[arg-type]
+    assert guard_evaluation.choose_path(context, WATCH, "olga") == "plan"  # type: ignore[arg-type]
+    assert guard_evaluation.choose_path(context, HAND, None) == "show_plan"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("error", "path"), [(NodeReturned, "rejoin"), (Refused, None), (IncidentClosed, None)]
+    ("error", "path"), [(NodeReturned, "rejoin"), (GuardRefused, None), (IncidentClosed, None)]
 )
 def test_a_node_that_answers_before_its_repair_begins_is_only_proven(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch, error: type[Refused], path: str | None
+    context: Doors, monkeypatch: pytest.MonkeyPatch, error: type[GuardRefused], path: str | None
 ) -> None:
     def begin(*_: Any, **__: Any) -> None:
         raise error("kafka-2 answered 1 s ago")
 
     monkeypatch.setattr(guard_evaluation, "_begin", begin)
-    doors.confirmed(WATCH, "host_lost")
+    context.confirmed(WATCH, "host_lost")
     if path is None:
         with pytest.raises(error):
-            guard_evaluation.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
+            guard_evaluation.choose_path(context, WATCH, None)  # type: ignore[arg-type]
     else:
-        assert guard_evaluation.choose_path(doors, WATCH, None) == path  # type: ignore[arg-type]
+        assert guard_evaluation.choose_path(context, WATCH, None) == path  # type: ignore[arg-type]
 
 
 def test_a_closed_incident_is_not_taken_for_a_node_that_returned(
-    doors: Doors, monkeypatch: pytest.MonkeyPatch
+    context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = SimpleNamespace(service=Answer.OK, planned=False)
+    facts = SimpleNamespace(service=ProbeResult.OK, planned=False)
     monkeypatch.setattr(guard_evaluation, "_facts", lambda *_: facts)
-    monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: doors.close(), raising=False)
-    doors.confirmed(WATCH, "host_lost")
+    monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: context.close(), raising=False)
+    context.confirmed(WATCH, "host_lost")
     with pytest.raises(IncidentClosed):
-        guard_evaluation.choose_path(doors, WATCH, None)  # type: ignore[arg-type]
+        guard_evaluation.choose_path(context, WATCH, None)  # type: ignore[arg-type]

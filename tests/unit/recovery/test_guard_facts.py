@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kintsugi.recovery.guard_facts import copies, current_voters, smallest_replication
-from kintsugi.recovery.guards import Copies
+from kintsugi.recovery.guard_facts import current_voters, replica_counts, smallest_replication
+from kintsugi.recovery.guards import ReplicaCounts
 from kintsugi.wire.kafka import Quorum, Replicas, Voter
 
 
@@ -13,19 +13,19 @@ def replicas(assigned: set[int], in_sync: set[int], eligible: set[int] | None = 
 
 def test_only_partitions_of_this_broker_count() -> None:
     told = {"trades-0": replicas({1, 2, 3}, {1, 2, 3}), "trades-1": replicas({2, 3}, {2, 3})}
-    assert copies(1, [told]) == {"trades-0": Copies(frozenset({1, 2, 3}))}
+    assert replica_counts(1, [told]) == {"trades-0": ReplicaCounts(frozenset({1, 2, 3}))}
 
 
 def test_a_replica_counts_only_where_all_brokers_agree() -> None:
     stale = {"trades-0": replicas({1, 2, 3}, {1, 2, 3})}
     fresh = {"trades-0": replicas({1, 2, 3}, {1, 3}, {2})}
     for told in ([stale, fresh], [fresh, stale]):
-        assert copies(1, told) == {"trades-0": Copies(frozenset({1, 3}), frozenset())}
+        assert replica_counts(1, told) == {"trades-0": ReplicaCounts(frozenset({1, 3}), frozenset())}
 
 
 def test_nobody_to_ask_is_unknown_and_no_partition_is_not() -> None:
-    assert copies(1, []) is None
-    assert copies(1, [{}]) == {}
+    assert replica_counts(1, []) is None
+    assert replica_counts(1, [{}]) == {}
 
 
 def test_a_voter_is_current_when_it_fetched_and_caught_up_of_late() -> None:

@@ -9,14 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, Ledger
-from kintsugi.core.observation import Answer, NodeView, ServiceProcess
+from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.observation import NodeView, ProbeResult, ServiceProcess
 from kintsugi.recovery.common_cause import OtherNode, Starvation
-from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, Limits, judge
+from kintsugi.recovery.guards import (
+    CassandraFacts,
+    Guard,
+    GuardFacts,
+    KafkaFacts,
+    Limits,
+    ReplicaCounts,
+    evaluate,
+)
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 RESTART, NODE, BOTH, BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
-CALM = Ledger(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
+CALM = RepairBudget(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
 
 
 def ago(seconds: float) -> datetime:
@@ -28,9 +36,9 @@ CASSANDRA = GuardFacts(
     role=Role.CASSANDRA,
     at=NOW,
     observed_at=ago(1),
-    service=Answer.REFUSED,
-    ssh=Answer.REFUSED,
-    heard_at=ago(6),
+    service=ProbeResult.REFUSED,
+    ssh=ProbeResult.REFUSED,
+    last_seen_at=ago(6),
     first_failed_at=ago(5.5),
     volume_intact=None,
     fleet_size=9,
@@ -46,7 +54,10 @@ KAFKA = replace(
     cassandra=None,
     kafka=KafkaFacts(
         node_id=1,
-        partitions={"trades-0": Copies(frozenset({1, 2, 3})), "trades-1": Copies(frozenset({2, 3}))},
+        partitions={
+            "trades-0": ReplicaCounts(frozenset({1, 2, 3})),
+            "trades-1": ReplicaCounts(frozenset({2, 3})),
+        },
         live=frozenset({2, 3}),
         voters=3,
         current=2,
@@ -55,9 +66,9 @@ KAFKA = replace(
 SPARK = replace(CASSANDRA, node="spark-worker-1", role=Role.SPARK_WORKER, cassandra=None)
 
 
-HUNG = replace(CASSANDRA, service=Answer.TIMEOUT, ssh=Answer.OK, running=True)
-STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=Answer.TIMEOUT)
-ENDED = NodeView(None, None, listening=False, connected=False, answer=Answer.REFUSED)
+HUNG = replace(CASSANDRA, service=ProbeResult.TIMEOUT, ssh=ProbeResult.OK, running=True)
+STUCK = NodeView(ServiceProcess(7, 1), 9.0, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
+ENDED = NodeView(None, None, listening=False, connected=False, answer=ProbeResult.REFUSED)
 WELL = OtherNode("cassandra-3", Role.CASSANDRA, answers=True)
 
 
@@ -82,11 +93,11 @@ def ledger(facts: GuardFacts = CASSANDRA, **changes: Any) -> GuardFacts:
 @pytest.mark.parametrize("facts", [CASSANDRA, KAFKA, SPARK], ids=lambda facts: facts.node)
 @pytest.mark.parametrize("action", [action for action in Action if action is not Action.AUTO])
 def test_a_dead_node_in_a_calm_fleet_may_be_repaired_in_any_way(facts: GuardFacts, action: Action) -> None:
-    assert judge(action, facts).reasons == ()
-    assert judge(action, facts).allowed
+    assert evaluate(action, facts).reasons == ()
+    assert evaluate(action, facts).allowed
 
 
-ALONE = {"trades-1": Copies(frozenset({1}), frozenset())}
+ALONE = {"trades-1": ReplicaCounts(frozenset({1}), frozenset())}
 REFUSALS = [
     # who is asked, what for, and words of the only reason
     (
@@ -102,14 +113,14 @@ REFUSALS = [
     (replace(CASSANDRA, protected=True), NODE, "is protected"),
     (replace(CASSANDRA, protected=None), BOTH, "unknown whether cassandra-2 is protected"),
     # wrong kill
-    (replace(CASSANDRA, service=Answer.OK), NODE, "answers its own protocol"),
-    (replace(SPARK, service=Answer.OK), BOTH, "answers its own protocol"),
+    (replace(CASSANDRA, service=ProbeResult.OK), NODE, "answers its own protocol"),
+    (replace(SPARK, service=ProbeResult.OK), BOTH, "answers its own protocol"),
     (replace(CASSANDRA, service=None), BOTH, "was not probed"),
-    (replace(CASSANDRA, heard_at=ago(4.9)), BOTH, "answered 4.9 s ago. It is killed only after 5 s"),
-    (replace(CASSANDRA, heard_at=ago(5)), NODE, "answered 5.0 s ago"),
-    (replace(CASSANDRA, heard_at=None, first_failed_at=ago(3)), NODE, "answered 3.0 s ago"),
+    (replace(CASSANDRA, last_seen_at=ago(4.9)), BOTH, "answered 4.9 s ago. It is killed only after 5 s"),
+    (replace(CASSANDRA, last_seen_at=ago(5)), NODE, "answered 5.0 s ago"),
+    (replace(CASSANDRA, last_seen_at=None, first_failed_at=ago(3)), NODE, "answered 3.0 s ago"),
     (
-        replace(CASSANDRA, heard_at=None, first_failed_at=None),
+        replace(CASSANDRA, last_seen_at=None, first_failed_at=None),
         BOTH,
         "unknown how long cassandra-2 has been silent",
     ),
@@ -117,18 +128,22 @@ REFUSALS = [
     (replace(CASSANDRA, observed_at=None), NODE, "is older than 10 s"),
     # breaker
     (replace(CASSANDRA, sick=5), BOTH, "5 of 9 nodes are down (breaker: above 50%)"),
-    (replace(CASSANDRA, sick=5, ssh=Answer.TIMEOUT), NODE, "5 of 9 nodes"),
+    (replace(CASSANDRA, sick=5, ssh=ProbeResult.TIMEOUT), NODE, "5 of 9 nodes"),
     (replace(CASSANDRA, sick=None), BOTH, "unknown how many nodes of the fleet are down"),
     (replace(CASSANDRA, fleet_size=None), BOTH, "unknown how many nodes of the fleet are down"),
     # last copy and quorum, Kafka
     (kafka(partitions=ALONE), BOTH, "last copy of trades-1"),
     (
-        kafka(partitions={f"t-{n}": Copies(frozenset({1})) for n in range(5)}),
+        kafka(partitions={f"t-{n}": ReplicaCounts(frozenset({1})) for n in range(5)}),
         BOTH,
         "t-0, t-1, t-2 and 2 more",
     ),
-    (kafka(partitions={"trades-1": Copies(frozenset({1, 2}))}, live=frozenset({1, 3})), BOTH, "last copy"),
-    (kafka(partitions={"trades-1": Copies(frozenset(), frozenset())}), BOTH, "last copy"),
+    (
+        kafka(partitions={"trades-1": ReplicaCounts(frozenset({1, 2}))}, live=frozenset({1, 3})),
+        BOTH,
+        "last copy",
+    ),
+    (kafka(partitions={"trades-1": ReplicaCounts(frozenset(), frozenset())}), BOTH, "last copy"),
     (kafka(partitions=None), BOTH, "unknown which other brokers hold the partitions"),
     (kafka(live=None), BOTH, "unknown which other brokers hold the partitions"),
     (kafka(current=1), BOTH, "Without kafka-1, 1 of 3 Kafka voters are caught up. A quorum needs 2"),
@@ -148,23 +163,27 @@ REFUSALS = [
     ),
     # a restart of a node that serves takes it away for a while
     (
-        replace(cassandra(others_down=1), service=Answer.OK, planned=True),
+        replace(cassandra(others_down=1), service=ProbeResult.OK, planned=True),
         RESTART,
         "Refused to stop a node that serves",
     ),
-    (replace(kafka(current=1), service=Answer.OK, planned=True), BACK, "Refused to stop a node that serves"),
+    (
+        replace(kafka(current=1), service=ProbeResult.OK, planned=True),
+        BACK,
+        "Refused to stop a node that serves",
+    ),
     # a restart kills as well
-    (replace(CASSANDRA, service=Answer.OK), RESTART, "A node that may serve is never killed"),
-    (replace(HUNG, heard_at=ago(4.9)), RESTART, "answered 4.9 s ago"),
+    (replace(CASSANDRA, service=ProbeResult.OK), RESTART, "A node that may serve is never killed"),
+    (replace(HUNG, last_seen_at=ago(4.9)), RESTART, "answered 4.9 s ago"),
     (replace(HUNG, sick=5), RESTART, "5 of 9 nodes are down"),
     (
-        replace(HUNG, view=NodeView(ServiceProcess(7, 1), 9.0, True, True, Answer.OK)),
+        replace(HUNG, view=NodeView(ServiceProcess(7, 1), 9.0, True, True, ProbeResult.OK)),
         RESTART,
         "asked from the node itself",
     ),
-    (replace(HUNG, view=STUCK, first_failed_at=ago(29), heard_at=ago(1)), RESTART, "answered 1.0 s ago"),
+    (replace(HUNG, view=STUCK, first_failed_at=ago(29), last_seen_at=ago(1)), RESTART, "answered 1.0 s ago"),
     # a role without peers
-    (replace(SPARK, others=(WELL,), heard_at=ago(29)), NODE, "killed only after 30 s of silence"),
+    (replace(SPARK, others=(WELL,), last_seen_at=ago(29)), NODE, "killed only after 30 s of silence"),
     # a refused connection is no proof, and what runs may live
     (replace(CASSANDRA, sick=9), NODE, "9 of 9 nodes are down"),
     (replace(CASSANDRA, sick=9, running=True), NODE, "9 of 9 nodes are down"),
@@ -185,7 +204,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("facts", "action", "words"), REFUSALS)
 def test_a_gate_refuses_with_its_reason_alone(facts: GuardFacts, action: Action, words: str) -> None:
-    ruling = judge(action, facts)
+    ruling = evaluate(action, facts)
     assert not ruling.allowed
     assert len(ruling.reasons) == 1
     assert words in ruling.reasons[0]
@@ -194,9 +213,9 @@ def test_a_gate_refuses_with_its_reason_alone(facts: GuardFacts, action: Action,
 ALLOWED = [
     (replace(CASSANDRA, sick=9, running=False), NODE, "a power cut: all proven dead, volumes kept"),
     (replace(CASSANDRA, sick=None, running=False), NODE, "proven dead, volume kept"),
-    (replace(CASSANDRA, sick=9, ssh=Answer.OK, view=ENDED), RESTART, "no process is there to be killed"),
+    (replace(CASSANDRA, sick=9, ssh=ProbeResult.OK, view=ENDED), RESTART, "no process is there to be killed"),
     (
-        replace(CASSANDRA, heard_at=ago(1), running=False),
+        replace(CASSANDRA, last_seen_at=ago(1), running=False),
         BOTH,
         "heard just now, but its platform knows it dead",
     ),
@@ -214,11 +233,11 @@ ALLOWED = [
     (replace(HUNG, others=(replace(silent(5.5), running=False),)), RESTART, "the other one is dead"),
     (replace(HUNG, starvation=Starvation("It waited for the processor.", NOW)), RESTART, "starved no more"),
     (
-        replace(HUNG, view=STUCK, first_failed_at=ago(30), heard_at=ago(1)),
+        replace(HUNG, view=STUCK, first_failed_at=ago(30), last_seen_at=ago(1)),
         RESTART,
         "stuck: gossip is no service",
     ),
-    (replace(SPARK, others=(WELL,), heard_at=ago(30.1)), NODE, "silent for 30 s"),
+    (replace(SPARK, others=(WELL,), last_seen_at=ago(30.1)), NODE, "silent for 30 s"),
     (ledger(HUNG, role_attempts={"cassandra-1": ago(60)}), RESTART, "the other one had its time"),
     (
         replace(ledger(role_attempts={"cassandra-1": ago(1)}), running=False),
@@ -228,17 +247,17 @@ ALLOWED = [
     (replace(CASSANDRA, sick=4), BOTH, "4 of 9 is below half"),
     (replace(CASSANDRA, ledger=None), RESTART, "nothing known speaks against a restart"),
     (replace(CASSANDRA, protected=True), RESTART, "protected from destruction only"),
-    (replace(CASSANDRA, heard_at=ago(5.001)), BOTH, "silent for more than 5 s"),
-    (replace(CASSANDRA, heard_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
-    (replace(CASSANDRA, service=Answer.OK, planned=True), RESTART, "its peers can spare it"),
+    (replace(CASSANDRA, last_seen_at=ago(5.001)), BOTH, "silent for more than 5 s"),
+    (replace(CASSANDRA, last_seen_at=None, first_failed_at=ago(5.1)), BOTH, "never heard, but asked for 5 s"),
+    (replace(CASSANDRA, service=ProbeResult.OK, planned=True), RESTART, "its peers can spare it"),
     (replace(kafka(partitions=ALONE), ledger=CALM), NODE, "the volume with the last copy is kept"),
     (
-        kafka(partitions={"trades-1": Copies(frozenset({1}), frozenset({2}))}),
+        kafka(partitions={"trades-1": ReplicaCounts(frozenset({1}), frozenset({2}))}),
         BOTH,
         "an eligible leader has it",
     ),
     (kafka(partitions={}), BOTH, "holds nothing"),
-    (replace(cassandra(replication=1), service=Answer.REFUSED), NODE, "the volume is kept"),
+    (replace(cassandra(replication=1), service=ProbeResult.REFUSED), NODE, "the volume is kept"),
     (cassandra(replication=2), BOTH, "the other copy is up"),
     (cassandra(replication=5, others_down=1), BOTH, "five copies spare two"),
     (ledger(pending=frozenset({"cassandra-1"})), NODE, "the volume is kept"),
@@ -252,20 +271,22 @@ ALLOWED = [
 
 @pytest.mark.parametrize(("facts", "action", "why"), ALLOWED)
 def test_a_gate_stays_open_where_nothing_is_at_stake(facts: GuardFacts, action: Action, why: str) -> None:
-    assert judge(action, facts).reasons == (), why
+    assert evaluate(action, facts).reasons == (), why
 
 
 def test_all_reasons_are_given_not_just_the_first() -> None:
-    reasons = judge(BOTH, replace(cassandra(others_down=2), service=Answer.OK, protected=True)).reasons
+    reasons = evaluate(
+        BOTH, replace(cassandra(others_down=2), service=ProbeResult.OK, protected=True)
+    ).reasons
     assert len(reasons) == 3
 
 
 def test_a_refusal_that_passes_says_when_to_ask_again() -> None:
-    ruling = judge(BOTH, replace(CASSANDRA, heard_at=ago(2)))
+    ruling = evaluate(BOTH, replace(CASSANDRA, last_seen_at=ago(2)))
     assert ruling.passing
     assert ruling.retry_at is not None
-    later = replace(CASSANDRA, heard_at=ago(2), at=ruling.retry_at, observed_at=ruling.retry_at)
-    assert judge(BOTH, later).allowed
+    later = replace(CASSANDRA, last_seen_at=ago(2), at=ruling.retry_at, observed_at=ruling.retry_at)
+    assert evaluate(BOTH, later).allowed
 
 
 @pytest.mark.parametrize(
@@ -280,35 +301,35 @@ def test_a_refusal_that_passes_says_when_to_ask_again() -> None:
     ],
 )
 def test_waiting_is_worth_it_only_where_the_reason_can_go_away(facts: GuardFacts, passing: bool) -> None:
-    assert judge(BOTH, facts).passing is passing
+    assert evaluate(BOTH, facts).passing is passing
 
 
 def test_limits_are_settings() -> None:
     strict = Limits(repairs_per_node_and_hour=1, sick_share=0.1, silence=timedelta(seconds=20))
-    assert len(judge(BOTH, ledger(repairs_of_node=1), strict).reasons) == 3
+    assert len(evaluate(BOTH, ledger(repairs_of_node=1), strict).reasons) == 3
 
 
 def test_auto_is_not_an_action() -> None:
-    assert not judge(Action.AUTO, CASSANDRA).allowed
+    assert not evaluate(Action.AUTO, CASSANDRA).allowed
 
 
-EVERY = frozenset(Gate)
+EVERY = frozenset(Guard)
 
 
 def test_a_person_opens_every_gate_but_the_one_against_a_wrong_kill() -> None:
     worst = replace(kafka(partitions=ALONE, current=0), protected=True, sick=9, ledger=None)
-    assert judge(BOTH, worst, approved=EVERY).allowed
-    heard = replace(worst, heard_at=ago(1))
-    for facts in (replace(worst, service=Answer.OK), heard, replace(heard, running=True)):
-        assert not judge(BOTH, facts, approved=EVERY).allowed
+    assert evaluate(BOTH, worst, approved=EVERY).allowed
+    heard = replace(worst, last_seen_at=ago(1))
+    for facts in (replace(worst, service=ProbeResult.OK), heard, replace(heard, running=True)):
+        assert not evaluate(BOTH, facts, approved=EVERY).allowed
 
 
 def test_a_person_opens_no_gate_that_was_not_asked_about() -> None:
-    asked = judge(BOTH, ledger(repairs_of_node=6))
-    assert asked.gates == {Gate.BUDGET}
-    assert judge(BOTH, ledger(repairs_of_node=7), approved=asked.gates).allowed
+    asked = evaluate(BOTH, ledger(repairs_of_node=6))
+    assert asked.gates == {Guard.BUDGET}
+    assert evaluate(BOTH, ledger(repairs_of_node=7), approved=asked.gates).allowed
     by_now = replace(ledger(repairs_of_node=6), sick=8)
-    assert judge(BOTH, by_now, approved=asked.gates).gates == {Gate.BREAKER}
+    assert evaluate(BOTH, by_now, approved=asked.gates).gates == {Guard.BREAKER}
 
 
 maybe_time = st.none() | st.floats(0, 20).map(ago)
@@ -318,9 +339,9 @@ any_facts = st.builds(
     role=st.sampled_from(Role),
     at=st.just(NOW),
     observed_at=maybe_time,
-    service=st.none() | st.sampled_from(Answer),
-    ssh=st.none() | st.sampled_from(Answer),
-    heard_at=maybe_time,
+    service=st.none() | st.sampled_from(ProbeResult),
+    ssh=st.none() | st.sampled_from(ProbeResult),
+    last_seen_at=maybe_time,
     first_failed_at=maybe_time,
     volume_intact=st.sampled_from([None, True, False]),
     fleet_size=st.none() | st.just(9),
@@ -328,14 +349,14 @@ any_facts = st.builds(
     protected=st.sampled_from([None, True, False]),
     running=st.sampled_from([None, True, False]),
     planned=st.booleans(),
-    view=st.sampled_from([NodeView(), STUCK, ENDED, replace(STUCK, answer=Answer.OK)]),
+    view=st.sampled_from([NodeView(), STUCK, ENDED, replace(STUCK, answer=ProbeResult.OK)]),
     others=st.lists(st.sampled_from([WELL, silent(6), silent(50), replace(silent(6), running=False)])).map(
         tuple
     ),
     starvation=st.none() | st.builds(Starvation, st.just("starved"), st.floats(-20, 20).map(ago)),
     ledger=st.none()
     | st.builds(
-        Ledger,
+        RepairBudget,
         maintenance=st.sampled_from([(), ("upgrade",)]),
         repairs_of_node=st.integers(0, 8),
         repairs_of_fleet=st.integers(0, 32),
@@ -349,7 +370,7 @@ any_facts = st.builds(
         partitions=st.none()
         | st.dictionaries(
             st.sampled_from(["t-0", "t-1"]),
-            st.builds(Copies, st.frozensets(st.integers(1, 3)), st.frozensets(st.integers(1, 3))),
+            st.builds(ReplicaCounts, st.frozensets(st.integers(1, 3)), st.frozensets(st.integers(1, 3))),
         ),
         live=st.none() | st.frozensets(st.integers(1, 3)),
         voters=st.none() | st.just(3),
@@ -363,12 +384,12 @@ any_facts = st.builds(
 @given(any_facts, st.sampled_from([RESTART, NODE, BOTH]), st.booleans())
 def test_no_facts_allow_to_kill_a_live_node(facts: GuardFacts, action: Action, approved: bool) -> None:
     """Whoever approves: what anybody heard within 5 s is killed only where its platform knows that it is dead."""
-    if not judge(action, facts, approved=EVERY if approved else ()).allowed:
+    if not evaluate(action, facts, approved=EVERY if approved else ()).allowed:
         return
     if action is RESTART and (facts.planned or facts.process_ended or facts.proven_dead):
         return  # somebody asked for it, or there is nothing to kill
-    assert facts.service not in (None, Answer.OK)
-    assert facts.view.answer is not Answer.OK
+    assert facts.service not in (None, ProbeResult.OK)
+    assert facts.view.answer is not ProbeResult.OK
     if facts.running is not False and not facts.stuck:
         assert facts.silent_since is not None
         assert facts.at - facts.silent_since > timedelta(seconds=5)
@@ -381,12 +402,12 @@ def test_no_facts_allow_to_kill_what_runs_while_a_common_cause_is_likely(
     ends_nothing = facts.proven_dead or (action is RESTART and facts.process_ended)
     if facts.common_cause() is None or ends_nothing or (action is BACK and facts.process_ended):
         return
-    assert Gate.COMMON_CAUSE in judge(action, facts).gates
+    assert Guard.COMMON_CAUSE in evaluate(action, facts).gates
 
 
 @given(any_facts)
 def test_no_facts_allow_to_destroy_the_last_copy(facts: GuardFacts) -> None:
-    if not judge(BOTH, facts).allowed:
+    if not evaluate(BOTH, facts).allowed:
         return
     if facts.role is Role.KAFKA:
         assert facts.kafka is not None
@@ -404,10 +425,10 @@ def test_no_facts_allow_to_destroy_the_last_copy(facts: GuardFacts) -> None:
 @given(any_facts)
 def test_knowing_less_never_allows_to_destroy_more(facts: GuardFacts) -> None:
     for unknown in ("observed_at", "service", "protected", "ledger"):
-        assert not judge(BOTH, replace(facts, **{unknown: None})).allowed  # type: ignore[arg-type]
+        assert not evaluate(BOTH, replace(facts, **{unknown: None})).allowed  # type: ignore[arg-type]
 
 
 @given(any_facts)
 def test_who_may_destroy_the_volume_may_destroy_the_node(facts: GuardFacts) -> None:
-    if judge(BOTH, facts).allowed:
-        assert judge(NODE, facts).allowed
+    if evaluate(BOTH, facts).allowed:
+        assert evaluate(NODE, facts).allowed

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.recovery.incident_sweep import (
     LONGEST,
     QUIET,
@@ -25,12 +25,12 @@ from tests.stories import T0, at, entry
 WATCH, HAND, DRY = "watch_kafka-2/run-1", "recover_node/manual-1", "recover_node/dry-1"
 
 
-def confirmed(after: float, run: str, verdict: str = "host_lost", **data: Any) -> Entry:
+def confirmed(after: float, run: str, verdict: str = "host_lost", **data: Any) -> JournalEntry:
     known = {"requested": "auto", "dry_run": False, "volume_intact": None, "heard_at": None}
     return entry(after, "confirm", verdict=verdict, run=run, **{**known, **data})
 
 
-def incident(*entries: Entry, holder: str = WATCH, **changes: Any) -> Incident:
+def incident(*entries: JournalEntry, holder: str = WATCH, **changes: Any) -> Incident:
     found = Incident("i-1", "kafka-2", Role.KAFKA, T0, T0, T0, holder, entries=entries)
     return replace(found, **changes)
 
@@ -86,7 +86,7 @@ def test_a_sweep_is_started_once_by_its_name() -> None:
     assert sweep_run_id(LEFT, 0) == sweep_run_id(LEFT, 0) != sweep_run_id(LEFT, 1)
 
 
-def refused(run: str = WATCH, gates: tuple[str, ...] = ("copies",)) -> Entry:
+def refused(run: str = WATCH, gates: tuple[str, ...] = ("copies",)) -> JournalEntry:
     return entry(3, "guard", "refused: why", refused=["why"], gates=list(gates), run=run)
 
 
@@ -122,7 +122,11 @@ MAINTAINED = refused(gates=("maintenance",))
     ],
 )
 def test_a_question_is_withdrawn_when_its_reason_has_passed(
-    entries: tuple[Entry, ...], changes: dict[str, Any], in_a_row: int, maintenance: bool, withdrawn: bool
+    entries: tuple[JournalEntry, ...],
+    changes: dict[str, Any],
+    in_a_row: int,
+    maintenance: bool,
+    withdrawn: bool,
 ) -> None:
     found = incident(*entries, **changes)
     why = why_withdrawn(found, WATCH, answers_in_a_row=in_a_row, maintenance=maintenance)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import PlanRefused
+from kintsugi.core.errors import PlanRejected
 from kintsugi.recovery.plan_policy import PlanSummary, addresses, check_plan
 
 PART = """
@@ -125,13 +125,13 @@ def test_replacing_a_node_and_its_volume_passes(terraform: Terraform) -> None:
 
 
 def test_the_volume_may_not_go_when_only_the_node_was_meant(terraform: Terraform) -> None:
-    with pytest.raises(PlanRefused, match=r'would delete and create module.volume\["kafka-1"\]'):
+    with pytest.raises(PlanRejected, match=r'would delete and create module.volume\["kafka-1"\]'):
         check_plan(terraform.plan(*aimed(VOLUME, NODE)), [NODE])
 
 
 def test_a_second_tainted_node_is_refused_and_does_not_join_a_targeted_plan(terraform: Terraform) -> None:
     terraform.run("taint", OTHER)
-    with pytest.raises(PlanRefused, match=r"kafka-2.*not part of the node in recovery"):
+    with pytest.raises(PlanRejected, match=r"kafka-2.*not part of the node in recovery"):
         check_plan(terraform.plan(f"-replace={NODE}"), [NODE])
     assert check_plan(terraform.plan(*aimed(NODE)), [NODE]).replaced == (NODE,)
 
@@ -148,12 +148,12 @@ def test_a_plan_without_changes_passes_and_says_so(terraform: Terraform) -> None
 
 
 def test_an_update_in_place_is_no_repair(terraform: Terraform) -> None:
-    with pytest.raises(PlanRefused, match="would update"):
+    with pytest.raises(PlanRejected, match="would update"):
         check_plan(terraform.plan("-var=size=2", f"-target={NODE}"), [NODE])
 
 
 def test_a_change_of_all_other_nodes_is_refused(terraform: Terraform) -> None:
-    with pytest.raises(PlanRefused, match="kafka-2"):
+    with pytest.raises(PlanRejected, match="kafka-2"):
         check_plan(terraform.plan("-var=size=2", f"-replace={NODE}"), [NODE])
 
 
@@ -161,23 +161,23 @@ def test_a_change_of_all_other_nodes_is_refused(terraform: Terraform) -> None:
 def test_a_node_that_left_the_fleet_is_not_destroyed_by_a_repair(
     terraform: Terraform, allowed: list[str]
 ) -> None:
-    with pytest.raises(PlanRefused, match="would delete module"):
+    with pytest.raises(PlanRejected, match="would delete module"):
         check_plan(terraform.plan(nodes='nodes=["kafka-2"]'), allowed)
 
 
 def test_destroying_everything_is_refused(terraform: Terraform) -> None:
-    with pytest.raises(PlanRefused, match="would delete"):
+    with pytest.raises(PlanRejected, match="would delete"):
         check_plan(terraform.plan("-destroy"), [VOLUME, NODE])
 
 
 def test_the_blast_radius_is_a_node_and_its_volume(terraform: Terraform) -> None:
     plan = terraform.plan(*aimed(NODE, VOLUME, OTHER))
-    with pytest.raises(PlanRefused, match="would change 3 resources"):
+    with pytest.raises(PlanRejected, match="would change 3 resources"):
         check_plan(plan, [NODE, VOLUME, OTHER])
 
 
 def test_a_repair_makes_the_node_as_it_was(terraform: Terraform) -> None:
-    with pytest.raises(PlanRefused, match=r'create module.node\["kafka-1"\].*with a different input.size'):
+    with pytest.raises(PlanRejected, match=r'create module.node\["kafka-1"\].*with a different input.size'):
         check_plan(terraform.plan("-var=size=2", *aimed(NODE)), [NODE])
 
 
@@ -186,7 +186,7 @@ def test_a_move_is_refused(terraform: Terraform) -> None:
     moved = "moved {\n  from = module.node\n  to = module.server\n}\n"
     (terraform.directory / "main.tf").write_text(main.replace('module "node"', 'module "server"') + moved)
     terraform.run("init", "-input=false")
-    with pytest.raises(PlanRefused, match=r'would move module.node\["kafka-1"\]'):
+    with pytest.raises(PlanRejected, match=r'would move module.node\["kafka-1"\]'):
         check_plan(terraform.plan(), [NODE])
 
 
@@ -195,7 +195,7 @@ def test_an_import_is_refused(terraform: Terraform) -> None:
     imported = f'import {{\n  to = {OTHER}\n  id = "some-id"\n}}\n'
     terraform.run("state", "rm", OTHER)
     (terraform.directory / "main.tf").write_text(main + imported)
-    with pytest.raises(PlanRefused, match=r'would import module.node\["kafka-2"\]'):
+    with pytest.raises(PlanRejected, match=r'would import module.node\["kafka-2"\]'):
         check_plan(terraform.plan(), [NODE, OTHER])
 
 
@@ -206,7 +206,7 @@ def test_forgetting_a_node_is_refused(terraform: Terraform) -> None:
         + "removed {\n  from = module.node\n  lifecycle { destroy = false }\n}\n"
     )
     terraform.run("init", "-input=false")
-    with pytest.raises(PlanRefused, match="would forget module"):
+    with pytest.raises(PlanRejected, match="would forget module"):
         check_plan(terraform.plan("-var=size=1"), [NODE, OTHER])
 
 
@@ -215,7 +215,7 @@ def test_two_nodes_with_one_address_never_live_at_once(terraform: Terraform) -> 
     (terraform.directory / "part" / "main.tf").write_text(
         part.replace("  input", "  lifecycle { create_before_destroy = true }\n  input")
     )
-    with pytest.raises(PlanRefused, match="would create and delete"):
+    with pytest.raises(PlanRejected, match="would create and delete"):
         check_plan(terraform.plan(*aimed(NODE)), [NODE])
 
 
@@ -248,7 +248,7 @@ def test_what_terraform_data_cannot_show(terraform: Terraform) -> None:
         (change(plan, deferred_changes=[{}]), "defers 1 changes"),
         (change(plan, resource_changes=deposed), "deposed object"),
     ):
-        with pytest.raises(PlanRefused, match=words):
+        with pytest.raises(PlanRejected, match=words):
             check_plan(altered, [NODE])
 
 
@@ -287,14 +287,14 @@ def test_a_container_made_anew_as_another_is_refused(
 ) -> None:
     [container] = [item for item in docker_plan["resource_changes"] if "docker_container" in item["address"]]
     container["change"]["after"][attribute] = value
-    with pytest.raises(PlanRefused, match=f"cassandra-2.*with a different {attribute}"):
+    with pytest.raises(PlanRejected, match=f"cassandra-2.*with a different {attribute}"):
         check_plan(docker_plan, DOCKER)
 
 
 def test_a_container_that_loses_a_bound_is_refused(docker_plan: dict[str, Any]) -> None:
     [container] = [item for item in docker_plan["resource_changes"] if "docker_container" in item["address"]]
     container["change"]["before"]["memory"] = 512
-    with pytest.raises(PlanRefused, match="with a different memory"):
+    with pytest.raises(PlanRejected, match="with a different memory"):
         check_plan(docker_plan, DOCKER)
 
 
@@ -305,5 +305,5 @@ def test_what_is_known_of_a_list_is_judged_though_something_in_it_isn_t(docker_p
     change["after"]["volumes"][1]["volume_name"] = None
     assert check_plan(docker_plan, DOCKER).replaced
     change["after"]["volumes"][1]["container_path"] = "/"
-    with pytest.raises(PlanRefused, match=r"different volumes\.1\.container_path"):
+    with pytest.raises(PlanRejected, match=r"different volumes\.1\.container_path"):
         check_plan(docker_plan, DOCKER)

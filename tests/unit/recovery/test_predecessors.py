@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.core.incident import Entry, Incident
+from kintsugi.core.incident import Incident, JournalEntry
 from kintsugi.recovery.predecessors import may_be_last_copy
 from tests.stories import entry, healed
 
@@ -15,11 +15,11 @@ WATCH, HAND = "watch_kafka-2/run-1", "recover_node/manual-1"
 APPROVED = entry(20, "decide", approved=WATCH)
 
 
-def refusal(*gates: str, run: str = WATCH) -> Entry:
+def refusal(*gates: str, run: str = WATCH) -> JournalEntry:
     return entry(10, "guard", refused=["why"], gates=list(gates), run=run)
 
 
-def attempt(action: str) -> Entry:
+def attempt(action: str) -> JournalEntry:
     return entry(30, "attempt", action=action)
 
 

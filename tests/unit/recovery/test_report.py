@@ -12,11 +12,11 @@ import pytest
 from moto import mock_aws
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.core.settings import BUCKET
 from kintsugi.recovery import report
-from kintsugi.recovery.assessment import Confirmed
-from kintsugi.recovery.report import conclude, stays_open
+from kintsugi.recovery.assessment import ConfirmedFinding
+from kintsugi.recovery.report import conclude_incident, stays_open
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 SICK = ("confirm", "kafka-2 is silent", {"verdict": "host_lost"})
@@ -40,7 +40,7 @@ RECORDING = ("record", "started", {"mark": "start"})
 
 def incident(*lines: tuple[str, str, dict[str, Any]]) -> Incident:
     entries = tuple(
-        Entry(T0 + timedelta(seconds=second), step, message, data)
+        JournalEntry(T0 + timedelta(seconds=second), step, message, data)
         for second, (step, message, data) in enumerate(lines)
     )
     return Incident(
@@ -86,14 +86,14 @@ def incident(*lines: tuple[str, str, dict[str, Any]]) -> Incident:
 def test_the_outcome_is_what_the_journal_shows_since_the_newest_confirmation(
     lines: list[tuple[str, str, dict[str, Any]]], outcome: Outcome, reason: str
 ) -> None:
-    found, said = conclude(incident(*lines, RECORDING), WATCH)
+    found, said = conclude_incident(incident(*lines, RECORDING), WATCH)
     assert found is outcome
     assert said.startswith(reason)
 
 
 def test_the_reason_of_what_healed_is_its_proof_alone() -> None:
     assert (
-        conclude(incident(SICK, ALLOWED, TRIED, DECIDED, *WELL, RECORDING), WATCH)[1]
+        conclude_incident(incident(SICK, ALLOWED, TRIED, DECIDED, *WELL, RECORDING), WATCH)[1]
         == "kafka-2 gave a record back"
     )
 
@@ -119,15 +119,15 @@ def test_what_another_run_wrote_meanwhile_does_not_count() -> None:
         by(WATCH, SICK), by(WATCH, REFUSED), by(HAND, SICK), by(HAND, ("dry_run", "done", {"mark": "end"})),
         by(WATCH, TRIED), by(WATCH, DECIDED), *[by(WATCH, line) for line in WELL],
     ]  # fmt: skip
-    assert conclude(incident(*lines), WATCH) == (Outcome.HEALED, "kafka-2 gave a record back")
-    assert conclude(incident(*lines), HAND)[0] is Outcome.DRY_RUN
-    assert conclude(incident(*lines[:4]), WATCH)[0] is Outcome.REFUSED
+    assert conclude_incident(incident(*lines), WATCH) == (Outcome.HEALED, "kafka-2 gave a record back")
+    assert conclude_incident(incident(*lines), HAND)[0] is Outcome.DRY_RUN
+    assert conclude_incident(incident(*lines[:4]), WATCH)[0] is Outcome.REFUSED
 
 
 def test_a_dry_run_before_the_approval_does_not_turn_the_repair_into_a_plan() -> None:
     found = incident(confirmed("host_lost", WATCH), confirmed("host_lost", HAND, dry_run=True))
-    assert not Confirmed.of(found, WATCH).dry_run
-    assert Confirmed.of(found, HAND).dry_run
+    assert not ConfirmedFinding.of(found, WATCH).dry_run
+    assert ConfirmedFinding.of(found, HAND).dry_run
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_archives_of_incidents_are_deleted_after_their_time_and_nothing_else_is(
     s3.create_bucket(Bucket=BUCKET)
     for key in ("incidents/a/incident.json", "incidents/a/logs/kafka.log.gz", "trades/2018-01-08/day.csv"):
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
-    doors: Any = SimpleNamespace(s3=lambda: s3)
+    context: Any = SimpleNamespace(s3=lambda: s3)
     now = datetime.now(UTC)
-    assert report.expire(doors, now + report.KEPT - timedelta(hours=1)) == 0
-    assert report.expire(doors, now + report.KEPT + timedelta(hours=1)) == 2
+    assert report.expire(context, now + report.KEPT - timedelta(hours=1)) == 0
+    assert report.expire(context, now + report.KEPT + timedelta(hours=1)) == 2
     left = s3.list_objects_v2(Bucket=BUCKET)["Contents"]
     assert [found["Key"] for found in left] == ["trades/2018-01-08/day.csv"]
-    assert report.expire(doors, now + report.KEPT + timedelta(hours=1)) == 0
+    assert report.expire(context, now + report.KEPT + timedelta(hours=1)) == 0
 
 
 def test_the_end_of_a_log_reaches_back_into_the_file_that_was_full(

@@ -15,12 +15,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Action, Ledger
-from kintsugi.core.observation import Answer, Headroom, NodeView, Observation, PeerOpinion, ServiceProcess
+from kintsugi.core.incident import Action, RepairBudget
+from kintsugi.core.observation import (
+    Headroom,
+    NodeView,
+    Observation,
+    PeerOpinion,
+    ProbeResult,
+    ServiceProcess,
+)
 from kintsugi.recovery.common_cause import OtherNode
 from kintsugi.recovery.diagnosis import diagnose
-from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide
-from kintsugi.recovery.guards import CassandraFacts, Copies, Gate, GuardFacts, KafkaFacts, judge
+from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide_action
+from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, ReplicaCounts, evaluate
 
 SILENCE = timedelta(seconds=5)
 SIZE = 2**30
@@ -40,7 +47,7 @@ class Server:
     seen_from_us: bool = True
     refused: bool = False  # what doesn't see us doesn't stay silent: a firewall refuses in its place
     stalled: bool = False  # it runs, and answers nobody for a while
-    heard_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
+    last_seen_at: datetime = field(default_factory=lambda: datetime(2026, 8, 1, tzinfo=UTC))
     held: set[int] = field(default_factory=set)
     attempts: list[Action] = field(default_factory=list)
     failed_at: datetime | None = None
@@ -58,17 +65,17 @@ class Server:
         """The platform's answer: a frozen host runs, one that is off does not."""
         return self.host != "off"
 
-    def answer(self, alive: bool) -> Answer:
+    def answer(self, alive: bool) -> ProbeResult:
         if not self.seen_from_us:
-            return Answer.REFUSED if self.refused else Answer.TIMEOUT
+            return ProbeResult.REFUSED if self.refused else ProbeResult.TIMEOUT
         if self.host == "silent":
-            return Answer.TIMEOUT
-        return Answer.OK if alive and self.host == "up" else Answer.REFUSED
+            return ProbeResult.TIMEOUT
+        return ProbeResult.OK if alive and self.host == "up" else ProbeResult.REFUSED
 
     @property
-    def service_answer(self) -> Answer:
+    def service_answer(self) -> ProbeResult:
         if self.seen_from_us and (self.process == "hung" or self.stalled) and self.host == "up":
-            return Answer.TIMEOUT
+            return ProbeResult.TIMEOUT
         return self.answer(self.serves)
 
 
@@ -101,7 +108,7 @@ class Team(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         for server in self.servers.values():
             if server.serves:
-                server.heard_at = self.now + timedelta(seconds=seconds)  # by its peers, even if not by us
+                server.last_seen_at = self.now + timedelta(seconds=seconds)  # by its peers, even if not by us
         self.now += timedelta(seconds=seconds)
 
     @rule(number=numbers, fault=faults)
@@ -197,13 +204,13 @@ class Team(RuleBasedStateMachine):
         seen, before = self.observe(server, hidden), len(server.attempts)
         facts = self.facts(server, seen, hidden)
         action = self.decide(server, seen, suspicious=suspicious, insisted=True)
-        self.carry_out(server, action, facts, helps, approved=judge(action, facts).gates)
+        self.carry_out(server, action, facts, helps, approved=evaluate(action, facts).gates)
         server.insisted += len(server.attempts) - before if server.attempts else 0
 
     def decide(
         self, server: Server, seen: Observation, *, suspicious: bool, insisted: bool = False
     ) -> Action:
-        return decide(
+        return decide_action(
             diagnose(seen).verdict,
             server.attempts,
             role=server.role,
@@ -236,9 +243,9 @@ class Team(RuleBasedStateMachine):
         action: Action,
         facts: GuardFacts,
         helps: bool,
-        approved: frozenset[Gate] = frozenset(),
+        approved: frozenset[Guard] = frozenset(),
     ) -> None:
-        if not (action.changes and judge(action, facts, approved=approved).allowed):
+        if not (action.changes and evaluate(action, facts, approved=approved).allowed):
             return
         if facts.process_ended and not action.destroys:
             assert server.process == "down", f"{server.name} has a process that a restart would kill"
@@ -251,7 +258,7 @@ class Team(RuleBasedStateMachine):
         if action.destroys:
             assert not server.serves, f"{server.name} serves and is destroyed"
             if server.runs:
-                assert self.now - server.heard_at > SILENCE, f"{server.name} was heard within 5 s"
+                assert self.now - server.last_seen_at > SILENCE, f"{server.name} was heard within 5 s"
             server.host, server.stalled = "up", False
         if action.destroys_volume:
             self.destroy_volume(server, approved)
@@ -259,10 +266,10 @@ class Team(RuleBasedStateMachine):
             server.process = "up"
             self.settle(server)
 
-    def destroy_volume(self, server: Server, approved: frozenset[Gate]) -> None:
+    def destroy_volume(self, server: Server, approved: frozenset[Guard]) -> None:
         others = self.others(server)
         kept = set().union(*(other.held for other in others if other.disk))
-        if not approved & {Gate.COPIES, Gate.PENDING}:  # else a person answers for it
+        if not approved & {Guard.COPIES, Guard.PENDING}:  # else a person answers for it
             assert server.held <= kept, f"{server.name} held the last copy of {server.held - kept}"
             assert sum(other.serves for other in others) >= 2, f"without {server.name} no quorum is left"
         server.held, server.disk, server.full, server.damaged = set(), True, False, False
@@ -271,12 +278,12 @@ class Team(RuleBasedStateMachine):
     def settle(self, server: Server) -> None:
         server.attempts, server.failed_at, server.insisted = [], None, 0
         if server.serves:
-            server.heard_at = self.now  # it serves its peers, even if it isn't seen by us
+            server.last_seen_at = self.now  # it serves its peers, even if it isn't seen by us
 
     def observe(self, server: Server, hidden: set[str]) -> Observation:
         peers = {
             other.name: PeerOpinion.UP
-            if server.serves or self.now - server.heard_at < SILENCE
+            if server.serves or self.now - server.last_seen_at < SILENCE
             else PeerOpinion.DOWN
             for other in self.others(server)
             if other.serves
@@ -295,7 +302,7 @@ class Team(RuleBasedStateMachine):
             room=Headroom(0 if server.full else SIZE, SIZE) if reachable and "volume" not in hidden else None,
             peers={} if "peers" in hidden else peers,
             damage="its log says so" if reachable and server.damaged and "init" not in hidden else None,
-            heard_at=None if "heard" in hidden else server.heard_at,
+            last_seen_at=None if "heard" in hidden else server.last_seen_at,
         )
 
     def view(self, server: Server, reachable: bool, hidden: set[str]) -> NodeView:
@@ -307,7 +314,7 @@ class Team(RuleBasedStateMachine):
             process=ServiceProcess(7, 1) if lives else None,
             listening=lives,
             connected=lives,
-            answer=Answer.OK if server.serves else Answer.TIMEOUT if lives else Answer.REFUSED,
+            answer=ProbeResult.OK if server.serves else ProbeResult.TIMEOUT if lives else ProbeResult.REFUSED,
         )
 
     @rule(number=numbers, fault=faults, seconds=waits, hidden=unknowns, cleared=st.booleans())
@@ -323,7 +330,7 @@ class Team(RuleBasedStateMachine):
         self.pass_time(4000.0 if cleared else 0.5)
         if server.serves and action.changes:
             again = self.facts(server, self.observe(server, hidden), hidden)
-            assert not judge(action, again).allowed, f"{server.name} serves again and may be killed"
+            assert not evaluate(action, again).allowed, f"{server.name} serves again and may be killed"
 
     def facts(self, server: Server, seen: Observation, hidden: set[str]) -> GuardFacts:
         others = self.others(server)
@@ -336,7 +343,7 @@ class Team(RuleBasedStateMachine):
             observed_at=self.now,
             service=seen.service,
             ssh=seen.ssh,
-            heard_at=server.heard_at,  # what any peer heard counts: probes.facts.signs_of_life
+            last_seen_at=server.last_seen_at,  # what any peer heard counts: probes.facts.signs_of_life
             first_failed_at=server.failed_at,
             volume_intact=seen.volume_intact,
             running=seen.running,
@@ -345,16 +352,18 @@ class Team(RuleBasedStateMachine):
                 OtherNode(
                     other.name,
                     other.role,
-                    answers=other.service_answer is Answer.OK,
+                    answers=other.service_answer is ProbeResult.OK,
                     running=None if "platform" in hidden else other.runs,
-                    silent_since=None if other.service_answer is Answer.OK else other.failed_at or self.now,
+                    silent_since=None
+                    if other.service_answer is ProbeResult.OK
+                    else other.failed_at or self.now,
                 )
                 for other in others
             ),
             fleet_size=FLEET_SIZE,
             sick=sick,
             protected=False,
-            ledger=Ledger(
+            ledger=RepairBudget(
                 (),
                 sum(self.now - at < timedelta(hours=1) for at in server.repairs),
                 sum(self.now - at < timedelta(hours=1) for at in repairs),
@@ -373,7 +382,7 @@ class Team(RuleBasedStateMachine):
         live = frozenset(int(other.name[-1]) for other in others if other.serves)
         return replace(
             facts,
-            kafka=KafkaFacts(int(server.name[-1]), {"trades-0": Copies(in_sync)}, live, 3, len(live)),
+            kafka=KafkaFacts(int(server.name[-1]), {"trades-0": ReplicaCounts(in_sync)}, live, 3, len(live)),
         )
 
     @invariant()

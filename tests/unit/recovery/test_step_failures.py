@@ -12,18 +12,18 @@ import pytest
 
 from kintsugi.core.errors import (
     ControlPlaneError,
-    Fenced,
     IncidentClosed,
     KintsugiError,
     NodeReturned,
     PreflightError,
+    StaleTokenError,
     StepFailed,
 )
-from kintsugi.operations.context import Case
+from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import step_failures
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/control/ansible/run-1")
-CASE = Case("i-1", "kafka-2", "watch_kafka-2/run-1")
+CASE = RecoveryRef("i-1", "kafka-2", "watch_kafka-2/run-1")
 
 
 def caused_by(cause: BaseException) -> StepFailed:
@@ -73,7 +73,7 @@ def test_whatever_fails_on_a_full_or_missing_disk_is_the_control_planes(
         (StepFailed("kafka-2 is out of sync"), StepFailed),
         (NodeReturned("kafka-2 answers"), NodeReturned),
         (IncidentClosed("closed"), IncidentClosed),
-        (Fenced("token 7"), Fenced),
+        (StaleTokenError("token 7"), StaleTokenError),
     ],
 )
 def test_the_attempt_is_taken_back_where_the_control_plane_is_to_blame_and_nowhere_else(
@@ -83,7 +83,7 @@ def test_the_attempt_is_taken_back_where_the_control_plane_is_to_blame_and_nowhe
     notes: list[dict[str, Any]] = []
 
     @contextmanager
-    def step(case: Case, name: str) -> Any:
+    def step(case: RecoveryRef, name: str) -> Any:
         yield SimpleNamespace(token=7, note=lambda message, **data: notes.append(data))
 
     def withdraw(incident: str, token: int, key: str, reason: str, *, untouched: bool, counts: bool) -> None:
@@ -91,8 +91,8 @@ def test_the_attempt_is_taken_back_where_the_control_plane_is_to_blame_and_nowhe
         withdrawn.append((key, untouched))
 
     store = SimpleNamespace(withdraw_attempt=withdraw)
-    doors: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), store=store, step=step)
-    with pytest.raises(raised) as caught, step_failures.blame(doors, CASE, untouched=True):
+    context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), store=store, step=step)
+    with pytest.raises(raised) as caught, step_failures.blame(context, CASE, untouched=True):
         raise error
     assert type(caught.value) is raised
     ours = raised is ControlPlaneError

@@ -69,7 +69,7 @@ def test_a_build_that_was_killed_leaves_no_release(
         with pytest.raises(ZeroDivisionError):
             archive.build(settings)
     assert archive.on_disk(settings) == []
-    archive.verify(archive.build(settings))
+    archive.verify_release(archive.build(settings))
 
 
 @pytest.mark.parametrize("how", ["edit", "remove", "add"])
@@ -86,42 +86,42 @@ def test_an_altered_release_is_refused_by_the_name_of_the_file(
         path = path.with_name("more.yml")
         path.write_text("kafka_heap: 1m\n")
     with pytest.raises(FleetError, match=f"was altered: .*{path.name}"):
-        archive.find(settings, release.digest)
+        archive.find_release(settings, release.digest)
 
 
 def test_what_python_leaves_behind_alters_nothing(settings: Settings, release: Release) -> None:
     cache = release.directory / "spark_apps/__pycache__"
     cache.mkdir()
     (cache / "x.pyc").write_bytes(b"x")
-    assert archive.find(settings, release.digest) == release
+    assert archive.find_release(settings, release.digest) == release
 
 
 @pytest.mark.parametrize("gone", ["directory", "altered"])
 def test_a_lost_release_comes_back_from_s3(
     settings: Settings, release: Release, s3: Any, tmp_path: Path, gone: str
 ) -> None:
-    s3.put_object(Bucket=BUCKET, Key=archive.key(release.digest), Body=archive.pack(release))
+    s3.put_object(Bucket=BUCKET, Key=archive.key(release.digest), Body=archive.pack_release(release))
     if gone == "directory":
         release.directory.rename(tmp_path / "away")
     else:
         (release.directory / "fleet.yaml").chmod(0o644)
         (release.directory / "fleet.yaml").write_text("")
-    found = archive.find(settings, release.digest, s3)
+    found = archive.find_release(settings, release.digest, s3)
     assert found == release
-    archive.verify(found)
+    archive.verify_release(found)
 
 
 def test_an_object_that_is_something_else_is_refused(settings: Settings, release: Release, s3: Any) -> None:
     other = "0" * 64
-    s3.put_object(Bucket=BUCKET, Key=archive.key(other), Body=archive.pack(release))
+    s3.put_object(Bucket=BUCKET, Key=archive.key(other), Body=archive.pack_release(release))
     with pytest.raises(FleetError, match="is not release 000000000000"):
-        archive.find(settings, other, s3)
+        archive.find_release(settings, other, s3)
     with pytest.raises(FleetError, match=r"neither at .* nor in S3"):
-        archive.find(settings, "1" * 64, s3)
+        archive.find_release(settings, "1" * 64, s3)
 
 
 def test_the_same_release_packs_to_the_same_bytes(settings: Settings, release: Release) -> None:
-    assert archive.pack(release) == archive.pack(archive.build(settings))
+    assert archive.pack_release(release) == archive.pack_release(archive.build(settings))
 
 
 def test_an_archive_that_climbs_out_is_refused() -> None:
@@ -130,7 +130,7 @@ def test_an_archive_that_climbs_out_is_refused() -> None:
         entry = tarfile.TarInfo("../../etc/passwd")
         made.addfile(entry, io.BytesIO(b""))
     with pytest.raises(FleetError, match=r"\.\./\.\./etc/passwd"):
-        archive.unpack(plain.getvalue())
+        archive.unpack_release(plain.getvalue())
 
 
 def test_a_diff_shows_what_changed(settings: Settings, release: Release) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kintsugi.releases.listener_check import Unheard
+from kintsugi.releases.listener_check import UnheardListeners
 
 # (listed by its peers, its port refuses), a look a second
 WELL, FENCED, STARTING, WRONG, NOBODY = (
@@ -18,9 +18,9 @@ WELL, FENCED, STARTING, WRONG, NOBODY = (
 
 def told_at(looks: list[tuple[bool | None, bool]]) -> int | None:
     """The second of the look that was certain; None when none was."""
-    memory = Unheard("kafka-1")
+    memory = UnheardListeners("kafka-1")
     for second, (listed, refused) in enumerate(looks):
-        if memory.feed(listed=listed, refused=refused, now=float(second)):
+        if memory.observe(listed=listed, refused=refused, now=float(second)):
             return second
     return None
 

@@ -12,7 +12,7 @@ from kintsugi.core.errors import FleetError
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.pipeline.stream.submission import package
 from kintsugi.releases import manifest as content
-from kintsugi.releases.manifest import Difference, Member
+from kintsugi.releases.manifest import ManifestDifference, ManifestFile
 
 
 @pytest.fixture
@@ -102,11 +102,15 @@ def test_a_manifest_is_read_as_it_was_written(tree: Path) -> None:
 
 
 def test_what_differs_is_told_by_path() -> None:
-    one, two, other = Member("1" * 64, "644"), Member("2" * 64, "644"), Member("1" * 64, "755")
+    one, two, other = (
+        ManifestFile("1" * 64, "644"),
+        ManifestFile("2" * 64, "644"),
+        ManifestFile("1" * 64, "755"),
+    )
     found = content.compare(
         {"a": one, "b": one, "c": one, "d": one}, {"b": one, "c": two, "d": other, "e": one}
     )
-    assert found == Difference(added=("e",), removed=("a",), changed=("c", "d"))
+    assert found == ManifestDifference(added=("e",), removed=("a",), changed=("c", "d"))
     assert not content.compare({"a": one}, {"a": one})
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.core.fleet import load_fleet
-from kintsugi.core.rollout_state import NodeState, Step
-from kintsugi.releases.rollout import Move, next_move, order, to_return, touched
+from kintsugi.core.rollout_state import NodeRollout, NodeState
+from kintsugi.releases.rollout import Move, next_move, nodes_to_roll_back, order, updated_nodes
 
 W, T, P, F, R, S = (
     NodeState.WAITING,
@@ -20,10 +20,10 @@ W, T, P, F, R, S = (
 )
 
 
-def steps(*states: NodeState, same: str = "") -> list[Step]:
+def steps(*states: NodeState, same: str = "") -> list[NodeRollout]:
     """Steps of nodes a, b, c…; those named in ``same`` have nothing to change."""
     return [
-        Step(name, () if name in same else ("/etc/x",), state)
+        NodeRollout(name, () if name in same else ("/etc/x",), state)
         for name, state in zip("abcdefgh", states, strict=False)
     ]
 
@@ -53,7 +53,7 @@ def test_the_least_risky_role_goes_first_and_the_drivers_home_last() -> None:
         (steps(P, S, W), Move.STOP, None),  # one sick node of a role is enough
     ],
 )
-def test_the_next_move(given: list[Step], move: Move, node: str | None) -> None:
+def test_the_next_move(given: list[NodeRollout], move: Move, node: str | None) -> None:
     turn = next_move(given)
     assert (turn.move, turn.node) == (move, node)
     assert turn.reason
@@ -70,16 +70,16 @@ def test_the_next_move(given: list[Step], move: Move, node: str | None) -> None:
     ],
 )
 def test_a_bad_probe_of_the_whole_fleet_begins_the_way_back(
-    given: list[Step], move: Move, node: str | None
+    given: list[NodeRollout], move: Move, node: str | None
 ) -> None:
     turn = next_move(given, broken=True)
     assert (turn.move, turn.node) == (move, node)
 
 
 def test_the_order_of_the_way_back() -> None:
-    assert to_return(steps(P, P, F, W, same="a")) == ["c", "b"]
-    assert to_return(steps(P, P, R, W)) == ["b", "a"]
-    assert to_return(steps(P, F, P, W)) == ["b", "c", "a"]  # it was proven, and fell sick later
+    assert nodes_to_roll_back(steps(P, P, F, W, same="a")) == ["c", "b"]
+    assert nodes_to_roll_back(steps(P, P, R, W)) == ["b", "a"]
+    assert nodes_to_roll_back(steps(P, F, P, W)) == ["b", "c", "a"]  # it was proven, and fell sick later
 
 
 @given(
@@ -93,7 +93,7 @@ def test_no_history_touches_two_nodes_at_once_or_ends_half_way(
     changes: list[bool], bad: set[int], stuck: set[int], killed: list[bool], held: bool
 ) -> None:
     """Nodes fail, don't come back, and tasks are killed at random; the rules must hold in every history."""
-    plan = [Step(str(n), ("/etc/x",) if changed else ()) for n, changed in enumerate(changes)]
+    plan = [NodeRollout(str(n), ("/etc/x",) if changed else ()) for n, changed in enumerate(changes)]
     lives, broken, healthy_then_failed = iter(killed), False, 0
     for _ in range(60):
         turn = next_move(plan, broken=broken)
@@ -110,22 +110,22 @@ def test_no_history_touches_two_nodes_at_once_or_ends_half_way(
         assert in_hand in ([], [turn.node]), "another node was neither proven nor back"
         if turn.move is Move.NOTE:
             assert not one.changes
-            plan[number] = Step(one.node, (), P)
+            plan[number] = NodeRollout(one.node, (), P)
         elif turn.move is Move.TOUCH:
             assert not broken
             if next(lives, False):
-                plan[number] = Step(one.node, one.changes, T)
+                plan[number] = NodeRollout(one.node, one.changes, T)
             else:
-                plan[number] = Step(one.node, one.changes, F if number in bad else P)
+                plan[number] = NodeRollout(one.node, one.changes, F if number in bad else P)
                 healthy_then_failed += number in bad
                 broken = number in bad
         elif not next(lives, False):
-            plan[number] = Step(one.node, one.changes, S if number in stuck else R)
+            plan[number] = NodeRollout(one.node, one.changes, S if number in stuck else R)
     else:
         pytest.fail("it never came to an end")
     assert healthy_then_failed <= 1, "after the first bad probe nothing more may be tried"
     if broken:
         some_stuck = any(step.state is S for step in plan)
-        assert some_stuck or {plan[int(n)].state for n in touched(plan)} <= {R}
+        assert some_stuck or {plan[int(n)].state for n in updated_nodes(plan)} <= {R}
     else:
         assert {step.state for step in plan} == {P}

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kintsugi.core.rollout_state import NodeState, Step
+from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.store import Deployment, ReleaseRecord
-from kintsugi.releases.rollout_steps import conclude, tell
+from kintsugi.releases.rollout_steps import conclude, format_rollout
 
 P, F, R, S, T, W = (
     NodeState.PROVEN,
@@ -21,7 +21,7 @@ P, F, R, S, T, W = (
 
 
 def deployment(*states: NodeState, broken: str | None = None) -> Deployment:
-    steps = tuple(Step(f"kafka-{n}", ("/etc/x",), state) for n, state in enumerate(states, start=1))
+    steps = tuple(NodeRollout(f"kafka-{n}", ("/etc/x",), state) for n, state in enumerate(states, start=1))
     now = datetime.now(UTC)
     return Deployment("run", "b" * 64, "a" * 64, "running", broken, None, now, None, steps)
 
@@ -71,5 +71,5 @@ def test_a_dry_run_that_came_to_no_plan_ends_as_stopped() -> None:
 
 
 def test_the_story_names_what_was_restarted() -> None:
-    assert "restarted for it: kafka-1, kafka-2)" in tell(deployment(R, R, W, broken="x"))
-    assert "restarted for it: no node)" in tell(deployment(W))
+    assert "restarted for it: kafka-1, kafka-2)" in format_rollout(deployment(R, R, W, broken="x"))
+    assert "restarted for it: no node)" in format_rollout(deployment(W))

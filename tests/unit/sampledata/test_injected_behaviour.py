@@ -30,7 +30,7 @@ def quiet(market: option_chain.Chain, count: int = 20_000) -> injected_behaviour
 def planted(
     market: option_chain.Chain, *wanted: Intent
 ) -> tuple[injected_behaviour.Tape, list[injected_behaviour.Order]]:
-    return injected_behaviour.plant(quiet(market), market, STANDARD, list(wanted), np.random.default_rng(2))
+    return injected_behaviour.inject(quiet(market), market, STANDARD, list(wanted), np.random.default_rng(2))
 
 
 def test_who_plants_knows_nothing_of_who_finds() -> None:

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from kintsugi.db.ingest_ledger import Entry, State, Tally
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
 from kintsugi.telemetry.ingest_trace import ingest_key, ingest_trace
 from tests.stories import at
 
-FILE = Entry(
+FILE = LedgerEntry(
     key="trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08.csv",
     etag='"abc"',
-    state=State.DONE,
+    state=FileState.DONE,
     tally=Tally(lines_done=11, read=10, accepted=8, rejected={"no price": 2}, duplicates=1, produced=7),
     reason=None,
     started_at=at(0),
@@ -35,10 +35,10 @@ def test_new_content_under_the_same_key_is_another_trace() -> None:
 
 
 def test_an_unusable_file_is_an_error_with_its_reason() -> None:
-    span = ingest_trace(replace(FILE, state=State.FAILED, reason="no header"))
+    span = ingest_trace(replace(FILE, state=FileState.FAILED, reason="no header"))
     assert (span.error, span.attributes["error.type"]) == ("no header", "unusable_file")
 
 
 def test_a_file_under_way_has_no_trace() -> None:
     with pytest.raises(ValueError, match="still being ingested"):
-        ingest_trace(replace(FILE, state=State.RUNNING, finished_at=None))
+        ingest_trace(replace(FILE, state=FileState.RUNNING, finished_at=None))

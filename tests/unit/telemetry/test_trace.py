@@ -12,7 +12,7 @@ import pytest
 from kintsugi.core.errors import KintsugiError
 from kintsugi.telemetry.backend import Backend, Protocol
 from kintsugi.telemetry.incident_trace import incident_trace
-from kintsugi.telemetry.trace import export, span_id, trace_id
+from kintsugi.telemetry.trace import export_trace, span_id, trace_id
 from tests.receivers import ADDRESS, OtlpReceiver, attributes, otlp_over_grpc, otlp_over_http
 from tests.stories import at, healed
 
@@ -29,7 +29,7 @@ def test_an_incident_arrives_whole(server: Server, protocol: Protocol) -> None:
     root = incident_trace(healed())
     with server() as receiver:
         target = Backend(receiver.endpoint, protocol, {"x-honeycomb-team": KEY})
-        export(target, root, {"deployment.environment.name": "local"})
+        export_trace(target, root, {"deployment.environment.name": "local"})
     spans = {span.name: span for span in receiver.spans()}
     assert len(receiver.spans()) == 1 + len(root.children)
     assert receiver.headers[0]["x-honeycomb-team"] == KEY
@@ -52,7 +52,7 @@ def test_what_is_sent_again_is_the_same_trace(server: Server, protocol: Protocol
     with server() as receiver:
         target = Backend(receiver.endpoint, protocol)
         for _ in range(2):
-            export(target, incident_trace(healed()), {})
+            export_trace(target, incident_trace(healed()), {})
     first, second = receiver.traces
     assert first == second
 
@@ -65,7 +65,7 @@ def test_a_refusal_is_an_error_that_names_no_key(
         receiver.refuse = True
         target = Backend(receiver.endpoint, protocol, {"x-honeycomb-team": KEY})
         with pytest.raises(KintsugiError, match="did not accept a trace") as refused:
-            export(target, incident_trace(healed()), {})
+            export_trace(target, incident_trace(healed()), {})
     assert KEY not in str(refused.value) + caplog.text + repr(target)
 
 
@@ -77,5 +77,5 @@ def test_a_backend_that_never_answers_costs_its_timeout_and_no_more(protocol: Pr
         target = Backend(f"http://{ADDRESS}:{deaf.getsockname()[1]}", protocol, timeout_s=1.0)
         started = time.monotonic()
         with pytest.raises(KintsugiError):
-            export(target, incident_trace(healed()), {})
+            export_trace(target, incident_trace(healed()), {})
     assert time.monotonic() - started < 5.0

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome
+from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.infra.airflow_client import AirflowRefused
 from kintsugi.operations.approval_answers import LOOK_AGAIN
 from kintsugi.watchdog.incident_sweeper import QUESTION, IncidentSweeper
@@ -17,8 +17,8 @@ NOW = datetime.now(UTC)
 WATCH = "watch_kafka-2/run-1"
 
 
-def line(step: str, ago: float, **data: Any) -> Entry:
-    return Entry(NOW - timedelta(seconds=ago), step, step, {"run": WATCH} | data)
+def line(step: str, ago: float, **data: Any) -> JournalEntry:
+    return JournalEntry(NOW - timedelta(seconds=ago), step, step, {"run": WATCH} | data)
 
 
 CONFIRMED = {

@@ -7,13 +7,13 @@ import pytest
 from kintsugi.core.errors import FleetError, InputError
 from kintsugi.core.fleet import load_fleet
 from kintsugi.web import actions
-from kintsugi.web.airflow_api import read
+from kintsugi.web.airflow_api import read_reply
 
 FLEET = load_fleet()
 
 
 def test_a_recovery_is_a_dry_run_unless_the_form_says_otherwise() -> None:
-    form = {field.name: field.value for field in actions.deed("recover", "kafka-1", FLEET).fields}
+    form = {field.name: field.value for field in actions.page_action("recover", "kafka-1", FLEET).fields}
     wanted = actions.request("recover", "kafka-1", form, FLEET)
     assert (wanted.method, wanted.path) == ("POST", "/dags/recover_node/dagRuns")
     assert wanted.body["conf"] == {"node": "kafka-1", "action": "auto", "dry_run": True}
@@ -64,7 +64,7 @@ def test_every_deed_says_what_it_will_do() -> None:
         "approve",
         "decline",
     ):
-        wanted = actions.deed(name, targets.get(name, "kafka-1"), FLEET)
+        wanted = actions.page_action(name, targets.get(name, "kafka-1"), FLEET)
         assert wanted.says, name
         assert all(sentence.endswith(".") for sentence in wanted.says), name
         form = {field.name: field.value or "why" for field in wanted.fields}
@@ -79,6 +79,6 @@ def test_one_file_or_every_failed_one_is_taken_again_in_the_persons_name() -> No
 
 
 def test_airflows_refusal_reaches_the_person_in_its_words() -> None:
-    assert read(200, {"dag_run_id": "manual__1"}).run_id == "manual__1"
-    refused = read(404, {"detail": "Dag not found"})
+    assert read_reply(200, {"dag_run_id": "manual__1"}).run_id == "manual__1"
+    refused = read_reply(404, {"detail": "Dag not found"})
     assert (refused.done, refused.said) == (False, "Dag not found")

@@ -7,19 +7,19 @@ import pytest
 from kintsugi.db.flow_samples import FlowSample
 from kintsugi.db.stream_record import Loss, LossState, StreamSummary, Wait
 from kintsugi.web import flow
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import Level
-from kintsugi.web.sources import Files, FlowSeen
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import Severity
+from kintsugi.web.sources import Files, StreamSnapshot
 from tests.made_up import NOW, sample_at
 
 
-def seen(*samples: FlowSample) -> Reading[FlowSeen]:
-    return Reading(FlowSeen(tuple(samples), live=True), NOW)
+def seen(*samples: FlowSample) -> CachedValue[StreamSnapshot]:
+    return CachedValue(StreamSnapshot(tuple(samples), live=True), NOW)
 
 
 def test_nothing_waits_when_all_is_stored() -> None:
     now = flow.stream(seen(sample_at(10, 1000, 1000), sample_at(0, 3000, 3000)))
-    assert (now.level, now.lag, now.fresh_s) == (Level.WELL, 0, 0.0)
+    assert (now.level, now.lag, now.fresh_s) == (Severity.WELL, 0, 0.0)
     assert (now.in_rate, now.out_rate) == (200.0, 200.0)
 
 
@@ -35,7 +35,7 @@ def test_a_lag_older_than_the_samples_counts_from_the_first() -> None:
 
 def test_a_stream_that_stores_nothing_is_sick_and_says_for_how_long() -> None:
     now = flow.stream(seen(sample_at(200, 1000, 1000), sample_at(199, 1010, 1000), sample_at(0, 9000, 1000)))
-    assert now.level is Level.BAD
+    assert now.level is Severity.BAD
     assert "200 s" in now.sentence
     assert "8,000 wait" in now.sentence
 
@@ -48,17 +48,17 @@ REPLAYED = Loss(2, 10, 30, NOW, LossState.REPLAYED, ("f",), "1 files were sent a
 @pytest.mark.parametrize(
     ("record", "level", "word"),
     [
-        (StreamSummary(losses=(REPLAYED,)), Level.WELL, "flow"),
-        (StreamSummary(losses=(REPLAYED, LOST)), Level.BAD, "20 messages"),
-        (StreamSummary(waits=(WAIT,)), Level.NOTE, "ingest waits"),
-        (StreamSummary(refused={"json": 3}), Level.NOTE, "json 3"),
-        (StreamSummary(losses=(LOST,), waits=(WAIT,)), Level.BAD, "deleted"),
+        (StreamSummary(losses=(REPLAYED,)), Severity.WELL, "flow"),
+        (StreamSummary(losses=(REPLAYED, LOST)), Severity.BAD, "20 messages"),
+        (StreamSummary(waits=(WAIT,)), Severity.NOTE, "ingest waits"),
+        (StreamSummary(refused={"json": 3}), Severity.NOTE, "json 3"),
+        (StreamSummary(losses=(LOST,), waits=(WAIT,)), Severity.BAD, "deleted"),
     ],
 )
 def test_what_is_on_record_of_the_stream_shows_though_its_offsets_look_well(
-    record: StreamSummary, level: Level, word: str
+    record: StreamSummary, level: Severity, word: str
 ) -> None:
-    now = flow.stream(Reading(FlowSeen((sample_at(0, 10, 10),), live=True, record=record), NOW))
+    now = flow.stream(CachedValue(StreamSnapshot((sample_at(0, 10, 10),), live=True, record=record), NOW))
     assert now.level is level
     assert word in now.sentence
 
@@ -71,15 +71,15 @@ def test_a_silent_kafka_is_unknown_not_zero() -> None:
     silent = sample_at(0, 0, 0)
     unknown = type(silent)(silent.at, True, None, None)
     now = flow.stream(seen(sample_at(5, 10, 10), unknown))
-    kafka = flow.stages(now, Reading(Files(2, "a"), NOW), seen(unknown))[1]
-    assert (now.lag, kafka.level, kafka.words) == (None, Level.UNKNOWN, "no answer")
+    kafka = flow.stages(now, CachedValue(Files(2, "a"), NOW), seen(unknown))[1]
+    assert (now.lag, kafka.level, kafka.words) == (None, Severity.UNKNOWN, "no answer")
 
 
 def test_s3_away_keeps_its_last_answer_and_says_so() -> None:
     stage = flow.stages(
-        flow.stream(seen(sample_at(0, 1, 1))), Reading(Files(3, "a"), NOW, "no answer within 5 s"), seen()
+        flow.stream(seen(sample_at(0, 1, 1))), CachedValue(Files(3, "a"), NOW, "no answer within 5 s"), seen()
     )[0]
-    assert (stage.level, stage.figure) == (Level.UNKNOWN, "3")
+    assert (stage.level, stage.figure) == (Severity.UNKNOWN, "3")
     assert "no answer within 5 s (as of 12:00:00 UTC)" in stage.words
 
 

@@ -10,59 +10,60 @@ from typing import Any
 import pytest
 
 from kintsugi.core.fleet import Role, load_fleet
-from kintsugi.core.incident import Entry, Incident
-from kintsugi.core.observation import Answer, Symptom
-from kintsugi.db.dashboard import Glance
+from kintsugi.core.incident import Incident, JournalEntry
+from kintsugi.core.observation import ProbeResult, Symptom
+from kintsugi.db.dashboard import FleetSummary
 from kintsugi.db.flags import Maintenance
 from kintsugi.db.releases import ReleaseRecord
-from kintsugi.db.replica_repairs import Compared
+from kintsugi.db.replica_repairs import ReplicaRepair
 from kintsugi.web import health
 from kintsugi.web.flow import Stream
-from kintsugi.web.polling_cache import Reading
-from kintsugi.web.severity import Level
-from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
+from kintsugi.web.polling_cache import CachedValue
+from kintsugi.web.severity import Severity
+from kintsugi.web.sources import AirflowSnapshot, Approval, NodeSnapshot, ReleasesSnapshot
 from tests.made_up import NOW
 
 FLEET = load_fleet()
-COMPARED = {f"cassandra-{n}": Compared(NOW - timedelta(hours=n), 0) for n in (1, 2, 3)}
+COMPARED = {f"cassandra-{n}": ReplicaRepair(NOW - timedelta(hours=n), 0) for n in (1, 2, 3)}
 INSTALLED = NOW - timedelta(days=30)
-CALM = Glance((), {}, (), (), {}, COMPARED, INSTALLED, NOW - timedelta(hours=3), (), 12)
+CALM = FleetSummary((), {}, (), (), {}, COMPARED, INSTALLED, NOW - timedelta(hours=3), (), 12)
 
 
 def known(
     *,
     down: Sequence[str] = (),
-    store: Glance = CALM,
+    store: FleetSummary = CALM,
     stream: Stream | None = None,
     errors: Sequence[str] = (),
-    releases: ReleasesSeen | None = None,
+    releases: ReleasesSnapshot | None = None,
     **airflow: Any,
 ) -> health.Known:
-    nodes = {node.name: NodeSeen(Answer.OK, "", None, None) for node in FLEET}
+    nodes = {node.name: NodeSnapshot(ProbeResult.OK, "", None, None) for node in FLEET}
     for name in down:
-        nodes[name] = NodeSeen(Answer.REFUSED, "refused", Symptom.DOWN, NOW - timedelta(seconds=4))
-    seen = replace(AirflowSeen(frozenset(), (), (), None), **airflow)
+        nodes[name] = NodeSnapshot(ProbeResult.REFUSED, "refused", Symptom.DOWN, NOW - timedelta(seconds=4))
+    seen = replace(AirflowSnapshot(frozenset(), (), (), None), **airflow)
     said = dict.fromkeys(errors, "away")
     return health.Known(
         now=NOW,
         fleet=FLEET,
-        nodes=Reading(nodes, NOW, said.get("nodes")),
-        store=Reading(store, NOW, said.get("store")),
-        airflow=Reading(seen, NOW, said.get("airflow")),
-        releases=Reading(releases, NOW),
-        stream=stream or Stream(Level.WELL, "Trades flow.", ""),
+        nodes=CachedValue(nodes, NOW, said.get("nodes")),
+        store=CachedValue(store, NOW, said.get("store")),
+        airflow=CachedValue(seen, NOW, said.get("airflow")),
+        releases=CachedValue(releases, NOW),
+        stream=stream or Stream(Severity.WELL, "Trades flow.", ""),
     )
 
 
 def opened(*entries: tuple[str, str, dict[str, Any]], node: str = "kafka-2", ago: float = 20.0) -> Incident:
     at = NOW - timedelta(seconds=ago)
     lines = tuple(
-        Entry(at + timedelta(seconds=n + 1), step, said, data) for n, (step, said, data) in enumerate(entries)
+        JournalEntry(at + timedelta(seconds=n + 1), step, said, data)
+        for n, (step, said, data) in enumerate(entries)
     )
     return Incident(f"{node}-i", node, Role.KAFKA, at, at, at, f"watch_{node}/1", entries=lines)
 
 
-def with_open(*incidents: Incident) -> Glance:
+def with_open(*incidents: Incident) -> FleetSummary:
     return replace(CALM, open=incidents)
 
 
@@ -72,7 +73,7 @@ def flag(scope: str, minutes: int = 30) -> Maintenance:
 
 def test_well_says_since_when() -> None:
     said = health.headline(known())
-    assert (said.level, said.since) == (Level.WELL, CALM.last_trouble)
+    assert (said.level, said.since) == (Severity.WELL, CALM.last_trouble)
     assert said.title == "All 9 servers answer and trades flow."
     assert said.advice == "Nothing to do."
 
@@ -80,7 +81,7 @@ def test_well_says_since_when() -> None:
 def test_a_repair_under_way_asks_nothing_of_anybody() -> None:
     incident = opened(("confirm", "host lost", {"verdict": "host_lost"}), ("plan", "2 to replace", {}))
     said = health.headline(known(down=["kafka-2"], store=with_open(incident)))
-    assert said.level is Level.BUSY
+    assert said.level is Severity.BUSY
     assert said.title == "kafka-2 failed and is being repaired."
     assert said.advice == "Nothing to do. kafka-2: provisioning a new server (2 to replace)."
     assert said.since == incident.started_at
@@ -88,7 +89,7 @@ def test_a_repair_under_way_asks_nothing_of_anybody() -> None:
 
 def test_a_node_just_gone_is_the_watchs_business() -> None:
     said = health.headline(known(down=["cassandra-1"]))
-    assert (said.level, said.title) == (Level.BUSY, "cassandra-1 stopped answering.")
+    assert (said.level, said.title) == (Severity.BUSY, "cassandra-1 stopped answering.")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_lost_node_that_nobody_heals_needs_a_person(
     given: dict[str, Any], words: str, deed: str | None, target: str
 ) -> None:
     said = health.headline(known(down=["kafka-1"], **given))
-    assert said.level is Level.BAD
+    assert said.level is Severity.BAD
     assert words in said.title
     assert (said.deed, said.target) == (deed, target)
 
@@ -119,13 +120,13 @@ def test_the_other_nodes_that_are_away_are_named_too() -> None:
 
 def test_another_nodes_maintenance_does_not_count() -> None:
     said = health.headline(known(down=["kafka-1"], store=replace(CALM, maintenance=(flag("kafka-3"),))))
-    assert said.level is Level.BUSY
+    assert said.level is Severity.BUSY
 
 
 def test_a_node_long_gone_without_a_repair_needs_a_person() -> None:
     state = known(down=["kafka-1"])
-    gone = NodeSeen(Answer.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
-    state = replace(state, nodes=Reading({**(state.nodes.value or {}), "kafka-1": gone}, NOW))
+    gone = NodeSnapshot(ProbeResult.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
+    state = replace(state, nodes=CachedValue({**(state.nodes.value or {}), "kafka-1": gone}, NOW))
     assert health.headline(state).title == "kafka-1 does not answer, and no repair has started."
 
 
@@ -135,7 +136,7 @@ def test_a_waiting_decision_comes_before_all_else_and_gives_the_guards_reasons()
     )
     approval = Approval("watch_kafka-2", "run:1", "recovery.ask_a_human", -1, "?", NOW)
     said = health.headline(known(down=["kafka-2"], store=with_open(refused), approvals=(approval,)))
-    assert (said.level, said.deed) == (Level.BAD, "approve")
+    assert (said.level, said.deed) == (Severity.BAD, "approve")
     assert said.advice == "kafka-1 is away too. The quorum would break."
     assert said.target == "watch_kafka-2:run:1:recovery.ask_a_human:-1"
 
@@ -145,31 +146,31 @@ def test_a_failed_repair_is_stuck_only_after_its_run_has_ended() -> None:
     running = health.headline(known(down=["kafka-2"], store=with_open(opened(*entries))))
     entries.append(("record", "done", {"mark": "end"}))
     ended = health.headline(known(down=["kafka-2"], store=with_open(opened(*entries))))
-    assert running.level is Level.BUSY
-    assert ended.level is Level.BAD
+    assert running.level is Severity.BUSY
+    assert ended.level is Severity.BAD
     assert "configure failed: no route" in ended.title
 
 
 def test_a_silent_repair_is_stuck() -> None:
-    assert health.headline(known(store=with_open(opened(("plan", "x", {}), ago=3600)))).level is Level.BAD
+    assert health.headline(known(store=with_open(opened(("plan", "x", {}), ago=3600)))).level is Severity.BAD
 
 
 def test_watchers_that_sleep_are_told_while_all_is_well() -> None:
     late = health.headline(known(late=("triggerer",)))
     paused = health.headline(known(paused=frozenset({"watch_kafka-1"})))
-    assert (late.level, paused.level) == (Level.BAD, Level.NOTE)
+    assert (late.level, paused.level) == (Severity.BAD, Severity.NOTE)
     assert paused.title == "nobody watches kafka-1."
 
 
 @pytest.mark.parametrize("source", ["nodes", "store", "airflow"])
 def test_what_cannot_be_read_is_said_and_never_called_well(source: str) -> None:
     said = health.headline(known(errors=[source]))
-    assert said.level is Level.UNKNOWN
+    assert said.level is Severity.UNKNOWN
     assert said.title.endswith("can't be read.")
 
 
 def test_a_sick_flow_is_the_headline() -> None:
-    sick = Stream(Level.BAD, "Trades come in, but …", "watch_flow", since=NOW)
+    sick = Stream(Severity.BAD, "Trades come in, but …", "watch_flow", since=NOW)
     assert health.headline(known(stream=sick)).title == sick.sentence
 
 
@@ -178,7 +179,7 @@ def test_rows_say_what_is_done_and_what_is_paused() -> None:
     state = known(down=["kafka-2"], store=with_open(incident), paused=frozenset({"watch_kafka-3"}))
     rows = {row.node.name: row for rows in health.fleet_rows(state).values() for row in rows}
     assert len(rows) == 9
-    assert (rows["kafka-2"].level, rows["kafka-2"].state) == (Level.BUSY, "rejoining its cluster")
+    assert (rows["kafka-2"].level, rows["kafka-2"].state) == (Severity.BUSY, "rejoining its cluster")
     assert rows["kafka-3"].notes == ("watch paused",)
     assert rows["kafka-1"].state == "answers"
 
@@ -186,7 +187,7 @@ def test_rows_say_what_is_done_and_what_is_paused() -> None:
 def test_a_node_on_another_release_and_drift_are_told() -> None:
     good = ReleaseRecord("a" * 64, "checkout", NOW, NOW, None, None)
     trial = ReleaseRecord("b" * 64, "checkout", NOW, None, None, None)
-    seen = ReleasesSeen(
+    seen = ReleasesSnapshot(
         {"kafka-1": trial, "kafka-2": good}, good, {"kafka-2": ["/etc/a", "/etc/b", "/etc/c"]}
     )
     state = known(releases=seen)
@@ -195,11 +196,11 @@ def test_a_node_on_another_release_and_drift_are_told() -> None:
     assert rows["kafka-2"] == ("drift: /etc/a, /etc/b and more",)
     assert rows["kafka-3"] == ()
     assert health.release_line(state.releases) == "Known-good release aaaaaaaaaaaa. Drift on kafka-2."
-    nothing = health.release_line(known(releases=ReleasesSeen({}, None, {})).releases)
+    nothing = health.release_line(known(releases=ReleasesSnapshot({}, None, {})).releases)
     assert nothing == "No release is known-good yet."
 
 
-def compared(**nodes: Compared) -> Glance:
+def compared(**nodes: ReplicaRepair) -> FleetSummary:
     return replace(CALM, compared={name.replace("_", "-"): known for name, known in nodes.items()})
 
 
@@ -208,22 +209,25 @@ def test_the_oldest_comparison_of_a_replica_is_told() -> None:
         health.comparison_line(known()) == f"Replicas repaired {NOW - timedelta(hours=3):%Y-%m-%d %H:%M} UTC."
     )
     assert health.comparison_line(known(store=compared())) == "Replicas not repaired yet."
-    some = compared(cassandra_1=Compared(NOW, 2), cassandra_2=Compared(failed_at=NOW, failure="no room"))
+    some = compared(
+        cassandra_1=ReplicaRepair(NOW, 2), cassandra_2=ReplicaRepair(failed_at=NOW, failure="no room")
+    )
     said = "Replicas of cassandra-2 and cassandra-3 not repaired yet. The last repair of cassandra-2 failed."
     assert health.comparison_line(known(store=some)) == said
     assert (
-        health.headline(known(store=replace(some, installed_at=NOW - timedelta(days=7)))).level is Level.WELL
+        health.headline(known(store=replace(some, installed_at=NOW - timedelta(days=7)))).level
+        is Severity.WELL
     )
     assert health.headline(known(store=some)).since == INSTALLED  # never compared, and not for want of time
 
 
-@pytest.mark.parametrize(("days", "level"), [(7.9, Level.WELL), (8.1, Level.NOTE)])
-def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, level: Level) -> None:
-    old = Compared(NOW - timedelta(days=days), 0, NOW, "no room")
-    new = Compared(NOW, 0)
+@pytest.mark.parametrize(("days", "level"), [(7.9, Severity.WELL), (8.1, Severity.NOTE)])
+def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, level: Severity) -> None:
+    old = ReplicaRepair(NOW - timedelta(days=days), 0, NOW, "no room")
+    new = ReplicaRepair(NOW, 0)
     said = health.headline(known(store=compared(cassandra_1=new, cassandra_2=old, cassandra_3=new)))
     assert said.level is level
-    assert (said.since == old.whole_at) is (level is Level.NOTE)
+    assert (said.since == old.whole_at) is (level is Severity.NOTE)
 
 
 @pytest.mark.parametrize("ago", [1.0, 600.0, 86_400.0])
@@ -238,4 +242,4 @@ def test_replicas_that_were_not_compared_for_too_long_are_told(days: float, leve
 )
 def test_nothing_is_well_while_an_incident_is_open(lines: tuple[Any, ...], ago: float) -> None:
     """Though all nodes answer: it may be being proven, or left by everybody."""
-    assert health.headline(known(store=with_open(opened(*lines, ago=ago)))).level is not Level.WELL
+    assert health.headline(known(store=with_open(opened(*lines, ago=ago)))).level is not Severity.WELL

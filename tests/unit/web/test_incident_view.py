@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Entry, Incident, Outcome, Phase
+from kintsugi.core.incident import Incident, JournalEntry, Outcome, Phase
 from kintsugi.db.dashboard import Experiment
 from kintsugi.web import archive, incident_view
 from tests.made_up import NOW
@@ -29,9 +29,9 @@ def test_a_bar_of_no_time_at_all_does_not_divide_by_zero() -> None:
 
 def test_the_journal_leaves_out_bookkeeping_and_marks_trouble() -> None:
     entries = (
-        Entry(NOW, "confirm", "started", {"mark": "start"}),
-        Entry(NOW + timedelta(seconds=2), "confirm", "the host is lost", {"verdict": "host_lost"}),
-        Entry(NOW + timedelta(seconds=3), "plan", "failed: stale", {"mark": "failed"}),
+        JournalEntry(NOW, "confirm", "started", {"mark": "start"}),
+        JournalEntry(NOW + timedelta(seconds=2), "confirm", "the host is lost", {"verdict": "host_lost"}),
+        JournalEntry(NOW + timedelta(seconds=3), "plan", "failed: stale", {"mark": "failed"}),
     )
     lines = incident_view.journal(Incident("i", "kafka-1", Role.KAFKA, NOW, NOW, NOW, "w/1", entries=entries))
     assert [(line.after_s, line.step, line.weight) for line in lines] == [

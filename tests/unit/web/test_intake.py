@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
-from kintsugi.web.intake import judge, not_taken_line, notes_of
-from kintsugi.web.severity import Level
+from kintsugi.web.intake import assess_intake, not_taken_line, notes_of
+from kintsugi.web.severity import Severity
 
 NOW = datetime(2026, 11, 27, 18, tzinfo=UTC)
 RULES = IntakeRules()
@@ -23,29 +23,31 @@ LONG = {"waiting": 2, "oldest": "f", "oldest_at": NOW, "waits_since": NOW - time
 @pytest.mark.parametrize(
     ("found", "level"),
     [
-        ({}, Level.WELL), ({"waiting": 3}, Level.WELL), ({"not_taken_count": 4, "not_taken": ["x.md5"]}, Level.WELL),
-        ({"failed": [note()], "failed_count": 1}, Level.BAD), ({"empty": [note()]}, Level.BAD),
-        ({"rejected": [note(0.1)]}, Level.NOTE), ({"rejected": [note(1.0)]}, Level.BAD),
-        ({"retried": [note()]}, Level.NOTE), ({"retried": [note(minutes=16)]}, Level.BAD),
-        (LONG, Level.BAD), ({**LONG, "paused": True}, Level.NOTE), ({"missing": ["trades 2026-11-25"]}, Level.BAD),
+        ({}, Severity.WELL), ({"waiting": 3}, Severity.WELL),
+        ({"not_taken_count": 4, "not_taken": ["x.md5"]}, Severity.WELL),
+        ({"failed": [note()], "failed_count": 1}, Severity.BAD), ({"empty": [note()]}, Severity.BAD),
+        ({"rejected": [note(0.1)]}, Severity.NOTE), ({"rejected": [note(1.0)]}, Severity.BAD),
+        ({"retried": [note()]}, Severity.NOTE), ({"retried": [note(minutes=16)]}, Severity.BAD),
+        (LONG, Severity.BAD), ({**LONG, "paused": True}, Severity.NOTE),
+        ({"missing": ["trades 2026-11-25"]}, Severity.BAD),
     ],
 )  # fmt: skip
-def test_how_grave_it_is(found: dict[str, Any], level: Level) -> None:
-    seen = judge(IntakeReport(NOW, **found), RULES, NOW)
+def test_how_grave_it_is(found: dict[str, Any], level: Severity) -> None:
+    seen = assess_intake(IntakeReport(NOW, **found), RULES, NOW)
     assert seen.level is level, seen
 
 
 def test_the_file_is_named_and_an_action_offered() -> None:
-    seen = judge(IntakeReport(NOW, failed=[note()], failed_count=1), RULES, NOW)
+    seen = assess_intake(IntakeReport(NOW, failed=[note()], failed_count=1), RULES, NOW)
     assert ("f.csv" in seen.sentence, "the reason" in seen.sentence, seen.deed) == (True, True, "redrive")
     assert seen.to_json()["level"] == "bad"
     assert seen.to_json()["failed"][0]["key"] == "trades/2024-10-08/f.csv"
 
 
 def test_nobody_says_well_who_has_not_looked() -> None:
-    assert judge(None, RULES, NOW).level is Level.UNKNOWN
-    assert judge(IntakeReport(NOW), RULES, NOW + timedelta(minutes=6)).level is Level.UNKNOWN
-    assert judge(IntakeReport(NOW), RULES, NOW + timedelta(minutes=16)).level is Level.BAD
+    assert assess_intake(None, RULES, NOW).level is Severity.UNKNOWN
+    assert assess_intake(IntakeReport(NOW), RULES, NOW + timedelta(minutes=6)).level is Severity.UNKNOWN
+    assert assess_intake(IntakeReport(NOW), RULES, NOW + timedelta(minutes=16)).level is Severity.BAD
 
 
 def test_what_is_not_taken_is_named() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.web.polling_cache import Hub, Source
+from kintsugi.web.polling_cache import Hub, PolledSource
 
 
 async def test_a_hanging_source_delays_nobody_and_is_asked_once() -> None:
@@ -19,7 +19,7 @@ async def test_a_hanging_source_delays_nobody_and_is_asked_once() -> None:
     async def answer() -> int:
         return 7
 
-    hub = Hub({"hangs": Source(hang, 0.01, 0.05), "well": Source(answer, 0.01, 1.0)})
+    hub = Hub({"hangs": PolledSource(hang, 0.01, 0.05), "well": PolledSource(answer, 0.01, 1.0)})
     readings = await hub.readings(patience_s=5.0)
     assert readings["well"].value == 7
     assert readings["hangs"].error == "no answer within 0 s"
@@ -40,7 +40,7 @@ async def test_a_source_that_fails_keeps_its_last_answer_and_says_why() -> None:
         except StopIteration:
             raise KintsugiError("Cassandra does not answer") from None
 
-    hub = Hub({"it": Source(once, 0.01, 1.0)})
+    hub = Hub({"it": PolledSource(once, 0.01, 1.0)})
     reading = (await hub.readings(patience_s=5.0))["it"]
     async with asyncio.timeout(5):
         while reading.error is None:
@@ -58,7 +58,7 @@ async def test_nobody_is_asked_while_nobody_looks_and_old_answers_are_not_shown_
         asked += 1
         return asked
 
-    hub = Hub({"it": Source(count, 0.01, 1.0)}, idle_after_s=0.05)
+    hub = Hub({"it": PolledSource(count, 0.01, 1.0)}, idle_after_s=0.05)
     await hub.readings(patience_s=5.0)
     async with asyncio.timeout(5):
         await asyncio.gather(*hub._tasks.values())  # they end by themselves

@@ -31,11 +31,11 @@ class StreamSubmitOperator(SparkSubmitOperator):
     def execute(self, context: Context) -> str:  # type: ignore[override]  # the parent gives no result
         """Show the submission, declare that the stream shall run, and start its driver unless it runs."""
         from kintsugi.operations import stream_driver  # parse time: a DAG file doesn't need it
-        from kintsugi.operations.context import runtime  # parse time
+        from kintsugi.operations.context import Context as RecoveryContext  # parse time
 
         self.jars = ",".join(str(jar) for jar in connector_jars(load_settings().artifacts / "spark"))
         self._get_hook()._build_spark_submit_command(self.application)  # noqa: SLF001 - the hook logs it
-        return stream_driver.submit(runtime())
+        return stream_driver.submit_driver(RecoveryContext.from_environment())
 
     def on_kill(self) -> None:
         """Nothing: the driver is no child of this task."""

@@ -13,13 +13,13 @@ from kintsugi.airflow_ext.triggers.node_health import MAX_WATCH_S
 from kintsugi.airflow_ext.triggers.node_health_listener import end_of_watch
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.fleet import Role, load_fleet
-from kintsugi.core.observation import Answer
+from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import load_settings
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.heartbeats import FLOW, PULSE
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.probes.stream import probe_stream
-from kintsugi.probes.stream_progress import FlowFinding, FlowReading, FlowWatch, read_flow
+from kintsugi.probes.stream_progress import FlowFinding, FlowReading, StreamProgressDetector, read_flow
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ class FlowHealthTrigger(BaseTrigger):
         """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
         settings = load_settings()
         fleet, samples = settings.fleet, FlowSamples(store_dsn(settings))
-        watch, clock = FlowWatch(), asyncio.get_running_loop().time
+        watch, clock = StreamProgressDetector(), asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
         while clock() < ends_s:
             PULSE.at(FLOW)
             reading = await read_flow(fleet)
-            finding = watch.feed(reading)
+            finding = watch.observe(reading)
             await asyncio.to_thread(keep_sample, samples, reading)
             if finding is not None:
                 return finding
@@ -115,9 +115,9 @@ class StreamAbsentTrigger(BaseTrigger):
         ends_s, absent, seen = clock() + self.max_watch, 0, False
         while clock() < ends_s:
             probe = await probe_stream(master)
-            if probe.answer is Answer.OK:
+            if probe.answer is ProbeResult.OK:
                 absent, seen = 0, True
-            elif probe.answer is Answer.WRONG:
+            elif probe.answer is ProbeResult.WRONG:
                 absent += 1
             # One that ran may be on its way back; one that was never seen is hardly worth waiting for.
             if absent >= (self.times if seen else min(2, self.times)):

@@ -11,8 +11,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
 from kintsugi.core.settings import load_settings
-from kintsugi.db.ingest_ledger import Ledger
-from kintsugi.pipeline.object_listing import Lookout
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.pipeline.object_listing import PendingFileScanner
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,9 @@ def checker(kind: str) -> Callable[[], list[str]]:
     if kind == "eod":
         s3 = s3_client(settings)
         return lambda: baselines.pending_uris(s3, sources)
-    ledger = Ledger(store_dsn(settings))
+    ledger = IngestLedger(store_dsn(settings))
     ledger.migrate()
-    lookout = Lookout(sources, ledger)
+    lookout = PendingFileScanner(sources, ledger)
     return lambda: [item.key for item in lookout.pending()]
 
 

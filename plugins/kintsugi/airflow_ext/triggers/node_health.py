@@ -20,7 +20,7 @@ from kintsugi.core.settings import load_settings
 from kintsugi.db.heartbeats import PULSE
 from kintsugi.probes import clock_skew as clocks
 from kintsugi.probes.event_loop_lag import LoopLag
-from kintsugi.probes.failure_detector import HUNG_AFTER_S, NodeWatch, Rules
+from kintsugi.probes.failure_detector import HUNG_AFTER_S, FailureDetector, Rules
 from kintsugi.probes.protocols import PROBE_TIMEOUT_S, probe_node
 
 log = logging.getLogger(__name__)
@@ -93,14 +93,14 @@ class NodeHealthTrigger(BaseTrigger):
 
     async def watch(self) -> Finding | None:
         """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
-        watch = NodeWatch(Rules(silence_s=self.silence))
+        watch = FailureDetector(Rules(silence_s=self.silence))
         clock = asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
         async with LoopLag() as lag, beside(self.watch_clock()) as clock_watch:
             while (started_s := clock()) < ends_s:
                 PULSE.at(self.node.name)
                 probe = await probe_node(self.node, self.probe_timeout)
-                finding = watch.feed(probe, now_s=clock(), late_s=lag.take())
+                finding = watch.observe(probe, now_s=clock(), late_s=lag.take())
                 if finding is not None:
                     return finding
                 if clock_watch.done():
@@ -116,7 +116,7 @@ class NodeHealthTrigger(BaseTrigger):
             await asyncio.sleep(MAX_WATCH_S if every_s is None else every_s)
             looked_at = datetime.now(UTC)
             try:
-                off = clocks.wrong(await clocks.ahead_s(load_settings(), self.node))
+                off = clocks.is_skewed(await clocks.ahead_s(load_settings(), self.node))
             except (
                 KintsugiError,
                 OSError,

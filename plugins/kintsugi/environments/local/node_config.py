@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from kintsugi.core.errors import PreflightError
-from kintsugi.core.fleet import ControlPlane, Node
+from kintsugi.core.fleet import ControlPlaneEndpoints, Node
 from kintsugi.core.settings import Settings, inherited
 from kintsugi.environments.local.node_isolation import Isolation, service_prefix
 from kintsugi.environments.local.node_process import MARK
@@ -100,7 +100,7 @@ ruleset(name="ship") {{
 
 
 def write_configuration(
-    settings: Settings, node: Node, control: ControlPlane, isolation: Isolation, user: str
+    settings: Settings, node: Node, control: ControlPlaneEndpoints, isolation: Isolation, user: str
 ) -> None:
     """Write all that the init of ``node`` reads; the same files each time, so it may be run again.
 

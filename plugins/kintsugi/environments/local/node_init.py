@@ -12,7 +12,7 @@ import resource
 import sys
 from pathlib import Path
 
-from kintsugi.core.process_priority import step_back
+from kintsugi.core.process_priority import lower_priority
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments.local.node_isolation import Isolation
 
@@ -84,7 +84,7 @@ def main(name: str) -> None:
         give_up_mounting()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Kafka and Cassandra hold many files open
-    step_back()  # also where a recovery that goes first makes it
+    lower_priority()  # also where a recovery that goes first makes it
     root = settings.node_root(name)
     os.chdir(root)
     supervisord = str(Path(sys.prefix) / "bin" / "supervisord")

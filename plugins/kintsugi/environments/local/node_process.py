@@ -133,7 +133,7 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def send(pid: int, number: signal.Signals, expected_start: int | None = None) -> bool:
+def signal_process(pid: int, number: signal.Signals, expected_start: int | None = None) -> bool:
     """Signal a process through a descriptor, so that its number can't change hands; False when it is gone."""
     try:
         handle = os.pidfd_open(pid)
@@ -158,13 +158,13 @@ def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
     seen = {pid: start_time(pid) for pid in members(settings, name)}
     record = read_record(settings, name)
     if record is not None:
-        send(record.pid, signal.SIGKILL, record.start_time)
+        signal_process(record.pid, signal.SIGKILL, record.start_time)
     deadline = time.monotonic() + timeout_s
     while alive := _survivors(settings, name, seen):
         if time.monotonic() > deadline:
             raise StepFailed(f"{name}: processes {alive} outlived SIGKILL for {timeout_s:.0f} s; see ps -fp")
         for pid in alive:
-            send(pid, signal.SIGKILL, seen[pid])
+            signal_process(pid, signal.SIGKILL, seen[pid])
         time.sleep(0.02)
 
 
@@ -186,7 +186,7 @@ def signal_all(settings: Settings, name: str, number: signal.Signals, wanted: st
         if not lagging:
             return len(pids)
         for pid in lagging:
-            send(pid, number)
+            signal_process(pid, number)
         time.sleep(0.01)
     raise StepFailed(f"{name}: processes {lagging} did not take {number.name} within 1 s; see ps -fp")
 

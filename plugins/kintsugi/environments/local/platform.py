@@ -86,7 +86,7 @@ class LocalPlatform:
         return node_disk.unavailable()
 
     def run(self, name: str, argv: Sequence[str]) -> str:
-        done = ssh.run(self.settings, self.settings.fleet.node(name), argv, RUN_TIMEOUT_S)
+        done = ssh.run_over_ssh(self.settings, self.settings.fleet.node(name), argv, RUN_TIMEOUT_S)
         if done.returncode:
             said = (done.stderr or done.stdout).strip()
             raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {said}")

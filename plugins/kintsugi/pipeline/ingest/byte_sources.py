@@ -19,7 +19,7 @@ CHUNK = 1 << 18
 MAX_READ = 32 << 20
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """A file that can be read from its beginning, and at any place.
 
     ``name``: for messages; its last part may say of which kind it is. ``size``: bytes.

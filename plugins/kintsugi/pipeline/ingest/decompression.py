@@ -17,7 +17,7 @@ from itertools import chain
 
 from kintsugi.core.errors import InputError
 from kintsugi.core.rejections import Reason, Rejection
-from kintsugi.pipeline.ingest.byte_sources import Source, SourceError
+from kintsugi.pipeline.ingest.byte_sources import ByteSource, SourceError
 from kintsugi.pipeline.ingest.inflation import SLICE, Inflater, Method, member_bytes, method_of
 
 READ_AHEAD = 1 << 20  # bytes of a zip archive that one read fetches
@@ -47,7 +47,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchiveMember:
     """A file within a delivered file; one that is no archive is its own only member."""
 
     name: str
@@ -71,7 +71,7 @@ class _Budget:
             yield piece
 
 
-def members(source: Source, product: str, note: Note) -> Iterator[Member]:
+def members(source: ByteSource, product: str, note: Note) -> Iterator[ArchiveMember]:
     """The members of ``source`` that hold data, in their order.
 
     ``product``: what the names of its files begin with; members that are named for another product are left out, as
@@ -85,7 +85,7 @@ def members(source: Source, product: str, note: Note) -> Iterator[Member]:
             f"{source.name} expands to more than {MAX_EXPANSION} times its size; the rest was not taken",
         )
         if not head.startswith(ZIP):
-            yield Member(source.name, _unpacked(pieces, source.name, budget))
+            yield ArchiveMember(source.name, _unpacked(pieces, source.name, budget))
             return
     yield from _archived(source, product, note, budget)
 
@@ -203,7 +203,7 @@ def _slices(pieces: Pieces) -> Pieces:
             yield piece[start : start + SLICE]
 
 
-def _archived(source: Source, product: str, note: Note, budget: _Budget) -> Iterator[Member]:
+def _archived(source: ByteSource, product: str, note: Note, budget: _Budget) -> Iterator[ArchiveMember]:
     """The data members of a zip archive."""
     name = source.name
     try:
@@ -227,7 +227,7 @@ def _archived(source: Source, product: str, note: Note, budget: _Budget) -> Iter
         for info in data:
             label = f"{info.filename} in {name}"
             pieces = budget.bounded(_member_pieces(archive, info, label))
-            yield Member(label, _unpacked(pieces, label, budget))
+            yield ArchiveMember(label, _unpacked(pieces, label, budget))
             if budget.left < 0:
                 return
 

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.db.ingest_ledger import Claim, Ledger, State, Tally, file_id
+from kintsugi.db.ingest_ledger import Claim, FileState, IngestLedger, Tally, file_id
 from kintsugi.pipeline.failures import has_vanished, is_transient, reason_of, stops_all
 from kintsugi.pipeline.ingest.dead_letters import DeadLetters, dead_letter
 from kintsugi.pipeline.ingest.file_reader import BadLine, raw_bytes, read_lines
 from kintsugi.pipeline.kafka_producer import Places, Producer, producer
-from kintsugi.pipeline.object_listing import Lookout, S3Object, listed, unfinished
-from kintsugi.pipeline.row_parser import Message, Rejection, message
+from kintsugi.pipeline.object_listing import PendingFileScanner, S3Object, listed, unfinished
+from kintsugi.pipeline.row_parser import Rejection, TradeMessage, message
 from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ SYNTHETIC_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class FileAccount:
+class FileIngestReport:
     """How one file ended: the content of its manifest.
 
     ``reason``: why it failed, or what of a file that is done was left out. ``replay``: of which replay; empty
@@ -62,7 +62,7 @@ class FileAccount:
 
     key: str
     etag: str
-    state: State
+    state: FileState
     tally: Tally
     reason: str | None = None
     replay: str = ""
@@ -95,7 +95,7 @@ class Chunk:
 
     first: int
     tally: Tally = field(default_factory=Tally)
-    messages: list[Message] = field(default_factory=list)
+    messages: list[TradeMessage] = field(default_factory=list)
     letters: list[bytes] = field(default_factory=list)
 
 
@@ -140,10 +140,10 @@ Pace = Callable[[int], None]
 
 
 def ingest_object(
-    s3: S3Client, source: S3Object, *, ledger: Ledger, kafka: Producer, bucket: str = BUCKET,
+    s3: S3Client, source: S3Object, *, ledger: IngestLedger, kafka: Producer, bucket: str = BUCKET,
     chunk_rows: int = CHUNK_ROWS, replay: str = "", pace: Pace | None = None, control: FlowControl | None = None,
     between: Callable[[], None] | None = None,
-) -> FileAccount | None:  # fmt: skip
+) -> FileIngestReport | None:  # fmt: skip
     """Bring one file into Kafka; returns its account, or None when another ingester has it or it doesn't wait.
 
     ``s3``, ``bucket``: where identities, dead letters and the manifest are written; the file itself is read from its
@@ -173,10 +173,10 @@ def ingest_object(
 
 
 def ingest_pending(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], *,
+    s3: S3Client, ledger: IngestLedger, bootstrap: list[str], *,
     bucket: str = BUCKET, sources: Sequence[DataSource] | None = None, idle: float = 0.0, at_most: float = 60.0,
     control: FlowControl | None = None,
-) -> list[FileAccount]:  # fmt: skip
+) -> list[FileIngestReport]:  # fmt: skip
     """Ingest every pending file, synthetic trades first, then by key; returns the accounts of those that it finished.
 
     ``sources``: where files are read from; default: ``bucket``. With ``idle`` it stays that many seconds after the last
@@ -184,8 +184,8 @@ def ingest_pending(
     back-pressure. Raises what stops all files: what Kafka and Postgres raise, and S3 when it can't be listed.
     """
     started = last = time.monotonic()
-    accounts: list[FileAccount] = []
-    lookout = Lookout(sources or (own_source(s3, bucket),), ledger)
+    accounts: list[FileIngestReport] = []
+    lookout = PendingFileScanner(sources or (own_source(s3, bucket),), ledger)
     with producer(bootstrap) as kafka:
         synthetic = _SyntheticTrades(s3, ledger, kafka, bucket)
         while True:
@@ -208,12 +208,12 @@ def is_synthetic(key: str) -> bool:
 def _ingest_or_postpone(
     s3: S3Client,
     item: S3Object,
-    ledger: Ledger,
+    ledger: IngestLedger,
     kafka: Producer,
     bucket: str,
     between: Callable[[], None] | None = None,
     control: FlowControl | None = None,
-) -> FileAccount | None:
+) -> FileIngestReport | None:
     """One file of several; None when it was postponed. Raises only what stops all of them."""
     try:
         return ingest_object(
@@ -232,11 +232,11 @@ class _SyntheticTrades:
     Their keys begin with day and time, so only what comes after the last one is listed.
     """
 
-    def __init__(self, s3: S3Client, ledger: Ledger, kafka: Producer, bucket: str) -> None:
+    def __init__(self, s3: S3Client, ledger: IngestLedger, kafka: Producer, bucket: str) -> None:
         self._s3, self._ledger, self._kafka, self._bucket = s3, ledger, kafka, bucket
         self._after: str | None = None
         self._due = 0.0
-        self.accounts: list[FileAccount] = []
+        self.accounts: list[FileIngestReport] = []
 
     def __call__(self) -> None:
         """Look, at most once a second; an S3 that can't be listed is left to the next look."""
@@ -295,9 +295,9 @@ class _Run:
         self.tally = claim.entry.tally
         self.note: str | None = None
 
-    def account(self, rows: int, pace: Pace | None) -> FileAccount:
+    def account(self, rows: int, pace: Pace | None) -> FileIngestReport:
         """Ingest the file; returns how it ended. Raises what isn't the file's fault."""
-        state, reason = State.DONE, None
+        state, reason = FileState.DONE, None
         try:
             self.all_lines(rows, pace)
             reason = self.note
@@ -305,9 +305,9 @@ class _Run:
             vanished = not stops_all(error) and self._has_vanished()
             if is_transient(error) and not vanished:
                 raise
-            state, reason = State.VANISHED if vanished else State.FAILED, reason_of(error)
+            state, reason = FileState.VANISHED if vanished else FileState.FAILED, reason_of(error)
             log.error("%s ends as %s: %s", self._source.key, state, reason, exc_info=_if_unforeseen(error))
-        return FileAccount(self._source.key, self._source.etag, state, self.tally, reason, self._replay)
+        return FileIngestReport(self._source.key, self._source.etag, state, self.tally, reason, self._replay)
 
     def _has_vanished(self) -> bool:
         return has_vanished(self._data.client, self._data.bucket, self._source)
@@ -360,7 +360,7 @@ class _Run:
             self.tally.add(chunk.tally)
             self._claim.progress(self.tally)
 
-    def publish(self, account: FileAccount) -> None:
+    def publish(self, account: FileIngestReport) -> None:
         """Write the dead letters and the manifest to S3; the same run writes the same objects again."""
         name = file_id(self._source.key, self._source.etag)
         self._letters.upload(self._s3, self._bucket, name)
@@ -375,7 +375,7 @@ def _if_unforeseen(error: Exception) -> Exception | None:
     return None if isinstance(error, KintsugiError) else error
 
 
-def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
+def totals(accounts: Iterable[FileIngestReport]) -> dict[str, Any]:
     """The sums over several files: files, failed, and the counts of a Tally."""
     result: dict[str, Any] = {
         "files": 0,
@@ -388,7 +388,7 @@ def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
     rejected: dict[str, int] = {}
     for account in accounts:
         result["files"] += 1
-        result["failed"] += account.state is State.FAILED
+        result["failed"] += account.state is FileState.FAILED
         for name in ("read", "accepted", "duplicates", "produced"):
             result[name] += getattr(account.tally, name)
         for reason, count in account.tally.rejected.items():
@@ -397,7 +397,7 @@ def totals(accounts: Iterable[FileAccount]) -> dict[str, Any]:
 
 
 def sum_up(accounts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """`totals` of accounts in their plain form (`FileAccount.to_dict`)."""
+    """`totals` of accounts in their plain form (`FileIngestReport.to_dict`)."""
     return totals(_from_dict(account) for account in accounts)
 
 
@@ -416,18 +416,18 @@ def check_manifest(s3: S3Client, account: dict[str, Any], bucket: str = BUCKET) 
             )
     rejected = sum(account["rejected"].values())
     sums = account["read"] == account["accepted"] + rejected
-    if account["state"] == State.DONE and not (
+    if account["state"] == FileState.DONE and not (
         sums and account["produced"] == account["accepted"] - account["duplicates"]
     ):
         raise KintsugiError(f"{account['key']}: the counts don't add up: {account}")
 
 
-def _from_dict(account: dict[str, Any]) -> FileAccount:
+def _from_dict(account: dict[str, Any]) -> FileIngestReport:
     counts = {name: account[name] for name in Tally.__dataclass_fields__}
-    return FileAccount(
+    return FileIngestReport(
         account["key"],
         account["etag"],
-        State(account["state"]),
+        FileState(account["state"]),
         Tally(**counts),
         account["reason"],
         account.get("replay", ""),

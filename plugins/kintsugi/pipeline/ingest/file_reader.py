@@ -15,7 +15,7 @@ from kintsugi.core.errors import InputError
 from kintsugi.core.rejections import Reason, Rejection
 from kintsugi.pipeline import row_parser
 from kintsugi.pipeline.ingest import end_of_day, trade_header
-from kintsugi.pipeline.ingest.byte_sources import S3Source, Source
+from kintsugi.pipeline.ingest.byte_sources import ByteSource, S3Source
 from kintsugi.pipeline.ingest.decompression import Note, Pieces, members
 from kintsugi.pipeline.ingest.end_of_day import EOD_NAME, EodHeader, EodRow
 
@@ -120,7 +120,7 @@ def read_lines(
     return trade_lines(S3Source(s3, bucket, key, etag), note)
 
 
-def trade_lines(source: Source, note: Note | None = None) -> Iterator[tuple[int, str | BadLine]]:
+def trade_lines(source: ByteSource, note: Note | None = None) -> Iterator[tuple[int, str | BadLine]]:
     """The lines of a trade file that aren't blank, with their numbers (from 1, headers and blank ones included).
 
     Headers are checked and left out: the first line, and those in which a later member of an archive begins.
@@ -135,7 +135,7 @@ def trade_lines(source: Source, note: Note | None = None) -> Iterator[tuple[int,
             yield number, line
 
 
-def eod_rows(source: Source, note: Note | None = None) -> Iterator[tuple[int, EodRow | BadLine]]:
+def eod_rows(source: ByteSource, note: Note | None = None) -> Iterator[tuple[int, EodRow | BadLine]]:
     """The rows of an end-of-day file, with their numbers, as `trade_lines` reads them; a bad one is a BadLine."""
     for number, line, header in _Reader(source, _EodLayout(), note).rows():
         if isinstance(line, BadLine):
@@ -153,7 +153,7 @@ def raw_bytes(line: str) -> bytes:
 class _Reader(Generic[Header]):
     """Reads one file of a layout."""
 
-    def __init__(self, source: Source, layout: Layout[Header], note: Note | None) -> None:
+    def __init__(self, source: ByteSource, layout: Layout[Header], note: Note | None) -> None:
         self._source, self._layout = source, layout
         self._told: set[str] = set()
         self._listener = note

@@ -20,7 +20,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind, kind_of
 from kintsugi.core.rejections import DAMAGE
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import Entry
+from kintsugi.db.ingest_ledger import LedgerEntry
 from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline.ingest.exchange_sessions import sessions_around
 from kintsugi.pipeline.ingest.intake_report import (
@@ -84,7 +84,7 @@ class IntakeWatch:
     _manifests: dict[str, tuple[datetime, FileNote | None]] = field(default_factory=dict)
     _calendar_at: datetime | None = None
 
-    def look(self, *, paused: bool = False) -> tuple[IntakeReport, list[Entry]] | None:
+    def look(self, *, paused: bool = False) -> tuple[IntakeReport, list[LedgerEntry]] | None:
         """The report, which is also kept, and the files that no page was written about; None while it rests.
 
         ``paused``: the ingest is paused. Raises what S3 and Postgres raise.

@@ -4,8 +4,8 @@
 
 1. **Waiting**: files that the ingest has to take (`is_waiting`, its pause aside), and since when nothing came in.
 2. **Retried**: files for which S3 failed, again and again.
-3. **Failed**: files whose newest content can't be used, or breaks off (`Entry.damage`), until it is delivered again,
-   re-driven or removed.
+3. **Failed**: files whose newest content can't be used, or breaks off (`LedgerEntry.damage`), until it is delivered
+   again, re-driven or removed.
 4. **Rejected** and **empty**: files of the last week of which many rows, or all, are missing.
 5. **Missing**: sessions of the exchange without a file, where one is expected (`missing_periods`).
 6. **Not taken**: companions of files and other products of the vendor, by name.
@@ -22,7 +22,7 @@ from typing import Any
 
 from kintsugi.core.data_source import S3Object
 from kintsugi.core.file_names import ObjectKind, period_of
-from kintsugi.db.ingest_ledger import Entry, State, is_waiting
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, is_waiting
 from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 
 SHOWN_FOR = timedelta(days=7)
@@ -144,20 +144,20 @@ class _Sorted:
     """The listed trade files by what the ledger says of them."""
 
     waiting: list[S3Object] = field(default_factory=list)
-    retried: list[Entry] = field(default_factory=list)
-    failed: list[Entry] = field(default_factory=list)
-    rejected: list[Entry] = field(default_factory=list)
-    empty: list[Entry] = field(default_factory=list)
+    retried: list[LedgerEntry] = field(default_factory=list)
+    failed: list[LedgerEntry] = field(default_factory=list)
+    rejected: list[LedgerEntry] = field(default_factory=list)
+    empty: list[LedgerEntry] = field(default_factory=list)
 
 
 def assess(
-    survey: Survey, rows: Mapping[tuple[str, str], Sequence[Entry]], sessions: Mapping[date, datetime],
+    survey: Survey, rows: Mapping[tuple[str, str], Sequence[LedgerEntry]], sessions: Mapping[date, datetime],
     rules: IntakeRules, now: datetime, *, paused: bool = False, watched_since: datetime | None = None,
 ) -> IntakeReport:  # fmt: skip
     """The report of one look.
 
-    ``rows``: the ledger's (`Ledger.by_key`). ``sessions``: the exchange's around ``now``, by day, with their close;
-    without any nothing is missing. ``watched_since``: what waited before that counts from there.
+    ``rows``: the ledger's (`IngestLedger.by_key`). ``sessions``: the exchange's around ``now``, by day, with their
+    close; without any nothing is missing. ``watched_since``: what waited before that counts from there.
     """
     found = sort_files(survey.trades, rows, rules, now)
     oldest = min(found.waiting, key=lambda item: item.modified, default=None)
@@ -192,7 +192,7 @@ def assess(
 
 def sort_files(
     files: Iterable[S3Object],
-    rows: Mapping[tuple[str, str], Sequence[Entry]],
+    rows: Mapping[tuple[str, str], Sequence[LedgerEntry]],
     rules: IntakeRules,
     now: datetime,
 ) -> _Sorted:
@@ -204,11 +204,15 @@ def sort_files(
         of_key = rows.get((item.bucket, item.key), ())
         entry = next((row for row in of_key if row.etag == item.etag), None)
         # A pause ends by itself, so a file in its pause waits as well.
-        if entry is None or entry.state is State.RUNNING or is_waiting(item.etag, item.modified, of_key, now):
+        if (
+            entry is None
+            or entry.state is FileState.RUNNING
+            or is_waiting(item.etag, item.modified, of_key, now)
+        ):
             found.waiting.append(item)
             if entry is not None and entry.attempts:
                 found.retried.append(entry)
-        elif entry.state is State.FAILED or entry.damage:
+        elif entry.state is FileState.FAILED or entry.damage:
             found.failed.append(entry)
         elif entry.finished_at is not None and now - entry.finished_at < SHOWN_FOR:
             if entry.tally.read == 0:
@@ -218,7 +222,7 @@ def sort_files(
     return found
 
 
-def rejected_share(entries: Iterable[Entry], now: datetime) -> float | None:
+def rejected_share(entries: Iterable[LedgerEntry], now: datetime) -> float | None:
     """Rejected rows of all rows of the files that were finished in the last day; None when there were no rows."""
     lately = [entry for entry in entries if entry.finished_at and now - entry.finished_at < SHARE_OF]
     read = sum(entry.tally.read for entry in lately)
@@ -283,14 +287,14 @@ def _is_synthetic(key: str) -> bool:
     return key.startswith(SYNTHETIC_PREFIX)
 
 
-def _note(entry: Entry, said: str, since: datetime | None = None) -> FileNote:
+def _note(entry: LedgerEntry, said: str, since: datetime | None = None) -> FileNote:
     at = since or entry.finished_at or entry.started_at
     share = entry.rejected / entry.tally.read if entry.tally.read else 0.0
     return FileNote(entry.key, said, at, bucket=entry.bucket, share=share)
 
 
-def _failure(entry: Entry) -> str:
-    if entry.state is State.FAILED:
+def _failure(entry: LedgerEntry) -> str:
+    if entry.state is FileState.FAILED:
         return without_name(entry.reason or "", entry.key)
     return f"the file is damaged ({', '.join(entry.damage)}); only its first {entry.tally.accepted:,} good rows came in"
 
@@ -300,7 +304,7 @@ def without_name(reason: str, key: str) -> str:
     return reason.replace(f"{key}: ", "").removeprefix(f"{key} ").replace(key, "it")
 
 
-def _rejections(entry: Entry) -> str:
+def _rejections(entry: LedgerEntry) -> str:
     reasons = sorted(entry.tally.rejected.items(), key=lambda item: -item[1])
     most = ", ".join(f"{reason} {count:,}" for reason, count in reasons[:3])
     return f"{entry.rejected:,} of {entry.tally.read:,} rows were rejected ({most})"

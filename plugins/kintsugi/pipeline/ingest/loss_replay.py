@@ -29,8 +29,8 @@ from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from kintsugi.db.ingest_ledger import Entry, Ledger
-    from kintsugi.pipeline.ingest.file_ingest import FileAccount
+    from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
+    from kintsugi.pipeline.ingest.file_ingest import FileIngestReport
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 
 REPEATS = 3
@@ -47,7 +47,7 @@ class Affected:
     unknown: int
 
 
-def affected(loss: Loss, sent: Collection[SentFile], unplaced: Iterable[Entry]) -> Affected:
+def affected(loss: Loss, sent: Collection[SentFile], unplaced: Iterable[LedgerEntry]) -> Affected:
     """The files that a loss takes trades of.
 
     ``sent``: the files with messages in its range. ``unplaced``: ingested files whose trades nobody has found stored,
@@ -79,10 +79,10 @@ def choose(files: Collection[FileKey], present: Iterable[S3Object], times: Mappi
 
 
 def replay_loss(
-    s3: S3Client, ledger: Ledger, sent: SentOffsets, record: StreamRecord, bootstrap: list[str], loss_id: str, *,
+    s3: S3Client, ledger: IngestLedger, sent: SentOffsets, record: StreamRecord, bootstrap: list[str], loss_id: str, *,
     name: str, bucket: str = BUCKET, control: FlowControl | None = None,
     sources: Sequence[DataSource] | None = None,
-) -> list[FileAccount]:  # fmt: skip
+) -> list[FileIngestReport]:  # fmt: skip
     """Send again what a loss took, and record how it ended; returns the accounts of the files.
 
     ``name``: of the replay. ``sources``: where the files are; default: ``bucket``.

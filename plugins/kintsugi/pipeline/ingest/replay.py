@@ -17,7 +17,7 @@ from kintsugi.core.errors import InputError, KintsugiError
 from kintsugi.core.file_names import period_of
 from kintsugi.core.settings import BUCKET
 from kintsugi.pipeline.failures import reason_of, stops_all
-from kintsugi.pipeline.ingest.file_ingest import CHUNK_ROWS, FileAccount, ingest_object
+from kintsugi.pipeline.ingest.file_ingest import CHUNK_ROWS, FileIngestReport, ingest_object
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import NAME, S3Object, trade_files
 from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
@@ -25,7 +25,7 @@ from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from kintsugi.db.ingest_ledger import Ledger
+    from kintsugi.db.ingest_ledger import IngestLedger
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 
 _DAY_OR_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?")
@@ -129,9 +129,9 @@ def _is_of(name: str, day: str) -> bool:
 
 
 def replay(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], files: Sequence[S3Object], *,
+    s3: S3Client, ledger: IngestLedger, bootstrap: list[str], files: Sequence[S3Object], *,
     name: str, schedule: Schedule, bucket: str = BUCKET, control: FlowControl | None = None,
-) -> list[FileAccount]:  # fmt: skip
+) -> list[FileIngestReport]:  # fmt: skip
     """Send the trades of these files again, one file after another; returns the accounts of them all.
 
     ``name``: of this replay. Called again with the same name it goes on where it was, at the pace of the
@@ -168,15 +168,15 @@ def replay(
             "run the same replay again, it goes on with these"
         )
     return [
-        FileAccount(entry.key, entry.etag, entry.state, entry.tally, entry.reason, name)
+        FileIngestReport(entry.key, entry.etag, entry.state, entry.tally, entry.reason, name)
         for entry in ledger.replayed(name)
     ]
 
 
 def replay_from_form(
-    s3: S3Client, ledger: Ledger, bootstrap: list[str], form: dict[str, object], name: str,
+    s3: S3Client, ledger: IngestLedger, bootstrap: list[str], form: dict[str, object], name: str,
     sources: Sequence[DataSource] | None = None, control: FlowControl | None = None,
-) -> list[FileAccount]:  # fmt: skip
+) -> list[FileIngestReport]:  # fmt: skip
     """A replay as the form of the DAG ``replay_trades`` describes it; see its fields. Raises InputError.
 
     ``sources``: where the files are; default: the installation's own bucket. What a form adds at the end of a line

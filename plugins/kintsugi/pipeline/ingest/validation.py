@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.errors import InputError
 from kintsugi.core.rejections import Rejection
 from kintsugi.pipeline.ingest import end_of_day, trade_header
-from kintsugi.pipeline.ingest.byte_sources import LocalSource, S3Source, Source
+from kintsugi.pipeline.ingest.byte_sources import ByteSource, LocalSource, S3Source
 from kintsugi.pipeline.ingest.decompression import members
 from kintsugi.pipeline.ingest.end_of_day import EOD_NAME
 from kintsugi.pipeline.ingest.file_reader import TRADES_NAME, BadLine, eod_rows, first_lines, trade_lines
@@ -25,7 +25,7 @@ S3_SCHEME = "s3://"
 NOTES = 20
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """The two products of the vendor that are taken."""
 
     TRADES = "trades"
@@ -41,7 +41,7 @@ class FileReport:
     """
 
     file: str
-    kind: Kind | None = None
+    kind: FileKind | None = None
     read: int = 0
     accepted: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def validate(name: str, s3: Callable[[str], S3Client]) -> FileReport:
     report = FileReport(name, kind_by_name(name))
     try:
         _read(_source(name, s3), report)
-        if report.kind is Kind.EOD and not report.accepted:
+        if report.kind is FileKind.EOD and not report.accepted:
             report.error = "it has no row that can be used"
     except InputError as error:
         report.error = str(error)
@@ -76,7 +76,7 @@ def validate(name: str, s3: Callable[[str], S3Client]) -> FileReport:
     return report
 
 
-def _source(name: str, s3: Callable[[str], S3Client]) -> Source:
+def _source(name: str, s3: Callable[[str], S3Client]) -> ByteSource:
     if not name.startswith(S3_SCHEME):
         return LocalSource(Path(name))
     bucket, _, key = name.removeprefix(S3_SCHEME).partition("/")
@@ -87,7 +87,7 @@ def _source(name: str, s3: Callable[[str], S3Client]) -> Source:
     return S3Source(client, bucket, key, head["ETag"], head["ContentLength"])
 
 
-def _read(source: Source, report: FileReport) -> None:
+def _read(source: ByteSource, report: FileReport) -> None:
     """Fill in the report; raises InputError when the file as a whole is unusable, and what the source raises."""
     report.kind = kind_by_name(source.name) or kind_by_content(source)
     if report.kind is None:
@@ -103,9 +103,9 @@ def _read(source: Source, report: FileReport) -> None:
             report.rejected[reason] = report.rejected.get(reason, 0) + 1
 
 
-def _outcomes(source: Source, report: FileReport) -> Iterator[str | None]:
+def _outcomes(source: ByteSource, report: FileReport) -> Iterator[str | None]:
     """Of each row None, or the reason why it would be rejected."""
-    if report.kind is Kind.EOD:
+    if report.kind is FileKind.EOD:
         for _, row in eod_rows(source, report.notes.append):
             yield row.rejection.reason.value if isinstance(row, BadLine) else None
         return
@@ -128,19 +128,19 @@ def format_report(report: FileReport) -> str:
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
-def kind_by_name(name: str) -> Kind | None:
+def kind_by_name(name: str) -> FileKind | None:
     """What the last part of a file's name says."""
     base = name.replace("\\", "/").rpartition("/")[2]
-    kinds = {TRADES_NAME: Kind.TRADES, EOD_NAME: Kind.EOD}
+    kinds = {TRADES_NAME: FileKind.TRADES, EOD_NAME: FileKind.EOD}
     return next((kind for prefix, kind in kinds.items() if base.startswith(prefix)), None)
 
 
-def kind_by_content(source: Source) -> Kind | None:
+def kind_by_content(source: ByteSource) -> FileKind | None:
     """What the first line says that is a header or a trade."""
     for member in islice(members(source, "", lambda _: None), NOTES):
         for line in first_lines(member.pieces):
             if end_of_day.is_header(line) and end_of_day.header_fault(line) is None:
-                return Kind.EOD
+                return FileKind.EOD
             if trade_header.is_header(line) or not isinstance(parse(line), Rejection):
-                return Kind.TRADES
+                return FileKind.TRADES
     return None

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.stream.baselines import VERSIONS
-from kintsugi.pipeline.stream.cassandra_repository import CassandraStore, read_row
+from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository, read_row
 from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
-from kintsugi.pipeline.stream.derived_records import Alike, Day, WindowKey
+from kintsugi.pipeline.stream.derived_records import Day, MatchColumns, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
     CANCELED_BY,
@@ -47,9 +47,9 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     window_row,
 )
 from kintsugi.pipeline.stream.derived_tables import TRADE_SIGNALS
-from kintsugi.pipeline.stream.flow_windows import Sums, flow_of, verdict
+from kintsugi.pipeline.stream.flow_windows import Sums, flow_of, window_signals
 from kintsugi.pipeline.stream.match_key import match_number
-from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, Truth
+from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, ExpectedTrade
 from kintsugi.pipeline.stream.stored_trades import ALWAYS, Read, finished, milliseconds, read_partitions
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ BY_DAY = (FLOW_ALERT, UNUSUAL_TRADE, UNUSUAL_CANCELED)  # tables whose partition
 RANKINGS = ("premium", *TRADE_SIGNALS)
 GRACE_S = 60.0
 NAMED = 100
-NOTHING = verdict(Sums())
+NOTHING = window_signals(Sums())
 CONDITION = CANCEL.names.index("condition")
 MARKS = "trade"
 
 
-class Difference(NamedTuple):
+class DerivedRowDifference(NamedTuple):
     """A row that isn't as it should be; ``table`` None: the mark ``canceled_by`` of a trade. None: no row."""
 
     table: Table | None
@@ -108,7 +108,7 @@ class DerivedAudit:
 
     def __init__(self, session: Session, *, repair: bool = False, grace_s: float = GRACE_S) -> None:
         self._session, self._grace_s = session, grace_s
-        self._store = CassandraStore(session) if repair else None
+        self._store = CassandraRepository(session) if repair else None
         self._queries = {table.name: self._prepare(table, "symbol = ? AND trade_date = ?")
                          for table in (*BY_SYMBOL, *BY_DAY)}  # fmt: skip
         self._top = self._prepare(UNUSUAL_TOP, "trade_date = ? AND ranking = ?")
@@ -199,14 +199,14 @@ class DerivedAudit:
             _take_in(trades, read[2], rows)
         return trades
 
-    def _note(self, place: Day | str, found: Iterable[Difference]) -> None:
+    def _note(self, place: Day | str, found: Iterable[DerivedRowDifference]) -> None:
         sides = {one.place: _sides(one) for one in found}
         if sides:
             self._known[place] = sides
 
     # One symbol's day
 
-    def _differences(self, trades: DayTrades, *, count: bool = False) -> Iterator[Difference]:
+    def _differences(self, trades: DayTrades, *, count: bool = False) -> Iterator[DerivedRowDifference]:
         expected = trades.tables()
         values = (trades.day[0], cassandra_date(trades.day[1]))
         asked = [
@@ -222,7 +222,7 @@ class DerivedAudit:
         for place in expected.marks.keys() | trades.marked.keys():
             sides = expected.marks.get(place), trades.marked.get(place)
             if sides[0] != sides[1]:
-                yield Difference(None, place, *sides)
+                yield DerivedRowDifference(None, place, *sides)
 
     # All symbols of a day
 
@@ -244,7 +244,7 @@ class DerivedAudit:
             if day[1] in dates:
                 self._note(day, self._differences(DayTrades(day), count=True))
 
-    def _ranks(self, date: str, *, count: bool = False) -> Iterator[Difference]:
+    def _ranks(self, date: str, *, count: bool = False) -> Iterator[DerivedRowDifference]:
         stands: dict[Key, Row] = {}
         for ranking in RANKINGS:
             values = (cassandra_date(date), ranking)
@@ -268,7 +268,9 @@ class DerivedAudit:
         return [read_row(table, row) for row in finished(self._session, query, values, future)]
 
 
-def differences(table: Table, expected: dict[Key, Row], stands: dict[Key, Row]) -> Iterator[Difference]:
+def differences(
+    table: Table, expected: dict[Key, Row], stands: dict[Key, Row]
+) -> Iterator[DerivedRowDifference]:
     """The rows of a table that aren't as expected. Pure.
 
     An empty window may stand or not. Of ``cancel`` two columns aren't compared: ``match`` only says where to look, and
@@ -277,7 +279,7 @@ def differences(table: Table, expected: dict[Key, Row], stands: dict[Key, Row]) 
     for key in expected.keys() | stands.keys():
         sides = expected.get(key), stands.get(key)
         if _comparable(table, sides[0]) != _comparable(table, sides[1]):
-            yield Difference(table, key, *sides)
+            yield DerivedRowDifference(table, key, *sides)
 
 
 def _comparable(table: Table, row: Row | None) -> Row | None:
@@ -289,7 +291,7 @@ def _comparable(table: Table, row: Row | None) -> Row | None:
     return (*row[:MATCH], *row[MATCH + 1 : CONDITION]) if table is CANCEL else row
 
 
-def _sides(one: Difference) -> int:
+def _sides(one: DerivedRowDifference) -> int:
     return hash((one.expected, one.stands))
 
 
@@ -299,7 +301,7 @@ def _take_in(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
         if row.canceled is None or row.side is None or row.size is None:
             continue
         canceled, ts = row.canceled, milliseconds(row.ts)
-        alike = Alike(
+        alike = MatchColumns(
             row.root, str(row.expiration), row.strike, row.option_type, row.exchange, row.size, row.price,
             row.canceled_condition if canceled else row.condition,
         )  # fmt: skip
@@ -307,7 +309,7 @@ def _take_in(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
         by = None if row.canceled_by is None else bytes(row.canceled_by)
         scores = None if row.scores is None else dict(row.scores)
         trades.add(
-            Truth(
+            ExpectedTrade(
                 bytes(row.trade_id), ts, slot, row.sequence, alike, canceled, flow, row.premium, row.side, row.iv,
                 row.delta, by, scores, row.condition,
             )

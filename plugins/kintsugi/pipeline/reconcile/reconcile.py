@@ -23,18 +23,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kintsugi.core.connections import data_sources, s3_client, store_dsn
-from kintsugi.core.errors import Unaccounted
+from kintsugi.core.errors import ReconciliationError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
-from kintsugi.db.ingest_ledger import Entry, Ledger
+from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.cassandra_session import shut_down_after
 from kintsugi.pipeline.object_listing import PREFIX
 from kintsugi.pipeline.reconcile import topic_identities
 from kintsugi.pipeline.reconcile.derived_tables_audit import DerivedAudit
-from kintsugi.pipeline.reconcile.reconciliation import FileKey, Taking
-from kintsugi.pipeline.reconcile.report import Account
+from kintsugi.pipeline.reconcile.reconciliation import FileKey, Reconciliation
+from kintsugi.pipeline.reconcile.report import ReconciliationReport
 from kintsugi.pipeline.stream_lag import consumer_lag, snapshot
 from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 
@@ -59,7 +59,7 @@ def reconcile(
     kafka: bool = True,
     files: Collection[FileKey] | None = None,
     repair: bool = False,
-) -> Account:
+) -> ReconciliationReport:
     """The account of this installation: its trade files, its topic (if ``kafka``), its tables.
 
     ``until``: seconds to wait for trades that are still under way. ``files``: only these, as (key, ETag). ``repair``:
@@ -68,9 +68,9 @@ def reconcile(
     """
     fleet = settings.fleet
     with shut_down_after(cassandra_session(settings)) as session:
-        account = take_account(
-            s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, derived=files is None,
-            repair=repair,
+        account = reconcile_files(
+            s3_client(settings), session, IngestLedger(store_dsn(settings)), until=until, files=files,
+            derived=files is None, repair=repair,
             bootstrap=fleet.endpoints(Role.KAFKA, KAFKA_PORT) if kafka else None, sources=data_sources(settings),
         )  # fmt: skip
     account.stream_losses = [str(loss) for loss in StreamRecord(store_dsn(settings)).losses()]
@@ -79,7 +79,7 @@ def reconcile(
 
 def reconcile_when_quiet(
     settings: Settings, deadline_s: float = 120.0, files: Collection[FileKey] | None = None
-) -> Account:
+) -> ReconciliationReport:
     """Wait until every file is ingested and the stream has no lag; then `reconcile`, of ``files`` alone if given.
 
     Waits at most ``deadline_s`` seconds. When the deadline passes, the account is taken all the same: it
@@ -94,22 +94,24 @@ def reconcile_when_quiet(
     return reconcile(settings, until=max(5.0, deadline - time.monotonic()), files=files)
 
 
-def reconcile_ingested(settings: Settings, deadline_s: float) -> Account | None:
+def reconcile_ingested(settings: Settings, deadline_s: float) -> ReconciliationReport | None:
     """The account of the files that were ingested lately and never accounted for; None when there are none.
 
     Files whose trades are all stored are noted in the ledger; the others are left for the next time. While the stream
     is behind it is left alone, for at most PATIENCE_S: reading everything back takes as much of Cassandra as writing
-    it. Raises Unaccounted that names a trade when one is lost or altered, and what `reconcile` raises.
+    it. Raises ReconciliationError that names a trade when one is lost or altered, and what `reconcile` raises.
     """
     bootstrap = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     await_caught_up(lambda: consumer_lag(bootstrap), time.monotonic() + PATIENCE_S)
-    entries = due(Ledger(store_dsn(settings)).unreconciled(), datetime.now(UTC))
+    entries = due(IngestLedger(store_dsn(settings)).unreconciled(), datetime.now(UTC))
     if not entries:
         return None
     account = reconcile(settings, until=deadline_s, files=[(entry.key, entry.etag) for entry in entries])
     if not account.balanced:
         named = ", ".join([*account.lost, *account.altered][:3])
-        raise Unaccounted(f"the account of {len(entries)} files: {account}; {named}; run `make reconcile`")
+        raise ReconciliationError(
+            f"the account of {len(entries)} files: {account}; {named}; run `make reconcile`"
+        )
     return account
 
 
@@ -119,7 +121,7 @@ def await_caught_up(lag: Callable[[], int | None], deadline: float) -> None:
         time.sleep(LOOK_S)
 
 
-def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
+def due(entries: Iterable[LedgerEntry], now: datetime) -> list[LedgerEntry]:
     """The entries that `reconcile_ingested` takes: the newest of the last two days, canaries aside."""
     lately = [
         entry for entry in entries
@@ -128,11 +130,11 @@ def due(entries: Iterable[Entry], now: datetime) -> list[Entry]:
     return sorted(lately, key=lambda entry: entry.started_at)[-FILES_AT_ONCE:]
 
 
-def take_account(
-    s3: S3Client, session: Session, ledger: Ledger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
+def reconcile_files(
+    s3: S3Client, session: Session, ledger: IngestLedger | None = None, *, bucket: str = BUCKET, prefix: str = PREFIX,
     bootstrap: list[str] | None = None, until: float | None = None, files: Collection[FileKey] | None = None,
     derived: bool = False, repair: bool = False, sources: Sequence[DataSource] | None = None,
-) -> Account:  # fmt: skip
+) -> ReconciliationReport:  # fmt: skip
     """The account of the trade files below ``prefix``, or of ``files`` alone, given as (key, ETag).
 
     ``sources``: where the files are; default: ``bucket``, where also the identities lie that the ingest wrote down.
@@ -144,7 +146,7 @@ def take_account(
     """
     started = time.monotonic()
     with ExitStack() as stack:
-        taking = Taking(stack, s3, session, ledger, bucket, prefix, bootstrap, files, sources)
+        taking = Reconciliation(stack, s3, session, ledger, bucket, prefix, bootstrap, files, sources)
         taking.wait(started + (until or 0))
         taking.read_files()
         taking.read_cassandra(DerivedAudit(session, repair=repair) if derived else None)

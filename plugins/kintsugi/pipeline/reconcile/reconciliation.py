@@ -11,7 +11,7 @@ from itertools import tee
 from typing import TYPE_CHECKING
 
 from kintsugi.core.data_source import DataSource, own_source
-from kintsugi.db.ingest_ledger import Entry, Ledger, State, file_id
+from kintsugi.db.ingest_ledger import FileState, IngestLedger, LedgerEntry, file_id
 from kintsugi.pipeline.failures import is_of_s3, is_transient, reason_of
 from kintsugi.pipeline.ingest.file_ingest import IDENTITIES
 from kintsugi.pipeline.ingest.file_reader import BadLine, read_lines
@@ -19,7 +19,7 @@ from kintsugi.pipeline.object_listing import S3Object, objects, trade_files
 from kintsugi.pipeline.reconcile import derived_tables_audit, topic_identities
 from kintsugi.pipeline.reconcile.derived_tables_audit import SLOTS, DerivedAudit
 from kintsugi.pipeline.reconcile.disk_sets import BUCKETS, Spill
-from kintsugi.pipeline.reconcile.report import NAMED, Account
+from kintsugi.pipeline.reconcile.report import NAMED, ReconciliationReport
 from kintsugi.pipeline.row_parser import NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
 from kintsugi.pipeline.schema import TRADE_DAYS
 from kintsugi.pipeline.stream.stored_trades import (
@@ -48,24 +48,24 @@ REQUIRED, OPEN, OLD = 0, 1, 2
 FileKey = tuple[str, str]
 
 
-def demand(entry: Entry | None, now: datetime) -> int:
+def expectation_for(entry: LedgerEntry | None, now: datetime) -> int:
     """What may be asked of the trades of a file, by its entry in the ledger.
 
     REQUIRED: wholly ingested, so they must be stored. OPEN: not yet ingested. OLD: ingested so long ago that
     Cassandra may have let them go; so are the trades of a failed file, for some may have been sent.
     """
-    if entry is not None and entry.state is State.FAILED:
+    if entry is not None and entry.state is FileState.FAILED:
         return OLD
-    if entry is None or entry.state is not State.DONE or entry.finished_at is None:
+    if entry is None or entry.state is not FileState.DONE or entry.finished_at is None:
         return OPEN
     return OLD if now - entry.finished_at > timedelta(days=TRADE_DAYS - 1) else REQUIRED
 
 
-def unread_state(entry: Entry | None) -> str | None:
+def unread_state(entry: LedgerEntry | None) -> str | None:
     """Why a file isn't read to its end, by its entry in the ledger; None where it is."""
     if entry is None:
         return "waiting"
-    if entry.state is State.DONE and not entry.damage:
+    if entry.state is FileState.DONE and not entry.damage:
         return None
     state = f"damaged: {', '.join(entry.damage)}" if entry.damage else str(entry.state)
     return f"{state}, {entry.reason}" if entry.reason else state
@@ -85,11 +85,11 @@ class _Symbols:
         return found
 
 
-class Taking:
+class Reconciliation:
     """One account on its way, in the order of `take_account`."""
 
     def __init__(
-        self, stack: ExitStack, s3: S3Client, session: Session, ledger: Ledger | None, bucket: str, prefix: str,
+        self, stack: ExitStack, s3: S3Client, session: Session, ledger: IngestLedger | None, bucket: str, prefix: str,
         bootstrap: list[str] | None, only: Collection[FileKey] | None, sources: Sequence[DataSource] | None = None,
     ) -> None:  # fmt: skip
         self.s3, self.session, self.ledger, self.bucket = s3, session, ledger, bucket
@@ -97,7 +97,7 @@ class Taking:
         # The ledger's rows of one prefix are those of its files; with several buckets all of them are asked for.
         self.prefix = "" if sources else prefix
         self.bootstrap, self.partial = bootstrap, only is not None
-        self.account = Account()
+        self.account = ReconciliationReport()
         self.entries = self._entries()
         found = [item for item in trade_files(self.sources) if not item.key.startswith(CANARY_PREFIX)]
         self.listed = {(item.key, item.etag) for item in found}
@@ -124,7 +124,7 @@ class Taking:
         self._stack.callback(spill.close)
         return spill
 
-    def _entries(self) -> dict[FileKey, Entry]:
+    def _entries(self) -> dict[FileKey, LedgerEntry]:
         entries = self.ledger.entries(self.prefix) if self.ledger is not None else []
         return {(e.key, e.etag): e for e in entries if not e.key.startswith(CANARY_PREFIX)}
 
@@ -154,7 +154,7 @@ class Taking:
     def _demand(self, item: S3Object) -> int:
         if self.ledger is None:
             return REQUIRED
-        return demand(self.entries.get((item.key, item.etag)), datetime.now(UTC))
+        return expectation_for(self.entries.get((item.key, item.etag)), datetime.now(UTC))
 
     # What there should be, and what there is
 
@@ -463,7 +463,7 @@ class Taking:
             return
         for number, item in enumerate(self.files):
             entry = self.entries.get((item.key, item.etag))
-            if entry is None or entry.state is not State.DONE or self.missing_of.get(number):
+            if entry is None or entry.state is not FileState.DONE or self.missing_of.get(number):
                 continue
             if (item.key, item.etag) in self.unreadable:
                 continue

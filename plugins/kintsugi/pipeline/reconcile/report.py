@@ -9,7 +9,7 @@ NAMED = 100  # identities that an account lists by name at most
 
 
 @dataclass(slots=True)
-class Account:
+class ReconciliationReport:
     """What became of the trades.
 
     Counts are rows of files, but ``in_kafka`` and ``stored`` are distinct identities.

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kintsugi.pipeline.reconcile.report import Account
+    from kintsugi.pipeline.reconcile.report import ReconciliationReport
 
 
-def summary(account: Account) -> dict[str, Any]:
+def summary(account: ReconciliationReport) -> dict[str, Any]:
     """Counts, the rejected by reason, and by name (at most 100 each) what is lost, extra, altered or wrong."""
     return {
         "read": account.read,

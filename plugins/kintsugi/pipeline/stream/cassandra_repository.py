@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
-from kintsugi.pipeline.stream.derived_records import Alike, Day, DayRecord, DriverState, Stored, WindowKey
+from kintsugi.pipeline.stream.derived_records import (
+    Day,
+    DayRecord,
+    DriverState,
+    MatchColumns,
+    StoredTrade,
+    WindowKey,
+)
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
     CANCELED_BY,
@@ -47,7 +54,7 @@ STORED = (
 Statement = tuple[Any, tuple[Any, ...]]
 
 
-class CassandraStore:
+class CassandraRepository:
     """One driver's session; closed with the session's cluster."""
 
     def __init__(self, session: Session) -> None:
@@ -106,14 +113,14 @@ class CassandraStore:
             )
         return found
 
-    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
+    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
         asked = ((self._window, _bounds(key)) for key in keys)
         return {
             key: [_stored(row, key.slot) for row in rows if row.canceled is False]
             for key, rows in zip(keys, self._run(asked), strict=True)
         }
 
-    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
         rest = (columns.root, cassandra_date(columns.expiration), *columns[2:])
         asked = ((self._alike, (*_bounds(key), *rest)) for key in keys)
         for key, rows in zip(keys, self._run(asked), strict=True):
@@ -236,7 +243,7 @@ def _read_value(value: Any, kind: str) -> Any:
     return bytes(value) if kind == "blob" else value
 
 
-def _stored(row: Any, slot: int) -> Stored:
+def _stored(row: Any, slot: int) -> StoredTrade:
     ts = milliseconds(row.ts)
     flow = flow_of(ts, row.option_type, row.side, row.size, row.price, row.delta)
-    return Stored(bytes(row.trade_id), ts, slot, row.sequence, flow, row.stamp)
+    return StoredTrade(bytes(row.trade_id), ts, slot, row.sequence, flow, row.stamp)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kintsugi.pipeline.stream.cancels import OPENING, Candidate
-from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, Flow, flow_of
+from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, WindowFlow, flow_of
 
 if TYPE_CHECKING:
     from kintsugi.pipeline.stream.derived_table_keys import Write
@@ -33,7 +33,7 @@ class WindowKey(NamedTuple):
         return 1 << (self.start // WINDOW_MS % 1440)
 
 
-class Alike(NamedTuple):
+class MatchColumns(NamedTuple):
     """What a cancel and its trade have in common; ``condition`` is the trade's, the cancelled one of the cancel."""
 
     root: str
@@ -46,7 +46,7 @@ class Alike(NamedTuple):
     condition: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], condition: str = "condition") -> Alike:
+    def of(cls, row: Mapping[str, Any], condition: str = "condition") -> MatchColumns:
         """Of a row of a batch; ``condition``: the column that holds the trade's condition."""
         return cls(
             row["root"], row["expiration"], row["strike"], row["option_type"], row["exchange"], row["size"],
@@ -65,14 +65,14 @@ class Cancel(NamedTuple):
     ts: int
     slot: int
     sequence: int
-    alike: Alike
+    alike: MatchColumns
     match: int
     trade_id: bytes | None
     former: frozenset[bytes] = frozenset()
     condition: int | None = None
 
 
-class Stored(NamedTuple):
+class StoredTrade(NamedTuple):
     """A trade as the truth has it; ``flow`` is what it adds to its window.
 
     ``stamp``: the version of its row (see `schema.VERSION_COLUMN`). Of two versions the greater one is stored.
@@ -82,11 +82,11 @@ class Stored(NamedTuple):
     ts: int
     slot: int
     sequence: int
-    flow: Flow
+    flow: WindowFlow
     stamp: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Stored:
+    def of(cls, row: Mapping[str, Any]) -> StoredTrade:
         """Of a row of a batch (columns `derived_tables.DERIVING`)."""
         flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
         return cls(
@@ -94,7 +94,7 @@ class Stored(NamedTuple):
         )
 
 
-def candidate(one: Cancel | Stored) -> Candidate:
+def candidate(one: Cancel | StoredTrade) -> Candidate:
     """A trade or a cancel as `cancels.match` takes it."""
     if isinstance(one, Cancel):
         return Candidate(one.ts, one.sequence, one.cancel_id, one.condition == OPENING)
@@ -121,7 +121,7 @@ class DriverState(NamedTuple):
     repair: int = 0
 
 
-class Store(Protocol):
+class DerivedRepository(Protocol):
     """Where the truth is read and what follows is written; see `derived_store` for Cassandra's."""
 
     def claim(self, epoch: int) -> None:
@@ -133,10 +133,10 @@ class Store(Protocol):
     def days(self, days: Sequence[Day]) -> Mapping[Day, DayRecord]:
         """What is on record of each."""
 
-    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
+    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
         """The stored trades of each window, without cancels (the rows that take others back)."""
 
-    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
         """The stored trades with these columns in these windows, without cancels."""
 
     def write(self, writes: Sequence[Write], timestamp: int) -> None:

@@ -28,8 +28,8 @@ from kintsugi.pipeline.schema import (
     UNUSUAL_COLUMNS,
     WINDOW_COLUMNS,
 )
-from kintsugi.pipeline.stream.derived_records import Alike, Cancel, Day, Place, WindowKey
-from kintsugi.pipeline.stream.flow_windows import Verdict
+from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, Place, WindowKey
+from kintsugi.pipeline.stream.flow_windows import WindowSignals
 
 Row = tuple[
     Any, ...
@@ -116,7 +116,7 @@ class Changes:
         stages = (self.cancels, self.outdated, self.leading, self.dependent, self.closing)
         return (stage for stage in stages if stage)
 
-    def put_window(self, key: WindowKey, found: Verdict, *, alert: bool) -> None:
+    def put_window(self, key: WindowKey, found: WindowSignals, *, alert: bool) -> None:
         """A window, and whether it is among the alerts; ``alert``: it was among them."""
         row = window_row(key, found)
         self.leading.append(Put(FLOW_WINDOW, row))
@@ -152,7 +152,7 @@ def ranks(rows: Iterable[tuple[Table, Row]]) -> Iterator[Row]:
             yield (row[4], row[5], *row)
 
 
-def window_row(key: WindowKey, found: Verdict) -> Row:
+def window_row(key: WindowKey, found: WindowSignals) -> Row:
     """The row of ``flow_window`` and, if it signals, of ``flow_alert``."""
     return (key.symbol, key.trade_date, key.start, *found[:-1], found.signal or "")
 
@@ -168,5 +168,13 @@ def cancel_row(day: Day, cancel: Cancel) -> Row:
 def cancel_of(row: Row) -> Cancel:
     """A row of the table ``cancel`` as a record."""
     return Cancel(
-        row[2], row[3], row[4], row[5], Alike(*row[6:14]), row[14], row[15], row[16] or frozenset(), row[17]
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        MatchColumns(*row[6:14]),
+        row[14],
+        row[15],
+        row[16] or frozenset(),
+        row[17],
     )

@@ -1,6 +1,6 @@
 """What follows from the stored trades: flow windows, unusual trades, cancels. The streaming driver's half of a batch.
 
-The executors have stored the batch's trades by the time that `Derived.apply` is called. Invariants:
+The executors have stored the batch's trades by the time that `DerivedTables.apply` is called. Invariants:
 
 1. The table ``trade`` is the truth. All other tables are a function of the stored trades and their scores; what is in
    memory only saves reading it again. `derived_audit` computes the same from the truth alone.
@@ -22,16 +22,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.core.errors import Refused
+from kintsugi.core.errors import GuardRefused
 from kintsugi.pipeline.row_parser import SLOT_MINUTES
 from kintsugi.pipeline.stream.cancels import all_by_sequence, match
 from kintsugi.pipeline.stream.derived_records import (
-    Alike,
     Cancel,
     Day,
+    DerivedRepository,
+    MatchColumns,
     Place,
-    Store,
-    Stored,
+    StoredTrade,
     WindowKey,
     candidate,
 )
@@ -48,7 +48,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Scores,
 )
 from kintsugi.pipeline.stream.driver_state import DayState, Window
-from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, Flow, flow_of, verdict, window_start
+from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, WindowFlow, flow_of, window_signals, window_start
 from kintsugi.pipeline.stream.recent_trades import RecentTrades
 from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
 
@@ -77,7 +77,7 @@ RETURNED = (
     "condition int, canceled_condition int, iv double, delta double, premium double, side string, "
     "canceled boolean, expiry_bin string, delta_bin string, match bigint, stamp bigint, partition int, offset bigint"
 )
-# What `Derived.apply` needs: the same with the scores, as `signals.with_scores` adds them.
+# What `DerivedTables.apply` needs: the same with the scores, as `signals.with_scores` adds them.
 DERIVING = (
     f"{RETURNED}, high_volume double, iv_jump double, usual_volume_mean double, usual_volume_stddev double, "
     "usual_iv_median double, usual_iv_stddev double"
@@ -112,10 +112,10 @@ class Summary:
         )
 
 
-class Derived:
+class DerivedTables:
     """Keeps what follows from the stored trades up to date, batch by batch; one in a driver."""
 
-    def __init__(self, store: Store, capacity: int = CAPACITY, epoch: int | None = None) -> None:
+    def __init__(self, store: DerivedRepository, capacity: int = CAPACITY, epoch: int | None = None) -> None:
         self._store = store
         self._capacity = capacity
         self._epoch = epoch if epoch is not None else time.time_ns() // 1000
@@ -133,7 +133,7 @@ class Derived:
     def apply(self, batch: ArrowTable) -> Summary:
         """Bring the tables up to date with a batch of stored trades (columns DERIVING).
 
-        Raises Refused when a younger driver has taken over, and what the store raises; then everything in
+        Raises GuardRefused when a younger driver has taken over, and what the store raises; then everything in
         memory is forgotten, and the batch can be applied again.
         """
         stamp = self._stamp = max(self._stamp + 1, time.time_ns() // 1000)
@@ -160,7 +160,7 @@ class Derived:
             self._claimed = True
         state = self._store.driver_state()
         if state.epoch > self._epoch:
-            raise Refused(
+            raise GuardRefused(
                 f"a streaming driver that began at {state.epoch} µs has taken over from this one ({self._epoch} µs); "
                 "this one ends"
             )
@@ -220,7 +220,7 @@ class Derived:
         for key, trades in self._store.windows(from_truth).items():
             self._put(key, ((trade.trade_id, trade.stamp, trade.flow) for trade in trades))
 
-    def _put(self, key: WindowKey, trades: Iterable[tuple[bytes, int, Flow]]) -> None:
+    def _put(self, key: WindowKey, trades: Iterable[tuple[bytes, int, WindowFlow]]) -> None:
         """Take trades (identity, version, flow) into a window; what a cancel takes back doesn't count in it."""
         window, taken = self._windows[key], self._days[key.day].taken
         before = len(window.flows)
@@ -256,13 +256,13 @@ class Derived:
                 sorted_.groups.add((day, cancel.match))
         return sorted_
 
-    def _resolve(self, day: Day, key: int, changes: Changes, summary: Summary) -> list[Stored]:
+    def _resolve(self, day: Day, key: int, changes: Changes, summary: Summary) -> list[StoredTrade]:
         """Match the cancels of a group anew, against the truth; returns the trades that this takes or may free."""
         state = self._days[day]
-        by_columns: dict[Alike, list[Cancel]] = defaultdict(list)
+        by_columns: dict[MatchColumns, list[Cancel]] = defaultdict(list)
         for cancel in state.cancels[key].values():
             by_columns[cancel.alike].append(cancel)
-        touched: list[Stored] = []
+        touched: list[StoredTrade] = []
         for columns, cancels in by_columns.items():
             trades = self._alike(day, key, columns, cancels)
             found = match(map(candidate, cancels), map(candidate, trades.values()))
@@ -283,7 +283,7 @@ class Derived:
             ]
         return touched
 
-    def _settle(self, day: Day, trade: Stored, changes: Changes) -> WindowKey:
+    def _settle(self, day: Day, trade: StoredTrade, changes: Changes) -> WindowKey:
         """Mark a trade with the cancel that takes it back, or none; let it count in its window, or not."""
         window = WindowKey(*day, trade.slot, trade.flow.window)
         cancel = self._days[day].taken.get(trade.trade_id)
@@ -295,7 +295,9 @@ class Derived:
         self._put(window, [(trade.trade_id, trade.stamp, trade.flow)])
         return window
 
-    def _alike(self, day: Day, key: int, columns: Alike, cancels: list[Cancel]) -> dict[bytes, Stored]:
+    def _alike(
+        self, day: Day, key: int, columns: MatchColumns, cancels: list[Cancel]
+    ) -> dict[bytes, StoredTrade]:
         """The trades that these cancels may mean: backwards in time, until each has found its sequence number.
 
         What they took back so far is among them: a better match frees it.
@@ -315,7 +317,7 @@ class Derived:
         return found
 
     def _put_window(self, key: WindowKey, changes: Changes) -> None:
-        state, found = self._days[key.day], verdict(self._windows[key].sums)
+        state, found = self._days[key.day], window_signals(self._windows[key].sums)
         changes.put_window(key, found, alert=bool(state.alerts & key.bit))
         state.known |= key.bit
         state.alerts = state.alerts | key.bit if found.signal else state.alerts & ~key.bit
@@ -402,7 +404,9 @@ class Derived:
 class _Sorted:
     """A batch: flows by window, groups of cancels that it may change, and its trades that were unusual before."""
 
-    windows: dict[WindowKey, dict[bytes, tuple[int, Flow]]] = field(default_factory=lambda: defaultdict(dict))
+    windows: dict[WindowKey, dict[bytes, tuple[int, WindowFlow]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     groups: set[tuple[Day, int]] = field(default_factory=set)
     known: dict[tuple[Day, bytes], Place] = field(default_factory=dict)
 
@@ -450,7 +454,7 @@ def _special(batch: ArrowTable) -> list[dict[str, Any]]:
 
 
 def _cancel(row: dict[str, Any]) -> Cancel:
-    alike = Alike.of(row, "canceled_condition")
+    alike = MatchColumns.of(row, "canceled_condition")
     return Cancel(
         bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], alike, row["match"], None,
         condition=row["condition"],

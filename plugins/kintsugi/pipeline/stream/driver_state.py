@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from kintsugi.pipeline.stream.derived_records import Cancel, Day, DayRecord, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import UNUSUAL_CANCELED, UNUSUAL_TRADE, Row, Table
-from kintsugi.pipeline.stream.flow_windows import Flow, Sums
+from kintsugi.pipeline.stream.flow_windows import Sums, WindowFlow
 
 Placed = tuple[Table, Row]  # a row of an unusual trade, and the table it stands in
 
@@ -17,11 +17,11 @@ class Window:
     __slots__ = ("flows", "out", "sums")
 
     def __init__(self) -> None:
-        self.flows: dict[bytes, tuple[int, Flow]] = {}
+        self.flows: dict[bytes, tuple[int, WindowFlow]] = {}
         self.out: set[bytes] = set()
         self.sums = Sums()
 
-    def put(self, identity: bytes, stamp: int, flow: Flow) -> None:
+    def put(self, identity: bytes, stamp: int, flow: WindowFlow) -> None:
         """Take in a version of a trade; an older one than is known changes nothing."""
         known = self.flows.get(identity)
         if known is not None:

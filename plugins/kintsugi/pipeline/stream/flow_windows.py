@@ -23,7 +23,7 @@ SHARES = 100
 SIGN = {"buy": 1, "sell": -1}
 
 
-class Flow(NamedTuple):
+class WindowFlow(NamedTuple):
     """What one trade adds to its window.
 
     ``call``: whether it is a call. ``sign``: +1 bought, -1 sold, 0 unknown, by the aggressor. ``delta``:
@@ -43,9 +43,9 @@ def window_start(ts: int) -> int:
     return ts - ts % WINDOW_MS
 
 
-def flow_of(ts: int, option_type: str, side: str, size: int, price: float, delta: float) -> Flow:
+def flow_of(ts: int, option_type: str, side: str, size: int, price: float, delta: float) -> WindowFlow:
     """What a trade adds: ``size`` in contracts, ``price`` in dollars a share, ``side`` as `columns.side` has it."""
-    return Flow(
+    return WindowFlow(
         window_start(ts), option_type == "C", SIGN.get(side, 0),
         round(delta * DELTA_UNIT) * size * SHARES, round(price * PRICE_UNIT) * size * SHARES,
     )  # fmt: skip
@@ -53,7 +53,7 @@ def flow_of(ts: int, option_type: str, side: str, size: int, price: float, delta
 
 @dataclass(slots=True)
 class Sums:
-    """The sums of a window, in the units of `Flow`.
+    """The sums of a window, in the units of `WindowFlow`.
 
     ``gross_delta``: delta dealt by trades with a known side. ``up``, ``down``: how many of them bet on a rise
     (bought calls, sold puts) and on a fall. ``buys``, ``sells``: how many were bought and sold by
@@ -72,7 +72,7 @@ class Sums:
     buys: int = 0
     sells: int = 0
 
-    def add(self, flow: Flow, times: int = 1) -> None:
+    def add(self, flow: WindowFlow, times: int = 1) -> None:
         """Add a trade, or take it out again with ``times`` = -1."""
         self.trades += times
         if not flow.sign:
@@ -96,8 +96,8 @@ class Sums:
             self.sells += times
 
 
-class Verdict(NamedTuple):
-    """A window as it is stored: deltas in shares, premiums in dollars; see `verdict`."""
+class WindowSignals(NamedTuple):
+    """A window as it is stored: deltas in shares, premiums in dollars; see `window_signals`."""
 
     trades: int
     call_delta: float
@@ -111,7 +111,7 @@ class Verdict(NamedTuple):
     signal: str | None
 
 
-def total(flows: Iterable[Flow]) -> Sums:
+def total(flows: Iterable[WindowFlow]) -> Sums:
     """The sums of these trades."""
     sums = Sums()
     for flow in flows:
@@ -119,7 +119,7 @@ def total(flows: Iterable[Flow]) -> Sums:
     return sums
 
 
-def verdict(sums: Sums) -> Verdict:
+def window_signals(sums: Sums) -> WindowSignals:
     """What a window says.
 
     ``call_delta``, ``put_delta``: signed delta flow in shares: bought calls and sold puts count up, sold
@@ -141,7 +141,7 @@ def verdict(sums: Sums) -> Verdict:
     names = [IMBALANCE] if abs(imbalance_z) >= IMBALANCE_Z and imbalance_z * net > 0 else []
     if aggressor_z >= AGGRESSOR_Z and sums.bought > sums.sold:
         names.append(AGGRESSOR)
-    return Verdict(
+    return WindowSignals(
         sums.trades, sums.call_delta / DELTA_UNIT, sums.put_delta / DELTA_UNIT,
         net / sums.gross_delta if sums.gross_delta else 0.0, imbalance_z, sums.bought / PRICE_UNIT,
         sums.sold / PRICE_UNIT, sums.unknown / PRICE_UNIT, aggressor_z, ",".join(names) or None,

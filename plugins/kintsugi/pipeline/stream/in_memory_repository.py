@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.pipeline.stream.derived_records import (
-    Alike,
     Cancel,
     Day,
     DayRecord,
     DriverState,
+    MatchColumns,
     Place,
-    Stored,
+    StoredTrade,
     WindowKey,
 )
 from kintsugi.pipeline.stream.derived_table_keys import (
@@ -41,7 +41,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Write,
     cancel_of,
 )
-from kintsugi.pipeline.stream.flow_windows import Verdict, window_start
+from kintsugi.pipeline.stream.flow_windows import WindowSignals, window_start
 
 if TYPE_CHECKING:
     from pyarrow import Table as ArrowTable
@@ -105,7 +105,7 @@ def _encoded(value: Any) -> bytes:
     return repr(sorted(value.items() if isinstance(value, Mapping) else value)).encode()
 
 
-class MemoryStore:
+class InMemoryRepository:
     """Tables as dictionaries of `Cells`; `rows` and the properties read them as a query would."""
 
     def __init__(self) -> None:
@@ -182,21 +182,25 @@ class MemoryStore:
                 found[row[symbol], row[date]].append(row)
         return found
 
-    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[Stored]]:
+    def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
         return {
             key: [
-                Stored.of(row)
+                StoredTrade.of(row)
                 for row in self.trades(key.day, [key.slot])
                 if not row["canceled"] and window_start(row["ts"]) == key.start
             ]
             for key in keys
         }
 
-    def alike(self, columns: Alike, keys: Sequence[WindowKey]) -> Iterable[Stored]:
+    def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
         for key in keys:
             for row in self.trades(key.day, [key.slot]):
-                if not row["canceled"] and window_start(row["ts"]) == key.start and Alike.of(row) == columns:
-                    yield Stored.of(row)
+                if (
+                    not row["canceled"]
+                    and window_start(row["ts"]) == key.start
+                    and MatchColumns.of(row) == columns
+                ):
+                    yield StoredTrade.of(row)
 
     def write(self, writes: Sequence[Write], timestamp: int) -> None:
         for write in writes:
@@ -217,10 +221,10 @@ class MemoryStore:
         return [cells.values for cells in self._tables[table.name].values() if cells.values is not None]
 
     @property
-    def windows_written(self) -> dict[WindowKey, Verdict]:
+    def windows_written(self) -> dict[WindowKey, WindowSignals]:
         """The table ``flow_window``; the slot of a key is that of UTC."""
         return {
-            WindowKey(row[0], row[1], row[2] // 900_000 % 96, row[2]): Verdict._make(
+            WindowKey(row[0], row[1], row[2] // 900_000 % 96, row[2]): WindowSignals._make(
                 (*row[3:-1], row[-1] or None)
             )
             for row in self.rows(FLOW_WINDOW)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from functools import reduce
 
-from kintsugi.pipeline.stream.derived_records import Alike
+from kintsugi.pipeline.stream.derived_records import MatchColumns
 
 _P1, _P2, _P3, _P4, _P5 = (
     0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5,
@@ -19,7 +19,7 @@ _SEED = 42
 _STRIPE = 32  # bytes; the columns are shorter, so the part of the algorithm for longer input isn't needed
 
 
-def match_number(columns: Alike) -> int:
+def match_number(columns: MatchColumns) -> int:
     """What a trade and its cancel share, as a signed number of 64 bits. Raises ValueError for a column of 32 bytes."""
     values: tuple[str | float, ...] = columns
     number = reduce(lambda seed, value: _hash(_bytes(value), seed), values, _SEED)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kintsugi.pipeline.stream.derived_records import Alike, Day, Stored
+from kintsugi.pipeline.stream.derived_records import Day, MatchColumns, StoredTrade
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -46,7 +46,7 @@ class RecentTrades:
         self._batches.clear()
         self._held = 0
 
-    def alike(self, day: Day, key: int, columns: Alike) -> Iterator[Stored]:
+    def alike(self, day: Day, key: int, columns: MatchColumns) -> Iterator[StoredTrade]:
         """The trades of a day with these columns, whose match key is ``key``; the last version of one comes last."""
         for keys, batch in self._batches:
             hits = np.flatnonzero(keys == key)
@@ -54,8 +54,8 @@ class RecentTrades:
                 continue
             for row in batch.take(hits).to_pylist():
                 if (
-                    Alike.of(row) == columns
+                    MatchColumns.of(row) == columns
                     and not row["canceled"]
                     and (row["symbol"], row["trade_date"]) == day
                 ):
-                    yield Stored.of(row)
+                    yield StoredTrade.of(row)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kintsugi.pipeline.stream.cancels import OPENING, Candidate, match
-from kintsugi.pipeline.stream.derived_records import Alike, Cancel, Day, Place, WindowKey
+from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, Place, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
     CANCELED_BY,
@@ -31,19 +31,19 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     ranks,
     window_row,
 )
-from kintsugi.pipeline.stream.flow_windows import Flow, Sums, flow_of, verdict
+from kintsugi.pipeline.stream.flow_windows import Sums, WindowFlow, flow_of, window_signals
 
 
-class Truth(NamedTuple):
+class ExpectedTrade(NamedTuple):
     """A row of ``trade``; ``alike``: of a cancel, the columns of the trade that it takes back."""
 
     trade_id: bytes
     ts: int
     slot: int
     sequence: int
-    alike: Alike
+    alike: MatchColumns
     canceled: bool
-    flow: Flow | None  # None for a cancel
+    flow: WindowFlow | None  # None for a cancel
     premium: float
     side: str
     iv: float
@@ -53,14 +53,14 @@ class Truth(NamedTuple):
     condition: int
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Truth:
+    def of(cls, row: Mapping[str, Any]) -> ExpectedTrade:
         """Of the columns of ``trade``, with dates as text and times in milliseconds since 1970 UTC."""
         canceled = row["canceled"]
         identity = row["trade_id"]
         flow = flow_of(row["ts"], row["option_type"], row["side"], row["size"], row["price"], row["delta"])
         return cls(
             bytes.fromhex(identity) if isinstance(identity, str) else identity, row["ts"], row["slot"],
-            row["sequence"], Alike.of(row, "canceled_condition" if canceled else "condition"), canceled,
+            row["sequence"], MatchColumns.of(row, "canceled_condition" if canceled else "condition"), canceled,
             None if canceled else flow, row["premium"], row["side"], row["iv"], row["delta"], row[CANCELED_BY],
             row[SCORES], row["condition"],
         )  # fmt: skip
@@ -82,13 +82,13 @@ class DayTrades:
 
     def __init__(self, day: Day) -> None:
         self.day = day
-        self._trades: dict[Alike, list[Truth]] = defaultdict(list)
-        self._cancels: dict[Alike, list[Truth]] = defaultdict(list)
+        self._trades: dict[MatchColumns, list[ExpectedTrade]] = defaultdict(list)
+        self._cancels: dict[MatchColumns, list[ExpectedTrade]] = defaultdict(list)
         self._sums: dict[tuple[int, int], Sums] = defaultdict(Sums)
-        self._scored: list[Truth] = []
+        self._scored: list[ExpectedTrade] = []
         self.marked: dict[Place, bytes] = {}
 
-    def add(self, trade: Truth) -> None:
+    def add(self, trade: ExpectedTrade) -> None:
         """Take in one row; each row once."""
         if trade.flow is None:
             self._cancels[trade.alike].append(trade)
@@ -100,7 +100,7 @@ class DayTrades:
         if trade.canceled_by is not None:
             self.marked[self._place(trade)] = trade.canceled_by
 
-    def _place(self, trade: Truth) -> Place:
+    def _place(self, trade: ExpectedTrade) -> Place:
         return (*self.day, trade.slot, trade.ts, trade.trade_id)
 
     def tables(self) -> Recomputed:
@@ -133,7 +133,7 @@ class DayTrades:
                 if trade.flow is not None:
                     sums[trade.slot, trade.flow.window].add(trade.flow, -1)
         for (slot, start), total in sums.items():
-            row = window_row(WindowKey(*self.day, slot, start), verdict(total))
+            row = window_row(WindowKey(*self.day, slot, start), window_signals(total))
             found.put(FLOW_WINDOW, row)
             if row[-1]:
                 found.put(FLOW_ALERT, row)
@@ -145,7 +145,7 @@ class DayTrades:
                     found.put(UNUSUAL_TOP, rank)
         return found
 
-    def _unusual(self, trade: Truth) -> Iterable[Row]:
+    def _unusual(self, trade: ExpectedTrade) -> Iterable[Row]:
         symbol, date = self.day
         alike = trade.alike
         for signal, (score, mean, deviation) in (trade.scores or {}).items():
@@ -159,7 +159,7 @@ class DayTrades:
 MATCH = CANCEL.names.index("match")
 
 
-def _candidate(trade: Truth) -> Candidate:
+def _candidate(trade: ExpectedTrade) -> Candidate:
     opening = trade.canceled and trade.condition == OPENING
     return Candidate(trade.ts, trade.sequence, trade.trade_id, opening)
 

@@ -52,10 +52,10 @@ def test_the_operator_shows_what_the_node_runs_and_lets_the_node_run_it(
         return shown[-1]
 
     monkeypatch.setattr(SparkSubmitHook, "_build_spark_submit_command", building)
-    monkeypatch.setattr(context, "runtime", lambda: "runtime")
-    monkeypatch.setattr(stream_driver, "submit", lambda runtime: f"started by {runtime}")
+    monkeypatch.setattr(context.Context, "from_environment", lambda: "context")
+    monkeypatch.setattr(stream_driver, "submit_driver", lambda found: f"started by {found}")
     operator = StreamSubmitOperator(task_id="submit")
-    assert operator.execute({}) == "started by runtime"
+    assert operator.execute({}) == "started by context"
     operator.on_kill()
 
     root = settings.node_root("spark-master-1")

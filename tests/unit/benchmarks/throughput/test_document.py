@@ -79,17 +79,17 @@ def test_sections_run_in_their_order_and_a_wrong_name_is_refused() -> None:
 
 def test_a_killed_run_goes_on_with_its_seed_and_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
-    first = run.State.load(path, ["ingest", "ceiling"], None, 60.0)
+    first = run.BenchState.load(path, ["ingest", "ceiling"], None, 60.0)
     first.add("ingest", SECTIONS["ingest"])
-    again = run.State.load(path, ["ingest", "ceiling"], None, 60.0)
+    again = run.BenchState.load(path, ["ingest", "ceiling"], None, 60.0)
     assert (again.seed, list(again.results)) == (first.seed, ["ingest"])
-    other = run.State.load(path, ["ingest"], None, 60.0)
+    other = run.BenchState.load(path, ["ingest"], None, 60.0)
     assert other.results == {}
 
 
 def test_an_old_or_different_run_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.json"
-    run.State.load(path, ["ingest"], 5, 60.0).add("ingest", SECTIONS["ingest"])
-    assert run.State.load(path, ["ingest"], 5, 60.0).results
+    run.BenchState.load(path, ["ingest"], 5, 60.0).add("ingest", SECTIONS["ingest"])
+    assert run.BenchState.load(path, ["ingest"], 5, 60.0).results
     monkeypatch.setattr(run, "RESUME_S", 0.0)
-    assert not run.State.load(path, ["ingest"], 5, 60.0).results
+    assert not run.BenchState.load(path, ["ingest"], 5, 60.0).results

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from benchmarks.throughput.meters import CONTROL, Process, Reading, Usage, from_stat
+from benchmarks.throughput.meters import CONTROL, ProcessUsage, StreamReading, Usage, from_stat
 
 # pid (comm with odd characters) state ppid … utime stime cutime cstime … starttime vsize rss
 STAT = "7 (a) b (c) S 1 7 7 0 -1 0 0 0 0 0 150 50 900 100 20 0 1 0 4242 1000 256 0 0"
@@ -13,7 +13,10 @@ def test_processor_time_and_memory_are_read_past_an_odd_name() -> None:
 
 def usage(**processes: tuple[int, str, float]) -> Usage:
     return Usage(
-        {(int(name[1:]), began): Process(owner, cpu, 10.0) for name, (began, owner, cpu) in processes.items()}
+        {
+            (int(name[1:]), began): ProcessUsage(owner, cpu, 10.0)
+            for name, (began, owner, cpu) in processes.items()
+        }
     )
 
 
@@ -26,5 +29,5 @@ def test_a_process_that_began_in_between_counts_whole_and_a_reused_pid_is_anothe
 
 
 def test_lag_is_what_is_produced_and_not_stored() -> None:
-    assert Reading(0.0, 10, 4).lag == 6
-    assert Reading(0.0, 3, 4).lag == 0  # read a moment after the ends
+    assert StreamReading(0.0, 10, 4).lag == 6
+    assert StreamReading(0.0, 3, 4).lag == 0  # read a moment after the ends

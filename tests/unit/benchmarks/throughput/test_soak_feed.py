@@ -57,7 +57,7 @@ def test_a_moved_file_holds_the_same_trades_on_another_day() -> None:
 def test_the_feed_holds_every_planted_trade_once_among_usual_ones_and_is_found_in_its_order(
     made: GeneratedDay,
 ) -> None:
-    some = list(islice(soak_feed.feed(2, made), 12))
+    some = list(islice(soak_feed.soak_parts(2, made), 12))
     assert [part.key for part in some] == sorted(part.key for part in some)
     fed = [trade.trade_id for part in some for trade in trades(part)]
     planted = [

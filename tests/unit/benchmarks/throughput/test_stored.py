@@ -44,11 +44,11 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_partition_is_read_although_reads_fail_at_first() -> None:
     session: Any = Session(failures=2)
-    assert dict(stored.read(session, PLACES, ("trade_id",))) == {place: [place] for place in PLACES}
+    assert dict(stored.read_trades(session, PLACES, ("trade_id",))) == {place: [place] for place in PLACES}
     assert set(session.asked.values()) == {3}
 
 
 def test_a_partition_that_cannot_be_read_is_an_error_and_not_a_loss() -> None:
     session: Any = Session(failures=99)
     with pytest.raises(StepFailed, match="can't be read at LOCAL_QUORUM"):
-        list(stored.read(session, PLACES, ("trade_id",)))
+        list(stored.read_trades(session, PLACES, ("trade_id",)))

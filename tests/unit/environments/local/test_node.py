@@ -56,7 +56,7 @@ def node(settings: Settings) -> str:
 
 
 def on_node(settings: Settings, script: str, name: str = NAME) -> subprocess.CompletedProcess[str]:
-    return ssh.run(settings, settings.fleet.node(name), ["sh", "-c", script], timeout=20)
+    return ssh.run_over_ssh(settings, settings.fleet.node(name), ["sh", "-c", script], timeout=20)
 
 
 def test_a_living_node_is_left_alone(settings: Settings, node: str) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.db.ingest_ledger import Entry, State, Tally
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
 from kintsugi.pipeline.ingest.intake_monitor import rules_from
 from kintsugi.pipeline.ingest.intake_report import (
     FileNote,
@@ -38,19 +38,20 @@ def file(key: str, *, minutes: float = 60, etag: str = '"e"') -> S3Object:
 
 
 def row(
-    item: S3Object, state: State = State.DONE, tally: Tally | None = None, *,
+    item: S3Object, state: FileState = FileState.DONE, tally: Tally | None = None, *,
     minutes: float = 30, attempts: int = 0, etag: str = "",
-) -> Entry:  # fmt: skip
+) -> LedgerEntry:  # fmt: skip
     at = NOW - timedelta(minutes=minutes)
-    return Entry(
+    return LedgerEntry(
         item.key, etag or item.etag, state, tally or Tally(11, 10, 10, {}, 0, 10), "why", at,
-        None if state is State.RUNNING else at, None, None, 1, modified=item.modified, attempts=attempts, updated_at=at,
-        failing_since=at if attempts else None, retry_at=NOW + timedelta(minutes=1) if attempts else None,
+        None if state is FileState.RUNNING else at, None, None, 1, modified=item.modified, attempts=attempts,
+        updated_at=at, failing_since=at if attempts else None,
+        retry_at=NOW + timedelta(minutes=1) if attempts else None,
     )  # fmt: skip
 
 
-def look(files: Iterable[S3Object], rows: Iterable[Entry] = (), **more: object) -> IntakeReport:
-    by_key: dict[tuple[str, str], list[Entry]] = {}
+def look(files: Iterable[S3Object], rows: Iterable[LedgerEntry] = (), **more: object) -> IntakeReport:
+    by_key: dict[tuple[str, str], list[LedgerEntry]] = {}
     for entry in rows:
         by_key.setdefault((entry.bucket, entry.key), []).append(entry)
     return assess(Survey(list(files)), by_key, {}, RULES, NOW, **more)  # type: ignore[arg-type]
@@ -71,14 +72,14 @@ def test_what_waited_before_anybody_looked_counts_from_there() -> None:
 
 def test_a_file_that_s3_refuses_waits_and_is_named_though_its_pause_is_not_over() -> None:
     item = file("1.csv")
-    report = look([item], [row(item, State.RUNNING, attempts=3)])
+    report = look([item], [row(item, FileState.RUNNING, attempts=3)])
     assert (report.waiting, [note.said for note in report.retried]) == (1, ["why"])
     assert report.waits_since == item.modified, "a failed attempt is no progress"
 
 
 def test_a_failed_file_is_named_until_other_content_is_there() -> None:
     item = file("1.csv")
-    failed = row(item, State.FAILED)
+    failed = row(item, FileState.FAILED)
     assert [(note.key, note.said) for note in look([item], [failed]).failed] == [(item.key, "why")]
     again = file("1.csv", etag='"f"', minutes=5)
     report = look([again], [failed])
@@ -115,7 +116,7 @@ def test_a_reason_does_not_name_its_file_once_more() -> None:
             "can't be read: a.csv in it is corrupt",
         ),
     ):
-        failed = replace(row(item, State.FAILED), reason=reason)
+        failed = replace(row(item, FileState.FAILED), reason=reason)
         assert [note.said for note in look([item], [failed]).failed] == [said]
 
 
@@ -134,14 +135,16 @@ def test_a_file_that_breaks_off_is_named_however_few_rows_that_counts_as(reason:
 def test_synthetic_trades_are_left_out() -> None:
     item = file(f"canary/{NAME}2026-11-27_1_x.csv")
     assert look([item]).waiting == 0
-    assert look([item], [row(item, State.FAILED)]).failed_count == 0
+    assert look([item], [row(item, FileState.FAILED)]).failed_count == 0
 
 
 def test_a_report_survives_its_way_through_the_store() -> None:
     item = file("1.csv")
-    report = look([item, file("2.csv")], [row(item, State.FAILED)], paused=True)
+    report = look([item, file("2.csv")], [row(item, FileState.FAILED)], paused=True)
     report = IntakeReport.from_json({**report.to_json(), "of a later release": 1})
-    assert report.to_json() == look([item, file("2.csv")], [row(item, State.FAILED)], paused=True).to_json()
+    assert (
+        report.to_json() == look([item, file("2.csv")], [row(item, FileState.FAILED)], paused=True).to_json()
+    )
     assert isinstance(report.failed[0], FileNote)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.cassandra_session import connect
-from kintsugi.pipeline.row_parser import Message, message
+from kintsugi.pipeline.row_parser import TradeMessage, message
 from tests.unit.pipeline.test_row_parser import changed
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def identified(columns: dict[int, str]) -> tuple[bytes, tuple[object, ...]]:
     for column, text in columns.items():
         line = changed(column, text, line)
     found = message(line)
-    assert isinstance(found, Message), found
+    assert isinstance(found, TradeMessage), found
     numbers = {column: float(columns[column]) for column in (5, 9)}
     return found.identity, tuple({**columns, **numbers}.values())
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kintsugi.db.ingest_ledger import Entry, State, Tally
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
 from kintsugi.db.sent_offsets import SentFile, uncovered
 from kintsugi.db.stream_record import Loss, LossState, subtract
 from kintsugi.pipeline.ingest.loss_replay import REPEATS, Choice, affected, choose, outcome
@@ -19,8 +19,8 @@ def sent(key: str, first: int, end: int, *, replay: str = "", stored: bool = Fal
     return SentFile(key, "e", replay, first, end, stored)
 
 
-def entry(key: str) -> Entry:
-    return Entry(key, "e", State.DONE, Tally(), None, AT, AT, None, None, 1)
+def entry(key: str) -> LedgerEntry:
+    return LedgerEntry(key, "e", FileState.DONE, Tally(), None, AT, AT, None, None, 1)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.ingest import decompression, validation
 from kintsugi.pipeline.ingest.byte_sources import BytesSource
-from kintsugi.pipeline.ingest.validation import FileReport, Kind
+from kintsugi.pipeline.ingest.validation import FileKind, FileReport
 from kintsugi.pipeline.row_parser import HEAD_COLUMNS
 from tests.unit.pipeline.ingest.variants import (
     BODY,
@@ -90,7 +90,7 @@ EOD_WHOLE = {
 @pytest.mark.parametrize("form", EOD_WHOLE)
 def test_every_row_of_a_whole_end_of_day_file_is_taken(form: str) -> None:
     found = report(EOD_WHOLE[form], EOD)
-    assert (found.kind, found.accepted, found.rejected) == (Kind.EOD, 40, {})
+    assert (found.kind, found.accepted, found.rejected) == (FileKind.EOD, 40, {})
 
 
 @pytest.mark.parametrize("form", ["zip-macos", "zip-readme", "zip-both-products"])
@@ -188,12 +188,12 @@ def test_only_a_header_is_no_row_and_no_error() -> None:
 @pytest.mark.parametrize(
     ("name", "body", "kind"),
     [
-        ("x.csv", BODY, Kind.TRADES), ("x.csv", b"\n".join(ROWS), Kind.TRADES), ("x", EOD_BODY, Kind.EOD),
-        ("x.zip", zipped({"a.csv": EOD_BODY}), Kind.EOD), ("x.gz", gz(b"\n" + BODY), Kind.TRADES),
-        ("UnderlyingOptionsTrades_2018-01-08.csv", BODY, Kind.TRADES),
+        ("x.csv", BODY, FileKind.TRADES), ("x.csv", b"\n".join(ROWS), FileKind.TRADES), ("x", EOD_BODY, FileKind.EOD),
+        ("x.zip", zipped({"a.csv": EOD_BODY}), FileKind.EOD), ("x.gz", gz(b"\n" + BODY), FileKind.TRADES),
+        ("UnderlyingOptionsTrades_2018-01-08.csv", BODY, FileKind.TRADES),
     ],
 )  # fmt: skip
-def test_a_name_that_says_nothing_leaves_it_to_the_content(name: str, body: bytes, kind: Kind) -> None:
+def test_a_name_that_says_nothing_leaves_it_to_the_content(name: str, body: bytes, kind: FileKind) -> None:
     found = report(body, name)
     assert (found.kind, found.accepted, found.rejected) == (kind, 40, {})
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from kintsugi.db.ingest_ledger import Entry, State, Tally
+from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
 from kintsugi.pipeline.reconcile import reconcile, reconciliation, topic_identities
-from kintsugi.pipeline.reconcile.report import Account
+from kintsugi.pipeline.reconcile.report import ReconciliationReport
 from kintsugi.pipeline.row_parser import Trade, parse
 from kintsugi.pipeline.stream import stored_trades as tables
 from tests.unit.pipeline.test_row_parser import LINE, changed, trade
@@ -51,52 +51,56 @@ def test_the_identity_is_cut_out_of_a_message_however_it_is_written() -> None:
 
 
 def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
-    assert Account(accepted=3, stored=3).complete
+    assert ReconciliationReport(accepted=3, stored=3).complete
     for fault in ("lost_count", "extra_count", "altered_count", "doubled", "wrong_derived"):
-        account = Account()
+        account = ReconciliationReport()
         setattr(account, fault, {"unusual_top": 1} if fault == "wrong_derived" else 1)
         assert not account.complete
         assert not account.balanced
 
 
 def test_what_is_under_way_is_no_fault_but_the_account_is_not_complete() -> None:
-    assert Account(in_flight=1).balanced
-    assert not Account(in_flight=1).complete
-    assert Account(derived_in_flight=1).balanced
-    assert not Account(derived_in_flight=1).complete
-    assert Account(withdrawn_count=1, expired=1).complete
-    assert Account(unread_count=1).balanced
-    assert not Account(unread_count=1).complete
-    assert not Account(unreadable=["trades/x.csv: why"]).complete
+    assert ReconciliationReport(in_flight=1).balanced
+    assert not ReconciliationReport(in_flight=1).complete
+    assert ReconciliationReport(derived_in_flight=1).balanced
+    assert not ReconciliationReport(derived_in_flight=1).complete
+    assert ReconciliationReport(withdrawn_count=1, expired=1).complete
+    assert ReconciliationReport(unread_count=1).balanced
+    assert not ReconciliationReport(unread_count=1).complete
+    assert not ReconciliationReport(unreadable=["trades/x.csv: why"]).complete
 
 
 NOW = datetime(2024, 10, 8, tzinfo=UTC)
 
 
-def entry(state: State = State.DONE, days: float = 0, key: str = "trades/f") -> Entry:
+def entry(state: FileState = FileState.DONE, days: float = 0, key: str = "trades/f") -> LedgerEntry:
     at = NOW - timedelta(days=days)
-    return Entry(key, "e", state, Tally(), None, at, None if state is State.RUNNING else at, None, None, 1)
+    return LedgerEntry(
+        key, "e", state, Tally(), None, at, None if state is FileState.RUNNING else at, None, None, 1
+    )
 
 
 def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
     assert (
-        reconciliation.demand(None, NOW)
-        == reconciliation.demand(entry(State.RUNNING), NOW)
+        reconciliation.expectation_for(None, NOW)
+        == reconciliation.expectation_for(entry(FileState.RUNNING), NOW)
         == reconciliation.OPEN
     )
     assert (
-        reconciliation.demand(entry(), NOW)
-        == reconciliation.demand(entry(days=38), NOW)
+        reconciliation.expectation_for(entry(), NOW)
+        == reconciliation.expectation_for(entry(days=38), NOW)
         == reconciliation.REQUIRED
     )
-    assert reconciliation.demand(entry(days=40), NOW) == reconciliation.OLD  # Cassandra keeps 40 days
-    assert reconciliation.demand(entry(State.FAILED), NOW) == reconciliation.OLD
+    assert (
+        reconciliation.expectation_for(entry(days=40), NOW) == reconciliation.OLD
+    )  # Cassandra keeps 40 days
+    assert reconciliation.expectation_for(entry(FileState.FAILED), NOW) == reconciliation.OLD
 
 
 def test_a_file_is_unread_until_it_was_ingested_to_its_end() -> None:
     assert reconciliation.unread_state(None) == "waiting"
     assert reconciliation.unread_state(entry()) is None
-    assert reconciliation.unread_state(entry(State.RUNNING)) == "running"
+    assert reconciliation.unread_state(entry(FileState.RUNNING)) == "running"
     rejected = replace(entry(), tally=Tally(9, 9, 8, {"time": 1}))
     assert reconciliation.unread_state(rejected) is None
     damaged = replace(entry(), tally=Tally(9, 9, 7, {"time": 1, "corrupt": 1}), reason="more")
@@ -105,7 +109,7 @@ def test_a_file_is_unread_until_it_was_ingested_to_its_end() -> None:
 
 def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
     entries = [entry(days=n / 500) for n in range(300)]
-    aside = [entry(days=3), entry(State.RUNNING), entry(key="trades/canary/x")]
+    aside = [entry(days=3), entry(FileState.RUNNING), entry(key="trades/canary/x")]
     assert reconcile.due([*entries, *aside], NOW) == entries[:200][::-1]
 
 
@@ -120,7 +124,7 @@ def test_a_slot_begins_where_its_first_trade_may_be(day: str) -> None:
 
 
 def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
-    account = Account(rejected={"time": 2, "columns": 1}, lost_count=1, lost=["ab"])
+    account = ReconciliationReport(rejected={"time": 2, "columns": 1}, lost_count=1, lost=["ab"])
     account.wrong_derived = {"flow_window": 1, "cancel": 2}
     account.wrong_derived_named = {"flow_window": ["flow_window AAPL 2024-10-08 14:31:00Z"]}
     plain = account.to_json()

@@ -32,9 +32,9 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Table,
     Write,
 )
-from kintsugi.pipeline.stream.derived_tables import Derived
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
-from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, Truth
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
+from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, ExpectedTrade
 from tests.unit.pipeline.stream.test_derived_tables import SCHEMA, at, table
 
 TABLES = (FLOW_WINDOW, FLOW_ALERT, CANCEL, UNUSUAL_TRADE, UNUSUAL_CANCELED, UNUSUAL_TOP)
@@ -54,7 +54,7 @@ class Killed(BaseException):
     """The process is gone: no handler runs."""
 
 
-class FragileStore(MemoryStore):
+class FragileStore(InMemoryRepository):
     """Writes in an arbitrary order, and is killed when ``budget`` writes are done."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -88,7 +88,7 @@ class Pipeline:
     capacity: int = 1000
     clock: int = 10**15
     store: FragileStore = field(init=False)
-    derived: Derived = field(init=False)
+    derived: DerivedTables = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = FragileStore(self.chance)
@@ -96,7 +96,7 @@ class Pipeline:
 
     def restart(self) -> None:
         self.clock += 1_000_000
-        self.derived = Derived(self.store, capacity=self.capacity, epoch=self.clock)
+        self.derived = DerivedTables(self.store, capacity=self.capacity, epoch=self.clock)
         self.derived._stamp = self.clock
 
     def feed(self, messages: Sequence[Message], baseline: int, budget: int | None = None) -> bool:
@@ -129,7 +129,7 @@ class Pipeline:
         for day in self.store.trade_days:
             trades = DayTrades(day)
             for row in self.store.trades(day):
-                trades.add(Truth.of(row))
+                trades.add(ExpectedTrade.of(row))
             found = trades.tables()
             marks |= found.marks
             for table_, expected in found.rows.items():
@@ -315,7 +315,7 @@ def test_in_small_logs_every_kill_and_every_cut_end_the_same(log: list[Message])
 
 def test_two_versions_written_at_one_timestamp_become_a_row_that_nobody_wrote() -> None:
     """The store is faithful: this is what Cassandra does, and why each version has a timestamp of its own."""
-    store = MemoryStore()
+    store = InMemoryRepository()
     first, second = ({"side": "buy", "delta": -0.6}, {"side": "sell", "delta": -0.3})
     (row,) = table(at(0, 1)).to_pylist()
     store.store(pa.Table.from_pylist([row | first | {"stamp": 7}, row | second | {"stamp": 7}], SCHEMA))

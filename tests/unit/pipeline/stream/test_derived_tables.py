@@ -11,19 +11,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from kintsugi.core.errors import KintsugiError, Refused
+from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.pipeline.row_parser import Trade, is_cancel
-from kintsugi.pipeline.stream.derived_records import Alike, WindowKey
+from kintsugi.pipeline.stream.derived_records import MatchColumns, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import FLOW_ALERT
 from kintsugi.pipeline.stream.derived_tables import (
     DERIVING,
     DERIVING_NAMES,
     EARLIER_DAY,
     WINDOW_CLOSED,
-    Derived,
+    DerivedTables,
 )
 from kintsugi.pipeline.stream.flow_windows import window_start
-from kintsugi.pipeline.stream.in_memory_repository import MemoryStore
+from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.match_key import match_number
 from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
 from tests.unit.pipeline.test_row_parser import LINE, trade
@@ -75,7 +75,7 @@ def table(
         rows.append(
             row | {
                 "side": "buy", "canceled": canceled, "premium": one.size * one.price * 100,
-                "match": match_number(Alike.of(row | {"condition": condition})),
+                "match": match_number(MatchColumns.of(row | {"condition": condition})),
                 "high_volume": score, "usual_volume_mean": 1.0, "usual_volume_stddev": 1.0,
                 "partition": partition, "offset": offset + number, "stamp": stamp + offset + number,
             }
@@ -86,9 +86,9 @@ def table(
 class Stream:
     """A store and a driver; `feed` is one batch."""
 
-    def __init__(self, store: MemoryStore | None = None, **options: Any) -> None:
-        self.store = store or MemoryStore()
-        self.derived = Derived(self.store, **options)
+    def __init__(self, store: InMemoryRepository | None = None, **options: Any) -> None:
+        self.store = store or InMemoryRepository()
+        self.derived = DerivedTables(self.store, **options)
 
     def feed(self, *trades: Trade, **options: Any) -> Any:
         batch = table(*trades, **options)
@@ -143,7 +143,7 @@ def test_batches_in_any_order_repeated_and_cut_by_restarts_make_the_same_tables(
     rows = day + [cancel_of(one, one.sequence / 5 + 3, rng.choice([None, 900])) for one in day[::7]]
     expected = Stream()
     expected.feed(*rows, scores=scores)
-    store = MemoryStore()
+    store = InMemoryRepository()
     stream = Stream(store, capacity=30)  # so that windows are read again from the truth
     shuffled = rng.sample(rows, len(rows))
     for start in range(0, len(rows), 17):
@@ -169,7 +169,7 @@ def test_a_cancel_takes_its_trade_out_of_windows_and_unusual_trades_and_marks_it
     }
 
 
-class CountingStore(MemoryStore):
+class CountingStore(InMemoryRepository):
     """Remembers in which windows it is searched for the trades that a cancel may mean."""
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ def test_the_watermark_is_of_one_partition() -> None:
 
 
 def test_a_batch_that_could_not_be_written_is_applied_again_as_if_for_the_first_time() -> None:
-    class Broken(MemoryStore):
+    class Broken(InMemoryRepository):
         def write(self, writes: Any, timestamp: int) -> None:
             raise KintsugiError("no quorum")
 
@@ -296,7 +296,7 @@ def test_a_batch_that_could_not_be_written_is_applied_again_as_if_for_the_first_
     whole.feed(*rows)
     with pytest.raises(KintsugiError, match="no quorum"):
         stream.feed(*rows)
-    store.__class__ = MemoryStore  # type: ignore[assignment]
+    store.__class__ = InMemoryRepository  # type: ignore[assignment]
     assert stream.feed(*rows).late == {}
     assert stream.tables == whole.tables
 
@@ -308,7 +308,7 @@ def test_canaries_are_in_no_window() -> None:
 
 
 def test_a_driver_that_wakes_up_after_another_took_over_ends_and_cannot_overwrite() -> None:
-    store = MemoryStore()
+    store = InMemoryRepository()
     old, new = Stream(store, epoch=1), Stream(store, epoch=2)
     old.feed(at(0, 1))
     suspended = old.derived._derive(table(at(0, 1)))[0]
@@ -319,7 +319,7 @@ def test_a_driver_that_wakes_up_after_another_took_over_ends_and_cannot_overwrit
     for stage in suspended.stages():
         store.write(stage, stamp)  # what it was about to write when it was stopped
     assert counts(new) == {0: 2}
-    with pytest.raises(Refused, match="taken over"):
+    with pytest.raises(GuardRefused, match="taken over"):
         old.feed(at(0, 3))
 
 

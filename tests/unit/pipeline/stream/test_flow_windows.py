@@ -4,12 +4,19 @@ import random
 
 import pytest
 
-from kintsugi.pipeline.stream.flow_windows import Flow, Sums, flow_of, total, verdict, window_start
+from kintsugi.pipeline.stream.flow_windows import (
+    Sums,
+    WindowFlow,
+    flow_of,
+    total,
+    window_signals,
+    window_start,
+)
 
 T0 = 1_728_394_200_000  # 2024-10-08 09:30 in New York
 
 
-def flows(count: int, side: str, kind: str = "C", delta: float = 0.5, size: int = 1) -> list[Flow]:
+def flows(count: int, side: str, kind: str = "C", delta: float = 0.5, size: int = 1) -> list[WindowFlow]:
     return [flow_of(T0, kind, side, size, 2.0, delta)] * count
 
 
@@ -18,7 +25,7 @@ def test_a_window_includes_its_start_and_excludes_its_end() -> None:
 
 
 def test_flow_is_in_shares_and_dollars_and_signed_by_the_bet() -> None:
-    found = verdict(
+    found = window_signals(
         total(
             [
                 flow_of(T0, "C", "buy", 10, 1.5, 0.4),  # up by 400 shares
@@ -49,8 +56,8 @@ def test_flow_is_in_shares_and_dollars_and_signed_by_the_bet() -> None:
         ([], None),
     ],
 )
-def test_what_signals(trades: list[Flow], signal: str | None) -> None:
-    assert verdict(total(trades)).signal == signal
+def test_what_signals(trades: list[WindowFlow], signal: str | None) -> None:
+    assert window_signals(total(trades)).signal == signal
 
 
 def test_sums_do_not_depend_on_the_order_and_a_trade_taken_out_leaves_no_trace() -> None:

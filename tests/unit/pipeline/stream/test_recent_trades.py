@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kintsugi.pipeline.stream.derived_records import Alike
+from kintsugi.pipeline.stream.derived_records import MatchColumns
 from kintsugi.pipeline.stream.derived_tables import DERIVING_NAMES
 from kintsugi.pipeline.stream.recent_trades import RecentTrades
 
@@ -15,7 +15,7 @@ CONTRACT: dict[str, Any] = {
     "root": "SPY", "expiration": "2024-10-18", "strike": 575.0, "option_type": "C", "exchange": 7, "size": 3,
     "price": 1.25, "condition": 18,
 }  # fmt: skip
-ALIKE = Alike(**CONTRACT)
+ALIKE = MatchColumns(**CONTRACT)
 
 
 def batch(*rows: dict[str, Any]) -> pa.Table:
