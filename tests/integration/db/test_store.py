@@ -91,7 +91,9 @@ def test_the_same_holder_renews_with_the_same_token(store: Store) -> None:
 
 def test_another_holder_is_told_who_holds_it_and_until_when(store: Store) -> None:
     lease = store.acquire_lease("kafka-1", "run-1", 60)
-    with pytest.raises(LeaseHeld, match=f"the lease on kafka-1 is held by run-1 until {lease.expires_at:%Y-%m}"):
+    with pytest.raises(
+        LeaseHeld, match=f"the lease on kafka-1 is held by run-1 until {lease.expires_at:%Y-%m}"
+    ):
         store.acquire_lease("kafka-1", "run-2", 60)
     assert store.acquire_lease("kafka-2", "run-2", 60).token == 1
 

@@ -209,9 +209,7 @@ def test_the_oldest_comparison_of_a_replica_is_told() -> None:
     )
     assert health.comparison_line(known(store=compared())) == "Replicas not repaired yet."
     some = compared(cassandra_1=Compared(NOW, 2), cassandra_2=Compared(failed_at=NOW, failure="no room"))
-    said = (
-        "Replicas of cassandra-2 and cassandra-3 not repaired yet. The last repair of cassandra-2 failed."
-    )
+    said = "Replicas of cassandra-2 and cassandra-3 not repaired yet. The last repair of cassandra-2 failed."
     assert health.comparison_line(known(store=some)) == said
     assert (
         health.headline(known(store=replace(some, installed_at=NOW - timedelta(days=7)))).level is Level.WELL
