@@ -1,6 +1,6 @@
-# Every target is one line of `kintsugi` or of a tool; `make help` lists them.
+# Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up unpause down docker-up docker-down status incident form-anew rounds faults chaos-campaign stall-test chaos-stop chaos-resume mttr walk calm bench soak-kill release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -8,103 +8,114 @@ BENCHMARKS := $(BIN)/python -m benchmarks
 export PYTHONPATH := $(CURDIR)/plugins
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup:  ## install what is missing; quick when nothing is
+setup:  ## install what is missing
 	@bin/bootstrap
 
-demo: setup  ## from nothing to two servers killed and healed, and the account (about 7 minutes)
+demo: setup  ## start everything, kill two nodes, show their recovery and the reconciliation (7 minutes)
 	@$(BENCHMARKS) demo
 
 up: setup  ## start the control plane and the fleet
 	@$(KINTSUGI) up
 
-unpause:  ## let every watch, the stream, the ingest and the look for drift run; a new installation waits for this
+unpause:  ## unpause watches, stream, ingest and drift check; needed once after the first `make up`
 	@$(KINTSUGI) unpause
 
-down:  ## stop and remove everything, also after a crash
+down:  ## stop and remove control plane, fleet and all data, also after a crash
 	@if [ -x $(BIN)/python ]; then $(KINTSUGI) down; fi
 
-docker-up:  ## the docker environment: build the image, start the control plane, which makes every node a container
+docker-up:  ## build the image and start the docker environment: each node is a container
 	@bin/docker-image && bin/docker-up
 
-docker-down:  ## stop and remove all of the docker environment; the image stays
+docker-down:  ## stop and remove the docker environment; the image stays
 	@docker compose stop && docker compose run --rm control kintsugi down && docker compose down
 
-status:  ## fleet, DAGs, lag, incidents; FORMAT=json for programs
+status:  ## show nodes, DAGs, lag and incidents (FORMAT=json)
 	@$(KINTSUGI) status
 
-incident:  ## the story of one incident: make incident ID=<as `make status` lists it>
+incident:  ## show one incident (ID=<id that `make status` lists>)
 	@$(KINTSUGI) incident "$(ID)"
 
-form-anew:  ## when a role's disks are gone: an empty cluster, and all trades again from S3 (ROLE=kafka or cassandra; YES=1 doesn't ask)
-	@$(KINTSUGI) form_anew $(ROLE) $(if $(YES),--yes)
+recreate-cluster:  ## recreate a cluster whose disks are all lost, and replay S3 (ROLE=kafka or cassandra, YES=1)
+	@$(KINTSUGI) recreate-cluster $(ROLE) $(if $(YES),--yes)
 
-rounds:  ## on the running fleet: every node's plug pulled in turn, twice (about 25 minutes; ROUNDS=3 for more), with medians by role
-	@$(BENCHMARKS) rounds $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
+sequential-recovery:  ## kill every node and its volume in turn, twice (25 minutes; ROUNDS=3, SEED=7)
+	@$(BENCHMARKS) sequential-recovery $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
-bench: setup  ## on the running fleet: rates, ceiling, latency, spike, growth (about 20 minutes)
+bench: setup  ## measure throughput, ceiling, latency, a spike and growth (20 minutes, resumable)
 	@$(BENCHMARKS) bench
 
-soak-kill:  ## on the running fleet: the streaming driver killed twenty times, tables compared (15 to 25 minutes)
-	@$(BENCHMARKS) soak
+soak-kill:  ## kill the streaming driver 20 times under load and compare its tables (15 to 25 minutes)
+	@$(BENCHMARKS) soak-kill
 
-faults:  ## on the running fleet: the table of faults, cell by cell (about three hours, goes on where it was ended; CELLS="hung power_off" for some)
-	@$(BENCHMARKS) faults $(CELLS)
+fault-matrix:  ## run every scenario of the fault matrix (3 hours, resumable; SCENARIOS="hung power_off")
+	@$(if $(CELLS),echo 'kintsugi: `CELLS=` is called `SCENARIOS=` now' >&2; )$(BENCHMARKS) fault-matrix $(or $(SCENARIOS),$(CELLS))
 
-chaos-campaign:  ## on the running fleet: 100 injections in random order, a quarter of them two at once (about four hours, goes on where it was ended; INJECTIONS=20 SEED=7)
+chaos-campaign:  ## inject 100 faults in random order (4 hours, resumable; INJECTIONS=20, SEED=7)
 	@$(BENCHMARKS) chaos-campaign $(if $(INJECTIONS),--injections $(INJECTIONS)) $(if $(SEED),--seed $(SEED))
 
-stall-test:  ## on the running fleet: every role and the fleet stand still for 6, 12, 17, 24 and 60 s (about an hour, goes on where it was ended; SECONDS_STALLED="17 24")
+stall-test:  ## stall each role and the fleet for 6 to 60 s (1 hour, resumable; SECONDS_STALLED="17 24")
 	@$(BENCHMARKS) stall-test $(foreach seconds,$(SECONDS_STALLED),--seconds $(seconds))
 
-chaos-stop:  ## stop all chaos at once and take its faults back (REASON="a word to the others")
-	@$(KINTSUGI) chaos stop $(if $(REASON),--reason "$(REASON)")
+chaos-stop:  ## stop all fault injection at once and undo its faults (REASON="why")
+	@$(KINTSUGI) chaos-stop $(if $(REASON),--reason "$(REASON)")
 
-chaos-resume:  ## allow chaos again
-	@$(KINTSUGI) chaos resume
+chaos-resume:  ## allow fault injection again
+	@$(KINTSUGI) chaos-resume
 
-mttr:  ## on the running fleet: 12 repairs a role under load, beside starts by hand (two to three hours; ROLES="kafka" RATE=300 for some)
+mttr:  ## measure 12 recoveries of each role under load (2 to 3 hours, resumable; ROLES="kafka", RATE=300)
 	@$(BENCHMARKS) mttr $(foreach role,$(ROLES),--role $(role)) $(if $(RATE),--rate $(RATE))
 
-walk:  ## on the running fleet: the recoverer killed at every step (about an hour and a half, goes on where it was ended; STEPS="fence rejoin" VICTIMS="worker", ALL=1 for every part at every step, about three hours)
-	@$(BENCHMARKS) walk $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim)) $(if $(ALL),--all)
+crash-test:  ## kill the recovery at each step (1.5 hours, resumable; STEPS="fence", VICTIMS="worker", ALL=1)
+	@$(BENCHMARKS) crash-test $(foreach step,$(STEPS),--step $(step)) $(foreach victim,$(VICTIMS),--victim $(victim)) $(if $(ALL),--all)
 
-calm:  ## on the running fleet: an hour under load with nodes paused for up to 5 s, in which nothing may be repaired
-	@$(BENCHMARKS) calm
+false-positive-test:  ## pause nodes for up to 5 s under load; no recovery may start (1 hour)
+	@$(BENCHMARKS) false-positive-test
 
-release-trials:  ## on the running fleet: three bad releases, each caught with one node touched at most (about 15 minutes)
+release-trials:  ## roll out three bad releases; each must stop after at most one node (15 minutes)
 	@$(BENCHMARKS) release-trials
 
-reconcile:  ## account for every trade and every row that follows from them (REPAIR=1: repair derived tables)
+reconcile:  ## check that every trade is stored once, and every derived row is right (REPAIR=1 corrects rows)
 	@$(KINTSUGI) reconcile $(if $(REPAIR),--repair)
 
-signals:  ## how well the four signals find planted behaviour: table, build/signals.json, PNG (about 10 minutes)
+signals:  ## measure precision and recall of the four signals; needs no fleet (10 minutes)
 	@$(BENCHMARKS) signals
 
-test: setup  ## everything that a change must pass
+test: setup  ## run every check that a change must pass
 	@bin/run-tests lint unit integration e2e
 
-lint: setup  ## style, types, Ansible and Terraform
+lint: setup  ## check style, types, rooms, Ansible and Terraform
 	@bin/run-tests lint
 
-test-unit: setup  ## fast tests, no servers
+test-unit: setup  ## run the fast tests, without servers
 	@bin/run-tests unit
 
-test-integration: setup  ## tests against real servers, one kind at a time
+test-integration: setup  ## run the tests against real servers
 	@bin/run-tests integration
 
-test-e2e: setup  ## ingest, kill a node, healed, nothing lost
+test-e2e: setup  ## ingest, kill a node, and check that it is recovered and nothing is lost
 	@bin/run-tests e2e
 
-test-trials: setup  ## releases on six real servers; full disks, wrong clocks; a living Airflow that tells; containers, where an engine answers (about 20 minutes)
+test-trials: setup  ## run the long tests on six real servers, on Airflow and on containers (20 minutes)
 	@bin/run-tests trials
 
-test-browser: setup  ## Pipeline Health in headless Chromium: made-up pipeline, then a real Airflow
+test-browser: setup  ## test the page Pipeline Health in headless Chromium
 	@bin/with-chromium bin/run-tests browser
 
-screenshots: setup  ## the README's pictures, light and dark, into docs/images/
+screenshots: setup  ## take the pictures of the README again, light and dark
 	@bin/with-chromium $(BIN)/python -m tests.browser.screenshots
 
 clean:  ## delete what builds and tests left in this directory
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis spark-warehouse
+
+# Targets that had another name in the last release. They work for one release more.
+new_name_of_form-anew := recreate-cluster
+new_name_of_rounds := sequential-recovery
+new_name_of_faults := fault-matrix
+new_name_of_walk := crash-test
+new_name_of_calm := false-positive-test
+.PHONY: form-anew rounds faults walk calm
+form-anew rounds faults walk calm:
+	@echo 'kintsugi: `make $@` is called `make $(new_name_of_$@)` now' >&2
+	@$(MAKE) --no-print-directory $(new_name_of_$@)

@@ -27,17 +27,30 @@ from benchmarks.crash_test_plan import STEPS, Victim
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
-from kintsugi.installation.command_line import add_command, count, role, run_command, seed
+from kintsugi.installation.command_line import add_command, count, current_words, role, run_command, seed
 from kintsugi.operations.context import runtime
+
+RENAMED = {
+    "calm": "false-positive-test",
+    "chaos_campaign": "chaos-campaign",
+    "faults": "fault-matrix",
+    "release_trials": "release-trials",
+    "rounds": "sequential-recovery",
+    "soak": "soak-kill",
+    "stall_test": "stall-test",
+    "walk": "crash-test",
+}
+"""Commands that had another name in the last release."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0: done; 1: it failed, and said why in a line on stderr; 2: wrong usage."""
-    return run_command(_parser().parse_args(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_command(_parser().parse_args(current_words("python -m benchmarks", words, RENAMED)))
 
 
 def demo(options: argparse.Namespace, settings: Settings) -> int:
-    """Show everything: a day of trades, two plugs pulled, two nodes healed, the account."""
+    """Ingest a day of trades, kill two nodes, wait until they are recovered, and reconcile every trade."""
     return benchmarks.demo.run(
         settings,
         trades=options.trades,
@@ -46,23 +59,23 @@ def demo(options: argparse.Namespace, settings: Settings) -> int:
     )
 
 
-def rounds(options: argparse.Namespace, settings: Settings) -> int:
-    """Pull every node's plug in turn, twice, on the running fleet; report each repair and the account."""
+def sequential_recovery(options: argparse.Namespace, settings: Settings) -> int:
+    """Kill every node and its volume in turn; report each recovery and reconcile every trade."""
     return benchmarks.sequential_recovery.run(
         settings, rounds=options.rounds, seed=options.seed, report=options.report
     )
 
 
 def bench(options: argparse.Namespace, settings: Settings) -> int:
-    """Measure the running pipeline: rates, ceiling, latency, spike, growth; writes build/bench.json and .png."""
+    """Measure throughput, ceiling, latency, a spike and growth of the running pipeline."""
     _needs_processes(settings)
     return benchmarks.throughput.run.run(
         settings, only=options.only, seconds=options.seconds, seed=options.seed, report=options.report
     )
 
 
-def soak(options: argparse.Namespace, settings: Settings) -> int:
-    """Kill the streaming driver at random while trades flow; compare its tables with an undisturbed run's."""
+def soak_kill(options: argparse.Namespace, settings: Settings) -> int:
+    """Kill the streaming driver at random under load; compare its tables with an undisturbed run."""
     _needs_processes(settings)
     return benchmarks.throughput.soak.run(
         settings, kills=options.kills, seed=options.seed, report=options.report
@@ -70,31 +83,31 @@ def soak(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def signals(options: argparse.Namespace, settings: Settings) -> int:
-    """Measure the signals on planted behaviour: precision, recall, false alerts; a table, a plot, a report."""
+    """Measure precision, recall and false alerts of the four signals on injected behaviour."""
     return benchmarks.signals.run(
         levels=options.level or [], seeds=options.seed or [], trades=options.trades, report=options.report
     )
 
 
-def faults(options: argparse.Namespace, settings: Settings) -> int:
-    """Run the table of faults on the running fleet; report each cell and the account."""
-    return benchmarks.fault_matrix_run.run(settings, cells=options.cell, report=options.report)
+def fault_matrix(options: argparse.Namespace, settings: Settings) -> int:
+    """Run the fault matrix: every scenario in turn; report its outcome and reconcile every trade."""
+    return benchmarks.fault_matrix_run.run(settings, cells=options.scenario, report=options.report)
 
 
 def chaos_campaign(options: argparse.Namespace, settings: Settings) -> int:
-    """Inject 100 faults in random order on the running fleet, a quarter two at once; report live kills and losses."""
+    """Inject 100 faults in random order, a quarter in pairs; report kills of live nodes and losses."""
     return benchmarks.chaos_campaign.run(
         settings, injections=options.injections, seed=options.seed, report=options.report
     )
 
 
 def stall_test(options: argparse.Namespace, settings: Settings) -> int:
-    """Let whole roles and the fleet stand still for 6 to 60 s; all but the longest must end without a kill."""
+    """Stall whole roles and the fleet for 6 to 60 s; only the longest stall may end in a kill."""
     return benchmarks.stall_test.run(settings, seconds=options.seconds or (), report=options.report)
 
 
 def mttr(options: argparse.Namespace, settings: Settings) -> int:
-    """Measure the mean time to repair on the running fleet, under load, beside starts by hand."""
+    """Measure the mean time to recovery under load, and compare it with starts by hand."""
     return benchmarks.mttr.run(
         settings,
         repairs=options.repairs,
@@ -105,23 +118,23 @@ def mttr(options: argparse.Namespace, settings: Settings) -> int:
     )
 
 
-def walk(options: argparse.Namespace, settings: Settings) -> int:
-    """Kill the recoverer at every step of a repair on the running fleet; each incident must be finished once."""
+def crash_test(options: argparse.Namespace, settings: Settings) -> int:
+    """Kill the recovery itself at every step; each incident must still be finished exactly once."""
     _needs_processes(settings)
     victims = [Victim(name) for name in options.victim or Victim]
     killings = benchmarks.crash_test_plan.plan(steps=options.step or STEPS, victims=victims, all_=options.all)
     return benchmarks.crash_test.run(settings, killings=killings, report=options.report)
 
 
-def calm(options: argparse.Namespace, settings: Settings) -> int:
-    """Pause nodes of the running fleet for up to 5 s under load; a repair that begins is a failure."""
+def false_positive_test(options: argparse.Namespace, settings: Settings) -> int:
+    """Pause nodes for up to 5 s under load; no recovery may start."""
     return benchmarks.false_positive_test.run(
         settings, minutes=options.minutes, seed=options.seed, report=options.report
     )
 
 
 def release_trials(options: argparse.Namespace, settings: Settings) -> int:
-    """Try three bad releases on the running fleet; each must be caught with one node touched at most."""
+    """Roll out three bad releases; each must be stopped after at most one node."""
     return benchmarks.release_trials.run(runtime())
 
 
@@ -136,65 +149,86 @@ def _needs_processes(settings: Settings) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure the pipeline, or break it on purpose, on the running fleet.",
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     add_command(commands, release_trials)
     measured = add_command(commands, bench)
     measured.add_argument(
-        "--only", type=lambda text: text.split(","), default=[], help="sections, separated by commas"
+        "--only",
+        type=lambda text: text.split(","),
+        default=[],
+        help="sections to measure, separated by commas; default: all",
     )
     measured.add_argument(
-        "--seconds", type=float, default=185, help="of sustained load end to end; default: 185"
+        "--seconds", type=float, default=185, help="seconds of sustained load end to end; default: 185"
     )
-    disturbed = add_command(commands, soak)
-    disturbed.add_argument("--kills", type=int, default=20, help="default: 20")
+    disturbed = add_command(commands, soak_kill)
+    disturbed.add_argument("--kills", type=int, default=20, help="number of kills; default: 20")
     for seeded in (measured, disturbed):
-        seeded.add_argument("--seed", type=seed, help="chooses the data; default: the time")
+        seeded.add_argument("--seed", type=seed, help="seed of the data; default: the current time")
         seeded.add_argument("--report", type=Path, help="default: build/<command>.json")
     measured = add_command(commands, signals)
     measured.add_argument(
-        "--level", action="append", choices=("easy", "standard", "hard"), help="default: all"
+        "--level", action="append", choices=("easy", "standard", "hard"), help="may be repeated; default: all"
     )
-    measured.add_argument("--seed", action="append", type=seed, help="default: those kept for the evaluation")
-    measured.add_argument("--trades", type=count, default=200_000, help="rows of a day; default: 200000")
-    measured.add_argument("--report", type=Path, default=Path("build/signals.json"))
+    measured.add_argument(
+        "--seed", action="append", type=seed, help="may be repeated; default: the held-out seeds"
+    )
+    measured.add_argument("--trades", type=count, default=200_000, help="trades of a day; default: 200000")
+    measured.add_argument(
+        "--report", type=Path, default=Path("build/signals.json"), help="default: build/signals.json"
+    )
     told_whole = add_command(commands, demo)
     told_whole.add_argument(
-        "--trades", type=count, default=40_000, help="rows of the sample day; default: 40000"
+        "--trades", type=count, default=40_000, help="trades of the sample day; default: 40000"
     )
-    told_whole.add_argument("--victim", action="append", help="a node whose plug is pulled; may be repeated")
-    all_nodes = add_command(commands, rounds)
-    all_nodes.add_argument("--rounds", type=count, default=2, help="default: 2")
-    all_nodes.add_argument("--seed", type=int, help="of the random order; default: the time")
-    table = add_command(commands, faults)
-    table.add_argument("cell", nargs="*", help="a fault, or a cell by name; default: the whole table")
+    told_whole.add_argument("--victim", action="append", help="a node to kill; may be repeated")
+    all_nodes = add_command(commands, sequential_recovery)
+    all_nodes.add_argument(
+        "--rounds", type=count, default=2, help="number of rounds over all nodes; default: 2"
+    )
+    all_nodes.add_argument("--seed", type=int, help="seed of the order; default: the current time")
+    table = add_command(commands, fault_matrix)
+    table.add_argument(
+        "scenario", nargs="*", help="name of a scenario, or of a fault for all its scenarios; default: all"
+    )
     campaign = add_command(commands, chaos_campaign)
-    campaign.add_argument("--injections", type=count, default=100, help="default: 100")
-    campaign.add_argument("--seed", type=int, help="of the order; default: the time")
+    campaign.add_argument("--injections", type=count, default=100, help="number of injections; default: 100")
+    campaign.add_argument("--seed", type=int, help="seed of the order; default: the current time")
     stalled = add_command(commands, stall_test)
     stalled.add_argument(
-        "--seconds", action="append", type=float, help="may be repeated; default: 6, 12, 17, 24 and 60"
+        "--seconds",
+        action="append",
+        type=float,
+        help="length of a stall; may be repeated; default: 6, 12, 17, 24 and 60",
     )
     repaired = add_command(commands, mttr)
-    repaired.add_argument("--repairs", type=count, default=12, help="of each role; default: 12")
+    repaired.add_argument("--repairs", type=count, default=12, help="recoveries of each role; default: 12")
     repaired.add_argument(
         "--role",
         action="append",
         type=role,
         choices=list(Role),
-        help="may be repeated; the rows of the others are kept; default: all",
+        help="may be repeated; results of other roles stay in the report; default: all",
     )
-    repaired.add_argument("--rate", type=count, default=1000, help="trades a second; default: 1000")
-    repaired.add_argument("--seed", type=int, help="of the order of the nodes; default: the time")
-    walked = add_command(commands, walk)
-    walked.add_argument("--step", action="append", choices=STEPS, help="may be repeated; default: all")
+    repaired.add_argument("--rate", type=count, default=1000, help="trades per second; default: 1000")
+    repaired.add_argument(
+        "--seed", type=int, help="seed of the order of the nodes; default: the current time"
+    )
+    walked = add_command(commands, crash_test)
     walked.add_argument(
-        "--victim", action="append", choices=list(Victim), help="may be repeated; default: all"
+        "--step", action="append", choices=STEPS, help="step of the recovery; may be repeated; default: all"
     )
-    walked.add_argument("--all", action="store_true", help="every victim at every step")
-    calmed = add_command(commands, calm)
-    calmed.add_argument("--minutes", type=float, default=60, help="default: 60")
-    calmed.add_argument("--seed", type=int, help="of the pauses; default: the time")
+    walked.add_argument(
+        "--victim", action="append", choices=list(Victim), help="what to kill; may be repeated; default: all"
+    )
+    walked.add_argument("--all", action="store_true", help="kill every victim at every step")
+    calmed = add_command(commands, false_positive_test)
+    calmed.add_argument("--minutes", type=float, default=60, help="length of the test; default: 60")
+    calmed.add_argument("--seed", type=int, help="seed of the pauses; default: the current time")
     for reported in (told_whole, all_nodes, table, campaign, stalled, repaired, walked, calmed):
         reported.add_argument("--report", type=Path, help="default: build/<command>.json")
     return parser

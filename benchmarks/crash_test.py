@@ -1,4 +1,4 @@
-"""``make walk``: the recoverer is killed at every step of a repair; the incident must still be finished, once.
+"""``make crash-test``: kill the recovery at every step; the incident must still be finished, exactly once.
 
 For each step of a rebuild and each part of the recoverer: a node loses its power, and as soon as the journal says that
 the step has begun, the part is killed with SIGKILL. Whatever is to bring it back does so (the supervisor; for all at
@@ -27,6 +27,7 @@ from benchmarks.harness import (
     incidents_since,
     known,
     machine,
+    report_path,
     screen,
     write_report,
 )
@@ -43,6 +44,7 @@ from kintsugi.installation.up import up
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Runtime, runtime
 from kintsugi.pipeline import synthetic_trade
+from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
 
@@ -80,7 +82,7 @@ class Walk:
         others = inits(doors, but=killing.node)
         t0 = datetime.now(UTC)
         doors.store.record_fault(
-            killing.node, kind="power_off", t0=t0, run=f"walk {t0.isoformat()}", mode="reset"
+            killing.node, kind="power_off", t0=t0, run=f"crash-test {t0.isoformat()}", mode="reset"
         )
         said, killed, trouble = "", 0, None
         with followed(doors, t0, self.console):
@@ -156,7 +158,7 @@ def run(settings: Settings, *, killings: Sequence[Killing], report: Path | None 
 
     One of the same killings that was ended goes on.
     """
-    doors, path = runtime(), report or settings.repository / "build" / "walk.json"
+    doors, path = runtime(), report or report_path(settings, "crash-test", old_command="walk")
     walk = Walk(doors, screen(), path, killings, kept(known(path), killings))
     if walk.rows:
         walk.console.print(f"goes on: {len(walk.rows)} are in {path} (to begin again, delete it)")
@@ -254,7 +256,9 @@ def stream_goes_on(doors: Runtime) -> str | None:
     try:
         trade = synthetic_trade.send_to_kafka(doors.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in doors.fleet.of(Role.CASSANDRA)]
-        synthetic_trade.await_arrival(nodes, trade, lambda waited_s: waited_s > STREAM_DEADLINE_S)
+        synthetic_trade.await_arrival(
+            lambda: connected(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
+        )
     except KintsugiError as error:
         return f"the stream didn't go on without Airflow: {error}"
     return None

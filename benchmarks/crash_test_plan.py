@@ -1,4 +1,4 @@
-"""Which part of the recoverer `make walk` kills at which step, and what an incident must look like after it: pure."""
+"""What `make crash-test` kills at which step, and what an incident must look like after it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``make calm``: a healthy fleet under load, its nodes paused at random; a recovery that begins is a mistake.
+"""``make false-positive-test``: pause nodes of a healthy fleet under load; a recovery that starts is a mistake.
 
 Every 20 s some node stands still for up to 5 s, while 1000 trades a second come in. False alarms that end without an
 act are counted and allowed; a repair isn't.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.demo import live_feed
-from benchmarks.harness import await_steady_state, machine, screen, write_report
+from benchmarks.harness import await_steady_state, machine, report_path, screen, write_report
 from kintsugi.chaos import janitor, switch
 from kintsugi.core.fleet import Fleet
 from kintsugi.core.incident import Incident
@@ -64,7 +64,7 @@ def run(
 ) -> int:
     """All of it, then the account; 0 when no repair was begun and nothing is lost or doubled."""
     console = screen()
-    path = report or settings.repository / "build" / "calm.json"
+    path = report or report_path(settings, "false-positive-test", old_command="calm")
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
     doors = runtime()
     set_going(doors)

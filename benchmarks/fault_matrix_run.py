@@ -1,9 +1,9 @@
-"""``make faults``: run the table of faults on the running fleet, one cell after another, with trades flowing.
+"""``make fault-matrix``: run the scenarios of the fault matrix one after another, with trades flowing.
 
-Each cell begins in the steady state and ends with an account of the trades that came in meanwhile; the run ends with
-that of all trades there are, whenever they came, and of what is added up from them. Results are written after each
-cell: a run of the whole table that was killed goes on with the same command, and a cell named on the command line
-replaces its own row.
+Each scenario begins in the steady state and ends with an account of the trades that came in meanwhile. The run ends
+with that of all trades there are, whenever they came, and of what is added up from them. Results are written after
+each scenario: a run of the whole matrix that was killed goes on with the same command, and a scenario named on the
+command line replaces its own row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.fault_matrix import CELLS, NOT_MADE, NOT_MADE_ANYWHERE
-from benchmarks.harness import generous, known, machine, screen, write_report
+from benchmarks.harness import generous, known, machine, report_path, screen, write_report
 from benchmarks.kill_recorder import recording
 from benchmarks.scenario_report import NOT_BEGUN, Row
 from benchmarks.scenario_run import run_cells
@@ -35,7 +35,7 @@ WHOLE_ACCOUNT_DEADLINE_S = 900.0
 def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = None) -> int:
     """Run the named cells, or all; 0 when every one went as designed and nothing is lost or doubled."""
     console = screen()
-    report = report or settings.repository / "build" / "faults.json"
+    report = report or report_path(settings, "fault-matrix", old_command="faults")
     chosen = chosen_cells(cells)
     doors = runtime()
     set_going(doors)
@@ -45,7 +45,7 @@ def run(settings: Settings, *, cells: Sequence[str] = (), report: Path | None = 
     chosen = [cell for cell in chosen if cell.fault not in left_out and not (goes_on and cell.name in rows)]
     if goes_on:
         console.print(
-            f"goes on with the run that was ended: {len(rows)} cells are in {report}, {len(chosen)} are to come "
+            f"goes on with the run that was ended: {len(rows)} scenarios are in {report}, {len(chosen)} are left "
             "(to begin again, delete it)"
         )
     finished = bool(cells) and before.get("finished", True)  # a few cells don't make an ended run whole
@@ -87,7 +87,7 @@ def chosen_cells(names: Sequence[str]) -> list[Cell]:
     for name in names:
         if name not in known:
             raise InputError(
-                f"there is no cell {name!r} in the table of faults; there are: {', '.join(sorted(known))}"
+                f"there is no scenario {name!r} in the fault matrix; there are: {', '.join(sorted(known))}"
             )
     return [cell for cell in CELLS if not names or cell.name in names or cell.fault in names]
 

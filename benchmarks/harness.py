@@ -20,6 +20,7 @@ from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import Refused, StepFailed
 from kintsugi.core.incident import Incident
+from kintsugi.core.settings import Settings
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations.context import Runtime
 from kintsugi.recovery.guard_evaluation import LIMITS
@@ -45,6 +46,15 @@ def known(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return document
+
+
+def report_path(settings: Settings, command: str, *, old_command: str) -> Path:
+    """Where ``command`` writes its report. One under the command's old name gets the current one: a run goes on."""
+    path = settings.repository / "build" / f"{command}.json"
+    old = path.with_name(f"{old_command}.json")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    return path
 
 
 def write_report(path: Path, document: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:

@@ -147,7 +147,7 @@ def make_and_heal(run: Run, fed: list[Any]) -> bool:
         for name in cell.nodes:
             mode = FAULTS[cell.fault].mode
             doors.store.record_fault(
-                name, kind=cell.fault, t0=run.t0, run=f"faults {run.t0.isoformat()}", mode=mode
+                name, kind=cell.fault, t0=run.t0, run=f"fault-matrix {run.t0.isoformat()}", mode=mode
             )
     with followed(doors, run.t0, run.console):
         try:

@@ -1,4 +1,4 @@
-"""``make rounds``: pull the plug of every node, volume included, one after another, twice; nothing may be lost.
+"""``make sequential-recovery``: kill every node with its volume, one after another, twice; nothing may be lost.
 
 The second round, in random order, finds what a first repair left broken, such as a dead Kafka voter. It runs on
 the fleet that ``make demo`` or ``make up`` left running.
@@ -17,6 +17,7 @@ from benchmarks.harness import (
     await_steady_state,
     incidents_since,
     machine,
+    report_path,
     write_report,
 )
 from benchmarks.mttr_figures import quantiles
@@ -43,7 +44,7 @@ def run(settings: Settings, *, rounds: int = 2, seed: int | None = None, report:
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    report = report or settings.repository / "build" / "rounds.json"
+    report = report or report_path(settings, "sequential-recovery", old_command="rounds")
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
     doors, demo = runtime(), Demo(settings, console, report)
     set_going(doors)

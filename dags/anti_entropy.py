@@ -1,4 +1,4 @@
-"""Each night: every range of Cassandra is compared with its replicas, and what differs is repaired."""
+"""Repair every range of Cassandra each night: compare its replicas and repair what differs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from airflow.sdk import DAG, CronTriggerTimetable, task
 from kintsugi.core.fleet import Role, load_fleet
 
 RUNBOOK = """
-### Anti-entropy
+### Anti-entropy repair
 
-A replica misses writes quietly: nobody notices while the others hold them. So each night Cassandra compares every range
-with its replicas and repairs what differs (`nodetool repair --full`), one node after another, each the ranges that are
-its own first. Pipeline Health and `make status` say when each was compared last. Trigger it by hand whenever you like.
+A replica can miss a write, and no error is reported while the other replicas hold the row. So each night
+`nodetool repair --full` compares all replicas and repairs what differs: one node after another, each its primary
+ranges. Pipeline Health and `make status` show when each node was repaired last. You can trigger this DAG at any time.
 
-**A comparison failed, or was put off?** It waits while a Cassandra node is being repaired or a release is rolled out,
-and is tried again every 15 minutes, four times. Its log says why; the next night compares again.
+**A repair failed, or was postponed?** It waits while a Cassandra node is being recovered or a release is rolled out.
+It is tried again every 15 minutes, four times. The task's log gives the reason. The next night runs it again.
 
-**Not compared for more than a week?** Rows that were deleted may come back after ten days (`gc_grace_seconds`), and a
-lost disk may take with it the only replica that has a row. Clear the failed task, and read the node's `cassandra.log`.
+**Not repaired for more than a week?** Deleted rows can come back after ten days (`gc_grace_seconds`). A lost disk can
+hold the only replica of a row. Clear the failed task, and read the node's `cassandra.log`.
 """
 
 with DAG(
     dag_id="anti_entropy",
-    description="Compare Cassandra's replicas, and repair what differs",
+    description="Repair Cassandra's replicas each night (nodetool repair)",
     doc_md=RUNBOOK,
-    # Without a start, because a new installation would begin with the night before.
+    # No start date: with one, a new installation would first run for the night before.
     schedule=CronTriggerTimetable("0 4 * * *", timezone="America/New_York"),
     catchup=False,
     max_active_runs=1,
@@ -37,11 +37,11 @@ with DAG(
 
     @task(
         execution_timeout=timedelta(hours=5),
-        max_active_tis_per_dagrun=1,  # one after another: each makes all its replicas read their disks
+        max_active_tis_per_dagrun=1,  # one at a time: each makes all its replicas read their disks
         map_index_template="{{ task.op_kwargs['node'] }}",
     )
     def compare(node: str, **context: object) -> str:
-        """Compare one node's ranges; returns a sentence."""
+        """Repair the primary ranges of one node; returns a sentence about the result."""
         from kintsugi.operations.cassandra_repair import compare_tonight
         from kintsugi.operations.context import runtime
 

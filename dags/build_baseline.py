@@ -1,4 +1,4 @@
-"""Compute what is usual from every new end-of-day file: sensor → Spark → Cassandra."""
+"""Compute the baseline from every new end-of-day file: sensor → Spark → Cassandra."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from kintsugi.pipeline.stream.submission import BATCH_CONFIGURATION, BATCH_EXECU
 RUNBOOK = """
 ### The baseline
 
-`new_file` waits in the triggerer until an end-of-day file has no manifest yet, in the bucket of the installation or
-in yours. `statistics` submits `spark_apps/build_baseline.py` to the Spark cluster (client mode, one executor of one
-core): mean, median and standard deviation of volume and implied volatility by (underlying, call/put, delta bin,
-expiry bin), into Cassandra's table `baseline`. The stream reads the table anew every minute.
+`new_file` waits in the triggerer for an end-of-day file without a manifest, in the installation's bucket or in yours.
+`statistics` submits `spark_apps/build_baseline.py` to the Spark cluster (client mode, one executor with one core).
+It computes mean, median and standard deviation of volume and implied volatility. The groups are underlying, call or
+put, delta bin and expiry bin. The result goes to Cassandra's table `baseline`, which the stream reads every minute.
 
-**`statistics` failed?** Its log holds the driver's. Run it again at any time: it writes the same rows. No
-free core or memory on the workers shows as "Initial job has not accepted any resources".
+**`statistics` failed?** Its log contains the driver's log. You can run it again at any time: it writes the same rows.
+"Initial job has not accepted any resources" means that no worker has a free core or enough memory.
 
-**A file that is no end-of-day file** is recorded as failed in `manifests/eod/`; deliver it again, or start
+**A file that is not an end-of-day file** is recorded as failed in `manifests/eod/`. Deliver it again, or start
 `redrive_files`.
 """
 
 BASELINE = Asset(name="baseline", uri=f"cassandra://kintsugi/{KEYSPACE}/baseline", group="kintsugi")
-# Without a start date the first two runs of @continuous share a logical date, and the second is never made.
+# Without a start date the first two runs of @continuous get the same logical date, and the second is not created.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 PLANE = load_fleet().control_plane.address
 
 with DAG(
     dag_id="build_baseline",
-    description="Statistics of end-of-day files into Cassandra",
+    description="Write statistics of end-of-day files to Cassandra",
     doc_md=RUNBOOK,
     schedule="@continuous",
     start_date=EPOCH,

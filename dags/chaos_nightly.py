@@ -1,4 +1,4 @@
-"""Break a server at night, on purpose, and report whether it healed. Paused until a user unpauses it."""
+"""Kill a random server at night and report whether it recovered. Paused until a user unpauses it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from airflow.sdk.exceptions import AirflowSkipException
 RUNBOOK = """
 ### Chaos at night
 
-Picks a node at random from a seed (logged, and settable in the form to repeat a night), pulls its plug, waits until
-the watch has healed it, and reports. A node with `protected: true` is never picked.
+Picks a random node, kills it, waits until its watch has recovered it, and reports. The seed is in the log; enter it in
+the form to repeat a night. A node with `protected: true` is never picked.
 
-Right before the plug is pulled, chaos asks what a recovery asks before it destroys something: maintenance, paused
-watches, pending repairs, copies and quorum, redundancy of every node, open incidents, the switch `chaos_switch`.
+Right before the kill the guards of a recovery are evaluated: maintenance, paused watches, pending repairs, replicas
+and quorum, readiness of every node, open incidents. The flag of `chaos_switch` is checked as well.
 
-**`refuse_when_sick` or `pull_the_plug` failed?** That is the refusal; its text says what wasn't well. **Skipped?** The
-run was due more than an hour before: the DAG was paused then, or Airflow down. It isn't made up for by day.
-**`wait_for_healing` failed?** The node did not come back in time, or more broke than this fault explains, or a person
-stopped chaos. The text says which. Read the incident of that node and treat it as real.
+**`refuse_when_sick` or `pull_the_plug` failed?** A check refused the run; its text names the reason. Nothing was
+broken.
+**Skipped?** The run was more than an hour late, because the DAG was paused or Airflow was down. It is not repeated
+during the day.
+**`wait_for_healing` failed?** The node did not recover in time, or more failed than this fault explains, or a person
+stopped chaos. The text gives the reason. Read the node's incident and treat it as a real failure.
 """
 
 with DAG(
     dag_id="chaos_nightly",
-    description="Pull a random node's plug and expect it to heal",
+    description="Kill a random node and check that it recovers",
     doc_md=RUNBOOK,
-    # Without a start: who unpauses it at noon wants the next night, and not the last one made up for.
+    # No start date: a user who unpauses it at noon expects the next night, not a run for the last one.
     schedule=CronTriggerTimetable("0 2 * * 1-5", timezone="America/New_York"),
     catchup=False,
     max_active_runs=1,
@@ -38,20 +40,20 @@ with DAG(
             default=None,
             type=["null", "integer"],
             title="Seed",
-            description="Repeats a night; empty draws one from the run's date",
+            description="Repeats a night; if empty, the seed comes from the run's id",
         ),
         "lose_volume": Param(
             default=True,
             type="boolean",
-            title="Lose the volume too",
-            description="The disk dies with the host",
+            title="Lose the disk too",
+            description="The server's disk is lost with the server",
         ),
     },
 ) as dag:
 
     @task
     def refuse_when_sick(**context: object) -> str:
-        """The steady state must hold before anything is broken, and the night must not be over."""
+        """Check that the run is in time and that the steady state holds; returns what was checked."""
         from kintsugi.chaos import experiment
         from kintsugi.operations.context import runtime
 
@@ -70,7 +72,7 @@ with DAG(
 
     @task
     def pull_the_plug(node: str, **context: object) -> str:
-        """Ask the guards, kill the whole node and note t0 just before; returns t0, ISO 8601 UTC."""
+        """Evaluate the guards, note t0 and kill the node; returns t0, ISO 8601 UTC."""
         from kintsugi.chaos import experiment
         from kintsugi.operations.context import runtime
 
@@ -79,7 +81,7 @@ with DAG(
 
     @task
     def wait_for_healing(node: str, t0: str) -> dict[str, object]:
-        """Wait for the healed incident of this fault; returns its figures."""
+        """Wait until the incident of this fault is closed as recovered; returns its figures."""
         from kintsugi.chaos import experiment
         from kintsugi.operations.context import runtime
 

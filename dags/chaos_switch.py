@@ -1,4 +1,4 @@
-"""Stop everything that breaks things on purpose, or allow it again; started by hand."""
+"""Stop all fault injection, or allow it again; started by hand."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param, task
 
 RUNBOOK = """
-### The switch that stops all chaos
+### Stop or allow chaos
 
-`stop` sets a flag in the store and takes back every fault that is in force. `chaos_nightly`, and every fault run from
-the command line (`make faults`, `make chaos-campaign` and the others), look at the flag right before they break
-something and while they wait. They end with the reason that is given here. `resume` takes the flag away.
+`stop` sets a flag in the store and undoes every injected fault. `chaos_nightly` and every fault from the command line
+(`make fault-matrix`, `make chaos-campaign` and the others) check the flag right before they break something, and
+while they wait. They end with the reason that is entered here. `resume` clears the flag.
 
-The same by command line: `make chaos-stop`, `make chaos-resume`.
+On the command line: `make chaos-stop`, `make chaos-resume`.
 
-**`switch` failed?** The store did not answer, or a fault couldn't be taken back yet: the log names it. Run it again.
+**`switch` failed?** The store did not answer, or a fault could not be undone yet. The log names it. Run it again.
 """
 
 with DAG(

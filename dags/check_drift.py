@@ -1,4 +1,4 @@
-"""Compare what is on each server with what its release says, every hour; put it right where asked."""
+"""Compare the files of each server with its release every hour; restore them on request."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from airflow.sdk.exceptions import AirflowFailException
 RUNBOOK = """
 ### Drift
 
-Compares the files of every service on every server with what the server's release renders, by Ansible in check mode:
-looking changes nothing. A run that **failed** found a difference that nobody put right; its log and
+Compares the files of every service on every server with what the server's release renders. Ansible runs in check mode,
+so a comparison changes nothing. A **failed** run found a difference that was not corrected. Its log and
 `kintsugi release drift` name node and path.
 
-- **A hand edit that should stay?** Make it in `ansible/`, and roll it out with `deploy_release`.
-- **A hand edit that should go?** Trigger this with *put right*: the file is written anew, the service isn't restarted.
-- **Was the service restarted with the edit in it?** Then it still runs it: trigger `deploy_release` with its own
-  release, which restarts the nodes that differ, one at a time with probes. Do that instead of *put right*, because
-  afterwards nothing differs any more and nothing would be restarted.
+- **Keep the edit?** Make it in `ansible/`, and roll it out with `deploy_release`.
+- **Undo the edit?** Trigger this DAG with *Restore files*. The file is overwritten; the service is not restarted.
+- **Was the service restarted after the edit?** Then it runs with the edit. Trigger `deploy_release` with the server's
+  own release. It restarts the nodes that differ, one at a time with probes. Do not use *Restore files* first: then
+  nothing differs any more and nothing is restarted.
 
-A server under repair or in a roll-out is left out, and the next run looks again.
+A server that is being recovered or rolled out is skipped. The next run checks it.
 """
 
 with DAG(
     dag_id="check_drift",
-    description="Find hand edits on servers",
+    description="Find files on servers that differ from the release",
     doc_md=RUNBOOK,
-    # Without a start, because it would begin at once, in the busiest minutes of an installation.
+    # No start date: with one, it would run at once, in the busiest minutes of an installation.
     schedule=CronTriggerTimetable("17 * * * *", timezone="UTC"),
     catchup=False,
     max_active_runs=1,
@@ -38,15 +38,15 @@ with DAG(
         "put_right": Param(
             default=False,
             type="boolean",
-            title="Put right",
-            description="Write what differs anew; services aren't restarted",
+            title="Restore files",
+            description="Overwrite files that differ; services are not restarted",
         ),
     },
 ) as dag:
 
     @task(retries=1, retry_delay=timedelta(seconds=30))
     def compare(**context: object) -> str:
-        """Look at every server; fails while something differs."""
+        """Compare every server; fails while a file differs."""
         from kintsugi.operations.context import runtime
         from kintsugi.releases import drift
 

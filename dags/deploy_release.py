@@ -1,4 +1,4 @@
-"""Roll a release out node by node; back to the last known-good one by itself when a probe is bad."""
+"""Roll out a release node by node; roll back to the last known-good release when a probe fails."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from kintsugi.notify.deadline import deadline_alert
 RUNBOOK = """
 ### Roll out a release
 
-*Trigger* opens a form. A **release** is what the servers run (artifact versions, fleet file, Ansible's roles and
-templates, the pipeline's code), named by its digest; `kintsugi release list` shows which there are. *working tree*
-packs this checkout. **Dry run** shows in the log of `plan` which files change on which node and touches nothing.
+*Trigger* opens a form. A **release** is what the servers run: artifact versions, fleet file, Ansible's roles and
+templates, the pipeline's code. Its name is its digest; `kintsugi release list` lists all releases. *working tree*
+packs this checkout. With **Dry run** the log of `plan` shows which files change on which node; nothing is changed.
 
-Nodes go one at a time while the steady state holds: workers, Kafka, Cassandra, the Spark master. A node whose files
-don't change isn't touched. Known-good is a release only after every node held and a canary passed (`hold`).
+Nodes are updated one at a time while the steady state holds: workers, Kafka, Cassandra, the Spark master. A node whose
+files don't change is not touched. A release becomes known-good after every node stayed ready and a synthetic trade
+arrived (`hold`).
 
-**`plan` failed?** Either the pipeline wasn't well (nothing was touched; try again), or the release doesn't render: then
+**`plan` failed?** Either the pipeline was not ready: nothing was touched, try again. Or the release does not render:
 it is marked bad, and the log names node, task and reason.
-**`<node>.apply` or `<node>.prove` failed?** A bad probe. `go_back` has returned the node; `finish` tells the story.
-**`go_back` failed?** A node didn't come back. It is released to its watch, which heals it; look at its incident.
-**`finish` says *stopped*?** Something else was sick for too long. Nothing returns by itself then: heal it, then trigger
-the same digest again (it goes on where it stopped) or the digest of the last known-good release.
-**Roll back by hand:** trigger this with the digest of the release to return to.
+**`<node>.apply` or `<node>.prove` failed?** A probe failed. `go_back` has rolled the node back; `finish` reports it.
+**`go_back` failed?** The node did not come back. Its watch recovers it now. Look at its incident.
+**`finish` says *stopped*?** Another failure lasted too long. Nothing is rolled back automatically. Recover what failed.
+Then trigger the same digest again (it continues), or the digest of the last known-good release.
+**Roll back by hand:** trigger this DAG with the digest of the release that you want.
 
-Any task may be killed and cleared. The same with the whole run: a new one takes over when the lease of the old has
-lapsed (10 minutes).
+You can kill and clear any task. You can also end the whole run: a new run takes over when the lease of the old one has
+expired (10 minutes).
 """
 
 with DAG(
     dag_id="deploy_release",
-    description="Roll a release out node by node, with probes between and a way back",
+    description="Roll out a release node by node; roll back when a probe fails",
     doc_md=RUNBOOK,
     schedule=None,
     catchup=False,
@@ -49,7 +50,7 @@ with DAG(
             type="string",
             pattern="^(working tree|[0-9a-f]{6,64})$",
             title="Release",
-            description="First digits of a digest, or 'working tree' to pack this checkout",
+            description="The first 6 or more digits of a digest, or 'working tree' to pack this checkout",
         ),
         "hold_seconds": Param(
             default=60,
@@ -57,19 +58,19 @@ with DAG(
             minimum=5,
             maximum=900,
             title="Hold time",
-            description="Seconds for which the whole fleet must be well at the end",
+            description="Seconds for which the whole fleet must stay ready at the end",
         ),
         "dry_run": Param(
             default=True,
             type="boolean",
             title="Dry run",
-            description="Render and compare everything, and touch nothing",
+            description="Render and compare everything; change nothing",
         ),
         "again": Param(
             default=False,
             type="boolean",
-            title="Also when marked bad",
-            description="Try a release again that was found bad before",
+            title="Even if marked bad",
+            description="Try a release again that was marked bad before",
         ),
     },
 ) as dag:

@@ -1,4 +1,4 @@
-"""Tell the desk once a day what broke and healed while nobody had to look."""
+"""Send a digest once a day: what failed and recovered without a person."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from airflow.sdk import DAG, CronTriggerTimetable, task
 RUNBOOK = """
 ### The daily digest
 
-`put_digest` sums up the incidents of the last 24 hours (outcome, seconds to repair, reason) and puts the text
-into the outbox; the watchdog of the control plane sends it to the channels tagged `digest`
-(connection `kintsugi_apprise`). Pages don't come this way: they go out at once, whenever a person is needed.
+`put_digest` lists the incidents of the last 24 hours (outcome, seconds to repair, reason) and puts the text into the
+outbox. The watchdog sends it to the channels tagged `digest` (connection `kintsugi_apprise`). Pages do not use this
+DAG: they are sent at once when a person is needed.
 
-**No digest came?** `control/log/watchdog.log` in the state directory says what became of `digest/<time>`; without a
-channel it says so too.
+**No digest came?** `control/log/watchdog.log` in the state directory shows what happened to `digest/<time>`. It also
+says when no channel is defined.
 
-**Run it again at any time:** a run tells its own 24 hours once; a run by hand tells those before its start.
+**Run it again at any time:** a scheduled run sends its 24 hours once. A run by hand covers the 24 hours before it.
 """
 
 with DAG(
     dag_id="digest",
-    description="What broke and healed in the last 24 hours, to the desk",
+    description="Send a digest of what failed and recovered in the last 24 hours",
     doc_md=RUNBOOK,
     schedule=CronTriggerTimetable("0 7 * * *", timezone="America/New_York"),
     catchup=False,
@@ -38,7 +38,7 @@ with DAG(
 
     @task
     def put_digest(**context: object) -> str:
-        """Sum up and put into the outbox; returns the digest's title."""
+        """Put the digest into the outbox; returns its title."""
         from kintsugi.notify.digest import put_digest as put
         from kintsugi.operations.context import runtime
 

@@ -1,4 +1,4 @@
-"""Each night: what was archived of incidents long ago is deleted from S3."""
+"""Delete old archives of incidents from S3 each night."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
 RUNBOOK = """
-### What is kept of incidents
+### Archives of incidents
 
-An incident's logs and its story lie in S3 under `incidents/<id>/`. After 90 days they are deleted, so that they don't
-grow for ever; the incident itself, with its journal, stays in the store and on Pipeline Health. Trades are kept.
+The logs and the report of an incident are in S3 under `incidents/<id>/`. They are deleted after 90 days. The incident
+itself, with its journal, stays in the store and on Pipeline Health. Trades are not deleted.
 
-**It failed?** S3 didn't answer. Nothing is lost by it: the next night deletes what this one left.
+**It failed?** S3 did not answer. Nothing is lost: the next night deletes what is left.
 
-**You want to keep one?** Copy it to another prefix before.
+**Do you want to keep an archive?** Copy it to another prefix before it is 90 days old.
 """
 
 with DAG(
     dag_id="expire_archives",
     description="Delete archives of incidents older than 90 days",
     doc_md=RUNBOOK,
-    # Without a start, because a new installation would begin with the night before.
+    # No start date: with one, a new installation would first run for the night before.
     schedule=CronTriggerTimetable("30 4 * * *", timezone="America/New_York"),
     catchup=False,
     max_active_runs=1,
@@ -32,7 +32,7 @@ with DAG(
 
     @task(execution_timeout=timedelta(hours=1))
     def expire() -> int:
-        """Delete them; returns how many objects."""
+        """Delete the expired archives; returns the number of objects."""
         from datetime import UTC, datetime
 
         from kintsugi.operations.context import runtime

@@ -1,4 +1,4 @@
-"""Take new trade files from S3 into Kafka: sensor → validate, produce → check manifests → asset event."""
+"""Ingest new trade files from S3 into Kafka: sensor → validate, produce → check manifests → asset event."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from kintsugi.core.settings import TOPIC
 RUNBOOK = """
 ### Ingesting trade files
 
-`new_file` waits in the triggerer until a trade file isn't in the ledger, in the bucket of the installation or in
-yours (connection `kintsugi_data`, see docs/your-bucket.md). `ingest` brings every such file into Kafka, row by
-row: what validates becomes a message, what doesn't goes to the topic `trades.dead-letter` and to
-`dead-letter/` in S3 with file, line and reason. It stays some seconds for the next file of a steady feed.
-`check_manifests` compares what it did with the manifests in S3.
+`new_file` waits in the triggerer for a trade file that is not in the ledger. It looks in the installation's bucket and
+in yours (connection `kintsugi_data`, see docs/your-bucket.md). `ingest` reads every such file row by row. A valid row
+becomes a message in Kafka. An invalid row goes to the topic `trades.dead-letter` and to `dead-letter/` in S3, with
+file, line and reason. `ingest` waits some seconds for the next file of a steady feed. `check_manifests` compares the
+result with the manifests in S3.
 
-**`ingest` failed or was killed?** Nothing to do: the next try goes on after the last chunk that Kafka
-acknowledged. What is sent twice is one row to every reader.
+**`ingest` failed or was killed?** Do nothing. The next try continues after the last chunk that Kafka acknowledged. A
+message that is sent twice is stored as one row.
 
-**A file is reported as failed?** It can't be used; Pipeline Health, `make status` and `manifests/<id>.json` say
-why. The other files came in. Deliver it again, or start `redrive_files` once the reason is gone.
+**A file is reported as failed?** It cannot be used; Pipeline Health, `make status` and `manifests/<id>.json` give the
+reason. The other files were ingested. Deliver the file again, or start `redrive_files` when the reason is gone.
 
-**A file is postponed?** S3 failed for it; it is tried again after 5 s, 10 s and so on up to 5 minutes.
+**A file is postponed?** S3 returned an error for it. It is tried again after 5 s, 10 s and so on, up to 5 minutes.
 
-**Many rows rejected?** Read `dead-letter/<id>.jsonl`; `rejected` in the manifest counts them by reason.
+**Many rows rejected?** Read `dead-letter/<id>.jsonl`. `rejected` in the manifest counts the rows by reason.
 
-**`ingest` waits?** Its log, `make status` and Pipeline Health say so: 50,000 messages wait for the stream, or a quarter
-of what Kafka keeps of a partition. It goes on by itself when the stream has stored them. Nothing is lost meanwhile: the
-files are in S3. Does the stream run? See `stream_trades`.
+**`ingest` waits?** Its log, `make status` and Pipeline Health say so. It waits when 50,000 messages wait for the
+stream, or a quarter of what Kafka keeps of a partition. It continues when the stream has stored them. Nothing is lost
+meanwhile: the files are in S3. Check that the stream runs, see `stream_trades`.
 
 **Stop ingesting:** pause this DAG. Files wait in S3.
 """
 
 TRADES = Asset(name="trades", uri=f"kafka://kintsugi/{TOPIC}", group="kintsugi")
-# Without a start date the first two runs of @continuous share a logical date, and the second is never made.
+# Without a start date the first two runs of @continuous get the same logical date, and the second is not created.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 IDLE_S = 6.0
-# From one run to the next a file waits for ten seconds and more, so runs are long; see docs/decisions/0082.
+# Between two runs a file waits for ten seconds or more, so runs are long; see docs/decisions/0082.
 ROUND_S = 300.0
 
 with DAG(
     dag_id="ingest_trades",
-    description="New trade files from S3 into Kafka",
+    description="Ingest new trade files from S3 into Kafka",
     doc_md=RUNBOOK,
     schedule="@continuous",
     start_date=EPOCH,
@@ -65,7 +65,7 @@ with DAG(
 
     @task(execution_timeout=timedelta(hours=6))
     def ingest() -> list[dict[str, Any]]:
-        """Bring every pending file into Kafka; returns the accounts of the finished ones."""
+        """Send every pending file to Kafka; returns the results of the finished ones."""
         from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
         from kintsugi.core.settings import KAFKA_PORT, load_settings
@@ -85,7 +85,7 @@ with DAG(
 
     @task(outlets=[TRADES], execution_timeout=timedelta(minutes=10))
     def check_manifests(accounts: list[dict[str, Any]]) -> Any:
-        """Compare each account with its manifest; raises KintsugiError that names the file."""
+        """Compare each result with its manifest; raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.ingest.file_ingest import check_manifest, sum_up

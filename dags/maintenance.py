@@ -1,4 +1,4 @@
-"""Pause the healing of a node or of the whole fleet, and resume it; started from Pipeline Health or by hand."""
+"""Pause and resume the recovery of a node or of the whole fleet; started from Pipeline Health or by hand."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from kintsugi.core.fleet import load_fleet
 RUNBOOK = """
 ### Maintenance
 
-`pause` sets a maintenance flag in the store: failures are still noticed, but the guards refuse every repair of the node
-(`*`: of the whole fleet) until the flag ends or is taken away. The reason and the name of the user who started the run
-stand in every refusal and on Pipeline Health. `resume` takes the flag away.
+`pause` sets a maintenance flag in the store. Failures are still detected, but the guards refuse to recover the node
+(`*`: every node) until the flag ends or is cleared. Every refusal and Pipeline Health show the reason and the name of
+the user who started the run. `resume` clears the flag.
 
 **`flag` failed?** The store did not answer; nothing was changed. Run it again.
 """
 
 with DAG(
     dag_id="maintenance",
-    description="Pause or resume healing",
+    description="Pause or resume the recovery of nodes",
     doc_md=RUNBOOK,
     schedule=None,
     catchup=False,
@@ -32,9 +32,9 @@ with DAG(
         "scope": Param(
             default="*", enum=["*", *load_fleet().nodes], title="Node", description="* is the fleet"
         ),
-        "healing": Param(default="pause", enum=["pause", "resume"], title="Healing"),
+        "healing": Param(default="pause", enum=["pause", "resume"], title="Recovery"),
         "minutes": Param(
-            default=30, type="integer", minimum=0, title="Minutes", description="0: until it is resumed"
+            default=30, type="integer", minimum=0, title="Minutes", description="0: until you resume it"
         ),
         "reason": Param(default="by hand", type="string", maxLength=200, title="Why"),
     },

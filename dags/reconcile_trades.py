@@ -1,4 +1,4 @@
-"""After each ingest: compare the files it took with what Cassandra holds."""
+"""Compare the files of each ingest with the rows in Cassandra."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from kintsugi.core.settings import TOPIC
 from kintsugi.notify.reconciliation_alert import call_a_person
 
 RUNBOOK = """
-### The account after an ingest
+### Reconciliation after an ingest
 
-Runs whenever `ingest_trades` has taken files. While more than 10,000 messages wait for the stream it waits too (at
-most 15 minutes). Then it reads those files again, waits until the stream has passed what was on the topic (at most two
-minutes), and asks Cassandra for each of their trades by identity. Files that are whole are noted in the ledger; what
-is still under way is asked again after the next ingest.
+Runs after every ingest. It waits while more than 10,000 messages wait for the stream (at most 15 minutes). Then it
+reads the new files again and waits until the stream has passed the end of the topic (at most two minutes). It looks
+up each of their trades in Cassandra by identity. Complete files are recorded in the ledger. Trades that are still on
+the way are checked again after the next ingest.
 
-**`reconcile` failed?** Where the account doesn't balance, a person is called; its error names trades that are lost or
-altered. `make reconcile` takes the account of all files and says whether the lost ones ever were on the topic.
-`replay_trades` with the key of the file restores them.
+**`reconcile` failed?** If trades are lost or altered, it pages a person, and the error names them. `make reconcile`
+reconciles all files and shows whether the lost trades ever were on the topic. `replay_trades` with the key of the file
+restores them.
 
-**It failed because S3 or Cassandra didn't answer?** Clear it; nothing was changed.
+**It failed because S3 or Cassandra did not answer?** Clear it; nothing was changed.
 """
 
-TRADES = Asset(name="trades", uri=f"kafka://kintsugi/{TOPIC}", group="kintsugi")  # as ingest_trades makes it
+TRADES = Asset(name="trades", uri=f"kafka://kintsugi/{TOPIC}", group="kintsugi")  # as in ingest_trades
 STREAM_DEADLINE_S = 120.0
 
-# A DAG of its own, because it waits for the stream: the next file, or a canary, must not wait with it.
+# A separate DAG because it waits for the stream: the next file or a synthetic trade must not wait with it.
 with DAG(
     dag_id="reconcile_trades",
-    description="After each ingest: are its trades in Cassandra, once and as delivered?",
+    description="Check after each ingest that Cassandra holds its trades, once and unaltered",
     doc_md=RUNBOOK,
     schedule=[TRADES],
     catchup=False,
@@ -43,7 +43,7 @@ with DAG(
 
     @task(execution_timeout=timedelta(minutes=30), on_failure_callback=call_a_person)
     def reconcile() -> dict[str, Any] | None:
-        """The account of the files ingested since the last one; raises Unaccounted when a trade is lost."""
+        """Reconcile the files ingested since the last run; raises Unaccounted when a trade is lost."""
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.reconcile.reconcile import reconcile_ingested
 

@@ -1,4 +1,4 @@
-"""Start a recovery by hand: the same subgraph as the watch's, with a form."""
+"""Start a recovery by hand, with a form; it runs the same task group as a watch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from kintsugi.notify.deadline import deadline_alert
 RUNBOOK = """
 ### Recover a node by hand
 
-*Trigger* opens a form: the node, what to do, and whether only to show the plan.
+*Trigger* opens a form: the node, the action, and whether to show only the plan.
 
-- **auto**: diagnose and choose, as the watch does. A healthy node is left alone; a repair of it that was begun and
-  never finished is finished: rejoined, its data made whole, proven.
-- **restart**: start the service again; the disk stays.
-- **rebuild**: a new server with an empty volume, filled from its peers. The guards are asked as always.
-- **roll_back**: configure the node anew from the last known-good release.
-- **dry run**, on by default: shows Terraform's plan in the log and result of `recovery.show_plan`; nothing changes.
+- **auto**: diagnose and choose the action, as the watch does. A ready node is left alone. An unfinished recovery is
+  completed: the node rejoins, its data is repaired, and it is verified.
+- **restart**: restart the service; the disk stays.
+- **rebuild**: create a new server with an empty volume and fill it from its peers. The guards are evaluated as always.
+- **roll_back**: configure the node with the last known-good release.
+- **dry run** (on by default): shows Terraform's plan in the log and result of `recovery.show_plan`; changes nothing.
 
-A run that isn't done after 30 minutes is told to the channels tagged `page` (a deadline alert of this DAG).
+If a run takes more than 30 minutes, a deadline alert goes to the channels tagged `page`.
 
-A run that skips everything after `confirm`: another run holds the node's lease; its name is in the log of `confirm`.
+A run that skips everything after `confirm`: another run holds the node's lease. The log of `confirm` names it.
 """
 
 with DAG(
     dag_id="recover_node",
-    description="Rebuild or restart a node by hand",
+    description="Recover a node by hand: restart, rebuild or roll back",
     doc_md=RUNBOOK,
     schedule=None,
     catchup=False,
@@ -43,19 +43,19 @@ with DAG(
             default=next(iter(load_fleet().nodes)),
             enum=list(load_fleet().nodes),
             title="Node",
-            description="Which server",
+            description="The server to recover",
         ),
         "action": Param(
             default="auto",
             enum=["auto", "restart", "rebuild", "roll_back"],
             title="Action",
-            description="What to do; auto diagnoses and chooses",
+            description="auto diagnoses the node and chooses the action",
         ),
         "dry_run": Param(
             default=True,
             type="boolean",
             title="Dry run",
-            description="Show Terraform's plan and change nothing",
+            description="Show Terraform's plan; change nothing",
         ),
     },
 ) as dag:

@@ -1,4 +1,4 @@
-"""Take files again that failed or lost rows; started by hand, from Pipeline Health or with a form."""
+"""Ingest files again that failed or lost rows; started from Pipeline Health or by hand, with a form."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param, get_current_context, task
 
 RUNBOOK = """
-### Take files again
+### Ingest files again
 
-A file that failed stays as it is until somebody delivers it again, or starts this once the reason is gone: a permission
-was given, a release reads what the last one couldn't.
+A failed file is not tried again until it is delivered again, or until you start this DAG. Start it when the reason is
+gone: for example, a permission was granted, or a new release can read the file.
 
-- **keys**: the keys of trade or end-of-day files, one a line; empty: every trade and end-of-day file that failed.
+- **keys**: the keys of trade or end-of-day files, one a line. Empty: every trade and end-of-day file that failed.
 
-`redrive` lets the ledger forget the last ingest of these files; `ingest_trades` and `build_baseline` take them at their
-next look, from the first line. A trade keeps its identity, so what is stored already stays one row.
+`redrive` removes the last ingest of these files from the ledger. `ingest_trades` and `build_baseline` find them within
+seconds and read them from the first line. A trade keeps its identity, so a stored trade stays one row.
 
-**Nothing happens afterwards?** Is `ingest_trades` paused? **It failed again?** Pipeline Health shows the new reason.
+**Nothing happens afterwards?** Check whether `ingest_trades` is paused.
+**It failed again?** Pipeline Health shows the new reason.
 """
 
 with DAG(
     dag_id="redrive_files",
-    description="Take files again that failed or lost rows",
+    description="Ingest files again that failed or lost rows",
     doc_md=RUNBOOK,
     schedule=None,
     catchup=False,
@@ -35,7 +36,7 @@ with DAG(
 
     @task(execution_timeout=timedelta(minutes=5))
     def redrive() -> list[str]:
-        """Let the ingest take the chosen files again; returns their keys."""
+        """Mark the chosen files to be ingested again; returns their keys."""
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.ingest.redrive import redrive_files
 

@@ -1,4 +1,4 @@
-"""Send trades that are in S3 again, as fast as possible or at a chosen speed; started by hand, with a form."""
+"""Send trades from S3 again, as fast as possible or at a chosen speed; started by hand, with a form."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ RUNBOOK = """
 
 *Trigger* opens a form: which trades, and how fast.
 
-- **day**: every file of a day (`2024-10-08`) or month (`2024-10`), by the name of the file; or **keys**: whole S3
-  keys, one a line; or **everything** that is in S3; or the name of a **loss**.
-- **speed**: 0 sends as fast as Kafka takes; 1 as the trades happened; 10 ten times as fast.
-- **spike**: that many times the speed, for **spike_s** seconds, **spike_after_s** seconds after the start.
+- **day**: every file of a day (`2024-10-08`) or month (`2024-10`), by the name of the file. Or **keys**: whole S3
+  keys, one a line. Or **everything** that is in S3. Or the name of a **loss**.
+- **speed**: 0 sends as fast as Kafka accepts. 1 is the speed at which the trades happened; 10 is ten times that.
+- **spike**: multiplies the speed for **spike_s** seconds, starting **spike_after_s** seconds after the start.
 
-A trade keeps its identity, so a replay changes nothing that is right, and restores what is missing.
+A trade keeps its identity, so a replay restores missing trades and does not change stored ones.
 
-**Cassandra lost its tables?** They are made again by `make up`. Then replay *everything*; `make reconcile` says when
-all is back. Baselines come from the end-of-day files: delete `manifests/eod/` in S3 and `build_baseline` makes
-them again. Do that first, or unusual trades are measured by nothing.
+**Cassandra lost its tables?** `make up` creates them again. Delete `manifests/eod/` in S3 first: then `build_baseline`
+computes the baselines from the end-of-day files again. Without baselines no unusual trade is found. Then replay
+*everything*. `make reconcile` shows when all trades are stored.
 
-**`replay` failed or was killed?** Clear it: it goes on after the last chunk that Kafka acknowledged. A new run
-begins from the start.
+**`replay` failed or was killed?** Clear it: it continues after the last chunk that Kafka acknowledged. A new run
+starts from the beginning.
 
-**A run called `loss-…`?** Kafka deleted messages before the stream had stored them, and this run was started by the
-watchdog. It sends again the files whose messages were among them, and records how that ended (`make status`). A file
-that was sent again for three losses within a day isn't sent a fourth time; then a page asks for a decision.
+**A run called `loss-…`?** Kafka deleted messages before the stream had stored them. The watchdog started this run: it
+sends the affected files again and records the result (`make status`). A file is sent again for at most three losses
+a day. After that a page asks for a decision.
 
 **Stop a replay:** mark the run as failed.
 """
 
 with DAG(
     dag_id="replay_trades",
-    description="Send trades that are in S3 again",
+    description="Send trades from S3 again",
     doc_md=RUNBOOK,
     schedule=None,
     catchup=False,
@@ -44,7 +44,7 @@ with DAG(
     tags=["kintsugi", "flow"],
     default_args={"owner": "kintsugi", "retries": 5, "retry_delay": timedelta(seconds=3)},
     params={
-        # The task checks it: a pattern here would refuse a line end that a form adds.
+        # The task validates it: a pattern here would reject the line end that a form adds.
         "day": Param(
             None, type=["null", "string"], title="Day or month", description="2024-10-08, or 2024-10"
         ),
@@ -53,10 +53,10 @@ with DAG(
             None,
             type=["null", "string"],
             title="Loss",
-            description="Of `make status`: messages that Kafka deleted",
+            description="The id of a loss (deleted messages) in `make status`",
         ),
         "everything": Param(False, type="boolean", title="Everything", description="Every trade file in S3"),
-        "speed": Param(0, type="number", minimum=0, title="Speed", description="Times real time; 0: at once"),
+        "speed": Param(0, type="number", minimum=0, title="Speed", description="Times real time; 0: maximum"),
         "spike": Param(1, type="number", exclusiveMinimum=0, title="Spike", description="Times the speed"),
         "spike_after_s": Param(0, type="number", minimum=0, title="Spike after", description="Seconds"),
         "spike_s": Param(0, type="number", minimum=0, title="Spike for", description="Seconds; 0: no spike"),
@@ -65,7 +65,7 @@ with DAG(
 
     @task(execution_timeout=timedelta(hours=12))
     def replay() -> list[dict[str, Any]]:
-        """Send the chosen trades; returns the accounts of their files."""
+        """Send the chosen trades; returns the results by file."""
         from kintsugi.core.connections import data_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
         from kintsugi.core.settings import KAFKA_PORT, load_settings
@@ -102,7 +102,7 @@ with DAG(
 
     @task(execution_timeout=timedelta(minutes=10))
     def check_manifests(accounts: list[dict[str, Any]]) -> dict[str, Any]:
-        """Compare each account with its manifest; returns the sums. Raises KintsugiError that names the file."""
+        """Compare each result with its manifest; returns the sums. Raises KintsugiError that names the file."""
         from kintsugi.core.connections import s3_client
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.ingest.file_ingest import check_manifest, sum_up

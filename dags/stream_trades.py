@@ -1,7 +1,7 @@
 """Submit the streaming job to the Spark cluster and supervise it.
 
-The driver is no child of Airflow: it runs under the init of the Spark master's node, so batches keep committing while
-all of Airflow is down. This DAG says that it shall run, starts it where it doesn't, and waits until it holds cores.
+The driver is not a child of Airflow: it runs under the init of the Spark master's node. So batches are committed even
+while Airflow is down. This DAG records that the driver must run, starts it, and waits until it has cores.
 """
 
 from __future__ import annotations
@@ -10,27 +10,32 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, task
 
+from kintsugi.airflow_ext.operators.stream_submission import StreamSubmitOperator
 from kintsugi.airflow_ext.sensors.flow_health import StreamAbsentSensor
 
 RUNBOOK = """
 ### The streaming job
 
-`absent` waits, without a worker slot, until no application `stream_trades` runs on the Spark master. Then
-`submit` starts the driver on the master's node from its checkpoint (or, when the checkpoint is gone, from the
-offsets of Kafka's consumer group `stream_trades`), and `committing` waits until the master lists the application with
-cores. That batches are committed is what `watch_flow` looks at.
+`absent` waits in the triggerer, without a worker slot, until the Spark master lists no application `stream_trades`.
+`submit` starts the driver on the master's node from its checkpoint. If the checkpoint is gone, it starts from the
+offsets of Kafka's consumer group `stream_trades`. Its log shows the whole `spark-submit` command. `committing` waits
+until the master lists the application with cores. `watch_flow` checks that batches are committed.
 
-Exactly one driver: its init runs one program of that name, and the driver holds a lock on its checkpoint.
+At most one driver runs: its init runs one program of that name, and the driver locks its checkpoint.
 
 **`committing` fails?** Read `stream-trades.log` of `spark-master-1` (`control/node-logs` in the state directory, or
-the incident's logs in S3). A batch that fails again and again shows there with its cause.
+the incident's logs in S3). It shows the cause of a batch that fails again and again.
 
-**Stop the stream for a while:** pause this DAG and `watch_flow` (a page says that nobody watches the flow), log on to
-`spark-master-1` (docs/operations.md) and `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`. A
-repair or a roll-out of that node starts it again: they know only that it shall run.
+**Stop the stream for a while:**
+
+1. Pause this DAG and `watch_flow`. A page says that the flow is not watched.
+2. Log on to `spark-master-1` (docs/operations.md).
+3. Run `supervisorctl -c <its root>/etc/supervisord.conf stop stream-trades`.
+
+A recovery or roll-out of that node starts the stream again: the store still says that it must run.
 """
 
-# Without a start date the first two runs of @continuous share a logical date, and the second is never made.
+# Without a start date the first two runs of @continuous get the same logical date, and the second is not created.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 
 with DAG(
@@ -52,19 +57,12 @@ with DAG(
 ) as dag:
 
     @task
-    def submit() -> str:
-        """Declare that the stream shall run and start its driver; returns what was done."""
-        from kintsugi.operations import stream_driver
-        from kintsugi.operations.context import runtime
-
-        return stream_driver.submit(runtime())
-
-    @task
     def committing() -> str:
-        """Wait until the application holds cores."""
+        """Wait until the application has cores."""
         from kintsugi.operations import stream_driver
         from kintsugi.operations.context import runtime
 
         return stream_driver.wait_until_running(runtime(), deadline_s=180)
 
-    StreamAbsentSensor(task_id="absent", execution_timeout=None) >> submit() >> committing()
+    absent = StreamAbsentSensor(task_id="absent", execution_timeout=None)
+    absent >> StreamSubmitOperator(task_id="submit") >> committing()

@@ -1,8 +1,8 @@
-"""Watch every node, and rebuild the one that dies: one DAG a node, made from the fleet file.
+"""Watch every node and recover it when it fails: one DAG for each node of the fleet file.
 
-A DAG a node rather than one for all: a second failure during a recovery is noticed just as fast, a node's grid is
-its history, and a healed node is watched again as soon as its run ends. The groups aren't mapped: a branch
-inside a mapped group runs both sides (docs/decisions/0001).
+Each node has its own DAG for three reasons. A second failure during a recovery is detected just as fast. The grid of
+the DAG is the history of the node. A recovered node is watched again as soon as its run ends. The task groups are not
+mapped, because a branch inside a mapped group runs both sides (docs/decisions/0001).
 """
 
 from __future__ import annotations
@@ -16,51 +16,55 @@ from kintsugi.airflow_ext.sensors.flow_health import FlowHealthSensor
 from kintsugi.airflow_ext.sensors.node_health import NodeHealthSensor
 from kintsugi.core.fleet import Node, load_fleet, watch_of
 
-# Without a start date the first two runs of @continuous share a logical date, and the second is never made.
+# Without a start date the first two runs of @continuous get the same logical date, and the second is not created.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 DEFAULTS = {"owner": "kintsugi", "execution_timeout": timedelta(minutes=15)}
 
 RUNBOOK = """
 ### Watching `{name}` ({role}, {address})
 
-`health` probes the node each second in the triggerer and costs no worker slot. It ends when the node refuses three
-probes in a row (about 3 s) or stays silent for 8 s; a pause of up to 5 s is never an incident.
-Then the run goes on into `recovery`. After six hours without a finding everything is skipped, and the next run watches.
+`health` probes the node every second in the triggerer and uses no worker slot. It ends when the node refuses three
+probes in a row (about 3 s), or does not answer for 8 s. A pause of up to 5 s is never an incident. Then `recovery`
+starts. After six hours without a failure all other tasks are skipped, and the next run watches.
 
-**A run failed?** Open its `record` task: its log is the story with every reason. If the node still doesn't answer, the
-next run continues the incident on the next rung: restart → a new server on the old volume → a new server and volume →
-a person. If it answers, a run of `recover_node` named `sweep__…` proves it within two minutes and closes the incident.
-Only when that fails too, the incident is closed as failed and a person is called: look at the node, then trigger
-`recover_node`, which finishes the repair. `make status` shows the fleet, `make incident ID=<id>` one incident.
+**A run failed?** Read the log of its `record` task: it reports every step with its reason.
 
-**A task waits under *Required Actions*?** A guard refused, or every rung was tried; the question says why. *Approve*
-opens what the question names and nothing else; a node that still answers isn't destroyed even then. *Look again* proves
-the node, as after a repair by hand. That is answered by itself when the node serves again, when its incident was closed
-by another run, or when the maintenance that refused has ended. Without an answer the repair is declined after 30
-minutes, and asked again while the node is sick.
+- The node still does not answer: the next run continues with the next escalation step. The steps are: restart, a new
+  server with the old volume, a new server with a new volume, a person.
+- The node answers: a run of `recover_node` named `sweep__…` verifies it within two minutes and closes the incident.
+- That run fails too: the incident is closed as failed and a person is paged. Look at the node. Then trigger
+  `recover_node`, which completes the repair.
 
-**Stop healing this node:** *Pause healing…* on Pipeline Health, or trigger `maintenance`; pausing this DAG would freeze
-a repair that is under way. **Heal it by hand:** trigger `recover_node`.
+**A task waits under *Required Actions*?** A guard refused, or every escalation step failed. The question says why.
+*Approve* overrides only the guards that the question names; a node that still answers is not destroyed. *Look again*
+verifies the node, for example after you repaired it. The question is withdrawn when the node is ready again, when
+another run has closed its incident, or when the maintenance has ended. Without an answer the repair is declined after
+30 minutes, and a new question is asked while the node is down.
+
+**Stop the recovery of this node:** use *Pause recovery…* on Pipeline Health, or trigger `maintenance`. Do not pause
+this DAG: that would stop a repair halfway. **Recover it by hand:** trigger `recover_node`.
+
+`make status` shows the fleet, `make incident ID=<id>` one incident.
 """
 
 
 FLOW_RUNBOOK = """
 ### Watching the flow
 
-`flow_health` reads the stream every 5 s in the triggerer. It ends when the application has been gone for 20 s,
-when there is lag and no offset was committed for 90 s, or when a large lag has only grown for 3 minutes.
-Then `restart_stream` starts the driver again from its checkpoint, unless it only just began or a node is being
-repaired, and `committing` waits until it holds cores.
+`flow_health` reads the state of the stream every 5 s in the triggerer. It ends in one of three cases: the application
+has been gone for 20 s; messages wait and no offset was committed for 90 s; a large lag has grown for 3 minutes.
+Then `restart_stream` starts the driver again from its checkpoint. It does nothing if the driver has just started, or
+while a node is being repaired. `committing` waits until the driver has cores.
 
-**It fires again and again?** Read `stream-trades.log` of the Spark master's node. When every node is well and batches
-commit, but the lag grows: more trades come in than the machine takes; look at `make status`. A person is called when
-nothing was stored for 15 minutes, or when a large lag has grown for 30.
+**It restarts the stream again and again?** Read `stream-trades.log` of the Spark master's node. If every node is ready
+and batches are committed, but the lag grows, then more trades arrive than the machine can store; see `make status`.
+A person is paged when nothing was stored for 15 minutes, or when a large lag has grown for 30 minutes.
 """
 
 
 @task(retries=2, retry_delay=timedelta(seconds=5))
 def restart_stream() -> str:
-    """End the driver and start it from its checkpoint; left alone when nobody submitted the stream."""
+    """Restart the driver from its checkpoint; does nothing when the stream was never submitted."""
     from kintsugi.operations import stream_driver
     from kintsugi.operations.context import runtime
 
@@ -69,7 +73,7 @@ def restart_stream() -> str:
 
 @task
 def committing() -> str:
-    """Wait until the application holds cores again."""
+    """Wait until the application has cores again."""
     from kintsugi.operations import stream_driver
     from kintsugi.operations.context import runtime
 
@@ -77,11 +81,11 @@ def committing() -> str:
 
 
 def watch(node: Node) -> DAG:
-    """The watch of one node: a sensor that branches into the recovery subgraph."""
+    """The watch of one node: a sensor, then the recovery task group."""
     with DAG(
         dag_id=watch_of(node.name),
         dag_display_name=f"watch {node.name}",
-        description=f"Watch {node.name} and rebuild it when it dies",
+        description=f"Watch {node.name} and recover it when it fails",
         doc_md=RUNBOOK.format(name=node.name, role=node.role, address=node.address),
         schedule="@continuous",
         start_date=EPOCH,
@@ -97,11 +101,11 @@ def watch(node: Node) -> DAG:
 
 
 def watch_flow() -> DAG:
-    """The watch of the flow itself: a sensor that branches to where the driver is started again."""
+    """The watch of the stream: a sensor, then the tasks that restart the driver."""
     with DAG(
         dag_id="watch_flow",
         dag_display_name="watch the flow",
-        description="Watch lag, commits and the streaming driver",
+        description="Watch lag, commits and the streaming driver; restart the driver",
         doc_md=FLOW_RUNBOOK,
         schedule="@continuous",
         start_date=EPOCH,
@@ -115,7 +119,7 @@ def watch_flow() -> DAG:
     return dag
 
 
-# A task needs its own DAG only; building the other nine would be most of its start.
+# A task needs only its own DAG; building the other nine would take most of its start time.
 wanted = get_parsing_context().dag_id
 if wanted in (None, "watch_flow"):
     flow_dag = watch_flow()

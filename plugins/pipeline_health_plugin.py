@@ -1,4 +1,4 @@
-"""Airflow's door to Pipeline Health: the page under its navigation."""
+"""Adds Pipeline Health to Airflow's navigation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Tasks that aren't a recovery's step back behind the servers when they begin: a listener of Airflow.
+"""A listener that lowers the priority of every task that is not part of a recovery.
 
-Every task is forked from a scheduler that goes before the rest of the machine (`kintsugi.controlplane.launcher`);
+Every task is forked from a scheduler with a raised priority (`kintsugi.controlplane.launcher`);
 see ``docs/decisions/0063-recovery-has-priority.md`` and ``0086-priority-is-set-for-the-session-too.md``.
 """
 
@@ -18,7 +18,7 @@ POOLS = ("recovery", "rejoin")
 
 
 class StepBack:
-    """Listens to tasks that begin, each in its own process."""
+    """Listens to starting tasks, each in its own process."""
 
     @hookimpl
     def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:
@@ -28,7 +28,7 @@ class StepBack:
 
 
 class TaskPriorityPlugin(AirflowPlugin):
-    """The listener on tasks that begin."""
+    """Registers the listener."""
 
     name = "task_priority"
     listeners = [StepBack()]  # noqa: RUF012 - as Airflow declares it

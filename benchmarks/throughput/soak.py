@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.harness import report_path
 from benchmarks.throughput import driver, soak_feed, tables
 from benchmarks.throughput.context import Bench, await_quiet
 from benchmarks.throughput.delivery import put
@@ -51,7 +52,7 @@ def run(
     """The soak from the command line; 0 when both days are the same in every table and nothing is lost or doubled."""
     from rich.console import Console
 
-    report = report or settings.repository / "build" / "soak.json"
+    report = report or report_path(settings, "soak-kill", old_command="soak")
     console = Console(soft_wrap=True, highlight=False)
     seed = int(time.time()) if seed is None else seed
     bench = Bench(runtime(), console, seed, 0, report.parent / "bench")

@@ -9,33 +9,63 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import NoReturn
 
 from kintsugi.core.dag_ids import DRIFT_DAG
 from kintsugi.core.errors import KintsugiError, Refused
-from kintsugi.core.fleet import Role
+from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
-from kintsugi.installation.command_line import add_command, count, role, run_command, seed
+from kintsugi.installation.command_line import (
+    add_command,
+    count,
+    current_words,
+    print_new_name,
+    role,
+    run_command,
+    seed,
+)
 
-MOVED = (
-    "bench", "calm", "chaos-campaign", "demo", "faults", "mttr", "rounds", "signals", "soak", "stall-test", "walk",
-)  # fmt: skip
-"""Experiments that were commands of this program; they are in `benchmarks/`."""
+RENAMED = {"form-anew": "recreate-cluster", "form_anew": "recreate-cluster"}
+"""Commands that had another name in the last release."""
+MOVED = {
+    "bench": "bench",
+    "calm": "false-positive-test",
+    "chaos-campaign": "chaos-campaign",
+    "chaos_campaign": "chaos-campaign",
+    "demo": "demo",
+    "faults": "fault-matrix",
+    "mttr": "mttr",
+    "release-trials": "release-trials",
+    "rounds": "sequential-recovery",
+    "signals": "signals",
+    "soak": "soak-kill",
+    "stall-test": "stall-test",
+    "stall_test": "stall-test",
+    "walk": "crash-test",
+}
+"""Commands of the last release that are commands of `benchmarks/` now."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0: done; 1: it failed, and said why in a line on stderr; 2: wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = words[0].replace("_", "-") if words else ""
     if words[:2] == ["release", "trials"]:
-        name = "release-trials"
-    if name in (*MOVED, "release-trials"):
-        print(f"kintsugi: this is `python -m benchmarks {name}` now; make runs it as before", file=sys.stderr)
-        return 2
-    return run_command(_parser().parse_args(words))
+        words[:2] = ["release-trials"]
+    if words and words[0] in MOVED:
+        run_benchmark(MOVED[words[0]], words)
+    return run_command(_parser().parse_args(current_words("kintsugi", words, RENAMED)))
+
+
+def run_benchmark(command: str, words: Sequence[str]) -> NoReturn:
+    """Become `python -m benchmarks`, which stands beside the product, for a command that was one of this program."""
+    print_new_name(f"kintsugi {words[0]}", f"python -m benchmarks {command}")
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    arguments = [sys.executable, "-m", "benchmarks", command, *words[1:]]
+    os.execve(sys.executable, arguments, {**os.environ, "PYTHONPATH": path})  # noqa: S606 - no shell is wanted
 
 
 def up(options: argparse.Namespace, settings: Settings) -> int:
-    """Start whatever of the pipeline doesn't run."""
+    """Start the control plane and the fleet; what runs already is left alone."""
     from kintsugi.installation.sign_in import sign_in  # start-up
     from kintsugi.installation.up import stay  # start-up
     from kintsugi.installation.up import up as start  # start-up
@@ -56,7 +86,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
-    """Stop and remove everything; the artifact cache stays."""
+    """Stop and remove the control plane, the fleet and all data; only the cache of jars stays."""
     from kintsugi.installation.up import down as stop  # start-up
 
     stop(settings)
@@ -64,7 +94,7 @@ def down(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def unpause(options: argparse.Namespace, settings: Settings) -> int:
-    """Let every watch, the stream, the ingest and the look for drift run: a new installation waits for this."""
+    """Unpause watches, stream, ingest and drift check; a new installation waits for this."""
     from kintsugi.installation.unpause import set_going  # start-up
     from kintsugi.operations.context import runtime  # start-up
 
@@ -77,7 +107,7 @@ def unpause(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def status(options: argparse.Namespace, settings: Settings) -> int:
-    """Show nodes, components, DAGs, lag and the last incidents. Always 0: to look is no failure."""
+    """Show nodes, components, DAGs, lag and the last incidents. The exit code is always 0."""
     from kintsugi.installation.status import gather, show  # start-up
 
     document = gather(settings)
@@ -89,7 +119,7 @@ def status(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def generate(options: argparse.Namespace, settings: Settings) -> int:
-    """Make a sample trading day."""
+    """Write the files of a sample trading day."""
     from kintsugi.sampledata.generator import generate_day  # start-up
 
     try:
@@ -104,7 +134,7 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def validate(options: argparse.Namespace, settings: Settings) -> int:
-    """Say what an ingest of files would do, without one; 1 when a file or one of its rows would be rejected."""
+    """Check trade files without ingesting them; exit code 1 if a file or a row would be rejected."""
     from kintsugi.core.connections import client_of  # start-up
     from kintsugi.pipeline.ingest.validation import format_report  # start-up
     from kintsugi.pipeline.ingest.validation import validate as look_at  # start-up
@@ -121,7 +151,7 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
-    """Compare the files in S3 with Kafka and Cassandra; 1 when a trade is lost or doubled, or a table is wrong."""
+    """Compare S3 with Kafka and Cassandra; exit code 1 if a trade is lost or doubled or a table is wrong."""
     from kintsugi.pipeline.reconcile.reconcile import reconcile as compare  # start-up
     from kintsugi.pipeline.reconcile.summary import summary  # start-up
 
@@ -131,7 +161,7 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def redrive(options: argparse.Namespace, settings: Settings) -> int:
-    """Take files again that failed or lost rows, from their first line; without keys every failed file."""
+    """Ingest failed files again from their first line; without keys, every failed file."""
     from kintsugi.pipeline.ingest.redrive import redrive_files  # start-up
 
     again = redrive_files(settings, options.keys)
@@ -143,7 +173,7 @@ def redrive(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def artifacts(options: argparse.Namespace, settings: Settings) -> int:
-    """Fetch the jars that are missing from the cache."""
+    """Download the jars that are missing from the cache."""
     from kintsugi.infra.artifacts import ensure  # start-up
 
     for name in ensure(settings):
@@ -152,15 +182,15 @@ def artifacts(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
-    """Tell one incident: its journal, its phases, Terraform's plan and the node's last log lines."""
+    """Show one incident: journal, phases, Terraform's plan and the last log lines of the node."""
     from kintsugi.installation.incident_report import tell  # start-up
 
     print(tell(settings, options.id, as_json=options.format == "json"))
     return 0
 
 
-def form_anew(options: argparse.Namespace, settings: Settings) -> int:
-    """Form an empty cluster where a role's disks are gone, and send all trades of S3 again."""
+def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
+    """Recreate a cluster whose disks are lost: empty nodes and disks, then every trade in S3 is replayed."""
     from kintsugi.installation.recreate_cluster import check, run  # start-up
 
     check(settings, options.role)
@@ -172,70 +202,116 @@ def form_anew(options: argparse.Namespace, settings: Settings) -> int:
     return run(settings, options.role)
 
 
-def chaos(options: argparse.Namespace, settings: Settings) -> int:
-    """Stop all chaos at once and take its faults back, allow it again, or show whether it is allowed."""
+def chaos_stop(options: argparse.Namespace, settings: Settings) -> int:
+    """Stop all fault injection at once and undo the faults that are in force."""
     from kintsugi.chaos.command import run  # start-up
 
-    return run(options.what, options.reason)
+    return run("stop", options.reason)
+
+
+def chaos_resume(options: argparse.Namespace, settings: Settings) -> int:
+    """Allow fault injection again."""
+    from kintsugi.chaos.command import run  # start-up
+
+    return run("resume", "")
+
+
+def chaos_status(options: argparse.Namespace, settings: Settings) -> int:
+    """Show whether fault injection is allowed, and which faults are in force."""
+    from kintsugi.chaos.command import run  # start-up
+
+    return run("status", "")
+
+
+def old_chaos(options: argparse.Namespace, settings: Settings) -> int:
+    """Run ``kintsugi chaos stop|resume|status``, as it was called in the last release."""
+    print_new_name(f"kintsugi chaos {options.what}", f"kintsugi chaos-{options.what}")
+    command = {"stop": chaos_stop, "resume": chaos_resume, "status": chaos_status}[options.what]
+    return command(options, settings)
 
 
 def release(options: argparse.Namespace, settings: Settings) -> int:
-    """Build, list, show or compare releases; name drift."""
+    """Build, list, show or compare releases, or show drift."""
     from kintsugi.releases.command import run  # start-up
 
     return run(options, settings)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kintsugi", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="kintsugi",
+        description="Install, watch and operate the pipeline. Experiments: python -m benchmarks.",
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     begun = add_command(commands, up)
     begun.add_argument(
-        "--stay", action="store_true", help="until SIGTERM, then stop the control plane: for a container"
+        "--stay",
+        action="store_true",
+        help="stay in the foreground; SIGTERM stops the control plane (for a container)",
     )
     for command in (unpause, down, artifacts):
         add_command(commands, command)
     compared = add_command(commands, reconcile)
     compared.add_argument(
-        "--wait", type=float, default=60, help="seconds at most to wait for trades under way; default: 60"
+        "--wait",
+        type=float,
+        default=60,
+        help="seconds to wait at most for trades that are still in Kafka; default: 60",
     )
     compared.add_argument(
         "--repair",
         action="store_true",
-        help="write the rows of derived tables that are wrong as they should be",
+        help="correct the wrong rows of derived tables",
     )
     taken_again = add_command(commands, redrive)
     taken_again.add_argument(
-        "keys", nargs="*", help="keys as `kintsugi status` shows them, without s3://bucket/"
+        "keys", nargs="*", help="S3 keys as `kintsugi status` shows them, without s3://bucket/"
     )
     looked_at = add_command(commands, validate)
     looked_at.add_argument("file", nargs="+", help="a local file, or s3://bucket/key")
-    looked_at.add_argument("--json", action="store_true", help="a list of reports as JSON")
+    looked_at.add_argument("--json", action="store_true", help="print the reports as JSON")
     shown = add_command(commands, status)
     told = add_command(commands, incident)
-    told.add_argument("id", help="as `kintsugi status` lists it")
+    told.add_argument("id", help="id of the incident, as `kintsugi status` lists it")
     for parser_ in (shown, told):
         parser_.add_argument(
             "--format",
             choices=("text", "json"),
             default=os.environ.get("FORMAT", "text"),
-            help="default: $FORMAT",
+            help="default: the environment variable FORMAT, or text",
         )
     made = add_command(commands, generate)
-    made.add_argument("directory", type=Path, help="where the files go")
-    made.add_argument("--day", type=date.fromisoformat, default=date(2024, 10, 8), help="default: 2024-10-08")
-    made.add_argument("--seed", type=seed, default=1, help="the same seed makes the same files")
-    made.add_argument("--trades", type=count, default=100_000, help="about how many rows")
-    made.add_argument("--level", default="standard", help="of what is planted: easy, standard, hard")
-    formed = add_command(commands, form_anew)
-    formed.add_argument("role", type=role, choices=(Role.KAFKA, Role.CASSANDRA))
-    formed.add_argument("--yes", action="store_true", help="don't ask")
-    switched = add_command(commands, chaos)
-    switched.add_argument("what", choices=("stop", "resume", "status"))
-    switched.add_argument("--reason", default="no reason was given", help="shown to everybody whom it stops")
+    made.add_argument("directory", type=Path, help="directory to write into")
+    made.add_argument(
+        "--day", type=date.fromisoformat, default=date(2024, 10, 8), help="trading day; default: 2024-10-08"
+    )
+    made.add_argument("--seed", type=seed, default=1, help="the same seed writes the same files; default: 1")
+    made.add_argument(
+        "--trades", type=count, default=100_000, help="approximate number of rows; default: 100000"
+    )
+    made.add_argument(
+        "--level",
+        default="standard",
+        help="how hard the injected behaviour is to detect: easy, standard, hard; default: standard",
+    )
+    formed = add_command(commands, recreate_cluster)
+    formed.add_argument("role", type=role, choices=(Role.KAFKA, Role.CASSANDRA), help="role of the cluster")
+    formed.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    stopped = add_command(commands, chaos_stop)
+    for command in (chaos_resume, chaos_status):
+        add_command(commands, command)
+    old = commands.add_parser("chaos")  # no help: the list of commands doesn't show it
+    old.set_defaults(command=old_chaos)
+    old.add_argument("what", choices=("stop", "resume", "status"))
+    for parser_ in (stopped, old):
+        parser_.add_argument(
+            "--reason", default="no reason was given", help="shown to everyone whose faults are stopped"
+        )
     released = add_command(commands, release)
-    released.add_argument("what", choices=("build", "list", "show", "diff", "drift"))
-    released.add_argument("digests", nargs="*", help="first digits of a digest; diff takes one or two")
+    released.add_argument("what", choices=("build", "list", "show", "diff", "drift"), help="what to do")
+    released.add_argument(
+        "digests", nargs="*", help="first digits of a digest; `show` takes one, `diff` one or two"
+    )
     return parser
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from kintsugi.airflow_ext.operators.stream_submission import installed_submission
+from kintsugi.controlplane.airflow_environment import connections
 from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
 from tests.installations import installation, open_directory
@@ -96,6 +98,49 @@ def properties(path: Path) -> dict[str, str]:
 def cassandra(rendered: Path, name: str, how: str) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load((rendered / f"{name}.{how}.yaml").read_text())
     return document
+
+
+def program(role: str, name: str) -> dict[str, Any]:
+    """The program that the role defines by this name, not rendered."""
+
+    def search(found: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(found, dict) and found.get("name") == name and "command" in found:
+            yield found
+        inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+        for one in inner:
+            yield from search(one)
+
+    files = sorted((ANSIBLE / "roles" / role).rglob("*.yml"))
+    (only,) = (one for file in files for one in search(yaml.safe_load(file.read_text())))
+    return only
+
+
+def test_the_init_of_the_drivers_node_runs_the_submission_that_airflow_shows(
+    settings: Settings, tmp_path: Path
+) -> None:
+    playbook, written = tmp_path / "render.yml", tmp_path / "command.json"
+    tasks = [
+        {"ansible.builtin.include_vars": f"{ANSIBLE}/roles/spark/{part}/main.yml"}
+        for part in ("defaults", "vars")
+    ] + [{"ansible.builtin.copy": {"dest": str(written), "content": "{{ command | to_json }}"}}]
+    play = {"hosts": "spark_master", "connection": "local", "gather_facts": False, "tasks": tasks}
+    play["vars"] = {"command": program("spark", "stream-trades")["command"]}
+    playbook.write_text(yaml.safe_dump([play]))
+    call(settings, "ansible-playbook", str(playbook), "-e", '{"ansible_connection": "local"}')
+
+    words = json.loads(written.read_text())
+    given = words[words.index("kintsugi.pipeline.stream.submission") + 1 :]
+    run = dict(zip(given[::2], given[1::2], strict=True))
+    shown, master = installed_submission(settings), connections(settings)["kintsugi_spark"]
+    arguments = dict(zip(shown["application_args"][::2], shown["application_args"][1::2], strict=True))
+    assert run == {
+        **{name: value for name, value in arguments.items() if name != "--trigger-ms"},
+        "--master": f"{master['host']}:{master['port']}",
+        "--driver-host": shown["conf"]["spark.driver.host"],
+        "--jars": str(settings.artifacts / "spark"),
+        "--application": shown["application"],
+        "--py-files": shown["py_files"],
+    }
 
 
 def test_the_inventory_is_the_fleet(settings: Settings) -> None:

@@ -128,7 +128,7 @@ def test_a_failure_shows_within_two_seconds_of_the_sensors_event_and_a_person_de
     late = shown - incident.detected_at.timestamp()
     print(f"visible {late:+.2f} s after the sensor's event")
     # No peer of the pretended broker can say what it holds, so the guards refuse and a person is asked.
-    expect(page.locator(".verdict")).to_contain_text("was refused and waits for your decision", timeout=SLOW)
+    expect(page.locator(".verdict")).to_contain_text("The repair of kafka-2 was refused.", timeout=SLOW)
     fleet.start("kafka-2")
     page.locator("#act-decline").click()
     page.get_by_role("button", name="Decline the repair").click()
@@ -145,12 +145,12 @@ def test_healing_is_paused_by_a_run_that_names_who_and_why(plane: ControlPlane, 
     page = browse_signed_in(plane, browse)
     page.locator("#act-pause").click()
     page.get_by_label("Why").fill("swap a disk")
-    page.get_by_role("button", name="Pause healing").click()
+    page.get_by_role("button", name="Pause recovery").click()
     _await(lambda: bool(store.maintenance()), 120, "the flag is set")
     (flag,) = store.maintenance()
     assert (flag.scope, flag.reason, flag.user) == ("*", "swap a disk", ADMIN)
     page.get_by_role("dialog").get_by_role("link", name="Close").click()
-    expect(page.locator(".verdict")).to_contain_text("healing is paused for the whole fleet", timeout=SLOW)
+    expect(page.locator(".verdict")).to_contain_text("recovery is paused for the whole fleet", timeout=SLOW)
     store.clear_maintenance("*")
 
 

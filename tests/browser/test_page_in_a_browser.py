@@ -39,7 +39,7 @@ def test_a_node_goes_down_and_heals_live(site: Site, browse: Browse) -> None:
     took = time.monotonic() - at
     expect(page.locator(".verdict")).to_contain_text("kafka-2 stopped answering.")
     begin_repair(site.store, "kafka-2", steps=6)
-    expect(page.locator("[data-node=kafka-2]")).to_contain_text("making a new server")
+    expect(page.locator("[data-node=kafka-2]")).to_contain_text("provisioning a new server")
     lease = site.store.acquire_lease("kafka-2", "watch_kafka-2/now", 60)
     (incident,) = site.store.incidents(1)
     site.store.append(incident.id, lease.token, "rejoin", "in sync", {})
@@ -81,7 +81,7 @@ def test_a_failed_file_is_named_and_taken_again(site: Site, browse: Browse) -> N
     assert serious(page) == []
     page.locator("#act-redrive-1").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_role("button", name="Take again").click()
+    dialog.get_by_role("button", name="Ingest again").click()
     expect(dialog.get_by_role("status")).to_contain_text("Done in the name of olga")
     (sent,) = site.world.sent
     assert sent.dag_id == "redrive_files"
@@ -112,7 +112,7 @@ def test_postgres_away_is_said_and_its_return_is_seen(site: Site, browse: Browse
     expect(page.locator(".verdict")).to_contain_text("All 9 servers answer")
     site.postgres.stop()
     try:
-        expect(page.locator(".verdict")).to_contain_text("Can't tell: the store can't be read.")
+        expect(page.locator(".verdict")).to_contain_text("the store can't be read.")
     finally:
         site.postgres.start()
     expect(page.locator(".verdict")).to_contain_text("All 9 servers answer")
@@ -132,7 +132,7 @@ def test_older_incidents_come_on_demand(site: Site, browse: Browse) -> None:
     page.get_by_role("link", name="Older incidents").click()
     expect(page.locator("tbody tr")).to_have_count(30)
     page.locator("tbody tr a").first.click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text(re.compile("healed|failed|false alarm"))
+    expect(page.get_by_role("heading", level=1)).to_contain_text(re.compile("recovered|failed|false alarm"))
     expect(page.locator(".journal")).to_contain_text("the host is lost")
 
 

@@ -5,6 +5,7 @@ The steps themselves are replaced by recorders here: this is about wiring. They 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -193,6 +194,25 @@ def test_a_recovery_that_only_waits_holds_no_slot_that_another_needs_to_act(dag_
     assert waiting not in acting
     assert sum(POOLS.values()) <= PARALLELISM
     assert {waiting, *acting} <= POOLS.keys()
+
+
+@pytest.mark.parametrize("dag_id", ["watch_kafka-1", "recover_node"])
+def test_airflows_graph_shows_which_steps_are_terraform_and_which_ansible(dag_bag: Any, dag_id: str) -> None:
+    from airflow.api_fastapi.core_api.services.ui import task_group
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(dag_bag.dags[dag_id]))
+    drawn: Any = task_group.task_group_to_dict
+    recovery = drawn(dag.task_group.children["recovery"])
+    assert {"Terraform", "Ansible"} <= set(re.findall(r"\w+", recovery["label"])), "it is collapsed at first"
+    groups = {node["label"]: node["children"] for node in recovery["children"] if node.get("children")}
+    assert {label: {step["id"] for step in steps} for label, steps in groups.items()} == {
+        "Terraform": {"recovery.plan", "recovery.provision", "recovery.show_plan"},
+        "Ansible": {"recovery.configure", "recovery.restart"},
+    }
+    for command, steps in (("terraform", groups["Terraform"]), ("ansible-playbook", groups["Ansible"])):
+        assert all(f"({command}" in step["label"] for step in steps)
+    assert {task.task_id for task in dag.tasks if task.task_id.count(".") != 1} <= {"health"}
 
 
 def test_a_recoverys_first_and_last_task_link_to_the_incident(dag_bag: Any) -> None:

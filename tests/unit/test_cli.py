@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -11,6 +13,7 @@ from moto import mock_aws
 
 from kintsugi import cli
 from kintsugi.core.fleet import REPOSITORY
+from kintsugi.db.patience import NONE, be_patient
 from tests.installations import installation
 
 HEAVY = (
@@ -24,6 +27,13 @@ HEAVY = (
     "pyarrow",
     "pyspark",
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_patience_for_other_tests() -> Iterator[None]:
+    """A command sets for its whole process how long it waits for the store; the next test would wait as long."""
+    yield
+    be_patient(NONE)
 
 
 @pytest.fixture(autouse=True)
@@ -171,9 +181,70 @@ def test_start_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("words", [["demo"], ["chaos_campaign", "--seed", "1"], ["release", "trials"]])
-def test_an_experiment_says_what_it_is_called_now(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["demo"], "demo"),
+        (["walk"], "crash-test"),
+        (["chaos_campaign"], "chaos-campaign"),
+        (["release", "trials"], "release-trials"),
+    ],
+)
+def test_an_old_command_of_the_benchmarks_says_its_new_name_and_runs(words: list[str], command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kintsugi.cli", *words, "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("\n") == 1
+    assert f"`python -m benchmarks {command}`" in done.stderr
+    assert done.stdout.startswith(f"usage: python -m benchmarks {command} ")
+
+
+@pytest.mark.parametrize("old", cli.RENAMED)
+def test_an_old_command_says_its_new_name_and_runs(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([old, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert f"`kintsugi {cli.RENAMED[old]}`" in said.err
+    assert said.out.startswith(f"usage: kintsugi {cli.RENAMED[old]} ")
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "reason"),
+    [
+        (["stop", "--reason", "a deploy"], "stop", "a deploy"),
+        (["--reason", "a deploy", "stop"], "stop", "a deploy"),
+        (["resume"], "resume", ""),
+        (["status"], "status", ""),
+    ],
+)
+def test_chaos_runs_under_its_old_name_too(
+    words: list[str],
+    what: str,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert cli.main(words) == 2
-    assert "python -m benchmarks" in capsys.readouterr().err
+    ran: list[tuple[str, str]] = []
+
+    def run(what: str, reason: str) -> int:
+        ran.append((what, reason))
+        return 0
+
+    monkeypatch.setattr("kintsugi.chaos.command.run", run)
+    assert cli.main(["chaos", *words]) == 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"`kintsugi chaos-{what}`" in said
+    assert cli.main([f"chaos-{what}", *(["--reason", reason] if reason else [])]) == 0
+    assert capsys.readouterr().err == ""
+    assert ran == [(what, reason)] * 2
+
+
+def test_help_lists_current_names_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    listed = re.findall(r"^    (\S+)", capsys.readouterr().out, re.MULTILINE)
+    assert {"up", "chaos-stop", "recreate-cluster"} <= set(listed)
+    assert not {"chaos", *cli.RENAMED, *cli.MOVED}.intersection(listed)

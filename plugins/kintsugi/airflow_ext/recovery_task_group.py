@@ -15,6 +15,10 @@ Read it from top to bottom; it is the algorithm:
 8. ``verify``, ``canary``   proof by this very node; then a trade from S3's end to Cassandra's.
 9. ``record``        always: closes the incident, writes its story to S3, fails the run unless all is well.
 
+Airflow's graph shows two groups: *Terraform* (``plan``, ``provision``, ``show_plan``) and *Ansible* (``configure``,
+``restart``). They change only what one sees: the id of each task stays ``recovery.<step>``, because runbooks, links
+and the records of earlier runs refer to it.
+
 The journal has more steps than this has tasks: the way from one task to the next takes 2 s and more, so what needs no
 face of its own shares one (docs/decisions/0085).
 
@@ -281,15 +285,39 @@ def ask_a_human() -> Any:
     )
 
 
+def _tool(group_id: str, display_name: str, tooltip: str) -> TaskGroup:
+    """A group that Airflow's graph draws around the steps of one tool. It gives their ids no prefix (`_shown`)."""
+    return TaskGroup(group_id, group_display_name=display_name, tooltip=tooltip, prefix_group_id=False)
+
+
+def _shown(step: Any, command: str) -> Any:
+    """A step in the group of its tool: its id stays ``recovery.<step>``, Airflow shows ``<step> (<command>)``."""
+    name = step.function.__name__
+    return step.override(task_id=f"{GROUP}.{name}", task_display_name=f"{name} ({command})")()
+
+
 def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: str = "False") -> TaskGroup:
     """Build the subgraph for ``node``, a name or a template of one.
 
     ``finding`` is the sensor's event (kintsugi.core.observation.Finding as a dict), None when started by hand;
     ``action`` ("auto", "restart", "rebuild", "roll_back") and ``dry_run`` ("True", "False") may be templates.
     """
-    with TaskGroup(GROUP, tooltip="Rebuild a sick node: confirm, guard, decide, act, prove") as group:
+    with TaskGroup(
+        GROUP,
+        group_display_name="recovery (Terraform, then Ansible)",
+        tooltip="Recover a sick node: confirm, evaluate the guards, decide, act, verify",
+    ) as group:
         path, back, end = decide(), rejoin(), record()
-        rebuilt = configure()
+        with _tool(
+            "terraform", "Terraform", "Plan a new server for this node alone, fence the old one, apply"
+        ):
+            dry = _shown(show_plan, "terraform plan, dry run")
+            planned, provisioned = _shown(plan, "terraform plan"), _shown(provision, "terraform apply")
+        with _tool(
+            "ansible", "Ansible", "Configure the new server, or start the service again on the old one"
+        ):
+            rebuilt = _shown(configure, "ansible-playbook")
+            restarted = _shown(restart, "ansible-playbook, or kill what hangs")
 
         confirmed = confirm(node=node, finding=finding, action=action, dry_run=dry_run)
         linked: list[Any] = [confirmed, end]
@@ -299,10 +327,9 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         confirmed >> ask_a_human() >> [path, back, end]
         confirmed >> path
 
-        path >> show_plan() >> end
+        path >> dry >> end
         path >> back  # the service is on its way up by itself: only wait for it
-        path >> restart() >> back
-        chain(path, plan(), provision(), rebuilt)
-        rebuilt >> back
+        path >> restarted >> back
+        chain(path, planned, provisioned, rebuilt, back)
         chain(back, verify(), canary(), end)
     return group

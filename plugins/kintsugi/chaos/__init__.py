@@ -1,1 +1,1 @@
-"""Faults that are made on purpose, and how their victims are picked."""
+"""Fault injection: the faults, and how their victims are picked."""

@@ -1,4 +1,4 @@
-"""The switch that stops everything that breaks things on purpose, for the command line and for Airflow."""
+"""Stop and allow chaos, from the command line and from Airflow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from kintsugi.operations.context import Runtime, runtime
 
 
 def run(what: str, reason: str) -> int:
-    """``kintsugi chaos stop|resume|status``."""
+    """``kintsugi chaos-stop``, ``chaos-resume`` and ``chaos-status``: ``what`` is the word after ``chaos-``."""
     context = runtime()
     if what == "status":
         print(switch.stopped(context.store) or "chaos is allowed")
         for record in janitor.records(context.settings):
-            print(f"in force: {record.kind} on {', '.join(record.nodes)} (pid {record.owner})")
+            print(f"active: {record.kind} on {', '.join(record.nodes)} (pid {record.owner})")
     else:
         print(resume(context) if what == "resume" else stop(context, user=getpass.getuser(), reason=reason))
     return 0
@@ -28,14 +28,14 @@ def resume(context: Runtime) -> str:
 
 
 def stop(context: Runtime, *, user: str, reason: str) -> str:
-    """Stop all chaos and take back every fault on record; returns what was done.
+    """Stop all chaos and undo every recorded fault; returns what was done.
 
-    Raises StepFailed, with the switch set, when a fault couldn't be taken back.
+    Raises StepFailed, with the switch set, when a fault could not be undone.
     """
     switch.stop(context.store, user=user, reason=reason)
     undone = janitor.sweep(context, everything=True)
     if left := janitor.records(context.settings):
         said = ", ".join(f"{record.kind} of {' and '.join(record.nodes)}" for record in left)
-        raise StepFailed(f"chaos is stopped, but {said} isn't taken back yet; the janitor tries again")
-    said = "; ".join(f"took back {record.kind} of {' and '.join(record.nodes)}" for record in undone)
-    return f"chaos is stopped ({said or 'no fault was in force'}); `kintsugi chaos resume` allows it again"
+        raise StepFailed(f"chaos is stopped, but {said} is not undone yet; the janitor tries again")
+    said = "; ".join(f"undid {record.kind} of {' and '.join(record.nodes)}" for record in undone)
+    return f"chaos is stopped ({said or 'no fault was active'}); `make chaos-resume` allows it again"

@@ -1,6 +1,6 @@
-"""One chaos experiment: check the steady state, pick a victim, ask the guards, break it, wait for the healing.
+"""One chaos experiment: check the steady state, pick a victim, evaluate the guards, kill it, wait for the recovery.
 
-The injector is never the detector: it only kills, and writes t0 (its own clock, just before the fault) into the store.
+The injector is not the detector: it only kills, and records t0 (its own clock, just before the fault) in the store.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 
 
 def check_steady_state(runtime: Runtime) -> str:
-    """A sentence when every node answers and no incident is open; raises Refused saying what isn't well."""
+    """A sentence when every node answers and no incident is open; raises Refused with the reason otherwise."""
     if (lease := runtime.store.lease(ROLL_OUT)) is not None:
-        raise Refused(f"a release is being rolled out ({lease.holder}); chaos waits until it stands")
+        raise Refused(f"Chaos run refused: a release is being rolled out ({lease.holder})")
     open_now = [incident.id for incident in runtime.store.incidents(50) if incident.closed_at is None]
     if open_now:
-        raise Refused(f"chaos adds to no outage: {', '.join(open_now)} is still open")
+        raise Refused(f"Chaos run refused: incident {', '.join(open_now)} is still open")
 
     async def probe_all() -> list[str]:
         probes = await asyncio.gather(*(probe_node(node) for node in runtime.fleet))
@@ -41,25 +41,25 @@ def check_steady_state(runtime: Runtime) -> str:
 
     silent = asyncio.run(probe_all())
     if silent:
-        raise Refused(f"the steady state doesn't hold: {', '.join(silent)} doesn't answer")
+        raise Refused(f"Chaos run refused: no answer from {', '.join(silent)}")
     return f"all {len(runtime.fleet.nodes)} nodes answer and no incident is open"
 
 
 def night_is_over(run_type: str, due: datetime, now: datetime | None = None) -> str | None:
-    """Why a scheduled run that was ``due`` (UTC) isn't made any more; None for one in time, or started by hand.
+    """Why a scheduled run that was ``due`` (UTC) is too late; None for a run in time or by hand.
 
-    A DAG that is unpaused is given the run that it missed last, at once.
+    When a DAG is unpaused, Airflow starts the last missed run at once.
     """
     late = (now or datetime.now(UTC)) - due
     if run_type != "scheduled" or late <= NIGHT:
         return None
-    return f"this run was due at {due:%Y-%m-%d %H:%M} UTC; nothing is broken {late.total_seconds() / 3600:.0f} h later"
+    return f"this run was due at {due:%Y-%m-%d %H:%M} UTC; {late.total_seconds() / 3600:.0f} h later it is skipped"
 
 
 def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
     """The name of the node to break, never a protected one; raises Refused when all are.
 
-    Without a seed, one is made from the run's id; it is logged.
+    Without a seed, the seed is made from the run's id. The seed is logged.
     """
     seed = seed_of(run) if seed is None else seed
     node = pick(seed, [node for node in runtime.fleet if not node.protected])
@@ -68,7 +68,7 @@ def pick_victim(runtime: Runtime, seed: int | None, run: str) -> str:
 
 
 def break_server(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> str:
-    """Pull the plug of a node that the guards of chaos allow to break at this moment; returns t0, ISO 8601 UTC.
+    """Kill a node if the guards of chaos allow it now; returns t0, ISO 8601 UTC.
 
     Raises Refused with every reason (`kintsugi.chaos.guard.check`).
     """
@@ -92,12 +92,12 @@ def pull_plug(runtime: Runtime, name: str, *, run: str, lose_volume: bool) -> st
     platform.power_off(node.name)
     if lose_volume:
         platform.lose_volume(node.name)
-    log.info("pulled the plug of %s at %s (%s)", node.name, t0.isoformat(), kind)
+    log.info("killed %s at %s (%s)", node.name, t0.isoformat(), kind)
     return t0.isoformat()
 
 
 def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | None:
-    """The newest incident of the node that was detected after ``since`` (and a second of clock difference)."""
+    """The newest incident of the node that was detected after ``since`` (with one second of tolerance for clocks)."""
     for incident in runtime.store.incidents(50):
         if incident.node == name and incident.detected_at >= since - timedelta(seconds=1):
             return incident
@@ -105,10 +105,10 @@ def incident_since(runtime: Runtime, name: str, since: datetime) -> Incident | N
 
 
 def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) -> dict[str, Any]:
-    """Wait for the end of the incident that the fault at ``t0`` made; returns its figures in seconds.
+    """Wait for the end of the incident that the fault at ``t0`` caused; returns its figures in seconds.
 
-    Raises StepFailed when it didn't end healed within ``deadline_s``, ChaosStopped when a person stops chaos, Aborted
-    when more breaks than the fault explains. What can be undone of the fault has been undone after the last two.
+    Raises StepFailed when the node did not recover within ``deadline_s``, ChaosStopped when a person stops chaos, and
+    Aborted when more fails than the fault explains. Before the last two, the fault is undone as far as possible.
     """
     since, until = datetime.fromisoformat(t0), time.monotonic() + deadline_s
     bystanders = guard.Bystanders(runtime, [name], since)
@@ -124,27 +124,27 @@ def wait_for_healing(runtime: Runtime, name: str, t0: str, deadline_s: float) ->
                 raise StepFailed(f"{incident.id} ended {incident.outcome}: {incident.reason}")
             return figures(incident)
         time.sleep(1)
-    raise StepFailed(f"{name} was not healed within {deadline_s:.0f} s; look at {watch_of(name)} in Airflow")
+    raise StepFailed(f"{name} did not recover within {deadline_s:.0f} s; look at {watch_of(name)} in Airflow")
 
 
 def undo_power_cut(runtime: Runtime, name: str) -> str:
-    """Give a node its power back, unless its disk is gone or a recovery has begun; returns what was done, a sentence.
+    """Power a node on, unless its disk is lost or its recovery has started; returns what was done, a sentence.
 
-    A recovery that is under way is the better undoing: two that start one node would be in each other's way.
+    A running recovery is left to finish: two processes that start one node would conflict.
     """
     platform = runtime.platform()
     if platform.running(name):
         return f"{name} runs already"
     if not platform.volume_exists(name):
-        return f"the disk of {name} is gone, so its recovery has to make it anew"
+        return f"the disk of {name} is lost, so only its recovery can rebuild it"
     if runtime.store.incidents(1, node=name, open_only=True) or runtime.store.lease(name) is not None:
-        return f"the recovery of {name} has begun and goes on"
+        return f"the recovery of {name} has started and continues"
     platform.power_on(name)
-    return f"{name} has its power back"
+    return f"{name} is powered on again"
 
 
 def figures(incident: Incident) -> dict[str, Any]:
-    """What a report says of a repair; times in seconds since t0."""
+    """The figures of a repair for a report; times in seconds since t0."""
     return {
         "incident": incident.id,
         "node": incident.node,

@@ -1,9 +1,9 @@
-"""The faults that can be made on purpose: how each is made on its victims, and how it is taken back.
+"""The faults that can be injected: how each is injected into its victims, and how it is undone.
 
-A fault is made from outside (power, disk, the frozen host) or over SSH by what a person or a broken part could do;
-it never tells the recovery anything. Taking back is safe at any time, also of a fault that was never made: the
-janitor (`kintsugi.chaos.janitor`) does it whatever became of the experiment. Faults of the network and gray faults are
-in `kintsugi.chaos.gray_faults`; all of them together are in `kintsugi.chaos.registry`.
+A fault is injected from outside (power, disk, a frozen host), or over SSH as a person or a broken part could do it.
+The recovery gets no information about it. Undoing is safe at any time, also for a fault that was never injected: the
+janitor (`kintsugi.chaos.janitor`) undoes it whatever happens to the experiment. Network faults and gray faults are
+in `kintsugi.chaos.gray_faults`. `kintsugi.chaos.registry` contains all faults.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ CLOCK_AHEAD = "+1h"
 class Fault:
     """One kind of failure.
 
-    ``mode``: whether connections are reset at once or nobody answers at all. ``outlasts_repair``: the repair must
-    end while the fault is still in force. ``unavailable``: why the fault can't be made here, None when it can.
-    ``hold_s``: so long the fault stays in force before it is taken back; None: until the experiment is over.
-    ``every_s``: seconds after which ``make`` is done again while the fault is held. ``cost``: the repair that
-    this fault makes necessary at worst; the guards are asked for it before the fault is made. ``kills``: whether making
-    or taking it back ends processes of the victims, so that their death isn't the recovery's doing.
+    ``mode``: whether connections are reset at once or get no answer. ``outlasts_repair``: the repair must end while the
+    fault is still active. ``unavailable``: why the fault can't be injected here, None when it can. ``hold_s``: how
+    long the fault is active before it is undone; None: until the end of the experiment. ``every_s``: seconds after
+    which ``make`` is repeated while the fault is held. ``cost``: the most expensive repair that this fault can need;
+    the guards must allow it before the fault is injected. ``kills``: whether injecting or undoing it ends processes of
+    the victims, so that the recovery is not blamed for their end.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Fault:
 
 
 def each(act: Callable[[Runtime, str], None]) -> Act:
-    """An act on all victims at once: they fail together, not one after another."""
+    """Act on all victims at the same time: they fail together, not one after another."""
 
     def together(runtime: Runtime, names: Sequence[str]) -> None:
         failures: list[Exception] = []
@@ -71,7 +71,7 @@ def each(act: Callable[[Runtime, str], None]) -> Act:
         def guarded(name: str) -> None:
             try:
                 act(runtime, name)
-            except Exception as error:  # noqa: BLE001 - told by the caller's thread
+            except Exception as error:  # noqa: BLE001 - raised by the caller's thread
                 failures.append(error)
 
         threads = [threading.Thread(target=guarded, args=(name,)) for name in names]
@@ -98,7 +98,7 @@ def _kill_driver(runtime: Runtime, name: str) -> None:
 
 
 def _kill_sshd(runtime: Runtime, name: str) -> None:
-    with suppress(KintsugiError):  # the session that carries the order dies with its sshd
+    with suppress(KintsugiError):  # the session that sends the signal ends with its sshd
         runtime.platform().signal_service(name, "sshd", "KILL")
 
 
@@ -107,7 +107,7 @@ def _hang(runtime: Runtime, name: str) -> None:
 
 
 def _unhang(runtime: Runtime, name: str) -> None:
-    with suppress(KintsugiError):  # the node or its service is gone: nothing is frozen there
+    with suppress(KintsugiError):  # the node or its service is gone, so nothing is frozen
         runtime.platform().signal_service(name, _service(runtime, name), "CONT")
 
 
@@ -121,9 +121,9 @@ def _lose_volume(runtime: Runtime, name: str) -> None:
 
 
 def _lose_volume_silently(runtime: Runtime, name: str) -> None:
-    """Freeze the node, then take its disk: processes that hang in I/O on a disk that is gone.
+    """Freeze the node, then remove its disk: its processes hang in I/O on a lost disk.
 
-    The disk is moved away, so a frozen process keeps what it has open; nobody else finds it any more.
+    The disk is moved away. A frozen process keeps its open files, but no other process finds the disk.
     """
     runtime.platform().suspend(name)
     runtime.platform().lose_volume(name)
@@ -154,7 +154,7 @@ def _pause(runtime: Runtime, name: str) -> None:
 
 
 def _slow_down(runtime: Runtime, name: str) -> None:
-    """Four fifths of the time the node gets no processor."""
+    """Take the processor from the node for four fifths of the time."""
     platform, until = runtime.platform(), time.monotonic() + SLOW_S
     while time.monotonic() < until:
         platform.suspend(name)
@@ -164,7 +164,7 @@ def _slow_down(runtime: Runtime, name: str) -> None:
 
 
 def _misconfigure(runtime: Runtime, name: str) -> None:
-    """What a hurried person does: a wrong value into the file that is in force, and a restart."""
+    """A person's mistake: write a wrong value into the active file, and restart the service."""
     etc, role = runtime.settings.node_root(name) / "etc", runtime.fleet.node(name).role
     wrong = {
         Role.KAFKA: ("s/:9092/:9992/g", [f"{etc}/kafka/server.properties"]),
@@ -173,7 +173,7 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
             [f"{etc}/cassandra/form.options", f"{etc}/cassandra/replace.options"],
         ),
     }
-    # Spark's services have no file but their definition.
+    # Spark's services have no file other than their definition.
     expression, files = wrong.get(role, ("s/-Xmx[0-9]*m/-Xmx1m/", [_definition(runtime, name)]))
     runtime.platform().run(name, ["sed", "-i", expression, *files])
     if role in wrong:
@@ -183,7 +183,7 @@ def _misconfigure(runtime: Runtime, name: str) -> None:
 
 
 def _corrupt(runtime: Runtime, name: str) -> None:
-    """Noise where the service will read it when it starts, in its newest log, and then a crash."""
+    """Write noise into the newest log, where the service reads it at its start, and kill the service."""
     cassandra = runtime.fleet.node(name).role is Role.CASSANDRA
     _damage(runtime, name, damage_marker if cassandra else damage_middle)
 
@@ -193,45 +193,45 @@ def _corrupt_entry(runtime: Runtime, name: str) -> None:
 
 
 def _damage(runtime: Runtime, name: str, damage: Callable[[Path], bool]) -> None:
-    """The newest log that can be damaged so is, from outside, and the service is killed."""
+    """Damage the newest log that allows it, from outside, and kill the service."""
     if not any(damage(log) for log in reversed(_logs(runtime, name))):
-        raise StepFailed(f"{name}: no log holds anything that could be damaged")
+        raise StepFailed(f"{name}: no log contains data that can be damaged")
     _kill_process(runtime, name)
 
 
 def _lose_tail(runtime: Runtime, name: str) -> None:
-    """A power cut that takes what the logs hadn't synced yet. The host is off, so its disk is touched from outside."""
+    """A power cut that loses unsynced data of the logs. The host is off, so its disk is changed from outside."""
     runtime.platform().power_off(name)
     lose = lose_unsynced_section if runtime.fleet.node(name).role is Role.CASSANDRA else lose_last_bytes
     if not [log for log in _logs(runtime, name) if lose(log)]:
-        raise StepFailed(f"{name}: no log holds anything that could be lost")
+        raise StepFailed(f"{name}: no log contains unsynced data that can be lost")
 
 
 def _logs(runtime: Runtime, name: str) -> list[Path]:
-    """The logs that the service reads when it starts, the oldest first: Kafka's segments, Cassandra's commit log."""
+    """The logs that the service reads at its start, oldest first: Kafka's segments, Cassandra's commit log."""
     pattern = {Role.KAFKA: "kafka/trades-*/*.log", Role.CASSANDRA: "cassandra/commitlog/CommitLog-*.log"}
     found = Path(_data(runtime, name)).glob(pattern[runtime.fleet.node(name).role])
     return sorted(found, key=lambda log: log.name)
 
 
 def _fill_disk(runtime: Runtime, name: str) -> None:
-    """No byte is left on the disk, and the service is started on it: what it wrote before is all there."""
+    """Fill the disk completely and restart the service on it; its existing data is kept."""
     runtime.platform().fill_disk(name)
     _kill_process(runtime, name)
 
 
 def _free_disk(runtime: Runtime, name: str) -> None:
     if runtime.platform().free_disk(name):
-        with suppress(KintsugiError):  # its service may be down just now; its init starts it again
+        with suppress(KintsugiError):  # its service may be down now; its init restarts it
             _kill_process(runtime, name)
 
 
 def _quicken_clock(runtime: Runtime, name: str) -> None:
-    """What a wrong image or a careless person leaves behind: the service is started by another clock."""
+    """A wrong clock, as from a wrong image: the service is started with a shifted clock."""
     platform, library = runtime.platform(), _faketime(runtime)
     if library is None:
         raise StepFailed(_NO_FAKETIME)
-    # Without the last two a JVM's timed waits end at once: it takes all of the machine's processors and never starts.
+    # Without the last two a JVM's timed waits end at once: it uses all processors and never starts.
     fake = {
         "LD_PRELOAD": library,
         "FAKETIME": CLOCK_AHEAD,
@@ -245,13 +245,13 @@ def _quicken_clock(runtime: Runtime, name: str) -> None:
 
 
 def _right_clock(runtime: Runtime, name: str) -> None:
-    with suppress(KintsugiError):  # the node is gone, and its clock with it
+    with suppress(KintsugiError):  # the node is gone, so its clock is too
         runtime.platform().run(name, ["sed", "-i", "/libfaketime/d", _definition(runtime, name)])
         _reload(runtime, name)
 
 
 def _reload(runtime: Runtime, name: str) -> None:
-    """Let the node's init take up changed definitions; it restarts what runs by an older one, and nothing else."""
+    """Let the node's init read changed definitions; it restarts only the programs whose definition changed."""
     etc = runtime.settings.node_root(name) / "etc"
     runtime.platform().run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "update"])
 
@@ -264,7 +264,7 @@ _NO_FAKETIME = "libfaketime is not installed on the nodes: run `apt-get install 
 
 
 def _faketime(runtime: Runtime) -> str | None:
-    """Where the nodes have libfaketime, asked of the first that answers; None when it isn't installed."""
+    """The path of libfaketime on the first node that answers; None when it is not installed."""
     for node in runtime.fleet:
         with suppress(KintsugiError):
             found = runtime.platform().run(node.name, ["find", "/usr/lib", "-name", "libfaketime.so.1"])
@@ -288,15 +288,15 @@ _DISK, _NODE = Action.REBUILD, Action.REBUILD_NODE
 SERVER_FAULTS: Sequence[Fault] = (
     Fault("process_killed", "its service is killed", each(_kill_process)),
     Fault("driver_killed", "the streaming driver is killed", each(_kill_driver), kills=False),
-    Fault("sshd_killed", "sshd is killed while the service lives", each(_kill_sshd), kills=False),
+    Fault("sshd_killed", "sshd is killed while the service runs", each(_kill_sshd), kills=False),
     Fault("power_off", "the whole node loses its power", each(power_off), cost=_NODE),
-    Fault("volume_lost", "the node and its disk are gone", each(_lose_volume), cost=_DISK),
-    Fault("volume_lost_silent", "the node is frozen and its disk is gone",
+    Fault("volume_lost", "the node and its disk are lost", each(_lose_volume), cost=_DISK),
+    Fault("volume_lost_silent", "the node is frozen and its disk is lost",
           each(_lose_volume_silently), each(_thaw), mode="silent", cost=_DISK, kills=False),
     Fault("data_lost", "the data directory is emptied under the service", each(_lose_data), cost=_DISK),
     Fault("hung", "the service is frozen", each(_hang), each(_unhang), mode="silent", kills=False),
     Fault("host_hung", "the whole node is frozen", each(_freeze), each(_thaw), mode="silent", cost=_NODE, kills=False),
-    Fault("paused", f"the whole node stands still for {PAUSE_S:.0f} s", each(_pause), each(_thaw), "silent",
+    Fault("paused", f"the whole node is paused for {PAUSE_S:.0f} s", each(_pause), each(_thaw), "silent",
           kills=False),
     Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", each(_slow_down), each(_thaw),
           kills=False),
@@ -305,10 +305,10 @@ SERVER_FAULTS: Sequence[Fault] = (
     Fault("corrupt_entry", "an entry of the commit log is damaged and the service crashes", each(_corrupt_entry)),
     Fault("disk_full", "its disk is full and the service crashes", each(_fill_disk), each(_free_disk),
           unavailable=lambda runtime: runtime.platform().no_full_disk(), cost=_DISK),
-    Fault("clock_wrong", "its service is started by a clock that is an hour fast",
+    Fault("clock_wrong", "its service is started with a clock that is an hour fast",
           each(_quicken_clock), each(_right_clock),
           unavailable=lambda runtime: None if _faketime(runtime) else _NO_FAKETIME),
-    Fault("tail_lost", "a power cut takes the unsynced tail of the logs", each(_lose_tail), cost=_NODE),
-    Fault("storage_away", "a node dies while S3 is away", _storage_away, _storage_back, outlasts_repair=True,
+    Fault("tail_lost", "a power cut loses the unsynced tail of the logs", each(_lose_tail), cost=_NODE),
+    Fault("storage_away", "a node dies while S3 is down", _storage_away, _storage_back, outlasts_repair=True,
           cost=_NODE),
 )  # fmt: skip

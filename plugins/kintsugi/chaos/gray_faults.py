@@ -1,7 +1,7 @@
-"""Faults of the network, gray faults, and faults of the control plane: how each is made and taken back.
+"""Network faults, gray faults and faults of the control plane: how each is injected and undone.
 
-In most of them every server is healthy, and only somebody's view of it is not: the recovery has to leave it alone.
-Each fault ends by itself or is taken back after ``hold_s`` seconds.
+In most of them every server is healthy and only the view of it is disturbed: the recovery must leave it alone.
+Each fault ends by itself or is undone after ``hold_s`` seconds.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from kintsugi.core.processes import carries_marker, listener, signal_if, wait_un
 from kintsugi.operations.context import Runtime
 
 NETWORK_S = 45.0
-MARGIN_S = 15.0  # a network rule ends by itself so long after it should have been taken back
+MARGIN_S = 15.0  # a network rule expires this long after the fault should have been undone
 STALL_S = 17.0
 STARVED_S = 45.0
 SLOW_DISK_S = 60.0
 FULL_S = 60.0
 CRASH_EVERY_S = 180.0
-CRASHES = 8  # the pattern is six exits within an hour, beyond the faults on record (kintsugi.notify.recurring_failures)
+CRASHES = 8  # more than the six unexplained exits an hour of kintsugi.notify.recurring_failures
 APPLY_DEADLINE_S = 120.0
 _LOOK_EVERY_S = 0.05
 
@@ -58,7 +58,7 @@ def _delay_owner(runtime: Runtime, name: str) -> str:
 
 
 def _start_delay(runtime: Runtime, name: str) -> None:
-    """Start the process that holds the packets; it ends by itself. Raises StepFailed when it can't read the queue."""
+    """Start the process that delays the packets; it ends by itself. Raises StepFailed if it can't read the queue."""
     command = [sys.executable, "-m", "kintsugi.chaos.packet_delay", str(network.queue_of(name))]
     process = subprocess.Popen(
         [*command, str(DELAY_S), str(NETWORK_S + MARGIN_S)],
@@ -72,7 +72,7 @@ def _start_delay(runtime: Runtime, name: str) -> None:
     assert process.stdout is not None
     if process.stdout.readline() != "ready\n":
         process.kill()
-        raise StepFailed(f"{name}: the packets can't be delayed; does the kernel have nfnetlink_queue?")
+        raise StepFailed(f"{name}: the packets can't be delayed; check that the kernel has nfnetlink_queue")
 
 
 def _no_network_fault(runtime: Runtime) -> str | None:
@@ -120,7 +120,7 @@ def _normal_disk(runtime: Runtime, name: str) -> None:
 
 
 def _unmount(runtime: Runtime, name: str) -> None:
-    """The service has its files open and notices nothing, so it is killed: it has to start on what is left."""
+    """Unmount the volume, and kill the service: with its open files it would not notice."""
     mounts.unmount_volume(runtime.settings, name)
     service_processes.kill_service(runtime.settings, runtime.fleet.node(name))
 
@@ -143,11 +143,11 @@ def _signal_listener(runtime: Runtime, port: int, number: signal.Signals) -> Non
     if found is None or found.pid is None:
         raise StepFailed(f"no process of the control plane listens on port {port}")
     if not signal_if(found.pid, number, lambda pid: carries_marker(pid, control)):
-        raise StepFailed(f"{found} listens on port {port} and isn't part of this control plane")
+        raise StepFailed(f"{found} listens on port {port} and is not part of this control plane")
 
 
 def _s3_hangs(runtime: Runtime, names: Sequence[str]) -> None:
-    """A stopped process's port still accepts connections: whoever asks waits for an answer."""
+    """The port of a stopped process still accepts connections: clients wait for an answer."""
     _signal_listener(runtime, runtime.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
     each(power_off)(runtime, names)
 
@@ -166,9 +166,9 @@ def _free_control_plane(runtime: Runtime, names: Sequence[str]) -> None:
 
 
 def _kill_postgres_in_apply(runtime: Runtime, names: Sequence[str]) -> None:
-    """The node loses its power; when the journal says that Terraform applies, Postgres is killed.
+    """Power the node off; kill Postgres when the journal shows that Terraform applies.
 
-    Raises StepFailed when no recovery comes so far.
+    Raises StepFailed when no recovery gets that far.
     """
     began = datetime.now(UTC)
     each(power_off)(runtime, names)
@@ -184,7 +184,7 @@ def _kill_postgres_in_apply(runtime: Runtime, names: Sequence[str]) -> None:
 
 
 def await_store(runtime: Runtime, deadline_s: float = 60.0) -> None:
-    """Wait until Postgres, which its supervisor starts again, answers; raises its error at the deadline."""
+    """Wait until Postgres answers after its restart by the supervisor; raises its error at the deadline."""
     until = time.monotonic() + deadline_s
     while True:
         try:
@@ -202,7 +202,7 @@ def _needs_own_processes(runtime: Runtime) -> str | None:
     return (
         None
         if environment == "local"
-        else f"processes of the environment {environment} aren't seen from here"
+        else f"processes of the environment {environment} are not visible from here"
     )
 
 
@@ -215,21 +215,21 @@ _NODE = Action.REBUILD_NODE
 GRAY_FAULTS: Sequence[Fault] = (
     _network_fault(NetworkFault.REJECT, "a firewall resets new connections to its service and sshd", "reset"),
     _network_fault(NetworkFault.DROP, "a firewall drops new connections to its service and sshd", "silent"),
-    _network_fault(NetworkFault.ONE_WAY, "what its service and sshd send gets lost", "silent"),
+    _network_fault(NetworkFault.ONE_WAY, "packets that its service and sshd send are lost", "silent"),
     _network_fault(NetworkFault.DELAY, f"each packet to it takes {DELAY_S * 1000:.0f} ms longer", "silent"),
-    _network_fault(NetworkFault.LOSS, f"{LOSS:.0%} of its packets get lost", "silent"),
-    Fault("stalled", f"the services stand still for {STALL_S:.0f} s at once", _stall, _end_stall, "silent",
+    _network_fault(NetworkFault.LOSS, f"{LOSS:.0%} of its packets are lost", "silent"),
+    Fault("stalled", f"the services stall for {STALL_S:.0f} s at the same time", _stall, _end_stall, "silent",
           unavailable=_needs_own_processes, hold_s=STALL_S, kills=False),
-    Fault("hosts_stalled", f"the whole nodes stand still for {STALL_S:.0f} s at once", each(_suspend), each(_resume),
+    Fault("hosts_stalled", f"the whole nodes stall for {STALL_S:.0f} s at the same time", each(_suspend), each(_resume),
           "silent", hold_s=STALL_S, kills=False),
-    Fault("starved", f"{resources.LOOPS} busy loops take the machine's processors for {STARVED_S:.0f} s",
+    Fault("starved", f"{resources.LOOPS} busy loops use the machine's processors for {STARVED_S:.0f} s",
           _starve, _feed, "silent", unavailable=_needs_own_processes, hold_s=STARVED_S, kills=False),
     Fault("slow_disk", f"its disk takes {resources.SLOW_DISK_BYTES_PER_S // 1024} KiB/s for {SLOW_DISK_S:.0f} s",
           each(_slow_disk), each(_normal_disk), "silent", hold_s=SLOW_DISK_S, kills=False,
           unavailable=lambda runtime: resources.slow_disk_unavailable(runtime.settings)),
-    Fault("volume_unmounted", "its volume isn't mounted any more and the service crashes", each(_unmount),
+    Fault("volume_unmounted", "its volume is unmounted and the service crashes", each(_unmount),
           each(_mount), cost=_NODE, unavailable=lambda runtime: mounts.unmount_unavailable(runtime.settings)),
-    Fault("s3_hangs", "a node dies while S3 accepts connections and doesn't answer", _s3_hangs, _s3_goes_on,
+    Fault("s3_hangs", "a node dies while S3 accepts connections and does not answer", _s3_hangs, _s3_goes_on,
           outlasts_repair=True, cost=_NODE, unavailable=_needs_own_processes),
     Fault("control_disk_full", f"a node dies, and for {FULL_S:.0f} s Terraform and Ansible can't write",
           _fill_control_plane, _free_control_plane, hold_s=FULL_S, cost=_NODE,

@@ -1,15 +1,15 @@
-"""May this fault be made now? Chaos asks what a recovery asks before it destroys, and more; right before it acts.
+"""Decide whether a fault may be injected now. Evaluated right before it, with the guards of a recovery and more.
 
 `check` refuses, with every reason, unless
 
-1. nobody stopped chaos (`kintsugi.chaos.switch`) and no release is being rolled out;
-2. the steady state holds: every node is redundant, no incident is open, no repair is pending;
-3. no victim is protected, and no victim and not the fleet is in maintenance;
-4. every node is watched: its DAG isn't paused and its sensor sends heartbeats, or nobody would repair the victim;
-5. the guards (`kintsugi.recovery.guards`) would allow to stop each victim as it is now, and would allow the repair
-   that the fault makes necessary, with the facts as they will be once the fault is made.
+1. chaos is not stopped (`kintsugi.chaos.switch`) and no release is being rolled out;
+2. the steady state holds: every node is ready, no incident is open, no repair is pending;
+3. no victim is protected, and neither a victim nor the fleet is in maintenance;
+4. every node is watched: its DAG is not paused and its sensor sends heartbeats, else the victim is not recovered;
+5. the guards (`kintsugi.recovery.guards`) allow to stop each victim as it is now, and allow the repair that the fault
+   makes necessary, with the facts as they will be after the fault.
 
-What can't be found out refuses. An experiment that is about a violation names it (``waives``).
+A fact that is not known refuses. An experiment that needs a violation names its guard (``waives``).
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from kintsugi.releases.steady_state import look
 
 LOOK_EVERY_S = 3.0
 RECENT_INCIDENTS = 200
-GRACE_S = 20.0  # what is silent for less is a pause
+GRACE_S = 20.0  # a shorter silence is a pause
 
 
 class Aborted(StepFailed):
-    """The steady state broke further than the fault explains; the fault was taken back."""
+    """More failed than the fault explains; the fault was undone."""
 
 
 def check(
     runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
 ) -> None:
-    """Raise Refused, with every reason, unless this fault may be made on these nodes now; takes about 10 s."""
+    """Raise Refused, with every reason, unless this fault may be injected into these nodes now; takes about 10 s."""
     switch.check(runtime.store)
     reasons = [
         *rollout_reasons(runtime),
@@ -65,17 +65,17 @@ def check(
         raise Refused(
             f"Chaos run refused ({fault.kind} on {', '.join(names)}): {' '.join(dict.fromkeys(reasons))}"
         )
-    switch.check(runtime.store)  # the questions took their time
+    switch.check(runtime.store)  # the checks above took some time
 
 
 def rollout_reasons(runtime: Runtime) -> list[str]:
-    """That a release is being rolled out."""
+    """The reason to refuse while a release is being rolled out; empty otherwise."""
     lease = runtime.store.lease(ROLL_OUT)
     return [] if lease is None else [f"A release is being rolled out ({lease.holder})."]
 
 
 def steady_reasons(runtime: Runtime) -> list[str]:
-    """What isn't well: nodes that aren't redundant, open incidents, pending repairs."""
+    """Violations of the steady state: nodes that are not ready, open incidents, pending repairs."""
     seen = look(runtime)
     return [
         *(f"{name}: {lacks}." for name, lacks in sorted(seen.nodes.items())),
@@ -84,29 +84,29 @@ def steady_reasons(runtime: Runtime) -> list[str]:
 
 
 def protection_reasons(runtime: Runtime, names: Iterable[str]) -> list[str]:
-    """That a victim is protected, or that a person keeps the recovery away from it."""
+    """The reasons to refuse for victims that are protected or in maintenance."""
     reasons: list[str] = []
     for name in names:
         if runtime.fleet.node(name).protected:
             reasons.append(f"{name} is protected.")
-        reasons += [f"Nothing would repair {name}: {flag}" for flag in runtime.store.maintenance(name)]
+        reasons += [f"{name} would not be recovered: {flag}" for flag in runtime.store.maintenance(name)]
     return reasons
 
 
 def watch_reasons(runtime: Runtime) -> list[str]:
-    """That a node isn't watched: its DAG is paused, or its sensor doesn't send heartbeats."""
+    """The reasons to refuse for unwatched nodes: a paused DAG, or a sensor without heartbeats."""
     try:
         beats, now = Heartbeats(store_dsn(runtime.settings)).last()
         dags = ControlPlane(runtime.settings).airflow.dags()
     except (KintsugiError, OSError) as error:
-        return [f"Whether the nodes are watched is unknown: {error}."]
+        return [f"It is not known whether the nodes are watched: {error}."]
     return unwatched(list(runtime.fleet.nodes), beats, now, dags)
 
 
 def unwatched(
     names: Iterable[str], beats: Mapping[str, datetime], now: datetime, dags: Iterable[Mapping[str, Any]]
 ) -> list[str]:
-    """A sentence for each node that nobody would repair. ``beats``: last heartbeat by node, UTC, as ``now`` is."""
+    """A sentence for each node that would not be recovered. ``beats``: last heartbeat by node; all times UTC."""
     active = {str(dag["dag_id"]) for dag in dags if not dag["is_paused"]}
     reasons = []
     for name in names:
@@ -120,7 +120,7 @@ def unwatched(
 def guard_reasons(
     runtime: Runtime, fault: Fault, names: Sequence[str], waives: Collection[Gate] = frozenset()
 ) -> list[str]:
-    """What the guards say against stopping each victim now, and against the repair that it will need then."""
+    """The guards' reasons against stopping each victim now, and against the repair that it will need."""
     nodes = [runtime.fleet.node(name) for name in names]
 
     async def ask() -> list[GuardFacts]:
@@ -140,7 +140,7 @@ def objections(
     limits: Limits,
     waives: Collection[Gate] = frozenset(),
 ) -> list[str]:
-    """What the guards say against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
+    """The guards' reasons against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
     together = with_others_gone(facts, others)
     now = judge(Action.RESTART, replace(together, planned=True), limits, approved=waives)
     if not cost.destroys:
@@ -150,7 +150,7 @@ def objections(
 
 
 def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
-    """The facts as they will be when the node is gone: silent for long enough, and its volume was there until then."""
+    """The facts as they will be after the fault: the node is silent, and its volume was intact until then."""
     silent_since = facts.at - limits.silence - timedelta(seconds=1)
     return replace(
         facts,
@@ -164,7 +164,7 @@ def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
 
 
 def with_others_gone(facts: GuardFacts, others: Sequence[Node]) -> GuardFacts:
-    """The facts as they will be when the other victims are gone too."""
+    """The facts as they will be when the other victims are down too."""
     peers = [node for node in others if node.role is facts.role]
     kafka, cassandra = facts.kafka, facts.cassandra
     if kafka is not None:
@@ -182,7 +182,7 @@ def _without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
 
 
 def ledger_of(runtime: Runtime, node: Node) -> Ledger:
-    """What the store knows of a node without an incident: maintenance, repairs of the last hour, pending repairs."""
+    """The store's data on a node without an incident: maintenance, repairs of the last hour, pending repairs."""
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     repaired = [
         one.node
@@ -206,10 +206,10 @@ def _role_is(runtime: Runtime, name: str, node: Node) -> bool:
 
 @dataclass
 class Bystanders:
-    """Watches the nodes that a fault isn't made on, and the switch, while the fault is in force.
+    """Watches the nodes that are not victims, and the switch, while the fault is active.
 
-    ``check`` is cheap and may be called often. It raises ChaosStopped, or Aborted when a bystander has been silent for
-    more than GRACE_S, or something was done to one.
+    ``check`` is cheap and may be called often. It raises ChaosStopped, or Aborted when a bystander has not answered for
+    more than GRACE_S, or when a recovery acted on one.
     """
 
     runtime: Runtime
@@ -228,8 +228,8 @@ class Bystanders:
         long = sorted(name for name, since in self._silent_since_s.items() if now - since > GRACE_S)
         if long:
             raise Aborted(
-                f"{', '.join(long)} hasn't answered for {GRACE_S:.0f} s, which a fault on "
-                f"{', '.join(self.victims)} doesn't explain"
+                f"{', '.join(long)} has not answered for {GRACE_S:.0f} s, which a fault on "
+                f"{', '.join(self.victims)} does not explain"
             )
 
     def _look_at_the_store(self) -> None:
@@ -237,10 +237,10 @@ class Bystanders:
             switch.check(self.runtime.store)
             incidents = [one for one in self.runtime.store.incidents(40) if one.detected_at >= self.since]
         except StoreUnavailable:
-            return  # Postgres may be what was broken
+            return  # Postgres may be the victim
         if others := acted_on_others(incidents, self.victims):
             raise Aborted(
-                f"{', '.join(others)} was acted upon, which a fault on {', '.join(self.victims)} doesn't explain"
+                f"{', '.join(others)} was repaired, which a fault on {', '.join(self.victims)} does not explain"
             )
 
     def _silent(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""One fault from its making to its taking back: registered with the janitor, held, and undone whatever happens."""
+"""The life of one fault: it is registered with the janitor, injected, held, and undone in every case."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def in_force(
     longest_s: float = LONGEST_S,
     announce: Announce = _nobody,
 ) -> Iterator[None]:
-    """Make a fault on these nodes; it is taken back when the block ends, or by the janitor after ``longest_s``.
+    """Inject a fault into these nodes; it is undone when the block ends, or by the janitor after ``longest_s``.
 
-    ``announce`` is told the nodes right before something is done to them. Raises what making the fault raises; a fault
-    that can't be taken back keeps its record, and the janitor tries again.
+    ``announce`` gets the nodes right before something is done to them. Raises the errors of the injection. A fault
+    that can't be undone keeps its record, and the janitor tries again.
     """
     fault = FAULTS[kind]
     record = janitor.register(runtime.settings, kind, tuple(names), longest_s)
@@ -64,7 +64,7 @@ def _take_back(runtime: Runtime, record: janitor.FaultRecord) -> None:
         if fault.take_back is not None:
             fault.take_back(runtime, record.nodes)
     except (KintsugiError, OSError, subprocess.SubprocessError) as error:
-        log.warning("%s of %s can't be taken back now: %s", record.kind, ", ".join(record.nodes), error)
+        log.warning("%s of %s can't be undone now: %s", record.kind, ", ".join(record.nodes), error)
     else:
         janitor.forget(runtime.settings, record)
 
@@ -76,9 +76,9 @@ def hold(
     again: Check = _nothing,
     every_s: float | None = None,
 ) -> None:
-    """Wait for ``seconds``, and call ``check`` all the time, which ends the wait by what it raises.
+    """Wait for ``seconds`` and call ``check`` repeatedly; an error of ``check`` ends the wait.
 
-    ``again`` is called each ``every_s`` seconds: a fault that comes again and again.
+    ``again`` is called every ``every_s`` seconds: it repeats the fault.
     """
     began, times = time.monotonic(), 1
     while (passed := time.monotonic() - began) < seconds:

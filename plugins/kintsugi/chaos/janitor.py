@@ -1,9 +1,9 @@
-"""The janitor takes back faults whose owner died or whose time is over: a process of its own, which needs no database.
+"""The janitor undoes faults whose owner died or whose time is over. It is a separate process without a database.
 
-1. Whoever makes a fault writes a record of it first (`register`), and removes it when the fault was taken back.
-2. The record names the owner by pid and start time, and the latest moment at which the fault may be in force.
-3. A janitor runs for as long as there are records. It takes back what is overdue, and tries again where that fails.
-4. Registering starts a janitor. A second one waits until the first has ended, so exactly one looks at any time.
+1. The injector of a fault writes a record first (`register`), and removes it after the fault is undone.
+2. The record names the owner by pid and start time, and the time by which the fault must have ended.
+3. A janitor runs while there are records. It undoes overdue faults, and tries again when that fails.
+4. Registering starts a janitor. A second one waits until the first has ended, so only one is active at any time.
 
     python -m kintsugi.chaos.janitor
 """
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FaultRecord:
-    """A fault that may be in force.
+    """A fault that may be active.
 
     ``owner_started``: clock ticks since boot. ``ends_at``: the latest moment, in seconds since 1970.
     """
@@ -51,14 +51,14 @@ class FaultRecord:
     ends_at: float
 
     def overdue(self, now: float) -> str | None:
-        """Why the fault has to be taken back by somebody else at ``now`` (seconds since 1970); None while it hasn't."""
+        """Why the janitor must undo the fault at ``now`` (seconds since 1970); None while it must not."""
         if start_time(self.owner) != self.owner_started or self.owner_started is None:
             return f"its owner (pid {self.owner}) has ended"
         return "its time is over" if now > self.ends_at else None
 
 
 def directory(settings: Settings) -> Path:
-    """Where the records of one installation lie."""
+    """The directory of the records of one installation."""
     return settings.control / "chaos"
 
 
@@ -67,7 +67,7 @@ def _path(settings: Settings, record: FaultRecord) -> Path:
 
 
 def register(settings: Settings, kind: str, nodes: tuple[str, ...], longest_s: float) -> FaultRecord:
-    """Write down a fault before it is made, and start a janitor; the caller's process is its owner."""
+    """Record a fault before it is injected, and start a janitor; the caller's process is the owner."""
     record = FaultRecord(
         id=f"{kind}-{secrets.token_hex(4)}",
         kind=kind,
@@ -86,12 +86,12 @@ def register(settings: Settings, kind: str, nodes: tuple[str, ...], longest_s: f
 
 
 def forget(settings: Settings, record: FaultRecord) -> None:
-    """Remove the record of a fault that was taken back."""
+    """Remove the record of a fault that was undone."""
     _path(settings, record).unlink(missing_ok=True)
 
 
 def records(settings: Settings) -> list[FaultRecord]:
-    """Every fault that may be in force; a record that can't be read is left out and logged."""
+    """Every fault that may be active; an unreadable record is skipped and logged."""
     found = []
     for path in sorted(directory(settings).glob(f"*{_ENDING}")):
         with suppress(FileNotFoundError):
@@ -104,13 +104,13 @@ def records(settings: Settings) -> list[FaultRecord]:
 
 
 def sweep(context: Runtime, *, everything: bool = False) -> list[FaultRecord]:
-    """Take back what is overdue (``everything``: all that is on record); returns what was taken back.
+    """Undo overdue faults (``everything``: all recorded faults); returns the undone ones.
 
-    Never raises: what can't be taken back now keeps its record for the next time.
+    Never raises: a fault that can't be undone now keeps its record for the next time.
     """
     done = []
     for record in records(context.settings):
-        why = "everything is taken back" if everything else record.overdue(time.time())
+        why = "all faults are undone" if everything else record.overdue(time.time())
         if why is None:
             continue
         take_back = FAULTS[record.kind].take_back if record.kind in FAULTS else None
@@ -118,20 +118,20 @@ def sweep(context: Runtime, *, everything: bool = False) -> list[FaultRecord]:
             if take_back is not None:
                 take_back(context, record.nodes)
         except (KintsugiError, OSError, subprocess.SubprocessError) as error:
-            log.warning("%s of %s can't be taken back: %s", record.kind, ", ".join(record.nodes), error)
+            log.warning("%s of %s can't be undone: %s", record.kind, ", ".join(record.nodes), error)
             continue
-        log.info("took back %s of %s: %s", record.kind, ", ".join(record.nodes), why)
+        log.info("undid %s of %s: %s", record.kind, ", ".join(record.nodes), why)
         forget(context.settings, record)
         done.append(record)
     return done
 
 
 def start() -> None:
-    """Start a janitor that outlives this process and isn't part of the control plane."""
+    """Start a janitor that outlives this process and is not part of the control plane."""
     left_out = (
         MARKER,
         PART,
-    )  # else it would be ended with the control plane, also by an experiment that kills that
+    )  # else it would end with the control plane, also when an experiment kills that
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
     subprocess.Popen(
         [sys.executable, "-m", "kintsugi.chaos.janitor"],
@@ -144,7 +144,7 @@ def start() -> None:
 
 
 def run(settings: Settings, context: Runtime) -> int:
-    """Look for overdue faults until there are no records; one janitor of an installation at a time."""
+    """Undo overdue faults until there are no records; one janitor per installation at a time."""
     with suppress(FileNotFoundError), (directory(settings) / "janitor.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         while records(settings):
@@ -154,7 +154,7 @@ def run(settings: Settings, context: Runtime) -> int:
 
 
 def main() -> int:
-    """The janitor of the installation that the environment names."""
+    """Run the janitor of the installation that the environment defines."""
     logging.basicConfig(level=logging.INFO)
     go_first()
     return run(load_settings(), runtime())

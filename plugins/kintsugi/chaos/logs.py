@@ -1,11 +1,11 @@
-"""What is lost or damaged of a service's log, done to its files.
+"""Lose or damage parts of a service's log files.
 
-A power cut takes what its service had written and the disk hadn't yet. SIGKILL keeps the page cache, so losing it
-needs doing. Only what could really be lost is taken: a log that was synced to its end survives a power cut, and a
+A power cut loses data that the service had written but the disk had not. SIGKILL keeps the page cache, so the loss
+must be simulated. Only data that could really be lost is removed: a fully synced log survives a power cut, and a
 service may rely on that.
 
-What damage does to Cassandra depends on where it is: it ends itself where it can't read the marker of a section, and
-goes on without the rest of the last section where it can't read an entry of it.
+The effect of damage on Cassandra depends on its place. If Cassandra can't read the marker of a section, it exits. If it
+can't read an entry of the last section, it continues without the rest of that section.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MARKER = struct.Struct(">iI")  # where the section ends (and the next marker be
 
 
 def lose_last_bytes(log: Path) -> bool:
-    """Cut the end off a Kafka segment, which is synced only when it is full; False when it is empty."""
+    """Cut off the end of a Kafka segment, which is synced only when it is full; False when it is empty."""
     size = log.stat().st_size
     with log.open("r+b") as file:
         file.truncate(max(0, size - LOST_BYTES))
@@ -31,10 +31,10 @@ def lose_last_bytes(log: Path) -> bool:
 
 
 def lose_unsynced_section(segment: Path) -> bool:
-    """Take the last section of a Cassandra commit log back to the zeros it was allocated as.
+    """Overwrite the last section of a Cassandra commit log with the zeros of its allocation.
 
-    A section begins with a marker that is written just before the section is synced. A segment that was filled, so
-    that Cassandra went on with the next, was synced before and keeps everything. Returns whether anything was taken.
+    A section begins with a marker that is written just before the section is synced. A full segment was synced before
+    Cassandra began the next one, so it keeps everything. Returns whether anything was overwritten.
     """
     with segment.open("r+b") as file:
         content = file.read()
@@ -63,7 +63,7 @@ def damage_marker(segment: Path) -> bool:
 
 
 def damage_entry(segment: Path) -> bool:
-    """Write noise over the first entry of the section that Cassandra wrote last; False when this segment hasn't it."""
+    """Write noise over the first entry of the last written section; False when it is not in this segment."""
     content = segment.read_bytes()
     begins = last_section(content)
     if begins is None or not _may_be_written_to(segment):
@@ -83,7 +83,7 @@ def _write_noise(log: Path, at: int, size: int) -> None:
 
 
 def last_section(content: bytes) -> int | None:
-    """Where the last section of a commit log segment begins; None when it has none."""
+    """The start of the last section of a commit log segment; None when it has none."""
     if len(content) < _HEADER.size:
         return None
     _, _, parameters = _HEADER.unpack_from(content)

@@ -1,11 +1,11 @@
-"""Mounts that go wrong: a node's volume that isn't mounted any more, and a control plane whose disk is full.
+"""Mount faults: a node's volume that is not mounted any more, and a control plane with a full disk.
 
-*Unmounted volume*: an empty file system, read-only, is laid over the volume in the node's mount namespace alone. The
-node sees no data directory, and can write nothing that would be lost later. Files that a service has open stay open.
-It ends with the namespace: at the latest when the node loses its power.
+*Unmounted volume*: an empty, read-only file system is mounted over the volume, only in the node's mount namespace. The
+node sees no data directory, and can't write data that would be lost later. Open files of a service stay open. The
+mount ends with the namespace, at the latest when the node is powered off.
 
 *Full disk of the control plane*: an overlay over the directories that Terraform and Ansible write to. All files there
-can still be read, and each new byte meets a full file system (ENOSPC). Nobody else's disk is filled.
+can still be read, and every write fails with ENOSPC. No real disk is filled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ umount -l "$2"
 
 
 def unmount_unavailable(settings: Settings) -> str | None:
-    """Why no node here can lose its mount; None when it can."""
+    """Why no volume can be unmounted here; None when it can."""
     if settings.fleet.environment != "local":
         return "the mounts of a container belong to its engine"
     if not choose_isolation().hides_files:
@@ -53,21 +53,21 @@ def unmount_unavailable(settings: Settings) -> str | None:
 
 
 def unmount_volume(settings: Settings, name: str) -> None:
-    """Let the node see an empty, read-only volume. Raises StepFailed when it doesn't run, or the kernel refuses."""
+    """Show the node an empty, read-only volume. Raises StepFailed when it does not run or the kernel refuses."""
     done = run_inside(settings, name, _UNMOUNT)
     if done is None or done.returncode:
-        said = "it doesn't run" if done is None else done.stderr.strip()
+        said = "the node does not run" if done is None else done.stderr.strip()
         raise StepFailed(f"the volume of {name} can't be unmounted: {said}")
 
 
 def mount_volume(settings: Settings, name: str) -> bool:
-    """Give the node its volume back; False when it has it, or the node is gone."""
+    """Show the node its volume again; False when it is mounted or the node is gone."""
     done = run_inside(settings, name, _REMOUNT)
     return done is not None and "mounted" in done.stdout
 
 
 def full_disk_unavailable() -> str | None:
-    """Why the control plane can't be given a full disk; None when it can."""
+    """Why a full disk of the control plane can't be simulated; None when it can."""
     return None if os.geteuid() == 0 else "a mount over the control plane's directories needs root"
 
 
@@ -77,20 +77,20 @@ def scratch_directories(settings: Settings) -> list[Path]:
 
 
 def fill_control_plane(settings: Settings) -> None:
-    """Leave no free byte where Terraform and Ansible write. Raises StepFailed, with nothing filled."""
+    """Fill the directories where Terraform and Ansible write. Raises StepFailed, with nothing filled."""
     try:
         for directory in scratch_directories(settings):
             target = directory.resolve()
             done = _shell(_FILL, [str(target), str(target.with_name(f".{target.name}-full"))])
             if done.returncode:
-                raise StepFailed(f"{directory} can't be made full: {done.stderr.strip()}")
+                raise StepFailed(f"{directory} can't be filled: {done.stderr.strip()}")
     except StepFailed:
         free_control_plane(settings)
         raise
 
 
 def free_control_plane(settings: Settings) -> bool:
-    """Take back what `fill_control_plane` mounted; False when nothing was. Raises StepFailed."""
+    """Undo `fill_control_plane`; False when nothing was mounted. Raises StepFailed."""
     freed = False
     for directory in scratch_directories(settings):
         target = directory.resolve()

@@ -1,13 +1,13 @@
-"""Network faults of the local environment: iptables rules that touch the fleet's loopback addresses and nothing else.
+"""Network faults of the local environment: iptables rules that affect only the fleet's loopback addresses.
 
-1. Every fault has a chain of its own, whose name begins with CHAIN. One rule of INPUT leads there. `restore` finds both
-   by that name, whoever made them, so that nothing has to be remembered.
-2. Every rule carries the time at which it ends (``-m time --datestop``, UTC). The kernel stops to apply it then, also
-   when everybody who could remove it was killed.
-3. Delay is no target of iptables, and many kernels lack ``netem``. The packets go to a queue that
+1. Every fault has its own chain, whose name begins with CHAIN. One rule of INPUT jumps to it. `restore` finds both by
+   that name, so no state has to be stored.
+2. Every rule contains its end time (``-m time --datestop``, UTC). The kernel ignores it afterwards, even if every
+   process that could remove it was killed.
+3. iptables has no target for delay, and many kernels lack ``netem``. The packets go to a queue that
    `kintsugi.chaos.packet_delay` reads. Without a reader the kernel lets them pass (``--queue-bypass``).
 
-The rules apply on the way in (INPUT): a rejected connection then looks as if a firewall on the node had answered.
+The rules apply to incoming packets (INPUT): a rejected connection looks as if a firewall on the node had answered.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class NetworkFault(StrEnum):
 
     REJECT = "reject"  # a new connection to the service or to sshd is reset at once
     DROP = "drop"  # a new connection to the service or to sshd gets no answer
-    ONE_WAY = "one_way"  # packets reach service and sshd; what these send gets lost
+    ONE_WAY = "one_way"  # packets reach service and sshd; their replies are lost
     DELAY = "delay"  # each packet to the node takes DELAY_S longer, so each round trip does
-    LOSS = "loss"  # the share LOSS of the packets to and from the node gets lost
+    LOSS = "loss"  # the share LOSS of the packets to and from the node is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,17 @@ def chain_of(node: str) -> str:
 
 
 def queue_of(node: str) -> int:
-    """The number of the queue that a node's delayed packets go to, above those that people use."""
+    """The number of the queue that a node's delayed packets go to, above the commonly used numbers."""
     return 20_000 + crc32(node.encode()) % 40_000
 
 
 def ruleset(fault: NetworkFault, node: Node, ends_at: datetime) -> str:
     """The input of ``iptables-restore --noflush`` that makes this fault until ``ends_at`` (UTC).
 
-    Raises StepFailed for an address outside of 127.0.0.0/8: the rules may never touch anybody else's traffic.
+    Raises StepFailed for an address outside of 127.0.0.0/8: the rules must never affect other traffic.
     """
     if ipaddress.ip_address(node.address) not in _LOOPBACK:
-        raise StepFailed(f"{node.name}: {node.address} is no loopback address, so no rule is made for it")
+        raise StepFailed(f"{node.name}: {node.address} is not a loopback address, so no rule is made for it")
     chain, until = chain_of(node.name), f"{ends_at:%Y-%m-%dT%H:%M:%S}"
     bounded = ("-m", "time", "--datestop", until)
     rules = [" ".join(("-A", chain, *rule.match, *bounded, *rule.target)) for rule in _rules(fault, node)]
@@ -112,7 +112,7 @@ def restore(node: str) -> bool:
 
 
 def active(fleet: Fleet) -> list[str]:
-    """The nodes of the fleet that a network fault of ours still has a chain for."""
+    """The nodes of the fleet with a chain of a network fault."""
     chains = {words[1] for line in _list_rules() if (words := line.split())[:1] == ["-N"]}
     return [name for name in fleet.nodes if chain_of(name) in chains]
 
@@ -120,9 +120,7 @@ def active(fleet: Fleet) -> list[str]:
 def unavailable(environment: str) -> str | None:
     """Why no network fault can be made here; None when it can."""
     if environment != "local":
-        return (
-            f"packets are filtered on the loopback addresses of the environment local, not of {environment}"
-        )
+        return f"network faults exist only in the environment local, not in {environment}"
     if os.geteuid() != 0:
         return "iptables needs root"
     if shutil.which("iptables-restore", path=_PATH) is None:
@@ -132,7 +130,7 @@ def unavailable(environment: str) -> str | None:
 
 @cache
 def _refused_by_the_kernel() -> str | None:
-    """Try a chain of our own that nothing leads to: a container may have no right to, or a kernel no such match."""
+    """Try an unused chain: a container may lack the permission, or the kernel may lack a match."""
     trial = f"{CHAIN}trial-{os.getpid()}"
     rule = (
         "-p tcp -m time --datestop 2000-01-01T00:00:00 -m statistic --mode random --probability 0.1 -j DROP"

@@ -1,8 +1,8 @@
-"""Hold each packet of an NFQUEUE for some time, then let it go on: a slow network without ``netem``.
+"""Hold each packet of an NFQUEUE for some time, then let it pass: a slow network without ``netem``.
 
 The kernel hands over the packets of one queue by netlink (nfnetlink_queue, see linux/netfilter/nfnetlink_queue.h); the
-answer to each is a verdict. Only the packets' numbers are taken, not their content. When this process ends, the kernel
-lets everything pass that is still in the queue, because the rule says ``--queue-bypass``.
+answer to each is a verdict. Only the packets' numbers are read, not their content. When this process ends, the kernel
+lets all packets in the queue pass, because the rule says ``--queue-bypass``.
 
     python -m kintsugi.chaos.packet_delay <queue> <delay in seconds> <seconds until it ends>
 """
@@ -51,7 +51,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _packet_id(body: bytes) -> int | None:
-    """The kernel's number of a packet; None for a message that carries none."""
+    """The kernel's number of a packet; None for a message without one."""
     position = 4
     while position + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, position)
@@ -81,7 +81,7 @@ def bind(queue: int) -> socket.socket:
 
 
 def accept(netlink: socket.socket, queue: int, packet: int) -> None:
-    """Let one packet go on."""
+    """Let one packet pass."""
     verdict = _attribute(_VERDICT_HEADER, struct.pack(">II", _NF_ACCEPT, packet))
     netlink.send(_message(_VERDICT, queue, verdict))
 

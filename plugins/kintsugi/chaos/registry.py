@@ -1,4 +1,4 @@
-"""Every fault that can be made on purpose, by its name in the fault matrix."""
+"""Every fault that can be injected, by its name in the fault matrix."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Too little of a resource: a machine without processor time, and a disk that is slow.
+"""Resource faults: a machine without processor time, and a slow disk.
 
-*Processor*: busy loops, each in a session of its own, because Linux shares the processors among sessions
-(``sched_autogroup_enabled``): forty loops in one session take one share, in forty sessions forty. Each is bounded by
-``timeout``, so it ends though nobody is left to end it.
+*Processor*: busy loops, each in its own session, because Linux shares the processors among sessions
+(``sched_autogroup_enabled``): forty loops in one session get one share, in forty sessions forty shares. Each loop is
+limited by ``timeout``, so it ends even if its owner dies.
 
-*Disk*: the node's processes move to a control group that may write and read only so many bytes a second
-(``blkio.throttle``, cgroup v1). ``io.max`` of v2 limits the same, but that hierarchy is systemd's and isn't touched.
-What the node starts later belongs to the group too; a new node doesn't.
+*Disk*: the node's processes move to a control group with a limit of bytes a second (``blkio.throttle``, cgroup v1).
+``io.max`` of v2 limits the same, but that hierarchy belongs to systemd and is not changed. Processes that the node
+starts later belong to the group too; a new node does not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GROUP = "kintsugi-chaos-"
 
 
 def start_busy_loops(seconds: float, owner: str, loops: int = LOOPS) -> list[subprocess.Popen[bytes]]:
-    """Start loops that take all processor time for ``seconds``, and end by themselves then.
+    """Start loops that use all processor time and end by themselves after ``seconds``.
 
     ``owner``: the installation (its state directory), by which `end_processes` finds them.
     """
@@ -80,7 +80,7 @@ def _carries(pid: int, mark: bytes) -> bool:
 
 
 def slow_disk_unavailable(settings: Settings) -> str | None:
-    """Why no node here can be given a slow disk; None when it can."""
+    """Why no disk can be slowed down here; None when it can."""
     if settings.fleet.environment != "local":
         return "the processes of a container belong to its engine's control group"
     if not all(os.access(_THROTTLE / name, os.W_OK) for name in _LIMITS):
@@ -93,12 +93,12 @@ def slow_disk_unavailable(settings: Settings) -> str | None:
 
 
 def slow_disk(settings: Settings, name: str, bytes_per_s: int = SLOW_DISK_BYTES_PER_S) -> None:
-    """Let the node's processes write and read at most so many bytes a second from now on. Raises StepFailed."""
+    """Limit the node's processes to so many bytes a second, written and read. Raises StepFailed."""
     throttle(group_of(settings, name), _device(settings), members(settings, name), bytes_per_s)
 
 
 def normal_disk(settings: Settings, name: str) -> bool:
-    """Give the node its disk's own speed back; False when it was never slow. Raises StepFailed."""
+    """Remove the limit of the node's disk; False when there is none. Raises StepFailed."""
     return unthrottle(group_of(settings, name))
 
 
@@ -125,7 +125,7 @@ def unthrottle(group: Path, seconds: float = 10.0) -> bool:
         return False
     until = time.monotonic() + seconds
     while True:
-        # A process may fork while the list is read, so look until the group can be removed.
+        # A process may fork while the list is read, so repeat until the group can be removed.
         _move([int(pid) for pid in (group / "cgroup.procs").read_text().split()], group.parent)
         try:
             group.rmdir()
@@ -148,12 +148,12 @@ def _move(pids: Iterable[int], group: Path) -> None:
 
 
 def _device(settings: Settings) -> str:
-    """``major:minor`` of the disk that the volumes lie on; raises StepFailed where no single disk can be limited."""
+    """``major:minor`` of the disk with the volumes; raises StepFailed when no single disk can be limited."""
     place = next(path for path in (settings.state, *settings.state.parents) if path.exists())
     number = place.stat().st_dev
     device = f"{os.major(number)}:{os.minor(number)}"
     block = Path("/sys/dev/block") / device
     if os.major(number) == 0 or not block.exists():
-        raise StepFailed(f"{place} lies on no block device whose speed can be limited")
+        raise StepFailed(f"{place} is not on a block device whose speed can be limited")
     # A partition's limit belongs to its whole disk.
     return (block / "../dev").read_text().strip() if (block / "partition").exists() else device

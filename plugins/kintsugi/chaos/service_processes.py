@@ -1,8 +1,8 @@
-"""The process of a node's service as the machine sees it: found, stopped and continued without the node's help.
+"""The host process of a node's service: found, stopped and continued without the node's help.
 
-A stall of many nodes must begin at one moment, and must end although sshd and init are stalled too. So signals go to
-host process ids, each through a descriptor and with its start time as proof (`environments.local.node_process.send`).
-Environment ``local`` only: an engine's containers don't show their processes to everybody.
+A stall of many nodes must begin at the same time, and must end although sshd and init are stalled too. So signals go
+to host process ids, through a descriptor and checked by the start time (`environments.local.node_process.send`).
+Environment ``local`` only: the processes of a container are not visible to every user.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs; a stopped one does, a zombie doesn't."""
+        """Whether this process still runs; a stopped process does, a zombie does not."""
         return start_time(self.pid) == self.started
 
 
 def init_process(settings: Settings, name: str) -> Process | None:
-    """The init of a node that lives; None when it doesn't."""
+    """The init of a running node; None when the node does not run."""
     record = read_record(settings, name)
     return Process(record.pid, record.start_time) if record is not None and running(record) else None
 
 
 def service_process(settings: Settings, node: Node) -> Process | None:
-    """The process of the node's service, a child of its init; None when there is none at this moment."""
+    """The process of the node's service, a child of its init; None when there is none now."""
     init = init_process(settings, node.name)
     for pid in () if init is None else _children(init.pid):
         if MAIN_CLASS[node.role] in _arguments(pid) and (started := start_time(pid)) is not None:
@@ -54,9 +54,9 @@ def service_process(settings: Settings, node: Node) -> Process | None:
 
 
 def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Process]:
-    """SIGSTOP the services of these nodes, one right after the other; returns what was stopped, by node.
+    """SIGSTOP the services of these nodes, one right after the other; returns the stopped processes by node.
 
-    Raises StepFailed, with nothing stopped, when a node has no service at this moment.
+    Raises StepFailed, with nothing stopped, when a node has no service process.
     """
     found = {node.name: service_process(settings, node) for node in nodes}
     if missing := [name for name, process in found.items() if process is None]:
@@ -68,14 +68,14 @@ def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Proces
 
 
 def continue_services(settings: Settings, nodes: Iterable[Node]) -> None:
-    """SIGCONT the services that run on these nodes now; harmless for one that isn't stopped."""
+    """SIGCONT the services that run on these nodes now; harmless for one that is not stopped."""
     for node in nodes:
         if (process := service_process(settings, node)) is not None:
             send(process.pid, signal.SIGCONT, process.started)
 
 
 def kill_service(settings: Settings, node: Node) -> Process | None:
-    """SIGKILL the node's service; returns what was killed, None when there was none."""
+    """SIGKILL the node's service; returns the killed process, None when there was none."""
     process = service_process(settings, node)
     if process is not None:
         send(process.pid, signal.SIGKILL, process.started)

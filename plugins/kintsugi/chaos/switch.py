@@ -1,7 +1,7 @@
-"""The one switch that stops all chaos: a flag in the store that a person sets and everything that breaks things obeys.
+"""The switch that stops all chaos: a flag in the store, set by a person and checked by all fault injection.
 
-It is looked at right before a fault is made and while its end is waited for. Where the store doesn't answer, nothing is
-broken; a fault that is in force already is not taken back for that alone, because Postgres may be what was broken.
+It is checked right before a fault is injected and while its end is awaited. If the store does not answer, no fault is
+injected. An active fault is not undone for that reason alone, because Postgres may be the victim.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def stop(store: Store, *, user: str, reason: str) -> None:
 
 
 def resume(store: Store) -> None:
-    """Allow chaos again; does nothing where nobody stopped it."""
+    """Allow chaos again; does nothing when it is allowed."""
     store.set_desired(CHAOS, {"stopped": False})
 
 
@@ -40,7 +40,7 @@ def stopped(store: Store) -> str | None:
         return None
     return (
         f"Chaos is stopped by {value.get('user')} since {value.get('at')}: {value.get('reason')}. "
-        "`kintsugi chaos resume` allows it again."
+        "`make chaos-resume` allows it again."
     )
 
 

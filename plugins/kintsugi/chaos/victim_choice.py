@@ -1,8 +1,8 @@
-"""Who is hit next: pure choices from a logged seed, so that any night can be played again.
+"""Choose the next victim. Pure; a logged seed makes every choice repeatable.
 
-Each candidate gets a number from the hash of seed and name, and the smallest wins (rendezvous hashing). The
-choice doesn't depend on the order of the fleet file or on Python's version, and taking one node out of the
-candidates leaves the choice among the others as it was.
+Each candidate gets a number from the hash of seed and name, and the smallest number wins (rendezvous hashing). The
+choice does not depend on the order of the fleet file or on Python's version. Removing one candidate does not change
+the choice among the others.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from kintsugi.core.fleet import Node
 
 
 def pick(seed: int, nodes: Iterable[Node], recent: Collection[str] = ()) -> Node:
-    """The node that ``seed`` picks, preferably none whose name is in ``recent``.
+    """The node that ``seed`` picks, if possible not one whose name is in ``recent``.
 
-    When all were hit recently, all are candidates again. Raises Refused when there is no node at all.
+    When all were hit recently, all are candidates again. Raises Refused when there is no node.
     """
     ranked = order(seed, nodes)
     if not ranked:
-        raise Refused("there is no node that chaos may hit; look at the filter and at the protected nodes")
+        raise Refused("there is no node that chaos may break; check the filter and the protected nodes")
     return next((node for node in ranked if node.name not in recent), ranked[0])
 
 
 def order(seed: int, nodes: Iterable[Node]) -> list[Node]:
-    """All nodes, shuffled by ``seed``: the order of a round that hits each of them once."""
+    """All nodes, shuffled by ``seed``: the order of a round that breaks each node once."""
     return sorted(nodes, key=lambda node: (_rank(seed, node.name), node.name))
 
 

@@ -18,7 +18,7 @@ from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USE
 from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import MARKER, PART
-from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_PORT
+from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, KEYSPACE, SPARK_MASTER_PORT
 from kintsugi.core.settings import inherited as passed_on
 from kintsugi.core.user_connections import user_connections
 from kintsugi.infra.supervisord import write_private
@@ -137,7 +137,12 @@ def connections(settings: Settings) -> dict[str, dict[str, object]]:
             "conn_type": "kafka",
             "extra": {"bootstrap.servers": ",".join(fleet.endpoints(Role.KAFKA, KAFKA_PORT))},
         },
-        "kintsugi_cassandra": {"conn_type": "cassandra", "host": cassandra, "port": CASSANDRA_PORT},
+        "kintsugi_cassandra": {
+            "conn_type": "cassandra",
+            "host": cassandra,
+            "port": CASSANDRA_PORT,
+            "schema": KEYSPACE,
+        },
         "kintsugi_spark": {
             "conn_type": "spark",
             "host": f"spark://{master}",

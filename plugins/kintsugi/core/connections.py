@@ -1,7 +1,8 @@
 """Connections to S3 and the database: Airflow's connection if the environment defines one, else the settings.
 
-A connection in the environment is ``AIRFLOW_CONN_<ID>`` as JSON, the form that the control plane writes. It is read
-here directly, so that the command line and the triggers need not load Airflow.
+A connection in the environment is ``AIRFLOW_CONN_<ID>`` as JSON, the form that the control plane writes. Where
+Airflow is loaded, the hooks of its providers read it: every field of the connection works there. A process without
+Airflow (the command line, a Spark driver) reads it here, and loads no Airflow for it (docs/decisions/0133).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 S3_IN_TIME_S = 2
+S3_CONNECTION = "kintsugi_s3"
 DATA_CONNECTION = "kintsugi_data"
+CASSANDRA_CONNECTION = "kintsugi_cassandra"
+PATH_STYLE: dict[str, Any] = {"s3": {"addressing_style": "path"}}
 TIMEOUTS: dict[str, Any] = {
     "connect_timeout": 2,
     "read_timeout": 10,
@@ -36,7 +42,7 @@ IN_TIME: dict[str, Any] = {
 
 def connection(conn_id: str) -> dict[str, Any] | None:
     """Return the connection that the environment defines, None without one. Raises KintsugiError unless it is JSON."""
-    name = f"AIRFLOW_CONN_{conn_id.upper()}"
+    name = _variable(conn_id)
     value = os.environ.get(name)
     if not value:
         return None
@@ -46,6 +52,15 @@ def connection(conn_id: str) -> dict[str, Any] | None:
         # The text itself is not shown, because it may hold a password.
         raise KintsugiError(f"{name} is not JSON: write the connection in Airflow's JSON form") from error
     return found
+
+
+def _variable(conn_id: str) -> str:
+    return f"AIRFLOW_CONN_{conn_id.upper()}"
+
+
+def has_hook(conn_id: str) -> bool:
+    """Whether a hook of Airflow is to read this connection: Airflow is loaded, and the environment defines it."""
+    return "airflow" in sys.modules and bool(os.environ.get(_variable(conn_id)))
 
 
 def extras(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,16 +97,18 @@ def own_postgres_url(settings: Settings, database: str = "kintsugi") -> str:
 
 
 def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
-    """Return a boto3 S3 client for the installation's own bucket (connection ``kintsugi_s3``).
+    """Return a boto3 S3 client for the installation's own bucket (connection ``kintsugi_s3``), by S3Hook inside Airflow.
 
     Time-outs are short. ``in_time``: a call that gets no byte for S3_IN_TIME_S fails and isn't retried, because a
     recovery must not wait for an S3 that hangs. What isn't delivered waits in a spool.
     """
+    if has_hook(S3_CONNECTION):
+        return _own_hook_client(os.environ[_variable(S3_CONNECTION)], in_time)
     import boto3
     from botocore.config import Config
 
     plane = settings.fleet.control_plane
-    conn = connection("kintsugi_s3") or {
+    conn = connection(S3_CONNECTION) or {
         "login": "kintsugi",
         "password": settings.secret("s3"),
         "extra": {"endpoint_url": f"http://{plane.address}:{plane.s3_port}", "region_name": "us-east-1"},
@@ -103,8 +120,42 @@ def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
         region_name=extra.get("region_name", "us-east-1"),
         aws_access_key_id=conn.get("login"),
         aws_secret_access_key=conn.get("password"),
-        config=Config(**(IN_TIME if in_time else TIMEOUTS), s3={"addressing_style": "path"}),
+        config=Config(**(IN_TIME if in_time else TIMEOUTS), **PATH_STYLE),
     )
+
+
+@lru_cache(maxsize=4)
+def _own_hook_client(defined: str, in_time: bool) -> Any:
+    """The client of the connection that is ``defined`` so; one a process, because making it takes 70 ms."""
+    return hook_client(S3_CONNECTION, TIMEOUTS | PATH_STYLE, fixed=IN_TIME if in_time else {})
+
+
+def hook_client(conn_id: str, defaults: Mapping[str, Any], *, fixed: Mapping[str, Any] | None = None) -> Any:
+    """A boto3 S3 client with everything that Airflow's S3Hook reads from the connection.
+
+    The ``config_kwargs`` of the connection go before ``defaults``, and ``fixed`` goes before both. Raises KintsugiError
+    where the provider can't make a client (a profile that doesn't exist, a role that isn't granted).
+    """
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from botocore.config import Config
+
+    try:
+        hook = S3Hook(aws_conn_id=conn_id)
+        found = hook.conn_config
+        if not found:  # the hook goes on with the machine's own identity then
+            raise ValueError("Airflow can't read it; is a field misspelt?")
+        config = Config(**defaults)
+        for more in (found.botocore_config, Config(**(fixed or {}))):
+            config = config.merge(more) if more else config
+        # Not `S3Hook.get_conn`: for a name in the user agent it looks through all loaded modules, 0.1 s in each task.
+        session = S3Hook(aws_conn_id=conn_id, config=config).get_session()
+        endpoint = found.get_service_endpoint_url(service_name="s3")
+        return session.client("s3", endpoint_url=endpoint, config=config, verify=found.verify)
+    except Exception as error:
+        # The provider, botocore and STS raise errors of their own; none of them shows the secret.
+        raise KintsugiError(
+            f"the connection {conn_id} gives no S3 client: {' '.join(str(error).split())}"
+        ) from error
 
 
 def data_sources(settings: Settings) -> tuple[DataSource, ...]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.core.connections import DATA_CONNECTION, TIMEOUTS, extras
+from kintsugi.core.connections import DATA_CONNECTION, TIMEOUTS, extras, hook_client
 from kintsugi.core.data_source import DataSource
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind
@@ -74,21 +74,8 @@ def s3_client(found: Mapping[str, Any]) -> S3Client:
         # On the command line: Airflow must write neither to the user's home nor to the command's output.
         os.environ.setdefault("AIRFLOW_HOME", str(load_settings().control / "airflow"))
         os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-    from botocore.config import Config
-
-    try:
-        wrapper = S3Hook(aws_conn_id=DATA_CONNECTION).conn_config
-        if not wrapper:  # the hook would continue with the machine's own identity
-            raise ValueError("Airflow can't read it; is a field misspelt?")
-        own = wrapper.botocore_config
-        config = Config(**TIMEOUTS).merge(own) if own else Config(**TIMEOUTS)
-        return S3Hook(aws_conn_id=DATA_CONNECTION, config=config).get_conn()
-    except Exception as error:
-        # The provider, botocore and STS raise their own errors; none of them shows the secret.
-        raise KintsugiError(
-            f"no S3 client can be created from the connection {DATA_CONNECTION}: {' '.join(str(error).split())}"
-        ) from error
+    client: S3Client = hook_client(DATA_CONNECTION, TIMEOUTS)
+    return client
 
 
 def combined(own: DataSource, user: DataSource) -> tuple[DataSource, ...]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from kintsugi.core.errors import KintsugiError
+from kintsugi.db import advisory_locks
 from kintsugi.db.migrations import MIGRATIONS
 from kintsugi.db.patience import PROCESS, Patience, connect
 
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 _OPTIONS = (
     "-c TimeZone=UTC -c lock_timeout=5s -c statement_timeout=15s -c idle_in_transaction_session_timeout=15s"
 )
-
-_MIGRATION_LOCK = 0x4B494E54  # "KINT"
-ATTEMPT_LOCK = 0x4B494E55
-KILL_LOCK = 0x4B494E60  # see `grep -rn 0x4B494E` for the numbers that are taken
 
 
 class StoreUnavailable(KintsugiError):
@@ -81,7 +78,7 @@ class Database:
     def migrate(self) -> None:
         """Create or update the tables; does nothing if they are current. Several processes may call it at once."""
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_locks.MIGRATION,))
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS kintsugi_schema ("
                 "version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from kintsugi.db.advisory_locks import FLOW_SAMPLE_TABLES
 from kintsugi.db.database import Database
 
 KEPT = timedelta(days=7)
@@ -20,7 +21,6 @@ CREATE TABLE IF NOT EXISTS flow_sample (
     produced   bigint
 )
 """
-_TABLE_LOCK = 0x4B494E56  # keeps two processes from creating the table at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class FlowSamples(Database):
     def prepare(self) -> None:
         """Create the table if it is missing; several processes may call it at once."""
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_TABLE_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (FLOW_SAMPLE_TABLES,))
             connection.execute(_TABLE)
         self._has_table = True
 

@@ -15,11 +15,11 @@ from datetime import datetime
 
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import load_settings
+from kintsugi.db.advisory_locks import HEARTBEAT_TABLES
 from kintsugi.db.database import Database
 
 EVERY_S = 10.0
 FLOW = "flow"
-_LOCK = 0x4B494E57
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS heartbeat (
@@ -37,7 +37,7 @@ class Heartbeats(Database):
     def ensure_tables(self) -> None:
         """Create the table if it is missing; several processes may call it at once."""
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (HEARTBEAT_TABLES,))
             connection.execute(_TABLE)
 
     def beat(self, names: Collection[str]) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, LiteralString
 from kintsugi.core.errors import KintsugiError, Refused
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import ATTEMPT, WITHDRAWN, Action, Entry, Incident, Ledger, Outcome, incident_id
-from kintsugi.db.database import ATTEMPT_LOCK, KILL_LOCK, Database, asked_again, one
+from kintsugi.db import advisory_locks
+from kintsugi.db.database import Database, asked_again, one
 from kintsugi.db.flags import FLEET, MAINTENANCE_NOW, Maintenance
 from kintsugi.db.leases import extend, fence, require_open
 
@@ -118,7 +119,7 @@ class Incidents(Database):
         were evaluated again. Raises Fenced, IncidentClosed, or Refused with the reasons; nothing is written then.
         """
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (ATTEMPT_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_locks.ATTEMPT,))
             found = _fenced(connection, incident_id, token)
             extend(connection, found["node"], token, ttl_s)
             require_open(connection, incident_id)
@@ -295,7 +296,9 @@ class Incidents(Database):
 
 
 def _takes_kill_lock(connection: Rows) -> bool:
-    row = connection.execute("SELECT pg_try_advisory_xact_lock(%s) AS held", (KILL_LOCK,)).fetchone()
+    row = connection.execute(
+        "SELECT pg_try_advisory_xact_lock(%s) AS held", (advisory_locks.KILL,)
+    ).fetchone()
     return bool(one(row)["held"])
 
 

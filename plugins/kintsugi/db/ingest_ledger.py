@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.rejections import DAMAGE
+from kintsugi.db.advisory_locks import INGEST_LEDGER_TABLES
 from kintsugi.db.patience import LOOK, PROCESS, connect
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ CHANGES: tuple[LiteralString, ...] = (
     "CREATE TABLE IF NOT EXISTS exchange_session (day date PRIMARY KEY, close timestamptz NOT NULL)",
 )
 CHANGES_DIGEST = hashlib.sha256("\n".join(CHANGES).encode()).hexdigest()
-MIGRATION_LOCK = 0x6B696E74  # "kint": keeps two processes from creating the table at once
 COLUMNS = (
     "key, etag, state, lines_done, read, accepted, rejected, duplicates, produced, reason, started_at, "
     "finished_at, stored, reconciled_at, size, bucket, modified, attempts, failing_since, retry_at, updated_at, "
@@ -266,7 +266,7 @@ class Ledger:
 
     def _migrate(self, connection: psycopg.Connection[Any]) -> None:
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (INGEST_LEDGER_TABLES,))
             connection.execute(TABLE)
             # Only when needed: these statements lock the table and wait for its readers.
             described = connection.execute("SELECT obj_description('ledger_file'::regclass)").fetchone()

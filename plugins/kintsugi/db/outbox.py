@@ -16,12 +16,12 @@ from typing import Any
 
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import Settings
+from kintsugi.db.advisory_locks import OUTBOX_TABLES
 from kintsugi.db.database import Database
 
 CLAIM = timedelta(seconds=90)
 """How long one delivery may take before another process may take over the message."""
 KEPT = timedelta(days=30)
-_LOCK = 0x4B494E56
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS outbox (
@@ -77,7 +77,7 @@ class Outbox(Database):
     def ensure_tables(self) -> None:
         """Create the table if it is missing; several processes may call it at once."""
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (OUTBOX_TABLES,))
             connection.execute(_TABLES)
 
     def put(self, key: str, kind: Kind, body: Mapping[str, Any]) -> bool:

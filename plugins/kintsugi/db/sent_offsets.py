@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from kintsugi.db.advisory_locks import SENT_OFFSET_TABLES
 from kintsugi.db.database import Database
 from kintsugi.db.stream_record import subtract
 
 KEPT = timedelta(days=40)
-_LOCK = 0x4B494E5B
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS sent_offsets (
@@ -61,7 +61,7 @@ class SentOffsets(Database):
         if self._has_table:
             return
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (SENT_OFFSET_TABLES,))
             connection.execute(_TABLE)
         self._has_table = True
 

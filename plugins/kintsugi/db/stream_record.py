@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from kintsugi.db.advisory_locks import STREAM_RECORD
 from kintsugi.db.database import Database
 
 KEPT = timedelta(days=90)
 WAIT_IS_OLD = timedelta(minutes=2)  # a process that waits renews its record every few seconds
-_LOCK = 0x4B494E5A
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS stream_loss (
@@ -156,7 +156,7 @@ class StreamRecord(Database):
         if self._has_tables:
             return
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_RECORD,))
             connection.execute(_TABLES)
         self._has_tables = True
 
@@ -185,7 +185,7 @@ class StreamRecord(Database):
         """
         self.ensure_tables()
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_RECORD,))
             for partition, first, end in lost:
                 known = connection.execute(
                     "SELECT first, ends FROM stream_loss WHERE partition = %s AND ends > %s AND first < %s"

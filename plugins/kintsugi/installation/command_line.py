@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
@@ -33,13 +33,28 @@ def run_command(options: argparse.Namespace) -> int:
         return 130
 
 
+def current_words(program: str, words: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """``words`` with the current name of the command that they begin with.
+
+    ``renamed``: current names by old names. An old name works for one release; a line on stderr names the current one.
+    """
+    if not words or words[0] not in renamed:
+        return list(words)
+    print_new_name(f"{program} {words[0]}", f"{program} {renamed[words[0]]}")
+    return [renamed[words[0]], *words[1:]]
+
+
+def print_new_name(old: str, new: str) -> None:
+    """Print on stderr what an old command is called now."""
+    print(f"kintsugi: `{old}` is called `{new}` now", file=sys.stderr, flush=True)
+
+
 def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command
 ) -> argparse.ArgumentParser:
+    """Add a command: its name is the function's in kebab-case, its help the first line of the docstring."""
     summary = (command.__doc__ or "").splitlines()[0]
-    name = command.__name__.replace("_", "-")
-    other = [command.__name__] if name != command.__name__ else []
-    parser = commands.add_parser(name, aliases=other, help=summary, description=summary)
+    parser = commands.add_parser(command.__name__.replace("_", "-"), help=summary, description=summary)
     parser.set_defaults(command=command)
     return parser
 

@@ -1,4 +1,4 @@
-"""``kintsugi incident``: one incident as a person wants to read it at 2 a.m., with its plan and its last log lines."""
+"""``kintsugi incident``: the report of one incident, with Terraform's plan and the last log lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kintsugi.operations.spool import spool
 from kintsugi.recovery.plan_policy import changes
 
 LOG_LINES = 12  # of each service
-LINE_WIDTH = 300  # a JVM's command line fills pages
+LINE_WIDTH = 300  # a JVM's command line is very long
 
 
 def tell(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
-    """The story of an incident. Raises KintsugiError when there is no such incident."""
+    """The report of an incident. Raises KintsugiError when there is no such incident."""
     doors = runtime()
     incident = doors.store.incident(incident_id)
     archive = Archive(settings, doors.s3(), incident_id)
@@ -28,14 +28,14 @@ def tell(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
 
 
 class Archive:
-    """What the recovery put under an incident, in S3 or, while S3 is away, in the spool."""
+    """The archive of an incident in S3 or, while S3 does not answer, in the spool."""
 
     def __init__(self, settings: Settings, s3: Any, incident_id: str) -> None:
         self._settings, self._s3 = settings, s3
         self._prefix = f"incidents/{incident_id}/"
 
     def plan(self) -> dict[str, list[str]]:
-        """Address → what Terraform did with it; empty when nothing was planned."""
+        """Address → Terraform's actions; empty when there is no plan."""
         body = self._read(f"{self._prefix}plan.json")
         return changes(json.loads(body)) if body else {}
 
@@ -94,7 +94,7 @@ def _plan(plan: Mapping[str, list[str]]) -> Iterator[str]:
 
 def _logs(logs: Mapping[str, list[str]]) -> Iterator[str]:
     if not logs:
-        yield "\nNo log of the node is archived under this incident."
+        yield "\nNo log of the node was archived for this incident."
     for service, lines in logs.items():
         yield f"\nLast lines of {service} before the repair:"
         yield from (f"  {line}" for line in lines)

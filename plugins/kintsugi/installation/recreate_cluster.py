@@ -1,4 +1,4 @@
-"""``make form-anew ROLE=…``: an empty cluster in the place of one whose disks are gone, then all trades again from S3.
+"""``make recreate-cluster ROLE=…``: an empty cluster replaces one whose disks are lost; S3 is replayed into it.
 
 The recovery joins a new disk to the cluster that there is, and never begins another one: who loses sight of its peers
 would else found a second. Where too few disks are left to join, it calls a person, and this is what that person runs.
@@ -39,8 +39,9 @@ from kintsugi.releases import bootstrap
 if TYPE_CHECKING:
     from kintsugi.infra.airflow_client import Airflow
 
-HOLDER = "make form-anew"
-REASON = "its cluster is being formed anew"
+HOLDER = "make recreate-cluster"
+OLD_HOLDER = "make form-anew"  # of a run that the last release began
+REASON = "its cluster is being recreated"
 FORMED_OF = {Role.KAFKA: "kafka", Role.CASSANDRA: "cassandra"}
 REPAIR_DEADLINE_S = 1800.0
 BASELINE_DEADLINE_S = 600.0
@@ -48,11 +49,12 @@ REPLAY_DEADLINE_S = 12 * 3600.0
 
 
 def run(settings: Settings, role: Role) -> int:
-    """All of it; 0 when every trade file was sent again. Raises Refused where nothing needs to be formed anew."""
+    """All of it; 0 when every trade file was sent again. Raises Refused where nothing needs to be recreated."""
     doors, progress = runtime(), Progress()
     airflow = ControlPlane(settings).airflow
     check(settings, role)
     nodes = concerned(doors, role)
+    manual_mode.lift(doors, OLD_HOLDER)
     with ExitStack() as hands:
         with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
             for node in nodes:
@@ -85,7 +87,7 @@ def check(settings: Settings, role: Role) -> None:
     needed = 1 if role is Role.CASSANDRA else len(nodes) // 2 + 1
     if len(left) >= needed:
         raise Refused(
-            f"the disk of {', '.join(left)} is there: nothing has to be formed anew, and forming would destroy it. "
+            f"the disk of {', '.join(left)} is there: nothing has to be recreated, and it would be destroyed. "
             "Approve the repairs of the others on Pipeline Health, then replay_trades restores what only they had"
         )
 

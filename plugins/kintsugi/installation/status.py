@@ -1,6 +1,6 @@
-"""What runs, what doesn't, and what happened last: for a person or, as JSON, for a program.
+"""The status of the installation, for a person or, as JSON, for a program.
 
-Everything is asked at once and nothing has to answer: this is what one looks at when all is down.
+All components are asked in parallel, and none has to answer: a person reads this when everything is down.
 """
 
 from __future__ import annotations
@@ -56,17 +56,15 @@ def gather(settings: Settings) -> Document:
     incidents``.
 
     ``nodes``: name, role, address, ``service`` and ``ssh`` (``ok``, ``refused``, ``timeout``, ``wrong``),
-    ``detail``, ``disk`` (``ok``, ``full``: nearly so, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
-    not yet stored, over all partitions; None when nobody can tell. ``stream``: ``level`` as on Pipeline Health, and
-    ``said``, a sentence; None while its watch writes nothing. ``intake``: the same of the step before Kafka, and the
-    fields of `IntakeReport`; None when nobody can tell. ``replicas``: ``said``, a sentence, and ``nodes``,
-    of each Cassandra node that was compared `Compared` with its times in ISO 8601; None when nobody can tell.
-    ``incidents``: the last five, newest first. ``open_incidents``: the ids of all that are open; None when nobody can
-    tell. ``well``: every component, node, disk, the stream, the intake and Airflow itself are well, and no incident is
-    open.
-    ``record``: ``well`` and ``said``, a line for each wait of the ingest, for what Kafka deleted before it was stored,
-    and for messages that were no trades; None when nobody can tell.
-    ``unwatched``: what has a watch that is paused; nothing of that would be healed.
+    ``detail``, ``disk`` (``ok``, ``full``: nearly full, ``unknown``), ``disk_free`` in bytes. ``lag``: messages
+    not yet stored, over all partitions. ``stream``: ``level`` as on Pipeline Health, and ``said``, a sentence; None
+    while its watch writes no samples. ``intake``: the same for the step before Kafka, and the fields of
+    `IntakeReport`. ``replicas``: ``said``, a sentence, and ``nodes``: by Cassandra node the `Compared` of its last
+    repair, with times in ISO 8601. ``incidents``: the last five, newest first. ``open_incidents``: the ids of all open
+    incidents. ``record``: ``well`` and ``said``: a line for each wait of the ingest, for messages that Kafka deleted
+    before they were stored, and for messages that were not trades. ``unwatched``: nodes (and the flow) whose watch is
+    paused; they are not recovered. ``well``: every component, node and disk, the stream, the intake and Airflow are
+    healthy, and no incident is open. A value that is not known is None.
     """
     plane = ControlPlane(settings)
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -95,15 +93,14 @@ def gather(settings: Settings) -> Document:
 
 
 def unwatched(dags: Sequence[Document]) -> list[str]:
-    """What the paused watches among ``dags`` would watch: nodes by name, and the flow."""
+    """The targets of the paused watches among ``dags``: names of nodes, and the flow."""
     return sorted(
         dag["dag_id"].removeprefix(WATCH) for dag in dags if dag["paused"] and dag["dag_id"].startswith(WATCH)
     )
 
 
 def _lag(settings: Settings, nodes: list[Document]) -> int | None:
-    # Kafka's client keeps trying for half a minute: it isn't asked when no broker answers, nor waited for
-    # long.
+    # Kafka's client retries for half a minute. So it is not asked when no broker answers, and the wait is limited.
     if not any(node["role"] == Role.KAFKA and node["service"] == "ok" for node in nodes):
         return None
     brokers = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
@@ -117,7 +114,7 @@ def _lag(settings: Settings, nodes: list[Document]) -> int | None:
 
 
 def show(document: Document) -> None:
-    """Print the document for a person."""
+    """Print the status for a person."""
     from rich.console import Console
 
     console = Console()
@@ -140,25 +137,25 @@ def show(document: Document) -> None:
         console.print("No incidents on record.")
     if opened := document["open_incidents"]:
         console.print(
-            f"[yellow]Open: {', '.join(opened)}.[/yellow] `make incident ID=<id>` says what is being done"
+            f"[yellow]Open: {', '.join(opened)}.[/yellow] `make incident ID=<id>` shows what is being done"
         )
     elif opened is None:
-        console.print("[red]The store doesn't say whether an incident is open.[/red]")
+        console.print("[red]The store does not answer: open incidents are not known.[/red]")
     verdict = "[green]all is well[/green]" if document["well"] else "[red]not all is well[/red]"
     if sleeping := document["unwatched"]:
         console.print(
-            f"[yellow]Nobody watches {', '.join(sleeping)}: nothing of that would be healed.[/yellow] "
-            "`make unpause` lets every watch, the stream and the ingest run"
+            f"[yellow]Nobody watches {', '.join(sleeping)}: a failure there is not recovered.[/yellow] "
+            "`make unpause` starts every watch, the stream and the ingest"
         )
     console.print(f"Airflow: {document['airflow']['url']}   {verdict}")
 
 
 def _show_intake(console: Console, intake: Document | None) -> None:
-    """One line on the step before Kafka, and a table of the files that need somebody."""
+    """One line about the intake, and a table of the files with a problem."""
     from rich.markup import escape
 
     if intake is None:
-        console.print("Intake: nobody can tell")
+        console.print("Intake: unknown (the store does not answer)")
         return
     console.print(f"Intake: {intake.get('waiting', '?')} files wait. {intake['said']}", markup=False)
     rows: list[tuple[str, ...]] = [
@@ -168,7 +165,7 @@ def _show_intake(console: Console, intake: Document | None) -> None:
     ]
     if rows:
         console.print(_table("Files", ("", "file", ""), rows))
-    for name, label in (("missing", "Missing"), ("not_taken", "Not taken")):
+    for name, label in (("missing", "Missing"), ("not_taken", "Not ingested")):
         if intake.get(name):
             console.print(f"{label}: {', '.join(intake[name])}", markup=False)
 
@@ -244,7 +241,7 @@ def _record(settings: Settings) -> Document:
 
 
 def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
-    """How Pipeline Health judges the stream by these samples, oldest first; None where the newest is old."""
+    """The state of the stream as on Pipeline Health, from samples, oldest first; None if the newest is too old."""
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
     seen = flow.stream(Reading(FlowSeen(tuple(samples), live=True)))
@@ -252,15 +249,15 @@ def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
 
 
 def _or_none(ask: Callable[[], Answered]) -> Answered | None:
-    """The answer, or None: whoever is asked may be down, and its client may say so in any way."""
+    """The answer, or None when the component is down; its client can raise any error then."""
     try:
         return ask()
-    except Exception:  # noqa: BLE001 - drivers raise errors of their own, and a status must not end in one
+    except Exception:  # noqa: BLE001 - drivers raise their own errors, and the status must not fail
         return None
 
 
 def is_well(document: Document) -> bool:
-    """Whether nothing ails of what answered; an Airflow that doesn't say how it is isn't well."""
+    """Whether everything that answered is healthy; an Airflow without an answer is not healthy."""
     nodes = all(
         node["service"] == "ok" and node["ssh"] == "ok" and node.get("disk") != "full"
         for node in document["nodes"]
@@ -268,7 +265,7 @@ def is_well(document: Document) -> bool:
     parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
     stands = Level.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
-    ended = document["open_incidents"] == []  # None: the store didn't say
+    ended = document["open_incidents"] == []  # None: the store did not answer
     kept = (document.get("record") or {"well": True})["well"]
     airflow = bool(health) and set(health.values()) == {"healthy"}
     return nodes and parts and airflow and not stands and ended and kept
@@ -279,7 +276,7 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> T
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for head in heads:
-        table.add_column(head, overflow="fold")  # a name that is cut short names nothing
+        table.add_column(head, overflow="fold")  # never cut a name
     for row in rows:
         table.add_row(*row)
     return table

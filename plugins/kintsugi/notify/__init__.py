@@ -1,1 +1,1 @@
-"""Whom to tell, what, and how it gets there: outbox, pages, digest, channels, heartbeats."""
+"""Messages to people: when to page, the digest, the channels, and the heartbeats to an outside service."""

@@ -1,9 +1,9 @@
-"""The channels to people, through Apprise: mail, chat, pagers, webhooks, by URL.
+"""Send messages to people with Apprise: mail, chat, pagers, webhooks, each by its URL.
 
-They stand in the connection ``kintsugi_apprise``, in the form of Airflow's Apprise provider:
+The channels are defined in the connection ``kintsugi_apprise``, in the format of Airflow's Apprise provider:
 ``{"conn_type": "apprise", "extra": {"config": [{"path": "<Apprise URL>", "tag": "page"}, …]}}``. A channel tagged
-``page`` gets pages, one tagged ``digest`` digests, one without a tag both. The URLs hold secrets: they
-are neither logged nor part of an error nor of a receipt. ``extra.runbooks``: see `kintsugi.notify.runbooks`.
+``page`` gets pages, a channel tagged ``digest`` gets digests, a channel without a tag gets both. The URLs contain
+secrets: no log, error or receipt contains them. ``extra.runbooks``: see `kintsugi.notify.runbooks`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One way to reach people. ``name`` tells channels apart without giving the URL away."""
+    """One way to reach people. ``name`` identifies the channel without its URL."""
 
     url: str = field(repr=False)
     tags: frozenset[str] = frozenset()
@@ -35,15 +35,15 @@ class Channel:
         return not self.tags or tag in self.tags
 
     def send(self, title: str, body: str) -> None:
-        """Deliver, within TIMEOUT_S seconds; raises KintsugiError when the receiver didn't take it."""
+        """Deliver within TIMEOUT_S seconds; raises KintsugiError when the receiver does not accept the message."""
         from apprise import Apprise, AppriseAsset, NotifyFormat, NotifyType
 
-        # Nothing of a message is kept on disk, and none of our text is taken for a template or an escape.
+        # Apprise writes nothing to disk, and does not interpret our text as a template or an escape.
         asset = AppriseAsset(app_id="Kintsugi", app_desc="Kintsugi", app_url="", secure_logging=True)
         sender = Apprise(asset=asset)
         if not sender.add(self.url):
             raise KintsugiError(
-                f"channel {self.name} of the connection {CONNECTION} is no URL that Apprise knows; correct it there"
+                f"channel {self.name} of the connection {CONNECTION} has no valid Apprise URL; correct it there"
             )
         sent = sender.notify(
             body=body,
@@ -53,11 +53,13 @@ class Channel:
             timeout=TIMEOUT_S,
         )
         if not sent:
-            raise KintsugiError(f"channel {self.name} ({self.url.partition(':')[0]}) did not take it")
+            raise KintsugiError(
+                f"channel {self.name} ({self.url.partition(':')[0]}) did not accept the message"
+            )
 
 
 def channels() -> list[Channel]:
-    """The channels that the connection defines; none without it. Raises KintsugiError for a malformed one."""
+    """The channels of the connection; empty if there is none. Raises KintsugiError for a malformed channel."""
     defined = connection(CONNECTION)
     config: Any = extras(defined).get("config", []) if defined else []
     entries: Sequence[Any] = config if isinstance(config, list) else [config]

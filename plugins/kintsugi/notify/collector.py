@@ -1,7 +1,7 @@
-"""What is there to tell? From the store into the outbox.
+"""Collect new pages, traces and markers from the store and put them into the outbox.
 
-Nothing that repairs, ingests or breaks things tells the outside itself: what happened stands in Postgres anyway, and
-is read from there. So telling costs a repair nothing, and none of it can be forgotten by a process that is killed.
+Recovery, ingest and chaos send no messages themselves. They record what happened in Postgres, and this module reads
+it from there. So a message costs a recovery no time, and a killed process loses no message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INCIDENT, CHAOS = "kintsugi-incident", "kintsugi-chaos"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something to be told, once."""
+    """A message that is sent once."""
 
     key: str
     kind: Kind
@@ -47,7 +47,7 @@ def page_items(
 
 
 def trace_items(incidents: Iterable[Incident], files: Iterable[Entry], now: datetime) -> list[Item]:
-    """A trace for each incident that was closed, and each file that was finished, in the last day."""
+    """A trace for each incident that was closed and each file that was ingested in the last day."""
     closed = (
         Item(f"trace/incident/{incident.id}", Kind.INCIDENT_TRACE, {"incident": incident.id})
         for incident in incidents
@@ -62,9 +62,9 @@ def trace_items(incidents: Iterable[Incident], files: Iterable[Entry], now: date
 
 
 def marker_items(incidents: Iterable[Incident], faults: Iterable[Fault], now: datetime) -> list[Item]:
-    """Begin and end of each incident and of each fault of the last day.
+    """Start and end of each incident and of each fault of the last day.
 
-    A fault ends with the incident that it made; until then, and when it made none, its marker has no end.
+    A fault ends with the incident that it caused. Without a closed incident its marker has no end.
     """
     items: list[Item] = []
     ended: dict[tuple[str, datetime], datetime] = {}
@@ -101,5 +101,5 @@ def _marker_items(key: str, marker: Marker) -> list[Item]:
 
 
 def tell(outbox: Outbox, items: Iterable[Item]) -> int:
-    """Put what is new into the outbox; returns how many were."""
+    """Put new items into the outbox; returns the number of new items."""
     return sum(outbox.put(item.key, item.kind, item.body) for item in items)

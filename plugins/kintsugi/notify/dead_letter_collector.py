@@ -1,8 +1,8 @@
-"""From the dead letter topic into the store and S3: what the streaming driver reported, and what follows from it.
+"""Collect the streaming driver's reports from the dead letter topic into the store and S3.
 
-The driver's letters (`pipeline.stream.driver_reports`) are read from where the last pass ended. Messages that were no
-trades are kept in S3 as they were reported, and counted; messages that Kafka deleted unread are recorded, page, and are
-replayed by a run of ``replay_trades``.
+The driver's letters (`pipeline.stream.driver_reports`) are read from where the last pass ended. Messages that are not
+trades are counted, and stored in S3 as they were reported. Messages that Kafka deleted before they were read are
+recorded and page a person; a run of ``replay_trades`` sends them again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 ARCHIVE = "dead-letter/stream/"
-AT_ONCE = 5_000  # letters of a pass
+AT_ONCE = 5_000  # letters in one pass
 OVERDUE = timedelta(hours=2)
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Letters:
-    """The driver's letters of one pass. ``lost``: (partition, first, end); ``refused``: JSON lines, as they came.
+    """The driver's letters of one pass. ``lost``: (partition, first, end); ``refused``: JSON lines as reported.
 
-    ``first``: the first offset that was read, ``following``: the one to go on from, by partition of the letters.
+    By partition of the letters: ``first`` is the first offset that was read, ``following`` the next one to read.
     """
 
     lost: list[tuple[int, int, int]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Letters:
     following: dict[int, int] = field(default_factory=dict)
 
     def add(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
-        """Take a message of the dead letter topic; what isn't the driver's is passed over."""
+        """Add a message of the dead letter topic; messages that the driver did not write are skipped."""
         self.first.setdefault(partition, offset)
         self.following[partition] = offset + 1
         if key != KEY or value is None:
@@ -57,19 +57,19 @@ class Letters:
                 self.reasons[str(letter["reason"])] += 1
                 self.refused.append(value)
         except (ValueError, KeyError, TypeError) as error:
-            log.warning("letter %d-%d of the stream can't be read: %r", partition, offset, error)
+            log.warning("letter %d-%d of the stream can't be parsed: %r", partition, offset, error)
 
     @property
     def archive(self) -> str:
-        """The key in S3 of what was refused; the same for a pass that is repeated."""
+        """The S3 key of the refused messages; the same when a pass is repeated."""
         place = "_".join(f"{partition}-{offset:012d}" for partition, offset in sorted(self.first.items()))
         return f"{ARCHIVE}{place}.jsonl"
 
 
 def collect(bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: str = BUCKET) -> Letters:
-    """Take in the driver's letters of one pass, at most AT_ONCE messages of the topic; returns them.
+    """Read and record the driver's letters of one pass, at most AT_ONCE messages of the topic; returns them.
 
-    Raises KafkaError and what S3 and the store raise; then the next pass reads the same letters.
+    Raises KafkaError and the errors of S3 and the store; then the next pass reads the same letters.
     """
     position = record.position()
     letters = Letters()
@@ -102,7 +102,7 @@ def messages(
         consumer.assign(parts)
         for part in parts:
             at = position.get(part.partition, 0)
-            within = begins[part] <= at <= ends[part]  # else the topic was made anew, or letters are gone
+            within = begins[part] <= at <= ends[part]  # else the topic was recreated, or letters were deleted
             consumer.seek(part, at if within else begins[part])
         taken = 0
         while taken < AT_ONCE and any(consumer.position(part) < end for part, end in ends.items()):
@@ -114,7 +114,7 @@ def messages(
 
 
 def loss_pages(losses: Iterable[Loss], now: datetime) -> list[Page]:
-    """The calls for a person about losses that aren't old: each once, and again when one needs a decision."""
+    """The pages for recent losses: one each, and a second one when a loss needs a decision."""
     found = []
     for loss in losses:
         if now - loss.recorded_at > timedelta(days=1):
@@ -129,26 +129,26 @@ def _lost_page(loss: Loss) -> Page:
     return Page(
         f"page/lost/{loss.id}",
         f"Kafka deleted {loss.messages:,} messages before they were stored",
-        f"Partition {loss.partition} of the topic, offsets {loss.first} to {loss.end - 1}. Retention deleted them while"
-        f" the stream stood still or fell behind. The run {run_of(loss)} of replay_trades sends the affected files"
-        " again by itself. `make status` says how it ended; `make reconcile` says whether all trades are stored.",
+        f"Partition {loss.partition} of the topic, offsets {loss.first} to {loss.end - 1}. The stream was too far"
+        f" behind, and Kafka's retention deleted them. The run {run_of(loss)} of replay_trades sends the affected files"
+        " again automatically. `make status` shows its result; `make reconcile` shows whether all trades are stored.",
     )
 
 
 def _undecided_page(loss: Loss) -> Page:
     return Page(
         f"page/lost-open/{loss.id}",
-        f"{loss.messages:,} deleted messages are not replayed",
-        f"{loss}. Look at the run {run_of(loss)} of replay_trades in Airflow. `make reconcile` names the trades that"
-        " are missing; replay_trades with the keys of their files stores them.",
+        f"{loss.messages:,} deleted messages were not replayed",
+        f"{loss}. Look at the run {run_of(loss)} of replay_trades in Airflow. `make reconcile` lists the missing"
+        " trades. Trigger replay_trades with the keys of their files to store them.",
     )
 
 
 def run_of(loss: Loss) -> str:
-    """The run of ``replay_trades`` for a loss, and the name of its replay."""
+    """The id of the run of ``replay_trades`` for a loss; also the name of its replay."""
     return f"loss-{loss.id}"
 
 
 def replay_order(loss: Loss) -> tuple[str, dict[str, Any]]:
-    """Key and body of the outbox's message that starts the replay of a loss."""
+    """Key and body of the outbox message that starts the replay of a loss."""
     return f"replay/{run_of(loss)}", {"run": run_of(loss), "conf": {"loss": loss.id}}

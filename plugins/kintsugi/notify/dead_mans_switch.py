@@ -1,13 +1,13 @@
-"""The dead man's switch: does anybody still watch? Pure, and the ping to somebody outside.
+"""The dead man's switch: finds what is not watched (pure), and pings a service outside of this machine.
 
-Something is unwatched when
+A node or the flow is unwatched when
 
-1. its heartbeat is older than SILENT and nobody repairs it (a node under repair has no watch: its run goes on
-   after the sensor), or
-2. its watch is paused (the trigger may live on, but no repair would start), or
+1. its heartbeat is older than SILENT and no recovery of it is running (its run has left the sensor then), or
+2. its watch is paused (the trigger may still run, but no recovery would start), or
 3. a component of Airflow has not been healthy for UNHEALTHY, or the store has not answered for that long.
 
-A node in maintenance isn't expected to be watched; nor is one that never was, as after a first `make up`.
+A node in maintenance is not expected to be watched. Neither is a node that was never watched, as after a first
+`make up`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PING_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """``name`` is unwatched since ``since`` (UTC), as far as is known for the reason ``why``."""
+    """``name`` has been unwatched since ``since`` (UTC); ``why`` is the probable reason."""
 
     name: str
     since: datetime
@@ -40,10 +40,10 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """What is known of the watch at ``now``, by the store's clock (UTC).
+    """The state of all watches at ``now``, by the store's clock (UTC).
 
-    ``beats``: last heartbeat by name. ``excused``: names that are under repair or in maintenance. ``paused``: names
-    whose watch is paused. ``unhealthy``: Airflow's components that aren't well, with the time since.
+    ``beats``: last heartbeat by name. ``excused``: names that are being recovered or in maintenance. ``paused``: names
+    whose watch is paused. ``unhealthy``: unhealthy components of Airflow, with the time since.
     """
 
     now: datetime
@@ -56,7 +56,7 @@ class Watching:
 def silences(watching: Watching) -> list[Silence]:
     """Everything that is unwatched, by name."""
     found = [
-        Silence(f"Airflow's {part}", since, "it isn't healthy")
+        Silence(f"Airflow's {part}", since, "it is not healthy")
         for part, since in sorted(watching.unhealthy.items())
         if watching.now - since >= UNHEALTHY
     ]
@@ -67,18 +67,18 @@ def silences(watching: Watching) -> list[Silence]:
         if name in watching.paused:
             found.append(Silence(name, at, f"its DAG {watch_of(name)} is paused"))
         elif watching.now - at > SILENT:
-            found.append(Silence(name, at, f"no heartbeat of {watch_of(name)} came; {cause}"))
+            found.append(Silence(name, at, f"no heartbeat of {watch_of(name)} arrived; {cause}"))
     return found
 
 
 @dataclass(slots=True)
 class Switch:
-    """Decides when to call: once what is unwatched has stayed the same for two looks, and then every REMIND."""
+    """Decides when to page: when two looks in a row find the same silences, and then every REMIND."""
 
     _before: frozenset[str] = frozenset()
 
     def feed(self, found: Collection[Silence], now: datetime) -> Page | None:
-        """The page that is due, with a key that is the same for the same silence; None when all is watched."""
+        """The page that is due, with the same key for the same silence; None when everything is watched."""
         names = frozenset(silence.name for silence in found)
         settled, self._before = names == self._before, names
         if not found or not settled:
@@ -89,13 +89,18 @@ class Switch:
         lines = [f"- {silence.name}: {silence.why} (since {silence.since:%H:%M:%S} UTC)" for silence in found]
         return Page(
             f"page/unwatched/{who}/{_hour(found)}/{reminder}",
-            f"Nobody watches {_shortly(names)}: nothing would be healed",
-            "\n".join([*lines, "Look at `make status`; unpause the DAGs, or restart what isn't healthy."]),
+            f"Nobody watches {_shortly(names)}: a failure there is not recovered",
+            "\n".join(
+                [
+                    *lines,
+                    "Run `make status`. Unpause the DAGs, or restart the components that are not healthy.",
+                ]
+            ),
         )
 
 
 def _hour(found: Collection[Silence]) -> str:
-    # To the minute only: a watch whose last heartbeats trickle in is still the same silence.
+    # Only to the minute: late heartbeats of the same watch must not make it a new silence.
     return f"{min(silence.since for silence in found):%Y%m%dT%H%M}"
 
 
@@ -105,11 +110,12 @@ def _shortly(names: Collection[str]) -> str:
 
 
 def ping(well: bool, text: str = "") -> bool:
-    """Tell the service outside (healthchecks.io and its like) that all is watched, or that it isn't.
+    """Ping the outside service (such as healthchecks.io); ``well`` says whether everything is watched.
 
-    The URL stands as ``host`` in the connection ``kintsugi_heartbeat``; without one nothing is sent and the answer is
-    False. A failure goes to ``<URL>/fail`` with ``text`` and the link of its runbook. Silence is what alarms: when this
-    machine is gone, no ping comes. Raises KintsugiError, without the URL (it is a secret), when the service refuses it.
+    The URL is the ``host`` of the connection ``kintsugi_heartbeat``. Without that connection nothing is sent and the
+    result is False. A failure goes to ``<URL>/fail`` with ``text`` and the link of its runbook. The service alerts when
+    no ping arrives, so it also alerts when this machine is down. Raises KintsugiError when the service does not accept
+    the ping; the error does not contain the URL, which is a secret.
     """
     import httpx
 
@@ -128,6 +134,6 @@ def ping(well: bool, text: str = "") -> bool:
         ) from None
     if answer.is_error:
         raise KintsugiError(
-            f"the heartbeat service of the connection {CONNECTION} answers {answer.status_code}; is its URL right?"
+            f"the heartbeat service of the connection {CONNECTION} answers {answer.status_code}; check its URL"
         )
     return True

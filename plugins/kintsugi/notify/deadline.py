@@ -1,7 +1,7 @@
-"""Airflow's deadline alerts: a run that takes longer than it ever should is told to a person.
+"""Airflow's deadline alerts: page a person when a run takes too long.
 
 Experimental in Airflow 3.3 (https://airflow.apache.org/docs/apache-airflow/3.3.2/howto/deadline-alerts.html): the
-scheduler sees the deadline pass, the triggerer calls `overdue`, which puts a page into the outbox.
+scheduler detects the missed deadline, and the triggerer calls `overdue`, which puts a page into the outbox.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def deadline_alert(limit: timedelta) -> DeadlineAlert:
-    """A page when a run of the DAG hasn't ended ``limit`` after it was queued."""
+    """An alert that pages when a run of the DAG has not ended ``limit`` after it was queued."""
     from airflow.sdk.definitions.callback import AsyncCallback
     from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
@@ -42,10 +42,11 @@ def _put(run: Mapping[str, Any], minutes: float) -> str:
 
 
 def page_of(run: Mapping[str, Any], minutes: float) -> dict[str, str]:
-    """Title and text; ``run`` is Airflow's description of the run, as its REST API gives it. Pure."""
+    """Title and text of the page; ``run`` is the run as Airflow's REST API returns it. Pure."""
     node = (run.get("conf") or {}).get("node")
     of_what = f"{run['dag_id']} of {node}" if node else run["dag_id"]
     return {
         "title": f"{of_what} is not done after {minutes:.0f} minutes",
-        "text": f"Run {run['dag_run_id']} of {run['dag_id']} goes on. See its tasks in Airflow, and `make status`.",
+        "text": f"Run {run['dag_run_id']} of {run['dag_id']} is still running. "
+        "See its tasks in Airflow, and `make status`.",
     }

@@ -1,4 +1,4 @@
-"""The digest: what happened since yesterday that nobody had to get up for."""
+"""The daily digest of incidents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kintsugi.operations.context import Runtime
 
 PERIOD = timedelta(days=1)
-MOST = 1000  # incidents of a day
+MOST = 1000  # incidents in one digest
 
 
 def digest(
@@ -23,9 +23,9 @@ def digest(
     since: datetime,
     until: datetime,
 ) -> tuple[str, str]:
-    """Title and text of the digest of ``since`` to ``until`` (UTC); incidents outside of it are left out. Pure.
+    """Title and text of the digest of ``since`` to ``until`` (UTC); other incidents are left out. Pure.
 
-    ``undelivered``: messages of the outbox that wait or were given up, with the last error.
+    ``undelivered``: messages of the outbox that wait or were given up, each with its last error.
     """
     told = sorted(
         (incident for incident in incidents if since <= incident.opened_at < until),
@@ -36,7 +36,7 @@ def digest(
     lines = [f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC: {summary}.", ""]
     lines += [_line(incident) for incident in told]
     if undelivered:
-        lines += ["", f"{len(undelivered)} messages did not get out:"]
+        lines += ["", f"{len(undelivered)} messages were not delivered:"]
         lines += [f"- {key}: {error or 'not tried yet'}" for key, error in undelivered]
     return f"Kintsugi: {summary}", "\n".join(lines).rstrip()
 
@@ -45,9 +45,9 @@ def _line(incident: Incident) -> str:
     what = incident.outcome.value if incident.outcome else "still open"
     line = f"- {incident.opened_at:%H:%M} {incident.node}: {what}"
     if incident.outcome is Outcome.HEALED and incident.repair_s is not None:
-        line += f" in {incident.repair_s:.0f} s (noticed after {incident.detect_s:.1f} s)"
+        line += f" in {incident.repair_s:.0f} s (detected after {incident.detect_s:.1f} s)"
     if incident.t0 is not None:
-        line += ", broken on purpose"
+        line += ", injected fault"
     return f"{line}; {incident.reason}" if incident.reason else line
 
 

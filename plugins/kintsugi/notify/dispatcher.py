@@ -1,4 +1,4 @@
-"""Delivering a message of the outbox, by its kind. Each function may be run twice for the same message."""
+"""Deliver messages of the outbox by kind. Each function may run twice for the same message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Undelivered(KintsugiError):
-    """Not everybody took the message; ``receipt`` says who did."""
+    """Not every receiver accepted the message; ``receipt`` lists those that did."""
 
     def __init__(self, said: str, receipt: Mapping[str, Any]) -> None:
         super().__init__(said)
@@ -36,12 +36,12 @@ class Undelivered(KintsugiError):
 
 
 class Nobody(KintsugiError):
-    """There is no receiver for this kind of message: trying again makes no sense."""
+    """This kind of message has no receiver, so it is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What deliveries need. ``trigger`` starts a DAG run: (DAG, conf, run id), the same run id once."""
+    """What deliveries need. ``trigger`` starts a DAG run: (DAG, conf, run id), once for each run id."""
 
     outbox: Outbox
     store: Store
@@ -50,9 +50,9 @@ class Post:
     trigger: Callable[[str, Mapping[str, Any], str], object]
 
     def deliver_one(self, *kinds: Kind) -> bool:
-        """Deliver the oldest message that is due of these kinds; False when there is none.
+        """Deliver the oldest due message of these kinds; False when there is none.
 
-        A message that isn't taken stays and comes again later; nothing but StoreUnavailable is raised.
+        A message that is not accepted is tried again later. Raises only StoreUnavailable.
         """
         message = self.outbox.claim(kinds)
         if message is None:
@@ -62,9 +62,9 @@ class Post:
         except StoreUnavailable:
             raise
         except Nobody as error:
-            log.warning("%s was not told to anybody: %s", message.key, error)
+            log.warning("%s has no receiver: %s", message.key, error)
             self.outbox.give_up(message.key, str(error))
-        except Exception as error:  # noqa: BLE001 - one message that can't be sent must not hold up the others
+        except Exception as error:  # noqa: BLE001 - one message that fails must not block the others
             receipt = error.receipt if isinstance(error, Undelivered) else {}
             if self.outbox.failed(message, str(error), receipt):
                 log.error("%s was given up after %d attempts: %s", message.key, message.attempts, error)
@@ -90,7 +90,7 @@ class Post:
     def _trace(self, message: Message) -> Mapping[str, Any]:
         target = backend()
         if target is None:
-            raise Nobody("the connection kintsugi_otlp is gone")
+            raise Nobody("the connection kintsugi_otlp does not exist any more")
         span = self._span(message)
         export(target, span, self.resource)
         return {"trace": span.key}
@@ -101,12 +101,12 @@ class Post:
         for entry in self.ledger.entries(message.body["key"]):
             if (entry.key, entry.etag) == (message.body["key"], message.body["etag"]):
                 return ingest_trace(entry)
-        raise Nobody(f"the ledger has no {message.body['key']} any longer")
+        raise Nobody(f"the ledger does not contain {message.body['key']} any more")
 
     def _marker(self, message: Message) -> Mapping[str, Any]:
         api = markers()
         if api is None:
-            raise Nobody("the connection kintsugi_honeycomb is gone")
+            raise Nobody("the connection kintsugi_honeycomb does not exist any more")
         body = message.body
         end = body.get("end")
         marker = Marker(
@@ -122,13 +122,13 @@ class Post:
 
 
 def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
-    """Send to every channel that takes this kind and hasn't taken the message before; returns who has it.
+    """Send to every channel that accepts this kind and has not received the message; returns who has it.
 
-    Raises Nobody when no channel takes it, Undelivered when one of them didn't.
+    Raises Nobody when no channel accepts this kind, and Undelivered when a channel failed.
     """
     receivers = [channel for channel in known if channel.takes(message.kind.value)]
     if not receivers:
-        raise Nobody(f"no channel takes a {message.kind}: define the connection kintsugi_apprise")
+        raise Nobody(f"no channel accepts a {message.kind}: define the connection kintsugi_apprise")
     receipt = dict(message.receipt)
     refusals = []
     for channel in receivers:
@@ -146,9 +146,9 @@ def tell_people(message: Message, known: list[Channel]) -> Mapping[str, Any]:
 
 
 def text_of(message: Message) -> str:
-    """The text that people get: a page with the link of its runbook, and each message with its key.
+    """The text of a message: a page ends with the link of its runbook, and every message with its key.
 
-    The key shows a reader who gets a message twice that it is the same one.
+    The key shows that two messages are the same one.
     """
     lines = [message.body["text"]]
     if message.kind is Kind.PAGE:

@@ -1,13 +1,13 @@
-"""When is a person needed for the intake? Pure: from a report of the step before Kafka to pages.
+"""When the intake pages a person. Pure: from a report of the step before Kafka to pages.
 
-1. A file failed, has no rows, or lost more rows than ``IntakeRules.rejected_share``: one page for all of which none was
-   written yet, and not more than one in PAUSE. Once a file and content.
-2. A file waits, and nothing came in for ``IntakeRules.waiting``; while the ingest is paused, for a day.
-3. S3 fails for a file again and again, for the same time.
-4. A session of the exchange has no file: once a day and kind.
-5. The buckets can't be looked at, for the same time as in 2.
+1. A file failed, has no rows, or lost more rows than ``IntakeRules.rejected_share``. One page covers all such files
+   without a page, at most one page in PAUSE. Each version of a file pages once.
+2. A file waits, and no file was ingested for ``IntakeRules.waiting`` (for a day while the ingest is paused).
+3. S3 fails for a file for the time of rule 2.
+4. A session of the exchange has no file: one page for each day and kind.
+5. The buckets can't be listed for the time of rule 2.
 
-What is not taken (companions of files, other products of the vendor) is shown and pages nobody.
+Objects that are not ingested (checksums beside files, other products of the vendor) are shown and do not page.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, Intak
 PAUSE = timedelta(minutes=5)
 NAMED = 10
 FILES_PAGE = "page/intake/files/"
-WHERE = "See the intake on Pipeline Health, and `make status`."
+WHERE = "See *Intake* on Pipeline Health, or `make status`."
 
 
 def intake_pages(
     report: IntakeReport, unpaged: Sequence[Entry], rules: IntakeRules, last_paged: datetime | None = None
 ) -> list[Page]:
-    """The pages that a report justifies; a key is the same for as long as it is the same call.
+    """The pages that a report requires; the key stays the same while the reason stays the same.
 
-    ``unpaged``: the ledger's rows of bad files that no page was written about; ``last_paged``: when the last one was.
+    ``unpaged``: the ledger's rows of bad files without a page; ``last_paged``: when the last page was written.
     """
     found = [_stalled(report, rules), _retried(report, rules), *_eod_failed(report), *_missing(report)]
     if unpaged and (last_paged is None or report.at - last_paged >= PAUSE):
@@ -49,8 +49,8 @@ def _bad_files(report: IntakeReport, unpaged: Sequence[Entry]) -> Page:
     return Page(
         f"{FILES_PAGE}{hashlib.sha256(marks.encode()).hexdigest()[:16]}",
         f"{count} trade file{'s' if count > 1 else ''} can't be used as delivered",
-        f"{_lines(named)}\nThe other files came in. Deliver the file again, or take it again from Pipeline Health once "
-        f"the reason is gone. {WHERE}",
+        f"{_lines(named)}\nThe other files were ingested. Deliver the file again. "
+        f"Or fix the reason, then use *Ingest again…* on Pipeline Health. {WHERE}",
     )
 
 
@@ -59,7 +59,7 @@ def _eod_failed(report: IntakeReport) -> list[Page]:
         Page(
             f"page/intake/eod/{file_id(note.key, note.since.isoformat())}",
             "An end-of-day file can't be used as delivered",
-            f"{_lines([note])}\nThe baseline lacks this day: trades are measured by an older one. {WHERE}",
+            f"{_lines([note])}\nThis day is missing in the baseline: trades are compared with an older one. {WHERE}",
         )
         for note in report.failed
         if note.kind == "eod"
@@ -71,17 +71,21 @@ def _stalled(report: IntakeReport, rules: IntakeRules) -> Page | None:
     if span is None or span < (rules.waiting_paused if report.paused else rules.waiting):
         return None
     minutes = f"{span.total_seconds() / 60:.0f} minutes"
-    why = "ingest_trades is paused in Airflow." if report.paused else "Does ingest_trades run in Airflow?"
-    first = f" S3 says of {report.retried[0].key}: {report.retried[0].said}" if report.retried else ""
+    why = (
+        "ingest_trades is paused in Airflow."
+        if report.paused
+        else "Check that ingest_trades runs in Airflow."
+    )
+    first = f" S3 fails for {report.retried[0].key}: {report.retried[0].said}" if report.retried else ""
     return Page(
         f"page/intake/waiting/{report.waits_since:%Y%m%dT%H%M}/{int(span / REMIND)}",
-        f"No trade file came in for {minutes}, and {report.waiting} wait",
-        f"The oldest is {report.oldest}, there since {report.oldest_at:%Y-%m-%d %H:%M} UTC. {why}{first} {WHERE}",
+        f"No trade file was ingested for {minutes}; {report.waiting} wait",
+        f"The oldest is {report.oldest}, waiting since {report.oldest_at:%Y-%m-%d %H:%M} UTC. {why}{first} {WHERE}",
     )
 
 
 def waiting_for(report: IntakeReport) -> timedelta | None:
-    """How long a file has waited while nothing came in; None when none waits."""
+    """How long files have waited while none was ingested; None when no file waits."""
     return None if report.waits_since is None else report.at - report.waits_since
 
 
@@ -93,18 +97,18 @@ def _retried(report: IntakeReport, rules: IntakeRules) -> Page | None:
     return Page(
         f"page/intake/retried/{since:%Y%m%dT%H%M}/{int((report.at - since) / REMIND)}",
         f"{len(late)} trade file{'s' if len(late) > 1 else ''} can't be read from S3",
-        f"{_lines(late)}\nEach is tried again every few minutes. Is a permission missing? {WHERE}",
+        f"{_lines(late)}\nEach is tried again every few minutes. Check the permissions of the bucket. {WHERE}",
     )
 
 
 def unseen_page(since: datetime, now: datetime, rules: IntakeRules, said: str) -> Page | None:
-    """The page for buckets that couldn't be looked at from ``since`` on; ``said``: the last error."""
+    """The page for buckets that can't be listed since ``since``; ``said``: the last error."""
     if now - since < rules.waiting:
         return None
     return Page(
         f"page/intake/unseen/{since:%Y%m%dT%H%M}/{int((now - since) / REMIND)}",
-        f"Nobody knows whether files come in: S3 can't be looked at since {since:%H:%M} UTC",
-        f"{said}\nIf it is your bucket, look at the connection kintsugi_data (docs/your-bucket.md). {WHERE}",
+        f"S3 can't be listed since {since:%H:%M} UTC: new files may be waiting",
+        f"{said}\nIf it is your bucket, check the connection kintsugi_data (docs/your-bucket.md). {WHERE}",
     )
 
 
@@ -116,9 +120,9 @@ def _missing(report: IntakeReport) -> list[Page]:
     return [
         Page(
             f"page/intake/missing/{day}/{'+'.join(kinds)}",
-            f"The file of {day} has not come ({' and '.join(kinds)})",
-            f"The exchange had a session on {day}, and earlier days were delivered by now. Ask the vendor, or set "
-            f"KINTSUGI_INTAKE_DELIVERY=none where no file is expected. {WHERE}",
+            f"The file of {day} is missing ({' and '.join(kinds)})",
+            f"The exchange had a session on {day}. On earlier days the file had arrived by this time. Ask the vendor. "
+            f"If you expect no files, set KINTSUGI_INTAKE_DELIVERY=none. {WHERE}",
         )
         for day, kinds in days.items()
     ]

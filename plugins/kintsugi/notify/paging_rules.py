@@ -1,25 +1,23 @@
-"""When is a person needed? Pure: from incidents to pages.
+"""When an incident pages a person. Pure: from incidents to pages.
 
-1. A guard refused a repair, or every action was tried in vain (``decide`` then says "page", which ends as a
-   refusal too): the node stays sick until a person decides.
-2. A repair ended as failed and was closed: the node answers, so no watch will continue it, but the sweep of
-   incidents couldn't prove it either.
-3. An open incident whose journal has stood still for STUCK: whoever repaired it is gone, and nobody took over.
-4. An incident that is open for OVERDUE though its repair goes on. (A run by hand has a deadline in Airflow.)
-5. A watch that found a node sick UNFOUNDED times within an hour, and each time nothing was found to be wrong with it:
-   whatever it is, nobody heals it.
-6. An open incident of which the guards have said for WAITING to wait: the node is sick or out of our sight, and
-   nothing may be done about it.
-7. A repair that failed because of the control plane: no node is to blame, and every repair fails the same way.
+1. A guard refused a repair, or every escalation step failed (``decide`` then says "page", which is also recorded as a
+   refusal). The node stays down until a person decides.
+2. A repair was closed as failed. The node answers, so no watch continues the repair; the sweep of incidents could not
+   verify the node either.
+3. An open incident has had no journal entry for STUCK. The run that repaired it is gone, and no run took over.
+4. An incident has been open for OVERDUE although its repair continues. (A run by hand has a deadline in Airflow.)
+5. A watch reported a node UNFOUNDED times within an hour, and no failure was confirmed. No recovery will fix that.
+6. The guards have waited for WAITING on an open incident. The node is down or unreachable, and no action is allowed.
+7. A repair failed because of the control plane. The node is not the cause, and every repair fails the same way.
 
-A repair that only a maintenance flag refused calls nobody, because somebody planned it; after MAINTAINED it does.
-Incidents with one cause are one call: those of which the judgement named the nodes as sharing it, and those of one kind
-and symptom that began within TOGETHER. So a call waits for GATHER; those that join later are one more call.
-For what fails again and again see `kintsugi.notify.recurring_failures`.
+A refusal caused only by a maintenance flag does not page, because it is planned; after MAINTAINED it does.
+Incidents with one cause make one page: incidents whose nodes were named as sharing a common cause, and incidents of
+one kind and symptom that began within TOGETHER. So a page waits for GATHER. Incidents that join later make one more
+page. For recurring failures see `kintsugi.notify.recurring_failures`.
 
-Everything else heals without anybody, and stands in the digest. A sick node is detected again and again while a
-person is on the way; incidents of a node that follow each other within UNBROKEN and didn't heal are one reason to
-page, repeated every REMIND.
+Every other incident recovers without a person and is listed in the digest. A node that stays down is detected many
+times while a person is on the way. Incidents of a node that follow each other within UNBROKEN and did not recover are
+one reason to page; the page is repeated every REMIND.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ SWEEP = "sweep__"  # as incident_sweep.RUN_PREFIX
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One call for a person. ``key`` is the same for as long as it is the same call."""
+    """A page to a person. ``key`` stays the same while the reason stays the same."""
 
     key: str
     title: str
@@ -59,12 +57,12 @@ class Page:
 
     @property
     def body(self) -> dict[str, str]:
-        """What the outbox keeps of it."""
+        """The body of its message in the outbox."""
         return {"title": self.title, "text": self.text}
 
 
 def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
-    """The calls that the incidents of the last day justify at ``now`` (UTC), oldest incident first."""
+    """The pages that the incidents of the last day require at ``now`` (UTC), oldest incident first."""
     incidents = list(incidents)
     calls: list[_Call] = []
     by_node: dict[str, list[Incident]] = {}
@@ -84,9 +82,9 @@ def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What one incident alone would call for. ``first``: of its chain. ``page.key`` is the chain's and the reminder's.
+    """The page of one incident alone. ``first``: the first incident of its chain. ``page.key``: by chain and reminder.
 
-    ``kind``: calls of different kinds are never one.
+    ``kind``: pages of different kinds are never combined.
     """
 
     kind: str
@@ -96,24 +94,24 @@ class _Call:
 
     @property
     def at(self) -> datetime:
-        """When the reason of the chain came up, UTC: it stays the same for as long as the chain goes on."""
+        """When the reason of the chain began, UTC; constant while the chain continues."""
         refusals = (entry.at for entry in self.first.entries if "refused" in entry.data)
         return next(refusals, self.first.closed_at or self.first.opened_at)
 
     @property
     def named(self) -> frozenset[str]:
-        """The nodes that the judgement named as sharing the cause; see COMMON_CAUSE."""
+        """The nodes that were named as sharing the common cause; see COMMON_CAUSE."""
         named = [entry.data[COMMON_CAUSE] for entry in self.first.entries if entry.data.get(COMMON_CAUSE)]
         return frozenset(named[-1]["nodes"]) if named else frozenset()
 
     @property
     def symptom(self) -> str | None:
-        """The newest verdict on the node."""
+        """The newest failure mode of the node."""
         said = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
         return str(said[-1]) if said else None
 
     def is_one_with(self, other: _Call) -> bool:
-        """Whether both have one cause: the one that was named, or the same symptom at the same time."""
+        """Whether both have one cause: a named common cause, or the same symptom at the same time."""
         if self.kind != other.kind:
             return False
         if self.page.key == other.page.key:
@@ -128,7 +126,7 @@ class _Call:
 
 
 def _groups(calls: Iterable[_Call]) -> list[list[_Call]]:
-    """The calls by cause; each group is in the order in which its chains began."""
+    """The calls grouped by cause; each group is ordered by the start of its chains."""
     groups: list[list[_Call]] = []
     for call in sorted(calls, key=lambda call: (call.first.opened_at, call.first.id)):
         for group in groups:
@@ -141,10 +139,10 @@ def _groups(calls: Iterable[_Call]) -> list[list[_Call]]:
 
 
 def _pages_of(group: Sequence[_Call], now: datetime) -> list[Page]:
-    """One page for the group, and one more for those that joined after it went out; each once it is due.
+    """One page for the group, and a second one for calls that joined after the first was sent; each when it is due.
 
-    The page goes out when nobody has joined for GATHER, at the latest after 3 GATHER. The other waits until hardly
-    anybody can join any more. A failure of the control plane is one page, whichever node it can't repair.
+    The first page is sent when no call has joined for GATHER, at the latest after 3 GATHER. The second page waits until
+    few calls can still join. A failure of the control plane is one page, whatever node it can't repair.
     """
     ordered = sorted(group, key=lambda call: call.at)
     began = ordered[0].at
@@ -163,7 +161,7 @@ def _pages_of(group: Sequence[_Call], now: datetime) -> list[Page]:
 
 
 def _one_page(calls: Sequence[_Call], key: str) -> Page:
-    """The page of one call, or one that names the servers of all."""
+    """The page of one call, or one page that names the nodes of all calls."""
     nodes = list(dict.fromkeys(call.incident.node for call in calls))
     page = calls[0].page
     if len(nodes) == 1:
@@ -172,12 +170,12 @@ def _one_page(calls: Sequence[_Call], key: str) -> Page:
     return Page(
         key,
         page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1),
-        f"Probably one cause:\n{said}\n{page.text}",
+        f"These failures probably have one cause:\n{said}\n{page.text}",
     )
 
 
 def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
-    """The run of unhealed incidents that ``incident`` continues, or begins."""
+    """The chain of unrecovered incidents that ``incident`` continues or starts."""
     last = before[-1] if before else None
     goes_on = (
         last is not None
@@ -189,7 +187,7 @@ def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
 
 
 def _call(incident: Incident, first: Incident, now: datetime) -> _Call | None:
-    """The gravest rule that applies to the incident."""
+    """The call of the most severe rule that applies to the incident; None when no rule applies."""
     for kind, rule in (
         (CONTROL_PLANE, _control_plane),
         ("refused", _refused),
@@ -217,7 +215,7 @@ def _control_plane(incident: Incident, first: Incident, now: datetime) -> tuple[
     return reminder, Page(
         f"page/control-plane/{first.id}/{reminder}",
         f"The control plane needs a person: it can't repair {incident.node}",
-        f"{last.message}\nNo escalation step was used up, and the repair is tried again. Repair the control plane "
+        f"{last.message}\nThe repair is tried again and no escalation step was used. Fix the control plane "
         f"(its disk, its database, its programs); see `make status`. {_where(incident)}",
     )
 
@@ -234,7 +232,7 @@ def _refused(incident: Incident, first: Incident, now: datetime) -> tuple[int, P
     return reminder, Page(
         f"page/refused/{first.id}/{reminder}",
         f"{incident.node} needs a person: its repair was refused",
-        f"{said}\nApprove or decline under 'required actions' in Airflow, or repair it by hand. {_where(incident)}",
+        f"{said}\nApprove or decline under 'Required Actions' in Airflow, or repair it by hand. {_where(incident)}",
     )
 
 
@@ -244,7 +242,7 @@ def _failed(incident: Incident, first: Incident, now: datetime) -> tuple[int, Pa
     return 0, Page(
         f"page/failed/{incident.id}",
         f"{incident.node} needs a person: its repair failed",
-        f"{incident.reason or 'no reason was recorded'}\nNothing will try again by itself. {_where(incident)}",
+        f"{incident.reason or 'no reason was recorded'}\nIt is not tried again automatically. {_where(incident)}",
     )
 
 
@@ -257,8 +255,8 @@ def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[int, P
     why = next(entry.message for entry in reversed(incident.entries) if "verdict" in entry.data)
     return 0, Page(
         f"page/waiting/{incident.id}",
-        f"{incident.node} needs a person: it has been waited for in vain",
-        f"{why}\n{answers[-1].message} Nothing was touched. Look at the node and at the network to it. "
+        f"{incident.node} needs a person: its repair waits too long",
+        f"{why}\n{answers[-1].message} Nothing was changed. Check the node and the network to it. "
         f"{_where(incident)}",
     )
 
@@ -268,8 +266,8 @@ def _stuck(incident: Incident, first: Incident, now: datetime) -> tuple[int, Pag
         return None
     return 0, Page(
         f"page/stuck/{incident.id}/{len(incident.entries)}",
-        f"{incident.node} needs a person: its repair stands still",
-        f"Nothing was written since {incident.last_word:%H:%M:%S} UTC. Does Airflow run? {_where(incident)}",
+        f"{incident.node} needs a person: its repair makes no progress",
+        f"Its last journal entry: {incident.last_word:%H:%M:%S} UTC. Check that Airflow runs. {_where(incident)}",
     )
 
 
@@ -280,13 +278,13 @@ def _overdue(incident: Incident, first: Incident, now: datetime) -> tuple[int, P
     last = incident.entries[-1].message if incident.entries else "nothing"
     return 0, Page(
         f"page/overdue/{incident.id}",
-        f"{incident.node} is not healed after {OVERDUE.total_seconds() / 60:.0f} minutes",
-        f"Its repair goes on, last with: {last}\n{_where(incident)}",
+        f"{incident.node} is not recovered after {OVERDUE.total_seconds() / 60:.0f} minutes",
+        f"Its repair is still running. Last entry: {last}\n{_where(incident)}",
     )
 
 
 def _unfounded(incident: Incident, now: datetime) -> bool:
-    """Whether a watch's finding of the last hour came to nothing."""
+    """Whether the incident is a false alarm of a watch in the last hour."""
     return (
         incident.outcome is Outcome.FALSE_ALARM
         and incident.holder.startswith(WATCH)
@@ -299,7 +297,7 @@ def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
     last = max(alarms, key=lambda incident: incident.opened_at)
     return Page(
         f"page/unfounded/{node}/{first.opened_at:%Y%m%dT%H}",
-        f"{node} needs a person: its watch finds it sick again and again",
-        f"{len(alarms)} times within the hour, and nothing was touched. The last time: {last.reason}\n"
-        f"See `make incident ID={last.id}`, and {watch_of(node)} in Airflow; recover_node acts on your word.",
+        f"{node} needs a person: its watch raises repeated false alarms",
+        f"{len(alarms)} times within the hour, and nothing was changed. The last time: {last.reason}\n"
+        f"See `make incident ID={last.id}`, and {watch_of(node)} in Airflow. Trigger recover_node to act by hand.",
     )

@@ -1,4 +1,4 @@
-"""A person is called when the account of trades doesn't balance: the callback of a task that failed for good."""
+"""Page a person when the reconciliation finds missing or altered trades: a callback for a failed task."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kintsugi.db.outbox import Kind, outbox_of
 def call_a_person(context: Mapping[str, Any]) -> None:
     """Put the page about the failed run in Airflow's ``context`` into the outbox, once a run.
 
-    Only for an account that was taken and doesn't balance. One that couldn't be taken is taken again after the next
-    ingest, and what it failed for has a watch of its own.
+    Only a reconciliation that ran and found differences pages. One that could not run is repeated after the next
+    ingest, and the failure behind it is detected by its own watch.
     """
     error = context.get("exception")
     if not isinstance(error, Unaccounted):
@@ -24,7 +24,7 @@ def call_a_person(context: Mapping[str, Any]) -> None:
         Kind.PAGE,
         {
             "title": "Trades are missing or altered in Cassandra",
-            "text": f"{error}.\n`make reconcile` takes the account of all files, and says whether the lost ones ever "
-            "were on the topic; `replay_trades` with the key of a file stores its trades again, each once.",
+            "text": f"{error}.\nRun `make reconcile`: it reconciles all files, and shows whether the lost trades ever "
+            "were on the topic. Trigger `replay_trades` with the key of a file to store its trades again, each once.",
         },
     )

@@ -1,12 +1,12 @@
-"""What heals each time and fails again: pure, from incidents and the exits that the nodes' inits logged to pages.
+"""Page for failures that recur after each recovery. Pure: from incidents and from exits in the nodes' init logs.
 
-1. Crash loop: within LOOP, a node had LOOP_INCIDENTS incidents that were recovered or came to nothing.
-2. Crash loop that no watch sees: within LOOP, an init started a service again LOOP_EXITS times. Each start may be so
-   quick that no watch finds the node sick.
-3. The same failure again: within DAY, DAY_INCIDENTS incidents of a node had one verdict.
+1. Crash loop: within LOOP, a node had LOOP_INCIDENTS incidents that were recovered or were false alarms.
+2. Crash loop that no watch detects: within LOOP, an init restarted a service LOOP_EXITS times. A restart can be too
+   quick for a watch to notice.
+3. The same failure again: within DAY, DAY_INCIDENTS incidents of a node had the same failure mode.
 
-Faults made on purpose, dry runs, and runs by hand don't count. What was refused or has failed calls anyway
-(`kintsugi.notify.paging_rules`). A pattern calls once in each REMIND, counted by the clock, for as long as it goes on.
+Injected faults, dry runs and runs by hand don't count. Refused and failed repairs page anyway
+(`kintsugi.notify.paging_rules`). A pattern pages once in each REMIND, counted by the clock, while it continues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def patterns(
     exits: Mapping[str, Sequence[datetime]] | None = None,
     faults: Iterable[Fault] = (),
 ) -> list[Page]:
-    """The calls that are due at ``now`` (UTC), one a node at most. ``exits``: times of the exits by node name."""
+    """The pages that are due at ``now`` (UTC), at most one a node. ``exits``: times of exits by node name."""
     recovered: dict[str, list[Incident]] = {}
     for incident in incidents:
         if _counts(incident) and now - incident.opened_at < DAY:
@@ -79,12 +79,12 @@ def _counts(incident: Incident) -> bool:
 
 
 def _loop(incidents: Sequence[Incident], now: datetime) -> str | None:
-    """Rule 1. False alarms alone have a rule in `pages`."""
+    """Rule 1. False alarms alone are covered by a rule of `pages`."""
     late = [one for one in incidents if now - one.opened_at < LOOP]
     healed = [one for one in late if one.outcome is Outcome.HEALED]
     if len(late) < LOOP_INCIDENTS or not healed:
         return None
-    return f"it failed {len(late)} times within the hour, and was healed {len(healed)} times"
+    return f"it failed {len(late)} times within the hour, and was recovered {len(healed)} times"
 
 
 def _exits(times: Sequence[datetime], injected: int) -> str | None:
@@ -102,9 +102,7 @@ def _same_again(incidents: Sequence[Incident]) -> str | None:
     )
     for verdict, count in verdicts.most_common(1):
         if count >= DAY_INCIDENTS:
-            return (
-                f"it failed in the same way ({verdict}) {count} times within a day, and was healed each time"
-            )
+            return f"it failed in the same way ({verdict}) {count} times within a day, and was recovered each time"
     return None
 
 
@@ -118,5 +116,5 @@ def _page(node: str, said: str, incidents: Sequence[Incident], now: datetime) ->
     return Page(
         f"page/pattern/{node}/{int(now.timestamp() // REMIND.total_seconds())}",
         f"{node} needs a person: it fails again and again",
-        f"{node}: {said}. Healing doesn't remove the cause. {where}, and {watch_of(node)} in Airflow.",
+        f"{node}: {said}. A recovery does not remove the cause. {where}, and {watch_of(node)} in Airflow.",
     )

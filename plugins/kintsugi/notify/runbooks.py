@@ -1,6 +1,7 @@
-"""Which runbook belongs to which alert: the one table, and the link that every page carries.
+"""The runbook of each alert, and the link that every page contains.
 
-The runbooks are the files of ``docs/runbooks/``. A unit test fails when an alert has no runbook, or a runbook no alert.
+The runbooks are the files of ``docs/runbooks/``. A unit test fails when an alert has no runbook or a runbook has
+no alert.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ RUNBOOKS: Mapping[str, str] = {
     "honeycomb/silent": "honeycomb-silent",
     "honeycomb/stale": "honeycomb-trades-stale",
 }
-"""Runbook by alert. An alert is the beginning of a page's key in the outbox, or it is raised outside: by the service
-that takes the heartbeats, or by the resource of this name in ``terraform/honeycomb``."""
+"""Runbook by alert. An alert is the prefix of a page's key in the outbox, or it is raised outside: by the heartbeat
+service, or by the resource of this name in ``terraform/honeycomb``."""
 
 HEARTBEAT = "heartbeat"
 
 
 def runbook_link(alert: str) -> str:
-    """Where the runbook of ``alert`` is: a path in the repository, or a URL.
+    """The runbook of ``alert``: a path in the repository, or a URL.
 
-    ``alert``: a page's key or a key of RUNBOOKS; the longest key that it begins with counts, and an unknown alert gets
-    the index. The connection ``kintsugi_apprise`` may say where the runbooks are published:
-    ``"extra": {"runbooks": "https://…/docs/runbooks"}``. Raises KintsugiError when that connection isn't JSON.
+    ``alert``: a page's key or a key of RUNBOOKS. The longest matching prefix decides; an unknown alert gets the index.
+    The connection ``kintsugi_apprise`` can define where the runbooks are published:
+    ``"extra": {"runbooks": "https://…/docs/runbooks"}``. Raises KintsugiError when that connection is not JSON.
     """
     known = [key for key in RUNBOOKS if alert.startswith(key)]
     name = RUNBOOKS[max(known, key=len)] if known else INDEX

@@ -1,10 +1,11 @@
-"""Is a person needed for the stream? Pure: from readings of the flow to a page.
+"""When the stream pages a person. Pure: from readings of the flow to a page.
 
-The watch of the flow starts the driver again, which heals a driver that died or hangs. It doesn't heal a batch that
-fails every time, nor more trades than the machine takes; then every node is well, and nothing is stored.
+The watch of the flow restarts the driver, which recovers a driver that died or hangs. A restart does not help when a
+batch fails every time, or when more trades arrive than the machine can store. Then every node is ready, and the lag
+does not shrink.
 
-1. Messages wait, and none was committed for STANDS: longer than any repair takes that the flow waits for.
-2. More than BEHIND messages wait, and for GROWS always more than at the beginning of that time.
+1. Messages wait, and none was committed for STANDS, which is longer than any repair that the flow waits for.
+2. More than BEHIND messages wait, and for GROWS the lag was never below its value at the start of that time.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ BEHIND = 50_000
 
 @dataclass(slots=True)
 class StandStill:
-    """What was seen of the stream so far; fed with readings in order of time, of which some may say nothing.
+    """The state of the stream so far, from readings in order of time; a reading may be empty.
 
-    ``_moved``: when the committed offsets last moved, and where they are since. ``_behind``: since when the lag has
-    been above BEHIND and never lower than it was then, and what it was.
+    ``_moved``: when the committed offsets last moved, and their sum. ``_behind``: since when the lag has been above
+    BEHIND and never below its value at that time, and that value.
     """
 
     _moved: tuple[datetime, int] | None = None
     _behind: tuple[datetime, int] | None = None
 
     def feed(self, reading: FlowReading) -> Page | None:
-        """The page that is due, with a key that is the same for as long as it is the same call; else None."""
+        """The page that is due, else None; the key stays the same while the reason stays the same."""
         lag, at, committed = reading.lag, reading.at, reading.committed
         if lag is None or committed is None:
             return None
@@ -48,12 +49,12 @@ class StandStill:
             self._behind = (at, lag)
         if self._behind is not None and at - self._behind[0] >= GROWS:
             since, before = self._behind
-            said = f"{lag:,} messages wait, {before:,} did {_minutes(at - since)} ago"
+            said = f"{lag:,} messages wait; {_minutes(at - since)} ago it was {before:,}"
             return self._page("behind", since, at, said)
         return None
 
     def forget(self) -> None:
-        """The stream isn't wanted: what was seen of it counts no longer."""
+        """Reset the state, because the stream does not have to run."""
         self._moved = self._behind = None
 
     @staticmethod
@@ -61,15 +62,15 @@ class StandStill:
         reminder = int((at - since) / REMIND)
         title = {
             "still": f"The stream needs a person: nothing was stored for {_minutes(at - since)}",
-            "behind": "The stream needs a person: it falls ever further behind",
+            "behind": "The stream needs a person: its lag keeps growing",
         }[what]
         return Page(
             f"page/stream/{what}/{since:%Y%m%dT%H%M}/{reminder}",
             title,
-            f"{said} (since {since:%H:%M:%S} UTC). They wait in Kafka, for {TOPIC_RETENTION_HOURS} hours "
-            "at most; what it deletes before, another page names. The ingest waits meanwhile. The driver was started "
-            "again by watch_flow as often as that could help. See `make status`: is a node sick? Else "
-            "stream-trades.log of the Spark master's node names what fails.",
+            f"{said} (since {since:%H:%M:%S} UTC). Kafka keeps them for {TOPIC_RETENTION_HOURS} hours; if it deletes "
+            "one before it is stored, another page is sent. The ingest waits meanwhile. watch_flow has restarted the "
+            "driver as often as a restart can help. Check in `make status` whether a node is down. If not, read "
+            "stream-trades.log of the Spark master's node.",
         )
 
 

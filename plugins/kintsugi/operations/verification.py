@@ -27,6 +27,8 @@ from kintsugi.operations.readiness import master_state, spark_missing, stream_sh
 from kintsugi.operations.verification_cassandra import verify_cassandra
 from kintsugi.operations.verification_kafka import verify_kafka
 from kintsugi.pipeline import synthetic_trade as trade
+from kintsugi.pipeline.cassandra_connection import cassandra_session
+from kintsugi.pipeline.cassandra_session import shut_down_after
 from kintsugi.probes import clock_skew
 from kintsugi.probes.peers import ask_json
 from kintsugi.probes.stream import stream_apps
@@ -56,8 +58,9 @@ def canary(runtime: Runtime, send: Callable[[], tuple[str, str]], give_up: Calla
     if not stream_driver.shall_run(runtime):
         return "no synthetic trade was sent: the stream is not submitted"
     trade_id, entrance = send()
-    cassandra = [node.address for node in runtime.fleet.of(Role.CASSANDRA)]
-    seconds = trade.await_arrival(cassandra, trade_id, give_up)
+    seconds = trade.await_arrival(
+        lambda: shut_down_after(cassandra_session(runtime.settings)), trade_id, give_up
+    )
     return f"a synthetic trade went from {entrance} to Cassandra in {seconds:.1f} s"
 
 

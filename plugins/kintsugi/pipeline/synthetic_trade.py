@@ -8,13 +8,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import NAME
 from kintsugi.pipeline.row_parser import HEAD_COLUMNS, NEW_YORK, SLOT_MINUTES, Rejection, Trade, parse
@@ -74,11 +73,14 @@ def row(at: datetime, sequence: int) -> str:
     )
 
 
-def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[float], bool]) -> float:
+def await_arrival(
+    connected: Callable[[], AbstractContextManager[Session]], trade_id: str, give_up: Callable[[float], bool]
+) -> float:
     """Wait for the canary at Cassandra's end; returns the seconds waited.
 
-    A ring that is busy, or not there yet because its nodes are being repaired as well, is looked at again. Raises
-    StepFailed once ``give_up``, asked with the seconds waited so far, says so.
+    ``connected`` gives a session of Cassandra for a ``with`` block. A ring that is busy, or not there yet because its
+    nodes are being repaired as well, is looked at again. Raises StepFailed once ``give_up``, asked with the seconds
+    waited so far, says so.
     """
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
@@ -89,7 +91,7 @@ def await_arrival(contact_points: list[str], trade_id: str, give_up: Callable[[f
         while True:
             unanswered = ""
             try:
-                session = session or stack.enter_context(connected(contact_points))
+                session = session or stack.enter_context(connected())
                 if arrived(session, trade_id):
                     return time.monotonic() - started
             except (DriverException, NoHostAvailable, KintsugiError) as error:

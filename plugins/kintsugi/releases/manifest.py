@@ -32,6 +32,7 @@ NODE_CODE = (
     "plugins/kintsugi/core/settings.py",
     "plugins/kintsugi/core/user_connections.py",
     "plugins/kintsugi/db/__init__.py",
+    "plugins/kintsugi/db/advisory_locks.py",
     "plugins/kintsugi/db/ingest_ledger.py",
     "plugins/kintsugi/db/patience.py",
     "plugins/kintsugi/pipeline/*.py",

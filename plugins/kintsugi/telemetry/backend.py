@@ -1,7 +1,7 @@
-"""Where telemetry goes: an OTLP backend, from the connection ``kintsugi_otlp``; without one nothing is sent.
+"""The OTLP backend for telemetry, from the connection ``kintsugi_otlp``; without it nothing is sent.
 
 Honeycomb: ``{"conn_type": "http", "host": "https://api.honeycomb.io", "password": "<ingest key>"}``; the password
-travels as the header ``x-honeycomb-team``. Any other backend: its endpoint as ``host``, its headers in
+is sent as the header ``x-honeycomb-team``. Any other backend: its endpoint as ``host``, its headers in
 ``extra.headers``. ``extra.protocol`` is ``http/protobuf`` (the default) or ``grpc``.
 """
 
@@ -28,7 +28,7 @@ TIMEOUT_S = 5.0
 
 
 class Protocol(StrEnum):
-    """How OTLP travels; the values are those of OTEL_EXPORTER_OTLP_PROTOCOL."""
+    """The transport of OTLP; the values are those of OTEL_EXPORTER_OTLP_PROTOCOL."""
 
     HTTP = "http/protobuf"
     GRPC = "grpc"
@@ -38,7 +38,7 @@ class Protocol(StrEnum):
 class Backend:
     """One OTLP backend. ``endpoint``: scheme, host and port, without the path of a signal.
 
-    ``headers`` hold secrets and stay out of its repr. ``timeout_s``: seconds that one export may take,
+    ``headers`` contain secrets and are not in its repr. ``timeout_s``: seconds that one export may take,
     retries included.
     """
 
@@ -49,7 +49,7 @@ class Backend:
 
     @property
     def metric_headers(self) -> dict[str, str]:
-        """Honeycomb puts spans into a dataset by ``service.name``, but metrics where this header says."""
+        """Honeycomb puts spans into a dataset by ``service.name``; for metrics this header names the dataset."""
         if TEAM_HEADER not in self.headers:
             return dict(self.headers)
         return {DATASET_HEADER: METRICS_DATASET, **self.headers}
@@ -85,7 +85,7 @@ class Backend:
         )
 
     def environment(self) -> dict[str, str]:
-        """The OTel SDK's own variables, for programs that read those, such as Airflow. Holds secrets."""
+        """The OTel SDK's own variables, for programs that read those, such as Airflow. Contains secrets."""
         headers = ",".join(f"{name}={quote(value)}" for name, value in self.headers.items())
         metrics = ",".join(f"{name}={quote(value)}" for name, value in self.metric_headers.items())
         exporter = "otlp_proto_grpc" if self.protocol is Protocol.GRPC else "otlp_proto_http"
@@ -95,7 +95,7 @@ class Backend:
             "OTEL_TRACES_EXPORTER": exporter,
             "OTEL_EXPORTER_OTLP_HEADERS": headers,
             "OTEL_EXPORTER_OTLP_METRICS_HEADERS": metrics,
-            # A task flushes its spans before it ends; a dead backend may cost it that long and no longer.
+            # A task flushes its spans before it ends; a dead backend must not delay it for longer than this.
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
         }
         return {name: value for name, value in found.items() if value}
@@ -104,7 +104,7 @@ class Backend:
 def backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
     """The backend that the connection (default: the environment's ``kintsugi_otlp``) describes; None without one.
 
-    Raises KintsugiError that says what is wrong with it.
+    Raises KintsugiError when the connection is wrong.
     """
     defined = defined or connection(CONNECTION)
     if not defined:

@@ -1,9 +1,9 @@
-"""What Honeycomb's trigger webhook says, and what it asks for. Pure.
+"""Parse the payload of Honeycomb's trigger webhook. Pure.
 
 The payload (default template of a trigger, https://docs.honeycomb.io/notify/webhooks/) is JSON with ``status``
 ("TRIGGERED" or "OK"), ``name``, ``summary``, ``is_test`` in a test, and ``result_groups_triggered``, a list of
 ``{"Group": {column: value}, "Result": number}``; custom templates may give ``Group`` as ``[{"Key": …, "Value": …}]``.
-A trigger that is to start recoveries groups by ``kintsugi.node`` (or ``host.name``): the value is the node.
+A trigger that starts recoveries must group by ``kintsugi.node`` (or ``host.name``): the value is the node.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRIGGERED = "TRIGGERED"
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One delivery. ``nodes``: those of the fleet that it names; ``unknown``: the other names it gives."""
+    """One delivery. ``nodes``: the nodes of the fleet that it names; ``unknown``: all other names."""
 
     name: str
     firing: bool
@@ -39,10 +39,10 @@ def parse_alert(body: bytes, fleet: Fleet) -> Alert:
     except ValueError as error:
         raise InputError(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise InputError("the body must be a JSON object, as Honeycomb's default trigger template makes it")
+        raise InputError("the body must be a JSON object, as in Honeycomb's default trigger template")
     status = document.get("status")
     if not isinstance(status, str):
-        raise InputError("the body has no `status`: is this the payload of a trigger (not of a burn alert)?")
+        raise InputError("the body has no `status`; send the payload of a trigger, not of a burn alert")
     named = _named(document)
     return Alert(
         name=str(document.get("name") or "a trigger"),

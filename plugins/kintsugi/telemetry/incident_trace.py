@@ -1,9 +1,8 @@
 """The trace of an incident: its journal as spans. Pure.
 
-The root span lasts from the failure (``t0``, or the first failed probe) to the closing of the incident; below it
-a span each time a phase was gone through. An entry of the journal is written when its step is done, so the time since
-the entry before it belongs to that entry's phase: the spans of a phase last as long, all in
-all, as ``Incident.phases()`` says.
+The root span lasts from the failure (``t0``, or the first failed probe) to the end of the incident. Below it is one
+span for each pass of a phase. A journal entry is written when its step is done, so the time since the previous entry
+belongs to the phase of the entry. The spans of a phase add up to the time in ``Incident.phases()``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kintsugi.core.incident import PHASE_OF_STEP, Entry, Incident, Outcome, Phas
 from kintsugi.telemetry.trace import Moment, Span
 
 _WELL = (Outcome.HEALED, Outcome.FALSE_ALARM, Outcome.DRY_RUN)
-# What an attribute of a span may hold; a journal entry's data may be more.
+# The types that an attribute of a span may have; the data of a journal entry may have others.
 _SCALARS = (str, bool, int, float)
 
 
@@ -85,9 +84,9 @@ def _spans(incident: Incident, closed_at: datetime) -> list[Span]:
 
 
 def _stretches(detected_at: datetime, entries: Sequence[Entry]) -> list[_Stretch]:
-    """The journal cut where the phase changes; a step without a phase (record, repair) is its own name."""
+    """The journal, split where the phase changes; a step without a phase (record, repair) is named by itself."""
     found: list[_Stretch] = []
-    waiting: list[Entry] = []  # of steps that leave their time to the next one
+    waiting: list[Entry] = []  # of steps whose time belongs to the next one
     last = detected_at
     for entry in entries:
         if entry.kind not in PHASE_OF_STEP:
@@ -106,7 +105,7 @@ def _stretches(detected_at: datetime, entries: Sequence[Entry]) -> list[_Stretch
 
 
 def _beside(entries: Sequence[Entry]) -> list[_Stretch]:
-    """Steps that ran beside the others and measured themselves."""
+    """Steps that ran in parallel and recorded their own duration."""
     return [
         _Stretch(
             str(PHASE_OF_STEP[entry.kind] or entry.kind),
@@ -125,7 +124,7 @@ def _span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetim
         key=f"{stretch.name}/{number}",
         name=stretch.name,
         start=stretch.start,
-        # The step that closes the incident says "done" a moment after.
+        # The step that closes the incident writes "done" just after the end.
         end=max(stretch.start, min(stretch.end, closed_at)),
         attributes={
             "host.name": incident.node,

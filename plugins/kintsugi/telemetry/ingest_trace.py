@@ -13,9 +13,9 @@ def ingest_key(entry: Entry) -> str:
 
 
 def ingest_trace(entry: Entry) -> Span:
-    """One span from the first claim of the file to its end; a file that was interrupted lasts the longer.
+    """One span from the first claim of the file to its end, interruptions included.
 
-    Raises ValueError for a file that isn't finished.
+    Raises ValueError for a file that is not finished.
     """
     if entry.finished_at is None:
         raise ValueError(f"{entry.key} is still being ingested: it has no trace yet")

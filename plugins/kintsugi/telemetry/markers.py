@@ -1,7 +1,7 @@
-"""Markers on Honeycomb's graphs: when an incident or a fault made on purpose began and ended.
+"""Markers on Honeycomb's graphs: start and end of incidents and injected faults.
 
-They need a configuration key with the right to manage markers, which an ingest key hasn't; so they have a
-connection of their own, ``kintsugi_honeycomb``: ``{"conn_type": "http", "host": "https://api.honeycomb.io",
+They need a configuration key with the permission to manage markers, which an ingest key lacks. So they have their own
+connection, ``kintsugi_honeycomb``: ``{"conn_type": "http", "host": "https://api.honeycomb.io",
 "password": "<configuration key>", "extra": {"dataset": "__all__"}}``.
 """
 
@@ -23,7 +23,7 @@ ALL_DATASETS = "__all__"
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A stretch on the time line (UTC); ``end`` None while it lasts. ``type`` groups markers by colour."""
+    """A period of time (UTC); ``end`` is None while it lasts. ``type`` groups markers by colour."""
 
     type: str
     message: str
@@ -31,7 +31,7 @@ class Marker:
     end: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As the Markers API wants it: times in whole Unix seconds."""
+        """The format of the Markers API: times in whole Unix seconds."""
         document: dict[str, Any] = {
             "type": self.type,
             "message": self.message,
@@ -49,9 +49,9 @@ class Markers:
     dataset: str = ALL_DATASETS
 
     def put(self, marker: Marker, marker_id: str | None = None) -> str:
-        """Make the marker, or write the one called ``marker_id`` anew; returns its id.
+        """Create the marker, or replace the marker ``marker_id``; returns its id.
 
-        Raises KintsugiError with Honeycomb's words when it doesn't take it within TIMEOUT_S.
+        Raises KintsugiError with Honeycomb's answer when it does not accept the marker within TIMEOUT_S.
         """
         import httpx
 
@@ -71,11 +71,11 @@ class Markers:
                 f"Honeycomb's Markers API at {self.url} does not answer: {error!r}"
             ) from error
         if answer.status_code == 404 and marker_id:
-            return self.put(marker)  # somebody deleted it
+            return self.put(marker)  # the marker was deleted
         if answer.is_error:
             raise KintsugiError(
                 f"Honeycomb refused a marker ({answer.status_code}): {answer.text[:200]}; "
-                f"has the key of the connection {CONNECTION} the right to manage markers?"
+                f"check that the key of the connection {CONNECTION} may manage markers"
             )
         return str(answer.json()["id"])
 
@@ -86,7 +86,7 @@ def markers() -> Markers | None:
     if not found:
         return None
     if not found.get("password"):
-        raise KintsugiError(f"the connection {CONNECTION} has no password: put a configuration key there")
+        raise KintsugiError(f"the connection {CONNECTION} has no password: enter a configuration key there")
     return Markers(
         str(found.get("host") or "https://api.honeycomb.io").rstrip("/"),
         str(found["password"]),

@@ -1,4 +1,4 @@
-"""Metrics of fleet and flow: which nodes answer, what state they are in, and how the trades flow."""
+"""Metrics of fleet and flow: which nodes answer, their states, and the rates of trades."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _HISTORY = 512
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The flow at one moment; None where it isn't known. Rates in messages a second, lag in messages.
+    """The flow at one moment; None when a value is not known. Rates in messages a second, lag in messages.
 
     ``freshness_s``: the age in seconds of the oldest reading whose messages are not all stored yet; 0 when
-    everything is.
+    all are stored.
     """
 
     running: bool | None = None
@@ -45,7 +45,7 @@ class FlowMeter:
     _history: deque[FlowReading] = field(default_factory=lambda: deque(maxlen=_HISTORY))
 
     def feed(self, reading: FlowReading) -> Flow:
-        """Take a reading; one that could not be taken gives no figure, and the next spans the gap."""
+        """Add a reading; an empty reading gives no figures, and the next one covers the gap."""
         if reading.produced is None or reading.committed is None:
             return Flow(running=reading.running)
         last, self._last = self._last, reading
@@ -79,30 +79,30 @@ GAUGES: Mapping[str, tuple[str, str]] = {
     "kintsugi.node.state": ("1", "1 for the state that the node is in"),
     "kintsugi.node.answer_time": ("s", "Time until the node answered"),
     "kintsugi.incidents.open": ("{incident}", "Incidents open now"),
-    "kintsugi.flow.running": ("1", "1 when the stream holds cores"),
+    "kintsugi.flow.running": ("1", "1 when the stream has cores"),
     "kintsugi.flow.lag": ("{message}", "Produced but not yet stored"),
     "kintsugi.flow.produced": ("{message}/s", "Rate into Kafka"),
     "kintsugi.flow.stored": ("{message}/s", "Rate into Cassandra"),
-    "kintsugi.flow.freshness": ("s", "Age of the oldest message that isn't stored"),
-    "kintsugi.intake.waiting": ("{file}", "Trade files in S3 that aren't ingested"),
+    "kintsugi.flow.freshness": ("s", "Age of the oldest message that is not stored"),
+    "kintsugi.intake.waiting": ("{file}", "Trade files in S3 that are not ingested"),
     "kintsugi.intake.oldest_waiting": ("s", "Age of the oldest of them"),
     "kintsugi.intake.failed": ("{file}", "Files whose newest content can't be used"),
-    "kintsugi.intake.retried": ("{file}", "Files that S3 refuses"),
+    "kintsugi.intake.retried": ("{file}", "Files for which S3 fails"),
     "kintsugi.intake.rejected_share": ("1", "Rejected rows of all rows of the last day"),
     "kintsugi.intake.empty": ("{file}", "Files of the last week without a row"),
-    "kintsugi.intake.missing": ("{file}", "Sessions of the exchange whose file has not come"),
+    "kintsugi.intake.missing": ("{file}", "Sessions of the exchange whose file is missing"),
     "kintsugi.intake.not_taken": (
         "{file}",
-        "Objects beside the files: companions, other products of the vendor",
+        "Objects that are not ingested: checksums, other products of the vendor",
     ),
 }
 """Unit (UCUM) and meaning of every metric."""
 
 
 class Instruments:
-    """The project's metrics, by OpenTelemetry's SDK; ``send`` exports what was noted since the last time.
+    """The project's metrics with OpenTelemetry's SDK; ``send`` exports the values since the last export.
 
-    The gauges are observed ones: a synchronous gauge would repeat the last value of what isn't known any longer.
+    The gauges are observable: a synchronous gauge would repeat the last value when the value is not known any more.
     """
 
     def __init__(self, exporter: MetricExporter, resource: Mapping[str, str]) -> None:
@@ -110,7 +110,7 @@ class Instruments:
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
         from opentelemetry.sdk.resources import Resource
 
-        # The periodic reader exports from a thread of its own and keeps to itself whether that succeeded.
+        # The periodic reader exports in its own thread and does not return whether that succeeded.
         self._exporter, self._reader = exporter, InMemoryMetricReader()
         self._provider = MeterProvider(
             [self._reader], Resource.create({"service.name": SERVICE, **resource}), shutdown_on_exit=False
@@ -141,7 +141,7 @@ class Instruments:
         self._note("kintsugi.incidents.open", open_now)
 
     def flow(self, flow: Flow) -> None:
-        """Note the flow; what isn't known is not sent, rather than sent as 0."""
+        """Note the flow; an unknown value is not sent."""
         figures = {
             "kintsugi.flow.running": flow.running,
             "kintsugi.flow.lag": flow.lag,
@@ -154,7 +154,7 @@ class Instruments:
                 self._note(name, float(value))
 
     def intake(self, report: IntakeReport) -> None:
-        """Note the step before Kafka."""
+        """Note the intake (the step before Kafka)."""
         figures: dict[str, float | None] = {
             "waiting": report.waiting,
             "oldest_waiting": report.oldest_waiting_s,
@@ -170,7 +170,7 @@ class Instruments:
                 self._note(f"kintsugi.intake.{name}", float(value))
 
     def send(self, timeout_s: float) -> bool:
-        """Export; returns whether the backend took it within ``timeout_s`` seconds."""
+        """Export; returns whether the backend accepted it within ``timeout_s`` seconds."""
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
         measured = self._reader.get_metrics_data()

@@ -1,6 +1,6 @@
-"""Traces of what is over: spans with given times and given ids, exported at once or not at all.
+"""Traces of finished work: spans with given times and ids, exported in one request.
 
-The ids are digests of names, so the trace of an incident is the same trace whoever sends it, and how often.
+The ids are digests of names, so a trace that is sent twice has the same ids.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Attributes = Mapping[str, "AttributeValue"]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something said at one moment of a span (UTC); becomes a span event."""
+    """An event at one moment of a span (UTC); becomes a span event."""
 
     at: datetime
     name: str
@@ -37,10 +37,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of time with a name, below its parent. Times are UTC; ``error`` says why it failed.
+    """A named period of time below its parent. Times are UTC; ``error`` says why it failed.
 
-    ``key`` is unique within its trace, and the span's id derives from it. ``client``: whether it is the sending
-    end of a conversation with another service.
+    ``key`` is unique within its trace, and the span's id derives from it. ``producer``: whether it sends
+    messages to another service.
     """
 
     key: str
@@ -61,7 +61,7 @@ class Span:
 
 
 def trace_id(root: str) -> int:
-    """128 bits from the name of what the trace is about; never zero, which OpenTelemetry forbids."""
+    """128 bits from the name of the trace; never zero, which OpenTelemetry forbids."""
     return int.from_bytes(hashlib.sha256(f"trace/{root}".encode()).digest()[:16]) or 1
 
 
@@ -71,9 +71,9 @@ def span_id(root: str, key: str) -> int:
 
 
 def export(backend: Backend, root: Span, resource: Mapping[str, str]) -> None:
-    """Send the trace below ``root`` in one request; raises KintsugiError when the backend doesn't take it.
+    """Send the trace below ``root`` in one request; raises KintsugiError when the backend does not accept it.
 
-    ``resource``: attributes of who speaks, beside ``service.name``. Bounded by the backend's ``timeout_s``.
+    ``resource``: attributes of the sender beside ``service.name``. Bounded by the backend's ``timeout_s``.
     """
     from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -84,7 +84,7 @@ def export(backend: Backend, root: Span, resource: Mapping[str, str]) -> None:
         exporter.shutdown()
     if result is not SpanExportResult.SUCCESS:
         raise KintsugiError(
-            f"the OTLP backend at {backend.endpoint} did not take a trace of {root.key}; the log above says why"
+            f"the OTLP backend at {backend.endpoint} did not accept a trace of {root.key}; see the log above"
         )
 
 

@@ -1,12 +1,12 @@
 """Honeycomb's trigger webhook: ``POST /honeycomb/trigger`` on Airflow's api-server starts recoveries.
 
 Honeycomb waits 10 to 15 s for an answer, and repeats a delivery under the same id when the connection fails or the
-answer is 408, 429, 502 or 503 (with Retry-After). So the request only proves itself (shared secret), is understood,
-and is put into the outbox under its delivery id; the watchdog starts ``recover_node`` from there, with a run id
-made of the delivery id. A repeat changes nothing.
+answer is 408, 429, 502 or 503 (with Retry-After). So the request is only authenticated (shared secret), parsed, and
+put into the outbox under its delivery id. The watchdog starts ``recover_node`` from there, with a run id made of the
+delivery id. A repeated delivery changes nothing.
 
-It stands outside Airflow's sign-in, because Honeycomb has no user; the secret is the password of the connection
-``kintsugi_honeycomb_webhook``. Without that connection it answers 503 to everybody.
+It needs no sign-in to Airflow, because Honeycomb has no user. The secret is the password of the connection
+``kintsugi_honeycomb_webhook``. Without that connection it answers 503 to every request.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Honeycomb is told: HTTP status and JSON body."""
+    """The response to Honeycomb: HTTP status and JSON body."""
 
     status: int
     body: dict[str, Any]
@@ -52,14 +52,14 @@ TOO_LARGE = Answer(413, {"error": f"the body has more than {MAX_BYTES} bytes"})
 
 
 def recovery_run(delivery: str, node: str) -> str:
-    """The id of the run of ``recover_node`` that a delivery asks for."""
+    """The id of the run of ``recover_node`` for a delivery."""
     return f"honeycomb__{delivery}__{node}"
 
 
 def decide(
     alert: Alert, delivery: str, fleet: Fleet, put: Callable[[str, Kind, dict[str, Any]], bool]
 ) -> Answer:
-    """Put the recoveries that ``alert`` asks for into the outbox (``put``), and say what was done."""
+    """Put the recoveries for ``alert`` into the outbox (``put``); returns the response."""
     if not alert.firing:
         return Answer(200, {"result": f"nothing to do: {alert.name} is resolved"})
     known = ", ".join(fleet.nodes)
@@ -70,13 +70,13 @@ def decide(
         return Answer(
             422,
             {
-                "error": f"{alert.name} {said}; group the trigger by kintsugi.node. Known are: {known}",
+                "error": f"{alert.name} {said}; group the trigger by kintsugi.node. The nodes are: {known}",
                 "unknown": list(alert.unknown),
             },
         )
     if alert.test:
         return Answer(
-            200, {"result": f"understood; a test starts nothing. It names {', '.join(alert.nodes)}"}
+            200, {"result": f"test received; nothing was started. It names {', '.join(alert.nodes)}"}
         )
     started: list[str] = []
     repeated: list[str] = []
@@ -92,7 +92,7 @@ def decide(
 def create_app(
     fleet: Callable[[], Fleet], secret: Callable[[], str | None], outbox: Callable[[], Outbox]
 ) -> Starlette:
-    """The application; its three arguments are asked at each request, so that it can start before they exist."""
+    """The application; its three arguments are called at each request, so it can start before their values exist."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import JSONResponse
@@ -105,8 +105,8 @@ def create_app(
         except InputError as error:
             return Answer(400, {"error": str(error)})
         except StoreUnavailable as error:
-            log.warning("delivery %s was sent back: %s", delivery, error)
-            return Answer(503, {"error": "the store doesn't answer; nothing was started. Send it again"})
+            log.warning("delivery %s was refused: %s", delivery, error)
+            return Answer(503, {"error": "the store does not answer; nothing was started. Send it again"})
 
     async def trigger(request: Request) -> JSONResponse:
         delivery = request.headers.get(DELIVERY_HEADER, "")
@@ -122,7 +122,7 @@ def create_app(
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body; None when it is larger than MAX_BYTES, of which no more is read."""
+    """The body; None when it is larger than MAX_BYTES; then reading stops."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -137,22 +137,22 @@ def _refusal(secret: str | None, token: str | None) -> Answer | None:
             f"no webhook is configured here: define the connection {CONNECTION} with the secret as password"
         )
         return Answer(503, {"error": said})
-    # Compared as bytes: compare_digest refuses text that isn't ASCII.
+    # Compared as bytes: compare_digest rejects text that is not ASCII.
     if not hmac.compare_digest((token or "").encode(), secret.encode()):
         return Answer(401, {"error": f"the header {TOKEN_HEADER} is missing or wrong"})
     return None
 
 
 def _misnamed(delivery: str) -> Answer | None:
-    """A refusal unless the delivery's id can be part of a run's id and of a key."""
+    """A refusal when the delivery id can't be part of a run id and of a key; None otherwise."""
     if 0 < len(delivery) <= MAX_DELIVERY_ID and delivery.replace("-", "").replace("_", "").isalnum():
         return None
-    said = f"the header {DELIVERY_HEADER} is missing or no name; it tells repeats of a delivery apart"
+    said = f"the header {DELIVERY_HEADER} is missing or not a valid id; it identifies repeated deliveries"
     return Answer(400, {"error": said})
 
 
 def webhook_secret() -> str | None:
-    """The shared secret, as the connection has it; None without one."""
+    """The shared secret from the connection; None without one."""
     found = connection(CONNECTION)
     return str(found["password"]) if found and found.get("password") else None
 
@@ -160,7 +160,7 @@ def webhook_secret() -> str | None:
 class LazyApp:
     """The application as an ASGI callable that is built at the first request.
 
-    Every component of Airflow loads every plugin; only the api-server should pay for it.
+    Every component of Airflow loads every plugin, but only the api-server needs the application.
     """
 
     def __init__(self) -> None:

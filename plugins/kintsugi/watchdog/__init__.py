@@ -1,1 +1,1 @@
-"""The watchdog: a process of the control plane outside Airflow."""
+"""The watchdog: a process of the control plane that runs outside Airflow."""

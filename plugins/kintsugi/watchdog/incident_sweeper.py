@@ -1,7 +1,7 @@
-"""Ends what nobody else ends: incidents whose run is gone, and questions that have lost their reason.
+"""Takes over incidents whose run is gone, and withdraws questions whose reason is gone.
 
-It is a line of the watchdog. Each pass starts from what stands in the store and in Airflow, so it may be killed
-anywhere; `kintsugi.recovery.incident_sweep` decides.
+It is a loop of the watchdog. Each pass reads the state from the store and from Airflow, so it may be killed at any
+point. `kintsugi.recovery.incident_sweep` makes the decisions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class IncidentSweeper:
-    """``answers``: whether the node of that name answers its own protocol at this moment."""
+    """``answers``: whether the node of that name answers its protocol now."""
 
     store: Store
     airflow: Airflow
@@ -42,7 +42,7 @@ class IncidentSweeper:
     _in_a_row: dict[str, int] = field(default_factory=dict)
 
     def sweep(self) -> None:
-        """One pass. Raises StoreUnavailable, and StepFailed when Airflow doesn't answer; the next pass does it over."""
+        """One pass. Raises StoreUnavailable, and StepFailed when Airflow does not answer; the next pass tries again."""
         self._sweep_incidents(self.store.incidents(OPEN_INCIDENTS, open_only=True))
         self._withdraw_questions()
 
@@ -75,20 +75,20 @@ class IncidentSweeper:
         if holder is not None:
             self.store.give_back(
                 incident.node, holder
-            )  # of a run that was killed; it would lapse minutes later
+            )  # of a run that was killed; it would expire minutes later
         run_id = sweep_run_id(incident, len(own))
-        log.warning("incident %s is open and nobody works on it; %s takes it over", incident.id, run_id)
+        log.warning("incident %s is open and no run works on it; %s takes it over", incident.id, run_id)
         self.airflow.trigger(
             RECOVERY_DAG, {"node": incident.node, "action": "auto", "dry_run": False}, run_id
         )
 
     def _has_ended(self, run: str) -> bool:
-        """Whether the run is over; one that Airflow doesn't know (any longer) is."""
+        """Whether the run has ended; a run that Airflow does not know counts as ended."""
         dag_id, _, run_id = run.partition("/")
         try:
             return self.airflow.run_state(dag_id, run_id) in FINISHED
         except AirflowRefused as refused:
-            if refused.status in (404, 405, 422):  # not there, or no name of a run at all
+            if refused.status in (404, 405, 422):  # there is no such run, or it is not the id of a run
                 return True
             raise
 

@@ -1,4 +1,4 @@
-"""Measuring the fleet and the flow for the OTLP backend, from the control plane."""
+"""Measure the fleet and the flow and send metrics to the OTLP backend."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Measuring:
 
     def __init__(self, settings: Settings, store: Store, resource: Mapping[str, str]) -> None:
         found = backend()
-        assert found is not None, "measured only where there is somebody to tell"
+        assert found is not None, "metrics need a backend"
         self._settings, self._store, self._backend = settings, store, found
         self._instruments = Instruments(found.metric_exporter(), resource)
         self._meter = FlowMeter()
@@ -40,19 +40,19 @@ class Measuring:
         return self._backend
 
     def once(self) -> None:
-        """Measure and send; raises KintsugiError when the backend didn't take it."""
+        """Measure and send; raises KintsugiError when the backend does not accept the metrics."""
         probes, reading = asyncio.run(self._look())
         self._note(probes)
         self._instruments.flow(self._meter.feed(reading))
         self._note_intake()
         if not self._instruments.send(self._backend.timeout_s + 1):
-            raise KintsugiError(f"the OTLP backend at {self._backend.endpoint} did not take the metrics")
+            raise KintsugiError(f"the OTLP backend at {self._backend.endpoint} did not accept the metrics")
 
     def _note_intake(self) -> None:
         try:
             found = self._intake.report()
         except KintsugiError:
-            return  # what the nodes say is still worth sending
+            return  # the metrics of the nodes are sent anyway
         if found is not None and datetime.now(UTC) - found[0] < STALE_AFTER:
             self._instruments.intake(IntakeReport.from_json(found[1]))
 
@@ -69,7 +69,7 @@ class Measuring:
             maintained = frozenset(name for name in fleet.nodes if self._store.maintenance(name))
             self._instruments.incidents(len(open_now))
         except StoreUnavailable:
-            open_now = maintained = frozenset()  # what the nodes say is still worth sending
+            open_now = maintained = frozenset()  # the metrics of the nodes are sent anyway
         for probe in probes:
             state = state_of(probe.target, probe.answer, open_now, maintained)
             self._instruments.node(fleet.node(probe.target), probe.answer, probe.latency_s, state)

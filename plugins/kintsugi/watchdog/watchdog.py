@@ -1,11 +1,16 @@
-"""The watchdog: a small process of the control plane, outside Airflow, supervised like the rest.
+"""The watchdog: a small process of the control plane, outside Airflow, supervised like the other components.
 
-It looks whether anybody still watches (kintsugi.notify.dead_mans_switch) and whether trades are stored
-(kintsugi.notify.stream_stall_alert) and come in (kintsugi.pipeline.ingest.intake_monitor), ends incidents that nobody
-works on (kintsugi.watchdog.incident_sweeper), reads from the store what there is to tell
-(kintsugi.notify.collector), delivers the outbox (kintsugi.notify.dispatcher) and measures fleet and flow. Each of these
-is a line of its own, so that a pager that hangs doesn't keep the dead man's switch from being looked at. A line that
-doesn't come back ends the process, and its supervisor starts it again; nothing is lost, it all stands in Postgres.
+It runs these loops:
+
+- check that every node and the flow are watched (kintsugi.notify.dead_mans_switch);
+- check that trades are stored (kintsugi.notify.stream_stall_alert) and ingested
+  (kintsugi.pipeline.ingest.intake_monitor);
+- take over incidents that no run works on (kintsugi.watchdog.incident_sweeper);
+- collect new messages from the store (kintsugi.notify.collector) and deliver the outbox (kintsugi.notify.dispatcher);
+- measure fleet and flow.
+
+Each loop has its own thread, so a pager that hangs does not block the dead man's switch. If a loop hangs, the process
+ends and its supervisor restarts it. Nothing is lost, because the state is in Postgres.
 
     python -m kintsugi.watchdog.watchdog
 """
@@ -70,7 +75,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Line:
-    """One thing done again and again, ``every_s`` seconds apart; what goes wrong is logged when it changes."""
+    """A loop: ``work`` runs every ``every_s`` seconds; an error is logged when it changes."""
 
     name: str
     every_s: float
@@ -84,7 +89,7 @@ class Line:
             stop.wait(self.every_s)
 
     def once(self) -> bool:
-        """One pass; raises nothing. Returns whether it went well."""
+        """One pass; raises nothing. Returns whether it succeeded."""
         complaint = ""
         try:
             self.work()
@@ -94,7 +99,7 @@ class Line:
                 expected = isinstance(error, KintsugiError)
                 log.warning("%s: %s", self.name, complaint, exc_info=None if expected else error)
         if self._complaint and not complaint:
-            log.info("%s: well again", self.name)
+            log.info("%s: works again", self.name)
         self._complaint = complaint
         self.last_s = time.monotonic()
         return not complaint
@@ -102,7 +107,7 @@ class Line:
 
 @dataclass
 class Watchdog:
-    """The lines of one installation."""
+    """The loops of one installation."""
 
     settings: Settings
     airflow: Airflow
@@ -149,7 +154,7 @@ class Watchdog:
 
     @cached_property
     def resource(self) -> dict[str, str]:
-        """Who speaks, in telemetry."""
+        """The resource attributes of telemetry."""
         fleet = self.settings.fleet
         return {"service.namespace": fleet.name, "deployment.environment.name": fleet.environment}
 
@@ -158,14 +163,14 @@ class Watchdog:
         return Post(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
 
     def prepare(self) -> None:
-        """Make the tables that this process needs."""
+        """Create the tables that this process needs."""
         self.store.migrate()
         self.ledger.migrate()
         self.outbox.ensure_tables()
         self.heartbeats.ensure_tables()
 
     def lines(self) -> list[Line]:
-        """What is to be done; metrics only where there is a backend for them."""
+        """All loops; metrics only when a backend is defined."""
         found = [
             Line("news", 2.0, self.gather),
             Line("pages", 2.0, lambda: self._deliver(Kind.PAGE, Kind.DIGEST)),
@@ -188,10 +193,10 @@ class Watchdog:
     # --- telling --------------------------------------------------------------------------------------------
 
     def gather(self) -> None:
-        """Put what happened since the last look into the outbox; a pass without news costs one query."""
+        """Put new messages into the outbox; a pass without changes costs one query."""
         now = datetime.now(UTC)
-        # A repair that stands still is news without anything having been written, and a page waits for others with
-        # its cause; so look now and then anyway.
+        # A stalled repair changes nothing in the store, and a page waits for others with the same cause. So collect
+        # from time to time even without a change.
         seen = (self._marks(), int(now.timestamp() // LOOK_S))
         if seen == self._seen:
             return
@@ -206,7 +211,7 @@ class Watchdog:
         self._seen = seen
 
     def _marks(self) -> tuple[Any, ...]:
-        """What changes when something happens."""
+        """Values that change with every new entry in the store."""
         with self.store.transaction() as connection:
             row = connection.execute(
                 "SELECT (SELECT max(seq) FROM incident_entry) AS entry, (SELECT max(id) FROM fault) AS fault,"
@@ -223,22 +228,22 @@ class Watchdog:
         ]
 
     def _deliver(self, *kinds: Kind) -> None:
-        # Not without need: a claim writes, and this process shares its two cores with the fleet.
+        # Only if a message is due: a claim writes, and this process shares its two cores with the fleet.
         if self.outbox.due().intersection(kinds):
             while self.post.deliver_one(*kinds):
                 pass
 
     def keep_house(self) -> None:
-        """Delete messages that were settled long ago, and replaced disks that were kept for long enough."""
+        """Delete old delivered messages, and replaced disks after their retention time."""
         self.outbox.forget_old()
         self.sent.forget_old()
         for path in expire_quarantine(self.settings, datetime.now(UTC)):
-            log.info("deleted %s: it was kept for long enough, or the disk is short of room", path)
+            log.info("deleted %s: its retention time is over, or the disk is nearly full", path)
 
     # --- the flow --------------------------------------------------------------------------------------------
 
     def look_at_flow(self) -> None:
-        """Page when the stream that somebody submitted stores nothing, or less than comes in."""
+        """Page when a submitted stream stores nothing, or less than arrives."""
         if not wanted(self.store):
             self.standstill.forget()
             return
@@ -247,7 +252,7 @@ class Watchdog:
             self.outbox.put(page.key, Kind.PAGE, page.body)
 
     def take_letters(self) -> None:
-        """Take in what the streaming driver reported; page and replay what Kafka deleted unread."""
+        """Collect the streaming driver's reports; page and replay messages that Kafka deleted unread."""
         brokers = self.settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
         dead_letter_collector.collect(brokers, s3_client(self.settings), self.record)
         losses = self.record.losses()
@@ -265,7 +270,7 @@ class Watchdog:
     # --- the intake ------------------------------------------------------------------------------------------
 
     def look_at_intake(self) -> None:
-        """Write down what waits before Kafka, failed or is missing; page when a person is needed."""
+        """Record which files wait, failed or are missing; page when a person is needed."""
         try:
             self._intake = self._intake or intake_watch(self.settings)
             found = self._intake.look(paused=self._ingest_is_paused())
@@ -291,12 +296,12 @@ class Watchdog:
         try:
             return any(dag["dag_id"] == INGEST_DAG and dag["is_paused"] for dag in self.airflow.dags())
         except KintsugiError:
-            return False  # an Airflow that doesn't answer is noticed as such
+            return False  # an Airflow that does not answer is detected elsewhere
 
     # --- the dead man's switch ------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Page when something is unwatched, and ping the outside when nothing is."""
+        """Page when a node or the flow is unwatched; ping the heartbeat service with the result."""
         now = datetime.now(UTC)
         unhealthy = self._airflow_since(now)
         try:
@@ -311,7 +316,7 @@ class Watchdog:
         ping(not found, _reasons(found))
 
     def _airflow_since(self, now: datetime) -> Mapping[str, datetime]:
-        """Since when each component isn't healthy. An api-server that is gone says nothing of the others."""
+        """Since when each component is unhealthy. Without the api-server the others are not known."""
         health = self.airflow.health()
         sick = self.airflow_parts(health)
         self._unhealthy = {part: self._unhealthy.get(part, now) for part in sick}
@@ -319,7 +324,7 @@ class Watchdog:
 
     @staticmethod
     def airflow_parts(health: Mapping[str, str | None]) -> list[str]:
-        """The components that aren't healthy by Airflow's own word; the api-server when it says nothing at all."""
+        """The components that Airflow reports as unhealthy; the api-server when there is no answer."""
         if not health:
             return ["api-server"]
         return sorted(name for name, state in health.items() if state not in ("healthy", None))
@@ -334,14 +339,14 @@ class Watchdog:
         return Watching(
             now=now,
             beats={name: at for name, at in beats.items() if name not in gone},
-            # An open incident that stands still has a page of its own.
+            # A stalled incident has its own page.
             excused=repaired | maintained | self._healing(beats, now),
             paused=self._paused(beats),
             unhealthy=unhealthy,
         )
 
     def _healing(self, beats: Mapping[str, datetime], now: datetime) -> set[str]:
-        """Names whose repair ended a moment ago: their watch is on its way back."""
+        """Nodes whose repair has just ended: their watch is about to start again."""
         recent = self.store.incidents(RECENT_INCIDENTS)
         return {
             incident.node
@@ -353,18 +358,18 @@ class Watchdog:
         try:
             paused = {dag["dag_id"] for dag in self.airflow.dags() if dag["is_paused"]}
         except KintsugiError:
-            return set()  # an Airflow that doesn't answer is noticed as such
+            return set()  # an Airflow that does not answer is detected elsewhere
         return {name for name in beats if watch_of(name) in paused}
 
     def _store_is_away(self, now: datetime, error: str) -> None:
-        """Without the store there is no outbox either: after a while this one page goes out directly, once."""
+        """Without the store there is no outbox: after UNHEALTHY this page is sent directly, once."""
         self._store_away = self._store_away or now
         if self._told_away or now - self._store_away < UNHEALTHY:
             return
         since = self._store_away
         page = Page(
             f"page/store/{since:%Y%m%dT%H%M%S}",
-            "The store of the recoveries doesn't answer: nothing would be healed",
+            "The store does not answer: no failure is recovered",
             f"Since {since:%H:%M:%S} UTC: {error}",
         )
         try:
@@ -375,7 +380,7 @@ class Watchdog:
 
 
 def exits_of(settings: Settings) -> dict[str, list[datetime]]:
-    """When each node's service exited by itself, as far as the tail of its init's log in the collector reaches."""
+    """When each node's service exited by itself, from the tail of its init's log in the collector."""
     found = {}
     for node in settings.fleet:
         path = settings.control / "node-logs" / node.name / "init.log"
@@ -394,14 +399,14 @@ def _reasons(found: list[Silence]) -> str:
 
 
 def run(watchdog: Watchdog, stop: threading.Event) -> None:
-    """Run every line until ``stop``; ends the process when one of them hangs."""
+    """Run every loop until ``stop``; ends the process when a loop hangs."""
     lines = watchdog.lines()
     for line in lines:
         threading.Thread(target=line.run, args=(stop,), name=line.name, daemon=True).start()
     while not stop.wait(5.0):
         hung = [line.name for line in lines if time.monotonic() - line.last_s > line.every_s + HUNG_S]
         if hung:
-            log.error("%s hangs; this process ends, and its supervisor starts it again", ", ".join(hung))
+            log.error("%s hangs; this process ends, and its supervisor restarts it", ", ".join(hung))
             logging.shutdown()
             os._exit(1)
 
@@ -418,7 +423,7 @@ def main() -> None:
     """Run the watchdog of the installation that the environment names."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("httpx", "httpcore", "apprise", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)  # they would log URLs, which hold secrets
+        logging.getLogger(chatty).setLevel(logging.ERROR)  # they would log URLs, which contain secrets
     settings = load_settings()
     watchdog = Watchdog(settings, ControlPlane(settings).airflow)
     with _stopped_by_signals() as stop:

@@ -1,5 +1,6 @@
 """Pipeline Health: the page in Airflow's navigation.
 
-Read in this order: `health` says what the page says (pure), `sources` asks the outside, `hub` keeps the answers
-fresh while somebody looks, `deeds` is what a person can do, `access` who may, and `app` puts it on the web.
+Read in this order: `health` makes the texts of the page (pure), `sources` reads the systems outside, `polling_cache`
+refreshes the readings while somebody looks, `actions` are what a person can do, `access` is who may do it, and `app`
+defines the routes.
 """

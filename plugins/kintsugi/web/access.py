@@ -1,8 +1,8 @@
-"""Who may look and who may act, by Airflow's own word; and that a deed comes from our page and no other.
+"""Who may look and who may act: Airflow decides. Also checks that an action was sent by our own page.
 
-Airflow mounts a plugin's application without its authentication, so every route depends on `reader` here.
-A deed needs all of: a signed-in user, Airflow's permission, a request from our own origin, and a
-token that only a page made for this user holds (OWASP, "Cross-Site Request Forgery Prevention").
+Airflow mounts a plugin's application without authentication, so every route depends on `reader` here.
+An action needs four things: a signed-in user, Airflow's permission, a request from our own origin, and a
+token from a page made for this user (OWASP, "Cross-Site Request Forgery Prevention").
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOKEN_S = 12 * 3600
 
 
 class User(Protocol):
-    """As much of Airflow's user as the page needs."""
+    """The part of Airflow's user that the page needs."""
 
     def get_id(self) -> str: ...
 
@@ -39,7 +39,7 @@ class Gate(Protocol):
 
 
 class AirflowGate:
-    """The gate of the Airflow that this process is."""
+    """The auth manager of the Airflow that runs in this process."""
 
     def __init__(self) -> None:
         from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
@@ -85,22 +85,24 @@ class Tokens:
             owner = self._signer.loads(token, max_age=TOKEN_S)
         except BadSignature as error:
             raise HTTPException(
-                403, "This form is not valid any more: reload the page and try again."
+                403, "This form is not valid any more. Reload the page and try again."
             ) from error
         if owner != str(user.get_id()):
-            raise HTTPException(403, "This form was made for another user: reload the page and try again.")
+            raise HTTPException(403, "This form was made for another user. Reload the page and try again.")
 
 
 def same_origin(request: Request) -> None:
     """Raise HTTPException 403 unless the browser says that our own page sent this request.
 
-    Sec-Fetch-Site is the browser's own word; browsers without it send Origin. A client that sends neither is no
-    browser, has no page to be tricked by, and is shown to Airflow's REST API.
+    Browsers send Sec-Fetch-Site, or Origin if they don't know it. A client that sends neither is not a browser; the
+    error refers it to Airflow's REST API.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is None and origin is None:
-        raise HTTPException(403, "Programs act through Airflow's REST API (/api/v2), not through this page.")
+        raise HTTPException(
+            403, "Only browsers may use this page. Programs use Airflow's REST API (/api/v2)."
+        )
     if site not in (None, "same-origin"):
-        raise HTTPException(403, f"A {site} request can't act.")
+        raise HTTPException(403, f"A {site} request is not allowed to act.")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise HTTPException(403, f"A request from {origin} can't act.")
+        raise HTTPException(403, f"A request from {origin} is not allowed to act.")

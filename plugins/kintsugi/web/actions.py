@@ -1,8 +1,8 @@
-"""What a person can do from the page. Each deed is one request to Airflow's own REST API. Pure.
+"""The actions of the page. Each action is one request to Airflow's REST API. Pure.
 
-The page asks for confirmation with `Deed.says`, then sends `Deed.request` to Airflow in the name of the person who
-is signed in: Airflow checks the permission, validates the parameters, writes its audit log and, for a run, keeps the
-name as ``triggering_user``. The page itself changes nothing.
+The page shows `Deed.says` and asks for confirmation. Then it sends the `request` to Airflow in the name of the
+signed-in user. Airflow checks the permission, validates the parameters and writes its audit log. For a run it records
+the name as ``triggering_user``. The page itself changes nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kintsugi.db.flags import FLEET
 from kintsugi.recovery.guards import APPROVE, DECLINE
 
 ACTIONS = {
-    "auto": "Decide for me: a healthy node is left alone",
+    "auto": "Automatic: diagnose and choose; a ready node is left alone",
     "restart": "Restart the service; the disk stays",
-    "rebuild": "Rebuild: a new server with an empty disk, filled from its peers",
+    "rebuild": "Rebuild: a new server with an empty disk; it gets its data from its peers",
 }
-MINUTES = {"30": "30 minutes", "120": "2 hours", "480": "8 hours", "0": "until I resume it"}
+MINUTES = {"30": "30 minutes", "120": "2 hours", "480": "8 hours", "0": "until someone resumes it"}
 _NOTE = "Started from Pipeline Health."
 
 
@@ -38,7 +38,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call of Airflow's REST API: ``body`` is JSON, ``path`` is quoted. ``dag_id``, ``right``: what it needs."""
+    """A call of Airflow's REST API: ``body`` is JSON, ``path`` is quoted. ``dag_id``, ``right``: the permission."""
 
     method: str
     path: str
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """One deed on one target. ``says``: what will happen, in sentences; ``grave``: it may harm."""
+    """One action on one target. ``says``: what will happen, in sentences; ``grave``: it can do damage."""
 
     name: str
     target: str
@@ -61,32 +61,32 @@ class Deed:
 
 
 def deed(name: str, target: str, fleet: Fleet) -> Deed:
-    """The deed to be confirmed; raises InputError for one or a target that doesn't exist."""
+    """The action to be confirmed; raises InputError for an unknown action or target."""
     if name not in _DEEDS:
-        raise InputError(f"there is no action {name!r}; known are: {', '.join(_DEEDS)}")
+        raise InputError(f"there is no action {name!r}; the actions are: {', '.join(_DEEDS)}")
     _check_target(name, target, fleet)
     return _DEEDS[name](target)
 
 
 def request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> Request:
-    """What to ask of Airflow, from the confirmed form; raises InputError that names the wrong value."""
+    """The request to Airflow for the confirmed form; raises InputError that names the wrong value."""
     wanted = deed(name, target, fleet)
     for entry in wanted.fields:
         given = values.get(entry.name, "")
         if entry.options and given not in entry.options:
             raise InputError(f"{entry.label}: {given!r} is not one of {', '.join(entry.options)}")
         if not entry.options and not given.strip():
-            raise InputError(f"{entry.label}: say something; it is shown to whoever asks why")
+            raise InputError(f"{entry.label}: enter a reason; it is shown on this page and in every refusal")
     return _REQUESTS[name](target, values)
 
 
 def approval(target: str) -> tuple[str, str, str, int]:
-    """DAG, run, task and map index of a waiting approval, from ``dag:run:task:map_index``; raises InputError."""
+    """DAG, run, task and map index of an open question, from ``dag:run:task:map_index``; raises InputError."""
     dag, _, rest = target.partition(":")
     rest, _, index = rest.rpartition(":")
     run, _, task = rest.rpartition(":")
     if not (dag and run and task) or not index.lstrip("-").isdigit():
-        raise InputError(f"{target!r} does not name a waiting decision: dag:run:task:map_index")
+        raise InputError(f"{target!r} does not name an open question (dag:run:task:map_index)")
     return dag, run, task, int(index)
 
 
@@ -103,19 +103,18 @@ def _recover(node: str) -> Deed:
         node,
         f"Recover {node}",
         (
-            "Runs the DAG recover_node: it probes the node again and asks its peers, then the guards decide "
-            "whether it may act.",
+            "Runs the DAG recover_node. It probes the node and asks its peers. Then the guards decide.",
             "A dry run shows Terraform's plan and changes nothing.",
         ),
         "Start recovery",
         (
             Field(
                 "dry_run",
-                "Change anything?",
+                "Mode",
                 "yes",
-                {"yes": "Dry run: only show the plan", "no": "Yes, for real"},
+                {"yes": "Dry run: only show the plan", "no": "Real run: change the server"},
             ),
-            Field("action", "What", "auto", ACTIONS),
+            Field("action", "Action", "auto", ACTIONS),
         ),
         grave=True,
     )
@@ -126,37 +125,37 @@ def _pause(scope: str) -> Deed:
     return Deed(
         "pause",
         scope,
-        f"Pause healing of {what}",
+        f"Pause recovery of {what}",
         (
-            f"A maintenance window for {what}: failures are still noticed, but the guards refuse every repair.",
-            "Whoever looks at this page sees the reason and your name.",
+            f"Starts a maintenance window for {what}. Failures are still detected, but the guards refuse every repair.",
+            "This page shows the reason and your name to every user.",
         ),
-        "Pause healing",
+        "Pause recovery",
         (Field("minutes", "For how long", "30", MINUTES), Field("reason", "Why", "")),
         grave=True,
     )
 
 
 def _resume(scope: str) -> Deed:
-    says = f"Ends the maintenance window of {_scope(scope)}: failures are repaired again at once."
-    return Deed("resume", scope, f"Resume healing of {_scope(scope)}", (says,), "Resume healing")
+    says = f"Ends the maintenance window of {_scope(scope)}. Nodes that fail are recovered again at once."
+    return Deed("resume", scope, f"Resume recovery of {_scope(scope)}", (says,), "Resume recovery")
 
 
 def _watch(node: str) -> Deed:
     what = "every node" if node == FLEET else node
-    says = f"Unpauses the watch of {what} in Airflow: failures are noticed within seconds and repaired."
-    return Deed("watch", node, f"Watch {what} again", (says,), "Resume watch")
+    says = f"Unpauses the watch of {what} in Airflow. A failure is detected within seconds and the node is recovered."
+    return Deed("watch", node, f"Resume the watch of {what}", (says,), "Resume watch")
 
 
 def _redrive(key: str) -> Deed:
     what = key or "every failed file"
     says = (
-        f"Runs the DAG redrive_files: {what} is read again from its first line at the next look of the ingest.",
-        "A trade keeps its identity, so one that is stored already stays one row.",
+        f"Runs the DAG redrive_files. The ingest reads {what} again from the first line.",
+        "A trade keeps its identity, so a stored trade stays one row.",
         "A file that still can't be used fails again, with its reason.",
     )
-    title = f"Take {key.rpartition('/')[2]} again" if key else "Take all failed files again"
-    return Deed("redrive", key, title, says, "Take again")
+    title = f"Ingest {key.rpartition('/')[2]} again" if key else "Ingest all failed files again"
+    return Deed("redrive", key, title, says, "Ingest again")
 
 
 def _chaos(_target: str) -> Deed:
@@ -165,33 +164,31 @@ def _chaos(_target: str) -> Deed:
         "",
         "Break a server now",
         (
-            "Runs the DAG chaos_nightly: it picks a server at random, pulls its plug and expects it to heal.",
-            "It refuses while an incident is open or any server does not answer.",
+            "Runs the DAG chaos_nightly. It kills a random server and waits until the server has recovered.",
+            "The run is refused while an incident is open or a server does not answer.",
         ),
         "Break a server",
-        (Field("lose_volume", "Its disk", "yes", {"yes": "Lost with the server", "no": "Survives"}),),
+        (Field("lose_volume", "Its disk", "yes", {"yes": "Lost with the server", "no": "Kept"}),),
         grave=True,
     )
 
 
 def _nights(on: bool) -> Deed:
-    name, verb = ("chaos_on", "Schedule") if on else ("chaos_off", "Stop")
-    says = "Every weekday at 02:00 New York time one server is broken on purpose, and has to heal."
-    ends = "No more servers are broken at night. One that was broken already still heals."
-    return Deed(name, "", f"{verb} chaos nights", (says if on else ends,), f"{verb} chaos nights", grave=on)
+    name, verb = ("chaos_on", "Start") if on else ("chaos_off", "Stop")
+    says = "Kills one random server every weekday at 02:00 New York time and checks that it recovers."
+    ends = "No more servers are killed at night. A recovery that is running continues."
+    return Deed(name, "", f"{verb} nightly chaos", (says if on else ends,), f"{verb} nightly chaos", grave=on)
 
 
 def _approve(target: str) -> Deed:
     node = approval(target)[0].removeprefix(WATCH)
-    says = (
-        "The node is repaired against the guards' advice. One that still answers is not destroyed even then."
-    )
+    says = "Repairs the node although the guards refused. A node that still answers is not destroyed."
     return Deed("approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True)
 
 
 def _decline(target: str) -> Deed:
     node = approval(target)[0].removeprefix(WATCH)
-    says = "The repair ends as refused; the watch looks at the node again."
+    says = "The repair ends as refused. The watch probes the node again."
     return Deed("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
 
 

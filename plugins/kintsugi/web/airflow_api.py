@@ -1,6 +1,6 @@
-"""Airflow's REST API, called inside the api-server's process in the name of the person at the page.
+"""Airflow's REST API, called inside the api-server's process in the name of the signed-in user.
 
-Their own credentials go along, so that Airflow itself checks the permission and audits.
+The request carries the user's own credentials, so Airflow checks the permission and writes its audit log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Send = Callable[[Request, Mapping[str, str]], Awaitable["Answer"]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Airflow's answer: ``run_id`` of the run that was started, ``said`` when it refused."""
+    """Airflow's answer: ``run_id`` of the run that was started, ``said`` the reason of a refusal."""
 
     status: int
     run_id: str | None = None
@@ -31,12 +31,12 @@ class Answer:
 
 
 async def send(wanted: Request, headers: Mapping[str, str]) -> Answer:
-    """Carry out ``wanted`` with the credentials among ``headers``, those of the person's own request."""
+    """Send ``wanted`` with the credentials in ``headers``, the headers of the user's own request."""
     import httpx
     from airflow.api_fastapi.main import app
 
     own = {name: value for name, value in headers.items() if name.lower() in _CREDENTIALS}
-    # The referer tells Airflow that a person did it in the UI and not a program.
+    # The referer tells Airflow that a person acted in the UI, not a program.
     own["referer"] = "http://airflow/pipeline-health/"
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(

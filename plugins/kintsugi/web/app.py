@@ -1,8 +1,8 @@
 """The page as a FastAPI application, to be mounted by Airflow: routes only.
 
-``/``: the page. ``/live``: what changed since the browser last asked, once a second; 204 when nothing did.
-``/deeds/…``: the form that says what will happen (GET), and the deed (POST). Everything is for signed-in users
-who may read DAGs.
+``/``: the page. ``/live``: the panels that changed since the last request, once a second; 204 when none changed.
+``/deeds/…``: the form that describes an action (GET), and the action (POST). Every route needs a signed-in user who
+may read DAGs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from kintsugi.web.polling_cache import Hub
 PATIENCE_S = 1.5
 S3_WITHIN_S = 6.0
 PAGE = 25
-# Only our own files run; only Airflow's own pages may frame it.
+# Only our own scripts run; only Airflow's own pages may frame this page.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -47,7 +47,7 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What the page works with: who may (gate), what is read (hub, listing), what is done (send)."""
+    """What the page needs: permissions (gate), readings (hub, listing) and actions (send)."""
 
     settings: Settings
     gate: Gate
@@ -58,7 +58,7 @@ class Doors:
 
 
 def create_app(doors: Doors) -> FastAPI:
-    """The application. No route is open to the world, also not its own documentation."""
+    """The application. Every route needs authentication, and no route shows API documentation."""
     app = FastAPI(
         title="Pipeline Health",
         docs_url=None,
@@ -109,7 +109,7 @@ def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
 
     @app.get("/live", response_class=HTMLResponse)
     async def live(seen: str = "", user: Any = reader) -> Response:
-        """The panels whose digest isn't among ``seen`` (digests with dots between), and the next question."""
+        """The panels whose digest is not in ``seen`` (digests separated by dots), and the next poll."""
         readings = await doors.hub.readings()
         changed = pages.changes(readings, _viewer(doors, user), frozenset(seen.split(".")))
         return Response(status_code=204) if changed is None else HTMLResponse(changed)
@@ -125,7 +125,7 @@ def _look(app: FastAPI, doors: Doors, pages: Pages) -> None:
         found = asset(name, doors.settings.artifacts)
         if found is None:
             raise HTTPException(404, f"there is no file {name!r}")
-        # The page names files with their digest, so a browser may keep them.
+        # The page names files with their digest, so browsers may cache them.
         headers = {"Cache-Control": "private, max-age=31536000, immutable", "ETag": f'"{found.digest}"'}
         return Response(found.body, media_type=found.media_type, headers=headers)
 
@@ -139,7 +139,7 @@ def _incidents(app: FastAPI, doors: Doors, pages: Pages) -> None:
         before: str | None = None,
         more: bool = False,
     ) -> str:
-        """A page of incidents; ``before`` is ``opened_at~id`` of the last one shown, ``more`` gives rows only."""
+        """A page of incidents; ``before`` is ``opened_at~id`` of the last one shown, ``more`` returns only rows."""
         mark = _mark(before)
         found = await asyncio.to_thread(
             doors.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
@@ -184,15 +184,15 @@ async def _incident(doors: Doors, incident_id: str) -> Incident:
 
 
 async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
-    """What S3 answers within its time, or a sentence (str) on why it doesn't."""
+    """The answer of S3, or a sentence (str) that says why there is none."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         return await asyncio.wait_for(asyncio.to_thread(ask, *arguments), S3_WITHIN_S)
     except TimeoutError:
-        return f"S3 gave no answer within {S3_WITHIN_S:.0f} s; it is asked again when you reload."
+        return f"S3 did not answer within {S3_WITHIN_S:.0f} s. Reload the page to try again."
     except (BotoCoreError, ClientError) as error:
-        return f"S3 does not give it: {error}"
+        return f"S3 returned an error: {error}"
 
 
 def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
@@ -201,19 +201,21 @@ def _act(app: FastAPI, doors: Doors, pages: Pages) -> None:
 
     @app.get("/deeds/{name}", response_class=HTMLResponse)
     async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
-        """The form: what will happen, and the button that makes it happen."""
+        """The form: what will happen, and the button that starts it."""
         wanted = actions.deed(name, target, doors.settings.fleet)
         allowed = doors.gate.may(user, _sample(wanted, doors.settings))
         return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
 
     @app.post("/deeds/{name}", response_class=HTMLResponse, dependencies=[Depends(same_origin)])
     async def do(request: Request, name: str, user: Any = reader) -> str:
-        """The deed, in the user's name, by Airflow's own API."""
+        """Carry out the action in the user's name with Airflow's API."""
         form = {key: str(value) for key, value in (await request.form()).items()}
         tokens.check(form.get("token", ""), user)
         wanted = actions.request(name, form.get("target", ""), form, doors.settings.fleet)
         if not doors.gate.may(user, wanted):
-            raise HTTPException(403, f"{user.get_name()} may not do this; ask for Airflow's role that may.")
+            raise HTTPException(
+                403, f"{user.get_name()} may not do this: the Airflow role lacks the permission."
+            )
         answer = await doors.send(wanted, request.headers)
         if not answer.done:
             raise HTTPException(answer.status, f"Airflow refused: {answer.said}")

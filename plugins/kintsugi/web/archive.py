@@ -1,4 +1,4 @@
-"""What S3 keeps of an incident: Terraform's plan and the tails of the node's logs."""
+"""The archive of an incident in S3: Terraform's plan and the tails of the node's logs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Archive:
 
 
 def read(settings: Settings, incident: str) -> Archive:
-    """What is archived of the incident; raises what S3 raises."""
+    """The archive of the incident; raises S3's errors."""
     s3, prefix = s3_client(settings), f"incidents/{incident}/"
     listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
     keys = {item["Key"].removeprefix(prefix): item["Key"] for item in listed}
@@ -35,13 +35,13 @@ def read(settings: Settings, incident: str) -> Archive:
 
 
 def tail(settings: Settings, incident: str, name: str) -> str:
-    """The last lines of one archived log, ``name`` as in `Archive.logs`; raises what S3 raises."""
+    """The last lines of one archived log, ``name`` as in `Archive.logs`; raises S3's errors."""
     key = f"incidents/{incident}/logs/{name}"
     body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(_READ_BYTES)
     return last_lines(body)
 
 
 def last_lines(body: bytes) -> str:
-    """The last lines of a gzipped log. Pure; a log cut short gives what is there."""
+    """The last lines of a gzipped log; a truncated log gives its readable part. Pure."""
     text = zlib.decompressobj(wbits=31).decompress(body, _READ_BYTES).decode(errors="replace")
     return "\n".join(text.splitlines()[-TAIL_LINES:])

@@ -1,6 +1,6 @@
-"""Files for the browser: our own, and htmx and uPlot out of their WebJars in the artifact cache.
+"""Files for the browser: our own, and htmx and uPlot from their WebJars in the artifact cache.
 
-Nothing is fetched from elsewhere at run time, and nothing of others is in this repository.
+Nothing is downloaded at run time, and this repository contains no third-party code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OWN = ("page.css", "page.js", "chart.js", "icon.svg", "icon-dark.svg")
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file as the browser gets it; ``digest`` changes with its content."""
+    """A file for the browser; ``digest`` changes with its content."""
 
     body: bytes
     media_type: str
@@ -35,9 +35,9 @@ class Asset:
 
 @cache
 def asset(name: str, artifacts: Path) -> Asset | None:
-    """The file called ``name``, None where there is none; ``artifacts``: the artifact cache's directory.
+    """The file ``name``, or None; ``artifacts``: the directory of the artifact cache.
 
-    Raises KintsugiError when a WebJar isn't there.
+    Raises KintsugiError when a WebJar is missing.
     """
     if name in FOREIGN:
         body = _from_jar(artifacts / "web", *FOREIGN[name])

@@ -1,8 +1,8 @@
 """The flow S3 → Kafka → Spark → Cassandra as figures and words. Pure.
 
-Rates are slopes between samples of offsets: messages produced, and messages stored, a second. Freshness is how long
-the oldest message that isn't stored yet has waited: the time since the topic's end was where the stream is
-now, between samples by a straight line (the time lag of kafka-lag-exporter).
+Rates are slopes between samples of offsets: messages produced a second, and messages stored a second. Freshness is how
+long the oldest message that is not stored has waited. It is the time since the end of the topic was where the stream
+is now, interpolated linearly between samples (the time lag of kafka-lag-exporter).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One station of the flow. ``level`` as of `Stream`; ``figure`` is what matters most there, ``words`` the rest."""
+    """One stage of the flow. ``level`` as in `Stream`; ``figure`` is its main figure, ``words`` the rest."""
 
     name: str
     level: Level
@@ -51,13 +51,11 @@ class Stage:
 
 
 def stream(reading: Reading[FlowSeen]) -> Stream:
-    """What the newest sample and those before it say."""
+    """The state of the stream, from the newest sample and the samples before it."""
     samples = reading.value.samples if reading.value else ()
     if not samples:
         why = reading.error or "no reading yet"
-        return Stream(
-            Level.UNKNOWN, f"nobody knows whether trades flow: {why}.", "Look again in a few seconds."
-        )
+        return Stream(Level.UNKNOWN, f"the state of the stream is not known: {why}.", "Wait a few seconds.")
     last, known = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
     fresh = time_lag_s(known) if known else None
     figures = {
@@ -74,7 +72,7 @@ def stream(reading: Reading[FlowSeen]) -> Stream:
 
 
 def _with_record(seen: FlowSeen | None, level: Level, sentence: str, advice: str) -> tuple[Level, str, str]:
-    """What is on record of the stream comes before what its offsets say, unless they say something worse."""
+    """Losses, waits and rejected messages on record have precedence, unless the offsets are worse."""
     if seen is None or level is Level.BAD:
         return level, sentence, advice
     open_losses = [loss for loss in seen.record.losses if not loss.settled]
@@ -83,16 +81,16 @@ def _with_record(seen: FlowSeen | None, level: Level, sentence: str, advice: str
         return (
             Level.BAD,
             f"Kafka deleted {count:,} messages before they were stored ({open_losses[0]}).",
-            "`replay_trades` sends the affected files again by itself; `make reconcile` says what is missing.",
+            "`replay_trades` sends the affected files again automatically. `make reconcile` lists the missing trades.",
         )
     if seen.record.waits:
-        return Level.NOTE, f"{seen.record.waits[0]}.", "It goes on by itself when the stream has stored them."
+        return Level.NOTE, f"{seen.record.waits[0]}.", "It continues when the stream has stored them."
     if level is Level.WELL and (refused := seen.record.refused):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(refused.items()))
         return (
             Level.NOTE,
-            f"{sum(refused.values()):,} messages since yesterday were no trades ({reasons}).",
-            "Trades flow. Somebody else writes to the topic; `dead-letter/stream/` in S3 holds the messages.",
+            f"{sum(refused.values()):,} messages since yesterday were not trades ({reasons}).",
+            "Trades flow. Another producer writes to the topic. The messages are in `dead-letter/stream/` in S3.",
         )
     return level, sentence, advice
 
@@ -101,21 +99,21 @@ def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Level, str, str]:
     if last.lag is None:
         return (
             Level.NOTE,
-            "Kafka does not tell how far the stream is.",
-            "If the brokers answer below, it will in a moment.",
+            "Kafka does not return the offsets of the stream.",
+            "If the brokers below answer, wait a few seconds.",
         )
     if fresh_s is not None and fresh_s > SICK_S:
-        waits = f"the oldest trade that isn't stored yet has waited {fresh_s:.0f} s ({last.lag:,} wait)."
+        waits = f"the oldest trade that is not stored has waited {fresh_s:.0f} s ({last.lag:,} wait)."
         return (
             Level.BAD,
-            f"Trades come in, but {waits}",
-            "`watch_flow` restarts the stream if it stalls; see its runbook.",
+            f"Trades arrive, but {waits}",
+            "`watch_flow` restarts the stream if it stalls. See its runbook in Airflow.",
         )
     if last.running is False:
         return (
             Level.NOTE,
-            "the streaming application holds no cores.",
-            "`stream_trades` and `watch_flow` start it again.",
+            "the streaming application has no cores.",
+            "`stream_trades` and `watch_flow` restart it.",
         )
     if fresh_s is not None and fresh_s > LATE_S:
         return (
@@ -127,7 +125,7 @@ def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Level, str, str]:
 
 
 def stages(now: Stream, files: Reading[Files], reading: Reading[FlowSeen]) -> list[Stage]:
-    """The four stations in order."""
+    """The four stages in order."""
     waiting = files.value
     old = f" (as of {files.at:%H:%M:%S} UTC)" if files.error and files.at else ""
     s3_level = Level.UNKNOWN if files.error or waiting is None else Level.WELL
@@ -139,11 +137,9 @@ def stages(now: Stream, files: Reading[Files], reading: Reading[FlowSeen]) -> li
     )
     lost = reading.error is not None or now.at is None
     kafka_level = Level.UNKNOWN if lost or now.lag is None else Level.WELL
-    kafka_words = "trades a second in" if now.lag is not None else "does not tell"
+    kafka_words = "trades a second in" if now.lag is not None else "no answer"
     spark_level = {True: Level.WELL, False: Level.BAD, None: Level.UNKNOWN}[now.running]
-    spark_words = (
-        "trades behind" if now.running else "holds no cores" if now.running is False else "does not tell"
-    )
+    spark_words = "trades behind" if now.running else "has no cores" if now.running is False else "no answer"
     return [
         s3,
         Stage("Kafka", kafka_level, number(now.in_rate), kafka_words),
@@ -156,14 +152,14 @@ def _fresh(now: Stream) -> str:
     if now.fresh_s is None:
         return "trades a second stored"
     return (
-        f"trades a second stored, {now.fresh_s:.0f} s after they came in"
+        f"trades a second stored, {now.fresh_s:.0f} s after they arrived"
         if now.fresh_s
         else ("trades a second stored, none waits")
     )
 
 
 def number(value: float | None) -> str:
-    """A rate for the eye: no decimals from ten on."""
+    """A rate as text: no decimals from ten on."""
     if value is None:
         return "?"
     return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
@@ -180,10 +176,10 @@ def rate(points: Sequence[tuple[datetime, int]]) -> float | None:
 
 
 def time_lag_s(samples: Sequence[FlowSample]) -> float:
-    """How long the oldest message that isn't stored has waited, in seconds; 0 when none waits.
+    """How long the oldest message that is not stored has waited, in seconds; 0 when none waits.
 
-    ``samples``: with known offsets, oldest first, not empty. Where the topic's end was already beyond what is
-    stored at the first sample, the answer is the time since then: at least so long.
+    ``samples``: with known offsets, oldest first, not empty. If the first sample already had messages beyond the
+    stored offset, the result is the time since the first sample, which is a lower bound.
     """
     last = samples[-1]
     stored = last.committed or 0
@@ -202,9 +198,9 @@ def time_lag_s(samples: Sequence[FlowSample]) -> float:
 
 
 def series(samples: Sequence[FlowSample]) -> dict[str, list[float | None]]:
-    """What the charts draw: ``at`` (seconds since 1970), ``lag``, ``in`` and ``out`` (messages a second).
+    """The data of the charts: ``at`` (seconds since 1970), ``lag``, ``in`` and ``out`` (messages a second).
 
-    A rate stands at the later of its two samples; a gap of unknown readings stays a gap.
+    A rate has the time of the later of its two samples; unknown readings leave a gap.
     """
     drawn: dict[str, list[float | None]] = {"at": [], "lag": [], "in": [], "out": []}
     before: FlowSample | None = None

@@ -1,15 +1,15 @@
-"""What the page says: from what was read to words. Pure; every sentence on the first screen is made here.
+"""The texts of the page, made from the readings. Pure; every sentence on the first screen is made here.
 
-The headline answers four questions: is the pipeline well, since when, what is being repaired, what should I do.
-The first rule that applies speaks, the gravest first:
+The headline answers four questions: is the pipeline healthy, since when, what is being repaired, what should I do.
+The first rule that applies decides; the most severe rule comes first:
 
 1. a repair waits for a person's decision;
-2. a repair failed and the node is still away;
-3. a node is away and nobody heals it (watch paused, maintenance, Airflow's own parts late);
-4. a repair is under way, or the watch is about to begin one;
-5. the flow is sick: the stream is gone, what comes in isn't stored, or files don't come in;
-6. nobody would notice the next failure (watches paused, Airflow's parts late), or somebody can't be asked;
-7. the flow is late, files lost rows, or Cassandra's replicas weren't compared for too long;
+2. a repair failed and the node is still down;
+3. a node is down and is not recovered (watch paused, maintenance, a component of Airflow without heartbeat);
+4. a repair is running, or the watch is about to start one;
+5. the flow failed: the stream is gone, trades are not stored, or files are not ingested;
+6. the next failure would not be detected (watches paused, Airflow without heartbeat), or a source can't be read;
+7. the flow is late, files lost rows, or Cassandra's repair is overdue;
 8. all is well.
 """
 
@@ -32,16 +32,16 @@ from kintsugi.web.polling_cache import Reading
 from kintsugi.web.severity import WORDS, Level
 from kintsugi.web.sources import AirflowSeen, Approval, NodeSeen, ReleasesSeen
 
-# A step may take minutes (a Cassandra node streams its data), so silence of the journal alone is no failure.
+# A step can take minutes (a Cassandra node streams its data), so a silent journal alone is not a failure.
 SILENT_REPAIR = timedelta(minutes=10)
 CONFIRM_WITHIN = timedelta(seconds=45)
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The one sentence. ``since``: how long it has been so, UTC, None when nobody knows.
+    """The headline. ``since``: since when it has been true, UTC, None when unknown.
 
-    ``advice``: what the reader should do; ``deed``, ``target``: the action that does it, None where there is none.
+    ``advice``: what the reader should do; ``deed``, ``target``: the action that does it, None when there is none.
     """
 
     level: Level
@@ -58,7 +58,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node on the page. ``last``: its newest incident; ``notes``: paused watch, maintenance, data not whole."""
+    """A node on the page. ``last``: its newest incident; ``notes``: paused watch, maintenance, repair of its data."""
 
     node: Node
     level: Level
@@ -71,7 +71,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """All that was read, at ``now`` (UTC). ``stream`` is the flow as words and figures (kintsugi.web.flow)."""
+    """All readings, at ``now`` (UTC). ``stream`` is the flow as words and figures (kintsugi.web.flow)."""
 
     now: datetime
     fleet: Fleet
@@ -90,11 +90,11 @@ class Known:
         return self.store.value.open if self.store.value else ()
 
     def seen(self, name: str) -> NodeSeen | None:
-        """The node as it was probed last."""
+        """The last probe of the node."""
         return (self.nodes.value or {}).get(name)
 
     def flags(self, name: str) -> list[Maintenance]:
-        """Maintenance in force for the node: its own and the fleet's."""
+        """The maintenance windows of the node: its own and the fleet's."""
         flags = self.store.value.maintenance if self.store.value else ()
         return [flag for flag in flags if flag.scope in (name, FLEET)]
 
@@ -139,11 +139,11 @@ def _undecided(known: Known) -> Headline | None:
     name = node_of(first)
     incident = known.open_incident(name) if name else None
     reason = refusal(incident) if incident else ""
-    what = f"The repair of {name or first.run_id} was refused and waits for your decision."
+    what = f"The repair of {name or first.run_id} was refused. Your decision is needed."
     return Headline(
         Level.BAD,
         what,
-        reason or "Read why, then approve or decline.",
+        reason or "Read the reason. Then approve or decline the repair.",
         since=first.since,
         deed="approve",
         target=":".join((first.dag_id, first.run_id, first.task_id, str(first.map_index))),
@@ -156,8 +156,8 @@ def _failed(known: Known) -> Headline | None:
         if trouble is not None:
             return Headline(
                 Level.BAD,
-                f"The repair of {incident.node} is stuck: {trouble}",
-                "The watch tries again and escalates. If it doesn't within a minute, recover the node by hand.",
+                f"The repair of {incident.node} makes no progress: {trouble}",
+                "The watch tries the next escalation step. If it does not within a minute, recover the node by hand.",
                 since=incident.started_at,
                 deed="recover",
                 target=incident.node,
@@ -172,12 +172,12 @@ def _abandoned(known: Known) -> Headline | None:
         seen = known.seen(node.name)
         flags, since = known.flags(node.name), seen.since if seen else None
         others = [other.name for other in _away(known) if other != node]
-        too = f" ({_names(others)} neither)" if others else ""
+        too = f" (nor {_names(others)})" if others else ""
         lost = f"{node.name} does not answer{too}, and "
         if flags:
             return Headline(
                 Level.BAD,
-                f"{lost}healing is paused.",
+                f"{lost}recovery is paused.",
                 str(flags[0]),
                 since,
                 deed="resume",
@@ -190,12 +190,12 @@ def _abandoned(known: Known) -> Headline | None:
             )
         if _nobody_acts(known):
             return Headline(
-                Level.BAD, f"{lost}Airflow does not act: {_late(known)}.", "Run `make up`.", since
+                Level.BAD, f"{lost}Airflow does not react: {_late(known)}.", "Run `make up`.", since
             )
         if since is not None and known.now - since > CONFIRM_WITHIN:
-            advice = "Look at its watch in Airflow, or recover it by hand."
+            advice = "Look at its watch in Airflow, or recover the node by hand."
             return Headline(
-                Level.BAD, f"{lost}no repair has begun.", advice, since, deed="recover", target=node.name
+                Level.BAD, f"{lost}no repair has started.", advice, since, deed="recover", target=node.name
             )
     return None
 
@@ -216,7 +216,7 @@ def _repairing(known: Known) -> Headline | None:
     if away:
         seen = known.seen(away[0].name)
         names = _names([node.name for node in away])
-        advice = "Nothing to do yet: the watch confirms the failure and then repairs it."
+        advice = "Nothing to do yet. The watch confirms the failure, then it repairs the node."
         return Headline(
             Level.BUSY,
             f"{names} stopped answering.",
@@ -251,22 +251,22 @@ def _blind(known: Known) -> Headline | None:
     }
     for what, reading in silent.items():
         if reading.error is not None:
-            said = f"{reading.error} What is shown below may be old."
-            return Headline(Level.UNKNOWN, f"Can't tell: {what} can't be read.", said, reading.at)
+            said = f"{reading.error} The data below may be old."
+            return Headline(Level.UNKNOWN, f"{what} can't be read.", said, reading.at)
         if reading.at is None:
-            return Headline(Level.UNKNOWN, "Looking…", "The first answers come within seconds.")
+            return Headline(Level.UNKNOWN, "Loading…", "The first readings arrive within seconds.")
     return None
 
 
 def _unnoticed(known: Known) -> Headline | None:
     if _nobody_acts(known):
-        title = f"Nobody would notice a failure: {_late(known)}."
+        title = f"A failure would not be detected: {_late(known)}."
         return Headline(Level.BAD, title, "Run `make up` on the control plane.")
     flags = known.store.value.maintenance if known.store.value else ()
     if flags:
         return Headline(
             Level.NOTE,
-            f"healing is paused for {_scopes(flags)}.",
+            f"recovery is paused for {_scopes(flags)}.",
             " ".join(str(flag) for flag in flags),
             flags[0].since,
             deed="resume",
@@ -277,7 +277,7 @@ def _unnoticed(known: Known) -> Headline | None:
         return Headline(
             Level.NOTE,
             f"nobody watches {_names(unwatched)}.",
-            "Resume the watch, or a failure there goes unnoticed.",
+            "Resume the watch. A failure there is not detected now.",
             deed="watch",
             target=unwatched[0] if len(unwatched) == 1 else FLEET,
         )
@@ -298,12 +298,12 @@ def _uncompared(known: Known) -> Headline | None:
     )
     if since is None:
         return None
-    advice = "Look at anti_entropy in Airflow: rows that were deleted may come back after ten days."
-    return Headline(Level.NOTE, "Cassandra's replicas weren't compared for more than a week.", advice, since)
+    advice = "Look at anti_entropy in Airflow. Deleted rows can come back after ten days without a repair."
+    return Headline(Level.NOTE, "Cassandra's replicas were not repaired for more than a week.", advice, since)
 
 
 def comparison_line(known: Known) -> str:
-    """When Cassandra's replicas were compared; empty while nobody could tell."""
+    """When Cassandra's replicas were repaired last; empty while unknown."""
     seen = known.store.value
     return replica_repairs.sentence(_replicas(known), seen.compared) if seen else ""
 
@@ -327,14 +327,14 @@ def fleet_rows(known: Known) -> dict[str, list[NodeRow]]:
 
 
 def node_row(known: Known, node: Node) -> NodeRow:
-    """What is said of one node."""
+    """The row of one node."""
     seen, incident = known.seen(node.name), known.open_incident(node.name)
     store = known.store.value
-    notes = [f"healing paused: {flag.reason}" for flag in known.flags(node.name)]
+    notes = [f"recovery paused: {flag.reason}" for flag in known.flags(node.name)]
     if known.unwatched(node.name):
         notes.append("watch paused")
     if store and node.name in store.pending and incident is None:
-        notes.append("its data is being made whole")
+        notes.append("its data is being repaired")
     notes.extend(_release_notes(known, node.name))
     level, state, since = Level.WELL, "answers", None
     if seen is None:
@@ -342,7 +342,7 @@ def node_row(known: Known, node: Node) -> NodeRow:
     elif seen.symptom is Symptom.DOWN:
         level, state, since = Level.BAD, "down", seen.since
     elif seen.symptom is Symptom.HUNG:
-        level, state, since = Level.BAD, "hangs", seen.since
+        level, state, since = Level.BAD, "hung", seen.since
     elif seen.since is not None:
         level, state, since = Level.NOTE, "no answer", seen.since
     if incident is not None:
@@ -368,12 +368,12 @@ def _release_notes(known: Known, name: str) -> list[str]:
 
 
 def short(digest: str) -> str:
-    """A release's digest as people say it."""
+    """A release's digest, shortened for display."""
     return digest[:12]
 
 
 def release_line(reading: Reading[ReleasesSeen]) -> str:
-    """Which release is known-good, and which nodes drift from theirs; empty while nobody could tell."""
+    """The known-good release, and the nodes with drift; empty while unknown."""
     seen = reading.value
     if seen is None:
         return ""
@@ -384,18 +384,18 @@ def release_line(reading: Reading[ReleasesSeen]) -> str:
 
 
 DOING = {
-    Phase.DETECT: "found sick",
+    Phase.DETECT: "failure detected",
     Phase.CONFIRM: "confirming",
     Phase.ARCHIVE: "archiving logs",
-    Phase.PROVISION: "making a new server",
+    Phase.PROVISION: "provisioning a new server",
     Phase.CONFIGURE: "configuring",
     Phase.REJOIN: "rejoining its cluster",
-    Phase.VERIFY: "proving that it works",
+    Phase.VERIFY: "verifying",
 }
 
 
 def phase_now(incident: Incident) -> Phase:
-    """The phase an open incident is in: that of the newest step begun, else of the newest written down."""
+    """The phase of an open incident: the phase of its newest journal entry."""
     for entry in reversed(incident.entries):
         phase = PHASE_OF_STEP.get(entry.kind)
         if phase is not None and phase is not Phase.ARCHIVE:
@@ -404,31 +404,31 @@ def phase_now(incident: Incident) -> Phase:
 
 
 def doing_now(incident: Incident, *, short: bool = False) -> str:
-    """What is being done about an open incident, in a few words; ``short`` leaves out the newest sentence."""
+    """What is being done about an open incident, in a few words; ``short`` omits the newest journal entry."""
     doing = DOING[phase_now(incident)]
     if incident.redundant_at is not None and phase_now(incident) is Phase.REJOIN:
-        doing = "serves again, its data is being made whole"
+        doing = "ready again, its data is being repaired"
     said = next((e.message for e in reversed(incident.entries) if e.message not in ("started", "done")), "")
     return doing if short or not said else f"{doing} ({said.rstrip('.')})"
 
 
 def failure(incident: Incident, now: datetime) -> str | None:
-    """Why an open incident makes no progress; None while it does."""
+    """Why an open incident makes no progress; None while it makes progress."""
     if not incident.entries:
         return None if now - incident.opened_at < SILENT_REPAIR else "its journal is empty."
     last = incident.entries[-1]
     if now - last.at > SILENT_REPAIR:
-        return f"nothing was written down since {last.at:%H:%M} UTC ({last.step})."
+        return f"the last journal entry is from {last.at:%H:%M} UTC ({last.step})."
     newest = [e for e in incident.entries if e.data.get("mark") in ("start", "end", "failed")]
     failed = [e for e in newest if e.data.get("mark") == "failed"]
-    # `record` speaks last in every run: after it, a failure that is still the newest word was not overcome.
+    # `record` is the last step of every run: a failure that is still the newest mark then was not resolved.
     if failed and last.kind == "record" and last.data.get("mark") == "end":
         return f"{failed[-1].step} {failed[-1].message}"
     return None
 
 
 def refusal(incident: Incident) -> str:
-    """The reasons with which the guards refused, newest first; empty when they didn't."""
+    """The reasons of the newest refusal by the guards; empty when they did not refuse."""
     for entry in reversed(incident.entries):
         if "refused" in entry.data:
             return " ".join(entry.data["refused"])
@@ -436,7 +436,7 @@ def refusal(incident: Incident) -> str:
 
 
 def node_of(approval: Approval) -> str:
-    """The node that a waiting approval is about, as far as its DAG tells; empty for a recovery by hand."""
+    """The node of an open question, if its DAG is a watch; empty for a recovery by hand."""
     return approval.dag_id.removeprefix(WATCH) if approval.dag_id.startswith(WATCH) else ""
 
 

@@ -1,4 +1,4 @@
-"""An incident as the page tells it: outcome, bar of phases, reasons, plan, logs. Pure."""
+"""An incident as the page shows it: outcome, bar of phases, reasons, plan, logs. Pure."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LEVELS = {
 }
 NAMES = {
     None: "being repaired",
-    Outcome.HEALED: "healed",
+    Outcome.HEALED: "recovered",
     Outcome.FALSE_ALARM: "false alarm",
     Outcome.DRY_RUN: "dry run",
     Outcome.REFUSED: "refused",
     Outcome.FAILED: "failed",
 }
 BAR_WIDTH = 1000.0
-_NARROWEST = 6.0  # a phase that happened is never invisible
+_NARROWEST = 6.0  # the minimum width of a phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,19 @@ class Row:
 
     @property
     def spoken(self) -> str:
-        """The bar in words, for whoever doesn't see it."""
+        """The bar in words, for screen readers."""
         return ", ".join(f"{segment.phase} {segment.seconds:.1f} s" for segment in self.bar)
 
 
 def row(incident: Incident) -> Row:
-    """What a list shows of an incident; ``seconds``: until the node served again, None while it doesn't."""
+    """The row of an incident in a list; ``seconds``: until the node was ready again, None while it is not."""
     return Row(
         incident, LEVELS[incident.outcome], NAMES[incident.outcome], bar(incident.phases()), incident.repair_s
     )
 
 
 def bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
-    """Phases side by side, each as wide as its share of the time, together as wide as the bar."""
+    """Phases side by side; the width of each is its share of the time."""
     total = sum(phases.values())
     if not phases:
         return ()
@@ -81,7 +81,7 @@ def bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the journal for people: ``after_s`` seconds since the failure began."""
+    """One line of the journal as shown: ``after_s`` is seconds since the failure began."""
 
     at: datetime
     after_s: float
@@ -91,7 +91,7 @@ class Line:
 
 
 def journal(incident: Incident) -> list[Line]:
-    """The journal without its bookkeeping: a step's bare start and end say nothing that the next line doesn't."""
+    """The journal without the entries that mark only the start or end of a step."""
     return [
         Line(
             entry.at,
@@ -114,20 +114,20 @@ def _weight(entry: Entry) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One resource in Terraform's plan: its address and what would be done to it."""
+    """One resource in Terraform's plan: its address and the planned actions."""
 
     address: str
     actions: str
 
 
 def plan(document: Mapping[str, Any]) -> list[Change]:
-    """The changes of a plan as ``terraform show -json`` tells it; resources that stay are left out."""
+    """The changes of a plan from ``terraform show -json``; unchanged resources are left out."""
     return [Change(address, " then ".join(actions)) for address, actions in changes(document).items()]
 
 
 @dataclass(frozen=True, slots=True)
 class Nights:
-    """How chaos went: ``healed`` of ``total`` faults whose outcome is known, and the median seconds to repair."""
+    """The results of chaos: ``healed`` of ``total`` faults with a known outcome, and the median seconds to repair."""
 
     total: int
     healed: int

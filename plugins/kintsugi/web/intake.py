@@ -1,4 +1,4 @@
-"""The step before Kafka as words and figures: what Pipeline Health and ``kintsugi status`` say. Pure."""
+"""The intake (the step before Kafka) as words and figures, for Pipeline Health and ``kintsugi status``. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MOST_REJECTED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What is said of the intake: how grave, one sentence, what to do, and since when (UTC).
+    """The state of the intake: its level, one sentence, what to do, and since when (UTC).
 
-    ``deed``: the action of the page that may help; None where there is none. ``report``: what it is said of.
+    ``deed``: the action of the page that can help, or None. ``report``: the report behind it.
     """
 
     level: Level
@@ -37,34 +37,34 @@ class Intake:
 
 
 def judge(report: IntakeReport | None, rules: IntakeRules, now: datetime) -> Intake:
-    """The first of these that applies, the gravest first; None: the watchdog has written no report yet.
+    """The state from the first rule that applies, the most severe first; ``report`` None: there is no report yet.
 
-    Failed, empty, mostly rejected or missing files, an intake that stands still, and files that S3 refuses need a
-    person. Files with some rejected rows, and waiting files while the ingest is paused, should be known. What is not
-    taken (checksums lie beside every file of some vendors) changes no level.
+    A person is needed for failed, empty, mostly rejected or missing files, for a stalled intake, and for files that S3
+    does not return. Files with some rejected rows, and waiting files while the ingest is paused, are a note. Objects
+    that are not ingested (some vendors put a checksum beside every file) change no level.
     """
     if report is None:
-        return Intake(
-            Level.UNKNOWN, "the watchdog has not looked at S3 yet.", "It does so every few seconds."
-        )
+        return Intake(Level.UNKNOWN, "the watchdog has not listed S3 yet.", "Wait a few seconds.")
     if now - report.at > STALE_AFTER:
         level = Level.BAD if now - report.at > rules.waiting else Level.UNKNOWN
-        said = f"the watchdog could not look at S3 since {report.at:%Y-%m-%d %H:%M} UTC."
-        return Intake(level, said, "Is S3 away, or a permission? See watchdog.log.", report.at, report=report)
+        said = f"the watchdog can't list S3 since {report.at:%Y-%m-%d %H:%M} UTC."
+        return Intake(
+            level, said, "Check S3 and its permissions. See watchdog.log.", report.at, report=report
+        )
     for rule in (_failed, _stalled, _retried, _missing, _rejected, _paused):
         found = rule(report, rules)
         if found is not None:
             return found
-    return Intake(Level.WELL, "Files come in.", report=report)
+    return Intake(Level.WELL, "Files are ingested.", report=report)
 
 
 def not_taken_line(report: IntakeReport) -> str:
-    """Which objects beside the files are not taken; empty where there are none."""
+    """The objects that are not ingested, as a line; empty when there are none."""
     if not report.not_taken_count:
         return ""
     names = ", ".join(key.rpartition("/")[2] for key in report.not_taken[:5])
     more = " and others" if report.not_taken_count > 5 else ""
-    return f"Not taken ({report.not_taken_count:,}): {names}{more}."
+    return f"Not ingested ({report.not_taken_count:,}): {names}{more}."
 
 
 def _failed(report: IntakeReport, rules: IntakeRules) -> Intake | None:
@@ -74,9 +74,9 @@ def _failed(report: IntakeReport, rules: IntakeRules) -> Intake | None:
         return None
     first = [*report.failed, *hollow][0]
     name, reason = first.key.rpartition("/")[2], first.said.rstrip(".")
-    said = f"{_files(count)} can't be used as delivered, first {name}: {reason}."
+    said = f"{_files(count)} can't be used as delivered; the first is {name}: {reason}."
     return Intake(
-        Level.BAD, said, "The other files come in. Deliver it again, or take it again once the reason is gone.",
+        Level.BAD, said, "Other files are ingested. Deliver it again; or fix the reason, then ingest it again.",
         min(note.since for note in (*report.failed, *hollow)), "redrive", report,
     )  # fmt: skip
 
@@ -85,7 +85,9 @@ def _stalled(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     span = waiting_for(report)
     if span is None or span < rules.waiting or report.paused:
         return None
-    said = f"{_files(report.waiting)} wait, and none came in for {span.total_seconds() / 60:.0f} minutes."
+    said = (
+        f"{_files(report.waiting)} wait, and none was ingested for {span.total_seconds() / 60:.0f} minutes."
+    )
     return Intake(Level.BAD, said, "Look at ingest_trades in Airflow.", report.waits_since, report=report)
 
 
@@ -94,10 +96,8 @@ def _retried(report: IntakeReport, rules: IntakeRules) -> Intake | None:
         return None
     first = min(report.retried, key=lambda note: note.since)
     late = report.at - first.since >= rules.waiting
-    said = (
-        f"S3 does not give {_files(len(report.retried))}, first {first.key.rpartition('/')[2]}: {first.said}"
-    )
-    advice = "It is tried again every few minutes. Is a permission missing?"
+    said = f"S3 fails for {_files(len(report.retried))}; the first is {first.key.rpartition('/')[2]}: {first.said}"
+    advice = "It is tried again every few minutes. Check the permissions of the bucket."
     return Intake(Level.BAD if late else Level.NOTE, said, advice, first.since, report=report)
 
 
@@ -112,15 +112,15 @@ def _rejected(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.rejected:
         return None
     first = report.rejected[0]
-    said = f"{_files(len(report.rejected))} lost rows, first {first.key.rpartition('/')[2]}: {first.said}."
-    return Intake(Level.NOTE, said, "The dead letters hold them.", first.since, report=report)
+    said = f"{_files(len(report.rejected))} lost rows; the first is {first.key.rpartition('/')[2]}: {first.said}."
+    return Intake(Level.NOTE, said, "See `dead-letter/` in S3.", first.since, report=report)
 
 
 def _paused(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.paused or not report.waiting:
         return None
     said = f"{_files(report.waiting)} wait, and ingest_trades is paused."
-    return Intake(Level.NOTE, said, "Resume it in Airflow.", report.waits_since, report=report)
+    return Intake(Level.NOTE, said, "Unpause it in Airflow.", report.waits_since, report=report)
 
 
 def _files(count: int) -> str:
@@ -128,7 +128,7 @@ def _files(count: int) -> str:
 
 
 def notes_of(report: IntakeReport) -> Sequence[tuple[str, FileNote]]:
-    """Every file that something is to be said of, with what it is, the gravest first."""
+    """Every file with a problem and the kind of its problem, the most severe first."""
     kinds: Mapping[str, Sequence[FileNote]] = {
         "failed": report.failed,
         "empty": report.empty,

@@ -1,7 +1,7 @@
-"""The page with its real doors, as Airflow mounts it.
+"""The page as Airflow mounts it.
 
-Every part of Airflow loads plugins (the scheduler, each task), but only the api-server needs the page. So it is made
-when the first request comes: elsewhere nothing of it is imported.
+Every component of Airflow loads plugins (the scheduler, each task), but only the api-server needs the page. So the page
+is built at the first request, and the other components import nothing of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HTML from what is known: templates, panels and their digests."""
+"""HTML of the page: templates, panels and their digests."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SIGNS = {Level.WELL: "✓", Level.NOTE: "!", Level.BUSY: "↻", Level.BAD: "✕"
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who looks: ``acts`` when Airflow would let them start a recovery."""
+    """The user of the page: ``acts`` is True when Airflow lets them start a recovery."""
 
     name: str
     acts: bool
 
 
 class Pages:
-    """Renders templates. A panel is HTML whose digest the browser sends back, so that only changes travel."""
+    """Renders templates. The browser sends the digests of its panels, so that only changed panels are sent."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -57,7 +57,7 @@ class Pages:
         return self._jinja.get_template(template).render(**values)
 
     def page(self, template: str, request: Request, **values: Any) -> str:
-        """A whole page; links in it are relative to where Airflow has mounted us."""
+        """A whole page; its links are relative to the path where Airflow mounts it."""
         return self.render(template, base=request.scope.get("root_path", ""), whole=True, **values)
 
     def page_or_part(self, template: str, request: Request, **values: Any) -> str:
@@ -80,7 +80,7 @@ class Pages:
     def changes(
         self, readings: Mapping[str, Reading[Any]], viewer: Viewer, seen: frozenset[str]
     ) -> str | None:
-        """The panels that ``seen`` (digests) doesn't hold, to be swapped in; None when it holds all."""
+        """The panels that are not in ``seen`` (digests), to be swapped in; None when all are in it."""
         panels = self.panels(readings, viewer)
         changed = {name: html for name, html in panels.items() if digest(html) not in seen}
         if not changed:
@@ -92,7 +92,7 @@ class Pages:
         )
 
     def panels(self, readings: Mapping[str, Reading[Any]], viewer: Viewer) -> dict[str, str]:
-        """HTML of every panel by name. The same readings give the same HTML: times are told absolutely."""
+        """HTML of every panel by name. The same readings give the same HTML, because times are absolute."""
         stream = flow.stream(readings["flow"])
         files = readings["files"].value
         seen = intake.judge(files.report, self._rules, datetime.now(UTC)) if files else None
@@ -138,12 +138,12 @@ class Pages:
 
 
 def digest(html: str) -> str:
-    """A short name of a panel's content."""
+    """A short digest of a panel's content."""
     return hashlib.sha256(html.encode()).hexdigest()[:10]
 
 
 def moment(at: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> Markup:
-    """A ``<time>`` that the browser turns into "3 min ago"; without scripts it says the time in UTC."""
+    """A ``<time>`` that the browser turns into "3 min ago"; without scripts it shows the time in UTC."""
     if at is None:
         return Markup("")
     utc = at.astimezone(UTC)
@@ -153,7 +153,7 @@ def moment(at: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> Markup:
 
 
 def lasting(since: datetime) -> Markup:
-    """A ``<time>`` that the browser turns into "for 3 minutes"; without scripts it says since when, in UTC."""
+    """A ``<time>`` that the browser turns into "for 3 minutes"; without scripts it shows the start in UTC."""
     utc = since.astimezone(UTC)
     return Markup('<time data-lasting datetime="{}" title="since {} UTC">since {} UTC</time>').format(
         utc.isoformat(timespec="seconds"),
@@ -163,7 +163,7 @@ def lasting(since: datetime) -> Markup:
 
 
 def seconds(value: float | None) -> str:
-    """A duration for the eye: ``9.4 s``, ``1 min 12 s``."""
+    """A duration as text: ``9.4 s``, ``1 min 12 s``."""
     if value is None:
         return "-"
     if value < 60:
@@ -174,7 +174,7 @@ def seconds(value: float | None) -> str:
 
 
 def _whole(panels: Mapping[str, str]) -> dict[str, Markup]:
-    # Rendered by our own templates a moment ago: what is in them is escaped already.
+    # Rendered by our own templates, which have escaped the values.
     return {name: Markup(html) for name, html in panels.items()}  # noqa: S704
 
 

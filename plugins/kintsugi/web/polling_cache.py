@@ -1,9 +1,9 @@
-"""Fresh answers for everybody who looks: each source is asked in the background, by its own clock.
+"""A cache of readings for all users of the page: each source is polled in the background at its own interval.
 
-1. A source is asked while somebody looks (the page asks each second), and not at all otherwise.
-2. One question a source at a time: a source that hangs isn't asked again before it has answered.
-3. A source has a time to answer in. When it is over, its last answer stays on show, with its age and the reason.
-   No source waits for another: what is away costs its own panel and no other.
+1. A source is polled only while somebody looks (the page asks every second).
+2. A source gets one question at a time: a source that hangs is not asked again before it has answered.
+3. A source has a deadline. After it the last answer stays visible, with its age and the reason. No source waits for
+   another, so a source that fails affects only its own panel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[Answer]):
-    """What a source last answered, and when (UTC); ``error`` says why it doesn't answer now."""
+    """The last answer of a source, and its time (UTC); ``error``: why it does not answer now."""
 
     value: Answer | None = None
     at: datetime | None = None
@@ -30,7 +30,7 @@ class Reading(Generic[Answer]):
 
     @property
     def asked(self) -> bool:
-        """Whether it was ever answered or given up."""
+        """Whether the source has answered or failed at least once."""
         return self.at is not None or self.error is not None
 
 
@@ -60,7 +60,7 @@ class Hub:
         self._looked_s = loop.time()
         for name in self._sources:
             if name not in self._tasks or self._tasks[name].done():
-                # What was read before the pause is no news: better nothing than a node that was well an hour ago.
+                # A reading from before the pause is too old: show nothing rather than an hour-old state.
                 self._readings[name] = Reading()
                 self._tasks[name] = loop.create_task(self._keep(name))
         until_s = loop.time() + patience_s
@@ -73,7 +73,7 @@ class Hub:
         return dict(self._readings)
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop polling."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -106,6 +106,6 @@ def _settled(asked: asyncio.Future[Any], before: Reading[Any]) -> Reading[Any]:
     error = asked.exception()
     if error is None:
         return Reading(asked.result(), datetime.now(UTC))
-    # Drivers raise errors of their own; a deliberate one is fit to be shown, of the others the kind says enough.
+    # Our own errors are written for people; of a driver's error the type is shown as well.
     said = str(error) if isinstance(error, KintsugiError) else f"{type(error).__name__}: {error}"
     return replace(before, error=said.strip()[:300])

@@ -1,4 +1,4 @@
-"""The page with its real doors."""
+"""The page with its real dependencies."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""How grave something is. Each level has a word and a sign on the page, so that colour is never alone."""
+"""Severity levels. Each level has a word and a sign on the page, so colour is never the only signal."""
 
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """From all is well to a person is needed; ``UNKNOWN`` when nobody can tell."""
+    """From "all is well" to "a person is needed"; ``UNKNOWN`` when the state is not known."""
 
     WELL = "well"
-    NOTE = "note"  # well, but something should be known
+    NOTE = "note"  # well, but with a note
     BUSY = "busy"  # being repaired, nothing to do
     BAD = "bad"  # a person is needed
     UNKNOWN = "unknown"
@@ -16,7 +16,7 @@ class Level(StrEnum):
 WORDS = {
     Level.WELL: "Well",
     Level.NOTE: "Well, but",
-    Level.BUSY: "Healing",
-    Level.BAD: "Needs you",
+    Level.BUSY: "Recovering",
+    Level.BAD: "Action needed",
     Level.UNKNOWN: "Unknown",
 }

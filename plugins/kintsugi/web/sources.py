@@ -1,6 +1,6 @@
-"""Asking the outside: nodes, store, stream, S3, Cassandra, Airflow. Each function raises what its source raises.
+"""The sources of the page: nodes, store, stream, S3, Cassandra, Airflow. Each function raises its source's errors.
 
-Nothing here decides anything; what the answers mean stands in `health`.
+This module only reads; `health` decides what the readings mean.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.fleet import Fleet, Role
+from kintsugi.core.fleet import Fleet
 from kintsugi.core.observation import Answer, Symptom
-from kintsugi.core.settings import KEYSPACE, Settings
+from kintsugi.core.settings import Settings
 from kintsugi.db.dashboard import Glance, Listing
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.releases import ReleaseRecord, Releases
 from kintsugi.db.stream_record import NOTHING_ON_RECORD, StreamRecord, StreamSummary
-from kintsugi.pipeline.cassandra_session import connect
+from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes import probe_node
 from kintsugi.probes.failure_detector import NodeWatch
@@ -37,9 +37,9 @@ UNUSUAL_SHOWN = 12
 
 @dataclass(frozen=True, slots=True)
 class NodeSeen:
-    """A node as the page's own probes see it. ``symptom`` as the watch would call it, None while it isn't sick.
+    """A node as the page's own probes see it. ``symptom``: as the watch names it, None while there is none.
 
-    ``since``: when the first failed probe was put, UTC, None while it answers.
+    ``since``: when the first failed probe was sent, UTC, None while the node answers.
     """
 
     answer: Answer
@@ -50,14 +50,14 @@ class NodeSeen:
 
 @dataclass(slots=True)
 class Nodes:
-    """Probes all nodes at once, and judges each by the rules of its watch."""
+    """Probes all nodes at once, and evaluates each by the rules of its watch."""
 
     fleet: Fleet
     _watches: dict[str, NodeWatch] = field(default_factory=dict)
     _seen: dict[str, NodeSeen] = field(default_factory=dict)
 
     async def ask(self) -> Mapping[str, NodeSeen]:
-        """What was seen just now, by node name; takes as long as the slowest probe (2 s at most)."""
+        """The result of a new probe by node name; takes as long as the slowest probe (at most 2 s)."""
         clock = asyncio.get_running_loop().time
         probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
         for node, probe in zip(self.fleet, probes, strict=True):
@@ -78,8 +78,8 @@ class Nodes:
 class FlowSeen:
     """The flow's samples of the last hours, oldest first, and whether the watch still writes them.
 
-    ``live``: the newest sample is the watch's; otherwise the page took it itself. ``record``: what is on record of the
-    stream beside its offsets.
+    ``live``: the watch wrote the newest sample; otherwise the page took it itself. ``record``: losses, waits and
+    rejected messages of the stream.
     """
 
     samples: tuple[FlowSample, ...]
@@ -89,9 +89,9 @@ class FlowSeen:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Trade files in S3: ``pending`` aren't ingested yet, ``oldest`` is the key of the first of them.
+    """Trade files in S3: ``pending`` files are not ingested yet, ``oldest`` is the key of the oldest of them.
 
-    ``report``: what the watchdog found at its last look; None before the first one.
+    ``report``: the last report of the watchdog; None before the first one.
     """
 
     pending: int
@@ -115,9 +115,9 @@ class Unusual:
 
 @dataclass(frozen=True, slots=True)
 class UnusualDay:
-    """The dearest unusual trades of the newest day that has any, dearest first.
+    """The unusual trades with the highest premium on the newest day that has any, highest first.
 
-    ``total``: how many signals that day has.
+    ``total``: the number of signals of that day.
     """
 
     day: date | None
@@ -129,7 +129,7 @@ class UnusualDay:
 class ReleasesSeen:
     """``nodes``: what each node runs, by name; ``drift``: paths that differ from it on the node's disk, by name.
 
-    ``known_good``: the release that recovery would return to, None while none has proven itself.
+    ``known_good``: the release that recovery would roll back to, None while there is none.
     """
 
     nodes: Mapping[str, ReleaseRecord]
@@ -139,7 +139,7 @@ class ReleasesSeen:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A refused repair that waits for a person, as Airflow names its task."""
+    """A refused repair that waits for a person, identified by Airflow's task."""
 
     dag_id: str
     run_id: str
@@ -151,9 +151,9 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class AirflowSeen:
-    """``paused``: DAGs of ours that start no runs. ``late``: parts of Airflow whose heartbeat is missing.
+    """``paused``: our paused DAGs. ``late``: components of Airflow without a recent heartbeat.
 
-    ``chaos``: id of the chaos run under way, None when there is none.
+    ``chaos``: id of the running chaos run, None when there is none.
     """
 
     paused: frozenset[str]
@@ -163,7 +163,7 @@ class AirflowSeen:
 
 
 def of(settings: Settings) -> dict[str, Source]:
-    """The page's sources by name, and how often each is asked."""
+    """The page's sources by name, with their intervals and deadlines."""
 
     def beside(ask: Any) -> Any:
         return lambda: asyncio.to_thread(ask, settings)
@@ -186,7 +186,7 @@ def ask_store(settings: Settings) -> Glance:
 
 @dataclass(slots=True)
 class Flow:
-    """The samples that the watch of the flow wrote; where it writes none, the page reads the stream itself."""
+    """The samples of the watch of the flow; if it writes none, the page reads the stream itself."""
 
     settings: Settings
     _store: FlowSamples | None = None
@@ -194,7 +194,7 @@ class Flow:
     _own: deque[FlowSample] = field(default_factory=lambda: deque(maxlen=720))
 
     async def ask(self) -> FlowSeen:
-        """Raises StoreUnavailable; that Kafka or Spark is away shows in the newest sample."""
+        """Raises StoreUnavailable; the newest sample shows when Kafka or Spark does not answer."""
         samples = self._samples()
         kept = await asyncio.to_thread(samples.since, datetime.now(UTC) - CHART_SPAN)
         if kept and datetime.now(UTC) - kept[-1].at < STALE_AFTER:
@@ -214,7 +214,7 @@ class Flow:
 
 
 def ask_releases(settings: Settings) -> ReleasesSeen:
-    """What runs where, and what differs on disk; raises StoreUnavailable."""
+    """The release of each node, and the files that differ on disk; raises StoreUnavailable."""
     releases = Releases(store_dsn(settings))
     return ReleasesSeen(releases.node_releases(), releases.last_known_good(), releases.drift())
 
@@ -223,16 +223,16 @@ def ask_files(settings: Settings) -> Files:
     """The newest intake report of the watchdog; raises KintsugiError when Postgres doesn't answer."""
     found = IntakeStore(store_dsn(settings)).report()
     if found is None:
-        raise KintsugiError("the watchdog has not looked at S3 yet; it does so every few seconds")
+        raise KintsugiError("the watchdog has not listed S3 yet; wait a few seconds")
     report = IntakeReport.from_json(found[1])
     return Files(report.waiting, report.oldest, report)
 
 
 @dataclass(slots=True)
 class UnusualTrades:
-    """The dearest unusual trades, from ``unusual_top``.
+    """The unusual trades with the highest premium, from ``unusual_top``.
 
-    Keeps its session, because making one costs more than the question.
+    Keeps its session, because opening one costs more than the query.
     """
 
     settings: Settings
@@ -259,9 +259,7 @@ class UnusualTrades:
 
     def _connected(self) -> Any:
         if self._session is None:
-            self._session = connect(
-                [node.address for node in self.settings.fleet.of(Role.CASSANDRA)], keyspace=KEYSPACE
-            )
+            self._session = cassandra_session(self.settings)
         return self._session
 
     @staticmethod
@@ -270,12 +268,12 @@ class UnusualTrades:
         from cassandra.cluster import NoHostAvailable
         from cassandra.query import SimpleStatement
 
-        # For the eye any replica will do, and it still answers when two of three are away.
+        # Any replica is good enough for display, and it still answers when two of three nodes are down.
         statement = SimpleStatement(query, consistency_level=ConsistencyLevel.LOCAL_ONE)
         try:
             return session.execute(statement, values or None, timeout=5.0)
         except (DriverException, NoHostAvailable) as error:
-            raise KintsugiError(f"Cassandra does not tell the unusual trades: {error}") from error
+            raise KintsugiError(f"the unusual trades can't be read: {error}") from error
 
 
 def _unusual(row: Any) -> Unusual:
@@ -293,7 +291,7 @@ def _unusual(row: Any) -> Unusual:
 
 
 def ask_airflow(settings: Settings) -> AirflowSeen:
-    """What Airflow's own tables say; to be asked in the api-server, which may read them."""
+    """The state from Airflow's own tables; runs in the api-server, which may read them."""
     from airflow.jobs.job import Job
     from airflow.models.dag import DagModel
     from airflow.models.dagrun import DagRun

@@ -160,7 +160,7 @@ def test_a_watch_whose_heartbeat_stops_is_missed_inside_and_outside(stage: Stage
         connection.execute(
             "INSERT INTO heartbeat VALUES ('cassandra-1', clock_timestamp() - interval '10 minutes')"
         )
-    title = "Nobody watches cassandra-1: nothing would be healed"
+    title = "Nobody watches cassandra-1: a failure there is not recovered"
     assert wait_until(lambda: title in stage.titles(), 120), stage.log
     failed = [request for request in stage.outside.requests if request.path == "/c0ffee/fail"]
     assert b"no heartbeat of watch_cassandra-1 came" in failed[-1].body

@@ -1,4 +1,4 @@
-"""Which killings `make walk` tries, and what it accepts as finished once."""
+"""Which killings `make crash-test` tries, and what it accepts as finished once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When `make calm` pauses which node, and what it takes for a repair."""
+"""When `make false-positive-test` pauses which node, and what it takes for a repair."""
 
 from __future__ import annotations
 

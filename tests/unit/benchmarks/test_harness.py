@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.harness import followed
+from benchmarks.harness import followed, known, report_path
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Entry, Incident
 from kintsugi.db.store import StoreUnavailable
@@ -38,3 +39,14 @@ def test_the_journal_is_told_on_after_the_store_was_away() -> None:
     with followed(doors, T0, Console(file=screen, soft_wrap=True, highlight=False)):
         assert told_twice.wait(20)
     assert screen.getvalue().split() == ["7.0", "s", "kafka-2", "fence", "all", "ended"]
+
+
+def test_a_report_under_the_old_name_of_its_command_goes_on(tmp_path: Path) -> None:
+    settings: Any = SimpleNamespace(repository=tmp_path)
+    path = tmp_path / "build" / "crash-test.json"
+    assert report_path(settings, "crash-test", old_command="walk") == path
+    path.parent.mkdir()
+    (path.parent / "walk.json").write_text('{"run": 1}')
+    assert known(report_path(settings, "crash-test", old_command="walk")) == {"run": 1}
+    (path.parent / "walk.json").write_text('{"run": 2}')
+    assert known(report_path(settings, "crash-test", old_command="walk")) == {"run": 1}

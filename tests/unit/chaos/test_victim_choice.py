@@ -55,7 +55,7 @@ def test_when_all_were_hit_all_are_candidates_again(seed: int) -> None:
 
 
 def test_without_candidates_chaos_is_refused() -> None:
-    with pytest.raises(Refused, match="no node that chaos may hit"):
+    with pytest.raises(Refused, match="no node that chaos may break"):
         pick(1, [])
 
 

@@ -1,4 +1,4 @@
-"""A cluster is formed anew only where too few disks are left to come back from, and with nobody else at work."""
+"""A cluster is recreated only where too few disks are left to come back from, and with nobody else at work."""
 
 from __future__ import annotations
 

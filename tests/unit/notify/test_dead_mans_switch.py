@@ -57,7 +57,7 @@ def test_the_switch_calls_once_what_is_missing_has_settled() -> None:
     assert switch.feed(found, at(415)) is None
     page = switch.feed(found, at(430))
     assert page is not None
-    assert page.title == "Nobody watches flow, kafka-1, kafka-2: nothing would be healed"
+    assert page.title.startswith("Nobody watches flow, kafka-1, kafka-2:")
     again = switch.feed(found, at(445))
     assert again is not None
     assert again.key == page.key, "the same silence is the same call"

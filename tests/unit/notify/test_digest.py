@@ -13,10 +13,10 @@ def test_it_tells_each_incident_of_the_day_in_a_line() -> None:
     lines = text.splitlines()
     assert lines[0] == "2026-08-01 02:15 to 2026-08-02 02:15 UTC: 2 healed, 1 refused."
     assert lines[2].startswith(
-        "- 02:15 kafka-2: healed in 40 s (noticed after 3.0 s), broken on purpose; kafka-2 leads"
+        "- 02:15 kafka-2: healed in 40 s (detected after 3.0 s), injected fault; kafka-2 leads"
     )
     assert lines[3].startswith("- 03:21 kafka-2: refused")
-    assert "broken on purpose" not in lines[4]
+    assert "injected fault" not in lines[4]
 
 
 def test_a_quiet_day_is_told_too() -> None:
@@ -27,4 +27,6 @@ def test_a_quiet_day_is_told_too() -> None:
 
 def test_what_did_not_get_out_is_not_kept_silent() -> None:
     _, text = digest([], [("page/refused/x/0", "nobody answers"), ("trace/y", None)], at(0), at(86400))
-    assert "2 messages did not get out:\n- page/refused/x/0: nobody answers\n- trace/y: not tried yet" in text
+    assert (
+        "2 messages were not delivered:\n- page/refused/x/0: nobody answers\n- trace/y: not tried yet" in text
+    )

@@ -68,35 +68,31 @@ class BusyRing:
 @pytest.fixture
 def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
     ring = BusyRing(late=2)
-    monkeypatch.setattr(synthetic_trade, "connected", lambda contact_points: nullcontext(ring))
     monkeypatch.setattr(synthetic_trade, "LOOK_EVERY_S", 0.01)
     return ring
 
 
-def test_a_ring_that_is_not_there_yet_is_no_failure(
-    busy_ring: BusyRing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ring_that_is_not_there_yet_is_no_failure(busy_ring: BusyRing) -> None:
     doors = [KintsugiError("no Cassandra node takes connections"), nullcontext(busy_ring)]
 
-    def connected(contact_points: list[str]) -> Any:
+    def connected() -> Any:
         found = doors.pop(0)
         if isinstance(found, KintsugiError):
             raise found
         return found
 
-    monkeypatch.setattr(synthetic_trade, "connected", connected)
-    synthetic_trade.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: waited_s > 10)
+    synthetic_trade.await_arrival(connected, "c0ffee", lambda waited_s: waited_s > 10)
     assert doors == [], "it connects once, and keeps the session"
     doors.append(KintsugiError("no Cassandra node takes connections"))
     with pytest.raises(StepFailed, match=r"didn't reach Cassandra.*takes connections"):
-        synthetic_trade.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: True)
+        synthetic_trade.await_arrival(connected, "c0ffee", lambda waited_s: True)
 
 
 def test_a_look_that_a_busy_ring_answers_too_late_is_no_failure(busy_ring: BusyRing) -> None:
-    synthetic_trade.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: waited_s > 10)
+    synthetic_trade.await_arrival(lambda: nullcontext(busy_ring), "c0ffee", lambda waited_s: waited_s > 10)
     assert busy_ring.late < 0
 
 
 def test_who_gives_up_while_the_ring_is_silent_says_so(busy_ring: BusyRing) -> None:
     with pytest.raises(StepFailed, match="didn't answer the last look: received only 1 responses"):
-        synthetic_trade.await_arrival(["127.0.0.1"], "c0ffee", lambda waited_s: True)
+        synthetic_trade.await_arrival(lambda: nullcontext(busy_ring), "c0ffee", lambda waited_s: True)

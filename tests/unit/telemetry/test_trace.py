@@ -64,7 +64,7 @@ def test_a_refusal_is_an_error_that_names_no_key(
     with server() as receiver:
         receiver.refuse = True
         target = Backend(receiver.endpoint, protocol, {"x-honeycomb-team": KEY})
-        with pytest.raises(KintsugiError, match="did not take a trace") as refused:
+        with pytest.raises(KintsugiError, match="did not accept a trace") as refused:
             export(target, incident_trace(healed()), {})
     assert KEY not in str(refused.value) + caplog.text + repr(target)
 

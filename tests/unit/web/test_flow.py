@@ -64,7 +64,7 @@ def test_what_is_on_record_of_the_stream_shows_though_its_offsets_look_well(
 
 
 def test_a_stream_without_cores_is_told() -> None:
-    assert "holds no cores" in flow.stream(seen(sample_at(0, 10, 10, running=False))).sentence
+    assert "has no cores" in flow.stream(seen(sample_at(0, 10, 10, running=False))).sentence
 
 
 def test_a_silent_kafka_is_unknown_not_zero() -> None:
@@ -72,7 +72,7 @@ def test_a_silent_kafka_is_unknown_not_zero() -> None:
     unknown = type(silent)(silent.at, True, None, None)
     now = flow.stream(seen(sample_at(5, 10, 10), unknown))
     kafka = flow.stages(now, Reading(Files(2, "a"), NOW), seen(unknown))[1]
-    assert (now.lag, kafka.level, kafka.words) == (None, Level.UNKNOWN, "does not tell")
+    assert (now.lag, kafka.level, kafka.words) == (None, Level.UNKNOWN, "no answer")
 
 
 def test_s3_away_keeps_its_last_answer_and_says_so() -> None:

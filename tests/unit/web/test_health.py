@@ -82,7 +82,7 @@ def test_a_repair_under_way_asks_nothing_of_anybody() -> None:
     said = health.headline(known(down=["kafka-2"], store=with_open(incident)))
     assert said.level is Level.BUSY
     assert said.title == "kafka-2 failed and is being repaired."
-    assert said.advice == "Nothing to do. kafka-2: making a new server (2 to replace)."
+    assert said.advice == "Nothing to do. kafka-2: provisioning a new server (2 to replace)."
     assert said.since == incident.started_at
 
 
@@ -96,8 +96,8 @@ def test_a_node_just_gone_is_the_watchs_business() -> None:
     [
         ({"paused": frozenset({"watch_kafka-1"})}, "its watch is paused", "recover", "kafka-1"),
         ({"late": ("scheduler",)}, "no heartbeat of Airflow's scheduler", None, ""),
-        ({"store": replace(CALM, maintenance=(flag("kafka-1"),))}, "healing is paused", "resume", "kafka-1"),
-        ({"store": replace(CALM, maintenance=(flag("*"),))}, "healing is paused", "resume", "*"),
+        ({"store": replace(CALM, maintenance=(flag("kafka-1"),))}, "recovery is paused", "resume", "kafka-1"),
+        ({"store": replace(CALM, maintenance=(flag("*"),))}, "recovery is paused", "resume", "*"),
     ],
 )
 def test_a_lost_node_that_nobody_heals_needs_a_person(
@@ -112,7 +112,7 @@ def test_a_lost_node_that_nobody_heals_needs_a_person(
 def test_the_other_nodes_that_are_away_are_named_too() -> None:
     paused = frozenset({"watch_kafka-1"})
     said = health.headline(known(down=["kafka-1", "kafka-3"], paused=paused))
-    assert said.title == "kafka-1 does not answer (kafka-3 neither), and its watch is paused."
+    assert said.title == "kafka-1 does not answer (nor kafka-3), and its watch is paused."
     many = health.headline(known(down=[node.name for node in FLEET]))
     assert many.title == "9 servers stopped answering."
 
@@ -126,7 +126,7 @@ def test_a_node_long_gone_without_a_repair_needs_a_person() -> None:
     state = known(down=["kafka-1"])
     gone = NodeSeen(Answer.REFUSED, "", Symptom.DOWN, NOW - timedelta(minutes=2))
     state = replace(state, nodes=Reading({**(state.nodes.value or {}), "kafka-1": gone}, NOW))
-    assert health.headline(state).title == "kafka-1 does not answer, and no repair has begun."
+    assert health.headline(state).title == "kafka-1 does not answer, and no repair has started."
 
 
 def test_a_waiting_decision_comes_before_all_else_and_gives_the_guards_reasons() -> None:
@@ -165,7 +165,7 @@ def test_watchers_that_sleep_are_told_while_all_is_well() -> None:
 def test_what_cannot_be_read_is_said_and_never_called_well(source: str) -> None:
     said = health.headline(known(errors=[source]))
     assert said.level is Level.UNKNOWN
-    assert said.title.startswith("Can't tell")
+    assert said.title.endswith("can't be read.")
 
 
 def test_a_sick_flow_is_the_headline() -> None:

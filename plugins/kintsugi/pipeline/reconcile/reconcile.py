@@ -28,7 +28,8 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.db.ingest_ledger import Entry, Ledger
 from kintsugi.db.stream_record import StreamRecord
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_connection import cassandra_session
+from kintsugi.pipeline.cassandra_session import shut_down_after
 from kintsugi.pipeline.object_listing import PREFIX
 from kintsugi.pipeline.reconcile import topic_identities
 from kintsugi.pipeline.reconcile.derived_tables_audit import DerivedAudit
@@ -66,7 +67,7 @@ def reconcile(
     can't be reached, and whatever S3 and Kafka raise.
     """
     fleet = settings.fleet
-    with connected([node.address for node in fleet.of(Role.CASSANDRA)]) as session:
+    with shut_down_after(cassandra_session(settings)) as session:
         account = take_account(
             s3_client(settings), session, Ledger(store_dsn(settings)), until=until, files=files, derived=files is None,
             repair=repair,

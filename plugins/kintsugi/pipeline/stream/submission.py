@@ -1,4 +1,6 @@
-"""How the streaming driver is started: one place for the flags, used by the node's supervisor and by tests.
+"""How the streaming driver is started: one place for the flags.
+
+The supervisor of the driver's node starts it by these flags, and Airflow's `StreamSubmitOperator` shows them.
 
 What the cluster must offer: workers with ``WORKER_CORES`` and ``WORKER_MEMORY``, so that exactly one
 executor of the stream and one of a batch job fit on each. Memory, not cores, keeps a second executor of
@@ -13,7 +15,9 @@ import os
 import shlex
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from kintsugi.core.errors import PreflightError
 
@@ -87,6 +91,7 @@ PACKAGED = (
     "core/settings.py",
     "core/user_connections.py",
     "db/__init__.py",
+    "db/advisory_locks.py",
     "db/ingest_ledger.py",
     "db/patience.py",
 )
@@ -112,50 +117,61 @@ def package(target: Path) -> Path:
     return target
 
 
-def submit_command(
+def submission(
     *,
-    master: str,
     driver_host: str,
     bootstrap: list[str],
     contact_points: list[str],
     checkpoint: Path,
-    jars: Path,
     application: Path,
+    jars: Iterable[Path] = (),
     py_files: Path | None = None,
-    spark_submit: Path | None = None,
     trigger_ms: int = 250,
-) -> list[str]:
-    """The command that runs the streaming driver, for the driver's own host.
+) -> dict[str, Any]:
+    """The submission of the streaming driver, by the names of the arguments of Airflow's SparkSubmitOperator.
 
-    ``master``: ``spark://address:7077``. ``driver_host``: this node's address; executors connect back to
-    it. ``bootstrap``:
-    ``address:port`` of the Kafka brokers. ``contact_points``: addresses of the Cassandra nodes. ``jars``:
-    the folder of Spark's connector jars. ``application``: ``spark_apps/stream_trades.py``. ``py_files``:
-    what `package` wrote; without it the executors' Python must be able to import ``kintsugi``.
-    ``spark_submit``: beside the running Python if not given.
+    ``driver_host``: the driver's own node; executors connect back to it. ``bootstrap``: ``address:port`` of the Kafka
+    brokers. ``contact_points``: addresses of the Cassandra nodes. ``application``: ``spark_apps/stream_trades.py``.
+    ``jars``: Spark's connector jars, as `connector_jars` finds them. ``py_files``: what `package` wrote; without it the
+    executors' Python must be able to import ``kintsugi``.
+    """
+    return {
+        "application": str(application),
+        "application_args": [
+            "--bootstrap", ",".join(bootstrap), "--contact-points", ",".join(contact_points),
+            "--checkpoint", str(checkpoint), "--trigger-ms", str(trigger_ms),
+        ],
+        "name": APPLICATION,
+        "deploy_mode": "client",
+        "driver_memory": DRIVER_MEMORY,
+        "executor_memory": EXECUTOR_MEMORY,
+        "executor_cores": EXECUTOR_CORES,
+        "jars": ",".join(str(jar) for jar in jars),
+        "py_files": str(py_files) if py_files else None,
+        "conf": {**CONFIGURATION, "spark.driver.host": driver_host, "spark.driver.bindAddress": driver_host},
+    }  # fmt: skip
+
+
+def submit_command(
+    *, master: str, jars: Path, spark_submit: Path | None = None, **arguments: Any
+) -> list[str]:
+    """The command that runs the streaming driver, for the driver's own host; ``arguments`` are those of `submission`.
+
+    ``master``: ``spark://address:7077``. ``jars``: the folder of Spark's connector jars. ``spark_submit``: beside the
+    running Python if not given.
 
     The environment must hold ``PYSPARK_PYTHON`` (with the packages of requirements.txt) and
     ``SPARK_LOCAL_IP`` (``driver_host``). Raises PreflightError when a jar is missing.
     """
-    command = [
-        str(spark_submit or Path(sys.executable).with_name("spark-submit")),
-        "--master", master, "--deploy-mode", "client", "--name", APPLICATION,
-        "--driver-memory", DRIVER_MEMORY, "--executor-memory", EXECUTOR_MEMORY,
-        "--executor-cores", str(EXECUTOR_CORES), "--jars", ",".join(str(jar) for jar in connector_jars(jars)),
-    ]  # fmt: skip
-    if py_files is not None:
-        command += ["--py-files", str(py_files)]
-    for key, value in {
-        **CONFIGURATION,
-        "spark.driver.host": driver_host,
-        "spark.driver.bindAddress": driver_host,
-    }.items():
+    given = submission(jars=connector_jars(jars), **arguments)
+    application, own, conf = given.pop("application"), given.pop("application_args"), given.pop("conf")
+    command = [str(spark_submit or Path(sys.executable).with_name("spark-submit")), "--master", master]
+    for name, value in given.items():
+        if value is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    for key, value in conf.items():
         command += ["--conf", f"{key}={value}"]
-    return [
-        *command, str(application),
-        "--bootstrap", ",".join(bootstrap), "--contact-points", ",".join(contact_points),
-        "--checkpoint", str(checkpoint), "--trigger-ms", str(trigger_ms),
-    ]  # fmt: skip
+    return [*command, application, *own]
 
 
 def connector_jars(folder: Path) -> list[Path]:

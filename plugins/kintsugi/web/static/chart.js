@@ -1,4 +1,4 @@
-// Two charts of the flow by uPlot; the newest figures also stand as text beside them.
+// Two charts of the flow with uPlot; the newest figures are also shown as text.
 "use strict";
 
 const REFRESH_MS = 10000;

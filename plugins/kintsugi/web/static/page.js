@@ -1,4 +1,4 @@
-// What HTML alone can't: Airflow's theme, times that age, asking for news, dialogs, links out of Airflow's frame.
+// What HTML alone can't do: Airflow's theme, relative times, polling, dialogs, links out of Airflow's frame.
 "use strict";
 
 const framed = window.parent !== window;
@@ -10,7 +10,7 @@ function theme() {
   document.dispatchEvent(new Event("themed"));
 }
 
-// The script stands in the head, so that no page flashes in the wrong colours.
+// The script runs in the head, so that no page flashes in the wrong colours.
 theme();
 addEventListener("storage", theme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
@@ -44,10 +44,10 @@ function listen() {
       heard = Date.now();
       stale("");
     } else if (status === 401 || status === 403) {
-      stale("You are signed out: reload the page to sign in again. What you see is old.");
+      stale("You are signed out. Reload the page to sign in again. The data below is old.");
     }
   });
-  // Only the answer of a form shows an error in its place; the poll's errors have their own line.
+  // Only a form shows an error in its own place; errors of the poll have their own line.
   document.addEventListener("htmx:beforeSwap", (event) => {
     const failed = event.detail.xhr.status >= 400;
     if (failed && event.detail.elt.closest("dialog")) event.detail.shouldSwap = true;
@@ -60,7 +60,7 @@ function poll() {
   if (!live || document.hidden) return;
   window.htmx?.trigger(live, "poll");
   const silent = Math.round((Date.now() - heard) / 1000);
-  if (silent > 8) stale(`No news for ${silent} s: Airflow or its database does not answer. What you see is old; \`make status\` on the control plane tells more.`);
+  if (silent > 8) stale(`No answer for ${silent} s: Airflow or its database is down. The data below is old. Run \`make status\` on the control plane.`);
 }
 
 function dialogs() {

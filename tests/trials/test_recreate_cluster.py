@@ -1,4 +1,4 @@
-"""Clusters of which too few disks are left, on real servers: refused while they aren't, formed anew when they are."""
+"""Clusters of which too few disks are left, on real servers: refused while they aren't, recreated when they are."""
 
 from __future__ import annotations
 
