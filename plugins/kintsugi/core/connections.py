@@ -97,7 +97,7 @@ def own_postgres_url(settings: Settings, database: str = "kintsugi") -> str:
 
 
 def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
-    """Return a boto3 S3 client for the own bucket (connection ``kintsugi_s3``), by S3Hook inside Airflow.
+    """Return a boto3 S3 client for our own bucket (connection ``kintsugi_s3``), by S3Hook inside Airflow.
 
     Time-outs are short. ``in_time``: a call that gets no byte for S3_IN_TIME_S fails and isn't retried, because a
     recovery must not wait for an S3 that hangs. What isn't delivered waits in a spool.
