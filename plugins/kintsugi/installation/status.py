@@ -116,6 +116,7 @@ def _lag(settings: Settings, nodes: list[Document]) -> int | None:
 def print_status(document: Document) -> None:
     """Print the status for a person."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console()
     console.print(_table("Nodes", ("node", "role", "address", "service", "ssh", ""), _node_rows(document)))
@@ -141,7 +142,10 @@ def print_status(document: Document) -> None:
         )
     elif opened is None:
         console.print("[red]The store does not answer: open incidents are not known.[/red]")
-    verdict = "[green]all is well[/green]" if document["well"] else "[red]not all is well[/red]"
+    why = "; ".join(problems(document))
+    verdict = (
+        "[green]all is well[/green]" if document["well"] else f"[red]not all is well: {escape(why)}[/red]"
+    )
     if sleeping := document["unwatched"]:
         console.print(
             f"[yellow]Nobody watches {', '.join(sleeping)}: a failure there is not recovered.[/yellow] "
@@ -256,19 +260,35 @@ def _or_none(ask: Callable[[], Answered]) -> Answered | None:
         return None
 
 
-def is_well(document: Document) -> bool:
-    """Whether everything that answered is healthy; an Airflow without an answer is not healthy."""
-    nodes = all(
-        node["service"] == "ok" and node["ssh"] == "ok" and node.get("disk") != "full"
+def problems(document: Document) -> list[str]:
+    """What is not healthy, a short phrase each; an Airflow or a store without an answer is not healthy."""
+    found = [
+        f"{node.get('name', 'a node')} does not serve" if node["service"] != "ok" else
+        f"sshd of {node.get('name', 'a node')} does not answer" if node["ssh"] != "ok" else
+        f"the disk of {node.get('name', 'a node')} is nearly full"
         for node in document["nodes"]
-    )
-    parts = all(part["state"] == "RUNNING" for part in document["control_plane"].values())
+        if node["service"] != "ok" or node["ssh"] != "ok" or node.get("disk") == "full"
+    ]  # fmt: skip
+    parts = document["control_plane"]
+    found += [f"{name} is {part['state']}" for name, part in parts.items() if part["state"] != "RUNNING"]
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
-    stands = Severity.BAD in [(document.get(part) or {}).get("level") for part in ("stream", "intake")]
-    ended = document["open_incidents"] == []  # None: the store did not answer
-    kept = (document.get("record") or {"well": True})["well"]
-    airflow = bool(health) and set(health.values()) == {"healthy"}
-    return nodes and parts and airflow and not stands and ended and kept
+    found += [f"{name} is {state}" for name, state in health.items() if state != "healthy"]
+    found += [] if health else ["Airflow does not answer"]
+    for part in ("stream", "intake"):
+        seen = document.get(part) or {}
+        found += [f"{part}: {seen.get('said', '')}".rstrip(".")] if seen.get("level") == Severity.BAD else []
+    if document["open_incidents"] is None:
+        found.append("the store does not answer")
+    elif document["open_incidents"]:
+        found.append(f"{len(document['open_incidents'])} open incident(s)")
+    if not (document.get("record") or {"well": True})["well"]:
+        found.append("the record of the stream (above)")
+    return found
+
+
+def is_well(document: Document) -> bool:
+    """Whether everything that answered is healthy; see `problems`."""
+    return not problems(document)
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

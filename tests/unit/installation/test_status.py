@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kintsugi.db.flow_samples import FlowSample
-from kintsugi.installation.status import gather_status, is_well, print_status, stream_of, unwatched
+from kintsugi.installation.status import gather_status, is_well, print_status, problems, stream_of, unwatched
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 from kintsugi.web.intake import assess_intake
 from tests.installations import installation
@@ -123,6 +123,34 @@ def test_a_stream_that_falls_behind_is_not_well() -> None:
     assert not is_well(
         {**document, "stream": {"level": "bad", "said": "Trades come in, but none is stored."}}
     )
+
+
+def test_what_is_not_well_is_named() -> None:
+    """With the triggerer stopped, `make status` ended with "not all is well" and no reason."""
+    document: dict[str, Any] = {
+        "nodes": [
+            {"name": "kafka-1", "service": "refused", "ssh": "ok", "disk": "ok"},
+            {"name": "kafka-2", "service": "ok", "ssh": "timeout", "disk": "ok"},
+            {"name": "kafka-3", "service": "ok", "ssh": "ok", "disk": "full"},
+        ],
+        "control_plane": {"triggerer": {"state": "STOPPED"}, "scheduler": {"state": "RUNNING"}},
+        "airflow": {"url": "http://127.34.0.1:8080", "triggerer": "unhealthy", "scheduler": "healthy"},
+        "stream": {"level": "bad", "said": "No trade is stored."},
+        "open_incidents": ["kafka-1-20260801T021504Z-9f3c"],
+    }
+    assert problems(document) == [
+        "kafka-1 does not serve", "sshd of kafka-2 does not answer", "the disk of kafka-3 is nearly full",
+        "triggerer is STOPPED", "triggerer is unhealthy", "stream: No trade is stored", "1 open incident(s)",
+    ]  # fmt: skip
+    silent = {
+        **document,
+        "nodes": [],
+        "airflow": {"url": "x"},
+        "control_plane": {},
+        "stream": None,
+        "open_incidents": None,
+    }
+    assert problems(silent) == ["Airflow does not answer", "the store does not answer"]
 
 
 @pytest.mark.parametrize("opened", [["kafka-2-20260801T021504Z-9f3c"], None], ids=["open", "nobody can tell"])
