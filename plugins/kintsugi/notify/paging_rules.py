@@ -167,9 +167,10 @@ def _one_page(calls: Sequence[_Call], key: str) -> Page:
     if len(nodes) == 1:
         return Page(key, page.title, page.text)
     said = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
+    title = page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1)
     return Page(
         key,
-        page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1),
+        title.replace(") needs a person: its", ") need a person: their", 1),
         f"These failures probably have one cause:\n{said}\n{page.text}",
     )
 

@@ -111,6 +111,7 @@ def test_nodes_with_one_cause_are_called_again_together_after_two_hours() -> Non
     sent = pages(story, at(18000))
     assert len({page.key for page in sent}) == 3  # 0, 2 and 4 hours
     assert all("kafka-1" in page.title and "kafka-2" in page.title for page in sent)
+    assert all(page.title.endswith(") need a person: their repair was refused") for page in sent)
 
 
 def test_a_call_waits_for_those_with_its_cause_but_not_for_long() -> None:
