@@ -156,6 +156,19 @@ class Incident:
         """When it was closed, else the time of the newest journal entry, else when it was opened."""
         return self.closed_at or max([self.opened_at, *(entry.at for entry in self.entries)])
 
+    @property
+    def awaits_decision(self) -> bool:
+        """Whether the guards refused and nobody has decided since: a person is waited for."""
+        if self.closed_at is not None:
+            return False
+        for entry in reversed(self.entries):
+            beside = PHASE_OF_STEP.get(entry.kind) is Phase.ARCHIVE or (
+                entry.kind == "guard" and "mark" in entry.data
+            )
+            if not beside:
+                return entry.kind == "guard" and "refused" in entry.data
+        return False
+
     def phases(self) -> dict[Phase, float]:
         """Return seconds by phase, in the order of ``Phase``; a phase that never happened is left out.
 
@@ -226,6 +239,7 @@ class Incident:
             "phases": {phase.value: seconds for phase, seconds in self.phases().items()},
             "attempts": [action.value for action in self.attempts()],
             "acted": self.acted,
+            "awaits_decision": self.awaits_decision,
             "entries": [
                 {"at": _iso(entry.at), "step": entry.step, "message": entry.message, "data": dict(entry.data)}
                 for entry in self.entries

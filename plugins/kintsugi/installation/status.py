@@ -335,7 +335,9 @@ def _incident_rows(document: Document) -> list[tuple[str, ...]]:
     return [
         (
             incident["id"],
-            _paint(incident["outcome"] or "running"),
+            _paint(
+                incident["outcome"] or ("waits for a decision" if incident["awaits_decision"] else "running")
+            ),
             _seconds(incident["detect_s"]),
             _seconds(incident["repair_s"]),
             incident["reason"] or "",

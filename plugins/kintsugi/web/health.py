@@ -407,7 +407,7 @@ def phase_now(incident: Incident) -> Phase:
 
 def doing_now(incident: Incident, *, short: bool = False) -> str:
     """What is being done about an open incident, in a few words; ``short`` omits the newest journal entry."""
-    doing = DOING[phase_now(incident)]
+    doing = "waits for a decision" if incident.awaits_decision else DOING[phase_now(incident)]
     if incident.redundant_at is not None and phase_now(incident) is Phase.REJOIN:
         doing = "ready again, its data is being repaired"
     said = next((e.message for e in reversed(incident.entries) if e.message not in ("started", "done")), "")

@@ -59,9 +59,8 @@ class Row:
 
 def row(incident: Incident) -> Row:
     """The row of an incident in a list; ``seconds``: until the node was ready again, None while it is not."""
-    return Row(
-        incident, LEVELS[incident.outcome], NAMES[incident.outcome], bar(incident.phases()), incident.repair_s
-    )
+    name = "waits for a decision" if incident.awaits_decision else NAMES[incident.outcome]
+    return Row(incident, LEVELS[incident.outcome], name, bar(incident.phases()), incident.repair_s)
 
 
 def bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:

@@ -71,6 +71,20 @@ REBUILT = replace(
 )
 
 
+def test_a_refused_repair_waits_for_a_decision_until_somebody_decides() -> None:
+    asked = (
+        entry(1, "confirm"), entry(2, "guard", mark="start"), entry(3, "guard", refused=["no"], gates=["budget"]),
+        entry(4, "guard", mark="end"), entry(5, "archive"),
+    )  # fmt: skip
+    assert replace(INCIDENT, entries=asked).awaits_decision
+    assert not replace(INCIDENT, entries=asked[:2]).awaits_decision
+    assert not replace(INCIDENT, entries=(*asked, entry(6, "decide", mark="start"))).awaits_decision
+    assert not replace(INCIDENT, entries=(*asked, entry(6, "confirm"))).awaits_decision
+    closed = replace(INCIDENT, entries=asked, closed_at=at(9), outcome=Outcome.REFUSED)
+    assert not closed.awaits_decision
+    assert not INCIDENT.awaits_decision
+
+
 def test_each_phase_has_the_time_that_its_steps_took() -> None:
     assert REBUILT.phases() == {
         Phase.DETECT: 3.5,
