@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 
@@ -28,8 +29,17 @@ OLD = [
 
 
 def dry_run(*words: str) -> str:
-    """What make would run; the commands that call make again are run, in the same manner."""
-    done = subprocess.run(["make", "-n", *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    """What make would run; the commands that call make again are run, in the same manner.
+
+    The tests may themselves run under make, whose variables would change what this make prints.
+    """
+    env = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    done = subprocess.run(
+        ["make", "-n", "--no-print-directory", *words],
+        cwd=REPOSITORY, env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     return done.stdout
 
 
