@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from kintsugi.core import process_priority
 from task_priority_plugin import StepBack
 os.setsid()
-process_priority.go_first()
+process_priority.raise_priority()
 task = SimpleNamespace(pool=sys.argv[1])
 StepBack().on_task_instance_running(None, SimpleNamespace(task=task))
 print(process_priority.place())
@@ -35,13 +35,13 @@ def test_a_recovery_goes_first_and_other_tasks_step_back(pool: str, niceness: in
 
 
 def test_without_root_a_task_steps_back_too() -> None:
-    began = begin(BEGIN.replace("process_priority.go_first()", ""), "ingest", {IN_A_WORKER: "1"})
+    began = begin(BEGIN.replace("process_priority.raise_priority()", ""), "ingest", {IN_A_WORKER: "1"})
     assert int(began.stdout.splitlines()[-1]) == max(SERVER, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def test_a_task_outside_of_a_worker_stays_where_it_is() -> None:
     """So does the process of a test that runs a DAG."""
-    began = begin(BEGIN.replace("process_priority.go_first()", "os.nice(5)"), "ingest", {})
+    began = begin(BEGIN.replace("process_priority.raise_priority()", "os.nice(5)"), "ingest", {})
     assert int(began.stdout.splitlines()[-1]) == min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
 
 

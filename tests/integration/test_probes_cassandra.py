@@ -148,7 +148,7 @@ def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) 
 def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the_next_one_is_heard(
     ring: Ring,
 ) -> None:
-    """Seen in the table of faults: a restart before `keep_count`, and peers held the node for shut down."""
+    """Seen in the table of faults: a restart before `bump_generation`, and peers held the node for shut down."""
     node = NODES[2]
     fast = int(time.time()) + 7200
     with verification_cassandra.Only([node.address]) as session:

@@ -248,7 +248,7 @@ def configure(context: Context, case: RecoveryRef) -> None:
 
 @contextmanager
 def _no_second_try() -> Iterator[None]:
-    """Turn StepFailed into StepFailedForGood: a playbook that failed to start a service would fail again.
+    """Turn StepFailed into PermanentStepError: a playbook that failed to start a service would fail again.
 
     Before that, retries on a damaged commit log took 12 minutes.
     """

@@ -343,7 +343,7 @@ class Team(RuleBasedStateMachine):
             observed_at=self.now,
             service=seen.service,
             ssh=seen.ssh,
-            last_seen_at=server.last_seen_at,  # what any peer heard counts: probes.facts.signs_of_life
+            last_seen_at=server.last_seen_at,  # what any peer heard counts: guard_facts.recent_liveness
             first_failed_at=server.failed_at,
             volume_intact=seen.volume_intact,
             running=seen.running,

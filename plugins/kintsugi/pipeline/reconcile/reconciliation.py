@@ -86,7 +86,7 @@ class _Symbols:
 
 
 class Reconciliation:
-    """One account on its way, in the order of `take_account`."""
+    """One account on its way, in the order of `reconcile_files`."""
 
     def __init__(
         self, stack: ExitStack, s3: S3Client, session: Session, ledger: IngestLedger | None, bucket: str, prefix: str,
