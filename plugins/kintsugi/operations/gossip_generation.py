@@ -49,7 +49,7 @@ def bump_generation(node: Node) -> str | None:
 async def generation_is_behind(fleet: Fleet, node: Node) -> str | None:
     """Return that peers ignore the node because they know a later heartbeat of the same generation; else None.
 
-    A restart after `bump_generation` gives it a new generation, which they accept. Also None if the node doesn't answer.
+    A restart after `bump_generation` gives it a new generation, which they accept. None if the node does not answer.
     """
     peers = fleet.peers(node)
     told = await asyncio.gather(*(heartbeat(peer, node) for peer in peers))
