@@ -112,10 +112,8 @@ def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
     good = day.trade_files[0].read_bytes().split(b"\n")[:20]
     unreadable = "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_a.csv"
     pipeline.put(unreadable, b"\x00\x01 no text \xff")
-    pipeline.put(
-        "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_b.csv.gz",
-        gzip.compress(b"\n".join(good), 0)[:-900],
-    )
+    damaged = "trades/broken/UnderlyingOptionsTradesCalcs_2024-10-08_b.csv.gz"
+    pipeline.put(damaged, gzip.compress(b"\n".join(good), 0)[:-900])
     one, two = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
     assert (one.state, one.tally.read) == (FileState.FAILED, 0)
     assert one.reason
@@ -124,8 +122,12 @@ def test_an_unreadable_file_is_reported_and_the_next_one_goes_in(
     assert two.tally.accepted > 5
     assert two.tally.rejected == {"truncated": 1}
     assert pending(pipeline.s3, pipeline.ledger) == []
-    # The vendor takes it back: no account is complete while a file is unread.
+    # The vendor takes one back and delivers the other whole: nothing is complete while a file isn't read to its end.
     pipeline.s3.delete_object(Bucket=BUCKET, Key=unreadable)
+    pipeline.put(damaged, gzip.compress(b"\n".join(good)))
+    (again,) = ingest_pending(pipeline.s3, pipeline.ledger, pipeline.bootstrap)
+    assert (again.state, again.tally.rejected) == (FileState.DONE, {})
+    assert again.tally.accepted > two.tally.accepted
 
 
 def test_a_killed_ingest_goes_on_where_it_was(pipeline: Pipeline) -> None:

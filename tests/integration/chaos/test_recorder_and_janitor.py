@@ -141,7 +141,7 @@ import sys, time
 from kintsugi.chaos import janitor, resources
 from kintsugi.core.settings import load_settings
 settings = load_settings()
-janitor.register(settings, "starved", ("kafka-1",), 600)
+janitor.register_fault(settings, "starved", ("kafka-1",), 600)
 resources.start_busy_loops(120, str(settings.state), loops=1)
 print("in force", flush=True)
 time.sleep(120)
