@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.rejections import DAMAGE
 from kintsugi.db.advisory_locks import INGEST_LEDGER_TABLES
-from kintsugi.db.patience import LOOK, PROCESS, connect
+from kintsugi.db.patience import LOOK, PROCESS, Patience, connect
 
 if TYPE_CHECKING:
     import psycopg
@@ -253,10 +253,14 @@ ANEW: LiteralString = (
 
 
 class IngestLedger:
-    """The ledger in the database at ``dsn``; the table is created at the first call."""
+    """The ledger in the database at ``dsn``; the table is created at the first call.
 
-    def __init__(self, dsn: str) -> None:
+    ``patience``: how long it waits for the database. None: as long as the process does, and at least for a late answer.
+    """
+
+    def __init__(self, dsn: str, *, patience: Patience | None = None) -> None:
         self._dsn = dsn
+        self._patience = patience
         self._migrated = False
 
     def migrate(self) -> None:
@@ -370,7 +374,7 @@ class IngestLedger:
     def _connect(self) -> psycopg.Connection[Any]:
         import psycopg
 
-        patience = max(PROCESS.patience, LOOK, key=lambda one: one.late_s)
+        patience = self._patience or max(PROCESS.patience, LOOK, key=lambda one: one.late_s)
         try:
             connection = connect(
                 self._dsn, patience, autocommit=True, keepalives_idle=5, keepalives_interval=2,

@@ -230,7 +230,7 @@ def _replicas(settings: Settings) -> Document:
 def _intake(settings: Settings) -> Document:
     from kintsugi.pipeline.ingest.intake_monitor import rules_from  # numpy
 
-    found = IntakeStore(store_dsn(settings)).report()
+    found = IntakeStore(store_dsn(settings), patience=LOOK).report()
     report = IntakeReport.from_json(found[1]) if found else None
     return assess_intake(report, rules_from(), datetime.now(UTC)).to_json()
 
@@ -240,7 +240,7 @@ def _samples(settings: Settings) -> list[FlowSample]:
 
 
 def _record(settings: Settings) -> Document:
-    summary = StreamRecord(store_dsn(settings)).summary()
+    summary = StreamRecord(store_dsn(settings), patience=LOOK).summary()
     return {"well": summary.well, "said": summary.lines()}
 
 
