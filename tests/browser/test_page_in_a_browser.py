@@ -121,7 +121,7 @@ def test_postgres_away_is_said_and_its_return_is_seen(site: Site, browse: Browse
 def test_an_api_server_that_is_gone_is_said(site: Site, browse: Browse) -> None:
     page = browse(site.url)
     page.context.set_offline(True)
-    expect(page.locator("#stale")).to_contain_text("No news for", timeout=30_000)
+    expect(page.locator("#stale")).to_contain_text("No answer for", timeout=30_000)
     page.context.set_offline(False)
     expect(page.locator("#stale")).to_be_hidden()
 
