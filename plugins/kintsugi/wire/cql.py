@@ -13,7 +13,7 @@ import struct
 import uuid
 from typing import Any
 
-from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch
+from kintsugi.wire.exchange import MAX_BYTES, Connection, NumberReader, ProtocolMismatch
 
 _STARTUP, _READY, _OPTIONS, _SUPPORTED, _QUERY, _RESULT = 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
 _ERROR, _AUTHENTICATE = 0x00, 0x03
@@ -24,17 +24,8 @@ _INT, _VARCHAR, _ASCII, _INET, _MAP, _TIMEUUID, _UUID = 0x09, 0x0D, 0x01, 0x10, 
 Value = int | str | dict[str, str] | None
 
 
-class _Reader:
+class _Reader(NumberReader):
     """Reads the protocol's primitive types from an answer; raises struct.error at its end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, form: str) -> int:
-        (value,) = struct.unpack_from(f">{form}", self._data, self._at)
-        self._at += struct.calcsize(f">{form}")
-        return int(value)
 
     def string(self) -> str:
         return self._bytes(self.take("H")).decode()

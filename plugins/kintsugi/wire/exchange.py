@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +15,20 @@ T = TypeVar("T")
 
 class ProtocolMismatch(Exception):
     """The endpoint answered, but not as its protocol demands; the text says how."""
+
+
+class NumberReader:
+    """Reads numbers of an answer one after another, in network byte order; raises struct.error at its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, form: str) -> int:
+        """The next number; ``form``: its format character of the module `struct`."""
+        (value,) = struct.unpack_from(f">{form}", self._data, self._at)
+        self._at += struct.calcsize(f">{form}")
+        return int(value)
 
 
 @dataclass(frozen=True, slots=True)

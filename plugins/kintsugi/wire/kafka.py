@@ -12,7 +12,7 @@ import secrets
 import struct
 from dataclasses import dataclass, field
 
-from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch
+from kintsugi.wire.exchange import MAX_BYTES, Connection, NumberReader, ProtocolMismatch
 
 _CLIENT = b"kintsugi"
 _METADATA, _API_VERSIONS, _DESCRIBE_QUORUM, _DESCRIBE_PARTITIONS = 3, 18, 55, 75
@@ -63,17 +63,8 @@ class Replicas:
         return self.in_sync != self.assigned
 
 
-class _Reader:
+class _Reader(NumberReader):
     """Reads Kafka's primitive types from an answer; raises struct.error at its end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, form: str) -> int:
-        (value,) = struct.unpack_from(f">{form}", self._data, self._at)
-        self._at += struct.calcsize(f">{form}")
-        return int(value)
 
     def skip(self, count: int) -> None:
         self._at += max(0, count)
