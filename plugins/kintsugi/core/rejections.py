@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +30,11 @@ class Reason(StrEnum):
 
 # A file with one of these can't be read beyond that place. How many rows are missing is unknown.
 DAMAGE = frozenset({Reason.TRUNCATED, Reason.CORRUPT, Reason.EXPANSION, Reason.UNSUPPORTED})
+
+
+def damage_in(rejected: Mapping[str, int]) -> list[str]:
+    """The reasons among ``rejected`` (counts by reason) for which a file breaks off, sorted."""
+    return sorted(DAMAGE & rejected.keys())
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.rejections import DAMAGE
+from kintsugi.core.rejections import damage_in
 from kintsugi.db.advisory_locks import INGEST_LEDGER_TABLES
 from kintsugi.db.patience import LOOK, PROCESS, Patience, connect
 
@@ -162,7 +162,7 @@ class LedgerEntry:
     @property
     def damage(self) -> list[str]:
         """The reasons why the file could not be read to its end, sorted; empty if it was."""
-        return sorted(DAMAGE & self.tally.rejected.keys())
+        return damage_in(self.tally.rejected)
 
     @property
     def faulty(self) -> bool:

@@ -18,7 +18,7 @@ from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.data_source import DataSource, S3Object
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind, kind_of
-from kintsugi.core.rejections import DAMAGE
+from kintsugi.core.rejections import damage_in
 from kintsugi.core.settings import BUCKET
 from kintsugi.db.ingest_ledger import LedgerEntry
 from kintsugi.db.intake import IntakeStore
@@ -146,7 +146,7 @@ class IntakeWatch:
         known = self._manifests.get(name)
         if known is None or known[0] != at:
             manifest: dict[str, Any] = json.loads(self.s3.get_object(Bucket=BUCKET, Key=name)["Body"].read())
-            damage = sorted(DAMAGE & manifest.get("rejected", {}).keys())
+            damage = damage_in(manifest.get("rejected", {}))
             failed = manifest.get("state") == "failed" or damage
             said = without_name(str(manifest.get("reason") or "no reason was recorded"), item.key)
             if damage:
