@@ -262,13 +262,7 @@ def _or_none(ask: Callable[[], Answered]) -> Answered | None:
 
 def problems(document: Document) -> list[str]:
     """What is not healthy, a short phrase each; an Airflow or a store without an answer is not healthy."""
-    found = [
-        f"{node.get('name', 'a node')} does not serve" if node["service"] != "ok" else
-        f"sshd of {node.get('name', 'a node')} does not answer" if node["ssh"] != "ok" else
-        f"the disk of {node.get('name', 'a node')} is nearly full"
-        for node in document["nodes"]
-        if node["service"] != "ok" or node["ssh"] != "ok" or node.get("disk") == "full"
-    ]  # fmt: skip
+    found = [said for node in document["nodes"] if (said := _node_problem(node))]
     parts = document["control_plane"]
     found += [f"{name} is {part['state']}" for name, part in parts.items() if part["state"] != "RUNNING"]
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
@@ -284,6 +278,15 @@ def problems(document: Document) -> list[str]:
     if not (document.get("record") or {"well": True})["well"]:
         found.append("the record of the stream (above)")
     return found
+
+
+def _node_problem(node: Document) -> str | None:
+    name = node.get("name", "a node")
+    if node["service"] != "ok":
+        return f"{name} does not serve"
+    if node["ssh"] != "ok":
+        return f"sshd of {name} does not answer"
+    return f"the disk of {name} is nearly full" if node.get("disk") == "full" else None
 
 
 def is_well(document: Document) -> bool:

@@ -59,7 +59,7 @@ class Context:
 
     @classmethod
     def from_environment(cls) -> Context:
-        """The doors as the environment (Airflow's connections, else the settings) defines them."""
+        """The context as the environment (Airflow's connections, else the settings) defines it."""
         settings = load_settings()
         patience = max(TASK, PROCESS.patience, key=lambda one: one.late_s)
         return cls(

@@ -80,10 +80,10 @@ def decide_action(
     if verdict not in LADDERS:
         return _untouched(verdict, begun=bool(attempts) or unfinished)
     used = Counter(attempts)
-    for rung in _ladder(verdict, volume_intact, suspicious_release):
-        if not used[rung]:
-            return Decision(rung, _reason(rung, verdict, role, volume_intact, attempts))
-        used[rung] -= 1
+    for step in _ladder(verdict, volume_intact, suspicious_release):
+        if not used[step]:
+            return Decision(step, _reason(step, verdict, role, volume_intact, attempts))
+        used[step] -= 1
     if insisted and attempts:
         return Decision(attempts[-1], f"A person requested {attempts[-1].value} once more.")
     return Decision(
@@ -114,13 +114,13 @@ def _untouched(verdict: FailureMode, *, begun: bool) -> Decision:
 
 
 def _ladder(verdict: FailureMode, volume_intact: bool | None, suspicious: bool) -> list[Action]:
-    rungs = list(LADDERS[verdict])
+    steps = list(LADDERS[verdict])
     if volume_intact is False or (verdict is FailureMode.HOST_LOST and volume_intact is None):
         # The volume is gone or its state is unknown. A node on a lost volume would only fail later.
-        rungs = [rung for rung in rungs if rung is not Action.REBUILD_NODE]
+        steps = [step for step in steps if step is not Action.REBUILD_NODE]
     if not suspicious:
-        return [rung for rung in rungs if rung is not Action.ROLL_BACK]
-    return rungs if Action.ROLL_BACK in rungs else [*rungs, Action.ROLL_BACK]
+        return [step for step in steps if step is not Action.ROLL_BACK]
+    return steps if Action.ROLL_BACK in steps else [*steps, Action.ROLL_BACK]
 
 
 def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
@@ -135,14 +135,14 @@ def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
 
 
 def _reason(
-    rung: Action, verdict: FailureMode, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
+    step: Action, verdict: FailureMode, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
 ) -> str:
     what = {
         Action.RESTART: "Restart the service: its host is up.",
         Action.ROLL_BACK: "Roll back to the last known-good release: the release of the node is not known-good.",
         Action.REBUILD_NODE: f"Rebuild the {role.value} node and keep its volume.",
         Action.REBUILD: f"Rebuild the {role.value} node and its volume: {_why_new(verdict, volume_intact)}.",
-    }[rung]
+    }[step]
     before = f" Tried before: {_said(attempts)}." if attempts else ""
     return f"{what}{before} (Failure mode: {verdict.value}.)"
 
