@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
-from kintsugi.telemetry.webhook import LazyApp
+from kintsugi.airflow_ext.lazy_asgi_app import LazyAsgiApp
 
 
 class HoneycombWebhookPlugin(AirflowPlugin):
@@ -12,5 +12,9 @@ class HoneycombWebhookPlugin(AirflowPlugin):
 
     name = "honeycomb_webhook"
     fastapi_apps = [  # noqa: RUF012 - as Airflow declares it
-        {"app": LazyApp(), "url_prefix": "/honeycomb", "name": "Honeycomb webhook"}
+        {
+            "app": LazyAsgiApp("kintsugi.telemetry.webhook:create_installed_app"),
+            "url_prefix": "/honeycomb",
+            "name": "Honeycomb webhook",
+        }
     ]

@@ -29,7 +29,8 @@ OLD_NAMES = {
     # The command of a container (terraform/modules/docker_node), which Terraform and the engine keep.
     "kintsugi.local.node_init": "kintsugi.environments.local.node_init",
     # Programs in the supervisord configuration of a control plane that has been running since before.
-    "kintsugi.local.executor": "kintsugi.controlplane.executor",
+    "kintsugi.controlplane.executor": "kintsugi.controlplane.airflow_patches",
+    "kintsugi.local.executor": "kintsugi.controlplane.airflow_patches",
     "kintsugi.local.run_airflow": "kintsugi.controlplane.launcher",
     "kintsugi.local.watchdog": "kintsugi.watchdog.watchdog",
 }

@@ -10,14 +10,14 @@ import pytest
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.state import TaskInstanceState
 
-from kintsugi.controlplane.executor import LifeCountingExecutor
+from kintsugi.controlplane.airflow_patches import life_counting_executor
 from tests.dags.in_process import run_in_process
 
 KEY = TaskInstanceKey("build_baseline", "new_file", "a run", 1, -1)
 JOB = 7
 
 
-class WithoutWorkers(LifeCountingExecutor):
+class WithoutWorkers(life_counting_executor()):  # type: ignore[misc]
     """Nothing takes what it hands out; a test says what a worker would."""
 
     def _spawn_workers_with_gc_freeze(self, spawn_number: int) -> None:

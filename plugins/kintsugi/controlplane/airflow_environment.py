@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kintsugi.controlplane import airflow_patches
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
 from kintsugi.core.fleet import Role
@@ -182,7 +183,7 @@ def _core(settings: Settings) -> dict[str, dict[str, str]]:
         "core": {
             "dags_folder": str(settings.repository / "dags"),
             "plugins_folder": str(settings.repository / "plugins"),
-            "executor": "kintsugi.controlplane.executor.LifeCountingExecutor",
+            "executor": "LocalExecutor",  # the scheduler replaces it (airflow_patches)
             "parallelism": str(PARALLELISM),
             "load_examples": "False",
             "auth_manager": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
@@ -219,9 +220,10 @@ def _timing() -> dict[str, dict[str, str]]:
     # DESIGN facts).
     return {
         "scheduler": {
-            "scheduler_idle_sleep_time": "2",
+            # The patched scheduler needs no loop as long as nothing has changed; 1 s is Airflow's default.
+            "scheduler_idle_sleep_time": "1" if airflow_patches.reason_for_stock_airflow() else "2",
             "scheduler_heartbeat_sec": "2",
-            # A loop looks at those that have changed, of so many that run (scheduler_rest).
+            # A loop of the patched scheduler examines those of so many runs that have changed.
             "max_dagruns_per_loop_to_schedule": "500",
             "job_heartbeat_sec": "2",
             # A scheduler that is merely starved must not take itself for dead: it would reset all that runs.

@@ -5,7 +5,7 @@
 * LocalExecutor forks its workers, and they fork a process for each task. What the scheduler has imported before,
   no task has to: that is over a second of CPU for each of a recovery's dozen steps. Imported only, nothing is
   opened or started here, so that a fork has nothing to share.
-* The scheduler rests until something has changed (`scheduler_rest`).
+* The scheduler is patched (`airflow_patches`), unless a setting asks for stock Airflow.
 * It starts only when the api-server listens: a task whose process can't reach it fails before its first line, and
   after a restart of the machine that used up all the retries of an interrupted repair.
 * What lies on the way of a recovery goes before everything else on the machine; a task that doesn't steps back to
@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from kintsugi.controlplane import scheduler_patches
+from kintsugi.controlplane import airflow_patches
 from kintsugi.core.process_priority import IN_A_WORKER, go_on_first, raise_priority
 from kintsugi.core.processes import wait_until
 
@@ -128,12 +128,14 @@ def main() -> None:
     gc.set_threshold(50_000, 25, 25)
     if sys.argv[1:2] and sys.argv[1] in ON_THE_WAY:
         raise_priority()
+    is_scheduler = "scheduler" in sys.argv[1:2]
+    if is_scheduler:
+        airflow_patches.apply_patches()
     from airflow.__main__ import main as airflow_main
 
-    if "scheduler" in sys.argv[1:2]:
+    if is_scheduler:
         for module in PRELOADED:
             importlib.import_module(module)
-        scheduler_patches.install()
         from airflow.configuration import conf
 
         await_api(conf.get("core", "execution_api_server_url"))

@@ -27,6 +27,8 @@ TOPIC = "trades"
 DEAD_LETTER_TOPIC = "trades.dead-letter"
 CONSUMER_GROUP = "stream_trades"
 
+STOCK_AIRFLOW = "KINTSUGI_STOCK_AIRFLOW"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -95,6 +97,11 @@ def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """
     names = environment.get("KINTSUGI_INHERIT", "").split(",")
     return {name: environment[name] for name in names if name in environment}
+
+
+def wants_stock_airflow(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether Airflow is to run without our patches (docs/decisions/0134): ``KINTSUGI_STOCK_AIRFLOW`` is set, not 0."""
+    return environment.get(STOCK_AIRFLOW, "").lower() not in ("", "0", "false", "no")
 
 
 def load_settings() -> Settings:

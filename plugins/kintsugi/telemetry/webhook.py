@@ -28,7 +28,6 @@ from kintsugi.telemetry.honeycomb_alert import Alert, parse_alert
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
 
 CONNECTION = "kintsugi_honeycomb_webhook"
 TOKEN_HEADER = "X-Honeycomb-Webhook-Token"  # noqa: S105 - the header's name
@@ -159,19 +158,7 @@ def webhook_secret() -> str | None:
     return str(found["password"]) if found and found.get("password") else None
 
 
-class LazyApp:
-    """The application as an ASGI callable that is built at the first request.
-
-    Every component of Airflow loads every plugin, but only the api-server needs the application.
-    """
-
-    def __init__(self) -> None:
-        self._app: Starlette | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._app is None:
-            settings = load_settings()
-            self._app = create_app(
-                lambda: settings.fleet, webhook_secret, lambda: Outbox(store_dsn(settings))
-            )
-        await self._app(scope, receive, send)
+def create_installed_app() -> Starlette:
+    """The application on this installation's fleet, secret and outbox."""
+    settings = load_settings()
+    return create_app(lambda: settings.fleet, webhook_secret, lambda: Outbox(store_dsn(settings)))

@@ -14,7 +14,7 @@ from kintsugi.controlplane.airflow_environment import (
     connections,
     write_environment,
 )
-from kintsugi.core.settings import Settings
+from kintsugi.core.settings import STOCK_AIRFLOW, Settings
 from tests.installations import installation
 
 
@@ -95,3 +95,15 @@ def test_what_the_user_names_is_inherited_after_all_but_never_instead_of_our_own
 
 def test_secrets_outlive_a_restart(settings: Settings) -> None:
     assert airflow_environment(settings) == airflow_environment(settings)
+
+
+def test_stock_airflow_has_its_own_idle_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME"
+    monkeypatch.delenv(STOCK_AIRFLOW, raising=False)
+    assert float(airflow_environment(settings)[name]) > 1
+    monkeypatch.setenv(STOCK_AIRFLOW, "1")
+    assert float(airflow_environment(settings)[name]) == 1
+
+
+def test_the_setting_for_stock_airflow_reaches_the_scheduler(settings: Settings) -> None:
+    assert base_environment(settings, {STOCK_AIRFLOW: "1"})[STOCK_AIRFLOW] == "1"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.core.fleet import REPOSITORY
-from kintsugi.core.settings import Settings, load_settings
+from kintsugi.core.settings import STOCK_AIRFLOW, Settings, load_settings, wants_stock_airflow
 
 
 @pytest.fixture
@@ -68,3 +68,11 @@ def test_the_default_place_depends_on_who_runs_it(
 
 def test_the_fleet_is_read_from_the_file_in_force(settings: Settings) -> None:
     assert settings.fleet.name == "kintsugi"
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("1", True), ("true", True), ("0", False), ("False", False), ("", False)]
+)
+def test_stock_airflow_is_wanted_only_if_it_is_set(value: str, wanted: bool) -> None:
+    assert wants_stock_airflow({STOCK_AIRFLOW: value}) is wanted
+    assert not wants_stock_airflow({})

@@ -1,4 +1,4 @@
-"""What the scheduler's rest looks at, in a real Airflow's database."""
+"""What the patches of the scheduler read in a real Airflow's database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kintsugi.controlplane import scheduler_patches
+import pytest  # noqa: TC002
+
+from kintsugi.controlplane import airflow_patches
+from kintsugi.core.settings import STOCK_AIRFLOW
 from tests.dags.in_process import run_in_process
 
 
@@ -49,19 +52,19 @@ def due(run: Any) -> bool:
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        return run.id in scheduler_patches.changed_runs(session)
+        return run.id in airflow_patches.changed_run_ids(session)
 
 
 def test_a_task_that_changes_is_a_change_and_the_schedulers_own_stamp_is_none(dag_bag: Any) -> None:
-    before = scheduler_patches.changes()
+    before = airflow_patches.task_states()
     with running(dag_bag) as (run, task):
-        runs = scheduler_patches.changes()
+        runs = airflow_patches.task_states()
         assert runs != before
         stamp(run, last_scheduling_decision=datetime.now(UTC))
-        assert scheduler_patches.changes() == runs
+        assert airflow_patches.task_states() == runs
         stamp(task, state="scheduled")
-        assert scheduler_patches.changes() != runs
-    assert scheduler_patches.changes() == before, "a run that is over is none of its business"
+        assert airflow_patches.task_states() != runs
+    assert airflow_patches.task_states() == before, "a run that is over is none of its business"
 
 
 def test_a_run_is_looked_at_when_a_task_of_it_has_changed_since(dag_bag: Any) -> None:
@@ -80,7 +83,9 @@ def test_a_run_is_looked_at_when_a_task_of_it_has_changed_since(dag_bag: Any) ->
         assert due(run), "a task changed its state since"
 
 
-def test_the_scheduler_of_this_airflow_can_be_made_to_do_so(dag_bag: Any) -> None:
+def test_the_scheduler_of_this_airflow_can_be_made_to_do_so(
+    dag_bag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import time
 
     from airflow.jobs import scheduler_job_runner
@@ -94,8 +99,10 @@ def test_the_scheduler_of_this_airflow_can_be_made_to_do_so(dag_bag: Any) -> Non
             return {run.id for run in DagRun.get_running_dag_runs_to_examine(session=session)}
 
     try:
-        scheduler_patches.install()
-        assert isinstance(vars(scheduler_job_runner)["time"], scheduler_patches.Rest)
+        monkeypatch.delenv(STOCK_AIRFLOW, raising=False)
+        monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")  # as it is after the test again
+        assert airflow_patches.apply_patches(), "AIRFLOW_VERSION is not the installed one"
+        assert isinstance(vars(scheduler_job_runner)["time"], airflow_patches.ChangeAwareTime)
         with running(dag_bag) as (run, _):
             stamp(run, last_scheduling_decision=datetime.now(UTC) + timedelta(seconds=30))
             assert run.id in asked(), "the first look is at all"
