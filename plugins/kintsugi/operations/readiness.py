@@ -91,11 +91,13 @@ async def poll_until(condition: Condition, deadline_s: float, what: str) -> floa
 async def _kafka(fleet: Fleet, node: Node) -> str | None:
     """Ask the node and its peers: each has its own copy of the metadata, and all copies must be current."""
     brokers = fleet.of(Role.KAFKA)
-    listed = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.broker_ids) for broker in brokers))
+    listed = await asyncio.gather(
+        *(ask_peer(broker, KAFKA_PORT, kafka.read_broker_ids) for broker in brokers)
+    )
     for broker, ids in zip(brokers, listed, strict=True):
         if not isinstance(ids, str) and node.index not in ids:
             return f"{broker.name} still has it fenced"
-    told = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.partitions) for broker in brokers))
+    told = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.read_partitions) for broker in brokers))
     known = [answer for answer in told if not isinstance(answer, str)]
     behind = {
         name

@@ -85,7 +85,7 @@ def _prefer(admin: KafkaAdminClient, number: int) -> None:
 
 
 def _await_leader(node: Node, number: int) -> None:
-    told = asyncio.run(ask_peer(node, KAFKA_PORT, kafka_wire.partitions))
+    told = asyncio.run(ask_peer(node, KAFKA_PORT, kafka_wire.read_partitions))
     if isinstance(told, str):
         raise StepFailed(f"it doesn't describe its partitions ({told})")
     replicas = told.get(f"{TOPIC}-{number}")

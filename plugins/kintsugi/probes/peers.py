@@ -25,7 +25,7 @@ from kintsugi.core.observation import PeerOpinion
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
 from kintsugi.probes.protocols import http_get
 from kintsugi.wire import cql, kafka
-from kintsugi.wire.exchange import Connection, ProtocolMismatch, converse
+from kintsugi.wire.exchange import Connection, ProtocolMismatch, ask_endpoint
 
 GOSSIP_WATCH_S = 3.0  # a living node's heartbeat is seen to advance within 1.3 s; measured on three nodes
 KAFKA_SILENT_S = 3.0  # a voter fetches every 0.5 s
@@ -61,7 +61,7 @@ async def ask_peers(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -
 async def ask_peer(node: Node, port: int, question: Callable[[Connection], Awaitable[T]]) -> T | str:
     """One question to one peer, bounded; its answer, or a string that says why there is none."""
     try:
-        return await asyncio.wait_for(converse(node.address, port, question), ASK_TIMEOUT_S)
+        return await asyncio.wait_for(ask_endpoint(node.address, port, question), ASK_TIMEOUT_S)
     except TimeoutError:
         return "no answer"
     except ProtocolMismatch as error:
@@ -100,7 +100,7 @@ async def _kafka(peer: Node, node: Node, watch_s: float) -> PeerView:
 
 async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka.Quorum | str]:
     return await asyncio.gather(
-        ask_peer(peer, KAFKA_PORT, kafka.broker_ids), ask_peer(peer, KAFKA_PORT, kafka.describe_quorum)
+        ask_peer(peer, KAFKA_PORT, kafka.read_broker_ids), ask_peer(peer, KAFKA_PORT, kafka.describe_quorum)
     )
 
 

@@ -25,7 +25,7 @@ from kintsugi.core.settings import (
     SPARK_WORKER_UI_PORT,
 )
 from kintsugi.wire import cql, kafka
-from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch, converse
+from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch, ask_endpoint
 
 PROBE_TIMEOUT_S = 2.0
 
@@ -179,7 +179,7 @@ PORTS: Mapping[Role, int] = {
 async def _probe(address: str, port: int, timeout_s: float, question: Question) -> Probe:
     """Put ``question`` on a fresh connection; network trouble becomes an Answer, never an exception."""
     at, started = datetime.now(UTC), time.monotonic()
-    task = asyncio.ensure_future(converse(address, port, question))
+    task = asyncio.ensure_future(ask_endpoint(address, port, question))
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
         if not done:
@@ -210,7 +210,7 @@ def _judge(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult, st
 
 
 async def _ask_api_versions(connection: Connection) -> str:
-    return f"{await kafka.api_versions(connection)} APIs"
+    return f"{await kafka.count_apis(connection)} APIs"
 
 
 async def _ask_options(connection: Connection) -> str:

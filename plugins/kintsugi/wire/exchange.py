@@ -1,4 +1,4 @@
-"""One TCP connection, one question, one answer."""
+"""One question to one TCP endpoint, on a connection of its own."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-MAX_BYTES = 8 * 1024 * 1024  # an answer longer than this is not one of ours
+MAX_BYTES = 8 * 1024 * 1024  # no valid answer is longer
 
 T = TypeVar("T")
 
 
 class ProtocolMismatch(Exception):
-    """The endpoint answered, but not as its protocol demands; the text says how."""
+    """The endpoint answered, but not as its protocol demands; the text says what is wrong."""
 
 
 class NumberReader:
-    """Reads numbers of an answer one after another, in network byte order; raises struct.error at its end."""
+    """Reads the numbers of an answer one after another, in network byte order; raises struct.error at its end."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def take(self, form: str) -> int:
-        """The next number; ``form``: its format character of the module `struct`."""
+        """Return the next number; ``form``: its format character of the module `struct`."""
         (value,) = struct.unpack_from(f">{form}", self._data, self._at)
         self._at += struct.calcsize(f">{form}")
         return int(value)
@@ -39,13 +39,13 @@ class Connection:
     writer: asyncio.StreamWriter
 
 
-async def converse(address: str, port: int, question: Callable[[Connection], Awaitable[T]]) -> T:
+async def ask_endpoint(address: str, port: int, question: Callable[[Connection], Awaitable[T]]) -> T:
     """Connect, put ``question``, close; raises what the network (OSError, EOFError) or ``question`` raises.
 
-    No deadline of its own: the caller bounds it.
+    There is no deadline: the caller sets one.
     """
     reader, writer = await asyncio.open_connection(address, port, limit=MAX_BYTES)
     try:
         return await question(Connection(reader, writer))
     finally:
-        writer.transport.abort()  # nothing is left in TIME_WAIT or half-closed at one probe a second
+        writer.transport.abort()  # a probe each second would leave many connections in TIME_WAIT

@@ -1,9 +1,8 @@
-"""Read-only questions to one particular Kafka broker, spoken directly.
+"""Read-only questions to one particular Kafka broker.
 
-A Kafka client asks whichever broker it likes. Whoever wants *this* peer's view of another broker must speak
-to this peer alone; and the triggerer and the confirmation of an incident can't wait for a client to load.
-Formats: Kafka's protocol guide, ApiVersions v0, Metadata v1, DescribeQuorum v1,
-DescribeTopicPartitions v0.
+A Kafka client chooses the broker that it asks. A question for the view of *this* broker needs a connection to this
+broker alone, without waiting for a client to start. The messages are kafka-python's, loaded at the first question that
+needs them: ApiVersions, which each probe asks every second, does without.
 """
 
 from __future__ import annotations
@@ -11,12 +10,15 @@ from __future__ import annotations
 import secrets
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
-from kintsugi.wire.exchange import MAX_BYTES, Connection, NumberReader, ProtocolMismatch
+from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch
 
-_CLIENT = b"kintsugi"
-_METADATA, _API_VERSIONS, _DESCRIBE_QUORUM, _DESCRIBE_PARTITIONS = 3, 18, 55, 75
-_PAGE = 2000  # partitions in one answer; the broker's own limit
+CLIENT = "kintsugi"
+METADATA_TOPIC = "__cluster_metadata"
+_API_VERSIONS = 18
+# What kafka-python raises for bytes that are no message of the expected type.
+_DECODE_ERRORS = (struct.error, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,10 @@ class Voter:
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """The metadata quorum: its leader, its voters by node id (the leader is one), and who only listens.
+    """The metadata quorum: its leader, its voters by node id (the leader is one), and its observers.
 
-    A broker that came back with an empty disk has a new directory id: until it is made a voter anew it is an
-    observer, while the voter of the same node id is its dead predecessor.
+    A broker that came back with an empty disk has a new directory id. It is an observer until it is made a voter, while
+    the voter of the same node id is its dead predecessor.
     """
 
     leader_id: int
@@ -47,10 +49,9 @@ class Quorum:
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """Who holds one partition, by node id; ``leader`` is -1 when there is none.
+    """The replicas of one partition, by node id; ``leader`` is -1 when there is none.
 
-    ``eligible``: eligible leader replicas (KIP-966): out of sync, but known to hold all that was
-    acknowledged.
+    ``eligible``: eligible leader replicas (KIP-966): out of sync, but they are known to hold all acknowledged messages.
     """
 
     leader: int
@@ -63,144 +64,128 @@ class Replicas:
         return self.in_sync != self.assigned
 
 
-class _Reader(NumberReader):
-    """Reads Kafka's primitive types from an answer; raises struct.error at its end."""
-
-    def skip(self, count: int) -> None:
-        self._at += max(0, count)
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.take("B")
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    def text(self) -> str:
-        """A compact string; empty when it is null."""
-        size = max(0, self.varint() - 1)
-        self._at += size
-        return self._data[self._at - size : self._at].decode()
-
-    def ids(self) -> frozenset[int]:
-        """A compact list of node ids; empty when it is null."""
-        return frozenset(self.take("i") for _ in range(self.varint() - 1))
-
-    def tags(self) -> None:
-        for _ in range(self.varint()):
-            self.varint()
-            self.skip(self.varint())
+async def count_apis(connection: Connection) -> int:
+    """Return how many APIs the broker supports: every broker answers that in any state (KIP-35)."""
+    correlation_id = secrets.randbelow(2**31)
+    header = struct.pack(">hhih", _API_VERSIONS, 0, correlation_id, len(CLIENT)) + CLIENT.encode()
+    response = await _exchange_frames(connection, struct.pack(">i", len(header)) + header)
+    response_id, error_code, count = struct.unpack_from(">ihi", response)
+    _require_correlation(response_id, correlation_id)
+    require_success(error_code)
+    return int(count)
 
 
-async def api_versions(connection: Connection) -> int:
-    """How many APIs the broker speaks: every broker answers that, whatever else it can do (KIP-35)."""
-    reader = _Reader(await _exchange(connection, _API_VERSIONS, 0, b""))
-    _demand_no_error(reader.take("h"))
-    return reader.take("i")
+async def read_broker_ids(connection: Connection) -> set[int]:
+    """Return the node ids of the brokers that this broker takes for live (a fenced one isn't listed)."""
+    from kafka.protocol.metadata import MetadataRequest, MetadataResponse
 
-
-async def broker_ids(connection: Connection) -> set[int]:
-    """The node ids of the brokers that this broker takes for alive (a fenced one isn't listed)."""
-    reader = _Reader(await _exchange(connection, _METADATA, 1, struct.pack(">i", 0)))
-    found: set[int] = set()
-    for _ in range(reader.take("i")):
-        found.add(reader.take("i"))
-        reader.skip(reader.take("h"))  # host
-        reader.skip(4)  # port
-        reader.skip(reader.take("h"))  # rack, -1 when there is none
-    return found
+    response = await exchange_messages(connection, MetadataRequest(version=1, topics=[]), MetadataResponse)
+    return {broker.node_id for broker in response.brokers}
 
 
 async def describe_quorum(connection: Connection) -> Quorum:
-    """The quorum as its leader sees it; the broker forwards the question.
+    """Return the quorum as its leader sees it; the broker forwards the question.
 
     Raises ProtocolMismatch on an error code.
     """
-    name = b"__cluster_metadata"
-    topic = bytes([len(name) + 1]) + name + b"\x02" + struct.pack(">i", 0) + b"\x00" + b"\x00"
-    body = b"\x00" + b"\x02" + topic + b"\x00"  # tags of the header, one topic, tags of the request
-    reader = _Reader(await _exchange(connection, _DESCRIBE_QUORUM, 1, body))
-    reader.tags()
-    _demand_no_error(reader.take("h"))
-    if reader.varint() != 2:
-        raise ProtocolMismatch("DescribeQuorum did not answer for one topic")
-    reader.skip(reader.varint() - 1)
-    if reader.varint() != 2:
-        raise ProtocolMismatch("DescribeQuorum did not answer for one partition")
-    reader.take("i")
-    _demand_no_error(reader.take("h"))
-    leader_id = reader.take("i")
-    reader.skip(4 + 8)  # leader epoch, high watermark
-    voters = [_voter(reader) for _ in range(reader.varint() - 1)]
-    observers = [_voter(reader) for _ in range(reader.varint() - 1)]
-    return Quorum(leader_id, {v.node_id: v for v in voters}, {v.node_id: v for v in observers})
+    partition = await read_quorum(connection, version=1)
+    require_success(partition.error_code)
+    return Quorum(partition.leader_id, _by_node(partition.current_voters), _by_node(partition.observers))
 
 
-def _voter(reader: _Reader) -> Voter:
-    voter = Voter(reader.take("i"), reader.take("q"), reader.take("q"), reader.take("q"))
-    reader.tags()
-    return voter
+async def read_quorum(connection: Connection, version: int) -> Any:
+    """Return ``DescribeQuorumResponse.PartitionData`` of the metadata log, whatever its error code is.
+
+    Raises ProtocolMismatch when there is none.
+    """
+    from kafka.protocol.admin import DescribeQuorumRequest, DescribeQuorumResponse
+
+    topic = DescribeQuorumRequest.TopicData
+    partition = topic.PartitionData(partition_index=0)
+    request = DescribeQuorumRequest(
+        version=version, topics=[topic(topic_name=METADATA_TOPIC, partitions=[partition])]
+    )
+    response = await exchange_messages(connection, request, DescribeQuorumResponse)
+    require_success(response.error_code)
+    partitions = [partition for topic in response.topics for partition in topic.partitions]
+    if len(partitions) != 1:
+        raise ProtocolMismatch(f"DescribeQuorum answered for {len(partitions)} partitions instead of one")
+    return partitions[0]
 
 
-async def partitions(connection: Connection) -> dict[str, Replicas]:
-    """Every partition of every topic, internal ones too, as ``topic-partition`` → its replicas."""
-    found: dict[str, Replicas] = {}
-    cursor: tuple[str, int] | None = None
+def _by_node(replicas: list[Any]) -> dict[int, Voter]:
+    return {
+        replica.replica_id: Voter(
+            replica.replica_id,
+            replica.log_end_offset,
+            replica.last_fetch_timestamp,
+            replica.last_caught_up_timestamp,
+        )
+        for replica in replicas
+    }
+
+
+async def read_partitions(connection: Connection) -> dict[str, Replicas]:
+    """Return the replicas of every partition by ``topic-partition``, those of internal topics too."""
+    from kafka.protocol.admin import DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse
+
+    replicas: dict[str, Replicas] = {}
+    cursor = None
     while True:
-        body = b"\x00" + b"\x01" + struct.pack(">i", _PAGE) + _cursor(cursor) + b"\x00"  # all topics
-        reader = _Reader(await _exchange(connection, _DESCRIBE_PARTITIONS, 0, body))
-        reader.tags()
-        reader.skip(4)  # throttle time
-        for _ in range(reader.varint() - 1):
-            found.update(_topic(reader))
-        if reader.take("b") < 0:
-            return found
-        cursor = (reader.text(), reader.take("i"))
+        page = None if cursor is None else DescribeTopicPartitionsRequest.Cursor(
+            topic_name=cursor.topic_name, partition_index=cursor.partition_index
+        )  # fmt: skip
+        request = DescribeTopicPartitionsRequest(version=0, topics=[], cursor=page)  # no topics: all of them
+        response = await exchange_messages(connection, request, DescribeTopicPartitionsResponse)
+        for topic in response.topics:
+            require_success(topic.error_code)
+            # The error code of a partition doesn't matter: one without a leader is listed too.
+            replicas |= {f"{topic.name}-{one.partition_index}": _replicas_of(one) for one in topic.partitions}
+        cursor = response.next_cursor
+        if cursor is None:
+            return replicas
 
 
-def _cursor(cursor: tuple[str, int] | None) -> bytes:
-    if cursor is None:
-        return b"\xff"
-    name = cursor[0].encode()
-    size = len(name) + 1  # topic names have at most 249 bytes: one or two bytes of varint
-    varint = bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])
-    return b"\x01" + varint + name + struct.pack(">i", cursor[1]) + b"\x00"
+def _replicas_of(partition: Any) -> Replicas:
+    return Replicas(
+        partition.leader_id,
+        frozenset(partition.replica_nodes),
+        frozenset(partition.isr_nodes),
+        frozenset(partition.eligible_leader_replicas or ()),
+    )
 
 
-def _topic(reader: _Reader) -> dict[str, Replicas]:
-    _demand_no_error(reader.take("h"))
-    name = reader.text()
-    reader.skip(16 + 1)  # topic id, is it internal
-    found = {}
-    for _ in range(reader.varint() - 1):
-        reader.skip(2)  # error code: no leader is no reason to leave the partition out
-        number, leader = reader.take("i"), reader.take("i")
-        reader.skip(4)  # leader epoch
-        assigned, in_sync, eligible = reader.ids(), reader.ids(), reader.ids()
-        reader.ids(), reader.ids()  # last known eligible, offline
-        reader.tags()
-        found[f"{name}-{number}"] = Replicas(leader, assigned, in_sync, eligible)
-    reader.skip(4)  # authorized operations
-    reader.tags()
-    return found
-
-
-def _demand_no_error(code: int) -> None:
+def require_success(code: int) -> None:
+    """Raise ProtocolMismatch for an error code of Kafka."""
     if code != 0:
         raise ProtocolMismatch(f"Kafka answered with error code {code}")
 
 
-async def _exchange(connection: Connection, api: int, version: int, body: bytes) -> bytes:
-    """Send one request; returns the answer after its correlation id."""
+async def exchange_messages(connection: Connection, request: Any, response_type: Any) -> Any:
+    """Send a request of kafka-python, which has its version; returns the response, an object of ``response_type``.
+
+    Raises ProtocolMismatch when the answer is no such response.
+    """
     correlation_id = secrets.randbelow(2**31)
-    request = struct.pack(">hhih", api, version, correlation_id, len(_CLIENT)) + _CLIENT + body
-    connection.writer.write(struct.pack(">i", len(request)) + request)
+    request.with_header(correlation_id=correlation_id, client_id=CLIENT)
+    answer = await _exchange_frames(connection, request.encode(header=True, framed=True))
+    try:
+        response = response_type.decode(answer, version=request.API_VERSION, header=True)
+    except _DECODE_ERRORS as error:
+        raise ProtocolMismatch(f"the answer is no {response_type.__name__}: {error}") from error
+    _require_correlation(response.header.correlation_id, correlation_id)
+    return response
+
+
+async def _exchange_frames(connection: Connection, request: bytes) -> bytes:
+    """Send a request with its length before it; returns the answer without its length."""
+    connection.writer.write(request)
     (size,) = struct.unpack(">i", await connection.reader.readexactly(4))
     if not 4 <= size <= MAX_BYTES:
         raise ProtocolMismatch(f"not a Kafka answer: {size} bytes announced")
-    answer = await connection.reader.readexactly(size)
-    if struct.unpack_from(">i", answer) != (correlation_id,):
-        raise ProtocolMismatch("the answer carries another correlation id")
-    return answer[4:]
+    return await connection.reader.readexactly(size)
+
+
+def _require_correlation(answered_id: int, correlation_id: int) -> None:
+    if answered_id != correlation_id:
+        raise ProtocolMismatch("the answer has another correlation id")

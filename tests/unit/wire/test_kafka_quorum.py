@@ -29,7 +29,7 @@ CLUSTER = "4-SdueuS946nqg_t0XddtA"
 
 @contextmanager
 def controller(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A socket that gives these answers, one for each connection, and keeps what it was asked."""
+    """A socket that gives these answers, one a connection, with its correlation id; keeps the requests."""
     asked: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -39,7 +39,8 @@ def controller(*answers: bytes) -> Iterator[tuple[str, list[bytes]]]:
                 with connection:
                     size = struct.unpack(">i", connection.recv(4, socket.MSG_WAITALL))[0]
                     asked.append(connection.recv(size, socket.MSG_WAITALL))
-                    connection.sendall(struct.pack(">i", len(answer)) + answer)
+                    correlation_id = asked[-1][4:8]
+                    connection.sendall(struct.pack(">i", len(answer)) + correlation_id + answer[4:])
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -81,7 +82,7 @@ def test_the_leader_is_found_among_those_who_are_not_and_those_who_are_gone() ->
         assert find_leader(["127.0.0.1:1", follower, leader])[0] == leader
 
 
-def test_no_leader_tells_what_each_one_said() -> None:
+def test_without_a_leader_the_error_names_every_controller() -> None:
     with controller(quorum(code=NOT_LEADER)) as (follower, _), pytest.raises(QuorumError) as caught:
         find_leader(["127.0.0.1:1", follower])
     assert "127.0.0.1:1" in str(caught.value)
@@ -122,9 +123,23 @@ def test_a_refusal_gives_the_leaders_reason() -> None:
     assert caught.value.code == 7
 
 
-def test_an_answer_that_breaks_off_is_no_stack_trace() -> None:
+@pytest.mark.parametrize("size", range(5, len(quorum(voters=(replica(1, 1),)))))
+def test_an_answer_that_breaks_off_is_no_stack_trace(size: int) -> None:
     with (
-        controller(quorum(voters=(replica(1, 1),))[:40]) as (address, _),
-        pytest.raises(QuorumError, match="broke off"),
+        controller(quorum(voters=(replica(1, 1),))[:size]) as (address, _),
+        pytest.raises(QuorumError) as caught,
     ):
         describe_quorum(address)
+    assert caught.value.code is None
+    assert address in str(caught.value)
+
+
+def test_a_controller_that_is_silent_or_gone_is_an_error_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(QuorumError) as caught:
+            describe_quorum(address, timeout_s=0.2)
+        assert isinstance(caught.value.__cause__, TimeoutError)
+    with pytest.raises(QuorumError) as caught:
+        describe_quorum(address)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
