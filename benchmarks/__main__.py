@@ -27,7 +27,14 @@ from benchmarks.crash_test_plan import STEPS, Victim
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
-from kintsugi.installation.command_line import add_command, count, current_words, role, run_command, seed
+from kintsugi.installation.command_line import (
+    add_command,
+    current_words,
+    parse_count,
+    parse_role,
+    parse_seed,
+    run_command,
+)
 from kintsugi.operations.context import Context
 
 RENAMED = {
@@ -172,27 +179,29 @@ def _parser() -> argparse.ArgumentParser:
     disturbed = add_command(commands, soak_kill)
     disturbed.add_argument("--kills", type=int, default=20, help="number of kills; default: 20")
     for seeded in (measured, disturbed):
-        seeded.add_argument("--seed", type=seed, help="seed of the data; default: the current time")
+        seeded.add_argument("--seed", type=parse_seed, help="seed of the data; default: the current time")
         seeded.add_argument("--report", type=Path, help="default: build/<command>.json")
     measured = add_command(commands, signals)
     measured.add_argument(
         "--level", action="append", choices=("easy", "standard", "hard"), help="may be repeated; default: all"
     )
     measured.add_argument(
-        "--seed", action="append", type=seed, help="may be repeated; default: the held-out seeds"
+        "--seed", action="append", type=parse_seed, help="may be repeated; default: the held-out seeds"
     )
-    measured.add_argument("--trades", type=count, default=200_000, help="trades of a day; default: 200000")
+    measured.add_argument(
+        "--trades", type=parse_count, default=200_000, help="trades of a day; default: 200000"
+    )
     measured.add_argument(
         "--report", type=Path, default=Path("build/signals.json"), help="default: build/signals.json"
     )
     told_whole = add_command(commands, demo)
     told_whole.add_argument(
-        "--trades", type=count, default=40_000, help="trades of the sample day; default: 40000"
+        "--trades", type=parse_count, default=40_000, help="trades of the sample day; default: 40000"
     )
     told_whole.add_argument("--victim", action="append", help="a node to kill; may be repeated")
     all_nodes = add_command(commands, sequential_recovery)
     all_nodes.add_argument(
-        "--rounds", type=count, default=2, help="number of rounds over all nodes; default: 2"
+        "--rounds", type=parse_count, default=2, help="number of rounds over all nodes; default: 2"
     )
     all_nodes.add_argument("--seed", type=int, help="seed of the order; default: the current time")
     table = add_command(commands, fault_matrix)
@@ -200,7 +209,9 @@ def _parser() -> argparse.ArgumentParser:
         "scenario", nargs="*", help="name of a scenario, or of a fault for all its scenarios; default: all"
     )
     campaign = add_command(commands, chaos_campaign)
-    campaign.add_argument("--injections", type=count, default=100, help="number of injections; default: 100")
+    campaign.add_argument(
+        "--injections", type=parse_count, default=100, help="number of injections; default: 100"
+    )
     campaign.add_argument("--seed", type=int, help="seed of the order; default: the current time")
     stalled = add_command(commands, stall_test)
     stalled.add_argument(
@@ -210,15 +221,17 @@ def _parser() -> argparse.ArgumentParser:
         help="length of a stall; may be repeated; default: 6, 12, 17, 24 and 60",
     )
     repaired = add_command(commands, mttr)
-    repaired.add_argument("--repairs", type=count, default=12, help="recoveries of each role; default: 12")
+    repaired.add_argument(
+        "--repairs", type=parse_count, default=12, help="recoveries of each role; default: 12"
+    )
     repaired.add_argument(
         "--role",
         action="append",
-        type=role,
+        type=parse_role,
         choices=list(Role),
         help="may be repeated; results of other roles stay in the report; default: all",
     )
-    repaired.add_argument("--rate", type=count, default=1000, help="trades per second; default: 1000")
+    repaired.add_argument("--rate", type=parse_count, default=1000, help="trades per second; default: 1000")
     repaired.add_argument(
         "--seed", type=int, help="seed of the order of the nodes; default: the current time"
     )

@@ -40,7 +40,7 @@ from kintsugi.core.processes import carries_marker, kill_owned, owned_pids, sign
 from kintsugi.core.settings import KAFKA_PORT, Settings
 from kintsugi.environments.local.node_process import read_record
 from kintsugi.installation.unpause import unpause_dags
-from kintsugi.installation.up import up
+from kintsugi.installation.up import start_installation
 from kintsugi.operations import readiness
 from kintsugi.operations.context import Context
 from kintsugi.pipeline import synthetic_trade
@@ -139,7 +139,7 @@ class CrashTest:
 
     def boot(self) -> None:
         """What a machine does when it has its power back."""
-        up(self.context.settings, self.console)
+        start_installation(self.context.settings, self.console)
 
     def write(self, counted: dict[str, Any] | None = None) -> None:
         """Every row so far; a walk that was ended goes on from there. ``counted``: all trades, at its end."""

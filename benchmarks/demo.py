@@ -18,9 +18,9 @@ from kintsugi.core.dag_ids import BASELINE_DAG, DRIFT_DAG, FIRST_DAGS, INGEST_DA
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
-from kintsugi.installation.sign_in import sign_in
-from kintsugi.installation.unpause import watches
-from kintsugi.installation.up import up
+from kintsugi.installation.sign_in import sign_in_text
+from kintsugi.installation.unpause import watch_dags
+from kintsugi.installation.up import start_installation
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
@@ -67,12 +67,12 @@ class Demo:
         """Everything in order; returns (and writes) what stands in ``build/demo.json``. Raises StepFailed."""
         started = time.monotonic()
         with self.step("control plane and fleet"):
-            up(self.settings, self.console)
+            start_installation(self.settings, self.console)
         context, airflow = Context.from_environment(), ControlPlane(self.settings).airflow
         with self.step("a sample trading day into S3"):
             self.upload_day(context)
         with self.step("DAGs: baseline, ingest, stream, and a watch for every node"):
-            airflow.unpause(*FIRST_DAGS, *watches(context.fleet))
+            airflow.unpause(*FIRST_DAGS, *watch_dags(context.fleet))
         with self.step("the baseline: what is usual, from the day before"):
             self.await_baseline(airflow)
         with self.step("trades flow from S3 to Cassandra"):
@@ -197,7 +197,7 @@ class Demo:
                 f"[bold {'red' if report[name] else 'green'}]{report[name]}",
             )
         self.console.print(table)
-        self.console.print(sign_in(self.settings))
+        self.console.print(sign_in_text(self.settings))
         self.console.print(
             f"All of it took {report['seconds']:.0f} s and keeps running: `make status` shows it, `make down` ends it."
         )

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
-from kintsugi.airflow_ext.recovery_task_group import recovery
+from kintsugi.airflow_ext.recovery_task_group import build_recovery
 from kintsugi.core.fleet import load_fleet
 from kintsugi.notify.deadline import deadline_alert
 
@@ -59,4 +59,4 @@ with DAG(
         ),
     },
 ) as dag:
-    recovery(node="{{ params.node }}", action="{{ params.action }}", dry_run="{{ params.dry_run }}")
+    build_recovery(node="{{ params.node }}", action="{{ params.action }}", dry_run="{{ params.dry_run }}")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, get_parsing_context, task
 
-from kintsugi.airflow_ext.recovery_task_group import recovery
+from kintsugi.airflow_ext.recovery_task_group import build_recovery
 from kintsugi.airflow_ext.sensors.flow_health import FlowHealthSensor
 from kintsugi.airflow_ext.sensors.node_health import NodeHealthSensor
 from kintsugi.core.fleet import Node, load_fleet, watch_of
@@ -96,7 +96,7 @@ def watch(node: Node) -> DAG:
         default_args=DEFAULTS,
     ) as dag:
         health = NodeHealthSensor(task_id="health", node=node.name, execution_timeout=None)
-        recovery(node=node.name, finding=health.output)
+        build_recovery(node=node.name, finding=health.output)
     return dag
 
 

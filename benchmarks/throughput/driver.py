@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import members, start_time
+from kintsugi.environments.local.node_process import member_pids, start_time
 
 APPLICATION = b"stream_trades.py"
 
@@ -26,7 +26,7 @@ def processes(settings: Settings) -> list[DriverProcess]:
     """What lives of the driver now, by the host's pids."""
     found = []
     for node in settings.fleet.of(Role.SPARK_MASTER):
-        for pid in members(settings, node.name):
+        for pid in member_pids(settings, node.name):
             kind, began = kind_of(_command(pid)), start_time(pid)
             if kind is not None and began is not None:
                 found.append(DriverProcess(pid, kind, began))

@@ -15,7 +15,7 @@ from typing import Any, Self
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import owned_pids
 from kintsugi.core.settings import TOPIC, Settings
-from kintsugi.environments.local.node_process import members
+from kintsugi.environments.local.node_process import member_pids
 from kintsugi.pipeline.consumer_offsets import group_consumer
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -146,7 +146,7 @@ def usage(settings: Settings) -> Usage:
     """What every node of the local fleet and the control plane use now."""
     found: dict[tuple[int, int], ProcessUsage] = {}
     for node in settings.fleet:
-        for pid in members(settings, node.name):
+        for pid in member_pids(settings, node.name):
             _add(found, pid, str(node.role), with_buried=False)
     for pid in owned_pids(settings.control):
         _add(found, pid, CONTROL, with_buried=True)

@@ -17,12 +17,12 @@ from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
 from kintsugi.installation.command_line import (
     add_command,
-    count,
     current_words,
+    parse_count,
+    parse_role,
+    parse_seed,
     print_new_name,
-    role,
     run_command,
-    seed,
 )
 
 RENAMED = {"form-anew": "recreate-cluster", "form_anew": "recreate-cluster"}
@@ -66,19 +66,19 @@ def run_benchmark(command: str, words: Sequence[str]) -> NoReturn:
 
 def up(options: argparse.Namespace, settings: Settings) -> int:
     """Start the control plane and the fleet; what runs already is left alone."""
-    from kintsugi.installation.sign_in import sign_in  # start-up
-    from kintsugi.installation.up import stay  # start-up
-    from kintsugi.installation.up import up as start  # start-up
+    from kintsugi.installation.sign_in import sign_in_text  # start-up
+    from kintsugi.installation.up import run_in_foreground  # start-up
+    from kintsugi.installation.up import start_installation as start  # start-up
 
     def say() -> None:
-        print(sign_in(settings))
+        print(sign_in_text(settings))
         print(
             "on a new installation, `make unpause` lets the watches, the stream and the ingest run",
             flush=True,
         )
 
     if options.stay:
-        stay(settings, say=say)
+        run_in_foreground(settings, say=say)
     else:
         start(settings)
         say()
@@ -87,7 +87,7 @@ def up(options: argparse.Namespace, settings: Settings) -> int:
 
 def down(options: argparse.Namespace, settings: Settings) -> int:
     """Stop and remove the control plane, the fleet and all data; only the cache of jars stays."""
-    from kintsugi.installation.up import down as stop  # start-up
+    from kintsugi.installation.up import remove_installation as stop  # start-up
 
     stop(settings)
     return 0
@@ -174,32 +174,32 @@ def redrive(options: argparse.Namespace, settings: Settings) -> int:
 
 def artifacts(options: argparse.Namespace, settings: Settings) -> int:
     """Download the jars that are missing from the cache."""
-    from kintsugi.infra.artifacts import ensure  # start-up
+    from kintsugi.infra.artifacts import fetch_missing  # start-up
 
-    for name in ensure(settings):
+    for name in fetch_missing(settings):
         print(f"fetched {name}")
     return 0
 
 
 def incident(options: argparse.Namespace, settings: Settings) -> int:
     """Show one incident: journal, phases, Terraform's plan and the last log lines of the node."""
-    from kintsugi.installation.incident_report import print_incident  # start-up
+    from kintsugi.installation.incident_report import format_incident  # start-up
 
-    print(print_incident(settings, options.id, as_json=options.format == "json"))
+    print(format_incident(settings, options.id, as_json=options.format == "json"))
     return 0
 
 
 def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
     """Recreate a cluster whose disks are lost: empty nodes and disks, then every trade in S3 is replayed."""
-    from kintsugi.installation.recreate_cluster import check, recreate  # start-up
+    from kintsugi.installation.recreate_cluster import recreate_cluster, require_loss  # start-up
 
-    check(settings, options.role)
+    require_loss(settings, options.role)
     if not options.yes:
         name = options.role.value
         asked = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
         if not sys.stdin.isatty() or input(asked).strip() != name:
             raise GuardRefused("nothing was done; --yes (YES=1) goes on without asking")
-    return recreate(settings, options.role)
+    return recreate_cluster(settings, options.role)
 
 
 def chaos_stop(options: argparse.Namespace, settings: Settings) -> int:
@@ -285,9 +285,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--day", type=date.fromisoformat, default=date(2024, 10, 8), help="trading day; default: 2024-10-08"
     )
-    made.add_argument("--seed", type=seed, default=1, help="the same seed writes the same files; default: 1")
     made.add_argument(
-        "--trades", type=count, default=100_000, help="approximate number of rows; default: 100000"
+        "--seed", type=parse_seed, default=1, help="the same seed writes the same files; default: 1"
+    )
+    made.add_argument(
+        "--trades", type=parse_count, default=100_000, help="approximate number of rows; default: 100000"
     )
     made.add_argument(
         "--level",
@@ -295,7 +297,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how hard the injected behaviour is to detect: easy, standard, hard; default: standard",
     )
     formed = add_command(commands, recreate_cluster)
-    formed.add_argument("role", type=role, choices=(Role.KAFKA, Role.CASSANDRA), help="role of the cluster")
+    formed.add_argument(
+        "role", type=parse_role, choices=(Role.KAFKA, Role.CASSANDRA), help="role of the cluster"
+    )
     formed.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     stopped = add_command(commands, chaos_stop)
     for command in (chaos_resume, chaos_status):

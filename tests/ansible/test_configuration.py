@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from kintsugi.airflow_ext.operators.stream_submission import installed_submission
-from kintsugi.controlplane.airflow_environment import connections
+from kintsugi.controlplane.airflow_environment import own_connections
 from kintsugi.core.fleet import REPOSITORY, Role
 from kintsugi.core.settings import Settings
 from tests.installations import installation, open_directory
@@ -131,7 +131,7 @@ def test_the_init_of_the_drivers_node_runs_the_submission_that_airflow_shows(
     words = json.loads(written.read_text())
     given = words[words.index("kintsugi.pipeline.stream.submission") + 1 :]
     run = dict(zip(given[::2], given[1::2], strict=True))
-    shown, master = installed_submission(settings), connections(settings)["kintsugi_spark"]
+    shown, master = installed_submission(settings), own_connections(settings)["kintsugi_spark"]
     arguments = dict(zip(shown["application_args"][::2], shown["application_args"][1::2], strict=True))
     assert run == {
         **{name: value for name, value in arguments.items() if name != "--trigger-ms"},

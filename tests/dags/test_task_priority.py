@@ -20,7 +20,7 @@ os.setsid()
 process_priority.raise_priority()
 task = SimpleNamespace(pool=sys.argv[1])
 StepBack().on_task_instance_running(None, SimpleNamespace(task=task))
-print(process_priority.place())
+print(process_priority.read_niceness())
 """
 
 

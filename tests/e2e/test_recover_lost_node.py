@@ -19,7 +19,7 @@ import pytest
 
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node import processes
+from kintsugi.environments.local.node import node_pids
 from kintsugi.environments.local.node_process import read_record
 from tests.installations import blocked_way_out, installation, leads_nowhere, open_directory
 
@@ -166,13 +166,13 @@ def test_dry_run_by_hand_changes_nothing(kintsugi: Command, report: dict[str, An
     from kintsugi.controlplane.control_plane import ControlPlane
 
     airflow = ControlPlane(kintsugi.settings).airflow
-    before = processes(kintsugi.settings, "cassandra-1")
+    before = node_pids(kintsugi.settings, "cassandra-1")
     run = airflow.trigger("recover_node", {"node": "cassandra-1", "action": "rebuild", "dry_run": True})
     assert airflow.await_run("recover_node", run, 180) == "success"
     ran = {task.task_id for task in airflow.tasks("recover_node", run) if task.state == "success"}
     assert "recovery.show_plan" in ran
     assert not ran & {"recovery.plan", "recovery.provision", "recovery.restart"}
-    assert set(before) <= set(processes(kintsugi.settings, "cassandra-1"))
+    assert set(before) <= set(node_pids(kintsugi.settings, "cassandra-1"))
 
 
 def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
@@ -191,7 +191,7 @@ def test_what_a_guard_refuses_waits_for_a_person_and_is_done_when_one_approves(
     try:
         (question,) = until(lambda: [one for one in airflow.questions() if one["dag_id"] == dag], 120)
         assert f"Maintenance: {name} is in maintenance" in question["body"]
-        assert not processes(kintsugi.settings, name)  # nobody acted meanwhile
+        assert not node_pids(kintsugi.settings, name)  # nobody acted meanwhile
 
         def approved_and_closed() -> list[Any]:
             # Airflow may lose an answer as quick as ours and ask anew (see request_approval): a person says it again.

@@ -17,7 +17,7 @@ from kintsugi.controlplane.control_plane import AIRFLOW, POOLS, STORAGE, Control
 from kintsugi.core.connections import s3_client, store_dsn
 from kintsugi.core.processes import owned_pids, wait_until
 from kintsugi.core.settings import BUCKET
-from kintsugi.installation.up import down
+from kintsugi.installation.up import remove_installation
 from tests.installations import installation, open_directory
 
 
@@ -145,7 +145,7 @@ def test_down_leaves_no_process_and_no_file(supervisor_dies: bool) -> None:
         assert supervisor is not None
         if supervisor_dies:
             os.kill(supervisor, signal.SIGKILL)
-        down(plane.settings, Console(file=io.StringIO()))
+        remove_installation(plane.settings, Console(file=io.StringIO()))
         assert not plane.settings.state.exists()
         assert not owned_pids(plane.settings.control)
         assert not _lives(postgres)

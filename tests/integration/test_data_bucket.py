@@ -18,7 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
-from kintsugi.core.data_bucket import combined, user_source
+from kintsugi.core.data_bucket import combine_sources, user_source
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import REPOSITORY
@@ -148,7 +148,7 @@ def test_files_come_in_from_a_bucket_that_may_only_be_read(
             theirs.client.put_object(Bucket=THEIRS, Key=f"{PREFIX}x", Body=b"x")
         with pytest.raises(ClientError, match="AccessDenied"):
             theirs.client.delete_object(Bucket=THEIRS, Key=TRADES)
-    sources = combined(own_source(place.s3), theirs)
+    sources = combine_sources(own_source(place.s3), theirs)
     assert [source.bucket for source in sources] == [BUCKET, THEIRS]
 
     from kintsugi.pipeline.ingest.file_ingest import check_manifest, ingest_pending
@@ -179,7 +179,7 @@ def test_a_bucket_that_is_the_installations_own_is_read_once(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_KINTSUGI_DATA", json.dumps(found))
-        sources = combined(own_source(place.s3), user_source(found))
+        sources = combine_sources(own_source(place.s3), user_source(found))
     assert [item.bucket for item in trade_files(sources)] == [""]
 
 

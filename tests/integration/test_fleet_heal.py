@@ -260,14 +260,14 @@ def supervisorctl(settings: Settings, node: Node, verb: str) -> list[str]:
 def held_alone(settings: Settings, node: Node) -> set[int]:
     """The rows that the node itself holds: nobody else can answer."""
     for peer in settings.fleet.peers(node):
-        nodes.suspend(settings, peer.name)
+        nodes.suspend_node(settings, peer.name)
     try:
         alone = cassandra_session(settings, [node.address])
         rows = {row.id for row in alone.execute("SELECT id FROM trades.rows")}
         alone.cluster.shutdown()
     finally:
         for peer in settings.fleet.peers(node):
-            nodes.resume(settings, peer.name)
+            nodes.resume_node(settings, peer.name)
     return rows
 
 
@@ -322,5 +322,5 @@ def test_nodes_that_were_all_replaced_once_come_back_when_all_were_off(standing:
 
 def test_all_is_destroyed_and_nothing_lives_on(standing: Settings) -> None:
     Terraform(standing).destroy_all()
-    assert [node.name for node in standing.fleet if nodes.processes(standing, node.name)] == []
+    assert [node.name for node in standing.fleet if nodes.node_pids(standing, node.name)] == []
     assert Terraform(standing).outputs() == {}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.controlplane.log_collector import LogCollector
-from kintsugi.core.processes import listener, wait_until
+from kintsugi.core.processes import find_listener, wait_until
 from tests.installations import installation
 
 Send = Callable[[str], None]
@@ -25,7 +25,7 @@ def collector(tmp_path: Path) -> Iterator[LogCollector]:
     collector.prepare()
     process = subprocess.Popen(collector.program().command)
     try:
-        assert wait_until(lambda: listener(collector.address, collector.port) is not None, 10)
+        assert wait_until(lambda: find_listener(collector.address, collector.port) is not None, 10)
         yield collector
     finally:
         process.terminate()

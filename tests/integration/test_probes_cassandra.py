@@ -18,7 +18,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import ControlPlaneEndpoints, Fleet, Node, Role
 from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.operations import gossip_generation, readiness, verification_cassandra
-from kintsugi.probes.observe import damage
+from kintsugi.probes.observe import damage_of
 from kintsugi.probes.peers import ask_peers
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import data_loss
@@ -187,7 +187,7 @@ def test_a_node_that_goes_on_without_a_part_of_its_commit_log_says_so(ring: Ring
     ring.start(NODES[2])
     said = stamped(ring.by_name[NODES[2].name].log.read_text()[before:].splitlines())
     assert any(data_loss.LEFT_OUT in line for line in said)
-    assert damage(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is None
+    assert damage_of(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is None
 
 
 def test_a_node_whose_commit_log_is_damaged_says_so_when_it_ends_itself(ring: Ring) -> None:
@@ -196,4 +196,4 @@ def test_a_node_whose_commit_log_is_damaged_says_so_when_it_ends_itself(ring: Ri
     with pytest.raises(AssertionError, match="ended with"):
         ring.start(NODES[2])
     said = stamped(ring.by_name[NODES[2].name].log.read_text()[before:].splitlines())
-    assert damage(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is not None
+    assert damage_of(Role.CASSANDRA, "\n".join(said), datetime.now(UTC)) is not None

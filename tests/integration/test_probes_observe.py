@@ -92,12 +92,12 @@ async def test_a_node_whose_service_is_not_there(settings: Settings) -> None:
 
 async def test_a_frozen_node_is_silent_and_still_answered_for_in_bounded_time(settings: Settings) -> None:
     node = settings.fleet.node(NAME)
-    local.suspend(settings, NAME)
+    local.suspend_node(settings, NAME)
     try:
         started = time.monotonic()
         seen = await gather_observation(settings, node)
         assert time.monotonic() - started < 8
     finally:
-        local.resume(settings, NAME)
+        local.resume_node(settings, NAME)
     assert seen.ssh is ProbeResult.TIMEOUT
     assert seen.init_state is None

@@ -63,15 +63,15 @@ def test_a_container_is_frozen_thawed_and_ended_frozen(
     client: docker.DockerClient, settings: Settings, node: str
 ) -> None:
     platform = DockerPlatform(settings)
-    assert not docker_engine.running(settings, node)
-    docker_engine.start(settings, node)
-    docker_engine.start(settings, node)
+    assert not docker_engine.is_running(settings, node)
+    docker_engine.start_container(settings, node)
+    docker_engine.start_container(settings, node)
     assert wait_until(lambda: lines(client, settings, node) > 2, 10)
 
     platform.suspend(node)
     platform.suspend(node)
     frozen_at = lines(client, settings, node)
-    assert docker_engine.running(settings, node)
+    assert docker_engine.is_running(settings, node)
     assert not wait_until(lambda: lines(client, settings, node) > frozen_at + 1, 1)
     platform.resume(node)
     platform.resume(node)
@@ -79,14 +79,14 @@ def test_a_container_is_frozen_thawed_and_ended_frozen(
 
     platform.suspend(node)
     platform.power_off(node)
-    assert not docker_engine.running(settings, node)
+    assert not docker_engine.is_running(settings, node)
     platform.power_off(node)
 
 
 def test_what_is_left_of_an_installation_is_removed(
     client: docker.DockerClient, settings: Settings, node: str
 ) -> None:
-    docker_engine.start(settings, node)
+    docker_engine.start_container(settings, node)
     label = {docker_engine.STATE_LABEL: str(settings.state)}
     ours = client.volumes.create(f"ours-{uuid.uuid4().hex}", labels=label)
     theirs = client.volumes.create(

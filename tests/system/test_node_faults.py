@@ -75,7 +75,7 @@ def sizes(data: Path) -> dict[Path, tuple[int, int]]:
     return {path: (status.st_size, status.st_mtime_ns) for path, status in found}
 
 
-@pytest.mark.skipif(node_disk.unavailable() is not None, reason=str(node_disk.unavailable()))
+@pytest.mark.skipif(node_disk.reason_unavailable() is not None, reason=str(node_disk.reason_unavailable()))
 @pytest.mark.timeout(600)
 def test_a_node_whose_disk_is_full_ends_and_is_known_by_its_bytes(settings: Settings) -> None:
     (node,) = settings.fleet
@@ -165,6 +165,6 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
 def ahead_s(settings: Settings, node: Node) -> float | None:
     """Asked until somebody can say: a busy machine may keep the node's sshd from answering in time."""
     for _ in range(5):
-        if (ahead := asyncio.run(clock_skew.ahead_s(settings, node))) is not None:
+        if (ahead := asyncio.run(clock_skew.seconds_ahead(settings, node))) is not None:
             return ahead
     return None

@@ -24,17 +24,17 @@ def lose(context: Context, *names: str) -> None:
 
 
 def form(context: Context, role: Role) -> None:
-    recreate_cluster.check(context.settings, role)
-    recreate_cluster.form(context, role, recreate_cluster.concerned(context, role), Progress())
+    recreate_cluster.require_loss(context.settings, role)
+    recreate_cluster.form_cluster(context, role, recreate_cluster.replaced_nodes(context, role), Progress())
     with pytest.raises(GuardRefused, match=r"the disk of .* is there"):
-        recreate_cluster.check(context.settings, role)
+        recreate_cluster.require_loss(context.settings, role)
 
 
 def test_cassandra_without_any_disk(context: Context) -> None:
     addresses = [node.address for node in context.fleet.of(Role.CASSANDRA)]
     lose(context, "cassandra-1", "cassandra-2")
     with pytest.raises(GuardRefused, match="the disk of cassandra-3 is there"):
-        recreate_cluster.check(context.settings, Role.CASSANDRA)
+        recreate_cluster.require_loss(context.settings, Role.CASSANDRA)
     lose(context, "cassandra-3")
     form(context, Role.CASSANDRA)
     with connected(addresses) as session:
@@ -49,7 +49,7 @@ def test_kafka_with_one_disk_of_three(context: Context) -> None:
     send(brokers, b"before")
     lose(context, "kafka-1")
     with pytest.raises(GuardRefused, match="the disk of kafka-2, kafka-3 is there"):
-        recreate_cluster.check(context.settings, Role.KAFKA)
+        recreate_cluster.require_loss(context.settings, Role.KAFKA)
     lose(context, "kafka-3")
     form(context, Role.KAFKA)
     assert send(brokers, b"after") == 0, "a new topic begins at zero"

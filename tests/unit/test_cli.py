@@ -167,10 +167,10 @@ def test_password_is_not_printed_where_it_would_be_kept(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from kintsugi.core.settings import load_settings
-    from kintsugi.installation.sign_in import sign_in
+    from kintsugi.installation.sign_in import sign_in_text
 
     settings = load_settings()
-    text = sign_in(settings)  # pytest's stdout is no terminal
+    text = sign_in_text(settings)  # pytest's stdout is no terminal
     assert settings.secret("airflow-admin") not in text
     assert str(settings.secrets / "airflow-admin") in text
 

@@ -46,7 +46,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from kintsugi.airflow_ext.operators.approval import RepairApproval
 from kintsugi.airflow_ext.operators.incident_link import IncidentLink
-from kintsugi.airflow_ext.triggers.node_health_listener import found
+from kintsugi.airflow_ext.triggers.node_health_listener import finding_of
 from kintsugi.core.errors import GuardRefused, LeaseHeld, NodeReturned, PermanentStepError
 from kintsugi.operations.approval_answers import LOOK_AGAIN
 from kintsugi.recovery.guards import APPROVE, DECLINE
@@ -73,18 +73,18 @@ def _own_context() -> Context:
     return Context.from_environment()
 
 
-def _case(context: Any) -> RecoveryRef:
+def _pull_case(context: Any) -> RecoveryRef:
     from kintsugi.operations.context import RecoveryRef  # parse time
 
     return RecoveryRef.from_xcom(context["ti"].xcom_pull(task_ids=f"{GROUP}.confirm", key=CASE))
 
 
 @contextmanager
-def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
+def _act_on_case(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
     """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
     from kintsugi.recovery.step_failures import blame  # parse time
 
-    own_context, case = _own_context(), _case(context)
+    own_context, case = _own_context(), _pull_case(context)
     with _no_retry(), blame(own_context, case, untouched=untouched):
         yield own_context, case
 
@@ -120,7 +120,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
             _own_context(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
-            finding=found(finding),
+            finding=finding_of(finding),
             requested=action,
             dry_run=dry_run == "True",
         )
@@ -140,7 +140,7 @@ def archive_logs(**context: Any) -> list[str]:
     from kintsugi.recovery import report  # parse time
 
     with _no_retry():
-        return report.archive_logs(_own_context(), _case(context))
+        return report.archive_logs(_own_context(), _pull_case(context))
 
 
 @task.branch(trigger_rule=JOIN, **RETRY)
@@ -150,7 +150,7 @@ def decide(**context: Any) -> str:
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
     with _no_retry():
-        return f"{GROUP}.{guard_evaluation.choose_path(_own_context(), _case(context), approved_by)}"
+        return f"{GROUP}.{guard_evaluation.choose_path(_own_context(), _pull_case(context), approved_by)}"
 
 
 @task(**RETRY)
@@ -159,7 +159,7 @@ def stand_down(**context: Any) -> str:
     from kintsugi.recovery import assessment  # parse time
 
     with _no_retry():
-        return assessment.close_without_action(_own_context(), _case(context))
+        return assessment.close_without_action(_own_context(), _pull_case(context))
 
 
 @task(**RETRY)
@@ -168,7 +168,7 @@ def show_plan(**context: Any) -> str:
     from kintsugi.recovery import actions  # parse time
 
     with _no_retry():
-        return actions.show_plan(_own_context(), _case(context))
+        return actions.show_plan(_own_context(), _pull_case(context))
 
 
 @task(**RETRY)
@@ -176,7 +176,7 @@ def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is good."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
+    with _act_on_case(context) as (own_context, case):
         actions.restart(own_context, case)
 
 
@@ -185,7 +185,7 @@ def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context, untouched=True) as (own_context, case):
+    with _act_on_case(context, untouched=True) as (own_context, case):
         return actions.plan(own_context, case)
 
 
@@ -197,7 +197,7 @@ def provision(**context: Any) -> None:
     """
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
+    with _act_on_case(context) as (own_context, case):
         actions.fence(own_context, case)
         actions.provision(own_context, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
@@ -207,7 +207,7 @@ def configure(**context: Any) -> None:
     """Let Ansible make the empty server a node of its role."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
+    with _act_on_case(context) as (own_context, case):
         actions.configure(own_context, case)
 
 
@@ -216,7 +216,7 @@ def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data whole."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
+    with _act_on_case(context) as (own_context, case):
         return actions.rejoin(own_context, case)
 
 
@@ -225,7 +225,7 @@ def verify(**context: Any) -> str:
     """Proof by this very node, as a sentence."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
+    with _act_on_case(context) as (own_context, case):
         return actions.verify(own_context, case)
 
 
@@ -234,7 +234,7 @@ def canary(**context: Any) -> str:
     """A canary trade goes in at S3's end and is read back from Cassandra."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
+    with _act_on_case(context) as (own_context, case):
         return actions.verify_synthetic_trade(own_context, case)
 
 
@@ -250,7 +250,7 @@ def record(**context: Any) -> str:
         raise AirflowSkipException(
             "no case was opened: nothing was found, or another run repairs this node and keeps the record"
         )
-    story = report.record(_own_context(), _case(context))
+    story = report.record(_own_context(), _pull_case(context))
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text
@@ -285,18 +285,20 @@ def request_approval() -> Any:
     )
 
 
-def _tool(group_id: str, display_name: str, tooltip: str) -> TaskGroup:
+def _tool_group(group_id: str, display_name: str, tooltip: str) -> TaskGroup:
     """A group that Airflow's graph draws around the steps of one tool. It gives their ids no prefix (`_shown`)."""
     return TaskGroup(group_id, group_display_name=display_name, tooltip=tooltip, prefix_group_id=False)
 
 
-def _shown(step: Any, command: str) -> Any:
+def _add_step(step: Any, command: str) -> Any:
     """A step in the group of its tool: its id stays ``recovery.<step>``, Airflow shows ``<step> (<command>)``."""
     name = step.function.__name__
     return step.override(task_id=f"{GROUP}.{name}", task_display_name=f"{name} ({command})")()
 
 
-def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: str = "False") -> TaskGroup:
+def build_recovery(
+    *, node: str, finding: Any = None, action: str = "auto", dry_run: str = "False"
+) -> TaskGroup:
     """Build the subgraph for ``node``, a name or a template of one.
 
     ``finding`` is the sensor's event (kintsugi.core.observation.Finding as a dict), None when started by hand;
@@ -308,16 +310,16 @@ def recovery(*, node: str, finding: Any = None, action: str = "auto", dry_run: s
         tooltip="Recover a sick node: confirm, evaluate the guards, decide, act, verify",
     ) as group:
         path, back, end = decide(), rejoin(), record()
-        with _tool(
+        with _tool_group(
             "terraform", "Terraform", "Plan a new server for this node alone, fence the old one, apply"
         ):
-            dry = _shown(show_plan, "terraform plan, dry run")
-            planned, provisioned = _shown(plan, "terraform plan"), _shown(provision, "terraform apply")
-        with _tool(
+            dry = _add_step(show_plan, "terraform plan, dry run")
+            planned, provisioned = _add_step(plan, "terraform plan"), _add_step(provision, "terraform apply")
+        with _tool_group(
             "ansible", "Ansible", "Configure the new server, or start the service again on the old one"
         ):
-            rebuilt = _shown(configure, "ansible-playbook")
-            restarted = _shown(restart, "ansible-playbook, or kill what hangs")
+            rebuilt = _add_step(configure, "ansible-playbook")
+            restarted = _add_step(restart, "ansible-playbook, or kill what hangs")
 
         confirmed = confirm(node=node, finding=finding, action=action, dry_run=dry_run)
         linked: list[Any] = [confirmed, end]

@@ -27,7 +27,7 @@ RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
 
 
 @contextmanager
-def _final() -> Iterator[None]:
+def _mark_final() -> Iterator[None]:
     """What was judged isn't judged again: only a killed task or a lost store is worth another try."""
     try:
         yield
@@ -40,7 +40,7 @@ def _final() -> Iterator[None]:
 @task(**RETRY)
 def prepare(release: str, again: str, **context: Any) -> str:
     """Build or find the release and open the deployment; returns the deployment's id."""
-    with _final():
+    with _mark_final():
         return rollout_steps.prepare(
             Context.from_environment(), context["dag_run"].run_id, release.strip(), again=again == "True"
         ).id
@@ -49,7 +49,7 @@ def prepare(release: str, again: str, **context: Any) -> str:
 @task.branch(**RETRY)
 def plan(first: str, dry_run: str, **context: Any) -> str:
     """Render everything and compare; on to the first node, or to the end of a dry run."""
-    with _final():
+    with _mark_final():
         rollout_steps.plan(Context.from_environment(), context["dag_run"].run_id)
     return "finish" if dry_run == "True" else first
 
@@ -57,21 +57,21 @@ def plan(first: str, dry_run: str, **context: Any) -> str:
 @task(**RETRY)
 def apply(node: str, **context: Any) -> str:
     """Configure and restart the node, or note that the release changes nothing on it."""
-    with _final():
+    with _mark_final():
         return rollout_steps.apply(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def prove(node: str, **context: Any) -> str:
     """Redundant, verified by the node itself, and well for a moment."""
-    with _final():
+    with _mark_final():
         return rollout_steps.verify_update(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def hold(seconds: str, **context: Any) -> str:
     """The whole fleet well for the hold time, and a canary; then the release is known-good."""
-    with _final():
+    with _mark_final():
         return rollout_steps.bake_release(
             Context.from_environment(), context["dag_run"].run_id, float(seconds)
         )
@@ -82,7 +82,7 @@ def go_back(**context: Any) -> str:
     """Every touched node back to the last known-good release, the sick one first."""
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowSkipException("no deployment was opened, so no node was touched")
-    with _final():
+    with _mark_final():
         return rollout_steps.roll_back(Context.from_environment(), context["dag_run"].run_id)
 
 

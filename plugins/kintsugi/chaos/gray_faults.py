@@ -19,7 +19,7 @@ from kintsugi.chaos.faults import Act, Fault, each, power_off
 from kintsugi.chaos.network import DELAY_S, LOSS, NetworkFault
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.incident import Action
-from kintsugi.core.processes import carries_marker, listener, signal_if, wait_until
+from kintsugi.core.processes import carries_marker, find_listener, signal_if, wait_until
 from kintsugi.operations.context import Context
 
 NETWORK_S = 45.0
@@ -138,7 +138,7 @@ def _crash(context: Context, name: str) -> None:
 
 def _signal_listener(context: Context, port: int, number: signal.Signals) -> None:
     """Signal the process of our control plane that listens on ``port``; raises StepFailed when there is none."""
-    found = listener(context.settings.fleet.control_plane.address, port)
+    found = find_listener(context.settings.fleet.control_plane.address, port)
     control = context.settings.control
     if found is None or found.pid is None:
         raise StepFailed(f"no process of the control plane listens on port {port}")

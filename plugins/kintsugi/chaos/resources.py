@@ -21,7 +21,7 @@ from pathlib import Path
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import signal_if, wait_until
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import members
+from kintsugi.environments.local.node_process import member_pids
 
 LOOPS = 48
 MARK = "KINTSUGI_CHAOS"
@@ -94,7 +94,7 @@ def slow_disk_unavailable(settings: Settings) -> str | None:
 
 def slow_disk(settings: Settings, name: str, bytes_per_s: int = SLOW_DISK_BYTES_PER_S) -> None:
     """Limit the node's processes to so many bytes a second, written and read. Raises StepFailed."""
-    throttle(group_of(settings, name), _device(settings), members(settings, name), bytes_per_s)
+    throttle(group_of(settings, name), _device(settings), member_pids(settings, name), bytes_per_s)
 
 
 def normal_disk(settings: Settings, name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import read_record, running, signal_process, start_time
+from kintsugi.environments.local.node_process import is_running, read_record, signal_process, start_time
 
 MAIN_CLASS: Mapping[Role, bytes] = {
     Role.KAFKA: b"kafka.Kafka",
@@ -41,7 +41,9 @@ class ProcessIdentity:
 def init_process(settings: Settings, name: str) -> ProcessIdentity | None:
     """The init of a running node; None when the node does not run."""
     record = read_record(settings, name)
-    return ProcessIdentity(record.pid, record.start_time) if record is not None and running(record) else None
+    return (
+        ProcessIdentity(record.pid, record.start_time) if record is not None and is_running(record) else None
+    )
 
 
 def service_process(settings: Settings, node: Node) -> ProcessIdentity | None:

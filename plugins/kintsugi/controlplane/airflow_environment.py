@@ -20,7 +20,7 @@ from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import MARKER, PART
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, KEYSPACE, SPARK_MASTER_PORT
-from kintsugi.core.settings import inherited as passed_on
+from kintsugi.core.settings import inherited_variables as passed_on
 from kintsugi.core.user_connections import user_connections
 from kintsugi.infra.supervisord import write_private
 from kintsugi.telemetry.backend import CONNECTION as OTLP
@@ -79,7 +79,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     """All of Airflow's settings and the project's connections; holds secrets."""
     return {
         "AIRFLOW_HOME": str(settings.control / "airflow"),
-        **_options(settings),
+        **_option_variables(settings),
         **connection_environment(settings),
         **telemetry_environment(user_connections()),
         PART: AIRFLOW_PART,
@@ -90,7 +90,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 
 def connection_environment(settings: Settings) -> dict[str, str]:
     """The project's connections and the user's own, as Airflow reads them from the environment; holds secrets."""
-    found = {**connections(settings), **user_connections()}
+    found = {**own_connections(settings), **user_connections()}
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
 
 
@@ -109,7 +109,7 @@ def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, 
     }
 
 
-def connections(settings: Settings) -> dict[str, dict[str, object]]:
+def own_connections(settings: Settings) -> dict[str, dict[str, object]]:
     """The five connections of the project, by connection id, in Airflow's JSON form."""
     fleet = settings.fleet
     s3, postgres = ObjectStore.of(settings), Postgres.of(settings)
@@ -162,9 +162,9 @@ def write_environment(path: Path, environment: Mapping[str, str]) -> bool:
     return True
 
 
-def _options(settings: Settings) -> dict[str, str]:
+def _option_variables(settings: Settings) -> dict[str, str]:
     """``AIRFLOW__SECTION__OPTION`` for every option we set."""
-    sections = {**_core(settings), **_timing(), **_identity(settings)}
+    sections = {**_core_options(settings), **_timing_options(), **_identity_options(settings)}
     return {
         f"AIRFLOW__{section.upper()}__{option.upper()}": value
         for section, options in sections.items()
@@ -176,7 +176,7 @@ PARALLELISM = 12
 """Workers, which the executor forks at once; the slots of `control_plane.POOLS` fit into them."""
 
 
-def _core(settings: Settings) -> dict[str, dict[str, str]]:
+def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
     plane = settings.fleet.control_plane
     home = settings.control / "airflow"
     return {
@@ -195,8 +195,8 @@ def _core(settings: Settings) -> dict[str, dict[str, str]]:
             "test_connection": "Disabled",
         },
         "database": {
-            "sql_alchemy_conn": _sqlalchemy(settings, "psycopg2"),
-            "sql_alchemy_conn_async": _sqlalchemy(settings, "asyncpg"),
+            "sql_alchemy_conn": _sqlalchemy_url(settings, "psycopg2"),
+            "sql_alchemy_conn_async": _sqlalchemy_url(settings, "asyncpg"),
             "sql_alchemy_pool_size": "5",
         },
         "api": {
@@ -215,7 +215,7 @@ def _core(settings: Settings) -> dict[str, dict[str, str]]:
     }
 
 
-def _timing() -> dict[str, dict[str, str]]:
+def _timing_options() -> dict[str, dict[str, str]]:
     # A dead task is noticed in about 30 s instead of 300 s; the cost is a heartbeat each 2 s (docs:
     # DESIGN facts).
     return {
@@ -249,13 +249,13 @@ def _timing() -> dict[str, dict[str, str]]:
     }
 
 
-def _identity(settings: Settings) -> dict[str, dict[str, str]]:
+def _identity_options(settings: Settings) -> dict[str, dict[str, str]]:
     return {
         "api_auth": {"jwt_secret": settings.secret("airflow-jwt")},
     }
 
 
-def _sqlalchemy(settings: Settings, driver: str) -> str:
+def _sqlalchemy_url(settings: Settings, driver: str) -> str:
     dsn = Postgres.of(settings).dsn(AIRFLOW_DATABASE)
     return dsn.replace("postgresql://", f"postgresql+{driver}://", 1)
 

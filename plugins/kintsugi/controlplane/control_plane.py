@@ -29,7 +29,7 @@ from kintsugi.controlplane.log_collector import LogCollector
 from kintsugi.controlplane.postgres import Postgres
 from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.processes import kill_owned, listener, owned_pids, wait_until
+from kintsugi.core.processes import find_listener, kill_owned, owned_pids, wait_until
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.infra.supervisord import Program, Supervisor, write_private
 
@@ -97,7 +97,7 @@ class ControlPlane:
         client = self.objects.client()
         self._await("s3", lambda: self.objects.ensure_bucket(client))
         plane = self.settings.fleet.control_plane
-        self._await("log-collector", lambda: listener(plane.address, plane.log_port) is not None)
+        self._await("log-collector", lambda: find_listener(plane.address, plane.log_port) is not None)
 
     def migrate(self) -> None:
         """Bring Airflow's tables up to date; needs Postgres. Done once for each version of Airflow."""

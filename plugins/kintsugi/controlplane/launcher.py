@@ -105,7 +105,7 @@ def begin_forks_with(*generations: Callable[[], None]) -> None:
     os.register_at_fork(after_in_child=begin)
 
 
-def as_worker() -> None:
+def become_worker() -> None:
     """A worker ends with the scheduler, and has a place in line of its own: a task that steps back does so alone."""
     _end_with_parent()
     os.setsid()
@@ -113,7 +113,7 @@ def as_worker() -> None:
     go_on_first()
 
 
-def as_task() -> None:
+def become_task() -> None:
     """A task ends with its worker, and begins in front, also after one that has stepped back in the same session."""
     _end_with_parent()
     go_on_first()
@@ -139,7 +139,7 @@ def main() -> None:
         from airflow.configuration import conf
 
         await_api(conf.get("core", "execution_api_server_url"))
-        begin_forks_with(as_worker, as_task)
+        begin_forks_with(become_worker, become_task)
     airflow_main()  # type: ignore[no-untyped-call]
 
 

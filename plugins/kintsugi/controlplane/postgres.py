@@ -49,7 +49,7 @@ timezone = 'UTC'
 _ACCESS = "host all all 127.0.0.0/8 scram-sha-256\nhost all all samehost scram-sha-256\n"
 
 
-def binaries() -> Path | None:
+def find_binaries() -> Path | None:
     """The directory of the newest Postgres server programs on this machine, or None."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if found:
@@ -170,7 +170,7 @@ class Postgres:
 
 
 def _require_binaries() -> Path:
-    found = binaries()
+    found = find_binaries()
     if found is None:
         raise PreflightError("no Postgres server is installed: run `apt-get install postgresql`")
     return found

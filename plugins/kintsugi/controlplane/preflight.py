@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from kintsugi.controlplane.postgres import binaries
+from kintsugi.controlplane.postgres import find_binaries
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import Role
-from kintsugi.core.processes import carries_marker, listener
+from kintsugi.core.processes import carries_marker, find_listener
 from kintsugi.core.settings import (
     CASSANDRA_PORT,
     KAFKA_CONTROLLER_PORT,
@@ -23,7 +23,7 @@ from kintsugi.core.settings import (
     SPARK_WORKER_UI_PORT,
     Settings,
 )
-from kintsugi.environments.local.node import processes
+from kintsugi.environments.local.node import node_pids
 from kintsugi.environments.platforms import platform_of
 from kintsugi.infra import artifacts
 
@@ -48,15 +48,23 @@ _PACKAGES = {
 Endpoint = tuple[str, str, int]  # who needs it, address, port
 
 
-def check(settings: Settings) -> None:
+def check_preflight(settings: Settings) -> None:
     """Raise PreflightError with one line for each thing that stands in the way; changes nothing.
 
     Ports and memory that this installation itself holds already are no obstacle: ``up`` may be repeated.
     """
     problems = list(platform_of(settings).obstacles())
-    checks: list[Callable[[Settings], Iterable[str]]] = [_programs, _artifacts, _state]
+    checks: list[Callable[[Settings], Iterable[str]]] = [
+        _program_problems,
+        _artifact_problems,
+        _state_problems,
+    ]
     if not problems:  # else nobody can tell which nodes live
-        checks += [_ports] if _runs_already(settings) else [_disk, _ports, _memory]
+        checks += (
+            [_port_problems]
+            if _runs_already(settings)
+            else [_disk_problems, _port_problems, _memory_problems]
+        )
     problems += [problem for check in checks for problem in check(settings)]
     if problems:
         raise PreflightError("\n".join(problems))
@@ -74,13 +82,13 @@ def endpoints(settings: Settings) -> Iterator[Endpoint]:
         yield from ((node.name, node.address, port) for port in (node.ssh_port, *_ROLE_PORTS[node.role]))
 
 
-def _programs(settings: Settings) -> Iterator[str]:
+def _program_problems(settings: Settings) -> Iterator[str]:
     found = _java_version()
     if found is None:
         yield "no Java is installed: run `apt-get install openjdk-17-jre-headless`"
     elif found != JAVA:
         yield f"Java {found} is first on the PATH, Cassandra needs {JAVA}: put Java {JAVA} first on the PATH"
-    if binaries() is None:
+    if find_binaries() is None:
         yield "no Postgres server is installed: run `apt-get install postgresql`"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     for program, package in _PACKAGES.items():
@@ -97,14 +105,14 @@ def _java_version() -> int | None:
     return int(match[1]) if match else None
 
 
-def _artifacts(settings: Settings) -> Iterator[str]:
-    missing = artifacts.missing(settings)
+def _artifact_problems(settings: Settings) -> Iterator[str]:
+    missing = artifacts.missing_sets(settings)
     if missing:
         yield f"the jars of {', '.join(missing)} are not in {settings.artifacts}: run `make setup`"
 
 
-def _state(settings: Settings) -> Iterator[str]:
-    above = _existing(settings.state)
+def _state_problems(settings: Settings) -> Iterator[str]:
+    above = _nearest_existing(settings.state)
     if not os.access(above, os.W_OK | os.X_OK):
         yield f"{above} is not writable: set KINTSUGI_STATE to a directory of your own"
     if os.geteuid() == 0:
@@ -116,8 +124,8 @@ def _state(settings: Settings) -> Iterator[str]:
             )
 
 
-def _disk(settings: Settings) -> Iterator[str]:
-    above = _existing(settings.state)
+def _disk_problems(settings: Settings) -> Iterator[str]:
+    above = _nearest_existing(settings.state)
     free = shutil.disk_usage(above).free
     if free < STATE_NEEDS:
         yield (
@@ -126,7 +134,7 @@ def _disk(settings: Settings) -> Iterator[str]:
         )
 
 
-def _memory(_: Settings) -> Iterator[str]:
+def _memory_problems(_: Settings) -> Iterator[str]:
     match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     available = int(match[1]) * 1024 if match else MEMORY_NEEDS
     if available < MEMORY_NEEDS:
@@ -136,12 +144,12 @@ def _memory(_: Settings) -> Iterator[str]:
         )
 
 
-def _ports(settings: Settings) -> Iterator[str]:
-    living = _living(settings)
+def _port_problems(settings: Settings) -> Iterator[str]:
+    living = _running_nodes(settings)
     for owner, address, port in endpoints(settings):
         if owner in living:
             continue
-        holder = listener(address, port)
+        holder = find_listener(address, port)
         if holder is None or (holder.pid and carries_marker(holder.pid, settings.control)):
             continue
         if holder.pid and _is_of_a_node(holder.pid, settings):
@@ -152,24 +160,24 @@ def _ports(settings: Settings) -> Iterator[str]:
         )
 
 
-def _living(settings: Settings) -> set[str]:
+def _running_nodes(settings: Settings) -> set[str]:
     platform = platform_of(settings)
     return {node.name for node in settings.fleet if platform.running(node.name)}
 
 
 def _is_of_a_node(pid: int, settings: Settings) -> bool:
-    return any(pid in processes(settings, node.name) for node in settings.fleet)
+    return any(pid in node_pids(settings, node.name) for node in settings.fleet)
 
 
 def _runs_already(settings: Settings) -> bool:
     """Whether this installation holds memory and disk already: by its control plane, or by a node of its own."""
-    if _living(settings):
+    if _running_nodes(settings):
         return True
     with contextlib.suppress(OSError, ValueError):
         return carries_marker(int((settings.control / "supervisord.pid").read_text()), settings.control)
     return False
 
 
-def _existing(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     """``path``, or the nearest directory above it that exists."""
-    return path if path.exists() else _existing(path.parent)
+    return path if path.exists() else _nearest_existing(path.parent)

@@ -40,9 +40,9 @@ IN_TIME: dict[str, Any] = {
 }
 
 
-def connection(conn_id: str) -> dict[str, Any] | None:
+def read_connection(conn_id: str) -> dict[str, Any] | None:
     """Return the connection that the environment defines, None without one. Raises KintsugiError unless it is JSON."""
-    name = _variable(conn_id)
+    name = _variable_name(conn_id)
     value = os.environ.get(name)
     if not value:
         return None
@@ -54,13 +54,13 @@ def connection(conn_id: str) -> dict[str, Any] | None:
     return found
 
 
-def _variable(conn_id: str) -> str:
+def _variable_name(conn_id: str) -> str:
     return f"AIRFLOW_CONN_{conn_id.upper()}"
 
 
 def has_hook(conn_id: str) -> bool:
     """Whether a hook of Airflow is to read this connection: Airflow is loaded, and the environment defines it."""
-    return "airflow" in sys.modules and bool(os.environ.get(_variable(conn_id)))
+    return "airflow" in sys.modules and bool(os.environ.get(_variable_name(conn_id)))
 
 
 def extras(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def store_dsn(settings: Settings) -> str:
     """Return the libpq connection string of the ``kintsugi`` database (connection ``kintsugi_store``)."""
     from psycopg.conninfo import make_conninfo
 
-    conn = connection("kintsugi_store") or {
+    conn = read_connection("kintsugi_store") or {
         "host": settings.fleet.control_plane.address,
         "port": settings.fleet.control_plane.postgres_port,
         "login": "kintsugi",
@@ -103,12 +103,12 @@ def s3_client(settings: Settings, *, in_time: bool = False) -> Any:
     recovery must not wait for an S3 that hangs. What isn't delivered waits in a spool.
     """
     if has_hook(S3_CONNECTION):
-        return _own_hook_client(os.environ[_variable(S3_CONNECTION)], in_time)
+        return _own_hook_client(os.environ[_variable_name(S3_CONNECTION)], in_time)
     import boto3
     from botocore.config import Config
 
     plane = settings.fleet.control_plane
-    conn = connection(S3_CONNECTION) or {
+    conn = read_connection(S3_CONNECTION) or {
         "login": "kintsugi",
         "password": settings.secret("s3"),
         "extra": {"endpoint_url": f"http://{plane.address}:{plane.s3_port}", "region_name": "us-east-1"},
@@ -170,9 +170,9 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
     found = data_connection()
     if found is None:
         return (own,)
-    from kintsugi.core.data_bucket import combined, user_source  # cycle
+    from kintsugi.core.data_bucket import combine_sources, user_source  # cycle
 
-    return combined(own, user_source(found))
+    return combine_sources(own, user_source(found))
 
 
 def client_of(settings: Settings, bucket: str) -> Any:
@@ -205,4 +205,4 @@ def data_connection() -> dict[str, Any] | None:
     """
     from kintsugi.core.user_connections import user_connections  # start-up
 
-    return connection(DATA_CONNECTION) or user_connections().get(DATA_CONNECTION)
+    return read_connection(DATA_CONNECTION) or user_connections().get(DATA_CONNECTION)

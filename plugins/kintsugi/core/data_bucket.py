@@ -78,15 +78,15 @@ def s3_client(found: Mapping[str, Any]) -> S3Client:
     return client
 
 
-def combined(own: DataSource, user: DataSource) -> tuple[DataSource, ...]:
+def combine_sources(own: DataSource, user: DataSource) -> tuple[DataSource, ...]:
     """Return both sources; only one if they are the same bucket, so that no file is read twice."""
     if (own.client.meta.endpoint_url, own.bucket) != (user.client.meta.endpoint_url, user.bucket):
         return own, user
-    prefixes = {kind: _covering(own.prefixes[kind], user.prefixes[kind]) for kind in own.prefixes}
+    prefixes = {kind: _common_prefix(own.prefixes[kind], user.prefixes[kind]) for kind in own.prefixes}
     return (DataSource(user.client, own.bucket, prefixes, own.name),)
 
 
-def _covering(one: str, other: str) -> str:
+def _common_prefix(one: str, other: str) -> str:
     """Return the longest common prefix of both prefixes."""
     equal = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return "".join(letter for letter, _ in equal)

@@ -110,14 +110,14 @@ def load_fleet(path: Path | None = None) -> Fleet:
     except yaml.YAMLError as error:
         raise FleetError(f"the fleet file {path} is not YAML: {error}") from error
     try:
-        return _parse(document)
+        return _parse_fleet(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FleetError(f"the fleet file {path} is malformed: {error!r}") from error
     except FleetError as error:
         raise FleetError(f"the fleet file {path}: {error}") from error
 
 
-def _parse(document: Mapping[str, Any]) -> Fleet:
+def _parse_fleet(document: Mapping[str, Any]) -> Fleet:
     nodes: dict[str, Node] = {}
     addresses: dict[str, str] = {}
     for entry in document["nodes"]:

@@ -139,17 +139,17 @@ class Incident:
     @property
     def detect_s(self) -> float:
         """Seconds from the failure to the sensor's event."""
-        return _seconds(self.started_at, self.detected_at)
+        return _seconds_between(self.started_at, self.detected_at)
 
     @property
     def repair_s(self) -> float | None:
         """Seconds from the failure until the node was ready again; None while it isn't."""
-        return None if self.redundant_at is None else _seconds(self.started_at, self.redundant_at)
+        return None if self.redundant_at is None else _seconds_between(self.started_at, self.redundant_at)
 
     @property
     def consistent_s(self) -> float | None:
         """Seconds from the failure until the node's data was consistent again; None while it isn't."""
-        return None if self.consistent_at is None else _seconds(self.started_at, self.consistent_at)
+        return None if self.consistent_at is None else _seconds_between(self.started_at, self.consistent_at)
 
     @property
     def last_word(self) -> datetime:
@@ -184,7 +184,7 @@ class Incident:
             phase, beside = PHASE_OF_STEP[entry.kind], entry.data.get("seconds")
             if phase is not None:
                 spent[phase] = spent.get(phase, 0.0) + (
-                    _seconds(last, entry.at) if beside is None else beside
+                    _seconds_between(last, entry.at) if beside is None else beside
                 )
             if beside is None:
                 last = max(last, entry.at)
@@ -232,16 +232,21 @@ class Incident:
             "outcome": self.outcome and self.outcome.value,
             "reason": self.reason,
             "holder": self.holder,
-            **{name: _iso(getattr(self, name)) for name in _TIMES},
+            **{name: _format_time(getattr(self, name)) for name in _TIMES},
             "detect_s": round(self.detect_s, 3),
-            "repair_s": _rounded(self.repair_s),
-            "consistent_s": _rounded(self.consistent_s),
+            "repair_s": _round_seconds(self.repair_s),
+            "consistent_s": _round_seconds(self.consistent_s),
             "phases": {phase.value: seconds for phase, seconds in self.phases().items()},
             "attempts": [action.value for action in self.attempts()],
             "acted": self.acted,
             "awaits_decision": self.awaits_decision,
             "entries": [
-                {"at": _iso(entry.at), "step": entry.step, "message": entry.message, "data": dict(entry.data)}
+                {
+                    "at": _format_time(entry.at),
+                    "step": entry.step,
+                    "message": entry.message,
+                    "data": dict(entry.data),
+                }
                 for entry in self.entries
             ],
         }
@@ -284,14 +289,14 @@ def incident_id(node: str, opened_at: datetime) -> str:
     return f"{node}-{opened_at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
-def _seconds(start: datetime, end: datetime) -> float:
+def _seconds_between(start: datetime, end: datetime) -> float:
     # The clocks of two machines may differ slightly; a negative duration would be confusing.
     return max(0.0, (end - start).total_seconds())
 
 
-def _rounded(seconds: float | None) -> float | None:
+def _round_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-def _iso(moment: datetime | None) -> str | None:
+def _format_time(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()

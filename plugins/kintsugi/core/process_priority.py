@@ -17,7 +17,7 @@ IN_A_WORKER = "KINTSUGI_IN_A_WORKER"
 """Set in the environment of Airflow's workers. Others that run a task, such as a test, keep their priority."""
 
 
-def place() -> int:
+def read_niceness() -> int:
     """Return the niceness of this process."""
     return os.getpriority(os.PRIO_PROCESS, 0)
 
@@ -36,18 +36,18 @@ def set_priority(niceness: int) -> None:
 def raise_priority() -> None:
     """Raise the priority of this process and its future children above all others; does nothing without root."""
     with suppress(PermissionError):
-        set_priority(min(place(), URGENT))
+        set_priority(min(read_niceness(), URGENT))
 
 
 def go_on_first() -> None:
     """If this process has a raised priority already, raise it for its session too, which may be new or lowered."""
-    if place() < 0:
+    if read_niceness() < 0:
         raise_priority()
 
 
 def lower_priority() -> None:
     """Lower the priority of this process and its future children to that of the servers, below recoveries."""
-    set_priority(max(place(), SERVER))
+    set_priority(max(read_niceness(), SERVER))
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def first_in_line() -> Iterator[None]:
 
     Without it, Ansible and Terraform got an eighth of a processor while the stream caught up.
     """
-    before = place()
+    before = read_niceness()
     raise_priority()
     try:
         yield

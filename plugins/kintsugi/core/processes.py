@@ -103,7 +103,7 @@ def is_running_in(pid: int, directory: Path) -> bool:
         return False
 
 
-def listener(address: str, port: int) -> Listener | None:
+def find_listener(address: str, port: int) -> Listener | None:
     """Return the process that listens on ``address:port`` or on all addresses; None if there is none.
 
     A JVM listens on IPv4 addresses through an IPv6 socket, so they count as mapped addresses too.

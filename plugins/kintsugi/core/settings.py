@@ -90,7 +90,7 @@ class Settings:
         return path.read_text()
 
 
-def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+def inherited_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables named in ``KINTSUGI_INHERIT`` (separated by commas), for every process of an installation.
 
     Without it, a user's proxy or package index would be known neither to Airflow nor to a node.

@@ -71,13 +71,17 @@ class Airflow:
 
     def youngest_run(self, dag_id: str) -> dict[str, Any] | None:
         """The youngest run of a DAG as Airflow's API gives it, or None."""
-        runs = self.call("GET", f"/dags/{_quote(dag_id)}/dagRuns?limit=1&order_by=-run_after")["dag_runs"]
+        runs = self.call("GET", f"/dags/{_quote_segment(dag_id)}/dagRuns?limit=1&order_by=-run_after")[
+            "dag_runs"
+        ]
         return next(iter(runs), None)
 
     def await_dag(self, dag_id: str, seconds: float = 60) -> None:
         """Wait until the dag-processor has parsed ``dag_id``; StepFailed says why it can't."""
         if not wait_until(
-            lambda: self._call_or_none("GET", f"/dags/{_quote(dag_id)}") is not None, seconds, pause=0.3
+            lambda: self._call_or_none("GET", f"/dags/{_quote_segment(dag_id)}") is not None,
+            seconds,
+            pause=0.3,
         ):
             raise StepFailed(
                 f"Airflow knows no DAG {dag_id!r} after {seconds:.0f} s; {self._import_errors()}"
@@ -87,11 +91,11 @@ class Airflow:
         """Let the scheduler run these DAGs; waits for each to be parsed first."""
         for dag_id in dag_ids:
             self.await_dag(dag_id)
-            self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": False})
+            self.call("PATCH", f"/dags/{_quote_segment(dag_id)}?update_mask=is_paused", {"is_paused": False})
 
     def pause(self, dag_id: str) -> None:
         """Start no runs of ``dag_id`` and no tasks of those under way; their triggers go on, and may fire."""
-        self.call("PATCH", f"/dags/{_quote(dag_id)}?update_mask=is_paused", {"is_paused": True})
+        self.call("PATCH", f"/dags/{_quote_segment(dag_id)}?update_mask=is_paused", {"is_paused": True})
 
     def import_errors(self) -> list[dict[str, Any]]:
         """The DAG files that can't be imported: ``filename`` and ``stack_trace``."""
@@ -114,7 +118,7 @@ class Airflow:
         if run_id:
             body["dag_run_id"] = run_id
         try:
-            return str(self.call("POST", f"/dags/{_quote(dag_id)}/dagRuns", body)["dag_run_id"])
+            return str(self.call("POST", f"/dags/{_quote_segment(dag_id)}/dagRuns", body)["dag_run_id"])
         except AirflowRefused as refused:
             if run_id and refused.status == 409:
                 return run_id
@@ -122,13 +126,15 @@ class Airflow:
 
     def runs(self, dag_id: str, limit: int = 10) -> list[dict[str, Any]]:
         """The newest runs of ``dag_id``, newest first."""
-        path = f"/dags/{_quote(dag_id)}/dagRuns?order_by=-run_after&limit={limit}"
+        path = f"/dags/{_quote_segment(dag_id)}/dagRuns?order_by=-run_after&limit={limit}"
         found: list[dict[str, Any]] = self.call("GET", path)["dag_runs"]
         return found
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """``queued``, ``running``, ``success`` or ``failed``."""
-        return str(self.call("GET", f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}")["state"])
+        return str(
+            self.call("GET", f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}")["state"]
+        )
 
     def await_run(self, dag_id: str, run_id: str, seconds: float, *, pause: float = 0.5) -> str:
         """Wait until the run has finished and return its state; StepFailed when it hasn't in ``seconds``."""
@@ -154,7 +160,7 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskRun]:
         """The tasks of one run with state and times, in order of their start."""
-        path = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}/taskInstances?limit=100"
+        path = f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}/taskInstances?limit=100"
         found = [_task_run(entry) for entry in self._pages(path, "task_instances")]
         never = datetime.max.replace(tzinfo=UTC)
         return sorted(found, key=lambda task: task.start or never)
@@ -191,8 +197,8 @@ class Airflow:
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """The log of one try of a task, as plain lines."""
-        run = f"/dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}"
-        content = self.call("GET", f"{run}/taskInstances/{_quote(task_id)}/logs/{try_number}").get(
+        run = f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}"
+        content = self.call("GET", f"{run}/taskInstances/{_quote_segment(task_id)}/logs/{try_number}").get(
             "content", []
         )
         return "\n".join(
@@ -204,7 +210,7 @@ class Airflow:
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create the pool, or give it this number of slots."""
         body = {"pool": name, "slots": slots, "description": "", "include_deferred": False}
-        if self._call_or_none("PATCH", f"/pools/{_quote(name)}?update_mask=slots", body) is None:
+        if self._call_or_none("PATCH", f"/pools/{_quote_segment(name)}?update_mask=slots", body) is None:
             body["name"] = body.pop("pool")
             self.call("POST", "/pools", body)
 
@@ -273,7 +279,7 @@ class AirflowRefused(StepFailed):
         self.status = status
 
 
-def _quote(part: str) -> str:
+def _quote_segment(part: str) -> str:
     return urllib.parse.quote(part, safe="")
 
 
@@ -281,12 +287,12 @@ def _task_run(entry: Mapping[str, Any]) -> TaskRun:
     return TaskRun(
         task_id=entry["task_id"],
         state=entry["state"],
-        start=_time(entry["start_date"]),
-        end=_time(entry["end_date"]),
+        start=_parse_time(entry["start_date"]),
+        end=_parse_time(entry["end_date"]),
         try_number=entry["try_number"],
         map_index=entry["map_index"],
     )
 
 
-def _time(text: str | None) -> datetime | None:
+def _parse_time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None

@@ -41,9 +41,9 @@ class _Events:
     def __call__(self, event: Mapping[str, Any]) -> bool:
         kind, data = event.get("event", ""), event.get("event_data", {})
         if kind in _FAILED and not data.get("ignore_errors"):
-            self.failures.append(_sentence(data))
+            self.failures.append(_failure_text(data))
             into = self.unreachable if kind == _UNREACHABLE else self.failed
-            into.setdefault(str(data.get("host")), _sentence(data))
+            into.setdefault(str(data.get("host")), _failure_text(data))
         if kind == "runner_on_ok":
             self.differs.setdefault(str(data.get("host")), []).extend(differences(data.get("res") or {}))
         if kind in _DONE and self.on_progress:
@@ -229,7 +229,7 @@ def differences(result: Mapping[str, Any]) -> list[str]:
     return [str(path) for path in result.get("written", ()) if settings.get(path) != ["autostart"]]
 
 
-def _sentence(data: Mapping[str, Any]) -> str:
+def _failure_text(data: Mapping[str, Any]) -> str:
     result = data.get("res") or {}
     printed = result.get("stderr") or result.get("stdout")
     # Of a command that ended with an error Ansible itself says only that.

@@ -24,17 +24,17 @@ _STAMP = ".pom.sha256"
 Fetch = Callable[[Path, Path], None]
 
 
-def names(settings: Settings) -> list[str]:
+def declared_sets(settings: Settings) -> list[str]:
     """The artifact sets that this checkout declares, sorted."""
     return sorted(pom.parent.name for pom in (settings.repository / "artifacts").glob("*/pom.xml"))
 
 
-def missing(settings: Settings) -> list[str]:
+def missing_sets(settings: Settings) -> list[str]:
     """The sets whose folder isn't there or was made from another pom."""
-    return [name for name in names(settings) if not _is_complete(settings, name)]
+    return [name for name in declared_sets(settings) if not _is_complete(settings, name)]
 
 
-def outdated(settings: Settings, poms: Mapping[str, str]) -> list[str]:
+def outdated_sets(settings: Settings, poms: Mapping[str, str]) -> list[str]:
     """The sets whose folder was made from another pom than the one with this SHA-256, by name."""
 
     def stamp(name: str) -> str:
@@ -44,18 +44,18 @@ def outdated(settings: Settings, poms: Mapping[str, str]) -> list[str]:
     return sorted(name for name, sha256 in poms.items() if stamp(name) != sha256)
 
 
-def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:
+def fetch_missing(settings: Settings, fetch: Fetch | None = None) -> list[str]:
     """Fetch what is missing and return the names of what was fetched.
 
     A folder appears whole or not at all, so this may be killed and repeated. ``fetch(pom, directory)``
     puts the jars of ``pom`` into ``directory``; by default Maven does. Raises PreflightError without
     Maven, KintsugiError with Maven's reason when it fails.
     """
-    if not missing(settings):
+    if not missing_sets(settings):
         return []
     settings.artifacts.mkdir(parents=True, exist_ok=True)
-    with _lock(settings.artifacts / ".lock"):
-        wanted = missing(settings)  # another may have fetched while we waited
+    with _hold_lock(settings.artifacts / ".lock"):
+        wanted = missing_sets(settings)  # another may have fetched while we waited
         for name in wanted:
             _fetch_one(settings, name, fetch or fetch_by_maven)
     return wanted
@@ -80,14 +80,14 @@ def fetch_by_maven(pom: Path, directory: Path) -> None:
 
 
 def _fetch_one(settings: Settings, name: str, fetch: Fetch) -> None:
-    pom, target = _pom(settings, name), settings.artifacts / name
+    pom, target = _pom_path(settings, name), settings.artifacts / name
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=settings.artifacts) as scratch:
         fresh = Path(scratch) / name
         fresh.mkdir(mode=0o755)
         fetch(pom, fresh)
         if not any(fresh.glob("*.jar")):
             raise KintsugiError(f"Maven fetched no jar for {pom}: does it name any dependency?")
-        (fresh / _STAMP).write_text(_digest(pom))
+        (fresh / _STAMP).write_text(_file_digest(pom))
         if _same_jars(fresh, target):
             # Running servers hold these very files open: leave them where they are.
             (fresh / _STAMP).replace(target / _STAMP)
@@ -106,21 +106,21 @@ def _same_jars(one: Path, other: Path) -> bool:
 
 def _is_complete(settings: Settings, name: str) -> bool:
     try:
-        return (settings.artifacts / name / _STAMP).read_text() == _digest(_pom(settings, name))
+        return (settings.artifacts / name / _STAMP).read_text() == _file_digest(_pom_path(settings, name))
     except OSError:
         return False
 
 
-def _pom(settings: Settings, name: str) -> Path:
+def _pom_path(settings: Settings, name: str) -> Path:
     return settings.repository / "artifacts" / name / "pom.xml"
 
 
-def _digest(pom: Path) -> str:
+def _file_digest(pom: Path) -> str:
     return hashlib.sha256(pom.read_bytes()).hexdigest()
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _hold_lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -128,7 +128,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        for fetched in ensure(load_settings()):
+        for fetched in fetch_missing(load_settings()):
             print(f"fetched {fetched}")
     except KintsugiError as error:
         sys.exit(f"kintsugi: {error}")

@@ -52,7 +52,7 @@ def archive_path(settings: Settings, product: str) -> Path:
     """Where the archive for ``product`` (kafka, cassandra, spark) and this Java is or will be."""
     home = java_home()
     digest = hashlib.sha256(str(home).encode() + (home / "release").read_bytes())
-    for jar in sorted(_jars(settings, product).glob("*.jar")):
+    for jar in sorted(_jar_directory(settings, product).glob("*.jar")):
         status = jar.stat()
         # To the second, as the JVM compares it: an image's layers keep no more of it.
         digest.update(f"{jar} {status.st_size} {int(status.st_mtime)}\n".encode())
@@ -72,7 +72,7 @@ def make_archives(settings: Settings) -> list[Path]:
 
     Takes about 40 s on two idle cores, and nothing when all are there.
     """
-    makers = {"kafka": _kafka, "cassandra": _cassandra, "spark": _spark}
+    makers = {"kafka": _kafka_server, "cassandra": _cassandra_server, "spark": _spark_server}
     made = []
     for product, describe in makers.items():
         archive = archive_path(settings, product)
@@ -84,7 +84,7 @@ def make_archives(settings: Settings) -> list[Path]:
         with tempfile.TemporaryDirectory(prefix="kintsugi-") as scratch:
             fresh = archive.with_name(f".{archive.name}.{os.getpid()}")
             try:
-                _record(product, describe(settings, Path(scratch), fresh), fresh, Path(scratch))
+                _record_archive(product, describe(settings, Path(scratch), fresh), fresh, Path(scratch))
                 fresh.replace(archive)
             finally:
                 fresh.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def make_archives(settings: Settings) -> list[Path]:
     return made
 
 
-def _jars(settings: Settings, product: str) -> Path:
+def _jar_directory(settings: Settings, product: str) -> Path:
     if product == "spark":
         import importlib.util
 
@@ -103,7 +103,7 @@ def _jars(settings: Settings, product: str) -> Path:
     return settings.artifacts / product
 
 
-def _record(product: str, server: _Server, archive: Path, scratch: Path) -> None:
+def _record_archive(product: str, server: _Server, archive: Path, scratch: Path) -> None:
     log = scratch / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -144,12 +144,12 @@ def _free_port() -> int:
         return port
 
 
-def _java(archive: Path, classpath: Path, options: Sequence[str] = ()) -> list[str]:
+def _java_command(archive: Path, classpath: Path, options: Sequence[str] = ()) -> list[str]:
     record = f"-XX:ArchiveClassesAtExit={archive}"
     return [str(java_home() / "bin" / "java"), "-Xmx512m", *JVM, *options, record, "-cp", f"{classpath}/*"]
 
 
-def _kafka(settings: Settings, scratch: Path, archive: Path) -> _Server:
+def _kafka_server(settings: Settings, scratch: Path, archive: Path) -> _Server:
     client, controller = _free_port(), _free_port()
     properties = scratch / "server.properties"
     properties.write_text(
@@ -158,16 +158,16 @@ def _kafka(settings: Settings, scratch: Path, archive: Path) -> _Server:
         f"listeners=PLAINTEXT://{_ADDRESS}:{client},CONTROLLER://{_ADDRESS}:{controller}\n"
         f"log.dirs={scratch / 'data'}\n"
     )
-    jars = _jars(settings, "kafka")
+    jars = _jar_directory(settings, "kafka")
     tool = [str(java_home() / "bin" / "java"), *JVM, "-cp", f"{jars}/*", "kafka.tools.StorageTool", "format"]
     cluster = ["-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", str(properties), "--standalone"]
     done = subprocess.run([*tool, *cluster], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StepFailed(f"Kafka can't format a disk in {scratch}: {done.stderr.strip()[-300:]}")
-    return _Server([*_java(archive, jars), "kafka.Kafka", str(properties)], client)
+    return _Server([*_java_command(archive, jars), "kafka.Kafka", str(properties)], client)
 
 
-def _cassandra(settings: Settings, scratch: Path, archive: Path) -> _Server:
+def _cassandra_server(settings: Settings, scratch: Path, archive: Path) -> _Server:
     client, storage = _free_port(), _free_port()
     (scratch / "cassandra.yaml").write_text(
         "cluster_name: archive\npartitioner: org.apache.cassandra.dht.Murmur3Partitioner\n"
@@ -177,7 +177,7 @@ def _cassandra(settings: Settings, scratch: Path, archive: Path) -> _Server:
         f"listen_address: {_ADDRESS}\nrpc_address: {_ADDRESS}\n"
         f"storage_port: {storage}\nnative_transport_port: {client}\n"
     )
-    jars = _jars(settings, "cassandra")
+    jars = _jar_directory(settings, "cassandra")
     properties = {
         "cassandra.config": f"file://{scratch / 'cassandra.yaml'}",
         "cassandra.storagedir": str(scratch / "data"),
@@ -192,14 +192,16 @@ def _cassandra(settings: Settings, scratch: Path, archive: Path) -> _Server:
     # with it too.
     options = cassandra_modules()
     options += [f"-D{key}={value}" for key, value in properties.items()]
-    return _Server([*_java(archive, jars, options), "org.apache.cassandra.service.CassandraDaemon"], client)
+    return _Server(
+        [*_java_command(archive, jars, options), "org.apache.cassandra.service.CassandraDaemon"], client
+    )
 
 
-def _spark(settings: Settings, scratch: Path, archive: Path) -> _Server:
+def _spark_server(settings: Settings, scratch: Path, archive: Path) -> _Server:
     client, page = _free_port(), _free_port()
     listen = ["--host", _ADDRESS, "--port", str(client), "--webui-port", str(page)]
     command = [
-        *_java(archive, _jars(settings, "spark"), spark_modules()),
+        *_java_command(archive, _jar_directory(settings, "spark"), spark_modules()),
         "org.apache.spark.deploy.master.Master",
     ]
     return _Server([*command, *listen], page)

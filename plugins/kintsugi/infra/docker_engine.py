@@ -31,7 +31,7 @@ _CONFLICT = 409  # it is already as it was to be, or it ended meanwhile
 
 
 @contextmanager
-def engine() -> Iterator[DockerClient]:
+def connect_engine() -> Iterator[DockerClient]:
     """A client of the Docker engine; what it refuses, and its silence, become StepFailed with its words."""
     try:
         client = docker.from_env(timeout=_TIMEOUT_S)
@@ -58,17 +58,17 @@ def image_in_force(settings: Settings) -> str:
             raise StepFailed(
                 "KINTSUGI_IMAGE doesn't name the nodes' image: start the control plane by `make docker-up`"
             )
-        with engine() as client:
+        with connect_engine() as client:
             found = client.images.get(name).id
         kept.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         write_private(kept, found)
     return kept.read_text()
 
 
-def obstacles(settings: Settings) -> Iterator[str]:
+def find_obstacles(settings: Settings) -> Iterator[str]:
     """A line that says what to do, unless the engine answers and has the nodes' image."""
     try:
-        with engine() as client:
+        with connect_engine() as client:
             client.images.get(image_in_force(settings))
     except StepFailed as error:
         yield f"{error}: run `make docker-up` on the machine whose engine it is"
@@ -79,56 +79,56 @@ def container_name(settings: Settings, node: str) -> str:
     return f"{settings.fleet.name}-{node}"
 
 
-def start(settings: Settings, node: str) -> None:
+def start_container(settings: Settings, node: str) -> None:
     """Start the node's container; one that runs is left alone. Raises StepFailed when there is none."""
-    with _container(settings, node) as container:
+    with _find_container(settings, node) as container:
         container.start()
 
 
-def kill(settings: Settings, node: str) -> None:
+def kill_container(settings: Settings, node: str) -> None:
     """SIGKILL to all of a node at once, frozen or not; returns when nothing of it lives. No container: no error.
 
     Raises StepFailed when it outlives the signal for 10 s.
     """
     deadline = time.monotonic() + _ENDS_WITHIN_S
-    with suppress(_Gone), _container(settings, node) as container:
+    with suppress(_NoContainer), _find_container(settings, node) as container:
         while container.attrs["State"]["Running"]:
             if time.monotonic() > deadline:
                 raise StepFailed(f"{node}: its container outlived SIGKILL for {_ENDS_WITHIN_S:.0f} s")
-            with _harmless(_CONFLICT):
+            with _ignore_codes(_CONFLICT):
                 container.kill()
             time.sleep(0.02)
             container.reload()
 
 
-def running(settings: Settings, node: str) -> bool:
+def is_running(settings: Settings, node: str) -> bool:
     """Whether the node's container runs (it may be frozen)."""
-    with suppress(_Gone), _container(settings, node) as container:
+    with suppress(_NoContainer), _find_container(settings, node) as container:
         return bool(container.attrs["State"]["Running"])
     return False
 
 
-def incarnation(settings: Settings, node: str) -> str | None:
+def read_incarnation(settings: Settings, node: str) -> str | None:
     """The life of the node that runs now, ``<container id>@<its start>``; None when its container doesn't run."""
-    with suppress(_Gone), _container(settings, node) as container:
+    with suppress(_NoContainer), _find_container(settings, node) as container:
         state = container.attrs["State"]
         return f"{container.id}@{state['StartedAt']}" if state["Running"] else None
     return None
 
 
-def freeze(settings: Settings, node: str) -> None:
+def pause_container(settings: Settings, node: str) -> None:
     """Stop every process of the node where it is; its address stays, and nobody answers.
 
     One that is frozen already, or doesn't live, stays as it is.
     """
-    with suppress(_Gone), _container(settings, node) as container, _harmless(_CONFLICT):
+    with suppress(_NoContainer), _find_container(settings, node) as container, _ignore_codes(_CONFLICT):
         if not container.attrs["State"]["Paused"]:
             container.pause()
 
 
-def thaw(settings: Settings, node: str) -> None:
+def unpause_container(settings: Settings, node: str) -> None:
     """Let a frozen node go on; one that isn't frozen, or is gone, stays as it is."""
-    with suppress(_Gone), _container(settings, node) as container, _harmless(_CONFLICT):
+    with suppress(_NoContainer), _find_container(settings, node) as container, _ignore_codes(_CONFLICT):
         if container.attrs["State"]["Paused"]:
             container.unpause()
 
@@ -139,7 +139,7 @@ def remove_unknown(settings: Settings, node: str, known: Collection[str], *, liv
     A Terraform that was killed leaves one behind, and nobody else can have that name then. Raises StepFailed where
     it runs, unless ``living`` allows it: without its state Terraform knows none, and all may be well.
     """
-    with suppress(_Gone), _container(settings, node) as container:
+    with suppress(_NoContainer), _find_container(settings, node) as container:
         if container.id in known:
             return
         if container.attrs["State"]["Running"] and not living:
@@ -154,7 +154,7 @@ def remove_unknown(settings: Settings, node: str, known: Collection[str], *, liv
 def remove_all(settings: Settings) -> None:
     """Remove every container and volume of this installation, whatever Terraform knows of them."""
     ours = {"label": f"{STATE_LABEL}={settings.state}"}
-    with engine() as client:
+    with connect_engine() as client:
         for container in client.containers.list(all=True, filters=ours, ignore_removed=True):
             with suppress(NotFound):
                 container.remove(force=True)
@@ -163,22 +163,22 @@ def remove_all(settings: Settings) -> None:
                 volume.remove(force=True)
 
 
-class _Gone(StepFailed):
+class _NoContainer(StepFailed):
     """There is no container of that name."""
 
 
 @contextmanager
-def _container(settings: Settings, node: str) -> Iterator[Container]:
+def _find_container(settings: Settings, node: str) -> Iterator[Container]:
     """The container of a node. Raises _Gone when there is none, also when it goes meanwhile."""
-    with engine() as client:
+    with connect_engine() as client:
         try:
             yield client.containers.get(container_name(settings, node))
         except NotFound as error:
-            raise _Gone(f"{node} has no container: {error}") from error
+            raise _NoContainer(f"{node} has no container: {error}") from error
 
 
 @contextmanager
-def _harmless(*codes: int) -> Iterator[None]:
+def _ignore_codes(*codes: int) -> Iterator[None]:
     """Let these answers of the engine pass."""
     try:
         yield

@@ -34,7 +34,7 @@ def ensure_keys(settings: Settings) -> Path:
     """Make user key, host authority and known_hosts where missing; returns their directory."""
     directory = key_directory(settings)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one(directory / ".lock"):
+    with _hold_lock(directory / ".lock"):
         for name in ("user", "host_ca"):
             make_key(directory / name, comment=f"kintsugi-{name}")
         authority = (directory / "host_ca.pub").read_text()
@@ -48,14 +48,14 @@ def make_key(path: Path, comment: str) -> None:
     if path.exists() and public.exists():
         return
     path.unlink(missing_ok=True)
-    _keygen("-t", "ed25519", "-N", "", "-C", comment, "-f", str(path))
+    _run_keygen("-t", "ed25519", "-N", "", "-C", comment, "-f", str(path))
 
 
 def sign_host_key(settings: Settings, node: Node, key: Path) -> None:
     """Certify ``key``.pub as the host key of ``node``, by address and by name."""
     authority = key_directory(settings) / "host_ca"
     principals = f"{node.address},{node.name}"
-    _keygen("-s", str(authority), "-I", node.name, "-h", "-n", principals, f"{key}.pub")
+    _run_keygen("-s", str(authority), "-I", node.name, "-h", "-n", principals, f"{key}.pub")
 
 
 def ssh_options(settings: Settings) -> list[str]:
@@ -101,13 +101,13 @@ def run_over_ssh(
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def _hold_lock(lock: Path) -> Iterator[None]:
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _keygen(*arguments: str) -> None:
+def _run_keygen(*arguments: str) -> None:
     done = subprocess.run(
         ["ssh-keygen", "-q", *arguments],
         stdin=subprocess.DEVNULL,

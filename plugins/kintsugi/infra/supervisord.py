@@ -35,7 +35,7 @@ class Program:
 
     def section(self, log: Path) -> str:
         """This program's section of ``supervisord.conf``."""
-        command = " ".join(_quote(word) for word in self.command)
+        command = " ".join(_quote_word(word) for word in self.command)
         group = str(self.group).lower()
         return "\n".join(
             (
@@ -199,7 +199,7 @@ def write_private(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def _quote(word: str) -> str:
+def _quote_word(word: str) -> str:
     # supervisord splits as a shell would, and reads % as the start of an expansion and ; as a comment.
     import shlex
 

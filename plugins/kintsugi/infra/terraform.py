@@ -176,10 +176,10 @@ class Terraform:
         builder = Commands(working_dir=str(self.root), terraform_bin_path=binary)
         argv = builder.generate_cmd_string(command, *arguments, no_color=IsFlagged, **flags)
         self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        code, out, err = _supervise(argv, self.root, self._environment(), timeout_s)
+        code, out, err = _run_supervised(argv, self.root, self._environment(), timeout_s)
         if code == 0:
             return out
-        reason = _reason(err or out)
+        reason = _error_text(err or out)
         if any(text in err for text in _STALE):
             raise StalePlan(f"terraform {command}: {reason}; plan again")
         raise StepFailed(f"terraform {command} in {self.root} failed: {reason}")
@@ -203,7 +203,7 @@ def _search_path() -> str:
     return f"{os.environ.get('PATH', '')}{os.pathsep}{Path(sys.prefix) / 'bin'}"
 
 
-def _supervise(
+def _run_supervised(
     argv: Sequence[str], directory: Path, environment: Mapping[str, str], timeout_s: float
 ) -> tuple[int, str, str]:
     """Run to the end or to ``timeout_s``, then ask it to stop, which it does after the resource at hand."""
@@ -231,7 +231,7 @@ def _supervise(
     return 124, out, f"{err}\nError: no end after {timeout_s:.0f} s"
 
 
-def _reason(text: str) -> str:
+def _error_text(text: str) -> str:
     """The lines of Terraform's output that say what went wrong, as one line of at most 600 characters."""
     lines = [line.strip("│╷╵ \t") for line in text.splitlines()]
     lines = [line for line in lines if line]

@@ -59,17 +59,17 @@ def add_command(
     return parser
 
 
-def role(text: str) -> Role:
+def parse_role(text: str) -> Role:
     """A role, also as the names of its nodes write it (spark-master)."""
     return Role(text.replace("-", "_"))
 
 
-def count(text: str) -> int:
+def parse_count(text: str) -> int:
     """A number of at least 1."""
     return _at_least(1, text)
 
 
-def seed(text: str) -> int:
+def parse_seed(text: str) -> int:
     """A number of at least 0, as numpy's generators take it."""
     return _at_least(0, text)
 

@@ -17,14 +17,14 @@ LOG_LINES = 12  # of each service
 LINE_WIDTH = 300  # a JVM's command line is very long
 
 
-def print_incident(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
+def format_incident(settings: Settings, incident_id: str, *, as_json: bool = False) -> str:
     """The report of an incident. Raises KintsugiError when there is no such incident."""
     context = Context.from_environment()
     incident = context.store.incident(incident_id)
     archive = IncidentFiles(settings, context.s3(), incident_id)
     if as_json:
         return json.dumps({**incident.to_json(), "plan": archive.plan(), "logs": archive.logs()}, indent=2)
-    return "\n".join([*_journal(incident), *_plan(archive.plan()), *_logs(archive.logs())])
+    return "\n".join([*_journal_lines(incident), *_plan_lines(archive.plan()), *_log_lines(archive.logs())])
 
 
 class IncidentFiles:
@@ -76,7 +76,7 @@ class IncidentFiles:
         return body
 
 
-def _journal(incident: Incident) -> Iterator[str]:
+def _journal_lines(incident: Incident) -> Iterator[str]:
     yield f"{incident.id}: {incident.outcome or 'open'}; {incident.reason or ''}"
     for entry in incident.entries:
         since = (entry.at - incident.started_at).total_seconds()
@@ -85,14 +85,14 @@ def _journal(incident: Incident) -> Iterator[str]:
         yield f"{phase:>26} {seconds:7.1f} s"
 
 
-def _plan(plan: Mapping[str, list[str]]) -> Iterator[str]:
+def _plan_lines(plan: Mapping[str, list[str]]) -> Iterator[str]:
     if plan:
         yield "\nTerraform's plan:"
     for address, actions in plan.items():
         yield f"  {'/'.join(actions):16} {address}"
 
 
-def _logs(logs: Mapping[str, list[str]]) -> Iterator[str]:
+def _log_lines(logs: Mapping[str, list[str]]) -> Iterator[str]:
     if not logs:
         yield "\nNo log of the node was archived for this incident."
     for service, lines in logs.items():

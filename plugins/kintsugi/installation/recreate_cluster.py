@@ -48,12 +48,12 @@ BASELINE_DEADLINE_S = 600.0
 REPLAY_DEADLINE_S = 12 * 3600.0
 
 
-def recreate(settings: Settings, role: Role) -> int:
+def recreate_cluster(settings: Settings, role: Role) -> int:
     """All of it; 0 when every trade file was sent again. Raises GuardRefused where nothing needs to be recreated."""
     context, progress = Context.from_environment(), Progress()
     airflow = ControlPlane(settings).airflow
-    check(settings, role)
-    nodes = concerned(context, role)
+    require_loss(settings, role)
+    nodes = replaced_nodes(context, role)
     manual_mode.lift(context, OLD_HOLDER)
     with ExitStack() as hands:
         with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
@@ -62,7 +62,7 @@ def recreate(settings: Settings, role: Role) -> int:
                 hands.enter_context(
                     manual_mode.hands_on(context, airflow, node.name, holder=HOLDER, reason=REASON)
                 )
-        form(context, role, nodes, progress)
+        form_cluster(context, role, nodes, progress)
     if role is Role.CASSANDRA:
         with progress.step("baselines from the end-of-day files"):
             airflow.unpause(BASELINE_DAG)
@@ -73,14 +73,14 @@ def recreate(settings: Settings, role: Role) -> int:
     return 0
 
 
-def check(settings: Settings, role: Role) -> None:
+def require_loss(settings: Settings, role: Role) -> None:
     """Raise GuardRefused unless too few disks are left for the role's cluster to come back from.
 
     One Cassandra disk is enough: the others are rebuilt from it. Kafka's voters decide by majority.
     """
     if role not in FORMED_OF:
         raise GuardRefused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
-    if forming(settings, role).exists():
+    if forming_file(settings, role).exists():
         return
     nodes = settings.fleet.of(role)
     left = [node.name for node in nodes if holds_data(settings, node)]
@@ -103,17 +103,17 @@ def holds_data(settings: Settings, node: Node) -> bool:
     return any(log.stat().st_size for log in data.glob("kafka/__cluster_metadata-0/*.log"))
 
 
-def note(settings: Settings, role: Role) -> Path:
+def formed_file(settings: Settings, role: Role) -> Path:
     """The file that says that the role's cluster exists (docs/decisions/0020)."""
     return settings.control / "formed" / FORMED_OF[role]
 
 
-def forming(settings: Settings, role: Role) -> Path:
+def forming_file(settings: Settings, role: Role) -> Path:
     """The mark of a run that has begun to replace the disks, and hasn't come to the end of it."""
-    return note(settings, role).with_suffix(".forming")
+    return formed_file(settings, role).with_suffix(".forming")
 
 
-def concerned(context: Context, role: Role) -> list[Node]:
+def replaced_nodes(context: Context, role: Role) -> list[Node]:
     """The nodes that are replaced: the role's, and for Kafka the one with the stream's checkpoint."""
     beside = context.fleet.of(Role.SPARK_MASTER) if role is Role.KAFKA else ()
     return [*context.fleet.of(role), *beside]
@@ -141,24 +141,24 @@ def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progres
         )
 
 
-def form(context: Context, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
+def form_cluster(context: Context, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
     """Replace the nodes and their disks, and let them form a cluster with its topics or tables."""
     with progress.step("Terraform: new nodes, new disks"):
-        begun = forming(context.settings, role)
+        begun = forming_file(context.settings, role)
         begun.parent.mkdir(parents=True, exist_ok=True)
         begun.touch()
-        note(context.settings, role).unlink(missing_ok=True)
-        context.terraform().replace(addresses(context.fleet.environment, nodes))
+        formed_file(context.settings, role).unlink(missing_ok=True)
+        context.terraform().replace(terraform_addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
         bootstrap.converge(context)
-        note(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
+        formed_file(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
         begun.unlink()
         context.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(context.fleet)
 
 
-def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
+def terraform_addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
     """Terraform's addresses of the nodes and their volumes."""
     return [
         address

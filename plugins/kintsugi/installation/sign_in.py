@@ -8,7 +8,7 @@ from kintsugi.controlplane.airflow_environment import ADMIN, ADMIN_PASSWORD
 from kintsugi.core.settings import Settings
 
 
-def sign_in(settings: Settings) -> str:
+def sign_in_text(settings: Settings) -> str:
     """How to sign in to Airflow; the password itself only on a terminal, never into a log."""
     plane = settings.fleet.control_plane
     path = settings.secrets / ADMIN_PASSWORD

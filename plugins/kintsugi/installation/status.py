@@ -26,7 +26,7 @@ from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.pipeline.stream_lag import consumer_lag
 from kintsugi.probes import probe_node, probe_ssh
-from kintsugi.probes.disk import headroom, too_little
+from kintsugi.probes.disk import read_headroom, shortage_of_room
 from kintsugi.web import flow
 from kintsugi.web.intake import assess_intake
 from kintsugi.web.polling_cache import CachedValue
@@ -68,14 +68,14 @@ def gather_status(settings: Settings) -> Document:
     """
     plane = ControlPlane(settings)
     with ThreadPoolExecutor(max_workers=4) as pool:
-        nodes = pool.submit(lambda: asyncio.run(_nodes(settings)))
-        airflow = pool.submit(_airflow, plane)
-        incidents = pool.submit(_or_none, lambda: _incidents(settings))
-        opened = pool.submit(_or_none, lambda: _open_incidents(settings))
-        stream = pool.submit(_or_none, lambda: stream_of(_samples(settings), datetime.now(UTC)))
-        replicas = pool.submit(_or_none, lambda: _replicas(settings))
-        record = pool.submit(_or_none, lambda: _record(settings))
-        intake = pool.submit(_or_none, lambda: _intake(settings))
+        nodes = pool.submit(lambda: asyncio.run(_read_nodes(settings)))
+        airflow = pool.submit(_read_airflow, plane)
+        incidents = pool.submit(_or_none, lambda: _read_incidents(settings))
+        opened = pool.submit(_or_none, lambda: _read_open_incidents(settings))
+        stream = pool.submit(_or_none, lambda: stream_of(_read_samples(settings), datetime.now(UTC)))
+        replicas = pool.submit(_or_none, lambda: _read_replicas(settings))
+        record = pool.submit(_or_none, lambda: _read_record(settings))
+        intake = pool.submit(_or_none, lambda: _read_intake(settings))
         document: Document = {
             "control_plane": plane.status(),
             "airflow": {"url": plane.airflow.url, **airflow.result()["health"]},
@@ -88,18 +88,18 @@ def gather_status(settings: Settings) -> Document:
             "record": record.result(),
             "intake": intake.result(),
         }
-    document["lag"] = _lag(settings, document["nodes"])
-    return {"well": is_well(document), "unwatched": unwatched(document["dags"]), **document}
+    document["lag"] = _read_lag(settings, document["nodes"])
+    return {"well": is_well(document), "unwatched": unwatched_targets(document["dags"]), **document}
 
 
-def unwatched(dags: Sequence[Document]) -> list[str]:
+def unwatched_targets(dags: Sequence[Document]) -> list[str]:
     """The targets of the paused watches among ``dags``: names of nodes, and the flow."""
     return sorted(
         dag["dag_id"].removeprefix(WATCH) for dag in dags if dag["paused"] and dag["dag_id"].startswith(WATCH)
     )
 
 
-def _lag(settings: Settings, nodes: list[Document]) -> int | None:
+def _read_lag(settings: Settings, nodes: list[Document]) -> int | None:
     # Kafka's client retries for half a minute. So it is not asked when no broker answers, and the wait is limited.
     if not any(node["role"] == Role.KAFKA and node["service"] == "ok" for node in nodes):
         return None
@@ -119,21 +119,23 @@ def print_status(document: Document) -> None:
     from rich.markup import escape
 
     console = Console()
-    console.print(_table("Nodes", ("node", "role", "address", "service", "ssh", ""), _node_rows(document)))
-    console.print(_table("Control plane", ("component", "state", "health"), _component_rows(document)))
+    console.print(
+        _make_table("Nodes", ("node", "role", "address", "service", "ssh", ""), _node_rows(document))
+    )
+    console.print(_make_table("Control plane", ("component", "state", "health"), _component_rows(document)))
     if document["dags"]:
-        console.print(_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
+        console.print(_make_table("DAGs", ("DAG", "", "last run", "at"), _dag_rows(document)))
     lag = "unknown" if document["lag"] is None else f"{document['lag']:,} messages behind"
     late = document["stream"] or {"level": Severity.WELL, "said": ""}
     console.print(f"Stream: {lag}" if late["level"] == Severity.WELL else f"Stream: {lag}; {late['said']}")
     for line in (document.get("record") or {}).get("said", ()):
         console.print(f"Stream: {line}")
-    _show_intake(console, document.get("intake"))
+    _print_intake(console, document.get("intake"))
     if document["replicas"]:
         console.print(f"Cassandra: {document['replicas']['said']}")
     if document["incidents"]:
         heads = ("incident", "outcome", "detect", "repair", "reason")
-        console.print(_table("Last incidents", heads, _incident_rows(document)))
+        console.print(_make_table("Last incidents", heads, _incident_rows(document)))
     else:
         console.print("No incidents on record.")
     if opened := document["open_incidents"]:
@@ -142,7 +144,7 @@ def print_status(document: Document) -> None:
         )
     elif opened is None:
         console.print("[red]The store does not answer: open incidents are not known.[/red]")
-    why = "; ".join(problems(document))
+    why = "; ".join(find_problems(document))
     verdict = (
         "[green]all is well[/green]" if document["well"] else f"[red]not all is well: {escape(why)}[/red]"
     )
@@ -154,7 +156,7 @@ def print_status(document: Document) -> None:
     console.print(f"Airflow: {document['airflow']['url']}   {verdict}")
 
 
-def _show_intake(console: Console, intake: Document | None) -> None:
+def _print_intake(console: Console, intake: Document | None) -> None:
     """One line about the intake, and a table of the files with a problem."""
     from rich.markup import escape
 
@@ -168,20 +170,20 @@ def _show_intake(console: Console, intake: Document | None) -> None:
         for note in intake.get(kind, ())
     ]
     if rows:
-        console.print(_table("Files", ("", "file", ""), rows))
+        console.print(_make_table("Files", ("", "file", ""), rows))
     for name, label in (("missing", "Missing"), ("not_taken", "Not ingested")):
         if intake.get(name):
             console.print(f"{label}: {', '.join(intake[name])}", markup=False)
 
 
-async def _nodes(settings: Settings) -> list[Document]:
-    return list(await asyncio.gather(*(_node(settings, node) for node in settings.fleet)))
+async def _read_nodes(settings: Settings) -> list[Document]:
+    return list(await asyncio.gather(*(_read_node(settings, node) for node in settings.fleet)))
 
 
-async def _node(settings: Settings, node: Node) -> Document:
+async def _read_node(settings: Settings, node: Node) -> Document:
     service, ssh = await asyncio.gather(probe_node(node), probe_ssh(node.address, node.ssh_port))
-    room = await headroom(settings, node) if ssh.answer is ProbeResult.OK else None
-    full = too_little(room) if room else None
+    room = await read_headroom(settings, node) if ssh.answer is ProbeResult.OK else None
+    full = shortage_of_room(room) if room else None
     return {
         "name": node.name,
         "role": node.role.value,
@@ -194,13 +196,13 @@ async def _node(settings: Settings, node: Node) -> Document:
     }
 
 
-def _airflow(plane: ControlPlane) -> dict[str, Any]:
+def _read_airflow(plane: ControlPlane) -> dict[str, Any]:
     health = plane.airflow.health()
     dags = (_or_none(plane.airflow.dags) or []) if health else []
-    return {"health": health, "dags": [_dag(plane, entry) for entry in dags]}
+    return {"health": health, "dags": [_read_dag(plane, entry) for entry in dags]}
 
 
-def _dag(plane: ControlPlane, entry: Document) -> Document:
+def _read_dag(plane: ControlPlane, entry: Document) -> Document:
     run = _or_none(lambda: plane.airflow.youngest_run(entry["dag_id"])) or {}
     return {
         "dag_id": entry["dag_id"],
@@ -210,15 +212,15 @@ def _dag(plane: ControlPlane, entry: Document) -> Document:
     }
 
 
-def _incidents(settings: Settings) -> list[Document]:
+def _read_incidents(settings: Settings) -> list[Document]:
     return [incident.to_json() for incident in Store(store_dsn(settings), patience=LOOK).incidents(INCIDENTS)]
 
 
-def _open_incidents(settings: Settings) -> list[str]:
+def _read_open_incidents(settings: Settings) -> list[str]:
     return [incident.id for incident in Store(store_dsn(settings), patience=LOOK).incidents(open_only=True)]
 
 
-def _replicas(settings: Settings) -> Document:
+def _read_replicas(settings: Settings) -> Document:
     compared = Store(store_dsn(settings), patience=LOOK).compared()
     nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
     return {
@@ -227,7 +229,7 @@ def _replicas(settings: Settings) -> Document:
     }
 
 
-def _intake(settings: Settings) -> Document:
+def _read_intake(settings: Settings) -> Document:
     from kintsugi.pipeline.ingest.intake_monitor import rules_from  # numpy
 
     found = IntakeStore(store_dsn(settings), patience=LOOK).report()
@@ -235,11 +237,11 @@ def _intake(settings: Settings) -> Document:
     return assess_intake(report, rules_from(), datetime.now(UTC)).to_json()
 
 
-def _samples(settings: Settings) -> list[FlowSample]:
+def _read_samples(settings: Settings) -> list[FlowSample]:
     return FlowSamples(store_dsn(settings), patience=LOOK).since(datetime.now(UTC) - STREAM_SPAN)
 
 
-def _record(settings: Settings) -> Document:
+def _read_record(settings: Settings) -> Document:
     summary = StreamRecord(store_dsn(settings), patience=LOOK).summary()
     return {"well": summary.well, "said": summary.lines()}
 
@@ -260,7 +262,7 @@ def _or_none(ask: Callable[[], Answered]) -> Answered | None:
         return None
 
 
-def problems(document: Document) -> list[str]:
+def find_problems(document: Document) -> list[str]:
     """What is not healthy, a short phrase each; an Airflow or a store without an answer is not healthy."""
     found = [said for node in document["nodes"] if (said := _node_problem(node))]
     parts = document["control_plane"]
@@ -291,10 +293,10 @@ def _node_problem(node: Document) -> str | None:
 
 def is_well(document: Document) -> bool:
     """Whether everything that answered is healthy; see `problems`."""
-    return not problems(document)
+    return not find_problems(document)
 
 
-def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def _make_table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -311,8 +313,8 @@ def _node_rows(document: Document) -> list[tuple[str, ...]]:
             node["name"],
             node["role"],
             node["address"],
-            _paint(node["service"]),
-            _paint(node["ssh"]),
+            _paint_state(node["service"]),
+            _paint_state(node["ssh"]),
             node["detail"],
         )
         for node in document["nodes"]
@@ -322,14 +324,19 @@ def _node_rows(document: Document) -> list[tuple[str, ...]]:
 def _component_rows(document: Document) -> list[tuple[str, ...]]:
     health = {name.replace("_", "-"): state for name, state in document["airflow"].items()}
     return [
-        (name, _paint(part["state"]), _paint(health.get(name)))
+        (name, _paint_state(part["state"]), _paint_state(health.get(name)))
         for name, part in document["control_plane"].items()
     ]
 
 
 def _dag_rows(document: Document) -> list[tuple[str, ...]]:
     return [
-        (dag["dag_id"], "paused" if dag["paused"] else "", _paint(dag["last_run"]), (dag["at"] or "")[:19])
+        (
+            dag["dag_id"],
+            "paused" if dag["paused"] else "",
+            _paint_state(dag["last_run"]),
+            (dag["at"] or "")[:19],
+        )
         for dag in document["dags"]
     ]
 
@@ -338,22 +345,22 @@ def _incident_rows(document: Document) -> list[tuple[str, ...]]:
     return [
         (
             incident["id"],
-            _paint(
+            _paint_state(
                 incident["outcome"] or ("waits for a decision" if incident["awaits_decision"] else "running")
             ),
-            _seconds(incident["detect_s"]),
-            _seconds(incident["repair_s"]),
+            _format_seconds(incident["detect_s"]),
+            _format_seconds(incident["repair_s"]),
             incident["reason"] or "",
         )
         for incident in document["incidents"]
     ]
 
 
-def _seconds(value: float | None) -> str:
+def _format_seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} s"
 
 
-def _paint(state: str | None) -> str:
+def _paint_state(state: str | None) -> str:
     if state is None:
         return ""
     colour = "green" if state in _WELL else "yellow" if state in _BUSY else "red"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kintsugi.infra.airflow_client import Airflow
 
 
-def watches(fleet: Fleet) -> list[str]:
+def watch_dags(fleet: Fleet) -> list[str]:
     """The DAGs that watch the nodes."""
     return [watch_of(name) for name in fleet.nodes]
 
@@ -21,5 +21,5 @@ def watches(fleet: Fleet) -> list[str]:
 def unpause_dags(context: Context) -> Airflow:
     """Let every watch, the stream and the ingest run, whatever was paused before; returns the client for Airflow."""
     airflow = ControlPlane(context.settings).airflow
-    airflow.unpause(*FIRST_DAGS, *watches(context.fleet), INGEST_DAG, watch_of("flow"))
+    airflow.unpause(*FIRST_DAGS, *watch_dags(context.fleet), INGEST_DAG, watch_of("flow"))
     return airflow

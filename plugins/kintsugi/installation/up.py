@@ -42,7 +42,7 @@ RETRY_S = 10.0
 _KEPT_TO_THE_END = ("secrets", "lock")
 
 
-def up(settings: Settings, console: Console | None = None) -> ControlPlane:
+def start_installation(settings: Settings, console: Console | None = None) -> ControlPlane:
     """Start everything that doesn't run yet; returns when Airflow, the fleet and the tables are ready.
 
     Repeating it after any interruption goes on where it was. Raises PreflightError before anything is
@@ -50,8 +50,8 @@ def up(settings: Settings, console: Console | None = None) -> ControlPlane:
     """
     progress = Progress(console)
     with progress.step("preflight"):
-        preflight.check(settings)
-    with _only_one(settings):
+        preflight.check_preflight(settings)
+    with _hold_lock(settings):
         plane = ControlPlane(settings)
         with progress.step("Postgres, S3 and the log collector"):
             plane.start_storage()
@@ -67,7 +67,7 @@ def up(settings: Settings, console: Console | None = None) -> ControlPlane:
         return plane
 
 
-def stay(
+def run_in_foreground(
     settings: Settings, console: Console | None = None, *, say: Callable[[], None], ready: Path = READY
 ) -> None:
     """The life of a container: ``up``, then wait for SIGTERM, then stop the control plane and leave the nodes running.
@@ -83,7 +83,7 @@ def stay(
     try:
         while not told.is_set() and not ready.exists():
             try:
-                up(settings, console)
+                start_installation(settings, console)
             except Exception as error:  # whatever stands in the fleet's way
                 if not plane.airflow.healthy():
                     raise
@@ -100,7 +100,7 @@ def stay(
     plane.stop()
 
 
-def down(settings: Settings, console: Console | None = None) -> None:
+def remove_installation(settings: Settings, console: Console | None = None) -> None:
     """Stop and remove everything of this installation, in whatever condition it is; the artifact cache stays.
 
     May be repeated; with nothing there it does nothing. Raises StepFailed when something survives, KintsugiError in
@@ -113,7 +113,7 @@ def down(settings: Settings, console: Console | None = None) -> None:
     if not settings.state.exists():
         return
     progress = Progress(console)
-    with _only_one(settings):
+    with _hold_lock(settings):
         plane = ControlPlane(settings)
         with progress.step("stop Airflow"):
             plane.stop_airflow()
@@ -187,7 +187,7 @@ def _remove_state(settings: Settings) -> None:
 
 
 @contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
+def _hold_lock(settings: Settings) -> Iterator[None]:
     """Hold the installation's lock; KintsugiError when another command has it."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o755)
     path = settings.state / "lock"
@@ -197,7 +197,7 @@ def _only_one(settings: Settings) -> Iterator[None]:
         except OSError as error:
             raise KintsugiError(
                 f"another `kintsugi up` or `down` works on {settings.state} "
-                f"(pid {_holder(path)}): wait for it, or end it"
+                f"(pid {_lock_holder(path)}): wait for it, or end it"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -205,5 +205,5 @@ def _only_one(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _holder(path: Path) -> str:
+def _lock_holder(path: Path) -> str:
     return path.read_text().strip() or "unknown"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kintsugi.core.connections import connection, extras
+from kintsugi.core.connections import extras, read_connection
 from kintsugi.core.errors import KintsugiError
 
 CONNECTION = "kintsugi_apprise"
@@ -60,7 +60,7 @@ class Channel:
 
 def channels() -> list[Channel]:
     """The channels of the connection; empty if there is none. Raises KintsugiError for a malformed channel."""
-    defined = connection(CONNECTION)
+    defined = read_connection(CONNECTION)
     config: Any = extras(defined).get("config", []) if defined else []
     entries: Sequence[Any] = config if isinstance(config, list) else [config]
     return [_channel(number, entry) for number, entry in enumerate(entries, start=1)]

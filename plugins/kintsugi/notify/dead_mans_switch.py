@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from kintsugi.core.connections import connection
+from kintsugi.core.connections import read_connection
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import watch_of
 from kintsugi.notify.paging_rules import Page
@@ -119,7 +119,7 @@ def ping(well: bool, text: str = "") -> bool:
     """
     import httpx
 
-    found = connection(CONNECTION)
+    found = read_connection(CONNECTION)
     if not found:
         return False
     url = str(found.get("host") or "").rstrip("/")

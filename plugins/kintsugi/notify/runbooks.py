@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kintsugi.core.connections import connection, extras
+from kintsugi.core.connections import extras, read_connection
 from kintsugi.notify.channels import CONNECTION
 
 DIRECTORY = "docs/runbooks"
@@ -58,5 +58,5 @@ def runbook_link(alert: str) -> str:
     """
     known = [key for key in RUNBOOKS if alert.startswith(key)]
     name = RUNBOOKS[max(known, key=len)] if known else INDEX
-    base = extras(connection(CONNECTION) or {}).get("runbooks") or DIRECTORY
+    base = extras(read_connection(CONNECTION) or {}).get("runbooks") or DIRECTORY
     return f"{str(base).rstrip('/')}/{name}.md"

@@ -148,7 +148,9 @@ class _View:
 
 
 async def _view(coordinator: Node, node: Node) -> _View:
-    rows = await ask_peer(coordinator, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
+    rows = await ask_peer(
+        coordinator, CASSANDRA_PORT, lambda connection: cql_wire.run_query(connection, GOSSIP)
+    )
     if isinstance(rows, str):
         return _View(rows)
     row = next((row for row in rows if row["address"] == node.address), {})
@@ -178,7 +180,7 @@ def is_older_generation(node: Node, peer: Node, held: int | None, own: int | Non
 def _read_range(token: str) -> Callable[[Connection], Awaitable[list[dict[str, Any]]]]:
     """Return a read of the range of ``token`` from all of its replicas."""
     cql = READ_RANGE.format(token=int(token))
-    return lambda connection: cql_wire.query(connection, cql, cql_wire.ALL)
+    return lambda connection: cql_wire.run_query(connection, cql, cql_wire.ALL)
 
 
 async def _spark(fleet: Fleet, node: Node, stream: bool) -> str | None:

@@ -11,7 +11,7 @@ from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.db.store import Store
 from kintsugi.infra import ssh
 from kintsugi.operations.context import Context
-from kintsugi.probes.observe import init_state
+from kintsugi.probes.observe import parse_init_state
 from kintsugi.probes.stream import probe_stream
 
 PROGRAM = "stream-trades"
@@ -62,7 +62,7 @@ def restart_if_desired(context: Context) -> str:
         return "not restarted: the stream is not submitted; unpause stream_trades to start it"
     if nodes := _under_repair(context):
         return f"the driver is not restarted: {', '.join(nodes)} is being recovered"
-    _, uptime_s = init_state(control_driver(context, "status"))
+    _, uptime_s = parse_init_state(control_driver(context, "status"))
     if uptime_s is not None and uptime_s < WARM_UP_S:
         return f"the driver is not restarted: it started {uptime_s:.0f} s ago and is still warming up"
     control_driver(context, "stop")

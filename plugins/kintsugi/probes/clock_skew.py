@@ -37,16 +37,18 @@ exec xargs -0 -a "/proc/$pid/environ" sh -c 'exec env -i "$@" date +%s.%N' sh
 """
 
 
-async def ahead_s(settings: Settings, node: Node) -> float | None:
+async def seconds_ahead(settings: Settings, node: Node) -> float | None:
     """Seconds by which the service's clock is certainly ahead of the time (negative: behind); None when unknown.
 
     The time is what most of us agree on: whoever asks, and the node's peers. They are asked only where the node and
     the asker disagree, so that a watch with a wrong clock of its own accuses nobody.
     """
-    own = await _ahead_of_us(settings, node)
+    own = await _seconds_ahead_of_us(settings, node)
     if own is None or abs(own) <= TOLERANCE_S:
         return own
-    peers = await asyncio.gather(*(_ahead_of_us(settings, peer) for peer in settings.fleet.peers(node)))
+    peers = await asyncio.gather(
+        *(_seconds_ahead_of_us(settings, peer) for peer in settings.fleet.peers(node))
+    )
     return own - statistics.median([0.0, *(ahead for ahead in peers if ahead is not None)])
 
 
@@ -57,7 +59,7 @@ def is_skewed(ahead: float | None) -> str | None:
     return f"its clock is {abs(ahead):,.1f} s {'fast' if ahead > 0 else 'slow'}"
 
 
-def certain(told: float, before: float, after: float) -> float:
+def certain_offset(told: float, before: float, after: float) -> float:
     """By how much ``told`` lies outside of the time between question and answer; all in seconds since 1970."""
     return told - min(max(told, before), after)
 
@@ -67,21 +69,21 @@ def time_of(identifier: str) -> float:
     return uuid.UUID(identifier).time / 1e7 - _GREGORIAN_S
 
 
-async def _ahead_of_us(settings: Settings, node: Node) -> float | None:
+async def _seconds_ahead_of_us(settings: Settings, node: Node) -> float | None:
     before = time.time()
-    told = await _told(settings, node)
-    return None if told is None else certain(told, before, time.time())
+    told = await _read_clock(settings, node)
+    return None if told is None else certain_offset(told, before, time.time())
 
 
-async def _told(settings: Settings, node: Node) -> float | None:
+async def _read_clock(settings: Settings, node: Node) -> float | None:
     """What the clock of the node's service says, in seconds since 1970; None when nobody can say."""
     if node.role is Role.CASSANDRA:
-        rows = await ask_peer(node, CASSANDRA_PORT, lambda connection: cql.query(connection, _NOW))
+        rows = await ask_peer(node, CASSANDRA_PORT, lambda connection: cql.run_query(connection, _NOW))
         return None if isinstance(rows, str) or not rows else time_of(str(rows[0]["now"]))
-    return await _told_over_ssh(settings, node) if node.role is Role.KAFKA else None
+    return await _read_clock_over_ssh(settings, node) if node.role is Role.KAFKA else None
 
 
-async def _told_over_ssh(settings: Settings, node: Node) -> float | None:
+async def _read_clock_over_ssh(settings: Settings, node: Node) -> float | None:
     ending = f"kafka\\.Kafka {settings.node_root(node.name)}/etc/kafka/server\\.properties$"
     try:
         done = await asyncio.to_thread(

@@ -15,7 +15,7 @@ GIB = 2**30
 ASK_TIMEOUT_S = 3.0
 
 
-async def headroom(settings: Settings, node: Node) -> Headroom | None:
+async def read_headroom(settings: Settings, node: Node) -> Headroom | None:
     """The room on the volume of ``node``; None when the node can't be asked. Takes at most about 3 s."""
     argv = ["df", "-P", "-B1", str(settings.node_volume(node.name))]
     try:
@@ -33,7 +33,7 @@ def parse_df(output: str) -> Headroom | None:
     return Headroom(free=int(fields[3]), size=int(fields[1]))
 
 
-def too_little(room: Headroom) -> str | None:
+def shortage_of_room(room: Headroom) -> str | None:
     """A sentence when the volume is nearly full, else None.
 
     Nearly full is less than a tenth, where a tenth is between 1 and 20 GiB: compaction, a replayed log or the

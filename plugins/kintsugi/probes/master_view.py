@@ -31,23 +31,23 @@ async def ask_master(settings: Settings, node: Node, ssh: Probe) -> list[PeerVie
         return []
     fleet = settings.fleet
     asked: list[Coroutine[None, None, PeerView | None]]
-    asked = [_worker(settings, worker, node) for worker in fleet.of(Role.SPARK_WORKER)]
+    asked = [_ask_worker(settings, worker, node) for worker in fleet.of(Role.SPARK_WORKER)]
     if ssh.answer is not ProbeResult.OK:
-        asked += [_driver(node), _offsets(fleet)]
+        asked += [_ask_driver(node), _watch_offsets(fleet)]
     return [witness for witness in await asyncio.gather(*asked) if witness is not None]
 
 
-async def _worker(settings: Settings, worker: Node, master: Node) -> PeerView | None:
+async def _ask_worker(settings: Settings, worker: Node, master: Node) -> PeerView | None:
     try:
         done = await asyncio.to_thread(
             ssh_client.run_over_ssh, settings, worker, look_command(settings, master), SSH_TIMEOUT_S
         )
     except (StepFailed, OSError) as error:
         return PeerView(worker.name, PeerOpinion.UNKNOWN, str(error))
-    return judge_look(worker.name, *parse_look(done.stdout), datetime.now(UTC))
+    return worker_view(worker.name, *parse_look(done.stdout), datetime.now(UTC))
 
 
-def judge_look(worker: str, answer: ProbeResult | None, established: bool, now: datetime) -> PeerView:
+def worker_view(worker: str, answer: ProbeResult | None, established: bool, now: datetime) -> PeerView:
     """From what a worker sees of the master to its opinion.
 
     A connection that stands while new ones are refused: the process lives, and something refuses in its place. A
@@ -62,14 +62,14 @@ def judge_look(worker: str, answer: ProbeResult | None, established: bool, now: 
     return PeerView(worker, PeerOpinion.DOWN, f"the master does not answer it ({answer})")
 
 
-async def _driver(master: Node) -> PeerView | None:
+async def _ask_driver(master: Node) -> PeerView | None:
     probe = await probe_http(master.address, DRIVER_UI_PORT)
     if probe.answer is not ProbeResult.OK:
         return None  # there may be no driver
     return PeerView("streaming driver", PeerOpinion.UP, "its port answers on the same node", probe.at)
 
 
-async def _offsets(fleet: Fleet) -> PeerView | None:
+async def _watch_offsets(fleet: Fleet) -> PeerView | None:
     brokers = fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     first = await asyncio.to_thread(read_offsets, brokers)
     await asyncio.sleep(OFFSETS_WATCH_S)

@@ -46,12 +46,12 @@ if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[19] == start:
 def service_command(settings: Settings, node: Node, service: str) -> list[str]:
     """The command that, run on ``node``, prints what ``parse_view`` reads."""
     conf = settings.node_root(node.name) / "etc" / "supervisord.conf"
-    return [*_program(settings), "service", str(conf), service, node.role.value, node.address]
+    return [*_program_command(settings), "service", str(conf), service, node.role.value, node.address]
 
 
 def look_command(settings: Settings, target: Node) -> list[str]:
     """The command that, run on another node, prints what ``parse_look`` reads of ``target``."""
-    return [*_program(settings), "look", target.role.value, target.address]
+    return [*_program_command(settings), "look", target.role.value, target.address]
 
 
 def kill_command(process: ServiceProcess) -> list[str]:
@@ -59,14 +59,14 @@ def kill_command(process: ServiceProcess) -> list[str]:
     return [sys.executable, "-c", _KILL, str(process.pid), str(process.start_time)]
 
 
-def _program(settings: Settings) -> list[str]:
+def _program_command(settings: Settings) -> list[str]:
     path = settings.repository / "plugins"
     return ["env", f"PYTHONPATH={path}", sys.executable, "-m", "kintsugi.probes.node_view"]
 
 
 def parse_view(output: str | None) -> NodeView:
     """The view from the program's output; nothing known where it printed something else."""
-    said = _object(output)
+    said = _parse_object(output)
     process = said.get("process")
     return NodeView(
         process=ServiceProcess(*map(int, process)) if process else None,
@@ -80,11 +80,11 @@ def parse_view(output: str | None) -> NodeView:
 
 def parse_look(output: str | None) -> tuple[ProbeResult | None, bool]:
     """What the target answered there, None when unknown, and whether a connection to its service stands."""
-    said = _object(output)
+    said = _parse_object(output)
     return ProbeResult(said["answer"]) if said.get("answer") else None, bool(said.get("established"))
 
 
-def _object(output: str | None) -> dict[str, Any]:
+def _parse_object(output: str | None) -> dict[str, Any]:
     with suppress(ValueError):
         said = json.loads(output or "")
         if isinstance(said, dict):
@@ -132,7 +132,7 @@ def _tables() -> list[str]:
     return lines
 
 
-def _process(conf: str, service: str) -> tuple[list[int] | None, float | None]:
+def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | None]:
     """Process id and start of the service, and the processor time that it used, in seconds."""
     asked = subprocess.run(
         ["supervisorctl", "-c", conf, "pid", service], capture_output=True, text=True, check=False, timeout=6
@@ -155,7 +155,7 @@ def processor_ns(pid: int) -> tuple[int, int]:
     return used, waited
 
 
-async def _connects(address: str, port: int) -> bool:
+async def _can_connect(address: str, port: int) -> bool:
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), TIMEOUT_S)
     except (OSError, TimeoutError):
@@ -164,17 +164,17 @@ async def _connects(address: str, port: int) -> bool:
     return True
 
 
-def _view(conf: str, service: str, node: Node) -> dict[str, Any]:
+def _gather_view(conf: str, service: str, node: Node) -> dict[str, Any]:
     process, cpu_s = None, None
     with suppress(OSError, subprocess.TimeoutExpired, IndexError):
-        process, cpu_s = _process(conf, service)
+        process, cpu_s = _read_process(conf, service)
     port, started_s = PORTS[node.role], time.monotonic()
     before = processor_ns(process[0]) if process else None
     view: dict[str, Any] = {
         "process": process,
         "cpu_s": cpu_s,
         "listening": listens(_tables(), node.address, port),
-        "connected": asyncio.run(_connects(node.address, port)),
+        "connected": asyncio.run(_can_connect(node.address, port)),
         "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,
     }
     if process and before:
@@ -185,7 +185,7 @@ def _view(conf: str, service: str, node: Node) -> dict[str, Any]:
     return view
 
 
-def _look(node: Node) -> dict[str, Any]:
+def _probe_target(node: Node) -> dict[str, Any]:
     ports = [PORTS[node.role], SPARK_MASTER_PORT] if node.role is Role.SPARK_MASTER else [PORTS[node.role]]
     return {
         "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,
@@ -205,7 +205,11 @@ def main(arguments: Sequence[str]) -> None:
         look.add_argument("address")
     given = parser.parse_args(arguments)
     node = Node("looked-at-0", given.role, given.address, 0)
-    print(json.dumps(_view(given.conf, given.service, node) if given.look == "service" else _look(node)))
+    print(
+        json.dumps(
+            _gather_view(given.conf, given.service, node) if given.look == "service" else _probe_target(node)
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -56,15 +56,15 @@ async def gather_observation(settings: Settings, node: Node, running: bool | Non
     ``running``: the platform's answer, None when unknown; where nothing runs, nobody is waited for.
     ``volume_intact``, ``room`` and ``view`` stay unknown unless the node itself could be asked over SSH.
     """
-    first = asyncio.create_task(_looked(node))
+    first = asyncio.create_task(_probe_both(node))
     told = asyncio.create_task(peer_views(settings, node, first, running))
     service, ssh = await first
     (service, ssh), said, init, (volume, room), ahead_s, view = await asyncio.gather(
-        _look_again(node, service, ssh, running),
+        _probe_again(node, service, ssh, running),
         told,
-        _init(settings, node, ssh),
-        _volume(settings, node, ssh),
-        _clock(settings, node, service),
+        _read_init(settings, node, ssh),
+        _read_volume(settings, node, ssh),
+        _read_clock_offset(settings, node, service),
         node_view(settings, node, service, ssh),
     )
     init_state, progress, damage = init
@@ -92,7 +92,9 @@ async def node_view(settings: Settings, node: Node, service: Probe, ssh: Probe) 
     """What the node says of a service that does not answer us; nothing known where it answers, or SSH does not."""
     if service.answer is ProbeResult.OK or ssh.answer is not ProbeResult.OK:
         return NodeView()
-    return parse_view(await _run(settings, node, service_command(settings, node, SERVICES[node.role])))
+    return parse_view(
+        await _run_on_node(settings, node, service_command(settings, node, SERVICES[node.role]))
+    )
 
 
 def _slow_start(role: Role, init_state: str | None, view: NodeView) -> str | None:
@@ -109,7 +111,7 @@ def last_seen_at(service: Probe, said: Sequence[PeerView]) -> datetime | None:
     return max((sign for sign in signs if sign is not None), default=None)
 
 
-async def _looked(node: Node) -> tuple[Probe, Probe]:
+async def _probe_both(node: Node) -> tuple[Probe, Probe]:
     return await asyncio.gather(probe_node(node, LOOK_TIMEOUT_S), _probe_ssh(node))
 
 
@@ -142,21 +144,21 @@ async def _probe_ssh(node: Node) -> Probe:
     return await probe_ssh(node.address, node.ssh_port, LOOK_TIMEOUT_S)
 
 
-async def _look_again(node: Node, service: Probe, ssh: Probe, running: bool | None) -> tuple[Probe, Probe]:
+async def _probe_again(node: Node, service: Probe, ssh: Probe, running: bool | None) -> tuple[Probe, Probe]:
     """What didn't answer is asked again a second later; the later answer stands. Of a dead node, no other is due."""
     if service.answer is ProbeResult.OK and ssh.answer is ProbeResult.OK:
         return service, ssh
     if running is False:
         return service, ssh
     await asyncio.sleep(SECOND_LOOK_S if service.answer is not ProbeResult.OK else 0)
-    again_service, again_ssh = await _looked(node)
+    again_service, again_ssh = await _probe_both(node)
     return (
         service if service.answer is ProbeResult.OK else again_service,
         ssh if ssh.answer is ProbeResult.OK else again_ssh,
     )
 
 
-async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None, str | None]:
+async def _read_init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None, str | None]:
     """The init's word for the service; a sentence where it starts and advances, and one where its data is damaged."""
     if ssh.answer is not ProbeResult.OK:
         return None, None, None
@@ -165,16 +167,18 @@ async def _init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None,
     # One session for both: each costs both sides a key exchange. The next start soon buries what the last one said.
     search = 'log="$1"; shift; [ $# = 0 ] || grep -F "$@" "$log"; tail -n 20 "$log"'
     status, log, init_log = await asyncio.gather(
-        _run(settings, node, ["supervisorctl", "-c", f"{root}/etc/supervisord.conf", "status", service]),
-        _run(settings, node, ["sh", "-c", search, "sh", f"{root}/log/{service}.log", *words]),
-        _run(settings, node, ["tail", "-n", "100", f"{root}/log/init.log"]),
+        _run_on_node(
+            settings, node, ["supervisorctl", "-c", f"{root}/etc/supervisord.conf", "status", service]
+        ),
+        _run_on_node(settings, node, ["sh", "-c", search, "sh", f"{root}/log/{service}.log", *words]),
+        _run_on_node(settings, node, ["tail", "-n", "100", f"{root}/log/init.log"]),
     )
-    state, uptime_s = init_state(status or "")
+    state, uptime_s = parse_init_state(status or "")
     now = datetime.now(UTC)
-    damaged = damage(node.role, log or "", now)
+    damaged = damage_of(node.role, log or "", now)
     if crash_loop(init_log or "", service, uptime_s):
         return "BACKOFF", None, damaged
-    return state, progress(node.role, state, uptime_s, log or "", now), damaged
+    return state, progress_of(node.role, state, uptime_s, log or "", now), damaged
 
 
 def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
@@ -194,7 +198,7 @@ def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
     return len(ends) >= LOOP_EXITS and (ends[-1] - ends[-LOOP_EXITS]).total_seconds() <= LOOP_S
 
 
-def init_state(status: str) -> tuple[str | None, float | None]:
+def parse_init_state(status: str) -> tuple[str | None, float | None]:
     """Supervisord's word and the process's age in seconds, from a line of ``supervisorctl status``."""
     found = re.search(
         r"^\S+\s+([A-Z]+)\b(?:.*uptime (?:(\d+) days?, )?(\d+):(\d+):(\d+))?", status, re.MULTILINE
@@ -207,7 +211,7 @@ def init_state(status: str) -> tuple[str | None, float | None]:
     return found[1], ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def progress(role: Role, state: str | None, uptime_s: float | None, log: str, now: datetime) -> str | None:
+def progress_of(role: Role, state: str | None, uptime_s: float | None, log: str, now: datetime) -> str | None:
     """A sentence when the service runs, doesn't serve yet, and advances; else None.
 
     ``log``: its newest lines, each beginning with its time in ISO 8601.
@@ -216,18 +220,18 @@ def progress(role: Role, state: str | None, uptime_s: float | None, log: str, no
         return None
     if uptime_s is not None and uptime_s < START_S[role]:
         return f"its process began {uptime_s:.0f} s ago"
-    return _newest(log.splitlines(), PROGRESS.get(role, ()), now)
+    return _newest_line(log.splitlines(), PROGRESS.get(role, ()), now)
 
 
-def damage(role: Role, log: str, now: datetime) -> str | None:
+def damage_of(role: Role, log: str, now: datetime) -> str | None:
     """What the service said of data that it can't read, when it said so just now; else None.
 
     ``log``: lines of its log, each beginning with its time in ISO 8601.
     """
-    return _newest(log.splitlines(), DAMAGE.get(role, ()), now)
+    return _newest_line(log.splitlines(), DAMAGE.get(role, ()), now)
 
 
-def _newest(lines: Sequence[str], words: Sequence[str], now: datetime) -> str | None:
+def _newest_line(lines: Sequence[str], words: Sequence[str], now: datetime) -> str | None:
     """The newest of the fresh lines with one of the words, as a sentence."""
     found = [line for line in lines if any(word in line for word in words) and _is_fresh(line, now)]
     return f"its log says: {found[-1].strip()[:160]}" if found else None
@@ -239,13 +243,15 @@ def _is_fresh(line: str, now: datetime) -> bool:
     return written is not None and abs((now - written).total_seconds()) < FRESH_S  # a clock may be fast
 
 
-async def _volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:
+async def _read_volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:
     """Whether the data directory is there and was formatted, and the volume's room; None when nobody can be asked."""
     if ssh.answer is not ProbeResult.OK:
         return None, None
     volume, mark = settings.node_volume(node.name), MARKS.get(node.role)
     where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
-    said = await _run(settings, node, ["sh", "-c", _VOLUME, "sh", str(volume), str(volume / "data"), *where])
+    said = await _run_on_node(
+        settings, node, ["sh", "-c", _VOLUME, "sh", str(volume), str(volume / "data"), *where]
+    )
     if said is None:
         return None, None
     room, _, looked = said.partition("\n\n") if not said.startswith("\n") else ("", "", said[1:])
@@ -268,12 +274,12 @@ def parse_volume(looked: str) -> bool | None:
     return {"absent": False, "looked": bool(found)}.get(word)
 
 
-async def _clock(settings: Settings, node: Node, service: Probe) -> float | None:
+async def _read_clock_offset(settings: Settings, node: Node, service: Probe) -> float | None:
     """How far the service's clock is off; asked only of one that serves, because else that isn't what it ails from."""
-    return await clock_skew.ahead_s(settings, node) if service.answer is ProbeResult.OK else None
+    return await clock_skew.seconds_ahead(settings, node) if service.answer is ProbeResult.OK else None
 
 
-async def _run(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
+async def _run_on_node(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
     """Standard output of a command on the node, whatever its exit code; None when SSH itself failed."""
     try:
         done = await asyncio.to_thread(ssh_client.run_over_ssh, settings, node, argv, SSH_TIMEOUT_S)

@@ -50,11 +50,13 @@ class PeerView:
 async def ask_peers(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[PeerView]:
     """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still."""
     if node.role is Role.KAFKA:
-        return await asyncio.gather(*(_kafka(peer, node, watch_s) for peer in fleet.peers(node)))
+        return await asyncio.gather(*(_ask_kafka_peer(peer, node, watch_s) for peer in fleet.peers(node)))
     if node.role is Role.CASSANDRA:
-        return await asyncio.gather(*(_cassandra(peer, node, watch_s) for peer in fleet.peers(node)))
+        return await asyncio.gather(*(_ask_cassandra_peer(peer, node, watch_s) for peer in fleet.peers(node)))
     if node.role is Role.SPARK_WORKER:
-        return await asyncio.gather(*(_spark(master, node) for master in fleet.of(Role.SPARK_MASTER)))
+        return await asyncio.gather(
+            *(_ask_spark_master(master, node) for master in fleet.of(Role.SPARK_MASTER))
+        )
     return []
 
 
@@ -82,15 +84,15 @@ async def ask_json(node: Node, port: int, path: str) -> Any:
     return document if isinstance(document, dict | list) else f"{path} is {document!r}"
 
 
-async def _kafka(peer: Node, node: Node, watch_s: float) -> PeerView:
+async def _ask_kafka_peer(peer: Node, node: Node, watch_s: float) -> PeerView:
     listed, quorum = await _kafka_view(peer)
-    witness = judge_kafka(peer.name, node, listed, quorum, datetime.now(UTC))
+    witness = kafka_peer_view(peer.name, node, listed, quorum, datetime.now(UTC))
     if witness.opinion is not PeerOpinion.UNKNOWN or isinstance(quorum, str):
         return witness
     # The leader has been elected since it last heard the node. A living voter makes itself heard at once.
     await asyncio.sleep(watch_s)
     listed, later = await _kafka_view(peer)
-    witness = judge_kafka(peer.name, node, listed, later, datetime.now(UTC))
+    witness = kafka_peer_view(peer.name, node, listed, later, datetime.now(UTC))
     same_leader = not isinstance(later, str) and later.leader_id == quorum.leader_id
     if witness.opinion is PeerOpinion.UNKNOWN and same_leader and watch_s >= KAFKA_WATCH_S:
         said = f"still listed, but it hasn't fetched from the quorum's new leader for {watch_s:.1f} s"
@@ -104,7 +106,7 @@ async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka.Quorum | str]:
     )
 
 
-def judge_kafka(
+def kafka_peer_view(
     peer: str, node: Node, listed: set[int] | str, quorum: kafka.Quorum | str, now: datetime
 ) -> PeerView:
     """From a broker's answers (or the reason why there is none) to its opinion on ``node``."""
@@ -139,13 +141,13 @@ def _fetch_age_s(quorum: kafka.Quorum, node_id: int) -> float | None:
     return max(0.0, (leader.fetched_ms - fetched_ms) / 1000)
 
 
-async def _cassandra(peer: Node, node: Node, watch_s: float) -> PeerView:
+async def _ask_cassandra_peer(peer: Node, node: Node, watch_s: float) -> PeerView:
     """Watch the node's heartbeat in this peer's gossip until it advances, at most ``watch_s`` seconds."""
     ends_s = time.monotonic() + watch_s
-    first = await heartbeat(peer, node)
+    first = await read_heartbeat(peer, node)
     while not isinstance(first, str):
         await asyncio.sleep(0.25)
-        now = await heartbeat(peer, node)
+        now = await read_heartbeat(peer, node)
         if isinstance(now, str):
             return PeerView(peer.name, PeerOpinion.UNKNOWN, now)
         if now != first:
@@ -157,9 +159,9 @@ async def _cassandra(peer: Node, node: Node, watch_s: float) -> PeerView:
     return PeerView(peer.name, PeerOpinion.UNKNOWN, first)
 
 
-async def heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
+async def read_heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     """Generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
-    rows = await ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, GOSSIP))
+    rows = await ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.run_query(connection, GOSSIP))
     if isinstance(rows, str):
         return rows
     for row in rows:
@@ -168,14 +170,14 @@ async def heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     return "has never heard of it"
 
 
-async def _spark(master: Node, node: Node) -> PeerView:
+async def _ask_spark_master(master: Node, node: Node) -> PeerView:
     document = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
     if isinstance(document, str):
         return PeerView(master.name, PeerOpinion.UNKNOWN, document)
-    return judge_spark(master.name, node, document, datetime.now(UTC))
+    return spark_master_view(master.name, node, document, datetime.now(UTC))
 
 
-def judge_spark(master: str, node: Node, document: Mapping[str, Any], now: datetime) -> PeerView:
+def spark_master_view(master: str, node: Node, document: Mapping[str, Any], now: datetime) -> PeerView:
     """From the master's ``/json/`` document to its opinion on the worker at ``node``'s address."""
     workers = [worker for worker in document.get("workers", []) if worker.get("host") == node.address]
     if not workers:

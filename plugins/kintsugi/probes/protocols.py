@@ -54,14 +54,14 @@ Question = Callable[[Connection], Awaitable[str]]
 
 async def probe_kafka(address: str, port: int = KAFKA_PORT, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
     """Ask a broker for the API versions it speaks; OK when the answer carries our correlation id."""
-    return await _probe(address, port, timeout_s, _ask_api_versions)
+    return await _run_probe(address, port, timeout_s, _ask_api_versions)
 
 
 async def probe_cassandra(
     address: str, port: int = CASSANDRA_PORT, timeout_s: float = PROBE_TIMEOUT_S
 ) -> Probe:
     """Send OPTIONS in native protocol v4; OK when the answer is SUPPORTED."""
-    return await _probe(address, port, timeout_s, _ask_options)
+    return await _run_probe(address, port, timeout_s, _ask_options)
 
 
 async def probe_spark_master(
@@ -116,7 +116,7 @@ async def probe_http_json(
             raise ProtocolMismatch(f"{path} did not answer with a JSON object")
         return check(document)
 
-    return await _probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, ask)
 
 
 async def probe_http(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
@@ -128,7 +128,7 @@ async def probe_http(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S
             raise ProtocolMismatch(f"HTTP status {status}")
         return f"HTTP status {status}"
 
-    return await _probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, ask)
 
 
 async def probe_ssh(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
@@ -140,7 +140,7 @@ async def probe_ssh(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S)
             raise ProtocolMismatch(f"no SSH banner but {line[:40]!r}")
         return line
 
-    return await _probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, ask)
 
 
 async def probe_postgres(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
@@ -153,7 +153,7 @@ async def probe_postgres(address: str, port: int, timeout_s: float = PROBE_TIMEO
             raise ProtocolMismatch(f"not PostgreSQL's answer: {reply!r}")
         return "answers SSLRequest"
 
-    return await _probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, ask)
 
 
 async def probe_node(node: Node, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
@@ -176,7 +176,7 @@ PORTS: Mapping[Role, int] = {
 }
 
 
-async def _probe(address: str, port: int, timeout_s: float, question: Question) -> Probe:
+async def _run_probe(address: str, port: int, timeout_s: float, question: Question) -> Probe:
     """Put ``question`` on a fresh connection; network trouble becomes an Answer, never an exception."""
     at, started = datetime.now(UTC), time.monotonic()
     task = asyncio.ensure_future(ask_endpoint(address, port, question))
@@ -187,12 +187,12 @@ async def _probe(address: str, port: int, timeout_s: float, question: Question) 
     finally:
         task.cancel()  # no effect when it is done
     answer, detail = (
-        _judge(task, timeout_s) if done else (ProbeResult.TIMEOUT, f"no answer in {timeout_s:g} s")
+        _result_of(task, timeout_s) if done else (ProbeResult.TIMEOUT, f"no answer in {timeout_s:g} s")
     )
     return Probe(f"{address}:{port}", answer, at, time.monotonic() - started, detail)
 
 
-def _judge(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult, str]:
+def _result_of(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult, str]:
     """Turn the outcome of a finished conversation into an answer and its detail."""
     error = task.exception()
     if error is None:
@@ -214,7 +214,7 @@ async def _ask_api_versions(connection: Connection) -> str:
 
 
 async def _ask_options(connection: Connection) -> str:
-    await cql.options(connection)
+    await cql.ask_options(connection)
     return "SUPPORTED"
 
 
@@ -239,11 +239,11 @@ async def _http_exchange(connection: Connection, host: str, path: str) -> tuple[
         if name.strip().lower() == b"content-length":
             length = int(value)
     if length is None:
-        return int(status_line[1]), await _rest(connection.reader)
+        return int(status_line[1]), await _read_rest(connection.reader)
     return int(status_line[1]), await connection.reader.readexactly(length)
 
 
-async def _rest(reader: asyncio.StreamReader) -> bytes:
+async def _read_rest(reader: asyncio.StreamReader) -> bytes:
     """All until the end of the stream; raises ProtocolMismatch when it doesn't end within reason."""
     body = bytearray()
     while chunk := await reader.read(65536):

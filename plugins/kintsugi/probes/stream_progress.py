@@ -80,13 +80,13 @@ class StreamProgressDetector:
         self._note_application(reading)
         self._note_offsets(reading)
         at, rules = reading.at, self.rules
-        if _for(self._absent_since, at) >= rules.absent_s:
-            return _finding("absent", self._absent_since, reading, reading.detail)
-        if _for(self._stuck_since, at) >= rules.stalled_s:
+        if _seconds_since(self._absent_since, at) >= rules.absent_s:
+            return _finding_of("absent", self._absent_since, reading, reading.detail)
+        if _seconds_since(self._stuck_since, at) >= rules.stalled_s:
             said = f"{reading.lag} messages wait, and no offset was committed"
-            return _finding("stalled", self._stuck_since, reading, said)
-        if _for(self._growing_since, at) >= rules.growing_s:
-            return _finding(
+            return _finding_of("stalled", self._stuck_since, reading, said)
+        if _seconds_since(self._growing_since, at) >= rules.growing_s:
+            return _finding_of(
                 "growing", self._growing_since, reading, f"the lag has grown to {reading.lag} messages"
             )
         return None
@@ -107,11 +107,11 @@ class StreamProgressDetector:
         self._committed, self._lag = max(self._committed, reading.committed), lag
 
 
-def _for(since: datetime | None, at: datetime) -> float:
+def _seconds_since(since: datetime | None, at: datetime) -> float:
     return -1.0 if since is None else (at - since).total_seconds()
 
 
-def _finding(symptom: str, since: datetime | None, reading: FlowReading, said: str) -> FlowFinding:
+def _finding_of(symptom: str, since: datetime | None, reading: FlowReading, said: str) -> FlowFinding:
     return FlowFinding(symptom, since or reading.at, reading.at, (said,))
 
 
@@ -149,7 +149,7 @@ def read_offsets(bootstrap: list[str], timeout_ms: int = 4000) -> tuple[int, int
         begins = admin.list_partition_offsets(dict.fromkeys(parts, OffsetSpec.EARLIEST))
         groups = admin.list_group_offsets({CONSUMER_GROUP: parts})
         committed = groups.get(CONSUMER_GROUP, {})
-        stored = sum(max(_offset(committed.get(part)), begins[part].offset) for part in parts)
+        stored = sum(max(_offset_of(committed.get(part)), begins[part].offset) for part in parts)
         return stored, sum(ends[part].offset for part in parts)
     except (KafkaError, ValueError, KeyError):
         return None
@@ -157,5 +157,5 @@ def read_offsets(bootstrap: list[str], timeout_ms: int = 4000) -> tuple[int, int
         admin.close()
 
 
-def _offset(committed: object) -> int:
+def _offset_of(committed: object) -> int:
     return int(getattr(committed, "offset", -1))

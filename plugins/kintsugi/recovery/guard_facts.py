@@ -181,8 +181,8 @@ async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
 async def _status_and_replication(peer: Node) -> tuple[bool, int | None]:
     """Return whether ``peer`` reports itself as NORMAL, and the smallest replication factor of its keyspaces."""
     status, keyspaces = await asyncio.gather(
-        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, _OWN_STATUS)),
-        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.query(connection, KEYSPACES)),
+        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.run_query(connection, _OWN_STATUS)),
+        ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.run_query(connection, KEYSPACES)),
     )
     normal = not isinstance(status, str) and any(
         row["address"] == peer.address and str(row["status_with_port"]).startswith("NORMAL") for row in status

@@ -34,7 +34,7 @@ from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.releases import End
 from kintsugi.db.store import Deployment, ReleaseRecord
 from kintsugi.infra.ansible import Ansible, Checked
-from kintsugi.infra.artifacts import outdated
+from kintsugi.infra.artifacts import outdated_sets
 from kintsugi.operations import readiness, stream_driver, verification
 from kintsugi.operations.context import Context
 from kintsugi.operations.spool import deliver
@@ -133,7 +133,7 @@ def _jars_fit(context: Context, release: Release) -> None:
         for path, file in release.manifest.items()
         if path.endswith("/pom.xml")
     }
-    odd = outdated(context.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
+    odd = outdated_sets(context.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
     if odd:
         raise GuardRefused(
             f"release {release.short} needs other versions of {', '.join(odd)} than the cache at "

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from kintsugi.core.connections import connection, extras
+from kintsugi.core.connections import extras, read_connection
 from kintsugi.core.errors import KintsugiError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
 
     Raises KintsugiError when the connection is wrong.
     """
-    defined = defined or connection(CONNECTION)
+    defined = defined or read_connection(CONNECTION)
     if not defined:
         return None
     extra = extras(defined)

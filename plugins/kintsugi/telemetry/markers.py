@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from kintsugi.core.connections import connection, extras
+from kintsugi.core.connections import extras, read_connection
 from kintsugi.core.errors import KintsugiError
 
 CONNECTION = "kintsugi_honeycomb"
@@ -82,7 +82,7 @@ class Markers:
 
 def markers() -> Markers | None:
     """The API that the connection describes; None without one."""
-    found: Mapping[str, Any] | None = connection(CONNECTION)
+    found: Mapping[str, Any] | None = read_connection(CONNECTION)
     if not found:
         return None
     if not found.get("password"):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.core.connections import connection, store_dsn
+from kintsugi.core.connections import read_connection, store_dsn
 from kintsugi.core.errors import InputError
 from kintsugi.core.fleet import Fleet
 from kintsugi.core.settings import load_settings
@@ -154,7 +154,7 @@ def _misnamed(delivery: str) -> WebhookReply | None:
 
 def webhook_secret() -> str | None:
     """The shared secret from the connection; None without one."""
-    found = connection(CONNECTION)
+    found = read_connection(CONNECTION)
     return str(found["password"]) if found and found.get("password") else None
 
 

@@ -41,51 +41,53 @@ class _Reader(NumberReader):
         return self._data[self._at - size : self._at]
 
 
-async def options(connection: Connection) -> None:
+async def ask_options(connection: Connection) -> None:
     """Ask which options the node supports: answered before any authentication."""
-    opcode, _ = await _exchange(connection, _OPTIONS, b"")
+    opcode, _ = await _exchange_frames(connection, _OPTIONS, b"")
     if opcode != _SUPPORTED:
         raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
 
 
-async def query(connection: Connection, cql: str, consistency: int = ONE) -> list[dict[str, Any]]:
+async def run_query(connection: Connection, cql: str, consistency: int = ONE) -> list[dict[str, Any]]:
     """Run ``cql`` on a fresh connection; rows by column name.
 
     Raises ProtocolMismatch with the node's reason; it contains UNAVAILABLE when the node holds so many
     replicas for down that ``consistency`` (ONE or ALL) can't be reached.
     """
-    startup = struct.pack(">H", 1) + _string("CQL_VERSION") + _string("3.0.0")
-    opcode, body = await _exchange(connection, _STARTUP, startup)
+    startup = struct.pack(">H", 1) + _encode_string("CQL_VERSION") + _encode_string("3.0.0")
+    opcode, body = await _exchange_frames(connection, _STARTUP, startup)
     if opcode != _READY:
-        raise ProtocolMismatch(_reason(opcode, body))
+        raise ProtocolMismatch(_error_text(opcode, body))
     text = cql.encode()
-    opcode, body = await _exchange(
+    opcode, body = await _exchange_frames(
         connection, _QUERY, struct.pack(">i", len(text)) + text + struct.pack(">HB", consistency, 0)
     )
     if opcode != _RESULT:
-        raise ProtocolMismatch(_reason(opcode, body))
-    return _rows(_Reader(body))
+        raise ProtocolMismatch(_error_text(opcode, body))
+    return _read_rows(_Reader(body))
 
 
-def _rows(reader: _Reader) -> list[dict[str, Any]]:
+def _read_rows(reader: _Reader) -> list[dict[str, Any]]:
     if reader.take("i") != 2:
         raise ProtocolMismatch("the query gave no rows")
     flags, count = reader.take("i"), reader.take("i")
     if flags != 0x0001:  # one keyspace and table for all columns; no paging state, metadata present
         raise ProtocolMismatch(f"unexpected flags {flags:#x} of the rows")
     reader.string(), reader.string()
-    columns = [(reader.string(), _kind(reader)) for _ in range(count)]
-    return [{name: _decode(kind, reader.value()) for name, kind in columns} for _ in range(reader.take("i"))]
+    columns = [(reader.string(), _read_type(reader)) for _ in range(count)]
+    return [
+        {name: _decode_value(kind, reader.value()) for name, kind in columns} for _ in range(reader.take("i"))
+    ]
 
 
-def _kind(reader: _Reader) -> int:
+def _read_type(reader: _Reader) -> int:
     kind = reader.take("H")
     if kind == _MAP and (reader.take("H"), reader.take("H")) != (_VARCHAR, _VARCHAR):
         raise ProtocolMismatch("only maps of text to text are understood")
     return kind
 
 
-def _decode(kind: int, data: bytes | None) -> Value:
+def _decode_value(kind: int, data: bytes | None) -> Value:
     if data is None:
         return None
     if kind == _INT:
@@ -103,7 +105,7 @@ def _decode(kind: int, data: bytes | None) -> Value:
     raise ProtocolMismatch(f"column type {kind:#x} is not understood")
 
 
-def _reason(opcode: int, body: bytes) -> str:
+def _error_text(opcode: int, body: bytes) -> str:
     if opcode == _AUTHENTICATE:
         return "the node demands authentication"
     if opcode == _ERROR:
@@ -112,11 +114,11 @@ def _reason(opcode: int, body: bytes) -> str:
     return f"unexpected opcode {opcode:#04x}"
 
 
-def _string(text: str) -> bytes:
+def _encode_string(text: str) -> bytes:
     return struct.pack(">H", len(text)) + text.encode()
 
 
-async def _exchange(connection: Connection, opcode: int, body: bytes) -> tuple[int, bytes]:
+async def _exchange_frames(connection: Connection, opcode: int, body: bytes) -> tuple[int, bytes]:
     """Send one frame; returns opcode and body of the answer to it."""
     stream_id = secrets.randbelow(2**15)
     connection.writer.write(struct.pack(">BBhBi", 0x04, 0, stream_id, opcode, len(body)) + body)

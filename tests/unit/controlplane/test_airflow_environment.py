@@ -11,7 +11,7 @@ import yaml
 from kintsugi.controlplane.airflow_environment import (
     airflow_environment,
     base_environment,
-    connections,
+    own_connections,
     write_environment,
 )
 from kintsugi.core.settings import STOCK_AIRFLOW, Settings
@@ -35,7 +35,7 @@ def test_every_option_is_one_that_airflow_knows(settings: Settings) -> None:
 
 
 def test_connections_lead_to_this_installation(settings: Settings) -> None:
-    found = connections(settings)
+    found = own_connections(settings)
     assert set(found) == {
         "kintsugi_s3",
         "kintsugi_store",

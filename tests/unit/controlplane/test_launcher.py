@@ -17,8 +17,8 @@ from kintsugi.environments.local.node_process import start_time
 # A parent, its child, grandchild and great-grandchild; each tells its pid, then waits.
 FAMILY = """
 import os, signal, sys
-from kintsugi.controlplane.launcher import as_task, as_worker, begin_forks_with
-begin_forks_with(as_worker, as_task)
+from kintsugi.controlplane.launcher import become_task, become_worker, begin_forks_with
+begin_forks_with(become_worker, become_task)
 for _ in range(3):
     if os.fork():
         break

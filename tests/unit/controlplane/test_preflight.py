@@ -43,7 +43,7 @@ def _accepts(address: str, port: int) -> bool:
 
 
 def test_nothing_stands_in_the_way_of_a_fresh_installation(settings: Settings) -> None:
-    preflight.check(settings)
+    preflight.check_preflight(settings)
     assert not settings.state.exists(), "preflight must leave nothing behind"
 
 
@@ -51,7 +51,7 @@ def test_taken_port_is_named_with_who_holds_it_and_who_needs_it(
     settings: Settings, holder: subprocess.Popen[bytes]
 ) -> None:
     with pytest.raises(PreflightError) as caught:
-        preflight.check(settings)
+        preflight.check_preflight(settings)
     [line] = str(caught.value).splitlines()
     assert "port 9092 on 127.34.1.1, needed by kafka-1" in line
     assert f"pid {holder.pid}" in line
@@ -63,7 +63,7 @@ def test_wildcard_listener_takes_the_port_of_every_address(settings: Settings) -
         ours = settings.fleet_file.read_text().replace("2222", str(server.getsockname()[1]))
         settings.fleet_file.write_text(ours)
         with pytest.raises(PreflightError) as caught:
-            preflight.check(settings)
+            preflight.check_preflight(settings)
     assert len(str(caught.value).splitlines()) == len(settings.fleet.nodes)
 
 
@@ -72,7 +72,7 @@ def test_port_held_by_the_running_control_plane_is_no_obstacle(settings: Setting
     process = subprocess.Popen([sys.executable, "-c", HOLD, "127.34.0.1", "9000"], env=environment)
     try:
         assert wait_until(lambda: _accepts("127.34.0.1", 9000), 10)
-        preflight.check(settings)
+        preflight.check_preflight(settings)
     finally:
         process.kill()
         process.wait()
@@ -84,9 +84,9 @@ def test_what_the_installation_holds_already_isnt_asked_for_again(
     monkeypatch.setattr(preflight, "STATE_NEEDS", 2**60)
     monkeypatch.setattr(preflight, "MEMORY_NEEDS", 2**60)
     with pytest.raises(PreflightError, match="too little disk"):
-        preflight.check(settings)
+        preflight.check_preflight(settings)
     monkeypatch.setattr(LocalPlatform, "running", lambda _, name: name == "kafka-1")
-    preflight.check(settings)
+    preflight.check_preflight(settings)
 
 
 def test_every_obstacle_has_a_line_of_its_own(
@@ -97,7 +97,7 @@ def test_every_obstacle_has_a_line_of_its_own(
     monkeypatch.setenv("PATH", str(tmp_path))  # nothing is installed here
     empty_cache = dataclasses.replace(settings, cache=tmp_path / "cache")
     with pytest.raises(PreflightError) as caught:
-        preflight.check(empty_cache)
+        preflight.check_preflight(empty_cache)
     lines = str(caught.value).splitlines()
     wanted = (
         "no Java is installed",
@@ -119,7 +119,7 @@ def test_another_java_is_refused_with_both_versions(
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(PreflightError, match="Java 21 is first on the PATH, Cassandra needs 17"):
-        preflight.check(settings)
+        preflight.check_preflight(settings)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only as root does Postgres run as another user")
@@ -127,4 +127,4 @@ def test_state_where_the_postgres_user_cannot_go_is_refused(settings: Settings, 
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(PreflightError, match="closed to other users"):
-        preflight.check(dataclasses.replace(settings, state=closed / "state"))
+        preflight.check_preflight(dataclasses.replace(settings, state=closed / "state"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError
 
-from kintsugi.controlplane.airflow_environment import connections as installed
+from kintsugi.controlplane.airflow_environment import own_connections as installed
 from kintsugi.core import connections
 from kintsugi.core.connections import S3_IN_TIME_S, s3_client
 from kintsugi.core.errors import KintsugiError

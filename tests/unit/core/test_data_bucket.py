@@ -11,7 +11,7 @@ import pytest
 from moto import mock_aws
 
 from kintsugi.core import connections, data_bucket
-from kintsugi.core.data_bucket import combined, user_source
+from kintsugi.core.data_bucket import combine_sources, user_source
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind
@@ -90,7 +90,7 @@ def test_the_same_bucket_is_one_source() -> None:
 
     def seen(prefix: str, url: str = "http://127.0.0.1:1", bucket: str = "kintsugi") -> list[tuple[str, str]]:
         user = DataSource(client(url), bucket, dict.fromkeys(own.prefixes, prefix), bucket)
-        return [(source.name, source.prefixes[ObjectKind.TRADES]) for source in combined(own, user)]
+        return [(source.name, source.prefixes[ObjectKind.TRADES]) for source in combine_sources(own, user)]
 
     assert seen("", bucket="acme") == [("", "trades/"), ("acme", "")]
     assert seen("", "http://127.0.0.1:2") == [("", "trades/"), ("kintsugi", "")]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.core.process_priority import URGENT, first_in_line, place
+from kintsugi.core.process_priority import URGENT, first_in_line, read_niceness
 
 NICENESS = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
 OF_SESSION = Path("/proc/self/autogroup")
@@ -26,12 +26,12 @@ print(Path("/proc/self/autogroup").read_text().split()[-1])
 
 
 def test_a_step_and_what_it_starts_go_first_and_only_while_it_runs() -> None:
-    before = place()
+    before = read_niceness()
     expected = min(before, URGENT) if os.geteuid() == 0 else before  # only root may
     with first_in_line():
         child = subprocess.run([sys.executable, "-c", NICENESS], capture_output=True, text=True, check=True)
     assert int(child.stdout) == expected
-    assert place() == before
+    assert read_niceness() == before
 
 
 @pytest.mark.skipif(not OF_SESSION.exists(), reason="this kernel shares nothing out among sessions")
@@ -41,4 +41,4 @@ def test_its_session_goes_first_too_because_niceness_counts_only_within_one() ->
         ["nice", "-n", "0", sys.executable, "-c", IN_A_SESSION],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    assert program.stdout.split() == [str(URGENT), str(place())]
+    assert program.stdout.split() == [str(URGENT), str(read_niceness())]

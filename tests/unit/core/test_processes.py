@@ -14,9 +14,9 @@ from kintsugi.core.processes import (
     MARKER,
     PART,
     carries_marker,
+    find_listener,
     is_running_in,
     kill_owned,
-    listener,
     owned_pids,
     signal_if,
     wait_until,
@@ -85,15 +85,15 @@ def test_signal_to_a_pid_that_is_gone_is_no_error() -> None:
 def test_listener_is_found_by_address_and_port() -> None:
     with socket.create_server(("127.34.7.1", 0)) as server:
         port = server.getsockname()[1]
-        found = listener("127.34.7.1", port)
+        found = find_listener("127.34.7.1", port)
         assert found is not None
         assert found.pid == os.getpid()
-        assert listener("127.34.7.2", port) is None
+        assert find_listener("127.34.7.2", port) is None
 
 
 def test_ipv6_wildcard_counts_for_every_address() -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
-        assert listener("127.34.7.3", server.getsockname()[1]) is not None
+        assert find_listener("127.34.7.3", server.getsockname()[1]) is not None
 
 
 def test_an_ipv4_address_of_an_ipv6_socket_counts() -> None:
@@ -102,10 +102,10 @@ def test_an_ipv4_address_of_an_ipv6_socket_counts() -> None:
         ("::ffff:127.34.7.4", 0), family=socket.AF_INET6, dualstack_ipv6=True
     ) as server:
         port = server.getsockname()[1]
-        found = listener("127.34.7.4", port)
+        found = find_listener("127.34.7.4", port)
         assert found is not None
         assert found.pid == os.getpid()
-        assert listener("127.34.7.5", port) is None
+        assert find_listener("127.34.7.5", port) is None
 
 
 def test_process_is_known_by_its_working_directory(tmp_path: Path) -> None:

@@ -35,27 +35,27 @@ class Maven:
 
 def test_second_time_fetches_nothing(settings: Settings) -> None:
     maven = Maven(kafka="one")
-    assert artifacts.missing(settings) == ["kafka"]
-    assert artifacts.ensure(settings, maven) == ["kafka"]
-    assert artifacts.ensure(settings, maven) == []
+    assert artifacts.missing_sets(settings) == ["kafka"]
+    assert artifacts.fetch_missing(settings, maven) == ["kafka"]
+    assert artifacts.fetch_missing(settings, maven) == []
     assert maven.calls == 1
-    assert artifacts.missing(settings) == []
+    assert artifacts.missing_sets(settings) == []
 
 
 def test_changed_pom_replaces_the_whole_set(settings: Settings) -> None:
-    artifacts.ensure(settings, Maven(old="one"))
+    artifacts.fetch_missing(settings, Maven(old="one"))
     (settings.repository / "artifacts/kafka/pom.xml").write_text("<project>2</project>")
-    artifacts.ensure(settings, Maven(new="two"))
+    artifacts.fetch_missing(settings, Maven(new="two"))
     assert [jar.name for jar in (settings.artifacts / "kafka").glob("*.jar")] == ["new.jar"]
 
 
 def test_what_was_made_from_another_pom_is_outdated(settings: Settings) -> None:
     pom = settings.repository / "artifacts/kafka/pom.xml"
     wanted = {"kafka": hashlib.sha256(pom.read_bytes()).hexdigest()}
-    assert artifacts.outdated(settings, wanted) == ["kafka"]
-    artifacts.ensure(settings, Maven(kafka="one"))
-    assert artifacts.outdated(settings, wanted) == []
-    assert artifacts.outdated(settings, {"kafka": "0" * 64}) == ["kafka"]
+    assert artifacts.outdated_sets(settings, wanted) == ["kafka"]
+    artifacts.fetch_missing(settings, Maven(kafka="one"))
+    assert artifacts.outdated_sets(settings, wanted) == []
+    assert artifacts.outdated_sets(settings, {"kafka": "0" * 64}) == ["kafka"]
 
 
 def test_interrupted_fetch_leaves_nothing_half_done(settings: Settings) -> None:
@@ -64,9 +64,9 @@ def test_interrupted_fetch_leaves_nothing_half_done(settings: Settings) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        artifacts.ensure(settings, killed)
+        artifacts.fetch_missing(settings, killed)
     assert [path.name for path in settings.artifacts.iterdir()] == [".lock"]
-    assert artifacts.ensure(settings, Maven(kafka="one")) == ["kafka"]
+    assert artifacts.fetch_missing(settings, Maven(kafka="one")) == ["kafka"]
 
 
 def test_same_jars_stay_the_same_files_because_servers_hold_them_open(settings: Settings) -> None:
@@ -74,15 +74,15 @@ def test_same_jars_stay_the_same_files_because_servers_hold_them_open(settings: 
     folder.mkdir(parents=True)
     (folder / "kafka.jar").write_text("one")
     inode = (folder / "kafka.jar").stat().st_ino
-    artifacts.ensure(settings, Maven(kafka="one"))
+    artifacts.fetch_missing(settings, Maven(kafka="one"))
     assert (folder / "kafka.jar").stat().st_ino == inode
-    assert artifacts.missing(settings) == []
+    assert artifacts.missing_sets(settings) == []
 
 
 def test_pom_without_a_jar_is_an_error_that_names_it(settings: Settings) -> None:
     with pytest.raises(KintsugiError, match=r"kafka/pom\.xml"):
-        artifacts.ensure(settings, Maven())
+        artifacts.fetch_missing(settings, Maven())
 
 
 def test_this_checkout_declares_what_the_nodes_and_the_control_plane_run() -> None:
-    assert artifacts.names(load_settings()) == ["cassandra", "kafka", "s3proxy", "spark", "web"]
+    assert artifacts.declared_sets(load_settings()) == ["cassandra", "kafka", "s3proxy", "spark", "web"]

@@ -212,7 +212,7 @@ def test_what_lives_no_more_is_neither_frozen_nor_thawed(
 
 def test_the_engine_s_own_words_are_in_the_error(settings: Settings, engine: Engine) -> None:
     with pytest.raises(StepFailed, match=r"kafka-2 has no container: .*No such thing"):
-        docker_engine.start(settings, "kafka-2")
+        docker_engine.start_container(settings, "kafka-2")
 
 
 def test_a_container_that_terraform_knows_stays(engine: Engine, platform: DockerPlatform, kafka: str) -> None:

@@ -23,7 +23,7 @@ def settings(tmp_path: Path) -> Settings:
     """An installation whose clusters exist, and of whose disks none is there."""
     made = installation(tmp_path, "127.34")
     for role in (Role.KAFKA, Role.CASSANDRA):
-        note = recreate_cluster.note(made, role)
+        note = recreate_cluster.formed_file(made, role)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()
     return made
@@ -36,52 +36,54 @@ def disk(settings: Settings, name: str, file: str, content: str = "") -> None:
 
 
 def test_without_any_disk_either_may_be_formed(settings: Settings) -> None:
-    recreate_cluster.check(settings, Role.KAFKA)
-    recreate_cluster.check(settings, Role.CASSANDRA)
+    recreate_cluster.require_loss(settings, Role.KAFKA)
+    recreate_cluster.require_loss(settings, Role.CASSANDRA)
 
 
 def test_one_cassandra_disk_brings_the_others_back(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/begun-by", "replace\n")  # new, and waits in vain
-    recreate_cluster.check(settings, Role.CASSANDRA)
+    recreate_cluster.require_loss(settings, Role.CASSANDRA)
     disk(settings, "cassandra-3", "cassandra/joined")
     with pytest.raises(GuardRefused, match=r"the disk of cassandra-3 is there.*Approve the repairs"):
-        recreate_cluster.check(settings, Role.CASSANDRA)
+        recreate_cluster.require_loss(settings, Role.CASSANDRA)
 
 
 def test_kafka_comes_back_with_a_majority_of_its_voters_only(settings: Settings) -> None:
     log = "kafka/__cluster_metadata-0/00000000000000000000.log"
     disk(settings, "kafka-1", log, "records")
     disk(settings, "kafka-2", log)  # formatted, and never met its quorum
-    recreate_cluster.check(settings, Role.KAFKA)
+    recreate_cluster.require_loss(settings, Role.KAFKA)
     disk(settings, "kafka-2", log, "records")
     with pytest.raises(GuardRefused, match="the disk of kafka-1, kafka-2 is there"):
-        recreate_cluster.check(settings, Role.KAFKA)
+        recreate_cluster.require_loss(settings, Role.KAFKA)
 
 
 def test_one_that_was_killed_goes_on_whatever_its_new_disks_hold(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/joined")
-    recreate_cluster.forming(settings, Role.CASSANDRA).touch()
-    recreate_cluster.check(settings, Role.CASSANDRA)
+    recreate_cluster.forming_file(settings, Role.CASSANDRA).touch()
+    recreate_cluster.require_loss(settings, Role.CASSANDRA)
 
 
 def test_a_missing_note_forms_nothing_over_disks_that_are_there(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/joined")
-    recreate_cluster.note(settings, Role.CASSANDRA).unlink()
+    recreate_cluster.formed_file(settings, Role.CASSANDRA).unlink()
     with pytest.raises(GuardRefused, match="the disk of cassandra-1 is there"):
-        recreate_cluster.check(settings, Role.CASSANDRA)
+        recreate_cluster.require_loss(settings, Role.CASSANDRA)
 
 
 def test_spark_keeps_nothing_that_would_be_gone(settings: Settings) -> None:
     with pytest.raises(GuardRefused, match="spark_master keeps nothing"):
-        recreate_cluster.check(settings, Role.SPARK_MASTER)
+        recreate_cluster.require_loss(settings, Role.SPARK_MASTER)
 
 
 def test_with_kafkas_offsets_goes_the_checkpoint_that_counts_them(settings: Settings) -> None:
     context: Any = SimpleNamespace(fleet=settings.fleet)
-    assert [node.name for node in recreate_cluster.concerned(context, Role.KAFKA)] == [
+    assert [node.name for node in recreate_cluster.replaced_nodes(context, Role.KAFKA)] == [
         "kafka-1", "kafka-2", "kafka-3", "spark-master-1",
     ]  # fmt: skip
-    assert {node.role for node in recreate_cluster.concerned(context, Role.CASSANDRA)} == {Role.CASSANDRA}
+    assert {node.role for node in recreate_cluster.replaced_nodes(context, Role.CASSANDRA)} == {
+        Role.CASSANDRA
+    }
 
 
 class Repaired(Airflow):

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from kintsugi.db.flow_samples import FlowSample
-from kintsugi.installation.status import gather_status, is_well, print_status, problems, stream_of, unwatched
+from kintsugi.installation.status import (
+    find_problems,
+    gather_status,
+    is_well,
+    print_status,
+    stream_of,
+    unwatched_targets,
+)
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 from kintsugi.web.intake import assess_intake
 from tests.installations import installation
@@ -41,7 +48,7 @@ def test_a_paused_watch_is_told_and_other_paused_dags_are_not() -> None:
         {"dag_id": "watch_flow", "paused": True},
         {"dag_id": "chaos_nightly", "paused": True},
     ]
-    assert unwatched(dags) == ["flow", "kafka-1"]
+    assert unwatched_targets(dags) == ["flow", "kafka-1"]
 
 
 def test_a_fleet_that_nobody_watches_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +145,7 @@ def test_what_is_not_well_is_named() -> None:
         "stream": {"level": "bad", "said": "No trade is stored."},
         "open_incidents": ["kafka-1-20260801T021504Z-9f3c"],
     }
-    assert problems(document) == [
+    assert find_problems(document) == [
         "kafka-1 does not serve", "sshd of kafka-2 does not answer", "the disk of kafka-3 is nearly full",
         "triggerer is STOPPED", "triggerer is unhealthy", "stream: No trade is stored", "1 open incident(s)",
     ]  # fmt: skip
@@ -150,7 +157,7 @@ def test_what_is_not_well_is_named() -> None:
         "stream": None,
         "open_incidents": None,
     }
-    assert problems(silent) == ["Airflow does not answer", "the store does not answer"]
+    assert find_problems(silent) == ["Airflow does not answer", "the store does not answer"]
 
 
 @pytest.mark.parametrize("opened", [["kafka-2-20260801T021504Z-9f3c"], None], ids=["open", "nobody can tell"])

@@ -13,7 +13,7 @@ from rich.console import Console
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import Settings
 from kintsugi.installation import up as ups
-from kintsugi.installation.up import PARTS, _only_one, down, stay
+from kintsugi.installation.up import PARTS, _hold_lock, remove_installation, run_in_foreground
 from tests.installations import installation
 
 
@@ -28,7 +28,7 @@ def console() -> Console:
 
 
 def test_down_with_nothing_there_does_nothing(settings: Settings, console: Console) -> None:
-    down(settings, console)
+    remove_installation(settings, console)
     assert not settings.state.exists()
 
 
@@ -40,21 +40,24 @@ def test_down_clears_what_a_crash_left_on_disk(settings: Settings, console: Cons
     (settings.control / "supervisord.pid").write_text("1\n")
     (settings.control / "postgres").mkdir()
     (settings.control / "postgres/postmaster.pid").write_text("1\n/elsewhere\n")
-    down(settings, console)
+    remove_installation(settings, console)
     assert not settings.state.exists()
 
 
 def test_down_never_deletes_what_is_not_kintsugis(settings: Settings, console: Console) -> None:
     (settings.state / "control").mkdir(parents=True)
     (settings.state / "thesis.tex").write_text("years of work")
-    down(settings, console)
+    remove_installation(settings, console)
     assert [path.name for path in settings.state.iterdir()] == ["thesis.tex"]
 
 
 def test_two_at_once_are_refused_with_the_pid_of_the_first(settings: Settings, console: Console) -> None:
-    with _only_one(settings), pytest.raises(KintsugiError, match=r"another `kintsugi up` or `down`.*pid \d+"):
-        down(settings, console)
-    down(settings, console)
+    with (
+        _hold_lock(settings),
+        pytest.raises(KintsugiError, match=r"another `kintsugi up` or `down`.*pid \d+"),
+    ):
+        remove_installation(settings, console)
+    remove_installation(settings, console)
 
 
 class Life:
@@ -85,7 +88,7 @@ class Life:
 def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
     life = Life(tmp_path / "up")
     monkeypatch.setattr(ups, "ControlPlane", lambda _: life)
-    monkeypatch.setattr(ups, "up", life.up)
+    monkeypatch.setattr(ups, "start_installation", life.up)
     monkeypatch.setattr(ups, "LOOK_S", 0.01)
     monkeypatch.setattr(ups, "RETRY_S", 0.01)
     before = signal.getsignal(signal.SIGTERM)
@@ -95,7 +98,7 @@ def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
 
 def test_a_container_that_is_told_to_end_stops_its_control_plane(settings: Settings, life: Life) -> None:
     life.ready.touch()  # of a life that was killed
-    stay(settings, say=life.end, ready=life.ready)
+    run_in_foreground(settings, say=life.end, ready=life.ready)
     assert life.events == ["up False", "said", "stop False"]
 
 
@@ -103,7 +106,7 @@ def test_what_stands_in_a_nodes_way_doesnt_end_the_healer(
     settings: Settings, life: Life, capsys: pytest.CaptureFixture[str]
 ) -> None:
     life.failures = [StepFailed("kafka-1 did not start"), OSError("no host")]
-    stay(settings, say=life.end, ready=life.ready)
+    run_in_foreground(settings, say=life.end, ready=life.ready)
     assert life.events == ["up False"] * 3 + ["said", "stop False"]
     assert "kafka-1 did not start; trying again" in capsys.readouterr().err
 
@@ -111,14 +114,14 @@ def test_what_stands_in_a_nodes_way_doesnt_end_the_healer(
 def test_a_control_plane_that_doesnt_come_up_ends_its_container(settings: Settings, life: Life) -> None:
     life.failures, life.healthy = [StepFailed("no Postgres")], False
     with pytest.raises(StepFailed, match="no Postgres"):
-        stay(settings, say=life.end, ready=life.ready)
+        run_in_foreground(settings, say=life.end, ready=life.ready)
     assert life.events == ["up False"]
 
 
 def test_a_container_without_a_supervisor_ends_so_that_another_begins(settings: Settings, life: Life) -> None:
     life.answers = False
     with pytest.raises(StepFailed, match="supervisor is gone"):
-        stay(settings, say=lambda: None, ready=life.ready)
+        run_in_foreground(settings, say=lambda: None, ready=life.ready)
     assert not life.ready.exists()
 
 
@@ -129,5 +132,5 @@ def test_the_container_that_would_start_it_again_refuses_to_take_it_down(
     monkeypatch.setattr(ups, "READY", tmp_path / "up")
     (tmp_path / "up").touch()
     with pytest.raises(KintsugiError, match="make docker-down"):
-        down(settings, console)
+        remove_installation(settings, console)
     assert settings.state.exists()

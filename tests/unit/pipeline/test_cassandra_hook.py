@@ -9,7 +9,7 @@ import pytest
 from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT
 
-from kintsugi.controlplane.airflow_environment import connections
+from kintsugi.controlplane.airflow_environment import own_connections
 from kintsugi.core.errors import KintsugiError
 from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.cassandra_hook import TunedCassandraHook
@@ -59,7 +59,7 @@ def test_inside_airflow_a_session_is_that_of_the_connection(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = installation(tmp_path, "127.34")
-    found = connections(settings)["kintsugi_cassandra"] | {"host": NOBODY}
+    found = own_connections(settings)["kintsugi_cassandra"] | {"host": NOBODY}
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA", json.dumps(found))
     with pytest.raises(KintsugiError, match=NOBODY):
         cassandra_session(settings)

@@ -19,7 +19,7 @@ from tests.installations import installation
     [(100.0, 0.0), (103.0, 0.0), (101.5, 0.0), (103.5, 0.5), (99.0, -1.0), (3703.0, 3600.0)],
 )
 def test_what_the_round_trip_may_explain_is_no_difference(told: float, ahead: float) -> None:
-    assert clock_skew.certain(told, before=100.0, after=103.0) == ahead
+    assert clock_skew.certain_offset(told, before=100.0, after=103.0) == ahead
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def test_the_time_is_what_most_agree_on(
     async def told(settings: Settings, node: Node) -> float | None:
         return offsets[node.index]
 
-    monkeypatch.setattr(clock_skew, "_ahead_of_us", told)
+    monkeypatch.setattr(clock_skew, "_seconds_ahead_of_us", told)
     settings = installation(tmp_path, "127.34")
-    found = await clock_skew.ahead_s(settings, settings.fleet.node("kafka-2"))
+    found = await clock_skew.seconds_ahead(settings, settings.fleet.node("kafka-2"))
     assert found == pytest.approx(ahead)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.core.observation import Headroom
-from kintsugi.probes.disk import GIB, parse_df, too_little
+from kintsugi.probes.disk import GIB, parse_df, shortage_of_room
 
 
 def test_df_of_this_machine_is_understood(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_anything_else_is_no_answer(said: str) -> None:
     ],
 )  # fmt: skip
 def test_a_volume_is_reported_before_it_is_full(free: float, size: float, full: bool) -> None:
-    sentence = too_little(Headroom(free=int(free * GIB), size=int(size * GIB)))
+    sentence = shortage_of_room(Headroom(free=int(free * GIB), size=int(size * GIB)))
     assert (sentence is not None) == full
     if sentence:
         assert f"{free:.1f} of {size:.1f} GiB free" in sentence

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from kintsugi.core.observation import PeerOpinion, ProbeResult
-from kintsugi.probes.master_view import judge_look
+from kintsugi.probes.master_view import worker_view
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 
@@ -27,6 +27,6 @@ NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 def test_a_workers_look(
     answer: ProbeResult | None, established: bool, opinion: PeerOpinion, heard: bool
 ) -> None:
-    witness = judge_look("spark-worker-1", answer, established, NOW)
+    witness = worker_view("spark-worker-1", answer, established, NOW)
     assert witness.opinion is opinion
     assert (witness.last_seen_at == NOW) is heard

@@ -56,7 +56,7 @@ def test_a_socket_that_answers_nothing_is_connected_and_silent(server: socket.so
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(node_view, "PORTS", {Role.KAFKA: port})
         patch.setattr("kintsugi.probes.protocols.PORTS", {Role.KAFKA: port})
-        view = parse_view(json.dumps(node_view._view("/nonexistent.conf", "kafka", node)))
+        view = parse_view(json.dumps(node_view._gather_view("/nonexistent.conf", "kafka", node)))
     assert view == NodeView(None, None, listening=True, connected=True, answer=ProbeResult.TIMEOUT)
 
 

@@ -18,12 +18,12 @@ from kintsugi.core.settings import load_settings
 from kintsugi.probes import observe
 from kintsugi.probes.observe import (
     crash_loop,
-    damage,
-    init_state,
+    damage_of,
     last_seen_at,
+    parse_init_state,
     parse_volume,
     peer_views,
-    progress,
+    progress_of,
 )
 from kintsugi.probes.peers import PeerView
 from kintsugi.probes.protocols import Probe
@@ -45,14 +45,14 @@ NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
     ],
 )
 def test_init_state(status: str, state: str | None, uptime_s: float | None) -> None:
-    assert init_state(status) == (state, uptime_s)
+    assert parse_init_state(status) == (state, uptime_s)
 
 
 def test_a_process_that_just_began_is_on_its_way() -> None:
-    assert progress(Role.KAFKA, "RUNNING", 4, "", NOW) == "its process began 4 s ago"
-    assert progress(Role.KAFKA, "RUNNING", 400, "", NOW) is None
-    assert progress(Role.KAFKA, "BACKOFF", 4, "", NOW) is None
-    assert progress(Role.KAFKA, None, None, "", NOW) is None
+    assert progress_of(Role.KAFKA, "RUNNING", 4, "", NOW) == "its process began 4 s ago"
+    assert progress_of(Role.KAFKA, "RUNNING", 400, "", NOW) is None
+    assert progress_of(Role.KAFKA, "BACKOFF", 4, "", NOW) is None
+    assert progress_of(Role.KAFKA, None, None, "", NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -115,14 +115,14 @@ def test_a_start_that_gets_no_processor_is_a_start_all_the_same() -> None:
 def test_a_long_start_goes_on_as_long_as_its_log_advances() -> None:
     line = "2026-01-05T14:59:30.100Z INFO  [main] CommitLog - Replaying CommitLog-7-1.log"
     log = f"{line}\n2026-01-05T14:59:31.000Z INFO  [main] Other - something else\n\tat of a stack trace: Replaying \n"
-    assert progress(Role.CASSANDRA, "RUNNING", 300, log, NOW) == f"its log says: {line}"
-    assert progress(Role.SPARK_WORKER, "RUNNING", 300, log, NOW) is None
+    assert progress_of(Role.CASSANDRA, "RUNNING", 300, log, NOW) == f"its log says: {line}"
+    assert progress_of(Role.SPARK_WORKER, "RUNNING", 300, log, NOW) is None
 
 
 def test_a_line_of_the_start_long_ago_is_no_progress() -> None:
     """A Cassandra node frozen half an hour after its start had told of nothing since."""
     log = "2026-01-05T14:29:22.018Z INFO  [main] StorageService - JOINING: Finish joining ring\n"
-    assert progress(Role.CASSANDRA, "RUNNING", 1838, log, NOW) is None
+    assert progress_of(Role.CASSANDRA, "RUNNING", 1838, log, NOW) is None
 
 
 GAVE_UP = (
@@ -136,13 +136,13 @@ def test_a_service_says_that_it_cannot_read_its_data() -> None:
         "org.apache.cassandra.db.commitlog.CommitLogReadHandler$CommitLogReadException: bad\n\tat a.line\n"
     )
     log = f"{GAVE_UP}\n{stack}2026-01-05T14:59:41.000Z INFO  [main] CassandraDaemon - the next start\n"
-    assert damage(Role.CASSANDRA, log, NOW) == f"its log says: {GAVE_UP}"[: len("its log says: ") + 160]
-    assert damage(Role.KAFKA, log, NOW) is None
-    assert damage(Role.CASSANDRA, stack, NOW) is None  # it may go on after such a one
+    assert damage_of(Role.CASSANDRA, log, NOW) == f"its log says: {GAVE_UP}"[: len("its log says: ") + 160]
+    assert damage_of(Role.KAFKA, log, NOW) is None
+    assert damage_of(Role.CASSANDRA, stack, NOW) is None  # it may go on after such a one
 
 
 def test_what_a_service_said_of_its_data_long_ago_says_nothing_of_this_start() -> None:
-    assert damage(Role.CASSANDRA, GAVE_UP, NOW + timedelta(minutes=2)) is None
+    assert damage_of(Role.CASSANDRA, GAVE_UP, NOW + timedelta(minutes=2)) is None
 
 
 def test_heard_at_is_the_newest_sign_of_life_of_anybody() -> None:

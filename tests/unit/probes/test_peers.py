@@ -9,7 +9,7 @@ import pytest
 
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import PeerOpinion
-from kintsugi.probes.peers import judge_kafka, judge_spark
+from kintsugi.probes.peers import kafka_peer_view, spark_master_view
 from kintsugi.wire.kafka import Quorum, Voter
 
 NOW = datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
@@ -54,11 +54,11 @@ def quorum(
     ],
 )
 def test_kafka_opinion(listed: set[int] | str, seen: Quorum | str, opinion: PeerOpinion) -> None:
-    assert judge_kafka("kafka-1", KAFKA, listed, seen, NOW).opinion is opinion
+    assert kafka_peer_view("kafka-1", KAFKA, listed, seen, NOW).opinion is opinion
 
 
 def test_kafka_knows_when_a_broker_was_last_heard() -> None:
-    witness = judge_kafka("kafka-1", KAFKA, {1, 3}, quorum(1, {1: 0, 2: 12.0, 3: 0.3}), NOW)
+    witness = kafka_peer_view("kafka-1", KAFKA, {1, 3}, quorum(1, {1: 0, 2: 12.0, 3: 0.3}), NOW)
     assert witness.last_seen_at == NOW - timedelta(seconds=12)
 
 
@@ -80,4 +80,4 @@ def test_spark_opinion(workers: list[tuple[str, float]], opinion: PeerOpinion) -
         ]
         + [{"host": "127.35.3.3", "state": "ALIVE", "lastheartbeat": NOW_MS}]
     }
-    assert judge_spark("spark-master-1", WORKER, document, NOW).opinion is opinion
+    assert spark_master_view("spark-master-1", WORKER, document, NOW).opinion is opinion

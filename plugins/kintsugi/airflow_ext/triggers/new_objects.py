@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 KINDS = ("trades", "eod")
 
 
-def checker(kind: str) -> Callable[[], list[str]]:
+def make_scan(kind: str) -> Callable[[], list[str]]:
     """A function that lists the files of this kind that wait to be taken in; it blocks.
 
     Trade files by key, end-of-day files as ``s3://bucket/key``.
@@ -68,7 +68,7 @@ class NewObjectsTrigger(BaseTrigger):
         while True:
             try:
                 if look is None:
-                    look = await asyncio.to_thread(checker, self.kind)
+                    look = await asyncio.to_thread(make_scan, self.kind)
                 keys = await asyncio.to_thread(look)
                 if keys:
                     return keys

@@ -96,7 +96,7 @@ class NodeHealthTrigger(BaseTrigger):
         watch = FailureDetector(Rules(silence_s=self.silence))
         clock = asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
-        async with LoopLag() as lag, beside(self.watch_clock()) as clock_watch:
+        async with LoopLag() as lag, run_beside(self.watch_clock()) as clock_watch:
             while (started_s := clock()) < ends_s:
                 PULSE.at(self.node.name)
                 probe = await probe_node(self.node, self.probe_timeout)
@@ -116,7 +116,7 @@ class NodeHealthTrigger(BaseTrigger):
             await asyncio.sleep(MAX_WATCH_S if every_s is None else every_s)
             looked_at = datetime.now(UTC)
             try:
-                off = clocks.is_skewed(await clocks.ahead_s(load_settings(), self.node))
+                off = clocks.is_skewed(await clocks.seconds_ahead(load_settings(), self.node))
             except (
                 KintsugiError,
                 OSError,
@@ -131,7 +131,7 @@ class NodeHealthTrigger(BaseTrigger):
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, Outcome]) -> AsyncIterator[asyncio.Task[Outcome]]:
+async def run_beside(work: Coroutine[Any, Any, Outcome]) -> AsyncIterator[asyncio.Task[Outcome]]:
     """Let ``work`` run as long as the block does; it is cancelled at the end."""
     task = asyncio.create_task(work)
     try:

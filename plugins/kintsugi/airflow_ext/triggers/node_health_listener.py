@@ -17,7 +17,7 @@ def end_of_watch(finding: Mapping[str, Any] | None) -> BaseTaskEndEvent:
     return TaskSuccessEvent(xcoms={BaseXCom.XCOM_RETURN_KEY: dict(finding)})
 
 
-def found(returned: Any) -> dict[str, Any] | None:
+def finding_of(returned: Any) -> dict[str, Any] | None:
     """The finding that such a sensor returned, as a task after it gets it; None when there is none.
 
     What ends a task in the triggerer is encoded twice by Airflow 3.3.2 (``TaskInstance.xcom_push``), what a worker

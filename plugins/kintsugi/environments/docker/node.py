@@ -24,18 +24,18 @@ def create_node(settings: Settings, name: str) -> None:
     """
     fleet = settings.fleet
     node = fleet.node(name)
-    if not docker_engine.running(settings, name):
+    if not docker_engine.is_running(settings, name):
         directories.create_volume(settings, name)
         write_configuration(settings, node, fleet.control_plane, Isolation.CONTAINER, ssh_user())
         # The last life's: an answer there would be taken for this one's.
         (settings.node_root(name) / "run" / "supervisor.sock").unlink(missing_ok=True)
-        docker_engine.start(settings, name)
-    directories.await_boot(settings, node, lambda: docker_engine.running(settings, name))
+        docker_engine.start_container(settings, name)
+    directories.await_boot(settings, node, lambda: docker_engine.is_running(settings, name))
 
 
 def destroy_node(settings: Settings, name: str) -> None:
     """End everything of a node and move its root to the quarantine; Terraform removes the container then."""
-    docker_engine.kill(settings, name)
+    docker_engine.kill_container(settings, name)
     directories.keep_root(settings, name)
 
 

@@ -15,13 +15,13 @@ class DockerPlatform(LocalPlatform):
     """Nodes as containers (kintsugi.environments.docker); their disks are directories of the state, as in ``local``."""
 
     def obstacles(self) -> Iterator[str]:
-        return docker_engine.obstacles(self.settings)
+        return docker_engine.find_obstacles(self.settings)
 
     def power_on(self, name: str) -> None:
         node.create_node(self.settings, name)
 
     def running(self, name: str) -> bool:
-        return docker_engine.running(self.settings, name)
+        return docker_engine.is_running(self.settings, name)
 
     def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
         ids = known()
@@ -32,7 +32,7 @@ class DockerPlatform(LocalPlatform):
         docker_engine.remove_all(self.settings)
 
     def incarnation(self, name: str) -> str | None:
-        return docker_engine.incarnation(self.settings, name)
+        return docker_engine.read_incarnation(self.settings, name)
 
     def processor_use(self, name: str) -> tuple[float, float] | None:
         """Unknown: the control plane's container does not see the processes of other containers."""
@@ -40,13 +40,13 @@ class DockerPlatform(LocalPlatform):
 
     def power_off(self, name: str, expected: str | None = None) -> None:
         require_incarnation(self, name, expected)
-        docker_engine.kill(self.settings, name)
+        docker_engine.kill_container(self.settings, name)
 
     def suspend(self, name: str) -> None:
-        docker_engine.freeze(self.settings, name)
+        docker_engine.pause_container(self.settings, name)
 
     def resume(self, name: str) -> None:
-        docker_engine.thaw(self.settings, name)
+        docker_engine.unpause_container(self.settings, name)
 
     def fill_disk(self, name: str) -> None:
         raise StepFailed(f"{name}: {self.no_full_disk()}")

@@ -20,18 +20,18 @@ from pathlib import Path
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Node
-from kintsugi.core.settings import Settings, inherited, load_settings
+from kintsugi.core.settings import Settings, inherited_variables, load_settings
 from kintsugi.environments.local.node_config import search_path, write_configuration
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation, init_prefix
 from kintsugi.environments.local.node_process import (
     MARK,
     InitRecord,
+    is_running,
     kill_all,
-    members,
+    member_pids,
     namespace_of,
     read_record,
     record_path,
-    running,
     signal_all,
     start_time,
     write_record,
@@ -67,7 +67,7 @@ def create_node(settings: Settings, name: str) -> None:
     settings.node_root(name).mkdir(parents=True, exist_ok=True)
     create_volume(settings, name)
     write_configuration(settings, node, fleet.control_plane, isolation, ssh_user())
-    _boot(settings, name, isolation)
+    _boot_node(settings, name, isolation)
     await_boot(settings, node, lambda: is_alive(settings, name))
 
 
@@ -83,7 +83,7 @@ def destroy_node(settings: Settings, name: str) -> None:
 
 def keep_root(settings: Settings, name: str) -> None:
     """Move the root of a node that has ended to the quarantine; no root of that name is no error."""
-    _quarantine(settings, name, settings.node_root(name), "root")
+    _move_to_quarantine(settings, name, settings.node_root(name), "root")
 
 
 def create_volume(settings: Settings, name: str) -> None:
@@ -93,7 +93,7 @@ def create_volume(settings: Settings, name: str) -> None:
 
 def destroy_volume(settings: Settings, name: str) -> None:
     """Move the volume of a node to the quarantine; no volume of that name is no error."""
-    _quarantine(settings, name, settings.node_volume(name), "volume")
+    _move_to_quarantine(settings, name, settings.node_volume(name), "volume")
 
 
 def volume_exists(settings: Settings, name: str) -> bool:
@@ -107,28 +107,28 @@ def volume_formatted(settings: Settings, name: str, mark: str | None) -> bool | 
     if not data.is_dir():
         return False
     try:
-        return mark is None or _holds(data, mark, levels=3)
+        return mark is None or _contains(data, mark, levels=3)
     except OSError:
         return None
 
 
-def _holds(folder: Path, name: str, levels: int) -> bool:
+def _contains(folder: Path, name: str, levels: int) -> bool:
     entries = list(os.scandir(folder))
     if any(entry.name == name for entry in entries):
         return True
     below = [entry for entry in entries if levels > 1 and entry.is_dir(follow_symlinks=False)]
-    return any(_holds(Path(entry.path), name, levels - 1) for entry in below)
+    return any(_contains(Path(entry.path), name, levels - 1) for entry in below)
 
 
-def incarnation(settings: Settings, name: str) -> str | None:
+def read_incarnation(settings: Settings, name: str) -> str | None:
     """The life of the node that runs now, ``<pid>@<start in clock ticks>``; None when no init of it runs."""
     record = read_record(settings, name)
-    return f"{record.pid}@{record.start_time}" if record is not None and running(record) else None
+    return f"{record.pid}@{record.start_time}" if record is not None and is_running(record) else None
 
 
 def is_alive(settings: Settings, name: str) -> bool:
     """Whether the recorded init of the node runs (it may be suspended)."""
-    return running(read_record(settings, name))
+    return is_running(read_record(settings, name))
 
 
 def power_off(settings: Settings, name: str, *, lose_volume: bool = False) -> None:
@@ -141,22 +141,22 @@ def power_off(settings: Settings, name: str, *, lose_volume: bool = False) -> No
         destroy_volume(settings, name)
 
 
-def suspend(settings: Settings, name: str) -> int:
+def suspend_node(settings: Settings, name: str) -> int:
     """Freeze every process of a node, as a host that falls silent; returns how many there are."""
     return signal_all(settings, name, signal.SIGSTOP, wanted="TtZX")
 
 
-def resume(settings: Settings, name: str) -> int:
+def resume_node(settings: Settings, name: str) -> int:
     """Let a suspended node go on; returns how many processes it has."""
     return signal_all(settings, name, signal.SIGCONT, wanted="RSDIZX")
 
 
-def processes(settings: Settings, name: str) -> list[int]:
+def node_pids(settings: Settings, name: str) -> list[int]:
     """Host PIDs of all that lives of a node."""
-    return list(members(settings, name))
+    return list(member_pids(settings, name))
 
 
-def quarantined(settings: Settings, name: str) -> list[Path]:
+def quarantined_parts(settings: Settings, name: str) -> list[Path]:
     """What is kept of destroyed nodes of this name, newest first."""
     found = settings.quarantine.glob(f"{name}.[0-9]*")
     return sorted((path for path in found if path.is_dir()), reverse=True)
@@ -164,14 +164,14 @@ def quarantined(settings: Settings, name: str) -> list[Path]:
 
 def purge_quarantine(settings: Settings, name: str, keep: int = 0) -> None:
     """Delete all but the ``keep`` newest of what is kept of destroyed nodes of this name, and what is held."""
-    for path in quarantined(settings, name)[keep:]:
+    for path in quarantined_parts(settings, name)[keep:]:
         if not is_held(path, datetime.now(UTC)):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def hold_quarantine(settings: Settings, name: str, until: datetime) -> list[Path]:
     """Keep what is in the quarantine of this name now until then (UTC), whatever comes after it; returns what."""
-    found = quarantined(settings, name)
+    found = quarantined_parts(settings, name)
     for path in found:
         (path / HELD).write_text(until.isoformat())
     return found
@@ -199,7 +199,7 @@ def expire_quarantine(settings: Settings, now: datetime) -> list[Path]:
     return deleted
 
 
-def _quarantine(settings: Settings, name: str, path: Path, part: str) -> None:
+def _move_to_quarantine(settings: Settings, name: str, path: Path, part: str) -> None:
     if not path.exists():
         return
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
@@ -209,13 +209,13 @@ def _quarantine(settings: Settings, name: str, path: Path, part: str) -> None:
     purge_quarantine(settings, name, keep=2 * QUARANTINE_KEEP)  # a root and a volume each
 
 
-def _environment(settings: Settings, name: str, isolation: Isolation) -> dict[str, str]:
+def _node_environment(settings: Settings, name: str, isolation: Isolation) -> dict[str, str]:
     """All that a node inherits: a list of what is allowed, because the caller may hold secrets."""
     root = settings.node_root(name)
     passed = {key: os.environ[key] for key in ("JAVA_HOME", "LANG", "TZ") if key in os.environ}
     return (
         passed
-        | inherited()
+        | inherited_variables()
         | {
             "PATH": search_path(),
             "HOME": str(root),
@@ -232,7 +232,7 @@ def _environment(settings: Settings, name: str, isolation: Isolation) -> dict[st
     )
 
 
-def _boot(settings: Settings, name: str, isolation: Isolation) -> None:
+def _boot_node(settings: Settings, name: str, isolation: Isolation) -> None:
     root = settings.node_root(name)
     command = [*init_prefix(isolation), sys.executable, "-m", "kintsugi.environments.local.node_init", name]
     (root / "run" / "supervisor.sock").unlink(missing_ok=True)
@@ -240,7 +240,7 @@ def _boot(settings: Settings, name: str, isolation: Isolation) -> None:
         parent = subprocess.Popen(
             command,
             cwd="/",
-            env=_environment(settings, name, isolation),
+            env=_node_environment(settings, name, isolation),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -275,7 +275,9 @@ def await_boot(settings: Settings, node: Node, alive: Callable[[], bool]) -> Non
     while time.monotonic() < deadline:
         if not alive():
             raise StepFailed(_boot_failure(settings, node.name, "its init ended"))
-        if _answers(socket.AF_UNIX, str(control)) and _answers(socket.AF_INET, (node.address, node.ssh_port)):
+        if _is_listening(socket.AF_UNIX, str(control)) and _is_listening(
+            socket.AF_INET, (node.address, node.ssh_port)
+        ):
             return
         time.sleep(0.05)
     raise StepFailed(
@@ -283,7 +285,7 @@ def await_boot(settings: Settings, node: Node, alive: Callable[[], bool]) -> Non
     )
 
 
-def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
+def _is_listening(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.settimeout(1)
         return client.connect_ex(address) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import ControlPlaneEndpoints, Node
-from kintsugi.core.settings import Settings, inherited
+from kintsugi.core.settings import Settings, inherited_variables
 from kintsugi.environments.local.node_isolation import Isolation, service_prefix
 from kintsugi.environments.local.node_process import MARK
 from kintsugi.infra.ssh import ensure_keys, make_key, sign_host_key
@@ -111,8 +111,8 @@ def write_configuration(
     for directory in ("etc/supervisor.d", "etc/ssh", "log", "run/rsyslog", "tmp", "bin"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     root.chmod(0o700)
-    sshd = _program("sshd", "openssh-server")
-    rsyslogd = _program("rsyslogd", "rsyslog")
+    sshd = _find_program("sshd", "openssh-server")
+    rsyslogd = _find_program("rsyslogd", "rsyslog")
     before = [*service_prefix(isolation)]
     etc = root / "etc"
     programs = {
@@ -124,7 +124,7 @@ def write_configuration(
         _PROGRAM.format(name=name, command=" ".join(command), root=root) for name, command in programs.items()
     ]
     (etc / "supervisord.conf").write_text("\n".join(sections))
-    also = "".join(f' {key}="{value}"' for key, value in inherited().items())
+    also = "".join(f' {key}="{value}"' for key, value in inherited_variables().items())
     (etc / "sshd_config").write_text(
         _SSHD.format(
             address=node.address,
@@ -162,7 +162,7 @@ def _check_socket_path(root: Path) -> None:
         )
 
 
-def _program(name: str, package: str) -> str:
+def _find_program(name: str, package: str) -> str:
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
         raise PreflightError(f"{name} is not installed; install the Debian package {package}")

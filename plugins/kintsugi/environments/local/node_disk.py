@@ -13,7 +13,7 @@ import subprocess
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation
-from kintsugi.environments.local.node_process import read_record, running
+from kintsugi.environments.local.node_process import is_running, read_record
 
 SIZE_MIB = 16
 _TIMEOUT_S = 20.0
@@ -36,19 +36,19 @@ if [ -e "$1/filler" ]; then umount -l "$1" && echo freed; fi
 """
 
 
-def unavailable() -> str | None:
+def reason_unavailable() -> str | None:
     """Why no node of this machine can be given a full disk; None when it can."""
     if choose_isolation().hides_files:
         return None
     return "nodes have no mount namespace of their own here, and the machine's own disk isn't filled"
 
 
-def fill(settings: Settings, name: str) -> None:
+def fill_volume(settings: Settings, name: str) -> None:
     """Let the volume of node ``name`` be full from now on; files that are open already don't notice.
 
     Raises StepFailed when the node doesn't run or the kernel refuses the mount.
     """
-    if (why := unavailable()) is not None:
+    if (why := reason_unavailable()) is not None:
         raise StepFailed(f"{name} can't get a full disk: {why}")
     done = run_inside(settings, name, _FILL, _FULL)
     if done is None or done.returncode:
@@ -56,7 +56,7 @@ def fill(settings: Settings, name: str) -> None:
         raise StepFailed(f"{name} can't get a full disk: {said}")
 
 
-def free(settings: Settings, name: str) -> bool:
+def free_volume(settings: Settings, name: str) -> bool:
     """Give node ``name`` its own volume back; False when it wasn't full, or is gone.
 
     What has files open on the full one goes on with them until it ends.
@@ -73,7 +73,7 @@ def run_inside(
     Its first argument is the node's volume; ``arguments`` follow.
     """
     record = read_record(settings, name)
-    if record is None or not running(record):
+    if record is None or not is_running(record):
         return None
     user = ["--user", "--preserve-credentials"] if record.isolation == Isolation.USER_NAMESPACES else []
     # Its processes too, because mount(8) and umount(8) look for themselves in the /proc that they see.

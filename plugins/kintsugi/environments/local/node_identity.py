@@ -15,15 +15,15 @@ _SEED = "kafka_identity"  # the name of the secret that all ids are derived from
 
 def kafka_cluster_id(settings: Settings) -> str:
     """The cluster id of this installation: 16 bytes as Kafka writes them (22 characters, base64 for URLs)."""
-    return _uuid(settings, "cluster")
+    return _derive_id(settings, "cluster")
 
 
 def kafka_directory_id(settings: Settings, name: str) -> str:
     """The data directory id of broker ``name`` in the first quorum; a disk formatted later has another."""
-    return _uuid(settings, f"directory {name}")
+    return _derive_id(settings, f"directory {name}")
 
 
-def _uuid(settings: Settings, purpose: str) -> str:
+def _derive_id(settings: Settings, purpose: str) -> str:
     secret = settings.secret(_SEED)
     number = 0
     while True:

@@ -23,7 +23,9 @@ _TMP, _RUN = Path("/tmp"), Path("/run")  # noqa: S108 - masked, not used
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _mount(source: str, target: Path, kind: str | None, flags: int, data: str | None = None) -> None:
+def _mount_directory(
+    source: str, target: Path, kind: str | None, flags: int, data: str | None = None
+) -> None:
     encoded = [text.encode() if text is not None else None for text in (source, str(target), kind, data)]
     if _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]) != 0:
         code = ctypes.get_errno()
@@ -52,17 +54,17 @@ def hide_the_rest(settings: Settings, name: str) -> None:
     private = settings.node_root(name) / "tmp"
     private.mkdir(mode=0o700, exist_ok=True)
     state = settings.state.resolve()
-    _mount(str(private.resolve()), _TMP, None, _MS_BIND)
-    _mount("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
+    _mount_directory(str(private.resolve()), _TMP, None, _MS_BIND)
+    _mount_directory("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
     state.mkdir(parents=True, exist_ok=True)  # it may have lain in /tmp
-    _mount("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
+    _mount_directory("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
     masks = [_TMP, _RUN, state]
     for path, handle in sorted(handles.items()):
         if any(path.is_relative_to(mask) for mask in masks) or not kept[path]:
             path.mkdir(parents=True, exist_ok=True)
-            _mount(f"/proc/self/fd/{handle}", path, None, _MS_BIND | _MS_REC)
+            _mount_directory(f"/proc/self/fd/{handle}", path, None, _MS_BIND | _MS_REC)
         if not kept[path]:
-            _mount("none", path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+            _mount_directory("none", path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         os.close(handle)
     (_RUN / "sshd").mkdir(mode=0o755)  # sshd under root wants it for privilege separation
 

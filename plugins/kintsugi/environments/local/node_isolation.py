@@ -41,7 +41,7 @@ def choose_isolation() -> Isolation:
     if forced:
         return Isolation(forced)
     preferred = Isolation.ROOT_NAMESPACES if os.geteuid() == 0 else Isolation.USER_NAMESPACES
-    return preferred if _works(preferred) else Isolation.DEATH_SIGNAL
+    return preferred if _is_available(preferred) else Isolation.DEATH_SIGNAL
 
 
 def init_prefix(isolation: Isolation) -> list[str]:
@@ -60,7 +60,7 @@ def service_prefix(isolation: Isolation) -> list[str]:
     return []
 
 
-def _works(isolation: Isolation) -> bool:
+def _is_available(isolation: Isolation) -> bool:
     try:
         trial = subprocess.run(
             [*init_prefix(isolation), "true"],

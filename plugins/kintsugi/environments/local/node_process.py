@@ -81,12 +81,12 @@ def namespace_of(pid: int) -> int | None:
         return None
 
 
-def running(record: InitRecord | None) -> bool:
+def is_running(record: InitRecord | None) -> bool:
     """Whether the recorded init lives: the same process, not a later one with its number."""
     return record is not None and start_time(record.pid) == record.start_time
 
 
-def members(settings: Settings, name: str) -> Iterator[int]:
+def member_pids(settings: Settings, name: str) -> Iterator[int]:
     """Host PIDs of all that lives of a node: by its PID namespace, or else by the mark in the environment.
 
     Without a namespace the init's descendants count too: sshd's environment can't be read by its own user.
@@ -95,13 +95,13 @@ def members(settings: Settings, name: str) -> Iterator[int]:
     """
     record = read_record(settings, name)
     space, family = None, set[int]()
-    if record is not None and running(record):
+    if record is not None and is_running(record):
         space = record.pid_namespace
-        family = _descendants(record.pid) if space is None else family
+        family = _descendant_pids(record.pid) if space is None else family
     mark = f"{MARK}={settings.node_root(name)}".encode()
     for pid in _all_pids():
         belongs = (space is not None and namespace_of(pid) == space) or pid in family
-        if (belongs or mark in _environment(pid)) and start_time(pid) is not None:
+        if (belongs or mark in _read_environment(pid)) and start_time(pid) is not None:
             yield pid
 
 
@@ -112,7 +112,7 @@ def _all_pids() -> list[int]:
     ]
 
 
-def _descendants(ancestor: int) -> set[int]:
+def _descendant_pids(ancestor: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for pid in _all_pids():
         with contextlib.suppress(OSError):
@@ -126,7 +126,7 @@ def _descendants(ancestor: int) -> set[int]:
     return found
 
 
-def _environment(pid: int) -> list[bytes]:
+def _read_environment(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -155,12 +155,12 @@ def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
 
     Raises StepFailed naming the survivors when some outlive ``timeout_s``.
     """
-    seen = {pid: start_time(pid) for pid in members(settings, name)}
+    seen = {pid: start_time(pid) for pid in member_pids(settings, name)}
     record = read_record(settings, name)
     if record is not None:
         signal_process(record.pid, signal.SIGKILL, record.start_time)
     deadline = time.monotonic() + timeout_s
-    while alive := _survivors(settings, name, seen):
+    while alive := _surviving_pids(settings, name, seen):
         if time.monotonic() > deadline:
             raise StepFailed(f"{name}: processes {alive} outlived SIGKILL for {timeout_s:.0f} s; see ps -fp")
         for pid in alive:
@@ -168,9 +168,9 @@ def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def _survivors(settings: Settings, name: str, seen: dict[int, int | None]) -> list[int]:
+def _surviving_pids(settings: Settings, name: str, seen: dict[int, int | None]) -> list[int]:
     """All that was seen of a node and still lives: a process on its way out has no environment any more."""
-    for pid in members(settings, name):
+    for pid in member_pids(settings, name):
         seen.setdefault(pid, start_time(pid))
     return [pid for pid, began in seen.items() if began is not None and start_time(pid) == began]
 
@@ -181,8 +181,8 @@ def signal_all(settings: Settings, name: str, number: signal.Signals, wanted: st
     Processes forked meanwhile are caught by the next round. Returns how many there are.
     """
     for _ in range(100):
-        pids = list(members(settings, name))
-        lagging = [pid for pid in pids if _state(pid) not in wanted]
+        pids = list(member_pids(settings, name))
+        lagging = [pid for pid in pids if _read_state(pid) not in wanted]
         if not lagging:
             return len(pids)
         for pid in lagging:
@@ -191,7 +191,7 @@ def signal_all(settings: Settings, name: str, number: signal.Signals, wanted: st
     raise StepFailed(f"{name}: processes {lagging} did not take {number.name} within 1 s; see ps -fp")
 
 
-def _state(pid: int) -> str:
+def _read_state(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -206,5 +206,5 @@ def processor_use(settings: Settings, name: str) -> tuple[float, float]:
     """
     from kintsugi.probes.node_view import processor_ns  # a node's init starts by this module
 
-    uses = [processor_ns(pid) for pid in members(settings, name)]
+    uses = [processor_ns(pid) for pid in member_pids(settings, name)]
     return sum(used for used, _ in uses) / 1e9, sum(waited for _, waited in uses) / 1e9

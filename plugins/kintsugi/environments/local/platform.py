@@ -36,7 +36,7 @@ class LocalPlatform:
         return node.is_alive(self.settings, name)
 
     def incarnation(self, name: str) -> str | None:
-        return node.incarnation(self.settings, name)
+        return node.read_incarnation(self.settings, name)
 
     def processor_use(self, name: str) -> tuple[float, float] | None:
         return node_process.processor_use(self.settings, name)
@@ -71,19 +71,19 @@ class LocalPlatform:
         return bool(node.hold_quarantine(self.settings, name, until))
 
     def suspend(self, name: str) -> None:
-        node.suspend(self.settings, name)
+        node.suspend_node(self.settings, name)
 
     def resume(self, name: str) -> None:
-        node.resume(self.settings, name)
+        node.resume_node(self.settings, name)
 
     def fill_disk(self, name: str) -> None:
-        node_disk.fill(self.settings, name)
+        node_disk.fill_volume(self.settings, name)
 
     def free_disk(self, name: str) -> bool:
-        return node_disk.free(self.settings, name)
+        return node_disk.free_volume(self.settings, name)
 
     def no_full_disk(self) -> str | None:
-        return node_disk.unavailable()
+        return node_disk.reason_unavailable()
 
     def run(self, name: str, argv: Sequence[str]) -> str:
         done = ssh.run_over_ssh(self.settings, self.settings.fleet.node(name), argv, RUN_TIMEOUT_S)

@@ -12,7 +12,7 @@ from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
 
 from kintsugi.airflow_ext.operators import stream_submission
 from kintsugi.airflow_ext.operators.stream_submission import StreamSubmitOperator
-from kintsugi.controlplane.airflow_environment import connections
+from kintsugi.controlplane.airflow_environment import own_connections
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import Settings
 from kintsugi.operations import context, stream_driver
@@ -27,7 +27,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for prefix in submission.JARS:
         (settings.artifacts / "spark" / f"{prefix}1.0.jar").touch()
     monkeypatch.setattr(stream_submission, "load_settings", lambda: settings)
-    spark = json.dumps(connections(settings)["kintsugi_spark"])
+    spark = json.dumps(own_connections(settings)["kintsugi_spark"])
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_SPARK", spark)
     return settings
 

@@ -33,7 +33,7 @@ async def test_it_looks_until_there_is_something_and_survives_an_outage(
 
         return look
 
-    monkeypatch.setattr(new_objects, "checker", looks)
+    monkeypatch.setattr(new_objects, "make_scan", looks)
     events = [event async for event in NewObjectsTrigger(kind="trades", interval=0.001).run()]
     assert [event.payload for event in events] == [{"keys": ["trades/f"]}]
     assert answers == []

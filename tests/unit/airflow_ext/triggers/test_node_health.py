@@ -91,7 +91,7 @@ async def test_a_node_that_answers_by_a_wrong_clock_is_found_by_the_slower_look(
             raise found
         return found
 
-    monkeypatch.setattr(clocks, "ahead_s", ahead_s)
+    monkeypatch.setattr(clocks, "seconds_ahead", ahead_s)
     monkeypatch.setattr(clocks, "EVERY_S", {Role.SPARK_MASTER: 0.1})
     server = await asyncio.start_server(alive, "127.35.91.4", SPARK_MASTER_UI_PORT)
     event = await finding(NodeHealthTrigger(**NODE, address="127.35.91.4", interval=0.1, max_watch=20))

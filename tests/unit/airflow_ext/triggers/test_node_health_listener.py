@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.airflow_ext.triggers.node_health_listener import found
+from kintsugi.airflow_ext.triggers.node_health_listener import finding_of
 
 FINDING = {"node": "kafka-1", "symptom": "down"}
 
@@ -17,4 +17,4 @@ FINDING = {"node": "kafka-1", "symptom": "down"}
     [(FINDING, FINDING), (json.dumps(FINDING), FINDING), (None, None), ("null", None)],
 )
 def test_what_the_sensor_returned_is_the_finding(returned: Any, finding: Any) -> None:
-    assert found(returned) == finding
+    assert finding_of(returned) == finding

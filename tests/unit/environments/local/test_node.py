@@ -83,14 +83,14 @@ def test_nothing_of_a_node_outlives_its_init(settings: Settings, node: str) -> N
     started = on_node(settings, DAEMON.format(root=root))
     assert started.returncode == 0, started.stderr
     wait_until(lambda: (root / "run" / "daemon").exists() and (root / "run" / "daemon").read_text() != "")
-    living = {pid: start_time(pid) for pid in nodes.processes(settings, node)}
+    living = {pid: start_time(pid) for pid in nodes.node_pids(settings, node)}
     assert len(living) >= 5  # init, sshd, rsyslogd, the daemon and its child
 
     began = time.monotonic()
     nodes.power_off(settings, node)
 
     assert time.monotonic() - began < 2
-    assert nodes.processes(settings, node) == []
+    assert nodes.node_pids(settings, node) == []
     assert [pid for pid, when in living.items() if start_time(pid) == when] == []
     assert not nodes.is_alive(settings, node)
     with socket.socket() as client:
@@ -149,13 +149,13 @@ def test_a_node_inherits_no_secret(settings: Settings, monkeypatch: pytest.Monke
     nodes.create_node(settings, NAME)
     record = read_record(settings, NAME)
     assert record is not None
-    for pid in nodes.processes(settings, NAME):
+    for pid in nodes.node_pids(settings, NAME):
         assert b"postgres://secret" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def test_suspended_is_silent_and_resumed_goes_on(settings: Settings, node: str) -> None:
     entry = settings.fleet.node(node)
-    suspended = nodes.suspend(settings, node)
+    suspended = nodes.suspend_node(settings, node)
     try:
         with socket.create_connection((entry.address, entry.ssh_port), timeout=1) as client:
             client.settimeout(0.5)
@@ -163,7 +163,7 @@ def test_suspended_is_silent_and_resumed_goes_on(settings: Settings, node: str) 
                 client.recv(4)
         assert nodes.is_alive(settings, node)
     finally:
-        nodes.resume(settings, node)
+        nodes.resume_node(settings, node)
     assert suspended >= 3
     assert on_node(settings, "true").returncode == 0
 
@@ -193,7 +193,7 @@ def test_a_node_that_got_the_namespace_number_of_a_dead_one_is_spared(settings: 
     assert other is not None
     nodes.power_off(settings, node)  # the record stays, as in life
     write_record(settings, node, replace(record, pid_namespace=other.pid_namespace))
-    assert nodes.processes(settings, node) == []
+    assert nodes.node_pids(settings, node) == []
     nodes.create_node(settings, node)
     assert nodes.is_alive(settings, OTHER)
     assert nodes.is_alive(settings, node)
@@ -257,18 +257,18 @@ def test_destroyed_data_waits_in_the_quarantine(settings: Settings, node: str) -
     assert not nodes.volume_exists(settings, node)
     nodes.destroy_node(settings, node)  # a second time is no error
     nodes.destroy_volume(settings, node)
-    parts = [path for kept in nodes.quarantined(settings, node) for path in kept.iterdir()]
+    parts = [path for kept in nodes.quarantined_parts(settings, node) for path in kept.iterdir()]
     assert sorted(path.name for path in parts) == ["root", "volume"]
     assert [path.read_text() for path in settings.quarantine.rglob("row")] == ["kept"]
     nodes.purge_quarantine(settings, node)
-    assert nodes.quarantined(settings, node) == []
+    assert nodes.quarantined_parts(settings, node) == []
 
 
 def test_the_quarantine_is_bounded(settings: Settings) -> None:
     for _ in range(2 * nodes.QUARANTINE_KEEP + 3):
         nodes.create_volume(settings, OTHER)
         nodes.destroy_volume(settings, OTHER)
-    assert len(nodes.quarantined(settings, OTHER)) == 2 * nodes.QUARANTINE_KEEP
+    assert len(nodes.quarantined_parts(settings, OTHER)) == 2 * nodes.QUARANTINE_KEEP
 
 
 def test_without_namespaces_the_sweep_takes_daemons_too(
@@ -284,7 +284,7 @@ def test_without_namespaces_the_sweep_takes_daemons_too(
     assert start_time(daemon) is not None
     nodes.power_off(settings, NAME)
     assert start_time(daemon) is None
-    assert nodes.processes(settings, NAME) == []
+    assert nodes.node_pids(settings, NAME) == []
     nodes.destroy_node(settings, NAME)
 
 

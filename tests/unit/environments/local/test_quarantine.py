@@ -48,7 +48,7 @@ def test_a_disk_short_of_room_takes_it_too(settings: Settings, monkeypatch: pyte
     lose(settings, "not-held")
     now = datetime.now(UTC)
     nodes.hold_quarantine(settings, NAME, now + timedelta(days=7))
-    (nodes.quarantined(settings, NAME)[0] / nodes.HELD).unlink()
+    (nodes.quarantined_parts(settings, NAME)[0] / nodes.HELD).unlink()
     monkeypatch.setattr(nodes, "HELD_ROOM", 2**62)
     assert len(nodes.expire_quarantine(settings, now)) == 1
     assert kept(settings) == ["not-held"]
