@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.core.fleet import Role
+from kintsugi.core.processes import start_time
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import member_pids, start_time
+from kintsugi.environments.local.node_process import member_pids
 
 APPLICATION = b"stream_trades.py"
 

@@ -25,9 +25,8 @@ from pathlib import Path
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.process_priority import raise_priority
-from kintsugi.core.processes import MARKER, PART
+from kintsugi.core.processes import MARKER, PART, start_time
 from kintsugi.core.settings import Settings, load_settings
-from kintsugi.environments.local.node_process import start_time
 from kintsugi.operations.context import Context
 
 LOOK_EVERY_S = 1.0

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
+from kintsugi.core.processes import start_time
 from kintsugi.core.settings import Settings
-from kintsugi.environments.local.node_process import is_running, read_record, signal_process, start_time
+from kintsugi.environments.local.node_process import is_running, read_record, signal_process
 
 MAIN_CLASS: Mapping[Role, bytes] = {
     Role.KAFKA: b"kafka.Kafka",

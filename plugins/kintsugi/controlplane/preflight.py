@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import psutil
+
 from kintsugi.controlplane.postgres import find_binaries
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import Role
@@ -135,8 +137,7 @@ def _disk_problems(settings: Settings) -> Iterator[str]:
 
 
 def _memory_problems(_: Settings) -> Iterator[str]:
-    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    available = int(match[1]) * 1024 if match else MEMORY_NEEDS
+    available = psutil.virtual_memory().available
     if available < MEMORY_NEEDS:
         yield (
             f"too little memory: {available / GIB:.1f} GiB available, {MEMORY_NEEDS / GIB:.0f} GiB needed; "

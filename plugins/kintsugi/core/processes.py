@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ import psutil
 
 MARKER = "KINTSUGI_CONTROL"
 PART = "KINTSUGI_PART"
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +45,37 @@ def wait_until(condition: Callable[[], bool], seconds: float, *, pause: float = 
 
 def carries_marker(pid: int, control: Path, part: str | None = None) -> bool:
     """Whether the process ``pid`` belongs to the control plane in ``control`` (to its ``part``, if given)."""
+    proofs = [(MARKER, str(control)), *([] if part is None else [(PART, part)])]
+    return all(has_variable(pid, name, value) for name, value in proofs)
+
+
+def has_variable(pid: int, name: str, value: str) -> bool:
+    """Whether the process ``pid`` was started with this variable; False if it is gone or can't be read.
+
+    psutil stops at the first gap in an environment, which a program leaves that writes its title over the beginning.
+    """
     try:
-        environment = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        return f"{name}={value}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    ours = f"{MARKER}={control}".encode() in environment
-    return ours and (part is None or f"{PART}={part}".encode() in environment)
+
+
+def start_time(pid: int) -> int | None:
+    """Return the start of a live process in clock ticks since boot; None if it is gone or a zombie.
+
+    It identifies a process where its number alone may belong to another one later. It is not psutil's time of creation,
+    which changes when the clock is set.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def owned_pids(control: Path, part: str | None = None) -> set[int]:
     """Return the pids of all live processes of this control plane (of its ``part``), without zombies."""
-    return {pid for pid in _pids() if carries_marker(pid, control, part)}
+    return {pid for pid in psutil.pids() if carries_marker(pid, control, part)}
 
 
 def signal_if(pid: int, number: signal.Signals, proof: Callable[[int], bool]) -> bool:
@@ -98,7 +117,7 @@ def kill_owned(control: Path, part: str | None = None, *, seconds: float = 10.0)
 def is_running_in(pid: int, directory: Path) -> bool:
     """Whether ``pid`` lives and has ``directory`` as its working directory."""
     try:
-        return (_PROC / str(pid) / "cwd").readlink() == directory
+        return Path(f"/proc/{pid}/cwd").readlink() == directory
     except OSError:
         return False
 
@@ -116,7 +135,3 @@ def find_listener(address: str, port: int) -> Listener | None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 return Listener(found.pid, psutil.Process(found.pid).name())
     return None
-
-
-def _pids() -> Iterator[int]:
-    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())

@@ -12,26 +12,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import socket
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import NodeView, ProbeResult, ProcessorUse, ServiceProcess
+from kintsugi.core.processes import find_listener, start_time
 from kintsugi.core.settings import SPARK_MASTER_PORT, Settings
 from kintsugi.probes.protocols import PORTS, probe_node
 
 TIMEOUT_S = 1.5
 SAMPLE_S = 0.5  # of the processor that the service uses and waits for, at least
 KILLED = "killed"
-_LISTENING, _ESTABLISHED = "0A", "01"
 # By a descriptor and with the start compared, so that no other process with the same number is hit.
 _KILL = """
 import os, signal, sys
@@ -92,44 +91,14 @@ def _parse_object(output: str | None) -> dict[str, Any]:
     return {}
 
 
-def listens(table: Iterable[str], address: str, port: int) -> bool:
-    """Whether a socket listens on ``address`` (or on every address) and ``port``, by lines of ``/proc/net/tcp*``."""
+def has_connection(address: str, ports: Sequence[int]) -> bool:
+    """Whether a connection from here to ``address`` and one of ``ports`` is established."""
+    # A JVM connects to IPv4 addresses through IPv6 sockets, which have mapped addresses.
+    addresses = (address, f"::ffff:{address}")
     return any(
-        state == _LISTENING and ours[1] == port and ours[0] in (address, "0.0.0.0", "::")  # noqa: S104 - compared
-        for ours, _, state in _sockets(table)
+        one.status == psutil.CONN_ESTABLISHED and one.raddr.ip in addresses and one.raddr.port in ports
+        for one in psutil.net_connections(kind="tcp")
     )
-
-
-def established_to(table: Iterable[str], address: str, ports: Sequence[int]) -> bool:
-    """Whether a connection from here to ``address`` and one of ``ports`` stands."""
-    return any(
-        state == _ESTABLISHED and far[0] == address and far[1] in ports for _, far, state in _sockets(table)
-    )
-
-
-def _sockets(table: Iterable[str]) -> Iterable[tuple[tuple[str, int], tuple[str, int], str]]:
-    for line in table:
-        fields = line.split()
-        if len(fields) > 3 and ":" in fields[1] and ":" in fields[2]:
-            yield _endpoint(fields[1]), _endpoint(fields[2]), fields[3]
-
-
-def _endpoint(text: str) -> tuple[str, int]:
-    """Address and port from the kernel's notation: words of 32 bits in host order, then the port, all hexadecimal."""
-    host, _, port = text.partition(":")
-    raw = b"".join(struct.pack("=I", int(host[start : start + 8], 16)) for start in range(0, len(host), 8))
-    if len(raw) == 16 and raw.startswith(b"\0" * 10 + b"\xff\xff"):  # IPv4 on a socket of both families
-        raw = raw[12:]
-    family = socket.AF_INET if len(raw) == 4 else socket.AF_INET6
-    return socket.inet_ntop(family, raw), int(port, 16)
-
-
-def _tables() -> list[str]:
-    lines: list[str] = []
-    for name in ("tcp", "tcp6"):
-        with suppress(OSError):
-            lines += Path(f"/proc/net/{name}").read_text().splitlines()[1:]
-    return lines
 
 
 def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | None]:
@@ -140,9 +109,8 @@ def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | No
     pid = asked.stdout.strip()
     if not pid.isdigit() or pid == "0":
         return None, None
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return [int(pid), int(fields[19])], cpu_s
+    start, used = start_time(int(pid)), psutil.Process(int(pid)).cpu_times()
+    return (None, None) if start is None else ([int(pid), start], used.user + used.system)
 
 
 def processor_ns(pid: int) -> tuple[int, int]:
@@ -166,14 +134,14 @@ async def _can_connect(address: str, port: int) -> bool:
 
 def _gather_view(conf: str, service: str, node: Node) -> dict[str, Any]:
     process, cpu_s = None, None
-    with suppress(OSError, subprocess.TimeoutExpired, IndexError):
+    with suppress(OSError, subprocess.TimeoutExpired, psutil.Error):
         process, cpu_s = _read_process(conf, service)
     port, started_s = PORTS[node.role], time.monotonic()
     before = processor_ns(process[0]) if process else None
     view: dict[str, Any] = {
         "process": process,
         "cpu_s": cpu_s,
-        "listening": listens(_tables(), node.address, port),
+        "listening": find_listener(node.address, port) is not None,
         "connected": asyncio.run(_can_connect(node.address, port)),
         "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,
     }
@@ -189,7 +157,7 @@ def _probe_target(node: Node) -> dict[str, Any]:
     ports = [PORTS[node.role], SPARK_MASTER_PORT] if node.role is Role.SPARK_MASTER else [PORTS[node.role]]
     return {
         "answer": asyncio.run(probe_node(node, TIMEOUT_S)).answer,
-        "established": established_to(_tables(), node.address, ports),
+        "established": has_connection(node.address, ports),
     }
 
 

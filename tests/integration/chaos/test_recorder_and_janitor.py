@@ -20,8 +20,9 @@ from benchmarks.kill_recorder import RunningRecorder, recording
 from benchmarks.live_kills import EXITED, live_kills
 from kintsugi.chaos import janitor, resources, service_processes
 from kintsugi.core.fleet import Node, Role
+from kintsugi.core.processes import start_time
 from kintsugi.core.settings import SPARK_MASTER_UI_PORT, Settings
-from kintsugi.environments.local.node_process import InitRecord, record_path, start_time, write_record
+from kintsugi.environments.local.node_process import InitRecord, record_path, write_record
 from tests.installations import installation
 from tests.integration.servers import wait_until
 

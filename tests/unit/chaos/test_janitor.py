@@ -18,7 +18,7 @@ from kintsugi.chaos.faults import Fault
 from kintsugi.chaos.injection import hold_fault, in_force
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import StepFailed
-from kintsugi.environments.local.node_process import start_time
+from kintsugi.core.processes import start_time
 from tests.installations import installation
 
 

@@ -11,8 +11,7 @@ import threading
 from pathlib import Path
 
 from kintsugi.controlplane.launcher import await_api
-from kintsugi.core.processes import wait_until
-from kintsugi.environments.local.node_process import start_time
+from kintsugi.core.processes import start_time, wait_until
 
 # A parent, its child, grandchild and great-grandchild; each tells its pid, then waits.
 FAMILY = """

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Node
+from kintsugi.core.processes import start_time
 from kintsugi.core.settings import Settings, inherited_variables, load_settings
 from kintsugi.environments.local.node_config import search_path, write_configuration
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation, init_prefix
@@ -33,7 +34,6 @@ from kintsugi.environments.local.node_process import (
     read_record,
     record_path,
     signal_all,
-    start_time,
     write_record,
 )
 from kintsugi.infra.ssh import ssh_user
@@ -143,12 +143,12 @@ def power_off(settings: Settings, name: str, *, lose_volume: bool = False) -> No
 
 def suspend_node(settings: Settings, name: str) -> int:
     """Freeze every process of a node, as a host that falls silent; returns how many there are."""
-    return signal_all(settings, name, signal.SIGSTOP, wanted="TtZX")
+    return signal_all(settings, name, signal.SIGSTOP, stopped=True)
 
 
 def resume_node(settings: Settings, name: str) -> int:
     """Let a suspended node go on; returns how many processes it has."""
-    return signal_all(settings, name, signal.SIGCONT, wanted="RSDIZX")
+    return signal_all(settings, name, signal.SIGCONT, stopped=False)
 
 
 def node_pids(settings: Settings, name: str) -> list[int]:

@@ -7,7 +7,6 @@ its environment: what a killed creation left behind unrecorded is found by that 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -16,7 +15,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.processes import has_variable, start_time
 from kintsugi.core.settings import Settings
 
 MARK = "KINTSUGI_INIT_OF"
@@ -64,15 +66,6 @@ def write_record(settings: Settings, name: str, record: InitRecord) -> None:
     fresh.replace(path)
 
 
-def start_time(pid: int) -> int | None:
-    """Start of a live process in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
 def namespace_of(pid: int) -> int | None:
     """Inode of the PID namespace of ``pid``, None when it can't be read."""
     try:
@@ -98,39 +91,18 @@ def member_pids(settings: Settings, name: str) -> Iterator[int]:
     if record is not None and is_running(record):
         space = record.pid_namespace
         family = _descendant_pids(record.pid) if space is None else family
-    mark = f"{MARK}={settings.node_root(name)}".encode()
-    for pid in _all_pids():
+    root = str(settings.node_root(name))
+    for pid in psutil.pids():
         belongs = (space is not None and namespace_of(pid) == space) or pid in family
-        if (belongs or mark in _read_environment(pid)) and start_time(pid) is not None:
+        if (belongs or has_variable(pid, MARK, root)) and pid != os.getpid() and start_time(pid) is not None:
             yield pid
 
 
-def _all_pids() -> list[int]:
-    me = os.getpid()
-    return [
-        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) != me
-    ]
-
-
 def _descendant_pids(ancestor: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for pid in _all_pids():
-        with contextlib.suppress(OSError):
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(pid)
-    found, waiting = {ancestor}, [ancestor]
-    while waiting:
-        fresh = [child for child in children.get(waiting.pop(), []) if child not in found]
-        found.update(fresh)
-        waiting.extend(fresh)
-    return found
-
-
-def _read_environment(pid: int) -> list[bytes]:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+        return {ancestor, *(child.pid for child in psutil.Process(ancestor).children(recursive=True))}
+    except psutil.NoSuchProcess:
+        return {ancestor}
 
 
 def signal_process(pid: int, number: signal.Signals, expected_start: int | None = None) -> bool:
@@ -175,27 +147,31 @@ def _surviving_pids(settings: Settings, name: str, seen: dict[int, int | None]) 
     return [pid for pid, began in seen.items() if began is not None and start_time(pid) == began]
 
 
-def signal_all(settings: Settings, name: str, number: signal.Signals, wanted: str) -> int:
-    """Signal every process of a node until each is in one of the states ``wanted`` (letters of proc(5)).
+def signal_all(settings: Settings, name: str, number: signal.Signals, *, stopped: bool) -> int:
+    """Signal every process of a node until each is stopped, or none is; returns how many there are.
 
-    Processes forked meanwhile are caught by the next round. Returns how many there are.
+    Processes that are forked meanwhile get the signal in the next round. A process that has ended counts as done.
     """
     for _ in range(100):
         pids = list(member_pids(settings, name))
-        lagging = [pid for pid in pids if _read_state(pid) not in wanted]
-        if not lagging:
+        waiting = [pid for pid in pids if _is_stopped(pid) not in (None, stopped)]
+        if not waiting:
             return len(pids)
-        for pid in lagging:
+        for pid in waiting:
             signal_process(pid, number)
         time.sleep(0.01)
-    raise StepFailed(f"{name}: processes {lagging} did not take {number.name} within 1 s; see ps -fp")
+    raise StepFailed(f"{name}: processes {waiting} did not take {number.name} within 1 s; see ps -fp")
 
 
-def _read_state(pid: int) -> str:
+def _is_stopped(pid: int) -> bool | None:
+    """Whether a process is stopped by a signal or a tracer; None if it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "T"
+        status = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return None
+    if status in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+        return None
+    return status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
 def processor_use(settings: Settings, name: str) -> tuple[float, float]:
