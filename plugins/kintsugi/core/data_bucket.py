@@ -97,14 +97,14 @@ def _add_parameters(client: S3Client, fields: Mapping[str, Any]) -> None:
     payer = {"RequestPayer": fields["request_payer"]} if fields.get("request_payer") else {}
     get = {**payer, **(fields.get("get_object_args") or {})}
 
-    def adding(parameters: Mapping[str, Any]) -> Any:
-        def add(params: dict[str, Any], **_: Any) -> None:
+    def make_handler(parameters: Mapping[str, Any]) -> Any:
+        def add_defaults(params: dict[str, Any], **_: Any) -> None:
             for name, value in parameters.items():
                 params.setdefault(name, value)
 
-        return add
+        return add_defaults
 
     for operation in READS:
         parameters = payer if operation == "ListObjectsV2" else get
         if parameters:
-            client.meta.events.register(f"provide-client-params.s3.{operation}", adding(parameters))
+            client.meta.events.register(f"provide-client-params.s3.{operation}", make_handler(parameters))

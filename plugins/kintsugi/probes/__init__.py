@@ -1,4 +1,4 @@
-"""Whether a node answers its own protocol, and what its peers say."""
+"""Whether a node answers its own protocol, and what its peers report of it."""
 
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.probes.stream import probe_stream

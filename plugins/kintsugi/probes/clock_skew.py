@@ -1,10 +1,10 @@
-"""How far the clock of a node's service is off: asked of the service itself where its protocol tells the time.
+"""How far the clock of a node's service is off.
 
-Kafka deletes by the clock and Cassandra expires by it; what a Cassandra node gets from its peers it also drops as too
-old when its clock is fast. Both answer their protocol all the same, so no other probe notices.
+Kafka deletes messages by the clock, and Cassandra expires rows by it. A Cassandra node whose clock is fast also drops
+messages of its peers as too old. Both still answer their protocol, so no other probe notices a wrong clock.
 
-* **Cassandra** tells its time in CQL.
-* **Kafka**'s protocol doesn't, so a program is run on the node with the environment of the broker's process.
+* **Cassandra** returns its time in CQL.
+* **Kafka**'s protocol has no such question. So a program runs on the node, in the environment of the broker's process.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from kintsugi.probes.peers import ask_peer
 from kintsugi.wire import cql
 
 EVERY_S = {Role.CASSANDRA: 10.0, Role.KAFKA: 60.0}
-"""Seconds between looks of a watch: a question in CQL costs a millisecond, a session over SSH a tenth of a second."""
+"""Seconds between two checks of a watch: a query in CQL costs a millisecond, a session over SSH 0.1 s."""
 
 TOLERANCE_S = 2.0
-"""Beyond the round trip. NTP keeps a healthy server within milliseconds."""
+"""Tolerated seconds beyond the round trip. NTP keeps a healthy server within milliseconds."""
 
 _ASK_TIMEOUT_S = 3.0
 _GREGORIAN_S = 12_219_292_800  # from 1582-10-15, where the time of a UUID begins, to 1970
 _NOW = "SELECT now() AS now FROM system.local"
-# $1 is what the broker's command line ends with; the word after it keeps the shell from finding itself.
+# $1 is the end of the broker's command line. The argument after it keeps pgrep from finding this shell.
 _DATE = """
 pid=$(pgrep -o -f -- "$1") || exit 1
 exec xargs -0 -a "/proc/$pid/environ" sh -c 'exec env -i "$@" date +%s.%N' sh
@@ -38,10 +38,10 @@ exec xargs -0 -a "/proc/$pid/environ" sh -c 'exec env -i "$@" date +%s.%N' sh
 
 
 async def seconds_ahead(settings: Settings, node: Node) -> float | None:
-    """Seconds by which the service's clock is certainly ahead of the time (negative: behind); None when unknown.
+    """Return by how many seconds the service's clock is at least ahead (negative: behind); None if unknown.
 
-    The time is what most of us agree on: whoever asks, and the node's peers. They are asked only where the node and
-    the asker disagree, so that a watch with a wrong clock of its own accuses nobody.
+    The right time is the median of the clocks of this process and of the node's peers. The peers are asked only if the
+    node and this process disagree. So a watch whose own clock is wrong reports no node.
     """
     own = await _seconds_ahead_of_us(settings, node)
     if own is None or abs(own) <= TOLERANCE_S:
@@ -53,30 +53,30 @@ async def seconds_ahead(settings: Settings, node: Node) -> float | None:
 
 
 def is_skewed(ahead: float | None) -> str | None:
-    """Half a sentence when a clock so many seconds ahead is wrong, else None."""
+    """Return half a sentence if a clock that is ``ahead`` by so many seconds is wrong, else None."""
     if ahead is None or abs(ahead) <= TOLERANCE_S:
         return None
     return f"its clock is {abs(ahead):,.1f} s {'fast' if ahead > 0 else 'slow'}"
 
 
-def certain_offset(told: float, before: float, after: float) -> float:
-    """By how much ``told`` lies outside of the time between question and answer; all in seconds since 1970."""
-    return told - min(max(told, before), after)
+def certain_offset(clock_time: float, before: float, after: float) -> float:
+    """Return how far ``clock_time`` lies outside the time between question and answer; all in seconds since 1970."""
+    return clock_time - min(max(clock_time, before), after)
 
 
 def time_of(identifier: str) -> float:
-    """Seconds since 1970 in a version 1 UUID."""
+    """Return the seconds since 1970 in a version 1 UUID."""
     return uuid.UUID(identifier).time / 1e7 - _GREGORIAN_S
 
 
 async def _seconds_ahead_of_us(settings: Settings, node: Node) -> float | None:
     before = time.time()
-    told = await _read_clock(settings, node)
-    return None if told is None else certain_offset(told, before, time.time())
+    clock_time = await _read_clock(settings, node)
+    return None if clock_time is None else certain_offset(clock_time, before, time.time())
 
 
 async def _read_clock(settings: Settings, node: Node) -> float | None:
-    """What the clock of the node's service says, in seconds since 1970; None when nobody can say."""
+    """Return the time of the node's service in seconds since 1970; None if it can't be read."""
     if node.role is Role.CASSANDRA:
         rows = await ask_peer(node, CASSANDRA_PORT, lambda connection: cql.run_query(connection, _NOW))
         return None if isinstance(rows, str) or not rows else time_of(str(rows[0]["now"]))

@@ -1,4 +1,4 @@
-"""How much room a node's volume has, asked of the node itself; and when that is too little."""
+"""The free space on a node's volume, read on the node itself, and when it is too little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ASK_TIMEOUT_S = 3.0
 
 
 async def read_headroom(settings: Settings, node: Node) -> Headroom | None:
-    """The room on the volume of ``node``; None when the node can't be asked. Takes at most about 3 s."""
+    """Return the free and total space of the volume of ``node``; None if the node can't be asked. Takes at most 3 s."""
     argv = ["df", "-P", "-B1", str(settings.node_volume(node.name))]
     try:
         done = await asyncio.to_thread(ssh.run_over_ssh, settings, node, argv, ASK_TIMEOUT_S)
@@ -26,7 +26,7 @@ async def read_headroom(settings: Settings, node: Node) -> Headroom | None:
 
 
 def parse_df(output: str) -> Headroom | None:
-    """What ``df -P -B1`` says of one file system; None when it says something else."""
+    """Parse the output of ``df -P -B1`` for one file system; None if it is something else."""
     fields = output.strip().splitlines()[-1].split() if output.strip() else []
     if len(fields) < 6 or not (fields[1].isdigit() and fields[3].isdigit()):
         return None
@@ -34,10 +34,10 @@ def parse_df(output: str) -> Headroom | None:
 
 
 def shortage_of_room(room: Headroom) -> str | None:
-    """A sentence when the volume is nearly full, else None.
+    """Return a sentence if the volume is nearly full, else None.
 
-    Nearly full is less than a tenth, where a tenth is between 1 and 20 GiB: compaction, a replayed log or the
-    stream of a healed neighbour needs gigabytes at once, and none needs a tenth of a terabyte.
+    Nearly full means that less than a tenth is free, but the limit is at least 1 and at most 20 GiB. Compaction, a
+    replayed log and the stream to a rebuilt peer need gigabytes at once, but never a tenth of a terabyte.
     """
     limit = max(GIB, min(room.size // 10, 20 * GIB))
     if room.free >= limit:

@@ -1,4 +1,4 @@
-"""How late is our own event loop? A watcher that wasn't scheduled must not blame the node."""
+"""How long our own event loop was blocked. A watch that wasn't scheduled must not report the node for it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _TICK_S = 0.2
 
 
 class LoopLag:
-    """Measures for how many seconds the running event loop stood still; an async context manager.
+    """Measures for how many seconds the running event loop was blocked; an async context manager.
 
-    A timer asks to be called every 0.2 s; whatever it comes later than asked is standstill.
+    A timer is due every 0.2 s. The time by which it is called late is time in which the loop was blocked.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class LoopLag:
         self._arm()
 
     def take(self) -> float:
-        """Seconds of standstill since the last call of ``take`` (or since the start)."""
-        # The loop may stand still right up to this call: the timer is overdue, but hasn't been called yet.
+        """Return the seconds in which the loop was blocked since the last call of ``take`` (or since the start)."""
+        # The loop may have been blocked until this call: the timer is overdue, but hasn't been called yet.
         overdue_s = max(0.0, asyncio.get_running_loop().time() - self._due_s)
         late_s, self._late_s = self._late_s + overdue_s, 0.0
         self._due_s += overdue_s

@@ -1,13 +1,13 @@
-"""When is a node sick? A pure state machine, fed with probes; no clock, no network.
+"""When a node counts as failed: a pure state machine over probes, without a clock and without I/O.
 
-1. Any OK resets everything: whoever answers its own protocol is not sick.
+1. Any OK resets everything: a node that answers its own protocol has not failed.
 2. REFUSED proves that nobody listens at this moment. Three in a row, the first and the last at least two
-   seconds apart, are DOWN (found about 3 s after the fact with a probe a second).
+   seconds apart, are DOWN. With a probe a second that is found about 3 s after the failure.
 3. Everything else (TIMEOUT, WRONG, a mixture with REFUSED) is silence. Eight seconds of unbroken silence
    (four probes that each waited for two) are HUNG. A pause of up to 5 s (garbage collection, a busy disk) is
    never an incident.
-4. Silence counts only while the watcher listened: seconds in which the watcher's own event loop stood still
-   are taken off: on a loaded host a missed reply is usually our own stall.
+4. Seconds in which the watch's own event loop was blocked do not count as silence. On a loaded host a missed reply is
+   usually our own stall.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kintsugi.probes.protocols import Probe
 
 HUNG_AFTER_S = 8.0
 _EVIDENCE_LINES = 5
-_CLOCK_SLOP_S = 0.01  # a probe a second, three in a row, span 2 s only up to the timer's resolution
+_CLOCK_SLOP_S = 0.01  # three probes, one a second, span 2 s only up to the resolution of the timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Rules:
 
 
 class FailureDetector:
-    """The memory of one watch over one node; see the module's rules."""
+    """What one watch remembers of one node; the rules are those of the module."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
@@ -49,10 +49,10 @@ class FailureDetector:
         self._reported = False
 
     def observe(self, probe: Probe, now_s: float, late_s: float = 0.0) -> Finding | None:
-        """Take the next probe; return a Finding the moment the node counts as sick, once, else None.
+        """Take the next probe; returns a Finding once, at the moment when the node counts as failed, else None.
 
-        ``now_s``: monotonic seconds at which the probe ended. ``late_s``: seconds, since the previous probe
-        ended, for which the watcher itself stood still.
+        ``now_s``: monotonic seconds at which the probe ended. ``late_s``: for how many seconds since the end of the
+        previous probe the watch itself was blocked.
         """
         if probe.answer is ProbeResult.OK:
             self._forget()

@@ -1,7 +1,7 @@
-"""Who else hears the Spark master? It has no peers, so its workers, the driver and the stream's offsets are asked.
+"""The peer views of the Spark master: it has no peers, so its workers, the driver and the stream's offsets are asked.
 
-The driver runs on the master's node, so the driver's port and offsets that advance prove that the host lives. They say
-nothing of the master's own process; they are asked only where the host does not answer us at all.
+The driver runs on the master's node. So the driver's port, and offsets that advance, prove that the host lives. They
+prove nothing about the master's own process. They are asked only if the host does not answer us at all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SSH_TIMEOUT_S = 5.0
 
 
 async def ask_master(settings: Settings, node: Node, ssh: Probe) -> list[PeerView]:
-    """What others know of the Spark master; an empty list for a node of another role. Takes at most about 7 s."""
+    """Return the peer views of the Spark master; an empty list for a node of another role. Takes at most 7 s."""
     if node.role is not Role.SPARK_MASTER:
         return []
     fleet = settings.fleet
@@ -34,7 +34,7 @@ async def ask_master(settings: Settings, node: Node, ssh: Probe) -> list[PeerVie
     asked = [_ask_worker(settings, worker, node) for worker in fleet.of(Role.SPARK_WORKER)]
     if ssh.answer is not ProbeResult.OK:
         asked += [_ask_driver(node), _watch_offsets(fleet)]
-    return [witness for witness in await asyncio.gather(*asked) if witness is not None]
+    return [view for view in await asyncio.gather(*asked) if view is not None]
 
 
 async def _ask_worker(settings: Settings, worker: Node, master: Node) -> PeerView | None:
@@ -48,17 +48,17 @@ async def _ask_worker(settings: Settings, worker: Node, master: Node) -> PeerVie
 
 
 def worker_view(worker: str, answer: ProbeResult | None, established: bool, now: datetime) -> PeerView:
-    """From what a worker sees of the master to its opinion.
+    """Return the worker's view of the master. ``answer``: to a probe from the worker; ``established``: a connection.
 
-    A connection that stands while new ones are refused: the process lives, and something refuses in its place. A
-    stopped process keeps its connections too, but its kernel never refuses, so then the connection proves nothing.
+    An established connection while new ones are refused proves that the process lives: something else refuses. A
+    stopped process keeps its connections too, but its kernel never refuses. Then the connection proves nothing.
     """
     if answer is None:
         return PeerView(worker, PeerOpinion.UNKNOWN, "could not be asked")
     if answer is ProbeResult.OK:
         return PeerView(worker, PeerOpinion.UP, "the master answers it", now)
     if answer is ProbeResult.REFUSED and established:
-        return PeerView(worker, PeerOpinion.UP, "its connection to the master stands", now)
+        return PeerView(worker, PeerOpinion.UP, "its connection to the master is established", now)
     return PeerView(worker, PeerOpinion.DOWN, f"the master does not answer it ({answer})")
 
 
@@ -75,6 +75,6 @@ async def _watch_offsets(fleet: Fleet) -> PeerView | None:
     await asyncio.sleep(OFFSETS_WATCH_S)
     second = await asyncio.to_thread(read_offsets, brokers)
     if first is None or second is None or second[0] <= first[0]:
-        return None  # no trade may be under way
-    said = f"the stream committed {second[0] - first[0]} messages within {OFFSETS_WATCH_S:.0f} s"
-    return PeerView("committed offsets", PeerOpinion.UP, said, datetime.now(UTC))
+        return None  # perhaps there are no trades
+    detail = f"the stream committed {second[0] - first[0]} messages within {OFFSETS_WATCH_S:.0f} s"
+    return PeerView("committed offsets", PeerOpinion.UP, detail, datetime.now(UTC))

@@ -1,10 +1,10 @@
-"""What a node itself says, asked over SSH: of its own service, and of a node that we can't reach.
+"""What a node reports over SSH: of its own service, and of another node that we can't reach.
 
-Two looks, each one short program on the node that prints JSON:
+This module is also the program that runs on the node and prints JSON. It has two commands:
 
-* ``service``: the process of the service, whether a socket listens on its port, and what it answers to a probe from
-  the node. A refusal that we get although the socket listens comes from something in between, such as a firewall.
-* ``look``: what another node answers to a probe from here, and whether a connection to it stands.
+* ``service``: the process of the service, whether a socket listens on its port, and its answer to a probe from the
+  node. If we are refused although the socket listens, something between us refuses, such as a firewall.
+* ``look``: the answer of another node to a probe from here, and whether a connection to it is established.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from kintsugi.core.settings import SPARK_MASTER_PORT, Settings
 from kintsugi.probes.protocols import PORTS, probe_node
 
 TIMEOUT_S = 1.5
-SAMPLE_S = 0.5  # of the processor that the service uses and waits for, at least
+SAMPLE_S = 0.5  # at least, in which the processor use of the service is measured
 KILLED = "killed"
-# By a descriptor and with the start compared, so that no other process with the same number is hit.
+# Through a descriptor, and after a comparison of the start: another process may have the same number by now.
 _KILL = """
 import os, signal, sys
 pid, start = int(sys.argv[1]), sys.argv[2]
@@ -43,18 +43,18 @@ if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[19] == start:
 
 
 def service_command(settings: Settings, node: Node, service: str) -> list[str]:
-    """The command that, run on ``node``, prints what ``parse_view`` reads."""
+    """Return the command that prints on ``node`` what ``parse_view`` reads."""
     conf = settings.node_root(node.name) / "etc" / "supervisord.conf"
     return [*_program_command(settings), "service", str(conf), service, node.role.value, node.address]
 
 
 def look_command(settings: Settings, target: Node) -> list[str]:
-    """The command that, run on another node, prints what ``parse_look`` reads of ``target``."""
+    """Return the command that prints on another node what ``parse_look`` reads about ``target``."""
     return [*_program_command(settings), "look", target.role.value, target.address]
 
 
 def kill_command(process: ServiceProcess) -> list[str]:
-    """The command that kills exactly ``process`` on its node, and prints KILLED if it was still there."""
+    """Return the command that kills exactly ``process`` on its node, and prints KILLED if it still lived."""
     return [sys.executable, "-c", _KILL, str(process.pid), str(process.start_time)]
 
 
@@ -64,30 +64,31 @@ def _program_command(settings: Settings) -> list[str]:
 
 
 def parse_view(output: str | None) -> NodeView:
-    """The view from the program's output; nothing known where it printed something else."""
-    said = _parse_object(output)
-    process = said.get("process")
+    """Parse the program's output; every field is unknown if the output is something else."""
+    document = _parse_object(output)
+    process = document.get("process")
     return NodeView(
         process=ServiceProcess(*map(int, process)) if process else None,
-        cpu_s=said.get("cpu_s"),
-        listening=said.get("listening"),
-        connected=said.get("connected"),
-        answer=ProbeResult(said["answer"]) if said.get("answer") else None,
-        processor=ProcessorUse(*said["processor"]) if said.get("processor") else None,
+        cpu_s=document.get("cpu_s"),
+        listening=document.get("listening"),
+        connected=document.get("connected"),
+        answer=ProbeResult(document["answer"]) if document.get("answer") else None,
+        processor=ProcessorUse(*document["processor"]) if document.get("processor") else None,
     )
 
 
 def parse_look(output: str | None) -> tuple[ProbeResult | None, bool]:
-    """What the target answered there, None when unknown, and whether a connection to its service stands."""
-    said = _parse_object(output)
-    return ProbeResult(said["answer"]) if said.get("answer") else None, bool(said.get("established"))
+    """Return the target's answer there, None if unknown, and whether a connection to its service is established."""
+    document = _parse_object(output)
+    answer = ProbeResult(document["answer"]) if document.get("answer") else None
+    return answer, bool(document.get("established"))
 
 
 def _parse_object(output: str | None) -> dict[str, Any]:
     with suppress(ValueError):
-        said = json.loads(output or "")
-        if isinstance(said, dict):
-            return said
+        document = json.loads(output or "")
+        if isinstance(document, dict):
+            return document
     return {}
 
 
@@ -102,11 +103,11 @@ def has_connection(address: str, ports: Sequence[int]) -> bool:
 
 
 def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | None]:
-    """Process id and start of the service, and the processor time that it used, in seconds."""
-    asked = subprocess.run(
+    """Return process id and start of the service, and the processor time that it has used, in seconds."""
+    done = subprocess.run(
         ["supervisorctl", "-c", conf, "pid", service], capture_output=True, text=True, check=False, timeout=6
     )
-    pid = asked.stdout.strip()
+    pid = done.stdout.strip()
     if not pid.isdigit() or pid == "0":
         return None, None
     start, used = start_time(int(pid)), psutil.Process(int(pid)).cpu_times()
@@ -114,7 +115,7 @@ def _read_process(conf: str, service: str) -> tuple[list[int] | None, float | No
 
 
 def processor_ns(pid: int) -> tuple[int, int]:
-    """Nanoseconds that the threads of ``pid`` used the processor, and waited for it (the kernel's run_delay)."""
+    """Return for how many ns the threads of ``pid`` used the processor, and waited for it (the kernel's run_delay)."""
     used = waited = 0
     for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError, ValueError, IndexError):
@@ -162,7 +163,7 @@ def _probe_target(node: Node) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print one look as JSON."""
+    """Print the answer to one command as JSON."""
     parser = argparse.ArgumentParser(prog="kintsugi.probes.node_view")
     looks = parser.add_subparsers(dest="look", required=True)
     own = looks.add_parser("service")

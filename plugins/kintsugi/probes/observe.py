@@ -1,4 +1,4 @@
-"""Everything that can be seen of a node at one moment, within about 5 s: the second opinion."""
+"""Everything that can be observed of a node at one moment, within about 5 s: the second opinion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kintsugi.probes.service_log import time_of
 
 LOOK_TIMEOUT_S = 1.5
 SECOND_LOOK_S = 1.0
-SSH_TIMEOUT_S = 8.0  # a busy machine may take three; what isn't known by then is left out of the verdict
+SSH_TIMEOUT_S = 8.0  # a busy machine may take three; what isn't known by then is left out
 
 SERVICES = {
     Role.KAFKA: "kafka",
@@ -30,38 +30,38 @@ SERVICES = {
     Role.SPARK_MASTER: "spark-master",
     Role.SPARK_WORKER: "spark-worker",
 }
-# For so many seconds after its process began, a service that doesn't listen yet is taken to be on its way.
+# For so many seconds after the start of its process, a service that doesn't listen yet counts as starting.
 START_S = {Role.KAFKA: 45, Role.CASSANDRA: 90, Role.SPARK_MASTER: 30, Role.SPARK_WORKER: 30}
-# A start takes at least so many seconds of processor time: on a starved machine that says more than the clock.
+# A start takes at least so many seconds of processor time. On a busy machine that tells more than the clock.
 START_CPU_S = {Role.KAFKA: 5, Role.CASSANDRA: 10, Role.SPARK_MASTER: 3, Role.SPARK_WORKER: 3}
-# Beyond that, only these words in the newest lines of its log say that it still advances.
+# After that, only these words in the newest lines of its log prove that it still makes progress.
 PROGRESS = {
     Role.KAFKA: ("Recovering unflushed segment", "Loading producer state", "recovered", "Loaded snapshot"),
     Role.CASSANDRA: ("Replaying ", "JOINING", "ootstrap", "Received ", "Initializing ", "stream"),
 }
-# With these words in its log a service says that it can't read its data and gives up; its next start reads the same.
+# A service that logs these words can't read its data and gives up. Its next start reads the same data.
 DAMAGE = {Role.CASSANDRA: ("Exiting due to error while processing commit log during initialization",)}
-# Seconds. An older line tells of the last start: a node that hung half an hour later was left alone for it.
+# Seconds. An older line is of the last start, and says nothing of a node that hangs half an hour later.
 FRESH_S = 60.0
-# A service that ended by itself so often within so many seconds won't come up by being left alone.
+# A service that ended by itself so often within so many seconds won't come up by waiting.
 LOOP_EXITS = 3
 LOOP_S = 90.0
-# A file or directory that only a formatted data directory has.
+# A file or directory that exists only in a formatted data directory.
 MARKS = {Role.KAFKA: "meta.properties", Role.CASSANDRA: "system"}
 
 
 async def gather_observation(settings: Settings, node: Node, running: bool | None = None) -> Observation:
-    """Probe ``node`` twice, ask its init, its disk and its peers; bounded, never raises on network trouble.
+    """Probe ``node`` twice, and ask its init, its disk and its peers; never raises on errors of the network.
 
-    ``running``: the platform's answer, None when unknown; where nothing runs, nobody is waited for.
+    ``running``: the platform's answer, None if unknown. If nothing runs, no answer is waited for.
     ``volume_intact``, ``room`` and ``view`` stay unknown unless the node itself could be asked over SSH.
     """
     first = asyncio.create_task(_probe_both(node))
-    told = asyncio.create_task(peer_views(settings, node, first, running))
+    peers = asyncio.create_task(peer_views(settings, node, first, running))
     service, ssh = await first
-    (service, ssh), said, init, (volume, room), ahead_s, view = await asyncio.gather(
+    (service, ssh), views, init, (volume, room), ahead_s, view = await asyncio.gather(
         _probe_again(node, service, ssh, running),
-        told,
+        peers,
         _read_init(settings, node, ssh),
         _read_volume(settings, node, ssh),
         _read_clock_offset(settings, node, service),
@@ -78,10 +78,10 @@ async def gather_observation(settings: Settings, node: Node, running: bool | Non
         init_state=init_state,
         volume_intact=volume,
         room=room,
-        peers={witness.peer: witness.opinion for witness in said},
+        peers={one.peer: one.opinion for one in views},
         progress=progress,
         damage=damage,
-        last_seen_at=last_seen_at(service, said),
+        last_seen_at=last_seen_at(service, views),
         clock_ahead_s=ahead_s,
         running=running,
         view=view,
@@ -89,7 +89,7 @@ async def gather_observation(settings: Settings, node: Node, running: bool | Non
 
 
 async def node_view(settings: Settings, node: Node, service: Probe, ssh: Probe) -> NodeView:
-    """What the node says of a service that does not answer us; nothing known where it answers, or SSH does not."""
+    """Return what the node reports of a service that does not answer us; unknown if it answers or SSH does not."""
     if service.answer is ProbeResult.OK or ssh.answer is not ProbeResult.OK:
         return NodeView()
     return parse_view(
@@ -98,17 +98,17 @@ async def node_view(settings: Settings, node: Node, service: Probe, ssh: Probe) 
 
 
 def _slow_start(role: Role, init_state: str | None, view: NodeView) -> str | None:
-    """A sentence when the service has not had the processor time that its start takes; else None."""
+    """Return a sentence if the service has not had the processor time that its start takes, else None."""
     if init_state != "RUNNING" or view.cpu_s is None or view.listening or view.cpu_s >= START_CPU_S[role]:
         return None
     return f"its process has had {view.cpu_s:.1f} s of the {START_CPU_S[role]} s of processor time that a start takes"
 
 
-def last_seen_at(service: Probe, said: Sequence[PeerView]) -> datetime | None:
-    """When anybody, we included, last got an answer from the service, UTC; None when nobody can say."""
-    signs = [witness.last_seen_at for witness in said]
-    signs.append(service.at if service.answer is ProbeResult.OK else None)
-    return max((sign for sign in signs if sign is not None), default=None)
+def last_seen_at(service: Probe, views: Sequence[PeerView]) -> datetime | None:
+    """Return when we or a peer last got an answer from the service, UTC; None if nobody knows."""
+    times = [view.last_seen_at for view in views]
+    times.append(service.at if service.answer is ProbeResult.OK else None)
+    return max((time for time in times if time is not None), default=None)
 
 
 async def _probe_both(node: Node) -> tuple[Probe, Probe]:
@@ -121,23 +121,23 @@ async def peer_views(
     first: asyncio.Task[tuple[Probe, Probe]],
     running: bool | None = None,
 ) -> list[PeerView]:
-    """What the peers say; they are asked from the beginning on, because a silent node takes its time as it is.
+    """Return the peer views. The peers are asked from the beginning on, while the probes of the node run.
 
-    Where the platform says that nothing runs, the peers are asked for the record only, and hardly waited for. Where a
-    silent node has peers of which none can say anything, they are asked once more: the broker that fell silent may have
-    led the quorum, and who stands down for it waits for another eight seconds of silence.
+    If the platform reports that nothing runs, the peers are asked for the record only, with a short wait. If no peer of
+    a silent node knows anything, they are asked once more: the silent broker may have led the quorum. Without a second
+    question the incident would be closed, and the watch would wait for another eight seconds of silence.
     """
     asked = asyncio.create_task(ask_peers(settings.fleet, node, GOSSIP_WATCH_S))
     service, ssh = await first
     if running is False and service.answer is not ProbeResult.OK:
         asked.cancel()
         return await ask_peers(settings.fleet, node, SECOND_LOOK_S)
-    said = await asked
+    views = await asked
     if service.answer is ProbeResult.OK:
-        return said
-    if {witness.opinion for witness in said} == {PeerOpinion.UNKNOWN}:
-        said = await ask_peers(settings.fleet, node, GOSSIP_WATCH_S)
-    return [*said, *await ask_master(settings, node, ssh)]
+        return views
+    if {view.opinion for view in views} == {PeerOpinion.UNKNOWN}:
+        views = await ask_peers(settings.fleet, node, GOSSIP_WATCH_S)
+    return [*views, *await ask_master(settings, node, ssh)]
 
 
 async def _probe_ssh(node: Node) -> Probe:
@@ -145,7 +145,7 @@ async def _probe_ssh(node: Node) -> Probe:
 
 
 async def _probe_again(node: Node, service: Probe, ssh: Probe, running: bool | None) -> tuple[Probe, Probe]:
-    """What didn't answer is asked again a second later; the later answer stands. Of a dead node, no other is due."""
+    """Ask again a second later what didn't answer; the later answer counts. A node that doesn't run is not asked."""
     if service.answer is ProbeResult.OK and ssh.answer is ProbeResult.OK:
         return service, ssh
     if running is False:
@@ -159,12 +159,12 @@ async def _probe_again(node: Node, service: Probe, ssh: Probe, running: bool | N
 
 
 async def _read_init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | None, str | None, str | None]:
-    """The init's word for the service; a sentence where it starts and advances, and one where its data is damaged."""
+    """Return the init's state of the service, a sentence if it makes progress, and one if its data is damaged."""
     if ssh.answer is not ProbeResult.OK:
         return None, None, None
     root, service = settings.node_root(node.name), SERVICES[node.role]
     words = [part for word in DAMAGE.get(node.role, ()) for part in ("-e", word)]
-    # One session for both: each costs both sides a key exchange. The next start soon buries what the last one said.
+    # One session for both, because each costs a key exchange. The whole log is searched: a new start logs many lines.
     search = 'log="$1"; shift; [ $# = 0 ] || grep -F "$@" "$log"; tail -n 20 "$log"'
     status, log, init_log = await asyncio.gather(
         _run_on_node(
@@ -182,10 +182,10 @@ async def _read_init(settings: Settings, node: Node, ssh: Probe) -> tuple[str | 
 
 
 def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
-    """Whether the init had to start the service again and again: LOOP_EXITS unexpected ends within LOOP_S.
+    """Whether the service is in a crash loop: LOOP_EXITS unexpected ends within LOOP_S, by the log of the init.
 
-    A service that exits some seconds after its start looks like starting at any single moment, so the init's log
-    is asked. ``uptime_s``: age of the process that runs now; one that has lived longer than LOOP_S has got over it.
+    A service that exits some seconds after each start looks like a starting one at any single moment. ``uptime_s``: age
+    of the process that runs now; after more than LOOP_S the loop has ended.
     """
     if uptime_s is not None and uptime_s > LOOP_S:
         return False
@@ -199,7 +199,7 @@ def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
 
 
 def parse_init_state(status: str) -> tuple[str | None, float | None]:
-    """Supervisord's word and the process's age in seconds, from a line of ``supervisorctl status``."""
+    """Parse a line of ``supervisorctl status``; returns the state and the age of the process in seconds."""
     found = re.search(
         r"^\S+\s+([A-Z]+)\b(?:.*uptime (?:(\d+) days?, )?(\d+):(\d+):(\d+))?", status, re.MULTILINE
     )
@@ -212,7 +212,7 @@ def parse_init_state(status: str) -> tuple[str | None, float | None]:
 
 
 def progress_of(role: Role, state: str | None, uptime_s: float | None, log: str, now: datetime) -> str | None:
-    """A sentence when the service runs, doesn't serve yet, and advances; else None.
+    """Return a sentence if the service runs, doesn't serve yet and makes progress, else None.
 
     ``log``: its newest lines, each beginning with its time in ISO 8601.
     """
@@ -224,7 +224,7 @@ def progress_of(role: Role, state: str | None, uptime_s: float | None, log: str,
 
 
 def damage_of(role: Role, log: str, now: datetime) -> str | None:
-    """What the service said of data that it can't read, when it said so just now; else None.
+    """Return a sentence if the service logged just now that it can't read its data, else None.
 
     ``log``: lines of its log, each beginning with its time in ISO 8601.
     """
@@ -232,33 +232,33 @@ def damage_of(role: Role, log: str, now: datetime) -> str | None:
 
 
 def _newest_line(lines: Sequence[str], words: Sequence[str], now: datetime) -> str | None:
-    """The newest of the fresh lines with one of the words, as a sentence."""
-    found = [line for line in lines if any(word in line for word in words) and _is_fresh(line, now)]
-    return f"its log says: {found[-1].strip()[:160]}" if found else None
+    """Return the newest of the fresh lines with one of the words, as a sentence; None if there is none."""
+    matches = [line for line in lines if any(word in line for word in words) and _is_fresh(line, now)]
+    return f"its log says: {matches[-1].strip()[:160]}" if matches else None
 
 
 def _is_fresh(line: str, now: datetime) -> bool:
-    """Whether the line was written less than FRESH_S ago; one without a time of its own tells nothing."""
+    """Whether the line was written less than FRESH_S ago; False for a line without a time."""
     written = time_of(line)
     return written is not None and abs((now - written).total_seconds()) < FRESH_S  # a clock may be fast
 
 
 async def _read_volume(settings: Settings, node: Node, ssh: Probe) -> tuple[bool | None, Headroom | None]:
-    """Whether the data directory is there and was formatted, and the volume's room; None when nobody can be asked."""
+    """Return whether a formatted data directory exists, and the volume's space; None if the node can't be asked."""
     if ssh.answer is not ProbeResult.OK:
         return None, None
     volume, mark = settings.node_volume(node.name), MARKS.get(node.role)
     where = ["-maxdepth", "3", "-name", mark, "-print", "-quit"] if mark else ["-maxdepth", "0"]
-    said = await _run_on_node(
+    output = await _run_on_node(
         settings, node, ["sh", "-c", _VOLUME, "sh", str(volume), str(volume / "data"), *where]
     )
-    if said is None:
+    if output is None:
         return None, None
-    room, _, looked = said.partition("\n\n") if not said.startswith("\n") else ("", "", said[1:])
-    return parse_volume(looked), parse_df(room)
+    room, _, search = output.partition("\n\n") if not output.startswith("\n") else ("", "", output[1:])
+    return parse_volume(search), parse_df(room)
 
 
-# One session for both: each costs both sides a key exchange. A search that fails says so: no data was found by none.
+# One session for both, because each costs a key exchange. A search that fails must not look like a disk without data.
 _VOLUME = """
 df -P -B1 "$1"; echo; shift
 if [ ! -d "$1" ]; then echo absent
@@ -268,19 +268,19 @@ fi
 """
 
 
-def parse_volume(looked: str) -> bool | None:
-    """Whether the node sees formatted data: the last words of the look at its disk; None when the look failed."""
-    word, _, found = looked.strip().partition(" ")
-    return {"absent": False, "looked": bool(found)}.get(word)
+def parse_volume(search: str) -> bool | None:
+    """Return whether the node has formatted data, from the output of the search; None if the search failed."""
+    word, _, path = search.strip().partition(" ")
+    return {"absent": False, "looked": bool(path)}.get(word)
 
 
 async def _read_clock_offset(settings: Settings, node: Node, service: Probe) -> float | None:
-    """How far the service's clock is off; asked only of one that serves, because else that isn't what it ails from."""
+    """Return by how much the service's clock is off; unknown unless it serves, because else something else failed."""
     return await clock_skew.seconds_ahead(settings, node) if service.answer is ProbeResult.OK else None
 
 
 async def _run_on_node(settings: Settings, node: Node, argv: Sequence[str]) -> str | None:
-    """Standard output of a command on the node, whatever its exit code; None when SSH itself failed."""
+    """Return the standard output of a command on the node, whatever its exit code; None if SSH itself failed."""
     try:
         done = await asyncio.to_thread(ssh_client.run_over_ssh, settings, node, argv, SSH_TIMEOUT_S)
     except StepFailed:

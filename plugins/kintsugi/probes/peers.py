@@ -1,11 +1,10 @@
-"""What do the others say of a node? Each peer is asked for its own view, all at once.
+"""The peer views of a node: each peer is asked for its own view, all at the same time.
 
-* **Kafka**: the peer's list of unfenced brokers (which drops a dead one only after the session timeout of 9
-  s), sharpened by the quorum: its leader knows to the millisecond when each voter last fetched, twice a
-  second.
-* **Cassandra**: the node's heartbeat in the peer's gossip table. A living node's heartbeat advances every
-  second; so watching it says within seconds what the failure detector says after 10 to 18, and says *when*
-  the node was last heard. Reading it costs milliseconds, nodetool a JVM start of 2 s.
+* **Kafka**: the peer's list of unfenced brokers, and the quorum. The list drops a dead broker only after the session
+  timeout of 9 s. The quorum's leader knows when each voter last fetched, which it does twice a second.
+* **Cassandra**: the node's heartbeat in the peer's gossip table. The heartbeat of a live node advances every second. So
+  it shows within seconds what Cassandra's failure detector reports after 10 to 18 s, and *when* the node was last seen.
+  To read it costs milliseconds; nodetool costs a JVM start of 2 s.
 * **Spark**: a worker's state and last heartbeat at the master. A master has no peers.
 """
 
@@ -27,7 +26,7 @@ from kintsugi.probes.protocols import http_get
 from kintsugi.wire import cql, kafka
 from kintsugi.wire.exchange import Connection, ProtocolMismatch, ask_endpoint
 
-GOSSIP_WATCH_S = 3.0  # a living node's heartbeat is seen to advance within 1.3 s; measured on three nodes
+GOSSIP_WATCH_S = 3.0  # the heartbeat of a live node advances within 1.3 s; measured on three nodes
 KAFKA_SILENT_S = 3.0  # a voter fetches every 0.5 s
 KAFKA_WATCH_S = 2.0
 SPARK_SILENT_S = 8.0  # a worker sends a heartbeat every 2.5 s (a quarter of spark.worker.timeout)
@@ -39,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """What one peer says of a node. ``last_seen_at``: when the peer last heard of it, UTC, where it knows."""
+    """What one peer reports of a node. ``last_seen_at``: when the peer last saw it, UTC; None if unknown."""
 
     peer: str
     opinion: PeerOpinion
@@ -48,7 +47,7 @@ class PeerView:
 
 
 async def ask_peers(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -> list[PeerView]:
-    """Ask every peer of ``node`` at once; ``watch_s``: how long a heartbeat may stand still."""
+    """Ask all peers of ``node`` at the same time; ``watch_s``: for how long a heartbeat may not advance."""
     if node.role is Role.KAFKA:
         return await asyncio.gather(*(_ask_kafka_peer(peer, node, watch_s) for peer in fleet.peers(node)))
     if node.role is Role.CASSANDRA:
@@ -61,7 +60,7 @@ async def ask_peers(fleet: Fleet, node: Node, watch_s: float = GOSSIP_WATCH_S) -
 
 
 async def ask_peer(node: Node, port: int, question: Callable[[Connection], Awaitable[T]]) -> T | str:
-    """One question to one peer, bounded; its answer, or a string that says why there is none."""
+    """Put one question to one peer, with a deadline; returns the answer, or a string that says why there is none."""
     try:
         return await asyncio.wait_for(ask_endpoint(node.address, port, question), ASK_TIMEOUT_S)
     except TimeoutError:
@@ -73,31 +72,31 @@ async def ask_peer(node: Node, port: int, question: Callable[[Connection], Await
 
 
 async def ask_json(node: Node, port: int, path: str) -> Any:
-    """The JSON document (an object or a list) at ``path``, or a string that says why there is none."""
+    """Return the JSON document (an object or a list) at ``path``, or a string that says why there is none."""
     body = await ask_peer(node, port, lambda connection: http_get(connection, node.address, path))
     if isinstance(body, str):
         return body
     try:
         document = json.loads(body)
     except ValueError:
-        return f"{path} is not JSON but {body[:60]!r}"  # Spark says so in plain text while it starts
+        return f"{path} is not JSON but {body[:60]!r}"  # while it starts, Spark answers in plain text
     return document if isinstance(document, dict | list) else f"{path} is {document!r}"
 
 
 async def _ask_kafka_peer(peer: Node, node: Node, watch_s: float) -> PeerView:
     listed, quorum = await _kafka_view(peer)
-    witness = kafka_peer_view(peer.name, node, listed, quorum, datetime.now(UTC))
-    if witness.opinion is not PeerOpinion.UNKNOWN or isinstance(quorum, str):
-        return witness
-    # The leader has been elected since it last heard the node. A living voter makes itself heard at once.
+    view = kafka_peer_view(peer.name, node, listed, quorum, datetime.now(UTC))
+    if view.opinion is not PeerOpinion.UNKNOWN or isinstance(quorum, str):
+        return view
+    # The leader was elected after the node's last fetch. A live voter fetches from it at once.
     await asyncio.sleep(watch_s)
     listed, later = await _kafka_view(peer)
-    witness = kafka_peer_view(peer.name, node, listed, later, datetime.now(UTC))
+    view = kafka_peer_view(peer.name, node, listed, later, datetime.now(UTC))
     same_leader = not isinstance(later, str) and later.leader_id == quorum.leader_id
-    if witness.opinion is PeerOpinion.UNKNOWN and same_leader and watch_s >= KAFKA_WATCH_S:
-        said = f"still listed, but it hasn't fetched from the quorum's new leader for {watch_s:.1f} s"
-        return PeerView(peer.name, PeerOpinion.DOWN, said)
-    return witness
+    if view.opinion is PeerOpinion.UNKNOWN and same_leader and watch_s >= KAFKA_WATCH_S:
+        detail = f"still listed, but it hasn't fetched from the quorum's new leader for {watch_s:.1f} s"
+        return PeerView(peer.name, PeerOpinion.DOWN, detail)
+    return view
 
 
 async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka.Quorum | str]:
@@ -109,7 +108,7 @@ async def _kafka_view(peer: Node) -> tuple[set[int] | str, kafka.Quorum | str]:
 def kafka_peer_view(
     peer: str, node: Node, listed: set[int] | str, quorum: kafka.Quorum | str, now: datetime
 ) -> PeerView:
-    """From a broker's answers (or the reason why there is none) to its opinion on ``node``."""
+    """Return the broker's view of ``node``, from its answers or the reasons why there are none."""
     age_s = None if isinstance(quorum, str) else _fetch_age_s(quorum, node.index)
     last_seen_at = None if age_s is None else now - timedelta(seconds=age_s)
     if age_s is not None and age_s <= KAFKA_SILENT_S:
@@ -119,20 +118,19 @@ def kafka_peer_view(
     if node.index not in listed:
         return PeerView(peer, PeerOpinion.DOWN, "fenced: not in its list of brokers", last_seen_at)
     if age_s is not None:
-        said = f"still listed, but the quorum's leader hasn't heard it for {age_s:.1f} s"
-        return PeerView(peer, PeerOpinion.DOWN, said, last_seen_at)
-    # Listed, and the quorum has no leader or a new one: the list lags by a session timeout, so it proves
-    # nothing.
-    return PeerView(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum can't say more")
+        detail = f"still listed, but the quorum's leader hasn't heard it for {age_s:.1f} s"
+        return PeerView(peer, PeerOpinion.DOWN, detail, last_seen_at)
+    # Listed, and the quorum has no leader or a new one. The list is late by a session timeout, so it proves nothing.
+    return PeerView(peer, PeerOpinion.UNKNOWN, "still listed, and the quorum doesn't know its last fetch")
 
 
 def _fetch_age_s(quorum: kafka.Quorum, node_id: int) -> float | None:
-    """Seconds since ``node_id`` last fetched, by the leader's clock; None where the leader doesn't know.
+    """Return the seconds since ``node_id`` last fetched, by the leader's clock; None if the leader doesn't know.
 
-    As a voter or as an observer: a broker with a new disk fetches as an observer at first.
+    A fetch as an observer counts too: a broker with a new disk fetches as an observer at first.
     """
     if node_id == quorum.leader_id:
-        return 0.0  # the answer itself is the leader's: the peer passed our question on to it
+        return 0.0  # the leader itself answered: the peer forwarded the question to it
     leader = quorum.voters.get(quorum.leader_id)
     entries = [members.get(node_id) for members in (quorum.voters, quorum.observers)]
     fetched_ms = max((entry.fetched_ms for entry in entries if entry is not None), default=-1)
@@ -151,16 +149,16 @@ async def _ask_cassandra_peer(peer: Node, node: Node, watch_s: float) -> PeerVie
         if isinstance(now, str):
             return PeerView(peer.name, PeerOpinion.UNKNOWN, now)
         if now != first:
-            said = f"its heartbeat went from {first[1]} to {now[1]}"
-            return PeerView(peer.name, PeerOpinion.UP, said, datetime.now(UTC))
+            detail = f"its heartbeat went from {first[1]} to {now[1]}"
+            return PeerView(peer.name, PeerOpinion.UP, detail, datetime.now(UTC))
         if time.monotonic() >= ends_s:
-            said = f"its heartbeat has stood at {first[1]} for {watch_s:.1f} s"
-            return PeerView(peer.name, PeerOpinion.DOWN, said)
+            detail = f"its heartbeat has been {first[1]} for {watch_s:.1f} s"
+            return PeerView(peer.name, PeerOpinion.DOWN, detail)
     return PeerView(peer.name, PeerOpinion.UNKNOWN, first)
 
 
 async def read_heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
-    """Generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
+    """Return generation and heartbeat of ``node`` in the gossip of ``peer``, or why they aren't known."""
     rows = await ask_peer(peer, CASSANDRA_PORT, lambda connection: cql.run_query(connection, GOSSIP))
     if isinstance(rows, str):
         return rows
@@ -178,10 +176,10 @@ async def _ask_spark_master(master: Node, node: Node) -> PeerView:
 
 
 def spark_master_view(master: str, node: Node, document: Mapping[str, Any], now: datetime) -> PeerView:
-    """From the master's ``/json/`` document to its opinion on the worker at ``node``'s address."""
+    """Return the master's view of the worker at the address of ``node``, from its ``/json/`` document."""
     workers = [worker for worker in document.get("workers", []) if worker.get("host") == node.address]
     if not workers:
-        # The master forgets a dead worker after some minutes. It was asked and hears none, so that is an opinion.
+        # The master forgets a dead worker after some minutes. So an answer without the worker means that it is down.
         return PeerView(master, PeerOpinion.DOWN, "no worker of that address is registered")
     newest = max(workers, key=lambda worker: int(worker["lastheartbeat"]))
     last_seen_at = datetime.fromtimestamp(int(newest["lastheartbeat"]) / 1000, UTC)

@@ -1,8 +1,8 @@
-"""One question to one endpoint, in its own protocol, with a deadline.
+"""Probes: one question to one endpoint, in its own protocol, with a deadline.
 
-A port that accepts connections proves little: the kernel accepts for a stopped process as well. So every
-probe waits for an answer that only a live server of that kind can give. Standard library only: the
-triggerer and the command line load this module at start.
+A port that accepts connections proves little, because the kernel also accepts for a stopped process. So every probe
+waits for an answer that only a live server of that kind can give. Only the standard library is used, because the
+triggerer and the command line load this module when they start.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch, ask_
 
 PROBE_TIMEOUT_S = 2.0
 
-# After the deadline the event loop gets one more short turn: when our own process was not scheduled for
-# a while, the answer may lie in the socket's buffer, and only the timer happened to be looked at first.
+# After the deadline the event loop gets a little more time. If our own process was not scheduled, the answer
+# may be in the socket's buffer already, and the loop handled the timer first.
 _LAST_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How one question ended.
+    """The result of one probe.
 
-    ``target``: a node's name or ``address:port``. ``at``: when the question was put, UTC.
-    ``latency_s``: seconds until the answer, or until the probe gave up. ``detail``: fit to be shown.
+    ``target``: a node's name or ``address:port``. ``at``: when the question was sent, UTC.
+    ``latency_s``: seconds until the answer, or until the probe gave up. ``detail``: for people.
     """
 
     target: str
@@ -69,16 +69,16 @@ async def probe_spark_master(
 ) -> Probe:
     """Ask a Spark master for its state; OK when ALIVE, and also while it is recovering its state.
 
-    STANDBY, RECOVERING and COMPLETING_RECOVERY are a master on its way: alive, and not to be shot.
+    A master in STANDBY, RECOVERING or COMPLETING_RECOVERY is starting: it is alive and must not be killed.
     """
 
-    def check(document: Mapping[str, Any]) -> str:
+    def check_master(document: Mapping[str, Any]) -> str:
         state = document.get("status")
         if state not in ("ALIVE", "STANDBY", "RECOVERING", "COMPLETING_RECOVERY"):
             raise ProtocolMismatch(f"the answer is not a Spark master's: status {state!r}")
         return f"master {state}"
 
-    return await probe_http_json(address, port, "/json/", check, timeout_s)
+    return await probe_http_json(address, port, "/json/", check_master, timeout_s)
 
 
 async def probe_spark_worker(
@@ -86,12 +86,12 @@ async def probe_spark_worker(
 ) -> Probe:
     """Ask a Spark worker for its state; OK when it names its cores."""
 
-    def check(document: Mapping[str, Any]) -> str:
+    def check_worker(document: Mapping[str, Any]) -> str:
         if "cores" not in document or "masterurl" not in document:
             raise ProtocolMismatch("the answer is not a Spark worker's")
         return f"worker with {document.get('coresused', 0)} of {document['cores']} cores used"
 
-    return await probe_http_json(address, port, "/json/", check, timeout_s)
+    return await probe_http_json(address, port, "/json/", check_worker, timeout_s)
 
 
 async def probe_http_json(
@@ -106,7 +106,7 @@ async def probe_http_json(
     ``check`` returns the detail, or raises ProtocolMismatch.
     """
 
-    async def ask(connection: Connection) -> str:
+    async def ask_json(connection: Connection) -> str:
         body = await http_get(connection, f"{address}:{port}", path)
         try:
             document = json.loads(body)
@@ -116,44 +116,44 @@ async def probe_http_json(
             raise ProtocolMismatch(f"{path} did not answer with a JSON object")
         return check(document)
 
-    return await _run_probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, ask_json)
 
 
 async def probe_http(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
-    """Ask an HTTP server for ``/``: any status below 500 is OK, as S3's 403 for want of credentials is."""
+    """Ask an HTTP server for ``/``; any status below 500 is OK, also the 403 of an S3 server without credentials."""
 
-    async def ask(connection: Connection) -> str:
+    async def ask_root(connection: Connection) -> str:
         status, _ = await _http_exchange(connection, f"{address}:{port}", "/")
         if status >= 500:
             raise ProtocolMismatch(f"HTTP status {status}")
         return f"HTTP status {status}"
 
-    return await _run_probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, ask_root)
 
 
 async def probe_ssh(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
-    """Read the banner that sshd sends first; OK when it says SSH-2.0."""
+    """Read the banner that sshd sends first; OK when it begins with SSH-2.0."""
 
-    async def ask(connection: Connection) -> str:
+    async def read_banner(connection: Connection) -> str:
         line = (await connection.reader.readline()).decode("ascii", "replace").strip()
         if not line.startswith("SSH-2.0"):
             raise ProtocolMismatch(f"no SSH banner but {line[:40]!r}")
         return line
 
-    return await _run_probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, read_banner)
 
 
 async def probe_postgres(address: str, port: int, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
     """Send SSLRequest, to which PostgreSQL answers with one byte before any authentication."""
 
-    async def ask(connection: Connection) -> str:
+    async def request_ssl(connection: Connection) -> str:
         connection.writer.write(struct.pack(">ii", 8, 80877103))
         reply = await connection.reader.readexactly(1)
         if reply not in (b"S", b"N"):
             raise ProtocolMismatch(f"not PostgreSQL's answer: {reply!r}")
         return "answers SSLRequest"
 
-    return await _run_probe(address, port, timeout_s, ask)
+    return await _run_probe(address, port, timeout_s, request_ssl)
 
 
 async def probe_node(node: Node, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
@@ -177,7 +177,7 @@ PORTS: Mapping[Role, int] = {
 
 
 async def _run_probe(address: str, port: int, timeout_s: float, question: Question) -> Probe:
-    """Put ``question`` on a fresh connection; network trouble becomes an Answer, never an exception."""
+    """Put ``question`` on a fresh connection; an error of the network becomes a ProbeResult, never an exception."""
     at, started = datetime.now(UTC), time.monotonic()
     task = asyncio.ensure_future(ask_endpoint(address, port, question))
     try:
@@ -185,7 +185,7 @@ async def _run_probe(address: str, port: int, timeout_s: float, question: Questi
         if not done:
             done, _ = await asyncio.wait({task}, timeout=_LAST_LOOK_S)
     finally:
-        task.cancel()  # no effect when it is done
+        task.cancel()  # it has no effect on a task that is done
     answer, detail = (
         _result_of(task, timeout_s) if done else (ProbeResult.TIMEOUT, f"no answer in {timeout_s:g} s")
     )
@@ -193,7 +193,7 @@ async def _run_probe(address: str, port: int, timeout_s: float, question: Questi
 
 
 def _result_of(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult, str]:
-    """Turn the outcome of a finished conversation into an answer and its detail."""
+    """Return result and detail of a finished probe."""
     error = task.exception()
     if error is None:
         return ProbeResult.OK, task.result()
@@ -202,9 +202,9 @@ def _result_of(task: asyncio.Future[str], timeout_s: float) -> tuple[ProbeResult
     if isinstance(error, ProtocolMismatch):
         return ProbeResult.WRONG, str(error)
     if isinstance(error, EOFError | ConnectionError | ValueError | struct.error):
-        # A reset in mid-conversation may be a dying process or a busy one; the next probe will tell.
+        # A reset connection may be that of a dying process or of a busy one; the next probe decides.
         return ProbeResult.WRONG, f"closed the connection without a valid answer ({type(error).__name__})"
-    if isinstance(error, OSError):  # no route, host unreachable, out of buffers: nothing was heard
+    if isinstance(error, OSError):  # no route, host unreachable, out of buffers: there was no answer
         return ProbeResult.TIMEOUT, f"unreachable: {error.strerror or type(error).__name__}"
     raise error
 
@@ -219,7 +219,7 @@ async def _ask_options(connection: Connection) -> str:
 
 
 async def http_get(connection: Connection, host: str, path: str) -> bytes:
-    """The body of ``path``; raises ProtocolMismatch unless the status is 200."""
+    """Return the body of ``path``; raises ProtocolMismatch unless the status is 200."""
     status, body = await _http_exchange(connection, host, path)
     if status != 200:
         raise ProtocolMismatch(f"HTTP status {status} for {path}")
@@ -227,7 +227,7 @@ async def http_get(connection: Connection, host: str, path: str) -> bytes:
 
 
 async def _http_exchange(connection: Connection, host: str, path: str) -> tuple[int, bytes]:
-    """One GET; returns status and body. HTTP/1.0, so that the end of the body is the end of the stream."""
+    """Send one GET; returns status and body. With HTTP/1.0 the end of the stream is the end of the body."""
     request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n\r\n"
     connection.writer.write(request.encode("ascii"))
     status_line = (await connection.reader.readline()).decode("latin-1").split(maxsplit=2)
@@ -244,7 +244,7 @@ async def _http_exchange(connection: Connection, host: str, path: str) -> tuple[
 
 
 async def _read_rest(reader: asyncio.StreamReader) -> bytes:
-    """All until the end of the stream; raises ProtocolMismatch when it doesn't end within reason."""
+    """Read until the end of the stream; raises ProtocolMismatch after more than MAX_BYTES."""
     body = bytearray()
     while chunk := await reader.read(65536):
         body += chunk

@@ -1,4 +1,4 @@
-"""Lines of a service's log, each of which begins with its time in ISO 8601."""
+"""Lines of a service's log; each begins with its time in ISO 8601."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 
 
 def time_of(line: str) -> datetime | None:
-    """When the line was written, by the node's clock; None for one without a time of its own, as of a stack trace."""
+    """Return when the line was written, by the node's clock; None for a line without a time, as of a stack trace."""
     try:
         written = datetime.fromisoformat(line.partition(" ")[0])
     except ValueError:
@@ -16,5 +16,5 @@ def time_of(line: str) -> datetime | None:
 
 
 def written_since(lines: Iterable[str], since: datetime) -> list[str]:
-    """Those that aren't older; one without a time tells nothing."""
+    """Return the lines that aren't older than ``since``; a line without a time is left out."""
     return [line for line in lines if (written := time_of(line)) is not None and written >= since]

@@ -1,4 +1,4 @@
-"""Whether the streaming application runs, and holds cores."""
+"""Whether the streaming application runs and holds cores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def probe_stream(master: Node, timeout_s: float = PROBE_TIMEOUT_S) -> Prob
 
 
 def check_stream(master: Mapping[str, Any]) -> str:
-    """Judge the master's ``/json/`` document; returns the detail or raises ProtocolMismatch."""
+    """Check the master's ``/json/`` document; returns the detail, or raises ProtocolMismatch."""
     apps = stream_apps(master)
     if len(apps) != 1:
         raise ProtocolMismatch(f"{len(apps)} applications called {STREAM_APP} are registered, not one")
@@ -35,5 +35,5 @@ def check_stream(master: Mapping[str, Any]) -> str:
 
 
 def stream_apps(master: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The registered applications of that name in the master's ``/json/`` document."""
+    """Return the registered applications of that name in the master's ``/json/`` document."""
     return [app for app in master.get("activeapps", []) if app.get("name") == STREAM_APP]

@@ -1,13 +1,13 @@
-"""Does the data flow? A pure watch over readings of the stream, and how a reading is taken.
+"""When the stream counts as failed: a pure state machine over readings, and how a reading is taken.
 
-1. The streaming application has been absent, or without a core, for 20 s: it is gone. (A driver that starts
-   again from its checkpoint is back within that time.)
-2. The application runs, there is lag, and for 90 s the stream's committed offsets have not moved: it is
-   stalled. (The first batch after a cold start takes up to 23 s on an idle machine and three times that on a
-   busy one, a batch that loses its worker about 11 s more; restarting a stream that only warms up starts over.)
-3. The lag is above 50,000 messages and has only grown for 180 s: it can't keep up.
+1. Absent: the streaming application has been gone, or without a core, for 20 s. A driver that starts again from its
+   checkpoint is back within that time.
+2. Stalled: the application runs, there is lag, and no offset was committed for 90 s. The first batch after a cold start
+   takes up to 23 s on an idle machine, and three times that on a busy one. A batch that loses its worker takes about
+   11 s more. A restart of a stream that only warms up would make it start over.
+3. Growing: the lag is above 50,000 messages and has only grown for 180 s.
 
-A reading that could not be taken says nothing: the nodes that should have answered have watches of their own.
+A reading that failed counts for nothing: the nodes that should have answered have watches of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kintsugi.probes.stream import probe_stream
 
 @dataclass(frozen=True, slots=True)
 class FlowReading:
-    """The stream at one moment (``at``, UTC). None where it could not be found out.
+    """The stream at one moment (``at``, UTC). None means unknown.
 
     ``running``: the application is registered and holds cores. ``committed``, ``produced``: sums over the
     topic's partitions of the group's offsets and of the end offsets, in messages.
@@ -38,7 +38,7 @@ class FlowReading:
 
     @property
     def lag(self) -> int | None:
-        """Messages produced but not yet stored; None when unknown."""
+        """Messages that are produced and not stored yet; None if unknown."""
         if self.produced is None or self.committed is None:
             return None
         return max(0, self.produced - self.committed)
@@ -56,7 +56,7 @@ class FlowRules:
 
 @dataclass(frozen=True, slots=True)
 class FlowFinding:
-    """The flow looks sick: ``symptom`` is absent, stalled or growing. Times UTC."""
+    """The stream counts as failed: ``symptom`` is absent, stalled or growing. Times UTC."""
 
     symptom: str
     first_failed_at: datetime
@@ -66,7 +66,7 @@ class FlowFinding:
 
 @dataclass(slots=True)
 class StreamProgressDetector:
-    """The memory of the watch; fed with readings in order of time."""
+    """What the watch remembers; it takes readings in order of time."""
 
     rules: FlowRules = field(default_factory=FlowRules)
     _absent_since: datetime | None = None
@@ -76,15 +76,15 @@ class StreamProgressDetector:
     _lag: int = 0
 
     def observe(self, reading: FlowReading) -> FlowFinding | None:
-        """Take a reading; a finding as long as a rule is broken, else None."""
+        """Take the next reading; returns a finding as long as a rule is broken, else None."""
         self._note_application(reading)
         self._note_offsets(reading)
         at, rules = reading.at, self.rules
         if _seconds_since(self._absent_since, at) >= rules.absent_s:
             return _finding_of("absent", self._absent_since, reading, reading.detail)
         if _seconds_since(self._stuck_since, at) >= rules.stalled_s:
-            said = f"{reading.lag} messages wait, and no offset was committed"
-            return _finding_of("stalled", self._stuck_since, reading, said)
+            sentence = f"{reading.lag} messages wait, and no offset was committed"
+            return _finding_of("stalled", self._stuck_since, reading, sentence)
         if _seconds_since(self._growing_since, at) >= rules.growing_s:
             return _finding_of(
                 "growing", self._growing_since, reading, f"the lag has grown to {reading.lag} messages"
@@ -111,8 +111,8 @@ def _seconds_since(since: datetime | None, at: datetime) -> float:
     return -1.0 if since is None else (at - since).total_seconds()
 
 
-def _finding_of(symptom: str, since: datetime | None, reading: FlowReading, said: str) -> FlowFinding:
-    return FlowFinding(symptom, since or reading.at, reading.at, (said,))
+def _finding_of(symptom: str, since: datetime | None, reading: FlowReading, sentence: str) -> FlowFinding:
+    return FlowFinding(symptom, since or reading.at, reading.at, (sentence,))
 
 
 async def read_flow(fleet: Fleet) -> FlowReading:
@@ -128,9 +128,9 @@ async def read_flow(fleet: Fleet) -> FlowReading:
 
 
 def read_offsets(bootstrap: list[str], timeout_ms: int = 4000) -> tuple[int, int] | None:
-    """Sums over the topic of the group's committed offsets and of the end offsets; None when Kafka can't say.
+    """Return the sums over the topic of the group's committed offsets and of the end offsets; None if unknown.
 
-    A partition without a committed offset counts from its beginning. Blocking, by kafka-python.
+    A partition without a committed offset counts from its beginning. Blocks, because kafka-python does.
     """
     from kafka import KafkaAdminClient, TopicPartition
     from kafka.admin import OffsetSpec

@@ -1,8 +1,8 @@
-"""One read-only query to one particular Cassandra node, spoken directly (native protocol v4).
+"""One read-only query to one particular Cassandra node, in the native protocol v4.
 
-A driver knows the cluster by whom it is connected to, and decides itself whom to ask. Here this node's own
-view is wanted, within milliseconds and from an event loop. Only what gossip and the schema need is
-understood: no paging, no authentication, columns of type int, text, inet, uuid and map of text to text.
+A driver chooses the node that it asks. Here the view of *this* node is needed, within milliseconds and in an event
+loop. Only what gossip and the schema need is decoded: no paging, no authentication, and columns of type int, text,
+inet, uuid and map of text to text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Value = int | str | dict[str, str] | None
 
 
 class _Reader(NumberReader):
-    """Reads the protocol's primitive types from an answer; raises struct.error at its end."""
+    """Reads the primitive types of the protocol from an answer; raises struct.error at its end."""
 
     def string(self) -> str:
         return self._bytes(self.take("H")).decode()
@@ -36,23 +36,23 @@ class _Reader(NumberReader):
 
     def _bytes(self, size: int) -> bytes:
         if self._at + size > len(self._data):
-            raise ProtocolMismatch("the answer ends too early")
+            raise ProtocolMismatch("the answer breaks off")
         self._at += size
         return self._data[self._at - size : self._at]
 
 
 async def ask_options(connection: Connection) -> None:
-    """Ask which options the node supports: answered before any authentication."""
+    """Ask which options the node supports; it answers that before any authentication."""
     opcode, _ = await _exchange_frames(connection, _OPTIONS, b"")
     if opcode != _SUPPORTED:
         raise ProtocolMismatch(f"opcode {opcode:#04x} instead of SUPPORTED")
 
 
 async def run_query(connection: Connection, cql: str, consistency: int = ONE) -> list[dict[str, Any]]:
-    """Run ``cql`` on a fresh connection; rows by column name.
+    """Run ``cql`` on a fresh connection; returns the rows as dicts by column name.
 
-    Raises ProtocolMismatch with the node's reason; it contains UNAVAILABLE when the node holds so many
-    replicas for down that ``consistency`` (ONE or ALL) can't be reached.
+    Raises ProtocolMismatch with the node's reason. The reason contains UNAVAILABLE if the node takes too many replicas
+    for down to reach ``consistency`` (ONE or ALL).
     """
     startup = struct.pack(">H", 1) + _encode_string("CQL_VERSION") + _encode_string("3.0.0")
     opcode, body = await _exchange_frames(connection, _STARTUP, startup)
@@ -69,7 +69,7 @@ async def run_query(connection: Connection, cql: str, consistency: int = ONE) ->
 
 def _read_rows(reader: _Reader) -> list[dict[str, Any]]:
     if reader.take("i") != 2:
-        raise ProtocolMismatch("the query gave no rows")
+        raise ProtocolMismatch("the answer to the query has no rows")
     flags, count = reader.take("i"), reader.take("i")
     if flags != 0x0001:  # one keyspace and table for all columns; no paging state, metadata present
         raise ProtocolMismatch(f"unexpected flags {flags:#x} of the rows")
@@ -83,7 +83,7 @@ def _read_rows(reader: _Reader) -> list[dict[str, Any]]:
 def _read_type(reader: _Reader) -> int:
     kind = reader.take("H")
     if kind == _MAP and (reader.take("H"), reader.take("H")) != (_VARCHAR, _VARCHAR):
-        raise ProtocolMismatch("only maps of text to text are understood")
+        raise ProtocolMismatch("only maps of text to text can be decoded")
     return kind
 
 
@@ -102,12 +102,12 @@ def _decode_value(kind: int, data: bytes | None) -> Value:
         reader = _Reader(data)
         items = [(reader.value() or b"").decode() for _ in range(2 * reader.take("i"))]
         return dict(zip(items[::2], items[1::2], strict=True))
-    raise ProtocolMismatch(f"column type {kind:#x} is not understood")
+    raise ProtocolMismatch(f"column type {kind:#x} can't be decoded")
 
 
 def _error_text(opcode: int, body: bytes) -> str:
     if opcode == _AUTHENTICATE:
-        return "the node demands authentication"
+        return "the node requires authentication"
     if opcode == _ERROR:
         reader = _Reader(body)
         return f"error {reader.take('i'):#x}: {reader.string()}"
@@ -119,7 +119,7 @@ def _encode_string(text: str) -> bytes:
 
 
 async def _exchange_frames(connection: Connection, opcode: int, body: bytes) -> tuple[int, bytes]:
-    """Send one frame; returns opcode and body of the answer to it."""
+    """Send one frame; returns opcode and body of its answer."""
     stream_id = secrets.randbelow(2**15)
     connection.writer.write(struct.pack(">BBhBi", 0x04, 0, stream_id, opcode, len(body)) + body)
     version, flags, answered_id, answer, size = struct.unpack(
