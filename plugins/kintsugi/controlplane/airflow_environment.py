@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from kintsugi.controlplane import airflow_patches
 from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, STORE_DATABASE, USER, Postgres
 from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
+from kintsugi.core.files import write_private
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import MARKER, PART
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, KEYSPACE, SPARK_MASTER_PORT
 from kintsugi.core.settings import inherited_variables as passed_on
 from kintsugi.core.user_connections import user_connections
-from kintsugi.infra.supervisord import write_private
 from kintsugi.telemetry.backend import CONNECTION as OTLP
 from kintsugi.telemetry.backend import backend
 

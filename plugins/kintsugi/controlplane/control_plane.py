@@ -29,9 +29,10 @@ from kintsugi.controlplane.log_collector import LogCollector
 from kintsugi.controlplane.postgres import Postgres
 from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.files import write_private
 from kintsugi.core.processes import find_listener, kill_owned, owned_pids, wait_until
 from kintsugi.infra.airflow_client import Airflow
-from kintsugi.infra.supervisord import Program, Supervisor, write_private
+from kintsugi.infra.supervisord import Program, Supervisor
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kintsugi.core.errors import PreflightError, StepFailed
+from kintsugi.core.files import write_private
 from kintsugi.core.process_priority import URGENT
 from kintsugi.core.processes import is_running_in, signal_if, wait_until
-from kintsugi.infra.supervisord import Program, write_private
+from kintsugi.infra.supervisord import Program
 
 if TYPE_CHECKING:
     import psycopg

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import PreflightError
+from kintsugi.core.files import write_private
 from kintsugi.core.settings import BUCKET
-from kintsugi.infra.supervisord import Program, write_private
+from kintsugi.infra.supervisord import Program
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings

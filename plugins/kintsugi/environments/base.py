@@ -1,6 +1,6 @@
-"""What lies beneath a node's SSH: the only thing that differs between environments at run time.
+"""The platform of an environment: power and disks of its nodes. Nothing else differs between environments at run time.
 
-``local`` and ``docker`` stand today; ``aws`` will give the same answers from its own API.
+There are ``local`` and ``docker``; ``aws`` is to implement the same interface with its own API.
 """
 
 from __future__ import annotations
@@ -17,76 +17,75 @@ class Platform(Protocol):
     """Power and disks of the nodes, by node name."""
 
     def obstacles(self) -> Iterator[str]:
-        """What stands in the way of running nodes here, a line each that says what to do; none: all is well."""
+        """Yield a line for each reason why nodes can't run here; it says what to do. Nothing if they can."""
 
     def power_on(self, name: str) -> None:
-        """Boot a node that Terraform made and that doesn't live; a living one stays as it is. Raises StepFailed."""
+        """Boot a node that Terraform created and that doesn't run; a running one is left alone. Raises StepFailed."""
 
     def running(self, name: str) -> bool:
-        """Whether the node lives, be it frozen."""
+        """Whether the node runs; a suspended one does."""
 
     def incarnation(self, name: str) -> str | None:
-        """Which life of the node runs (a process and its start, a container and its start); None when none runs.
+        """Return which incarnation of the node runs (a process or container, and its start); None if none runs.
 
-        Raises StepFailed when the platform can't say.
+        Raises StepFailed if the platform can't tell.
         """
 
     def processor_use(self, name: str) -> tuple[float, float] | None:
-        """Seconds of processor time that the node used, and that it waited for, so far; None when not to be had."""
+        """Return for how many seconds the node has used the processor, and waited for it; None if unknown."""
 
     def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
-        """Remove what a Terraform that was killed left in the place of these nodes, so that they can be made.
+        """Remove what a killed Terraform left of these nodes, so that they can be created.
 
-        ``known`` tells the ids in Terraform's state; it is asked where it matters. Raises StepFailed where what was
-        left lives, unless ``living``.
+        ``known`` returns the ids in Terraform's state; it is called only if needed. Raises StepFailed if something that
+        was left runs, unless ``living``.
         """
 
     def remove_all(self) -> None:
-        """End and remove every node of the installation, whatever Terraform knows of them."""
+        """End and remove every node of the installation, also those that Terraform doesn't know."""
 
     def power_off(self, name: str, expected: str | None = None) -> None:
-        """End the node at once and return when nothing of it lives; its volume stays.
+        """End the node at once; returns when nothing of it runs. Its volume stays.
 
-        ``expected``: the incarnation that was judged, empty where none ran.
-
-        Raises NewIncarnation, and ends nothing, when another one runs.
+        ``expected``: the incarnation that the guards evaluated, empty if none ran. Raises NewIncarnation, and ends
+        nothing, if another one runs.
         """
 
     def lose_volume(self, name: str) -> None:
-        """Take the node's disk away, as a broken disk would."""
+        """Remove the node's disk, as if it had broken."""
 
     def volume_exists(self, name: str) -> bool:
-        """Whether the node's disk is still there."""
+        """Whether the node's disk still exists."""
 
     def volume_formatted(self, name: str, mark: str | None) -> bool | None:
-        """Whether the node's disk holds data: the file or directory ``mark`` within three levels (None: any disk).
+        """Whether the node's disk has data: the file or directory ``mark`` within three levels (None: any disk).
 
-        The platform looks at the disk itself, not through the node. None when it can't be read.
+        The platform reads the disk itself, not through the node. None if it can't be read.
         """
 
     def discard(self, name: str) -> None:
-        """Delete what is kept of the node's predecessors, now that it is verified."""
+        """Delete the quarantine of the node's predecessors, after the node is verified."""
 
     def hold(self, name: str, until: datetime) -> bool:
-        """Keep what there is of the node's predecessors until then (UTC), also from `discard`; False: nothing is."""
+        """Hold the quarantine of the predecessors until then (UTC), also from `discard`; returns False if it is empty."""
 
     def suspend(self, name: str) -> None:
-        """Freeze the whole node: its addresses stay, and nobody answers."""
+        """Suspend the whole node: its addresses stay, and nothing answers."""
 
     def resume(self, name: str) -> None:
-        """Let a frozen node go on; one that isn't frozen, or is gone, stays as it is."""
+        """Let a suspended node go on; one that isn't suspended, or is gone, is left alone."""
 
     def fill_disk(self, name: str) -> None:
-        """Leave no free byte on the node's disk. Raises StepFailed when that can't be done here."""
+        """Fill the node's disk, so that no byte is free. Raises StepFailed if that can't be done here."""
 
     def free_disk(self, name: str) -> bool:
-        """Take back what filled the node's disk; False when it wasn't filled, or is gone."""
+        """Undo `fill_disk`; returns False if the disk wasn't filled, or the node is gone."""
 
     def no_full_disk(self) -> str | None:
-        """Why no node here can be given a full disk; None when it can."""
+        """Return why no node's disk can be filled here; None if it can."""
 
     def run(self, name: str, argv: Sequence[str]) -> str:
-        """Run a command on the node, without a shell; returns what it printed. Raises StepFailed when it fails."""
+        """Run a command on the node, without a shell; returns its output. Raises StepFailed if it fails."""
 
     def signal_service(self, name: str, service: str, signal: str) -> None:
         """Let the node's init send a signal ("KILL", "STOP", "CONT") to one of its services."""
@@ -94,13 +93,13 @@ class Platform(Protocol):
     def kill_service(self, name: str, process: ServiceProcess) -> None:
         """SIGKILL to exactly this process of the node; its init starts the service again.
 
-        Raises NewIncarnation when that process is gone: another life of the service was not judged.
+        Raises NewIncarnation if that process is gone: the guards didn't evaluate its successor.
         """
 
 
 def require_incarnation(platform: Platform, name: str, expected: str | None) -> None:
-    """Raise NewIncarnation when another life of the node runs than the one that was judged."""
-    if expected is not None and (found := platform.incarnation(name)) not in (None, expected):
+    """Raise NewIncarnation if another incarnation of the node runs than the one that the guards evaluated."""
+    if expected is not None and (current := platform.incarnation(name)) not in (None, expected):
         raise NewIncarnation(
-            f"{name}: {found} runs, but {expected or 'none'} was judged; judge again before it is ended"
+            f"{name}: {current} runs, but the guards evaluated {expected or 'none'}; they have to evaluate it first"
         )

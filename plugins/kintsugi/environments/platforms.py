@@ -1,4 +1,4 @@
-"""Which platform an installation runs on."""
+"""The platform of an installation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kintsugi.environments.local.platform import LocalPlatform
 
 
 def platform_of(settings: Settings) -> Platform:
-    """The platform of the fleet's environment; raises FleetError for one that isn't built yet."""
+    """Return the platform of the fleet's environment; raises FleetError for an unknown environment."""
     environment = settings.fleet.environment
     if environment == "local":
         return LocalPlatform(settings)
@@ -17,6 +17,4 @@ def platform_of(settings: Settings) -> Platform:
         from kintsugi.environments.docker.platform import DockerPlatform  # docker
 
         return DockerPlatform(settings)
-    raise FleetError(
-        f"environment {environment!r} can't run nodes yet; set 'environment:' to local or docker"
-    )
+    raise FleetError(f"environment {environment!r} is not supported; set 'environment:' to local or docker")

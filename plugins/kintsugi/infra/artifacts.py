@@ -1,22 +1,21 @@
 """The artifact cache: jars from Maven, fetched once, so that a recovery downloads nothing.
 
-``artifacts/<name>/pom.xml`` names coordinates only; ``<cache>/artifacts/<name>/`` gets those jars and
-what they depend on. A stamp with the digest of the pom says that a folder is complete.
+``artifacts/<name>/pom.xml`` has coordinates only; ``<cache>/artifacts/<name>/`` gets those jars and their
+dependencies. A stamp with the digest of the pom marks a folder as complete.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kintsugi.core.errors import KintsugiError, PreflightError
+from kintsugi.core.files import hold_lock
 from kintsugi.core.settings import Settings, load_settings
 
 _STAMP = ".pom.sha256"
@@ -25,23 +24,23 @@ Fetch = Callable[[Path, Path], None]
 
 
 def declared_sets(settings: Settings) -> list[str]:
-    """The artifact sets that this checkout declares, sorted."""
+    """Return the artifact sets that this checkout declares, sorted."""
     return sorted(pom.parent.name for pom in (settings.repository / "artifacts").glob("*/pom.xml"))
 
 
 def missing_sets(settings: Settings) -> list[str]:
-    """The sets whose folder isn't there or was made from another pom."""
+    """Return the sets whose folder is missing or was made from another pom."""
     return [name for name in declared_sets(settings) if not _is_complete(settings, name)]
 
 
 def outdated_sets(settings: Settings, poms: Mapping[str, str]) -> list[str]:
     """The sets whose folder was made from another pom than the one with this SHA-256, by name."""
 
-    def stamp(name: str) -> str:
+    def read_stamp(name: str) -> str:
         path = settings.artifacts / name / _STAMP
         return path.read_text() if path.exists() else ""
 
-    return sorted(name for name, sha256 in poms.items() if stamp(name) != sha256)
+    return sorted(name for name, sha256 in poms.items() if read_stamp(name) != sha256)
 
 
 def fetch_missing(settings: Settings, fetch: Fetch | None = None) -> list[str]:
@@ -54,7 +53,7 @@ def fetch_missing(settings: Settings, fetch: Fetch | None = None) -> list[str]:
     if not missing_sets(settings):
         return []
     settings.artifacts.mkdir(parents=True, exist_ok=True)
-    with _hold_lock(settings.artifacts / ".lock"):
+    with hold_lock(settings.artifacts / ".lock"):
         wanted = missing_sets(settings)  # another may have fetched while we waited
         for name in wanted:
             _fetch_one(settings, name, fetch or fetch_by_maven)
@@ -98,10 +97,10 @@ def _fetch_one(settings: Settings, name: str, fetch: Fetch) -> None:
 
 
 def _same_jars(one: Path, other: Path) -> bool:
-    def sizes(directory: Path) -> dict[str, int]:
+    def jar_sizes(directory: Path) -> dict[str, int]:
         return {jar.name: jar.stat().st_size for jar in directory.glob("*.jar")}
 
-    return sizes(one) == sizes(other)
+    return jar_sizes(one) == jar_sizes(other)
 
 
 def _is_complete(settings: Settings, name: str) -> bool:
@@ -117,13 +116,6 @@ def _pom_path(settings: Settings, name: str) -> Path:
 
 def _file_digest(pom: Path) -> str:
     return hashlib.sha256(pom.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _hold_lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The containers of one installation, found by name and by label, through the engine's API.
+"""A client for the Docker engine: the containers of one installation, by name and by label.
 
-The engine's socket is where ``DOCKER_HOST`` says, else in its usual place.
+The engine's socket is that of ``DOCKER_HOST``, else the usual one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from docker.errors import APIError, DockerException, NotFound
 from requests import RequestException
 
 from kintsugi.core.errors import StepFailed
-from kintsugi.infra.supervisord import write_private
+from kintsugi.core.files import write_private
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
     from kintsugi.core.settings import Settings
 
-STATE_LABEL = "kintsugi.state"  # which installation a container or a volume belongs to
+STATE_LABEL = "kintsugi.state"  # the installation that a container or a volume belongs to
 _TIMEOUT_S = 20
 _ENDS_WITHIN_S = 10.0
-_CONFLICT = 409  # it is already as it was to be, or it ended meanwhile
+_CONFLICT = 409  # nothing is left to do: it is in that state already, or it has ended
 
 
 @contextmanager
 def connect_engine() -> Iterator[DockerClient]:
-    """A client of the Docker engine; what it refuses, and its silence, become StepFailed with its words."""
+    """Yield a client of the Docker engine; an error of it, or no answer, becomes StepFailed with its message."""
     try:
         client = docker.from_env(timeout=_TIMEOUT_S)
     except (DockerException, RequestException) as error:
@@ -46,27 +46,27 @@ def connect_engine() -> Iterator[DockerClient]:
 
 
 def image_in_force(settings: Settings) -> str:
-    """The id of the image that every node is made of, now and after a failure.
+    """Return the id of the image of every node, now and after a failure.
 
-    It is settled at first use, by what ``$KINTSUGI_IMAGE`` is then, and kept in the state: an image that is built later
-    under the same name must not get into a living fleet by a repair. Raises StepFailed when nothing says which.
+    It is read from ``$KINTSUGI_IMAGE`` at first use, and stored in the state. An image that is built later under the
+    same name must not get into a running fleet by a repair. Raises StepFailed if ``$KINTSUGI_IMAGE`` is not set.
     """
-    kept = settings.control / "node-image"
-    if not kept.exists():
+    path = settings.control / "node-image"
+    if not path.exists():
         name = os.environ.get("KINTSUGI_IMAGE")
         if not name:
             raise StepFailed(
                 "KINTSUGI_IMAGE doesn't name the nodes' image: start the control plane by `make docker-up`"
             )
         with connect_engine() as client:
-            found = client.images.get(name).id
-        kept.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        write_private(kept, found)
-    return kept.read_text()
+            image_id = client.images.get(name).id
+        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        write_private(path, image_id)
+    return path.read_text()
 
 
 def find_obstacles(settings: Settings) -> Iterator[str]:
-    """A line that says what to do, unless the engine answers and has the nodes' image."""
+    """Yield a line that says what to do, unless the engine answers and has the nodes' image."""
     try:
         with connect_engine() as client:
             client.images.get(image_in_force(settings))
@@ -75,20 +75,20 @@ def find_obstacles(settings: Settings) -> Iterator[str]:
 
 
 def container_name(settings: Settings, node: str) -> str:
-    """What the container of a node is called: ``kintsugi-kafka-1`` in the fleet ``kintsugi``."""
+    """Return the name of a node's container: ``kintsugi-kafka-1`` in the fleet ``kintsugi``."""
     return f"{settings.fleet.name}-{node}"
 
 
 def start_container(settings: Settings, node: str) -> None:
-    """Start the node's container; one that runs is left alone. Raises StepFailed when there is none."""
+    """Start the node's container; a running one is left alone. Raises StepFailed if there is none."""
     with _find_container(settings, node) as container:
         container.start()
 
 
 def kill_container(settings: Settings, node: str) -> None:
-    """SIGKILL to all of a node at once, frozen or not; returns when nothing of it lives. No container: no error.
+    """Kill the node's container, paused or not; returns when it has ended. It is no error if there is none.
 
-    Raises StepFailed when it outlives the signal for 10 s.
+    Raises StepFailed if it outlives SIGKILL for 10 s.
     """
     deadline = time.monotonic() + _ENDS_WITHIN_S
     with suppress(_NoContainer), _find_container(settings, node) as container:
@@ -102,14 +102,14 @@ def kill_container(settings: Settings, node: str) -> None:
 
 
 def is_running(settings: Settings, node: str) -> bool:
-    """Whether the node's container runs (it may be frozen)."""
+    """Whether the node's container runs; a paused one does."""
     with suppress(_NoContainer), _find_container(settings, node) as container:
         return bool(container.attrs["State"]["Running"])
     return False
 
 
 def read_incarnation(settings: Settings, node: str) -> str | None:
-    """The life of the node that runs now, ``<container id>@<its start>``; None when its container doesn't run."""
+    """Return the incarnation of the node that runs, ``<container id>@<its start>``; None if no container runs."""
     with suppress(_NoContainer), _find_container(settings, node) as container:
         state = container.attrs["State"]
         return f"{container.id}@{state['StartedAt']}" if state["Running"] else None
@@ -117,9 +117,9 @@ def read_incarnation(settings: Settings, node: str) -> str | None:
 
 
 def pause_container(settings: Settings, node: str) -> None:
-    """Stop every process of the node where it is; its address stays, and nobody answers.
+    """Pause the node's container: its address stays, and nothing answers.
 
-    One that is frozen already, or doesn't live, stays as it is.
+    One that is paused already, or doesn't run, is left alone.
     """
     with suppress(_NoContainer), _find_container(settings, node) as container, _ignore_codes(_CONFLICT):
         if not container.attrs["State"]["Paused"]:
@@ -127,17 +127,17 @@ def pause_container(settings: Settings, node: str) -> None:
 
 
 def unpause_container(settings: Settings, node: str) -> None:
-    """Let a frozen node go on; one that isn't frozen, or is gone, stays as it is."""
+    """Let a paused container go on; one that isn't paused, or is gone, is left alone."""
     with suppress(_NoContainer), _find_container(settings, node) as container, _ignore_codes(_CONFLICT):
         if container.attrs["State"]["Paused"]:
             container.unpause()
 
 
 def remove_unknown(settings: Settings, node: str, known: Collection[str], *, living: bool) -> None:
-    """Remove a container that has the node's name and that Terraform doesn't know (``known``: the ids that it does).
+    """Remove a container that has the node's name and whose id is not in ``known``, the ids in Terraform's state.
 
-    A Terraform that was killed leaves one behind, and nobody else can have that name then. Raises StepFailed where
-    it runs, unless ``living`` allows it: without its state Terraform knows none, and all may be well.
+    A killed Terraform leaves one behind, and no other container can get that name. Raises StepFailed if it runs, unless
+    ``living``: a Terraform that has lost its state knows no container, and all may be healthy.
     """
     with suppress(_NoContainer), _find_container(settings, node) as container:
         if container.id in known:
@@ -152,7 +152,7 @@ def remove_unknown(settings: Settings, node: str, known: Collection[str], *, liv
 
 
 def remove_all(settings: Settings) -> None:
-    """Remove every container and volume of this installation, whatever Terraform knows of them."""
+    """Remove every container and volume of this installation, also those that Terraform doesn't know."""
     ours = {"label": f"{STATE_LABEL}={settings.state}"}
     with connect_engine() as client:
         for container in client.containers.list(all=True, filters=ours, ignore_removed=True):
@@ -169,7 +169,7 @@ class _NoContainer(StepFailed):
 
 @contextmanager
 def _find_container(settings: Settings, node: str) -> Iterator[Container]:
-    """The container of a node. Raises _Gone when there is none, also when it goes meanwhile."""
+    """Yield the container of a node. Raises _NoContainer if there is none, also if it goes during the block."""
     with connect_engine() as client:
         try:
             yield client.containers.get(container_name(settings, node))
@@ -179,7 +179,7 @@ def _find_container(settings: Settings, node: str) -> Iterator[Container]:
 
 @contextmanager
 def _ignore_codes(*codes: int) -> Iterator[None]:
-    """Let these answers of the engine pass."""
+    """Ignore errors of the engine with these HTTP status codes."""
     try:
         yield
     except APIError as error:

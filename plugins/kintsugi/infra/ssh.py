@@ -1,40 +1,39 @@
 """SSH to the nodes: one user key, and one host authority that signs each node's host key.
 
-Clients trust the authority by one ``@cert-authority`` line, so a rebuilt node is known from its first
-second and host keys are always checked.
+Clients trust the authority by one ``@cert-authority`` line. So host keys are always checked, and a rebuilt node is
+trusted at once.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.files import hold_lock
 from kintsugi.core.fleet import Node
 from kintsugi.core.settings import Settings
 
 
 def key_directory(settings: Settings) -> Path:
-    """Holds ``user`` and ``host_ca`` (with ``.pub``) and ``known_hosts``."""
+    """Return the directory of ``user`` and ``host_ca`` (with ``.pub``) and ``known_hosts``."""
     return settings.secrets / "ssh"
 
 
 def ssh_user() -> str:
-    """Whom to log in as: nodes of the local environment run as the user who made them."""
+    """Return the user to log in as: nodes of the local environment run as the user who created them."""
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def ensure_keys(settings: Settings) -> Path:
-    """Make user key, host authority and known_hosts where missing; returns their directory."""
+    """Create user key, host authority and known_hosts if they are missing; returns their directory."""
     directory = key_directory(settings)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _hold_lock(directory / ".lock"):
+    with hold_lock(directory / ".lock"):
         for name in ("user", "host_ca"):
             make_key(directory / name, comment=f"kintsugi-{name}")
         authority = (directory / "host_ca.pub").read_text()
@@ -43,7 +42,7 @@ def ensure_keys(settings: Settings) -> Path:
 
 
 def make_key(path: Path, comment: str) -> None:
-    """An ed25519 key pair without passphrase at ``path``, unless a complete one is there."""
+    """Create an ed25519 key pair without passphrase at ``path``, unless a complete one exists."""
     public = path.with_name(f"{path.name}.pub")
     if path.exists() and public.exists():
         return
@@ -59,7 +58,7 @@ def sign_host_key(settings: Settings, node: Node, key: Path) -> None:
 
 
 def ssh_options(settings: Settings) -> list[str]:
-    """Options of ssh that find our keys and nobody else's, never ask, and give up on silence."""
+    """Return options of ssh: use only our keys, never ask, and end when the node is silent."""
     directory = key_directory(settings)
     return [
         "-F", "/dev/null",
@@ -77,7 +76,7 @@ def ssh_options(settings: Settings) -> list[str]:
 
 
 def ssh_command(settings: Settings, node: Node, argv: Sequence[str]) -> list[str]:
-    """The argument list that runs ``argv`` on ``node``, each word quoted for the far shell."""
+    """Return the argument list that runs ``argv`` on ``node``; each word is quoted for the shell there."""
     target = f"{ssh_user()}@{node.address}"
     return ["ssh", *ssh_options(settings), "-p", str(node.ssh_port), target, "--", shlex.join(argv)]
 
@@ -85,9 +84,9 @@ def ssh_command(settings: Settings, node: Node, argv: Sequence[str]) -> list[str
 def run_over_ssh(
     settings: Settings, node: Node, argv: Sequence[str], timeout: float = 15.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``argv`` on ``node`` and return what it gave, whatever its exit code.
+    """Run ``argv`` on ``node``; returns its result, whatever its exit code.
 
-    ssh's own code 255 means that no connection came about. Raises StepFailed after ``timeout`` seconds.
+    Exit code 255 is ssh's own: there was no connection. Raises StepFailed after ``timeout`` seconds.
     """
     command = ssh_command(settings, node, argv)
     try:
@@ -98,13 +97,6 @@ def run_over_ssh(
         raise StepFailed(
             f"{node.name}: {argv[0]} over SSH gave no answer in {timeout:.0f} s; is the node hung?"
         ) from error
-
-
-@contextmanager
-def _hold_lock(lock: Path) -> Iterator[None]:
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _run_keygen(*arguments: str) -> None:

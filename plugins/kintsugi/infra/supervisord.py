@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from kintsugi.core.errors import PreflightError, StepFailed
+from kintsugi.core.files import write_private
 from kintsugi.core.processes import carries_marker, wait_until
 
 NOT_RUNNING = 70  # supervisord's fault code for stopProcess on a process that isn't running
 ALREADY_STARTED = 60
-ENDS_WITHIN_S = 60.0  # a daemon that was told to shut down, with its programs
+ENDS_WITHIN_S = 60.0  # after this time a daemon that shuts down has ended, with its programs
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One supervised process. ``command`` holds no secret: everybody may read it in ``ps``.
+    """One supervised process. ``command`` must not have a secret: everybody may read it in ``ps``.
 
-    ``stop_signal`` ends it gracefully, within ``stop_seconds``; then it is killed. ``group``: whether its
-    whole process group is ended with it.
+    ``stop_signal`` ends it gracefully; after ``stop_seconds`` it is killed. ``group``: whether its whole process group
+    is ended with it.
     """
 
     name: str
@@ -34,14 +35,14 @@ class Program:
     group: bool = True
 
     def section(self, log: Path) -> str:
-        """This program's section of ``supervisord.conf``."""
+        """Return this program's section of ``supervisord.conf``."""
         command = " ".join(_quote_word(word) for word in self.command)
         group = str(self.group).lower()
         return "\n".join(
             (
                 f"[program:{self.name}]",
                 f"command={command}",
-                "autostart=false",  # the order of the first start is ours; afterwards autorestart holds
+                "autostart=false",  # the control plane starts it in its order; after that, autorestart applies
                 "autorestart=true",
                 "startsecs=1",
                 "startretries=1000000",  # never give up: the machine may be out of memory for a while
@@ -60,7 +61,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Supervisor:
-    """The supervisord that lives in ``directory`` (the control plane's own)."""
+    """The control plane's supervisord; its files are in ``directory``."""
 
     directory: Path
 
@@ -100,7 +101,7 @@ class Supervisor:
     def launch(self, environment: Mapping[str, str]) -> None:
         """Start the daemon with exactly this environment; returns when it answers.
 
-        One that was told to shut down is waited for: it ends its programs first.
+        Waits for one that is shutting down, because it ends its programs first.
         """
         wait_until(lambda: self.pid() is None, ENDS_WITHIN_S)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.configuration)]
@@ -128,7 +129,7 @@ class Supervisor:
         return True
 
     def pid(self) -> int | None:
-        """The daemon's pid if it is alive and proven ours."""
+        """Return the daemon's pid if it runs and is proven to be ours, else None."""
         try:
             pid = int((self.directory / "supervisord.pid").read_text())
         except (OSError, ValueError):
@@ -136,7 +137,7 @@ class Supervisor:
         return pid if carries_marker(pid, self.directory) else None
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """``{program: {"state": "RUNNING", "pid": 12, "started": 1700000000, …}}``; empty when it is down."""
+        """Return ``{program: {"state": "RUNNING", "pid": 12, "started": 1700000000}}``; empty if the daemon is down."""
         try:
             processes: Any = self._proxy().supervisor.getAllProcessInfo()
         except (OSError, xmlrpc.client.Error):
@@ -147,16 +148,16 @@ class Supervisor:
         }
 
     def add(self, name: str, programs: Sequence[Program]) -> None:
-        """Make the running daemon know one more program of ``programs``; the others are left as they run."""
+        """Add one more program of ``programs`` to the running daemon; the others are left alone."""
         self.write(programs)
         try:
             self._proxy().supervisor.reloadConfig()
             self._proxy().supervisor.addProcessGroup(name)
         except (OSError, xmlrpc.client.Error) as error:
-            raise StepFailed(f"supervisord of the control plane did not take {name}: {error}") from error
+            raise StepFailed(f"supervisord of the control plane did not add {name}: {error}") from error
 
     def start(self, *names: str) -> None:
-        """Start these programs; those that run already are left alone."""
+        """Start these programs; running ones are left alone."""
         self._each("startProcess", ALREADY_STARTED, names)
 
     def stop(self, *names: str) -> None:
@@ -188,15 +189,6 @@ class Supervisor:
 
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         return xmlrpc.client.ServerProxy("http://kintsugi", transport=transport)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` with mode 0600, atomically: a reader sees the old file or the new one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    fresh.replace(path)
 
 
 def _quote_word(word: str) -> str:

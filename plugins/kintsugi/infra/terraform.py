@@ -1,7 +1,7 @@
-"""Terraform, as the pipeline calls it: one root module, plans that are saved, read, and applied exactly.
+"""A client for Terraform: one root module; plans are saved, read, and applied exactly.
 
-Everything secret goes through the environment. Terraform runs under its caller's life: when the caller is
-killed it gets SIGTERM, finishes the resource at hand, saves the state and lets the lock go.
+Every secret goes through the environment. Terraform ends with its caller: when the caller is killed, Terraform gets
+SIGTERM, finishes the current resource, saves the state and releases the lock.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PLANS_KEPT = 20
 
 
 class StalePlan(KintsugiError):
-    """The state has changed since the plan was made: plan again, check again, then apply."""
+    """The state has changed since the plan was created: plan again, check again, then apply."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """A plan on disk, and what it would do: ``document`` is ``terraform show -json`` of it."""
+    """A plan on disk; ``document``: its ``terraform show -json``."""
 
     path: Path
     document: Mapping[str, Any]
@@ -42,8 +42,8 @@ class SavedPlan:
 class Terraform:
     """The root module of one environment, applied to one installation.
 
-    ``pg_conn_str`` reaches Postgres, which holds the state; by default ``$PG_CONN_STR``, else the local
-    control plane's own database. ``root`` is the directory of the root module.
+    ``pg_conn_str``: connection string of the Postgres with the state; by default ``$PG_CONN_STR``, else the control
+    plane's own database. ``root``: the directory of the root module.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Terraform:
         self._pg_conn_str = pg_conn_str
 
     def init(self) -> None:
-        """Make the root module ready; raises StepFailed when the state's database is away."""
+        """Initialise the root module; raises StepFailed if the state's database does not answer."""
         self._run("init", timeout_s=120, input=False, reconfigure=True)
 
     def apply_all(self, *, timeout_s: float = 300) -> None:
-        """Create what is missing of the fleet, and change what differs from the fleet file."""
+        """Create the missing nodes of the fleet, and change what differs from the fleet file."""
         self.init()
         self._run("apply", timeout_s=timeout_s, auto_approve=True, lock_timeout="60s", **_APPLY)
 
@@ -71,25 +71,25 @@ class Terraform:
         shutil.rmtree(self.settings.control / "formed", ignore_errors=True)
 
     def outputs(self) -> dict[str, Any]:
-        """The outputs by name; ``nodes`` maps each node to its role, address, ssh_port, root and volume."""
+        """Return the outputs by name; ``nodes`` maps each node to its role, address, ssh_port, root and volume."""
         document = json.loads(self._run("output", timeout_s=60, json=True))
         return {name: entry["value"] for name, entry in document.items()}
 
     def known(self) -> set[str]:
-        """The ids of all that stands in the state."""
+        """Return the ids of all resources in the state."""
         self._ensure_ready()
         state = json.loads(self._run("state pull", timeout_s=60) or "{}")
-        found = (
+        attributes_of_all = (
             instance["attributes"] for part in state.get("resources", ()) for instance in part["instances"]
         )
-        return {attributes["id"] for attributes in found if attributes.get("id")}
+        return {attributes["id"] for attributes in attributes_of_all if attributes.get("id")}
 
     def plan(
         self, *, replace: Sequence[str] = (), targets: Sequence[str] = (), lock_timeout_s: int = 60
     ) -> SavedPlan:
-        """Plan the replacement of the addresses ``replace``, looking at ``targets`` only.
+        """Plan the replacement of the addresses ``replace``, with nothing but ``targets`` in the plan.
 
-        Raises StepFailed, also when the lock on the state isn't free within ``lock_timeout_s``.
+        Raises StepFailed, also if the lock on the state isn't free within ``lock_timeout_s``.
         """
         self._ensure_ready()
         path = self._new_plan_path()
@@ -105,18 +105,18 @@ class Terraform:
         return self.load(path)
 
     def load(self, path: Path) -> SavedPlan:
-        """A plan saved earlier, by this process or another, read anew; raises StepFailed when it is gone."""
+        """Read a plan that this or another process saved; raises StepFailed if it is gone."""
         return SavedPlan(path, json.loads(self._run("show", str(path), timeout_s=60, json=True)))
 
     def apply(self, saved: SavedPlan, *, timeout_s: float = 120, lock_timeout_s: int = 60) -> None:
-        """Apply exactly this plan. Raises StalePlan when the state has changed since it was made."""
+        """Apply exactly this plan. Raises StalePlan if the state has changed since it was created."""
         options: dict[str, Any] = {"lock_timeout": f"{lock_timeout_s}s"}
         self._run("apply", str(saved.path), timeout_s=timeout_s + lock_timeout_s, **options, **_APPLY)
 
     def replace(self, addresses: Sequence[str], *, timeout_s: float = 120) -> None:
-        """Plan and apply the replacement of ``addresses`` in one go, as at the prompt: nobody judges the plan.
+        """Plan and apply the replacement of ``addresses`` at once; nothing checks the plan in between.
 
-        A recovery doesn't; see `plan`. Raises StepFailed.
+        For a person's command only: a recovery checks its plan, see `plan`. Raises StepFailed.
         """
         self._run(
             "apply",
@@ -185,13 +185,12 @@ class Terraform:
         raise StepFailed(f"terraform {command} in {self.root} failed: {reason}")
 
 
-# Options that every apply and destroy has; nodes are made at the same time, as they don't wait for each
-# other.
+# Options of every apply and destroy. Nodes don't wait for each other, so all are created at the same time.
 _APPLY: dict[str, Any] = {"input": False, "parallelism": 9}
 
 
 def _is_readable_file(path: str) -> bool:
-    """Whether Terraform can take its configuration from there: else it ends with an error, or warns at each call."""
+    """Whether Terraform can read its configuration there; else it ends with an error, or warns at each call."""
     try:
         with Path(path).open("rb"):
             return True
@@ -206,7 +205,7 @@ def _search_path() -> str:
 def _run_supervised(
     argv: Sequence[str], directory: Path, environment: Mapping[str, str], timeout_s: float
 ) -> tuple[int, str, str]:
-    """Run to the end or to ``timeout_s``, then ask it to stop, which it does after the resource at hand."""
+    """Run to the end; after ``timeout_s`` ask it to stop, which it does after the current resource."""
     setpriv = shutil.which("setpriv")
     prefix = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
     process = subprocess.Popen(
@@ -232,7 +231,7 @@ def _run_supervised(
 
 
 def _error_text(text: str) -> str:
-    """The lines of Terraform's output that say what went wrong, as one line of at most 600 characters."""
+    """Return the error in Terraform's output, as one line of at most 600 characters."""
     lines = [line.strip("│╷╵ \t") for line in text.splitlines()]
     lines = [line for line in lines if line]
     first = next((number for number, line in enumerate(lines) if line.startswith("Error:")), 0)

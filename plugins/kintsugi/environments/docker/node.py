@@ -1,7 +1,7 @@
 """Servers of the docker environment: containers with an address, a root and a volume of their own.
 
-Terraform's docker provider creates and removes container and volume. What it calls here, as provisioners, does what
-the provider can't: write what the node boots from, start it, and keep what a destroyed one leaves behind.
+Terraform's docker provider creates and removes container and volume. Its provisioners call this module for the rest:
+it writes the files that a node boots from, starts the node, and keeps the root of a destroyed one.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from kintsugi.infra.ssh import ssh_user
 
 
 def create_node(settings: Settings, name: str) -> None:
-    """Write what the container of node ``name`` boots from, start it and wait until its init and its sshd answer.
+    """Write the files that node ``name`` boots from, start its container, and wait until its init and its sshd answer.
 
-    A running one is left alone. What an interrupted run or a lost disk took away, root or volume, is made anew, empty.
-    Raises FleetError for an unknown name, StepFailed when there is no such container or it doesn't come up in 30 s.
+    A running one is left alone. A root or a volume that is missing is created, empty.
+    Raises FleetError for an unknown name, StepFailed if there is no such container or it isn't up within 30 s.
     """
     fleet = settings.fleet
     node = fleet.node(name)
     if not docker_engine.is_running(settings, name):
         directories.create_volume(settings, name)
         write_configuration(settings, node, fleet.control_plane, Isolation.CONTAINER, ssh_user())
-        # The last life's: an answer there would be taken for this one's.
+        # It is of the last incarnation: an answer there must not count for this one.
         (settings.node_root(name) / "run" / "supervisor.sock").unlink(missing_ok=True)
         docker_engine.start_container(settings, name)
     directories.await_boot(settings, node, lambda: docker_engine.is_running(settings, name))
 
 
 def destroy_node(settings: Settings, name: str) -> None:
-    """End everything of a node and move its root to the quarantine; Terraform removes the container then."""
+    """End everything of a node and move its root to the quarantine; Terraform then removes the container."""
     docker_engine.kill_container(settings, name)
     directories.keep_root(settings, name)
 
 
 def main(arguments: list[str]) -> int:
-    """``create-node``, ``destroy-node``, ``create-volume`` or ``destroy-volume`` of ``$KINTSUGI_NODE``."""
+    """Run ``create-node``, ``destroy-node``, ``create-volume`` or ``destroy-volume`` for ``$KINTSUGI_NODE``."""
     actions = {
         "create-node": create_node,
         "destroy-node": destroy_node,

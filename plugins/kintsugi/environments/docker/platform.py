@@ -35,7 +35,7 @@ class DockerPlatform(LocalPlatform):
         return docker_engine.read_incarnation(self.settings, name)
 
     def processor_use(self, name: str) -> tuple[float, float] | None:
-        """Unknown: the control plane's container does not see the processes of other containers."""
+        """Return None: the control plane's container does not see the processes of other containers."""
         return None
 
     def power_off(self, name: str, expected: str | None = None) -> None:
@@ -55,4 +55,4 @@ class DockerPlatform(LocalPlatform):
         return False
 
     def no_full_disk(self) -> str | None:
-        return "a container's disk has no bound of its own here"
+        return "a container's disk has no limit of its own here"

@@ -1,8 +1,8 @@
 """Servers of the local environment: process trees with an address, a root and a volume of their own.
 
-What Terraform's ``terraform_data`` calls to create and destroy them, and what chaos calls to break them.
-Every function may be killed at any point and run again. A node's data is never deleted when the node
-is destroyed: it moves to the quarantine, which keeps the newest few.
+Terraform's ``terraform_data`` calls this module to create and destroy them, and chaos calls it to break them. Every
+function may be killed at any point and run again. The data of a destroyed node is not deleted: it moves to the
+quarantine, which keeps the newest few.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ Action = Callable[[Settings, str], None]
 QUARANTINE_KEEP = 3
 HELD = "held-until"  # a file in a part of the quarantine: an ISO time before which it isn't deleted
 HELD_ROOM = 2 * 2**30
-"""Bytes. With less free, what is held gives way: a control plane without room repairs nothing."""
+"""Bytes. With less free, held parts are deleted too: a control plane without space repairs nothing."""
 _BOOT_TIMEOUT_S = 30.0
 
 
 def create_node(settings: Settings, name: str) -> None:
-    """Make the node ``name`` of the fleet and wait until its init and its sshd answer.
+    """Create the node ``name`` of the fleet and wait until its init and its sshd answer.
 
-    A living node is left alone. Raises FleetError for an unknown name, PreflightError when a program is
-    missing, StepFailed when the node doesn't come up within 30 s.
+    A running node is left alone. Raises FleetError for an unknown name, PreflightError if a program is
+    missing, StepFailed if the node isn't up within 30 s.
     """
     fleet = settings.fleet
     node = fleet.node(name)
     if is_alive(settings, name):
         await_boot(settings, node, lambda: is_alive(settings, name))
         return
-    kill_all(settings, name)  # what a killed creation may have left
+    kill_all(settings, name)  # a killed creation may have left some
     record_path(settings, name).unlink(missing_ok=True)
     isolation = choose_isolation()
     if not isolation.hides_files and os.geteuid() == 0:
-        # sshd under root wants it for privilege separation; behind a wall each node has its own.
+        # sshd under root needs it for privilege separation; with a mount namespace each node has its own.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     settings.node_root(name).mkdir(parents=True, exist_ok=True)
     create_volume(settings, name)
@@ -72,9 +72,9 @@ def create_node(settings: Settings, name: str) -> None:
 
 
 def destroy_node(settings: Settings, name: str) -> None:
-    """End everything of a node and move its root to the quarantine; no node of that name is no error.
+    """End everything of a node and move its root to the quarantine; it is no error if there is no such node.
 
-    Raises StepFailed when a process of the node survives: then nothing has been moved.
+    Raises StepFailed if a process of the node survives; then nothing has been moved.
     """
     kill_all(settings, name)
     record_path(settings, name).unlink(missing_ok=True)
@@ -82,27 +82,27 @@ def destroy_node(settings: Settings, name: str) -> None:
 
 
 def keep_root(settings: Settings, name: str) -> None:
-    """Move the root of a node that has ended to the quarantine; no root of that name is no error."""
+    """Move the root of a node that has ended to the quarantine; it is no error if there is none."""
     _move_to_quarantine(settings, name, settings.node_root(name), "root")
 
 
 def create_volume(settings: Settings, name: str) -> None:
-    """Make the (empty) volume of a node; an existing one keeps its data."""
+    """Create the empty volume of a node; an existing one keeps its data."""
     (settings.node_volume(name) / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def destroy_volume(settings: Settings, name: str) -> None:
-    """Move the volume of a node to the quarantine; no volume of that name is no error."""
+    """Move the volume of a node to the quarantine; it is no error if there is none."""
     _move_to_quarantine(settings, name, settings.node_volume(name), "volume")
 
 
 def volume_exists(settings: Settings, name: str) -> bool:
-    """What the platform knows of a node's disk: whether it is still there."""
+    """Whether the node's disk still exists."""
     return (settings.node_volume(name) / "data").is_dir()
 
 
 def volume_formatted(settings: Settings, name: str, mark: str | None) -> bool | None:
-    """Whether the volume holds ``mark`` at most three levels down (None: whether it exists); None when unreadable."""
+    """Whether the volume has ``mark`` within three levels (None: whether it exists); None if it can't be read."""
     data = settings.node_volume(name) / "data"
     if not data.is_dir():
         return False
@@ -121,7 +121,7 @@ def _contains(folder: Path, name: str, levels: int) -> bool:
 
 
 def read_incarnation(settings: Settings, name: str) -> str | None:
-    """The life of the node that runs now, ``<pid>@<start in clock ticks>``; None when no init of it runs."""
+    """Return the incarnation of the node that runs, ``<pid>@<start in clock ticks>``; None if its init doesn't run."""
     record = read_record(settings, name)
     return f"{record.pid}@{record.start_time}" if record is not None and is_running(record) else None
 
@@ -132,9 +132,9 @@ def is_alive(settings: Settings, name: str) -> bool:
 
 
 def power_off(settings: Settings, name: str, *, lose_volume: bool = False) -> None:
-    """Pull the plug: SIGKILL to the init takes the whole node at once; ``lose_volume`` takes its disk too.
+    """End the whole node at once, by SIGKILL to its init; with ``lose_volume`` remove its disk too.
 
-    Returns when nothing of the node lives. Neither Terraform nor the record is told, as in life.
+    Returns when nothing of the node runs. Terraform's state and the record stay, as after a real power cut.
     """
     kill_all(settings, name)
     if lose_volume:
@@ -142,7 +142,7 @@ def power_off(settings: Settings, name: str, *, lose_volume: bool = False) -> No
 
 
 def suspend_node(settings: Settings, name: str) -> int:
-    """Freeze every process of a node, as a host that falls silent; returns how many there are."""
+    """Stop every process of a node, like a host that stalls; returns how many there are."""
     return signal_all(settings, name, signal.SIGSTOP, stopped=True)
 
 
@@ -152,33 +152,33 @@ def resume_node(settings: Settings, name: str) -> int:
 
 
 def node_pids(settings: Settings, name: str) -> list[int]:
-    """Host PIDs of all that lives of a node."""
+    """Return the host PIDs of all live processes of a node."""
     return list(member_pids(settings, name))
 
 
 def quarantined_parts(settings: Settings, name: str) -> list[Path]:
-    """What is kept of destroyed nodes of this name, newest first."""
-    found = settings.quarantine.glob(f"{name}.[0-9]*")
-    return sorted((path for path in found if path.is_dir()), reverse=True)
+    """Return the parts of the quarantine from destroyed nodes of this name, newest first."""
+    paths = settings.quarantine.glob(f"{name}.[0-9]*")
+    return sorted((path for path in paths if path.is_dir()), reverse=True)
 
 
 def purge_quarantine(settings: Settings, name: str, keep: int = 0) -> None:
-    """Delete all but the ``keep`` newest of what is kept of destroyed nodes of this name, and what is held."""
+    """Delete the parts of this name except the ``keep`` newest ones and those that are held."""
     for path in quarantined_parts(settings, name)[keep:]:
         if not is_held(path, datetime.now(UTC)):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def hold_quarantine(settings: Settings, name: str, until: datetime) -> list[Path]:
-    """Keep what is in the quarantine of this name now until then (UTC), whatever comes after it; returns what."""
-    found = quarantined_parts(settings, name)
-    for path in found:
+    """Hold all present parts of this name until then (UTC), however many come after them; returns them."""
+    parts = quarantined_parts(settings, name)
+    for path in parts:
         (path / HELD).write_text(until.isoformat())
-    return found
+    return parts
 
 
 def is_held(path: Path, now: datetime) -> bool:
-    """Whether this part of the quarantine has to be kept at ``now`` (UTC)."""
+    """Whether this part of the quarantine is held at ``now`` (UTC)."""
     try:
         return now < datetime.fromisoformat((path / HELD).read_text().strip())
     except (OSError, ValueError):
@@ -186,9 +186,9 @@ def is_held(path: Path, now: datetime) -> bool:
 
 
 def expire_quarantine(settings: Settings, now: datetime) -> list[Path]:
-    """Delete what is held no longer; while the disk is short of room, what is held too, oldest first.
+    """Delete the parts whose hold has ended; while the disk is short of space, held ones too, oldest first.
 
-    Returns what was deleted. What was never held stays: `purge_quarantine` bounds it.
+    Returns the deleted parts. Parts that were never held stay: `purge_quarantine` limits them.
     """
     held = [path for path in settings.quarantine.glob("*.[0-9]*") if (path / HELD).exists()]
     deleted = []
@@ -210,7 +210,7 @@ def _move_to_quarantine(settings: Settings, name: str, path: Path, part: str) ->
 
 
 def _node_environment(settings: Settings, name: str, isolation: Isolation) -> dict[str, str]:
-    """All that a node inherits: a list of what is allowed, because the caller may hold secrets."""
+    """Return all that a node inherits. It is an allow-list, because the caller's environment may have secrets."""
     root = settings.node_root(name)
     passed = {key: os.environ[key] for key in ("JAVA_HOME", "LANG", "TZ") if key in os.environ}
     return (
@@ -255,13 +255,13 @@ def _boot_node(settings: Settings, name: str, isolation: Isolation) -> None:
 
 
 def _only_child(parent: subprocess.Popen[bytes], name: str) -> int:
-    """The process that ``unshare`` forks: the init, by its PID on the host."""
+    """Return the host PID of the process that ``unshare`` forks: the init."""
     deadline = time.monotonic() + _BOOT_TIMEOUT_S
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     while time.monotonic() < deadline and parent.poll() is None:
-        found = children.read_text().split()
-        if found:
-            return int(found[0])
+        pids = children.read_text().split()
+        if pids:
+            return int(pids[0])
         time.sleep(0.005)
     raise StepFailed(
         f"{name}: its init was not started (unshare ended with {parent.returncode}); see log/init.log"
@@ -269,7 +269,7 @@ def _only_child(parent: subprocess.Popen[bytes], name: str) -> int:
 
 
 def await_boot(settings: Settings, node: Node, alive: Callable[[], bool]) -> None:
-    """Wait until the node's init and its sshd answer; raises StepFailed when it isn't ``alive``, or after 30 s."""
+    """Wait until the node's init and its sshd answer; raises StepFailed if it isn't ``alive``, or after 30 s."""
     deadline = time.monotonic() + _BOOT_TIMEOUT_S
     control = settings.node_root(node.name) / "run" / "supervisor.sock"
     while time.monotonic() < deadline:
@@ -298,7 +298,7 @@ def _boot_failure(settings: Settings, name: str, what: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """``create-node``, ``destroy-node``, ``create-volume`` or ``destroy-volume`` of ``$KINTSUGI_NODE``."""
+    """Run ``create-node``, ``destroy-node``, ``create-volume`` or ``destroy-volume`` for ``$KINTSUGI_NODE``."""
     actions = {
         "create-node": create_node,
         "destroy-node": destroy_node,
@@ -309,7 +309,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_action(actions: Mapping[str, Action], arguments: list[str]) -> int:
-    """Do to ``$KINTSUGI_NODE`` what the one argument names; returns the exit code that Terraform sees."""
+    """Run the action that the one argument names for ``$KINTSUGI_NODE``; returns the exit code for Terraform."""
     name = os.environ.get("KINTSUGI_NODE", "")
     if len(arguments) != 1 or arguments[0] not in actions or not name:
         print(f"usage: KINTSUGI_NODE=<name> python -m <module> {'|'.join(actions)}", file=sys.stderr)

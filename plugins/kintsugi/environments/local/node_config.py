@@ -1,4 +1,4 @@
-"""The files that make a directory into a local node: its init, its sshd, its log shipper."""
+"""The configuration of a local node: its init, its sshd, its log shipper."""
 
 from __future__ import annotations
 
@@ -69,18 +69,17 @@ StrictModes no
 # Ansible opens many sessions at once when a whole fleet is configured.
 MaxStartups 50:30:100
 MaxSessions 50
-# Nothing leaves this machine, so nobody can keep it for a quantum computer; the exchange against those costs both
-# ends a tenth of a second of a processor for each connection, and a second look at a node makes four.
+# Nothing leaves this machine, so no quantum computer can read it later. The key exchange against those costs both ends
+# 0.1 s of processor time for each connection, and a second opinion on a node opens four.
 KexAlgorithms curve25519-sha256
-# What runs on the node over SSH finds supervisorctl and Python where the node's own services find them. A bash that
-# sshd starts reads the user's ~/.bashrc unless it takes itself for an inner one: that is a person's, not the node's,
-# may print or change PATH, and took longer than the command.
+# Commands over SSH get the PATH of the node's own services. A bash that sshd starts reads the user's ~/.bashrc, unless
+# SHLVL is set. That file belongs to a person: it may print or change PATH, and took longer than the command.
 SetEnv SHLVL=1 {mark}={root} KINTSUGI_NODE={name} PATH={path}{inherited}
 Subsystem sftp internal-sftp
 """
 
-# RFC 5424 by hand: HOSTNAME is the node, APP-NAME the service, which is the stem of the log's file name.
-# The queue lives in memory and drops when it is full: a collector that is away must never stop a service.
+# A template in the form of RFC 5424: HOSTNAME is the node, APP-NAME the service, which is the stem of the log's name.
+# The queue is in memory and drops lines when it is full: a collector that is down must never stop a service.
 _RSYSLOG = """\
 global(workDirectory="{root}/run/rsyslog" maxMessageSize="64k" net.enableDNS="off")
 module(load="imfile" mode="inotify")
@@ -102,9 +101,9 @@ ruleset(name="ship") {{
 def write_configuration(
     settings: Settings, node: Node, control: ControlPlaneEndpoints, isolation: Isolation, user: str
 ) -> None:
-    """Write all that the init of ``node`` reads; the same files each time, so it may be run again.
+    """Write all files that the init of ``node`` reads; it may be run again.
 
-    Raises PreflightError when a program is missing or the state's path is too long for a socket.
+    Raises PreflightError if a program is missing or the state's path is too long for a socket.
     """
     root = settings.node_root(node.name)
     _check_socket_path(root)
@@ -143,7 +142,7 @@ def write_configuration(
 
 
 def search_path() -> str:
-    """``PATH`` on every node: the installation's own programs first."""
+    """Return ``PATH`` of every node: the installation's own programs come first."""
     return f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -163,7 +162,7 @@ def _check_socket_path(root: Path) -> None:
 
 
 def _find_program(name: str, package: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    if found is None:
+    program = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if program is None:
         raise PreflightError(f"{name} is not installed; install the Debian package {package}")
-    return found
+    return program

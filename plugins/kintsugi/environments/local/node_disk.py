@@ -1,9 +1,9 @@
-"""A full disk for one local node, while the machine's own disk keeps its room.
+"""A full disk for one local node, while the machine's own disk stays free.
 
-An overlay is laid over the node's volume, in the node's mount namespace alone: everything on the volume is still
-read, and every new byte would go to a file system in memory of SIZE_MIB that is full already (ENOSPC). What the
-service acknowledged before therefore lies on the volume beneath, and after it nothing can be written, so nothing is
-lost by taking the overlay away. It ends with the namespace: at the latest when the node loses its power.
+An overlay is mounted over the node's volume, in the node's mount namespace only. Everything on the volume can still be
+read. Every new byte would go to a file system in memory of SIZE_MIB, which is full already (ENOSPC). So all that the
+service acknowledged before is on the volume, and nothing is written later: nothing is lost when the overlay is removed.
+It ends with the namespace, at the latest when the node is powered off.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SIZE_MIB = 16
 _TIMEOUT_S = 20.0
 _FULL = "/run/kintsugi-full-disk"
 
-# $1 is the volume, $2 a directory of the node's own /run. The file that fills the disk is what tells the overlay from
-# the volume: it exists nowhere else.
+# $1 is the volume, $2 a directory of the node's own /run. The file that fills the disk exists in the overlay only, so
+# it shows whether the overlay is mounted.
 _FILL = f"""
 set -e
 if [ -e "$1/filler" ]; then exit 0; fi
@@ -37,29 +37,29 @@ if [ -e "$1/filler" ]; then umount -l "$1" && echo freed; fi
 
 
 def reason_unavailable() -> str | None:
-    """Why no node of this machine can be given a full disk; None when it can."""
+    """Return why no node's disk can be filled on this machine; None if it can."""
     if choose_isolation().hides_files:
         return None
-    return "nodes have no mount namespace of their own here, and the machine's own disk isn't filled"
+    return "nodes have no mount namespace of their own here, and the machine's own disk must not be filled"
 
 
 def fill_volume(settings: Settings, name: str) -> None:
-    """Let the volume of node ``name`` be full from now on; files that are open already don't notice.
+    """Fill the volume of node ``name``; files that are open already can still be written.
 
-    Raises StepFailed when the node doesn't run or the kernel refuses the mount.
+    Raises StepFailed if the node doesn't run or the kernel refuses the mount.
     """
     if (why := reason_unavailable()) is not None:
-        raise StepFailed(f"{name} can't get a full disk: {why}")
+        raise StepFailed(f"the disk of {name} can't be filled: {why}")
     done = run_inside(settings, name, _FILL, _FULL)
     if done is None or done.returncode:
-        said = "it doesn't run" if done is None else done.stderr.strip()
-        raise StepFailed(f"{name} can't get a full disk: {said}")
+        reason = "the node doesn't run" if done is None else done.stderr.strip()
+        raise StepFailed(f"the disk of {name} can't be filled: {reason}")
 
 
 def free_volume(settings: Settings, name: str) -> bool:
-    """Give node ``name`` its own volume back; False when it wasn't full, or is gone.
+    """Undo `fill_volume`; returns False if the volume wasn't filled, or the node is gone.
 
-    What has files open on the full one goes on with them until it ends.
+    A process that has files open on the overlay keeps them until it ends.
     """
     done = run_inside(settings, name, _FREE, _FULL)
     return done is not None and "freed" in done.stdout
@@ -68,7 +68,7 @@ def free_volume(settings: Settings, name: str) -> bool:
 def run_inside(
     settings: Settings, name: str, script: str, *arguments: str
 ) -> subprocess.CompletedProcess[str] | None:
-    """Run a script in the node's mount namespace with the right to mount; None when the node doesn't run.
+    """Run a script in the node's mount namespace with the right to mount; returns None if the node doesn't run.
 
     Its first argument is the node's volume; ``arguments`` follow.
     """
@@ -76,7 +76,7 @@ def run_inside(
     if record is None or not is_running(record):
         return None
     user = ["--user", "--preserve-credentials"] if record.isolation == Isolation.USER_NAMESPACES else []
-    # Its processes too, because mount(8) and umount(8) look for themselves in the /proc that they see.
+    # With its PID namespace, because mount(8) and umount(8) look for themselves in /proc.
     command = ["nsenter", "--target", str(record.pid), *user, "--mount", "--pid", "--"]
     volume = str(settings.node_volume(name).resolve())
     return subprocess.run(

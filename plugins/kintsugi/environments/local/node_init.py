@@ -1,7 +1,7 @@
-"""The first process of a local node: arrange what the node may see, then become supervisord.
+"""The first process of a local node: it hides what the node may not see, then becomes supervisord.
 
 Runs as ``python -m kintsugi.environments.local.node_init <name>`` inside the namespaces that ``node_isolation`` chose.
-It gives up the right to mount before supervisord starts, so that no service can undo the walls.
+It gives up the right to mount before supervisord starts, so that no service can undo the isolation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _mount_directory(
 
 
 def kept_paths(settings: Settings, name: str) -> dict[Path, bool]:
-    """What a node may see of the masked places; path → whether it may write there."""
+    """Return the paths below the masks that a node may see; path → whether it may write there."""
     programs = [settings.repository, Path(sys.prefix), Path(sys.base_prefix)]
     if os.environ.get("JAVA_HOME"):
         programs.append(Path(os.environ["JAVA_HOME"]))
@@ -45,9 +45,9 @@ def kept_paths(settings: Settings, name: str) -> dict[Path, bool]:
 
 
 def hide_the_rest(settings: Settings, name: str) -> None:
-    """Mask ``/tmp``, ``/run`` and the state, then put back what the node may see, at the same paths.
+    """Mask ``/tmp``, ``/run`` and the state, then mount what the node may see at the same paths again.
 
-    The kept directories are opened first: a descriptor still reaches a directory that a mask covers.
+    These directories are opened first: a descriptor still reaches a directory below a mask.
     """
     kept = kept_paths(settings, name)
     handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in kept}
@@ -56,7 +56,7 @@ def hide_the_rest(settings: Settings, name: str) -> None:
     state = settings.state.resolve()
     _mount_directory(str(private.resolve()), _TMP, None, _MS_BIND)
     _mount_directory("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
-    state.mkdir(parents=True, exist_ok=True)  # it may have lain in /tmp
+    state.mkdir(parents=True, exist_ok=True)  # it may be below /tmp
     _mount_directory("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
     masks = [_TMP, _RUN, state]
     for path, handle in sorted(handles.items()):
@@ -66,11 +66,11 @@ def hide_the_rest(settings: Settings, name: str) -> None:
         if not kept[path]:
             _mount_directory("none", path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         os.close(handle)
-    (_RUN / "sshd").mkdir(mode=0o755)  # sshd under root wants it for privilege separation
+    (_RUN / "sshd").mkdir(mode=0o755)  # sshd under root needs it for privilege separation
 
 
 def give_up_mounting() -> None:
-    """Drop CAP_SYS_ADMIN from what any later program can have."""
+    """Drop CAP_SYS_ADMIN for this process and all its children."""
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     if _libc.prctl(_PR_CAPBSET_DROP, _CAP_SYS_ADMIN, 0, 0, 0) != 0:
         code = ctypes.get_errno()
@@ -78,7 +78,7 @@ def give_up_mounting() -> None:
 
 
 def main(name: str) -> None:
-    """Become the init of node ``name``; raises OSError when the kernel refuses a mount."""
+    """Become the init of node ``name``; raises OSError if the kernel refuses a mount."""
     settings = load_settings()
     isolation = Isolation(os.environ["KINTSUGI_ISOLATION"])
     if isolation.hides_files:
@@ -86,7 +86,7 @@ def main(name: str) -> None:
         give_up_mounting()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Kafka and Cassandra hold many files open
-    lower_priority()  # also where a recovery that goes first makes it
+    lower_priority()  # also if a recovery with a raised priority creates the node
     root = settings.node_root(name)
     os.chdir(root)
     supervisord = str(Path(sys.prefix) / "bin" / "supervisord")

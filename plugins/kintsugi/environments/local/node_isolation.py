@@ -1,8 +1,8 @@
-"""How a local node is walled off from the rest of the machine: the one place where this is chosen.
+"""How a local node is isolated from the rest of the machine: it is chosen here only.
 
-A PID namespace makes the death of a node's init the death of the whole node; a mount namespace hides
-everyone else's files. Where the user may make neither, ``setpriv --pdeathsig KILL`` before every program
-and a sweep over the process table stand in, and files are not hidden.
+With a PID namespace the whole node ends with its init. A mount namespace hides the files of all others. A user who may
+create neither gets ``setpriv --pdeathsig KILL`` before every program and a sweep over the process table instead; then
+files are not hidden.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _AS_USER = ["--user", "--map-current-user", "--keep-caps"]
 
 
 class Isolation(StrEnum):
-    """The wall around a node."""
+    """The isolation of a node."""
 
     ROOT_NAMESPACES = "root-namespaces"
     USER_NAMESPACES = "user-namespaces"
     DEATH_SIGNAL = "death-signal"
-    CONTAINER = "container"  # somebody else's wall: an engine made the namespaces before the init began
+    CONTAINER = "container"  # the Docker engine created the namespaces before the init started
 
     @property
     def hides_files(self) -> bool:
-        """Whether the init itself has to see to it that the node sees only its own part of the state."""
+        """Whether the init itself has to hide the other nodes' part of the state."""
         return self in (Isolation.ROOT_NAMESPACES, Isolation.USER_NAMESPACES)
 
 
 @cache
 def choose_isolation() -> Isolation:
-    """The strongest isolation that this user has on this machine, found by trying it.
+    """Return the strongest isolation that this user may use on this machine, found by a trial.
 
-    ``KINTSUGI_ISOLATION`` forces one by its value, which is how the weaker ones are tested.
+    ``KINTSUGI_ISOLATION`` forces one by its value; tests of the weaker ones use it.
     """
     forced = os.environ.get("KINTSUGI_ISOLATION")
     if forced:
@@ -45,7 +45,7 @@ def choose_isolation() -> Isolation:
 
 
 def init_prefix(isolation: Isolation) -> list[str]:
-    """What to put before the command of a node's init."""
+    """Return what comes before the command of a node's init."""
     if isolation is Isolation.ROOT_NAMESPACES:
         return ["unshare", *_NAMESPACES, "--"]
     if isolation is Isolation.USER_NAMESPACES:
@@ -54,7 +54,7 @@ def init_prefix(isolation: Isolation) -> list[str]:
 
 
 def service_prefix(isolation: Isolation) -> list[str]:
-    """What to put before the command of every program that the init starts."""
+    """Return what comes before the command of every program that the init starts."""
     if isolation is Isolation.DEATH_SIGNAL:
         return [shutil.which("setpriv") or "/usr/bin/setpriv", "--pdeathsig", "KILL", "--"]
     return []

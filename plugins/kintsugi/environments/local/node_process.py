@@ -1,8 +1,8 @@
-"""The processes of local nodes, found and ended without ever hitting a stranger.
+"""The processes of local nodes: find and end them, and never a process of somebody else.
 
-A node's init is recorded by host PID and start time, outside the node's root, so that whoever fences or
-breaks the node kills exactly that process. Everything a node runs carries ``KINTSUGI_INIT_OF=<root>`` in
-its environment: what a killed creation left behind unrecorded is found by that mark.
+A node's init is recorded by host PID and start time, outside the node's root. So a fence or a fault kills exactly that
+process. Every process of a node has ``KINTSUGI_INIT_OF=<root>`` in its environment. A process of a killed creation,
+which has no record, is found by that mark.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ class InitRecord:
 
 
 def record_path(settings: Settings, name: str) -> Path:
-    """Where the init of a node is on record, out of the node's own sight."""
+    """Return the path of the record of a node's init, which the node itself can't see."""
     return settings.state / "nodes" / f"{name}.pid.json"
 
 
 def names_on_disk(settings: Settings) -> set[str]:
-    """Every node of which a root, a record or a volume is left, whatever the fleet or Terraform know."""
-    left = (path for part in ("nodes", "volumes") for path in (settings.state / part).glob("*"))
-    # Of a record, one that was being written included, what stands before its endings.
-    return {path.name.partition(".")[0] for path in left}
+    """Return every node that has a root, a record or a volume, also if neither fleet nor Terraform know it."""
+    paths = (path for part in ("nodes", "volumes") for path in (settings.state / part).glob("*"))
+    # A record, also one that was being written, has the name before its endings.
+    return {path.name.partition(".")[0] for path in paths}
 
 
 def read_record(settings: Settings, name: str) -> InitRecord | None:
-    """The recorded init of a node, None when there is no (readable) record."""
+    """Return the recorded init of a node; None if there is no readable record."""
     try:
         return InitRecord(**json.loads(record_path(settings, name).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -59,7 +59,7 @@ def read_record(settings: Settings, name: str) -> InitRecord | None:
 
 
 def write_record(settings: Settings, name: str, record: InitRecord) -> None:
-    """Put the record down at once or not at all."""
+    """Write the record atomically."""
     path = record_path(settings, name)
     fresh = path.with_suffix(f".{os.getpid()}")
     fresh.write_text(json.dumps(asdict(record)))
@@ -67,7 +67,7 @@ def write_record(settings: Settings, name: str, record: InitRecord) -> None:
 
 
 def namespace_of(pid: int) -> int | None:
-    """Inode of the PID namespace of ``pid``, None when it can't be read."""
+    """Return the inode of the PID namespace of ``pid``; None if it can't be read."""
     try:
         return int(str(Path(f"/proc/{pid}/ns/pid").readlink())[5:-1])
     except OSError:
@@ -75,16 +75,16 @@ def namespace_of(pid: int) -> int | None:
 
 
 def is_running(record: InitRecord | None) -> bool:
-    """Whether the recorded init lives: the same process, not a later one with its number."""
+    """Whether the recorded init runs: the same process, not a later one with its number."""
     return record is not None and start_time(record.pid) == record.start_time
 
 
 def member_pids(settings: Settings, name: str) -> Iterator[int]:
-    """Host PIDs of all that lives of a node: by its PID namespace, or else by the mark in the environment.
+    """Yield the host PIDs of a node's live processes: by its PID namespace, or else by the mark in the environment.
 
-    Without a namespace the init's descendants count too: sshd's environment can't be read by its own user.
-    Both count only while the init lives: it outlasts all in its namespace, and then the kernel hands the
-    namespace's number out again, perhaps to another node.
+    Without a namespace the init's descendants count too: sshd's environment can't be read by its own user. Namespace
+    and descendants count only while the init runs. It outlives all processes of its namespace, and after that the
+    kernel may give the namespace's number to another node.
     """
     record = read_record(settings, name)
     space, family = None, set[int]()
@@ -106,7 +106,7 @@ def _descendant_pids(ancestor: int) -> set[int]:
 
 
 def signal_process(pid: int, number: signal.Signals, expected_start: int | None = None) -> bool:
-    """Signal a process through a descriptor, so that its number can't change hands; False when it is gone."""
+    """Signal a process through a descriptor, so that its number can't be reused; returns False if it is gone."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -123,9 +123,9 @@ def signal_process(pid: int, number: signal.Signals, expected_start: int | None 
 
 
 def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
-    """End everything of a node at once, its init first; returns when nothing of it lives.
+    """End everything of a node at once, its init first; returns when nothing of it runs.
 
-    Raises StepFailed naming the survivors when some outlive ``timeout_s``.
+    Raises StepFailed, which names the survivors, if some outlive ``timeout_s``.
     """
     seen = {pid: start_time(pid) for pid in member_pids(settings, name)}
     record = read_record(settings, name)
@@ -141,10 +141,10 @@ def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
 
 
 def _surviving_pids(settings: Settings, name: str, seen: dict[int, int | None]) -> list[int]:
-    """All that was seen of a node and still lives: a process on its way out has no environment any more."""
+    """Return the processes that were seen and still run: one that is ending has no environment any more."""
     for pid in member_pids(settings, name):
         seen.setdefault(pid, start_time(pid))
-    return [pid for pid, began in seen.items() if began is not None and start_time(pid) == began]
+    return [pid for pid, start in seen.items() if start is not None and start_time(pid) == start]
 
 
 def signal_all(settings: Settings, name: str, number: signal.Signals, *, stopped: bool) -> int:
@@ -175,10 +175,10 @@ def _is_stopped(pid: int) -> bool | None:
 
 
 def processor_use(settings: Settings, name: str) -> tuple[float, float]:
-    """Seconds of processor time that a node's processes used, and that their threads waited for it, in all so far.
+    """Return for how many seconds a node's processes have used the processor, and their threads have waited for it.
 
     The second is the kernel's ``run_delay`` (Documentation/scheduler/sched-stats): time on a run queue. A process that
-    is stopped or asleep waits for nothing.
+    is stopped or asleep doesn't wait.
     """
     from kintsugi.probes.node_view import processor_ns  # a node's init starts by this module
 

@@ -42,7 +42,7 @@ class LocalPlatform:
         return node_process.processor_use(self.settings, name)
 
     def make_room(self, names: Iterable[str], known: Callable[[], Collection[str]], *, living: bool) -> None:
-        """Nothing to do: a node is what lies in its place, and its creation ends what a killed one left."""
+        """Do nothing: the creation of a node ends what a killed creation left."""
 
     def remove_all(self) -> None:
         names = names_on_disk(self.settings)
@@ -88,8 +88,8 @@ class LocalPlatform:
     def run(self, name: str, argv: Sequence[str]) -> str:
         done = ssh.run_over_ssh(self.settings, self.settings.fleet.node(name), argv, RUN_TIMEOUT_S)
         if done.returncode:
-            said = (done.stderr or done.stdout).strip()
-            raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {said}")
+            reason = (done.stderr or done.stdout).strip()
+            raise StepFailed(f"{name}: {argv[0]} ended with status {done.returncode}: {reason}")
         return done.stdout
 
     def signal_service(self, name: str, service: str, signal: str) -> None:
