@@ -75,8 +75,9 @@ def read_lock(path: Path) -> dict[str, str]:
         lines = path.read_text().splitlines()
     except FileNotFoundError as error:
         raise KintsugiError(f"{path} is missing: run `make lock`, and commit what it writes") from error
-    jars = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
-    if len(jars) != len(lines) or not all(len(sha256) == 64 for sha256 in jars.values()):
+    fields = [line.partition("  ") for line in lines]
+    jars = {jar: sha256 for sha256, _, jar in fields}
+    if len(jars) != len(lines) or not all(jar and len(sha256) == 64 for jar, sha256 in jars.items()):
         raise KintsugiError(f"{path} is not a list of SHA-256 and file name: restore it from the repository")
     return jars
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_the_story_names_what_was_restarted() -> None:
 
 
 @pytest.fixture
-def release(tmp_path: Path) -> tuple[SimpleNamespace, Release]:
+def release(tmp_path: Path) -> tuple[Any, Release]:
     """A release whose sets have one jar each, and the context of a roll-out with an empty cache."""
     source = tmp_path / "source"
     (source / "ansible/roles/kafka").mkdir(parents=True)
@@ -104,7 +105,7 @@ def put_jar(pom: Path, directory: Path) -> None:
 
 
 def test_a_release_whose_jars_are_not_in_the_cache_is_refused(
-    release: tuple[SimpleNamespace, Release],
+    release: tuple[Any, Release],
 ) -> None:
     context, built = release
     with pytest.raises(GuardRefused, match="cassandra, kafka, spark"):
@@ -114,7 +115,7 @@ def test_a_release_whose_jars_are_not_in_the_cache_is_refused(
 
 
 def test_a_stored_release_without_lock_files_takes_the_jars_of_its_time(
-    release: tuple[SimpleNamespace, Release], tmp_path: Path
+    release: tuple[Any, Release], tmp_path: Path
 ) -> None:
     context, built = release
     artifacts.ensure(replace(context.settings, repository=built.directory), put_jar)
