@@ -174,9 +174,9 @@ def redrive(options: argparse.Namespace, settings: Settings) -> int:
 
 def artifacts(options: argparse.Namespace, settings: Settings) -> int:
     """Download the jars that are missing from the cache."""
-    from kintsugi.infra.artifacts import fetch_missing  # start-up
+    from kintsugi.infra.artifacts import ensure  # start-up
 
-    for name in fetch_missing(settings):
+    for name in ensure(settings):
         print(f"fetched {name}")
     return 0
 

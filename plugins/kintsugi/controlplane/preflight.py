@@ -108,9 +108,10 @@ def _java_version() -> int | None:
 
 
 def _artifact_problems(settings: Settings) -> Iterator[str]:
-    missing = artifacts.missing_sets(settings)
+    missing = artifacts.missing(settings)
     if missing:
         yield f"the jars of {', '.join(missing)} are not in {settings.artifacts}: run `make setup`"
+    yield from artifacts.altered(settings)
 
 
 def _state_problems(settings: Settings) -> Iterator[str]:

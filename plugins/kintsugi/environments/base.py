@@ -67,7 +67,7 @@ class Platform(Protocol):
         """Delete the quarantine of the node's predecessors, after the node is verified."""
 
     def hold(self, name: str, until: datetime) -> bool:
-        """Hold the quarantine of the predecessors until then (UTC), also from `discard`; returns False if it is empty."""
+        """Hold the quarantine of the predecessors until then (UTC), also from `discard`; False if it is empty."""
 
     def suspend(self, name: str) -> None:
         """Suspend the whole node: its addresses stay, and nothing answers."""
