@@ -1,6 +1,6 @@
-"""Airflow's configuration in ``local``, as environment variables: nothing is read from an ``airflow.cfg``.
+"""Airflow's configuration, as environment variables: nothing is read from an ``airflow.cfg``.
 
-``control/airflow.env`` (0600) holds it, in a form that ``sh`` can source::
+It is in ``control/airflow.env`` (0600), in a form that ``sh`` can source::
 
     set -a; . /var/lib/kintsugi/control/airflow.env; set +a; .venv/bin/airflow dags list
 """
@@ -20,8 +20,13 @@ from kintsugi.controlplane.s3proxy import ACCESS_KEY, REGION, ObjectStore
 from kintsugi.core.files import write_private
 from kintsugi.core.fleet import Role
 from kintsugi.core.processes import MARKER, PART
-from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, KEYSPACE, SPARK_MASTER_PORT
-from kintsugi.core.settings import inherited_variables as passed_on
+from kintsugi.core.settings import (
+    CASSANDRA_PORT,
+    KAFKA_PORT,
+    KEYSPACE,
+    SPARK_MASTER_PORT,
+    inherited_variables,
+)
 from kintsugi.core.user_connections import user_connections
 from kintsugi.telemetry.backend import CONNECTION as OTLP
 from kintsugi.telemetry.backend import backend
@@ -35,8 +40,8 @@ ADMIN = "admin"
 AIRFLOW_PART = "airflow"  # marks Airflow's processes and all that its tasks start
 ADMIN_PASSWORD = "airflow-admin"  # noqa: S105 - the name of the secret, not its value
 
-# What a program may inherit from the shell that ran `kintsugi up`; a proxy or a credential of the user's
-# is not in it, unless KINTSUGI_INHERIT names it.
+# The variables that a program inherits from the shell of `kintsugi up`. A proxy or a credential of the user is none of
+# them, unless KINTSUGI_INHERIT names it.
 _INHERITED = (
     "PATH",
     "HOME",
@@ -53,8 +58,8 @@ _INHERITED_PREFIXES = ("KINTSUGI_", "OTEL_", "HONEYCOMB_")
 
 
 def base_environment(settings: Settings, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What every program of the control plane gets: paths of this installation and the mark of ownership."""
-    kept = {
+    """Return the variables of every program of the control plane: paths of this installation, and its mark."""
+    allowed = {
         name: value
         for name, value in inherited.items()
         if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
@@ -62,8 +67,8 @@ def base_environment(settings: Settings, inherited: Mapping[str, str] = os.envir
     own = Path(
         sys.executable
     ).parent  # the virtual environment's programs: airflow, ansible-playbook, terraform
-    kept |= passed_on(inherited)
-    return kept | {
+    allowed |= inherited_variables(inherited)
+    return allowed | {
         "PATH": f"{own}:{inherited.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin",
         "PYTHONPATH": str(settings.repository / "plugins"),
         "PYTHONUNBUFFERED": "1",
@@ -76,7 +81,7 @@ def base_environment(settings: Settings, inherited: Mapping[str, str] = os.envir
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
-    """All of Airflow's settings and the project's connections; holds secrets."""
+    """Return all of Airflow's settings and the project's connections, with secrets."""
     return {
         "AIRFLOW_HOME": str(settings.control / "airflow"),
         **_option_variables(settings),
@@ -89,20 +94,20 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 
 
 def connection_environment(settings: Settings) -> dict[str, str]:
-    """The project's connections and the user's own, as Airflow reads them from the environment; holds secrets."""
-    found = {**own_connections(settings), **user_connections()}
-    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in found.items()}
+    """Return the variables of the project's and the user's connections, in Airflow's form, with secrets."""
+    connections = {**own_connections(settings), **user_connections()}
+    return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections.items()}
 
 
 def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Airflow's own metrics and traces, switched on where the connection ``kintsugi_otlp`` says where to send them."""
+    """Return the variables that switch on Airflow's metrics and traces; none without ``kintsugi_otlp``."""
     target = backend(own.get(OTLP)) if OTLP in own else None
     if target is None:
         return {}
     return {
         "AIRFLOW__METRICS__OTEL_ON": "True",
         "AIRFLOW__TRACES__OTEL_ON": "True",
-        # A backend that hangs must not hold the slot of a finished task.
+        # A backend that hangs must not block the slot of a finished task.
         "AIRFLOW__TRACES__TASK_RUNNER_FLUSH_TIMEOUT_MILLISECONDS": "1000",
         "OTEL_SERVICE_NAME": "airflow",
         **target.environment(),
@@ -110,7 +115,7 @@ def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, 
 
 
 def own_connections(settings: Settings) -> dict[str, dict[str, object]]:
-    """The five connections of the project, by connection id, in Airflow's JSON form."""
+    """Return the five connections of the project by connection id, in Airflow's JSON form."""
     fleet = settings.fleet
     s3, postgres = ObjectStore.of(settings), Postgres.of(settings)
     cassandra = ",".join(node.address for node in fleet.of(Role.CASSANDRA))
@@ -163,7 +168,7 @@ def write_environment(path: Path, environment: Mapping[str, str]) -> bool:
 
 
 def _option_variables(settings: Settings) -> dict[str, str]:
-    """``AIRFLOW__SECTION__OPTION`` for every option we set."""
+    """Return ``AIRFLOW__SECTION__OPTION`` for every option that we set."""
     sections = {**_core_options(settings), **_timing_options(), **_identity_options(settings)}
     return {
         f"AIRFLOW__{section.upper()}__{option.upper()}": value
@@ -173,7 +178,7 @@ def _option_variables(settings: Settings) -> dict[str, str]:
 
 
 PARALLELISM = 12
-"""Workers, which the executor forks at once; the slots of `control_plane.POOLS` fit into them."""
+"""Number of workers, which the executor forks at its start; the slots of `control_plane.POOLS` fit into them."""
 
 
 def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
@@ -216,8 +221,7 @@ def _core_options(settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def _timing_options() -> dict[str, dict[str, str]]:
-    # A dead task is noticed in about 30 s instead of 300 s; the cost is a heartbeat each 2 s (docs:
-    # DESIGN facts).
+    # A dead task is noticed within about 30 s instead of 300 s; that costs a heartbeat every 2 s.
     return {
         "scheduler": {
             # The patched scheduler needs no loop as long as nothing has changed; 1 s is Airflow's default.
@@ -226,14 +230,14 @@ def _timing_options() -> dict[str, dict[str, str]]:
             # A loop of the patched scheduler examines those of so many runs that have changed.
             "max_dagruns_per_loop_to_schedule": "500",
             "job_heartbeat_sec": "2",
-            # A scheduler that is merely starved must not take itself for dead: it would reset all that runs.
+            # A scheduler that was only not scheduled must not count itself as dead: it would reset all running tasks.
             "scheduler_health_check_threshold": "30",
             "orphaned_tasks_check_interval": "5",
             "task_instance_heartbeat_timeout": "30",
             "task_instance_heartbeat_timeout_detection_interval": "2",
             "catchup_by_default": "False",
         },
-        # A task outlives a restart of the api-server (20 s on a busy machine) instead of using up a retry.
+        # A task waits for a restart of the api-server (20 s on a busy machine) instead of using up a retry.
         "workers": {
             "min_heartbeat_interval": "2",
             "execution_api_retries": "10",
@@ -263,5 +267,5 @@ def _sqlalchemy_url(settings: Settings, driver: str) -> str:
 def _fernet_key(settings: Settings) -> str:
     import base64
 
-    # Fernet wants 32 bytes in URL-safe base64; our secrets are 32 bytes in hex.
+    # Fernet needs 32 bytes in URL-safe base64; our secrets are 32 bytes in hex.
     return base64.urlsafe_b64encode(bytes.fromhex(settings.secret("airflow-fernet"))).decode()

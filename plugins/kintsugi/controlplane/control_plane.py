@@ -1,6 +1,6 @@
 """The control plane of ``local``: Postgres, S3, the log collector and Airflow under one supervisord.
 
-It stands outside the fleet: no node's death takes any of it away, and a component that dies is started again.
+It is outside the fleet, so no node's failure affects it. A component that dies is started again.
 ``start_storage`` first (Terraform keeps its state in this Postgres), then ``start_airflow``.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 STORAGE = ("postgres", "s3", "log-collector")
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 WATCHDOG = "watchdog"
-# A burst of files must not hold the slots that a recovery needs, nor must a recovery that only waits for its node.
+# The slots of a recovery must be free during a burst of files, and while another recovery only waits for its node.
 POOLS = {"recovery": 4, "rejoin": 6, "ingest": 2}
 
 _RUN_AIRFLOW = "kintsugi.controlplane.launcher"
@@ -49,7 +49,7 @@ _RUN_WATCHDOG = "kintsugi.watchdog.watchdog"
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """The control plane of one installation. Every method may be repeated, and killed at any moment."""
+    """The control plane of one installation. Every method may be killed at any moment and repeated."""
 
     settings: Settings
 
@@ -71,25 +71,25 @@ class ControlPlane:
 
     @cached_property
     def airflow(self) -> Airflow:
-        """A client for this Airflow, signed in as its administrator."""
+        """Return a client for this Airflow, signed in as its administrator."""
         plane = self.settings.fleet.control_plane
         url = f"http://{plane.address}:{plane.airflow_port}"
         return Airflow(url, ADMIN, lambda: self.settings.secret(ADMIN_PASSWORD))
 
     @property
     def environment_file(self) -> Path:
-        """Airflow's environment, for ``sh`` to source; 0600."""
+        """Return the path of Airflow's environment, for ``sh`` to source; 0600."""
         return self.settings.control / "airflow.env"
 
     @property
     def watchdog_file(self) -> Path:
-        """The watchdog's environment: the connections and nothing else; 0600."""
+        """Return the path of the watchdog's environment, which has the connections only; 0600."""
         return self.settings.control / "watchdog.env"
 
     def start_storage(self) -> None:
         """Start Postgres, S3 and the log collector; returns when all answer.
 
-        Raises StepFailed that names the component and its log when one doesn't answer in 60 s.
+        Raises StepFailed, which names the component and its log, if one doesn't answer within 60 s.
         """
         self._prepare()
         self.supervisor.start(*STORAGE)
@@ -101,7 +101,7 @@ class ControlPlane:
         self._await("log-collector", lambda: find_listener(plane.address, plane.log_port) is not None)
 
     def migrate(self) -> None:
-        """Bring Airflow's tables up to date; needs Postgres. Done once for each version of Airflow."""
+        """Migrate Airflow's tables, once for each version of Airflow; needs Postgres."""
         from importlib.metadata import version
 
         done = self.settings.control / "airflow" / f"migrated-{version('apache-airflow')}"
@@ -121,37 +121,37 @@ class ControlPlane:
         self.supervisor.start(*AIRFLOW)
 
     def await_airflow(self, seconds: float = 300) -> None:
-        """Wait until Airflow is healthy, then make the pools."""
+        """Wait until Airflow is healthy, then create the pools."""
         if not wait_until(lambda: self.airflow.healthy(), seconds, pause=0.25):
-            sick = ", ".join(self.airflow.unhealthy()) or "unknown"
+            unhealthy = ", ".join(self.airflow.unhealthy()) or "unknown"
             raise StepFailed(
-                f"Airflow is not healthy after {seconds:.0f} s (not well: {sick}); "
+                f"Airflow is not healthy after {seconds:.0f} s (unhealthy: {unhealthy}); "
                 f"see {self.supervisor.logs}/<component>.log"
             )
         for name, slots in POOLS.items():
             self.airflow.ensure_pool(name, slots)
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Each component's state by name, as the supervisor says; ``DOWN`` when that is gone."""
+        """Return each component's state by name, from the supervisor; ``DOWN`` if that does not answer."""
         states = self.supervisor.states()
         names = (*STORAGE, *AIRFLOW, WATCHDOG)
         return {name: states.get(name, {"state": "DOWN", "pid": 0, "started": 0}) for name in names}
 
     def start_watchdog(self) -> None:
-        """Start the watchdog, with the user's connections as they are now; needs storage."""
+        """Start the watchdog with the user's current connections; needs storage."""
         fresh = connection_environment(self.settings)
         changed = write_environment(self.watchdog_file, fresh)
         if WATCHDOG not in self.supervisor.states():
-            # A supervisor that an older version started doesn't know it yet.
+            # A supervisor that an older version started doesn't have it.
             self.supervisor.add(WATCHDOG, self._programs())
         if changed:
             self.supervisor.stop(WATCHDOG)
         self.supervisor.start(WATCHDOG)
 
     def stop_airflow(self) -> None:
-        """Stop Airflow's components and what is left of its tasks; storage keeps running.
+        """Stop Airflow's components and the processes of its tasks; storage keeps running.
 
-        The watchdog goes first: nobody is to be called because of what is meant.
+        The watchdog is stopped first, because nobody must be paged for an intended stop.
         """
         if self.supervisor.answers():
             if WATCHDOG in self.supervisor.states():
@@ -160,7 +160,7 @@ class ControlPlane:
         kill_owned(self.settings.control, AIRFLOW_PART)
 
     def stop(self) -> None:
-        """End every process of the control plane: gracefully if it can be, then by SIGKILL."""
+        """End every process of the control plane: gracefully if possible, then by SIGKILL."""
         self.stop_airflow()
         if self.supervisor.answers():
             self.supervisor.stop(*STORAGE)
@@ -174,11 +174,11 @@ class ControlPlane:
         shutil.rmtree(self.settings.control, ignore_errors=True)
 
     def _prepare(self) -> None:
-        """Write every configuration and have a supervisor running, with no orphans of an earlier one."""
+        """Write every configuration and start a supervisor, after orphans of an earlier one have ended."""
         if self.supervisor.answers():
             return
         if self.supervisor.pid() is None and owned_pids(self.settings.control):
-            self.stop()  # the supervisor was killed: its children would hold the ports
+            self.stop()  # the supervisor was killed, and its children hold the ports
         control = self.settings.control
         control.mkdir(parents=True, exist_ok=True, mode=0o711)  # the user postgres must reach its directory
         control.chmod(0o711)
@@ -200,7 +200,7 @@ class ControlPlane:
         with_environment = [str(self.settings.repository / "bin/with-env"), str(self.environment_file)]
         arguments: Mapping[str, tuple[str, ...]] = {
             "api-server": (),
-            # The api-server reads the tasks' logs from disk: no need of two more servers on open ports.
+            # The api-server reads the tasks' logs from disk, so no log servers on open ports are needed.
             "scheduler": ("--skip-serve-logs",),
             "dag-processor": (),
             "triggerer": ("--skip-serve-logs",),

@@ -1,17 +1,17 @@
 """The ``airflow`` command, started so that its tasks start fast: ``python -m kintsugi.controlplane.launcher …``.
 
-* Airflow makes millions of long-lived objects while it starts, and Python's default looks through the young ones
-  at every 700th new object: a third of the api-server's start (9.4 s → 6.4 s measured on two cores).
-* LocalExecutor forks its workers, and they fork a process for each task. What the scheduler has imported before,
-  no task has to: that is over a second of CPU for each of a recovery's dozen steps. Imported only, nothing is
-  opened or started here, so that a fork has nothing to share.
+* Airflow creates millions of long-lived objects while it starts, and Python's default collects garbage at every 700th
+  new object. That is a third of the api-server's start (9.4 s → 6.4 s, measured on two cores).
+* LocalExecutor forks its workers, and they fork a process for each task. A task need not import what the scheduler has
+  imported. That saves over a second of CPU for each of a recovery's dozen steps. Modules are imported only: nothing is
+  opened or started here that a fork would share.
 * The scheduler is patched (`airflow_patches`), unless a setting asks for stock Airflow.
-* It starts only when the api-server listens: a task whose process can't reach it fails before its first line, and
-  after a restart of the machine that used up all the retries of an interrupted repair.
-* What lies on the way of a recovery goes before everything else on the machine; a task that doesn't steps back to
-  the rest when it begins (`task_priority`).
-* Its workers and their tasks die with it. Forked from it, they hold its connection to Postgres too: when it was killed
-  in the middle of a transaction, its locks outlived it, and the next scheduler scheduled nothing, for good.
+* The scheduler starts only when the api-server listens. A task that can't reach it fails before its first line; after
+  a restart of the machine that used up all retries of an interrupted repair.
+* The components that a recovery waits for have a raised priority. A task that is not part of a recovery lowers its own
+  when it starts (`task_priority`).
+* The scheduler's workers and their tasks end with it. They are forked from it and hold its connection to Postgres. When
+  it was killed within a transaction, its locks stayed, and the next scheduler scheduled nothing.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ PRELOADED = (
     "psycopg",
     "python_terraform",
 )
-"""What the steps of a recovery and the ingest need, by name."""
+"""The modules that the steps of a recovery and the ingest need."""
 
-ON_THE_WAY = ("api-server", "scheduler", "triggerer")
-"""Components that a recovery waits for between two steps; what the dag-processor does, it doesn't wait for."""
+URGENT_COMPONENTS = ("api-server", "scheduler", "triggerer")
+"""The components that a recovery waits for between two steps; it doesn't wait for the dag-processor."""
 
 API_WAIT_S = 180.0
 PR_SET_PDEATHSIG = 1
@@ -80,33 +80,33 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
-    """Wait until something listens where ``url`` points to, ``seconds`` at the most; returns whether it does."""
+    """Wait until something listens at ``url``, for at most ``seconds``; returns whether it does."""
     parts = urlsplit(url)
 
-    def listens() -> bool:
+    def is_listening() -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
             client.settimeout(1)
             return client.connect_ex((parts.hostname, parts.port or 80)) == 0
 
-    return wait_until(listens, seconds, pause=0.2)
+    return wait_until(is_listening, seconds, pause=0.2)
 
 
 def begin_forks_with(*generations: Callable[[], None]) -> None:
-    """Let a process that this one forks from now on begin with the first of these, one that it forks with the next.
+    """Let each process that this one forks begin with the first function, and each that those fork with the second.
 
-    What they start as programs of their own (Ansible, Terraform) is not forked by ``os.fork``.
+    Programs that they start (Ansible, Terraform) are not forked by ``os.fork``.
     """
-    left = list(generations)
+    remaining = list(generations)
 
-    def begin() -> None:
-        if left:
-            left.pop(0)()
+    def begin_fork() -> None:
+        if remaining:
+            remaining.pop(0)()
 
-    os.register_at_fork(after_in_child=begin)
+    os.register_at_fork(after_in_child=begin_fork)
 
 
 def become_worker() -> None:
-    """A worker ends with the scheduler, and has a place in line of its own: a task that steps back does so alone."""
+    """Let a worker end with the scheduler, in a session of its own: a task then lowers its own priority only."""
     _end_with_parent()
     os.setsid()
     os.environ[IN_A_WORKER] = "1"
@@ -114,7 +114,7 @@ def become_worker() -> None:
 
 
 def become_task() -> None:
-    """A task ends with its worker, and begins in front, also after one that has stepped back in the same session."""
+    """Let a task end with its worker, and start with raised priority, also after one that lowered it."""
     _end_with_parent()
     go_on_first()
 
@@ -126,7 +126,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Run Airflow's own command line with the arguments of this process."""
     gc.set_threshold(50_000, 25, 25)
-    if sys.argv[1:2] and sys.argv[1] in ON_THE_WAY:
+    if sys.argv[1:2] and sys.argv[1] in URGENT_COMPONENTS:
         raise_priority()
     is_scheduler = "scheduler" in sys.argv[1:2]
     if is_scheduler:

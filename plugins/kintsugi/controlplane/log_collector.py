@@ -1,7 +1,7 @@
 """The log collector: an rsyslogd that receives every node's logs over TCP while the node lives.
 
-A lost host can't hand over its logs, so what a dead node said last is here:
-``control/node-logs/<node>/<service>.log``, each bounded by rotation.
+The logs of a lost host can't be fetched any more. So the last lines of a dead node are here:
+``control/node-logs/<node>/<service>.log``, limited by rotation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LogCollector:
 
     @classmethod
     def of(cls, settings: Settings) -> LogCollector:
-        """The collector that ``settings`` describes."""
+        """Return the collector that ``settings`` describes."""
         plane = settings.fleet.control_plane
         control = settings.control
         return cls(plane.address, plane.log_port, control / "log-collector", control / "node-logs")
@@ -66,7 +66,7 @@ class LogCollector:
             rotate=self._rotate,
         )
         (self.directory / "rsyslog.conf").write_text(text)
-        # rsyslogd calls it without saying which file is full, so every full one is moved.
+        # rsyslogd calls it without the name of the full file, so every full one is moved.
         full = f"-name '*.log' -size +{self.max_bytes - 1}c"
         self._rotate.write_text(
             f"#!/bin/sh\nfind {shlex.quote(str(self.logs))} {full} -exec mv -f '{{}}' '{{}}.1' ';'\n"
@@ -74,12 +74,12 @@ class LogCollector:
         self._rotate.chmod(0o700)
 
     def program(self) -> Program:
-        """Its entry for supervisord."""
+        """Return its entry for supervisord."""
         rsyslogd = shutil.which("rsyslogd") or shutil.which("rsyslogd", path="/usr/sbin:/sbin")
         if rsyslogd is None:
             raise PreflightError("no rsyslogd is installed: run `apt-get install rsyslog`")
         configuration = str(self.directory / "rsyslog.conf")
-        # No file with its pid: after a crash of the machine a stranger has that number, and rsyslogd would never start.
+        # Without a pid file: after a crash another process may have that pid, and rsyslogd would not start.
         return Program("log-collector", [rsyslogd, "-n", "-f", configuration, "-iNONE"], stop_seconds=5)
 
     @property

@@ -39,22 +39,22 @@ password_encryption = 'scram-sha-256'
 max_connections = 100
 shared_buffers = 64MB
 work_mem = 4MB
-jit = off                      # short queries only: compiling them costs more than they do
+jit = off                      # queries are short: to compile them costs more than to run them
 max_wal_size = 256MB
 logging_collector = off        # supervisord keeps and bounds the log
 log_min_messages = warning
 log_checkpoints = off
 timezone = 'UTC'
 """
-# From loopback, and from the very address on which it listens: no node needs it.
+# From loopback and from its own address only: no node needs it.
 _ACCESS = "host all all 127.0.0.0/8 scram-sha-256\nhost all all samehost scram-sha-256\n"
 
 
 def find_binaries() -> Path | None:
-    """The directory of the newest Postgres server programs on this machine, or None."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
-    if found:
-        return found[-1].parent
+    """Return the directory of the newest Postgres server programs on this machine, or None."""
+    servers = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    if servers:
+        return servers[-1].parent
     on_path = shutil.which("postgres")
     return Path(on_path).resolve().parent if on_path else None
 
@@ -70,26 +70,26 @@ class Postgres:
 
     @classmethod
     def of(cls, settings: Settings) -> Postgres:
-        """The server that ``settings`` describes; makes its password at first use."""
+        """Return the server that ``settings`` describes; creates its password at first use."""
         plane = settings.fleet.control_plane
         return cls(
             plane.address, plane.postgres_port, settings.control / "postgres", settings.secret("postgres")
         )
 
     def dsn(self, database: str = STORE_DATABASE) -> str:
-        """``postgresql://…`` with the password in it: never to be anybody's argument."""
+        """Return ``postgresql://…`` with the password: never pass it as an argument of a program."""
         return f"postgresql://{USER}:{self.password}@{self.address}:{self.port}/{database}"
 
     def program(self) -> Program:
-        """Its entry for supervisord; SIGINT is Postgres' fast shutdown."""
+        """Return its entry for supervisord; SIGINT is Postgres' fast shutdown."""
         server = [str(_require_binaries() / "postgres"), "-D", str(self.data)]
-        # Between two steps of a recovery everything waits for its answer, as for Airflow's.
+        # Between two steps of a recovery Airflow waits for it, so its priority is raised too.
         first = ["nice", "-n", str(URGENT)] if os.geteuid() == 0 else []
         command = [*first, *_as_service_user(), *server]
         return Program("postgres", command, stop_signal="INT", stop_seconds=20, group=False)
 
     def prepare(self) -> None:
-        """Make the cluster if there is none yet, and write its configuration. Safe to repeat after a kill."""
+        """Create the cluster if there is none, and write its configuration. May be repeated after a kill."""
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         for name, text in (
@@ -121,18 +121,18 @@ class Postgres:
     def end_orphan(self) -> None:
         """End a server whose supervisor is gone: gracefully for 10 s, then by SIGKILL.
 
-        Proof of ownership: the pid in ``postmaster.pid`` works in our data directory.
+        Proof of ownership: the process of ``postmaster.pid`` has our data directory as its working directory.
         """
         try:
             pid = int((self.data / "postmaster.pid").read_text().split()[0])
         except (OSError, ValueError, IndexError):
             return
 
-        def ours(number: int) -> bool:
+        def is_ours(number: int) -> bool:
             return is_running_in(number, self.data)
 
         for number, seconds in ((signal.SIGINT, 10), (signal.SIGKILL, 5)):
-            if not signal_if(pid, number, ours) or wait_until(lambda: not ours(pid), seconds):
+            if not signal_if(pid, number, is_ours) or wait_until(lambda: not is_ours(pid), seconds):
                 return
 
     def _connect(self, database: str) -> psycopg.Connection[tuple[object, ...]]:

@@ -47,13 +47,13 @@ _PACKAGES = {
     "setpriv": "util-linux",
 }
 
-Endpoint = tuple[str, str, int]  # who needs it, address, port
+Endpoint = tuple[str, str, int]  # its owner, address, port
 
 
 def check_preflight(settings: Settings) -> None:
-    """Raise PreflightError with one line for each thing that stands in the way; changes nothing.
+    """Raise PreflightError with one line for each problem; changes nothing.
 
-    Ports and memory that this installation itself holds already are no obstacle: ``up`` may be repeated.
+    Ports and memory that this installation itself uses already are no problem: ``up`` may be repeated.
     """
     problems = list(platform_of(settings).obstacles())
     checks: list[Callable[[Settings], Iterable[str]]] = [
@@ -61,7 +61,7 @@ def check_preflight(settings: Settings) -> None:
         _artifact_problems,
         _state_problems,
     ]
-    if not problems:  # else nobody can tell which nodes live
+    if not problems:  # else it is unknown which nodes run
         checks += (
             [_port_problems]
             if _runs_already(settings)
@@ -73,7 +73,7 @@ def check_preflight(settings: Settings) -> None:
 
 
 def endpoints(settings: Settings) -> Iterator[Endpoint]:
-    """Every TCP endpoint that this installation listens on."""
+    """Yield every TCP endpoint that this installation listens on."""
     fleet = settings.fleet
     plane = fleet.control_plane
     yield "Airflow", plane.address, plane.airflow_port
@@ -85,11 +85,11 @@ def endpoints(settings: Settings) -> Iterator[Endpoint]:
 
 
 def _program_problems(settings: Settings) -> Iterator[str]:
-    found = _java_version()
-    if found is None:
+    version = _java_version()
+    if version is None:
         yield "no Java is installed: run `apt-get install openjdk-17-jre-headless`"
-    elif found != JAVA:
-        yield f"Java {found} is first on the PATH, Cassandra needs {JAVA}: put Java {JAVA} first on the PATH"
+    elif version != JAVA:
+        yield f"Java {version} is first on the PATH, Cassandra needs {JAVA}: put Java {JAVA} first on the PATH"
     if find_binaries() is None:
         yield "no Postgres server is installed: run `apt-get install postgresql`"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -102,8 +102,8 @@ def _java_version() -> int | None:
     java = shutil.which("java")
     if java is None:
         return None
-    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    output = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "(?:1\.)?(\d+)', output)
     return int(match[1]) if match else None
 
 
@@ -155,7 +155,7 @@ def _port_problems(settings: Settings) -> Iterator[str]:
         if holder is None or (holder.pid and carries_marker(holder.pid, settings.control)):
             continue
         if holder.pid and _is_of_a_node(holder.pid, settings):
-            continue  # left by a node whose init was killed: its creation ends it
+            continue  # of a node whose init was killed: the next creation of the node ends it
         yield (
             f"port {port} on {address}, needed by {owner}, is taken by {holder}: end it, "
             "or run `make down` if it is of an earlier run, or choose other addresses in the fleet file"
@@ -172,7 +172,7 @@ def _is_of_a_node(pid: int, settings: Settings) -> bool:
 
 
 def _runs_already(settings: Settings) -> bool:
-    """Whether this installation holds memory and disk already: by its control plane, or by a node of its own."""
+    """Whether the control plane or a node of this installation runs already, and uses memory and disk."""
     if _running_nodes(settings):
         return True
     with contextlib.suppress(OSError, ValueError):
@@ -181,5 +181,5 @@ def _runs_already(settings: Settings) -> bool:
 
 
 def _nearest_existing(path: Path) -> Path:
-    """``path``, or the nearest directory above it that exists."""
+    """Return ``path``, or the nearest directory above it that exists."""
     return path if path.exists() else _nearest_existing(path.parent)

@@ -1,7 +1,6 @@
 """The S3 server of the ``local`` environment: S3Proxy on the file system.
 
-It keeps its data through kill -9 and knows multipart uploads, ranges and conditional PUTs. It has no
-versioning.
+Its data survives kill -9. It supports multipart uploads, ranges and conditional PUTs, but no versioning.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 ACCESS_KEY = "kintsugi"
 REGION = "us-east-1"
 
-# Without a configuration logback tells everything: two lines for each object of each listing, which took a tenth of a
-# processor on a day of many files, and again as much from the supervisor that keeps the log.
+# Without a configuration logback logs two lines for each object of each listing. On a day of many files that took a
+# tenth of a processor, and as much again for the supervisor that writes the log.
 _LOGBACK = """\
 <configuration>
   <appender name="out" class="ch.qos.logback.core.ConsoleAppender">
@@ -47,7 +46,7 @@ class ObjectStore:
 
     @classmethod
     def of(cls, settings: Settings) -> ObjectStore:
-        """The server that ``settings`` describes; makes its secret key at first use."""
+        """Return the server that ``settings`` describes; creates its secret key at first use."""
         plane = settings.fleet.control_plane
         return cls(
             address=plane.address,
@@ -59,7 +58,7 @@ class ObjectStore:
 
     @property
     def endpoint(self) -> str:
-        """The URL that S3 clients are given."""
+        """Return the URL for S3 clients."""
         return f"http://{self.address}:{self.port}"
 
     @property
@@ -71,7 +70,7 @@ class ObjectStore:
         return self.directory / "logback.xml"
 
     def program(self) -> Program:
-        """Its entry for supervisord."""
+        """Return its entry for supervisord."""
         java = shutil.which("java")
         if java is None:
             raise PreflightError("no Java is installed: run `apt-get install openjdk-17-jre-headless`")
@@ -88,7 +87,7 @@ class ObjectStore:
         return Program("s3", words, stop_seconds=5)
 
     def prepare(self) -> None:
-        """Write the configuration (0600, it holds the secret key) and make the data directory."""
+        """Write the configuration (0600, because it has the secret key) and create the data directory."""
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
         lines = (
@@ -107,7 +106,7 @@ class ObjectStore:
         self._logback.write_text(_LOGBACK)
 
     def client(self) -> Any:
-        """A boto3 S3 client for this server, with short timeouts and no retries of its own."""
+        """Return a boto3 S3 client for this server, with short timeouts and without retries."""
         import boto3
         from botocore.config import Config
 
@@ -126,7 +125,7 @@ class ObjectStore:
         )
 
     def ensure_bucket(self, client: Any) -> bool:
-        """Create the bucket if it isn't there; False when the server doesn't answer yet."""
+        """Create the bucket if it doesn't exist; returns False if the server doesn't answer yet."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

@@ -15,7 +15,7 @@ from typing import Any
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import wait_until
 
-WAITING = ("awaiting_input", "deferred")  # an answer to a task that only starts to ask may get lost
+WAITING = ("awaiting_input", "deferred")  # an answer to a task that has just started to ask may get lost
 FINISHED = frozenset({"success", "failed"})
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
@@ -34,7 +34,7 @@ class TaskRun:
 
 @dataclass(slots=True)
 class Airflow:
-    """Airflow at ``url``, signed in as ``user``. ``password`` is a function: the secret may not exist yet."""
+    """Airflow at ``url``, signed in as ``user``. ``password`` is a function, because the secret may not exist yet."""
 
     url: str
     user: str
@@ -45,7 +45,7 @@ class Airflow:
     # --- health -------------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, str | None]:
-        """``{component: "healthy" | "unhealthy" | None}``; empty when the api-server doesn't answer."""
+        """Return ``{component: "healthy" | "unhealthy" | None}``; empty if the api-server doesn't answer."""
         try:
             with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=3) as answer:  # noqa: S310 - our own URL
                 document: dict[str, Mapping[str, Any]] = json.load(answer)
@@ -54,7 +54,7 @@ class Airflow:
         return {name: part.get("status") for name, part in document.items()}
 
     def unhealthy(self) -> list[str]:
-        """The components that aren't healthy now."""
+        """Return the components that aren't healthy now."""
         health = self.health()
         return [name for name in COMPONENTS if health.get(name) != "healthy"]
 
@@ -65,19 +65,19 @@ class Airflow:
     # --- DAGs ---------------------------------------------------------------------------------------------
 
     def dags(self) -> list[dict[str, Any]]:
-        """All DAGs as ``GET /api/v2/dags`` gives them."""
-        found: list[dict[str, Any]] = self.call("GET", "/dags?limit=100&exclude_stale=true")["dags"]
-        return found
+        """Return all DAGs in the form of ``GET /api/v2/dags``."""
+        dags: list[dict[str, Any]] = self.call("GET", "/dags?limit=100&exclude_stale=true")["dags"]
+        return dags
 
     def youngest_run(self, dag_id: str) -> dict[str, Any] | None:
-        """The youngest run of a DAG as Airflow's API gives it, or None."""
+        """Return the youngest run of a DAG in the form of Airflow's API; None without a run."""
         runs = self.call("GET", f"/dags/{_quote_segment(dag_id)}/dagRuns?limit=1&order_by=-run_after")[
             "dag_runs"
         ]
         return next(iter(runs), None)
 
     def await_dag(self, dag_id: str, seconds: float = 60) -> None:
-        """Wait until the dag-processor has parsed ``dag_id``; StepFailed says why it can't."""
+        """Wait until the dag-processor has parsed ``dag_id``; raises StepFailed with the reason if it can't."""
         if not wait_until(
             lambda: self._call_or_none("GET", f"/dags/{_quote_segment(dag_id)}") is not None,
             seconds,
@@ -88,19 +88,19 @@ class Airflow:
             )
 
     def unpause(self, *dag_ids: str) -> None:
-        """Let the scheduler run these DAGs; waits for each to be parsed first."""
+        """Unpause these DAGs, after each is parsed."""
         for dag_id in dag_ids:
             self.await_dag(dag_id)
             self.call("PATCH", f"/dags/{_quote_segment(dag_id)}?update_mask=is_paused", {"is_paused": False})
 
     def pause(self, dag_id: str) -> None:
-        """Start no runs of ``dag_id`` and no tasks of those under way; their triggers go on, and may fire."""
+        """Pause ``dag_id``: no run and no task of a running run starts. Its triggers go on, and may fire."""
         self.call("PATCH", f"/dags/{_quote_segment(dag_id)}?update_mask=is_paused", {"is_paused": True})
 
     def import_errors(self) -> list[dict[str, Any]]:
-        """The DAG files that can't be imported: ``filename`` and ``stack_trace``."""
-        found: list[dict[str, Any]] = self.call("GET", "/importErrors?limit=100")["import_errors"]
-        return found
+        """Return the DAG files that can't be imported: ``filename`` and ``stack_trace``."""
+        errors: list[dict[str, Any]] = self.call("GET", "/importErrors?limit=100")["import_errors"]
+        return errors
 
     def _import_errors(self) -> str:
         errors = self.import_errors()
@@ -112,7 +112,7 @@ class Airflow:
     # --- runs ---------------------------------------------------------------------------------------------
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
-        """Start a run of ``dag_id`` and return its id. With ``run_id``, repeating this starts only one."""
+        """Start a run of ``dag_id`` and return its id. A repetition with the same ``run_id`` starts no second run."""
         self.await_dag(dag_id)
         body: dict[str, Any] = {"logical_date": None, "conf": dict(conf or {})}
         if run_id:
@@ -125,19 +125,19 @@ class Airflow:
             raise
 
     def runs(self, dag_id: str, limit: int = 10) -> list[dict[str, Any]]:
-        """The newest runs of ``dag_id``, newest first."""
+        """Return the newest runs of ``dag_id``, newest first."""
         path = f"/dags/{_quote_segment(dag_id)}/dagRuns?order_by=-run_after&limit={limit}"
-        found: list[dict[str, Any]] = self.call("GET", path)["dag_runs"]
-        return found
+        runs: list[dict[str, Any]] = self.call("GET", path)["dag_runs"]
+        return runs
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        """``queued``, ``running``, ``success`` or ``failed``."""
+        """Return ``queued``, ``running``, ``success`` or ``failed``."""
         return str(
             self.call("GET", f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}")["state"]
         )
 
     def await_run(self, dag_id: str, run_id: str, seconds: float, *, pause: float = 0.5) -> str:
-        """Wait until the run has finished and return its state; StepFailed when it hasn't in ``seconds``."""
+        """Wait until the run has finished and return its state; raises StepFailed after ``seconds``."""
         deadline = time.monotonic() + seconds
         while (state := self.run_state(dag_id, run_id)) not in FINISHED:
             if time.monotonic() > deadline:
@@ -148,26 +148,28 @@ class Airflow:
         return state
 
     def replay(self, choice: Mapping[str, Any], seconds: float) -> None:
-        """Send trade files of S3 again, and wait until all are in Kafka; raises StepFailed when they aren't.
+        """Send trade files of S3 again, and wait until all are in Kafka; raises StepFailed if that fails.
 
-        ``choice``: as the form of `replay_trades` has it.
+        ``choice``: the fields of the form of `replay_trades`.
         """
         run_id = self.trigger("replay_trades", choice)
         if (state := self.await_run("replay_trades", run_id, seconds)) != "success":
             raise StepFailed(
-                f"the replay {run_id} ended {state}: clear its task in Airflow, and it goes on where it was"
+                f"the replay {run_id} ended {state}: clear its task in Airflow; it then continues where it stopped"
             )
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskRun]:
-        """The tasks of one run with state and times, in order of their start."""
+        """Return the tasks of one run with state and times, in order of their start."""
         path = f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}/taskInstances?limit=100"
-        found = [_task_run(entry) for entry in self._pages(path, "task_instances")]
+        tasks = [_task_run(entry) for entry in self._pages(path, "task_instances")]
         never = datetime.max.replace(tzinfo=UTC)
-        return sorted(found, key=lambda task: task.start or never)
+        return sorted(tasks, key=lambda task: task.start or never)
 
     def questions(self) -> list[dict[str, Any]]:
-        """What waits for a person: ``dag_id``, ``run_id``, ``task_id``, ``subject``, ``body``, ``options``."""
-        found = self._pages("/dags/~/dagRuns/~/hitlDetails?limit=100&response_received=false", "hitl_details")
+        """Return the open questions, each with ``dag_id run_id task_id subject body options``."""
+        details = self._pages(
+            "/dags/~/dagRuns/~/hitlDetails?limit=100&response_received=false", "hitl_details"
+        )
         return [
             {
                 "dag_id": one["task_instance"]["dag_id"],
@@ -177,7 +179,7 @@ class Airflow:
                 "body": one["body"],
                 "options": one["options"],
             }
-            for one in found
+            for one in details
             if not one["response_received"] and one["task_instance"]["state"] in WAITING
         ]
 
@@ -190,13 +192,13 @@ class Airflow:
         self.call("PATCH", path, {"chosen_options": [option], "params_input": {}})
 
     def answer_all(self, dag_ids: Collection[str], option: str) -> None:
-        """Answer every question that waits in a run of these DAGs."""
+        """Answer every open question in the runs of these DAGs."""
         for question in self.questions():
             if question["dag_id"] in dag_ids:
                 self.answer(question, option)
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
-        """The log of one try of a task, as plain lines."""
+        """Return the log of one try of a task as plain lines."""
         run = f"/dags/{_quote_segment(dag_id)}/dagRuns/{_quote_segment(run_id)}"
         content = self.call("GET", f"{run}/taskInstances/{_quote_segment(task_id)}/logs/{try_number}").get(
             "content", []
@@ -208,7 +210,7 @@ class Airflow:
     # --- pools --------------------------------------------------------------------------------------------
 
     def ensure_pool(self, name: str, slots: int) -> None:
-        """Create the pool, or give it this number of slots."""
+        """Create the pool, or set its number of slots."""
         body = {"pool": name, "slots": slots, "description": "", "include_deferred": False}
         if self._call_or_none("PATCH", f"/pools/{_quote_segment(name)}?update_mask=slots", body) is None:
             body["name"] = body.pop("pool")
@@ -217,7 +219,7 @@ class Airflow:
     # --- transport ----------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One call to ``/api/v2<path>``; signs in when needed. StepFailed when Airflow is away or refuses."""
+        """Call ``/api/v2<path>``; signs in if needed. Raises StepFailed if Airflow does not answer or refuses."""
         if self._token is None:
             self._token = self._sign_in()
         try:
@@ -225,7 +227,7 @@ class Airflow:
         except AirflowRefused as refused:
             if refused.status != 401:
                 raise
-            self._token = self._sign_in()  # it has expired, or Airflow has a new secret
+            self._token = self._sign_in()  # the token has expired, or Airflow has a new secret
             return self._send(method, f"/api/v2{path}", body)
 
     def _call_or_none(
@@ -272,7 +274,7 @@ class Airflow:
 
 
 class AirflowRefused(StepFailed):
-    """Airflow answered with an HTTP error; ``status`` is its code."""
+    """Airflow answered with an HTTP error; ``status``: its code."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

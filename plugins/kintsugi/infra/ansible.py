@@ -1,6 +1,6 @@
-"""Ansible, as the pipeline calls it: a playbook run to its end, failures in one line.
+"""A client for Ansible: it runs a playbook to its end, and reports a failure in one line.
 
-The playbooks, roles and templates are those of a release where one is given, else those of this checkout.
+The playbooks, roles and templates are those of a given release, else those of this checkout.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DONE = ("runner_on_ok", *_FAILED)
 
 @dataclass
 class _Events:
-    """What a run says while it goes on."""
+    """The events of a run, as they come."""
 
     on_progress: Callable[[str], None] | None
     failures: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class _Events:
             into = self.unreachable if kind == _UNREACHABLE else self.failed
             into.setdefault(str(data.get("host")), _failure_text(data))
         if kind == "runner_on_ok":
-            self.differs.setdefault(str(data.get("host")), []).extend(differences(data.get("res") or {}))
+            self.differs.setdefault(str(data.get("host")), []).extend(written_paths(data.get("res") or {}))
         if kind in _DONE and self.on_progress:
             outcome = "failed" if kind in _FAILED else "done"
             self.on_progress(f"{data.get('host')}: {data.get('task')}: {outcome}")
@@ -54,10 +54,10 @@ class _Events:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a run in check mode found, by node.
+    """The result of a run in check mode, by node.
 
-    ``differs``: paths that aren't what the roles say; empty for a node that is as it should be. ``failed``: the first
-    task that can't be done, as a sentence. ``unreachable``: who didn't answer SSH.
+    ``differs``: the paths that differ from what the roles write; empty if none does. ``failed``: the first task that
+    failed, as a sentence. ``unreachable``: the nodes that didn't answer SSH, with a sentence.
     """
 
     differs: Mapping[str, tuple[str, ...]]
@@ -66,11 +66,11 @@ class Checked:
 
 
 class PlaybookSource(Protocol):
-    """Where playbooks come from, and the fleet file that belongs to them: a release."""
+    """The source of playbooks and of their fleet file: a release."""
 
     @property
     def directory(self) -> Path:
-        """It holds ``ansible/``."""
+        """Return the directory that contains ``ansible/``."""
 
     @property
     def fleet_file(self) -> Path: ...
@@ -97,24 +97,24 @@ class Ansible:
     ) -> None:
         """Run ``playbooks/<playbook>`` (``site.yml``), on all nodes or on those of ``limit`` (``kafka-2``).
 
-        ``on_progress`` gets a line for each finished task. ``give_up``, quick, is asked about every second; the first
-        reason that it gives ends the run. Raises StepFailed naming host, task and message
-        of the first failure, or after ``timeout_s`` seconds, or with the reason to give up.
+        ``on_progress`` gets a line for each finished task. ``give_up`` must be quick; it is called about every second,
+        and the first reason that it returns ends the run. Raises StepFailed with host, task and message of the first
+        failure, or after ``timeout_s`` seconds, or with the reason to give up.
         """
         events = _Events(on_progress)
-        given_up: list[str] = []
+        reasons: list[str] = []
 
-        def cancelled() -> bool:
-            reason = give_up() if give_up and not given_up else None
-            given_up.extend([reason] if reason else [])
-            return bool(given_up)
+        def should_cancel() -> bool:
+            reason = give_up() if give_up and not reasons else None
+            reasons.extend([reason] if reason else [])
+            return bool(reasons)
 
-        ask = cancelled if give_up else None  # without one, ansible_runner listens for signals by itself
-        result, log = self._play(playbook, events, limit, extra_vars, timeout_s, cancelled=ask)
+        callback = should_cancel if give_up else None  # without one, ansible_runner handles signals itself
+        result, log = self._play(playbook, events, limit, extra_vars, timeout_s, cancel_callback=callback)
         if result.status == "successful":
             return
-        if given_up:
-            raise StepFailed(f"ansible {playbook} on {limit or 'all'} was ended: {given_up[0]}")
+        if reasons:
+            raise StepFailed(f"ansible {playbook} on {limit or 'all'} was ended: {reasons[0]}")
         if result.status == "timeout":
             raise StepFailed(
                 f"ansible {playbook} on {limit or 'all'}: no end after {timeout_s:.0f} s; see {log}"
@@ -130,17 +130,17 @@ class Ansible:
         extra_vars: Mapping[str, Any] | None = None,
         timeout_s: float,
     ) -> Checked:
-        """Render everything for ``nodes`` and compare it with what is on their disks; nothing is changed.
+        """Render everything for ``nodes`` and compare it with the files on their disks; changes nothing.
 
-        A node that fails or doesn't answer is no error here. Raises StepFailed when the run as a whole fails:
-        nothing came of it for any node, or no end after ``timeout_s`` seconds.
+        A node that fails or doesn't answer is no error here. Raises StepFailed if the run gave no result for any node,
+        or didn't end within ``timeout_s`` seconds.
         """
         events = _Events(None)
         result, log = self._play(playbook, events, ",".join(nodes), extra_vars, timeout_s, "--check")
-        answered = events.differs.keys() | events.failed.keys() | events.unreachable.keys()
-        if result.status == "timeout" or not answered:
-            said = f"no end after {timeout_s:.0f} s" if result.status == "timeout" else _last_line(result)
-            raise StepFailed(f"ansible {playbook} in check mode: {said}; see {log}")
+        results = events.differs.keys() | events.failed.keys() | events.unreachable.keys()
+        if result.status == "timeout" or not results:
+            reason = f"no end after {timeout_s:.0f} s" if result.status == "timeout" else _last_line(result)
+            raise StepFailed(f"ansible {playbook} in check mode: {reason}; see {log}")
         sick = events.failed.keys() | events.unreachable.keys()
         return Checked(
             differs={
@@ -158,9 +158,9 @@ class Ansible:
         extra_vars: Mapping[str, Any] | None,
         timeout_s: float,
         *flags: str,
-        cancelled: Callable[[], bool] | None = None,
+        cancel_callback: Callable[[], bool] | None = None,
     ) -> tuple[Any, Path]:
-        """Run to the end, whatever that is; returns ansible_runner's result and the directory of its log."""
+        """Run to the end, also to a failure; returns ansible_runner's result and the directory of its log."""
         import ansible_runner
 
         path = self.project / "playbooks" / playbook
@@ -168,7 +168,9 @@ class Ansible:
             raise FleetError(f"there is no playbook {path}")
         directory = self._new_directory()
         (directory / "env").mkdir()
-        (directory / "env" / "settings").write_text('{"pexpect_timeout": 1}')  # seconds between two looks
+        (directory / "env" / "settings").write_text(
+            '{"pexpect_timeout": 1}'
+        )  # seconds between two checks for the end
         result = ansible_runner.run(
             private_data_dir=str(directory),
             project_dir=str(self.project),
@@ -180,7 +182,7 @@ class Ansible:
             envvars=self._environment(),
             timeout=int(timeout_s),
             event_handler=events,
-            cancel_callback=cancelled,
+            cancel_callback=cancel_callback,
             quiet=True,
             suppress_env_files=True,
         )
@@ -214,16 +216,16 @@ class Ansible:
 
 
 def _is_over(directory: Path) -> bool:
-    """Whether no run needs the directory any more: it ended, or is a day old, so whoever made it was killed."""
-    ended = any(directory.glob("artifacts/*/rc"))
-    return ended or time.time() - directory.stat().st_mtime > _ABANDONED_S
+    """Whether no run needs the directory any more: its run has ended, or it is a day old and its run was killed."""
+    has_exit_code = any(directory.glob("artifacts/*/rc"))
+    return has_exit_code or time.time() - directory.stat().st_mtime > _ABANDONED_S
 
 
-def differences(result: Mapping[str, Any]) -> list[str]:
-    """The paths that a module's answer says it wrote, or in check mode would write.
+def written_paths(result: Mapping[str, Any]) -> list[str]:
+    """Return the paths that a module wrote, or would write in check mode, from its result.
 
-    A program that differs in ``autostart`` alone is left out: whether the stream starts at boot follows what the fleet
-    is meant to be doing, which no release says.
+    A program that differs in ``autostart`` only is left out: whether the stream starts at boot follows the desired
+    state of the fleet, which is not part of a release.
     """
     settings = result.get("definitions", {})
     return [str(path) for path in result.get("written", ()) if settings.get(path) != ["autostart"]]
@@ -232,11 +234,11 @@ def differences(result: Mapping[str, Any]) -> list[str]:
 def _failure_text(data: Mapping[str, Any]) -> str:
     result = data.get("res") or {}
     printed = result.get("stderr") or result.get("stdout")
-    # Of a command that ended with an error Ansible itself says only that.
+    # For a command that failed, Ansible's own message says only that it failed.
     message = (printed if result.get("rc") else None) or result.get("msg") or printed or "no message"
     tail = [line for line in result.get("tail", []) if line.strip()]
-    said = f" (last said: {tail[-1].strip()[:200]})" if tail else ""
-    return f"{data.get('host')}, task {data.get('task')!r}: {' '.join(str(message).split())[:600]}{said}"
+    last_line = f" (last line: {tail[-1].strip()[:200]})" if tail else ""
+    return f"{data.get('host')}, task {data.get('task')!r}: {' '.join(str(message).split())[:600]}{last_line}"
 
 
 def _last_line(result: Any) -> str:

@@ -1,8 +1,8 @@
-"""Class data archives: what a JVM learns of its classes at one start, kept for all later ones.
+"""Class data archives: a JVM stores what it has read of its classes, and later starts use it.
 
 Measured on two cores: Kafka serves after 1.9 s of processor time instead of 5.3 s, Cassandra after 5 s
 instead of 8 s. An archive belongs to one Java and one set of jars, both named by its digest; without a
-fitting one a JVM starts as ever. ``python -m kintsugi.infra.class_data_sharing`` makes those that are
+matching one a JVM starts without. ``python -m kintsugi.infra.class_data_sharing`` makes those that are
 missing, once for each machine.
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from kintsugi.core.errors import KintsugiError, PreflightError, StepFailed
 from kintsugi.core.settings import Settings, load_settings
 
-# Compiled and collected as the roles do it: an archive only fits the same kind of JVM.
+# The compiler and the collector of the roles: an archive only matches the same kind of JVM.
 JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+PerfDisableSharedMem"]
 _ADDRESS = "127.255.254.1"
 _START_S = 120.0
@@ -35,14 +35,14 @@ _OLD_ARCHIVES = 3  # of each product, 30 to 60 MB each
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """How to run one product for a moment: until ``port`` accepts a connection."""
+    """How to start one product; it has started when ``port`` accepts a connection."""
 
     command: list[str]
     port: int
 
 
 def java_home() -> Path:
-    """Where the machine's Java is; raises PreflightError when there is none."""
+    """Return the home of the machine's Java; raises PreflightError if there is none."""
     java = shutil.which("java")
     if java is None:
         raise PreflightError("java is not installed; install the Debian package openjdk-17-jre-headless")
@@ -50,18 +50,18 @@ def java_home() -> Path:
 
 
 def archive_path(settings: Settings, product: str) -> Path:
-    """Where the archive for ``product`` (kafka, cassandra, spark) and this Java is or will be."""
+    """Return the path of the archive for ``product`` (kafka, cassandra, spark) and this Java; it need not exist."""
     home = java_home()
     digest = hashlib.sha256(str(home).encode() + (home / "release").read_bytes())
     for jar in sorted(_jar_directory(settings, product).glob("*.jar")):
         status = jar.stat()
-        # To the second, as the JVM compares it: an image's layers keep no more of it.
+        # In seconds, as the JVM compares it: the layers of an image keep no fractions.
         digest.update(f"{jar} {status.st_size} {int(status.st_mtime)}\n".encode())
     return settings.cache / "class-archives" / f"{product}-{digest.hexdigest()[:16]}.jsa"
 
 
 def archive_options(settings: Settings, product: str) -> list[str]:
-    """The JVM options that use the archive for ``product``; none when it hasn't been made."""
+    """Return the JVM options that use the archive for ``product``; none if it doesn't exist."""
     archive = archive_path(settings, product)
     if not archive.exists():
         return []
@@ -69,9 +69,9 @@ def archive_options(settings: Settings, product: str) -> list[str]:
 
 
 def make_archives(settings: Settings) -> list[Path]:
-    """Make the archives that are missing; returns them. Raises StepFailed when a product doesn't start.
+    """Create the missing archives; returns their paths. Raises StepFailed if a product doesn't start.
 
-    Takes about 40 s on two idle cores, and nothing when all are there.
+    Takes about 40 s on two idle cores, and no time if all exist.
     """
     makers = {"kafka": _kafka_server, "cassandra": _cassandra_server, "spark": _spark_server}
     made = []
@@ -141,7 +141,7 @@ def _await_port(product: str, process: subprocess.Popen[bytes], port: int, log: 
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "its log is empty"
 
 
 def _free_port() -> int:
@@ -195,8 +195,8 @@ def _cassandra_server(settings: Settings, scratch: Path, archive: Path) -> _Serv
         "java.io.tmpdir": str(scratch),
         "jdk.attach.allowAttachSelf": "true",
     }
-    # Without its agent, as an archive must be recorded; the agent changes no class, so the archive fits
-    # with it too.
+    # Without its agent, because no archive can be recorded with one. The agent changes no class, so the archive
+    # matches with it too.
     options = cassandra_modules()
     options += [f"-D{key}={value}" for key, value in properties.items()]
     return _Server(
@@ -215,7 +215,7 @@ def _spark_server(settings: Settings, scratch: Path, archive: Path) -> _Server:
 
 
 def cassandra_modules() -> list[str]:
-    """What Cassandra 5.0 needs to reach inside Java 17, as JVM options."""
+    """Return the JVM options that open the modules of Java 17 that Cassandra 5.0 uses."""
     base = (
         "java.io java.lang java.lang.module java.lang.reflect java.math java.net java.nio java.nio.charset "
         "java.util java.util.concurrent java.util.concurrent.atomic jdk.internal.loader jdk.internal.math "
@@ -234,7 +234,7 @@ def cassandra_modules() -> list[str]:
 
 
 def spark_modules() -> list[str]:
-    """What Spark 4.2 needs to reach inside Java 17; spark-class starts a JVM of its own to say it."""
+    """Return the JVM options that open the modules of Java 17 for Spark 4.2; spark-class would start a JVM for them."""
     base = (
         "java.lang java.lang.invoke java.lang.reflect java.io java.net java.nio java.util "
         "java.util.concurrent java.util.concurrent.atomic jdk.internal.ref sun.nio.ch sun.nio.cs "
@@ -244,7 +244,7 @@ def spark_modules() -> list[str]:
 
 
 def main() -> int:
-    """Make what is missing and name it."""
+    """Create the missing archives and print their paths."""
     try:
         for archive in make_archives(load_settings()):
             print(f"made {archive}")
