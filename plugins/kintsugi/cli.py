@@ -123,12 +123,12 @@ def generate(options: argparse.Namespace, settings: Settings) -> int:
     from kintsugi.sampledata.generator import generate_day  # start-up
 
     try:
-        made = generate_day(
+        day = generate_day(
             options.directory, day=options.day, seed=options.seed, trades=options.trades, level=options.level
         )
     except OSError as error:
         raise KintsugiError(f"cannot write into {options.directory}: {error}") from error
-    for path in (*made.eod_files, *made.trade_files, made.truth_file):
+    for path in (*day.eod_files, *day.trade_files, day.truth_file):
         print(path)
     return 0
 
@@ -196,8 +196,8 @@ def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
     require_loss(settings, options.role)
     if not options.yes:
         name = options.role.value
-        asked = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
-        if not sys.stdin.isatty() or input(asked).strip() != name:
+        prompt = f"All nodes and disks of {name} are replaced by empty ones. Type {name} to go on: "
+        if not sys.stdin.isatty() or input(prompt).strip() != name:
             raise GuardRefused("nothing was done; --yes (YES=1) goes on without asking")
     return recreate_cluster(settings, options.role)
 

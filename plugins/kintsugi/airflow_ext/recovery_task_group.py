@@ -1,37 +1,36 @@
-"""The recovery subgraph: one TaskGroup, used by every ``watch_<node>`` DAG and by ``recover_node``.
+"""The recovery of a node: one TaskGroup, used by every ``watch_<node>`` DAG and by ``recover_node``.
 
-Read it from top to bottom; it is the algorithm:
+The algorithm, from top to bottom:
 
 1. ``confirm``       a second opinion: probe again, ask the peers; takes the lease, opens the incident. Then the
-                     guards: may we act? budget, breaker, quorum, last copy, maintenance; a refusal asks a human.
-2. ``archive_logs``  the node's logs go to S3 under the incident (beside the repair, not before it:
-                     the collector holds them already, so nothing is lost by not waiting).
+                     guards: repair budget, circuit breaker, quorum, last copy, maintenance; a refusal asks a person.
+2. ``archive_logs``  copies the node's logs to S3 under the incident, beside the repair: the log collector has them
+                     already, so nothing is lost.
 3. ``decide``        restart, rebuild, roll back, or only show the plan (dry run).
-4. ``plan``          ``terraform plan -replace`` of this node alone, judged.
-5. ``provision``     the old node is fenced: it can't come back and write; then exactly that plan is applied. One that
-                     answers again is let back in: nothing is done to it, and it goes on with 7.
-6. ``configure``     Ansible, from artifacts cached beforehand.
-7. ``rejoin``        by role: redundant first (the node serves again), then consistent (its data is whole).
-8. ``verify``, ``canary``   proof by this very node; then a trade from S3's end to Cassandra's.
-9. ``record``        always: closes the incident, writes its story to S3, fails the run unless all is well.
+4. ``plan``          ``terraform plan -replace`` of this node alone; the plan is checked.
+5. ``provision``     the old node is fenced, so that it can't come back and write; then exactly that plan is applied. A
+                     node that answers again is let back in: nothing is done to it, and step 7 follows.
+6. ``configure``     Ansible, with artifacts of the cache.
+7. ``rejoin``        by role: first ready (the node serves again), then consistent (its data is complete).
+8. ``verify``, ``canary``   the node proves that it works; then a synthetic trade goes from S3 to Cassandra.
+9. ``record``        always: closes the incident, writes its record to S3, fails the run unless the node is recovered.
 
 Airflow's graph shows two groups: *Terraform* (``plan``, ``provision``, ``show_plan``) and *Ansible* (``configure``,
-``restart``). They change only what one sees: the id of each task stays ``recovery.<step>``, because runbooks, links
+``restart``). They change the picture only: the id of each task stays ``recovery.<step>``, because runbooks, links
 and the records of earlier runs refer to it.
 
-The journal has more steps than this has tasks: the way from one task to the next takes 2 s and more, so what needs no
-face of its own shares one (docs/decisions/0085).
+The journal has more steps than this group has tasks. From one task to the next it takes 2 s and more, so several steps
+share a task (docs/decisions/0085).
 
-A repair that fails closes its attempt and fails the run. The next run of the watch finds the node still
-sick, continues the same incident, and ``decide`` escalates on what the journal says was tried.
+A repair that fails closes its attempt and fails the run. The next run of the watch finds the node still failed and
+continues the same incident. ``decide`` then escalates beyond what the journal has as tried.
 
-Between tasks travels only the case (incident, node, holder of the lease). What was seen and decided stands
-in the journal, so any task can be killed and run again. Every step takes a fresh fencing token when it
-starts; a step that was thought dead and lives on is refused at its next act.
+Tasks pass on only the case (incident, node, holder of the lease). Observations and decisions are in the journal, so any
+task can be killed and run again. Every step takes a new fencing token when it starts. A step that counts as dead and
+still runs is refused at its next act.
 
-The tasks pull the case themselves instead of taking it as an argument: an argument would make ``confirm`` a
-direct upstream of every task, and a join with ``none_failed_min_one_success`` would then run although its
-whole path was skipped.
+The tasks pull the case themselves. As an argument it would make ``confirm`` a direct upstream of every task, and a join
+with ``none_failed_min_one_success`` would then run although its whole path was skipped.
 """
 
 from __future__ import annotations
@@ -58,12 +57,12 @@ GROUP = "recovery"
 APPROVAL_WAIT = timedelta(minutes=30)
 # Steps are safe to run twice, so a killed worker costs a retry and not the repair.
 RETRY: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=2), "pool": "recovery"}
-WAITING = "rejoin"  # a pool of its own: waiting for a node may take hours, and others need a recovery's slots
-BEGAN = "began"  # the key under which confirm keeps that the repair is this run's
-CASE = "case"  # the key under which confirm keeps what the later steps are about
-REJOIN_LIMIT = timedelta(
-    hours=5
-)  # above what act.PATIENCE_S and compare_cassandra.COMPARISON_S allow together
+WAITING = (
+    "rejoin"  # a pool of its own: the wait for a node may take hours, and must not use a recovery's slots
+)
+BEGAN = "began"  # the XCom key by which confirm marks that this run repairs the node
+CASE = "case"  # the XCom key of the case
+REJOIN_LIMIT = timedelta(hours=5)  # more than the limits of the steps in `actions.rejoin` together
 JOIN = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
 
 
@@ -81,7 +80,7 @@ def _pull_case(context: Any) -> RecoveryRef:
 
 @contextmanager
 def _act_on_case(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
-    """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
+    """Yield context and case of a task that acts, and handle its errors; ``untouched``: as in `step_failures.blame`."""
     from kintsugi.recovery.step_failures import blame  # parse time
 
     own_context, case = _own_context(), _pull_case(context)
@@ -91,10 +90,10 @@ def _act_on_case(context: Any, *, untouched: bool = False) -> Iterator[tuple[Con
 
 @contextmanager
 def _no_retry() -> Iterator[None]:
-    """Airflow's retries are for killed workers: what failed for good, or was refused, goes to the record at once.
+    """Fail without a retry where a retry can't help: a permanent error, a refusal, a closed incident.
 
-    So does a step whose incident is closed, as one that was cleared long after its run. A step that finds the node
-    serving again is skipped: its attempt was withdrawn, and the node is let back in by what follows (`rejoin`).
+    Airflow's retries are for killed workers. A step that finds the node serving again is skipped: its attempt was
+    withdrawn, and `rejoin` lets the node back in.
     """
     try:
         yield
@@ -108,8 +107,8 @@ def _no_retry() -> Iterator[None]:
 def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) -> list[str]:
     """Probe again, ask the peers and open the incident, or continue the open one; then ask the guards.
 
-    Goes on, stands down, or asks a human; the reason is in the journal. Two steps in one task, because the way from
-    one task to the next takes longer than either.
+    Goes on, closes without action, or asks a person; the reason is in the journal. Both steps are one task, because it
+    takes longer from one task to the next than either step.
     """
     from kintsugi.recovery import assessment, guard_evaluation  # parse time
 
@@ -124,9 +123,9 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
             requested=action,
             dry_run=dry_run == "True",
         )
-    except LeaseHeld as held:
+    except LeaseHeld as error:
         context["ti"].xcom_push(key=BEGAN, value=False)
-        raise AirflowSkipException(str(held)) from held
+        raise AirflowSkipException(str(error)) from error
     context["ti"].xcom_push(key=CASE, value=case.to_xcom())
     path = guard_evaluation.evaluate_guards(_own_context(), case)
     if "ask_a_human" in path:
@@ -134,9 +133,9 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     return [f"{GROUP}.{name}" for name in path]
 
 
-@task(**RETRY | {"pool": "default_pool"})  # beside the way: it leaves the processors to those on it
+@task(**RETRY | {"pool": "default_pool"})  # beside the repair: it leaves the processors to its steps
 def archive_logs(**context: Any) -> list[str]:
-    """Copy what the collector holds of the node to S3; returns the keys."""
+    """Copy the node's logs from the collector to S3; returns the keys."""
     from kintsugi.recovery import report  # parse time
 
     with _no_retry():
@@ -145,7 +144,7 @@ def archive_logs(**context: Any) -> list[str]:
 
 @task.branch(trigger_rule=JOIN, **RETRY)
 def decide(**context: Any) -> str:
-    """Choose the path; a human's approval, when there was one, goes into the journal first."""
+    """Choose the path; an approval, if there was one, is written to the journal first."""
     from kintsugi.recovery import guard_evaluation  # parse time
 
     approved_by = context["ti"].xcom_pull(task_ids=f"{GROUP}.ask_a_human", key="approved_by")
@@ -155,7 +154,7 @@ def decide(**context: Any) -> str:
 
 @task(**RETRY)
 def stand_down(**context: Any) -> str:
-    """A false alarm: nothing is touched."""
+    """Close a false alarm without action."""
     from kintsugi.recovery import assessment  # parse time
 
     with _no_retry():
@@ -164,7 +163,7 @@ def stand_down(**context: Any) -> str:
 
 @task(**RETRY)
 def show_plan(**context: Any) -> str:
-    """Dry run: what Terraform would do, in its own words; nothing changes."""
+    """Show Terraform's plan in a dry run; changes nothing."""
     from kintsugi.recovery import actions  # parse time
 
     with _no_retry():
@@ -173,7 +172,7 @@ def show_plan(**context: Any) -> str:
 
 @task(**RETRY)
 def restart(**context: Any) -> None:
-    """Start the service again on a node whose disk is good."""
+    """Start the service again on a node whose disk is intact."""
     from kintsugi.recovery import actions  # parse time
 
     with _act_on_case(context) as (own_context, case):
@@ -182,7 +181,7 @@ def restart(**context: Any) -> None:
 
 @task(**RETRY)
 def plan(**context: Any) -> str:
-    """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
+    """Plan the replacement of this node alone and check the plan; returns the plan's path."""
     from kintsugi.recovery import actions  # parse time
 
     with _act_on_case(context, untouched=True) as (own_context, case):
@@ -191,9 +190,9 @@ def plan(**context: Any) -> str:
 
 @task(**RETRY)
 def provision(**context: Any) -> None:
-    """Fence the old node, so that it can't come back and write, and apply exactly the judged plan.
+    """Fence the old node, so that it can't come back and write, and apply exactly the checked plan.
 
-    A stale plan is made and judged again.
+    A stale plan is created and checked again.
     """
     from kintsugi.recovery import actions  # parse time
 
@@ -204,7 +203,7 @@ def provision(**context: Any) -> None:
 
 @task(**RETRY)
 def configure(**context: Any) -> None:
-    """Let Ansible make the empty server a node of its role."""
+    """Let Ansible configure the empty server as a node of its role."""
     from kintsugi.recovery import actions  # parse time
 
     with _act_on_case(context) as (own_context, case):
@@ -213,7 +212,7 @@ def configure(**context: Any) -> None:
 
 @task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY | {"pool": WAITING})
 def rejoin(**context: Any) -> str:
-    """Wait until the node serves again, then make its data whole."""
+    """Wait until the node serves again, then make its data consistent."""
     from kintsugi.recovery import actions  # parse time
 
     with _act_on_case(context) as (own_context, case):
@@ -222,7 +221,7 @@ def rejoin(**context: Any) -> str:
 
 @task(**RETRY)
 def verify(**context: Any) -> str:
-    """Proof by this very node, as a sentence."""
+    """Let the node prove that it works; returns a sentence."""
     from kintsugi.recovery import actions  # parse time
 
     with _act_on_case(context) as (own_context, case):
@@ -231,7 +230,7 @@ def verify(**context: Any) -> str:
 
 @task(**RETRY)
 def canary(**context: Any) -> str:
-    """A canary trade goes in at S3's end and is read back from Cassandra."""
+    """Send a synthetic trade through S3 and read it from Cassandra."""
     from kintsugi.recovery import actions  # parse time
 
     with _act_on_case(context) as (own_context, case):
@@ -240,7 +239,7 @@ def canary(**context: Any) -> str:
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
 def record(**context: Any) -> str:
-    """Close the incident and tell its story; fails the run unless the node is well."""
+    """Close the incident and write its record; fails the run unless the node is recovered."""
     from kintsugi.recovery import report  # parse time
 
     ti = context["ti"]
@@ -257,7 +256,7 @@ def record(**context: Any) -> str:
 
 
 def request_approval() -> Any:
-    """A refused repair waits here, under "required actions" in Airflow, without a worker slot."""
+    """Return the task in which a refused repair waits for a person, under "required actions", without a worker slot."""
     return RepairApproval(
         task_id="ask_a_human",
         subject="A guard refused a repair. Act all the same?",
@@ -278,20 +277,20 @@ def request_approval() -> Any:
         },
         defaults=DECLINE,
         response_timeout=APPROVAL_WAIT,
-        # An answer within a second or two of the question can be lost: the scheduler takes the end of the asking
-        # process for a failure of the resumed task (apache/airflow issue 72716). Then the question is asked anew.
+        # An answer within two seconds of the question can be lost: the scheduler takes the end of the asking process
+        # for a failure of the resumed task (apache/airflow issue 72716). Then the question is asked again.
         retries=2,
         retry_delay=timedelta(seconds=2),
     )
 
 
 def _tool_group(group_id: str, display_name: str, tooltip: str) -> TaskGroup:
-    """A group that Airflow's graph draws around the steps of one tool. It gives their ids no prefix (`_shown`)."""
+    """Return a group that Airflow's graph draws around the steps of one tool. Their ids get no prefix (`_add_step`)."""
     return TaskGroup(group_id, group_display_name=display_name, tooltip=tooltip, prefix_group_id=False)
 
 
 def _add_step(step: Any, command: str) -> Any:
-    """A step in the group of its tool: its id stays ``recovery.<step>``, Airflow shows ``<step> (<command>)``."""
+    """Add a step to the group of its tool: its id is ``recovery.<step>``, and Airflow shows ``<step> (<command>)``."""
     name = step.function.__name__
     return step.override(task_id=f"{GROUP}.{name}", task_display_name=f"{name} ({command})")()
 
@@ -299,7 +298,7 @@ def _add_step(step: Any, command: str) -> Any:
 def build_recovery(
     *, node: str, finding: Any = None, action: str = "auto", dry_run: str = "False"
 ) -> TaskGroup:
-    """Build the subgraph for ``node``, a name or a template of one.
+    """Build the tasks for ``node``, a name or a template of one.
 
     ``finding`` is the sensor's event (kintsugi.core.observation.Finding as a dict), None when started by hand;
     ``action`` ("auto", "restart", "rebuild", "roll_back") and ``dry_run`` ("True", "False") may be templates.
@@ -307,9 +306,9 @@ def build_recovery(
     with TaskGroup(
         GROUP,
         group_display_name="recovery (Terraform, then Ansible)",
-        tooltip="Recover a sick node: confirm, evaluate the guards, decide, act, verify",
+        tooltip="Recover a failed node: confirm, evaluate the guards, decide, act, verify",
     ) as group:
-        path, back, end = decide(), rejoin(), record()
+        decision, back, end = decide(), rejoin(), record()
         with _tool_group(
             "terraform", "Terraform", "Plan a new server for this node alone, fence the old one, apply"
         ):
@@ -326,12 +325,12 @@ def build_recovery(
         for result in linked:
             result.operator.operator_extra_links = (IncidentLink(),)
         confirmed >> [archive_logs(), stand_down()] >> end
-        confirmed >> request_approval() >> [path, back, end]
-        confirmed >> path
+        confirmed >> request_approval() >> [decision, back, end]
+        confirmed >> decision
 
-        path >> dry >> end
-        path >> back  # the service is on its way up by itself: only wait for it
-        path >> restarted >> back
-        chain(path, planned, provisioned, rebuilt, back)
+        decision >> dry >> end
+        decision >> back  # the service starts by itself: only wait for it
+        decision >> restarted >> back
+        chain(decision, planned, provisioned, rebuilt, back)
         chain(back, verify(), canary(), end)
     return group

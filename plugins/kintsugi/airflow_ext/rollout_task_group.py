@@ -3,7 +3,7 @@
 ``prepare`` → ``plan`` → (``apply`` → ``prove``) for each node in turn → ``hold``; ``go_back`` when any of them failed;
 ``finish`` always. See ``kintsugi.releases.rollout_steps`` for what each does.
 
-A bad probe is final: its task fails without a retry. A task that was killed, or that lost the store, is run again.
+A bad probe is final: its task fails without a retry. A task that was killed, or that lost the database, runs again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
 
 @contextmanager
 def _mark_final() -> Iterator[None]:
-    """What was judged isn't judged again: only a killed task or a lost store is worth another try."""
+    """Fail without a retry for an error of the project; only a lost database is worth a retry."""
     try:
         yield
     except StoreUnavailable:
@@ -48,7 +48,7 @@ def prepare(release: str, again: str, **context: Any) -> str:
 
 @task.branch(**RETRY)
 def plan(first: str, dry_run: str, **context: Any) -> str:
-    """Render everything and compare; on to the first node, or to the end of a dry run."""
+    """Render everything and compare it; goes on with the first node, or with the end of a dry run."""
     with _mark_final():
         rollout_steps.plan(Context.from_environment(), context["dag_run"].run_id)
     return "finish" if dry_run == "True" else first
@@ -63,14 +63,14 @@ def apply(node: str, **context: Any) -> str:
 
 @task(**RETRY)
 def prove(node: str, **context: Any) -> str:
-    """Redundant, verified by the node itself, and well for a moment."""
+    """Wait until the node is ready, let it verify itself, and see that it stays healthy for a moment."""
     with _mark_final():
         return rollout_steps.verify_update(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
 def hold(seconds: str, **context: Any) -> str:
-    """The whole fleet well for the hold time, and a canary; then the release is known-good."""
+    """See the whole fleet healthy for the hold time, and send a synthetic trade; then the release is known-good."""
     with _mark_final():
         return rollout_steps.bake_release(
             Context.from_environment(), context["dag_run"].run_id, float(seconds)
@@ -79,16 +79,16 @@ def hold(seconds: str, **context: Any) -> str:
 
 @task(trigger_rule=TriggerRule.ONE_FAILED, **RETRY)
 def go_back(**context: Any) -> str:
-    """Every touched node back to the last known-good release, the sick one first."""
+    """Roll every updated node back to the last known-good release, the failed one first."""
     if context["ti"].xcom_pull(task_ids="prepare") is None:
-        raise AirflowSkipException("no deployment was opened, so no node was touched")
+        raise AirflowSkipException("no deployment was opened, so no node was updated")
     with _mark_final():
         return rollout_steps.roll_back(Context.from_environment(), context["dag_run"].run_id)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
 def finish(dry_run: str, **context: Any) -> str:
-    """End the deployment and tell its story; fails the run unless the release is known-good now."""
+    """End the deployment and write its record; fails the run unless the release is known-good now."""
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowFailException("no deployment was opened; the reason is in the log of prepare")
     story = rollout_steps.finish(
@@ -100,14 +100,14 @@ def finish(dry_run: str, **context: Any) -> str:
 
 
 def group_of(node: str) -> str:
-    """The task group of a node: dots and dashes have a meaning of their own in task ids."""
+    """Return the id of a node's task group, without dashes, as references between tasks need it."""
     return node.replace("-", "_")
 
 
 def roll_out(fleet: Fleet, *, release: str, hold_s: str, dry_run: str, again: str) -> None:
     """Build the graph for ``fleet``; the other arguments may be templates."""
     nodes = [node.name for node in order(fleet)]
-    held, back, end = hold(hold_s), go_back(), finish(dry_run)
+    bake, back, end = hold(hold_s), go_back(), finish(dry_run)
     planned = plan(first=f"{group_of(nodes[0])}.apply", dry_run=dry_run)
     prepare(release, again) >> planned >> end
     previous: Any = planned
@@ -118,6 +118,6 @@ def roll_out(fleet: Fleet, *, release: str, hold_s: str, dry_run: str, again: st
             previous >> applied >> proven
         steps += [applied, proven]
         previous = proven
-    previous >> held
-    [*steps, held] >> back
-    [held, back] >> end
+    previous >> bake
+    [*steps, bake] >> back
+    [bake, back] >> end

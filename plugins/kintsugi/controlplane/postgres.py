@@ -171,10 +171,10 @@ class Postgres:
 
 
 def _require_binaries() -> Path:
-    found = find_binaries()
-    if found is None:
+    binaries = find_binaries()
+    if binaries is None:
         raise PreflightError("no Postgres server is installed: run `apt-get install postgresql`")
-    return found
+    return binaries
 
 
 def _as_service_user() -> list[str]:

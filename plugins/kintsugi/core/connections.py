@@ -47,11 +47,11 @@ def read_connection(conn_id: str) -> dict[str, Any] | None:
     if not value:
         return None
     try:
-        found: dict[str, Any] = json.loads(value)
+        conn: dict[str, Any] = json.loads(value)
     except ValueError as error:
         # The text itself is not shown, because it may hold a password.
         raise KintsugiError(f"{name} is not JSON: write the connection in Airflow's JSON form") from error
-    return found
+    return conn
 
 
 def _variable_name(conn_id: str) -> str:
@@ -63,9 +63,9 @@ def has_hook(conn_id: str) -> bool:
     return "airflow" in sys.modules and bool(os.environ.get(_variable_name(conn_id)))
 
 
-def extras(found: Mapping[str, Any]) -> dict[str, Any]:
+def extras(conn: Mapping[str, Any]) -> dict[str, Any]:
     """Return the connection's ``extra``, which Airflow stores as JSON or as JSON text."""
-    extra = found.get("extra") or {}
+    extra = conn.get("extra") or {}
     return dict(json.loads(extra) if isinstance(extra, str) else extra)
 
 
@@ -141,16 +141,16 @@ def hook_client(conn_id: str, defaults: Mapping[str, Any], *, fixed: Mapping[str
 
     try:
         hook = S3Hook(aws_conn_id=conn_id)
-        found = hook.conn_config
-        if not found:  # the hook goes on with the machine's own identity then
+        conn_config = hook.conn_config
+        if not conn_config:  # the hook goes on with the machine's own identity then
             raise ValueError("Airflow can't read it; is a field misspelt?")
         config = Config(**defaults)
-        for more in (found.botocore_config, Config(**(fixed or {}))):
+        for more in (conn_config.botocore_config, Config(**(fixed or {}))):
             config = config.merge(more) if more else config
         # Not `S3Hook.get_conn`: for a name in the user agent it looks through all loaded modules, 0.1 s in each task.
         session = S3Hook(aws_conn_id=conn_id, config=config).get_session()
-        endpoint = found.get_service_endpoint_url(service_name="s3")
-        return session.client("s3", endpoint_url=endpoint, config=config, verify=found.verify)
+        endpoint = conn_config.get_service_endpoint_url(service_name="s3")
+        return session.client("s3", endpoint_url=endpoint, config=config, verify=conn_config.verify)
     except Exception as error:
         # The provider, botocore and STS raise errors of their own; none of them shows the secret.
         raise KintsugiError(
@@ -167,12 +167,12 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
     from kintsugi.core.data_source import own_source  # start-up
 
     own = own_source(s3_client(settings))
-    found = data_connection()
-    if found is None:
+    conn = data_connection()
+    if conn is None:
         return (own,)
     from kintsugi.core.data_bucket import combine_sources, user_source  # cycle
 
-    return combine_sources(own, user_source(found))
+    return combine_sources(own, user_source(conn))
 
 
 def client_of(settings: Settings, bucket: str) -> Any:

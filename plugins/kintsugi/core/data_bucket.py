@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 READS = ("ListObjectsV2", "GetObject", "HeadObject")
 
 
-def user_source(found: Mapping[str, Any]) -> DataSource:
-    """Return the bucket of the connection ``found``; raises KintsugiError, which says which field is wrong."""
-    fields = service_fields(found)
+def user_source(conn: Mapping[str, Any]) -> DataSource:
+    """Return the bucket of the connection ``conn``; raises KintsugiError, which says which field is wrong."""
+    fields = service_fields(conn)
     bucket, prefix = fields.get("bucket_name"), fields.get("prefix", "")
     if not bucket or not isinstance(bucket, str) or "/" in bucket:
         raise KintsugiError(
@@ -45,15 +45,15 @@ def user_source(found: Mapping[str, Any]) -> DataSource:
         raise KintsugiError(
             f"the prefix of the connection {DATA_CONNECTION} is {prefix!r}; give the beginning of keys, as vendor/cboe/"
         )
-    client = s3_client(found)
+    client = s3_client(conn)
     _add_parameters(client, fields)
     return DataSource(client, bucket, {ObjectKind.TRADES: prefix, ObjectKind.EOD: prefix}, name=bucket)
 
 
-def service_fields(found: Mapping[str, Any]) -> dict[str, Any]:
+def service_fields(conn: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``extra.service_config.s3`` of a connection. Raises KintsugiError unless it is a JSON object."""
     try:
-        config = extras(found).get("service_config") or {}
+        config = extras(conn).get("service_config") or {}
         fields = config.get("s3") or {}
         return dict(fields)
     except (ValueError, TypeError, AttributeError) as error:
@@ -63,13 +63,13 @@ def service_fields(found: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def s3_client(found: Mapping[str, Any]) -> S3Client:
+def s3_client(conn: Mapping[str, Any]) -> S3Client:
     """Return the client that Airflow's S3Hook creates from the connection, with the time-outs of this project.
 
     Raises KintsugiError if the provider can't create one (such as a missing profile, or a role that isn't granted).
     """
     # The hook looks up the connection by its id, first in the environment: the same inside and outside Airflow.
-    os.environ.setdefault(f"AIRFLOW_CONN_{DATA_CONNECTION.upper()}", json.dumps(dict(found)))
+    os.environ.setdefault(f"AIRFLOW_CONN_{DATA_CONNECTION.upper()}", json.dumps(dict(conn)))
     if "airflow" not in sys.modules:
         # On the command line: Airflow must write neither to the user's home nor to the command's output.
         os.environ.setdefault("AIRFLOW_HOME", str(load_settings().control / "airflow"))

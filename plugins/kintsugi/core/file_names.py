@@ -40,8 +40,8 @@ def kind_of(key: str) -> ObjectKind:
 def period_of(key: str) -> str:
     """Return the day (``2024-10-08``) or month (``2024-10``) in the name of a file; empty if it has none."""
     name = key.rpartition("/")[2]
-    found = _PERIOD.match(name.removeprefix(TRADES_NAME).removeprefix(EOD_NAME))
-    return found.group(1) if found else ""
+    match = _PERIOD.match(name.removeprefix(TRADES_NAME).removeprefix(EOD_NAME))
+    return match.group(1) if match else ""
 
 
 def _has_ending(name: str) -> bool:

@@ -128,10 +128,10 @@ def find_listener(address: str, port: int) -> Listener | None:
     A JVM listens on IPv4 addresses through an IPv6 socket, so they count as mapped addresses too.
     """
     addresses = {address, f"::ffff:{address}", "0.0.0.0", "::", "::ffff:0.0.0.0"}  # noqa: S104 - only compared
-    for found in psutil.net_connections(kind="tcp"):
-        if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.laddr.ip in addresses:
-            if found.pid is None:
+    for one in psutil.net_connections(kind="tcp"):
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.laddr.ip in addresses:
+            if one.pid is None:
                 return Listener(None, "")
             with contextlib.suppress(psutil.NoSuchProcess):
-                return Listener(found.pid, psutil.Process(found.pid).name())
+                return Listener(one.pid, psutil.Process(one.pid).name())
     return None

@@ -50,16 +50,18 @@ def user_connections(path: Path | None = None) -> dict[str, dict[str, Any]]:
     if stat.S_IMODE(mode) & 0o077:
         raise KintsugiError(f"{path} holds secrets, but others may read it: run `chmod 600 {path}`")
     try:
-        found = json.loads(text)
+        connections = json.loads(text)
     except ValueError as error:
         # The text is not shown, because it holds secrets.
         raise KintsugiError(f"{path} is not JSON: look at line {getattr(error, 'lineno', '?')}") from None
-    if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
+    if not isinstance(connections, dict) or not all(
+        isinstance(value, dict) for value in connections.values()
+    ):
         raise KintsugiError(f"{path} must be a JSON object of connections by id")
-    strange = sorted(set(found) - set(KNOWN))
-    if strange:
+    unknown_ids = sorted(set(connections) - set(KNOWN))
+    if unknown_ids:
         raise KintsugiError(
-            f"{path} defines {', '.join(strange)}, which Kintsugi doesn't use; known are: {', '.join(KNOWN)}. "
+            f"{path} defines {', '.join(unknown_ids)}, which Kintsugi doesn't use; known are: {', '.join(KNOWN)}. "
             "The bucket with your market data is kintsugi_data (docs/your-bucket.md)"
         )
-    return found
+    return connections

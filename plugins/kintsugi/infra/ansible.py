@@ -141,10 +141,12 @@ class Ansible:
         if result.status == "timeout" or not results:
             reason = f"no end after {timeout_s:.0f} s" if result.status == "timeout" else _last_line(result)
             raise StepFailed(f"ansible {playbook} in check mode: {reason}; see {log}")
-        sick = events.failed.keys() | events.unreachable.keys()
+        failed_nodes = events.failed.keys() | events.unreachable.keys()
         return Checked(
             differs={
-                node: tuple(sorted(set(paths))) for node, paths in events.differs.items() if node not in sick
+                node: tuple(sorted(set(paths)))
+                for node, paths in events.differs.items()
+                if node not in failed_nodes
             },
             failed=events.failed,
             unreachable=events.unreachable,

@@ -74,7 +74,7 @@ def make_archives(settings: Settings) -> list[Path]:
     Takes about 40 s on two idle cores, and no time if all exist.
     """
     makers = {"kafka": _kafka_server, "cassandra": _cassandra_server, "spark": _spark_server}
-    made = []
+    new_archives = []
     for product, describe in makers.items():
         archive = archive_path(settings, product)
         if archive.exists():
@@ -88,8 +88,8 @@ def make_archives(settings: Settings) -> list[Path]:
                 fresh.replace(archive)
             finally:
                 fresh.unlink(missing_ok=True)
-        made.append(archive)
-    return made
+        new_archives.append(archive)
+    return new_archives
 
 
 def _remove_old_archives(directory: Path, product: str) -> None:
@@ -103,10 +103,10 @@ def _jar_directory(settings: Settings, product: str) -> Path:
     if product == "spark":
         import importlib.util
 
-        found = importlib.util.find_spec("pyspark")
-        if found is None or found.origin is None:
+        spec = importlib.util.find_spec("pyspark")
+        if spec is None or spec.origin is None:
             raise PreflightError("pyspark is not installed; run `make setup`")
-        return Path(found.origin).parent / "jars"
+        return Path(spec.origin).parent / "jars"
     return settings.jars(product)
 
 

@@ -135,8 +135,8 @@ class Terraform:
     def _new_plan_path(self) -> Path:
         directory = self.scratch / "plans"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = sorted(directory.glob("*.tfplan"), key=lambda path: path.stat().st_mtime)
-        for old in kept[: -_PLANS_KEPT + 1]:
+        plans = sorted(directory.glob("*.tfplan"), key=lambda path: path.stat().st_mtime)
+        for old in plans[: -_PLANS_KEPT + 1]:
             old.unlink(missing_ok=True)
         return directory / f"{uuid.uuid4().hex}.tfplan"
 

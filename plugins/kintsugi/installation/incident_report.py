@@ -56,12 +56,12 @@ class IncidentFiles:
         from botocore.exceptions import BotoCoreError, ClientError
 
         folder = spool(self._settings)
-        found = {str(path.relative_to(folder)) for path in (folder / prefix).glob("*") if path.is_file()}
+        spooled = {str(path.relative_to(folder)) for path in (folder / prefix).glob("*") if path.is_file()}
         try:
             listed = self._s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
         except (BotoCoreError, ClientError):
             listed = []
-        return sorted(found | {item["Key"] for item in listed})
+        return sorted(spooled | {item["Key"] for item in listed})
 
     def _read(self, key: str) -> bytes | None:
         from botocore.exceptions import BotoCoreError, ClientError

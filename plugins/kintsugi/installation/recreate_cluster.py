@@ -1,16 +1,16 @@
 """``make recreate-cluster ROLE=…``: an empty cluster replaces one whose disks are lost; S3 is replayed into it.
 
-The recovery joins a new disk to the cluster that there is, and never begins another one: who loses sight of its peers
-would else found a second. Where too few disks are left to join, it calls a person, and this is what that person runs.
+The recovery lets a new disk join the existing cluster, and never forms another one: a node that can't see its peers
+would form a second cluster. If too few disks are left to join, it pages a person, and that person runs this command.
 
-1. Refused while enough disks are left: then the approved repairs bring the cluster back (`check`).
-2. The recovery's hands are kept off the nodes; questions of theirs are declined, a repair under way is waited for.
+1. It is refused while enough disks are left: then approved repairs restore the cluster (`require_loss`).
+2. Recovery of the nodes is paused: their open questions are declined, and a running repair is waited for.
 3. Nodes and disks of the role are replaced, and form a cluster. Kafka's offsets begin at zero again, so the stream's
-   checkpoint, which counts on from the old ones, goes with them: the Spark master's disk.
-4. Topics and tables are made. Cassandra's baselines are built again from the end-of-day files, and then every trade
-   file of S3 is replayed; a trade keeps its identity, so what is stored already stays as it is.
+   checkpoint, which continues the old ones, is removed with them: the Spark master's disk.
+4. Topics and tables are created. Cassandra's baselines are built again from the end-of-day files, and then every trade
+   file of S3 is replayed. A trade keeps its identity, so rows that are stored already stay as they are.
 
-Killed at any point, the same command goes on: a mark says that the disks there are those that it was putting in.
+It may be killed at any point and run again: a mark shows that the disks are those that it was creating.
 """
 
 from __future__ import annotations
@@ -121,21 +121,21 @@ def replaced_nodes(context: Context, role: Role) -> list[Node]:
 
 def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progress) -> None:
     """Decline what the node's repair asks, and wait until nobody repairs it; raises StepFailed at the deadline."""
-    told = False
+    has_printed = False
 
-    def free() -> bool:
-        nonlocal told
+    def has_lease() -> bool:
+        nonlocal has_printed
         airflow.answer_all([watch_of(node.name)], DECLINE)
         try:
             context.store.acquire_lease(node.name, HOLDER, manual_mode.LIMIT_S, fresh_token=True)
-        except LeaseHeld as held:
-            if not told:
-                progress.say(str(held))
-            told = True
+        except LeaseHeld as error:
+            if not has_printed:
+                progress.say(str(error))
+            has_printed = True
             return False
         return True
 
-    if not wait_until(free, REPAIR_DEADLINE_S, pause=1.0):
+    if not wait_until(has_lease, REPAIR_DEADLINE_S, pause=1.0):
         raise StepFailed(
             f"{node.name} is still being repaired after {REPAIR_DEADLINE_S:.0f} s: end that run in Airflow first"
         )
@@ -144,15 +144,15 @@ def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progres
 def form_cluster(context: Context, role: Role, nodes: Sequence[Node], progress: Progress) -> None:
     """Replace the nodes and their disks, and let them form a cluster with its topics or tables."""
     with progress.step("Terraform: new nodes, new disks"):
-        begun = forming_file(context.settings, role)
-        begun.parent.mkdir(parents=True, exist_ok=True)
-        begun.touch()
+        mark = forming_file(context.settings, role)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         formed_file(context.settings, role).unlink(missing_ok=True)
         context.terraform().replace(terraform_addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
         bootstrap.converge(context)
         formed_file(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
-        begun.unlink()
+        mark.unlink()
         context.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(context.fleet)

@@ -232,8 +232,8 @@ def _read_replicas(settings: Settings) -> Document:
 def _read_intake(settings: Settings) -> Document:
     from kintsugi.pipeline.ingest.intake_monitor import rules_from  # numpy
 
-    found = IntakeStore(store_dsn(settings), patience=LOOK).report()
-    report = IntakeReport.from_json(found[1]) if found else None
+    record = IntakeStore(store_dsn(settings), patience=LOOK).report()
+    report = IntakeReport.from_json(record[1]) if record else None
     return assess_intake(report, rules_from(), datetime.now(UTC)).to_json()
 
 
@@ -250,8 +250,8 @@ def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """The state of the stream as on Pipeline Health, from samples, oldest first; None if the newest is too old."""
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
-    seen = flow.stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
-    return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
+    view = flow.stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
+    return {"level": view.level.value, "said": f"{view.sentence} {view.advice}"}
 
 
 def _or_none(ask: Callable[[], Answered]) -> Answered | None:
@@ -264,22 +264,24 @@ def _or_none(ask: Callable[[], Answered]) -> Answered | None:
 
 def find_problems(document: Document) -> list[str]:
     """What is not healthy, a short phrase each; an Airflow or a store without an answer is not healthy."""
-    found = [said for node in document["nodes"] if (said := _node_problem(node))]
+    phrases = [phrase for node in document["nodes"] if (phrase := _node_problem(node))]
     parts = document["control_plane"]
-    found += [f"{name} is {part['state']}" for name, part in parts.items() if part["state"] != "RUNNING"]
+    phrases += [f"{name} is {part['state']}" for name, part in parts.items() if part["state"] != "RUNNING"]
     health = {name: state for name, state in document["airflow"].items() if name != "url"}
-    found += [f"{name} is {state}" for name, state in health.items() if state != "healthy"]
-    found += [] if health else ["Airflow does not answer"]
+    phrases += [f"{name} is {state}" for name, state in health.items() if state != "healthy"]
+    phrases += [] if health else ["Airflow does not answer"]
     for part in ("stream", "intake"):
-        seen = document.get(part) or {}
-        found += [f"{part}: {seen.get('said', '')}".rstrip(".")] if seen.get("level") == Severity.BAD else []
+        state = document.get(part) or {}
+        phrases += (
+            [f"{part}: {state.get('said', '')}".rstrip(".")] if state.get("level") == Severity.BAD else []
+        )
     if document["open_incidents"] is None:
-        found.append("the store does not answer")
+        phrases.append("the store does not answer")
     elif document["open_incidents"]:
-        found.append(f"{len(document['open_incidents'])} open incident(s)")
+        phrases.append(f"{len(document['open_incidents'])} open incident(s)")
     if not (document.get("record") or {"well": True})["well"]:
-        found.append("the record of the stream (above)")
-    return found
+        phrases.append("the record of the stream (above)")
+    return phrases
 
 
 def _node_problem(node: Document) -> str | None:

@@ -76,23 +76,23 @@ def run_in_foreground(
     ``say`` is called, and ``ready`` is there, while all is up. Raises KintsugiError when the control plane itself
     doesn't come up (or what hindered it), or its supervisor is gone: then whoever started this starts it again.
     """
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     ready.unlink(missing_ok=True)  # of a life that was killed
     plane = ControlPlane(settings)
     try:
-        while not told.is_set() and not ready.exists():
+        while not stopping.is_set() and not ready.exists():
             try:
                 start_installation(settings, console)
             except Exception as error:  # whatever stands in the fleet's way
                 if not plane.airflow.healthy():
                     raise
                 print(f"kintsugi: {error}; trying again in {RETRY_S:.0f} s", file=sys.stderr)
-                told.wait(RETRY_S)
+                stopping.wait(RETRY_S)
             else:
                 say()
                 ready.touch()
-        while not told.wait(LOOK_S):
+        while not stopping.wait(LOOK_S):
             if not plane.supervisor.answers():
                 raise StepFailed(f"the control plane's supervisor is gone: see {plane.supervisor.logs}")
     finally:

@@ -30,11 +30,11 @@ async def ask_master(settings: Settings, node: Node, ssh: Probe) -> list[PeerVie
     if node.role is not Role.SPARK_MASTER:
         return []
     fleet = settings.fleet
-    asked: list[Coroutine[None, None, PeerView | None]]
-    asked = [_ask_worker(settings, worker, node) for worker in fleet.of(Role.SPARK_WORKER)]
+    questions: list[Coroutine[None, None, PeerView | None]]
+    questions = [_ask_worker(settings, worker, node) for worker in fleet.of(Role.SPARK_WORKER)]
     if ssh.answer is not ProbeResult.OK:
-        asked += [_ask_driver(node), _watch_offsets(fleet)]
-    return [view for view in await asyncio.gather(*asked) if view is not None]
+        questions += [_ask_driver(node), _watch_offsets(fleet)]
+    return [view for view in await asyncio.gather(*questions) if view is not None]
 
 
 async def _ask_worker(settings: Settings, worker: Node, master: Node) -> PeerView | None:

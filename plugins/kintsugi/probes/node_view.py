@@ -172,11 +172,13 @@ def main(arguments: Sequence[str]) -> None:
     for look in (own, looks.add_parser("look")):
         look.add_argument("role", type=Role)
         look.add_argument("address")
-    given = parser.parse_args(arguments)
-    node = Node("looked-at-0", given.role, given.address, 0)
+    options = parser.parse_args(arguments)
+    node = Node("looked-at-0", options.role, options.address, 0)
     print(
         json.dumps(
-            _gather_view(given.conf, given.service, node) if given.look == "service" else _probe_target(node)
+            _gather_view(options.conf, options.service, node)
+            if options.look == "service"
+            else _probe_target(node)
         )
     )
 

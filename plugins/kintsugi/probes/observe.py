@@ -127,12 +127,12 @@ async def peer_views(
     a silent node knows anything, they are asked once more: the silent broker may have led the quorum. Without a second
     question the incident would be closed, and the watch would wait for another eight seconds of silence.
     """
-    asked = asyncio.create_task(ask_peers(settings.fleet, node, GOSSIP_WATCH_S))
+    asking = asyncio.create_task(ask_peers(settings.fleet, node, GOSSIP_WATCH_S))
     service, ssh = await first
     if running is False and service.answer is not ProbeResult.OK:
-        asked.cancel()
+        asking.cancel()
         return await ask_peers(settings.fleet, node, SECOND_LOOK_S)
-    views = await asked
+    views = await asking
     if service.answer is ProbeResult.OK:
         return views
     if {view.opinion for view in views} == {PeerOpinion.UNKNOWN}:
@@ -190,8 +190,8 @@ def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
     if uptime_s is not None and uptime_s > LOOP_S:
         return False
     ends = [
-        datetime.fromisoformat(found[1])
-        for found in re.finditer(
+        datetime.fromisoformat(match[1])
+        for match in re.finditer(
             rf"^(\S+ \S+),\d+ \w+ exited: {re.escape(service)} \(.*not expected\)$", init_log, re.MULTILINE
         )
     ]
@@ -200,15 +200,15 @@ def crash_loop(init_log: str, service: str, uptime_s: float | None) -> bool:
 
 def parse_init_state(status: str) -> tuple[str | None, float | None]:
     """Parse a line of ``supervisorctl status``; returns the state and the age of the process in seconds."""
-    found = re.search(
+    match = re.search(
         r"^\S+\s+([A-Z]+)\b(?:.*uptime (?:(\d+) days?, )?(\d+):(\d+):(\d+))?", status, re.MULTILINE
     )
-    if found is None:
+    if match is None:
         return None, None
-    if found[3] is None:
-        return found[1], None
-    days, hours, minutes, seconds = (int(number or 0) for number in found.groups()[1:])
-    return found[1], ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if match[3] is None:
+        return match[1], None
+    days, hours, minutes, seconds = (int(number or 0) for number in match.groups()[1:])
+    return match[1], ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def progress_of(role: Role, state: str | None, uptime_s: float | None, log: str, now: datetime) -> str | None:

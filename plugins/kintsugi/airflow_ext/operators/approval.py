@@ -1,4 +1,4 @@
-"""A human's yes or no to a repair that a guard refused, under "required actions" in Airflow."""
+"""A person's approval of a repair that a guard refused, under "required actions" in Airflow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ APPROVED_BY = "approved_by"
 
 
 class RepairApproval(HITLBranchOperator):
-    """Branches like its parent, and remembers who approved: XCom ``approved_by``, a user's name.
+    """Branches like its parent, and pushes the name of the user who approved as XCom ``approved_by``.
 
-    The parent's own result is the tasks to go on with; the journal wants the person.
+    The parent's own result is the next tasks only, and the journal needs the user.
     """
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A sensor that only hands a watch to the triggerer, where it also ends."""
+"""A sensor whose watch runs and ends in the triggerer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WatchSensor(BaseSensorOperator):
 
     It never holds a worker slot.
 
-    :param interval: seconds from one look to the next.
+    :param interval: seconds from one check to the next.
     :param max_watch: seconds after which the watch ends; then the task is skipped, and with it what follows.
     """
 

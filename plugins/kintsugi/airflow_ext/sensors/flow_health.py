@@ -1,4 +1,4 @@
-"""Wait until the flow looks sick, or until the streaming application is gone."""
+"""Wait until the stream counts as failed, or until the streaming application is gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class FlowHealthSensor(WatchSensor):
-    """Watches the flow by a FlowHealthTrigger.
+    """Watches the stream by a FlowHealthTrigger.
 
     Returns ``symptom`` (absent, stalled, growing), ``first_failed_at``, ``detected_at`` and ``evidence``.
     """

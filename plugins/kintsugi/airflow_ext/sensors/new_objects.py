@@ -1,8 +1,8 @@
 """Wait for new files in S3.
 
-Airflow's S3KeySensor answers "is there an object of this name?", and once the first file has come the
-answer is yes for ever. What starts an ingest is an object that has not been taken in, which only the
-ledger knows; hence this sensor. It looks in every bucket (`connections.data_sources`), and by the rule of the ingest.
+Airflow's S3KeySensor answers "is there an object of this name?"; after the first file the answer is always yes. An
+ingest must start for an object that is not ingested yet, which only the ledger knows. So there is this sensor. It scans
+every bucket (`connections.data_sources`) by the rule of the ingest.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from kintsugi.airflow_ext.triggers.new_objects import NewObjectsTrigger
 
 
 class NewObjectsSensor(BaseSensorOperator):
-    """Defers at once until there is a file that was not taken in; returns the keys. Holds no worker slot.
+    """Defers at once until there is a file that is not ingested; returns the keys. Holds no worker slot.
 
-    ``kind``: ``trades`` or ``eod``. ``interval``: seconds between two looks.
+    ``kind``: ``trades`` or ``eod``. ``interval``: seconds between two scans.
     """
 
     def __init__(self, *, kind: str, interval: float = 1.0, **kwargs: Any) -> None:

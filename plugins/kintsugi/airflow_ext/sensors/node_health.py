@@ -1,4 +1,4 @@
-"""Wait until a node looks sick."""
+"""Wait until a node counts as failed."""
 
 from __future__ import annotations
 

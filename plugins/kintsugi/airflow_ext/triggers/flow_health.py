@@ -1,4 +1,4 @@
-"""Watch the flow itself: that the streaming application runs, and that what is produced gets stored."""
+"""Watch the stream: the streaming application runs, and the messages on the topic are stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def flow_event(finding: FlowFinding) -> dict[str, Any]:
-    """A FlowFinding as JSON: ``symptom first_failed_at detected_at evidence``; times ISO 8601, UTC."""
+    """Return a FlowFinding as JSON: ``symptom first_failed_at detected_at evidence``; times ISO 8601, UTC."""
     return {
         "symptom": finding.symptom,
         "first_failed_at": finding.first_failed_at.isoformat(),
@@ -35,7 +35,7 @@ def flow_event(finding: FlowFinding) -> dict[str, Any]:
 
 
 def keep_sample(samples: FlowSamples, reading: FlowReading) -> None:
-    """Write the reading into the store for Pipeline Health's charts; a store that is away costs the sample only."""
+    """Write the reading to the database for Pipeline Health's charts; without the database only the sample is lost."""
     try:
         samples.add(FlowSample(reading.at, reading.running, reading.committed, reading.produced))
     except StoreUnavailable as error:
@@ -43,7 +43,7 @@ def keep_sample(samples: FlowSamples, reading: FlowReading) -> None:
 
 
 class FlowHealthTrigger(BaseTrigger):
-    """Reads the flow every ``interval`` seconds; it ends the task with its finding.
+    """Reads the stream's state every ``interval`` seconds; it ends the task with its finding.
 
     The fleet is read from the fleet file of the triggerer's environment at each start, so that a changed
     fleet is watched after a restart. After ``max_watch`` seconds without a finding the task is skipped.
@@ -55,7 +55,7 @@ class FlowHealthTrigger(BaseTrigger):
         self.max_watch = max_watch
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and the keyword arguments that make this trigger again."""
+        """Return the class path and the keyword arguments that create this trigger again."""
         kwargs = {"interval": self.interval, "max_watch": self.max_watch}
         return "kintsugi.airflow_ext.triggers.flow_health.FlowHealthTrigger", kwargs
 
@@ -67,7 +67,7 @@ class FlowHealthTrigger(BaseTrigger):
         yield end_of_watch(None if finding is None else flow_event(finding))
 
     async def watch(self) -> FlowFinding | None:
-        """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
+        """Read until the first finding, and return it; None after ``max_watch`` seconds without one."""
         settings = load_settings()
         fleet, samples = settings.fleet, FlowSamples(store_dsn(settings))
         watch, clock = StreamProgressDetector(), asyncio.get_running_loop().time
@@ -84,7 +84,7 @@ class FlowHealthTrigger(BaseTrigger):
 
 
 class StreamAbsentTrigger(BaseTrigger):
-    """Waits until the Spark master says ``times`` times in a row that no streaming application holds a core.
+    """Waits until the Spark master reports ``times`` times in a row that no streaming application holds a core.
 
     It ends the task with ``{"absent": True, "detail": …}``; after ``max_watch`` seconds the task is skipped. A
     master that doesn't answer says nothing: it has a watch of its own, and the application runs on without
@@ -98,7 +98,7 @@ class StreamAbsentTrigger(BaseTrigger):
         self.max_watch = max_watch
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and the keyword arguments that make this trigger again."""
+        """Return the class path and the keyword arguments that create this trigger again."""
         kwargs = {"interval": self.interval, "times": self.times, "max_watch": self.max_watch}
         return "kintsugi.airflow_ext.triggers.flow_health.StreamAbsentTrigger", kwargs
 
@@ -110,17 +110,17 @@ class StreamAbsentTrigger(BaseTrigger):
         yield end_of_watch(None if detail is None else {"absent": True, "detail": detail})
 
     async def watch(self) -> str | None:
-        """What the master said when the application was absent; None after ``max_watch`` seconds."""
+        """Return the master's answer when the application was absent; None after ``max_watch`` seconds."""
         (master, *_), clock = load_fleet().of(Role.SPARK_MASTER), asyncio.get_running_loop().time
-        ends_s, absent, seen = clock() + self.max_watch, 0, False
+        ends_s, absent, was_present = clock() + self.max_watch, 0, False
         while clock() < ends_s:
             probe = await probe_stream(master)
             if probe.answer is ProbeResult.OK:
-                absent, seen = 0, True
+                absent, was_present = 0, True
             elif probe.answer is ProbeResult.WRONG:
                 absent += 1
-            # One that ran may be on its way back; one that was never seen is hardly worth waiting for.
-            if absent >= (self.times if seen else min(2, self.times)):
+            # An application that ran may be starting again. For one that was never seen, the wait is short.
+            if absent >= (self.times if was_present else min(2, self.times)):
                 return probe.detail
             await asyncio.sleep(self.interval)
         return None

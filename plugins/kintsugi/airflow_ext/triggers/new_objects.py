@@ -1,4 +1,4 @@
-"""Wait for objects in S3 that have not been taken in: by the ledger for trades, by manifests for the rest."""
+"""Wait for objects in S3 that are not ingested yet: by the ledger for trades, by manifests for end-of-day files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ KINDS = ("trades", "eod")
 
 
 def make_scan(kind: str) -> Callable[[], list[str]]:
-    """A function that lists the files of this kind that wait to be taken in; it blocks.
+    """Return a function that lists the files of this kind that wait for the ingest; it blocks.
 
-    Trade files by key, end-of-day files as ``s3://bucket/key``.
+    It returns trade files by key, end-of-day files as ``s3://bucket/key``.
     """
     from kintsugi.pipeline.stream import baselines  # numpy
 
@@ -33,14 +33,14 @@ def make_scan(kind: str) -> Callable[[], list[str]]:
         return lambda: baselines.pending_uris(s3, sources)
     ledger = IngestLedger(store_dsn(settings))
     ledger.migrate()
-    lookout = PendingFileScanner(sources, ledger)
-    return lambda: [item.key for item in lookout.pending()]
+    scanner = PendingFileScanner(sources, ledger)
+    return lambda: [item.key for item in scanner.pending()]
 
 
 class NewObjectsTrigger(BaseTrigger):
-    """Looks every ``interval`` seconds; its one event is ``{"keys": [...]}`` as soon as there is a new file.
+    """Scans every ``interval`` seconds; its one event is ``{"keys": [...]}`` as soon as there is a new file.
 
-    ``kind``: ``trades`` or ``eod``. When S3 or the store doesn't answer it says so once and goes on looking.
+    ``kind``: ``trades`` or ``eod``. If S3 or the database doesn't answer, it logs that once and goes on.
     """
 
     def __init__(self, *, kind: str, interval: float = 1.0) -> None:
@@ -51,30 +51,30 @@ class NewObjectsTrigger(BaseTrigger):
         self.interval = interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and the keyword arguments that make this trigger again."""
+        """Return the class path and the keyword arguments that create this trigger again."""
         return f"{type(self).__module__}.{type(self).__qualname__}", {
             "kind": self.kind,
             "interval": self.interval,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is a new file."""
+        """Scan until there is a new file."""
         yield TriggerEvent({"keys": await self.wait()})  # type: ignore[no-untyped-call]
 
     async def wait(self) -> list[str]:
-        """The keys of the new files, as soon as there are any."""
-        look: Callable[[], list[str]] | None = None
-        said = ""
+        """Return the keys of the new files, as soon as there are any."""
+        scan: Callable[[], list[str]] | None = None
+        last_error = ""
         while True:
             try:
-                if look is None:
-                    look = await asyncio.to_thread(make_scan, self.kind)
-                keys = await asyncio.to_thread(look)
+                if scan is None:
+                    scan = await asyncio.to_thread(make_scan, self.kind)
+                keys = await asyncio.to_thread(scan)
                 if keys:
                     return keys
-                said = ""
+                last_error = ""
             except Exception as error:  # noqa: BLE001 - whatever S3 or the store raise, they may be back soon
-                if str(error) != said:
-                    log.warning("cannot look for new %s files: %s; will look again", self.kind, error)
-                said = str(error)
+                if str(error) != last_error:
+                    log.warning("cannot look for new %s files: %s; trying again", self.kind, error)
+                last_error = str(error)
             await asyncio.sleep(self.interval)

@@ -1,4 +1,4 @@
-"""Watch one node until it looks sick."""
+"""Watch one node until it counts as failed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Outcome = TypeVar("Outcome")
 
 
 def finding_event(finding: Finding) -> dict[str, Any]:
-    """A Finding as JSON: ``node symptom first_failed_at detected_at evidence late_s``; times ISO 8601, UTC."""
+    """Return a Finding as JSON: ``node symptom first_failed_at detected_at evidence late_s``; times ISO 8601, UTC."""
     event = asdict(finding)
     event["symptom"] = str(finding.symptom)
     event["first_failed_at"] = finding.first_failed_at.isoformat()
@@ -43,10 +43,10 @@ def finding_event(finding: Finding) -> dict[str, Any]:
 class NodeHealthTrigger(BaseTrigger):
     """Probes a node every ``interval`` seconds; it ends the task with its finding.
 
-    Beside that, and more seldom, the clock of a service that lives by it is compared (``kintsugi.probes.clock_skew``).
+    Beside that it compares the clock of a service that depends on it (``kintsugi.probes.clock_skew``), less often.
     ``name``, ``address``, ``role`` and ``ssh_port`` describe the node, so that the triggerer needs no fleet
     file. After ``max_watch`` seconds without a finding the task is skipped: a run that never ends would
-    never see a new version of its DAG.
+    never use a new version of its DAG.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class NodeHealthTrigger(BaseTrigger):
         self.max_watch = max_watch
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and the keyword arguments that make this trigger again."""
+        """Return the class path and the keyword arguments that create this trigger again."""
         return (
             "kintsugi.airflow_ext.triggers.node_health.NodeHealthTrigger",
             {
@@ -92,7 +92,7 @@ class NodeHealthTrigger(BaseTrigger):
         yield end_of_watch(None if finding is None else finding_event(finding))
 
     async def watch(self) -> Finding | None:
-        """The watch itself: the first finding, or None after ``max_watch`` seconds without one."""
+        """Probe until the first finding, and return it; None after ``max_watch`` seconds without one."""
         watch = FailureDetector(Rules(silence_s=self.silence))
         clock = asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
@@ -105,34 +105,31 @@ class NodeHealthTrigger(BaseTrigger):
                     return finding
                 if clock_watch.done():
                     return clock_watch.result()
-                # Paced from the start of the last probe: three refusals then span two seconds, not more.
+                # Timed from the start of the last probe, so that three refusals span two seconds and not more.
                 await asyncio.sleep(max(0.0, started_s + self.interval - clock()))
         return None
 
     async def watch_clock(self) -> Finding:
-        """Compare the clock now and then; returns when it is wrong. Never, for a role whose clock does no harm."""
+        """Compare the clock regularly; returns when it is wrong. Never returns for a role whose clock does no harm."""
         every_s = clocks.EVERY_S.get(self.node.role)
         while True:
             await asyncio.sleep(MAX_WATCH_S if every_s is None else every_s)
             looked_at = datetime.now(UTC)
             try:
-                off = clocks.is_skewed(await clocks.seconds_ahead(load_settings(), self.node))
-            except (
-                KintsugiError,
-                OSError,
-            ) as error:  # a look that fails must not end the watch over the node itself
+                skew = clocks.is_skewed(await clocks.seconds_ahead(load_settings(), self.node))
+            except (KintsugiError, OSError) as error:  # it must not end the watch of the node itself
                 log.warning("the clock of %s could not be compared: %s", self.node.name, error)
                 continue
-            if off is not None:
+            if skew is not None:
                 now = datetime.now(UTC)
                 return Finding(
-                    self.node.name, Symptom.CLOCK_WRONG, looked_at, now, (f"{now:%H:%M:%S} {off}",)
+                    self.node.name, Symptom.CLOCK_WRONG, looked_at, now, (f"{now:%H:%M:%S} {skew}",)
                 )
 
 
 @asynccontextmanager
 async def run_beside(work: Coroutine[Any, Any, Outcome]) -> AsyncIterator[asyncio.Task[Outcome]]:
-    """Let ``work`` run as long as the block does; it is cancelled at the end."""
+    """Run ``work`` beside the block; it is cancelled at the end of the block."""
     task = asyncio.create_task(work)
     try:
         yield task

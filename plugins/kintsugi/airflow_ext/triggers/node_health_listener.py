@@ -1,4 +1,4 @@
-"""How a watch ends: in the triggerer itself, so that no worker has to start only to say what was found."""
+"""The end of a watch: in the triggerer itself, so that no worker has to start only to report the finding."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from airflow.triggers.base import BaseTaskEndEvent, TaskSkippedEvent, TaskSucces
 
 
 def end_of_watch(finding: Mapping[str, Any] | None) -> BaseTaskEndEvent:
-    """The sensor ends with ``finding`` as what it returned; skipped, with all that follows, when there was none."""
+    """Return the event that ends the sensor with ``finding`` as its result; None skips it and all that follows."""
     if finding is None:
         return TaskSkippedEvent()
     return TaskSuccessEvent(xcoms={BaseXCom.XCOM_RETURN_KEY: dict(finding)})
 
 
 def finding_of(returned: Any) -> dict[str, Any] | None:
-    """The finding that such a sensor returned, as a task after it gets it; None when there is none.
+    """Return the finding from the result of such a sensor, as the next task gets it; None if there is none.
 
-    What ends a task in the triggerer is encoded twice by Airflow 3.3.2 (``TaskInstance.xcom_push``), what a worker
-    returns once.
+    Airflow 3.3.2 encodes the result of a task that ends in the triggerer twice (``TaskInstance.xcom_push``), and the
+    result of a worker once.
     """
     value = json.loads(returned) if isinstance(returned, str) else returned
     return value if isinstance(value, dict) else None

@@ -190,9 +190,9 @@ def expire_quarantine(settings: Settings, now: datetime) -> list[Path]:
 
     Returns the deleted parts. Parts that were never held stay: `purge_quarantine` limits them.
     """
-    held = [path for path in settings.quarantine.glob("*.[0-9]*") if (path / HELD).exists()]
+    held_parts = [path for path in settings.quarantine.glob("*.[0-9]*") if (path / HELD).exists()]
     deleted = []
-    for path in sorted(held, key=lambda path: path.name.rpartition(".")[0].rpartition(".")[2]):
+    for path in sorted(held_parts, key=lambda path: path.name.rpartition(".")[0].rpartition(".")[2]):
         if not is_held(path, now) or shutil.disk_usage(settings.quarantine).free < HELD_ROOM:
             shutil.rmtree(path, ignore_errors=True)
             deleted.append(path)

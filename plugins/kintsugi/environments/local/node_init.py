@@ -37,11 +37,11 @@ def kept_paths(settings: Settings, name: str) -> dict[Path, bool]:
     programs = [settings.repository, Path(sys.prefix), Path(sys.base_prefix)]
     if os.environ.get("JAVA_HOME"):
         programs.append(Path(os.environ["JAVA_HOME"]))
-    kept = {path.resolve(): True for path in programs}
-    kept[settings.cache.resolve()] = False
-    kept[settings.node_root(name).resolve()] = True
-    kept[settings.node_volume(name).resolve()] = True
-    return {path: writable for path, writable in kept.items() if path.exists()}
+    paths = {path.resolve(): True for path in programs}
+    paths[settings.cache.resolve()] = False
+    paths[settings.node_root(name).resolve()] = True
+    paths[settings.node_volume(name).resolve()] = True
+    return {path: writable for path, writable in paths.items() if path.exists()}
 
 
 def hide_the_rest(settings: Settings, name: str) -> None:
@@ -49,8 +49,8 @@ def hide_the_rest(settings: Settings, name: str) -> None:
 
     These directories are opened first: a descriptor still reaches a directory below a mask.
     """
-    kept = kept_paths(settings, name)
-    handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in kept}
+    paths = kept_paths(settings, name)
+    handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in paths}
     private = settings.node_root(name) / "tmp"
     private.mkdir(mode=0o700, exist_ok=True)
     state = settings.state.resolve()
@@ -60,10 +60,10 @@ def hide_the_rest(settings: Settings, name: str) -> None:
     _mount_directory("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
     masks = [_TMP, _RUN, state]
     for path, handle in sorted(handles.items()):
-        if any(path.is_relative_to(mask) for mask in masks) or not kept[path]:
+        if any(path.is_relative_to(mask) for mask in masks) or not paths[path]:
             path.mkdir(parents=True, exist_ok=True)
             _mount_directory(f"/proc/self/fd/{handle}", path, None, _MS_BIND | _MS_REC)
-        if not kept[path]:
+        if not paths[path]:
             _mount_directory("none", path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
         os.close(handle)
     (_RUN / "sshd").mkdir(mode=0o755)  # sshd under root needs it for privilege separation

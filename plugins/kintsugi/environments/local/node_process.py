@@ -127,24 +127,24 @@ def kill_all(settings: Settings, name: str, timeout_s: float = 10.0) -> None:
 
     Raises StepFailed, which names the survivors, if some outlive ``timeout_s``.
     """
-    seen = {pid: start_time(pid) for pid in member_pids(settings, name)}
+    starts = {pid: start_time(pid) for pid in member_pids(settings, name)}
     record = read_record(settings, name)
     if record is not None:
         signal_process(record.pid, signal.SIGKILL, record.start_time)
     deadline = time.monotonic() + timeout_s
-    while alive := _surviving_pids(settings, name, seen):
+    while alive := _surviving_pids(settings, name, starts):
         if time.monotonic() > deadline:
             raise StepFailed(f"{name}: processes {alive} outlived SIGKILL for {timeout_s:.0f} s; see ps -fp")
         for pid in alive:
-            signal_process(pid, signal.SIGKILL, seen[pid])
+            signal_process(pid, signal.SIGKILL, starts[pid])
         time.sleep(0.02)
 
 
-def _surviving_pids(settings: Settings, name: str, seen: dict[int, int | None]) -> list[int]:
+def _surviving_pids(settings: Settings, name: str, starts: dict[int, int | None]) -> list[int]:
     """Return the processes that were seen and still run: one that is ending has no environment any more."""
     for pid in member_pids(settings, name):
-        seen.setdefault(pid, start_time(pid))
-    return [pid for pid, start in seen.items() if start is not None and start_time(pid) == start]
+        starts.setdefault(pid, start_time(pid))
+    return [pid for pid, start in starts.items() if start is not None and start_time(pid) == start]
 
 
 def signal_all(settings: Settings, name: str, number: signal.Signals, *, stopped: bool) -> int:
