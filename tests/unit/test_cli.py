@@ -50,7 +50,8 @@ def test_deliberate_error_is_a_line_on_stderr(
     assert cli.main(["status"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("kintsugi: cannot read the fleet file")
+    assert captured.err.startswith("kintsugi: ")
+    assert str(tmp_path / "nowhere.yaml") in captured.err
     assert captured.err.count("\n") == 1
 
 
@@ -75,7 +76,7 @@ def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
 
 def test_a_release_command_says_how_many_digests_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["release", "show"]) == 1
-    assert "takes 1 digests, not 0" in capsys.readouterr().err
+    assert {"1", "0"} <= set(re.findall(r"\d+", capsys.readouterr().err))
 
 
 def test_status_is_json_when_the_environment_says_so(

@@ -69,7 +69,7 @@ def verify_synthetic_trade(
 def verify_clock(settings: Settings, node: Node) -> str:
     """Verify that the clock of ``node`` agrees with its peers; raises StepFailed if it doesn't."""
     ahead = asyncio.run(clock_skew.seconds_ahead(settings, node))
-    if (off := clock_skew.is_skewed(ahead)) is not None:
+    if (off := clock_skew.describe_skew(ahead)) is not None:
         raise StepFailed(f"{node.name} serves, but {off}")
     if ahead is None:
         raise StepFailed(f"{node.name} serves, but its clock could not be read")

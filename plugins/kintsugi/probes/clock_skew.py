@@ -52,7 +52,7 @@ async def seconds_ahead(settings: Settings, node: Node) -> float | None:
     return own - statistics.median([0.0, *(ahead for ahead in peers if ahead is not None)])
 
 
-def is_skewed(ahead: float | None) -> str | None:
+def describe_skew(ahead: float | None) -> str | None:
     """Return half a sentence if a clock that is ``ahead`` by so many seconds is wrong, else None."""
     if ahead is None or abs(ahead) <= TOLERANCE_S:
         return None

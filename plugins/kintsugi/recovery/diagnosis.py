@@ -36,7 +36,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from kintsugi.core.observation import Headroom, Observation, PeerOpinion, ProbeResult
-from kintsugi.probes.clock_skew import is_skewed
+from kintsugi.probes.clock_skew import describe_skew
 
 HANG_AFTER = timedelta(seconds=8)
 """A shorter silence is a pause. Pauses of up to 5 s are allowed; from 8 s on the service counts as hung."""
@@ -102,7 +102,7 @@ def diagnose(observation: Observation) -> Diagnosis:
 
 def _serving(seen: Observation) -> Diagnosis:
     """Rule 1: the service answers."""
-    if (off := is_skewed(seen.clock_ahead_s)) is not None:
+    if (off := describe_skew(seen.clock_ahead_s)) is not None:
         return _say(FailureMode.CLOCK_WRONG, f"{seen.node} answers, but {off}")
     return _say(FailureMode.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
 

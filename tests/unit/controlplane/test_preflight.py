@@ -83,7 +83,7 @@ def test_what_the_installation_holds_already_isnt_asked_for_again(
 ) -> None:
     monkeypatch.setattr(preflight, "STATE_NEEDS", 2**60)
     monkeypatch.setattr(preflight, "MEMORY_NEEDS", 2**60)
-    with pytest.raises(PreflightError, match="too little disk"):
+    with pytest.raises(PreflightError, match=rf"{settings.state}.* GiB"):
         preflight.check_preflight(settings)
     monkeypatch.setattr(LocalPlatform, "running", lambda _, name: name == "kafka-1")
     preflight.check_preflight(settings)
@@ -99,16 +99,16 @@ def test_every_obstacle_has_a_line_of_its_own(
     with pytest.raises(PreflightError) as caught:
         preflight.check_preflight(empty_cache)
     lines = str(caught.value).splitlines()
-    wanted = (
-        "no Java is installed",
-        "ssh is not installed",
-        "jars of",
-        "too little disk",
-        "too little memory",
+    facts = (
+        "openjdk",
+        "openssh-client",
+        str(empty_cache.artifacts),
+        f"{settings.state}:",
+        "memory",
         "port 9092",
     )
-    for text in wanted:
-        assert sum(text in line for line in lines) == 1, (text, lines)
+    for fact in facts:
+        assert sum(fact in line for line in lines) == 1, (fact, lines)
 
 
 def test_another_java_is_refused_with_both_versions(
@@ -118,7 +118,7 @@ def test_another_java_is_refused_with_both_versions(
     java.write_text("#!/bin/sh\necho 'openjdk version \"21.0.4\" 2024-07-16' >&2\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(PreflightError, match="Java 21 is first on the PATH, Cassandra needs 17"):
+    with pytest.raises(PreflightError, match=r"\b21\b.*\b17\b"):
         preflight.check_preflight(settings)
 
 
@@ -126,5 +126,5 @@ def test_another_java_is_refused_with_both_versions(
 def test_state_where_the_postgres_user_cannot_go_is_refused(settings: Settings, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(PreflightError, match="closed to other users"):
+    with pytest.raises(PreflightError, match=rf"{closed}.*KINTSUGI_STATE"):
         preflight.check_preflight(dataclasses.replace(settings, state=closed / "state"))

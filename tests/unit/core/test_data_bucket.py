@@ -48,16 +48,16 @@ def test_bucket_and_prefix_come_from_the_connection(made: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "field"),
     [
         ({"conn_type": "aws"}, "bucket_name"), (fields(bucket_name="s3://acme/x"), "bucket_name"),
         (fields(bucket_name=7), "bucket_name"), (fields(prefix="/vendor"), "prefix"), (fields(prefix=7), "prefix"),
-        ({"extra": {"service_config": {"s3": "acme"}}}, "JSON object"), ({"extra": "{s3cret"}, "JSON object"),
-        ({"extra": {"service_config": ["s3"]}}, "JSON object"),
+        ({"extra": {"service_config": {"s3": "acme"}}}, "service_config"), ({"extra": "{s3cret"}, "service_config"),
+        ({"extra": {"service_config": ["s3"]}}, "service_config"),
     ],
 )  # fmt: skip
-def test_a_connection_that_leads_nowhere_is_refused(made: Any, found: dict[str, Any], said: str) -> None:
-    with pytest.raises(KintsugiError, match=said) as error:
+def test_a_connection_that_leads_nowhere_is_refused(made: Any, found: dict[str, Any], field: str) -> None:
+    with pytest.raises(KintsugiError, match=field) as error:
         user_source(found)
     assert "s3cret" not in str(error.value)
 

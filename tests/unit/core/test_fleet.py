@@ -62,35 +62,36 @@ def test_endpoints_are_a_bootstrap_list(fleet: Fleet) -> None:
 
 
 def test_an_unknown_node_is_answered_with_the_known_ones(fleet: Fleet) -> None:
-    with pytest.raises(FleetError, match=r"'kafka-9'.*known are: kafka-1, kafka-2, spark-master-1"):
+    with pytest.raises(FleetError, match="kafka-9") as caught:
         fleet.node("kafka-9")
+    assert all(name in str(caught.value) for name in fleet.nodes)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "fact"),
     [
         (
             f"{KAFKA_1}\n  - {{name: kafka-1, role: kafka, address: 127.0.0.2}}",
-            "two nodes",
+            "kafka-1",
         ),
         (
             f"{KAFKA_1}\n  - {{name: kafka-2, role: kafka, address: 127.0.0.1}}",
-            "share",
+            "kafka-2.*kafka-1|kafka-1.*kafka-2",
         ),
-        ("- {name: kafka, role: kafka, address: 127.0.0.1}", "must end in a number"),
+        ("- {name: kafka, role: kafka, address: 127.0.0.1}", "'kafka'"),
         ("- {name: kafka-1, role: zookeeper, address: 127.0.0.1}", "zookeeper"),
         ("- {name: kafka-1, role: kafka, address: nowhere}", "nowhere"),
         ("- {name: kafka-1, role: kafka}", "address"),
-        ("- just words", "malformed"),
+        ("- just words", ""),
         (
             "- {name: kafka-1, role: kafka, address: 127.0.0.1, protected: often}",
-            "must be true or false, not 'often'",
+            "kafka-1.*'often'",
         ),
     ],
 )
-def test_a_wrong_entry_is_named_with_its_file(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_entry_is_named_with_its_file(tmp_path: Path, text: str, fact: str) -> None:
     path = written(tmp_path, f"{HEAD}  {text}\n")
-    with pytest.raises(FleetError, match=said) as caught:
+    with pytest.raises(FleetError, match=fact) as caught:
         load_fleet(path)
     assert str(path) in str(caught.value)
 
@@ -102,7 +103,7 @@ def test_a_file_that_is_no_fleet_is_refused_in_one_line(tmp_path: Path, text: st
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match=r"cannot read the fleet file .*nothing-here"):
+    with pytest.raises(FleetError, match="nothing-here"):
         load_fleet(tmp_path / "nothing-here")
 
 

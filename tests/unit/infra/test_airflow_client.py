@@ -110,7 +110,7 @@ def test_unknown_dag_is_told_with_the_import_error_behind_it(api: Api, airflow: 
     trace = "Traceback\n  File x\nModuleNotFoundError: No module named 'pyspork'"
     errors = [{"filename": "dags/broken.py", "stack_trace": trace}]
     api.answers["GET", "/api/v2/importErrors"] = (200, {"import_errors": errors})
-    with pytest.raises(StepFailed, match=r"dags/broken\.py cannot be imported: .*pyspork"):
+    with pytest.raises(StepFailed, match=r"dags/broken\.py.*pyspork"):
         airflow.await_dag("broken", seconds=0.1)
 
 
@@ -128,7 +128,7 @@ def test_tasks_come_from_all_pages_in_order_of_their_start(api: Api, airflow: Ai
 
 def test_run_that_does_not_end_is_an_error_with_its_state(api: Api, airflow: Airflow) -> None:
     api.answers["GET", "/api/v2/dags/d/dagRuns/r"] = (200, {"state": "running"})
-    with pytest.raises(StepFailed, match="still running"):
+    with pytest.raises(StepFailed, match=r"\brunning\b"):
         airflow.await_run("d", "r", 0.05, pause=0.01)
     api.answers["GET", "/api/v2/dags/d/dagRuns/r"] = (200, {"state": "failed"})
     assert airflow.await_run("d", "r", 5) == "failed"
@@ -155,5 +155,6 @@ def test_health_names_what_is_not_well_and_is_empty_when_airflow_is_away(api: Ap
     away = Airflow("http://127.34.8.2:1", "admin", lambda: "right")
     assert away.health() == {}
     assert not away.healthy()
-    with pytest.raises(StepFailed, match="does not answer"):
+    with pytest.raises(StepFailed, match=r"127\.34\.8\.2:1") as caught:
         away.dags()
+    assert isinstance(caught.value.__cause__, OSError)

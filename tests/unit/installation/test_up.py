@@ -54,7 +54,7 @@ def test_down_never_deletes_what_is_not_kintsugis(settings: Settings, console: C
 def test_two_at_once_are_refused_with_the_pid_of_the_first(settings: Settings, console: Console) -> None:
     with (
         _hold_lock(settings),
-        pytest.raises(KintsugiError, match=r"another `kintsugi up` or `down`.*pid \d+"),
+        pytest.raises(KintsugiError, match=rf"pid {os.getpid()}\b"),
     ):
         remove_installation(settings, console)
     remove_installation(settings, console)
@@ -108,7 +108,9 @@ def test_what_stands_in_a_nodes_way_doesnt_end_the_healer(
     life.failures = [StepFailed("kafka-1 did not start"), OSError("no host")]
     run_in_foreground(settings, say=life.end, ready=life.ready)
     assert life.events == ["up False"] * 3 + ["said", "stop False"]
-    assert "kafka-1 did not start; trying again" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "kafka-1 did not start" in printed
+    assert "no host" in printed
 
 
 def test_a_control_plane_that_doesnt_come_up_ends_its_container(settings: Settings, life: Life) -> None:
@@ -120,7 +122,7 @@ def test_a_control_plane_that_doesnt_come_up_ends_its_container(settings: Settin
 
 def test_a_container_without_a_supervisor_ends_so_that_another_begins(settings: Settings, life: Life) -> None:
     life.answers = False
-    with pytest.raises(StepFailed, match="supervisor is gone"):
+    with pytest.raises(StepFailed, match=str(life.ready.parent)):
         run_in_foreground(settings, say=lambda: None, ready=life.ready)
     assert not life.ready.exists()
 

@@ -49,7 +49,7 @@ def test_init_state(status: str, state: str | None, uptime_s: float | None) -> N
 
 
 def test_a_process_that_just_began_is_on_its_way() -> None:
-    assert progress_of(Role.KAFKA, "RUNNING", 4, "", NOW) == "its process began 4 s ago"
+    assert "4 s" in str(progress_of(Role.KAFKA, "RUNNING", 4, "", NOW))
     assert progress_of(Role.KAFKA, "RUNNING", 400, "", NOW) is None
     assert progress_of(Role.KAFKA, "BACKOFF", 4, "", NOW) is None
     assert progress_of(Role.KAFKA, None, None, "", NOW) is None
@@ -105,7 +105,7 @@ def test_the_look_at_a_disk_says_whether_it_failed(tmp_path: Path) -> None:
 
 def test_a_start_that_gets_no_processor_is_a_start_all_the_same() -> None:
     started = NodeView(ServiceProcess(7, 1), cpu_s=2.0, listening=False)
-    assert "2.0 s of the 5 s" in str(observe._slow_start(Role.KAFKA, "RUNNING", started))
+    assert {"2.0", "5"} <= set(str(observe._slow_start(Role.KAFKA, "RUNNING", started)).split())
     assert observe._slow_start(Role.KAFKA, "RUNNING", replace(started, cpu_s=5.0)) is None
     assert observe._slow_start(Role.KAFKA, "RUNNING", replace(started, listening=True)) is None
     assert observe._slow_start(Role.KAFKA, "FATAL", started) is None
@@ -115,7 +115,7 @@ def test_a_start_that_gets_no_processor_is_a_start_all_the_same() -> None:
 def test_a_long_start_goes_on_as_long_as_its_log_advances() -> None:
     line = "2026-01-05T14:59:30.100Z INFO  [main] CommitLog - Replaying CommitLog-7-1.log"
     log = f"{line}\n2026-01-05T14:59:31.000Z INFO  [main] Other - something else\n\tat of a stack trace: Replaying \n"
-    assert progress_of(Role.CASSANDRA, "RUNNING", 300, log, NOW) == f"its log says: {line}"
+    assert progress_of(Role.CASSANDRA, "RUNNING", 300, log, NOW).endswith(line)
     assert progress_of(Role.SPARK_WORKER, "RUNNING", 300, log, NOW) is None
 
 

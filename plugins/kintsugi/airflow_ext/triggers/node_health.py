@@ -116,7 +116,7 @@ class NodeHealthTrigger(BaseTrigger):
             await asyncio.sleep(MAX_WATCH_S if every_s is None else every_s)
             looked_at = datetime.now(UTC)
             try:
-                skew = clocks.is_skewed(await clocks.seconds_ahead(load_settings(), self.node))
+                skew = clocks.describe_skew(await clocks.seconds_ahead(load_settings(), self.node))
             except (KintsugiError, OSError) as error:  # it must not end the watch of the node itself
                 log.warning("the clock of %s could not be compared: %s", self.node.name, error)
                 continue
