@@ -36,11 +36,12 @@ with DAG(
 ) as dag:
 
     @task(
+        task_id="compare",
         execution_timeout=timedelta(hours=5),
         max_active_tis_per_dagrun=1,  # one at a time: each makes all its replicas read their disks
         map_index_template="{{ task.op_kwargs['node'] }}",
     )
-    def compare(node: str, **context: object) -> str:
+    def repair_replicas(node: str, **context: object) -> str:
         """Repair the primary ranges of one node; returns a sentence about the result."""
         from kintsugi.operations.cassandra_repair import repair_tonight
         from kintsugi.operations.context import Context
@@ -48,4 +49,4 @@ with DAG(
         run = context["dag_run"]
         return repair_tonight(Context.from_environment(), node, by=f"{run.dag_id}/{run.run_id}")  # type: ignore[attr-defined]
 
-    compare.expand(node=[node.name for node in load_fleet().of(Role.CASSANDRA)])
+    repair_replicas.expand(node=[node.name for node in load_fleet().of(Role.CASSANDRA)])

@@ -48,8 +48,8 @@ with DAG(
         task_id="new_file", kind="eod", interval=5.0, timeout=timedelta(days=7).total_seconds()
     )
 
-    @task(execution_timeout=timedelta(minutes=2))
-    def package() -> str:
+    @task(task_id="package", execution_timeout=timedelta(minutes=2))
+    def zip_modules() -> str:
         """Zip the modules that Spark's Python needs; returns the path."""
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.stream import submission
@@ -73,4 +73,4 @@ with DAG(
         outlets=[BASELINE],
         execution_timeout=timedelta(minutes=30),
     )
-    new_file >> package() >> statistics
+    new_file >> zip_modules() >> statistics

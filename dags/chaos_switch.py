@@ -34,8 +34,8 @@ with DAG(
     },
 ) as dag:
 
-    @task
-    def switch(**context: object) -> str:
+    @task(task_id="switch")
+    def set_chaos_flag(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
         from kintsugi.chaos.command import resume, stop
         from kintsugi.operations.context import Context
@@ -45,4 +45,4 @@ with DAG(
             return resume(Context.from_environment())
         return stop(Context.from_environment(), user=user or "somebody", reason=params["reason"])  # type: ignore[index]
 
-    switch()
+    set_chaos_flag()

@@ -44,8 +44,8 @@ with DAG(
     },
 ) as dag:
 
-    @task(retries=1, retry_delay=timedelta(seconds=30))
-    def compare(**context: object) -> str:
+    @task(task_id="compare", retries=1, retry_delay=timedelta(seconds=30))
+    def compare_servers(**context: object) -> str:
         """Compare every server; fails while a file differs."""
         from kintsugi.operations.context import Context
         from kintsugi.releases import drift
@@ -58,4 +58,4 @@ with DAG(
             raise AirflowFailException(str(report))
         return str(report)
 
-    compare()
+    compare_servers()

@@ -30,8 +30,8 @@ with DAG(
     default_args={"owner": "kintsugi", "retries": 2, "retry_delay": timedelta(minutes=5)},
 ) as dag:
 
-    @task(execution_timeout=timedelta(hours=1))
-    def expire() -> int:
+    @task(task_id="expire", execution_timeout=timedelta(hours=1))
+    def delete_expired() -> int:
         """Delete the expired archives; returns the number of objects."""
         from datetime import UTC, datetime
 
@@ -40,4 +40,4 @@ with DAG(
 
         return report.expire(Context.from_environment(), datetime.now(UTC))
 
-    expire()
+    delete_expired()

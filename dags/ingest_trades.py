@@ -63,8 +63,8 @@ with DAG(
 ) as dag:
     new_file = NewObjectsSensor(task_id="new_file", kind="trades", timeout=timedelta(days=7).total_seconds())
 
-    @task(execution_timeout=timedelta(hours=6))
-    def ingest() -> list[dict[str, Any]]:
+    @task(task_id="ingest", execution_timeout=timedelta(hours=6))
+    def ingest_files() -> list[dict[str, Any]]:
         """Send every pending file to Kafka; returns the results of the finished ones."""
         from kintsugi.core.connections import reachable_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
@@ -95,4 +95,4 @@ with DAG(
             check_manifest(s3, account)
         yield Metadata(TRADES, sum_up(accounts))
 
-    new_file >> check_manifests(ingest())
+    new_file >> check_manifests(ingest_files())

@@ -40,8 +40,8 @@ with DAG(
     },
 ) as dag:
 
-    @task
-    def flag(**context: object) -> str:
+    @task(task_id="flag")
+    def set_maintenance_flag(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
         from kintsugi.operations.context import Context
         from kintsugi.recovery.maintenance import set_healing
@@ -56,4 +56,4 @@ with DAG(
             user=user or "somebody",
         )
 
-    flag()
+    set_maintenance_flag()

@@ -41,8 +41,8 @@ with DAG(
     default_args={"owner": "kintsugi", "retries": 2, "retry_delay": timedelta(seconds=10)},
 ) as dag:
 
-    @task(execution_timeout=timedelta(minutes=30), on_failure_callback=page_on_failure)
-    def reconcile() -> dict[str, Any] | None:
+    @task(task_id="reconcile", execution_timeout=timedelta(minutes=30), on_failure_callback=page_on_failure)
+    def reconcile_new_files() -> dict[str, Any] | None:
         """Reconcile the files ingested since the last run; raises ReconciliationError when a trade is lost."""
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.reconcile.reconcile import reconcile_ingested
@@ -50,4 +50,4 @@ with DAG(
         account = reconcile_ingested(load_settings(), deadline_s=STREAM_DEADLINE_S)
         return account.to_json() if account else None
 
-    reconcile()
+    reconcile_new_files()

@@ -34,8 +34,8 @@ with DAG(
     params={"keys": Param([], type=["null", "array"], items={"type": "string"}, title="Keys of files")},
 ) as dag:
 
-    @task(execution_timeout=timedelta(minutes=5))
-    def redrive() -> list[str]:
+    @task(task_id="redrive", execution_timeout=timedelta(minutes=5))
+    def mark_files() -> list[str]:
         """Mark the chosen files to be ingested again; returns their keys."""
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.ingest.redrive import redrive_files
@@ -43,4 +43,4 @@ with DAG(
         keys = get_current_context()["params"]["keys"] or []
         return redrive_files(load_settings(), [key.strip() for key in keys if key.strip()])
 
-    redrive()
+    mark_files()

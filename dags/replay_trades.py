@@ -63,8 +63,8 @@ with DAG(
     },
 ) as dag:
 
-    @task(execution_timeout=timedelta(hours=12))
-    def replay() -> list[dict[str, Any]]:
+    @task(task_id="replay", execution_timeout=timedelta(hours=12))
+    def send_trades() -> list[dict[str, Any]]:
         """Send the chosen trades; returns the results by file."""
         from kintsugi.core.connections import data_sources, s3_client, store_dsn
         from kintsugi.core.fleet import Role
@@ -112,4 +112,4 @@ with DAG(
             check_manifest(s3, account)
         return sum_up(accounts)
 
-    check_manifests(replay())
+    check_manifests(send_trades())

@@ -56,8 +56,8 @@ with DAG(
     },
 ) as dag:
 
-    @task
-    def committing() -> str:
+    @task(task_id="committing")
+    def wait_for_cores() -> str:
         """Wait until the application has cores."""
         from kintsugi.operations import stream_driver
         from kintsugi.operations.context import Context
@@ -65,4 +65,4 @@ with DAG(
         return stream_driver.wait_until_running(Context.from_environment(), deadline_s=180)
 
     absent = StreamAbsentSensor(task_id="absent", execution_timeout=None)
-    absent >> StreamSubmitOperator(task_id="submit") >> committing()
+    absent >> StreamSubmitOperator(task_id="submit") >> wait_for_cores()

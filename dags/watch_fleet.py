@@ -71,8 +71,8 @@ def restart_stream() -> str:
     return stream_driver.restart_if_desired(Context.from_environment())
 
 
-@task
-def committing() -> str:
+@task(task_id="committing")
+def wait_for_cores() -> str:
     """Wait until the application has cores again."""
     from kintsugi.operations import stream_driver
     from kintsugi.operations.context import Context
@@ -80,7 +80,7 @@ def committing() -> str:
     return stream_driver.wait_until_running(Context.from_environment(), deadline_s=180)
 
 
-def watch(node: Node) -> DAG:
+def watch_node(node: Node) -> DAG:
     """The watch of one node: a sensor, then the recovery task group."""
     with DAG(
         dag_id=watch_of(node.name),
@@ -115,7 +115,11 @@ def watch_flow() -> DAG:
         tags=["kintsugi", "watch", "flow"],
         default_args=DEFAULTS,
     ) as dag:
-        FlowHealthSensor(task_id="flow_health", execution_timeout=None) >> restart_stream() >> committing()
+        (
+            FlowHealthSensor(task_id="flow_health", execution_timeout=None)
+            >> restart_stream()
+            >> wait_for_cores()
+        )
     return dag
 
 
@@ -125,4 +129,4 @@ if wanted in (None, "watch_flow"):
     flow_dag = watch_flow()
 for _node in load_fleet():
     if wanted in (None, watch_of(_node.name)):
-        globals()[watch_of(_node.name)] = watch(_node)
+        globals()[watch_of(_node.name)] = watch_node(_node)

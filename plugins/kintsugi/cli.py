@@ -243,77 +243,77 @@ def _parser() -> argparse.ArgumentParser:
         description="Install, watch and operate the pipeline. Experiments: python -m benchmarks.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    begun = add_command(commands, up)
-    begun.add_argument(
+    up_parser = add_command(commands, up)
+    up_parser.add_argument(
         "--stay",
         action="store_true",
         help="stay in the foreground; SIGTERM stops the control plane (for a container)",
     )
     for command in (unpause, down, artifacts):
         add_command(commands, command)
-    compared = add_command(commands, reconcile)
-    compared.add_argument(
+    reconcile_parser = add_command(commands, reconcile)
+    reconcile_parser.add_argument(
         "--wait",
         type=float,
         default=60,
         help="seconds to wait at most for trades that are still in Kafka; default: 60",
     )
-    compared.add_argument(
+    reconcile_parser.add_argument(
         "--repair",
         action="store_true",
         help="correct the wrong rows of derived tables",
     )
-    taken_again = add_command(commands, redrive)
-    taken_again.add_argument(
+    redrive_parser = add_command(commands, redrive)
+    redrive_parser.add_argument(
         "keys", nargs="*", help="S3 keys as `kintsugi status` shows them, without s3://bucket/"
     )
-    looked_at = add_command(commands, validate)
-    looked_at.add_argument("file", nargs="+", help="a local file, or s3://bucket/key")
-    looked_at.add_argument("--json", action="store_true", help="print the reports as JSON")
-    shown = add_command(commands, status)
-    told = add_command(commands, incident)
-    told.add_argument("id", help="id of the incident, as `kintsugi status` lists it")
-    for parser_ in (shown, told):
+    validate_parser = add_command(commands, validate)
+    validate_parser.add_argument("file", nargs="+", help="a local file, or s3://bucket/key")
+    validate_parser.add_argument("--json", action="store_true", help="print the reports as JSON")
+    status_parser = add_command(commands, status)
+    incident_parser = add_command(commands, incident)
+    incident_parser.add_argument("id", help="id of the incident, as `kintsugi status` lists it")
+    for parser_ in (status_parser, incident_parser):
         parser_.add_argument(
             "--format",
             choices=("text", "json"),
             default=os.environ.get("FORMAT", "text"),
             help="default: the environment variable FORMAT, or text",
         )
-    made = add_command(commands, generate)
-    made.add_argument("directory", type=Path, help="directory to write into")
-    made.add_argument(
+    generate_parser = add_command(commands, generate)
+    generate_parser.add_argument("directory", type=Path, help="directory to write into")
+    generate_parser.add_argument(
         "--day", type=date.fromisoformat, default=date(2024, 10, 8), help="trading day; default: 2024-10-08"
     )
-    made.add_argument(
+    generate_parser.add_argument(
         "--seed", type=parse_seed, default=1, help="the same seed writes the same files; default: 1"
     )
-    made.add_argument(
+    generate_parser.add_argument(
         "--trades", type=parse_count, default=100_000, help="approximate number of rows; default: 100000"
     )
-    made.add_argument(
+    generate_parser.add_argument(
         "--level",
         default="standard",
         help="how hard the injected behaviour is to detect: easy, standard, hard; default: standard",
     )
-    formed = add_command(commands, recreate_cluster)
-    formed.add_argument(
+    recreate_parser = add_command(commands, recreate_cluster)
+    recreate_parser.add_argument(
         "role", type=parse_role, choices=(Role.KAFKA, Role.CASSANDRA), help="role of the cluster"
     )
-    formed.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    stopped = add_command(commands, chaos_stop)
+    recreate_parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    stop_parser = add_command(commands, chaos_stop)
     for command in (chaos_resume, chaos_status):
         add_command(commands, command)
-    old = commands.add_parser("chaos")  # no help: the list of commands doesn't show it
-    old.set_defaults(command=old_chaos)
-    old.add_argument("what", choices=("stop", "resume", "status"))
-    for parser_ in (stopped, old):
+    old_chaos_parser = commands.add_parser("chaos")  # no help: the list of commands doesn't show it
+    old_chaos_parser.set_defaults(command=old_chaos)
+    old_chaos_parser.add_argument("what", choices=("stop", "resume", "status"))
+    for parser_ in (stop_parser, old_chaos_parser):
         parser_.add_argument(
             "--reason", default="no reason was given", help="shown to everyone whose faults are stopped"
         )
-    released = add_command(commands, release)
-    released.add_argument("what", choices=("build", "list", "show", "diff", "drift"), help="what to do")
-    released.add_argument(
+    release_parser = add_command(commands, release)
+    release_parser.add_argument("what", choices=("build", "list", "show", "diff", "drift"), help="what to do")
+    release_parser.add_argument(
         "digests", nargs="*", help="first digits of a digest; `show` takes one, `diff` one or two"
     )
     return parser

@@ -1,1 +1,1 @@
-"""What Airflow loads: sensors, triggers, operators, and the two task groups."""
+"""What Airflow loads: sensors, triggers, operators, the two task groups, and lazily built web applications."""

@@ -1,1 +1,1 @@
-"""Kafka's and Cassandra's protocols in frames, without a driver: for probes that must not wait for one."""
+"""Questions to one Kafka broker or one Cassandra node in its protocol, for probes that can't wait for a client."""
