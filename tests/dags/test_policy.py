@@ -37,6 +37,27 @@ def test_every_file_imports(dag_bag: Any) -> None:
     assert set(dag_bag.dags) == EXPECTED
 
 
+TASKS = {
+    "anti_entropy": {"compare"},
+    "build_baseline": {"new_file", "package", "statistics"},
+    "chaos_switch": {"switch"},
+    "check_drift": {"compare"},
+    "expire_archives": {"expire"},
+    "ingest_trades": {"new_file", "ingest", "check_manifests"},
+    "maintenance": {"flag"},
+    "reconcile_trades": {"reconcile"},
+    "redrive_files": {"redrive"},
+    "replay_trades": {"replay", "check_manifests"},
+    "stream_trades": {"absent", "submit", "committing"},
+    "watch_flow": {"flow_health", "restart_stream", "committing"},
+}
+"""The stored ids of tasks, which runbooks and earlier runs refer to; those of a recovery: test_recovery_wiring."""
+
+
+def test_the_ids_of_tasks_stay(dag_bag: Any) -> None:
+    assert {name: {task.task_id for task in dag_bag.dags[name].tasks} for name in TASKS} == TASKS
+
+
 def test_every_dag_has_runbook_tags_owner_and_bounded_tasks(dag_bag: Any) -> None:
     for dag in dag_bag.dags.values():
         assert len((dag.doc_md or "").strip().splitlines()) >= 5, f"{dag.dag_id}: no runbook"
