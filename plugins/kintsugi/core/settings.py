@@ -7,11 +7,13 @@ The artifact cache is shared and read-only for the nodes.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import REPOSITORY, Fleet, fleet_path, load_fleet
 
 KAFKA_PORT = 9092
@@ -26,6 +28,10 @@ KEYSPACE = "trades"
 TOPIC = "trades"
 DEAD_LETTER_TOPIC = "trades.dead-letter"
 CONSUMER_GROUP = "stream_trades"
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\"'\\]")
+"""What ends a line or a quoted word in a configuration file. sshd, supervisord and rsyslog read such files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,23 @@ def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     Without it, a user's proxy or package index would be known neither to Airflow nor to a node.
     """
     names = environment.get("KINTSUGI_INHERIT", "").split(",")
-    return {name: environment[name] for name in names if name in environment}
+    found = {name: environment[name] for name in names if name in environment}
+    for name, value in found.items():
+        if not _VARIABLE.match(name) or _UNWRITABLE.search(value):
+            raise PreflightError(
+                f"KINTSUGI_INHERIT names {name!r}: its name or value has a line break, a quotation mark, a backslash "
+                "or another character that would change a node's configuration. Change it, or name it no longer"
+            )
+    return found
+
+
+def _check_path(name: str, path: Path) -> None:
+    """Refuse a path that would become more than a path in the configuration files that contain it."""
+    if _UNWRITABLE.search(str(path)) or set(str(path)) & set("%;${}`"):
+        raise PreflightError(
+            f"{name} is {str(path)!r}: a line break, a quotation mark or one of \\ % ; $ {{ }} ` would change "
+            "configuration files. Choose another path"
+        )
 
 
 def load_settings() -> Settings:
@@ -103,8 +125,12 @@ def load_settings() -> Settings:
     home = Path.home()
     state = Path("/var/lib/kintsugi") if root else home / ".local/state/kintsugi"
     cache = Path("/var/cache/kintsugi") if root else home / ".cache/kintsugi"
-    return Settings(
+    found = Settings(
         state=Path(os.environ.get("KINTSUGI_STATE") or state),
         cache=Path(os.environ.get("KINTSUGI_CACHE") or cache),
         fleet_file=fleet_path(),
     )
+    _check_path("KINTSUGI_STATE", found.state)
+    _check_path("KINTSUGI_CACHE", found.cache)
+    _check_path("KINTSUGI_FLEET", found.fleet_file)
+    return found

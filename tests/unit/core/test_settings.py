@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import REPOSITORY
-from kintsugi.core.settings import Settings, load_settings
+from kintsugi.core.settings import Settings, inherited, load_settings
 
 
 @pytest.fixture
@@ -68,3 +69,35 @@ def test_the_default_place_depends_on_who_runs_it(
 
 def test_the_fleet_is_read_from_the_file_in_force(settings: Settings) -> None:
     assert settings.fleet.name == "kintsugi"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("https_proxy", "http://proxy\nPermitRootLogin yes"),
+        ("https_proxy", "http://proxy\r\nForceCommand x"),
+        ("https_proxy", 'http://proxy" LD_PRELOAD="/tmp/x.so'),
+        ("https_proxy", "http://proxy\\"),
+        ("https_proxy", "http://proxy\u2028x"),
+        ('x" LD_PRELOAD="/tmp/x.so', "1"),
+        ("two words", "1"),
+    ],
+)
+def test_a_variable_that_would_become_a_line_of_a_configuration_is_refused(name: str, value: str) -> None:
+    with pytest.raises(PreflightError, match="KINTSUGI_INHERIT"):
+        inherited({"KINTSUGI_INHERIT": name, name: value})
+    assert inherited({"KINTSUGI_INHERIT": "a,no_proxy", "no_proxy": "localhost,::1,.x.org"}) == {
+        "no_proxy": "localhost,::1,.x.org"
+    }
+
+
+@pytest.mark.parametrize("name", ["KINTSUGI_STATE", "KINTSUGI_CACHE", "KINTSUGI_FLEET"])
+@pytest.mark.parametrize(
+    "path", ["/srv/x\n[program:x]\ncommand=id", '/srv/x"', "/srv/%(ENV_HOME)s", "/srv/$(id)"]
+)
+def test_a_path_that_would_become_more_than_a_path_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    monkeypatch.setenv(name, path)
+    with pytest.raises(PreflightError, match=name):
+        load_settings()
