@@ -16,7 +16,7 @@ import yaml
 from kintsugi.core.errors import FleetError
 
 NODE_NAME = re.compile(r"(?=.{3,48}\Z)[a-z][a-z0-9-]*-[0-9]+\Z", re.ASCII)
-"""A node's name becomes a part of paths, DAG ids, container names and certificates. Terraform's modules check it too."""
+"""A node's name becomes a part of paths, DAG ids, container names and certificates. Terraform checks it too."""
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,40}\Z", re.ASCII)
 REPOSITORY = Path(__file__).resolve().parents[3]
 WATCH = "watch_"  # the ids of the watch DAGs begin with this
