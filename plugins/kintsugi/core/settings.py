@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +79,16 @@ class Settings:
         """Working directory of the control plane: Postgres, S3, Airflow, logs."""
         return self.state / "control"
 
+    def make_state(self) -> None:
+        """Make the state directory, whatever the umask: only its owner writes there, and others may pass."""
+        self.state.mkdir(mode=0o755, parents=True, exist_ok=True)
+
     def secret(self, name: str) -> str:
         """Return the secret called ``name``, created at first use (32 random bytes, hex), mode 0600."""
         path = self.secrets / name
         if not path.exists():
-            self.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.make_state()
+            self.secrets.mkdir(mode=0o700, exist_ok=True)
             fresh = path.with_name(f".{name}.{secrets.token_hex(4)}")
             fresh.touch(mode=0o600)
             fresh.write_text(secrets.token_hex(32))
@@ -119,6 +126,29 @@ def _check_path(name: str, path: Path) -> None:
         )
 
 
+def _check_owner(path: Path) -> None:
+    """Refuse a state directory in which another user can put or exchange files: our secrets lie in it."""
+    try:
+        # A link too: who owns it decides where it leads.
+        owners = {path.lstat().st_uid, path.stat().st_uid}
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    where, me = shlex.quote(str(path)), os.geteuid()
+    if not stat.S_ISDIR(mode):
+        raise PreflightError(f"KINTSUGI_STATE is {where}, which is not a directory: set it to another path")
+    if owners != {me}:
+        raise PreflightError(
+            f"KINTSUGI_STATE is {where}, which belongs to another user (uid {max(owners - {me})}, you are {me}): "
+            f"set it to a directory of yours, or run `chown {me} {where}` if nobody else has written into it"
+        )
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PreflightError(
+            f"KINTSUGI_STATE is {where}, into which other users may write: run `chmod go-w {where}` if nobody else has "
+            "written into it, or set it to another path"
+        )
+
+
 def load_settings() -> Settings:
     """Return the settings from ``KINTSUGI_STATE``, ``KINTSUGI_CACHE`` and ``KINTSUGI_FLEET``, or the defaults."""
     root = os.geteuid() == 0
@@ -133,4 +163,5 @@ def load_settings() -> Settings:
     _check_path("KINTSUGI_STATE", found.state)
     _check_path("KINTSUGI_CACHE", found.cache)
     _check_path("KINTSUGI_FLEET", found.fleet_file)
+    _check_owner(found.state)
     return found
