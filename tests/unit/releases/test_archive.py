@@ -214,7 +214,12 @@ def test_what_s3_holds_is_not_read_without_end(
     monkeypatch.setattr(archive, "MAX_PACKED", 1 << 10)
     s3.put_object(Bucket=BUCKET, Key=archive.key("0" * 64), Body=os.urandom(1 << 20))
     unpacked: list[int] = []
-    monkeypatch.setattr(archive, "unpack_release", lambda body: unpacked.append(len(body)) or {})
+
+    def unpack(body: bytes) -> dict[str, bytes]:
+        unpacked.append(len(body))
+        return {}
+
+    monkeypatch.setattr(archive, "unpack_release", unpack)
     with pytest.raises(FleetError):
         archive.find_release(settings, "0" * 64, s3)
     assert unpacked == [(1 << 10) + 1]

@@ -28,7 +28,7 @@ class Outbox:
 
 class Client:
     def __init__(self, secret: str) -> None:
-        app = create_app(load_fleet, lambda: secret, Outbox)  # type: ignore[arg-type,return-value]
+        app = create_app(load_fleet, lambda: secret, Outbox)  # type: ignore[arg-type]
         self.http = TestClient(app, raise_server_exceptions=False)
 
     def send(self, body: Any = None, *, token: str = SECRET, delivery: str = "d-1", **headers: str) -> Any:
