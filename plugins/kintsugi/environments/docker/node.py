@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from kintsugi.core.settings import Settings
+from kintsugi.environments import node_files
 from kintsugi.environments.local import node as directories
 from kintsugi.environments.local.node_config import write_configuration
 from kintsugi.environments.local.node_isolation import Isolation
@@ -27,10 +28,10 @@ def create_node(settings: Settings, name: str) -> None:
     if not docker_engine.is_running(settings, name):
         directories.create_volume(settings, name)
         write_configuration(settings, node, fleet.control_plane, Isolation.CONTAINER, ssh_user())
-        # It is of the last incarnation: an answer there must not count for this one.
-        (settings.node_root(name) / "run" / "supervisor.sock").unlink(missing_ok=True)
-        docker_engine.start_container(settings, name)
-    directories.await_boot(settings, node, lambda: docker_engine.is_running(settings, name))
+        # The last life's: an answer there would be taken for this one's.
+        node_files.remove_file(settings.node_root(name), directories.SOCKET)
+        docker_engine.start(settings, name)
+    directories.await_boot(settings, node, lambda: docker_engine.running(settings, name))
 
 
 def destroy_node(settings: Settings, name: str) -> None:
