@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.controlplane.log_collector import MESSAGE_BYTES, OTHER, UNKNOWN, LogCollector
-from kintsugi.core.processes import listener, wait_until
+from kintsugi.core.processes import find_listener, wait_until
 from tests.installations import installation
 
 Send = Callable[[str], None]

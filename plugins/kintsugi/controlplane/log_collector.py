@@ -81,7 +81,7 @@ class LogCollector:
 
     @classmethod
     def of(cls, settings: Settings) -> LogCollector:
-        """The collector that ``settings`` describes."""
+        """Return the collector that ``settings`` describes."""
         fleet, control = settings.fleet, settings.control
         plane = fleet.control_plane
         # In `local` every node sends from the loopback interface, whatever its own address.

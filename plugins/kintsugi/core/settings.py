@@ -32,6 +32,8 @@ TOPIC = "trades"
 DEAD_LETTER_TOPIC = "trades.dead-letter"
 CONSUMER_GROUP = "stream_trades"
 
+STOCK_AIRFLOW = "KINTSUGI_STOCK_AIRFLOW"
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\"'\\]")
 """What ends a line or a quoted word in a configuration file. sshd, supervisord and rsyslog read such files."""

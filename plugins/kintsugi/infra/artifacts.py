@@ -43,7 +43,7 @@ class JarMismatchError(KintsugiError):
 
 
 def names(settings: Settings) -> list[str]:
-    """The artifact sets that this checkout declares, sorted."""
+    """Return the artifact sets that this checkout declares, sorted."""
     return sorted(pom.parent.name for pom in (settings.repository / "artifacts").glob("*/pom.xml"))
 
 

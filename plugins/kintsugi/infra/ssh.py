@@ -11,8 +11,7 @@ import pwd
 import shlex
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -91,7 +90,7 @@ def run_over_ssh(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``argv`` on ``node``; returns its result, whatever its exit code.
 
-    ssh's own code 255 means that no connection came about. Raises StepFailed after ``timeout`` seconds, and when the
+    Exit code 255 is ssh's own: there was no connection. Raises StepFailed after ``timeout`` seconds, and when the
     node sends more than OUTPUT_BYTES: it might never end.
     """
     command = ssh_command(settings, node, argv)

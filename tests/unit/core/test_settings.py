@@ -9,7 +9,13 @@ import pytest
 
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import REPOSITORY
-from kintsugi.core.settings import Settings, inherited, load_settings
+from kintsugi.core.settings import (
+    STOCK_AIRFLOW,
+    Settings,
+    inherited_variables,
+    load_settings,
+    wants_stock_airflow,
+)
 
 
 @pytest.fixture
@@ -86,8 +92,8 @@ def test_the_fleet_is_read_from_the_file_in_force(settings: Settings) -> None:
 )
 def test_a_variable_that_would_become_a_line_of_a_configuration_is_refused(name: str, value: str) -> None:
     with pytest.raises(PreflightError, match="KINTSUGI_INHERIT"):
-        inherited({"KINTSUGI_INHERIT": name, name: value})
-    assert inherited({"KINTSUGI_INHERIT": "a,no_proxy", "no_proxy": "localhost,::1,.x.org"}) == {
+        inherited_variables({"KINTSUGI_INHERIT": name, name: value})
+    assert inherited_variables({"KINTSUGI_INHERIT": "a,no_proxy", "no_proxy": "localhost,::1,.x.org"}) == {
         "no_proxy": "localhost,::1,.x.org"
     }
 
@@ -158,3 +164,11 @@ def test_a_state_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("KINTSUGI_STATE", str(tmp_path / "state"))
     with pytest.raises(PreflightError, match="not a directory"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("1", True), ("true", True), ("0", False), ("False", False), ("", False)]
+)
+def test_stock_airflow_is_wanted_only_if_it_is_set(value: str, wanted: bool) -> None:
+    assert wants_stock_airflow({STOCK_AIRFLOW: value}) is wanted
+    assert not wants_stock_airflow({})

@@ -28,10 +28,10 @@ def create_node(settings: Settings, name: str) -> None:
     if not docker_engine.is_running(settings, name):
         directories.create_volume(settings, name)
         write_configuration(settings, node, fleet.control_plane, Isolation.CONTAINER, ssh_user())
-        # The last life's: an answer there would be taken for this one's.
+        # It is of the last incarnation: an answer there must not count for this one.
         node_files.remove_file(settings.node_root(name), directories.SOCKET)
-        docker_engine.start(settings, name)
-    directories.await_boot(settings, node, lambda: docker_engine.running(settings, name))
+        docker_engine.start_container(settings, name)
+    directories.await_boot(settings, node, lambda: docker_engine.is_running(settings, name))
 
 
 def destroy_node(settings: Settings, name: str) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Node
-from kintsugi.core.settings import Settings, inherited, load_settings
+from kintsugi.core.processes import start_time
+from kintsugi.core.settings import Settings, inherited_variables, load_settings
 from kintsugi.environments import node_files
 from kintsugi.environments.local.node_config import search_path, write_configuration
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation, init_prefix
@@ -88,7 +89,7 @@ def keep_root(settings: Settings, name: str) -> None:
 
 
 def create_volume(settings: Settings, name: str) -> None:
-    """Make the (empty) volume of a node; an existing one keeps its data."""
+    """Create the empty volume of a node; an existing one keeps its data."""
     node_files.make_directory(settings.node_volume(name), "data", mode=0o700)
 
 
@@ -106,7 +107,7 @@ def volume_exists(settings: Settings, name: str) -> bool:
 
 
 def volume_formatted(settings: Settings, name: str, mark: str | None) -> bool | None:
-    """Whether the volume holds ``mark`` at most three levels down (None: whether it exists); None when unreadable."""
+    """Whether the volume has ``mark`` within three levels (None: whether it exists); None if it can't be read."""
     if not volume_exists(settings, name):
         return False
     try:
@@ -115,8 +116,8 @@ def volume_formatted(settings: Settings, name: str, mark: str | None) -> bool | 
         return None
 
 
-def incarnation(settings: Settings, name: str) -> str | None:
-    """The life of the node that runs now, ``<pid>@<start in clock ticks>``; None when no init of it runs."""
+def read_incarnation(settings: Settings, name: str) -> str | None:
+    """Return the incarnation of the node that runs, ``<pid>@<start in clock ticks>``; None if its init doesn't run."""
     record = read_record(settings, name)
     return f"{record.pid}@{record.start_time}" if record is not None and is_running(record) else None
 

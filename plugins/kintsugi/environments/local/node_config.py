@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import ControlPlaneEndpoints, Node
-from kintsugi.core.settings import Settings, inherited
+from kintsugi.core.settings import Settings, inherited_variables
 from kintsugi.environments import node_files
 from kintsugi.environments.local.node_isolation import Isolation, service_prefix
 from kintsugi.environments.local.node_process import MARK
@@ -112,8 +112,8 @@ def write_configuration(
     node_files.make_directory(root, mode=0o700)
     for directory in ("etc/supervisor.d", "etc/ssh", "log", "run/rsyslog", "tmp", "bin"):
         node_files.make_directory(root, directory)
-    sshd = _program("sshd", "openssh-server")
-    rsyslogd = _program("rsyslogd", "rsyslog")
+    sshd = _find_program("sshd", "openssh-server")
+    rsyslogd = _find_program("rsyslogd", "rsyslog")
     before = [*service_prefix(isolation)]
     etc = root / "etc"
     programs = {
@@ -125,7 +125,7 @@ def write_configuration(
         _PROGRAM.format(name=name, command=" ".join(command), root=root) for name, command in programs.items()
     ]
     node_files.write_file(root, "etc/supervisord.conf", "\n".join(sections))
-    also = "".join(f' {key}="{value}"' for key, value in inherited().items())
+    also = "".join(f' {key}="{value}"' for key, value in inherited_variables().items())
     node_files.write_file(
         root,
         "etc/sshd_config",

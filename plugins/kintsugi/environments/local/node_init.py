@@ -50,15 +50,15 @@ def hide_the_rest(settings: Settings, name: str) -> None:
 
     These directories are opened first: a descriptor still reaches a directory below a mask.
     """
-    kept = kept_paths(settings, name)
-    handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in kept}
+    paths = kept_paths(settings, name)
+    handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in paths}
     state = settings.state.resolve()
     # The node may have put a link in the place of its own directory: of what it names, nothing may be shown.
     with node_files.open_directory(settings.node_root(name), "tmp", make=True) as private:
-        _mount(f"/proc/self/fd/{private}", _TMP, None, _MS_BIND)
-    _mount("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
-    state.mkdir(parents=True, exist_ok=True)  # it may have lain in /tmp
-    _mount("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
+        _mount_directory(f"/proc/self/fd/{private}", _TMP, None, _MS_BIND)
+    _mount_directory("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
+    state.mkdir(parents=True, exist_ok=True)  # it may be below /tmp
+    _mount_directory("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
     masks = [_TMP, _RUN, state]
     for path, handle in sorted(handles.items()):
         if any(path.is_relative_to(mask) for mask in masks) or not paths[path]:

@@ -129,8 +129,8 @@ def test_the_socket_of_the_control_plane_is_neither_removed_nor_taken_for_the_no
         (root / "run").symlink_to(short)
         with pytest.raises(StepFailed, match="run is a link"):
             nodes.await_boot(settings, settings.fleet.node(NAME), lambda: True)
-        monkeypatch.setattr(docker_engine, "running", lambda *_: False)
-        monkeypatch.setattr(docker_engine, "start", lambda *_: None)
+        monkeypatch.setattr(docker_engine, "is_running", lambda *_: False)
+        monkeypatch.setattr(docker_engine, "start_container", lambda *_: None)
         monkeypatch.setattr(containers, "write_configuration", lambda *_: None)
         with pytest.raises(StepFailed):
             containers.create_node(settings, NAME)
@@ -188,4 +188,4 @@ def test_a_restarted_node_that_linked_its_files_sees_and_changes_nothing_of_ours
     (root / "log/init.log").unlink()
     with pytest.raises(StepFailed, match="tmp"):
         nodes.create_node(real, NAME)
-    assert not nodes.processes(real, NAME)
+    assert not nodes.node_pids(real, NAME)
