@@ -128,7 +128,7 @@ def test_state_where_the_postgres_user_cannot_go_is_refused(settings: Settings, 
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(PreflightError, match="closed to other users"):
-        preflight.check(dataclasses.replace(settings, state=closed / "state"))
+        preflight.check_preflight(dataclasses.replace(settings, state=closed / "state"))
 
 
 def test_a_jar_that_changed_since_it_was_verified_stands_in_the_way(
@@ -136,4 +136,4 @@ def test_a_jar_that_changed_since_it_was_verified_stands_in_the_way(
 ) -> None:
     monkeypatch.setattr(artifacts, "altered", lambda _: ["kafka.jar has other bytes"])
     with pytest.raises(PreflightError, match=r"^kafka\.jar has other bytes$"):
-        preflight.check(settings)
+        preflight.check_preflight(settings)
