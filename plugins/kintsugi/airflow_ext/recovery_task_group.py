@@ -265,7 +265,7 @@ def request_approval() -> Any:
             "Node **{{ case['node'] }}**, incident `{{ case['incident'] }}`. Refused because:\n\n"
             "{% for reason in ti.xcom_pull(task_ids='recovery.confirm', key='reasons') or [] %}"
             "- {{ reason }}\n{% endfor %}"
-            "\nThe whole story: `make incident ID={{ case['incident'] }}`.\n\n"
+            "\nThe whole record: `make incident ID={{ case['incident'] }}`.\n\n"
             "*Approve* repairs the node against the guard's advice; a node that still answers is not "
             "destroyed even then. *Look again* proves the node, and is answered by itself when the node serves again."
         ),

@@ -1,4 +1,4 @@
-"""What every command line of the project does alike: numbers, roles, commands, errors."""
+"""Common parts of the project's command lines: numbers, roles, commands, errors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Command = Callable[[argparse.Namespace, Settings], int]
 def run_command(options: argparse.Namespace) -> int:
     """Run the command of ``options``. Exit code 0: done; 1: it failed, and said why in a line on stderr."""
     command: Command = options.command
-    be_patient(COMMAND, lambda said: print(f"kintsugi: {said}", file=sys.stderr, flush=True))
+    be_patient(COMMAND, lambda message: print(f"kintsugi: {message}", file=sys.stderr, flush=True))
     try:
         return command(options, load_settings())
     except KintsugiError as error:
         for line in str(error).splitlines():
             print(f"kintsugi: {line}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader has seen enough: `kintsugi status | head`
+    except BrokenPipeError:  # the reader has ended: `kintsugi status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -34,7 +34,7 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def current_words(program: str, words: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
-    """``words`` with the current name of the command that they begin with.
+    """Return ``words`` with the current name of the command that they begin with.
 
     ``renamed``: current names by old names. An old name works for one release; a line on stderr names the current one.
     """
@@ -60,22 +60,22 @@ def add_command(
 
 
 def parse_role(text: str) -> Role:
-    """A role, also as the names of its nodes write it (spark-master)."""
+    """Return a role, also in the spelling of its nodes' names (spark-master)."""
     return Role(text.replace("-", "_"))
 
 
 def parse_count(text: str) -> int:
-    """A number of at least 1."""
+    """Return a number of at least 1."""
     return _at_least(1, text)
 
 
 def parse_seed(text: str) -> int:
-    """A number of at least 0, as numpy's generators take it."""
+    """Return a number of at least 0, as numpy's generators need it."""
     return _at_least(0, text)
 
 
 def _at_least(least: int, text: str) -> int:
-    """The number; argparse turns what is raised into wrong usage."""
+    """Return the number; argparse reports an error as wrong usage."""
     try:
         number = int(text)
     except ValueError:

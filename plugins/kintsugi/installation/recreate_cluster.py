@@ -50,17 +50,17 @@ REPLAY_DEADLINE_S = 12 * 3600.0
 
 
 def recreate_cluster(settings: Settings, role: Role) -> int:
-    """All of it; 0 when every trade file was sent again. Raises GuardRefused where nothing needs to be recreated."""
+    """Recreate the role's cluster; returns 0 when every trade file was sent again. Raises GuardRefused without need."""
     context, progress = Context.from_environment(), Progress()
     airflow = ControlPlane(settings).airflow
     require_loss(settings, role)
     nodes = replaced_nodes(context, role)
     manual_mode.lift(context, OLD_HOLDER)
-    with ExitStack() as hands:
-        with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
+    with ExitStack() as holds:
+        with progress.step(f"pause recovery of {', '.join(node.name for node in nodes)}"):
             for node in nodes:
                 end_repair(context, airflow, node, progress)
-                hands.enter_context(
+                holds.enter_context(
                     manual_mode.hands_on(context, airflow, node.name, holder=HOLDER, reason=REASON)
                 )
         form_cluster(context, role, nodes, progress)
@@ -75,12 +75,12 @@ def recreate_cluster(settings: Settings, role: Role) -> int:
 
 
 def require_loss(settings: Settings, role: Role) -> None:
-    """Raise GuardRefused unless too few disks are left for the role's cluster to come back from.
+    """Raise GuardRefused unless too few disks are left to restore the role's cluster.
 
     One Cassandra disk is enough: the others are rebuilt from it. Kafka's voters decide by majority.
     """
     if role not in FORMED_OF:
-        raise GuardRefused(f"{role.value} keeps nothing that isn't elsewhere: its nodes are simply rebuilt")
+        raise GuardRefused(f"{role.value} has no data of its own: recovery rebuilds its nodes")
     if forming_file(settings, role).exists():
         return
     nodes = settings.fleet.of(role)
@@ -107,23 +107,23 @@ def holds_data(settings: Settings, node: Node) -> bool:
 
 
 def formed_file(settings: Settings, role: Role) -> Path:
-    """The file that says that the role's cluster exists (docs/decisions/0020)."""
+    """Return the path of the record that the role's cluster exists (docs/decisions/0020)."""
     return settings.control / "formed" / FORMED_OF[role]
 
 
 def forming_file(settings: Settings, role: Role) -> Path:
-    """The mark of a run that has begun to replace the disks, and hasn't come to the end of it."""
+    """Return the path of the mark of a run that replaces the disks and hasn't finished."""
     return formed_file(settings, role).with_suffix(".forming")
 
 
 def replaced_nodes(context: Context, role: Role) -> list[Node]:
-    """The nodes that are replaced: the role's, and for Kafka the one with the stream's checkpoint."""
+    """Return the nodes that are replaced: the role's, and for Kafka the one with the stream's checkpoint."""
     beside = context.fleet.of(Role.SPARK_MASTER) if role is Role.KAFKA else ()
     return [*context.fleet.of(role), *beside]
 
 
 def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progress) -> None:
-    """Decline what the node's repair asks, and wait until nobody repairs it; raises StepFailed at the deadline."""
+    """Decline the questions of the node's repair, and wait until it has ended; raises StepFailed at the deadline."""
     has_printed = False
 
     def has_lease() -> bool:
@@ -154,7 +154,7 @@ def form_cluster(context: Context, role: Role, nodes: Sequence[Node], progress: 
         context.terraform().replace(terraform_addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
         bootstrap.converge(context)
-        formed_file(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
+        formed_file(context.settings, role).touch()  # a run over nodes of several releases doesn't write it
         mark.unlink()
         context.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
@@ -162,7 +162,7 @@ def form_cluster(context: Context, role: Role, nodes: Sequence[Node], progress: 
 
 
 def terraform_addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
-    """Terraform's addresses of the nodes and their volumes."""
+    """Return Terraform's addresses of the nodes and their volumes."""
     return [
         address
         for node in nodes
@@ -171,7 +171,7 @@ def terraform_addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
 
 
 def rebuild_baselines(context: Context) -> None:
-    """Forget that the end-of-day files were read, and wait until `build_baseline` has read them all again."""
+    """Delete the manifests of the end-of-day files, and wait until `build_baseline` has read all files again."""
     s3 = context.s3()
     for item in list(objects(s3, BUCKET, EOD_MANIFESTS)):
         s3.delete_object(Bucket=BUCKET, Key=item["Key"])

@@ -1,4 +1,4 @@
-"""How a person signs in to Airflow."""
+"""The sign-in to Airflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kintsugi.core.settings import Settings
 
 
 def sign_in_text(settings: Settings) -> str:
-    """How to sign in to Airflow; the password itself only on a terminal, never into a log."""
+    """Return how to sign in to Airflow; the password itself only on a terminal, never in a log."""
     plane = settings.fleet.control_plane
     path = settings.secrets / ADMIN_PASSWORD
     password = settings.secret(ADMIN_PASSWORD) if sys.stdout.isatty() else f"in {path}"

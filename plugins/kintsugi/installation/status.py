@@ -294,7 +294,7 @@ def _node_problem(node: Document) -> str | None:
 
 
 def is_well(document: Document) -> bool:
-    """Whether everything that answered is healthy; see `problems`."""
+    """Whether everything that answered is healthy; see `find_problems`."""
     return not find_problems(document)
 
 

@@ -1,4 +1,4 @@
-"""``make unpause``: let the watches, the stream and the ingest run."""
+"""``make unpause``: unpause the watches, the stream and the ingest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def watch_dags(fleet: Fleet) -> list[str]:
-    """The DAGs that watch the nodes."""
+    """Return the ids of the DAGs that watch the nodes."""
     return [watch_of(name) for name in fleet.nodes]
 
 
 def unpause_dags(context: Context) -> Airflow:
-    """Let every watch, the stream and the ingest run, whatever was paused before; returns the client for Airflow."""
+    """Unpause every watch, the stream and the ingest; returns the client for Airflow."""
     airflow = ControlPlane(context.settings).airflow
     airflow.unpause(*FIRST_DAGS, *watch_dags(context.fleet), INGEST_DAG, watch_of("flow"))
     return airflow

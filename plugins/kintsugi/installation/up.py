@@ -1,4 +1,4 @@
-"""Bring the whole local environment up, and take all of it away again."""
+"""Start the whole installation, and remove all of it again."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _KEPT_TO_THE_END = ("secrets", "lock")
 def start_installation(settings: Settings, console: Console | None = None) -> ControlPlane:
     """Start everything that doesn't run yet; returns when Airflow, the fleet and the tables are ready.
 
-    Repeating it after any interruption goes on where it was. Raises PreflightError before anything is
-    started, StepFailed with the component and its log afterwards.
+    After an interruption, a repetition continues. Raises PreflightError before anything is started, StepFailed with the
+    component and its log afterwards.
     """
     progress = Progress(console)
     with progress.step("preflight"):
@@ -55,8 +55,7 @@ def start_installation(settings: Settings, console: Console | None = None) -> Co
         plane = ControlPlane(settings)
         with progress.step("Postgres, S3 and the log collector"):
             plane.start_storage()
-        # Airflow's start is pure computing, the fleet's is mostly waiting for each other's gossip: side
-        # by side.
+        # Airflow computes while it starts, and the nodes mostly wait for each other. So both start at the same time.
         with ThreadPoolExecutor(max_workers=2) as lanes:
             futures = [
                 lanes.submit(_up_fleet, settings, progress),
@@ -70,21 +69,21 @@ def start_installation(settings: Settings, console: Console | None = None) -> Co
 def run_in_foreground(
     settings: Settings, console: Console | None = None, *, say: Callable[[], None], ready: Path = READY
 ) -> None:
-    """The life of a container: ``up``, then wait for SIGTERM, then stop the control plane and leave the nodes running.
+    """Start the installation, wait for SIGTERM, then stop the control plane; the nodes keep running. For a container.
 
-    A node that can't be brought up doesn't end the control plane, whose recovery may heal it: it is tried again.
-    ``say`` is called, and ``ready`` is there, while all is up. Raises KintsugiError when the control plane itself
-    doesn't come up (or what hindered it), or its supervisor is gone: then whoever started this starts it again.
+    A node that doesn't start doesn't end the control plane, whose recovery may recover it: the start is tried again.
+    ``say`` is called when everything runs, and the file ``ready`` exists as long as it does. Raises the error of a
+    control plane that doesn't start, and StepFailed if its supervisor is gone: the container is then restarted.
     """
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
-    ready.unlink(missing_ok=True)  # of a life that was killed
+    ready.unlink(missing_ok=True)  # of a container that was killed
     plane = ControlPlane(settings)
     try:
         while not stopping.is_set() and not ready.exists():
             try:
                 start_installation(settings, console)
-            except Exception as error:  # whatever stands in the fleet's way
+            except Exception as error:  # of whatever kind: the fleet is not up
                 if not plane.airflow.healthy():
                     raise
                 print(f"kintsugi: {error}; trying again in {RETRY_S:.0f} s", file=sys.stderr)
@@ -101,10 +100,10 @@ def run_in_foreground(
 
 
 def remove_installation(settings: Settings, console: Console | None = None) -> None:
-    """Stop and remove everything of this installation, in whatever condition it is; the artifact cache stays.
+    """Stop and remove everything of this installation, in any condition; the artifact cache stays.
 
-    May be repeated; with nothing there it does nothing. Raises StepFailed when something survives, KintsugiError in
-    the container that lives by it (``stay``).
+    It may be repeated. Raises StepFailed if something survives, and KintsugiError within the container of
+    `run_in_foreground`, which would start everything again.
     """
     if READY.exists():
         raise KintsugiError(
@@ -152,7 +151,7 @@ def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
 
 
 def _power_on(settings: Settings) -> None:
-    """Boot the nodes that Terraform knows but that don't live, as after a restart of the machine."""
+    """Boot the nodes that Terraform knows and that don't run, as after a restart of the machine."""
     platform = platform_of(settings)
     dead = [name for name in settings.fleet.nodes if not platform.running(name)]
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -160,7 +159,7 @@ def _power_on(settings: Settings) -> None:
 
 
 def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:
-    """By Terraform where its state can be reached; then by what is on disk, whatever Terraform thought."""
+    """Destroy the nodes by Terraform if its state can be read; then all that are on disk, known to it or not."""
     if plane.postgres.accepts():
         with contextlib.suppress(KintsugiError, OSError):
             Terraform(settings).destroy_all(timeout_s=60)
@@ -168,7 +167,7 @@ def _destroy_nodes(settings: Settings, plane: ControlPlane) -> None:
 
 
 def _remove_state(settings: Settings) -> None:
-    def gone(parts: tuple[str, ...]) -> bool:
+    def remove_parts(parts: tuple[str, ...]) -> bool:
         for part in parts:
             path = settings.state / part
             shutil.rmtree(path, ignore_errors=True)
@@ -176,19 +175,21 @@ def _remove_state(settings: Settings) -> None:
                 path.unlink()
         return not any((settings.state / part).exists() for part in parts)
 
-    # A log that was just being written may appear again: look until it stays away.
-    if not wait_until(lambda: gone(tuple(part for part in PARTS if part not in _KEPT_TO_THE_END)), 10):
+    # A log that is being written may appear again, so removal is repeated until it stays away.
+    if not wait_until(
+        lambda: remove_parts(tuple(part for part in PARTS if part not in _KEPT_TO_THE_END)), 10
+    ):
         raise StepFailed(
             f"something still writes below {settings.state}: see `make status`, then `make down` again"
         )
-    gone(_KEPT_TO_THE_END)
+    remove_parts(_KEPT_TO_THE_END)
     with contextlib.suppress(OSError):
-        settings.state.rmdir()  # stays if the user keeps something of his own in it
+        settings.state.rmdir()  # it stays if the user has files of their own in it
 
 
 @contextmanager
 def _hold_lock(settings: Settings) -> Iterator[None]:
-    """Hold the installation's lock; KintsugiError when another command has it."""
+    """Hold the installation's lock; raises KintsugiError if another command has it."""
     settings.make_state()
     path = settings.state / "lock"
     with path.open("a+") as file:

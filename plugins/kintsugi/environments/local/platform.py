@@ -98,4 +98,6 @@ class LocalPlatform:
 
     def kill_service(self, name: str, process: ServiceProcess) -> None:
         if self.run(name, kill_command(process)).strip() != KILLED:
-            raise NewIncarnation(f"{name}: process {process} is gone; what runs now was not judged")
+            raise NewIncarnation(
+                f"{name}: process {process} is gone; the guards did not evaluate its successor"
+            )
