@@ -17,7 +17,7 @@ KEY = TaskInstanceKey("build_baseline", "new_file", "a run", 1, -1)
 JOB = 7
 
 
-class WithoutWorkers(life_counting_executor()):  # type: ignore[misc]
+class WithoutWorkers(life_counting_executor()):
     """Nothing takes what it hands out; a test says what a worker would."""
 
     def _spawn_workers_with_gc_freeze(self, spawn_number: int) -> None:

@@ -130,7 +130,7 @@ async def read_partitions(connection: Connection) -> dict[str, Replicas]:
     from kafka.protocol.admin import DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse
 
     replicas: dict[str, Replicas] = {}
-    cursor = None
+    cursor: Any = None
     while True:
         page = None if cursor is None else DescribeTopicPartitionsRequest.Cursor(
             topic_name=cursor.topic_name, partition_index=cursor.partition_index

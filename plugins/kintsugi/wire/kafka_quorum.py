@@ -139,7 +139,7 @@ def _ask_controller(address: str, question: Callable[[Connection], Awaitable[T]]
         raise QuorumError(f"the controller at {address} answers, but {error}; is it Kafka 4?") from error
     except (OSError, EOFError) as error:
         raise QuorumError(
-            f"the controller at {address} doesn't answer: {error or type(error).__name__}"
+            f"the controller at {address} doesn't answer: {str(error) or type(error).__name__}"
         ) from error
 
 

@@ -17,12 +17,12 @@ import pytest
 
 from kintsugi.chaos import mounts, resources, service_processes
 from kintsugi.core.fleet import Node, Role
+from kintsugi.core.processes import start_time
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.node_process import (
     InitRecord,
     namespace_of,
     record_path,
-    start_time,
     write_record,
 )
 from tests.installations import installation

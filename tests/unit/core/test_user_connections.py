@@ -39,7 +39,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 )
 def test_a_malformed_file_is_named_and_not_shown(tmp_path: Path, text: str, fact: str) -> None:
     path = _write(tmp_path / "c.json", text)
-    with pytest.raises(KintsugiError, match=fact) as error:
+    with pytest.raises(KintsugiError, match=fact or None) as error:
         user_connections(path)
     assert str(path) in str(error.value)
     assert "s3cret" not in str(error.value)

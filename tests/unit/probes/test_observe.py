@@ -115,7 +115,7 @@ def test_a_start_that_gets_no_processor_is_a_start_all_the_same() -> None:
 def test_a_long_start_goes_on_as_long_as_its_log_advances() -> None:
     line = "2026-01-05T14:59:30.100Z INFO  [main] CommitLog - Replaying CommitLog-7-1.log"
     log = f"{line}\n2026-01-05T14:59:31.000Z INFO  [main] Other - something else\n\tat of a stack trace: Replaying \n"
-    assert progress_of(Role.CASSANDRA, "RUNNING", 300, log, NOW).endswith(line)
+    assert str(progress_of(Role.CASSANDRA, "RUNNING", 300, log, NOW)).endswith(line)
     assert progress_of(Role.SPARK_WORKER, "RUNNING", 300, log, NOW) is None
 
 

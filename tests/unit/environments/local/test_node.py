@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kintsugi.core.errors import FleetError, NewIncarnation, PreflightError
+from kintsugi.core.processes import start_time
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local import node as nodes
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation
@@ -21,7 +22,6 @@ from kintsugi.environments.local.node_process import (
     names_on_disk,
     read_record,
     record_path,
-    start_time,
     write_record,
 )
 from kintsugi.environments.local.platform import LocalPlatform
