@@ -17,7 +17,8 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.stream_record import LossState, StreamRecord
 from kintsugi.notify import dead_letter_collector

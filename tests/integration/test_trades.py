@@ -20,7 +20,8 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
-from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.notify import dead_letter_collector
 from kintsugi.notify.dead_letter_collector import Letters
 from kintsugi.pipeline import schema, stream_lag, synthetic_trade

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.db import advisory_locks
-from kintsugi.db.migrations import MIGRATIONS
+from kintsugi.db.migrations import apply_migrations
 from kintsugi.db.patience import PROCESS, Patience, connect
 
 if TYPE_CHECKING:
@@ -74,20 +73,16 @@ class Database:
                 "Is Postgres of the control plane running? See `make status`",
                 connection_lost=connection is not None and connection.broken,
             ) from error
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            raise StoreUnavailable(
+                f"the tables of the database are older than this code: {error.diag.message_primary}. "
+                "Run `make up`, which updates them"
+            ) from error
 
     def migrate(self) -> None:
-        """Create or update the tables; does nothing if they are current. Several processes may call it at once."""
+        """Create or update all tables; does nothing if they are current. Several processes may call it at once."""
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_locks.MIGRATION,))
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS kintsugi_schema ("
-                "version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-            )
-            applied = {row["version"] for row in connection.execute("SELECT version FROM kintsugi_schema")}
-            for version, statements in enumerate(MIGRATIONS, start=1):
-                if version not in applied:
-                    connection.execute(statements)
-                    connection.execute("INSERT INTO kintsugi_schema (version) VALUES (%s)", (version,))
+            apply_migrations(connection)
 
 
 Arguments = ParamSpec("Arguments")

@@ -15,30 +15,16 @@ from datetime import datetime
 
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import load_settings
-from kintsugi.db.advisory_locks import HEARTBEAT_TABLES
 from kintsugi.db.database import Database
 
 EVERY_S = 10.0
 FLOW = "flow"
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS heartbeat (
-    name  text PRIMARY KEY,       -- a node, or "flow"
-    at    timestamptz NOT NULL
-)
-"""
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeats(Database):
     """The last heartbeat of everything that is watched, by the clock of the database."""
-
-    def ensure_tables(self) -> None:
-        """Create the table if it is missing; several processes may call it at once."""
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (HEARTBEAT_TABLES,))
-            connection.execute(_TABLE)
 
     def beat(self, names: Collection[str]) -> None:
         """Record that ``names`` are watched now."""

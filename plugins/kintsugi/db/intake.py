@@ -7,7 +7,8 @@ from datetime import date, datetime
 from typing import Any
 
 from kintsugi.core.errors import InputError
-from kintsugi.db.ingest_ledger import ANEW, FileState, IngestLedger, LedgerEntry
+from kintsugi.db.ingest_ledger import ANEW, IngestLedger
+from kintsugi.db.ledger_entry import FileState, LedgerEntry
 
 
 class IntakeStore(IngestLedger):

@@ -11,25 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from kintsugi.db.advisory_locks import SENT_OFFSET_TABLES
 from kintsugi.db.database import Database
 from kintsugi.db.stream_record import subtract
 
 KEPT = timedelta(days=40)
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS sent_offsets (
-    key        text NOT NULL,
-    etag       text NOT NULL,
-    replay     text NOT NULL,
-    partition  integer NOT NULL,
-    first      bigint NOT NULL,
-    ends       bigint NOT NULL,   -- the offset after the last
-    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (key, etag, replay, partition)
-);
-CREATE INDEX IF NOT EXISTS sent_offsets_where ON sent_offsets (partition, first, ends);
-"""
 
 Range = tuple[int, int]  # first offset, and the one after the last
 
@@ -52,22 +37,10 @@ class SentFile:
 
 
 class SentOffsets(Database):
-    """The table in the ledger's database, created at first use. Methods raise StoreUnavailable."""
-
-    _has_table = False
-
-    def ensure_table(self) -> None:
-        """Create the table if it is missing; several processes may call it at once."""
-        if self._has_table:
-            return
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (SENT_OFFSET_TABLES,))
-            connection.execute(_TABLE)
-        self._has_table = True
+    """The offsets of one installation. Methods raise StoreUnavailable."""
 
     def add(self, key: str, etag: str, replay: str, ranges: Mapping[int, Range]) -> None:
         """Extend a file's ranges, by partition, by the ranges of messages that were just acknowledged."""
-        self.ensure_table()
         with self.transaction() as connection:
             for partition, (first, end) in ranges.items():
                 connection.execute(
@@ -80,7 +53,6 @@ class SentOffsets(Database):
 
     def files_in(self, partition: int, first: int, end: int) -> list[SentFile]:
         """Return the files with messages in the range ``first`` to ``end`` - 1 of a partition, by key."""
-        self.ensure_table()
         with self.transaction() as connection:
             rows = connection.execute(
                 'SELECT s.key, s.etag, s.replay, s.first, s.ends AS "end",'
@@ -94,14 +66,12 @@ class SentOffsets(Database):
 
     def known(self) -> set[tuple[str, str]]:
         """Return (key, ETag) of every file whose offsets are known."""
-        self.ensure_table()
         with self.transaction() as connection:
             rows = connection.execute("SELECT DISTINCT key, etag FROM sent_offsets").fetchall()
         return {(row["key"], row["etag"]) for row in rows}
 
     def forget_old(self) -> None:
         """Delete the rows of messages that are older than the trades that Cassandra keeps."""
-        self.ensure_table()
         with self.transaction() as connection:
             connection.execute("DELETE FROM sent_offsets WHERE at < clock_timestamp() - %s", (KEPT,))
 

@@ -12,42 +12,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from kintsugi.db.advisory_locks import STREAM_RECORD
+from kintsugi.db.advisory_locks import STREAM_LOSS
 from kintsugi.db.database import Database
 
 KEPT = timedelta(days=90)
 WAIT_IS_OLD = timedelta(minutes=2)  # a process that waits renews its record every few seconds
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS stream_loss (
-    partition    integer NOT NULL,
-    first        bigint NOT NULL,
-    ends         bigint NOT NULL,     -- the offset after the last
-    recorded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    state        text NOT NULL DEFAULT 'open',
-    files        jsonb NOT NULL DEFAULT '[]',  -- keys that were sent again for it
-    said         text NOT NULL DEFAULT '',
-    settled_at   timestamptz,
-    PRIMARY KEY (partition, first, recorded_at)
-);
-CREATE TABLE IF NOT EXISTS refused_message (
-    day       date NOT NULL,
-    reason    text NOT NULL,
-    messages  bigint NOT NULL,
-    PRIMARY KEY (day, reason)
-);
-CREATE TABLE IF NOT EXISTS letter_position (
-    partition  integer PRIMARY KEY,
-    next       bigint NOT NULL
-);
-CREATE TABLE IF NOT EXISTS ingest_wait (
-    name   text PRIMARY KEY,          -- ingest, or a replay's name
-    key    text NOT NULL,             -- of the file that waits
-    why    text NOT NULL,
-    since  timestamptz NOT NULL,
-    at     timestamptz NOT NULL
-);
-"""
 
 
 class LossState(StrEnum):
@@ -147,18 +116,7 @@ def subtract(new: Range, known: Iterable[Range]) -> list[Range]:
 
 
 class StreamRecord(Database):
-    """The record of one installation; creates its tables at first use. Methods raise StoreUnavailable."""
-
-    _has_tables = False
-
-    def ensure_tables(self) -> None:
-        """Create the tables if they are missing; several processes may call it at once."""
-        if self._has_tables:
-            return
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_RECORD,))
-            connection.execute(_TABLES)
-        self._has_tables = True
+    """The record of one installation. Methods raise StoreUnavailable."""
 
     def summary(self) -> StreamSummary:
         """Return the summary of the record."""
@@ -168,7 +126,6 @@ class StreamRecord(Database):
 
     def position(self) -> dict[int, int]:
         """Return the next offset to read of the dead letter topic, by partition."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute("SELECT partition, next FROM letter_position").fetchall()
         return {row["partition"]: row["next"] for row in rows}
@@ -183,9 +140,8 @@ class StreamRecord(Database):
 
         Ranges that an open loss covers are not recorded again, because a driver that was killed reports a loss twice.
         """
-        self.ensure_tables()
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_RECORD,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_LOSS,))
             for partition, first, end in lost:
                 known = connection.execute(
                     "SELECT first, ends FROM stream_loss WHERE partition = %s AND ends > %s AND first < %s"
@@ -213,7 +169,6 @@ class StreamRecord(Database):
 
     def refused(self, span: timedelta = timedelta(days=1)) -> dict[str, int]:
         """Return how many messages were no trades, by reason, since the day of the time ``span`` ago."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT reason, sum(messages)::bigint AS messages FROM refused_message"
@@ -226,7 +181,6 @@ class StreamRecord(Database):
 
     def losses(self, *, open_only: bool = False) -> list[Loss]:
         """Return the losses of the last KEPT, the oldest first; ``open_only``: only those that are not settled."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM stream_loss WHERE recorded_at > clock_timestamp() - %s"
@@ -252,7 +206,6 @@ class StreamRecord(Database):
 
     def replays_of(self, span: timedelta) -> dict[str, int]:
         """Return, by key, for how many losses of the last ``span`` each file was sent again."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT key, count(*) AS times FROM stream_loss, jsonb_array_elements_text(files) AS key"
@@ -265,7 +218,6 @@ class StreamRecord(Database):
 
     def wait(self, name: str, key: str, why: str, since: datetime) -> None:
         """Record that a process holds back messages; it must be renewed every few seconds."""
-        self.ensure_tables()
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO ingest_wait (name, key, why, since, at) VALUES (%s, %s, %s, %s, clock_timestamp())"
@@ -276,13 +228,11 @@ class StreamRecord(Database):
 
     def go_on(self, name: str) -> None:
         """Remove the record of a wait that is over."""
-        self.ensure_tables()
         with self.transaction() as connection:
             connection.execute("DELETE FROM ingest_wait WHERE name = %s", (name,))
 
     def waits(self) -> list[Wait]:
         """Return the current waits, the longest first, without those that were not renewed for WAIT_IS_OLD."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT name, key, why, since, at FROM ingest_wait WHERE at > clock_timestamp() - %s ORDER BY since",

@@ -13,7 +13,7 @@ from typing import Any
 
 from kintsugi.core.incident import Incident
 from kintsugi.db.flags import RecordedFault
-from kintsugi.db.ingest_ledger import LedgerEntry
+from kintsugi.db.ledger_entry import LedgerEntry
 from kintsugi.db.outbox import MessageKind, Outbox
 from kintsugi.notify.paging_rules import pages
 from kintsugi.notify.recurring_failures import patterns

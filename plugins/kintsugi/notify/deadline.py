@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import load_settings
-from kintsugi.db.outbox import MessageKind, outbox_of
+from kintsugi.db.outbox import MessageKind, Outbox
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.deadline import DeadlineAlert
@@ -37,7 +38,7 @@ async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
 
 def _put(run: Mapping[str, Any], minutes: float) -> str:
     page = page_of(run, minutes)
-    outbox_of(load_settings()).put(
+    Outbox(store_dsn(load_settings())).put(
         f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", MessageKind.PAGE, page
     )
     return page["title"]

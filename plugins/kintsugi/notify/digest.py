@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.incident import Incident, Outcome
-from kintsugi.db.outbox import MessageKind, outbox_of
+from kintsugi.db.outbox import MessageKind, Outbox
 
 if TYPE_CHECKING:
     from kintsugi.operations.context import Context
@@ -53,7 +54,7 @@ def _line(incident: Incident) -> str:
 
 def put_digest(context: Context, until: datetime) -> str:
     """Put the digest of the 24 hours before ``until`` into the outbox, once; returns its title."""
-    outbox = outbox_of(context.settings)
+    outbox = Outbox(store_dsn(context.settings))
     until = until.astimezone(UTC)
     title, text = digest(context.store.incidents(MOST), outbox.undelivered(), until - PERIOD, until)
     outbox.put(f"digest/{until:%Y-%m-%dT%H:%M:%S}", MessageKind.DIGEST, {"title": title, "text": text})

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from kintsugi.db.ingest_ledger import LedgerEntry, file_id
+from kintsugi.db.ledger_entry import LedgerEntry, file_id
 from kintsugi.notify.paging_rules import REMIND, Page
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 

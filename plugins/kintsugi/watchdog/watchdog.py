@@ -163,11 +163,8 @@ class Watchdog:
         return Dispatcher(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
 
     def prepare(self) -> None:
-        """Create the tables that this process needs."""
+        """Create or update the tables of the database."""
         self.store.migrate()
-        self.ledger.migrate()
-        self.outbox.ensure_tables()
-        self.heartbeats.ensure_tables()
 
     def lines(self) -> list[PeriodicTask]:
         """All loops; metrics only when a backend is defined."""

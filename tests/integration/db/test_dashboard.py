@@ -47,8 +47,6 @@ def test_a_glance_tells_what_is_open_and_what_chaos_did(store: Store) -> None:
 
 def test_samples_are_thinned_and_bounded(store: Store) -> None:
     samples, now = FlowSamples(store._dsn), datetime.now(UTC)
-    samples.prepare()
-    samples.prepare()
     for number in range(300):
         samples.add(FlowSample(now - timedelta(seconds=1500 - 5 * number), True, number, number + 1))
     found = samples.since(now - timedelta(seconds=1600), at_most=30)

@@ -29,7 +29,8 @@ from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
+    from kintsugi.db.ingest_ledger import IngestLedger
+    from kintsugi.db.ledger_entry import LedgerEntry
     from kintsugi.pipeline.ingest.file_ingest import FileIngestReport
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally
 from kintsugi.db.sent_offsets import SentFile, uncovered
 from kintsugi.db.stream_record import Loss, LossState, subtract
 from kintsugi.pipeline.ingest.loss_replay import REPEATS, Choice, affected, choose, outcome
