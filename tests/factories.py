@@ -109,7 +109,7 @@ class World:
         hours = timedelta(hours=6)
         return {
             "nodes": of("nodes", lambda: dict(self.nodes)),
-            "store": of("store", lambda: Listing(dsn).glance()),
+            "store": of("store", lambda: Listing(dsn).read_summary()),
             "flow": of(
                 "flow", lambda: StreamSnapshot(tuple(samples.since(datetime.now(UTC) - hours)), live=True)
             ),

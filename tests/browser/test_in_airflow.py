@@ -99,10 +99,10 @@ def test_a_viewer_is_refused(plane: ControlPlane, browse: Browse) -> None:
     page.context.add_cookies([{"name": "_token", "value": _viewer(plane), "url": plane.airflow.url}])
     page.goto(f"{plane.airflow.url}/pipeline-health/")
     expect(page.locator(".verdict")).to_be_visible()
-    expect(page.locator("a[href^='deeds/']")).to_have_count(0)
+    expect(page.locator("a[href^='actions/']")).to_have_count(0)
     before = plane.airflow.runs("recover_node")
     answer = page.request.post(
-        f"{plane.airflow.url}/pipeline-health/deeds/recover",
+        f"{plane.airflow.url}/pipeline-health/actions/recover",
         form={"target": "kafka-1", "dry_run": "no", "action": "rebuild", "token": "forged"},
         headers={"sec-fetch-site": "same-origin", "origin": plane.airflow.url},
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kintsugi.db.database import Database
+from kintsugi.db.database import Database, fetch_as
 
 KEPT = timedelta(days=7)
 
@@ -53,12 +53,13 @@ class FlowSamples(Database):
         The last sample of each interval is returned, so the newest sample is always included.
         """
         with self.transaction() as connection:
-            rows = connection.execute(
+            return fetch_as(
+                connection,
+                FlowSample,
                 "SELECT DISTINCT ON (bucket) at, running, committed, produced FROM ("
                 "  SELECT *, floor(extract(epoch FROM at - %(since)s)"
                 "    / greatest(1, extract(epoch FROM clock_timestamp() - %(since)s) / %(most)s)) AS bucket"
                 "  FROM flow_sample WHERE at >= %(since)s) AS counted"
                 " ORDER BY bucket, at DESC",
                 {"since": moment, "most": at_most},
-            ).fetchall()
-        return [FlowSample(**row) for row in rows]
+            )

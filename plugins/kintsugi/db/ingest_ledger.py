@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, LiteralString
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally, backoff, file_id, is_waiting
 from kintsugi.db.migrations import apply_migrations
-from kintsugi.db.patience import LOOK, PROCESS, Patience, connect
+from kintsugi.db.patience import LOOK, PROCESS, Patience, open_connection
 
 if TYPE_CHECKING:
     import psycopg
@@ -152,7 +152,7 @@ class IngestLedger:
             f"SELECT {COLUMNS} FROM ledger_file WHERE bucket = %s AND key = %s AND replay = %s ORDER BY started_at",
             (bucket, key, replay),
         ).fetchall()
-        return [_entry(row) for row in found]
+        return [_to_entry(row) for row in found]
 
     def entries(self, prefix: str = "") -> list[LedgerEntry]:
         """Return all rows whose key begins with ``prefix``, by key and time of start, without replays."""
@@ -180,7 +180,7 @@ class IngestLedger:
             rows = connection.execute(
                 f"SELECT {COLUMNS} FROM ledger_file WHERE {condition} ORDER BY key, started_at", values
             ).fetchall()
-        return [_entry(row) for row in rows]
+        return [_to_entry(row) for row in rows]
 
     def by_key(self, keys: Collection[str] | None = None) -> dict[tuple[str, str], list[LedgerEntry]]:
         """Return the rows of ``keys`` (None: of all) by (bucket, key), in the order of their start, without replays."""
@@ -197,7 +197,7 @@ class IngestLedger:
 
         patience = self._patience or max(PROCESS.patience, LOOK, key=lambda one: one.late_s)
         try:
-            return connect(
+            return open_connection(
                 self._dsn, patience, autocommit=True, keepalives_idle=5, keepalives_interval=2,
                 keepalives_count=3, application_name="kintsugi-ledger",
             )  # fmt: skip
@@ -208,7 +208,7 @@ class IngestLedger:
             ) from error
 
 
-def _entry(row: Any) -> LedgerEntry:
+def _to_entry(row: Any) -> LedgerEntry:
     key, etag, state, lines, read, accepted, rejected, duplicates, produced, reason, *rest = row
     tally = Tally(lines, read, accepted, dict(rejected), duplicates, produced)
     return LedgerEntry(key, etag, FileState(state), tally, reason, *rest)

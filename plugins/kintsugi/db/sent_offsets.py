@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from kintsugi.db.database import Database
-from kintsugi.db.stream_record import subtract
+from kintsugi.db.database import Database, fetch_as
+from kintsugi.db.stream_record import subtract_ranges
 
 KEPT = timedelta(days=40)
 
@@ -54,15 +54,16 @@ class SentOffsets(Database):
     def files_in(self, partition: int, first: int, end: int) -> list[SentFile]:
         """Return the files with messages in the range ``first`` to ``end`` - 1 of a partition, by key."""
         with self.transaction() as connection:
-            rows = connection.execute(
+            return fetch_as(
+                connection,
+                SentFile,
                 'SELECT s.key, s.etag, s.replay, s.first, s.ends AS "end",'
                 " coalesce(l.reconciled_at > s.at, false) AS stored"
                 " FROM sent_offsets AS s LEFT JOIN ledger_file AS l"
                 " ON l.key = s.key AND l.etag = s.etag AND l.replay = '' AND s.replay = ''"
                 " WHERE s.partition = %s AND s.first < %s AND s.ends > %s ORDER BY s.key, s.replay",
                 (partition, end, first),
-            ).fetchall()
-        return [SentFile(**row) for row in rows]
+            )
 
     def known(self) -> set[tuple[str, str]]:
         """Return (key, ETag) of every file whose offsets are known."""
@@ -76,6 +77,8 @@ class SentOffsets(Database):
             connection.execute("DELETE FROM sent_offsets WHERE at < clock_timestamp() - %s", (KEPT,))
 
 
-def uncovered(lost: Range, files: Iterable[SentFile]) -> int:
+def count_uncovered_offsets(lost: Range, files: Iterable[SentFile]) -> int:
     """Return how many offsets of the range belong to no known file."""
-    return sum(end - first for first, end in subtract(lost, [(file.first, file.end) for file in files]))
+    return sum(
+        end - first for first, end in subtract_ranges(lost, [(file.first, file.end) for file in files])
+    )

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from kintsugi.db.advisory_locks import STREAM_LOSS
-from kintsugi.db.database import Database
+from kintsugi.db.database import Database, fetch_as
 
 KEPT = timedelta(days=90)
 WAIT_IS_OLD = timedelta(minutes=2)  # a process that waits renews its record every few seconds
@@ -101,7 +101,7 @@ NOTHING_ON_RECORD = StreamSummary()
 Range = tuple[int, int]
 
 
-def subtract(new: Range, known: Iterable[Range]) -> list[Range]:
+def subtract_ranges(new: Range, known: Iterable[Range]) -> list[Range]:
     """Return the parts of the range ``new`` that lie in none of the ``known`` ranges; each (first, end), in order."""
     parts, at = [], new[0]
     for first, end in sorted(known):
@@ -148,7 +148,7 @@ class StreamRecord(Database):
                     " AND settled_at IS NULL",
                     (partition, first, end),
                 ).fetchall()
-                for part in subtract((first, end), [(row["first"], row["ends"]) for row in known]):
+                for part in subtract_ranges((first, end), [(row["first"], row["ends"]) for row in known]):
                     connection.execute(
                         "INSERT INTO stream_loss (partition, first, ends) VALUES (%s, %s, %s)",
                         (partition, *part),
@@ -187,7 +187,7 @@ class StreamRecord(Database):
                 " AND (NOT %s OR settled_at IS NULL) ORDER BY recorded_at, partition, first",
                 (KEPT, open_only),
             ).fetchall()
-        return [_loss(row) for row in rows]
+        return [_to_loss(row) for row in rows]
 
     def loss(self, name: str) -> Loss | None:
         """Return the loss with this `Loss.id`; None if there is none."""
@@ -234,14 +234,15 @@ class StreamRecord(Database):
     def waits(self) -> list[Wait]:
         """Return the current waits, the longest first, without those that were not renewed for WAIT_IS_OLD."""
         with self.transaction() as connection:
-            rows = connection.execute(
+            return fetch_as(
+                connection,
+                Wait,
                 "SELECT name, key, why, since, at FROM ingest_wait WHERE at > clock_timestamp() - %s ORDER BY since",
                 (WAIT_IS_OLD,),
-            ).fetchall()
-        return [Wait(**row) for row in rows]
+            )
 
 
-def _loss(row: Mapping[str, Any]) -> Loss:
+def _to_loss(row: Mapping[str, Any]) -> Loss:
     return Loss(
         row["partition"], row["first"], row["ends"], row["recorded_at"], LossState(row["state"]), tuple(row["files"]),
         row["said"], row["settled_at"],

@@ -34,7 +34,7 @@ class Asset:
 
 
 @cache
-def asset(name: str, artifacts: Path) -> Asset | None:
+def load_asset(name: str, artifacts: Path) -> Asset | None:
     """The file ``name``, or None; ``artifacts``: the directory of the artifact cache.
 
     Raises KintsugiError when a WebJar is missing.

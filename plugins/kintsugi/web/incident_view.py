@@ -57,13 +57,13 @@ class Row:
         return ", ".join(f"{segment.phase} {segment.seconds:.1f} s" for segment in self.bar)
 
 
-def row(incident: Incident) -> Row:
+def build_row(incident: Incident) -> Row:
     """The row of an incident in a list; ``seconds``: until the node was ready again, None while it is not."""
     name = "waits for a decision" if incident.awaits_decision else NAMES[incident.outcome]
-    return Row(incident, LEVELS[incident.outcome], name, bar(incident.phases()), incident.repair_s)
+    return Row(incident, LEVELS[incident.outcome], name, build_bar(incident.phases()), incident.repair_s)
 
 
-def bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
+def build_bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
     """Phases side by side; the width of each is its share of the time."""
     total = sum(phases.values())
     if not phases:
@@ -89,7 +89,7 @@ class JournalLine:
     weight: str  # plain, reason, trouble
 
 
-def journal(incident: Incident) -> list[JournalLine]:
+def list_journal(incident: Incident) -> list[JournalLine]:
     """The journal without the entries that mark only the start or end of a step."""
     return [
         JournalLine(
@@ -97,14 +97,14 @@ def journal(incident: Incident) -> list[JournalLine]:
             (entry.at - incident.started_at).total_seconds(),
             entry.step,
             entry.message,
-            _weight(entry),
+            _weigh_entry(entry),
         )
         for entry in incident.entries
         if entry.message not in ("started", "done")
     ]
 
 
-def _weight(entry: JournalEntry) -> str:
+def _weigh_entry(entry: JournalEntry) -> str:
     if entry.data.get("mark") == "failed" or "refused" in entry.data:
         return "trouble"
     reasons = ("verdict", "chosen", "action", "outcome", "approved")
@@ -119,7 +119,7 @@ class Change:
     actions: str
 
 
-def plan(document: Mapping[str, Any]) -> list[Change]:
+def list_changes(document: Mapping[str, Any]) -> list[Change]:
     """The changes of a plan from ``terraform show -json``; unchanged resources are left out."""
     return [Change(address, " then ".join(actions)) for address, actions in changes(document).items()]
 
@@ -133,7 +133,7 @@ class Nights:
     median_s: float | None
 
 
-def nights(faults: Sequence[Any]) -> Nights:
+def score_nights(faults: Sequence[Any]) -> Nights:
     """The score over ``faults`` (kintsugi.db.dashboard.Experiment)."""
     known = [fault for fault in faults if fault.outcome is not None]
     healed = [fault for fault in known if fault.outcome is Outcome.HEALED]

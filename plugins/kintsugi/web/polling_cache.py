@@ -87,7 +87,7 @@ class Hub:
                 asking = asking or asyncio.ensure_future(source.ask())
                 done, _ = await asyncio.wait({asking}, timeout=source.within_s)
                 if done:
-                    self._note(name, _settled(asking, self._readings[name]))
+                    self._note(name, _read_answer(asking, self._readings[name]))
                     asking = None
                 else:
                     said = f"no answer within {source.within_s:.0f} s"
@@ -102,7 +102,7 @@ class Hub:
         self._first.set()
 
 
-def _settled(asked: asyncio.Future[Any], before: CachedValue[Any]) -> CachedValue[Any]:
+def _read_answer(asked: asyncio.Future[Any], before: CachedValue[Any]) -> CachedValue[Any]:
     error = asked.exception()
     if error is None:
         return CachedValue(asked.result(), datetime.now(UTC))

@@ -162,7 +162,7 @@ def test_a_watch_whose_heartbeat_stops_is_missed_inside_and_outside(stage: Stage
     failed = [request for request in stage.outside.requests if request.path == "/c0ffee/fail"]
     assert b"no heartbeat of watch_cassandra-1 arrived" in failed[-1].body
     count = len(stage.outside.requests)
-    beats.beat(["cassandra-1"])
+    beats.record(["cassandra-1"])
 
     def well_again() -> bool:
         return any(request.path == "/c0ffee" for request in stage.outside.requests[count:])

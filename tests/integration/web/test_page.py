@@ -19,8 +19,8 @@ OURS = {"sec-fetch-site": "same-origin", "origin": "http://testserver"}
 FORM = {"target": "kafka-1", "dry_run": "yes", "action": "auto"}
 
 
-def token(client: TestClient, deed: str = "recover", target: str = "kafka-1") -> str:
-    found = re.search(r'name="token" value="([^"]+)"', client.get(f"/deeds/{deed}?target={target}").text)
+def token(client: TestClient, action: str = "recover", target: str = "kafka-1") -> str:
+    found = re.search(r'name="token" value="([^"]+)"', client.get(f"/actions/{action}?target={target}").text)
     assert found is not None
     return found[1]
 
@@ -51,7 +51,14 @@ def until(ask: Callable[[], str | None], seconds: float = 5.0) -> str:
             "/incidents/x/archive",
             "/incidents/x/logs/y",
         ),
-        *("/deeds/recover?target=kafka-1", "/static/page.js", "/docs", "/redoc", "/openapi.json"),
+        *(
+            "/actions/recover?target=kafka-1",
+            "/deeds/recover?target=kafka-1",
+            "/static/page.js",
+            "/docs",
+            "/redoc",
+            "/openapi.json",
+        ),
     ],
 )
 def test_nothing_is_open_to_strangers(page: Page, path: str) -> None:
@@ -129,9 +136,10 @@ def test_a_thousand_incidents_come_page_by_page_without_a_gap(page: Page, store:
     assert client.get("/incidents?before=rubbish").status_code == 422
 
 
-def test_a_deed_is_sent_to_airflow_as_the_form_says(page: Page, world: World) -> None:
+@pytest.mark.parametrize("route", ["actions", "deeds"])  # the second is the name of the last release
+def test_an_action_is_sent_to_airflow_as_the_form_says(page: Page, world: World, route: str) -> None:
     client = page("olga")
-    answer = client.post("/deeds/recover", data={**FORM, "token": token(client)}, headers=OURS)
+    answer = client.post(f"/{route}/recover", data={**FORM, "token": token(client)}, headers=OURS)
     assert answer.status_code == 200
     assert "in the name of olga" in answer.text
     assert "manual__1" in answer.text
@@ -139,9 +147,9 @@ def test_a_deed_is_sent_to_airflow_as_the_form_says(page: Page, world: World) ->
     assert sent.body["conf"] == {"node": "kafka-1", "action": "auto", "dry_run": True}
 
 
-def test_a_deed_by_get_does_nothing(page: Page, world: World) -> None:
+def test_an_action_by_get_does_nothing(page: Page, world: World) -> None:
     client = page("olga")
-    client.get("/deeds/recover", params={**FORM, "token": token(client)})
+    client.get("/actions/recover", params={**FORM, "token": token(client)})
     assert world.sent == []
 
 
@@ -164,15 +172,15 @@ def test_who_may_not_act(
 ) -> None:
     maker = page(user or "olga")
     form = {**FORM, "token": token(maker)}
-    assert page(user).post("/deeds/recover", data=form, headers=headers).status_code == status
+    assert page(user).post("/actions/recover", data=form, headers=headers).status_code == status
     assert world.sent == []
 
 
 @pytest.mark.parametrize("kind", ["none", "forged", "of another"])
-def test_a_deed_needs_the_token_of_a_form_made_for_this_user(page: Page, world: World, kind: str) -> None:
+def test_an_action_needs_the_token_of_a_form_made_for_this_user(page: Page, world: World, kind: str) -> None:
     client = page("olga")
     given = {"none": {}, "forged": {"token": "x.y.z"}, "of another": {"token": token(page("otto"))}}[kind]
-    assert client.post("/deeds/recover", data={**FORM, **given}, headers=OURS).status_code == 403
+    assert client.post("/actions/recover", data={**FORM, **given}, headers=OURS).status_code == 403
     assert world.sent == []
 
 
@@ -180,7 +188,7 @@ def test_airflows_refusal_is_shown(page: Page, world: World) -> None:
     world.answer = AirflowReply(409, said="there is such a run already")
     client = page("olga")
     answer = client.post(
-        "/deeds/recover", data={**FORM, "token": token(client)}, headers=OURS | {"hx-request": "true"}
+        "/actions/recover", data={**FORM, "token": token(client)}, headers=OURS | {"hx-request": "true"}
     )
     assert answer.status_code == 409
     assert "Airflow refused: there is such a run already" in answer.text
@@ -188,7 +196,7 @@ def test_airflows_refusal_is_shown(page: Page, world: World) -> None:
 
 def test_a_viewer_sees_all_and_is_offered_nothing(page: Page) -> None:
     text = page("vera").get("/").text
-    assert "deeds/" not in text
+    assert "actions/" not in text
     assert "You are signed in as vera with read access" in text
 
 
