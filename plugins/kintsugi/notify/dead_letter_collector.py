@@ -66,14 +66,16 @@ class Letters:
         return f"{ARCHIVE}{place}.jsonl"
 
 
-def collect(bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: str = BUCKET) -> Letters:
+def collect_letters(
+    bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: str = BUCKET
+) -> Letters:
     """Read and record the driver's letters of one pass, at most AT_ONCE messages of the topic; returns them.
 
     Raises KafkaError and the errors of S3 and the store; then the next pass reads the same letters.
     """
     position = record.position()
     letters = Letters()
-    for partition, offset, key, value in messages(bootstrap, position):
+    for partition, offset, key, value in read_messages(bootstrap, position):
         letters.add(partition, offset, key, value)
     if letters.refused:
         body = b"\n".join(letters.refused) + b"\n"
@@ -83,7 +85,7 @@ def collect(bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: st
     return letters
 
 
-def messages(
+def read_messages(
     bootstrap: list[str], position: Mapping[int, int]
 ) -> Iterator[tuple[int, int, bytes | None, bytes | None]]:
     """Partition, offset, key and value of at most AT_ONCE messages of the dead letter topic, from ``position`` on."""

@@ -53,7 +53,7 @@ class Watching:
     unhealthy: Mapping[str, datetime] = field(default_factory=dict)
 
 
-def silences(watching: Watching) -> list[Silence]:
+def find_silences(watching: Watching) -> list[Silence]:
     """Everything that is unwatched, by name."""
     found = [
         Silence(f"Airflow's {part}", since, "it is not healthy")
@@ -88,8 +88,8 @@ class DeadMansSwitch:
         who = ",".join(sorted(names))
         lines = [f"- {silence.name}: {silence.why} (since {silence.since:%H:%M:%S} UTC)" for silence in found]
         return Page(
-            f"page/unwatched/{who}/{_hour(found)}/{reminder}",
-            f"Nobody watches {_shortly(names)}: a failure there is not recovered",
+            f"page/unwatched/{who}/{_format_start(found)}/{reminder}",
+            f"Nobody watches {_join_names(names)}: a failure there is not recovered",
             "\n".join(
                 [
                     *lines,
@@ -99,17 +99,17 @@ class DeadMansSwitch:
         )
 
 
-def _hour(found: Collection[Silence]) -> str:
+def _format_start(found: Collection[Silence]) -> str:
     # Only to the minute: late heartbeats of the same watch must not make it a new silence.
     return f"{min(silence.since for silence in found):%Y%m%dT%H%M}"
 
 
-def _shortly(names: Collection[str]) -> str:
+def _join_names(names: Collection[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed) if len(listed) <= 3 else f"{', '.join(listed[:2])} and {len(listed) - 2} more"
 
 
-def ping(well: bool, text: str = "") -> bool:
+def send_ping(well: bool, text: str = "") -> bool:
     """Ping the outside service (such as healthchecks.io); ``well`` says whether everything is watched.
 
     The URL is the ``host`` of the connection ``kintsugi_heartbeat``. Without that connection nothing is sent and the

@@ -33,10 +33,10 @@ def deadline_alert(limit: timedelta) -> DeadlineAlert:
 
 async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
     """Put the page about the run in Airflow's ``context`` into the outbox, once; returns its title."""
-    return await asyncio.to_thread(_put, context["dag_run"], minutes)
+    return await asyncio.to_thread(_put_page, context["dag_run"], minutes)
 
 
-def _put(run: Mapping[str, Any], minutes: float) -> str:
+def _put_page(run: Mapping[str, Any], minutes: float) -> str:
     page = page_of(run, minutes)
     Outbox(store_dsn(load_settings())).put(
         f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", MessageKind.PAGE, page

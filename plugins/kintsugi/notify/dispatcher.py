@@ -13,12 +13,12 @@ from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import MessageKind, Outbox, OutboxMessage
 from kintsugi.db.store import Store
-from kintsugi.notify.channels import Channel, channels
+from kintsugi.notify.channels import Channel, load_channels
 from kintsugi.notify.runbooks import runbook_link
-from kintsugi.telemetry.backend import backend
+from kintsugi.telemetry.backend import load_backend
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.ingest_trace import ingest_trace
-from kintsugi.telemetry.markers import Marker, markers
+from kintsugi.telemetry.markers import Marker, load_markers
 from kintsugi.telemetry.trace import Span, export_trace
 
 RECOVERY_DAG = "recover_node"
@@ -77,7 +77,7 @@ class Dispatcher:
 
     def _deliver(self, message: OutboxMessage) -> Mapping[str, Any]:
         if message.kind in (MessageKind.PAGE, MessageKind.DIGEST):
-            return notify_people(message, channels())
+            return notify_people(message, load_channels())
         if message.kind is MessageKind.MARKER:
             return self._marker(message)
         if message.kind is MessageKind.RECOVERY:
@@ -88,7 +88,7 @@ class Dispatcher:
         return self._trace(message)
 
     def _trace(self, message: OutboxMessage) -> Mapping[str, Any]:
-        target = backend()
+        target = load_backend()
         if target is None:
             raise NoRecipient("the connection kintsugi_otlp does not exist any more")
         span = self._span(message)
@@ -104,7 +104,7 @@ class Dispatcher:
         raise NoRecipient(f"the ledger does not contain {message.body['key']} any more")
 
     def _marker(self, message: OutboxMessage) -> Mapping[str, Any]:
-        api = markers()
+        api = load_markers()
         if api is None:
             raise NoRecipient("the connection kintsugi_honeycomb does not exist any more")
         body = message.body

@@ -49,7 +49,7 @@ class StreamStallAlert:
             self._behind = (at, lag)
         if self._behind is not None and at - self._behind[0] >= GROWS:
             since, before = self._behind
-            said = f"{lag:,} messages wait; {_minutes(at - since)} ago it was {before:,}"
+            said = f"{lag:,} messages wait; {_format_minutes(at - since)} ago it was {before:,}"
             return self._page("behind", since, at, said)
         return None
 
@@ -61,7 +61,7 @@ class StreamStallAlert:
     def _page(what: str, since: datetime, at: datetime, said: str) -> Page:
         reminder = int((at - since) / REMIND)
         title = {
-            "still": f"The stream needs a person: nothing was stored for {_minutes(at - since)}",
+            "still": f"The stream needs a person: nothing was stored for {_format_minutes(at - since)}",
             "behind": "The stream needs a person: its lag keeps growing",
         }[what]
         return Page(
@@ -74,5 +74,5 @@ class StreamStallAlert:
         )
 
 
-def _minutes(span: timedelta) -> str:
+def _format_minutes(span: timedelta) -> str:
     return f"{span.total_seconds() / 60:.0f} minutes"

@@ -101,7 +101,7 @@ class Backend:
         return {name: value for name, value in found.items() if value}
 
 
-def backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
+def load_backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
     """The backend that the connection (default: the environment's ``kintsugi_otlp``) describes; None without one.
 
     Raises KintsugiError when the connection is wrong.
@@ -113,10 +113,12 @@ def backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
     headers = {str(name).lower(): str(value) for name, value in (extra.get("headers") or {}).items()}
     if defined.get("password"):
         headers = {TEAM_HEADER: str(defined["password"]), **headers}
-    return Backend(_endpoint(defined), _protocol(extra), headers, float(extra.get("timeout_s", TIMEOUT_S)))
+    return Backend(
+        _parse_endpoint(defined), _parse_protocol(extra), headers, float(extra.get("timeout_s", TIMEOUT_S))
+    )
 
 
-def _endpoint(defined: Mapping[str, Any]) -> str:
+def _parse_endpoint(defined: Mapping[str, Any]) -> str:
     host = str(defined.get("host") or "").rstrip("/")
     parts = urlsplit(host)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -127,7 +129,7 @@ def _endpoint(defined: Mapping[str, Any]) -> str:
     return host if parts.port or not port else f"{parts.scheme}://{parts.netloc}:{port}{parts.path}"
 
 
-def _protocol(extra: Mapping[str, Any]) -> Protocol:
+def _parse_protocol(extra: Mapping[str, Any]) -> Protocol:
     try:
         return Protocol(extra.get("protocol", Protocol.HTTP))
     except ValueError as error:

@@ -43,7 +43,7 @@ def parse_alert(body: bytes, fleet: Fleet) -> Alert:
     status = document.get("status")
     if not isinstance(status, str):
         raise InputError("the body has no `status`; send the payload of a trigger, not of a burn alert")
-    named = _named(document)
+    named = _list_named_nodes(document)
     return Alert(
         name=str(document.get("name") or "a trigger"),
         firing=status.upper() == TRIGGERED,
@@ -54,14 +54,14 @@ def parse_alert(body: bytes, fleet: Fleet) -> Alert:
     )
 
 
-def _named(document: Mapping[str, Any]) -> list[str]:
+def _list_named_nodes(document: Mapping[str, Any]) -> list[str]:
     """The values of the node's column in the groups over the threshold, each once, in their order."""
     groups = document.get("result_groups_triggered") or []
     if not isinstance(groups, list):
         raise InputError("`result_groups_triggered` must be a list")
     named: dict[str, None] = {}
     for entry in groups:
-        group = _columns(entry.get("Group") if isinstance(entry, Mapping) else None)
+        group = _parse_columns(entry.get("Group") if isinstance(entry, Mapping) else None)
         for column in COLUMNS:
             value = group.get(column)
             if isinstance(value, str) and value:
@@ -70,7 +70,7 @@ def _named(document: Mapping[str, Any]) -> list[str]:
     return list(named)
 
 
-def _columns(group: Any) -> dict[str, Any]:
+def _parse_columns(group: Any) -> dict[str, Any]:
     if isinstance(group, Mapping):
         return dict(group)
     if isinstance(group, list):

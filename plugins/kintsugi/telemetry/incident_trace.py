@@ -39,13 +39,13 @@ def incident_trace(incident: Incident) -> Span:
         name="incident",
         start=incident.started_at,
         end=closed_at,
-        attributes=_attributes(incident),
+        attributes=_build_attributes(incident),
         error=(incident.reason or str(incident.outcome)) if failed else None,
-        children=_spans(incident, closed_at),
+        children=_build_spans(incident, closed_at),
     )
 
 
-def _attributes(incident: Incident) -> dict[str, str | int | float]:
+def _build_attributes(incident: Incident) -> dict[str, str | int | float]:
     known: dict[str, str | int | float | None] = {
         "host.name": incident.node,
         "kintsugi.node": incident.node,
@@ -69,21 +69,21 @@ def _attributes(incident: Incident) -> dict[str, str | int | float]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _spans(incident: Incident, closed_at: datetime) -> list[Span]:
+def _build_spans(incident: Incident, closed_at: datetime) -> list[Span]:
     detect = _Stretch(Phase.DETECT, incident.started_at, incident.detected_at)
     entries = sorted(incident.entries, key=lambda entry: entry.at)
-    stretches = [detect, *_stretches(incident.detected_at, entries), *_beside(entries)]
+    stretches = [detect, *_split_by_phase(incident.detected_at, entries), *_list_parallel_steps(entries)]
     count: Counter[str] = Counter()
     spans = []
     for stretch in sorted(stretches, key=lambda stretch: stretch.start):
         if stretch.start > closed_at:
             continue
         count[stretch.name] += 1
-        spans.append(_span(incident, stretch, count[stretch.name], closed_at))
+        spans.append(_build_span(incident, stretch, count[stretch.name], closed_at))
     return spans
 
 
-def _stretches(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_Stretch]:
+def _split_by_phase(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_Stretch]:
     """The journal, split where the phase changes; a step without a phase (record, repair) is named by itself."""
     found: list[_Stretch] = []
     waiting: list[JournalEntry] = []  # of steps whose time belongs to the next one
@@ -104,7 +104,7 @@ def _stretches(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_
     return found
 
 
-def _beside(entries: Sequence[JournalEntry]) -> list[_Stretch]:
+def _list_parallel_steps(entries: Sequence[JournalEntry]) -> list[_Stretch]:
     """Steps that ran in parallel and recorded their own duration."""
     return [
         _Stretch(
@@ -118,7 +118,7 @@ def _beside(entries: Sequence[JournalEntry]) -> list[_Stretch]:
     ]
 
 
-def _span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetime) -> Span:
+def _build_span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetime) -> Span:
     failures = [entry for entry in stretch.entries if entry.data.get("mark") == "failed"]
     return Span(
         key=f"{stretch.name}/{number}",
@@ -133,11 +133,11 @@ def _span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetim
             "kintsugi.phase": stretch.name,
             "kintsugi.phase.turn": number,
         },
-        moments=[_moment(entry) for entry in stretch.entries],
+        moments=[_to_moment(entry) for entry in stretch.entries],
         error=f"{failures[-1].step} {failures[-1].message}" if failures else None,
     )
 
 
-def _moment(entry: JournalEntry) -> Moment:
+def _to_moment(entry: JournalEntry) -> Moment:
     data = {f"kintsugi.{name}": value for name, value in entry.data.items() if isinstance(value, _SCALARS)}
     return Moment(entry.at, entry.step, {"kintsugi.message": entry.message, **data})

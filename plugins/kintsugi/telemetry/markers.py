@@ -80,7 +80,7 @@ class Markers:
         return str(answer.json()["id"])
 
 
-def markers() -> Markers | None:
+def load_markers() -> Markers | None:
     """The API that the connection describes; None without one."""
     found: Mapping[str, Any] | None = connection(CONNECTION)
     if not found:

@@ -98,7 +98,7 @@ def create_app(
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    def accept(delivery: str, body: bytes) -> WebhookReply:
+    def answer_delivery(delivery: str, body: bytes) -> WebhookReply:
         nodes = fleet()
         try:
             return decide_reply(parse_alert(body, nodes), delivery, nodes, outbox().put)
@@ -110,20 +110,20 @@ def create_app(
                 503, {"error": "the store does not answer; nothing was started. Send it again"}
             )
 
-    async def trigger(request: Request) -> JSONResponse:
+    async def handle_trigger(request: Request) -> JSONResponse:
         delivery = request.headers.get(DELIVERY_HEADER, "")
-        answer = _refusal(secret(), request.headers.get(TOKEN_HEADER)) or _misnamed(delivery)
+        answer = _check_secret(secret(), request.headers.get(TOKEN_HEADER)) or _check_delivery_id(delivery)
         if answer is None:
-            body = await _body(request)
-            answer = TOO_LARGE if body is None else await run_in_threadpool(accept, delivery, body)
+            body = await _read_body(request)
+            answer = TOO_LARGE if body is None else await run_in_threadpool(answer_delivery, delivery, body)
             if answer.status == 503:
                 return JSONResponse(answer.body, 503, headers={"Retry-After": str(RETRY_AFTER_S)})
         return JSONResponse(answer.body, answer.status)
 
-    return Starlette(routes=[Route("/trigger", trigger, methods=["POST"])])
+    return Starlette(routes=[Route("/trigger", handle_trigger, methods=["POST"])])
 
 
-async def _body(request: Request) -> bytes | None:
+async def _read_body(request: Request) -> bytes | None:
     """The body; None when it is larger than MAX_BYTES; then reading stops."""
     body = bytearray()
     async for chunk in request.stream():
@@ -133,7 +133,7 @@ async def _body(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _refusal(secret: str | None, token: str | None) -> WebhookReply | None:
+def _check_secret(secret: str | None, token: str | None) -> WebhookReply | None:
     if not secret:
         said = (
             f"no webhook is configured here: define the connection {CONNECTION} with the secret as password"
@@ -145,7 +145,7 @@ def _refusal(secret: str | None, token: str | None) -> WebhookReply | None:
     return None
 
 
-def _misnamed(delivery: str) -> WebhookReply | None:
+def _check_delivery_id(delivery: str) -> WebhookReply | None:
     """A refusal when the delivery id can't be part of a run id and of a key; None otherwise."""
     if 0 < len(delivery) <= MAX_DELIVERY_ID and delivery.replace("-", "").replace("_", "").isalnum():
         return None

@@ -13,7 +13,7 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.notify.channels import Channel, channels
+from kintsugi.notify.channels import Channel, load_channels
 from tests.receivers import ADDRESS, http_receiver
 
 
@@ -95,9 +95,9 @@ def _define(monkeypatch: pytest.MonkeyPatch, config: object) -> None:
 
 
 def test_channels_come_from_the_connection_with_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert channels() == []
+    assert load_channels() == []
     _define(monkeypatch, [{"path": "json://a", "tag": "page"}, {"path": "json://b"}, "json://c"])
-    found = channels()
+    found = load_channels()
     assert [channel.takes("page") for channel in found] == [True, True, True]
     assert [channel.takes("digest") for channel in found] == [False, True, True]
     assert len({channel.name for channel in found}) == 3
@@ -105,7 +105,7 @@ def test_channels_come_from_the_connection_with_their_tags(monkeypatch: pytest.M
 
 def test_one_channel_may_stand_alone_as_airflows_provider_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     _define(monkeypatch, {"path": "json://a", "tag": "digest, page"})
-    (found,) = channels()
+    (found,) = load_channels()
     assert found.takes("page")
     assert found.takes("digest")
 
@@ -116,4 +116,4 @@ def test_an_entry_without_a_url_is_named_by_its_place(
 ) -> None:
     _define(monkeypatch, config)
     with pytest.raises(KintsugiError, match=r"entry 1 of extra\.config"):
-        channels()
+        load_channels()

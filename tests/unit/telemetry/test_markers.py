@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.telemetry.markers import Marker, Markers, markers
+from kintsugi.telemetry.markers import Marker, Markers, load_markers
 from tests.fixtures_incidents import at
 from tests.receivers import Request, http_receiver
 
@@ -64,8 +64,8 @@ def test_nobody_there_is_an_error_of_ours() -> None:
 
 
 def test_the_connection_describes_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert markers() is None
+    assert load_markers() is None
     defined = {"conn_type": "http", "password": KEY, "extra": {"dataset": "trades"}}
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_HONEYCOMB", json.dumps(defined))
-    assert markers() == Markers("https://api.honeycomb.io", KEY, "trades")
-    assert KEY not in repr(markers())
+    assert load_markers() == Markers("https://api.honeycomb.io", KEY, "trades")
+    assert KEY not in repr(load_markers())
