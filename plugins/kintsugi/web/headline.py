@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from kintsugi.core.fleet import WATCH, watch_of
@@ -32,6 +33,25 @@ from kintsugi.web.sources import Approval
 CONFIRM_WITHIN = timedelta(seconds=45)
 
 
+class Situation(StrEnum):
+    """What a headline is about, for programs and tests; its wording may change."""
+
+    WELL = "well"
+    APPROVAL_NEEDED = "approval-needed"
+    REPAIR_STUCK = "repair-stuck"
+    RECOVERY_PAUSED = "recovery-paused"
+    WATCH_PAUSED = "watch-paused"
+    AIRFLOW_LATE = "airflow-late"
+    NO_REPAIR = "no-repair"
+    REPAIR_RUNNING = "repair-running"
+    NODE_AWAY = "node-away"
+    STREAM = "stream"
+    INTAKE = "intake"
+    SOURCE_AWAY = "source-away"
+    LOADING = "loading"
+    REPLICAS_OVERDUE = "replicas-overdue"
+
+
 @dataclass(frozen=True, slots=True)
 class Headline:
     """The headline. ``since``: since when it has been true, UTC, None when unknown.
@@ -39,6 +59,7 @@ class Headline:
     ``advice``: what the reader should do; ``action``, ``target``: the action that does it, None when there is none.
     """
 
+    situation: Situation
     level: Severity
     title: str
     advice: str
@@ -72,6 +93,7 @@ def choose_headline(facts: HealthFacts) -> Headline:
     last = facts.store.value.last_trouble if facts.store.value else None
     count = len(facts.fleet.nodes)
     return Headline(
+        Situation.WELL,
         Severity.WELL,
         f"All {count} servers answer and trades flow.",
         "Nothing to do.",
@@ -89,6 +111,7 @@ def _report_open_approval(facts: HealthFacts) -> Headline | None:
     reason = describe_refusal(incident) if incident else ""
     what = f"The repair of {name or first.run_id} was refused. Your decision is needed."
     return Headline(
+        Situation.APPROVAL_NEEDED,
         Severity.BAD,
         what,
         reason or "Read the reason. Then approve or decline the repair.",
@@ -103,6 +126,7 @@ def _report_failed_repair(facts: HealthFacts) -> Headline | None:
         trouble = describe_stall(incident, facts.now)
         if trouble is not None:
             return Headline(
+                Situation.REPAIR_STUCK,
                 Severity.BAD,
                 f"The repair of {incident.node} makes no progress: {trouble}",
                 "The watch tries the next escalation step. If it does not within a minute, recover the node by hand.",
@@ -124,6 +148,7 @@ def _report_unrecovered_node(facts: HealthFacts) -> Headline | None:
         lost = f"{node.name} does not answer{too}, and "
         if flags:
             return Headline(
+                Situation.RECOVERY_PAUSED,
                 Severity.BAD,
                 f"{lost}recovery is paused.",
                 str(flags[0]),
@@ -134,10 +159,17 @@ def _report_unrecovered_node(facts: HealthFacts) -> Headline | None:
         if facts.is_unwatched(node.name):
             advice = f"Resume {watch_of(node.name)}, or recover the node by hand."
             return Headline(
-                Severity.BAD, f"{lost}its watch is paused.", advice, since, action="recover", target=node.name
+                Situation.WATCH_PAUSED,
+                Severity.BAD,
+                f"{lost}its watch is paused.",
+                advice,
+                since,
+                action="recover",
+                target=node.name,
             )
         if facts.airflow_is_late:
             return Headline(
+                Situation.AIRFLOW_LATE,
                 Severity.BAD,
                 f"{lost}Airflow does not react: {_describe_late_airflow(facts)}.",
                 "Run `make up`.",
@@ -146,6 +178,7 @@ def _report_unrecovered_node(facts: HealthFacts) -> Headline | None:
         if since is not None and facts.now - since > CONFIRM_WITHIN:
             advice = "Look at its watch in Airflow, or recover the node by hand."
             return Headline(
+                Situation.NO_REPAIR,
                 Severity.BAD,
                 f"{lost}no repair has started.",
                 advice,
@@ -163,6 +196,7 @@ def _report_repair(facts: HealthFacts) -> Headline | None:
         doing = " ".join(f"{incident.node}: {describe_progress(incident)}." for incident in opened)
         started = min(incident.started_at for incident in opened)
         return Headline(
+            Situation.REPAIR_RUNNING,
             Severity.BUSY,
             f"{names} failed and {'is' if len(opened) == 1 else 'are'} being repaired.",
             f"Nothing to do. {doing}",
@@ -174,6 +208,7 @@ def _report_repair(facts: HealthFacts) -> Headline | None:
         names = join_names([node.name for node in away])
         advice = "Nothing to do yet. The watch confirms the failure, then it repairs the node."
         return Headline(
+            Situation.NODE_AWAY,
             Severity.BUSY,
             f"{names} stopped answering.",
             advice,
@@ -186,7 +221,7 @@ def _report_flow(facts: HealthFacts, level: Severity = Severity.BAD) -> Headline
     stream = facts.stream
     if stream.level is not level:
         return None
-    return Headline(level, stream.sentence, stream.advice, stream.since)
+    return Headline(Situation.STREAM, level, stream.sentence, stream.advice, stream.since)
 
 
 def _report_late_flow(facts: HealthFacts) -> Headline | None:
@@ -197,7 +232,7 @@ def _report_intake(facts: HealthFacts, level: Severity = Severity.BAD) -> Headli
     seen = facts.intake
     if seen is None or seen.level is not level:
         return None
-    return Headline(level, seen.sentence, seen.advice, seen.since, action=seen.action)
+    return Headline(Situation.INTAKE, level, seen.sentence, seen.advice, seen.since, action=seen.action)
 
 
 def _report_late_intake(facts: HealthFacts) -> Headline | None:
@@ -213,19 +248,24 @@ def _report_unreadable_source(facts: HealthFacts) -> Headline | None:
     for what, reading in silent.items():
         if reading.error is not None:
             advice = f"{reading.error} The data below may be old."
-            return Headline(Severity.UNKNOWN, f"{what} can't be read.", advice, reading.at)
+            return Headline(
+                Situation.SOURCE_AWAY, Severity.UNKNOWN, f"{what} can't be read.", advice, reading.at
+            )
         if reading.at is None:
-            return Headline(Severity.UNKNOWN, "Loading…", "The first readings arrive within seconds.")
+            return Headline(
+                Situation.LOADING, Severity.UNKNOWN, "Loading…", "The first readings arrive within seconds."
+            )
     return None
 
 
 def _report_unwatched_nodes(facts: HealthFacts) -> Headline | None:
     if facts.airflow_is_late:
         title = f"A failure would not be detected: {_describe_late_airflow(facts)}."
-        return Headline(Severity.BAD, title, "Run `make up` on the control plane.")
+        return Headline(Situation.AIRFLOW_LATE, Severity.BAD, title, "Run `make up` on the control plane.")
     flags = facts.store.value.maintenance if facts.store.value else ()
     if flags:
         return Headline(
+            Situation.RECOVERY_PAUSED,
             Severity.NOTE,
             f"recovery is paused for {_join_scopes(flags)}.",
             " ".join(str(flag) for flag in flags),
@@ -236,6 +276,7 @@ def _report_unwatched_nodes(facts: HealthFacts) -> Headline | None:
     unwatched = [node.name for node in facts.fleet if facts.is_unwatched(node.name)]
     if unwatched:
         return Headline(
+            Situation.WATCH_PAUSED,
             Severity.NOTE,
             f"nobody watches {join_names(unwatched)}.",
             "Resume the watch. A failure there is not detected now.",
@@ -255,7 +296,11 @@ def _report_overdue_repair(facts: HealthFacts) -> Headline | None:
         return None
     advice = "Look at anti_entropy in Airflow. Deleted rows can come back after ten days without a repair."
     return Headline(
-        Severity.NOTE, "Cassandra's replicas were not repaired for more than a week.", advice, since
+        Situation.REPLICAS_OVERDUE,
+        Severity.NOTE,
+        "Cassandra's replicas were not repaired for more than a week.",
+        advice,
+        since,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kintsugi.core.errors import KintsugiError
+from kintsugi.core.fleet import watch_of
 from kintsugi.notify.dead_mans_switch import DeadMansSwitch, Watching, find_silences, send_ping
 from tests.fixtures_incidents import at
 from tests.receivers import http_receiver
@@ -29,7 +30,7 @@ def test_a_heartbeat_that_stops_is_missed_after_90_s() -> None:
 def test_a_triggerer_that_is_stuck_is_missed_by_all_its_watches() -> None:
     found = find_silences(replace(WELL, now=at(400)))
     assert [silence.name for silence in found] == ["flow", "kafka-1", "kafka-2"]
-    assert "is the triggerer stuck?" in found[0].why
+    assert all("triggerer" in silence.why and watch_of(silence.name) in silence.why for silence in found)
 
 
 def test_a_node_under_repair_or_in_maintenance_is_not_missed() -> None:
@@ -38,7 +39,9 @@ def test_a_node_under_repair_or_in_maintenance_is_not_missed() -> None:
 
 def test_a_paused_watch_is_none_although_its_trigger_lives_on() -> None:
     (found,) = find_silences(replace(WELL, paused={"kafka-1"}))
-    assert (found.name, found.why) == ("kafka-1", "its DAG watch_kafka-1 is paused")
+    assert found.name == "kafka-1"
+    assert "watch_kafka-1" in found.why
+    assert "triggerer" not in found.why, "the trigger lives"
     assert names(replace(WELL, paused={"kafka-1"}, excused={"kafka-1"})) == []
 
 
@@ -57,7 +60,8 @@ def test_the_switch_calls_once_what_is_missing_has_settled() -> None:
     assert switch.observe(found, at(415)) is None
     page = switch.observe(found, at(430))
     assert page is not None
-    assert page.title.startswith("Nobody watches flow, kafka-1, kafka-2:")
+    assert page.key.startswith("page/unwatched/flow,kafka-1,kafka-2/")
+    assert "flow, kafka-1, kafka-2" in page.title
     again = switch.observe(found, at(445))
     assert again is not None
     assert again.key == page.key, "the same silence is the same call"
@@ -103,7 +107,7 @@ def test_a_ping_that_fails_does_not_give_the_url_away(monkeypatch: pytest.Monkey
         url = f"{outside.url}/c0ffee"
         monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_HEARTBEAT", json.dumps({"host": url}))
         outside.answer = lambda request: (404, b"")
-        with pytest.raises(KintsugiError, match="answers 404") as refused:
+        with pytest.raises(KintsugiError, match="404") as refused:
             send_ping(True)
     with pytest.raises(KintsugiError, match="can't be reached") as away:
         send_ping(True)

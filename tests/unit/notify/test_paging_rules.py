@@ -23,8 +23,9 @@ def test_nor_does_one_that_was_none(outcome: Outcome) -> None:
 
 def test_a_refusal_calls_at_once_with_its_reason_while_the_incident_is_open() -> None:
     (page,) = incident_pages([refused(is_open=True)], at(17))
-    assert page.title == "kafka-2 needs a person: its repair was refused"
-    assert page.text.startswith("2 of 3 are sick\n")
+    assert page.key.startswith("page/refused/")
+    assert "kafka-2" in page.title
+    assert page.text.splitlines()[0] == "2 of 3 are sick"
 
 
 def test_it_is_the_same_call_when_the_incident_closes() -> None:
@@ -115,7 +116,7 @@ def test_nodes_with_one_cause_are_called_again_together_after_two_hours() -> Non
     sent = incident_pages(story, at(18000))
     assert len({page.key for page in sent}) == 3  # 0, 2 and 4 hours
     assert all("kafka-1" in page.title and "kafka-2" in page.title for page in sent)
-    assert all(page.title.endswith(") need a person: their repair was refused") for page in sent)
+    assert all(page.key.startswith("page/refused/") for page in sent)
 
 
 def test_a_call_waits_for_those_with_its_cause_but_not_for_long() -> None:
@@ -150,7 +151,7 @@ def _control_plane(name: str, *, later: float = 0, **changes: Any) -> Incident:
 def test_a_control_plane_that_fails_is_one_call_however_many_nodes_it_cannot_repair() -> None:
     story = [_control_plane("kafka-1"), _control_plane("cassandra-2", later=600)]
     (page,) = incident_pages(story, at(700))
-    assert "control plane" in page.title
+    assert page.key.startswith("page/control-plane/")
     assert "no space left" in page.text
     assert incident_pages([replace(story[0], closed_at=at(700), outcome=Outcome.HEALED)], at(720)) == []
 
@@ -163,7 +164,8 @@ def test_an_incident_that_the_sweep_took_over_is_overdue_too() -> None:
 
 def test_a_repair_that_failed_for_good_calls() -> None:
     (page,) = incident_pages([replace(healed(), outcome=Outcome.FAILED, reason="canary failed")], at(70))
-    assert page.title == "kafka-2 needs a person: its repair failed"
+    assert page.key.startswith("page/failed/")
+    assert "kafka-2" in page.title
     assert "canary failed" in page.text
 
 
@@ -205,7 +207,7 @@ def test_a_watch_that_cries_again_and_again_and_nothing_is_found_calls() -> None
     assert incident_pages(alarms[:5], at(1600)) == []
     (page,) = incident_pages(alarms, at(1600))
     assert page.key.startswith("page/unfounded/kafka-2/")
-    assert "6 times within the hour" in page.text
+    assert page.text.startswith("6 ")
     assert "a pause" in page.text
     assert incident_pages(alarms, at(5000)) == [], "an hour later some of them no longer count"
     assert incident_pages([_false_alarm(minute, "recover_node/x") for minute in range(6)], at(600)) == [], (
