@@ -148,11 +148,11 @@ class IngestLedger:
 
     @staticmethod
     def _of_key(connection: psycopg.Connection[Any], bucket: str, key: str, replay: str) -> list[LedgerEntry]:
-        found = connection.execute(
+        rows = connection.execute(
             f"SELECT {COLUMNS} FROM ledger_file WHERE bucket = %s AND key = %s AND replay = %s ORDER BY started_at",
             (bucket, key, replay),
         ).fetchall()
-        return [_to_entry(row) for row in found]
+        return [_to_entry(row) for row in rows]
 
     def entries(self, prefix: str = "") -> list[LedgerEntry]:
         """Return all rows whose key begins with ``prefix``, by key and time of start, without replays."""
@@ -183,14 +183,14 @@ class IngestLedger:
         return [_to_entry(row) for row in rows]
 
     def by_key(self, keys: Collection[str] | None = None) -> dict[tuple[str, str], list[LedgerEntry]]:
-        """Return the rows of ``keys`` (None: of all) by (bucket, key), in the order of their start, without replays."""
-        rows = (
+        """Return the entries of ``keys`` (None: of all) by (bucket, key), in order of their start, without replays."""
+        entries = (
             self.entries() if keys is None else self._entries("key = ANY(%s) AND replay = ''", sorted(keys))
         )
-        found: dict[tuple[str, str], list[LedgerEntry]] = {}
-        for entry in rows:
-            found.setdefault((entry.bucket, entry.key), []).append(entry)
-        return found
+        by_key: dict[tuple[str, str], list[LedgerEntry]] = {}
+        for entry in entries:
+            by_key.setdefault((entry.bucket, entry.key), []).append(entry)
+        return by_key
 
     def _connect(self) -> psycopg.Connection[Any]:
         import psycopg

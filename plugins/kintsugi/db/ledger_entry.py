@@ -118,8 +118,8 @@ def is_waiting(etag: str, modified: datetime | None, rows: Sequence[LedgerEntry]
         return row.retry_at is None or row.retry_at <= now
     if [one for one in rows if one.state is not FileState.VANISHED][-1] is not row:
         return True
-    known = row.modified or row.finished_at
-    return row.faulty and modified is not None and known is not None and modified > known
+    ingested_at = row.modified or row.finished_at
+    return row.faulty and modified is not None and ingested_at is not None and modified > ingested_at
 
 
 def backoff(attempts: int) -> timedelta:

@@ -262,12 +262,12 @@ class Releases(Database):
             )
             fresh = []
             for path in sorted(paths):
-                known = connection.execute(
+                updated = connection.execute(
                     "UPDATE drift SET seen_at = clock_timestamp(), digest = %s"
                     " WHERE node = %s AND path = %s AND gone_at IS NULL",
                     (digest, node, path),
                 )
-                if known.rowcount == 0:
+                if updated.rowcount == 0:
                     connection.execute(
                         "INSERT INTO drift (node, path, digest) VALUES (%s, %s, %s)", (node, path, digest)
                     )
@@ -280,10 +280,10 @@ class Releases(Database):
             rows = connection.execute(
                 "SELECT node, path FROM drift WHERE gone_at IS NULL ORDER BY node, path"
             ).fetchall()
-        found: dict[str, list[str]] = {}
+        paths: dict[str, list[str]] = {}
         for row in rows:
-            found.setdefault(row["node"], []).append(row["path"])
-        return found
+            paths.setdefault(row["node"], []).append(row["path"])
+        return paths
 
 
 def _append_deployment_entry(

@@ -89,12 +89,12 @@ class StreamSummary:
 
     def lines(self) -> list[str]:
         """The summary for people, a line for each fact."""
-        found = [f"deleted by Kafka before it was stored: {loss}" for loss in self.losses]
-        found += [f"back-pressure: {wait}" for wait in self.waits]
+        lines = [f"deleted by Kafka before it was stored: {loss}" for loss in self.losses]
+        lines += [f"back-pressure: {wait}" for wait in self.waits]
         if self.refused:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.items())
-            found.append(f"messages that were not valid trades, since yesterday: {reasons}")
-        return found
+            lines.append(f"messages that were not valid trades, since yesterday: {reasons}")
+        return lines
 
 
 NOTHING_ON_RECORD = StreamSummary()
@@ -143,12 +143,12 @@ class StreamRecord(Database):
         with self.transaction() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_LOSS,))
             for partition, first, end in lost:
-                known = connection.execute(
+                covered = connection.execute(
                     "SELECT first, ends FROM stream_loss WHERE partition = %s AND ends > %s AND first < %s"
                     " AND settled_at IS NULL",
                     (partition, first, end),
                 ).fetchall()
-                for part in subtract_ranges((first, end), [(row["first"], row["ends"]) for row in known]):
+                for part in subtract_ranges((first, end), [(row["first"], row["ends"]) for row in covered]):
                     connection.execute(
                         "INSERT INTO stream_loss (partition, first, ends) VALUES (%s, %s, %s)",
                         (partition, *part),

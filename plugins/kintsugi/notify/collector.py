@@ -42,8 +42,8 @@ def page_items(
 ) -> list[Item]:
     """The pages that are due. ``exits``: when services exited by themselves, by node."""
     incidents = list(incidents)
-    found = [*incident_pages(incidents, now), *pattern_pages(incidents, now, exits=exits, faults=faults)]
-    return [Item(page.key, MessageKind.PAGE, page.body) for page in found]
+    pages = [*incident_pages(incidents, now), *pattern_pages(incidents, now, exits=exits, faults=faults)]
+    return [Item(page.key, MessageKind.PAGE, page.body) for page in pages]
 
 
 def trace_items(incidents: Iterable[Incident], files: Iterable[LedgerEntry], now: datetime) -> list[Item]:

@@ -117,14 +117,14 @@ def read_messages(
 
 def loss_pages(losses: Iterable[Loss], now: datetime) -> list[Page]:
     """The pages for recent losses: one each, and a second one when a loss needs a decision."""
-    found = []
+    pages = []
     for loss in losses:
         if now - loss.recorded_at > timedelta(days=1):
             continue
-        found.append(_lost_page(loss))
+        pages.append(_lost_page(loss))
         if loss.state is LossState.GIVEN_UP or (not loss.settled and now - loss.recorded_at > OVERDUE):
-            found.append(_undecided_page(loss))
-    return found
+            pages.append(_undecided_page(loss))
+    return pages
 
 
 def _lost_page(loss: Loss) -> Page:

@@ -31,6 +31,7 @@ def deadline_alert(limit: timedelta) -> DeadlineAlert:
     )
 
 
+# Airflow keeps the path of this function with each deadline that waits, so its name stays.
 async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
     """Put the page about the run in Airflow's ``context`` into the outbox, once; returns its title."""
     return await asyncio.to_thread(_put_page, context["dag_run"], minutes)

@@ -28,14 +28,14 @@ def format_digest(
 
     ``undelivered``: messages of the outbox that wait or were given up, each with its last error.
     """
-    told = sorted(
+    listed = sorted(
         (incident for incident in incidents if since <= incident.opened_at < until),
         key=lambda incident: incident.opened_at,
     )
-    counts = Counter(incident.outcome.value if incident.outcome else "open" for incident in told)
+    counts = Counter(incident.outcome.value if incident.outcome else "open" for incident in listed)
     summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no incident"
     lines = [f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC: {summary}.", ""]
-    lines += [_format_line(incident) for incident in told]
+    lines += [_format_line(incident) for incident in listed]
     if undelivered:
         lines += ["", f"{len(undelivered)} messages were not delivered:"]
         lines += [f"- {key}: {error or 'not tried yet'}" for key, error in undelivered]

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 class Undelivered(KintsugiError):
     """Not every receiver accepted the message; ``receipt`` lists those that did."""
 
-    def __init__(self, said: str, receipt: Mapping[str, Any]) -> None:
-        super().__init__(said)
+    def __init__(self, reason: str, receipt: Mapping[str, Any]) -> None:
+        super().__init__(reason)
         self.receipt = receipt
 
 
@@ -117,16 +117,16 @@ class Dispatcher:
         )
         if end is None:
             return {"id": api.put(marker)}
-        begun = self.outbox.receipt(body["begin_key"]).get("id")
-        return {"id": api.put(marker, begun)}
+        marker_id = self.outbox.receipt(body["begin_key"]).get("id")
+        return {"id": api.put(marker, marker_id)}
 
 
-def notify_people(message: OutboxMessage, known: list[Channel]) -> Mapping[str, Any]:
+def notify_people(message: OutboxMessage, channels: list[Channel]) -> Mapping[str, Any]:
     """Send to every channel that accepts this kind and has not received the message; returns who has it.
 
     Raises Nobody when no channel accepts this kind, and Undelivered when a channel failed.
     """
-    receivers = [channel for channel in known if channel.takes(message.kind.value)]
+    receivers = [channel for channel in channels if channel.takes(message.kind.value)]
     if not receivers:
         raise NoRecipient(f"no channel accepts a {message.kind}: define the connection kintsugi_apprise")
     receipt = dict(message.receipt)

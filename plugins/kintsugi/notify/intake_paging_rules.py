@@ -36,15 +36,15 @@ def intake_pages(
 
     ``unpaged``: the ledger's rows of bad files without a page; ``last_paged``: when the last page was written.
     """
-    found = [
+    pages = [
         _stall_page(report, rules),
         _retry_page(report, rules),
         *_eod_pages(report),
         *_missing_file_pages(report),
     ]
     if unpaged and (last_paged is None or report.at - last_paged >= PAUSE):
-        found.append(_bad_files_page(report, unpaged))
-    return [page for page in found if page is not None]
+        pages.append(_bad_files_page(report, unpaged))
+    return [page for page in pages if page is not None]
 
 
 def _bad_files_page(report: IntakeReport, unpaged: Sequence[LedgerEntry]) -> Page:
@@ -110,14 +110,14 @@ def _retry_page(report: IntakeReport, rules: IntakeRules) -> Page | None:
     )
 
 
-def unseen_page(since: datetime, now: datetime, rules: IntakeRules, said: str) -> Page | None:
-    """The page for buckets that can't be listed since ``since``; ``said``: the last error."""
+def unseen_page(since: datetime, now: datetime, rules: IntakeRules, reason: str) -> Page | None:
+    """The page for buckets that can't be listed since ``since``; ``reason``: the last error."""
     if now - since < rules.waiting:
         return None
     return Page(
         f"page/intake/unseen/{since:%Y%m%dT%H%M}/{int((now - since) / REMIND)}",
         f"S3 can't be listed since {since:%H:%M} UTC: new files may be waiting",
-        f"{said}\nIf it is your bucket, check the connection kintsugi_data (docs/your-bucket.md). {WHERE}",
+        f"{reason}\nIf it is your bucket, check the connection kintsugi_data (docs/your-bucket.md). {WHERE}",
     )
 
 

@@ -72,12 +72,12 @@ def incident_pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
         call = _make_call(incident, chain[0], now)
         if call is not None and now - incident.last_word < RECENT:
             calls.append(call)
-    found = [page for group in _group_calls(calls) for page in _pages_of(group, now)]
+    pages = [page for group in _group_calls(calls) for page in _pages_of(group, now)]
     for node in by_node:
         alarms = [one for one in incidents if one.node == node and _is_unfounded(one, now)]
         if len(alarms) >= UNFOUNDED:
-            found.append(_unfounded_page(node, alarms))
-    return list({page.key: page for page in found}.values())
+            pages.append(_unfounded_page(node, alarms))
+    return list({page.key: page for page in pages}.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,8 @@ class _Call:
     @property
     def symptom(self) -> str | None:
         """The newest failure mode of the node."""
-        said = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
-        return str(said[-1]) if said else None
+        verdicts = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
+        return str(verdicts[-1]) if verdicts else None
 
     def shares_cause_with(self, other: _Call) -> bool:
         """Whether both have one cause: a named common cause, or the same symptom at the same time."""
@@ -152,12 +152,12 @@ def _pages_of(group: Sequence[_Call], now: datetime) -> list[Page]:
             due = min(call.at + GATHER, began + 3 * GATHER)
     before = [call for call in group if call.at <= due]
     after = [call for call in ordered if call.at > due]
-    found = [_one_page(before, before[0].page.key)] if now >= due else []
-    settled = after and now >= max(began + TOGETHER, after[-1].at) + GATHER
-    if settled and not group[0].kind.startswith(CONTROL_PLANE):
+    pages = [_one_page(before, before[0].page.key)] if now >= due else []
+    complete = after and now >= max(began + TOGETHER, after[-1].at) + GATHER
+    if complete and not group[0].kind.startswith(CONTROL_PLANE):
         nodes = {call.incident.node for call in after}
-        found.append(_one_page(after, f"{before[0].page.key}/more/{len(nodes)}"))
-    return found
+        pages.append(_one_page(after, f"{before[0].page.key}/more/{len(nodes)}"))
+    return pages
 
 
 def _one_page(calls: Sequence[_Call], key: str) -> Page:
@@ -166,12 +166,12 @@ def _one_page(calls: Sequence[_Call], key: str) -> Page:
     page = calls[0].page
     if len(nodes) == 1:
         return Page(key, page.title, page.text)
-    said = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
+    reasons = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
     title = page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1)
     return Page(
         key,
         title.replace(") needs a person: its", ") need a person: their", 1),
-        f"These failures probably have one cause:\n{said}\n{page.text}",
+        f"These failures probably have one cause:\n{reasons}\n{page.text}",
     )
 
 
@@ -197,8 +197,8 @@ def _make_call(incident: Incident, first: Incident, now: datetime) -> _Call | No
         ("stuck", _stuck_page),
         ("overdue", _overdue_page),
     ):
-        if (found := rule(incident, first, now)) is not None:
-            reminder, page = found
+        if (due := rule(incident, first, now)) is not None:
+            reminder, page = due
             return _Call(f"{kind}/{reminder}", incident, first, page)
     return None
 
@@ -228,12 +228,13 @@ def _refused_page(incident: Incident, first: Incident, now: datetime) -> tuple[i
     last = refusals[-1]
     if last.data.get("gates") == ["maintenance"] and now - first.opened_at < MAINTAINED:
         return None
-    said = last.message.removeprefix("refused: ")
+    reason = last.message.removeprefix("refused: ")
     reminder = int((last.at - first.opened_at) / REMIND)
     return reminder, Page(
         f"page/refused/{first.id}/{reminder}",
         f"{incident.node} needs a person: its repair was refused",
-        f"{said}\nApprove or decline under 'Required Actions' in Airflow, or repair it by hand. {_see_also(incident)}",
+        f"{reason}\nApprove or decline under 'Required Actions' in Airflow, or repair it by hand. "
+        f"{_see_also(incident)}",
     )
 
 

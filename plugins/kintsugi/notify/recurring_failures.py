@@ -44,23 +44,23 @@ def pattern_pages(
         if _is_counted(incident) and now - incident.opened_at < DAY:
             recovered.setdefault(incident.node, []).append(incident)
     injected = Counter(fault.node for fault in faults if now - fault.t0 < LOOP)
-    found = []
+    pages = []
     for node in sorted({*recovered, *(exits or {})}):
         own = recovered.get(node, [])
         late_exits = [at for at in (exits or {}).get(node, ()) if timedelta() <= now - at < LOOP]
-        said = (
+        pattern = (
             _describe_loop(own, now)
             or _describe_exits(late_exits, injected[node])
             or _describe_same_failure(own)
         )
-        if said is not None:
-            found.append(_pattern_page(node, said, own, now))
-    return found
+        if pattern is not None:
+            pages.append(_pattern_page(node, pattern, own, now))
+    return pages
 
 
 def exits_in(lines: Iterable[str], service: str) -> list[datetime]:
     """When an init saw its service exit by itself; ``lines``: its log, each beginning with a time in ISO 8601."""
-    found = []
+    exits = []
     for line in lines:
         matched = _EXITED.match(line)
         if matched is None or matched[2] != service:
@@ -70,8 +70,8 @@ def exits_in(lines: Iterable[str], service: str) -> list[datetime]:
         except ValueError:
             continue
         if at.tzinfo is not None:
-            found.append(at)
-    return found
+            exits.append(at)
+    return exits
 
 
 def _is_counted(incident: Incident) -> bool:
@@ -114,11 +114,11 @@ def _first_verdict(incident: Incident) -> str | None:
     return next((str(entry.data["verdict"]) for entry in incident.entries if "verdict" in entry.data), None)
 
 
-def _pattern_page(node: str, said: str, incidents: Sequence[Incident], now: datetime) -> Page:
+def _pattern_page(node: str, pattern: str, incidents: Sequence[Incident], now: datetime) -> Page:
     last = max(incidents, key=lambda one: one.opened_at, default=None)
     where = f"See `make incident ID={last.id}`" if last else f"See the log of {node}'s init"
     return Page(
         f"page/pattern/{node}/{int(now.timestamp() // REMIND.total_seconds())}",
         f"{node} needs a person: it fails again and again",
-        f"{node}: {said}. A recovery does not remove the cause. {where}, and {watch_of(node)} in Airflow.",
+        f"{node}: {pattern}. A recovery does not remove the cause. {where}, and {watch_of(node)} in Airflow.",
     )

@@ -89,7 +89,7 @@ class Backend:
         headers = ",".join(f"{name}={quote(value)}" for name, value in self.headers.items())
         metrics = ",".join(f"{name}={quote(value)}" for name, value in self.metric_headers.items())
         exporter = "otlp_proto_grpc" if self.protocol is Protocol.GRPC else "otlp_proto_http"
-        found = {
+        variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": self.protocol.value,
             "OTEL_TRACES_EXPORTER": exporter,
@@ -98,7 +98,7 @@ class Backend:
             # A task flushes its spans before it ends; a dead backend must not delay it for longer than this.
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in variables.items() if value}
 
 
 def load_backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
@@ -133,7 +133,7 @@ def _parse_protocol(extra: Mapping[str, Any]) -> Protocol:
     try:
         return Protocol(extra.get("protocol", Protocol.HTTP))
     except ValueError as error:
-        known = " or ".join(Protocol)
+        choices = " or ".join(Protocol)
         raise KintsugiError(
-            f"extra.protocol of the connection {CONNECTION} must be {known}, not {extra['protocol']!r}"
+            f"extra.protocol of the connection {CONNECTION} must be {choices}, not {extra['protocol']!r}"
         ) from error

@@ -46,7 +46,7 @@ def incident_trace(incident: Incident) -> Span:
 
 
 def _build_attributes(incident: Incident) -> dict[str, str | int | float]:
-    known: dict[str, str | int | float | None] = {
+    attributes: dict[str, str | int | float | None] = {
         "host.name": incident.node,
         "kintsugi.node": incident.node,
         "kintsugi.role": incident.role.value,
@@ -65,8 +65,8 @@ def _build_attributes(incident: Incident) -> dict[str, str | int | float]:
         if incident.outcome in (Outcome.FAILED, Outcome.REFUSED)
         else None,
     }
-    known |= {f"kintsugi.phase.{phase}_s": seconds for phase, seconds in incident.phases().items()}
-    return {name: value for name, value in known.items() if value is not None}
+    attributes |= {f"kintsugi.phase.{phase}_s": seconds for phase, seconds in incident.phases().items()}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _build_spans(incident: Incident, closed_at: datetime) -> list[Span]:
@@ -85,7 +85,7 @@ def _build_spans(incident: Incident, closed_at: datetime) -> list[Span]:
 
 def _split_by_phase(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_Stretch]:
     """The journal, split where the phase changes; a step without a phase (record, repair) is named by itself."""
-    found: list[_Stretch] = []
+    stretches: list[_Stretch] = []
     waiting: list[JournalEntry] = []  # of steps whose time belongs to the next one
     last = detected_at
     for entry in entries:
@@ -95,13 +95,13 @@ def _split_by_phase(detected_at: datetime, entries: Sequence[JournalEntry]) -> l
         if "seconds" in entry.data:
             continue
         name = str(PHASE_OF_STEP[entry.kind] or entry.kind)
-        if not found or found[-1].name != name:
-            found.append(_Stretch(name, last, last))
+        if not stretches or stretches[-1].name != name:
+            stretches.append(_Stretch(name, last, last))
         last = max(last, entry.at)
-        found[-1].end = last
-        found[-1].entries += [*waiting, entry]
+        stretches[-1].end = last
+        stretches[-1].entries += [*waiting, entry]
         waiting = []
-    return found
+    return stretches
 
 
 def _list_parallel_steps(entries: Sequence[JournalEntry]) -> list[_Stretch]:

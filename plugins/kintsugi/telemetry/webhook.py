@@ -62,15 +62,15 @@ def decide_reply(
     """Put the recoveries for ``alert`` into the outbox (``put``); returns the response."""
     if not alert.firing:
         return WebhookReply(200, {"result": f"nothing to do: {alert.name} is resolved"})
-    known = ", ".join(fleet.nodes)
+    nodes = ", ".join(fleet.nodes)
     if not alert.nodes:
-        said = (
+        problem = (
             f"names no node of this fleet: {', '.join(alert.unknown)}" if alert.unknown else "names no node"
         )
         return WebhookReply(
             422,
             {
-                "error": f"{alert.name} {said}; group the trigger by kintsugi.node. The nodes are: {known}",
+                "error": f"{alert.name} {problem}; group the trigger by kintsugi.node. The nodes are: {nodes}",
                 "unknown": list(alert.unknown),
             },
         )
@@ -135,10 +135,10 @@ async def _read_body(request: Request) -> bytes | None:
 
 def _check_secret(secret: str | None, token: str | None) -> WebhookReply | None:
     if not secret:
-        said = (
+        reason = (
             f"no webhook is configured here: define the connection {CONNECTION} with the secret as password"
         )
-        return WebhookReply(503, {"error": said})
+        return WebhookReply(503, {"error": reason})
     # Compared as bytes: compare_digest rejects text that is not ASCII.
     if not hmac.compare_digest((token or "").encode(), secret.encode()):
         return WebhookReply(401, {"error": f"the header {TOKEN_HEADER} is missing or wrong"})
@@ -149,14 +149,14 @@ def _check_delivery_id(delivery: str) -> WebhookReply | None:
     """A refusal when the delivery id can't be part of a run id and of a key; None otherwise."""
     if 0 < len(delivery) <= MAX_DELIVERY_ID and delivery.replace("-", "").replace("_", "").isalnum():
         return None
-    said = f"the header {DELIVERY_HEADER} is missing or not a valid id; it identifies repeated deliveries"
-    return WebhookReply(400, {"error": said})
+    reason = f"the header {DELIVERY_HEADER} is missing or not a valid id; it identifies repeated deliveries"
+    return WebhookReply(400, {"error": reason})
 
 
 def webhook_secret() -> str | None:
     """The shared secret from the connection; None without one."""
-    found = connection(CONNECTION)
-    return str(found["password"]) if found and found.get("password") else None
+    defined = connection(CONNECTION)
+    return str(defined["password"]) if defined and defined.get("password") else None
 
 
 class LazyApp:

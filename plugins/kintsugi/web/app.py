@@ -91,12 +91,12 @@ def _add_security(app: FastAPI, pages: PageRenderer) -> None:
         return _render_error(request, pages, 422 if isinstance(error, InputError) else 503, str(error))
 
 
-def _render_error(request: Request, pages: PageRenderer, status: int, said: str) -> Response:
+def _render_error(request: Request, pages: PageRenderer, status: int, reason: str) -> Response:
     if "hx-request" in request.headers:
-        return HTMLResponse(pages.render("said.html", level="bad", said=said), status)
+        return HTMLResponse(pages.render("said.html", level="bad", reason=reason), status)
     if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(pages.page("error.html", request, status=status, said=said), status)
-    return JSONResponse({"detail": said}, status)
+        return HTMLResponse(pages.page("error.html", request, status=status, reason=reason), status)
+    return JSONResponse({"detail": reason}, status)
 
 
 def _add_panels(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
@@ -122,12 +122,12 @@ def _add_panels(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
 
     @app.get("/static/{name}")
     async def send_asset(name: str) -> Response:
-        found = load_asset(name, context.settings.artifacts)
-        if found is None:
+        asset = load_asset(name, context.settings.artifacts)
+        if asset is None:
             raise HTTPException(404, f"there is no file {name!r}")
         # The page names files with their digest, so browsers may cache them.
-        headers = {"Cache-Control": "private, max-age=31536000, immutable", "ETag": f'"{found.digest}"'}
-        return Response(found.body, media_type=found.media_type, headers=headers)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable", "ETag": f'"{asset.digest}"'}
+        return Response(asset.body, media_type=asset.media_type, headers=headers)
 
 
 def _add_incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
@@ -141,27 +141,27 @@ def _add_incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> No
     ) -> str:
         """A page of incidents; ``before`` is ``opened_at~id`` of the last one shown, ``more`` returns only rows."""
         mark = _parse_mark(before)
-        found = await asyncio.to_thread(
+        newest = await asyncio.to_thread(
             context.listing().list_incidents,
             PAGE + 1,
             before=mark,
             node=node or None,
             outcome=outcome or None,
         )
-        rows = [incident_view.build_row(incident) for incident in found[:PAGE]]
-        more_rows = {"rows": rows, "further": len(found) > PAGE, "node": node, "outcome": outcome}
+        rows = [incident_view.build_row(incident) for incident in newest[:PAGE]]
+        more_rows = {"rows": rows, "further": len(newest) > PAGE, "node": node, "outcome": outcome}
         if more:
             return pages.render("incident_rows.html", **more_rows)
         return pages.page("incidents.html", request, **more_rows)
 
     @app.get("/incidents/{incident_id}", response_class=HTMLResponse)
     async def show_incident(request: Request, incident_id: str) -> str:
-        found = await _read_incident(context, incident_id)
+        record = await _read_incident(context, incident_id)
         return pages.page(
             "incident.html",
             request,
-            row=incident_view.build_row(found),
-            lines=incident_view.list_journal(found),
+            row=incident_view.build_row(record),
+            lines=incident_view.list_journal(record),
         )
 
     @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)

@@ -58,12 +58,12 @@ def assess_stream(reading: CachedValue[StreamSnapshot]) -> Stream:
         return Stream(
             Severity.UNKNOWN, f"the state of the stream is not known: {why}.", "Wait a few seconds."
         )
-    last, known = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
-    fresh = time_lag_s(known) if known else None
+    last, measured = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
+    fresh = time_lag_s(measured) if measured else None
     figures = {
         "running": last.running,
-        "in_rate": rate_of([(s.at, s.produced) for s in known if s.produced is not None]),
-        "out_rate": rate_of([(s.at, s.committed) for s in known if s.committed is not None]),
+        "in_rate": rate_of([(s.at, s.produced) for s in measured if s.produced is not None]),
+        "out_rate": rate_of([(s.at, s.committed) for s in measured if s.committed is not None]),
         "lag": last.lag,
         "fresh_s": fresh,
         "since": last.at - timedelta(seconds=fresh) if fresh else None,

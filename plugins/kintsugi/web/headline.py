@@ -87,9 +87,9 @@ def choose_headline(facts: HealthFacts) -> Headline:
         _report_late_intake,
         _report_overdue_repair,
     ):
-        found = rule(facts)
-        if found is not None:
-            return found
+        headline = rule(facts)
+        if headline is not None:
+            return headline
     last = facts.store.value.last_trouble if facts.store.value else None
     count = len(facts.fleet.nodes)
     return Headline(

@@ -33,8 +33,10 @@ def describe_progress(incident: Incident, *, short: bool = False) -> str:
     doing = "waits for a decision" if incident.awaits_decision else DOING[current_phase(incident)]
     if incident.redundant_at is not None and current_phase(incident) is Phase.REJOIN:
         doing = "ready again, its data is being repaired"
-    said = next((e.message for e in reversed(incident.entries) if e.message not in ("started", "done")), "")
-    return doing if short or not said else f"{doing} ({said.rstrip('.')})"
+    message = next(
+        (e.message for e in reversed(incident.entries) if e.message not in ("started", "done")), ""
+    )
+    return doing if short or not message else f"{doing} ({message.rstrip('.')})"
 
 
 def describe_stall(incident: Incident, now: datetime) -> str | None:

@@ -135,11 +135,11 @@ class Nights:
 
 def score_nights(faults: Sequence[Any]) -> Nights:
     """The score over ``faults`` (kintsugi.db.dashboard.Experiment)."""
-    known = [fault for fault in faults if fault.outcome is not None]
-    healed = [fault for fault in known if fault.outcome is Outcome.HEALED]
+    ended = [fault for fault in faults if fault.outcome is not None]
+    healed = [fault for fault in ended if fault.outcome is Outcome.HEALED]
     times = sorted((f.redundant_at - f.t0).total_seconds() for f in healed if f.redundant_at is not None)
     middle = len(times) // 2
     median = (
         None if not times else times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
     )
-    return Nights(len(known), len(healed), median)
+    return Nights(len(ended), len(healed), median)

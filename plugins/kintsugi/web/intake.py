@@ -47,9 +47,9 @@ def assess_intake(report: IntakeReport | None, rules: IntakeRules, now: datetime
         return Intake(Severity.UNKNOWN, "the watchdog has not listed S3 yet.", "Wait a few seconds.")
     if now - report.at > STALE_AFTER:
         level = Severity.BAD if now - report.at > rules.waiting else Severity.UNKNOWN
-        said = f"the watchdog can't list S3 since {report.at:%Y-%m-%d %H:%M} UTC."
+        sentence = f"the watchdog can't list S3 since {report.at:%Y-%m-%d %H:%M} UTC."
         return Intake(
-            level, said, "Check S3 and its permissions. See watchdog.log.", report.at, report=report
+            level, sentence, "Check S3 and its permissions. See watchdog.log.", report.at, report=report
         )
     for rule in (
         _assess_failed_files,
@@ -59,9 +59,9 @@ def assess_intake(report: IntakeReport | None, rules: IntakeRules, now: datetime
         _assess_rejected_rows,
         _assess_pause,
     ):
-        found = rule(report, rules)
-        if found is not None:
-            return found
+        intake = rule(report, rules)
+        if intake is not None:
+            return intake
     return Intake(Severity.WELL, "Files are ingested.", report=report)
 
 
@@ -81,9 +81,9 @@ def _assess_failed_files(report: IntakeReport, rules: IntakeRules) -> Intake | N
         return None
     first = [*report.failed, *hollow][0]
     name, reason = _file_name(first.key), first.said.rstrip(".")
-    said = f"{_count_files(count)} can't be used as delivered; the first is {name}: {reason}."
+    sentence = f"{_count_files(count)} can't be used as delivered; the first is {name}: {reason}."
     return Intake(
-        Severity.BAD, said, "Other files are ingested. Deliver it again; or fix the reason, then ingest it again.",
+        Severity.BAD, sentence, "Other files are ingested. Deliver it again; or fix the reason, then ingest it again.",
         min(note.since for note in (*report.failed, *hollow)), "redrive", report,
     )  # fmt: skip
 
@@ -92,8 +92,11 @@ def _assess_stall(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     span = waiting_for(report)
     if span is None or span < rules.waiting or report.paused:
         return None
-    said = f"{_count_files(report.waiting)} wait, and none was ingested for {span.total_seconds() / 60:.0f} minutes."
-    return Intake(Severity.BAD, said, "Look at ingest_trades in Airflow.", report.waits_since, report=report)
+    minutes = f"{span.total_seconds() / 60:.0f} minutes"
+    sentence = f"{_count_files(report.waiting)} wait, and none was ingested for {minutes}."
+    return Intake(
+        Severity.BAD, sentence, "Look at ingest_trades in Airflow.", report.waits_since, report=report
+    )
 
 
 def _assess_retries(report: IntakeReport, rules: IntakeRules) -> Intake | None:
@@ -101,33 +104,33 @@ def _assess_retries(report: IntakeReport, rules: IntakeRules) -> Intake | None:
         return None
     first = min(report.retried, key=lambda note: note.since)
     late = report.at - first.since >= rules.waiting
-    said = f"S3 fails for {_count_files(len(report.retried))}; the first is {_file_name(first.key)}: {first.said}"
+    sentence = f"S3 fails for {_count_files(len(report.retried))}; the first is {_file_name(first.key)}: {first.said}"
     advice = "It is tried again every few minutes. Check the permissions of the bucket."
-    return Intake(Severity.BAD if late else Severity.NOTE, said, advice, first.since, report=report)
+    return Intake(Severity.BAD if late else Severity.NOTE, sentence, advice, first.since, report=report)
 
 
 def _assess_missing_files(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.missing:
         return None
-    said = f"the file of a session is missing: {', '.join(report.missing[-3:])}."
-    return Intake(Severity.BAD, said, "Ask the vendor.", report=report)
+    sentence = f"the file of a session is missing: {', '.join(report.missing[-3:])}."
+    return Intake(Severity.BAD, sentence, "Ask the vendor.", report=report)
 
 
 def _assess_rejected_rows(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.rejected:
         return None
     first = report.rejected[0]
-    said = (
+    sentence = (
         f"{_count_files(len(report.rejected))} lost rows; the first is {_file_name(first.key)}: {first.said}."
     )
-    return Intake(Severity.NOTE, said, "See `dead-letter/` in S3.", first.since, report=report)
+    return Intake(Severity.NOTE, sentence, "See `dead-letter/` in S3.", first.since, report=report)
 
 
 def _assess_pause(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.paused or not report.waiting:
         return None
-    said = f"{_count_files(report.waiting)} wait, and ingest_trades is paused."
-    return Intake(Severity.NOTE, said, "Unpause it in Airflow.", report.waits_since, report=report)
+    sentence = f"{_count_files(report.waiting)} wait, and ingest_trades is paused."
+    return Intake(Severity.NOTE, sentence, "Unpause it in Airflow.", report.waits_since, report=report)
 
 
 def _file_name(key: str) -> str:

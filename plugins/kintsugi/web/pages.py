@@ -133,8 +133,8 @@ class PageRenderer:
 
     def _asset_url(self, base: str, name: str) -> str:
         assert name in FOREIGN or name in OWN, name
-        found = load_asset(name, self._settings.artifacts)
-        return f"{base}/static/{name}?{found.digest if found else ''}"
+        asset = load_asset(name, self._settings.artifacts)
+        return f"{base}/static/{name}?{asset.digest if asset else ''}"
 
 
 def short_digest(html: str) -> str:

@@ -221,10 +221,10 @@ def ask_releases(settings: Settings) -> ReleasesSnapshot:
 
 def ask_files(settings: Settings) -> Files:
     """The newest intake report of the watchdog; raises KintsugiError when Postgres doesn't answer."""
-    found = IntakeStore(store_dsn(settings)).report()
-    if found is None:
+    stored = IntakeStore(store_dsn(settings)).report()
+    if stored is None:
         raise KintsugiError("the watchdog has not listed S3 yet; wait a few seconds")
-    report = IntakeReport.from_json(found[1])
+    report = IntakeReport.from_json(stored[1])
     return Files(report.waiting, report.oldest, report)
 
 
