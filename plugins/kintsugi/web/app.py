@@ -122,7 +122,7 @@ def _add_panels(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
 
     @app.get("/static/{name}")
     async def send_asset(name: str) -> Response:
-        asset = load_asset(name, context.settings.artifacts)
+        asset = load_asset(name, context.settings.jars("web"))
         if asset is None:
             raise HTTPException(404, f"there is no file {name!r}")
         # The page names files with their digest, so browsers may cache them.

@@ -133,7 +133,7 @@ class PageRenderer:
 
     def _asset_url(self, base: str, name: str) -> str:
         assert name in FOREIGN or name in OWN, name
-        asset = load_asset(name, self._settings.artifacts)
+        asset = load_asset(name, self._settings.jars("web"))
         return f"{base}/static/{name}?{asset.digest if asset else ''}"
 
 
