@@ -30,7 +30,6 @@ from urllib.parse import urlsplit
 
 from kintsugi.controlplane import scheduler_patches
 from kintsugi.core.connections import store_dsn
-from kintsugi.core.errors import KintsugiError
 from kintsugi.core.process_priority import IN_A_WORKER, go_on_first, raise_priority
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import load_settings
@@ -103,7 +102,7 @@ def update_tables() -> None:
     """Apply our database's migrations; Airflow starts also without them, and what needs a missing table names it."""
     try:
         Database(store_dsn(load_settings())).migrate()
-    except KintsugiError as error:
+    except Exception as error:  # noqa: BLE001 - recovery starts whatever is wrong with the tables
         log.warning("the tables of the database were not updated: %s", error)
 
 

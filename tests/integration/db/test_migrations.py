@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from kintsugi.controlplane import launcher
 from kintsugi.core.incident import Action
 from kintsugi.db.flow_samples import FlowSamples
 from kintsugi.db.heartbeats import Heartbeats
@@ -215,3 +216,14 @@ def test_a_process_that_is_killed_in_the_middle_leaves_what_was_there_and_holds_
 def test_code_that_is_newer_than_the_tables_says_how_to_update_them(fresh_store: Store) -> None:
     with pytest.raises(StoreUnavailable, match="make up"):
         StreamRecord(fresh_store._dsn).losses()
+
+
+def test_airflows_components_update_the_tables_and_start_without_a_database_too(
+    old: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(launcher, "store_dsn", lambda _settings: "postgresql://kintsugi@127.34.0.1:1/none")
+    launcher.update_tables()
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(launcher, "store_dsn", lambda _settings: old._dsn)
+    launcher.update_tables()
+    assert versions(old) == ALL
