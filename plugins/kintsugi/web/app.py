@@ -177,6 +177,7 @@ def _add_incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> No
 
     @app.get("/incidents/{incident_id}/logs/{name}", response_class=HTMLResponse)
     async def show_log_tail(incident_id: str, name: str) -> str:
+        await _read_incident(context, incident_id)
         text = await _from_s3(archive.log_tail, context.settings, incident_id, name)
         return pages.render("log.html", name=name, text=text)
 
