@@ -131,15 +131,6 @@ class Incidents(Database):
             return load_incident(connection, incident_id)
 
     @retry_if_lost
-    def open_incident_of(self, node: str) -> Incident | None:
-        """Return the open incident of ``node``, None if there is none."""
-        with self.transaction() as connection:
-            row = connection.execute(
-                "SELECT * FROM incident WHERE node = %s AND closed_at IS NULL", (node,)
-            ).fetchone()
-            return None if row is None else load_incidents(connection, [row])[0]
-
-    @retry_if_lost
     def incidents(
         self, limit: int = 50, *, node: str | None = None, open_only: bool = False
     ) -> list[Incident]:

@@ -87,7 +87,7 @@ def _add_security(app: FastAPI, pages: PageRenderer) -> None:
         return _render_error(request, pages, error.status_code, str(error.detail))
 
     @app.exception_handler(KintsugiError)
-    async def show_render_error(request: Request, error: KintsugiError) -> Response:
+    async def show_error(request: Request, error: KintsugiError) -> Response:
         return _render_error(request, pages, 422 if isinstance(error, InputError) else 503, str(error))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 from typing import Any
 
 from kintsugi.core.incident import Incident, JournalEntry, Outcome, Phase
+from kintsugi.db.dashboard import Experiment
 from kintsugi.recovery.plan_policy import changes
 from kintsugi.web.severity import Severity
 
@@ -125,7 +127,7 @@ def list_changes(document: Mapping[str, Any]) -> list[Change]:
 
 
 @dataclass(frozen=True, slots=True)
-class Nights:
+class ChaosScore:
     """The results of chaos: ``healed`` of ``total`` faults with a known outcome, and the median seconds to repair."""
 
     total: int
@@ -133,13 +135,9 @@ class Nights:
     median_s: float | None
 
 
-def score_nights(faults: Sequence[Any]) -> Nights:
-    """The score over ``faults`` (kintsugi.db.dashboard.Experiment)."""
+def score_chaos(faults: Sequence[Experiment]) -> ChaosScore:
+    """The score over ``faults``."""
     ended = [fault for fault in faults if fault.outcome is not None]
     healed = [fault for fault in ended if fault.outcome is Outcome.HEALED]
-    times = sorted((f.redundant_at - f.t0).total_seconds() for f in healed if f.redundant_at is not None)
-    middle = len(times) // 2
-    median = (
-        None if not times else times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
-    )
-    return Nights(len(ended), len(healed), median)
+    times = [(f.redundant_at - f.t0).total_seconds() for f in healed if f.redundant_at is not None]
+    return ChaosScore(len(ended), len(healed), median(times) if times else None)

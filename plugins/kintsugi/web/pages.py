@@ -122,7 +122,7 @@ class PageRenderer:
             "intake_notes": intake.notes_of(files.report) if files and files.report else (),
             "not_taken": intake.not_taken_line(files.report) if files and files.report else "",
             "stages": flow.build_stages(stream, readings["files"], readings["flow"]),
-            "score": incident_view.score_nights(facts.store.value.faults if facts.store.value else ()),
+            "score": incident_view.score_chaos(facts.store.value.faults if facts.store.value else ()),
             "recent": [
                 incident_view.build_row(incident)
                 for incident in (facts.store.value.recent if facts.store.value else ())

@@ -175,7 +175,7 @@ def test_a_second_recoverer_continues_the_open_incident(store: Store) -> None:
 def test_a_closed_incident_is_not_continued(store: Store) -> None:
     incident, token = opened(store)
     store.close_incident(incident.id, token, Outcome.HEALED, "well again")
-    assert store.open_incident_of(incident.node) is None
+    assert store.incidents(node=incident.node, open_only=True) == []
     later, _ = opened(store)
     assert later.id != incident.id
     assert [found.id for found in store.incidents()] == [later.id, incident.id]

@@ -1,4 +1,4 @@
-"""An incident's bar, journal, plan and the score of the nights."""
+"""An incident's bar, journal, plan and the score of chaos."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_score_counts_only_faults_whose_end_is_known() -> None:
         return Experiment("kafka-1", "power_off", "reset", "r", NOW, "i", outcome, redundant)
 
     faults = [fault(Outcome.HEALED, 30), fault(Outcome.HEALED, 50), fault(Outcome.FAILED), fault(None)]
-    assert incident_view.score_nights(faults) == incident_view.Nights(total=3, healed=2, median_s=40)
+    assert incident_view.score_chaos(faults) == incident_view.ChaosScore(total=3, healed=2, median_s=40)
 
 
 def test_a_log_that_was_cut_short_gives_what_is_there() -> None:
