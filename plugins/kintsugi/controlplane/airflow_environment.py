@@ -29,7 +29,7 @@ from kintsugi.core.settings import (
 )
 from kintsugi.core.user_connections import user_connections
 from kintsugi.telemetry.backend import CONNECTION as OTLP
-from kintsugi.telemetry.backend import backend
+from kintsugi.telemetry.backend import load_backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,8 +100,8 @@ def connection_environment(settings: Settings) -> dict[str, str]:
 
 
 def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Return the variables that switch on Airflow's metrics and traces; none without ``kintsugi_otlp``."""
-    target = backend(own.get(OTLP)) if OTLP in own else None
+    """Airflow's own metrics and traces, switched on where the connection ``kintsugi_otlp`` says where to send them."""
+    target = load_backend(own.get(OTLP)) if OTLP in own else None
     if target is None:
         return {}
     return {

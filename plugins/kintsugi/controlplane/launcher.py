@@ -1,17 +1,18 @@
 """The ``airflow`` command, started so that its tasks start fast: ``python -m kintsugi.controlplane.launcher …``.
 
-* Airflow creates millions of long-lived objects while it starts, and Python's default collects garbage at every 700th
-  new object. That is a third of the api-server's start (9.4 s → 6.4 s, measured on two cores).
-* LocalExecutor forks its workers, and they fork a process for each task. A task need not import what the scheduler has
-  imported. That saves over a second of CPU for each of a recovery's dozen steps. Modules are imported only: nothing is
-  opened or started here that a fork would share.
-* The scheduler is patched (`airflow_patches`), unless a setting asks for stock Airflow.
-* The scheduler starts only when the api-server listens. A task that can't reach it fails before its first line; after
-  a restart of the machine that used up all retries of an interrupted repair.
-* The components that a recovery waits for have a raised priority. A task that is not part of a recovery lowers its own
-  when it starts (`task_priority`).
-* The scheduler's workers and their tasks end with it. They are forked from it and hold its connection to Postgres. When
-  it was killed within a transaction, its locks stayed, and the next scheduler scheduled nothing.
+* Airflow makes millions of long-lived objects while it starts, and Python's default looks through the young ones
+  at every 700th new object: a third of the api-server's start (9.4 s → 6.4 s measured on two cores).
+* LocalExecutor forks its workers, and they fork a process for each task. What the scheduler has imported before,
+  no task has to: that is over a second of CPU for each of a recovery's dozen steps. Imported only, nothing is
+  opened or started here, so that a fork has nothing to share.
+* The scheduler rests until something has changed (`scheduler_rest`).
+* It starts only when the api-server listens: a task whose process can't reach it fails before its first line, and
+  after a restart of the machine that used up all the retries of an interrupted repair.
+* What lies on the way of a recovery goes before everything else on the machine; a task that doesn't steps back to
+  the rest when it begins (`task_priority`).
+* What reads our database finds its tables, also when the code is newer than the last `make up` (`update_tables`).
+* Its workers and their tasks die with it. Forked from it, they hold its connection to Postgres too: when it was killed
+  in the middle of a transaction, its locks outlived it, and the next scheduler scheduled nothing, for good.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -26,9 +28,12 @@ import sys
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from kintsugi.controlplane import airflow_patches
+from kintsugi.controlplane import scheduler_patches
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.process_priority import IN_A_WORKER, go_on_first, raise_priority
 from kintsugi.core.processes import wait_until
+from kintsugi.core.settings import load_settings
+from kintsugi.db.database import Database
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
@@ -76,6 +81,8 @@ URGENT_COMPONENTS = ("api-server", "scheduler", "triggerer")
 API_WAIT_S = 180.0
 PR_SET_PDEATHSIG = 1
 
+log = logging.getLogger(__name__)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -89,6 +96,14 @@ def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
             return client.connect_ex((parts.hostname, parts.port or 80)) == 0
 
     return wait_until(is_listening, seconds, pause=0.2)
+
+
+def update_tables() -> None:
+    """Apply our database's migrations; Airflow starts also without them, and what needs a missing table names it."""
+    try:
+        Database(store_dsn(load_settings())).migrate()
+    except Exception as error:  # noqa: BLE001 - recovery starts whatever is wrong with the tables
+        log.warning("the tables of the database were not updated: %s", error)
 
 
 def begin_forks_with(*generations: Callable[[], None]) -> None:
@@ -128,9 +143,7 @@ def main() -> None:
     gc.set_threshold(50_000, 25, 25)
     if sys.argv[1:2] and sys.argv[1] in URGENT_COMPONENTS:
         raise_priority()
-    is_scheduler = "scheduler" in sys.argv[1:2]
-    if is_scheduler:
-        airflow_patches.apply_patches()
+        update_tables()
     from airflow.__main__ import main as airflow_main
 
     if is_scheduler:

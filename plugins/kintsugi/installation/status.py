@@ -20,7 +20,7 @@ from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.db.flow_samples import FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.patience import LOOK
-from kintsugi.db.replica_repairs import sentence
+from kintsugi.db.replica_repairs import describe_repairs
 from kintsugi.db.store import Store
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
@@ -220,11 +220,11 @@ def _read_open_incidents(settings: Settings) -> list[str]:
     return [incident.id for incident in Store(store_dsn(settings), patience=LOOK).incidents(open_only=True)]
 
 
-def _read_replicas(settings: Settings) -> Document:
-    compared = Store(store_dsn(settings), patience=LOOK).compared()
+def _replicas(settings: Settings) -> Document:
+    compared = Store(store_dsn(settings), patience=LOOK).replica_repairs()
     nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
     return {
-        "said": sentence(nodes, compared),
+        "said": describe_repairs(nodes, compared),
         "nodes": {name: known.to_json() for name, known in compared.items()},
     }
 
@@ -250,8 +250,8 @@ def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """The state of the stream as on Pipeline Health, from samples, oldest first; None if the newest is too old."""
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
-    view = flow.stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
-    return {"level": view.level.value, "said": f"{view.sentence} {view.advice}"}
+    seen = flow.assess_stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
+    return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
 
 
 def _or_none(ask: Callable[[], Answered]) -> Answered | None:

@@ -31,10 +31,8 @@ def make_scan(kind: str) -> Callable[[], list[str]]:
     if kind == "eod":
         s3 = s3_client(settings)
         return lambda: baselines.pending_uris(s3, sources)
-    ledger = IngestLedger(store_dsn(settings))
-    ledger.migrate()
-    scanner = PendingFileScanner(sources, ledger)
-    return lambda: [item.key for item in scanner.pending()]
+    lookout = PendingFileScanner(sources, IngestLedger(store_dsn(settings)))
+    return lambda: [item.key for item in lookout.pending()]
 
 
 class NewObjectsTrigger(BaseTrigger):
