@@ -220,7 +220,7 @@ def _read_open_incidents(settings: Settings) -> list[str]:
     return [incident.id for incident in Store(store_dsn(settings), patience=LOOK).incidents(open_only=True)]
 
 
-def _replicas(settings: Settings) -> Document:
+def _read_replicas(settings: Settings) -> Document:
     compared = Store(store_dsn(settings), patience=LOOK).replica_repairs()
     nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
     return {
