@@ -100,7 +100,7 @@ def connection_environment(settings: Settings) -> dict[str, str]:
 
 
 def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Airflow's own metrics and traces, switched on where the connection ``kintsugi_otlp`` says where to send them."""
+    """Return the variables that switch on Airflow's metrics and traces; none without the connection ``kintsugi_otlp``."""
     target = load_backend(own.get(OTLP)) if OTLP in own else None
     if target is None:
         return {}

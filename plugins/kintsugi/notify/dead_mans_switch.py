@@ -121,7 +121,7 @@ def send_ping(well: bool, text: str = "") -> bool:
     """
     import httpx
 
-    defined = connection(CONNECTION)
+    defined = read_connection(CONNECTION)
     if not defined:
         return False
     url = str(defined.get("host") or "").rstrip("/")

@@ -58,5 +58,5 @@ def runbook_link(alert: str) -> str:
     """
     alerts = [key for key in RUNBOOKS if alert.startswith(key)]
     name = RUNBOOKS[max(alerts, key=len)] if alerts else INDEX
-    base = extras(connection(CONNECTION) or {}).get("runbooks") or DIRECTORY
+    base = extras(read_connection(CONNECTION) or {}).get("runbooks") or DIRECTORY
     return f"{str(base).rstrip('/')}/{name}.md"

@@ -82,7 +82,7 @@ class Markers:
 
 def load_markers() -> Markers | None:
     """The API that the connection describes; None without one."""
-    defined: Mapping[str, Any] | None = connection(CONNECTION)
+    defined: Mapping[str, Any] | None = read_connection(CONNECTION)
     if not defined:
         return None
     if not defined.get("password"):

@@ -197,7 +197,7 @@ def _check_delivery_id(delivery: str) -> WebhookReply | None:
 
 def webhook_secret() -> str | None:
     """The shared secret from the connection; None without one."""
-    defined = connection(CONNECTION)
+    defined = read_connection(CONNECTION)
     return str(defined["password"]) if defined and defined.get("password") else None
 
 
