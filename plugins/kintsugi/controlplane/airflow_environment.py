@@ -100,7 +100,7 @@ def connection_environment(settings: Settings) -> dict[str, str]:
 
 
 def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
-    """Return the variables that switch on Airflow's metrics and traces; none without the connection ``kintsugi_otlp``."""
+    """Return the variables that switch on Airflow's metrics and traces; none without ``kintsugi_otlp``."""
     target = load_backend(own.get(OTLP)) if OTLP in own else None
     if target is None:
         return {}
