@@ -17,7 +17,7 @@ KEY = TaskInstanceKey("build_baseline", "new_file", "a run", 1, -1)
 JOB = 7
 
 
-class WithoutWorkers(life_counting_executor()):
+class WithoutWorkers(life_counting_executor()):  # type: ignore[misc]
     """Nothing takes what it hands out; a test says what a worker would."""
 
     def _spawn_workers_with_gc_freeze(self, spawn_number: int) -> None:
@@ -29,7 +29,7 @@ class WithoutWorkers(life_counting_executor()):
             pass
 
     def hand_out(self, key: TaskInstanceKey) -> None:
-        self.queued_tasks[key] = SimpleNamespace(key=key, ti=SimpleNamespace(priority_weight=1))  # type: ignore[assignment]
+        self.queued_tasks[key] = SimpleNamespace(key=key, ti=SimpleNamespace(priority_weight=1))
 
 
 @pytest.fixture

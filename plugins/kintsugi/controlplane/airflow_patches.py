@@ -79,7 +79,7 @@ def apply_patches() -> bool:
     from airflow.jobs import scheduler_job_runner
     from airflow.models.dagrun import DagRun
 
-    scheduler_job_runner.time = ChangeAwareTime(task_states)  # type: ignore[attr-defined]
+    scheduler_job_runner.time = ChangeAwareTime(task_states)  # type: ignore[assignment,attr-defined]
     DagRun.get_running_dag_runs_to_examine = ChangedRunsFirst(  # type: ignore[method-assign,assignment]
         DagRun.get_running_dag_runs_to_examine, changed_run_ids
     )
