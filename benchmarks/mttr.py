@@ -63,8 +63,8 @@ from kintsugi.installation.unpause import unpause_dags
 from kintsugi.operations import manual_mode, readiness
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
-from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-from kintsugi.pipeline.stream_lag import snapshot
+from kintsugi.pipeline.reconcile.installation import reconcile_when_quiet
+from kintsugi.pipeline.stream_lag import read_snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -222,7 +222,7 @@ def run_repairs(
         after, seconds = data(context), time.monotonic() - began
     if left:  # else this run only takes the account that a killed one didn't come to
         mttr.report["data"] |= {"at_end": after, "stored_per_s": per_second(before, after, seconds)}
-    mttr.report["account"] = counted = account.summary(
+    mttr.report["account"] = counted = account.summarize_report(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
     )
     mttr.report["run"]["finished"] = True
@@ -230,7 +230,7 @@ def run_repairs(
     draw(mttr.report, path.with_suffix(".png"))
     print_figures(mttr.console, mttr.report, path)
     healed = all(row["outcome"] == HEALED for row in mttr.report["repairs"])
-    return 0 if healed and not wrongly_acted(mttr.report) and not account.at_fault(counted) else 1
+    return 0 if healed and not wrongly_acted(mttr.report) and not account.has_faults(counted) else 1
 
 
 def run_file(rows: Path) -> Path:
@@ -251,7 +251,7 @@ def await_pace(settings: Settings, rate: int) -> None:
     start would then be comparable with another.
     """
     until = time.monotonic() + STEADY_DEADLINE_S
-    while (lag := snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
+    while (lag := read_snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
         if time.monotonic() > until:
             raise StepFailed(
                 f"the stream doesn't keep pace with {rate} trades a second: lag {lag} after {STEADY_DEADLINE_S:.0f} s; "
@@ -304,7 +304,7 @@ def begin(
 def data(context: Context) -> dict[str, Any]:
     """How much data there is: trades stored of those that Kafka still holds, and bytes on each node's volume."""
     return {
-        "trades_stored": snapshot(context.settings).stored,
+        "trades_stored": read_snapshot(context.settings).stored,
         "volume_bytes": {
             name: bytes_below(context.settings.node_volume(name)) for name in context.fleet.nodes
         },
@@ -369,7 +369,7 @@ def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
     console.print(
         f"data at the start, MiB: {shown}; stored {report['data'].get('stored_per_s')} trades a second"
     )
-    console.print(f"{account.said(counted)}; see {path}")
+    console.print(f"{account.format_summary(counted)}; see {path}")
 
 
 def _pair(of: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ with DAG(
         from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.stream import submission
 
-        return str(submission.package(load_settings().control / "spark" / "kintsugi.zip"))
+        return str(submission.write_package(load_settings().control / "spark" / "kintsugi.zip"))
 
     statistics = SparkSubmitOperator(
         task_id="statistics",

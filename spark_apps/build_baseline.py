@@ -24,15 +24,16 @@ from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import InputError, KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import BUCKET, load_settings
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.ingest.byte_sources import BytesSource
 from kintsugi.pipeline.ingest.dead_letters import RejectedRows
 from kintsugi.pipeline.ingest.end_of_day import EodRow
 from kintsugi.pipeline.ingest.file_reader import BadLine, eod_rows
 from kintsugi.pipeline.schema import BASELINE_COLUMNS
-from kintsugi.pipeline.stream.baselines import announce, find_source, manifest_key
-from kintsugi.pipeline.stream.cassandra_sink import Writer, by_partition, cassandra_date
+from kintsugi.pipeline.stream.baselines import announce_baseline, find_source, manifest_key
+from kintsugi.pipeline.stream.cassandra_sink import Writer, group_by_partition
 from kintsugi.pipeline.stream.columns import delta_bin, expiry_bin
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 
 log = logging.getLogger("build_baseline")
 
@@ -48,7 +49,7 @@ ROWS = 50_000  # that are Python objects at a time
 BUCKETS = ("symbol", "as_of", "option_type", "delta_bin", "expiry_bin")
 
 
-def bucketed(eod: DataFrame) -> DataFrame:
+def assign_buckets(eod: DataFrame) -> DataFrame:
     """Rows of the end-of-day file → ``symbol as_of option_type delta_bin expiry_bin volume iv``.
 
     Rows that are neither call nor put, that have expired, or that are in no bin are left out: each of the first five
@@ -66,7 +67,7 @@ def bucketed(eod: DataFrame) -> DataFrame:
     return rows.dropna(subset=list(BUCKETS))
 
 
-def baseline(contracts: DataFrame) -> DataFrame:
+def compute_baseline(contracts: DataFrame) -> DataFrame:
     """One row a bucket, columns of BASELINE_COLUMNS.
 
     Volume is that of rows with volume > 0, implied volatility that of rows with iv > 0.
@@ -86,14 +87,14 @@ def baseline(contracts: DataFrame) -> DataFrame:
                 ("count", lambda c: F.count(c).cast("int")),
                 ("mean", F.mean),
                 ("median", F.median),
-                ("stddev", lambda c: _deviation(c, F.stddev_samp(c))),
-                ("log_stddev", lambda c: _deviation(c, F.stddev_samp(F.log(c)))),
+                ("stddev", lambda c: _exact_deviation(c, F.stddev_samp(c))),
+                ("log_stddev", lambda c: _exact_deviation(c, F.stddev_samp(F.log(c)))),
             )
         )
     ).select(*(name for name, _ in BASELINE_COLUMNS))  # fmt: skip
 
 
-def _deviation(values: Column, deviation: Column) -> Column:
+def _exact_deviation(values: Column, deviation: Column) -> Column:
     return F.when((F.count(values) > 1) & (F.min(values) == F.max(values)), F.lit(0.0)).otherwise(deviation)
 
 
@@ -111,9 +112,9 @@ def read_eod(body: bytes, key: str, rejected: RejectedRows | None = None) -> pa.
             continue
         rows.append(row)
         if len(rows) == ROWS:
-            batches.append(_batch(rows))
+            batches.append(_record_batch(rows))
             rows = []
-    batches.append(_batch(rows))
+    batches.append(_record_batch(rows))
     table = pa.Table.from_batches(batches)
     if not table.num_rows:
         why = f"; all are rejected: {bad.counts}" if bad.counts else ""
@@ -121,24 +122,24 @@ def read_eod(body: bytes, key: str, rejected: RejectedRows | None = None) -> pa.
     return table
 
 
-def _batch(rows: list[EodRow]) -> pa.RecordBatch:
+def _record_batch(rows: list[EodRow]) -> pa.RecordBatch:
     columns = list(zip(*rows, strict=True)) or [()] * len(READ)
     return pa.RecordBatch.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, READ, strict=True)], schema=READ
     )
 
 
-def store(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
+def store_baseline(contact_points: list[str], rows: list[tuple[Any, ...]]) -> int:
     """Write bucket rows (BASELINE_COLUMNS, dates as text), and announce them to the stream; returns how many."""
     prepared = [(row[0], cassandra_date(row[1]), *row[2:]) for row in rows]
-    with connected(contact_points) as session:
+    with session_scope(contact_points) as session:
         writer = Writer(session)
-        written = writer.write(writer.baseline, by_partition(prepared, 1), retry_for=60.0)
-        announce(session)
+        written = writer.write(writer.baseline, group_by_partition(prepared, 1), retry_for=60.0)
+        announce_baseline(session)
         return written
 
 
-def build(
+def build_baseline(
     spark: SparkSession, s3: Any, key: str, contact_points: list[str], source: DataSource | None = None
 ) -> None:
     """One file: statistics into Cassandra, then its manifest. An unusable file is recorded as failed.
@@ -158,9 +159,11 @@ def build(
     rejected = RejectedRows(key, found["ETag"])
     try:
         table = read_eod(found["Body"].read(), key, rejected)
-        rows = [tuple(row) for row in baseline(bucketed(spark.createDataFrame(table))).collect()]
+        rows = [
+            tuple(row) for row in compute_baseline(assign_buckets(spark.createDataFrame(table))).collect()
+        ]
         manifest |= {
-            "rows": table.num_rows, "accepted": table.num_rows, "buckets": store(contact_points, rows),
+            "rows": table.num_rows, "accepted": table.num_rows, "buckets": store_baseline(contact_points, rows),
             "reason": rejected.note(),
         }  # fmt: skip
     except InputError as error:
@@ -190,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         sources = data_sources(settings)
         for uri in filter(None, options.keys.split(",")):
             source, key = find_source(sources, uri)
-            build(spark, s3_client(settings), key, contact_points, source)
+            build_baseline(spark, s3_client(settings), key, contact_points, source)
     except KintsugiError as error:
         log.error("%s", error)
         return 1

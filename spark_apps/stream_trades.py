@@ -32,23 +32,23 @@ from pyspark.sql.streaming.query import StreamingQuery  # noqa: TC002 - heavy on
 
 from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.settings import TOPIC
-from kintsugi.pipeline.cassandra_session import connect
+from kintsugi.pipeline.cassandra_session import connect_session
 from kintsugi.pipeline.consumer_offsets import (
     OffsetCommitter,
     batch_ends,
     checkpoint_position,
     starting_offsets,
 )
-from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate
+from kintsugi.pipeline.schema import TRADE_COLUMNS, VERSION_COLUMN, migrate_tables
 from kintsugi.pipeline.stream.baselines import BaselineCache
 from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository
 from kintsugi.pipeline.stream.cassandra_sink import arrow_sink
-from kintsugi.pipeline.stream.columns import canceled, delta_bin, expiry_bin, match_key, premium, side
+from kintsugi.pipeline.stream.columns import delta_bin, expiry_bin, is_cancel, match_key, premium, side
 from kintsugi.pipeline.stream.derived_tables import RETURNED as OF_TRADES
 from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES as TRADE_NAMES
 from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.driver_reports import StreamLetters
-from kintsugi.pipeline.stream.message_check import RAW_BYTES, problem
+from kintsugi.pipeline.stream.message_check import RAW_BYTES, find_problem
 from kintsugi.pipeline.stream.signals import days_of, with_scores
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ RETURNED = ", ".join((OF_TRADES, *(f"{name} {kind}" for name, kind in REFUSED)))
 RETURNED_NAMES = (*TRADE_NAMES, *(name for name, _ in REFUSED))
 
 
-def parsed(messages: DataFrame) -> DataFrame:
+def parse_messages(messages: DataFrame) -> DataFrame:
     """Kafka records (``value``, ``partition``, ``offset``, ``timestamp``) → one row each, the columns of `Trade`.
 
     They are null where ``problem`` says that the record is no trade; then ``raw`` and ``bytes`` tell what it is.
@@ -98,7 +98,7 @@ def parsed(messages: DataFrame) -> DataFrame:
             F.from_json(value.cast("string"), MESSAGE).alias("trade"), "value", "partition", "offset",
             stamp.alias("stamp"),
         )
-        .withColumn("problem", problem(trade, value))
+        .withColumn("problem", find_problem(trade, value))
         .select(
             F.when(~refused, trade).alias("trade"), "partition", "offset", "stamp", "problem",
             F.when(refused, F.substring(value, 1, RAW_BYTES)).alias("raw"),
@@ -108,9 +108,9 @@ def parsed(messages: DataFrame) -> DataFrame:
     )  # fmt: skip
 
 
-def enriched(trades: DataFrame) -> DataFrame:
+def enrich_trades(trades: DataFrame) -> DataFrame:
     """Adds ``premium`` (dollars), ``side``, ``canceled``, ``expiry_bin``, ``delta_bin``, ``match``; the rest stays."""
-    condition = F.when(canceled(F.col("condition")), F.col("canceled_condition")).otherwise(
+    condition = F.when(is_cancel(F.col("condition")), F.col("canceled_condition")).otherwise(
         F.col("condition")
     )
     return trades.withColumns(
@@ -118,18 +118,18 @@ def enriched(trades: DataFrame) -> DataFrame:
             "match": match_key(condition),
             "premium": premium(F.col("size"), F.col("price")),
             "side": side(F.col("price"), F.col("bid"), F.col("ask")),
-            "canceled": canceled(F.col("condition")),
+            "canceled": is_cancel(F.col("condition")),
             "expiry_bin": expiry_bin(F.col("trade_date"), F.col("expiration")),
             "delta_bin": delta_bin(F.col("delta")),
         }
     )
 
 
-class Outdated(KintsugiError):
+class OutdatedPlan(KintsugiError):
     """The batch needs another plan than its query has."""
 
 
-class Plan:
+class QueryPlan:
     """What is done with every batch, planned once a query: to plan it takes several times as long as a small batch.
 
     A query whose plan is `outdated` ends before its next batch, and the next one begins with that batch.
@@ -148,7 +148,7 @@ class Plan:
         """Kafka records → a row of `RETURNED` for each of them, once those that are trades are stored."""
         self._tasks = self._cores()
         columns = dict.fromkeys((*(name for name, _ in (*TRADE_COLUMNS, VERSION_COLUMN)), *RETURNED_NAMES))
-        rows = enriched(parsed(messages)).select(*columns)
+        rows = enrich_trades(parse_messages(messages)).select(*columns)
         # One task a core: a task costs more than the rows of a small batch.
         return rows.coalesce(self._tasks).mapInArrow(self._sink, RETURNED)
 
@@ -161,7 +161,7 @@ class Plan:
 
 
 def batch_writer(
-    plan: Plan,
+    plan: QueryPlan,
     committer: OffsetCommitter,
     letters: StreamLetters,
     baselines: BaselineCache,
@@ -177,7 +177,7 @@ def batch_writer(
 
     def write(stored: DataFrame, batch_id: int) -> None:
         if (why := plan.outdated()) is not None:
-            raise Outdated(f"{why}: the query ends and begins anew, nothing is wrong")
+            raise OutdatedPlan(f"{why}: the query ends and begins anew, nothing is wrong")
         rows = stored.toArrow()
         if not following:
             following.append(derived())
@@ -221,7 +221,7 @@ def start_offsets(
 def start_query(
     spark: SparkSession,
     options: argparse.Namespace,
-    plan: Plan,
+    plan: QueryPlan,
     write: Callable[[DataFrame, int], None],
     letters: StreamLetters,
     committer: OffsetCommitter,
@@ -252,7 +252,9 @@ def start_query(
     )
 
 
-def supervise(spark: SparkSession, plan: Plan, start: Callable[[], StreamingQuery], checkpoint: Path) -> int:
+def supervise_query(
+    spark: SparkSession, plan: QueryPlan, start: Callable[[], StreamingQuery], checkpoint: Path
+) -> int:
     """Keep the query running; returns the exit status: 0 stopped, 1 can't be kept running.
 
     In vain again and again: then the checkpoint is set aside. Nothing is lost by it, because the group's offsets are
@@ -295,7 +297,7 @@ def set_aside(checkpoint: Path) -> None:
             kept.rename(aside / kept.name)
 
 
-def lock(checkpoint: Path) -> IO[str]:
+def lock_checkpoint(checkpoint: Path) -> IO[str]:
     """Hold the checkpoint for this process's life; raises GuardRefused when another driver has it."""
     checkpoint.mkdir(parents=True, exist_ok=True)
     held = (checkpoint / LOCK).open("a+")
@@ -317,7 +319,7 @@ def die_with_parent() -> None:
         sys.exit(1)
 
 
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trades from Kafka into Cassandra.")
     parser.add_argument(
         "--bootstrap", required=True, help="comma-separated address:port of the Kafka brokers"
@@ -338,10 +340,10 @@ def main() -> int:
     logging.getLogger("kafka").setLevel(logging.WARNING)
     logging.getLogger("cassandra").setLevel(logging.ERROR)
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    options = arguments()
+    options = parse_arguments()
     die_with_parent()
     try:
-        held = lock(options.checkpoint)
+        held = lock_checkpoint(options.checkpoint)
     except GuardRefused as refusal:
         log.error("%s", refusal)
         return 3
@@ -351,16 +353,16 @@ def main() -> int:
     committer = OffsetCommitter(options.bootstrap.split(","))
     contact_points = tuple(options.contact_points.split(","))
     epoch = time.time_ns() // 1000
-    plan = Plan(spark, arrow_sink(contact_points, RETURNED_NAMES))
+    plan = QueryPlan(spark, arrow_sink(contact_points, RETURNED_NAMES))
     letters = StreamLetters(options.bootstrap.split(","))
 
     def derived() -> DerivedTables:
-        migrate(list(contact_points))  # a roll-out starts the driver before anybody runs `make up`
-        return DerivedTables(CassandraRepository(connect(list(contact_points))), epoch=epoch)
+        migrate_tables(list(contact_points))  # a roll-out starts the driver before anybody runs `make up`
+        return DerivedTables(CassandraRepository(connect_session(list(contact_points))), epoch=epoch)
 
     write = batch_writer(plan, committer, letters, BaselineCache(list(contact_points)), derived)
     try:
-        return supervise(
+        return supervise_query(
             spark,
             plan,
             lambda: start_query(spark, options, plan, write, letters, committer),

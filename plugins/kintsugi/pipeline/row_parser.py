@@ -1,10 +1,14 @@
 """One line of a trade file → a Trade, or the reason why it isn't one.
 
 The format is `UnderlyingOptionsTradesCalcs`. The first 18 columns make a trade. What stands to the right of them
-(the number of exchanges and their quotes) is used for nothing and rejects no row: since 2022-06-13 the vendor
-leaves it empty. Two ways read a line: `message` recognises by one regular expression what practically every line
-looks like, and makes the message from its very text; whatever doesn't match goes through `parse`, which understands
-quotes and odd but lawful numbers, and names what is wrong. Both give the same message (a property-based test).
+(the number of exchanges and their quotes) isn't used and rejects no row: since 2022-06-13 the vendor leaves it empty.
+
+A line is read in one of two ways. Both give the same message, which a property-based test checks.
+
+1. `parse_message` matches a line with one regular expression, and builds the message from the text of the line. Nearly
+   every line matches.
+2. Every other line goes through `parse_trade`. It also understands quotes and unusual but valid numbers, and it says
+   what is wrong with a line.
 """
 
 from __future__ import annotations
@@ -25,16 +29,16 @@ from kintsugi.pipeline.csv_fields import (
     NUMBER,
     SYMBOL,
     InvalidRow,
-    bounds,
     check_expiration,
-    day_of,
-    integer,
-    iso_day,
-    kind_of_option,
-    number,
-    symbol_of,
+    day_ordinal,
+    format_listed_days,
+    parse_day,
+    parse_integer,
+    parse_number,
+    parse_option_type,
+    parse_symbol,
 )
-from kintsugi.pipeline.trade_identity import digest, exact_time, trade_id
+from kintsugi.pipeline.trade_identity import exact_time, identity_digest, trade_id
 
 __all__ = [
     "CANCEL_CONDITIONS",
@@ -47,8 +51,8 @@ __all__ = [
     "Trade",
     "TradeMessage",
     "is_cancel",
-    "message",
-    "parse",
+    "parse_message",
+    "parse_trade",
 ]  # fmt: skip
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -132,7 +136,7 @@ _CAREFUL_TIME = re.compile(rf"({DATE})[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{{1,12}
 _CELL = re.compile(r'\s*(?:"((?:[^"]|"")*+)"\s*|([^",]*+))(?:,|\Z)').match
 
 
-def parse(line: str) -> Trade | Rejection:
+def parse_trade(line: str) -> Trade | Rejection:
     """The trade on this line (without its line end), or why it is none. Raises nothing.
 
     Bytes of the file that aren't UTF-8 stand in ``line`` as lone surrogates (PEP 383); in a used column they are
@@ -141,40 +145,42 @@ def parse(line: str) -> Trade | Rejection:
     match = _LINE(line)
     try:
         if match is None:
-            return _careful(line)
+            return _parse_carefully(line)
         f = match.groups()
-        return _trade(
+        return _make_trade(
             f[0], f[1], int(f[2]), int(f[3]), f[4] + f[5], int(f[6]), f[7], f[8], float(f[9]), f[10], int(f[11]),
             int(f[12]), float(f[13]), int(f[14]), int(f[15]), float(f[16]), float(f[17]), float(f[18]),
             float(f[19]), float(f[20]), float(f[21]), None if f[22] is None else int(f[22]),
         )  # fmt: skip
     except InvalidRow as invalid:
-        return _rejection(line, invalid)
+        return _explain_rejection(line, invalid)
 
 
-def message(line: str) -> TradeMessage | Rejection:
-    """The message of the trade on this line, or why it is none; the fast way to what `parse` says."""
+def parse_message(line: str) -> TradeMessage | Rejection:
+    """The message of the trade on this line, or why it is none; the fast way to what `parse_trade` says."""
     match = _LINE(line)
     if match is None:
-        return _careful_message(line)
+        return _parse_message_carefully(line)
     (
         symbol, hour, minute, second, millisecond, finer, sequence, root, expiration, strike, option_type, exchange,
         size, price, condition, canceled, bid, ask, iv, delta, underlying_bid, underlying_ask, exchanges,
     ) = match.groups()  # fmt: skip
     try:
-        hour_ms, hour_slot, trade_day = _hour(hour)
-        exact_strike = _exact(strike)
-        lawful = trade_day <= day_of(expiration) <= trade_day + LONGEST_LIFE_DAYS and exact_strike != "0.0"
+        hour_ms, hour_slot, trade_day = _parse_hour(hour)
+        exact_strike = _exact_number(strike)
+        lawful = (
+            trade_day <= day_ordinal(expiration) <= trade_day + LONGEST_LIFE_DAYS and exact_strike != "0.0"
+        )
     except InvalidRow as invalid:
         return invalid.rejection
     if not lawful:
-        return _careful_message(line)
+        return _parse_message_carefully(line)
     trade_date = hour[:10]
     minutes = int(minute)
     ts = hour_ms + minutes * 60_000 + int(second) * 1_000 + int(millisecond)
-    identity = digest(
+    identity = identity_digest(
         symbol, exact_time(ts, finer) if finer else ts, sequence, root, expiration, exact_strike, option_type,
-        exchange, size, _exact(price), condition, canceled,
+        exchange, size, _exact_number(price), condition, canceled,
     )  # fmt: skip
     value = (
         f'{{"trade_id":"{identity.hex()}","symbol":"{symbol}","ts":{ts},"trade_date":"{trade_date}",'
@@ -192,7 +198,7 @@ def is_cancel(trade: Trade) -> bool:
     return trade.condition in CANCEL_CONDITIONS
 
 
-def _rejection(line: str, invalid: InvalidRow) -> Rejection:
+def _explain_rejection(line: str, invalid: InvalidRow) -> Rejection:
     """Of an unusable cell that isn't UTF-8 the encoding is what is wrong."""
     used = ",".join(line.split(",", USED_COLUMNS)[:USED_COLUMNS])
     try:
@@ -204,28 +210,28 @@ def _rejection(line: str, invalid: InvalidRow) -> Rejection:
     return invalid.rejection
 
 
-def _careful_message(line: str) -> TradeMessage | Rejection:
+def _parse_message_carefully(line: str) -> TradeMessage | Rejection:
     import orjson
 
-    trade = parse(line)
+    trade = parse_trade(line)
     if isinstance(trade, Rejection):
         return trade
     return TradeMessage(bytes.fromhex(trade.trade_id), trade.ts, trade.symbol, orjson.dumps(trade))
 
 
 @lru_cache(maxsize=65536)
-def _exact(number: str) -> str:
+def _exact_number(number: str) -> str:
     """The one spelling of a strike or price in an identity."""
     return repr(float(number))
 
 
-def _trade(
+def _make_trade(
     symbol: str, hour: str, minute: int, second: int, fraction: str, sequence: int, root: str, expiration: str,
     strike: float, option_type: str, exchange: int, size: int, price: float, condition: int, canceled: int,
     bid: float, ask: float, iv: float, delta: float, underlying_bid: float | None,
     underlying_ask: float | None, exchanges: int | None,
 ) -> Trade:  # fmt: skip
-    hour_ms, hour_slot, trade_day = _hour(hour)
+    hour_ms, hour_slot, trade_day = _parse_hour(hour)
     if minute > 59 or second > 59:
         raise InvalidRow(Reason.TIME, f"no such time of day: {hour}:{minute}:{second}")
     check_expiration(expiration, trade_day)
@@ -252,7 +258,7 @@ def _trade(
 
 
 @lru_cache(maxsize=4096)
-def _hour(text: str) -> tuple[int, int, int]:
+def _parse_hour(text: str) -> tuple[int, int, int]:
     """``2018-01-08 11`` of New York's wall clock → (milliseconds UTC at its start, its first slot, the day's ordinal).
 
     An hour that daylight saving skips is rejected; of an hour that it repeats, the first is meant (no options
@@ -264,26 +270,27 @@ def _hour(text: str) -> tuple[int, int, int]:
         raise InvalidRow(Reason.TIME, f"no such date and hour: {text}") from None
     day = local.toordinal()
     if not EARLIEST <= day <= LATEST:
-        raise InvalidRow(Reason.TIME, f"the trade is dated {text[:10]}; {bounds()}")
+        raise InvalidRow(Reason.TIME, f"the trade is dated {text[:10]}; {format_listed_days()}")
     instant = local.astimezone(UTC)
     if instant.astimezone(NEW_YORK).hour != local.hour:
         raise InvalidRow(Reason.TIME, f"New York's clocks skip the hour {text}")
     return int(instant.timestamp()) * 1000, local.hour * 60 // SLOT_MINUTES, day
 
 
-def _careful(line: str) -> Trade:
+def _parse_carefully(line: str) -> Trade:
     """Reads quotes, spaces and odd numbers too; raises InvalidRow with the first thing that is wrong."""
     cells = _leading_cells(line)
     if len(cells) < USED_COLUMNS:
         raise InvalidRow(Reason.COLUMNS, f"{len(cells)} columns, but a trade has at least {USED_COLUMNS}")
-    symbol, root = _symbol(cells, 0), _symbol(cells, 3)
-    hour, minute, second, fraction = _time(cells[1])
-    iso_day(cells[4], HEAD_COLUMNS[4])
-    option_type = kind_of_option(cells[6])
-    return _trade(
-        symbol, hour, minute, second, fraction, _integer(cells, 2), root, cells[4], _number(cells, 5),
-        option_type, _integer(cells, 7), _integer(cells, 8), _number(cells, 9), _integer(cells, 10),
-        _integer(cells, 11), _number(cells, 12), _number(cells, 13), _number(cells, 14), _number(cells, 15),
+    symbol, root = _symbol_cell(cells, 0), _symbol_cell(cells, 3)
+    hour, minute, second, fraction = _parse_time(cells[1])
+    parse_day(cells[4], HEAD_COLUMNS[4])
+    option_type = parse_option_type(cells[6])
+    return _make_trade(
+        symbol, hour, minute, second, fraction, _integer_cell(cells, 2), root, cells[4], _number_cell(cells, 5),
+        option_type, _integer_cell(cells, 7), _integer_cell(cells, 8), _number_cell(cells, 9),
+        _integer_cell(cells, 10), _integer_cell(cells, 11), _number_cell(cells, 12), _number_cell(cells, 13),
+        _number_cell(cells, 14), _number_cell(cells, 15),
         *_underlying_quote(cells[16], cells[17]), _unused_count(cells[USED_COLUMNS:]),
     )  # fmt: skip
 
@@ -319,7 +326,7 @@ def _leading_cells(line: str) -> list[str]:
     return cells
 
 
-def _time(text: str) -> tuple[str, int, int, str]:
+def _parse_time(text: str) -> tuple[str, int, int, str]:
     match = _CAREFUL_TIME(text)
     if match is None:
         raise InvalidRow(Reason.TIME, f"quote_datetime is {text[:40]!r}, not YYYY-MM-DD HH:MM:SS.mmm")
@@ -327,13 +334,13 @@ def _time(text: str) -> tuple[str, int, int, str]:
     return f"{day} {hour}", int(minute), int(second or 0), (fraction or "").ljust(3, "0")
 
 
-def _symbol(cells: list[str], index: int) -> str:
-    return symbol_of(cells[index], HEAD_COLUMNS[index])
+def _symbol_cell(cells: list[str], index: int) -> str:
+    return parse_symbol(cells[index], HEAD_COLUMNS[index])
 
 
-def _number(cells: list[str], index: int) -> float:
-    return number(cells[index], HEAD_COLUMNS[index])
+def _number_cell(cells: list[str], index: int) -> float:
+    return parse_number(cells[index], HEAD_COLUMNS[index])
 
 
-def _integer(cells: list[str], index: int) -> int:
-    return integer(cells[index], HEAD_COLUMNS[index])
+def _integer_cell(cells: list[str], index: int) -> int:
+    return parse_integer(cells[index], HEAD_COLUMNS[index])

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import DEAD_LETTER_TOPIC, KAFKA_PORT, KEYSPACE, TOPIC
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 from kintsugi.pipeline.score_backfill import backfill_scores
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ LATE_COLUMNS = (
 )  # fmt: skip
 
 
-def _table(name: str, columns: tuple[tuple[str, str], ...], key: str, options: str) -> str:
+def _create_statement(name: str, columns: tuple[tuple[str, str], ...], key: str, options: str) -> str:
     body = ", ".join(f"{column} {kind}" for column, kind in columns)
     return f"CREATE TABLE IF NOT EXISTS {KEYSPACE}.{name} ({body}, PRIMARY KEY ({key})) WITH {options}"
 
@@ -128,43 +128,43 @@ TRADE_COMPACTION = {
     "min_sstable_size": str(2**20),
 }
 TABLES = {
-    "trade": _table(
+    "trade": _create_statement(
         "trade", TRADE_COLUMNS + MARK_COLUMNS, "(symbol, trade_date, slot), ts, trade_id",
         f"default_time_to_live = {TRADE_DAYS * DAY} AND compaction = {TRADE_COMPACTION}",
     ),
-    "unusual_trade": _table(
+    "unusual_trade": _create_statement(
         "unusual_trade", UNUSUAL_COLUMNS, "trade_date, symbol, ts, trade_id, signal",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "unusual_canceled": _table(
+    "unusual_canceled": _create_statement(
         "unusual_canceled", UNUSUAL_COLUMNS, "trade_date, symbol, ts, trade_id, signal",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "unusual_top": _table(
+    "unusual_top": _create_statement(
         "unusual_top", TOP_COLUMNS, "(trade_date, ranking), value, symbol, ts, trade_id, signal",
         "CLUSTERING ORDER BY (value DESC, symbol ASC, ts ASC, trade_id ASC, signal ASC) AND "
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "flow_window": _table(
+    "flow_window": _create_statement(
         "flow_window", WINDOW_COLUMNS, "(symbol, trade_date), window_start",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "flow_alert": _table(
+    "flow_alert": _create_statement(
         "flow_alert", WINDOW_COLUMNS, "trade_date, symbol, window_start",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "cancel": _table(
+    "cancel": _create_statement(
         "cancel", CANCEL_COLUMNS, "(symbol, trade_date), cancel_id",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "late_trades": _table(
+    "late_trades": _create_statement(
         "late_trades", LATE_COLUMNS, "trade_date, reason, partition, end_offset",
         f"default_time_to_live = {TRADE_DAYS * DAY}",
     ),
-    "stream_driver": _table(
+    "stream_driver": _create_statement(
         "stream_driver", DRIVER_COLUMNS, "name", "comment = 'the youngest wins'"
     ),
-    "baseline": _table(
+    "baseline": _create_statement(
         "baseline", BASELINE_COLUMNS, "symbol, as_of, option_type, delta_bin, expiry_bin",
         f"default_time_to_live = {BASELINE_DAYS * DAY}",
     ),
@@ -185,22 +185,22 @@ def ensure_tables(contact_points: list[str], replication: int = 3, timeout: floa
     ``timeout`` seconds. Two callers at once are safe: the statements are IF NOT EXISTS, and a collision
     shows as a schema disagreement or as an error, after which all is tried again.
     """
-    _until_done(contact_points, lambda session: _create_tables(session, replication), timeout)
+    _retry_until(contact_points, lambda session: _create_tables(session, replication), timeout)
 
 
-def migrate(contact_points: list[str], timeout: float = 60.0) -> None:
+def migrate_tables(contact_points: list[str], timeout: float = 60.0) -> None:
     """Bring the tables of an earlier release up to date: columns are added, and scores copied to their trades.
 
     For the streaming driver, which a roll-out starts before anybody runs `ensure_tables`. Raises what that does.
     """
-    _until_done(contact_points, _migrate, timeout)
+    _retry_until(contact_points, _migrate_tables, timeout)
 
 
-def _until_done(contact_points: list[str], what: Callable[[Session], None], timeout: float) -> None:
+def _retry_until(contact_points: list[str], what: Callable[[Session], None], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            with connected(contact_points, keyspace=None) as session:
+            with session_scope(contact_points, keyspace=None) as session:
                 what(session)
             return
         except Exception as error:
@@ -227,11 +227,11 @@ def _create_tables(session: Session, replication: int) -> None:
     for name, statement in TABLES.items():
         if name not in known:
             session.execute(statement)
-    _compact_as_now(session)
-    _migrate(session)
+    _update_compaction(session)
+    _migrate_tables(session)
 
 
-def _migrate(session: Session) -> None:
+def _migrate_tables(session: Session) -> None:
     _add_missing_columns(session)
     if not session.cluster.control_connection.wait_for_schema_agreement(wait_time=20):
         raise KintsugiError("the Cassandra nodes don't agree on the schema")
@@ -254,7 +254,7 @@ def _add_missing_columns(session: Session) -> None:
                 session.execute(f"ALTER TABLE {KEYSPACE}.{table} ADD {name} {kind}")
 
 
-def _compact_as_now(session: Session) -> None:
+def _update_compaction(session: Session) -> None:
     """Bring ``trade`` of an earlier release to this one's compaction; its files are merged as they come."""
     found = session.execute(
         "SELECT compaction FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",

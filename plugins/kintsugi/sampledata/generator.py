@@ -20,13 +20,21 @@ from typing import NamedTuple
 import numpy as np
 
 from kintsugi.core.errors import InputError
-from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Rejection, parse
-from kintsugi.sampledata.injected_behaviour import MIDPOINT, Order, Tape, inject, intents, level_named, usual
+from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Rejection, parse_trade
+from kintsugi.sampledata.injected_behaviour import (
+    MIDPOINT,
+    Order,
+    Tape,
+    baseline_tape,
+    draw_intents,
+    find_level,
+    inject_behaviour,
+)
 from kintsugi.sampledata.option_chain import (
     UNDERLYINGS,
     Chain,
     Integers,
-    build,
+    build_chain,
     previous_trading_day,
     write_eod,
 )
@@ -117,17 +125,17 @@ def generate_day(
         )
     if day.weekday() > 4:
         raise InputError(f"{day} is a {day:%A}, no trading day; choose a weekday")
-    chains = _chains(day, seed, eod_days)
+    chains = _build_chains(day, seed, eod_days)
     eod_files = [write_eod(chain, out / "eod") for chain in chains]
     market = _Market(chains[0], np.random.default_rng([seed, day.toordinal(), 1]))
-    difficulty = level_named(level)
+    difficulty = find_level(level)
     rng = np.random.default_rng([seed, day.toordinal(), 4])
-    wanted = intents(difficulty, trades, rng)
+    wanted = draw_intents(difficulty, trades, rng)
     tape = market.tape(market.day_times(trades - sum(intent.slices for intent in wanted)))
-    tape, orders = inject(tape, market.chain, difficulty, wanted, rng)
+    tape, orders = inject_behaviour(tape, market.chain, difficulty, wanted, rng)
     lines = market.lines(day, tape)
-    planted = [_planted(lines[index]) for index in np.flatnonzero(tape.block)]
-    shocked = [_planted(lines[index]).trade_id for index in np.flatnonzero(tape.shocked)]
+    planted = [_ground_truth(lines[index]) for index in np.flatnonzero(tape.block)]
+    shocked = [_ground_truth(lines[index]).trade_id for index in np.flatnonzero(tape.shocked)]
     files, duplicates = _write_parts(out, day, lines, parts, bad_rows, compress, seed)
     truth = out / "truth" / f"unusual_{day.isoformat()}.json"
     truth.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +144,7 @@ def generate_day(
             {
                 "day": day.isoformat(), "seed": seed, "level": level,
                 "unusual": [asdict(p) for p in planted], "shocked": shocked,
-                "orders": [_told(day, order) for order in orders],
+                "orders": [_order_record(day, order) for order in orders],
             }
         )
     )  # fmt: skip
@@ -153,7 +161,7 @@ def live_parts(
     Sequence numbers lie above those of `generate_day`, so that the feed and the day's file are different
     trades.
     """
-    chain = _chains(day, seed, 1)[0]
+    chain = _build_chains(day, seed, 1)[0]
     number = first
     while True:
         market = _Market(chain, np.random.default_rng([seed, day.toordinal(), 2, number]))
@@ -165,12 +173,12 @@ def live_parts(
         number += 1
 
 
-def _chains(day: date, seed: int, count: int) -> list[Chain]:
+def _build_chains(day: date, seed: int, count: int) -> list[Chain]:
     """The markets of the trading days before ``day``, the newest first."""
     chains = []
     for _ in range(max(1, count)):
         day = previous_trading_day(day)
-        chains.append(build(day, seed))
+        chains.append(build_chain(day, seed))
     return chains
 
 
@@ -197,7 +205,7 @@ class _Market:
         contracts = self._contracts(times)
         most = np.clip(self.chain.volume[contracts] * 0.3, 5, 400)  # quiet contracts trade in small lots
         sizes = np.minimum(np.maximum(1, self.rng.lognormal(0.9, 1.1, len(times))), most).astype(np.int64)
-        return usual(times, contracts, sizes)
+        return baseline_tape(times, contracts, sizes)
 
     def lines(self, day: date, tape: Tape, sequence_base: int = 0) -> list[str]:
         """One line for each trade of the tape."""
@@ -240,7 +248,7 @@ class _Market:
         cancels[1:] &= ~cancels[:-1] & ~planted[:-1]
         tails = rng.integers(0, len(self._tails), count)
         heads = self._heads()
-        clock = _clock(day, times)
+        clock = _format_times(day, times)
         columns = zip(
             contracts.tolist(), clock, sizes.tolist(), price.tolist(), bid.tolist(), ask.tolist(),
             iv.tolist(),
@@ -258,7 +266,7 @@ class _Market:
             )
             lines.append(f"{symbol_and_line[0]},{at},{sequence},{text[0]},{cond},0,{text[1]}")
         for index in np.flatnonzero(cancels[1:]) + 1:
-            lines[index] = _cancel(lines[index - 1], clock[index])
+            lines[index] = _cancel_line(lines[index - 1], clock[index])
         return lines
 
     def _heads(self) -> list[tuple[tuple[str, int], str]]:
@@ -288,12 +296,12 @@ class _Market:
         return pool
 
 
-def _told(day: date, order: Order) -> dict[str, str]:
-    start, end = _clock(day, np.array([order.start, order.end]))
+def _order_record(day: date, order: Order) -> dict[str, str]:
+    start, end = _format_times(day, np.array([order.start, order.end]))
     return {"behaviour": order.behaviour, "symbol": order.symbol, "start": start, "end": end}
 
 
-def _clock(day: date, times: Integers) -> list[str]:
+def _format_times(day: date, times: Integers) -> list[str]:
     prefix = f"{day.isoformat()} "
     return [
         f"{prefix}{t // 3_600_000:02d}:{t // 60_000 % 60:02d}:{t // 1000 % 60:02d}.{t % 1000:03d}"
@@ -301,7 +309,7 @@ def _clock(day: date, times: Integers) -> list[str]:
     ]
 
 
-def _cancel(line: str, at: str) -> str:
+def _cancel_line(line: str, at: str) -> str:
     """The row that takes ``line`` back: the same trade at the time ``at``, with a cancel's condition."""
     fields = line.split(",")
     fields[1] = at
@@ -309,8 +317,8 @@ def _cancel(line: str, at: str) -> str:
     return ",".join(fields)
 
 
-def _planted(line: str) -> GroundTruth:
-    trade = parse(line)
+def _ground_truth(line: str) -> GroundTruth:
+    trade = parse_trade(line)
     if isinstance(trade, Rejection):
         raise InputError(f"the generator made a row that is no trade: {trade.text}: {line[:120]}")
     at = line.split(",", 2)[1]
@@ -336,14 +344,14 @@ def _write_parts(
         for number, at in reversed(
             [(n, a) for n, a in enumerate(bad_at) if start <= a < end or (last and a >= end)]
         ):
-            rows.insert(at - start + again, _malformed(lines[at], number))
+            rows.insert(at - start + again, _malformed_line(lines[at], number))
         suffix = f"_{part:03d}" if parts > 1 else ""
         name = f"UnderlyingOptionsTradesCalcs_{day.isoformat()}{suffix}.csv"
-        files.append(_write(folder / name, b"\n".join([HEADER.encode(), *rows, b""]), compress))
+        files.append(_write_file(folder / name, b"\n".join([HEADER.encode(), *rows, b""]), compress))
     return files, duplicates
 
 
-def _malformed(line: str, kind: int) -> bytes:
+def _malformed_line(line: str, kind: int) -> bytes:
     """A copy of ``line`` with one thing wrong, another kind for each number."""
     fields = line.split(",")
     match kind % 6:
@@ -362,7 +370,7 @@ def _malformed(line: str, kind: int) -> bytes:
     return ",".join(fields).encode()
 
 
-def _write(path: Path, body: bytes, compress: str) -> Path:
+def _write_file(path: Path, body: bytes, compress: str) -> Path:
     if compress == "gz":
         path = path.with_name(path.name + ".gz")
         path.write_bytes(gzip.compress(body, 6, mtime=0))

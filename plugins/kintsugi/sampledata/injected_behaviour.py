@@ -114,7 +114,7 @@ class Tape:
         return result
 
 
-def level_named(name: str) -> InjectionLevel:
+def find_level(name: str) -> InjectionLevel:
     """The level; raises InputError for another name."""
     try:
         return LEVELS[name]
@@ -122,7 +122,7 @@ def level_named(name: str) -> InjectionLevel:
         raise InputError(f"there is no level {name!r}; choose one of {', '.join(LEVELS)}") from None
 
 
-def usual(times: Integers, contracts: Integers, sizes: Integers) -> Tape:
+def baseline_tape(times: Integers, contracts: Integers, sizes: Integers) -> Tape:
     """A day on which nobody knows more than the others."""
     count = len(times)
     none = np.zeros(count, bool)
@@ -140,7 +140,7 @@ class Intent:
     slices: int
 
 
-def intents(level: InjectionLevel, trades: int, rng: np.random.Generator) -> list[Intent]:
+def draw_intents(level: InjectionLevel, trades: int, rng: np.random.Generator) -> list[Intent]:
     """The orders of a day of ``trades`` trades, at most a fifth of which become slices.
 
     Busy underlyings have most of the orders, as they have most of all trades.
@@ -159,13 +159,13 @@ def intents(level: InjectionLevel, trades: int, rng: np.random.Generator) -> lis
     return chosen
 
 
-def inject(
+def inject_behaviour(
     tape: Tape, chain: Chain, level: InjectionLevel, wanted: list[Intent], rng: np.random.Generator
 ) -> tuple[Tape, list[Order]]:
     """Add the wanted orders to the tape, and turn some of its other trades into blocks and shocked ones."""
     tape, orders = _add_orders(tape, chain, level, wanted, rng)
     trades = len(tape.times)
-    shocked, shocks = _shocks(tape, chain, level, trades, rng)
+    shocked, shocks = _draw_shocks(tape, chain, level, trades, rng)
     free = np.flatnonzero(~(tape.sliced | shocked))
     count = min(max(1, trades * level.blocks // 1_000_000), len(free))
     blocks = np.zeros(len(tape.times), bool)
@@ -199,7 +199,7 @@ def _add_orders(
         span = level.minutes * MINUTE
         start = int(rng.integers(tape.times[0], max(tape.times[0] + 1, tape.times[-1] - span)))
         at = np.sort(rng.integers(start, start + span, count))
-        legs = _legs(chain, intent, rng)
+        legs = _choose_legs(chain, intent, rng)
         leg = np.arange(count) % len(legs)
         pays = rng.random(count) < level.aggressive
         times.append(at)
@@ -220,7 +220,7 @@ def _add_orders(
     return merged, orders
 
 
-def _legs(chain: Chain, intent: Intent, rng: np.random.Generator) -> list[tuple[int, int]]:
+def _choose_legs(chain: Chain, intent: Intent, rng: np.random.Generator) -> list[tuple[int, int]]:
     """(contract, side) of each leg: what a trader of this kind would choose on this underlying."""
     behaviour, underlying = intent.behaviour, intent.underlying
     mine = np.flatnonzero((chain.underlying == underlying) & (chain.days >= 1) & (chain.days <= 60))
@@ -247,7 +247,7 @@ def _legs(chain: Chain, intent: Intent, rng: np.random.Generator) -> list[tuple[
     return [(contract(delta, calls=True), 1 if up else -1), (contract(delta, calls=False), -1 if up else 1)]
 
 
-def _shocks(
+def _draw_shocks(
     tape: Tape, chain: Chain, level: InjectionLevel, trades: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.bool_], list[Order]]:
     wanted = trades * level.shocked // 1_000_000

@@ -80,7 +80,7 @@ class Chain:
         return len(self.strike)
 
 
-def build(day: date, seed: int) -> Chain:
+def build_chain(day: date, seed: int) -> Chain:
     """The market of ``day``; the same seed and day make the same market."""
     rng = np.random.default_rng([seed, day.toordinal()])
     spot = np.array([u.spot for u in UNDERLYINGS]) * np.exp(rng.normal(0, 0.01, len(UNDERLYINGS)))
@@ -96,7 +96,7 @@ def build(day: date, seed: int) -> Chain:
     )  # fmt: skip
     days = np.array([(x - day).days for x in expirations])[e]
     sigma = np.array([x.volatility for x in UNDERLYINGS])[u]
-    strike = _strikes(spot)[u, k + STRIKES_EACH_SIDE]
+    strike = _strike_grid(spot)[u, k + STRIKES_EACH_SIDE]
     moneyness = np.log(strike / spot[u])
     iv = np.round(sigma * (1 - 0.6 * moneyness + 1.5 * moneyness**2) * rng.lognormal(0, 0.02, len(u)), 4)
     call = c == 0
@@ -104,7 +104,7 @@ def build(day: date, seed: int) -> Chain:
     spread = np.maximum(0.01, np.round(0.01 + 0.02 * mid * rng.uniform(0.3, 1.5, len(u)), 2))
     return Chain(
         day, spot, u, [expirations[i].isoformat() for i in e], days, strike, call,
-        np.maximum(0.01, np.round(mid, 2)), spread, iv, delta, _volumes(rng, u, days, moneyness, sigma),
+        np.maximum(0.01, np.round(mid, 2)), spread, iv, delta, _draw_volumes(rng, u, days, moneyness, sigma),
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def _eod_row(chain: Chain, i: int) -> str:
     )
 
 
-def _strikes(spot: Floats) -> Floats:
+def _strike_grid(spot: Floats) -> Floats:
     """Strikes around every spot, at a listed-looking interval of about 0.6 % of it; by underlying."""
     steps = np.array([0.5, 1, 2.5, 5, 10, 25, 50])
     step = steps[np.minimum(np.searchsorted(steps, spot * 0.006), len(steps) - 1)]
@@ -165,7 +165,7 @@ def _strikes(spot: Floats) -> Floats:
     return strikes
 
 
-def _volumes(
+def _draw_volumes(
     rng: np.random.Generator, u: Integers, days: Integers, moneyness: Floats, sigma: Floats
 ) -> Integers:
     activity = np.array([x.activity for x in UNDERLYINGS])[u]

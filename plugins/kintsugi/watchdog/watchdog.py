@@ -55,8 +55,8 @@ from kintsugi.notify.paging_rules import Page
 from kintsugi.notify.recurring_failures import exits_in
 from kintsugi.notify.stream_stall_alert import StreamStallAlert
 from kintsugi.operations.stream_driver import desired_state
-from kintsugi.pipeline.failures import reason_of
-from kintsugi.pipeline.ingest.intake_monitor import IntakeWatch, intake_watch, rules_from
+from kintsugi.pipeline.failures import format_reason
+from kintsugi.pipeline.ingest.intake_monitor import IntakeMonitor, intake_monitor, read_rules
 from kintsugi.probes import probe_node
 from kintsugi.probes.observe import SERVICES
 from kintsugi.probes.stream_progress import FlowReading, read_flow
@@ -117,7 +117,7 @@ class Watchdog:
     _store_away: datetime | None = None
     _told_away: bool = False
     _seen: object = None
-    _intake: IntakeWatch | None = None
+    _intake: IntakeMonitor | None = None
     _intake_paged_at: datetime | None = None
     _intake_unseen: datetime | None = None
 
@@ -274,13 +274,13 @@ class Watchdog:
     def look_at_intake(self) -> None:
         """Record which files wait, failed or are missing; page when a person is needed."""
         try:
-            self._intake = self._intake or intake_watch(self.settings)
-            found = self._intake.look(paused=self._ingest_is_paused())
+            self._intake = self._intake or intake_monitor(self.settings)
+            found = self._intake.make_report(paused=self._ingest_is_paused())
         except StoreUnavailable:
             raise
         except Exception as error:
             self._intake_unseen = self._intake_unseen or datetime.now(UTC)
-            page = unseen_page(self._intake_unseen, datetime.now(UTC), rules_from(), reason_of(error))
+            page = unseen_page(self._intake_unseen, datetime.now(UTC), read_rules(), format_reason(error))
             if page is not None:
                 self.outbox.put(page.key, MessageKind.PAGE, page.body)
             raise

@@ -11,8 +11,8 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT
 
 from kintsugi.controlplane.airflow_environment import connections
 from kintsugi.core.errors import KintsugiError
-from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.cassandra_hook import TunedCassandraHook
+from kintsugi.pipeline.cassandra_session import installation_session
 from tests.installations import installation
 
 NOBODY = "127.34.250.1"  # an address of this machine where nothing listens
@@ -62,7 +62,7 @@ def test_inside_airflow_a_session_is_that_of_the_connection(
     found = connections(settings)["kintsugi_cassandra"] | {"host": NOBODY}
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA", json.dumps(found))
     with pytest.raises(KintsugiError, match=NOBODY):
-        cassandra_session(settings)
+        installation_session(settings)
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_CASSANDRA")
     with pytest.raises(KintsugiError, match=r"127\.34\.2\.1, 127\.34\.2\.2"):
-        cassandra_session(settings)
+        installation_session(settings)

@@ -37,7 +37,7 @@ def test_brokers_that_nobody_reaches_are_an_error_and_nothing_waits_for_ever(
         monkeypatch.setitem(kafka_producer.PRODUCER, name, value)
 
     def send() -> None:
-        with kafka_producer.producer(["127.0.0.1:1"]) as kafka:
+        with kafka_producer.open_producer(["127.0.0.1:1"]) as kafka:
             kafka.send("trades", key=b"AAPL", value=b"{}")
             kafka.flush(timeout=2)
 

@@ -13,8 +13,8 @@ from moto import mock_aws
 
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.pipeline import synthetic_trade
-from kintsugi.pipeline.row_parser import Trade, parse
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.row_parser import Trade, parse_trade
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -36,8 +36,10 @@ def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Cl
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     assert all(key.startswith("trades/canary/UnderlyingOptionsTradesCalcs_2024-10-08_") for key in keys)
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
-    trades = [parse(body.splitlines()[1]) for body in bodies]
-    found = {trade.trade_id for trade in trades if isinstance(trade, Trade) and trade.symbol == CANARY_SYMBOL}
+    trades = [parse_trade(body.splitlines()[1]) for body in bodies]
+    found = {
+        trade.trade_id for trade in trades if isinstance(trade, Trade) and trade.symbol == SYNTHETIC_SYMBOL
+    }
     assert found == {identity, other}
     assert {trade.ts for trade in trades if isinstance(trade, Trade)} == {int(NOW.timestamp() * 1000)}
 
@@ -51,7 +53,7 @@ def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_look
     ]
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
     bodies = [s3.get_object(Bucket="bucket", Key=key)["Body"].read().decode() for key in keys]
-    found = [parse(body.splitlines()[1]) for body in bodies]
+    found = [parse_trade(body.splitlines()[1]) for body in bodies]
     assert [trade.trade_id for trade in found if isinstance(trade, Trade)] == sent
 
 
@@ -71,7 +73,7 @@ class BusyRing:
 @pytest.fixture
 def busy_ring(monkeypatch: pytest.MonkeyPatch) -> BusyRing:
     ring = BusyRing(late=2)
-    monkeypatch.setattr(synthetic_trade, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(synthetic_trade, "POLL_S", 0.01)
     return ring
 
 

@@ -34,7 +34,7 @@ def checker(kind: str) -> Callable[[], list[str]]:
     ledger = IngestLedger(store_dsn(settings))
     ledger.migrate()
     lookout = PendingFileScanner(sources, ledger)
-    return lambda: [item.key for item in lookout.pending()]
+    return lambda: [item.key for item in lookout.scan()]
 
 
 class NewObjectsTrigger(BaseTrigger):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.stream.baselines import VERSIONS
 from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository, read_row
-from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 from kintsugi.pipeline.stream.derived_records import Day, MatchColumns, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
@@ -43,14 +43,20 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Table,
     Write,
     cancel_of,
-    ranks,
+    rank_rows,
     window_row,
 )
 from kintsugi.pipeline.stream.derived_tables import TRADE_SIGNALS
 from kintsugi.pipeline.stream.flow_windows import Sums, flow_of, window_signals
 from kintsugi.pipeline.stream.match_key import match_number
 from kintsugi.pipeline.stream.recomputation import MATCH, DayTrades, ExpectedTrade
-from kintsugi.pipeline.stream.stored_trades import ALWAYS, Read, finished, milliseconds, read_partitions
+from kintsugi.pipeline.stream.stored_trades import (
+    ALWAYS,
+    PartitionRange,
+    await_rows,
+    read_partitions,
+    to_milliseconds,
+)
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -84,7 +90,9 @@ class DerivedRowDifference(NamedTuple):
         name, key = self.place
         kinds = dict(self.table.columns) if self.table else {}
         names = self.table.key if self.table else ("symbol", "trade_date", "slot", "ts", "trade_id")
-        shown = (_shown(kinds.get(column, ""), value) for column, value in zip(names, key, strict=True))
+        shown = (
+            _format_value(kinds.get(column, ""), value) for column, value in zip(names, key, strict=True)
+        )
         return f"{name} {' '.join(shown)}"
 
     def repair(self) -> Write:
@@ -129,13 +137,13 @@ class DerivedAudit:
         statement.is_idempotent = False  # see `stored_trades.read_partitions`
         return statement
 
-    def see(self, read: Read, rows: Iterable[Any]) -> None:
+    def see(self, read: PartitionRange, rows: Iterable[Any]) -> None:
         """The rows of a partition (with COLUMNS); all partitions of a symbol's day in a row."""
         day = read[:2]
         if self._trades is None or day != self._trades.day:
             self.close()
             self._trades = DayTrades(day)
-        _take_in(self._trades, read[2], rows)
+        _add_rows(self._trades, read[2], rows)
 
     def close(self) -> None:
         """Compare the day whose partitions were seen last."""
@@ -179,8 +187,8 @@ class DerivedAudit:
             wrong = found
         else:
             found = [one for one in found if one.place in before]
-            wrong = [one for one in found if before[one.place] == _sides(one)]
-            self._note(place, (one for one in found if before[one.place] != _sides(one)))
+            wrong = [one for one in found if before[one.place] == _hash_sides(one)]
+            self._note(place, (one for one in found if before[one.place] != _hash_sides(one)))
         for one in wrong:
             name = one.place[0]
             self.wrong[name] += 1
@@ -194,13 +202,13 @@ class DerivedAudit:
 
     def _read(self, day: Day) -> DayTrades:
         trades = DayTrades(day)
-        reads: list[Read] = [(*day, slot, *ALWAYS) for slot in range(SLOTS)]
+        reads: list[PartitionRange] = [(*day, slot, *ALWAYS) for slot in range(SLOTS)]
         for read, rows in zip(reads, read_partitions(self._session, reads, COLUMNS), strict=True):
-            _take_in(trades, read[2], rows)
+            _add_rows(trades, read[2], rows)
         return trades
 
     def _note(self, place: Day | str, found: Iterable[DerivedRowDifference]) -> None:
-        sides = {one.place: _sides(one) for one in found}
+        sides = {one.place: _hash_sides(one) for one in found}
         if sides:
             self._known[place] = sides
 
@@ -214,11 +222,11 @@ class DerivedAudit:
             for table, query in ((table, self._queries[table.name]) for table in (*BY_SYMBOL, *BY_DAY))
         ]
         for table, query, future in asked:
-            rows = (read_row(table, row) for row in finished(self._session, query, values, future))
+            rows = (read_row(table, row) for row in await_rows(self._session, query, values, future))
             stands = {table.key_of(row): row for row in rows}
             if count:
                 self.compared[table.name] += len(stands.keys() | expected.rows[table].keys())
-            yield from differences(table, expected.rows[table], stands)
+            yield from row_differences(table, expected.rows[table], stands)
         for place in expected.marks.keys() | trades.marked.keys():
             sides = expected.marks.get(place), trades.marked.get(place)
             if sides[0] != sides[1]:
@@ -249,26 +257,26 @@ class DerivedAudit:
         for ranking in RANKINGS:
             values = (cassandra_date(date), ranking)
             future = self._session.execute_async(self._top, values)
-            for row in finished(self._session, self._top, values, future):
+            for row in await_rows(self._session, self._top, values, future):
                 found = read_row(UNUSUAL_TOP, row)
                 stands[UNUSUAL_TOP.key_of(found)] = found
         rows = ((UNUSUAL_TRADE, row) for row in self._rows_of_day(UNUSUAL_TRADE, date))
         expected = {
-            UNUSUAL_TOP.key_of(row): row for row in ranks(rows) if (row[3], date) not in self._skipped
+            UNUSUAL_TOP.key_of(row): row for row in rank_rows(rows) if (row[3], date) not in self._skipped
         }
         if self._skipped:
             stands = {key: row for key, row in stands.items() if (row[3], date) not in self._skipped}
         if count:
             self.compared[UNUSUAL_TOP.name] += len(stands.keys() | expected.keys())
-        return differences(UNUSUAL_TOP, expected, stands)
+        return row_differences(UNUSUAL_TOP, expected, stands)
 
     def _rows_of_day(self, table: Table, date: str) -> list[Row]:
         query, values = self._of_day[table.name], (cassandra_date(date),)
         future = self._session.execute_async(query, values)
-        return [read_row(table, row) for row in finished(self._session, query, values, future)]
+        return [read_row(table, row) for row in await_rows(self._session, query, values, future)]
 
 
-def differences(
+def row_differences(
     table: Table, expected: dict[Key, Row], stands: dict[Key, Row]
 ) -> Iterator[DerivedRowDifference]:
     """The rows of a table that aren't as expected. Pure.
@@ -278,11 +286,11 @@ def differences(
     """
     for key in expected.keys() | stands.keys():
         sides = expected.get(key), stands.get(key)
-        if _comparable(table, sides[0]) != _comparable(table, sides[1]):
+        if _comparable_row(table, sides[0]) != _comparable_row(table, sides[1]):
             yield DerivedRowDifference(table, key, *sides)
 
 
-def _comparable(table: Table, row: Row | None) -> Row | None:
+def _comparable_row(table: Table, row: Row | None) -> Row | None:
     if row is None:
         return None
     if table is FLOW_WINDOW:
@@ -291,16 +299,16 @@ def _comparable(table: Table, row: Row | None) -> Row | None:
     return (*row[:MATCH], *row[MATCH + 1 : CONDITION]) if table is CANCEL else row
 
 
-def _sides(one: DerivedRowDifference) -> int:
+def _hash_sides(one: DerivedRowDifference) -> int:
     return hash((one.expected, one.stands))
 
 
-def _take_in(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
+def _add_rows(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
     """The stored rows of a partition; one that isn't whole was not written by the stream."""
     for row in rows:
         if row.canceled is None or row.side is None or row.size is None:
             continue
-        canceled, ts = row.canceled, milliseconds(row.ts)
+        canceled, ts = row.canceled, to_milliseconds(row.ts)
         alike = MatchColumns(
             row.root, str(row.expiration), row.strike, row.option_type, row.exchange, row.size, row.price,
             row.canceled_condition if canceled else row.condition,
@@ -316,7 +324,7 @@ def _take_in(trades: DayTrades, slot: int, rows: Iterable[Any]) -> None:
         )  # fmt: skip
 
 
-def _shown(kind: str, value: Any) -> str:
+def _format_value(kind: str, value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if kind == "timestamp":

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from kintsugi.pipeline.reconcile.report import ReconciliationReport
 
 
-def summary(account: ReconciliationReport) -> dict[str, Any]:
+def summarize_report(account: ReconciliationReport) -> dict[str, Any]:
     """Counts, the rejected by reason, and by name (at most 100 each) what is lost, extra, altered or wrong."""
     return {
         "read": account.read,
@@ -49,13 +49,13 @@ def summary(account: ReconciliationReport) -> dict[str, Any]:
     }
 
 
-def at_fault(counted: Mapping[str, Any]) -> bool:
-    """Whether a `summary` says that a trade is lost or doubled, in a table or in what is added up."""
+def has_faults(counted: Mapping[str, Any]) -> bool:
+    """Whether a `summarize_report` says that a trade is lost or doubled, in a table or in what is added up."""
     return bool(counted["lost"] or counted["doubled"] or counted["wrong_derived"])
 
 
-def said(counted: Mapping[str, Any]) -> str:
-    """What a run of faults says of a `summary` at its end."""
+def format_summary(counted: Mapping[str, Any]) -> str:
+    """What a run of faults says of a `summarize_report` at its end."""
     return (
         f"lost {counted['lost']}, doubled {counted['doubled']}, wrong derived rows {counted['wrong_derived']}, "
         f"stored {counted['stored']:,}"

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import TOPIC
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 IDENTITY_BYTES = 16
 
 
-def identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> Iterator[bytes]:
+def read_identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> Iterator[bytes]:
     """The identities of the trades on the topic, canaries aside, to its present end.
 
     ``start``: offsets by partition, or the beginning. One that was sent twice comes twice. Raises KintsugiError
@@ -21,14 +21,14 @@ def identities(bootstrap: list[str], start: Mapping[int, int] | None = None) -> 
     from kafka.errors import KafkaError
 
     try:
-        yield from _identities(bootstrap, start)
+        yield from _consume_identities(bootstrap, start)
     except KafkaError as error:
         raise KintsugiError(
             f"cannot read the topic {TOPIC} from {', '.join(bootstrap)}: {error!r}; are enough Kafka brokers up?"
         ) from error
 
 
-def _identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterator[bytes]:
+def _consume_identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterator[bytes]:
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(
@@ -46,16 +46,16 @@ def _identities(bootstrap: list[str], start: Mapping[int, int] | None) -> Iterat
                 consumer.seek_to_beginning(partition)
             else:
                 consumer.seek(partition, start.get(partition.partition, 0))
-        canary = CANARY_SYMBOL.encode()
+        canary = SYNTHETIC_SYMBOL.encode()
         while any(consumer.position(partition) < end for partition, end in ends.items()):
             for messages in consumer.poll(timeout_ms=1000, max_records=5000).values():
-                found = (trade_id_of(m.value) for m in messages if m.key != canary)
+                found = (parse_identity(m.value) for m in messages if m.key != canary)
                 yield from (identity for identity in found if identity is not None)
     finally:
         consumer.close()
 
 
-def trade_id_of(value: bytes | None) -> bytes | None:
+def parse_identity(value: bytes | None) -> bytes | None:
     """The identity in a message of the topic; it is the first field, so it can be cut out. None: it has none."""
     try:
         if value is None:

@@ -1,7 +1,8 @@
 """What is usual: the rows of the table ``baseline`` that the trades of a day are measured by.
 
 A trade is measured by the newest end-of-day file before its day. The driver reads what it needs by the partition key of
-the table, once for each symbol and day that it meets, and holds a bounded number. `announce` tells it to read anew.
+the table, once for each symbol and day that it meets, and holds a bounded number. `announce_baseline` tells it to read
+them again.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from kintsugi.core.errors import InputError
 from kintsugi.core.file_names import EOD_NAME, ObjectKind
 from kintsugi.core.settings import BUCKET, KEYSPACE
 from kintsugi.db.ingest_ledger import file_id
-from kintsugi.pipeline.cassandra_session import connect
-from kintsugi.pipeline.failures import is_of_s3, reason_of
-from kintsugi.pipeline.object_listing import files_of, objects
-from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
+from kintsugi.pipeline.cassandra_session import connect_session
+from kintsugi.pipeline.failures import format_reason, is_s3_error
+from kintsugi.pipeline.object_listing import list_files, list_objects
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 from kintsugi.pipeline.stream.derived_records import Day
-from kintsugi.pipeline.stream.stored_trades import finished
+from kintsugi.pipeline.stream.stored_trades import await_rows
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -61,7 +62,7 @@ else:
     Buckets = np.ndarray
 
 
-def buckets_of(rows: Iterable[Sequence[Any]]) -> Buckets | None:
+def buckets_from_rows(rows: Iterable[Sequence[Any]]) -> Buckets | None:
     """Rows ``(option_type, delta_bin, expiry_bin, *STATISTICS)`` of one symbol and file as an array; None without rows.
 
     Volumes in contracts a day, volatilities as a fraction a year.
@@ -123,7 +124,7 @@ class BaselineCache:
 
     def _connected(self) -> Session:
         if self._session is None:
-            self._session = connect(self._contact_points)
+            self._session = connect_session(self._contact_points)
             self._newest = self._session.prepare(
                 f"SELECT as_of, {', '.join((*BUCKET_VALUES, *STATISTICS))} FROM {KEYSPACE}.baseline "
                 f"WHERE symbol = ? AND as_of < ? ORDER BY as_of DESC LIMIT {len(PLACES)}"
@@ -147,8 +148,8 @@ class BaselineCache:
             keys = [(symbol, cassandra_date(date)) for symbol, date in days[start : start + IN_FLIGHT]]
             asked = [(key, session.execute_async(self._newest, key)) for key in keys]
             for key, future in asked:
-                rows = finished(session, self._newest, key, future)
-                found.append(buckets_of(row[1:] for row in rows if row[0] == rows[0][0]))
+                rows = await_rows(session, self._newest, key, future)
+                found.append(buckets_from_rows(row[1:] for row in rows if row[0] == rows[0][0]))
         return found
 
 
@@ -159,11 +160,11 @@ def newest_before(rows: Iterable[Sequence[Any]], days: Iterable[Day]) -> dict[Da
     for symbol, date in days:
         before = [row for row in rows if row[0] == symbol and row[1] < date]
         newest = max((row[1] for row in before), default="")
-        found[symbol, date] = buckets_of(row[2:] for row in before if row[1] == newest)
+        found[symbol, date] = buckets_from_rows(row[2:] for row in before if row[1] == newest)
     return found
 
 
-def announce(session: Session) -> None:
+def announce_baseline(session: Session) -> None:
     """Say that the table ``baseline`` has changed: each driver reads what it needs anew within REFRESH_SECONDS."""
     session.execute(
         f"UPDATE {KEYSPACE}.stream_driver SET baseline_version = %s WHERE name = '{VERSIONS}'",
@@ -173,7 +174,7 @@ def announce(session: Session) -> None:
 
 def pending_files(s3: S3Client, bucket: str = BUCKET) -> list[str]:
     """Keys of the installation's end-of-day files without a manifest, by name; new content is another file."""
-    return [item.key for item in _pending(s3, (own_source(s3, bucket),), bucket)]
+    return [item.key for item in _list_pending(s3, (own_source(s3, bucket),), bucket)]
 
 
 def pending_uris(s3: S3Client, sources: Sequence[DataSource]) -> list[str]:
@@ -181,20 +182,20 @@ def pending_uris(s3: S3Client, sources: Sequence[DataSource]) -> list[str]:
 
     ``s3``: where the manifests are.
     """
-    return [(item.source or sources[0]).uri(item.key) for item in _pending(s3, sources, BUCKET)]
+    return [(item.source or sources[0]).uri(item.key) for item in _list_pending(s3, sources, BUCKET)]
 
 
-def _pending(s3: S3Client, sources: Sequence[DataSource], bucket: str) -> list[S3Object]:
+def _list_pending(s3: S3Client, sources: Sequence[DataSource], bucket: str) -> list[S3Object]:
     # A manifest that is older than its file is of an earlier delivery of the same content: v1, v2, v1.
-    done = {item["Key"]: item["LastModified"] for item in objects(s3, bucket, EOD_MANIFESTS)}
+    done = {item["Key"]: item["LastModified"] for item in list_objects(s3, bucket, EOD_MANIFESTS)}
     found: list[S3Object] = []
     for source in sources:
         try:
-            found += files_of(source, ObjectKind.EOD)
+            found += list_files(source, ObjectKind.EOD)
         except Exception as error:
-            if not source.name or not is_of_s3(error):
+            if not source.name or not is_s3_error(error):
                 raise
-            log.warning("s3://%s can't be listed: %s", source.bucket, reason_of(error))
+            log.warning("s3://%s can't be listed: %s", source.bucket, format_reason(error))
     return sorted(
         (item for item in found if done.get(manifest_key(item.key, item.etag), NEVER) < item.modified),
         key=lambda item: item.key,

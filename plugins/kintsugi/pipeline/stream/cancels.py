@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
     opening: bool = False
 
 
-def match(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[bytes, bytes]:
+def match_cancels(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[bytes, bytes]:
     """Cancel → the trade that it takes back; a cancel without one isn't in the answer.
 
     All arguments agree in contract, exchange, size, price, and the cancels' cancelled condition is the
@@ -42,7 +42,7 @@ def match(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[byt
     once: first by the cancel with its sequence number; then every other cancel, in the order of time,
     takes the latest trade that is left, and one of an opening report (CNCO) the earliest.
     """
-    found, waiting, left = _by_sequence(cancels, trades)
+    found, waiting, left = _match_by_sequence(cancels, trades)
     for cancel in waiting:
         before = [t for t in left if t.ts <= cancel.ts]
         if before:
@@ -52,12 +52,12 @@ def match(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> dict[byt
     return found
 
 
-def all_by_sequence(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> bool:
+def all_match_by_sequence(cancels: Iterable[Candidate], trades: Iterable[Candidate]) -> bool:
     """Whether every cancel finds its own trade by sequence number, so that no earlier trade can matter."""
-    return not _by_sequence(cancels, trades)[1]
+    return not _match_by_sequence(cancels, trades)[1]
 
 
-def _by_sequence(
+def _match_by_sequence(
     cancels: Iterable[Candidate], trades: Iterable[Candidate]
 ) -> tuple[dict[bytes, bytes], list[Candidate], list[Candidate]]:
     """Cancel → trade by sequence number; the cancels without one, and the trades that are left, both in order."""

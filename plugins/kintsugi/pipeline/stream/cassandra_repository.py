@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
-from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 from kintsugi.pipeline.stream.derived_records import (
     Day,
     DayRecord,
@@ -38,7 +38,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     cancel_of,
 )
 from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, flow_of
-from kintsugi.pipeline.stream.stored_trades import milliseconds
+from kintsugi.pipeline.stream.stored_trades import to_milliseconds
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -105,8 +105,8 @@ class CassandraRepository:
         for day in days:
             windows, cancels, unusual, unusual_canceled = (next(rows) for _ in self._of_day)
             found[day] = DayRecord(
-                [milliseconds(row.window_start) for row in windows],
-                [milliseconds(row.window_start) for row in windows if row.signal],
+                [to_milliseconds(row.window_start) for row in windows],
+                [to_milliseconds(row.window_start) for row in windows if row.signal],
                 [cancel_of(read_row(CANCEL, row)) for row in cancels],
                 [read_row(UNUSUAL_TRADE, row) for row in unusual],
                 [read_row(UNUSUAL_CANCELED, row) for row in unusual_canceled],
@@ -114,17 +114,17 @@ class CassandraRepository:
         return found
 
     def windows(self, keys: Sequence[WindowKey]) -> Mapping[WindowKey, Iterable[StoredTrade]]:
-        asked = ((self._window, _bounds(key)) for key in keys)
+        asked = ((self._window, _window_bounds(key)) for key in keys)
         return {
-            key: [_stored(row, key.slot) for row in rows if row.canceled is False]
+            key: [_stored_trade(row, key.slot) for row in rows if row.canceled is False]
             for key, rows in zip(keys, self._run(asked), strict=True)
         }
 
     def alike(self, columns: MatchColumns, keys: Sequence[WindowKey]) -> Iterable[StoredTrade]:
         rest = (columns.root, cassandra_date(columns.expiration), *columns[2:])
-        asked = ((self._alike, (*_bounds(key), *rest)) for key in keys)
+        asked = ((self._alike, (*_window_bounds(key), *rest)) for key in keys)
         for key, rows in zip(keys, self._run(asked), strict=True):
-            yield from (_stored(row, key.slot) for row in rows)
+            yield from (_stored_trade(row, key.slot) for row in rows)
 
     def write(self, writes: Sequence[Write], timestamp: int) -> None:
         """Write all of them, in batches of one partition each."""
@@ -155,9 +155,9 @@ class CassandraRepository:
         if isinstance(write, Delete):
             return partition, (
                 self._drop[table.name],
-                (timestamp, *_bound_values(key, _kinds(table, table.key))),
+                (timestamp, *_bound_values(key, _column_types(table, table.key))),
             )
-        values = _bound_values(write.row, _kinds(table, table.names))
+        values = _bound_values(write.row, _column_types(table, table.names))
         return partition, (self._put[table.name], (*values, timestamp))
 
     def _run(self, statements: Iterable[Statement]) -> Iterator[list[Any]]:
@@ -204,7 +204,7 @@ class CassandraRepository:
         return statement
 
 
-def _bounds(key: WindowKey) -> tuple[Any, ...]:
+def _window_bounds(key: WindowKey) -> tuple[Any, ...]:
     """A window as the statements take it: its partition, and from when to when."""
     return key.symbol, cassandra_date(key.trade_date), key.slot, key.start, key.start + WINDOW_MS
 
@@ -213,7 +213,7 @@ _PLACE = ("text", "date", "smallint", "timestamp", "blob")
 
 
 @cache
-def _kinds(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
+def _column_types(table: Table, names: tuple[str, ...]) -> tuple[str, ...]:
     """The CQL types of these columns."""
     kinds = dict(table.columns)
     return tuple(kinds[name] for name in names)
@@ -237,13 +237,13 @@ def _read_value(value: Any, kind: str) -> Any:
     if kind == "date":
         return str(value)
     if kind == "timestamp":
-        return milliseconds(value)
+        return to_milliseconds(value)
     if kind == "frozen<set<blob>>":
         return frozenset(map(bytes, value))
     return bytes(value) if kind == "blob" else value
 
 
-def _stored(row: Any, slot: int) -> StoredTrade:
-    ts = milliseconds(row.ts)
+def _stored_trade(row: Any, slot: int) -> StoredTrade:
+    ts = to_milliseconds(row.ts)
     flow = flow_of(ts, row.option_type, row.side, row.size, row.price, row.delta)
     return StoredTrade(bytes(row.trade_id), ts, slot, row.sequence, flow, row.stamp)

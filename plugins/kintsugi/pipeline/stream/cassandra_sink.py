@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
-from kintsugi.pipeline.cassandra_session import connect
+from kintsugi.pipeline.cassandra_session import connect_session
 from kintsugi.pipeline.schema import BASELINE_COLUMNS, TRADE_COLUMNS, VERSION_COLUMN
 from kintsugi.pipeline.stream import cql_values
 
@@ -30,8 +30,6 @@ RETRY_SECONDS = 60.0
 
 Row = Sequence[Any]
 
-cassandra_date = cql_values.days
-
 _sessions: dict[tuple[str, ...], Writer] = {}
 
 
@@ -40,9 +38,9 @@ class Writer:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.trade = _prepare(session, "trade", TRADE_COLUMNS)
-        self.versioned_trade = _prepare(session, "trade", TRADE_COLUMNS, versioned=True)
-        self.baseline = _prepare(session, "baseline", BASELINE_COLUMNS)
+        self.trade = _prepare_insert(session, "trade", TRADE_COLUMNS)
+        self.versioned_trade = _prepare_insert(session, "trade", TRADE_COLUMNS, versioned=True)
+        self.baseline = _prepare_insert(session, "baseline", BASELINE_COLUMNS)
 
     def write(
         self,
@@ -104,10 +102,10 @@ def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded
     return batch
 
 
-def writer(contact_points: tuple[str, ...]) -> Writer:
+def shared_writer(contact_points: tuple[str, ...]) -> Writer:
     """This process's Writer for a cluster, connected at first use."""
     if contact_points not in _sessions:
-        _sessions[contact_points] = Writer(connect(list(contact_points), request_timeout=5.0))
+        _sessions[contact_points] = Writer(connect_session(list(contact_points), request_timeout=5.0))
     return _sessions[contact_points]
 
 
@@ -121,9 +119,9 @@ def arrow_sink(
     """
 
     def sink(batches: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-        target = writer(contact_points)
+        target = shared_writer(contact_points)
         for batch in batches:
-            _store(target, trades_of(batch))
+            _store_trades(target, trades_of(batch))
             yield batch.select(list(returned))
 
     return sink
@@ -135,12 +133,12 @@ def trades_of(batch: RecordBatch) -> RecordBatch:
     return batch if problems.null_count == batch.num_rows else batch.filter(problems.is_null())
 
 
-def _store(target: Writer, batch: RecordBatch) -> None:
-    rows = cql_values.rows(batch, (*TRADE_COLUMNS, VERSION_COLUMN))
-    target.write(target.versioned_trade, by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
+def _store_trades(target: Writer, batch: RecordBatch) -> None:
+    rows = cql_values.encode_rows(batch, (*TRADE_COLUMNS, VERSION_COLUMN))
+    target.write(target.versioned_trade, group_by_partition(rows, 3), retry_for=RETRY_SECONDS, encoded=True)
 
 
-def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
+def group_by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
     """Group rows by their first ``key_columns`` columns: Cassandra's partition key."""
     groups: dict[Row, list[Row]] = defaultdict(list)
     for row in rows:
@@ -148,7 +146,7 @@ def by_partition(rows: Iterable[Row], key_columns: int) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _prepare(
+def _prepare_insert(
     session: Session, table: str, columns: tuple[tuple[str, str], ...], *, versioned: bool = False
 ) -> PreparedStatement:
     """An INSERT of these columns; ``versioned``: with one more value, the timestamp of the row."""

@@ -41,7 +41,7 @@ def side(price: Column, bid: Column, ask: Column) -> Column:
 def expiry_bin(trade_date: Column, expiration: Column) -> Column:
     """``short`` (0 to 30 days to expiration), ``medium`` (31 to 60), ``long``; null for an expired option.
 
-    `row_parser.parse` rejects a trade of an expired option before it gets here; one that comes another way
+    `row_parser.parse_trade` rejects a trade of an expired option before it gets here; one that comes another way
     belongs to no bin, so that nothing is said about it.
     """
     days = F.datediff(F.to_date(expiration), F.to_date(trade_date))
@@ -63,7 +63,7 @@ def delta_bin(delta: Column) -> Column:
     )  # fmt: skip
 
 
-def canceled(condition: Column) -> Column:
+def is_cancel(condition: Column) -> Column:
     """Whether the row takes another trade back: OPRA conditions 40 to 44."""
     return condition.between(40, 44)
 

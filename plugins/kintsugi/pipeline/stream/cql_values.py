@@ -34,7 +34,7 @@ Value = bytes | None
 Encoder = Callable[["Array"], list[Value]]
 
 
-def rows(batch: RecordBatch, columns: Sequence[tuple[str, str]]) -> list[tuple[Value, ...]]:
+def encode_rows(batch: RecordBatch, columns: Sequence[tuple[str, str]]) -> list[tuple[Value, ...]]:
     """The rows of an Arrow batch as tuples of encoded values, in the order of ``columns`` (name, CQL type).
 
     A ``date`` comes as ``YYYY-MM-DD``, a ``blob`` as hex digits or bytes. Raises KintsugiError, naming the column, for
@@ -50,36 +50,36 @@ def rows(batch: RecordBatch, columns: Sequence[tuple[str, str]]) -> list[tuple[V
 
 
 @lru_cache(maxsize=65536)
-def days(text: str) -> int:
+def cassandra_date(text: str) -> int:
     """``YYYY-MM-DD`` → days as Cassandra's type ``date`` counts them; the driver takes this number as it is."""
     return date.fromisoformat(text).toordinal() - EPOCH
 
 
 @lru_cache(maxsize=65536)
-def _date(text: str) -> bytes:
-    return days(text).to_bytes(4, "big")
+def _encode_date(text: str) -> bytes:
+    return cassandra_date(text).to_bytes(4, "big")
 
 
-def _dates(column: Array) -> list[Value]:
-    return [None if text is None else _date(text) for text in column.to_pylist()]
+def _encode_dates(column: Array) -> list[Value]:
+    return [None if text is None else _encode_date(text) for text in column.to_pylist()]
 
 
-def _texts(column: Array) -> list[Value]:
+def _encode_texts(column: Array) -> list[Value]:
     import pyarrow as pa
 
     found: list[Value] = column.cast(pa.binary()).to_pylist()
     return found
 
 
-def _blobs(column: Array) -> list[Value]:
+def _encode_blobs(column: Array) -> list[Value]:
     return [bytes.fromhex(value) if isinstance(value, str) else value for value in column.to_pylist()]
 
 
-def _booleans(column: Array) -> list[Value]:
+def _encode_booleans(column: Array) -> list[Value]:
     return [None if value is None else b"\x01" if value else b"\x00" for value in column.to_pylist()]
 
 
-def _fixed(code: str) -> Encoder:
+def _number_encoder(code: str) -> Encoder:
     """The encoder of a number with a width."""
     width = int(code[-1])
 
@@ -102,6 +102,6 @@ def _fixed(code: str) -> Encoder:
 
 
 ENCODERS: dict[str, Encoder] = {
-    **{kind: _fixed(code) for kind, code in FIXED.items()},
-    "text": _texts, "blob": _blobs, "boolean": _booleans, "date": _dates,
+    **{kind: _number_encoder(code) for kind, code in FIXED.items()},
+    "text": _encode_texts, "blob": _encode_blobs, "boolean": _encode_booleans, "date": _encode_dates,
 }  # fmt: skip

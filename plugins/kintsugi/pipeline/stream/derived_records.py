@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kintsugi.pipeline.stream.derived_table_keys import Write
 
 Day = tuple[str, str]  # symbol, trade date
-Place = tuple[str, str, int, int, bytes]  # a trade's key: symbol, trade date, slot, milliseconds, identity
+TradeKey = tuple[str, str, int, int, bytes]  # a trade's key: symbol, trade date, slot, milliseconds, identity
 
 
 class WindowKey(NamedTuple):
@@ -94,8 +94,8 @@ class StoredTrade(NamedTuple):
         )
 
 
-def candidate(one: Cancel | StoredTrade) -> Candidate:
-    """A trade or a cancel as `cancels.match` takes it."""
+def to_candidate(one: Cancel | StoredTrade) -> Candidate:
+    """A trade or a cancel as `cancels.match_cancels` takes it."""
     if isinstance(one, Cancel):
         return Candidate(one.ts, one.sequence, one.cancel_id, one.condition == OPENING)
     return Candidate(one.ts, one.sequence, one.trade_id)

@@ -28,7 +28,7 @@ from kintsugi.pipeline.schema import (
     UNUSUAL_COLUMNS,
     WINDOW_COLUMNS,
 )
-from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, Place, WindowKey
+from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, TradeKey, WindowKey
 from kintsugi.pipeline.stream.flow_windows import WindowSignals
 
 Row = tuple[
@@ -93,7 +93,7 @@ class Delete(NamedTuple):
 class Mark(NamedTuple):
     """A value of a trade that follows later: the cancel that takes it back, or its scores; None: neither."""
 
-    place: Place
+    place: TradeKey
     column: str
     value: Any
 
@@ -134,8 +134,8 @@ class Changes:
     def place_unusual(self, known: Iterable[tuple[Table, Row]], wanted: Iterable[tuple[Table, Row]]) -> None:
         """The rows of one trade among the unusual ones: those on record, and those that there have to be."""
         known, wanted = list(known), list(wanted)
-        tops = {UNUSUAL_TOP.key_of(row): row for row in ranks(wanted)}
-        stale = (UNUSUAL_TOP.key_of(row) for row in ranks(known))
+        tops = {UNUSUAL_TOP.key_of(row): row for row in rank_rows(wanted)}
+        stale = (UNUSUAL_TOP.key_of(row) for row in rank_rows(known))
         self.outdated += [Delete(UNUSUAL_TOP, key) for key in stale if key not in tops]
         self.leading += [Put(table, row) for table, row in wanted]
         self.dependent += [Put(UNUSUAL_TOP, row) for row in tops.values()]
@@ -144,7 +144,7 @@ class Changes:
         self.closing += [Delete(table, key) for table, key in gone if (table.name, key) not in kept]
 
 
-def ranks(rows: Iterable[tuple[Table, Row]]) -> Iterator[Row]:
+def rank_rows(rows: Iterable[tuple[Table, Row]]) -> Iterator[Row]:
     """The rows of ``unusual_top`` that rows of ``unusual_trade`` have: by premium, and by the score of their signal."""
     for table, row in rows:
         if table is UNUSUAL_TRADE:

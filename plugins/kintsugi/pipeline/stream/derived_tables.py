@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import GuardRefused
 from kintsugi.pipeline.row_parser import SLOT_MINUTES
-from kintsugi.pipeline.stream.cancels import all_by_sequence, match
+from kintsugi.pipeline.stream.cancels import all_match_by_sequence, match_cancels
 from kintsugi.pipeline.stream.derived_records import (
     Cancel,
     Day,
     DerivedRepository,
     MatchColumns,
-    Place,
     StoredTrade,
+    TradeKey,
     WindowKey,
-    candidate,
+    to_candidate,
 )
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCELED_BY,
@@ -50,7 +50,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
 from kintsugi.pipeline.stream.driver_state import DayState, Window
 from kintsugi.pipeline.stream.flow_windows import WINDOW_MS, WindowFlow, flow_of, window_signals, window_start
 from kintsugi.pipeline.stream.recent_trades import RecentTrades
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
     from pyarrow import Table as ArrowTable
@@ -178,7 +178,7 @@ class DerivedTables:
 
     def _derive(self, batch: ArrowTable) -> tuple[Changes, Summary]:
         rows = {name: batch.column(name).to_pylist() for name in OF_EVERY_TRADE}
-        special = _special(batch)
+        special = _special_rows(batch)
         summary, changes = Summary(trades=batch.num_rows), Changes()
         self._recent.add(batch)
         self._load_days(set(zip(rows["symbol"], rows["trade_date"], strict=True)))
@@ -230,13 +230,13 @@ class DerivedTables:
             window.put(identity, stamp, flow)
         self._held += len(window.flows) - before
 
-    def _sort(self, rows: dict[str, list[Any]], special: list[dict[str, Any]]) -> _Sorted:
+    def _sort(self, rows: dict[str, list[Any]], special: list[dict[str, Any]]) -> _SortedBatch:
         """The batch's flows by window, the groups of cancels that it may change, and what it scores again."""
-        sorted_ = _Sorted()
+        sorted_ = _SortedBatch()
         for identity, symbol, date, slot, ts, kind, size, price, delta, side, canceled, key, stamp in zip(
             *(rows[name] for name in FLOWING), strict=True
         ):
-            if canceled or symbol == CANARY_SYMBOL:
+            if canceled or symbol == SYNTHETIC_SYMBOL:
                 continue
             flow = flow_of(ts, kind, side, size, price, delta)
             trade_id, day = bytes.fromhex(identity), (symbol, date)
@@ -251,7 +251,7 @@ class DerivedTables:
                 sorted_.known[day, trade_id] = (symbol, date, slot, ts, trade_id)
         for row in special:
             if row["canceled"]:
-                day, cancel = (row["symbol"], row["trade_date"]), _cancel(row)
+                day, cancel = (row["symbol"], row["trade_date"]), _cancel_of_row(row)
                 self._days[day].add(cancel)
                 sorted_.groups.add((day, cancel.match))
         return sorted_
@@ -265,7 +265,7 @@ class DerivedTables:
         touched: list[StoredTrade] = []
         for columns, cancels in by_columns.items():
             trades = self._alike(day, key, columns, cancels)
-            found = match(map(candidate, cancels), map(candidate, trades.values()))
+            found = match_cancels(map(to_candidate, cancels), map(to_candidate, trades.values()))
             before = frozenset().union(*(_taken_by(cancel) for cancel in cancels))
             for identity in before:
                 state.taken.pop(identity, None)
@@ -309,7 +309,8 @@ class DerivedTables:
         windows = [window for window in _windows_back(day, latest) if known & window.bit]
         start, step = 0, 1
         while start < len(windows) and not (
-            taken <= found.keys() and all_by_sequence(map(candidate, cancels), map(candidate, found.values()))
+            taken <= found.keys()
+            and all_match_by_sequence(map(to_candidate, cancels), map(to_candidate, found.values()))
         ):
             for trade in self._store.alike(columns, windows[start : start + step]):
                 found[trade.trade_id] = trade
@@ -325,7 +326,7 @@ class DerivedTables:
     def _place_unusual(
         self,
         special: list[dict[str, Any]],
-        sorted_: _Sorted,
+        sorted_: _SortedBatch,
         settled: Iterable[tuple[Day, bytes]],
         changes: Changes,
     ) -> int:
@@ -334,7 +335,7 @@ class DerivedTables:
         A trade that was scored now has the rows of these scores. One that is only settled keeps its rows.
         """
         wanted: dict[tuple[Day, bytes], list[Row]] = {}
-        places: dict[tuple[Day, bytes], Place] = {}
+        places: dict[tuple[Day, bytes], TradeKey] = {}
         for row in special:
             rows = _unusual_rows(row)
             day, identity = (row["symbol"], row["trade_date"]), bytes.fromhex(row["trade_id"])
@@ -354,7 +355,7 @@ class DerivedTables:
             known, now = state.unusual.pop(identity, []), [(table, row) for row in rows]
             changes.place_unusual(known, now)
             if (day, identity) in places:
-                changes.dependent.append(Mark(places[day, identity], SCORES, _scores(rows)))
+                changes.dependent.append(Mark(places[day, identity], SCORES, _scores_by_signal(rows)))
             self._unusual -= bool(known)
             if now:
                 state.unusual[identity] = now
@@ -367,7 +368,7 @@ class DerivedTables:
         key = WindowKey(row["symbol"], row["trade_date"], row["slot"], window_start(row["ts"]))
         return bool(self._windows[key].flows[identity][0] == row["stamp"])
 
-    def _was_scored(self, place: Place, sorted_: _Sorted) -> bool:
+    def _was_scored(self, place: TradeKey, sorted_: _SortedBatch) -> bool:
         """Whether the version of a trade that this batch brought is the one that is stored."""
         key = WindowKey(*place[:3], window_start(place[3]))
         return self._windows[key].flows[place[4]][0] == sorted_.windows[key][place[4]][0]
@@ -380,7 +381,7 @@ class DerivedTables:
             *(rows[name] for name in ("partition", "offset", "ts", "trade_date", "symbol")), strict=True
         ):
             summary.ends[partition] = max(summary.ends.get(partition, 0), offset + 1)
-            if symbol == CANARY_SYMBOL:
+            if symbol == SYNTHETIC_SYMBOL:
                 continue
             seen, seen_date = newest.get(partition, (0, ""))
             if window_start(ts) + WINDOW_MS <= seen - ALLOWED_LATENESS_MS:
@@ -401,14 +402,14 @@ class DerivedTables:
 
 
 @dataclass(slots=True)
-class _Sorted:
+class _SortedBatch:
     """A batch: flows by window, groups of cancels that it may change, and its trades that were unusual before."""
 
     windows: dict[WindowKey, dict[bytes, tuple[int, WindowFlow]]] = field(
         default_factory=lambda: defaultdict(dict)
     )
     groups: set[tuple[Day, int]] = field(default_factory=set)
-    known: dict[tuple[Day, bytes], Place] = field(default_factory=dict)
+    known: dict[tuple[Day, bytes], TradeKey] = field(default_factory=dict)
 
 
 def _taken_by(cancel: Cancel) -> frozenset[bytes]:
@@ -422,11 +423,11 @@ def _unusual_rows(row: dict[str, Any]) -> list[Row]:
     return [
         (*start, signal, row[signal], *(row[name] for name in (*UNUSUAL_NAMES, *USUAL_OF[signal])))
         for signal in TRADE_SIGNALS
-        if row[signal] is not None and not row["canceled"] and row["symbol"] != CANARY_SYMBOL
+        if row[signal] is not None and not row["canceled"] and row["symbol"] != SYNTHETIC_SYMBOL
     ]
 
 
-def _scores(rows: Iterable[Row]) -> Scores | None:
+def _scores_by_signal(rows: Iterable[Row]) -> Scores | None:
     """What is stored with a trade, of its rows among the unusual ones."""
     return {row[4]: (row[5], row[-2], row[-1]) for row in rows} or None
 
@@ -442,7 +443,7 @@ def _windows_back(day: Day, cancel: Cancel) -> list[WindowKey]:
     ]
 
 
-def _special(batch: ArrowTable) -> list[dict[str, Any]]:
+def _special_rows(batch: ArrowTable) -> list[dict[str, Any]]:
     """All columns of the few rows that are cancels or signal."""
     import pyarrow.compute as pc
 
@@ -453,7 +454,7 @@ def _special(batch: ArrowTable) -> list[dict[str, Any]]:
     return rows
 
 
-def _cancel(row: dict[str, Any]) -> Cancel:
+def _cancel_of_row(row: dict[str, Any]) -> Cancel:
     alike = MatchColumns.of(row, "canceled_condition")
     return Cancel(
         bytes.fromhex(row["trade_id"]), row["ts"], row["slot"], row["sequence"], alike, row["match"], None,

@@ -39,7 +39,7 @@ class StreamLetters:
 
         Where Kafka doesn't take a letter it goes to the driver's log: such a message must not hold up the trades.
         """
-        found = [_refused(row) for row in rows]
+        found = [_refused_letter(row) for row in rows]
         try:
             self._send(found, REFUSED_TIMEOUT_S)
         except KintsugiError as error:
@@ -54,7 +54,7 @@ class StreamLetters:
         now = datetime.now(UTC).isoformat()
         self._send(
             [
-                _letter(LOST, {"partition": r.partition, "first": r.first, "end": r.end, "at": now})
+                _encode_letter(LOST, {"partition": r.partition, "first": r.first, "end": r.end, "at": now})
                 for r in ranges
             ]
         )
@@ -74,15 +74,15 @@ class StreamLetters:
             raise
 
 
-def _refused(row: Mapping[str, Any]) -> bytes:
+def _refused_letter(row: Mapping[str, Any]) -> bytes:
     raw = bytes(row["raw"] or b"")
     try:
         content = {"raw": raw.decode()}
     except UnicodeDecodeError:
         content = {"raw_base64": base64.b64encode(raw).decode()}
     where = {"partition": row["partition"], "offset": row["offset"], "bytes": row["bytes"] or 0}
-    return _letter(REFUSED, {**where, "reason": row["problem"], **content})
+    return _encode_letter(REFUSED, {**where, "reason": row["problem"], **content})
 
 
-def _letter(kind: str, content: Mapping[str, Any]) -> bytes:
+def _encode_letter(kind: str, content: Mapping[str, Any]) -> bytes:
     return json.dumps({"source": KEY.decode(), "kind": kind, "topic": TOPIC, **content}).encode()

@@ -111,7 +111,7 @@ class WindowSignals(NamedTuple):
     signal: str | None
 
 
-def total(flows: Iterable[WindowFlow]) -> Sums:
+def sum_flows(flows: Iterable[WindowFlow]) -> Sums:
     """The sums of these trades."""
     sums = Sums()
     for flow in flows:

@@ -18,8 +18,8 @@ from kintsugi.pipeline.stream.derived_records import (
     DayRecord,
     DriverState,
     MatchColumns,
-    Place,
     StoredTrade,
+    TradeKey,
     WindowKey,
 )
 from kintsugi.pipeline.stream.derived_table_keys import (
@@ -69,14 +69,14 @@ class Cells:
         if stamp <= self.deleted or stamp < self.stamp:
             return
         if stamp == self.stamp and self.values is not None:
-            values = tuple(map(_greater, self.values, values))
+            values = tuple(map(_greater_value, self.values, values))
         self.values, self.stamp = values, stamp
 
     def mark(self, column: str, value: Any, stamp: int) -> None:
         known = self.marks.get(column, (NEVER, None))
         if stamp <= self.deleted or stamp < known[0]:
             return
-        self.marks[column] = (stamp, value if stamp > known[0] else _greater(known[1], value))
+        self.marks[column] = (stamp, value if stamp > known[0] else _greater_value(known[1], value))
 
     def delete(self, stamp: int) -> None:
         self.deleted = max(self.deleted, stamp)
@@ -85,14 +85,14 @@ class Cells:
         self.marks = {name: cell for name, cell in self.marks.items() if cell[0] > self.deleted}
 
 
-def _greater(one: Any, other: Any) -> Any:
+def _greater_value(one: Any, other: Any) -> Any:
     """Of two values of a column, written at the same timestamp, the one that stays; None is a deletion."""
     if one is None or other is None:
         return None
-    return max(one, other, key=_encoded)
+    return max(one, other, key=_encode_value)
 
 
-def _encoded(value: Any) -> bytes:
+def _encode_value(value: Any) -> bytes:
     """A value's order as bytes: numbers big-endian, as the native protocol writes them."""
     if isinstance(value, bytes):
         return value
@@ -131,7 +131,7 @@ class InMemoryRepository:
         identity = bytes.fromhex(row["trade_id"])
         self._cells((row["symbol"], row["trade_date"], row["slot"], row["ts"], identity)).put(values, stamp)
 
-    def _cells(self, place: Place) -> Cells:
+    def _cells(self, place: TradeKey) -> Cells:
         symbol, date, slot, ts, identity = place
         return self._trades[symbol, date][slot].setdefault((ts, identity), Cells())
 

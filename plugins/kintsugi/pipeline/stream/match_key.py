@@ -22,36 +22,36 @@ _STRIPE = 32  # bytes; the columns are shorter, so the part of the algorithm for
 def match_number(columns: MatchColumns) -> int:
     """What a trade and its cancel share, as a signed number of 64 bits. Raises ValueError for a column of 32 bytes."""
     values: tuple[str | float, ...] = columns
-    number = reduce(lambda seed, value: _hash(_bytes(value), seed), values, _SEED)
+    number = reduce(lambda seed, value: _hash_bytes(_encode_column(value), seed), values, _SEED)
     return number - 2**64 if number >= 2**63 else number
 
 
-def _bytes(value: str | float) -> bytes:
+def _encode_column(value: str | float) -> bytes:
     if isinstance(value, str):
         return value.encode()
     return struct.pack("<i", value) if isinstance(value, int) else struct.pack("<d", value + 0.0)
 
 
-def _hash(data: bytes, seed: int) -> int:
+def _hash_bytes(data: bytes, seed: int) -> int:
     if len(data) >= _STRIPE:
         raise ValueError(f"{data!r} is too long for a column of a trade")
     found = (seed + _P5 + len(data)) & _MASK
     at = 0
     for at in range(0, len(data) - 7, 8):
         (lane,) = struct.unpack_from("<Q", data, at)
-        found = (_rotated(found ^ _rotated(lane * _P2, 31) * _P1 & _MASK, 27) * _P1 + _P4) & _MASK
+        found = (_rotate_left(found ^ _rotate_left(lane * _P2, 31) * _P1 & _MASK, 27) * _P1 + _P4) & _MASK
     at = len(data) // 8 * 8
     if len(data) - at >= 4:
         (word,) = struct.unpack_from("<I", data, at)
-        found = (_rotated(found ^ word * _P1 & _MASK, 23) * _P2 + _P3) & _MASK
+        found = (_rotate_left(found ^ word * _P1 & _MASK, 23) * _P2 + _P3) & _MASK
         at += 4
     for byte in data[at:]:
-        found = _rotated(found ^ byte * _P5 & _MASK, 11) * _P1 & _MASK
+        found = _rotate_left(found ^ byte * _P5 & _MASK, 11) * _P1 & _MASK
     found = (found ^ found >> 33) * _P2 & _MASK
     found = (found ^ found >> 29) * _P3 & _MASK
     return found ^ found >> 32
 
 
-def _rotated(value: int, bits: int) -> int:
+def _rotate_left(value: int, bits: int) -> int:
     value &= _MASK
     return (value << bits | value >> 64 - bits) & _MASK

@@ -2,7 +2,7 @@
 
 Whoever may write to the topic can put anything there. A row that Cassandra or the driver can't take would fail its
 batch for ever, so what a batch relies on is checked here, before anything is computed from it. The ranges are those
-of `row_parser.parse`; what no later step needs (``iv``, quotes, ``exchanges``) may be missing.
+of `row_parser.parse_trade`; what no later step needs (``iv``, quotes, ``exchanges``) may be missing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ DAY_MS = 86_400_000
 _DATE = r"^\d{4}-\d\d-\d\d$"
 
 
-def problem(trade: Column, value: Column) -> Column:
+def find_problem(trade: Column, value: Column) -> Column:
     """Why a message is no trade, as a slug; null for a trade.
 
     ``trade``: what `from_json` made of it, ``value``: its bytes. The slug is ``tombstone`` for a message without a
     value, ``json`` for one without any known field, else the name of the first field that is missing or out of
     its range.
     """
-    names = [name for name, _ in _checks(trade)]
+    names = [name for name, _ in _field_checks(trade)]
     first_fault = F.coalesce(
-        *(F.when(~F.coalesce(holds, F.lit(False)), F.lit(name)) for name, holds in _checks(trade)),
+        *(F.when(~F.coalesce(holds, F.lit(False)), F.lit(name)) for name, holds in _field_checks(trade)),
     )
     nothing_known = F.coalesce(*(trade[name].cast("string") for name in names)).isNull()
     return (
@@ -38,9 +38,9 @@ def problem(trade: Column, value: Column) -> Column:
     )
 
 
-def _checks(trade: Column) -> list[tuple[str, Column]]:
+def _field_checks(trade: Column) -> list[tuple[str, Column]]:
     """What must hold for each field that a batch relies on; null counts as not holding."""
-    day = _day(trade["trade_date"])
+    day = _parse_day(trade["trade_date"])
     since_midnight_utc = trade["ts"] - F.unix_date(day).cast("long") * DAY_MS
     return [
         ("trade_id", trade["trade_id"].rlike("^[0-9a-f]{32}$")),
@@ -51,14 +51,14 @@ def _checks(trade: Column) -> list[tuple[str, Column]]:
         ("slot", trade["slot"].between(0, 95)),
         ("sequence", trade["sequence"].isNotNull()),
         ("root", F.length(trade["root"]).between(1, MAX_TEXT)),
-        ("expiration", _day(trade["expiration"]).isNotNull()),
+        ("expiration", _parse_day(trade["expiration"]).isNotNull()),
         ("strike", (trade["strike"] > 0) & (trade["strike"] < MAX_NUMBER)),
         ("option_type", trade["option_type"].isin("C", "P")),
-        ("exchange", _small(trade["exchange"])),
+        ("exchange", _fits_smallint(trade["exchange"])),
         ("size", trade["size"] > 0),
         ("price", (trade["price"] >= 0) & (trade["price"] < MAX_NUMBER)),
-        ("condition", _small(trade["condition"])),
-        ("canceled_condition", _small(trade["canceled_condition"])),
+        ("condition", _fits_smallint(trade["condition"])),
+        ("canceled_condition", _fits_smallint(trade["canceled_condition"])),
         ("delta", F.abs(trade["delta"]) <= 1),
         *(
             (
@@ -67,14 +67,14 @@ def _checks(trade: Column) -> list[tuple[str, Column]]:
             )  # false for a number that is none
             for name in ("bid", "ask", "iv", "underlying_bid", "underlying_ask")
         ),
-        ("exchanges", trade["exchanges"].isNull() | _small(trade["exchanges"])),
+        ("exchanges", trade["exchanges"].isNull() | _fits_smallint(trade["exchanges"])),
     ]
 
 
-def _day(text: Column) -> Column:
+def _parse_day(text: Column) -> Column:
     """The date that ``YYYY-MM-DD`` names; null where it names none (the year 0 included, which Python has not)."""
     return F.when(text.rlike(_DATE) & ~text.startswith("0000"), F.try_to_date(text, "yyyy-MM-dd"))
 
 
-def _small(number: Column) -> Column:
+def _fits_smallint(number: Column) -> Column:
     return (number >= 0) & (number < SMALL)

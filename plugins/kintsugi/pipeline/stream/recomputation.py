@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from kintsugi.pipeline.stream.cancels import OPENING, Candidate, match
-from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, Place, WindowKey
+from kintsugi.pipeline.stream.cancels import OPENING, Candidate, match_cancels
+from kintsugi.pipeline.stream.derived_records import Cancel, Day, MatchColumns, TradeKey, WindowKey
 from kintsugi.pipeline.stream.derived_table_keys import (
     CANCEL,
     CANCELED_BY,
@@ -28,7 +28,7 @@ from kintsugi.pipeline.stream.derived_table_keys import (
     Scores,
     Table,
     cancel_row,
-    ranks,
+    rank_rows,
     window_row,
 )
 from kintsugi.pipeline.stream.flow_windows import Sums, WindowFlow, flow_of, window_signals
@@ -71,7 +71,7 @@ class Recomputed:
     """Rows by table and key, and which cancel takes a trade back, by the trade's key."""
 
     rows: dict[Table, dict[Key, Row]] = field(default_factory=lambda: defaultdict(dict))
-    marks: dict[Place, bytes] = field(default_factory=dict)
+    marks: dict[TradeKey, bytes] = field(default_factory=dict)
 
     def put(self, table: Table, row: Row) -> None:
         self.rows[table][table.key_of(row)] = row
@@ -86,7 +86,7 @@ class DayTrades:
         self._cancels: dict[MatchColumns, list[ExpectedTrade]] = defaultdict(list)
         self._sums: dict[tuple[int, int], Sums] = defaultdict(Sums)
         self._scored: list[ExpectedTrade] = []
-        self.marked: dict[Place, bytes] = {}
+        self.marked: dict[TradeKey, bytes] = {}
 
     def add(self, trade: ExpectedTrade) -> None:
         """Take in one row; each row once."""
@@ -100,7 +100,7 @@ class DayTrades:
         if trade.canceled_by is not None:
             self.marked[self._place(trade)] = trade.canceled_by
 
-    def _place(self, trade: ExpectedTrade) -> Place:
+    def _place(self, trade: ExpectedTrade) -> TradeKey:
         return (*self.day, trade.slot, trade.ts, trade.trade_id)
 
     def tables(self) -> Recomputed:
@@ -110,7 +110,7 @@ class DayTrades:
         taken: set[bytes] = set()
         for alike, cancels in self._cancels.items():
             trades = {trade.trade_id: trade for trade in self._trades.get(alike, ())}
-            matched = match(map(_candidate, cancels), map(_candidate, trades.values()))
+            matched = match_cancels(map(_match_candidate, cancels), map(_match_candidate, trades.values()))
             for cancel in cancels:
                 by = cancel.trade_id
                 taken_back = matched.get(by)
@@ -141,7 +141,7 @@ class DayTrades:
             table = UNUSUAL_CANCELED if trade.trade_id in taken else UNUSUAL_TRADE
             for row in self._unusual(trade):
                 found.put(table, row)
-                for rank in ranks([(table, row)]):
+                for rank in rank_rows([(table, row)]):
                     found.put(UNUSUAL_TOP, rank)
         return found
 
@@ -159,7 +159,7 @@ class DayTrades:
 MATCH = CANCEL.names.index("match")
 
 
-def _candidate(trade: ExpectedTrade) -> Candidate:
+def _match_candidate(trade: ExpectedTrade) -> Candidate:
     opening = trade.canceled and trade.condition == OPENING
     return Candidate(trade.ts, trade.sequence, trade.trade_id, opening)
 

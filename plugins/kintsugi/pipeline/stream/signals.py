@@ -13,7 +13,7 @@ import numpy as np
 
 from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, PLACES, STATISTICS, Buckets
 from kintsugi.pipeline.stream.derived_records import Day
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -46,12 +46,14 @@ def with_scores(batch: Table, baselines: Mapping[Day, Buckets | None]) -> Table:
     """
     import pyarrow as pa
 
-    usual = dict(zip(STATISTICS, _usual(batch, baselines).T, strict=True))
-    counts = ~_values(batch, "canceled", bool) & (np.asarray(batch.column("symbol")) != CANARY_SYMBOL)
+    usual = dict(zip(STATISTICS, _baseline_values(batch, baselines).T, strict=True))
+    counts = ~_column_values(batch, "canceled", bool) & (
+        np.asarray(batch.column("symbol")) != SYNTHETIC_SYMBOL
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = {
-            HIGH_VOLUME: high_volume(_values(batch, "size", float), usual),
-            IV_JUMP: iv_jump(_values(batch, "iv", float), usual),
+            HIGH_VOLUME: high_volume(_column_values(batch, "size", float), usual),
+            IV_JUMP: iv_jump(_column_values(batch, "iv", float), usual),
         }
     for name, score in scores.items():
         batch = batch.append_column(name, pa.array(score, mask=np.isnan(score) | ~counts))
@@ -67,10 +69,10 @@ def high_volume(size: Any, usual: Mapping[str, Any]) -> Any:
     logarithmic scale, (ln size - ln median) / log_stddev: volumes are heavy-tailed, so their mean and standard
     deviation are ruled by the few busiest contracts, and a z-score of the plain numbers is blind to all others. A
     signal from HIGH_VOLUME_Z on, for MIN_CONTRACTS or more (an underlying that hardly trades makes ten contracts
-    look large), in a bucket of MIN_BUCKET or more. A bucket of constant volume says nothing (`_says_something`).
+    look large), in a bucket of MIN_BUCKET or more. A bucket of constant volume says nothing (`_is_usable_bucket`).
     """
     score = (np.log(size) - np.log(usual["volume_median"])) / usual["volume_log_stddev"]
-    hit = _says_something(usual, "volume") & (score >= HIGH_VOLUME_Z) & (size >= MIN_CONTRACTS)
+    hit = _is_usable_bucket(usual, "volume") & (score >= HIGH_VOLUME_Z) & (size >= MIN_CONTRACTS)
     return np.where(hit, score, np.nan)
 
 
@@ -80,15 +82,15 @@ def iv_jump(iv: Any, usual: Mapping[str, Any]) -> Any:
     ``iv`` as a fraction a year, 0 where unknown, which says nothing. The score is (ln iv - ln median) / log_stddev of
     the bucket. A signal from IV_JUMP_Z on, if volatility is also IV_JUMP_RATIO times the usual or more: in a bucket of
     almost equal volatilities four deviations are no jump. A fall is no signal: it follows every announcement. A
-    bucket of constant volatility says nothing (`_says_something`).
+    bucket of constant volatility says nothing (`_is_usable_bucket`).
     """
     ratio = iv / usual["iv_median"]
     score = np.log(ratio) / usual["iv_log_stddev"]
-    hit = _says_something(usual, "iv") & (iv > 0) & (score >= IV_JUMP_Z) & (ratio >= IV_JUMP_RATIO)
+    hit = _is_usable_bucket(usual, "iv") & (iv > 0) & (score >= IV_JUMP_Z) & (ratio >= IV_JUMP_RATIO)
     return np.where(hit, score, np.nan)
 
 
-def _says_something(usual: Mapping[str, Any], name: str) -> Any:
+def _is_usable_bucket(usual: Mapping[str, Any], name: str) -> Any:
     """Whether a bucket is large and wide enough for a score.
 
     A bucket whose standard deviation is 0 has no z-score. Rounding leaves about 1e-17 instead of 0, which made scores
@@ -97,16 +99,16 @@ def _says_something(usual: Mapping[str, Any], name: str) -> Any:
     return (usual[f"{name}_count"] >= MIN_BUCKET) & (usual[f"{name}_log_stddev"] >= MIN_LOG_STDDEV)
 
 
-def _values(batch: Table, name: str, kind: type) -> Any:
+def _column_values(batch: Table, name: str, kind: type) -> Any:
     return batch.column(name).to_numpy().astype(kind)
 
 
-def _usual(batch: Table, baselines: Mapping[Day, Buckets | None]) -> Any:
+def _baseline_values(batch: Table, baselines: Mapping[Day, Buckets | None]) -> Any:
     """What is usual for each trade, by statistic; NaN where nothing is known."""
     bucket = np.zeros(batch.num_rows, dtype=np.int64)
     known = np.ones(batch.num_rows, dtype=bool)
     for name, values in BUCKET_VALUES.items():
-        places = _places(batch, name, values)
+        places = _bucket_indexes(batch, name, values)
         known &= places >= 0
         bucket = bucket * len(values) + np.maximum(places, 0)
     symbols, dates = (
@@ -126,7 +128,7 @@ def _usual(batch: Table, baselines: Mapping[Day, Buckets | None]) -> Any:
     return found
 
 
-def _places(batch: Table, name: str, values: tuple[str, ...]) -> Any:
+def _bucket_indexes(batch: Table, name: str, values: tuple[str, ...]) -> Any:
     """The place of each value of a column among ``values``; -1 for null and for any other value."""
     import pyarrow as pa
     import pyarrow.compute as pc

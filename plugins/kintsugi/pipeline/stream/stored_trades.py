@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.row_parser import Trade
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,18 +25,18 @@ COMPARED = (
 )  # fmt: skip
 
 Partition = tuple[str, str, int]
-Read = tuple[str, str, int, int, int]
+PartitionRange = tuple[str, str, int, int, int]
 
 
-def partitions(session: Session) -> Iterator[Partition]:
+def list_partitions(session: Session) -> Iterator[Partition]:
     """Every partition that has rows, but the canaries'."""
     rows = session.execute(f"SELECT DISTINCT symbol, trade_date, slot FROM {KEYSPACE}.trade", timeout=60)
     for row in rows:
-        if row.symbol != CANARY_SYMBOL:
+        if row.symbol != SYNTHETIC_SYMBOL:
             yield row.symbol, str(row.trade_date), row.slot
 
 
-def fingerprint(trade: Trade) -> int:
+def trade_fingerprint(trade: Trade) -> int:
     """A hash of every delivered column; in this process that of the stored row is the same."""
     return hash(
         (
@@ -49,7 +49,7 @@ def fingerprint(trade: Trade) -> int:
     )  # fmt: skip
 
 
-def milliseconds(instant: datetime) -> int:
+def to_milliseconds(instant: datetime) -> int:
     """Since 1970 UTC: the driver's datetime has no zone and is UTC, and Cassandra knows nothing below milliseconds."""
     days = instant.toordinal() - 719_163
     seconds = (instant.hour * 60 + instant.minute) * 60 + instant.second
@@ -57,19 +57,18 @@ def milliseconds(instant: datetime) -> int:
 
 
 def row_fingerprint(row: Any) -> int:
-    """`fingerprint` of a stored row."""
+    """`trade_fingerprint` of a stored row."""
     return hash(
         (
-            row.symbol, milliseconds(row.ts), row.sequence, row.root, str(row.expiration), row.strike, row.option_type,
-            row.exchange,
-            row.size, row.price, row.condition, row.canceled_condition, row.bid, row.ask, row.iv, row.delta,
-            row.underlying_bid, row.underlying_ask, row.exchanges,
+            row.symbol, to_milliseconds(row.ts), row.sequence, row.root, str(row.expiration), row.strike,
+            row.option_type, row.exchange, row.size, row.price, row.condition, row.canceled_condition,
+            row.bid, row.ask, row.iv, row.delta, row.underlying_bid, row.underlying_ask, row.exchanges,
         )
     )  # fmt: skip
 
 
 def read_partitions(
-    session: Session, partitions: Iterable[Read], more: tuple[str, ...] = ()
+    session: Session, partitions: Iterable[PartitionRange], more: tuple[str, ...] = ()
 ) -> Iterator[Iterable[Any]]:
     """The rows of each partition at LOCAL_QUORUM, several read at a time; a failed read is tried again.
 
@@ -83,18 +82,18 @@ def read_partitions(
     statement = session.prepare(f"{query} AND ts >= ? AND ts <= ?")
     # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
     # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
-    # `finished` repeats a failed read itself.
+    # `await_rows` repeats a failed read itself.
     statement.is_idempotent = False
-    waiting: deque[tuple[Read, Any]] = deque()
+    waiting: deque[tuple[PartitionRange, Any]] = deque()
     for partition in partitions:
         if len(waiting) >= READERS:
-            yield finished(session, statement, *waiting.popleft())
+            yield await_rows(session, statement, *waiting.popleft())
         waiting.append((partition, session.execute_async(statement, partition)))
     while waiting:
-        yield finished(session, statement, *waiting.popleft())
+        yield await_rows(session, statement, *waiting.popleft())
 
 
-def finished(
+def await_rows(
     session: Session, statement: Any, values: tuple[Any, ...], future: Any, attempts: int = 5
 ) -> list[Any]:
     """The rows of a read that was begun; one that fails is tried again, because a busy node answers late."""

@@ -82,13 +82,13 @@ PACKAGED = (
     "__init__.py",
     "core/__init__.py",
     "core/connections.py",
-    "core/data_bucket.py",
     "core/data_source.py",
     "core/errors.py",
     "core/file_names.py",
     "core/fleet.py",
     "core/rejections.py",
     "core/settings.py",
+    "core/user_bucket.py",
     "core/user_connections.py",
     "db/__init__.py",
     "db/advisory_locks.py",
@@ -98,7 +98,7 @@ PACKAGED = (
 """What the modules of the pipeline import, of the package `kintsugi`."""
 
 
-def package(target: Path) -> Path:
+def write_package(target: Path) -> Path:
     """Write the modules that executors need as the zip file ``target``, and return it.
 
     It is for ``--py-files``. The same sources make the same bytes, so that a release can be digested.
@@ -117,7 +117,7 @@ def package(target: Path) -> Path:
     return target
 
 
-def submission(
+def build_submission(
     *,
     driver_host: str,
     bootstrap: list[str],
@@ -132,8 +132,8 @@ def submission(
 
     ``driver_host``: the driver's own node; executors connect back to it. ``bootstrap``: ``address:port`` of the Kafka
     brokers. ``contact_points``: addresses of the Cassandra nodes. ``application``: ``spark_apps/stream_trades.py``.
-    ``jars``: Spark's connector jars, as `connector_jars` finds them. ``py_files``: what `package` wrote; without it the
-    executors' Python must be able to import ``kintsugi``.
+    ``jars``: Spark's connector jars, as `connector_jars` finds them. ``py_files``: the zip file of
+    `write_package`; without it the executors' Python must be able to import ``kintsugi``.
     """
     return {
         "application": str(application),
@@ -155,15 +155,15 @@ def submission(
 def submit_command(
     *, master: str, jars: Path, spark_submit: Path | None = None, **arguments: Any
 ) -> list[str]:
-    """The command that runs the streaming driver, for the driver's own host; ``arguments`` are those of `submission`.
+    """Build the command that runs the streaming driver on the driver's own host.
 
-    ``master``: ``spark://address:7077``. ``jars``: the folder of Spark's connector jars. ``spark_submit``: beside the
-    running Python if not given.
+    ``arguments``: those of `build_submission`. ``master``: ``spark://address:7077``. ``jars``: the folder of Spark's
+    connector jars. ``spark_submit``: default: the one beside the running Python.
 
     The environment must hold ``PYSPARK_PYTHON`` (with the packages of requirements.txt) and
     ``SPARK_LOCAL_IP`` (``driver_host``). Raises PreflightError when a jar is missing.
     """
-    given = submission(jars=connector_jars(jars), **arguments)
+    given = build_submission(jars=connector_jars(jars), **arguments)
     application, own, conf = given.pop("application"), given.pop("application_args"), given.pop("conf")
     command = [str(spark_submit or Path(sys.executable).with_name("spark-submit")), "--master", master]
     for name, value in given.items():
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--print", action="store_true", help="print the command instead of running it")
     options = parser.parse_args(arguments)
     if options.py_files:  # always anew: a zip of an earlier release must not outlive it
-        package(options.py_files)
+        write_package(options.py_files)
     command = submit_command(
         master=options.master, driver_host=options.driver_host, bootstrap=options.bootstrap.split(","),
         contact_points=options.contact_points.split(","), checkpoint=options.checkpoint, jars=options.jars,

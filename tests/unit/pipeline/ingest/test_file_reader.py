@@ -14,7 +14,7 @@ from moto import mock_aws
 from kintsugi.core.errors import InputError
 from kintsugi.pipeline.ingest import byte_sources, decompression
 from kintsugi.pipeline.ingest.file_reader import MAX_LINE, BadLine, raw_bytes, read_lines
-from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Reason, Rejection, message
+from kintsugi.pipeline.row_parser import HEAD_COLUMNS, Reason, Rejection, parse_message
 from tests.unit.pipeline.test_row_parser import changed
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_a_line_in_a_wrong_encoding_is_rejected_and_the_rest_goes_in(s3: S3Clien
     found = read(s3, b"\n".join([HEADER, ROWS[0], b"\xe9" + ROWS[1], ROWS[2]]))
     assert [number for number, _ in found] == [2, 3, 4]
     assert isinstance(found[1][1], str)
-    bad = message(found[1][1])
+    bad = parse_message(found[1][1])
     assert isinstance(bad, Rejection)
     assert bad.reason is Reason.ENCODING
     assert raw_bytes(found[1][1]) == b"\xe9" + ROWS[1]

@@ -30,12 +30,12 @@ def test_a_day_is_measured_by_the_newest_file_before_it() -> None:
 
 
 def test_a_bucket_has_a_place_and_what_is_unknown_is_no_number() -> None:
-    found = baselines.buckets_of([("P", "80-100", "long", *range(9)), ("P", None, "long", *range(9))])
+    found = baselines.buckets_from_rows([("P", "80-100", "long", *range(9)), ("P", None, "long", *range(9))])
     assert found is not None
     assert found.shape == (30, len(STATISTICS))
     assert found[-1].tolist() == list(range(9))
     assert np.isnan(found[:-1]).all()
-    assert baselines.buckets_of([]) is None
+    assert baselines.buckets_from_rows([]) is None
 
 
 class Table(BaselineCache):

@@ -25,7 +25,7 @@ from kintsugi.pipeline.stream.derived_tables import (
 from kintsugi.pipeline.stream.flow_windows import window_start
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.match_key import match_number
-from kintsugi.pipeline.trade_identity import CANARY_SYMBOL
+from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from tests.unit.pipeline.test_row_parser import LINE, trade
 
 TYPES = {
@@ -303,7 +303,7 @@ def test_a_batch_that_could_not_be_written_is_applied_again_as_if_for_the_first_
 
 def test_canaries_are_in_no_window() -> None:
     stream = Stream()
-    stream.feed(at(0, 1, symbol=CANARY_SYMBOL))
+    stream.feed(at(0, 1, symbol=SYNTHETIC_SYMBOL))
     assert stream.store.windows_written == {}
 
 
