@@ -113,7 +113,7 @@ class Demo:
             s3.upload_file(str(path), BUCKET, key)
             self.console.print(f"  s3://{BUCKET}/{key} [dim]{path.stat().st_size:,} bytes")
         self.console.print(
-            f"  {made.trades:,} trades, {made.bad_rows} malformed rows, {made.planted} planted unusual trades "
+            f"  {made.trades:,} trades, {made.bad_rows} malformed rows, {made.blocks} planted unusual trades "
             f"[dim](ground truth: {made.truth_file})"
         )
 

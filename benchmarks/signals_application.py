@@ -28,7 +28,8 @@ from pyspark.sql import SparkSession
 
 from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse_trade
 from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, STATISTICS, newest_before
-from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES, DerivedTables
+from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.flow_windows import AGGRESSOR, IMBALANCE, WINDOW_MS
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores

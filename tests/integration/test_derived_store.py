@@ -18,7 +18,7 @@ from kintsugi.pipeline.reconcile import derived_tables_audit
 from kintsugi.pipeline.reconcile.derived_tables_audit import DerivedAudit
 from kintsugi.pipeline.row_parser import Trade, is_cancel
 from kintsugi.pipeline.schema import TRADE_COLUMNS
-from kintsugi.pipeline.stream.baselines import PLACES, STATISTICS, BaselineCache, announce_baseline
+from kintsugi.pipeline.stream.baselines import BUCKET_INDEXES, STATISTICS, BaselineCache, announce_baseline
 from kintsugi.pipeline.stream.cassandra_repository import CassandraRepository, read_row
 from kintsugi.pipeline.stream.cassandra_sink import Writer, group_by_partition
 from kintsugi.pipeline.stream.cql_values import cassandra_date
@@ -415,8 +415,8 @@ def test_only_the_newest_baseline_before_a_day_is_read_by_its_key(session: Sessi
     days = [("AAPL", DAY), ("AAPL", "2018-01-05"), ("AAPL", "2018-01-04"), ("MSFT", DAY)]
 
     def medians() -> list[float | None]:
-        found = cache.of(days)
-        places = (PLACES["P", "20-40", "short"], STATISTICS.index("volume_median"))
+        found = cache.look_up(days)
+        places = (BUCKET_INDEXES["P", "20-40", "short"], STATISTICS.index("volume_median"))
         return [None if (buckets := found[day]) is None else buckets[places] for day in days]
 
     try:

@@ -147,9 +147,9 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
     assert start.lost == (lost,)
     assert start.offsets[partition] == lost.end
     letters = StreamLetters(running.bootstrap)
-    letters.lost(start.lost)
-    letters.lost(start.lost)  # a driver that was killed before it committed its start
-    letters.refused([{"partition": 0, "offset": 7, "problem": "json", "raw": b"\xff{", "bytes": 2}])
+    letters.report_lost(start.lost)
+    letters.report_lost(start.lost)  # a driver that was killed before it committed its start
+    letters.report_refused([{"partition": 0, "offset": 7, "problem": "json", "raw": b"\xff{", "bytes": 2}])
     dead_letter_collector.collect(running.bootstrap, running.s3, running.record)
     dead_letter_collector.collect(running.bootstrap, running.s3, running.record)
     (loss,) = running.record.losses()

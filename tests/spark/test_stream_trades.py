@@ -119,7 +119,7 @@ class Baseline(BaselineCache):
         super().__init__([])
         self.table = list(rows)
 
-    def of(self, days: Iterable[Any]) -> Any:
+    def look_up(self, days: Iterable[Any]) -> Any:
         return newest_before(self.table, days)
 
 
@@ -143,7 +143,7 @@ class Followed:
         self.ends: dict[int, int] = {}
         self.offers = 0
 
-    def refused(self, rows: list[dict[str, Any]]) -> None:
+    def report_refused(self, rows: list[dict[str, Any]]) -> None:
         self.letters += [(row["partition"], row["offset"], row["problem"]) for row in rows]
 
     def apply(self, rows: Table) -> Followed:
@@ -172,7 +172,7 @@ def streaming(spark: SparkSession, baseline: Baseline, directory: Path) -> Itera
             F.lit(7).cast("long").alias("offset"),
             F.lit(SENT).alias("timestamp"),
         )
-        stream = plan.stored(messages).writeStream.foreachBatch(write)
+        stream = plan.store_messages(messages).writeStream.foreachBatch(write)
         queries.append(stream.option("checkpointLocation", str(directory / "checkpoint")).start())
         return queries[-1]
 
@@ -213,10 +213,10 @@ def test_a_plan_is_outdated_by_more_executors_only(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = stream_trades.QueryPlan(spark, passed)
-    plan.stored(spark.createDataFrame([(b"{", 0, 1, SENT)], MESSAGES))
-    assert plan.outdated() is None
+    plan.store_messages(spark.createDataFrame([(b"{", 0, 1, SENT)], MESSAGES))
+    assert plan.outdated_reason() is None
     monkeypatch.setattr(plan, "_cores", lambda: 2)
-    assert plan.outdated() == "there are more executors now"
+    assert plan.outdated_reason() is not None
 
 
 def test_a_batch_without_a_trade_offers_its_offsets_and_its_messages_become_letters(

@@ -70,7 +70,7 @@ def test_planted_blocks_are_listed_by_identity_and_are_large(made: GeneratedDay)
     truth = json.loads(made.truth_file.read_text())
     trades = {row.trade_id: row for row in parsed(made.trade_files) if isinstance(row, Trade)}
     planted = [trades[item["trade_id"]] for item in truth["unusual"]]
-    assert len(planted) == made.planted > 0
+    assert len(planted) == made.blocks > 0
     assert not any(is_cancel(trade) for trade in planted)
     assert min(trade.size for trade in planted) >= LEVELS["standard"].block_contracts
 

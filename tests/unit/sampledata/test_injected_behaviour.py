@@ -95,7 +95,7 @@ def test_a_shock_moves_the_volatility_of_one_underlying_for_minutes(market: opti
 def test_the_tape_stays_in_order_and_no_trade_is_planted_twice(market: option_chain.Chain) -> None:
     tape, _ = planted(market, Intent(Behaviour.STRADDLE, 0, 500), Intent(Behaviour.REVERSAL, 1, 500))
     assert (np.diff(tape.times) >= 0).all()
-    assert int(tape.planted.sum()) == int(tape.block.sum() + tape.shocked.sum() + tape.sliced.sum())
+    assert int(tape.injected.sum()) == int(tape.block.sum() + tape.shocked.sum() + tape.sliced.sum())
 
 
 def test_orders_are_at_most_a_fifth_of_the_day() -> None:

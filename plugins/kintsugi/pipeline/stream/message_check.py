@@ -1,8 +1,9 @@
-"""Is a message on the topic a trade? A Spark column that says why not; only Spark applications import this module.
+"""Check whether a message on the topic is a trade, as a Spark column. Only Spark applications import this module.
 
-Whoever may write to the topic can put anything there. A row that Cassandra or the driver can't take would fail its
-batch for ever, so what a batch relies on is checked here, before anything is computed from it. The ranges are those
-of `row_parser.parse_trade`; what no later step needs (``iv``, quotes, ``exchanges``) may be missing.
+Every producer with access to the topic can write anything to it. A row that Cassandra or the driver can't store would
+fail its batch forever. So everything that a batch needs is checked here, before anything is computed from it. The
+ranges are those of `row_parser.parse_trade`. Fields that no later step needs (``iv``, quotes, ``exchanges``) may be
+missing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pyspark.sql import functions as F  # noqa: TID253, N812 - the name that Spa
 
 TOMBSTONE = "tombstone"
 NOT_JSON = "json"
-RAW_BYTES = 2048  # of a message that is no trade: more than a trade has
+RAW_BYTES = 2048  # of an invalid message that are kept: more than a trade has
 
 MAX_TEXT = 64  # characters of a symbol or root; Cassandra's limit for a key is 64 KiB
 MAX_NUMBER = 1e18
@@ -22,11 +23,11 @@ _DATE = r"^\d{4}-\d\d-\d\d$"
 
 
 def find_problem(trade: Column, value: Column) -> Column:
-    """Why a message is no trade, as a slug; null for a trade.
+    """Return why a message isn't a trade, as a code; null for a trade.
 
-    ``trade``: what `from_json` made of it, ``value``: its bytes. The slug is ``tombstone`` for a message without a
-    value, ``json`` for one without any known field, else the name of the first field that is missing or out of
-    its range.
+    ``trade``: the result of `from_json`; ``value``: the message's bytes. The code is ``tombstone`` for a message
+    without a value, ``json`` for one without any known field, else the name of the first field that is missing or out
+    of range.
     """
     names = [name for name, _ in _field_checks(trade)]
     first_fault = F.coalesce(
@@ -39,14 +40,14 @@ def find_problem(trade: Column, value: Column) -> Column:
 
 
 def _field_checks(trade: Column) -> list[tuple[str, Column]]:
-    """What must hold for each field that a batch relies on; null counts as not holding."""
+    """Return, for each field that a batch needs, the condition that must hold; null counts as false."""
     day = _parse_day(trade["trade_date"])
     since_midnight_utc = trade["ts"] - F.unix_date(day).cast("long") * DAY_MS
     return [
         ("trade_id", trade["trade_id"].rlike("^[0-9a-f]{32}$")),
         ("symbol", F.length(trade["symbol"]).between(1, MAX_TEXT)),
         ("trade_date", day.isNotNull()),
-        # New York's day, in UTC, lies within the two days that begin at the date's midnight.
+        # A day in New York is, in UTC, within the two days that begin at midnight of its date.
         ("ts", since_midnight_utc.between(0, 2 * DAY_MS)),
         ("slot", trade["slot"].between(0, 95)),
         ("sequence", trade["sequence"].isNotNull()),
@@ -72,7 +73,7 @@ def _field_checks(trade: Column) -> list[tuple[str, Column]]:
 
 
 def _parse_day(text: Column) -> Column:
-    """The date that ``YYYY-MM-DD`` names; null where it names none (the year 0 included, which Python has not)."""
+    """Return the date ``YYYY-MM-DD``; null if it doesn't exist. Year 0 counts as such: Python doesn't have it."""
     return F.when(text.rlike(_DATE) & ~text.startswith("0000"), F.try_to_date(text, "yyyy-MM-dd"))
 
 

@@ -1,4 +1,4 @@
-"""What Cassandra has stored: partitions of ``trade``, read at LOCAL_QUORUM, and the fingerprint of a row."""
+"""Read stored trades from Cassandra: partitions of ``trade`` at LOCAL_QUORUM, and the fingerprints of rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PartitionRange = tuple[str, str, int, int, int]
 
 
 def list_partitions(session: Session) -> Iterator[Partition]:
-    """Every partition that has rows, but the canaries'."""
+    """Yield every partition that has rows, except those of synthetic trades."""
     rows = session.execute(f"SELECT DISTINCT symbol, trade_date, slot FROM {KEYSPACE}.trade", timeout=60)
     for row in rows:
         if row.symbol != SYNTHETIC_SYMBOL:
@@ -37,7 +37,7 @@ def list_partitions(session: Session) -> Iterator[Partition]:
 
 
 def trade_fingerprint(trade: Trade) -> int:
-    """A hash of every delivered column; in this process that of the stored row is the same."""
+    """Return a hash of every delivered column; within one process it equals that of the stored row."""
     return hash(
         (
             trade.symbol, trade.ts, trade.sequence, trade.root, trade.expiration, trade.strike,
@@ -50,14 +50,14 @@ def trade_fingerprint(trade: Trade) -> int:
 
 
 def to_milliseconds(instant: datetime) -> int:
-    """Since 1970 UTC: the driver's datetime has no zone and is UTC, and Cassandra knows nothing below milliseconds."""
+    """Return milliseconds since 1970 UTC. The driver's datetime is UTC without a zone, and has no finer digits."""
     days = instant.toordinal() - 719_163
     seconds = (instant.hour * 60 + instant.minute) * 60 + instant.second
     return days * 86_400_000 + seconds * 1000 + instant.microsecond // 1000
 
 
 def row_fingerprint(row: Any) -> int:
-    """`trade_fingerprint` of a stored row."""
+    """Return the `trade_fingerprint` of a stored row."""
     return hash(
         (
             row.symbol, to_milliseconds(row.ts), row.sequence, row.root, str(row.expiration), row.strike,
@@ -70,18 +70,18 @@ def row_fingerprint(row: Any) -> int:
 def read_partitions(
     session: Session, partitions: Iterable[PartitionRange], more: tuple[str, ...] = ()
 ) -> Iterator[Iterable[Any]]:
-    """The rows of each partition at LOCAL_QUORUM, several read at a time; a failed read is tried again.
+    """Yield the rows of each partition at LOCAL_QUORUM; several are read at once, and a failed read is tried again.
 
-    Each is symbol, date, slot, and the first and the last time to be read (milliseconds since 1970 UTC). The columns
-    are COMPARED and ``more``.
+    ``partitions``: symbol, date, slot, first and last time (milliseconds since 1970 UTC). The columns are COMPARED and
+    ``more``.
     """
     from collections import deque
 
     columns = ", ".join((*COMPARED, *more))
     query = f"SELECT {columns} FROM {KEYSPACE}.trade WHERE symbol = ? AND trade_date = ? AND slot = ?"
     statement = session.prepare(f"{query} AND ts >= ? AND ts <= ?")
-    # Not marked idempotent, so that the driver doesn't speculate: the late answer of a second attempt would be taken
-    # for the next page, and a page counted twice (seen as 5,000 trades "doubled" that stood in Cassandra once).
+    # Not marked idempotent, so that the driver doesn't send the read to a second replica. The driver would take its
+    # late answer for the next page and count a page twice (seen: 5,000 trades "doubled" that were stored once).
     # `await_rows` repeats a failed read itself.
     statement.is_idempotent = False
     waiting: deque[tuple[PartitionRange, Any]] = deque()
@@ -96,7 +96,7 @@ def read_partitions(
 def await_rows(
     session: Session, statement: Any, values: tuple[Any, ...], future: Any, attempts: int = 5
 ) -> list[Any]:
-    """The rows of a read that was begun; one that fails is tried again, because a busy node answers late."""
+    """Return the rows of a running read; a failed read is tried again, because a busy node may answer too late."""
     from cassandra import DriverException
     from cassandra.cluster import NoHostAvailable
 

@@ -63,41 +63,41 @@ TODAY = ("A", "2024-10-08")
 def test_only_what_the_trades_need_is_read_and_only_once() -> None:
     cache = Table()
     cache.table = [row("A", "2024-10-07"), row("B", "2024-10-07")]
-    assert cache.of([TODAY]).keys() == {TODAY}
-    assert cache.of([TODAY, ("C", "2024-10-08")])["C", "2024-10-08"] is None
-    cache.of([("C", "2024-10-08")])
+    assert cache.look_up([TODAY]).keys() == {TODAY}
+    assert cache.look_up([TODAY, ("C", "2024-10-08")])["C", "2024-10-08"] is None
+    cache.look_up([("C", "2024-10-08")])
     assert cache.reads == [TODAY, ("C", "2024-10-08")]
 
 
 def test_what_is_announced_is_read_anew() -> None:
     cache = Table()
-    assert cache.of([TODAY])[TODAY] is None
+    assert cache.look_up([TODAY])[TODAY] is None
     cache.table = [row("A", "2024-10-07")]
-    assert cache.of([TODAY])[TODAY] is None, "nothing was announced"
+    assert cache.look_up([TODAY])[TODAY] is None, "nothing was announced"
     cache.version = 2
-    assert cache.of([TODAY])[TODAY] is not None
+    assert cache.look_up([TODAY])[TODAY] is not None
 
 
 def test_while_the_version_cannot_be_read_what_is_known_holds() -> None:
     cache = Table()
     cache.version = KintsugiError("no quorum")
     with pytest.raises(KintsugiError):
-        cache.of([TODAY])
+        cache.look_up([TODAY])
     cache.version = 1
     cache.table = [row("A", "2024-10-07")]
-    known = cache.of([TODAY])[TODAY]
+    known = cache.look_up([TODAY])[TODAY]
     cache.version = KintsugiError("no quorum")
-    assert cache.of([TODAY])[TODAY] is known is not None
+    assert cache.look_up([TODAY])[TODAY] is known is not None
 
 
 def test_memory_is_bounded_and_what_was_used_last_stays() -> None:
     cache = Table(capacity=2)
     days = [(symbol, "2024-10-08") for symbol in "ABC"]
-    assert len(cache.of(days)) == 3, "a batch may need more"
-    cache.of([days[1]])
-    cache.of([days[0]])
-    assert len(cache._held) == 2
-    cache.of([days[1]])
+    assert len(cache.look_up(days)) == 3, "a batch may need more"
+    cache.look_up([days[1]])
+    cache.look_up([days[0]])
+    assert len(cache._cache) == 2
+    cache.look_up([days[1]])
     assert cache.reads == [*days, days[0]]
 
 

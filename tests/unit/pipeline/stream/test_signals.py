@@ -12,8 +12,8 @@ import pytest
 
 from kintsugi.pipeline.stream import signals
 from kintsugi.pipeline.stream.baselines import Buckets, buckets_from_rows
+from kintsugi.pipeline.stream.batch_columns import RETURNED
 from kintsugi.pipeline.stream.derived_records import Day
-from kintsugi.pipeline.stream.derived_tables import RETURNED
 from kintsugi.pipeline.trade_identity import SYNTHETIC_SYMBOL
 from tests.unit.pipeline.stream.test_derived_tables import TYPES
 from tests.unit.pipeline.test_row_parser import LINE, changed, trade
