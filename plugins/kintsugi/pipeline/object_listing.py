@@ -178,13 +178,13 @@ class PendingFileScanner:
             self._last_finished[number, name] = last_finished(folders[name], waiting) or name
 
     def _scan_recent_folders(self) -> list[S3Object]:
-        found: set[S3Object] = set()  # one folder may contain another
+        all_waiting: set[S3Object] = set()  # one folder may contain another
         for (number, folder), key in self._last_finished.items():
             files = self._list_source(number, folder, key)
             waiting = select_waiting(files, self._ledger)
             self._last_finished[number, folder] = last_finished(files, waiting) or key
-            found.update(waiting)
-        return sorted(found, key=lambda file: file.key)
+            all_waiting.update(waiting)
+        return sorted(all_waiting, key=lambda file: file.key)
 
 
 def last_finished(files: list[S3Object], waiting: list[S3Object]) -> str | None:

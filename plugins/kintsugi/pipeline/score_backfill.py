@@ -28,8 +28,8 @@ TABLES = ("unusual_trade", "unusual_canceled")
 
 def backfill_scores(session: Session) -> int:
     """Copy the scores unless that was done before; returns the number of trades. Raises what the driver raises."""
-    done = f"SELECT epoch FROM {KEYSPACE}.stream_driver WHERE name = '{DONE}'"
-    if session.execute(done).one() is not None:
+    query = f"SELECT epoch FROM {KEYSPACE}.stream_driver WHERE name = '{DONE}'"
+    if session.execute(query).one() is not None:
         return 0
     update = session.prepare(
         f"UPDATE {KEYSPACE}.trade USING TIMESTAMP ? AND TTL ? SET scores = ? "

@@ -36,10 +36,10 @@ def header_fault(line: str) -> str | None:
     missing = [name for name in NEEDED if name not in names]
     if missing:
         index = HEAD_COLUMNS.index(missing[0])
-        found = names[index] if index < len(names) else "nothing"
-        return f"column {index} must be {missing[0]}, but the header says {found[:40]!r}"
-    known = [name for name in names if name in HEAD_COLUMNS]
-    for index, (name, expected) in enumerate(zip(known, HEAD_COLUMNS, strict=False)):
+        actual = names[index] if index < len(names) else "nothing"
+        return f"column {index} must be {missing[0]}, but the header says {actual[:40]!r}"
+    known_names = [name for name in names if name in HEAD_COLUMNS]
+    for index, (name, expected) in enumerate(zip(known_names, HEAD_COLUMNS, strict=False)):
         if name != expected:
             return f"column {index} must be {expected}, but the header says {name!r}: a column was moved or repeated"
     return None

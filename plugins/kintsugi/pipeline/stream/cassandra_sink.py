@@ -56,18 +56,18 @@ class Writer:
         """
         deadline = time.monotonic() + retry_for
         waiting: deque[tuple[Any, Any]] = deque()
-        written = 0
+        count = 0
         for group in groups:
             for start in range(0, len(group), ROWS_PER_BATCH):
                 rows = group[start : start + ROWS_PER_BATCH]
                 batch = unlogged_batch(statement, rows, encoded=encoded)
-                written += len(rows)
+                count += len(rows)
                 if len(waiting) >= IN_FLIGHT:
                     self._finish(*waiting.popleft(), deadline)
                 waiting.append((batch, self.session.execute_async(batch)))
         while waiting:
             self._finish(*waiting.popleft(), deadline)
-        return written
+        return count
 
     def _finish(self, batch: Any, future: Any, deadline: float) -> None:
         """Wait for one batch; send it again while it fails, until the deadline."""

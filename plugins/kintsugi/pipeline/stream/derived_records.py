@@ -65,7 +65,7 @@ class Cancel(NamedTuple):
     ts: int
     slot: int
     sequence: int
-    alike: MatchColumns
+    match_columns: MatchColumns
     match: int
     trade_id: bytes | None
     former: frozenset[bytes] = frozenset()

@@ -281,9 +281,9 @@ class DerivedTables:
         """
         canceled = frozenset().union(*(_canceled_trades(cancel) for cancel in cancels))
         trades = {trade.trade_id: trade for trade in self._recent.matching_trades(day, match, columns)}
-        written = self._days[day].windows  # trades of other windows came with this batch
+        stored_windows = self._days[day].windows  # trades of other windows came with this batch
         latest = max(cancels, key=lambda cancel: cancel.ts)
-        windows = [window for window in _windows_back(day, latest) if written & window.bit]
+        windows = [window for window in _windows_back(day, latest) if stored_windows & window.bit]
         start, step = 0, 1
         while start < len(windows) and not (
             canceled <= trades.keys()

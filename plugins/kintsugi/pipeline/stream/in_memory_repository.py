@@ -73,10 +73,10 @@ class Cells:
         self.values, self.stamp = values, stamp
 
     def mark(self, column: str, value: Any, stamp: int) -> None:
-        known = self.marks.get(column, (NEVER, None))
-        if stamp <= self.deleted or stamp < known[0]:
+        current = self.marks.get(column, (NEVER, None))
+        if stamp <= self.deleted or stamp < current[0]:
             return
-        self.marks[column] = (stamp, value if stamp > known[0] else _greater_value(known[1], value))
+        self.marks[column] = (stamp, value if stamp > current[0] else _greater_value(current[1], value))
 
     def delete(self, stamp: int) -> None:
         self.deleted = max(self.deleted, stamp)
