@@ -49,9 +49,7 @@ def test_the_cluster_is_the_connections_with_the_settings_of_this_project(
 def test_a_hook_whose_nodes_are_away_says_so_and_can_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made = hook(monkeypatch)
     for _ in range(2):
-        with pytest.raises(
-            KintsugiError, match=f"no Cassandra node of {NOBODY} takes connections on port 9042"
-        ):
+        with pytest.raises(KintsugiError, match=f"{NOBODY}.*9042"):
             made.get_conn()
 
 
