@@ -99,5 +99,5 @@ def test_a_look_that_a_busy_ring_answers_too_late_is_no_failure(busy_ring: BusyR
 
 
 def test_who_gives_up_while_the_ring_is_silent_says_so(busy_ring: BusyRing) -> None:
-    with pytest.raises(StepFailed, match="c0ffee.*received only 1 responses"):
+    with pytest.raises(StepFailed, match=r"c0ffee.*received only 1 responses"):
         synthetic_trade.await_arrival(lambda: nullcontext(busy_ring), "c0ffee", lambda waited_s: True)

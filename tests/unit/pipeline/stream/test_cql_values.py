@@ -57,13 +57,13 @@ def test_a_slice_of_an_arrow_batch_is_encoded_from_its_own_beginning() -> None:
 
 
 def test_a_number_too_large_for_its_type_is_an_error_that_names_the_column() -> None:
-    with pytest.raises(KintsugiError, match="column it .*smallint"):
+    with pytest.raises(KintsugiError, match=r"column it .*smallint"):
         encoded("smallint", [1, 2**15])
 
 
 def test_a_type_without_an_encoding_is_an_error_that_names_the_column() -> None:
     batch = pa.RecordBatch.from_pydict({"it": pa.array(["x"])})
-    with pytest.raises(KintsugiError, match="column it .*inet"):
+    with pytest.raises(KintsugiError, match=r"column it .*inet"):
         cql_values.encode_rows(batch, [("it", "inet")])
 
 
