@@ -51,7 +51,9 @@ def test_what_the_driver_sends_is_what_the_watchdog_reads(monkeypatch: pytest.Mo
     kafka = Kafka()
     driver = letters_of(monkeypatch, kafka)
     driver.report_lost([LostRange(2, 5, 9)])
-    driver.report_refused([ROW, {**ROW, "raw": b"\xff", "problem": "size"}, {**ROW, "raw": None, "bytes": None}])
+    driver.report_refused(
+        [ROW, {**ROW, "raw": b"\xff", "problem": "size"}, {**ROW, "raw": None, "bytes": None}]
+    )
     found = Letters()
     for offset, (key, value) in enumerate(kafka.letters):
         found.add(0, offset, key, value)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import KEYSPACE
+from kintsugi.pipeline.stream.cassandra_sink import RETRY_SECONDS, await_result
 from kintsugi.pipeline.stream.cql_values import cassandra_date
 from kintsugi.pipeline.stream.derived_records import (
     Day,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 64
 BATCHED = 30
-RETRY_SECONDS = 60.0
 DRIVER = "stream_trades"
 STORED = (
     "trade_id, ts, sequence, option_type, side, size, price, delta, canceled, WRITETIME(canceled) AS stamp"
@@ -165,25 +164,12 @@ class CassandraRepository:
         deadline = time.monotonic() + RETRY_SECONDS
         source = iter(statements)
         while group := list(islice(source, IN_FLIGHT)):
-            futures = [self._start(*statement) for statement in group]
-            for statement, future in zip(group, futures, strict=True):
-                yield self._await_result(statement, future, deadline)
-
-    def _start(self, statement: Any, values: tuple[Any, ...]) -> Any:
-        return self._session.execute_async(statement, values or None)
-
-    def _await_result(self, statement: Statement, future: Any, deadline: float) -> list[Any]:
-        while True:
-            try:
-                return list(future.result())
-            except Exception as error:
-                if time.monotonic() > deadline:
-                    raise KintsugiError(
-                        f"Cassandra refused to read or write derived rows for {RETRY_SECONDS:.0f} s: {error}; "
-                        "the stream will try the batch again, look at the health of the cassandra nodes"
-                    ) from error
-            time.sleep(0.2)
-            future = self._start(*statement)
+            senders = [
+                partial(self._session.execute_async, statement, values or None) for statement, values in group
+            ]
+            futures = [send() for send in senders]
+            for send, future in zip(senders, futures, strict=True):
+                yield await_result(send, future, deadline)
 
     def _select(self, table: Table, where: str) -> Any:
         return self._prepare(f"SELECT {', '.join(table.names)} FROM {KEYSPACE}.{table.name} WHERE {where}")

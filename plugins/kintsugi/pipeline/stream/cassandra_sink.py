@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
@@ -63,26 +64,30 @@ class Writer:
                 batch = unlogged_batch(statement, rows, encoded=encoded)
                 count += len(rows)
                 if len(waiting) >= IN_FLIGHT:
-                    self._finish(*waiting.popleft(), deadline)
-                waiting.append((batch, self.session.execute_async(batch)))
+                    await_result(*waiting.popleft(), deadline)
+                send = partial(self.session.execute_async, batch)
+                waiting.append((send, send()))
         while waiting:
-            self._finish(*waiting.popleft(), deadline)
+            await_result(*waiting.popleft(), deadline)
         return count
 
-    def _finish(self, batch: Any, future: Any, deadline: float) -> None:
-        """Wait for one batch; send it again while it fails, until the deadline."""
-        while True:
-            try:
-                future.result()
-                return
-            except Exception as error:
-                if time.monotonic() > deadline:
-                    raise KintsugiError(
-                        f"Cassandra refused a batch for {RETRY_SECONDS:.0f} s: {error}; "
-                        "the stream will try it again, look at the health of the cassandra nodes"
-                    ) from error
-            time.sleep(0.2)
-            future = self.session.execute_async(batch)
+
+def await_result(send: Callable[[], Any], future: Any, deadline: float) -> list[Any]:
+    """Return the rows of a statement; while it fails, it is sent again by ``send``, until the deadline.
+
+    Raises KintsugiError at the deadline (of the monotonic clock).
+    """
+    while True:
+        try:
+            return list(future.result())
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise KintsugiError(
+                    f"Cassandra refused a statement of the stream until the deadline: {error}; "
+                    "the stream will try the batch again, look at the health of the cassandra nodes"
+                ) from error
+        time.sleep(0.2)
+        future = send()
 
 
 def unlogged_batch(statement: PreparedStatement, rows: Iterable[Row], *, encoded: bool) -> BatchStatement:

@@ -7,7 +7,6 @@ integers, so they don't depend on the order of the trades, and removing a trade 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,14 +105,6 @@ class WindowSignals(NamedTuple):
     premium_unknown: float
     aggressor_z: float
     signal: str | None
-
-
-def sum_flows(flows: Iterable[WindowFlow]) -> Sums:
-    """Return the sums of these trades."""
-    sums = Sums()
-    for flow in flows:
-        sums.add(flow)
-    return sums
 
 
 def window_signals(sums: Sums) -> WindowSignals:

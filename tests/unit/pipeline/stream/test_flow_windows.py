@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 
@@ -8,7 +9,6 @@ from kintsugi.pipeline.stream.flow_windows import (
     Sums,
     WindowFlow,
     flow_of,
-    sum_flows,
     window_signals,
     window_start,
 )
@@ -18,6 +18,13 @@ T0 = 1_728_394_200_000  # 2024-10-08 09:30 in New York
 
 def flows(count: int, side: str, kind: str = "C", delta: float = 0.5, size: int = 1) -> list[WindowFlow]:
     return [flow_of(T0, kind, side, size, 2.0, delta)] * count
+
+
+def sum_flows(trades: Iterable[WindowFlow]) -> Sums:
+    sums = Sums()
+    for trade in trades:
+        sums.add(trade)
+    return sums
 
 
 def test_a_window_includes_its_start_and_excludes_its_end() -> None:
