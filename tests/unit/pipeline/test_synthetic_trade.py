@@ -30,7 +30,7 @@ def s3() -> Iterator[S3Client]:
         yield client
 
 
-def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Client) -> None:
+def test_a_synthetic_trade_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Client) -> None:
     identity = synthetic_trade.send_synthetic_trade(s3, "bucket", NOW)
     other = synthetic_trade.send_synthetic_trade(s3, "bucket", NOW)
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="bucket")["Contents"]]
@@ -44,7 +44,7 @@ def test_a_canary_is_a_file_with_one_valid_trade_of_the_reserved_symbol(s3: S3Cl
     assert {trade.ts for trade in trades if isinstance(trade, Trade)} == {int(NOW.timestamp() * 1000)}
 
 
-def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_looks_find_it(
+def test_the_key_of_a_synthetic_trade_sorts_last_so_that_the_quick_scans_find_it(
     s3: S3Client,
 ) -> None:
     sent = [
@@ -58,7 +58,7 @@ def test_a_canary_s_key_sorts_after_those_of_earlier_ones_so_that_the_quick_look
 
 
 class BusyRing:
-    """A session whose first ``late`` looks time out; the canary is there."""
+    """A session whose first ``late`` queries time out; the synthetic trade is there."""
 
     def __init__(self, late: int) -> None:
         self.late = late
@@ -93,11 +93,11 @@ def test_a_ring_that_is_not_there_yet_is_no_failure(busy_ring: BusyRing) -> None
         synthetic_trade.await_arrival(connected, "c0ffee", lambda waited_s: True)
 
 
-def test_a_look_that_a_busy_ring_answers_too_late_is_no_failure(busy_ring: BusyRing) -> None:
+def test_a_query_that_a_busy_cluster_answers_too_late_is_no_failure(busy_ring: BusyRing) -> None:
     synthetic_trade.await_arrival(lambda: nullcontext(busy_ring), "c0ffee", lambda waited_s: waited_s > 10)
     assert busy_ring.late < 0
 
 
-def test_who_gives_up_while_the_ring_is_silent_says_so(busy_ring: BusyRing) -> None:
+def test_the_failure_names_the_last_error_of_cassandra(busy_ring: BusyRing) -> None:
     with pytest.raises(StepFailed, match=r"c0ffee.*received only 1 responses"):
         synthetic_trade.await_arrival(lambda: nullcontext(busy_ring), "c0ffee", lambda waited_s: True)

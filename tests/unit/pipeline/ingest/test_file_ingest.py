@@ -13,7 +13,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.db.ingest_ledger import file_id
 from kintsugi.pipeline.ingest import file_ingest, file_manifest
 
-ACCOUNT: dict[str, Any] = {
+REPORT: dict[str, Any] = {
     "key": "trades/f", "etag": '"e"', "state": "done", "reason": None, "lines_done": 11,
     "read": 10, "accepted": 9,
     "rejected": {"columns": 1}, "duplicates": 2, "produced": 7,
@@ -37,8 +37,8 @@ def test_memory_of_identities_is_bounded() -> None:
 
 
 def test_a_sum_over_files_adds_counts_and_reasons() -> None:
-    other = {**ACCOUNT, "state": "failed", "rejected": {"columns": 2, "time": 1}}
-    assert file_manifest.sum_reports([ACCOUNT, other]) == {
+    other = {**REPORT, "state": "failed", "rejected": {"columns": 2, "time": 1}}
+    assert file_manifest.sum_reports([REPORT, other]) == {
         "files": 2, "failed": 1, "read": 20, "accepted": 18, "duplicates": 4, "produced": 14,
         "rejected": {"columns": 3, "time": 1},
     }  # fmt: skip
@@ -54,10 +54,10 @@ def test_a_manifest_that_disagrees_is_named(
 ) -> None:
     s3 = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
     s3.create_bucket(Bucket="bucket")
-    key = f"manifests/{file_id(ACCOUNT['key'], ACCOUNT['etag'])}.json"
-    s3.put_object(Bucket="bucket", Key=key, Body=json.dumps({**ACCOUNT, **stored}).encode())
+    key = f"manifests/{file_id(REPORT['key'], REPORT['etag'])}.json"
+    s3.put_object(Bucket="bucket", Key=key, Body=json.dumps({**REPORT, **stored}).encode())
     if text is None:
-        file_manifest.check_manifest(s3, {**ACCOUNT, **claimed}, "bucket")
+        file_manifest.check_manifest(s3, {**REPORT, **claimed}, "bucket")
     else:
         with pytest.raises(KintsugiError, match=f"trades/f.*{text}"):
-            file_manifest.check_manifest(s3, {**ACCOUNT, **claimed}, "bucket")
+            file_manifest.check_manifest(s3, {**REPORT, **claimed}, "bucket")

@@ -1,4 +1,4 @@
-"""What needs no server; accounts are taken on real servers in tests/integration/test_trades.py."""
+"""Unit tests of the reconciliation; tests/integration/test_trades.py runs it on real servers."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def test_the_identity_is_cut_out_of_a_message_however_it_is_written() -> None:
     )
 
 
-def test_an_account_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
+def test_a_report_is_complete_only_when_nothing_is_lost_extra_altered_or_doubled() -> None:
     assert ReconciliationReport(accepted=3, stored=3).complete
     for fault in ("lost_count", "extra_count", "altered_count", "doubled", "wrong_derived"):
-        account = ReconciliationReport()
-        setattr(account, fault, {"unusual_top": 1} if fault == "wrong_derived" else 1)
-        assert not account.complete
-        assert not account.balanced
+        report = ReconciliationReport()
+        setattr(report, fault, {"unusual_top": 1} if fault == "wrong_derived" else 1)
+        assert not report.complete
+        assert not report.balanced
 
 
-def test_what_is_under_way_is_no_fault_but_the_account_is_not_complete() -> None:
+def test_trades_in_flight_are_no_fault_but_the_report_is_not_complete() -> None:
     assert ReconciliationReport(in_flight=1).balanced
     assert not ReconciliationReport(in_flight=1).complete
     assert ReconciliationReport(derived_in_flight=1).balanced
@@ -80,7 +80,7 @@ def entry(state: FileState = FileState.DONE, days: float = 0, key: str = "trades
     )
 
 
-def test_the_ledger_decides_what_may_be_asked_of_a_file() -> None:
+def test_the_ledger_decides_what_is_required_of_a_file() -> None:
     assert (
         progress.requirement_for(None, NOW)
         == progress.requirement_for(entry(FileState.RUNNING), NOW)
@@ -105,7 +105,7 @@ def test_a_file_is_unread_until_it_was_ingested_to_its_end() -> None:
     assert progress.unread_state(damaged) == "damaged: corrupt, more"
 
 
-def test_the_account_after_an_ingest_takes_the_newest_files_and_no_canary() -> None:
+def test_a_reconciliation_after_an_ingest_takes_the_newest_files_and_no_synthetic_trade() -> None:
     entries = [entry(days=n / 500) for n in range(300)]
     aside = [entry(days=3), entry(FileState.RUNNING), entry(key="trades/canary/x")]
     assert installation.due_entries([*entries, *aside], NOW) == entries[:200][::-1]
@@ -121,11 +121,11 @@ def test_a_slot_begins_where_its_first_trade_may_be(day: str) -> None:
             assert file_trades.slot_start(day, found.slot) == found.ts
 
 
-def test_an_account_in_json_has_numbers_where_programs_look_for_them() -> None:
-    account = ReconciliationReport(rejected={"time": 2, "columns": 1}, lost_count=1, lost=["ab"])
-    account.wrong_derived = {"flow_window": 1, "cancel": 2}
-    account.wrong_derived_named = {"flow_window": ["flow_window AAPL 2024-10-08 14:31:00Z"]}
-    plain = account.to_json()
+def test_a_report_in_json_has_numbers_where_programs_read_them() -> None:
+    report = ReconciliationReport(rejected={"time": 2, "columns": 1}, lost_count=1, lost=["ab"])
+    report.wrong_derived = {"flow_window": 1, "cancel": 2}
+    report.wrong_derived_named = {"flow_window": ["flow_window AAPL 2024-10-08 14:31:00Z"]}
+    plain = report.to_json()
     assert (plain["rejected"], plain["lost"], plain["complete"]) == (3, 1, False)
     assert (plain["rejected_by_reason"], plain["lost_trades"]) == ({"time": 2, "columns": 1}, ["ab"])
     assert (plain["wrong_windows"], plain["wrong_derived_count"]) == (1, 3)
@@ -152,9 +152,9 @@ def test_pages_are_never_read_speculatively() -> None:
 @pytest.mark.parametrize(
     "lags",
     [[50_000, 20_000, 10_000], [50_000, None], [0]],
-    ids=["until the stream has caught up", "until Kafka doesn't tell", "not at all"],
+    ids=["until the stream has caught up", "until Kafka doesn't report the lag", "not at all"],
 )
-def test_the_account_waits_while_the_stream_is_behind(
+def test_the_reconciliation_waits_while_the_stream_lags_behind(
     lags: list[int | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installation, "POLL_S", 0.0)
@@ -163,6 +163,6 @@ def test_the_account_waits_while_the_stream_is_behind(
     assert list(left) == []
 
 
-def test_the_account_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reconciliation_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "POLL_S", 0.01)
     installation.await_caught_up(lambda: 50_000, time.monotonic() + 0.1)

@@ -300,7 +300,7 @@ def test_a_batch_that_could_not_be_written_is_applied_again_as_if_for_the_first_
     assert stream.tables == whole.tables
 
 
-def test_canaries_are_in_no_window() -> None:
+def test_synthetic_trades_are_in_no_window() -> None:
     stream = Stream()
     stream.feed(at(0, 1, symbol=SYNTHETIC_SYMBOL))
     assert stream.store.windows_written == {}

@@ -89,7 +89,7 @@ LOUD = changed(14, "9", changed(8, "100000"))
         (LOUD, {"delta_bin": None}),
         (LOUD, {"expiry_bin": None}),
     ],
-    ids=["cancel", "canary", "no-baseline", "call", "other-delta", "no-delta", "expired"],
+    ids=["cancel", "synthetic", "no-baseline", "call", "other-delta", "no-delta", "expired"],
 )
 def test_what_must_not_signal_does_not(line: str, columns: dict[str, Any]) -> None:
     baselines = usual() | {(SYNTHETIC_SYMBOL, DAY[1]): usual()[DAY]}  # type: ignore[operator]
