@@ -104,7 +104,7 @@ def test_each_panel_stands_alone_when_its_source_is_away(page: Page, store: Stor
     world.errors["unusual"] = KintsugiError("no Cassandra node takes connections")
     world.errors["files"] = KintsugiError("S3 is away")
     text = page("olga").get("/").text
-    assert "Cassandra does not answer: no Cassandra node" in text
+    assert "Cassandra does not answer: no Cassandra node takes connections" in text
     assert "S3 is away" in text
     assert "All 3" in text
 
