@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.throughput.feed import Part
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import FileState, IngestLedger, Tally
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState, Tally
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer

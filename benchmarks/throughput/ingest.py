@@ -17,7 +17,8 @@ from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import IngestLedger, file_id
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import file_id
 from kintsugi.pipeline.ingest.file_ingest import ingest_object
 from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.object_listing import S3Object
@@ -97,7 +98,9 @@ def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCRATCH_SCHEMA}")
         try:
-            yield IngestLedger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+            ledger = IngestLedger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+            ledger.migrate()
+            yield ledger
         finally:
             connection.execute(f"DROP SCHEMA {SCRATCH_SCHEMA} CASCADE")
 

@@ -244,13 +244,13 @@ def test_what_a_replica_missed_is_found_at_night_and_goes_on_record(standing: Se
     for node in fleet.of(Role.CASSANDRA):
         repair_tonight(context, node.name, by="night/1")
     assert held_alone(standing, victim) == set(range(-MISSED, ROWS + 1))
-    compared = store.compared()
+    compared = store.replica_repairs()
     assert compared.keys() == {node.name for node in fleet.of(Role.CASSANDRA)}
     assert sum(known.differed or 0 for known in compared.values()) > 0
     assert {known.failure for known in compared.values()} == {None}
 
     repair_tonight(context, victim.name, by="night/2")
-    assert store.compared()[victim.name].differed == 0
+    assert store.replica_repairs()[victim.name].differed == 0
 
 
 def supervisorctl(settings: Settings, node: Node, verb: str) -> list[str]:

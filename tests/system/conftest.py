@@ -36,6 +36,7 @@ def context() -> Iterator[Context]:
         try:
             with postgres(settings):
                 context = Context(settings, settings.fleet, Store(store_dsn(settings)))
+                context.store.migrate()
                 Terraform(settings).apply_all()
                 bootstrap.converge(context)
                 ensure_topics_and_tables(settings.fleet)

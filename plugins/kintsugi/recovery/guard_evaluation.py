@@ -84,7 +84,9 @@ def _ask_guards(context: Context, case: RecoveryRef) -> _Asked:
     # The person who is asked whether to try again must see every reason against it.
     at_stake = _decide(context, incident, confirmed, insisted=True) if paging else decision
     facts = _facts(context, case, incident)
-    ruling = evaluate(at_stake.action, facts.with_ledger(context.store.ledger(incident.id)), limits(context))
+    ruling = evaluate(
+        at_stake.action, facts.with_ledger(context.store.repair_budget(incident.id)), limits(context)
+    )
     if paging:
         ruling = GuardResult(False, (decision.reason, *ruling.reasons), ruling.gates)
     return _Asked(
@@ -216,7 +218,7 @@ def reevaluate_guards(context: Context, case: RecoveryRef, step: FencedStep) -> 
     if action is None:
         raise GuardRefused(f"Nothing is killed: this run has no open attempt on {case.node}.")
     facts = _facts(context, case, incident)
-    known = facts.with_ledger(context.store.ledger(incident.id))
+    known = facts.with_ledger(context.store.repair_budget(incident.id))
     ruling = evaluate(action, known, limits(context), approved=_approved(incident, case))
     if ruling.allowed:
         return facts

@@ -21,7 +21,7 @@ from kintsugi.operations.context import LEASE_S, Context, RecoveryRef
 from kintsugi.operations.spool import deliver, flush_spool
 from kintsugi.recovery.assessment import ConfirmedFinding, is_responding
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.incident_sweep import RUN_PREFIX
+from kintsugi.recovery.sweep_rules import RUN_PREFIX
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
 
@@ -137,7 +137,7 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: boo
 
     1. A dry run closes only an incident that it opened. An incident of the watch belongs to the watch.
     2. After a failure: a node that does not serve, or has a wrong clock, is found again by its watch, and the next
-       escalation step is taken. A node that serves is verified by the sweep (`incident_sweep`). If the sweep fails
+       escalation step is taken. A node that serves is verified by the sweep (`sweep_rules`). If the sweep fails
        too, the incident is closed.
     3. The recovery waits: the reasons against it can go away by themselves, or the node became unreachable from here
        during its recovery. Its watch finds it again, and one failure stays one incident.

@@ -22,7 +22,6 @@ def converge(context: Context) -> str:
 
     If none is recorded, this checkout becomes the first release. Raises StepFailed with Ansible's error.
     """
-    context.store.migrate()
     if not context.store.node_releases():
         release = rollout_steps.build(context)
         context.store.set_node_releases(context.fleet.nodes, release.digest)

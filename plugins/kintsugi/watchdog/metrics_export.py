@@ -15,7 +15,7 @@ from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes.protocols import Probe, probe_node
 from kintsugi.probes.stream_progress import read_flow
-from kintsugi.telemetry.backend import Backend, backend
+from kintsugi.telemetry.backend import Backend, load_backend
 from kintsugi.telemetry.metrics import FlowMeter, Instruments, state_of
 from kintsugi.web.intake import STALE_AFTER
 
@@ -28,7 +28,7 @@ class Measuring:
     """One round: probe every node, read the offsets, export."""
 
     def __init__(self, settings: Settings, store: Store, resource: Mapping[str, str]) -> None:
-        found = backend()
+        found = load_backend()
         assert found is not None, "metrics need a backend"
         self._settings, self._store, self._backend = settings, store, found
         self._instruments = Instruments(found.metric_exporter(), resource)

@@ -47,8 +47,15 @@ from kintsugi.db.stream_record import StreamRecord
 from kintsugi.environments.local.node import expire_quarantine
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.notify import collector, dead_letter_collector
-from kintsugi.notify.channels import channels
-from kintsugi.notify.dead_mans_switch import UNHEALTHY, DeadMansSwitch, Silence, Watching, ping, silences
+from kintsugi.notify.channels import load_channels
+from kintsugi.notify.dead_mans_switch import (
+    UNHEALTHY,
+    DeadMansSwitch,
+    Silence,
+    Watching,
+    find_silences,
+    send_ping,
+)
 from kintsugi.notify.dispatcher import Dispatcher, NoRecipient, notify_people
 from kintsugi.notify.intake_paging_rules import FILES_PAGE, intake_pages, unseen_page
 from kintsugi.notify.paging_rules import Page
@@ -60,8 +67,8 @@ from kintsugi.pipeline.ingest.intake_monitor import IntakeMonitor, intake_monito
 from kintsugi.probes import probe_node
 from kintsugi.probes.observe import SERVICES
 from kintsugi.probes.stream_progress import FlowReading, read_flow
-from kintsugi.telemetry.backend import backend
-from kintsugi.telemetry.markers import markers
+from kintsugi.telemetry.backend import load_backend
+from kintsugi.telemetry.markers import load_markers
 from kintsugi.watchdog.incident_sweeper import IncidentSweeper
 from kintsugi.watchdog.metrics_export import Measuring
 
@@ -163,11 +170,8 @@ class Watchdog:
         return Dispatcher(self.outbox, self.store, self.ledger, self.resource, self.airflow.trigger)
 
     def prepare(self) -> None:
-        """Create the tables that this process needs."""
+        """Create or update the tables of the database."""
         self.store.migrate()
-        self.ledger.migrate()
-        self.outbox.ensure_tables()
-        self.heartbeats.ensure_tables()
 
     def lines(self) -> list[PeriodicTask]:
         """All loops; metrics only when a backend is defined."""
@@ -183,10 +187,10 @@ class Watchdog:
             PeriodicTask("stream's letters", 60.0, self.take_letters),
             PeriodicTask("intake", 15.0, self.look_at_intake),
         ]
-        if backend() or markers():
+        if load_backend() or load_markers():
             telemetry = (MessageKind.INCIDENT_TRACE, MessageKind.INGEST_TRACE, MessageKind.MARKER)
             found.append(PeriodicTask("telemetry", 2.0, lambda: self._deliver(*telemetry)))
-        if backend():
+        if load_backend():
             found.append(
                 PeriodicTask("metrics", 30.0, Measuring(self.settings, self.store, self.resource).once)
             )
@@ -205,9 +209,9 @@ class Watchdog:
         incidents = self.store.incidents(RECENT_INCIDENTS)
         faults = self.store.faults()
         items = collector.page_items(incidents, now, exits=exits_of(self.settings), faults=faults)
-        if backend():
+        if load_backend():
             items += collector.trace_items(incidents, self._finished(now), now)
-        if markers():
+        if load_markers():
             items += collector.marker_items(incidents, faults, now)
         collector.put_items(self.outbox, items)
         self._seen = seen
@@ -256,7 +260,7 @@ class Watchdog:
     def take_letters(self) -> None:
         """Collect the streaming driver's reports; page and replay messages that Kafka deleted unread."""
         brokers = self.settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
-        dead_letter_collector.collect(brokers, s3_client(self.settings), self.record)
+        dead_letter_collector.collect_letters(brokers, s3_client(self.settings), self.record)
         losses = self.record.losses()
         for page in dead_letter_collector.loss_pages(losses, datetime.now(UTC)):
             self.outbox.put(page.key, MessageKind.PAGE, page.body)
@@ -307,7 +311,7 @@ class Watchdog:
         now = datetime.now(UTC)
         unhealthy = self._airflow_since(now)
         try:
-            found = silences(self._watching(unhealthy))
+            found = find_silences(self._watching(unhealthy))
             page = self.switch.observe(found, now)
             if page is not None:
                 self.outbox.put(page.key, MessageKind.PAGE, page.body)
@@ -315,7 +319,7 @@ class Watchdog:
         except StoreUnavailable as error:
             self._store_is_away(now, str(error))
             raise
-        ping(not found, _reasons(found))
+        send_ping(not found, _reasons(found))
 
     def _airflow_since(self, now: datetime) -> Mapping[str, datetime]:
         """Since when each component is unhealthy. Without the api-server the others are not known."""
@@ -375,7 +379,7 @@ class Watchdog:
             f"Since {since:%H:%M:%S} UTC: {error}",
         )
         try:
-            notify_people(OutboxMessage(page.key, MessageKind.PAGE, page.body, now, 1), channels())
+            notify_people(OutboxMessage(page.key, MessageKind.PAGE, page.body, now, 1), load_channels())
         except NoRecipient as nobody:
             log.warning("%s: %s", page.title, nobody)
         self._told_away = True

@@ -39,7 +39,7 @@ class Doors:
     def incident(self, _id: str) -> Incident:
         return self.incident_
 
-    def ledger(self, _id: str) -> None:
+    def repair_budget(self, _id: str) -> None:
         return None
 
     def node(self, case: RecoveryRef) -> Any:

@@ -31,10 +31,8 @@ def checker(kind: str) -> Callable[[], list[str]]:
     if kind == "eod":
         s3 = s3_client(settings)
         return lambda: baselines.pending_uris(s3, sources)
-    ledger = IngestLedger(store_dsn(settings))
-    ledger.migrate()
-    lookout = PendingFileScanner(sources, ledger)
-    return lambda: [item.key for item in lookout.scan()]
+    scanner = PendingFileScanner(sources, IngestLedger(store_dsn(settings)))
+    return lambda: [file.key for file in scanner.scan()]
 
 
 class NewObjectsTrigger(BaseTrigger):

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 from kintsugi.core.data_source import own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.db.ingest_ledger import Claim, FileState, IngestLedger, Tally, file_id
+from kintsugi.db.ingest_ledger import Claim, IngestLedger
+from kintsugi.db.ledger_entry import FileState, Tally, file_id
 from kintsugi.pipeline.failures import format_reason, is_gone, is_transient, stops_all_files
 from kintsugi.pipeline.ingest.dead_letters import DeadLetters, dead_letter
 from kintsugi.pipeline.ingest.file_manifest import FileIngestReport

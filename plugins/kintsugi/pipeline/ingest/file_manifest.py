@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import FileState, Tally, file_id
+from kintsugi.db.ledger_entry import FileState, Tally, file_id
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.sent_offsets import SentFile, SentOffsets, uncovered
+from kintsugi.db.sent_offsets import SentFile, SentOffsets, count_uncovered_offsets
 from kintsugi.db.stream_record import Loss, LossState, StreamRecord
 from kintsugi.pipeline.ingest.replay import Schedule, replay_files
 from kintsugi.pipeline.object_listing import S3Object, list_trade_files
@@ -30,7 +30,8 @@ from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
+    from kintsugi.db.ingest_ledger import IngestLedger
+    from kintsugi.db.ledger_entry import LedgerEntry
     from kintsugi.pipeline.ingest.file_manifest import FileIngestReport
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 
@@ -57,7 +58,7 @@ def affected_files(
     that no reconciliation has found stored.
     """
     files = {(file.key, file.etag) for file in sent if file.needs_replay}
-    unknown = uncovered((loss.first, loss.end), sent)
+    unknown = count_uncovered_offsets((loss.first, loss.end), sent)
     if unknown:
         files |= {(entry.key, entry.etag) for entry in without_offsets}
     return AffectedFiles(

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from kintsugi.db.ingest_ledger import FileState, IngestLedger, LedgerEntry
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState, LedgerEntry
 from kintsugi.pipeline.object_listing import S3Object
 from kintsugi.pipeline.schema import TRADE_DAYS
 from kintsugi.pipeline.stream_lag import read_lag

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import FileState, IngestLedger, file_id
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState, file_id
 from kintsugi.pipeline.ingest.file_ingest import IDENTITIES
 from kintsugi.pipeline.object_listing import PREFIX, list_objects, list_trade_files
 from kintsugi.pipeline.reconcile import derived_tables_audit, topic_identities

@@ -90,9 +90,7 @@ PACKAGED = (
     "core/user_bucket.py",
     "core/user_connections.py",
     "db/__init__.py",
-    "db/advisory_locks.py",
-    "db/ingest_ledger.py",
-    "db/patience.py",
+    "db/ledger_entry.py",
 )
 """The modules outside the pipeline that modules of the pipeline import."""
 
