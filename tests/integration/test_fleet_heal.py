@@ -181,7 +181,7 @@ def attack_on(
             str(java_home() / "bin" / "java"),
             *cassandra_modules(),
             "-cp",
-            f"{settings.artifacts / 'cassandra'}/*",
+            f"{settings.jars('cassandra')}/*",
         ]
         return strangers.use_jmx(java)
     assert port.address == node.address, f"unknown open port {port}"
