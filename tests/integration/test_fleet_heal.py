@@ -10,36 +10,27 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 from uuid import UUID
 
-import psutil
 import pytest
 
 from kintsugi.controlplane.postgres import Postgres
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.settings import (
-    CASSANDRA_JMX_SECRET,
-    SPARK_RPC_SECRET,
-    SPARK_UI_SECRET,
-    Settings,
-    cassandra_jmx_port,
-)
+from kintsugi.core.settings import SPARK_UI_SECRET, Settings
 from kintsugi.core.spark_security import sign_token
 from kintsugi.db.store import Store
 from kintsugi.environments.local import node as nodes
 from kintsugi.environments.local.node_identity import kafka_cluster_id
 from kintsugi.environments.local.node_process import read_record
 from kintsugi.infra.ansible import Ansible
-from kintsugi.infra.class_data_sharing import cassandra_modules, java_home
 from kintsugi.infra.terraform import Terraform
 from kintsugi.operations import readiness
 from kintsugi.operations.cassandra_repair import repair_tonight
@@ -48,7 +39,6 @@ from kintsugi.operations.kafka_voters import rejoin_voter
 from kintsugi.recovery.plan_policy import changes
 from kintsugi.wire.kafka_quorum import QuorumDescription, find_leader
 from tests.installations import installation, open_directory
-from tests.integration import strangers
 
 ROWS, MISSED = 2000, 50
 
@@ -153,90 +143,6 @@ def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
         workers = json.load(answer)["workers"]
     expected = {node.address for node in standing.fleet.of(Role.SPARK_WORKER)}
     assert {worker["host"] for worker in workers if worker["state"] == "ALIVE"} == expected
-
-
-LEFT_OPEN = {
-    # Authentication of Kafka and Cassandra is still to come: docs/security.md.
-    (Role.KAFKA, 9092), (Role.KAFKA, 9093), (Role.CASSANDRA, 9042), (Role.CASSANDRA, 7000),
-}  # fmt: skip
-
-
-def open_ports(settings: Settings) -> set[strangers.OpenPort]:
-    """Every port on which a process of the fleet's nodes listens, found by the sockets."""
-    owner = {pid: node.name for node in settings.fleet for pid in nodes.processes(settings, node.name)}
-    return {
-        strangers.OpenPort(owner[found.pid], found.laddr.ip.removeprefix("::ffff:"), found.laddr.port)
-        for found in psutil.net_connections("tcp")
-        if found.status == psutil.CONN_LISTEN and found.pid in owner
-    }
-
-
-def attack_on(
-    settings: Settings, port: strangers.OpenPort
-) -> Callable[[strangers.OpenPort, Path], None] | None:
-    """Choose the attack; None for a port that is known to be open. Raises AssertionError for an unknown port."""
-    node = settings.fleet.node(port.node)
-    if node.role is Role.CASSANDRA and port.number == cassandra_jmx_port(node):
-        java = [
-            str(java_home() / "bin" / "java"),
-            *cassandra_modules(),
-            "-cp",
-            f"{settings.jars('cassandra')}/*",
-        ]
-        return strangers.use_jmx(java)
-    assert port.address == node.address, f"unknown open port {port}"
-    if (node.role, port.number) in LEFT_OPEN:
-        return None
-    if port.number == node.ssh_port:
-        return strangers.log_in
-    if (node.role, port.number) in ((Role.SPARK_MASTER, 8080), (Role.SPARK_WORKER, 8081)):
-        return strangers.open_page
-    if (node.role, port.number) == (Role.SPARK_MASTER, 7077):
-        return strangers.submit_application
-    assert node.role is Role.SPARK_WORKER, f"unknown open port {port}"
-    return strangers.call_spark
-
-
-def test_no_port_lets_a_stranger_in(standing: Settings, tmp_path: Path) -> None:
-    ports = open_ports(standing)
-    attacks = {port: attack_on(standing, port) for port in ports}
-    assert {port.node for port in ports} == {node.name for node in standing.fleet}
-    for port, attack in attacks.items():
-        if attack is not None:
-            attack(port, tmp_path)
-
-
-def test_secrets_are_in_no_argument_environment_log_or_ansible_artifact(standing: Settings) -> None:
-    secrets = strangers.secret_values(standing)
-    assert {SPARK_RPC_SECRET, SPARK_UI_SECRET, CASSANDRA_JMX_SECRET} <= secrets.keys()
-    places = [
-        Path(f"/proc/{pid}") / part
-        for node in standing.fleet
-        for pid in nodes.processes(standing, node.name)
-        for part in ("cmdline", "environ")
-    ]
-    places += [path for path in (standing.control / "ansible").rglob("*") if path.is_file()]
-    places += [path for node in standing.fleet for path in (standing.node_root(node.name) / "log").iterdir()]
-    shown = {
-        (name, str(place))
-        for place in places
-        for name, value in secrets.items()
-        if value.encode() in place.read_bytes()
-    }
-    assert shown == set()
-
-
-def test_a_file_with_a_secret_is_its_owners_alone(standing: Settings) -> None:
-    secrets = strangers.secret_values(standing)
-    open_files = {
-        str(path)
-        for node in standing.fleet
-        for path in (standing.node_root(node.name) / "etc").rglob("*")
-        if path.is_file() and path.stat().st_mode & 0o077
-    }
-    assert {
-        path for path in open_files for value in secrets.values() if value in Path(path).read_text()
-    } == set()
 
 
 def quorum_of(fleet: Fleet) -> QuorumDescription:
