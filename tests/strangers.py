@@ -95,9 +95,9 @@ def _attack_on_control_plane(settings: Settings, port: OpenPort) -> Attack | Non
 def open_airflow(port: OpenPort, scratch: Path) -> None:
     """Read Airflow's API and Pipeline Health, act by them, and call the webhook, without signing in."""
     for method, path in (
-        ("GET", "/api/v2/dags"), ("POST", "/api/v2/dags/recover_node/dagRuns"), ("GET", "/kintsugi/"),
-        ("GET", "/kintsugi/incidents"), ("GET", "/kintsugi/docs"), ("POST", "/kintsugi/deeds/recover"),
-        ("POST", "/honeycomb/trigger"),
+        ("GET", "/api/v2/dags"), ("POST", "/api/v2/dags/recover_node/dagRuns"), ("GET", "/pipeline-health/"),
+        ("GET", "/pipeline-health/incidents"), ("GET", "/pipeline-health/docs"),
+        ("POST", "/pipeline-health/deeds/recover"), ("POST", "/honeycomb/trigger"),
     ):  # fmt: skip
         status = _http_status(port, method, path)
         assert status in (302, 303, 307, 401, 403, 404), f"{port}: {method} {path} is answered with {status}"

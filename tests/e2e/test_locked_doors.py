@@ -49,7 +49,7 @@ def test_no_process_of_a_node_shows_a_secret(settings: Settings) -> None:
 
 
 def test_no_file_shows_a_secret_but_those_that_must(settings: Settings) -> None:
-    """Among them: logs, S3 with journals, the database with Terraform's state and XCom, Ansible's runs, Airflow's logs."""
+    """Among them are all logs, S3 with the journals, and the database with Terraform's state and XCom."""
     holders = {path for pattern in HOLDERS for path in settings.state.glob(pattern)}
     shown = {
         (str(path.relative_to(settings.state)), name)

@@ -53,3 +53,8 @@ def sign_token(key: bytes) -> str:
 
 def _encode(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+if __name__ == "__main__":
+    for _name, _value in spark_page_headers().items():
+        print(f"{_name}: {_value}")
