@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from tests.e2e.conftest import Command
 
 # Files of the installation that hold a secret by design; each is its owner's alone.
 HOLDERS = (
-    "secrets/*", "control/environment", "control/watchdog.environment", "control/airflow/passwords.json",
-    "control/spark/conf/spark-defaults.conf", "control/s3proxy/*",
+    "secrets/*", "control/airflow.env", "control/watchdog.env", "control/airflow/passwords.json",
+    "control/spark/conf/spark-defaults.conf", "control/s3/s3proxy.properties",
     "nodes/*/etc/spark/spark-defaults.conf", "nodes/*/etc/cassandra/jmx.password",
 )  # fmt: skip
 # Spark hands its secret to an executor in this variable, whatever is configured.
@@ -34,7 +35,8 @@ def test_no_port_lets_a_stranger_in(settings: Settings, tmp_path: Path) -> None:
     assert {port.node for port in ports} == {node.name for node in settings.fleet} | {strangers.CONTROL_PLANE}
     for port, attack in attacks.items():
         if attack is not None:
-            attack(port, tmp_path)
+            with suppress(ConnectionRefusedError):  # a port of one Spark task, closed by now
+                attack(port, tmp_path)
 
 
 def test_no_process_of_a_node_shows_a_secret(settings: Settings) -> None:
