@@ -29,6 +29,8 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import REPOSITORY, Node
 from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import Settings, load_settings
+from kintsugi.environments import node_files
+from kintsugi.environments.local.node import INIT_LOG
 from kintsugi.probes.observe import SERVICES
 from kintsugi.probes.peers import ask_peers
 from kintsugi.probes.protocols import probe_node
@@ -121,20 +123,19 @@ class Recorder:
             end = end_of(self._init_log(seen.node.name, log_size), SERVICES[seen.node.role])
         self._write({**death.to_json(), "end": end})
 
-    def _log_path(self, name: str) -> Path:
-        return self.settings.node_root(name) / "log" / "init.log"
-
     def _log_size(self, name: str) -> int:
         try:
-            return self._log_path(name).stat().st_size
-        except OSError:
+            return node_files.file_size(self.settings.node_root(name), INIT_LOG)
+        except (OSError, node_files.NodeFileRefused):
             return 0
 
     def _init_log(self, name: str, offset: int) -> str:
         """What the node's init has logged since its log was ``offset`` bytes long; empty when it can't be read."""
-        with suppress(OSError), self._log_path(name).open("rb") as file:
-            file.seek(offset if offset <= self._log_size(name) else 0)
-            return file.read().decode(errors="replace")
+        begin = offset if offset <= self._log_size(name) else 0
+        with suppress(OSError, node_files.NodeFileRefused):
+            return node_files.read_from(self.settings.node_root(name), INIT_LOG, begin).decode(
+                errors="replace"
+            )
         return ""
 
     async def _ask(self, seen: _Seen) -> None:

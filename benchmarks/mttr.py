@@ -314,10 +314,11 @@ def data(context: Context) -> dict[str, Any]:
 def bytes_below(directory: Path) -> int:
     """Bytes that the files below ``directory`` take on the disk, a file of several names once; 0 when it is gone."""
     taken: dict[int, int] = {}
-    for folder, _, names in os.walk(directory):
+    # By descriptors, because a node may exchange a directory for a link meanwhile.
+    for _, _, names, folder in os.fwalk(directory) if directory.is_dir() else ():
         for name in names:
             try:
-                status = Path(folder, name).lstat()
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:  # a service deletes files at any time
                 continue
             taken[status.st_ino] = status.st_blocks * 512

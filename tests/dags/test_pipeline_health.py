@@ -85,6 +85,29 @@ def test_it_has_no_documentation_of_its_own(page: Page, path: str) -> None:
     assert page("anna").get(f"/pipeline-health/{path}").status_code == 404
 
 
+def documentation(application: Any, prefix: str = "") -> set[str]:
+    """The paths below which an application and those mounted in it would answer documentation."""
+    found = {prefix} if getattr(application, "openapi", None) else set()
+    for route in getattr(application, "routes", ()):
+        if inner := getattr(route, "app", None):
+            found |= (
+                documentation(inner, prefix + getattr(route, "path", ""))
+                if hasattr(inner, "routes")
+                else set()
+            )
+    return found
+
+
+def test_no_application_of_the_api_server_shows_its_documentation(page: Page, airflow: Any) -> None:
+    below = documentation(airflow)
+    assert {"", "/auth", "/execution"} <= below
+    for prefix in below:
+        for name in ("docs", "redoc", "openapi.json", "docs/", "docs/oauth2-redirect", "changelog"):
+            for user in (None, "anna"):
+                assert page(user).get(f"{prefix}/{name}").status_code == 404, f"{prefix}/{name}"
+    assert page("anna").get("/api/v2/dags").status_code == 200
+
+
 def test_a_viewer_looks_but_cannot_act(page: Page) -> None:
     viewer = page("vera")
     assert viewer.get("/pipeline-health/").status_code == 200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kintsugi.controlplane.log_collector import LogCollector
+from kintsugi.controlplane.log_collector import MESSAGE_BYTES, OTHER, UNKNOWN, LogCollector
 from kintsugi.core.processes import listener, wait_until
 from tests.installations import installation
 
@@ -20,8 +19,13 @@ Send = Callable[[str], None]
 
 
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[LogCollector]:
-    collector = dataclasses.replace(LogCollector.of(installation(tmp_path, "127.37")), max_bytes=20_000)
+def collector(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LogCollector]:
+    """A running collector; its parameter: whether nodes send from their own addresses."""
+    settings = installation(tmp_path, "127.37")
+    collector = dataclasses.replace(LogCollector.of(settings), max_bytes=20_000)
+    if getattr(request, "param", False):
+        senders = {node.name: node.address for node in settings.fleet}
+        collector = dataclasses.replace(collector, senders=senders)
     collector.prepare()
     process = subprocess.Popen(collector.program().command)
     try:
@@ -58,18 +62,66 @@ def test_log_that_never_ends_takes_bounded_space_and_keeps_the_newest(
 
 def _held(folder: Path) -> Iterator[str]:
     """What each file of the folder holds; one may be moved while we look (a full one becomes `<service>.log.1`)."""
-    for path in list(folder.glob("*")):
+    for path in [path for path in folder.glob("*") if not path.is_dir()]:
         with contextlib.suppress(FileNotFoundError):
             yield path.read_text()
 
 
-def test_name_from_the_network_stays_inside(collector: LogCollector, send: Send, tmp_path: Path) -> None:
+def test_a_name_from_the_network_becomes_no_path(collector: LogCollector, send: Send, tmp_path: Path) -> None:
     send("../../evil ../../../x - - - out of here")
+    send("stranger kafka - - - who is this")
+    send("KAFKA-1 kafka - - - shouted")
+    send("kafka-1 ../../../x - - - out of there")
     send("kafka-1 kafka - - - done")
-    assert wait_until(lambda: (collector.logs / "kafka-1/kafka.log").exists(), 10)
-    written = [Path(folder) / name for folder, _, names in os.walk(tmp_path) for name in names]
-    [evil] = [path for path in written if "evil" in str(path)]
-    assert evil.is_relative_to(collector.logs)
+    known = collector.logs / "kafka-1"
+    assert wait_until((known / "kafka.log").exists, 10)
+    assert wait_until(lambda: "out of there" in _text(known / OTHER), 10)
+    assert wait_until(lambda: "shouted" in _text(collector.logs / UNKNOWN), 10)
+    assert "stranger kafka: who is this" in _text(collector.logs / UNKNOWN)
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    logs = str(collector.logs.relative_to(tmp_path))
+    own = {f"{logs}/kafka-1/kafka.log", f"{logs}/kafka-1/{OTHER}", f"{logs}/{UNKNOWN}"}
+    assert {path for path in written if path.startswith(logs)} == own
+    assert not [path for path in written if "evil" in path or path.endswith("x.log")]
+
+
+def test_all_that_strangers_send_takes_bounded_space(collector: LogCollector, send: Send) -> None:
+    for number in range(4_000):
+        send(f"stranger-{number} kafka - - - line {number} with some words to fill it")
+        send(f"kafka-1 service-{number} - - - line {number} with some words to fill it")
+    assert wait_until(lambda: "line 3999 " in "".join(_held(collector.logs / "kafka-1")), 60)
+    assert wait_until(lambda: "line 3999 " in "".join(_held(collector.logs)), 60)
+    files = [path for path in collector.logs.rglob("*") if path.is_file()]
+    assert {path.name for path in files} <= {OTHER, f"{OTHER}.1", UNKNOWN, f"{UNKNOWN}.1"}
+    assert len(files) <= 2 * collector.most_files
+    assert sum(path.stat().st_size for path in files) < 4 * (collector.max_bytes + 2 * MESSAGE_BYTES)
+
+
+@pytest.mark.parametrize("collector", [True], indirect=True)
+def test_a_name_counts_only_from_the_address_of_its_node(collector: LogCollector) -> None:
+    own = str(collector.senders["kafka-1"])
+    for source in ("127.37.99.99", own):
+        with socket.create_connection(
+            (collector.address, collector.port), source_address=(source, 0)
+        ) as sender:
+            sender.sendall(f"<14>1 2026-01-01T00:00:00Z kafka-1 kafka - - - from {source}\n".encode())
+    log = collector.logs / "kafka-1/kafka.log"
+    assert wait_until(lambda: f"from {own}" in _text(log), 10)
+    assert wait_until(lambda: "127.37.99.99 kafka-1 kafka: from" in _text(collector.logs / UNKNOWN), 10)
+    assert "99.99" not in _text(log)
+
+
+def test_in_docker_each_node_sends_from_its_own_address(tmp_path: Path) -> None:
+    settings = installation(tmp_path, "127.37")
+    assert set(LogCollector.of(settings).senders.values()) == {None}
+    settings.fleet_file.write_text(
+        settings.fleet_file.read_text().replace("environment: local", "environment: docker")
+    )
+    assert LogCollector.of(settings).senders["kafka-2"] == "127.37.1.2"
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_no_file_with_its_number_keeps_the_next_one_from_starting(collector: LogCollector) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,9 @@ import yaml
 
 from kintsugi.core.errors import FleetError
 
+NODE_NAME = re.compile(r"(?=.{3,48}\Z)[a-z][a-z0-9-]*-[0-9]+\Z", re.ASCII)
+"""A node's name becomes a part of paths, DAG ids, container names and certificates. Terraform checks it too."""
+_WORD = re.compile(r"[a-z][a-z0-9_-]{0,40}\Z", re.ASCII)
 REPOSITORY = Path(__file__).resolve().parents[3]
 WATCH = "watch_"  # the ids of the watch DAGs begin with this
 
@@ -120,18 +124,8 @@ def load_fleet(path: Path | None = None) -> Fleet:
 def _parse(document: Mapping[str, Any]) -> Fleet:
     nodes: dict[str, Node] = {}
     addresses: dict[str, str] = {}
-    for entry in document["nodes"]:
-        node = Node(
-            name=str(entry["name"]),
-            role=Role(entry["role"]),
-            address=str(ipaddress.ip_address(entry["address"])),
-            ssh_port=int(entry.get("ssh_port", document["ssh_port"])),
-            protected=entry.get("protected", False),
-        )
-        if not isinstance(node.protected, bool):
-            raise FleetError(f"protected of {node.name} must be true or false, not {node.protected!r}")
-        if not node.name.rpartition("-")[2].isdigit():
-            raise FleetError(f"node {node.name!r} must end in a number, as in kafka-1")
+    for number, entry in enumerate(document["nodes"], start=1):
+        node = _parse_node(entry, f"node {number}", document["ssh_port"])
         if node.name in nodes:
             raise FleetError(f"two nodes are called {node.name!r}")
         if node.address in addresses:
@@ -139,8 +133,64 @@ def _parse(document: Mapping[str, Any]) -> Fleet:
         nodes[node.name] = node
         addresses[node.address] = node.name
     return Fleet(
-        name=str(document["name"]),
-        environment=str(document["environment"]),
-        control_plane=ControlPlaneEndpoints(**document["control_plane"]),
+        name=_word(document["name"], "name"),
+        environment=_word(document["environment"], "environment"),
+        control_plane=_parse_control_plane(document["control_plane"]),
         nodes=nodes,
     )
+
+
+def _parse_node(entry: Mapping[str, Any], place: str, ssh_port: Any) -> Node:
+    name = entry["name"]
+    if not isinstance(name, str) or not NODE_NAME.match(name):
+        raise FleetError(
+            f"{place}: a name has 3 to 48 lower-case letters, digits and dashes, begins with a letter and must end in "
+            f"a number, as in kafka-1, not {_shown(name)}"
+        )
+    if entry["role"] not in set(Role):
+        raise FleetError(
+            f"{place}, {name}: role must be one of {', '.join(Role)}, not {_shown(entry['role'])}"
+        )
+    protected = entry.get("protected", False)
+    if not isinstance(protected, bool):
+        raise FleetError(f"{place}: protected of {name} must be true or false, not {_shown(protected)}")
+    return Node(
+        name=name,
+        role=Role(entry["role"]),
+        address=_address(entry["address"], f"{place}, {name}: address"),
+        ssh_port=_port(entry.get("ssh_port", ssh_port), f"{place}, {name}: ssh_port"),
+        protected=protected,
+    )
+
+
+def _parse_control_plane(entry: Mapping[str, Any]) -> ControlPlaneEndpoints:
+    ports = {key: _port(value, f"control_plane: {key}") for key, value in entry.items() if key != "address"}
+    return ControlPlaneEndpoints(address=_address(entry["address"], "control_plane: address"), **ports)
+
+
+def _word(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not _WORD.match(value):
+        raise FleetError(
+            f"{place} has 1 to 41 lower-case letters, digits, dashes and underscores, and begins with a letter: "
+            f"not {_shown(value)}"
+        )
+    return value
+
+
+def _address(value: Any, place: str) -> str:
+    try:
+        # Text only: a number is an address too for the library.
+        return str(ipaddress.IPv4Address(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise FleetError(f"{place} must be an IPv4 address, as in 10.0.0.7, not {_shown(value)}") from None
+
+
+def _port(value: Any, place: str) -> int:
+    if type(value) is not int or not 0 < value < 2**16:
+        raise FleetError(f"{place} must be a number from 1 to 65535, not {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value of the file in one short line."""
+    return repr(value)[:80]

@@ -9,11 +9,15 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
+import shlex
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import REPOSITORY, Fleet, Node, fleet_path, load_fleet
 
 KAFKA_PORT = 9092
@@ -33,6 +37,10 @@ KEYSPACE = "trades"
 TOPIC = "trades"
 DEAD_LETTER_TOPIC = "trades.dead-letter"
 CONSUMER_GROUP = "stream_trades"
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\"'\\]")
+"""What ends a line or a quoted word in a configuration file. sshd, supervisord and rsyslog read such files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +102,16 @@ class Settings:
         """Working directory of the control plane: Postgres, S3, Airflow, logs."""
         return self.state / "control"
 
+    def make_state(self) -> None:
+        """Make the state directory, whatever the umask: only its owner writes there, and others may pass."""
+        self.state.mkdir(mode=0o755, parents=True, exist_ok=True)
+
     def secret(self, name: str) -> str:
         """Return the secret called ``name``, created at first use (32 random bytes, hex), mode 0600."""
         path = self.secrets / name
         if not path.exists():
-            self.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.make_state()
+            self.secrets.mkdir(mode=0o700, exist_ok=True)
             fresh = path.with_name(f".{name}.{secrets.token_hex(4)}")
             fresh.touch(mode=0o600)
             fresh.write_text(secrets.token_hex(32))
@@ -127,7 +140,46 @@ def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     Without it, a user's proxy or package index would be known neither to Airflow nor to a node.
     """
     names = environment.get("KINTSUGI_INHERIT", "").split(",")
-    return {name: environment[name] for name in names if name in environment}
+    found = {name: environment[name] for name in names if name in environment}
+    for name, value in found.items():
+        if not _VARIABLE.match(name) or _UNWRITABLE.search(value):
+            raise PreflightError(
+                f"KINTSUGI_INHERIT names {name!r}: its name or value has a line break, a quotation mark, a backslash "
+                "or another character that would change a node's configuration. Change it, or name it no longer"
+            )
+    return found
+
+
+def _check_path(name: str, path: Path) -> None:
+    """Refuse a path that would become more than a path in the configuration files that contain it."""
+    if _UNWRITABLE.search(str(path)) or set(str(path)) & set("%;${}`"):
+        raise PreflightError(
+            f"{name} is {str(path)!r}: a line break, a quotation mark or one of \\ % ; $ {{ }} ` would change "
+            "configuration files. Choose another path"
+        )
+
+
+def _check_owner(path: Path) -> None:
+    """Refuse a state directory in which another user can put or exchange files: our secrets lie in it."""
+    try:
+        # A link too: who owns it decides where it leads.
+        owners = {path.lstat().st_uid, path.stat().st_uid}
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    where, me = shlex.quote(str(path)), os.geteuid()
+    if not stat.S_ISDIR(mode):
+        raise PreflightError(f"KINTSUGI_STATE is {where}, which is not a directory: set it to another path")
+    if owners != {me}:
+        raise PreflightError(
+            f"KINTSUGI_STATE is {where}, which belongs to another user (uid {max(owners - {me})}, you are {me}): "
+            f"set it to a directory of yours, or run `chown {me} {where}` if nobody else has written into it"
+        )
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PreflightError(
+            f"KINTSUGI_STATE is {where}, into which other users may write: run `chmod go-w {where}` if nobody else has "
+            "written into it, or set it to another path"
+        )
 
 
 def load_settings() -> Settings:
@@ -136,8 +188,13 @@ def load_settings() -> Settings:
     home = Path.home()
     state = Path("/var/lib/kintsugi") if root else home / ".local/state/kintsugi"
     cache = Path("/var/cache/kintsugi") if root else home / ".cache/kintsugi"
-    return Settings(
+    found = Settings(
         state=Path(os.environ.get("KINTSUGI_STATE") or state),
         cache=Path(os.environ.get("KINTSUGI_CACHE") or cache),
         fleet_file=fleet_path(),
     )
+    _check_path("KINTSUGI_STATE", found.state)
+    _check_path("KINTSUGI_CACHE", found.cache)
+    _check_path("KINTSUGI_FLEET", found.fleet_file)
+    _check_owner(found.state)
+    return found

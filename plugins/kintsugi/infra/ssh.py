@@ -11,13 +11,17 @@ import os
 import pwd
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node
 from kintsugi.core.settings import Settings
+
+OUTPUT_BYTES = 16 * 2**20  # of one command on a node, on each of its two streams
 
 
 def key_directory(settings: Settings) -> Path:
@@ -87,17 +91,57 @@ def run_over_ssh(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``argv`` on ``node`` and return what it gave, whatever its exit code.
 
-    ssh's own code 255 means that no connection came about. Raises StepFailed after ``timeout`` seconds.
+    ssh's own code 255 means that no connection came about. Raises StepFailed after ``timeout`` seconds, and when the
+    node sends more than OUTPUT_BYTES: it might never end.
     """
     command = ssh_command(settings, node, argv)
     try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        return _run_bounded(command, timeout)
     except subprocess.TimeoutExpired as error:
         raise StepFailed(
             f"{node.name}: {argv[0]} over SSH gave no answer in {timeout:.0f} s; is the node hung?"
         ) from error
+    except _TooMuchOutput as error:
+        raise StepFailed(
+            f"{node.name}: {argv[0]} over SSH sent more than {OUTPUT_BYTES >> 20} MiB and was ended; look at the node"
+        ) from error
+
+
+class _TooMuchOutput(Exception):
+    """A command has written more than OUTPUT_BYTES."""
+
+
+def _run_bounded(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    streams: tuple[bytearray, bytearray] = bytearray(), bytearray()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+
+        def collect(pipe: IO[bytes], into: bytearray) -> None:
+            while len(into) <= OUTPUT_BYTES and (chunk := os.read(pipe.fileno(), 1 << 16)):
+                into.extend(chunk)
+            if len(into) > OUTPUT_BYTES:
+                process.kill()
+
+        pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
+        readers = [
+            threading.Thread(target=collect, args=pair, daemon=True)
+            for pair in zip(pipes, streams, strict=True)
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            for reader in readers:
+                reader.join()
+    if any(len(stream) > OUTPUT_BYTES for stream in streams):
+        raise _TooMuchOutput
+    out, err = (stream.decode(errors="replace") for stream in streams)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 @contextmanager

@@ -203,4 +203,6 @@ def _quote(word: str) -> str:
     # supervisord splits as a shell would, and reads % as the start of an expansion and ; as a comment.
     import shlex
 
+    if not word.isprintable():
+        raise PreflightError(f"the command of a program has a line break or a control character: {word!r}")
     return shlex.quote(word).replace("%", "%%")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kintsugi.core.incident import Incident
 from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.operations.archived_logs import last_lines
 from kintsugi.operations.context import Context
 from kintsugi.operations.spool import spool
 from kintsugi.recovery.plan_policy import changes
 
 LOG_LINES = 12  # of each service
+READ_BYTES = 32 * 1024 * 1024  # of one object
 LINE_WIDTH = 300  # a JVM's command line is very long
 
 
@@ -45,10 +46,9 @@ class IncidentFiles:
         for key in self._keys(f"{self._prefix}logs/"):
             body = self._read(key)
             if body:
-                lines = gzip.decompress(body).decode(errors="replace").splitlines()[-LOG_LINES:]
                 # sshd ends its lines with a carriage return, which syslog writes as #015.
                 tails[key.rsplit("/", 1)[-1].removesuffix(".log.gz")] = [
-                    line.removesuffix("#015")[:LINE_WIDTH] for line in lines
+                    line.removesuffix("#015")[:LINE_WIDTH] for line in last_lines(body, LOG_LINES)
                 ]
         return tails
 
@@ -68,9 +68,10 @@ class IncidentFiles:
 
         waiting = spool(self._settings) / key
         if waiting.is_file():
-            return waiting.read_bytes()
+            with waiting.open("rb") as file:
+                return file.read(READ_BYTES)
         try:
-            body: bytes = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+            body: bytes = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read(READ_BYTES)
         except (BotoCoreError, ClientError):
             return None
         return body

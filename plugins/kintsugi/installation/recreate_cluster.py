@@ -26,6 +26,7 @@ from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
 from kintsugi.core.fleet import Node, Role, watch_of
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.environments import node_files
 from kintsugi.installation.progress import Progress
 from kintsugi.operations import manual_mode
 from kintsugi.operations.context import Context
@@ -97,10 +98,12 @@ def holds_data(settings: Settings, node: Node) -> bool:
 
     A disk that is only formatted, and waits for a cluster that is gone, has neither.
     """
-    data = settings.node_volume(node.name) / "data"
+    volume = settings.node_volume(node.name)
     if node.role is Role.CASSANDRA:
-        return (data / "cassandra" / "joined").exists()
-    return any(log.stat().st_size for log in data.glob("kafka/__cluster_metadata-0/*.log"))
+        return node_files.is_there(volume, "data/cassandra/joined")
+    folder = "data/kafka/__cluster_metadata-0"
+    logs = [name for name in node_files.names_in(volume, folder) if name.endswith(".log")]
+    return any(node_files.file_size(volume, f"{folder}/{name}") for name in logs)
 
 
 def note(settings: Settings, role: Role) -> Path:

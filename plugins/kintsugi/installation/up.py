@@ -189,7 +189,7 @@ def _remove_state(settings: Settings) -> None:
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Hold the installation's lock; KintsugiError when another command has it."""
-    settings.state.mkdir(parents=True, exist_ok=True, mode=0o755)
+    settings.make_state()
     path = settings.state / "lock"
     with path.open("a+") as file:
         try:

@@ -14,9 +14,10 @@ import os
 import shutil
 import tarfile
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import FleetError, KintsugiError
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from kintsugi.operations.context import Context
 
 MANIFEST = "MANIFEST"
+# Far above what a release holds (about 500 files and 4 MiB): what is larger was not made by `pack_release`.
+MAX_PACKED = 16 * 2**20
+MAX_PLAIN = 64 * 2**20
+MAX_FILES = 5000
 _EPOCH = 0  # the time of every file in the archive, so that the same release gives the same bytes
 
 log = logging.getLogger(__name__)
@@ -155,7 +160,7 @@ def _fetch(settings: Settings, release: Release, s3: Any) -> Release:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        body = s3.get_object(Bucket=BUCKET, Key=key(release.digest))["Body"].read()
+        body = s3.get_object(Bucket=BUCKET, Key=key(release.digest))["Body"].read(MAX_PACKED + 1)
     except (BotoCoreError, ClientError) as error:
         raise FleetError(
             f"release {release.short} is neither at {release.directory} nor in S3 at {key(release.digest)} ({error})"
@@ -194,20 +199,52 @@ def pack_release(release: Release) -> bytes:
 
 
 def unpack_release(body: bytes) -> dict[str, bytes]:
-    """Return the files of an archive by path. Raises FleetError for anything but plain files below the root."""
-    files = {}
+    """Return the files of an archive by path.
+
+    Raises FleetError for anything but plain files below the root, each once, and for more than MAX_PACKED bytes,
+    MAX_PLAIN bytes after decompression, or MAX_FILES files.
+    """
+    files: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(body), mode="r:gz") as archive:
+        with tarfile.open(fileobj=io.BytesIO(_inflate_archive(body)), mode="r:") as archive:
             for entry in archive:
-                handle = archive.extractfile(entry)
-                if handle is None or entry.name.startswith("/") or ".." in Path(entry.name).parts:
+                handle = archive.extractfile(entry) if _is_plain_file(entry) else None
+                if handle is None or entry.name in files:
                     raise FleetError(
-                        f"the archive of a release holds {entry.name!r}, which is not a plain file below its root"
+                        f"the archive of a release holds {entry.name[:200]!r}, which is not a plain file below its "
+                        "root, or is there twice; the object was altered"
+                    )
+                if len(files) == MAX_FILES:
+                    raise FleetError(
+                        f"the archive of a release has more than {MAX_FILES} files; the object was altered"
                     )
                 files[entry.name] = handle.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise FleetError(f"the archive of a release can't be read: {error}") from error
     return files
+
+
+def _inflate_archive(body: bytes) -> bytes:
+    engine = zlib.decompressobj(wbits=31)
+    try:
+        plain = engine.decompress(body[: MAX_PACKED + 1], MAX_PLAIN)
+    except zlib.error as error:
+        raise FleetError(f"the archive of a release can't be read: {error}") from error
+    if len(body) > MAX_PACKED or engine.unconsumed_tail:
+        raise FleetError(
+            f"the archive of a release has more than {MAX_PACKED >> 20} MiB, or more than {MAX_PLAIN >> 20} MiB "
+            "when it is unpacked; the object was altered"
+        )
+    if not engine.eof or engine.unused_data:
+        raise FleetError("the archive of a release can't be read: it is cut short, or something follows it")
+    return plain
+
+
+def _is_plain_file(entry: tarfile.TarInfo) -> bool:
+    """Whether the entry has its own bytes (a link has another's, a sparse file has more than there are) and a path."""
+    path = PurePosixPath(entry.name)
+    below = not path.is_absolute() and ".." not in path.parts and str(path) == entry.name and path.name != ""
+    return entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not entry.issparse() and below
 
 
 def store_in_s3(context: Context, release: Release) -> None:

@@ -38,6 +38,8 @@ def parse_alert(body: bytes, fleet: Fleet) -> Alert:
         document = json.loads(body)
     except ValueError as error:
         raise InputError(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError("the body is JSON that is nested too deeply") from error
     if not isinstance(document, dict):
         raise InputError("the body must be a JSON object, as in Honeycomb's default trigger template")
     status = document.get("status")
@@ -45,10 +47,10 @@ def parse_alert(body: bytes, fleet: Fleet) -> Alert:
         raise InputError("the body has no `status`; send the payload of a trigger, not of a burn alert")
     named = _named(document)
     return Alert(
-        name=str(document.get("name") or "a trigger"),
+        name=_text(document.get("name"), 200) or "a trigger",
         firing=status.upper() == TRIGGERED,
         test=document.get("is_test") is True,
-        summary=str(document.get("summary") or document.get("description") or "")[:500],
+        summary=_text(document.get("summary"), 500) or _text(document.get("description"), 500),
         nodes=tuple(name for name in named if name in fleet.nodes),
         unknown=tuple(name for name in named if name not in fleet.nodes),
     )
@@ -65,9 +67,16 @@ def _named(document: Mapping[str, Any]) -> list[str]:
         for column in COLUMNS:
             value = group.get(column)
             if isinstance(value, str) and value:
-                named[value] = None
+                named[_text(value, 100)] = None
                 break
     return list(named)
+
+
+def _text(value: Any, length: int) -> str:
+    """A text of the payload in one line, without what no database and no response can hold; empty for all else."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(letter if letter.isprintable() else " " for letter in value[:length])
 
 
 def _columns(group: Any) -> dict[str, Any]:

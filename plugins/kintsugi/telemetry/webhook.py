@@ -6,13 +6,17 @@ put into the outbox under its delivery id. The watchdog starts ``recover_node`` 
 delivery id. A repeated delivery changes nothing.
 
 It needs no sign-in to Airflow, because Honeycomb has no user. The secret is the password of the connection
-``kintsugi_honeycomb_webhook``. Without that connection it answers 503 to every request.
+``kintsugi_honeycomb_webhook``. Without that connection it answers 503 to every request, and 403 if the secret is
+shorter than MIN_SECRET. Requests are counted: more than ACCEPTED_PER_MINUTE with the secret, or more than
+REFUSED_PER_MINUTE without it, get 429. A sender without the secret can't use up the requests of one that has it.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +40,10 @@ DELIVERY_HEADER = "X-Honeycomb-Webhook-Delivery-ID"
 MAX_BYTES = 1_000_000
 MAX_DELIVERY_ID = 100
 RETRY_AFTER_S = 5
+MIN_SECRET = 16  # characters
+ACCEPTED_PER_MINUTE = 60
+REFUSED_PER_MINUTE = 30
+SHOWN = 20  # unknown names in a response
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +57,23 @@ class WebhookReply:
 
 
 TOO_LARGE = WebhookReply(413, {"error": f"the body has more than {MAX_BYTES} bytes"})
+TOO_MANY = WebhookReply(429, {"error": "too many requests in the last minute; send it again later"})
+
+
+class RequestLimit:
+    """At most ``per_minute`` requests in any 60 s of the process's clock."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._newest: deque[float] = deque(maxlen=per_minute)
+
+    def allows(self) -> bool:
+        """Count a request; False, and it does not count, when there were too many."""
+        now = self._clock()
+        if len(self._newest) == self._newest.maxlen and now - self._newest[0] < 60:
+            return False
+        self._newest.append(now)
+        return True
 
 
 def recovery_run(delivery: str, node: str) -> str:
@@ -65,13 +90,15 @@ def decide_reply(
     known = ", ".join(fleet.nodes)
     if not alert.nodes:
         said = (
-            f"names no node of this fleet: {', '.join(alert.unknown)}" if alert.unknown else "names no node"
+            f"names no node of this fleet: {', '.join(alert.unknown[:SHOWN])}"
+            if alert.unknown
+            else "names no node"
         )
         return WebhookReply(
             422,
             {
                 "error": f"{alert.name} {said}; group the trigger by kintsugi.node. The nodes are: {known}",
-                "unknown": list(alert.unknown),
+                "unknown": list(alert.unknown[:SHOWN]),
             },
         )
     if alert.test:
@@ -85,7 +112,7 @@ def decide_reply(
         body = {"node": node, "run": run, "reason": f"{alert.name}: {alert.summary}"}
         (started if put(f"recovery/{delivery}/{node}", MessageKind.RECOVERY, body) else repeated).append(run)
     log.info("%s (delivery %s): started %s, repeated %s", alert.name, delivery, started, repeated)
-    result = {"runs": started, "repeated": repeated, "unknown": list(alert.unknown)}
+    result = {"runs": started, "repeated": repeated, "unknown": list(alert.unknown[:SHOWN])}
     return WebhookReply(202 if started else 200, result)
 
 
@@ -110,21 +137,33 @@ def create_app(
                 503, {"error": "the store does not answer; nothing was started. Send it again"}
             )
 
+    accepted, refused = RequestLimit(ACCEPTED_PER_MINUTE), RequestLimit(REFUSED_PER_MINUTE)
+
     async def trigger(request: Request) -> JSONResponse:
+        refusal = _refusal(secret(), request.headers.get(TOKEN_HEADER))
+        if refusal is not None:
+            answer = refusal if refused.allows() else TOO_MANY
+            return JSONResponse(answer.body, answer.status)
         delivery = request.headers.get(DELIVERY_HEADER, "")
-        answer = _refusal(secret(), request.headers.get(TOKEN_HEADER)) or _misnamed(delivery)
-        if answer is None:
-            body = await _body(request)
-            answer = TOO_LARGE if body is None else await run_in_threadpool(accept, delivery, body)
-            if answer.status == 503:
-                return JSONResponse(answer.body, 503, headers={"Retry-After": str(RETRY_AFTER_S)})
-        return JSONResponse(answer.body, answer.status)
+        answer = TOO_MANY if not accepted.allows() else await decide(request, delivery)
+        again = {"Retry-After": str(RETRY_AFTER_S)} if answer.status in (429, 503) else None
+        return JSONResponse(answer.body, answer.status, headers=again)
+
+    async def decide(request: Request, delivery: str) -> WebhookReply:
+        misnamed = _misnamed(delivery)
+        if misnamed is not None:
+            return misnamed
+        body = await _body(request)
+        return TOO_LARGE if body is None else await run_in_threadpool(accept, delivery, body)
 
     return Starlette(routes=[Route("/trigger", trigger, methods=["POST"])])
 
 
 async def _body(request: Request) -> bytes | None:
     """The body; None when it is larger than MAX_BYTES; then reading stops."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > MAX_BYTES:
+        return None
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -139,6 +178,9 @@ def _refusal(secret: str | None, token: str | None) -> WebhookReply | None:
             f"no webhook is configured here: define the connection {CONNECTION} with the secret as password"
         )
         return WebhookReply(503, {"error": said})
+    if len(secret) < MIN_SECRET:
+        said = f"the webhook is closed: the secret of {CONNECTION} has fewer than {MIN_SECRET} characters"
+        return WebhookReply(403, {"error": said})
     # Compared as bytes: compare_digest rejects text that is not ASCII.
     if not hmac.compare_digest((token or "").encode(), secret.encode()):
         return WebhookReply(401, {"error": f"the header {TOKEN_HEADER} is missing or wrong"})
@@ -147,7 +189,8 @@ def _refusal(secret: str | None, token: str | None) -> WebhookReply | None:
 
 def _misnamed(delivery: str) -> WebhookReply | None:
     """A refusal when the delivery id can't be part of a run id and of a key; None otherwise."""
-    if 0 < len(delivery) <= MAX_DELIVERY_ID and delivery.replace("-", "").replace("_", "").isalnum():
+    letters = delivery.replace("-", "").replace("_", "")
+    if 0 < len(delivery) <= MAX_DELIVERY_ID and letters.isascii() and letters.isalnum():
         return None
     said = f"the header {DELIVERY_HEADER} is missing or not a valid id; it identifies repeated deliveries"
     return WebhookReply(400, {"error": said})

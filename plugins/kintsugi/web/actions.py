@@ -7,6 +7,7 @@ records the name as ``triggering_user``. The page itself changes nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ ACTIONS = {
     "rebuild": "Rebuild: a new server with an empty disk; it gets its data from its peers",
 }
 MINUTES = {"30": "30 minutes", "120": "2 hours", "480": "8 hours", "0": "until someone resumes it"}
+_QUESTION = re.compile(r"([\w.-]+):([\w.:+~-]+):([\w.-]+):(-?[0-9]{1,6})\Z", re.ASCII)
 _NOTE = "Started from Pipeline Health."
 
 
@@ -82,11 +84,10 @@ def request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> 
 
 def approval(target: str) -> tuple[str, str, str, int]:
     """DAG, run, task and map index of an open question, from ``dag:run:task:map_index``; raises InputError."""
-    dag, _, rest = target.partition(":")
-    rest, _, index = rest.rpartition(":")
-    run, _, task = rest.rpartition(":")
-    if not (dag and run and task) or not index.lstrip("-").isdigit():
-        raise InputError(f"{target!r} does not name an open question (dag:run:task:map_index)")
+    found = _QUESTION.match(target)
+    if found is None:
+        raise InputError(f"{target[:200]!r} does not name an open question (dag:run:task:map_index)")
+    dag, run, task, index = found.groups()
     return dag, run, task, int(index)
 
 
@@ -196,17 +197,24 @@ def _decline(target: str) -> PageAction:
     return PageAction("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
 
 
+def _quoted(part: str) -> str:
+    """One part of a path. A client takes ``..`` for the part above, whatever is quoted."""
+    if part in ("", ".", ".."):
+        raise InputError(f"{part!r} is no id")
+    return quote(part, safe="")
+
+
 def _scope(scope: str) -> str:
     return "the whole fleet" if scope == FLEET else scope
 
 
 def _run(dag_id: str, conf: Mapping[str, Any]) -> Request:
     body = {"logical_date": None, "conf": dict(conf), "note": _NOTE}
-    return Request("POST", f"/dags/{quote(dag_id, safe='')}/dagRuns", body, dag_id)
+    return Request("POST", f"/dags/{_quoted(dag_id)}/dagRuns", body, dag_id)
 
 
 def _paused(dag_id: str, paused: bool) -> Request:
-    path = f"/dags/{quote(dag_id, safe='')}?update_mask=is_paused"
+    path = f"/dags/{_quoted(dag_id)}?update_mask=is_paused"
     return Request("PATCH", path, {"is_paused": paused}, dag_id, "dag")
 
 
@@ -219,7 +227,7 @@ def _watch_request(node: str) -> Request:
 
 def _respond(target: str, option: str) -> Request:
     dag, run, task, index = approval(target)
-    where = f"/dags/{quote(dag, safe='')}/dagRuns/{quote(run, safe='')}/taskInstances/{quote(task, safe='')}"
+    where = f"/dags/{_quoted(dag)}/dagRuns/{_quoted(run)}/taskInstances/{_quoted(task)}"
     body = {"chosen_options": [option], "params_input": {}}
     return Request("PATCH", f"{where}/{index}/hitlDetails", body, dag, "decision")
 

@@ -170,6 +170,7 @@ def _incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
 
     @app.get("/incidents/{incident_id}/logs/{name}", response_class=HTMLResponse)
     async def log_tail(incident_id: str, name: str) -> str:
+        await _incident(context, incident_id)
         text = await _from_s3(archive.log_tail, context.settings, incident_id, name)
         return pages.render("log.html", name=name, text=text)
 

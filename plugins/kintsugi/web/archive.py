@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 from kintsugi.core.connections import s3_client
 from kintsugi.core.settings import BUCKET, Settings
+from kintsugi.operations import archived_logs
 
 TAIL_LINES = 60
-_READ_BYTES = 32 * 1024 * 1024
+PLAN_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def read_archive(settings: Settings, incident: str) -> ArchivedFiles:
     keys = {item["Key"].removeprefix(prefix): item["Key"] for item in listed}
     plan = None
     if "plan.json" in keys:
-        plan = json.loads(s3.get_object(Bucket=BUCKET, Key=keys["plan.json"])["Body"].read())
+        plan = json.loads(s3.get_object(Bucket=BUCKET, Key=keys["plan.json"])["Body"].read(PLAN_BYTES))
     logs = {name.removeprefix("logs/"): key for name, key in keys.items() if name.startswith("logs/")}
     return ArchivedFiles(plan, logs)
 
@@ -37,11 +37,10 @@ def read_archive(settings: Settings, incident: str) -> ArchivedFiles:
 def log_tail(settings: Settings, incident: str, name: str) -> str:
     """The last lines of one archived log, ``name`` as in `ArchivedFiles.logs`; raises S3's errors."""
     key = f"incidents/{incident}/logs/{name}"
-    body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(_READ_BYTES)
+    body = s3_client(settings).get_object(Bucket=BUCKET, Key=key)["Body"].read(archived_logs.PACKED_BYTES)
     return last_lines(body)
 
 
 def last_lines(body: bytes) -> str:
     """The last lines of a gzipped log; a truncated log gives its readable part. Pure."""
-    text = zlib.decompressobj(wbits=31).decompress(body, _READ_BYTES).decode(errors="replace")
-    return "\n".join(text.splitlines()[-TAIL_LINES:])
+    return "\n".join(archived_logs.last_lines(body, TAIL_LINES))

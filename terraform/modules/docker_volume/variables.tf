@@ -6,6 +6,11 @@ variable "fleet" {
 variable "name" {
   description = "Name of the node whose data the volume holds, as in the fleet file."
   type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]*-[0-9]+$", var.name))
+    error_message = "A node's name has lower-case letters, digits and dashes and ends in a number, as in kafka-1."
+  }
 }
 
 variable "launcher" {

@@ -83,6 +83,26 @@ def test_an_unknown_node_is_answered_with_the_known_ones(fleet: Fleet) -> None:
         ("- {name: kafka-1, role: kafka}", "address"),
         ("- just words", "malformed"),
         (
+            "- {name: ../../../etc/cron.d/x-1, role: kafka, address: 127.0.0.1}",
+            r"node 1: a name .*cron\.d/x-1",
+        ),
+        ("- {name: Kafka-1, role: kafka, address: 127.0.0.1}", "node 1: a name"),
+        ('- {name: "kafka-1\\n", role: kafka, address: 127.0.0.1}', "node 1: a name"),
+        ('- {name: "kafka-١", role: kafka, address: 127.0.0.1}', "node 1: a name"),  # noqa: RUF001 - a digit
+        (f"- {{name: {'k' * 47}-1, role: kafka, address: 127.0.0.1}}", "node 1: a name"),
+        ("- {name: [kafka-1], role: kafka, address: 127.0.0.1}", "node 1: a name"),
+        ("- {name: kafka-1, role: kafka, address: 1}", "kafka-1: address must be an IPv4 address"),
+        (
+            '- {name: kafka-1, role: kafka, address: "fe80::1%x\\ny"}',
+            "kafka-1: address must be an IPv4 address",
+        ),
+        ("- {name: kafka-1, role: kafka, address: 127.0.0.1, ssh_port: 65536}", "ssh_port must be a number"),
+        ("- {name: kafka-1, role: kafka, address: 127.0.0.1, ssh_port: true}", "ssh_port must be a number"),
+        (
+            '- {name: kafka-1, role: kafka, address: 127.0.0.1, ssh_port: "1\\n2"}',
+            "ssh_port must be a number",
+        ),
+        (
             "- {name: kafka-1, role: kafka, address: 127.0.0.1, protected: often}",
             "must be true or false, not 'often'",
         ),
@@ -93,6 +113,20 @@ def test_a_wrong_entry_is_named_with_its_file(tmp_path: Path, text: str, said: s
     with pytest.raises(FleetError, match=said) as caught:
         load_fleet(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: kintsugi", "name: ../x", "name has 1 to 41"),
+        ("environment: local", "environment: ../../etc", "environment has 1 to 41"),
+        ("address: 127.34.0.9", 'address: "127.34.0.9\\nx"', "control_plane: address"),
+        ("log_port: 4", 'log_port: "4\\n5"', "control_plane: log_port"),
+    ],
+)
+def test_what_the_fleet_says_of_itself_is_checked_too(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(FleetError, match=said):
+        load_fleet(written(tmp_path, GOOD.replace(old, new, 1)))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "nodes: [", "name: x"])

@@ -89,3 +89,8 @@ def test_private_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     assert path.read_text() == "two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_argument_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError):
+        Supervisor(tmp_path).write([Program("show", ["/bin/true", "x\n[program:y]\ncommand=/bin/id"])])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,95 @@ def test_an_archive_that_climbs_out_is_refused() -> None:
         made.addfile(entry, io.BytesIO(b""))
     with pytest.raises(FleetError, match=r"\.\./\.\./etc/passwd"):
         archive.unpack_release(plain.getvalue())
+
+
+def packed(*entries: tarfile.TarInfo | str, body: bytes = b"") -> bytes:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w:gz", format=tarfile.GNU_FORMAT) as made:
+        for entry in entries:
+            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
+            info.size = len(body) if info.isreg() else 0
+            made.addfile(info, io.BytesIO(body))
+    return plain.getvalue()
+
+
+def special(kind: bytes, target: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo("odd")
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ("/etc/passwd",),
+        ("a/../../etc/passwd",),
+        ("./a",),
+        ("a//b",),
+        ("a", "a"),
+        ("a", special(tarfile.SYMTYPE, "a")),
+        ("a", special(tarfile.LNKTYPE, "a")),
+        (special(tarfile.CHRTYPE),),
+        (special(tarfile.BLKTYPE),),
+        (special(tarfile.FIFOTYPE),),
+        (special(tarfile.DIRTYPE),),
+    ],
+)
+def test_only_plain_files_below_the_root_are_unpacked(entries: tuple[tarfile.TarInfo | str, ...]) -> None:
+    assert archive.unpack_release(packed("a/b")) == {"a/b": b""}
+    with pytest.raises(FleetError, match="not a plain file"):
+        archive.unpack_release(packed(*entries))
+
+
+def test_a_sparse_file_is_refused_before_it_is_read() -> None:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w:gz", format=tarfile.PAX_FORMAT) as made:
+        entry = tarfile.TarInfo("odd")
+        entry.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 50)}
+        made.addfile(entry, io.BytesIO(b""))
+    with pytest.raises(FleetError, match="not a plain file"):
+        archive.unpack_release(plain.getvalue())
+
+
+def test_an_archive_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_FILES", 3)
+    assert len(archive.unpack_release(packed("a", "b", "c"))) == 3
+    with pytest.raises(FleetError, match="more than 3 files"):
+        archive.unpack_release(packed("a", "b", "c", "d"))
+    monkeypatch.setattr(archive, "MAX_PLAIN", 1 << 20)
+    tracemalloc.start()
+    with pytest.raises(FleetError, match="1 MiB when it is unpacked"):
+        archive.unpack_release(gzip.compress(bytes(1 << 26)))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 27  # the 64 MiB of this test, and little more
+    tracemalloc.stop()
+    monkeypatch.setattr(archive, "MAX_PACKED", 1 << 10)
+    with pytest.raises(FleetError, match="more than 0 MiB"):
+        archive.unpack_release(gzip.compress(os.urandom(1 << 11)))
+
+
+@pytest.mark.parametrize("how", ["cut", "more", "no gzip"])
+def test_an_archive_that_is_damaged_is_refused(release: Release, how: str) -> None:
+    body = archive.pack_release(release)
+    odd = {"cut": body[:-100], "more": body + b"x", "no gzip": b"x" + body}[how]
+    with pytest.raises(FleetError, match="can't be read"):
+        archive.unpack_release(odd)
+
+
+def test_what_s3_holds_is_not_read_without_end(
+    settings: Settings, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MAX_PACKED", 1 << 10)
+    s3.put_object(Bucket=BUCKET, Key=archive.key("0" * 64), Body=os.urandom(1 << 20))
+    unpacked: list[int] = []
+
+    def unpack(body: bytes) -> dict[str, bytes]:
+        unpacked.append(len(body))
+        return {}
+
+    monkeypatch.setattr(archive, "unpack_release", unpack)
+    with pytest.raises(FleetError):
+        archive.find_release(settings, "0" * 64, s3)
+    assert unpacked == [(1 << 10) + 1]
 
 
 def test_a_diff_shows_what_changed(settings: Settings, release: Release) -> None:

@@ -50,6 +50,27 @@ def test_an_approval_survives_colons_in_the_run_and_is_quoted() -> None:
     assert wanted.body["chosen_options"] == ["Approve"]
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "..:..:..:-1",
+        "watch_kafka-2:..:t:-1",
+        "watch_kafka-2:r:.:-1",
+        "watch_kafka-2/../..:r:t:-1",
+        "watch_kafka-2:r/../x:t:-1",
+        "watch_kafka-2:r%2f..:t:-1",
+        "watch_kafka-2:r:t?x=1:-1",
+        "watch_kafka-2:r:t\n:-1",
+        "watch_kafka-2:r:t:--1",
+        "watch_kafka-2:r:t:²",
+        "watch_kafka-2:r:t:1\n",
+    ],
+)
+def test_an_approval_never_leaves_its_place_in_the_api(target: str) -> None:
+    with pytest.raises(InputError):
+        actions.request("approve", target, {}, FLEET)
+
+
 def test_every_deed_says_what_it_will_do() -> None:
     targets = {"approve": "watch_kafka-2:r:t:-1", "decline": "watch_kafka-2:r:t:-1"}
     for name in (

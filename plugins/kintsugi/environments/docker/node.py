@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from kintsugi.core.settings import Settings
+from kintsugi.environments import node_files
 from kintsugi.environments.local import node as directories
 from kintsugi.environments.local.node_config import write_configuration
 from kintsugi.environments.local.node_isolation import Isolation
@@ -28,7 +29,7 @@ def create_node(settings: Settings, name: str) -> None:
         directories.create_volume(settings, name)
         write_configuration(settings, node, fleet.control_plane, Isolation.CONTAINER, ssh_user())
         # The last life's: an answer there would be taken for this one's.
-        (settings.node_root(name) / "run" / "supervisor.sock").unlink(missing_ok=True)
+        node_files.remove_file(settings.node_root(name), directories.SOCKET)
         docker_engine.start(settings, name)
     directories.await_boot(settings, node, lambda: docker_engine.running(settings, name))
 

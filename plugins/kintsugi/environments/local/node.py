@@ -21,6 +21,7 @@ from pathlib import Path
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Node
 from kintsugi.core.settings import Settings, inherited, load_settings
+from kintsugi.environments import node_files
 from kintsugi.environments.local.node_config import search_path, write_configuration
 from kintsugi.environments.local.node_isolation import Isolation, choose_isolation, init_prefix
 from kintsugi.environments.local.node_process import (
@@ -40,6 +41,8 @@ from kintsugi.infra.ssh import ssh_user
 
 Action = Callable[[Settings, str], None]
 
+SOCKET, INIT_LOG = "run/supervisor.sock", "log/init.log"  # of a node's init, below its root
+LAST_LINE_LENGTH = 500
 QUARANTINE_KEEP = 3
 HELD = "held-until"  # a file in a part of the quarantine: an ISO time before which it isn't deleted
 HELD_ROOM = 2 * 2**30
@@ -64,7 +67,6 @@ def create_node(settings: Settings, name: str) -> None:
     if not isolation.hides_files and os.geteuid() == 0:
         # sshd under root wants it for privilege separation; behind a wall each node has its own.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    settings.node_root(name).mkdir(parents=True, exist_ok=True)
     create_volume(settings, name)
     write_configuration(settings, node, fleet.control_plane, isolation, ssh_user())
     _boot(settings, name, isolation)
@@ -88,7 +90,7 @@ def keep_root(settings: Settings, name: str) -> None:
 
 def create_volume(settings: Settings, name: str) -> None:
     """Make the (empty) volume of a node; an existing one keeps its data."""
-    (settings.node_volume(name) / "data").mkdir(mode=0o700, parents=True, exist_ok=True)
+    node_files.make_directory(settings.node_volume(name), "data", mode=0o700)
 
 
 def destroy_volume(settings: Settings, name: str) -> None:
@@ -97,27 +99,21 @@ def destroy_volume(settings: Settings, name: str) -> None:
 
 
 def volume_exists(settings: Settings, name: str) -> bool:
-    """What the platform knows of a node's disk: whether it is still there."""
-    return (settings.node_volume(name) / "data").is_dir()
+    """What the platform knows of a node's disk: whether it is still there.
+
+    Anything with its name counts, because a disk that counts as lost may be replaced without a person's approval.
+    """
+    return node_files.is_there(settings.node_volume(name), "data")
 
 
 def volume_formatted(settings: Settings, name: str, mark: str | None) -> bool | None:
     """Whether the volume holds ``mark`` at most three levels down (None: whether it exists); None when unreadable."""
-    data = settings.node_volume(name) / "data"
-    if not data.is_dir():
+    if not volume_exists(settings, name):
         return False
     try:
-        return mark is None or _holds(data, mark, levels=3)
-    except OSError:
+        return mark is None or node_files.holds_name(settings.node_volume(name), "data", mark, levels=3)
+    except (OSError, node_files.NodeFileRefused):
         return None
-
-
-def _holds(folder: Path, name: str, levels: int) -> bool:
-    entries = list(os.scandir(folder))
-    if any(entry.name == name for entry in entries):
-        return True
-    below = [entry for entry in entries if levels > 1 and entry.is_dir(follow_symlinks=False)]
-    return any(_holds(Path(entry.path), name, levels - 1) for entry in below)
 
 
 def incarnation(settings: Settings, name: str) -> str | None:
@@ -235,8 +231,8 @@ def _environment(settings: Settings, name: str, isolation: Isolation) -> dict[st
 def _boot(settings: Settings, name: str, isolation: Isolation) -> None:
     root = settings.node_root(name)
     command = [*init_prefix(isolation), sys.executable, "-m", "kintsugi.environments.local.node_init", name]
-    (root / "run" / "supervisor.sock").unlink(missing_ok=True)
-    with (root / "log" / "init.log").open("ab") as log:
+    node_files.remove_file(root, SOCKET)
+    with os.fdopen(node_files.open_to_append(root, INIT_LOG), "ab") as log:
         parent = subprocess.Popen(
             command,
             cwd="/",
@@ -271,11 +267,11 @@ def _only_child(parent: subprocess.Popen[bytes], name: str) -> int:
 def await_boot(settings: Settings, node: Node, alive: Callable[[], bool]) -> None:
     """Wait until the node's init and its sshd answer; raises StepFailed when it isn't ``alive``, or after 30 s."""
     deadline = time.monotonic() + _BOOT_TIMEOUT_S
-    control = settings.node_root(node.name) / "run" / "supervisor.sock"
+    root = settings.node_root(node.name)
     while time.monotonic() < deadline:
         if not alive():
             raise StepFailed(_boot_failure(settings, node.name, "its init ended"))
-        if _answers(socket.AF_UNIX, str(control)) and _answers(socket.AF_INET, (node.address, node.ssh_port)):
+        if node_files.accepts_connection(root, SOCKET, timeout_s=1) and _accepts(node.address, node.ssh_port):
             return
         time.sleep(0.05)
     raise StepFailed(
@@ -283,16 +279,20 @@ def await_boot(settings: Settings, node: Node, alive: Callable[[], bool]) -> Non
     )
 
 
-def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
-    with socket.socket(family, socket.SOCK_STREAM) as client:
+def _accepts(address: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
         client.settimeout(1)
-        return client.connect_ex(address) == 0
+        return client.connect_ex((address, port)) == 0
 
 
 def _boot_failure(settings: Settings, name: str, what: str) -> str:
-    log = settings.node_root(name) / "log" / "init.log"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f"{name} did not start: {what}; last line of {log}: {lines[-1] if lines else '(empty)'}"
+    root = settings.node_root(name)
+    try:
+        lines = node_files.read_tail(root, INIT_LOG).decode(errors="replace").strip().splitlines()
+        last = lines[-1][-LAST_LINE_LENGTH:] if lines else "(empty)"
+    except (OSError, node_files.NodeFileRefused) as error:
+        last = f"(not readable: {error})"
+    return f"{name} did not start: {what}; last line of {root / INIT_LOG}: {last}"
 
 
 def main(arguments: list[str]) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from kintsugi.core.errors import PreflightError
 from kintsugi.core.fleet import ControlPlaneEndpoints, Node
 from kintsugi.core.settings import Settings, inherited
+from kintsugi.environments import node_files
 from kintsugi.environments.local.node_isolation import Isolation, service_prefix
 from kintsugi.environments.local.node_process import MARK
 from kintsugi.infra.ssh import ensure_keys, make_key, sign_host_key
@@ -108,9 +110,9 @@ def write_configuration(
     """
     root = settings.node_root(node.name)
     _check_socket_path(root)
+    node_files.make_directory(root, mode=0o700)
     for directory in ("etc/supervisor.d", "etc/ssh", "log", "run/rsyslog", "tmp", "bin"):
-        (root / directory).mkdir(parents=True, exist_ok=True)
-    root.chmod(0o700)
+        node_files.make_directory(root, directory)
     sshd = _program("sshd", "openssh-server")
     rsyslogd = _program("rsyslogd", "rsyslog")
     before = [*service_prefix(isolation)]
@@ -123,9 +125,11 @@ def write_configuration(
     sections += [
         _PROGRAM.format(name=name, command=" ".join(command), root=root) for name, command in programs.items()
     ]
-    (etc / "supervisord.conf").write_text("\n".join(sections))
+    node_files.write_file(root, "etc/supervisord.conf", "\n".join(sections))
     also = "".join(f' {key}="{value}"' for key, value in inherited().items())
-    (etc / "sshd_config").write_text(
+    node_files.write_file(
+        root,
+        "etc/sshd_config",
         _SSHD.format(
             address=node.address,
             port=node.ssh_port,
@@ -134,12 +138,14 @@ def write_configuration(
             name=node.name,
             path=search_path(),
             inherited=also,
-        )
+        ),
     )
-    (etc / "rsyslog.conf").write_text(
-        _RSYSLOG.format(root=root, name=node.name, collector=control.address, port=control.log_port)
+    node_files.write_file(
+        root,
+        "etc/rsyslog.conf",
+        _RSYSLOG.format(root=root, name=node.name, collector=control.address, port=control.log_port),
     )
-    _write_keys(settings, node, etc / "ssh")
+    _write_keys(settings, node, root)
 
 
 def search_path() -> str:
@@ -147,11 +153,16 @@ def search_path() -> str:
     return f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def _write_keys(settings: Settings, node: Node, directory: Path) -> None:
+def _write_keys(settings: Settings, node: Node, root: Path) -> None:
+    """Give the node a new host key with its certificate, made outside its root, and our user's public key."""
     shared = ensure_keys(settings)
-    make_key(directory / "host_key", comment=node.name)
-    sign_host_key(settings, node, directory / "host_key")
-    (directory / "authorized_keys").write_text((shared / "user.pub").read_text())
+    with tempfile.TemporaryDirectory(dir=shared) as private:
+        key = Path(private, "host_key")
+        make_key(key, comment=node.name)
+        sign_host_key(settings, node, key)
+        for name, mode in (("host_key", 0o600), ("host_key.pub", 0o644), ("host_key-cert.pub", 0o644)):
+            node_files.write_file(root, f"etc/ssh/{name}", Path(private, name).read_bytes(), mode)
+    node_files.write_file(root, "etc/ssh/authorized_keys", (shared / "user.pub").read_bytes())
 
 
 def _check_socket_path(root: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kintsugi.core.process_priority import lower_priority
 from kintsugi.core.settings import Settings, load_settings
+from kintsugi.environments import node_files
 from kintsugi.environments.local.node_isolation import Isolation
 
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 0x1, 0x20, 0x1000, 0x4000
@@ -49,10 +50,10 @@ def hide_the_rest(settings: Settings, name: str) -> None:
     """
     kept = kept_paths(settings, name)
     handles = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in kept}
-    private = settings.node_root(name) / "tmp"
-    private.mkdir(mode=0o700, exist_ok=True)
     state = settings.state.resolve()
-    _mount(str(private.resolve()), _TMP, None, _MS_BIND)
+    # The node may have put a link in the place of its own directory: of what it names, nothing may be shown.
+    with node_files.open_directory(settings.node_root(name), "tmp", make=True) as private:
+        _mount(f"/proc/self/fd/{private}", _TMP, None, _MS_BIND)
     _mount("tmpfs", _RUN, "tmpfs", 0, "size=16m,mode=755")
     state.mkdir(parents=True, exist_ok=True)  # it may have lain in /tmp
     _mount("tmpfs", state, "tmpfs", 0, "size=1m,mode=755")
