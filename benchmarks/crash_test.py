@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.allowed_fault import allow_fault, check_switch
 from benchmarks.crash_test_plan import Killing, Victim, judge_killing
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
@@ -31,7 +32,7 @@ from benchmarks.harness import (
     tail_journal,
     write_report,
 )
-from kintsugi.chaos.registry import FAULTS
+from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.controlplane.control_plane import AIRFLOW, ControlPlane
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Role
@@ -79,16 +80,13 @@ class CrashTest:
         """One experiment, from the steady state to its row; never raises for what the recovery did wrong."""
         context = self.context
         await_steady_state(context, STEADY_DEADLINE_S)
+        allowed = allow_fault(context, "power_off", [killing.node], run="crash-test")
         others = inits(context, but=killing.node)
-        t0 = datetime.now(UTC)
-        context.store.record_fault(
-            killing.node, kind="power_off", t0=t0, run=f"crash-test {t0.isoformat()}", mode="reset"
-        )
         said, killed, trouble = "", 0, None
-        with tail_journal(context, t0, self.console):
-            try:
-                FAULTS["power_off"].make(context, [killing.node])
+        try:
+            with allowed.injected() as t0, tail_journal(context, t0, self.console):
                 said = await_step(context, killing, t0)
+                check_switch(context)  # right before the recovery itself is killed
                 killed = self.kill(killing.victim)
                 self.console.print(
                     f"  [yellow]{killing.victim.value} killed[/] at {said}: {killed} processes"
@@ -98,8 +96,11 @@ class CrashTest:
                 elif killing.victim is Victim.AIRFLOW:
                     trouble = stream_goes_on(context)
                 await_end(context, killing.node, t0)
-            except (KintsugiError, OSError) as error:
-                trouble = str(error)
+        except ChaosStopped:
+            raise
+        except (KintsugiError, OSError) as error:
+            trouble = str(error)
+        t0 = allowed.t0
         incidents = [] if trouble else incidents_since(context, t0)
         why = trouble or (judge_killing(killing, incidents) if killed else "nothing was there to be killed")
         if (
@@ -243,6 +244,7 @@ def await_end(context: Context, node: str, t0: datetime) -> None:
     """Wait until no incident since the fault is open and the node is redundant; raises StepFailed at the deadline."""
 
     def ended() -> bool:
+        check_switch(context)
         with suppress(KintsugiError):  # Postgres may have been killed too
             incidents = incidents_since(context, t0)
             if not incidents or any(one.closed_at is None for one in incidents):

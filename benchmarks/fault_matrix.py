@@ -13,7 +13,7 @@ from benchmarks.scenarios import BACK_BY_ITSELF, DEAD, ON_ITS_DISK, REBUILT, Exp
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.guards import Guard
+from kintsugi.recovery.guard_model import Guard
 
 _V, _A = FailureMode, Action
 

@@ -8,29 +8,24 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos import guard
 from kintsugi.chaos.experiment import check_steady_state
-from kintsugi.chaos.registry import FAULTS
-from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.incident import Incident
 from kintsugi.core.settings import Settings
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations.context import Context
 from kintsugi.recovery.guard_evaluation import LIMITS
-from kintsugi.recovery.guards import Guard
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STEADY_DEADLINE_S = 300.0
-ALLOWED_DEADLINE_S = 600.0  # replicas of much data are repaired for minutes
 GENEROUS_FOR = timedelta(hours=3)
 
 
@@ -82,31 +77,6 @@ def await_steady_state(context: Context, deadline_s: float = STEADY_DEADLINE_S) 
             if time.monotonic() > until:
                 raise StepFailed(f"no steady state after {deadline_s:.0f} s: {refusal}") from refusal
             time.sleep(1)
-        else:
-            return
-
-
-def await_allowed(
-    context: Context,
-    kind: str,
-    names: Sequence[str],
-    waives: Collection[Guard] = frozenset(),
-    deadline_s: float = ALLOWED_DEADLINE_S,
-) -> None:
-    """Ask the guards of chaos until they allow this fault. Raises the last GuardRefused at the deadline; ChaosStopped.
-
-    What an earlier fault left behind, such as a repair of replicas that goes on, is over after some minutes.
-    """
-    until = time.monotonic() + deadline_s
-    while True:
-        try:
-            guard.check_guards(context, FAULTS[kind], names, waives)
-        except ChaosStopped:
-            raise
-        except GuardRefused:
-            if time.monotonic() > until:
-                raise
-            time.sleep(2)
         else:
             return
 

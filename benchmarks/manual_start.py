@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from kintsugi.chaos.registry import FAULTS
+from benchmarks.allowed_fault import AllowedFault
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.process_priority import first_in_line
@@ -18,7 +18,7 @@ from kintsugi.core.processes import wait_until
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.operations import readiness, stream_driver
 from kintsugi.operations.context import Context
-from kintsugi.operations.manual_mode import hands_on
+from kintsugi.operations.manual_mode import LIMIT_S, manual_mode
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import actions, assessment, plan_policy
 from kintsugi.releases import assignment
@@ -36,22 +36,20 @@ KINDS: Mapping[str, str] = {
 }
 
 
-def start(context: Context, airflow: Airflow, name: str, fault: str) -> dict[str, float]:
-    """Break the node, start it by hand and make its data whole; returns seconds: each part, and ``by_hand_s``.
+def start_manually(context: Context, airflow: Airflow, allowed: AllowedFault, fault: str) -> dict[str, float]:
+    """Break the node by the allowed fault, start it by hand and make its data whole.
 
-    The clock runs from the first command to ``redundant``; what makes the data whole comes after it. Raises StepFailed;
-    the node's watch takes over then.
+    ``allowed``: of kind ``KINDS[fault]``, for one node. Returns seconds: each part, and ``by_hand_s``. The clock runs
+    from the first command to ``redundant``; what makes the data whole comes after it. Raises StepFailed; the node's
+    watch takes over then.
     """
-    node, made = context.fleet.node(name), FAULTS[KINDS[fault]]
+    (name,) = allowed.names
+    node = context.fleet.node(name)
     commands = prepared(context, node, fault)
-    with hands_on(context, airflow, name, holder=HOLDER, reason=REASON):
-        try:
-            made.make(context, [name])
+    with manual_mode(context, airflow, name, holder=HOLDER, reason=REASON):
+        with allowed.injected(longest_s=LIMIT_S):
             await_noticed(node)
             took = timed(context, node, commands)
-        finally:
-            if made.take_back is not None:
-                made.take_back(context, [name])
         off_main_thread(
             lambda: actions.restore_consistency(context, node, HOLDER, compare=fault != "process_death")
         )
@@ -64,11 +62,11 @@ def prepared(context: Context, node: Node, fault: str) -> dict[str, Callable[[],
     if fault == "process_death":
         platform, service = context.platform(), SERVICES[node.role]
         return {"restart_s": lambda: platform.signal_service(node.name, service, "KILL")}
-    addresses = plan_policy.addresses(
+    addresses = plan_policy.node_addresses(
         context.fleet.environment, node.name, with_volume=fault == "lost_volume"
     )
     terraform, ansible = context.terraform(), assignment.ansible_for(context, node.name)
-    desired = stream_driver.variables(context)
+    desired = stream_driver.driver_variables(context)
     return {
         "terraform_s": lambda: terraform.replace(addresses),
         "ansible_s": lambda: off_main_thread(

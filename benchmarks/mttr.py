@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import manual_start
+from benchmarks.allowed_fault import allow_fault, check_switch
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
     STEADY_DEADLINE_S,
@@ -53,7 +54,7 @@ from benchmarks.mttr_figures import (
     with_by_hand,
 )
 from benchmarks.mttr_plot import draw
-from kintsugi.chaos.registry import FAULTS
+from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import GuardRefused, InputError, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import acted_on_others
@@ -75,6 +76,7 @@ STANDSTILL_S = 600.0  # comparing millions of trades takes longer, and says ever
 PACE_LAG_S = 10  # so many seconds of the load may wait in Kafka
 UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it
 LOOK_EVERY_S = 0.5
+FAULT_LONGEST_S = 3600.0  # a repair with much data; the janitor undoes the fault after that
 ACCOUNT_DEADLINE_S = 900.0
 
 
@@ -117,30 +119,28 @@ class Mttr:
         )
 
     def repair(self, planned: Repair) -> Row:
-        """Make the fault and look on until the recovery has ended; never raises for what the recovery did wrong."""
-        context, fault = self.context, FAULTS[planned.kind]
-        node, looks = context.fleet.node(planned.node), list[Look]()
-        t0 = datetime.now(UTC)
-        context.store.record_fault(
-            node.name, kind=fault.kind, t0=t0, run=f"mttr {t0.isoformat()}", mode=fault.mode
-        )
-        with tail_journal(context, t0, self.console):
-            try:
-                fault.make(context, [node.name])
+        """Inject the fault and watch until the recovery has ended; a failed recovery becomes a row.
+
+        Raises GuardRefused if chaos does not allow the fault, and ChaosStopped.
+        """
+        context, node, looks = self.context, self.context.fleet.node(planned.node), list[Look]()
+        allowed = allow_fault(context, planned.kind, [node.name], run="mttr")
+        try:
+            with allowed.injected(longest_s=FAULT_LONGEST_S) as t0, tail_journal(context, t0, self.console):
                 trouble = self.look_on(node, t0, looks)
-            except KintsugiError as error:
-                trouble = str(error)
-            finally:
-                if fault.take_back is not None:
-                    fault.take_back(context, [node.name])
-        own = [one for one in incidents_since(context, t0) if one.node == node.name]
-        return row_of(planned, t0, own, looks, trouble)
+        except ChaosStopped:
+            raise
+        except KintsugiError as error:
+            trouble = str(error)
+        own = [one for one in incidents_since(context, allowed.t0) if one.node == node.name]
+        return row_of(planned, allowed.t0, own, looks, trouble)
 
     def look_on(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
         """Note in ``looks`` when the node was redundant, until the repair is over; returns what went wrong, or None."""
         stream = readiness.stream_should_run(self.context.settings)
         noted, until_s = 0, STANDSTILL_S
         while True:
+            check_switch(self.context)
             lacks = asyncio.run(readiness.readiness_gap(self.context.fleet, node, stream))
             passed_s = (datetime.now(UTC) - t0).total_seconds()
             looks.append((passed_s, lacks is None))
@@ -163,11 +163,15 @@ class Mttr:
 
     def start_by_hand(self, planned: HandStart) -> Row:
         """Break the same node and start it by hand; a start that fails is a row as well."""
+        kind = manual_start.KINDS[planned.fault]
+        allowed = allow_fault(self.context, kind, [planned.node], run="mttr by hand")
         at = datetime.now(UTC)
         took: dict[str, float | None]
         try:
-            took = dict(manual_start.start(self.context, self.airflow, planned.node, planned.fault))
+            took = dict(manual_start.start_manually(self.context, self.airflow, allowed, planned.fault))
             outcome = HEALED
+        except ChaosStopped:
+            raise
         except KintsugiError as error:
             took, outcome = {"by_hand_s": None}, str(error)
         return {**asdict(planned), "at": at.isoformat(), **took, "outcome": outcome}
@@ -202,7 +206,7 @@ def run_repairs(
     context = Context.from_environment()
     airflow = unpause_dags(context)
     mttr = Mttr(context, airflow, make_console(), path, rate)
-    manual_mode.lift(context, manual_start.HOLDER)
+    manual_mode.end_manual_mode(context, manual_start.HOLDER)
     check_no_maintenance(context)
     began, before = time.monotonic(), data(context)
     mttr.report = begin(

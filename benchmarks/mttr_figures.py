@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.throughput.figures import percentile
-from kintsugi.chaos.victim_choice import order
+from kintsugi.chaos.victim_choice import shuffle_nodes
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.incident import Incident, Outcome
 
@@ -75,7 +75,9 @@ def schedule(
     turns in the seed's order, which begins one node further in each round: no fault hits the same node twice
     before it has hit another. Hand starts lie between the repairs, because data grows during the run.
     """
-    ranked = {role: [node.name for node in order(seed, fleet.of(role))] for role in Role if role in roles}
+    ranked = {
+        role: [node.name for node in shuffle_nodes(seed, fleet.of(role))] for role in Role if role in roles
+    }
     present = {role: names for role, names in ranked.items() if names}
     found: list[Repair | HandStart] = []
     for number in range(1, math.ceil(repairs / len(KINDS)) + 1):

@@ -118,7 +118,7 @@ def with_mistake(context: Context, good: Release, trial: Trial) -> Release:
             )
         path.chmod(0o644)
         path.write_text(text.replace(trial.old, trial.new))
-        bad = archive.build(context.settings, tree)
+        bad = archive.build_release(context.settings, tree)
     archive.store_in_s3(context, bad)
     context.store.add_release(bad.digest, f"trial: {trial.name}, on {good.short}")
     return bad

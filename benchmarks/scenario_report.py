@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.live_kills import Announcement, Death, kills, live_kills
 from benchmarks.scenarios import ExpectedPages, Scenario, Told, judge_kills, judge_pages, judge_scenario
-from kintsugi.chaos.experiment import figures
+from kintsugi.chaos.experiment import night_figures
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.incident import Incident
 
@@ -81,7 +81,7 @@ def row_of(scenario: Scenario, seen: Seen) -> Row:
         "verdict": sorted({verdict for one in told for verdict in one.verdicts}),
         "action": [action for one in told for action in one.actions],
         "phases": slowest(own).get("phases", {}),
-        "repairs": [figures(one) for one in own],
+        "repairs": [night_figures(one) for one in own],
         "outcome": "as designed" if why is None else why,
         "as_designed": why is None,
         "healed": seen.healed,
@@ -138,5 +138,5 @@ def told_by(incidents: Sequence[Incident]) -> list[Told]:
 
 def slowest(incidents: Sequence[Incident]) -> dict[str, Any]:
     """The figures of the repair that took longest; empty without one."""
-    rows = [figures(one) for one in incidents]
+    rows = [night_figures(one) for one in incidents]
     return max(rows, key=lambda row: row["repaired_s"] or 0.0, default={})

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.allowed_fault import allow_fault
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
-    await_allowed,
     await_steady_state,
     incidents_since,
     pages_since,
@@ -41,12 +41,12 @@ from benchmarks.scenario_report import (
 )
 from benchmarks.scenarios import ExpectedPages, Scenario, victims_without_action
 from kintsugi.chaos import guard
-from kintsugi.chaos.injection import hold_fault, in_force
+from kintsugi.chaos.injection import fault_in_force, hold_fault
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
-from kintsugi.core.fleet import watch_of
+from kintsugi.core.fleet import watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.processes import wait_until
 from kintsugi.db.store import StoreUnavailable
@@ -54,7 +54,7 @@ from kintsugi.operations import readiness
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-from kintsugi.recovery.guards import APPROVE
+from kintsugi.recovery.guard_model import APPROVE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,7 @@ def run_scenarios(
     try:
         await_steady_state(context)
         for scenario in scenarios:
-            await_allowed(context, scenario.fault, scenario.nodes, scenario.waives)
+            allow_fault(context, scenario.fault, scenario.nodes, run="fault-matrix", waives=scenario.waives)
     except ChaosStopped:
         raise
     except (
@@ -222,7 +222,9 @@ def inject(run: Run, scenario: Scenario) -> None:
         announce(scenario.nodes)
         fault.make(context, scenario.nodes)
 
-    with in_force(context, scenario.fault, scenario.nodes, longest_s=longest_s(scenario), announce=announce):
+    with fault_in_force(
+        context, scenario.fault, scenario.nodes, longest_s=longest_s(scenario), announce=announce
+    ):
         if scenario.again:
             await_configure(run)
             again()
@@ -253,7 +255,7 @@ def await_healing(run: Run, only: Scenario | None = None) -> bool:
             continue
         if asking := [name for scenario in scenarios if scenario.asks for name in scenario.nodes]:
             # As a person does who knows that the disks are gone.
-            ControlPlane(run.context.settings).airflow.answer_all([*map(watch_of, asking)], APPROVE)
+            ControlPlane(run.context.settings).airflow.answer_all([*map(watch_dag_id, asking)], APPROVE)
         incidents = incidents_since(run.context, run.t0)
         if (entries := sum(len(one.entries) for one in incidents)) > noted:
             until, noted = now + deadline_s, entries

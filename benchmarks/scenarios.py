@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from kintsugi.core.incident import Action
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.guards import Guard
+from kintsugi.recovery.guard_model import Guard
 
 _V, _A = FailureMode, Action
 # An init that starts a killed service is often quicker than the second opinion.

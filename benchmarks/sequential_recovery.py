@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.allowed_fault import allow_fault
 from benchmarks.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
 from benchmarks.harness import (
-    await_allowed,
     await_steady_state,
     incidents_since,
     machine,
@@ -21,7 +21,7 @@ from benchmarks.harness import (
     write_report,
 )
 from benchmarks.mttr_figures import quantiles
-from kintsugi.chaos.victim_choice import order
+from kintsugi.chaos.victim_choice import shuffle_nodes
 from kintsugi.core.incident import acted_on_others
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
@@ -55,7 +55,7 @@ def run_rounds(
         for number, names in enumerate(orders(context, rounds, seed), start=1):
             for name in names:
                 await_steady_state(context)
-                await_allowed(context, "volume_lost", [name])
+                allow_fault(context, "volume_lost", [name], run="sequential-recovery")
                 console.print(f"round {number}")
                 began = datetime.now(UTC)
                 healed = demo.break_and_heal(context, name, STANDSTILL_S)
@@ -71,9 +71,10 @@ def run_rounds(
 def orders(context: Context, rounds: int, seed: int) -> list[list[str]]:
     """Names of the nodes in the order of each round: as the fleet file has them, then at random by the seed."""
     first = list(context.fleet.nodes)
-    return [first, *([node.name for node in order(seed + n, context.fleet)] for n in range(1, rounds))][
-        :rounds
-    ]
+    return [
+        first,
+        *([node.name for node in shuffle_nodes(seed + n, context.fleet)] for n in range(1, rounds)),
+    ][:rounds]
 
 
 def write_figures(
