@@ -1,7 +1,7 @@
 """``make sequential-recovery``: kill every node with its volume, one after another, twice; nothing may be lost.
 
-The second round, in random order, finds what a first repair left broken, such as a dead Kafka voter. It runs on
-the fleet that ``make demo`` or ``make up`` left running.
+The second round, in random order, finds what a first recovery left broken, such as a dead Kafka voter. It runs on the
+fleet of ``make demo`` or ``make up``.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ALL = "all"
-STANDSTILL_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
+STANDSTILL_S = 600.0  # Cassandra's ranges are repaired before the incident closes: minutes, with much data
 
 
 def run_rounds(
     settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None
 ) -> int:
-    """All rounds with trades flowing, then the account.
+    """Run all rounds while trades flow, then the reconciliation.
 
-    0 when every node healed, nothing was done to another one, and nothing is lost or doubled.
+    0 when every node was recovered, no other node was acted upon, and nothing is lost or doubled.
     """
     from rich.console import Console
 
@@ -69,7 +69,7 @@ def run_rounds(
 
 
 def orders(context: Context, rounds: int, seed: int) -> list[list[str]]:
-    """Names of the nodes in the order of each round: as the fleet file has them, then at random by the seed."""
+    """Return the nodes' names in the order of each round: first as in the fleet file, then shuffled by the seed."""
     first = list(context.fleet.nodes)
     return [
         first,
@@ -80,7 +80,7 @@ def orders(context: Context, rounds: int, seed: int) -> list[list[str]]:
 def write_figures(
     report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None
 ) -> None:
-    """Every figure so far, also when a later repair fails."""
+    """Write every figure so far, also when a later recovery fails."""
     document = {
         "machine": machine(),
         "seed": seed,
@@ -93,7 +93,7 @@ def write_figures(
 
 
 def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Median, p95 and maximum of detection, repair and consistency, in seconds, of each role and of ``all``.
+    """Return median, p95 and maximum of detection, recovery and consistency, in seconds, by role and for ``all``.
 
     Quantiles by nearest rank (`benchmarks.mttr_figures.quantiles`).
     """
@@ -108,7 +108,7 @@ def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def print_figures(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:
-    """A line a repair, then the spread and the account."""
+    """Print a line a recovery, then the spread and the reconciliation."""
     from rich.table import Table
 
     table = Table("round", "node", "detected s", "serving s", "whole s", "tried", title="Rounds")
