@@ -1,7 +1,7 @@
-"""From a file in S3 to Kafka: the product's ingest, what kafka-python itself takes, and a flush per row.
+"""From a file in S3 to Kafka: the product's ingest, kafka-python alone, and a flush per row.
 
-All three send the same bytes to a topic of the bench's own, with the settings of the real one, so that the
-stream has nothing to do meanwhile. They take turns, so that a passing load hits all of them.
+All three send the same bytes to a topic of the bench, with the settings of the real one, so that the stream is idle
+meanwhile. They take turns, so that a passing load hits all of them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
 
 @contextmanager
 def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
-    """A ledger in a schema of its own, dropped at the end of the block: the account must not look for these files."""
+    """Yield a ledger in a schema of its own, dropped at the end: reconciliation must not look for these files."""
     import psycopg
     from psycopg.conninfo import make_conninfo
 
@@ -129,7 +129,7 @@ class Redirected:
 
 @contextmanager
 def scratch_topic(bootstrap: list[str], replication: int = 3) -> Iterator[str]:
-    """A topic like that of the trades, deleted at the end of the block; what a killed bench left is used again."""
+    """Yield a topic like that of the trades, deleted at the end; one that a killed bench left is used again."""
     from kafka import KafkaAdminClient
     from kafka.admin import NewTopic
 
