@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kintsugi.infra.airflow_client import Airflow
-    from kintsugi.pipeline.reconcile.reconciliation import FileKey
+    from kintsugi.pipeline.reconcile.progress import FileKey
 
 DAY = date(2024, 10, 8)
 SEED = 20241008
