@@ -1,13 +1,13 @@
-"""How well do the signals find what informed traders did? Precision, recall, false alerts per million trades.
+"""Measure precision, recall and false alerts of the signals on days with injected behaviour.
 
-Days are generated with known behaviour (`kintsugi.sampledata.injected_behaviour`) at three levels of difficulty, and go
-through the functions of the stream itself (`build_baseline`, `stream_trades`, `derived`), with the tables in
-memory, on a Spark in this process. The thresholds were tuned on TUNING_SEEDS; what is reported is measured on
-EVALUATION_SEEDS, which were not looked at before.
+Days are generated with known behaviour (`kintsugi.sampledata.injected_behaviour`) at three levels of difficulty. They
+go through the functions of the stream itself (`build_baseline`, `stream_trades`, `derived_tables`), with the tables in
+memory, on a Spark in this process. The thresholds were tuned on TUNING_SEEDS. The figures are measured on
+EVALUATION_SEEDS, which were not used before.
 
-What counts: for ``high_volume`` and ``iv_jump`` a trade, by its identity. For ``imbalance`` and ``aggressor`` an
-alert is a window, right if it overlaps an order of a kind that the signal is about, and an order is found
-if one of its windows is an alert.
+For ``high_volume`` and ``iv_jump`` a trade counts, by its identity. For ``imbalance`` and ``aggressor`` an alert is a
+window. It is right if it overlaps an order of a kind that the signal is about. An order is found if one of its windows
+is an alert.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ import orjson
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse
+from kintsugi.pipeline.row_parser import NEW_YORK, Rejection, parse_trade
 from kintsugi.pipeline.stream.baselines import BUCKET_VALUES, STATISTICS, newest_before
-from kintsugi.pipeline.stream.derived_tables import RETURNED_NAMES, DerivedTables
+from kintsugi.pipeline.stream.batch_columns import RETURNED_NAMES
+from kintsugi.pipeline.stream.derived_tables import DerivedTables
 from kintsugi.pipeline.stream.flow_windows import AGGRESSOR, IMBALANCE, WINDOW_MS
 from kintsugi.pipeline.stream.in_memory_repository import InMemoryRepository
 from kintsugi.pipeline.stream.signals import HIGH_VOLUME, IV_JUMP, days_of, with_scores
@@ -52,7 +53,7 @@ SIGNALS = (HIGH_VOLUME, IV_JUMP, IMBALANCE, AGGRESSOR)
 
 @dataclass(slots=True)
 class Score:
-    """Of one signal at one level, over all its days: trades or orders planted and found, alerts and right ones."""
+    """One signal at one level, over all its days: trades or orders injected and found, alerts and right alerts."""
 
     level: str
     signal: str
@@ -86,7 +87,7 @@ class Score:
 
 
 def local_spark() -> SparkSession:
-    """A small Spark in this process, on the loopback address."""
+    """Yield a small Spark in this process, on the loopback address."""
     return (
         SparkSession.builder.master("local[1]").appName("evaluate_signals")
         .config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false")
@@ -101,19 +102,22 @@ def local_spark() -> SparkSession:
 
 
 def usual(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
-    """What `build_baseline` makes of the day's end-of-day files."""
+    """Return what `build_baseline` makes of the day's end-of-day files."""
     names = ("symbol", "as_of", *BUCKET_VALUES, *STATISTICS)
     rows: list[tuple[Any, ...]] = []
     for file in made.eod_files:
         eod = spark.createDataFrame(build_baseline.read_eod(file.read_bytes(), file.name))
         rows += [
-            tuple(r) for r in build_baseline.baseline(build_baseline.bucketed(eod)).select(*names).collect()
+            tuple(r)
+            for r in build_baseline.compute_baseline(build_baseline.assign_buckets(eod))
+            .select(*names)
+            .collect()
         ]
     return rows
 
 
 def messages(made: GeneratedDay) -> Iterator[pa.Table]:
-    """The day's trades as Kafka's source would give them, a batch at a time."""
+    """Yield the day's trades as Kafka's source returns them, a batch at a time."""
     schema = pa.schema(
         [
             ("value", pa.binary()),
@@ -125,7 +129,7 @@ def messages(made: GeneratedDay) -> Iterator[pa.Table]:
     offsets = [0] * PARTITIONS
     values: list[dict[str, Any]] = []
     for line in _lines(made):
-        trade = parse(line)
+        trade = parse_trade(line)
         if isinstance(trade, Rejection):
             continue
         partition = sum(trade.symbol.encode()) % PARTITIONS
@@ -152,11 +156,11 @@ def _lines(made: GeneratedDay) -> Iterator[str]:
 
 
 def stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
-    """The tables after the day went through the stream's own functions."""
+    """Return the tables after the day went through the stream's own functions."""
     store, baseline = InMemoryRepository(), usual(spark, made)
     derived = DerivedTables(store)
     for batch in messages(made):
-        trades = stream_trades.enriched(stream_trades.parsed(spark.createDataFrame(batch)))
+        trades = stream_trades.enrich_trades(stream_trades.parse_messages(spark.createDataFrame(batch)))
         stored = trades.select(*RETURNED_NAMES).toArrow()
         stored = with_scores(stored, newest_before(baseline, days_of(stored)))
         store.store(stored)
@@ -204,7 +208,7 @@ def _overlap(symbol: str, start: int, order: tuple[str, str, int, int]) -> bool:
 
 
 def plot(scores: list[Score], target: Path) -> None:
-    """Precision and recall of each signal at each level, as bars, into a PNG file."""
+    """Write precision and recall of each signal at each level, as bars, into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -253,7 +257,7 @@ def print_scores(scores: list[Score]) -> None:
 
 
 def evaluate(spark: SparkSession, levels: list[str], seeds: list[int], trades: int) -> list[Score]:
-    """The scores of every signal at every level, pooled over a day for each seed."""
+    """Return the scores of every signal at every level, pooled over a day for each seed."""
     scores: list[Score] = []
     for level in levels:
         of_level = {signal: Score(level, signal) for signal in SIGNALS}

@@ -1,8 +1,8 @@
 """What a trade costs as rows and partitions double: processor seconds of all nodes, compaction included.
 
-Every level sends its trades at the same pace, so that the micro-batches are alike, into partitions of their own:
-k times the rows lie in k times the partitions. A level ends when everything is stored, flushed and compacted. What
-the nodes use while nothing happens is measured before, and taken off.
+Every level sends its trades at the same pace, so that the micro-batches are alike, into partitions of its own: k times
+the rows are in k times the partitions. A level ends when everything is stored, flushed and compacted. What the nodes
+use while idle is measured before, and subtracted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.infra import ssh
-from kintsugi.pipeline.cassandra_session import connected
+from kintsugi.pipeline.cassandra_session import session_scope
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer
@@ -120,7 +120,7 @@ def compacting(bench: Bench) -> bool:
 
     for address in bench.contact_points:
         try:
-            with connected([address], keyspace=None) as session:
+            with session_scope([address], keyspace=None) as session:
                 host = next(h for h in session.cluster.metadata.all_hosts() if h.address == address)
                 row = session.execute(COMPACTIONS, host=host).one()
         except NoHostAvailable:  # busy: it is asked again

@@ -1,7 +1,7 @@
-"""From a file in S3 to Kafka: the product's ingest, what kafka-python itself takes, and a flush per row.
+"""From a file in S3 to Kafka: the product's ingest, kafka-python alone, and a flush per row.
 
-All three send the same bytes to a topic of the bench's own, with the settings of the real one, so that the
-stream has nothing to do meanwhile. They take turns, so that a passing load hits all of them.
+All three send the same bytes to a topic of the bench, with the settings of the real one, so that the stream is idle
+meanwhile. They take turns, so that a passing load hits all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kintsugi.core.settings import BUCKET, TOPIC
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.ledger_entry import file_id
 from kintsugi.pipeline.ingest.file_ingest import ingest_object
-from kintsugi.pipeline.kafka_producer import producer
+from kintsugi.pipeline.kafka_producer import open_producer
 from kintsugi.pipeline.object_listing import S3Object
 from kintsugi.pipeline.schema import TOPIC_PARTITIONS
 
@@ -77,7 +77,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
     try:
         with scratch_ledger(store_dsn(bench.context.settings)) as ledger:
             began = time.monotonic()
-            with producer(bench.bootstrap) as kafka:
+            with open_producer(bench.bootstrap) as kafka:
                 redirected: Any = Redirected(kafka, topic)
                 account: Any = ingest_object(s3, source, ledger=ledger, kafka=redirected)
             seconds = time.monotonic() - began
@@ -91,7 +91,7 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
 
 @contextmanager
 def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
-    """A ledger in a schema of its own, dropped at the end of the block: the account must not look for these files."""
+    """Yield a ledger in a schema of its own, dropped at the end: reconciliation must not look for these files."""
     import psycopg
     from psycopg.conninfo import make_conninfo
 
@@ -129,7 +129,7 @@ class Redirected:
 
 @contextmanager
 def scratch_topic(bootstrap: list[str], replication: int = 3) -> Iterator[str]:
-    """A topic like that of the trades, deleted at the end of the block; what a killed bench left is used again."""
+    """Yield a topic like that of the trades, deleted at the end; one that a killed bench left is used again."""
     from kafka import KafkaAdminClient
     from kafka.admin import NewTopic
 

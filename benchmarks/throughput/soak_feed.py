@@ -1,4 +1,4 @@
-"""What the soak feeds: a day on which informed traders are at work, and the end-of-day files that measure it.
+"""What the soak test feeds: a day with informed traders, and the end-of-day files for its baseline.
 
 Without them nothing is unusual on either day, and tables without a row are always the same.
 """
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.throughput import tables
 from benchmarks.throughput.feed import Part, day_of, parts
+from kintsugi.core.data_source import EOD_PREFIX
 from kintsugi.core.errors import StepFailed
+from kintsugi.core.file_names import EOD_NAME
 from kintsugi.core.settings import BUCKET
 from kintsugi.pipeline.object_listing import NAME
-from kintsugi.pipeline.stream.baselines import EOD_NAME, EOD_PREFIX, REFRESH_SECONDS, pending_files
+from kintsugi.pipeline.stream.baselines import REFRESH_SECONDS, pending_files
 from kintsugi.sampledata.generator import GeneratedDay, generate_day
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What of the bench's trades can be read in Cassandra at LOCAL_QUORUM."""
+"""Which of the bench's trades can be read in Cassandra at LOCAL_QUORUM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import KEYSPACE
 from kintsugi.pipeline.row_parser import Trade
 from kintsugi.pipeline.schema import TRADE_COLUMNS
-from kintsugi.pipeline.stream.cassandra_sink import cassandra_date
+from kintsugi.pipeline.stream.cql_values import cassandra_date
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session

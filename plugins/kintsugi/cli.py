@@ -137,7 +137,7 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
     """Check trade files without ingesting them; exit code 1 if a file or a row would be rejected."""
     from kintsugi.core.connections import client_of  # start-up
     from kintsugi.pipeline.ingest.validation import format_report  # start-up
-    from kintsugi.pipeline.ingest.validation import validate as look_at  # start-up
+    from kintsugi.pipeline.ingest.validation import validate_file as look_at  # start-up
 
     reports = []
     for name in options.file:
@@ -152,11 +152,11 @@ def validate(options: argparse.Namespace, settings: Settings) -> int:
 
 def reconcile(options: argparse.Namespace, settings: Settings) -> int:
     """Compare S3 with Kafka and Cassandra; exit code 1 if a trade is lost or doubled or a table is wrong."""
-    from kintsugi.pipeline.reconcile.reconcile import reconcile as compare  # start-up
-    from kintsugi.pipeline.reconcile.summary import summary  # start-up
+    from kintsugi.pipeline.reconcile.installation import reconcile_installation as compare  # start-up
+    from kintsugi.pipeline.reconcile.summary import summarize_report  # start-up
 
     account = compare(settings, until=options.wait, repair=options.repair)
-    print(json.dumps(summary(account), indent=2))
+    print(json.dumps(summarize_report(account), indent=2))
     return 0 if account.complete else 1
 
 
@@ -204,23 +204,23 @@ def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
 
 def chaos_stop(options: argparse.Namespace, settings: Settings) -> int:
     """Stop all fault injection at once and undo the faults that are in force."""
-    from kintsugi.chaos.command import run  # start-up
+    from kintsugi.chaos.command import main  # start-up
 
-    return run("stop", options.reason)
+    return main("stop", options.reason)
 
 
 def chaos_resume(options: argparse.Namespace, settings: Settings) -> int:
     """Allow fault injection again."""
-    from kintsugi.chaos.command import run  # start-up
+    from kintsugi.chaos.command import main  # start-up
 
-    return run("resume", "")
+    return main("resume", "")
 
 
 def chaos_status(options: argparse.Namespace, settings: Settings) -> int:
     """Show whether fault injection is allowed, and which faults are in force."""
-    from kintsugi.chaos.command import run  # start-up
+    from kintsugi.chaos.command import main  # start-up
 
-    return run("status", "")
+    return main("status", "")
 
 
 def old_chaos(options: argparse.Namespace, settings: Settings) -> int:
@@ -232,9 +232,9 @@ def old_chaos(options: argparse.Namespace, settings: Settings) -> int:
 
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases, or show drift."""
-    from kintsugi.releases.command import run  # start-up
+    from kintsugi.releases.command import main  # start-up
 
-    return run(options, settings)
+    return main(options, settings)
 
 
 def _parser() -> argparse.ArgumentParser:

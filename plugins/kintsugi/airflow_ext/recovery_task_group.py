@@ -25,12 +25,13 @@ share a task (docs/decisions/0085).
 A repair that fails closes its attempt and fails the run. The next run of the watch finds the node still failed and
 continues the same incident. ``decide`` then escalates beyond what the journal has as tried.
 
-Tasks pass on only the case (incident, node, holder of the lease). Observations and decisions are in the journal, so any
-task can be killed and run again. Every step takes a new fencing token when it starts. A step that counts as dead and
-still runs is refused at its next act.
+Between tasks travels only a reference (incident, node, holder of the lease). What was seen and decided stands
+in the journal, so any task can be killed and run again. Every step takes a fresh fencing token when it
+starts; a step that was thought dead and lives on is refused at its next act.
 
-The tasks pull the case themselves. As an argument it would make ``confirm`` a direct upstream of every task, and a join
-with ``none_failed_min_one_success`` would then run although its whole path was skipped.
+The tasks pull the reference themselves instead of taking it as an argument: an argument would make ``confirm`` a
+direct upstream of every task, and a join with ``none_failed_min_one_success`` would then run although its
+whole path was skipped.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from kintsugi.airflow_ext.operators.incident_link import IncidentLink
 from kintsugi.airflow_ext.triggers.node_health_listener import finding_of
 from kintsugi.core.errors import GuardRefused, LeaseHeld, NodeReturned, PermanentStepError
 from kintsugi.operations.approval_answers import LOOK_AGAIN
-from kintsugi.recovery.guards import APPROVE, DECLINE
+from kintsugi.recovery.guard_model import APPROVE, DECLINE
 
 if TYPE_CHECKING:
     from kintsugi.operations.context import Context, RecoveryRef
@@ -79,13 +80,13 @@ def _pull_case(context: Any) -> RecoveryRef:
 
 
 @contextmanager
-def _act_on_case(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
-    """Yield context and case of a task that acts, and handle its errors; ``untouched``: as in `step_failures.blame`."""
-    from kintsugi.recovery.step_failures import blame  # parse time
+def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
+    """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
+    from kintsugi.recovery.step_failures import handle_control_plane_fault  # parse time
 
-    own_context, case = _own_context(), _pull_case(context)
-    with _no_retry(), blame(own_context, case, untouched=untouched):
-        yield own_context, case
+    own_context, ref = _own_context(), _case(context)
+    with _no_retry(), handle_control_plane_fault(own_context, ref, untouched=untouched):
+        yield own_context, ref
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     run = context["dag_run"]
     context["ti"].xcom_push(key=BEGAN, value=True)
     try:
-        case = assessment.confirm_finding(
+        ref = assessment.confirm_finding(
             _own_context(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
@@ -125,11 +126,11 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         )
     except LeaseHeld as error:
         context["ti"].xcom_push(key=BEGAN, value=False)
-        raise AirflowSkipException(str(error)) from error
-    context["ti"].xcom_push(key=CASE, value=case.to_xcom())
-    path = guard_evaluation.evaluate_guards(_own_context(), case)
+        raise AirflowSkipException(str(held)) from held
+    context["ti"].xcom_push(key=CASE, value=ref.to_xcom())
+    path = guard_evaluation.evaluate_guards(_own_context(), ref)
     if "ask_a_human" in path:
-        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_own_context(), case))
+        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal_reasons(_own_context(), ref))
     return [f"{GROUP}.{name}" for name in path]
 
 
@@ -175,8 +176,8 @@ def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is intact."""
     from kintsugi.recovery import actions  # parse time
 
-    with _act_on_case(context) as (own_context, case):
-        actions.restart(own_context, case)
+    with _acting(context) as (own_context, ref):
+        actions.restart_service(own_context, ref)
 
 
 @task(**RETRY)
@@ -184,8 +185,8 @@ def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and check the plan; returns the plan's path."""
     from kintsugi.recovery import actions  # parse time
 
-    with _act_on_case(context, untouched=True) as (own_context, case):
-        return actions.plan(own_context, case)
+    with _acting(context, untouched=True) as (own_context, ref):
+        return actions.plan_replacement(own_context, ref)
 
 
 @task(**RETRY)
@@ -196,9 +197,9 @@ def provision(**context: Any) -> None:
     """
     from kintsugi.recovery import actions  # parse time
 
-    with _act_on_case(context) as (own_context, case):
-        actions.fence(own_context, case)
-        actions.provision(own_context, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
+    with _acting(context) as (own_context, ref):
+        actions.fence_node(own_context, ref)
+        actions.apply_plan(own_context, ref, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
 
 @task(**RETRY)
@@ -206,8 +207,8 @@ def configure(**context: Any) -> None:
     """Let Ansible configure the empty server as a node of its role."""
     from kintsugi.recovery import actions  # parse time
 
-    with _act_on_case(context) as (own_context, case):
-        actions.configure(own_context, case)
+    with _acting(context) as (own_context, ref):
+        actions.configure_node(own_context, ref)
 
 
 @task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY | {"pool": WAITING})
@@ -215,8 +216,8 @@ def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data consistent."""
     from kintsugi.recovery import actions  # parse time
 
-    with _act_on_case(context) as (own_context, case):
-        return actions.rejoin(own_context, case)
+    with _acting(context) as (own_context, ref):
+        return actions.rejoin_node(own_context, ref)
 
 
 @task(**RETRY)
@@ -224,8 +225,8 @@ def verify(**context: Any) -> str:
     """Let the node prove that it works; returns a sentence."""
     from kintsugi.recovery import actions  # parse time
 
-    with _act_on_case(context) as (own_context, case):
-        return actions.verify(own_context, case)
+    with _acting(context) as (own_context, ref):
+        return actions.verify_recovery(own_context, ref)
 
 
 @task(**RETRY)
@@ -233,8 +234,8 @@ def canary(**context: Any) -> str:
     """Send a synthetic trade through S3 and read it from Cassandra."""
     from kintsugi.recovery import actions  # parse time
 
-    with _act_on_case(context) as (own_context, case):
-        return actions.verify_synthetic_trade(own_context, case)
+    with _acting(context) as (own_context, ref):
+        return actions.verify_synthetic_trade(own_context, ref)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
@@ -249,7 +250,7 @@ def record(**context: Any) -> str:
         raise AirflowSkipException(
             "no case was opened: nothing was found, or another run repairs this node and keeps the record"
         )
-    story = report.record(_own_context(), _pull_case(context))
+    story = report.record_outcome(_own_context(), _case(context))
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text

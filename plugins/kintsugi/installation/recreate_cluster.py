@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.dag_ids import BASELINE_DAG
 from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
-from kintsugi.core.fleet import Node, Role, watch_of
+from kintsugi.core.fleet import Node, Role, watch_dag_id
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.environments import node_files
 from kintsugi.installation.progress import Progress
 from kintsugi.operations import manual_mode
 from kintsugi.operations.context import Context
-from kintsugi.pipeline.object_listing import objects
+from kintsugi.pipeline.object_listing import list_objects
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, pending_files
 from kintsugi.recovery import plan_policy
-from kintsugi.recovery.guards import DECLINE
+from kintsugi.recovery.guard_model import DECLINE
 from kintsugi.releases import bootstrap
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ def recreate_cluster(settings: Settings, role: Role) -> int:
     """Recreate the role's cluster; returns 0 when every trade file was sent again. Raises GuardRefused without need."""
     context, progress = Context.from_environment(), Progress()
     airflow = ControlPlane(settings).airflow
-    require_loss(settings, role)
-    nodes = replaced_nodes(context, role)
-    manual_mode.lift(context, OLD_HOLDER)
-    with ExitStack() as holds:
-        with progress.step(f"pause recovery of {', '.join(node.name for node in nodes)}"):
+    check(settings, role)
+    nodes = concerned(context, role)
+    manual_mode.end_manual_mode(context, OLD_HOLDER)
+    with ExitStack() as hands:
+        with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
             for node in nodes:
                 end_repair(context, airflow, node, progress)
-                holds.enter_context(
-                    manual_mode.hands_on(context, airflow, node.name, holder=HOLDER, reason=REASON)
+                hands.enter_context(
+                    manual_mode.manual_mode(context, airflow, node.name, holder=HOLDER, reason=REASON)
                 )
         form_cluster(context, role, nodes, progress)
     if role is Role.CASSANDRA:
@@ -126,9 +126,9 @@ def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progres
     """Decline the questions of the node's repair, and wait until it has ended; raises StepFailed at the deadline."""
     has_printed = False
 
-    def has_lease() -> bool:
-        nonlocal has_printed
-        airflow.answer_all([watch_of(node.name)], DECLINE)
+    def free() -> bool:
+        nonlocal told
+        airflow.answer_all([watch_dag_id(node.name)], DECLINE)
         try:
             context.store.acquire_lease(node.name, HOLDER, manual_mode.LIMIT_S, fresh_token=True)
         except LeaseHeld as error:
@@ -153,9 +153,9 @@ def form_cluster(context: Context, role: Role, nodes: Sequence[Node], progress: 
         formed_file(context.settings, role).unlink(missing_ok=True)
         context.terraform().replace(terraform_addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
-        bootstrap.converge(context)
-        formed_file(context.settings, role).touch()  # a run over nodes of several releases doesn't write it
-        mark.unlink()
+        bootstrap.start_fleet(context)
+        note(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
+        begun.unlink()
         context.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(context.fleet)
@@ -166,14 +166,14 @@ def terraform_addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
     return [
         address
         for node in nodes
-        for address in plan_policy.addresses(environment, node.name, with_volume=True)
+        for address in plan_policy.node_addresses(environment, node.name, with_volume=True)
     ]
 
 
 def rebuild_baselines(context: Context) -> None:
     """Delete the manifests of the end-of-day files, and wait until `build_baseline` has read all files again."""
     s3 = context.s3()
-    for item in list(objects(s3, BUCKET, EOD_MANIFESTS)):
+    for item in list(list_objects(s3, BUCKET, EOD_MANIFESTS)):
         s3.delete_object(Bucket=BUCKET, Key=item["Key"])
     if not wait_until(lambda: not pending_files(s3), BASELINE_DEADLINE_S, pause=1.0):
         raise StepFailed(

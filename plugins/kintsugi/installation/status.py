@@ -24,7 +24,7 @@ from kintsugi.db.replica_repairs import describe_repairs
 from kintsugi.db.store import Store
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
-from kintsugi.pipeline.stream_lag import consumer_lag
+from kintsugi.pipeline.stream_lag import read_consumer_lag
 from kintsugi.probes import probe_node, probe_ssh
 from kintsugi.probes.disk import read_headroom, shortage_of_room
 from kintsugi.web import flow
@@ -106,7 +106,7 @@ def _read_lag(settings: Settings, nodes: list[Document]) -> int | None:
     brokers = settings.fleet.endpoints(Role.KAFKA, KAFKA_PORT)
     answer: list[int | None] = []
     asking = threading.Thread(
-        target=lambda: answer.append(_or_none(lambda: consumer_lag(brokers))), daemon=True
+        target=lambda: answer.append(_or_none(lambda: read_consumer_lag(brokers))), daemon=True
     )
     asking.start()
     asking.join(_LAG_SECONDS)
@@ -229,12 +229,12 @@ def _read_replicas(settings: Settings) -> Document:
     }
 
 
-def _read_intake(settings: Settings) -> Document:
-    from kintsugi.pipeline.ingest.intake_monitor import rules_from  # numpy
+def _intake(settings: Settings) -> Document:
+    from kintsugi.pipeline.ingest.intake_monitor import read_rules  # numpy
 
-    record = IntakeStore(store_dsn(settings), patience=LOOK).report()
-    report = IntakeReport.from_json(record[1]) if record else None
-    return assess_intake(report, rules_from(), datetime.now(UTC)).to_json()
+    found = IntakeStore(store_dsn(settings), patience=LOOK).report()
+    report = IntakeReport.from_json(found[1]) if found else None
+    return assess_intake(report, read_rules(), datetime.now(UTC)).to_json()
 
 
 def _read_samples(settings: Settings) -> list[FlowSample]:

@@ -134,10 +134,10 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
         terraform.apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
-        running = bootstrap.converge(context)
+        running = bootstrap.start_fleet(context)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(fleet)
-    progress.say(f"{running}: {bootstrap.settle(context)}")
+    progress.say(f"{running}: {bootstrap.mark_first_known_good(context)}")
 
 
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:

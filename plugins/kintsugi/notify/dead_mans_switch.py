@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 from kintsugi.core.connections import read_connection
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.fleet import watch_of
+from kintsugi.core.fleet import watch_dag_id
 from kintsugi.notify.paging_rules import Page
 from kintsugi.notify.runbooks import HEARTBEAT, runbook_link
 
@@ -65,9 +65,9 @@ def find_silences(watching: Watching) -> list[Silence]:
         if name in watching.excused:
             continue
         if name in watching.paused:
-            silences.append(Silence(name, at, f"its DAG {watch_of(name)} is paused"))
+            silences.append(Silence(name, at, f"its DAG {watch_dag_id(name)} is paused"))
         elif watching.now - at > SILENT:
-            silences.append(Silence(name, at, f"no heartbeat of {watch_of(name)} arrived; {cause}"))
+            silences.append(Silence(name, at, f"no heartbeat of {watch_dag_id(name)} arrived; {cause}"))
     return silences
 
 

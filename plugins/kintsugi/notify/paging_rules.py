@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kintsugi.core.fleet import WATCH, watch_of
+from kintsugi.core.fleet import WATCH, watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 
 UNBROKEN = timedelta(hours=1)
@@ -204,7 +204,7 @@ def _make_call(incident: Incident, first: Incident, now: datetime) -> _Call | No
 
 
 def _see_also(incident: Incident) -> str:
-    return f"See `make incident ID={incident.id}`, and {watch_of(incident.node)} in Airflow."
+    return f"See `make incident ID={incident.id}`, and {watch_dag_id(incident.node)} in Airflow."
 
 
 def _control_plane_page(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
@@ -301,5 +301,5 @@ def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
         f"page/unfounded/{node}/{first.opened_at:%Y%m%dT%H}",
         f"{node} needs a person: its watch raises repeated false alarms",
         f"{len(alarms)} times within the hour, and nothing was changed. The last time: {last.reason}\n"
-        f"See `make incident ID={last.id}`, and {watch_of(node)} in Airflow. Trigger recover_node to act by hand.",
+        f"See `make incident ID={last.id}`, and {watch_dag_id(node)} in Airflow. Trigger recover_node to act by hand.",
     )

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from kintsugi.core.fleet import WATCH, watch_of
+from kintsugi.core.fleet import WATCH, watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.db.flags import RecordedFault
 from kintsugi.notify.paging_rules import REMIND, Page
@@ -120,5 +120,5 @@ def _pattern_page(node: str, pattern: str, incidents: Sequence[Incident], now: d
     return Page(
         f"page/pattern/{node}/{int(now.timestamp() // REMIND.total_seconds())}",
         f"{node} needs a person: it fails again and again",
-        f"{node}: {pattern}. A recovery does not remove the cause. {where}, and {watch_of(node)} in Airflow.",
+        f"{node}: {pattern}. A recovery does not remove the cause. {where}, and {watch_dag_id(node)} in Airflow.",
     )

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import PeerOpinion
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
+from kintsugi.core.spark_security import spark_page_headers
 from kintsugi.probes.protocols import http_get
 from kintsugi.wire import cql, kafka
 from kintsugi.wire.exchange import Connection, ProtocolMismatch, ask_endpoint
@@ -71,9 +72,10 @@ async def ask_peer(node: Node, port: int, question: Callable[[Connection], Await
         return f"no answer ({type(error).__name__})"
 
 
-async def ask_json(node: Node, port: int, path: str) -> Any:
-    """Return the JSON document (an object or a list) at ``path``, or a string that says why there is none."""
-    body = await ask_peer(node, port, lambda connection: http_get(connection, node.address, path))
+async def ask_spark(node: Node, port: int, path: str) -> Any:
+    """The JSON document (an object or a list) at ``path`` of a Spark page, or a string that says why there is none."""
+    headers = spark_page_headers()
+    body = await ask_peer(node, port, lambda connection: http_get(connection, node.address, path, headers))
     if isinstance(body, str):
         return body
     try:
@@ -168,8 +170,8 @@ async def read_heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     return "has never heard of it"
 
 
-async def _ask_spark_master(master: Node, node: Node) -> PeerView:
-    document = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
+async def _spark(master: Node, node: Node) -> PeerView:
+    document = await ask_spark(master, SPARK_MASTER_UI_PORT, "/json/")
     if isinstance(document, str):
         return PeerView(master.name, PeerOpinion.UNKNOWN, document)
     return spark_master_view(master.name, node, document, datetime.now(UTC))

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import quote
 
 from kintsugi.core.errors import InputError
-from kintsugi.core.fleet import WATCH, Fleet, watch_of
+from kintsugi.core.fleet import WATCH, Fleet, watch_dag_id
 from kintsugi.db.flags import FLEET
-from kintsugi.recovery.guards import APPROVE, DECLINE
+from kintsugi.recovery.guard_model import APPROVE, DECLINE
 
 ACTIONS = {
     "auto": "Automatic: diagnose and choose; a ready node is left alone",
@@ -222,7 +222,7 @@ def _pause_request(dag_id: str, paused: bool) -> Request:
 
 def _watch_request(node: str) -> Request:
     if node != FLEET:
-        return _pause_request(watch_of(node), paused=False)
+        return _pause_request(watch_dag_id(node), paused=False)
     path = "/dags?update_mask=is_paused&tags=watch&dag_id_pattern=" + WATCH
     return Request("PATCH", path, {"is_paused": False}, "watch_flow", "dag")
 

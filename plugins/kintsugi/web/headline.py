@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from kintsugi.core.fleet import WATCH, watch_of
+from kintsugi.core.fleet import WATCH, watch_dag_id
 from kintsugi.db import replica_repairs
 from kintsugi.db.flags import FLEET, Maintenance
 from kintsugi.web.health import HealthFacts, join_names
@@ -157,7 +157,7 @@ def _report_unrecovered_node(facts: HealthFacts) -> Headline | None:
                 target=flags[0].scope,
             )
         if facts.is_unwatched(node.name):
-            advice = f"Resume {watch_of(node.name)}, or recover the node by hand."
+            advice = f"Resume {watch_dag_id(node.name)}, or recover the node by hand."
             return Headline(
                 Situation.WATCH_PAUSED,
                 Severity.BAD,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from kintsugi.core.fleet import Fleet, Node, Role, watch_of
+from kintsugi.core.fleet import Fleet, Node, Role, watch_dag_id
 from kintsugi.core.incident import Incident
 from kintsugi.db.dashboard import FleetSummary
 from kintsugi.db.flags import FLEET, Maintenance
@@ -48,7 +48,7 @@ class HealthFacts:
 
     def is_unwatched(self, name: str) -> bool:
         """Whether the node's watch is known to be paused."""
-        return self.airflow.value is not None and watch_of(name) in self.airflow.value.paused
+        return self.airflow.value is not None and watch_dag_id(name) in self.airflow.value.paused
 
     def nodes_away(self) -> list[Node]:
         """The nodes that are down or hung."""

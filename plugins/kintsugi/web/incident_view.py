@@ -10,7 +10,7 @@ from typing import Any
 
 from kintsugi.core.incident import Incident, JournalEntry, Outcome, Phase
 from kintsugi.db.dashboard import Experiment
-from kintsugi.recovery.plan_policy import changes
+from kintsugi.recovery.plan_policy import planned_changes
 from kintsugi.web.severity import Severity
 
 LEVELS = {
@@ -123,7 +123,7 @@ class Change:
 
 def list_changes(document: Mapping[str, Any]) -> list[Change]:
     """The changes of a plan from ``terraform show -json``; unchanged resources are left out."""
-    return [Change(address, " then ".join(actions)) for address, actions in changes(document).items()]
+    return [Change(address, " then ".join(actions)) for address, actions in planned_changes(document).items()]
 
 
 @dataclass(frozen=True, slots=True)

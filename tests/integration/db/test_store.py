@@ -21,7 +21,8 @@ from kintsugi.db.attempts import count_attempts
 from kintsugi.db.migrations import MIGRATIONS
 from kintsugi.db.patience import Patience
 from kintsugi.db.store import Store, StoreUnavailable
-from kintsugi.recovery.guards import GuardFacts, evaluate
+from kintsugi.recovery.guard_model import GuardFacts
+from kintsugi.recovery.guards import evaluate_action
 
 NOW = datetime.now(UTC)
 
@@ -377,7 +378,7 @@ def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
             token,
             Action.RESTART,
             str(number),
-            refusals=lambda ledger: evaluate(Action.RESTART, facts.with_ledger(ledger)).reasons,
+            refusals=lambda ledger: evaluate_action(Action.RESTART, facts.with_ledger(ledger)).reasons,
         )
     with pytest.raises(GuardRefused, match="recovered 6 times in the last hour"):
         begin(
@@ -386,7 +387,7 @@ def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
             token,
             Action.RESTART,
             "6",
-            refusals=lambda ledger: evaluate(Action.RESTART, facts.with_ledger(ledger)).reasons,
+            refusals=lambda ledger: evaluate_action(Action.RESTART, facts.with_ledger(ledger)).reasons,
         )
 
 

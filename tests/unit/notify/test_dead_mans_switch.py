@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.fleet import watch_of
+from kintsugi.core.fleet import watch_dag_id
 from kintsugi.notify.dead_mans_switch import DeadMansSwitch, Watching, find_silences, send_ping
 from tests.fixtures_incidents import at
 from tests.receivers import http_receiver
@@ -30,7 +30,7 @@ def test_a_heartbeat_that_stops_is_missed_after_90_s() -> None:
 def test_a_triggerer_that_is_stuck_is_missed_by_all_its_watches() -> None:
     found = find_silences(replace(WELL, now=at(400)))
     assert [silence.name for silence in found] == ["flow", "kafka-1", "kafka-2"]
-    assert all("triggerer" in silence.why and watch_of(silence.name) in silence.why for silence in found)
+    assert all("triggerer" in silence.why and watch_dag_id(silence.name) in silence.why for silence in found)
 
 
 def test_a_node_under_repair_or_in_maintenance_is_not_missed() -> None:
