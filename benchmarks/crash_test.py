@@ -143,7 +143,7 @@ class CrashTest:
 
     def boot(self) -> None:
         """Start everything, as a machine does when its power returns."""
-        up(self.context.settings, self.console)
+        start_installation(self.context.settings, self.console)
 
     def write(self, counted: dict[str, Any] | None = None) -> None:
         """Write every row so far. ``counted``: all trades, at the end."""

@@ -129,4 +129,4 @@ if wanted in (None, "watch_flow"):
     flow_dag = watch_flow()
 for _node in load_fleet():
     if wanted in (None, watch_dag_id(_node.name)):
-        globals()[watch_dag_id(_node.name)] = watch(_node)
+        globals()[watch_dag_id(_node.name)] = watch_node(_node)

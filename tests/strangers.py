@@ -47,7 +47,7 @@ Attack = Callable[[OpenPort, Path], None]
 
 def open_ports(settings: Settings) -> set[OpenPort]:
     """Every TCP port on which a process of the installation listens."""
-    owner = {pid: node.name for node in settings.fleet for pid in nodes.processes(settings, node.name)}
+    owner = {pid: node.name for node in settings.fleet for pid in nodes.node_pids(settings, node.name)}
     owner |= dict.fromkeys(owned_pids(settings.control), CONTROL_PLANE)
     return {
         OpenPort(owner[found.pid], found.laddr.ip.removeprefix("::ffff:"), found.laddr.port)

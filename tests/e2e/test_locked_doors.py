@@ -42,7 +42,7 @@ def test_no_port_lets_a_stranger_in(settings: Settings, tmp_path: Path) -> None:
 def test_no_process_of_a_node_shows_a_secret(settings: Settings) -> None:
     shown = set()
     for node in settings.fleet:
-        for pid in nodes.processes(settings, node.name):
+        for pid in nodes.node_pids(settings, node.name):
             parts = (Path(f"/proc/{pid}") / part for part in ("cmdline", "environ"))
             words = b"\0".join(part.read_bytes() for part in parts).split(b"\0")
             text = b"\0".join(word for word in words if not word.startswith(SPARK_HANDS_ON))

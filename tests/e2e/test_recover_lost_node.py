@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kintsugi.environments.local.node import processes
+from kintsugi.environments.local.node import node_pids
 from kintsugi.environments.local.node_process import read_record
 from tests.e2e.conftest import TRADES, VICTIM, Command
 from tests.installations import leads_nowhere

@@ -22,7 +22,7 @@ from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.core.settings import BUCKET
-from kintsugi.core.user_bucket import combined, user_source
+from kintsugi.core.user_bucket import combine_sources, user_source
 from kintsugi.db.ledger_entry import FileState
 from kintsugi.pipeline.object_listing import PendingFileScanner, list_trade_files
 from kintsugi.pipeline.stream.baselines import find_source, manifest_key, pending_uris
@@ -180,7 +180,7 @@ def test_a_bucket_that_is_the_installations_own_is_read_once(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_KINTSUGI_DATA", json.dumps(found))
-        sources = combined(own_source(place.s3), user_source(found))
+        sources = combine_sources(own_source(place.s3), user_source(found))
     assert [item.bucket for item in list_trade_files(sources)] == [""]
 
 

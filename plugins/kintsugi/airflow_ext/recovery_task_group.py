@@ -25,13 +25,12 @@ share a task (docs/decisions/0085).
 A repair that fails closes its attempt and fails the run. The next run of the watch finds the node still failed and
 continues the same incident. ``decide`` then escalates beyond what the journal has as tried.
 
-Between tasks travels only a reference (incident, node, holder of the lease). What was seen and decided stands
-in the journal, so any task can be killed and run again. Every step takes a fresh fencing token when it
-starts; a step that was thought dead and lives on is refused at its next act.
+Tasks pass on only a reference (incident, node, holder of the lease). Observations and decisions are in the journal, so
+any task can be killed and run again. Every step takes a new fencing token when it starts. A step that counts as dead
+and still runs is refused at its next act.
 
-The tasks pull the reference themselves instead of taking it as an argument: an argument would make ``confirm`` a
-direct upstream of every task, and a join with ``none_failed_min_one_success`` would then run although its
-whole path was skipped.
+The tasks pull the reference themselves. As an argument it would make ``confirm`` a direct upstream of every task, and a
+join with ``none_failed_min_one_success`` would then run although its whole path was skipped.
 """
 
 from __future__ import annotations
@@ -80,11 +79,14 @@ def _pull_case(context: Any) -> RecoveryRef:
 
 
 @contextmanager
-def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
-    """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
+def _act_on_case(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
+    """Yield context and reference of a task that acts, and handle its errors.
+
+    ``untouched``: as in `step_failures.handle_control_plane_fault`.
+    """
     from kintsugi.recovery.step_failures import handle_control_plane_fault  # parse time
 
-    own_context, ref = _own_context(), _case(context)
+    own_context, ref = _own_context(), _pull_case(context)
     with _no_retry(), handle_control_plane_fault(own_context, ref, untouched=untouched):
         yield own_context, ref
 
@@ -126,7 +128,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
         )
     except LeaseHeld as error:
         context["ti"].xcom_push(key=BEGAN, value=False)
-        raise AirflowSkipException(str(held)) from held
+        raise AirflowSkipException(str(error)) from error
     context["ti"].xcom_push(key=CASE, value=ref.to_xcom())
     path = guard_evaluation.evaluate_guards(_own_context(), ref)
     if "ask_a_human" in path:
@@ -176,7 +178,7 @@ def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is intact."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, ref):
+    with _act_on_case(context) as (own_context, ref):
         actions.restart_service(own_context, ref)
 
 
@@ -185,7 +187,7 @@ def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and check the plan; returns the plan's path."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context, untouched=True) as (own_context, ref):
+    with _act_on_case(context, untouched=True) as (own_context, ref):
         return actions.plan_replacement(own_context, ref)
 
 
@@ -197,7 +199,7 @@ def provision(**context: Any) -> None:
     """
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, ref):
+    with _act_on_case(context) as (own_context, ref):
         actions.fence_node(own_context, ref)
         actions.apply_plan(own_context, ref, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
@@ -207,7 +209,7 @@ def configure(**context: Any) -> None:
     """Let Ansible configure the empty server as a node of its role."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, ref):
+    with _act_on_case(context) as (own_context, ref):
         actions.configure_node(own_context, ref)
 
 
@@ -216,7 +218,7 @@ def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data consistent."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, ref):
+    with _act_on_case(context) as (own_context, ref):
         return actions.rejoin_node(own_context, ref)
 
 
@@ -225,7 +227,7 @@ def verify(**context: Any) -> str:
     """Let the node prove that it works; returns a sentence."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, ref):
+    with _act_on_case(context) as (own_context, ref):
         return actions.verify_recovery(own_context, ref)
 
 
@@ -234,7 +236,7 @@ def canary(**context: Any) -> str:
     """Send a synthetic trade through S3 and read it from Cassandra."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, ref):
+    with _act_on_case(context) as (own_context, ref):
         return actions.verify_synthetic_trade(own_context, ref)
 
 
@@ -250,7 +252,7 @@ def record(**context: Any) -> str:
         raise AirflowSkipException(
             "no case was opened: nothing was found, or another run repairs this node and keeps the record"
         )
-    story = report.record_outcome(_own_context(), _case(context))
+    story = report.record_outcome(_own_context(), _pull_case(context))
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text

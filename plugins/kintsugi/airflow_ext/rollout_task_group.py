@@ -40,7 +40,7 @@ def _mark_final() -> Iterator[None]:
 @task(**RETRY)
 def prepare(release: str, again: str, **context: Any) -> str:
     """Build or find the release and open the deployment; returns the deployment's id."""
-    with _final():
+    with _mark_final():
         return rollout_steps.prepare_rollout(
             Context.from_environment(), context["dag_run"].run_id, release.strip(), again=again == "True"
         ).id
@@ -48,8 +48,8 @@ def prepare(release: str, again: str, **context: Any) -> str:
 
 @task.branch(**RETRY)
 def plan(first: str, dry_run: str, **context: Any) -> str:
-    """Render everything and compare; on to the first node, or to the end of a dry run."""
-    with _final():
+    """Render everything and compare it; goes on with the first node, or with the end of a dry run."""
+    with _mark_final():
         rollout_steps.plan_rollout(Context.from_environment(), context["dag_run"].run_id)
     return "finish" if dry_run == "True" else first
 
@@ -57,7 +57,7 @@ def plan(first: str, dry_run: str, **context: Any) -> str:
 @task(**RETRY)
 def apply(node: str, **context: Any) -> str:
     """Configure and restart the node, or note that the release changes nothing on it."""
-    with _final():
+    with _mark_final():
         return rollout_steps.update_node(Context.from_environment(), context["dag_run"].run_id, node)
 
 
@@ -107,7 +107,7 @@ def group_of(node: str) -> str:
 def roll_out(fleet: Fleet, *, release: str, hold_s: str, dry_run: str, again: str) -> None:
     """Build the graph for ``fleet``; the other arguments may be templates."""
     nodes = [node.name for node in update_order(fleet)]
-    held, back, end = hold(hold_s), go_back(), finish(dry_run)
+    bake, back, end = hold(hold_s), go_back(), finish(dry_run)
     planned = plan(first=f"{group_of(nodes[0])}.apply", dry_run=dry_run)
     prepare(release, again) >> planned >> end
     previous: Any = planned

@@ -138,7 +138,7 @@ def _kill_service(context: Context, name: str) -> None:
 
 def _signal_listener(context: Context, port: int, number: signal.Signals) -> None:
     """Signal the process of our control plane that listens on ``port``; raises StepFailed when there is none."""
-    process = listener(context.settings.fleet.control_plane.address, port)
+    process = find_listener(context.settings.fleet.control_plane.address, port)
     control = context.settings.control
     if process is None or process.pid is None:
         raise StepFailed(f"no process of the control plane listens on port {port}")

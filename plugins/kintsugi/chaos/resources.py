@@ -94,7 +94,9 @@ def slow_disk_unavailable(settings: Settings) -> str | None:
 
 def slow_disk(settings: Settings, name: str, bytes_per_s: int = SLOW_DISK_BYTES_PER_S) -> None:
     """Limit the node's processes to so many bytes a second, written and read. Raises StepFailed."""
-    limit_processes(group_of(settings, name), _disk_device(settings), members(settings, name), bytes_per_s)
+    limit_processes(
+        group_of(settings, name), _disk_device(settings), member_pids(settings, name), bytes_per_s
+    )
 
 
 def restore_disk_speed(settings: Settings, name: str) -> bool:

@@ -29,7 +29,8 @@ from kintsugi.controlplane.log_collector import LogCollector
 from kintsugi.controlplane.postgres import Postgres
 from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.processes import kill_owned, listener, owned_pids, wait_until
+from kintsugi.core.files import write_private
+from kintsugi.core.processes import find_listener, kill_owned, owned_pids, wait_until
 from kintsugi.core.spark_security import spark_conf_directory, spark_defaults
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.infra.supervisord import Program, Supervisor

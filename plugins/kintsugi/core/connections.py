@@ -170,7 +170,7 @@ def data_sources(settings: Settings) -> tuple[DataSource, ...]:
     conn = data_connection()
     if conn is None:
         return (own,)
-    from kintsugi.core.user_bucket import combined, user_source  # cycle
+    from kintsugi.core.user_bucket import combine_sources, user_source  # cycle
 
     return combine_sources(own, user_source(conn))
 

@@ -136,7 +136,7 @@ def cassandra_jmx_port(node: Node) -> int:
     return 20000 + second % 127 * 100 + (third * 10 + fourth) % 100
 
 
-def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+def inherited_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables named in ``KINTSUGI_INHERIT`` (separated by commas), for every process of an installation.
 
     Without it, a user's proxy or package index would be known neither to Airflow nor to a node.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kintsugi.core.errors import FleetError, StepFailed
-from kintsugi.core.settings import inherited
+from kintsugi.core.settings import inherited_variables
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
@@ -189,7 +189,7 @@ class Ansible:
             envvars=self._environment(),
             timeout=int(timeout_s),
             event_handler=events,
-            cancel_callback=cancelled,
+            cancel_callback=cancel_callback,
             status_handler=_drop_secrets,
             quiet=True,
             suppress_env_files=True,
@@ -226,7 +226,7 @@ class Ansible:
 def _drop_secrets(status: Mapping[str, Any], runner_config: Any) -> None:
     """Called by ansible_runner before it starts: leave only what is allowed in the environment of the run."""
     if status["status"] == "starting":
-        allowed = _PASSED_ON | {"PYTHONPATH"} | inherited().keys()
+        allowed = _PASSED_ON | {"PYTHONPATH"} | inherited_variables().keys()
         runner_config.env = {
             name: value
             for name, value in runner_config.env.items()

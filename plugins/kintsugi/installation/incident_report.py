@@ -56,7 +56,7 @@ class IncidentFiles:
         from botocore.exceptions import BotoCoreError, ClientError
 
         folder = spool_directory(self._settings)
-        found = {str(path.relative_to(folder)) for path in (folder / prefix).glob("*") if path.is_file()}
+        spooled = {str(path.relative_to(folder)) for path in (folder / prefix).glob("*") if path.is_file()}
         try:
             listed = self._s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
         except (BotoCoreError, ClientError):

@@ -53,14 +53,14 @@ def recreate_cluster(settings: Settings, role: Role) -> int:
     """Recreate the role's cluster; returns 0 when every trade file was sent again. Raises GuardRefused without need."""
     context, progress = Context.from_environment(), Progress()
     airflow = ControlPlane(settings).airflow
-    check(settings, role)
-    nodes = concerned(context, role)
+    require_loss(settings, role)
+    nodes = replaced_nodes(context, role)
     manual_mode.end_manual_mode(context, OLD_HOLDER)
-    with ExitStack() as hands:
-        with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
+    with ExitStack() as holds:
+        with progress.step(f"pause recovery of {', '.join(node.name for node in nodes)}"):
             for node in nodes:
                 end_repair(context, airflow, node, progress)
-                hands.enter_context(
+                holds.enter_context(
                     manual_mode.manual_mode(context, airflow, node.name, holder=HOLDER, reason=REASON)
                 )
         form_cluster(context, role, nodes, progress)
@@ -126,8 +126,8 @@ def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progres
     """Decline the questions of the node's repair, and wait until it has ended; raises StepFailed at the deadline."""
     has_printed = False
 
-    def free() -> bool:
-        nonlocal told
+    def has_lease() -> bool:
+        nonlocal has_printed
         airflow.answer_all([watch_dag_id(node.name)], DECLINE)
         try:
             context.store.acquire_lease(node.name, HOLDER, manual_mode.LIMIT_S, fresh_token=True)
@@ -154,8 +154,8 @@ def form_cluster(context: Context, role: Role, nodes: Sequence[Node], progress: 
         context.terraform().replace(terraform_addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
         bootstrap.start_fleet(context)
-        note(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
-        begun.unlink()
+        formed_file(context.settings, role).touch()  # a run over nodes of several releases doesn't write it
+        mark.unlink()
         context.store.forget_pending(node.name for node in nodes)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(context.fleet)

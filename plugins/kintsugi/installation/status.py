@@ -229,11 +229,11 @@ def _read_replicas(settings: Settings) -> Document:
     }
 
 
-def _intake(settings: Settings) -> Document:
+def _read_intake(settings: Settings) -> Document:
     from kintsugi.pipeline.ingest.intake_monitor import read_rules  # numpy
 
-    found = IntakeStore(store_dsn(settings), patience=LOOK).report()
-    report = IntakeReport.from_json(found[1]) if found else None
+    record = IntakeStore(store_dsn(settings), patience=LOOK).report()
+    report = IntakeReport.from_json(record[1]) if record else None
     return assess_intake(report, read_rules(), datetime.now(UTC)).to_json()
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from kintsugi.infra.airflow_client import Airflow
 
 
-def watches(fleet: Fleet) -> list[str]:
-    """The DAGs that watch the nodes."""
+def watch_dags(fleet: Fleet) -> list[str]:
+    """Return the ids of the DAGs that watch the nodes."""
     return [watch_dag_id(name) for name in fleet.nodes]
 
 
 def unpause_dags(context: Context) -> Airflow:
     """Unpause every watch, the stream and the ingest; returns the client for Airflow."""
     airflow = ControlPlane(context.settings).airflow
-    airflow.unpause(*FIRST_DAGS, *watches(context.fleet), INGEST_DAG, watch_dag_id("flow"))
+    airflow.unpause(*FIRST_DAGS, *watch_dags(context.fleet), INGEST_DAG, watch_dag_id("flow"))
     return airflow

@@ -15,7 +15,7 @@ import time
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node
 from kintsugi.operations.verification_cassandra import RestrictedSession
-from kintsugi.probes.peers import heartbeat
+from kintsugi.probes.peers import read_heartbeat
 
 KEPT = "SELECT gossip_generation, writetime(gossip_generation) AS written_us FROM system.local WHERE key = 'local'"
 IN_FORCE = "SELECT address, generation FROM system_views.gossip_info"
@@ -52,8 +52,8 @@ async def generation_is_behind(fleet: Fleet, node: Node) -> str | None:
     A restart after `bump_generation` gives it a new generation, which they accept. None if the node does not answer.
     """
     peers = fleet.peers(node)
-    heartbeats = await asyncio.gather(*(heartbeat(peer, node) for peer in peers))
-    own = await heartbeat(node, node)  # asked last, so no peer can know a newer heartbeat of this start
+    heartbeats = await asyncio.gather(*(read_heartbeat(peer, node) for peer in peers))
+    own = await read_heartbeat(node, node)  # asked last, so no peer can know a newer heartbeat of this start
     if isinstance(own, str):
         return None
     peers_behind = [

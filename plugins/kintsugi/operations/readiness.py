@@ -97,7 +97,9 @@ async def _kafka_gap(fleet: Fleet, node: Node) -> str | None:
     for broker, ids in zip(brokers, listed, strict=True):
         if not isinstance(ids, str) and node.index not in ids:
             return f"{broker.name} still has it fenced"
-    answers = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.partitions) for broker in brokers))
+    answers = await asyncio.gather(
+        *(ask_peer(broker, KAFKA_PORT, kafka.read_partitions) for broker in brokers)
+    )
     known = [answer for answer in answers if not isinstance(answer, str)]
     behind = {
         name
@@ -152,7 +154,9 @@ class _View:
 
 
 async def _view_of(coordinator: Node, node: Node) -> _View:
-    rows = await ask_peer(coordinator, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
+    rows = await ask_peer(
+        coordinator, CASSANDRA_PORT, lambda connection: cql_wire.run_query(connection, GOSSIP)
+    )
     if isinstance(rows, str):
         return _View(rows)
     row = next((row for row in rows if row["address"] == node.address), {})

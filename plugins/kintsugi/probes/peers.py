@@ -73,7 +73,10 @@ async def ask_peer(node: Node, port: int, question: Callable[[Connection], Await
 
 
 async def ask_spark(node: Node, port: int, path: str) -> Any:
-    """The JSON document (an object or a list) at ``path`` of a Spark page, or a string that says why there is none."""
+    """Return the JSON document at ``path`` of a Spark page, or a string that says why there is none.
+
+    The document is an object or a list.
+    """
     headers = spark_page_headers()
     body = await ask_peer(node, port, lambda connection: http_get(connection, node.address, path, headers))
     if isinstance(body, str):
@@ -170,7 +173,7 @@ async def read_heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
     return "has never heard of it"
 
 
-async def _spark(master: Node, node: Node) -> PeerView:
+async def _ask_spark_master(master: Node, node: Node) -> PeerView:
     document = await ask_spark(master, SPARK_MASTER_UI_PORT, "/json/")
     if isinstance(document, str):
         return PeerView(master.name, PeerOpinion.UNKNOWN, document)

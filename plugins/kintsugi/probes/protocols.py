@@ -79,7 +79,7 @@ async def probe_spark_master(
             raise ProtocolMismatch(f"the answer is not a Spark master's: status {state!r}")
         return f"master {state}"
 
-    return await probe_spark_page(address, port, "/json/", check, timeout_s)
+    return await probe_spark_page(address, port, "/json/", check_master, timeout_s)
 
 
 async def probe_spark_worker(
@@ -92,7 +92,7 @@ async def probe_spark_worker(
             raise ProtocolMismatch("the answer is not a Spark worker's")
         return f"worker with {document.get('coresused', 0)} of {document['cores']} cores used"
 
-    return await probe_spark_page(address, port, "/json/", check, timeout_s)
+    return await probe_spark_page(address, port, "/json/", check_worker, timeout_s)
 
 
 async def probe_spark_page(
@@ -107,7 +107,7 @@ async def probe_spark_page(
     ``check`` returns the detail, or raises ProtocolMismatch.
     """
 
-    async def ask(connection: Connection) -> str:
+    async def ask_json(connection: Connection) -> str:
         body = await http_get(connection, f"{address}:{port}", path, spark_page_headers())
         try:
             document = json.loads(body)
@@ -220,7 +220,7 @@ async def _ask_options(connection: Connection) -> str:
 
 
 async def http_get(connection: Connection, host: str, path: str, headers: Mapping[str, str]) -> bytes:
-    """The body of ``path``; raises ProtocolMismatch unless the status is 200."""
+    """Return the body of ``path``; raises ProtocolMismatch unless the status is 200."""
     status, body = await _http_exchange(connection, host, path, headers)
     if status != 200:
         raise ProtocolMismatch(f"HTTP status {status} for {path}")
@@ -230,7 +230,7 @@ async def http_get(connection: Connection, host: str, path: str, headers: Mappin
 async def _http_exchange(
     connection: Connection, host: str, path: str, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
-    """One GET; returns status and body. HTTP/1.0, so that the end of the body is the end of the stream."""
+    """Send one GET; returns status and body. With HTTP/1.0 the end of the stream is the end of the body."""
     fields = {"Host": host, "Accept": "application/json", **(headers or {})}
     lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     connection.writer.write("\r\n".join(lines).encode("ascii"))

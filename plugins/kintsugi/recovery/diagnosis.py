@@ -109,7 +109,7 @@ def diagnose_node(observation: Observation) -> Diagnosis:
 
 def _diagnose_serving(seen: Observation) -> Diagnosis:
     """Rule 1: the service answers."""
-    if (off := is_skewed(seen.clock_ahead_s)) is not None:
+    if (off := describe_skew(seen.clock_ahead_s)) is not None:
         return _diagnosis(FailureMode.CLOCK_WRONG, f"{seen.node} answers, but {off}")
     return _diagnosis(
         FailureMode.FALSE_ALARM, f"{seen.node} answers its own protocol{_describe_oddities(seen)}"

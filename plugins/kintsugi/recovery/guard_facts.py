@@ -121,7 +121,7 @@ async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
     """Return what the other brokers know of the partitions of ``node``, and of the quorum."""
     peers = fleet.peers(node)
     answers, quorums = await asyncio.gather(
-        asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.partitions) for peer in peers)),
+        asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.read_partitions) for peer in peers)),
         asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.describe_quorum) for peer in peers)),
     )
     live = [peer.index for peer, answer in zip(peers, answers, strict=True) if not isinstance(answer, str)]

@@ -68,7 +68,9 @@ def listener_watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
 
 
 async def _find_unheard(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
-    asking = asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
+    asking = asyncio.gather(
+        *(ask_peer(peer, KAFKA_PORT, kafka.read_broker_ids) for peer in fleet.peers(node))
+    )
     probe, answers = await asyncio.gather(probe_node(node), asking)
     known = [answer for answer in answers if not isinstance(answer, str)]
     listed = all(node.index in answer for answer in known) if known else None

@@ -14,7 +14,7 @@ from kintsugi.core import connections, user_bucket
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind
-from kintsugi.core.user_bucket import combined, user_source
+from kintsugi.core.user_bucket import combine_sources, user_source
 
 GOOD: dict[str, Any] = {"conn_type": "aws", "extra": {"service_config": {"s3": {"bucket_name": "acme"}}}}
 
