@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.controlplane.airflow_environment import (
     ADMIN,
     ADMIN_PASSWORD,
+    ADMIN_ROLE,
     AIRFLOW_PART,
+    JWT_SECRET,
     airflow_environment,
     base_environment,
     connection_environment,
@@ -30,7 +32,7 @@ from kintsugi.controlplane.postgres import Postgres
 from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import kill_owned, listener, owned_pids, wait_until
-from kintsugi.infra.airflow_client import Airflow
+from kintsugi.infra.airflow_client import Airflow, sign_token
 from kintsugi.infra.supervisord import Program, Supervisor, write_private
 
 if TYPE_CHECKING:
@@ -70,10 +72,10 @@ class ControlPlane:
 
     @cached_property
     def airflow(self) -> Airflow:
-        """A client for this Airflow, signed in as its administrator."""
+        """A client for this Airflow, with the rights of its administrator."""
         plane = self.settings.fleet.control_plane
         url = f"http://{plane.address}:{plane.airflow_port}"
-        return Airflow(url, ADMIN, lambda: self.settings.secret(ADMIN_PASSWORD))
+        return Airflow(url, lambda: sign_token(self.settings.secret(JWT_SECRET), ADMIN, ADMIN_ROLE))
 
     @property
     def environment_file(self) -> Path:
