@@ -177,7 +177,9 @@ class ControlPlane:
     def _prepare(self) -> None:
         """Write every configuration and have a supervisor running, with no orphans of an earlier one."""
         if self.supervisor.answers():
-            return
+            if self.postgres.socket.exists():
+                return
+            self.stop()  # version 0.1 started it: its Postgres has no socket, and its programs look for a port
         if self.supervisor.pid() is None and owned_pids(self.settings.control):
             self.stop()  # the supervisor was killed: its children would hold the ports
         control = self.settings.control
