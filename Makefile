@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials reconcile signals test lint test-unit test-integration test-e2e test-trials test-browser screenshots clean
+.PHONY: help setup lock demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -12,6 +12,9 @@ help:  ## show this list
 
 setup:  ## install what is missing
 	@bin/bootstrap
+
+lock: setup  ## write the hashes of Python packages and jars again, after a change of pyproject.toml or a pom.xml
+	@bin/lock
 
 demo: setup  ## start everything, kill two nodes, show their recovery and the reconciliation (7 minutes)
 	@$(BENCHMARKS) demo
@@ -97,8 +100,8 @@ test-integration: setup  ## run the tests against real servers
 test-e2e: setup  ## ingest, kill a node, and check that it is recovered and nothing is lost
 	@bin/run-tests e2e
 
-test-trials: setup  ## run the long tests on six real servers, on Airflow and on containers (20 minutes)
-	@bin/run-tests trials
+test-system: setup  ## run the long tests on six real servers, on Airflow and on containers (20 minutes)
+	@bin/run-tests system
 
 test-browser: setup  ## test the page Pipeline Health in headless Chromium
 	@bin/with-chromium bin/run-tests browser
@@ -115,7 +118,8 @@ new_name_of_rounds := sequential-recovery
 new_name_of_faults := fault-matrix
 new_name_of_walk := crash-test
 new_name_of_calm := false-positive-test
-.PHONY: form-anew rounds faults walk calm
-form-anew rounds faults walk calm:
+new_name_of_test-trials := test-system
+.PHONY: form-anew rounds faults walk calm test-trials
+form-anew rounds faults walk calm test-trials:
 	@echo 'kintsugi: `make $@` is called `make $(new_name_of_$@)` now' >&2
 	@$(MAKE) --no-print-directory $(new_name_of_$@)

@@ -29,7 +29,8 @@ def settings() -> Iterator[Settings]:
             (made.node_volume(name) / "data").mkdir(parents=True)
             for part in ("tmp", "etc/supervisor.d", "log", "run", "bin"):
                 (made.node_root(name) / part).mkdir(parents=True)
-        made.artifacts.mkdir(parents=True, exist_ok=True)
+        for role in ("kafka", "cassandra", "spark"):
+            made.jars(role).mkdir(parents=True, exist_ok=True)
         yield made
 
 

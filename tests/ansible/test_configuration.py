@@ -137,7 +137,7 @@ def test_the_init_of_the_drivers_node_runs_the_submission_that_airflow_shows(
         **{name: value for name, value in arguments.items() if name != "--trigger-ms"},
         "--master": f"{master['host']}:{master['port']}",
         "--driver-host": shown["conf"]["spark.driver.host"],
-        "--jars": str(settings.artifacts / "spark"),
+        "--jars": str(settings.jars("spark")),
         "--application": shown["application"],
         "--py-files": shown["py_files"],
     }

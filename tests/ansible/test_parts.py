@@ -46,7 +46,8 @@ def settings() -> Iterator[Settings]:
         (disk / "meta.properties").touch()
         for part in ("tmp", "etc/supervisor.d", "log", "run"):
             (root / part).mkdir(parents=True)
-        made.artifacts.mkdir(parents=True, exist_ok=True)
+        for role in ("kafka", "cassandra", "spark"):
+            made.jars(role).mkdir(parents=True, exist_ok=True)
         configuration = root / "etc/supervisord.conf"
         configuration.write_text(SUPERVISORD.format(root=root))
         init = subprocess.Popen(

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.db.store import Store
 from kintsugi.web.mount import PREFIX
+from tests.factories import World, day_of_flow, incidents, made_up_app, unusual_day
 from tests.integration.db.conftest import Server, fresh_store, postgres, store
-from tests.made_up import World, day_of_flow, incidents, made_up_app, unusual_day
 
 __all__ = ["fresh_store", "postgres", "store"]
 ADDRESS = "127.37.0.1"

@@ -20,8 +20,8 @@ from kintsugi.core.fleet import REPOSITORY
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.db.store import Store
 from tests.browser.conftest import serving
+from tests.factories import World, begin_repair, day_of_flow, incidents, made_up_app, unusual_day
 from tests.integration.db.conftest import new_server
-from tests.made_up import World, begin_repair, day_of_flow, incidents, made_up_app, unusual_day
 
 IMAGES = REPOSITORY / "docs" / "images"
 SIZE = ViewportSize(width=1280, height=860)

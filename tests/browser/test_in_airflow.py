@@ -24,8 +24,8 @@ from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
 from kintsugi.db.store import Store
 from tests.browser.pretend import PretendFleet
+from tests.factories import incidents
 from tests.installations import installation, open_directory
-from tests.made_up import incidents
 
 Browse = Callable[..., Page]
 SLOW = 120_000  # milliseconds: two cores that start an Airflow beside a browser

@@ -16,7 +16,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.observation import ProbeResult
 from kintsugi.web.sources import NodeSnapshot
 from tests.browser.conftest import Site
-from tests.made_up import begin_repair, intake
+from tests.factories import begin_repair, intake
 
 Browse = Callable[..., Page]
 VISIBLE_WITHIN_S = 2.0

@@ -1,6 +1,6 @@
 """The recovery subgraph runs the path that was chosen and no other, on a real Airflow (``DAG.test``).
 
-The steps themselves are replaced by recorders here: this is about wiring. They run for real in tests/scenarios.
+The steps themselves are replaced by recorders here: this is about wiring. They run for real in tests/e2e.
 """
 
 from __future__ import annotations

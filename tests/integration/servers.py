@@ -22,7 +22,7 @@ import yaml
 
 from kintsugi.core.settings import load_settings
 
-ARTIFACTS = load_settings().artifacts
+JARS = load_settings().jars
 JDK_OPENS = [
     *(
         f"--add-exports={module}=ALL-UNNAMED"
@@ -164,7 +164,7 @@ def kafka(
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
         "-cp",
-        f"{ARTIFACTS / 'kafka'}/*",
+        f"{JARS('kafka')}/*",
     ]
     if not (data / "meta.properties").exists():
         subprocess.run(
@@ -193,7 +193,7 @@ def cassandra(folder: Path, address: str, *, seeds: Sequence[str] = (), heap: st
         "cdc_raw_directory": str(data / "cdc_raw"), "memtable_heap_space": "128MiB", "concurrent_writes": 16,
     }  # fmt: skip
     config.write_text(yaml.safe_dump(document))
-    jamm = next((ARTIFACTS / "cassandra").glob("jamm-*.jar"))
+    jamm = next(JARS("cassandra").glob("jamm-*.jar"))
     command = [
         "java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k",
         *JDK_OPENS, f"-javaagent:{jamm}", f"-Dcassandra.config=file://{config}",
@@ -201,7 +201,7 @@ def cassandra(folder: Path, address: str, *, seeds: Sequence[str] = (), heap: st
         "-Dcassandra.ring_delay_ms=2000", "-Dcassandra.skip_wait_for_gossip_to_settle=0",
         "-Dcassandra.consistent.rangemovement=false", "-Djdk.attach.allowAttachSelf=true",
         "-Dcassandra-foreground=yes",
-        "-cp", f"{ARTIFACTS / 'cassandra'}/*", "org.apache.cassandra.service.CassandraDaemon",
+        "-cp", f"{JARS('cassandra')}/*", "org.apache.cassandra.service.CassandraDaemon",
     ]  # fmt: skip
     return launch(f"cassandra-{address}", command, folder, address, 9042, seconds=120)
 
@@ -222,7 +222,7 @@ def s3(folder: Path, address: str, port: int = 9000) -> Server:
     )  # fmt: skip
     command = [
         "java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp",
-        f"{ARTIFACTS / 's3proxy'}/*",
+        f"{JARS('s3proxy')}/*",
         "org.gaul.s3proxy.Main", "--properties", str(properties),
     ]  # fmt: skip
     server = launch("s3", command, folder, address, port)

@@ -184,7 +184,7 @@ class Driver:
         self.command = submission.submit_command(
             master="local[1]", driver_host=f"{NET}.4", bootstrap=pipeline.bootstrap,
             contact_points=pipeline.contact_points, checkpoint=self.checkpoint,
-            jars=load_settings().artifacts / "spark",
+            jars=load_settings().jars("spark"),
             application=REPOSITORY / "spark_apps" / "stream_trades.py",
             py_files=submission.package(pipeline.folder / "kintsugi.zip"),
         )  # fmt: skip

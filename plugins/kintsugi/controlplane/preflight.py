@@ -100,6 +100,7 @@ def _artifacts(settings: Settings) -> Iterator[str]:
     missing = artifacts.missing(settings)
     if missing:
         yield f"the jars of {', '.join(missing)} are not in {settings.artifacts}: run `make setup`"
+    yield from artifacts.altered(settings)
 
 
 def _state(settings: Settings) -> Iterator[str]:

@@ -52,7 +52,7 @@ class ObjectStore:
             address=plane.address,
             port=plane.s3_port,
             directory=settings.control / "s3",
-            jars=settings.artifacts / "s3proxy",
+            jars=settings.jars("s3proxy"),
             secret_key=settings.secret("s3"),
         )
 

@@ -6,6 +6,7 @@ The artifact cache is shared and read-only for the nodes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -54,8 +55,24 @@ class Settings:
 
     @property
     def artifacts(self) -> Path:
-        """Jar folders by name: ``kafka/ cassandra/ spark/ s3proxy/``."""
+        """The directory of all sets of jars, see ``jars``."""
         return self.cache / "artifacts"
+
+    def jars(self, name: str) -> Path:
+        """The directory with the jars of the set ``name`` (``kafka``) that ``repository`` declares.
+
+        It is named by the digest of the set's lock file. So the jars of two releases lie side by side, and a new
+        version never replaces the jars of a running server. Releases from before the lock files have ``<name>/``.
+        """
+        try:
+            lock = self.jar_lock(name).read_bytes()
+        except FileNotFoundError:
+            return self.artifacts / name
+        return self.artifacts / f"{name}-{hashlib.sha256(lock).hexdigest()[:12]}"
+
+    def jar_lock(self, name: str) -> Path:
+        """The lock file of a set of jars: their SHA-256, as ``sha256sum`` writes them."""
+        return self.repository / "artifacts" / name / "jars.sha256"
 
     def node_root(self, name: str) -> Path:
         """A local node's root directory: ``etc/ log/ run/``."""

@@ -30,6 +30,7 @@ JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+PerfDisableSharedMem
 _ADDRESS = "127.255.254.1"
 _START_S = 120.0
 _WRITE_S = 180.0
+_OLD_ARCHIVES = 3  # of each product, 30 to 60 MB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,7 @@ def make_archives(settings: Settings) -> list[Path]:
         if archive.exists():
             continue
         archive.parent.mkdir(parents=True, exist_ok=True)
-        for old in archive.parent.glob(f"{product}-*.jsa"):
-            old.unlink()
+        _remove_old_archives(archive.parent, product)
         with tempfile.TemporaryDirectory(prefix="kintsugi-") as scratch:
             fresh = archive.with_name(f".{archive.name}.{os.getpid()}")
             try:
@@ -92,6 +92,13 @@ def make_archives(settings: Settings) -> list[Path]:
     return made
 
 
+def _remove_old_archives(directory: Path, product: str) -> None:
+    """Keep the newest ones: a fleet that runs another release needs its own archive at each restart."""
+    archives = sorted(directory.glob(f"{product}-*.jsa"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in archives[_OLD_ARCHIVES:]:
+        old.unlink(missing_ok=True)
+
+
 def _jars(settings: Settings, product: str) -> Path:
     if product == "spark":
         import importlib.util
@@ -100,7 +107,7 @@ def _jars(settings: Settings, product: str) -> Path:
         if found is None or found.origin is None:
             raise PreflightError("pyspark is not installed; run `make setup`")
         return Path(found.origin).parent / "jars"
-    return settings.artifacts / product
+    return settings.jars(product)
 
 
 def _record(product: str, server: _Server, archive: Path, scratch: Path) -> None:

@@ -1,8 +1,10 @@
 """The files of a release, and the digest that names it. Pure, except that it reads the files.
 
-A release holds everything that decides what a server runs: artifact versions, the fleet file, Ansible's roles with
-their defaults, templates and modules, the Spark applications, and the modules of ``kintsugi`` that nodes import. The
-code of the control plane (DAGs, recovery, hooks) is not part of it, because no node runs it.
+A release holds everything that decides what a server runs: artifact versions with the SHA-256 of each jar
+(``artifacts/*/jars.sha256``), the fleet file, Ansible's roles with their defaults, templates and modules, the Spark
+applications, and the modules of ``kintsugi`` that nodes import. The code of the control plane (DAGs, recovery, hooks)
+is not part of it, because no node runs it. Releases from before the lock files of the jars hold none; they are read as
+before.
 
 The digest is the SHA-256 of the manifest. The manifest is a canonical text with one line
 ``<sha256 of the content>  <mode>  <path>`` for each file, sorted by path. ``mode`` is ``755`` for executable files,
@@ -42,6 +44,7 @@ NODE_CODE = (
 """What the streaming driver and the executors import; `kintsugi.pipeline.stream.submission.package` ships the same."""
 
 MEMBERS = (
+    "artifacts/*/jars.sha256",
     "artifacts/*/pom.xml",
     "ansible/ansible.cfg",
     "ansible/inventory/*.yml",

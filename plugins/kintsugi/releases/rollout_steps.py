@@ -24,7 +24,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,8 +33,8 @@ from kintsugi.core.fleet import Fleet, load_fleet
 from kintsugi.core.rollout_state import NodeRollout, NodeState
 from kintsugi.db.releases import End
 from kintsugi.db.store import Deployment, ReleaseRecord
+from kintsugi.infra import artifacts
 from kintsugi.infra.ansible import Ansible, Checked
-from kintsugi.infra.artifacts import outdated
 from kintsugi.operations import readiness, stream_driver, verification
 from kintsugi.operations.context import Context
 from kintsugi.operations.spool import deliver
@@ -54,7 +54,7 @@ RESTART_S = 280  # below the lease
 REDUNDANT_S = 150.0
 NODE_HOLD_S = 8.0
 
-_PRODUCTS = {"kafka", "cassandra", "spark"}  # what nodes run; S3Proxy belongs to the control plane
+_PRODUCTS = ("cassandra", "kafka", "spark")  # what nodes run; S3Proxy belongs to the control plane
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +127,8 @@ def _same_nodes(there: Fleet, declared: Fleet) -> None:
 
 
 def _jars_fit(context: Context, release: Release) -> None:
-    """Refuse other artifact versions than the cache holds: all nodes share it, and it holds one version of each."""
-    poms = {
-        path.split("/")[1]: file.sha256
-        for path, file in release.manifest.items()
-        if path.endswith("/pom.xml")
-    }
-    odd = outdated(context.settings, {name: poms[name] for name in poms.keys() & _PRODUCTS})
+    """Refuse a release whose jars aren't in the cache: a roll-out downloads nothing."""
+    odd = artifacts.missing(replace(context.settings, repository=release.directory), among=_PRODUCTS)
     if odd:
         raise GuardRefused(
             f"release {release.short} needs other versions of {', '.join(odd)} than the cache at "

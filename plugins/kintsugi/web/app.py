@@ -122,7 +122,7 @@ def _look(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
 
     @app.get("/static/{name}")
     async def static(name: str) -> Response:
-        found = asset(name, context.settings.artifacts)
+        found = asset(name, context.settings.jars("web"))
         if found is None:
             raise HTTPException(404, f"there is no file {name!r}")
         # The page names files with their digest, so browsers may cache them.

@@ -34,13 +34,13 @@ class Asset:
 
 
 @cache
-def asset(name: str, artifacts: Path) -> Asset | None:
-    """The file ``name``, or None; ``artifacts``: the directory of the artifact cache.
+def asset(name: str, web_jars: Path) -> Asset | None:
+    """The file ``name``, or None; ``web_jars``: the directory of the WebJars.
 
     Raises KintsugiError when a WebJar is missing.
     """
     if name in FOREIGN:
-        body = _from_jar(artifacts / "web", *FOREIGN[name])
+        body = _from_jar(web_jars, *FOREIGN[name])
     elif name in OWN:
         body = (STATIC / name).read_bytes()
     else:

@@ -133,7 +133,7 @@ class PageRenderer:
 
     def _asset_url(self, base: str, name: str) -> str:
         assert name in FOREIGN or name in OWN, name
-        found = asset(name, self._settings.artifacts)
+        found = asset(name, self._settings.jars("web"))
         return f"{base}/static/{name}?{found.digest if found else ''}"
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from kintsugi.db.dashboard import Listing
 from kintsugi.db.flow_samples import KEPT, FlowSample, FlowSamples
 from kintsugi.db.store import Store
-from tests.made_up import begin_repair, incidents
+from tests.factories import begin_repair, incidents
 
 
 def test_a_page_has_the_phases_of_the_whole_incidents(store: Store) -> None:

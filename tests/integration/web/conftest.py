@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.db.store import Store
+from tests.factories import World, made_up_app
 from tests.integration.db.conftest import Server, fresh_store, postgres, store
-from tests.made_up import World, made_up_app
 
 __all__ = ["fresh_store", "postgres", "store"]
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from kintsugi.core.errors import KintsugiError
 from kintsugi.db.store import Store
 from kintsugi.web.airflow_api import AirflowReply
-from tests.made_up import World, begin_repair, incidents
+from tests.factories import World, begin_repair, incidents
 
 Page = Callable[[str | None], TestClient]
 OURS = {"sec-fetch-site": "same-origin", "origin": "http://testserver"}

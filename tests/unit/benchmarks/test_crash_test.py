@@ -21,7 +21,7 @@ from benchmarks.crash_test_plan import (
 )
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.incident import Incident, JournalEntry, Outcome
-from tests.stories import at, healed
+from tests.fixtures_incidents import at, healed
 
 KILLING = Killing("provision", Victim.WORKER, "kafka-2")
 

@@ -7,7 +7,7 @@ from itertools import islice
 from benchmarks.false_positive_test import EVERY_S, PAUSES_S, pauses, repairs
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.incident import Outcome
-from tests.stories import healed, refused
+from tests.fixtures_incidents import healed, refused
 
 FLEET = load_fleet()
 

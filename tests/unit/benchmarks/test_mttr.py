@@ -35,7 +35,7 @@ from kintsugi.chaos.registry import FAULTS as MADE
 from kintsugi.core.errors import InputError
 from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.core.incident import Outcome
-from tests.stories import T0, at, entry, healed
+from tests.fixtures_incidents import T0, at, entry, healed
 
 FLEET = load_fleet()
 PLANNED = Repair(Role.KAFKA, "kafka-2", "lost_volume", "reset", 1)

@@ -28,7 +28,7 @@ from kintsugi.core.fleet import load_fleet
 from kintsugi.core.incident import Action, Outcome
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.recovery.diagnosis import FailureMode
-from tests.stories import T0, healed
+from tests.fixtures_incidents import T0, healed
 
 ON_DISK = frozenset({Action.REBUILD})
 LOST = Scenario("power_off", ("kafka-2",), frozenset({FailureMode.HOST_LOST}), actions=ON_DISK, must=ON_DISK)

@@ -22,7 +22,7 @@ from kintsugi.core.observation import ProbeResult
 from kintsugi.db.flags import Desired
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, ReplicaCounts
-from tests.stories import T0, healed
+from tests.fixtures_incidents import T0, healed
 
 FLEET = load_fleet()
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)

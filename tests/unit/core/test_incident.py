@@ -21,7 +21,7 @@ from kintsugi.core.incident import (
     acted_on_others,
     incident_id,
 )
-from tests.stories import healed
+from tests.fixtures_incidents import healed
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from kintsugi.db.flags import RecordedFault
 from kintsugi.db.outbox import MessageKind
 from kintsugi.notify.collector import marker_items, page_items, trace_items
-from tests.stories import at, healed, refused
+from tests.fixtures_incidents import at, healed, refused
 from tests.unit.telemetry.test_ingest_trace import FILE
 
 FAULT = RecordedFault("kafka-2", "volume_lost", "reset", "chaos/1", at(0))

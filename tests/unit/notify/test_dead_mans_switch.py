@@ -7,8 +7,8 @@ import pytest
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.notify.dead_mans_switch import DeadMansSwitch, Watching, ping, silences
+from tests.fixtures_incidents import at
 from tests.receivers import http_receiver
-from tests.stories import at
 
 WELL = Watching(now=at(100), beats={"kafka-1": at(95), "kafka-2": at(92), "flow": at(99)})
 

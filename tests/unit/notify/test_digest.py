@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kintsugi.notify.digest import digest
-from tests.stories import at, healed, refused
+from tests.fixtures_incidents import at, healed, refused
 
 
 def test_it_tells_each_incident_of_the_day_in_a_line() -> None:

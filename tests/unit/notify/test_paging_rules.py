@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kintsugi.core.incident import Incident, JournalEntry, Outcome
 from kintsugi.notify.paging_rules import Page, pages
-from tests.stories import at, healed, refused
+from tests.fixtures_incidents import at, healed, refused
 
 
 def test_a_healed_incident_wakes_nobody() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.db.flags import RecordedFault
 from kintsugi.notify.recurring_failures import exits_in, patterns
-from tests.stories import T0, at, healed
+from tests.fixtures_incidents import T0, at, healed
 
 MINUTE, HOUR = 60.0, 3600.0
 

@@ -19,7 +19,7 @@ from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.escalation import Decision
 from kintsugi.recovery.guards import Guard, GuardResult
-from tests.stories import T0
+from tests.fixtures_incidents import T0
 
 WATCH = RecoveryRef("i-1", "kafka-2", "watch_kafka-2/run-1")
 HAND = RecoveryRef("i-1", "kafka-2", "recover_node/manual-1")

@@ -20,7 +20,7 @@ from kintsugi.recovery.incident_sweep import (
     sweep_run_id,
     why_withdrawn,
 )
-from tests.stories import T0, at, entry
+from tests.fixtures_incidents import T0, at, entry
 
 WATCH, HAND, DRY = "watch_kafka-2/run-1", "recover_node/manual-1", "recover_node/dry-1"
 

@@ -9,7 +9,7 @@ import pytest
 
 from kintsugi.core.incident import Incident, JournalEntry
 from kintsugi.recovery.predecessors import may_be_last_copy
-from tests.stories import entry, healed
+from tests.fixtures_incidents import entry, healed
 
 WATCH, HAND = "watch_kafka-2/run-1", "recover_node/manual-1"
 APPROVED = entry(20, "decide", approved=WATCH)

@@ -20,6 +20,7 @@ def tree(tmp_path: Path) -> Path:
     """A small checkout."""
     for path, text in {
         "fleet.yaml": "nodes: []",
+        "artifacts/kafka/jars.sha256": "0  kafka.jar",
         "artifacts/kafka/pom.xml": "<project/>",
         "ansible/ansible.cfg": "[defaults]",
         "ansible/roles/kafka/templates/server.properties.j2": "listeners=x",
@@ -46,6 +47,7 @@ def test_what_runs_on_nodes_belongs_to_it_and_nothing_else(tree: Path) -> None:
         "ansible/ansible.cfg",
         "ansible/roles/kafka/defaults/main.yml",
         "ansible/roles/kafka/templates/server.properties.j2",
+        "artifacts/kafka/jars.sha256",
         "artifacts/kafka/pom.xml",
         "fleet.yaml",
         "plugins/kintsugi/core/fleet.py",
@@ -58,6 +60,7 @@ def test_what_runs_on_nodes_belongs_to_it_and_nothing_else(tree: Path) -> None:
     "path",
     [
         "fleet.yaml",
+        "artifacts/kafka/jars.sha256",
         "artifacts/kafka/pom.xml",
         "ansible/roles/kafka/defaults/main.yml",
         "ansible/roles/kafka/templates/server.properties.j2",

@@ -8,7 +8,7 @@ import pytest
 from kintsugi.core.incident import Outcome
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.trace import Span, span_id, trace_id
-from tests.stories import REBUILD, at, entry, healed
+from tests.fixtures_incidents import REBUILD, at, entry, healed
 
 
 def _by_name(root: Span) -> dict[str, list[Span]]:

@@ -6,7 +6,7 @@ import pytest
 
 from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
 from kintsugi.telemetry.ingest_trace import ingest_key, ingest_trace
-from tests.stories import at
+from tests.fixtures_incidents import at
 
 FILE = LedgerEntry(
     key="trades/2024-10-08/UnderlyingOptionsTradesCalcs_2024-10-08.csv",

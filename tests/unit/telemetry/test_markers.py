@@ -6,8 +6,8 @@ import pytest
 
 from kintsugi.core.errors import KintsugiError
 from kintsugi.telemetry.markers import Marker, Markers, markers
+from tests.fixtures_incidents import at
 from tests.receivers import Request, http_receiver
-from tests.stories import at
 
 KEY = "hcxik_not_a_real_key"
 BEGUN = Marker("kintsugi-incident", "kafka-2: incident", at(0))

@@ -10,8 +10,8 @@ from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes.stream_progress import FlowReading
 from kintsugi.telemetry.backend import Backend, Protocol
 from kintsugi.telemetry.metrics import FlowMeter, Instruments, StreamRates, state_of
+from tests.fixtures_incidents import at
 from tests.receivers import otlp_over_grpc, otlp_over_http
-from tests.stories import at
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 NODE = Node("kafka-1", Role.KAFKA, "127.34.1.1", 2222)

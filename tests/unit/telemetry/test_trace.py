@@ -13,8 +13,8 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.telemetry.backend import Backend, Protocol
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.trace import export_trace, span_id, trace_id
+from tests.fixtures_incidents import at, healed
 from tests.receivers import ADDRESS, OtlpReceiver, attributes, otlp_over_grpc, otlp_over_http
-from tests.stories import at, healed
 
 Server = Callable[[], AbstractContextManager[OtlpReceiver]]
 KEY = "hcaik_not_a_real_key"

@@ -10,7 +10,7 @@ from kintsugi.web import flow
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import Severity
 from kintsugi.web.sources import Files, StreamSnapshot
-from tests.made_up import NOW, sample_at
+from tests.factories import NOW, sample_at
 
 
 def seen(*samples: FlowSample) -> CachedValue[StreamSnapshot]:

@@ -21,7 +21,7 @@ from kintsugi.web.flow import Stream
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import Severity
 from kintsugi.web.sources import AirflowSnapshot, Approval, NodeSnapshot, ReleasesSnapshot
-from tests.made_up import NOW
+from tests.factories import NOW
 
 FLEET = load_fleet()
 COMPARED = {f"cassandra-{n}": ReplicaRepair(NOW - timedelta(hours=n), 0) for n in (1, 2, 3)}

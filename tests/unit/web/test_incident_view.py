@@ -11,7 +11,7 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident, JournalEntry, Outcome, Phase
 from kintsugi.db.dashboard import Experiment
 from kintsugi.web import archive, incident_view
-from tests.made_up import NOW
+from tests.factories import NOW
 
 
 def test_the_bar_is_as_wide_as_the_whole_and_shows_every_phase() -> None:

@@ -33,7 +33,7 @@ class StreamSubmitOperator(SparkSubmitOperator):
         from kintsugi.operations import stream_driver  # parse time: a DAG file doesn't need it
         from kintsugi.operations.context import Context as RecoveryContext  # parse time
 
-        self.jars = ",".join(str(jar) for jar in connector_jars(load_settings().artifacts / "spark"))
+        self.jars = ",".join(str(jar) for jar in connector_jars(load_settings().jars("spark")))
         self._get_hook()._build_spark_submit_command(self.application)  # noqa: SLF001 - the hook logs it
         return stream_driver.submit_driver(RecoveryContext.from_environment())
 

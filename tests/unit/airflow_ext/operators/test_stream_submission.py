@@ -23,9 +23,9 @@ from tests.installations import installation
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     settings = replace(installation(tmp_path, "127.34"), cache=tmp_path / "cache")
-    (settings.artifacts / "spark").mkdir(parents=True)
+    (settings.jars("spark")).mkdir(parents=True)
     for prefix in submission.JARS:
-        (settings.artifacts / "spark" / f"{prefix}1.0.jar").touch()
+        (settings.jars("spark") / f"{prefix}1.0.jar").touch()
     monkeypatch.setattr(stream_submission, "load_settings", lambda: settings)
     spark = json.dumps(connections(settings)["kintsugi_spark"])
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_SPARK", spark)
@@ -61,7 +61,7 @@ def test_the_operator_shows_what_the_node_runs_and_lets_the_node_run_it(
     root = settings.node_root("spark-master-1")
     run = submission.submit_command(
         master="spark://127.34.3.1:7077",
-        jars=settings.artifacts / "spark",
+        jars=settings.jars("spark"),
         driver_host="127.34.3.1",
         bootstrap=settings.fleet.endpoints(Role.KAFKA, 9092),
         contact_points=["127.34.2.1", "127.34.2.2", "127.34.2.3"],
@@ -73,7 +73,7 @@ def test_the_operator_shows_what_the_node_runs_and_lets_the_node_run_it(
 
 
 def test_a_dag_file_that_is_parsed_reads_no_jars(settings: Settings) -> None:
-    for jar in (settings.artifacts / "spark").iterdir():
+    for jar in (settings.jars("spark")).iterdir():
         jar.unlink()
     operator: Any = StreamSubmitOperator(task_id="submit")
     assert operator.name == "stream_trades"

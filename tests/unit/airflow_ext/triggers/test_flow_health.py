@@ -14,7 +14,7 @@ import pytest
 
 from kintsugi.airflow_ext.triggers.flow_health import FlowHealthTrigger, StreamAbsentTrigger
 from kintsugi.core.settings import SPARK_MASTER_UI_PORT
-from tests.watches import finding
+from tests.fixtures_triggers import finding
 
 RUNNING = {"name": "stream_trades", "state": "RUNNING", "cores": 2}
 FLEET = """

@@ -12,7 +12,7 @@ from kintsugi.airflow_ext.triggers.node_health import NodeHealthTrigger
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.settings import SPARK_MASTER_UI_PORT, Settings
 from kintsugi.probes import clock_skew as clocks
-from tests.watches import finding
+from tests.fixtures_triggers import finding
 
 if TYPE_CHECKING:
     import pytest

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ansible.errors import AnsibleParserError
@@ -50,8 +52,9 @@ class InventoryModule(BaseInventoryPlugin):
         except ImportError as error:
             raise AnsibleParserError(f"{error}; add the checkout's plugins/ to PYTHONPATH") from error
         try:
-            settings = load_settings()
-            self._fill(settings)
+            # The jars are those of the release that this file belongs to, not of the checkout.
+            release = Path(path).resolve().parents[2]
+            self._fill(dataclasses.replace(load_settings(), repository=release))
         except KintsugiError as error:
             raise AnsibleParserError(str(error)) from error
 
@@ -77,7 +80,6 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
         "ansible_ssh_common_args": shlex.join(ssh_options(settings)),
         "ansible_python_interpreter": sys.executable,
         "fleet_name": settings.fleet.name,
-        "artifacts": str(settings.artifacts),
         "service_prefix": service_prefix(choose_isolation()),
         "java_home": str(java_home()),
         "cassandra_java_modules": cassandra_modules(),
@@ -96,15 +98,16 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
     from kintsugi.core.fleet import Role
     from kintsugi.environments.local.node_identity import kafka_directory_id
 
-    root = settings.node_root(node.name)
+    root, role = settings.node_root(node.name), node.role.value.partition("_")[0]
     variables: dict[str, object] = {
         "ansible_host": node.address,
         "ansible_port": node.ssh_port,
         "ansible_remote_tmp": str(root / "tmp"),
-        "node_role": node.role.value.partition("_")[0],
+        "node_role": role,
         "node_index": node.index,
         "node_root": str(root),
         "node_volume": str(settings.node_volume(node.name)),
+        "node_jars": str(settings.jars(role)),
     }
     if node.role is Role.KAFKA:
         variables["kafka_directory_id"] = kafka_directory_id(settings, node.name)

@@ -43,7 +43,7 @@ options:
         type: path
         required: true
       artifacts:
-        description: The directory of the cached artifacts, which must exist.
+        description: The directory with the jars of the service, which must exist.
         type: path
         required: true
       free_mib:
@@ -204,7 +204,7 @@ EXAMPLES = """
   kintsugi.node.service:
     preconditions:
       volume: /srv/volumes/kafka-1
-      artifacts: /var/cache/kintsugi/artifacts
+      artifacts: /var/cache/kintsugi/artifacts/kafka-0123456789ab
       free_mib: 512
       java_home: /usr/lib/jvm/java-17-openjdk-amd64
       java_version: 17

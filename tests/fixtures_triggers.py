@@ -1,4 +1,4 @@
-"""What a watch that ended in the triggerer said."""
+"""The result of a sensor whose trigger ended in the triggerer."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A month is 29 million rows, and Kafka keeps 512 MiB of a partition. Here both ar
 ``KINTSUGI_MONTH_ROWS`` rows (3 million) of one file. The stream is a consumer of the test that stores fewer rows a
 second than the ingest can send. S3, Postgres and Kafka are real; the ingest is a process of its own.
 
-    KINTSUGI_MONTH_ROWS=3000000 bin/run-tests trials tests/trials/test_month.py
+    KINTSUGI_MONTH_ROWS=3000000 .venv/bin/pytest tests/system/test_month.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Incidents for tests: a rebuild as the journal tells it."""
+"""Incidents for tests: a rebuild as its journal records it."""
 
 from __future__ import annotations
 
