@@ -1,6 +1,6 @@
 # Every target is one line of `kintsugi` or of a tool; `make help` lists them. A subcommand has the name of its target.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
+.PHONY: help setup lock sbom scan demo up unpause down docker-up docker-down status incident recreate-cluster sequential-recovery bench soak-kill fault-matrix chaos-campaign stall-test chaos-stop chaos-resume mttr crash-test false-positive-test release-trials reconcile signals test lint test-unit test-integration test-e2e test-system test-browser screenshots clean
 
 BIN := .venv/bin
 KINTSUGI := $(BIN)/python -m kintsugi.cli
@@ -15,6 +15,12 @@ setup:  ## install what is missing
 
 lock: setup  ## write the hashes of Python packages and jars again, after a change of pyproject.toml or a pom.xml
 	@bin/lock
+
+sbom: setup  ## write the software bill of materials, build/sbom.json (CycloneDX)
+	@$(BIN)/python -m supply_chain.sbom
+
+scan: sbom  ## compare it with a vulnerability database, without a network (OSV_DATABASE=directory)
+	@$(BIN)/python -m supply_chain.scan
 
 demo: setup  ## start everything, kill two nodes, show their recovery and the reconciliation (7 minutes)
 	@$(BENCHMARKS) demo

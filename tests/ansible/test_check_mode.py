@@ -142,7 +142,7 @@ def test_what_a_login_script_prints_does_not_hide_the_free_space(
     [
         ({"common_free_mib": 10**9}, r"the volume has \d+ MiB free, 1000000000 are needed"),
         ({"node_volume": "/nowhere at all"}, r"there is no data directory in /nowhere at all;"),
-        ({"artifacts": "/nowhere"}, r"the artifacts are missing: /nowhere; run `make setup`"),
+        ({"node_jars": "/nowhere"}, r"the artifacts are missing: /nowhere; run `make setup`"),
     ],
 )
 def test_a_node_that_lacks_what_it_needs_is_told_in_words(

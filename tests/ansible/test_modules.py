@@ -159,6 +159,11 @@ class TestKafkaStorage:
     def test_a_joining_disk_votes_for_nobody(self, tmp_path: Path, tool: Path) -> None:
         self.format(tmp_path, tool)
         assert "--no-initial-controllers" in (tmp_path / "calls").read_text()
+        assert "--release-version" not in (tmp_path / "calls").read_text()
+
+    def test_a_disk_is_formatted_for_the_given_level(self, tmp_path: Path, tool: Path) -> None:
+        self.format(tmp_path, tool, release_version="4.3-IV0")
+        assert "--release-version 4.3-IV0" in (tmp_path / "calls").read_text()
 
     def test_a_formatted_disk_is_never_formatted_again(self, tmp_path: Path, tool: Path) -> None:
         self.format(tmp_path, tool)

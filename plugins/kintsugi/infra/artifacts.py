@@ -2,6 +2,7 @@
 
 ``artifacts/<name>/pom.xml`` names coordinates only. ``artifacts/<name>/jars.sha256`` is the lock file: the SHA-256 of
 each jar that the pom and its dependencies give, as ``sha256sum`` writes them. Both are part of a release.
+``artifacts/<name>/coordinates.txt`` names the Maven coordinates of each jar, for the bill of materials.
 
 1. ``ensure`` lets Maven copy the jars into a temporary directory.
 2. Every jar is hashed and compared with the lock file. One jar too many, too few or with other bytes ends it.
@@ -31,6 +32,7 @@ from typing import Any
 from kintsugi.core.errors import KintsugiError, PreflightError
 from kintsugi.core.settings import Settings, load_settings
 
+COORDINATES = "coordinates.txt"
 _RECORD = ".verified.json"
 _OLD_STAMP = ".pom.sha256"  # in sets of releases from before the lock files
 _ADVICE = "; delete {folder} and run `make setup`, which fetches the jars again and verifies them"
@@ -83,18 +85,32 @@ def read_lock(path: Path) -> dict[str, str]:
 
 
 def write_locks(settings: Settings, fetch: Fetch | None = None) -> list[Path]:
-    """Write the lock file of every set from what Maven gives now; returns those that changed."""
+    """Write the lock file and the coordinates of every set from what Maven gives now; returns those that changed.
+
+    ``fetch`` puts the jars below the directory as a Maven repository has them: ``<group>/<artifact>/<version>/``.
+    """
     changed = []
     for name in names(settings):
         with tempfile.TemporaryDirectory(prefix="kintsugi-lock-") as scratch:
-            (fetch or fetch_by_maven)(_pom(settings, name), Path(scratch))
-            jars = {jar.name: _sha256(jar) for jar in Path(scratch).glob("*.jar")}
-        text = "".join(f"{sha256}  {jar}\n" for jar, sha256 in sorted(jars.items()))
-        lock = settings.jar_lock(name)
-        if not lock.exists() or lock.read_text() != text:
-            lock.write_text(text)
-            changed.append(lock)
+            (fetch or fetch_repository_by_maven)(_pom(settings, name), Path(scratch))
+            jars = sorted(Path(scratch).rglob("*.jar"), key=lambda jar: jar.name)
+            lock = settings.jar_lock(name)
+            texts = {
+                lock: "".join(f"{_sha256(jar)}  {jar.name}\n" for jar in jars),
+                lock.with_name(COORDINATES): "".join(
+                    f"{jar.name}  {_coordinates(jar.relative_to(scratch))}\n" for jar in jars
+                ),
+            }
+        for path, text in texts.items():
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+                changed.append(path)
     return changed
+
+
+def _coordinates(jar: Path) -> str:
+    *group, artifact, version, _ = jar.parts
+    return f"{'.'.join(group)}:{artifact}:{version}"
 
 
 def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:
@@ -117,12 +133,22 @@ def ensure(settings: Settings, fetch: Fetch | None = None) -> list[str]:
 
 def fetch_by_maven(pom: Path, directory: Path) -> None:
     """Copy the runtime dependencies of ``pom`` into ``directory``."""
+    _copy_dependencies(pom, directory)
+
+
+def fetch_repository_by_maven(pom: Path, directory: Path) -> None:
+    """Copy the runtime dependencies of ``pom`` into ``directory``, each at its place in a Maven repository."""
+    _copy_dependencies(pom, directory, "-Dmdep.useRepositoryLayout=true")
+
+
+def _copy_dependencies(pom: Path, directory: Path, *options: str) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise PreflightError("no Maven is installed: run `apt-get install maven`, then `make setup` again")
     command = [
         *(maven, "--batch-mode", "--no-transfer-progress", "--file", str(pom)),
         *("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={directory}"),
+        *options,
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:

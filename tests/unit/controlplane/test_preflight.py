@@ -15,6 +15,7 @@ from kintsugi.core.errors import PreflightError
 from kintsugi.core.processes import MARKER, wait_until
 from kintsugi.core.settings import Settings
 from kintsugi.environments.local.platform import LocalPlatform
+from kintsugi.infra import artifacts
 from tests.installations import installation, open_directory
 
 HOLD = "import socket, sys, time; s = socket.create_server((sys.argv[1], int(sys.argv[2]))); time.sleep(60)"
@@ -128,3 +129,11 @@ def test_state_where_the_postgres_user_cannot_go_is_refused(settings: Settings, 
     closed.mkdir(mode=0o700)
     with pytest.raises(PreflightError, match="closed to other users"):
         preflight.check(dataclasses.replace(settings, state=closed / "state"))
+
+
+def test_a_jar_that_changed_since_it_was_verified_stands_in_the_way(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "altered", lambda _: ["kafka.jar has other bytes"])
+    with pytest.raises(PreflightError, match=r"^kafka\.jar has other bytes$"):
+        preflight.check(settings)

@@ -158,10 +158,16 @@ def test_pom_without_a_jar_is_an_error_that_names_it(settings: Settings) -> None
 
 
 def test_a_lock_file_is_what_sha256sum_reads(settings: Settings) -> None:
-    assert artifacts.write_locks(settings, Maven(kafka="two", a="x")) == [settings.jar_lock("kafka")]
-    expected = f"{sha256('x')}  a.jar\n{sha256('two')}  kafka.jar\n"
-    assert settings.jar_lock("kafka").read_text() == expected
-    assert artifacts.write_locks(settings, Maven(kafka="two", a="x")) == []
+    def repository(pom: Path, directory: Path) -> None:
+        for jar, content in (("org/x/kafka/2/kafka-2.jar", "two"), ("b/a/1/a-1-linux.jar", "x")):
+            (directory / jar).parent.mkdir(parents=True)
+            (directory / jar).write_text(content)
+
+    locks = settings.jar_lock("kafka"), settings.jar_lock("kafka").with_name(artifacts.COORDINATES)
+    assert artifacts.write_locks(settings, repository) == list(locks)
+    assert locks[0].read_text() == f"{sha256('x')}  a-1-linux.jar\n{sha256('two')}  kafka-2.jar\n"
+    assert locks[1].read_text() == "a-1-linux.jar  b:a:1\nkafka-2.jar  org.x:kafka:2\n"
+    assert artifacts.write_locks(settings, repository) == []
 
 
 @pytest.mark.parametrize("text", ["no line", f"{'0' * 63}  kafka.jar\n", f"{'0' * 64} kafka.jar\n"])
@@ -183,3 +189,5 @@ def test_the_lock_file_names_what_the_pom_names(name: str) -> None:
     locked = artifacts.read_lock(settings.jar_lock(name))
     assert declared
     assert {f"{artifact}-{version}.jar" for artifact, version in declared} <= locked.keys()
+    coordinates = settings.jar_lock(name).with_name(artifacts.COORDINATES).read_text().splitlines()
+    assert [line.split("  ")[0] for line in coordinates] == list(locked)

@@ -73,13 +73,26 @@ def test_the_image_is_built_of_a_fresh_clone() -> None:
         pytest.skip("git lists no file here (an unpacked archive), so what a clone holds is not known")
     dockerfile = (REPOSITORY / "Dockerfile").read_text()
     copied = [
-        word for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for word in line.split()[:-1]
+        word
+        for line in re.findall(r"^COPY (?!--from=)(.+)$", dockerfile, re.MULTILINE)  # not of another stage
+        for word in line.split()[:-1]
     ]
     called = re.findall(r"(?:^RUN |&& )(bin/\S+)", dockerfile, re.MULTILINE)
     assert "bin/docker-provider" in called
     assert "bin/bootstrap" in called
     missing = [path for path in {*copied, *called} - {"."} if path not in tracked]
     assert missing == []
+
+
+def test_the_image_holds_what_runs_and_neither_test_packages_nor_caches() -> None:
+    dockerfile = (REPOSITORY / "Dockerfile").read_text()
+    assert "requirements-dev.txt" not in dockerfile
+    assert all(
+        "--runtime" in line for line in re.findall(r"bin/bootstrap(?: --.*)?$", dockerfile, re.MULTILINE)
+    )
+    last = dockerfile[dockerfile.rindex("\nFROM ") :]
+    assert "RUN" not in last, "what a RUN leaves behind stays in the image"
+    assert "--from=python /opt/kintsugi/.venv " in last
 
 
 def test_the_provider_that_is_there_already_is_taken(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ SPEC = {
     "java": {"type": "list", "elements": "str", "required": True},
     "cluster_id": {"type": "str", "required": True},
     "initial_controllers": {"type": "list", "elements": "str", "default": []},
+    "release_version": {"type": "str", "default": ""},
 }
 
 Run = Callable[[Sequence[str]], tuple[int, str, str]]
@@ -40,6 +41,8 @@ def format_directory(wanted: dict[str, Any], run: Run) -> str | None:
     properties.write_text("\n".join([*kept, f"log.dirs={fresh}", ""]))
     controllers = wanted["initial_controllers"]
     how = ["--initial-controllers", ",".join(controllers)] if controllers else ["--no-initial-controllers"]
+    if wanted["release_version"]:
+        how += ["--release-version", wanted["release_version"]]
     code, out, err = run([*wanted["java"], "format", "-t", wanted["cluster_id"], "-c", str(properties), *how])
     properties.unlink()
     if code != 0:

@@ -116,6 +116,10 @@ options:
         type: list
         elements: str
         default: []
+      release_version:
+        description: The level of features to format for, as C(4.3-IV0). Empty means the newest that this Kafka knows.
+        type: str
+        default: ""
   programs:
     description:
       - Programs of the node's init. One after another is defined, loaded, started, and waited for until its port
