@@ -2,7 +2,7 @@
 # Name the base by its digest where you can: docker build --build-arg BASE_IMAGE=debian:12-slim@sha256:… (decision 138).
 ARG BASE_IMAGE=debian:12-slim
 
-# What runs. Postgres compiles no queries here, so its compiler (130 MB) goes.
+# What runs. Postgres compiles no queries here, so its compiler (157 MB) goes.
 FROM ${BASE_IMAGE} AS programs
 RUN apt-get -q update \
     && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install \

@@ -1,6 +1,6 @@
-"""``python -m benchmarks <command>``: what measures the pipeline, and what breaks it on purpose.
+"""``python -m benchmarks <command>``: commands that measure the pipeline, or break it on purpose.
 
-It stands beside the product: it imports the product, and the product never imports it.
+They import the product; the product never imports them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RENAMED = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code 0: done; 1: it failed, and said why in a line on stderr; 2: wrong usage."""
+    """Run one command. Exit code 0: done; 1: failed, with the reason in a line on stderr; 2: wrong usage."""
     words = sys.argv[1:] if arguments is None else arguments
     return run_command(_parser().parse_args(current_words("python -m benchmarks", words, RENAMED)))
 
@@ -143,7 +143,7 @@ def release_trials(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _needs_processes(settings: Settings) -> None:
-    """Raise KintsugiError where processes can't be seen from outside: they are measured, or killed, by number."""
+    """Raise KintsugiError where processes can't be observed from outside: they are measured, or killed, by id."""
     environment = settings.fleet.environment
     if environment != "local":
         raise KintsugiError(

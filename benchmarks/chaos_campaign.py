@@ -1,8 +1,8 @@
 """``make chaos-campaign``: many injections in seeded random order, a quarter of them two faults at once.
 
-Every scenario of the fault matrix that can be made here comes at least once where there are enough injections. Trades
-flow all the time. The report is written after each injection: a campaign that was ended goes on with the same
-command. The order is the seed's, so that the same campaign can be run again.
+Every scenario of the fault matrix that can be injected here comes at least once, if there are enough injections.
+Trades flow all the time. The report is written after each injection. The same command continues a campaign that was
+killed. The seed decides the order, so the same campaign can be run again.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 INJECTIONS = 100
 PAIRED = 4  # one injection in so many has two faults
 ACCOUNT_DEADLINE_S = 900.0
-GIVEN_UP_AFTER = 3  # injections that couldn't be begun, each after its deadline: the fleet needs a person
-# They concern all of the machine or the control plane, or last for many minutes.
+GIVEN_UP_AFTER = (
+    3  # injections that could not begin, each until its deadline: a person must look at the fleet
+)
+# They affect the whole machine or the control plane, or last for many minutes.
 ALONE = frozenset(
     {
         "starved",
@@ -54,7 +56,7 @@ ALONE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """One or two scenarios that are made at once; ``number`` counts from 1."""
+    """One or two scenarios that run at once; ``number`` counts from 1."""
 
     number: int
     scenarios: tuple[Scenario, ...]
@@ -65,10 +67,10 @@ class Injection:
 
 
 def plan(scenarios: Sequence[Scenario], fleet: Fleet, seed: int, count: int = INJECTIONS) -> list[Injection]:
-    """What is injected in which order; the same arguments give the same plan.
+    """Return what is injected in which order; the same arguments give the same plan.
 
-    ``count`` injections, of which a PAIRED-th has two scenarios. All ``scenarios`` come once, as far as the
-    injections reach, before one comes twice.
+    ``count`` injections, of which a PAIRED-th has two scenarios. All ``scenarios`` come once before one comes twice, as
+    far as the injections suffice.
     """
     chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
     wanted = count + count // PAIRED
@@ -85,7 +87,7 @@ def plan(scenarios: Sequence[Scenario], fleet: Fleet, seed: int, count: int = IN
 def _pairs(
     pool: Sequence[Scenario], fleet: Fleet, count: int
 ) -> tuple[list[tuple[Scenario, ...]], list[Scenario]]:
-    """``count`` pairs of scenarios that go together, as far as there are, and the scenarios that are left."""
+    """Return up to ``count`` pairs of scenarios that go together, and the scenarios that are left."""
     left, pairs = list(pool), list[tuple[Scenario, ...]]()
     for scenario in pool:
         if len(pairs) == count:
@@ -101,12 +103,12 @@ def _pairs(
 
 
 def can_be_paired(scenario: Scenario) -> bool:
-    """Whether a scenario may be one of two: a single node, that recovers without a person."""
+    """Whether a scenario may be one of two: a single node that recovers without a person."""
     return len(scenario.nodes) == 1 and scenario.fault not in ALONE and not (scenario.asks or scenario.again)
 
 
 def go_together(scenario: Scenario, other: Scenario, fleet: Fleet) -> bool:
-    """Whether two scenarios may be made at once: no cluster has to do with both, so each keeps its designed outcome."""
+    """Whether two scenarios may run at once: they share no cluster, so each keeps its designed outcome."""
     if not (can_be_paired(scenario) and can_be_paired(other)):
         return False
     return _clusters(scenario, fleet).isdisjoint(_clusters(other, fleet))
@@ -125,9 +127,9 @@ def run_campaign(
     seed: int | None = None,
     report: Path | None = None,
 ) -> int:
-    """The whole campaign, then the account; 0 when every injection went as designed and nothing is lost or doubled.
+    """Run the campaign, then the reconciliation; 0 when all went as designed and nothing is lost or doubled.
 
-    Goes on from the report of a campaign that was ended. Raises ChaosStopped when a person stops chaos.
+    Continues a campaign that was killed. Raises ChaosStopped when a person stops chaos.
     """
     console, path = make_console(), report or settings.repository / "build" / "chaos-campaign.json"
     context = Context.from_environment()
@@ -150,9 +152,12 @@ def run_campaign(
                     rows = run_scenarios(context, injection.scenarios, console, recorder)
             except ChaosStopped:
                 raise
-            except (KintsugiError, OSError) as error:  # one injection that can't be judged ends no campaign
+            except (
+                KintsugiError,
+                OSError,
+            ) as error:  # an injection without a result does not end the campaign
                 rows = [
-                    {**empty_row(scenario), "outcome": f"not judged: {error}"}
+                    {**empty_row(scenario), "outcome": f"no result: {error}"}
                     for scenario in injection.scenarios
                 ]
             done.append(injection_row(injection, rows, at, time.monotonic() - began))
@@ -161,7 +166,7 @@ def run_campaign(
             print_row(console, done[-1])
             if all(row["not_begun"] for row in done[-GIVEN_UP_AFTER:]) and len(done) >= GIVEN_UP_AFTER:
                 raise StepFailed(
-                    f"{GIVEN_UP_AFTER} injections in a row couldn't be begun; see `make status`, then run this again"
+                    f"{GIVEN_UP_AFTER} injections in a row could not begin; see `make status`, then run this again"
                 )
     document["account"] = counted = account.summary(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
@@ -173,7 +178,7 @@ def run_campaign(
 
 
 def begin(before: Mapping[str, Any], injections: int, seed: int | None) -> dict[str, Any]:
-    """The report to write into: that of a campaign of the same size and seed which was ended, else a new one."""
+    """Return the report to write into: that of a killed campaign of the same size and seed, else a new one."""
     goes_on = (
         not before.get("finished", True)
         and before.get("count") == injections
@@ -193,13 +198,13 @@ def begin(before: Mapping[str, Any], injections: int, seed: int | None) -> dict[
 
 
 def kept(rows: Sequence[Mapping[str, Any]], planned: Sequence[Injection]) -> list[dict[str, Any]]:
-    """The rows that stay: of the plan as it is now, and of injections that could be begun."""
+    """Return the rows that stay: those of the current plan whose injection could begin."""
     names = {one.number: one.name for one in planned}
     return [dict(row) for row in rows if names.get(row["number"]) == row["name"] and not row["not_begun"]]
 
 
 def injection_row(injection: Injection, rows: Sequence[Row], at: datetime, seconds: float) -> dict[str, Any]:
-    """What the report says of one injection."""
+    """Return the report's row of one injection."""
     return {
         "number": injection.number,
         "name": injection.name,
@@ -212,7 +217,7 @@ def injection_row(injection: Injection, rows: Sequence[Row], at: datetime, secon
 
 
 def summary(done: Sequence[Mapping[str, Any]], scenarios: Sequence[Scenario]) -> dict[str, Any]:
-    """The figures of the campaign so far. ``scenarios``: all that can be made here.
+    """Return the figures of the campaign so far. ``scenarios``: all that can be injected here.
 
     ``live_nodes_killed`` counts a death once, also when both scenarios of an injection name it; None when some
     injection wasn't measured.
@@ -242,14 +247,14 @@ def summary(done: Sequence[Mapping[str, Any]], scenarios: Sequence[Scenario]) ->
 
 
 def passed(figures: Mapping[str, Any]) -> bool:
-    """Whether a summary shows that every bar is met."""
+    """Whether every bar of the summary is met."""
     zero = ("unrecovered", "incidents_left_open", "lost", "doubled", "not_begun")
     killed = figures["live_nodes_killed"]
     return not any(figures[name] for name in zero) and not killed and not figures["not_as_designed"]
 
 
 def print_row(console: Console, row: Mapping[str, Any]) -> None:
-    """One line when an injection is over."""
+    """Print one line when an injection has ended."""
     for scenario in row["cells"]:
         colour = "green" if scenario["as_designed"] else "red"
         killed = live_kills_in(scenario) or "not measured"
@@ -260,7 +265,7 @@ def print_row(console: Console, row: Mapping[str, Any]) -> None:
 
 
 def print_campaign(console: Console, document: Mapping[str, Any], path: Path) -> None:
-    """The figures of the whole campaign."""
+    """Print the figures of the whole campaign."""
     figures = document["summary"]
     for line in figures["not_as_designed"]:
         console.print(f"[red]{line}")

@@ -1,8 +1,8 @@
 """``make crash-test``: kill the recovery at every step; the incident must still be finished, exactly once.
 
-For each step of a rebuild and each part of the recoverer: a node loses its power, and as soon as the journal says that
-the step has begun, the part is killed with SIGKILL. Whatever is to bring it back does so (the supervisor; for all at
-once ``up``, as after a reboot), and the repair goes on. `benchmarks.crash_test_plan` holds what is tried and what is
+For each step of a rebuild and each part of the recovery: a node loses its power. As soon as the journal shows that the
+step has begun, the part is killed with SIGKILL. It is started again as usual (by the supervisor; for all parts at once
+by ``up``, as after a reboot), and the recovery continues. `benchmarks.crash_test_plan` has the plan and what is
 expected.
 """
 
@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.allowed_fault import allow_fault, check_switch
 from benchmarks.crash_test_plan import Killing, Victim, judge_killing
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
@@ -31,7 +32,7 @@ from benchmarks.harness import (
     tail_journal,
     write_report,
 )
-from kintsugi.chaos.registry import FAULTS
+from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.controlplane.control_plane import AIRFLOW, ControlPlane
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.fleet import Role
@@ -52,10 +53,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FEED_ROWS = 500  # every five seconds
-STEP_DEADLINE_S = 300.0  # comparing the replicas of millions of trades takes minutes
-HEALED_DEADLINE_S = 600.0  # the same, after all was started anew
+STEP_DEADLINE_S = 300.0  # a repair of the replicas of millions of trades takes minutes
+HEALED_DEADLINE_S = 600.0  # the same, after everything was started again
 STEADY_DEADLINE_S = 240.0
-LOOK_EVERY_S = 0.02  # steps of a tenth of a second are to be hit too
+LOOK_EVERY_S = 0.02  # steps of a tenth of a second must be hit too
 STREAM_DEADLINE_S = 90.0  # the killed node may be the one that the stream waits for
 ACCOUNT_DEADLINE_S = 300.0
 TASK_TITLE = b"airflow worker -- "
@@ -63,7 +64,7 @@ TASK_TITLE = b"airflow worker -- "
 
 @dataclass
 class CrashTest:
-    """One walk: what it works with, and its report."""
+    """One crash test, and its report."""
 
     context: Context
     console: Console
@@ -76,19 +77,19 @@ class CrashTest:
         return ControlPlane(self.context.settings)
 
     def do(self, killing: Killing) -> None:
-        """One experiment, from the steady state to its row; never raises for what the recovery did wrong."""
+        """Run one experiment, from the steady state to its row; a failed recovery becomes a row.
+
+        Raises GuardRefused if chaos does not allow the fault, and ChaosStopped.
+        """
         context = self.context
         await_steady_state(context, STEADY_DEADLINE_S)
+        allowed = allow_fault(context, "power_off", [killing.node], run="crash-test")
         others = inits(context, but=killing.node)
-        t0 = datetime.now(UTC)
-        context.store.record_fault(
-            killing.node, kind="power_off", t0=t0, run=f"crash-test {t0.isoformat()}", mode="reset"
-        )
         said, killed, trouble = "", 0, None
-        with tail_journal(context, t0, self.console):
-            try:
-                FAULTS["power_off"].make(context, [killing.node])
+        try:
+            with allowed.injected() as t0, tail_journal(context, t0, self.console):
                 said = await_step(context, killing, t0)
+                check_switch(context)  # right before the recovery itself is killed
                 killed = self.kill(killing.victim)
                 self.console.print(
                     f"  [yellow]{killing.victim.value} killed[/] at {said}: {killed} processes"
@@ -98,16 +99,19 @@ class CrashTest:
                 elif killing.victim is Victim.AIRFLOW:
                     trouble = stream_goes_on(context)
                 await_end(context, killing.node, t0)
-            except (KintsugiError, OSError) as error:
-                trouble = str(error)
+        except ChaosStopped:
+            raise
+        except (KintsugiError, OSError) as error:
+            trouble = str(error)
+        t0 = allowed.t0
         incidents = [] if trouble else incidents_since(context, t0)
-        why = trouble or (judge_killing(killing, incidents) if killed else "nothing was there to be killed")
+        why = trouble or (judge_killing(killing, incidents) if killed else "there was no process to kill")
         if (
             why is None
             and killing.victim is not Victim.EVERYTHING
             and inits(context, but=killing.node) != others
         ):
-            why = "another server than the sick one was made anew"
+            why = "another node than the victim was rebuilt"
         self.rows[killing.name] = {
             "name": killing.name,
             "step": killing.step,
@@ -124,7 +128,7 @@ class CrashTest:
         self.console.print(f"  [{colour}]{self.rows[killing.name]['outcome']}")
 
     def kill(self, victim: Victim) -> int:
-        """SIGKILL that part of the recoverer, by process id and proof of ownership; returns how many were hit."""
+        """SIGKILL that part of the recovery, by process id and proof of ownership; returns how many were hit."""
         control = self.context.settings.control
         if victim is Victim.WORKER:
             return sum(_kill(self.context.settings, pid) for pid in task_processes(control))
@@ -138,11 +142,11 @@ class CrashTest:
         return int(_kill(self.context.settings, self.plane.status()[victim.value]["pid"]))
 
     def boot(self) -> None:
-        """What a machine does when it has its power back."""
+        """Start everything, as a machine does when its power returns."""
         up(self.context.settings, self.console)
 
     def write(self, counted: dict[str, Any] | None = None) -> None:
-        """Every row so far; a walk that was ended goes on from there. ``counted``: all trades, at its end."""
+        """Write every row so far. ``counted``: all trades, at the end."""
         document = {
             "machine": machine(),
             "asked": [killing.name for killing in self.asked],
@@ -154,9 +158,9 @@ class CrashTest:
 
 
 def run_crash_test(settings: Settings, *, killings: Sequence[Killing], report: Path | None = None) -> int:
-    """All of these killings, then the account; 0 when each went as designed and nothing is lost or doubled.
+    """Run all of these killings, then the reconciliation; 0 when each went as designed and nothing is lost or doubled.
 
-    One of the same killings that was ended goes on.
+    Continues a test of the same killings that was killed.
     """
     context, path = (
         Context.from_environment(),
@@ -164,7 +168,7 @@ def run_crash_test(settings: Settings, *, killings: Sequence[Killing], report: P
     )
     walk = CrashTest(context, make_console(), path, killings, kept(load_report(path), killings))
     if walk.rows:
-        walk.console.print(f"goes on: {len(walk.rows)} are in {path} (to begin again, delete it)")
+        walk.console.print(f"continues: {len(walk.rows)} are in {path} (to start again, delete it)")
     unpause_dags(context)
     with raised_repair_budget(context):
         for number, killing in enumerate(killings, start=1):
@@ -187,20 +191,20 @@ def run_crash_test(settings: Settings, *, killings: Sequence[Killing], report: P
 
 
 def kept(before: Mapping[str, Any], killings: Sequence[Killing]) -> dict[str, dict[str, Any]]:
-    """The rows of a report that a walk of these killings goes on from, by name: of the same ones, and ended early."""
+    """Return the rows, by name, of a report of the same killings that was not finished; else none."""
     if before.get("finished", True) or before["asked"] != [killing.name for killing in killings]:
         return {}
     return {row["name"]: row for row in before["killings"]}
 
 
 def inits(context: Context, *, but: str) -> dict[str, int | None]:
-    """The process id of every other node's init: a node that was made anew has another."""
+    """Return the process id of every other node's init: a rebuilt node has another."""
     records = {name: read_record(context.settings, name) for name in context.fleet.nodes if name != but}
     return {name: record.pid if record else None for name, record in records.items()}
 
 
 def task_processes(control: Path) -> set[int]:
-    """The processes that run a task now: the worker that has it, and what it forked for it."""
+    """Return the processes that run a task now: the worker that has it, and what it forked for it."""
     return {
         pid for pid in owned_pids(control) if _title(pid).startswith(TASK_TITLE) and _has_a_task(_title(pid))
     }
@@ -231,7 +235,7 @@ def await_step(context: Context, killing: Killing, t0: datetime) -> str:
                 last = incident.entries[-1]
                 return f"{last.step}: {last.message[:100]}"
         time.sleep(LOOK_EVERY_S)
-    raise StepFailed(f"the step {killing.step} didn't begin within {STEP_DEADLINE_S:.0f} s")
+    raise StepFailed(f"the step {killing.step} did not begin within {STEP_DEADLINE_S:.0f} s")
 
 
 def begun(incident: Incident, step: str) -> bool:
@@ -240,9 +244,10 @@ def begun(incident: Incident, step: str) -> bool:
 
 
 def await_end(context: Context, node: str, t0: datetime) -> None:
-    """Wait until no incident since the fault is open and the node is redundant; raises StepFailed at the deadline."""
+    """Wait until no incident since the fault is open and the node is ready; raises StepFailed, ChaosStopped."""
 
     def ended() -> bool:
+        check_switch(context)
         with suppress(KintsugiError):  # Postgres may have been killed too
             incidents = incidents_since(context, t0)
             if not incidents or any(one.closed_at is None for one in incidents):
@@ -254,11 +259,13 @@ def await_end(context: Context, node: str, t0: datetime) -> None:
         return False
 
     if not wait_until(ended, HEALED_DEADLINE_S, pause=0.5):
-        raise StepFailed(f"{node} isn't healed, or its incident not closed, {HEALED_DEADLINE_S:.0f} s after")
+        raise StepFailed(
+            f"{node} is not recovered, or its incident not closed, after {HEALED_DEADLINE_S:.0f} s"
+        )
 
 
 def stream_goes_on(context: Context) -> str | None:
-    """Why the stream doesn't go on while Airflow is down; None when a trade sent to Kafka reached Cassandra."""
+    """Return why the stream stalls while Airflow is down; None when a trade sent to Kafka reached Cassandra."""
     try:
         trade = synthetic_trade.send_synthetic_trade_to_kafka(context.fleet.endpoints(Role.KAFKA, KAFKA_PORT))
         nodes = [node.address for node in context.fleet.of(Role.CASSANDRA)]
@@ -266,5 +273,5 @@ def stream_goes_on(context: Context) -> str | None:
             lambda: connected(nodes), trade, lambda waited_s: waited_s > STREAM_DEADLINE_S
         )
     except KintsugiError as error:
-        return f"the stream didn't go on without Airflow: {error}"
+        return f"the stream stalled without Airflow: {error}"
     return None

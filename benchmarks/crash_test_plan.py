@@ -44,16 +44,16 @@ class Killing:
 
     @property
     def name(self) -> str:
-        """How it is called on the screen and in the report."""
+        """Its name on the screen and in the report."""
         return f"{self.victim.value} at {self.step} ({self.node})"
 
 
 def plan(
     *, steps: Collection[str] = STEPS, victims: Collection[Victim] = tuple(Victim), all_: bool = False
 ) -> list[Killing]:
-    """The killings, step by step; ``all_``: every victim at every step.
+    """Return the killings, step by step; ``all_``: every victim at every step.
 
-    Else the worker and all of Airflow at every step, one other component in turn, and the reboot at REBOOTS_AT.
+    By default the worker and all of Airflow at every step, one other component in turn, and the reboot at REBOOTS_AT.
     """
     nodes, turns = cycle(NODES), cycle(COMPONENTS)
     found = []
@@ -69,10 +69,10 @@ def plan(
 
 
 def judge_killing(killing: Killing, incidents: Sequence[Incident]) -> str | None:
-    """Why the incidents since the fault aren't as designed, None when they are.
+    """Return why the incidents since the fault aren't as designed, None when they are.
 
-    The sick node has one incident, healed, in which it was rebuilt once. Another node has none with an act in it,
-    except after a reboot, which every node notices.
+    The victim has one incident, healed, with one rebuild. Another node has no incident with an action, except after a
+    reboot, which every node notices.
     """
     own = [one for one in incidents if one.node == killing.node]
     healed = [one for one in own if one.outcome is Outcome.HEALED]

@@ -1,4 +1,4 @@
-"""``make demo``: the whole story on one screen, from nothing to two healed servers and the account."""
+"""``make demo``: from nothing to a running pipeline, two recovered servers and the reconciliation, on one screen."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LIVE_PERIOD_S = 5.0
 def run_demo(
     settings: Settings, *, trades: int = TRADES, victims: Sequence[str] = VICTIMS, report: Path | None = None
 ) -> int:
-    """The demo from the command line; 0 when the nodes healed and the account balances."""
+    """Run the demo; 0 when the nodes are recovered and the reconciliation balances."""
     from rich.console import Console
 
     report = report or settings.repository / "build" / "demo.json"
@@ -55,7 +55,7 @@ def run_demo(
 
 @dataclass
 class Demo:
-    """One run, told on ``console`` and in the file ``report``; ``steps`` collects the seconds of each step."""
+    """One run: it prints to ``console`` and writes ``report``; ``steps`` collects the seconds of each step."""
 
     settings: Settings
     console: Console
@@ -64,7 +64,7 @@ class Demo:
     steps: dict[str, float] = field(default_factory=dict)
 
     def run(self, victims: Sequence[str]) -> dict[str, Any]:
-        """Everything in order; returns (and writes) what stands in ``build/demo.json``. Raises StepFailed."""
+        """Run all steps; returns (and writes) the content of ``build/demo.json``. Raises StepFailed."""
         started = time.monotonic()
         with self.step("control plane and fleet"):
             up(self.settings, self.console)
@@ -78,7 +78,7 @@ class Demo:
         with self.step("trades flow from S3 to Cassandra"):
             airflow.unpause(INGEST_DAG)
             self.await_flow(context)
-        airflow.unpause("watch_flow")  # not before: a stream that starts for the first time needs no watch
+        airflow.unpause("watch_flow")  # only now: a stream that starts for the first time needs no watch
         with live_feed(context):
             recoveries = [self.break_and_heal(context, name) for name in victims]
         with self.step("the account"):
@@ -96,7 +96,7 @@ class Demo:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Say what begins, and how long it took."""
+        """Print the name of the step, and how long it took."""
         self.console.rule(f"[bold]{name}", align="left")
         started = time.monotonic()
         yield
@@ -118,7 +118,7 @@ class Demo:
         )
 
     def await_baseline(self, airflow: Airflow, deadline_s: float = 240) -> None:
-        """Wait until a baseline is built: a trade that is stored before there is one is never found unusual."""
+        """Wait until a baseline is built: a trade that is stored before that is never found unusual."""
 
         def built() -> bool:
             return any(run["state"] == "success" for run in airflow.runs(BASELINE_DAG))
@@ -140,7 +140,7 @@ class Demo:
                 time.sleep(1)
 
     def break_and_heal(self, context: Context, name: str, standstill_s: float = 300) -> dict[str, Any]:
-        """Pull one node's plug, volume included, and print its incident as it unfolds; returns its figures."""
+        """Kill one node with its volume and print its incident as it grows; returns its figures."""
         with self.step(f"pull the plug of {name}, its volume too"):
             t0 = experiment.pull_plug(context, name, run="demo", lose_volume=True)
             self.follow(context, name, datetime.fromisoformat(t0), standstill_s)
@@ -154,9 +154,9 @@ class Demo:
         return {**figures, "fault": "volume_lost"}
 
     def follow(self, context: Context, name: str, since: datetime, standstill_s: float) -> None:
-        """Print each new line of the node's incident until it is closed; a slow machine may take its time.
+        """Print each new line of the node's incident until it is closed.
 
-        Raises StepFailed when nothing new has stood there for so long.
+        Raises StepFailed when its journal has had no new line for so long.
         """
         shown, until = 0, time.monotonic() + standstill_s
         while time.monotonic() < until:
@@ -178,12 +178,12 @@ class Demo:
         )
 
     def write(self, report: dict[str, Any]) -> None:
-        """Put the report where programs look for it."""
+        """Write the report."""
         self.report.parent.mkdir(parents=True, exist_ok=True)
         self.report.write_text(json.dumps(report, indent=2) + "\n")
 
     def farewell(self, report: dict[str, Any]) -> None:
-        """The account as a table, where Airflow is, and how all of it ends."""
+        """Print the reconciliation as a table, Airflow's address, and how to stop everything."""
         from rich.table import Table
 
         table = Table(title="The account", show_header=False)
@@ -204,7 +204,7 @@ class Demo:
 
 
 def still_waiting(context: Context) -> str | None:
-    """What the flow still waits for, as a sentence; None when all that lies in S3 is stored."""
+    """Return what the pipeline still waits for, as a sentence; None when everything in S3 is stored."""
     now = snapshot(context.settings)
     if now.pending:
         return f"{now.pending} files to ingest"
@@ -217,9 +217,9 @@ def still_waiting(context: Context) -> str | None:
 def live_feed(
     context: Context, rows: int = LIVE_ROWS, period_s: float = LIVE_PERIOD_S
 ) -> Iterator[list[FileKey]]:
-    """Keep trades coming into S3, a part file of ``rows`` trades each ``period_s`` seconds, while the block runs.
+    """Put trades into S3 while the block runs: a part file of ``rows`` trades each ``period_s`` seconds.
 
-    Yields what has been put there, as (key, ETag); it grows.
+    Yields a growing list of what was put there, as (key, ETag).
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -233,10 +233,10 @@ def live_feed(
         s3, due, part = context.s3(), time.monotonic() + period_s, None
         while not stop.wait(due - time.monotonic()):
             part = part or next(parts)
-            with suppress(BotoCoreError, ClientError):  # while S3 is away the part waits
+            with suppress(BotoCoreError, ClientError):  # while S3 is unreachable the part waits
                 fed.append((part.key, s3.put_object(Bucket=BUCKET, Key=part.key, Body=part.body)["ETag"]))
                 part = None
-            # By the clock, because making a part takes time too; what a busy machine missed isn't made up for.
+            # By the clock, because a part takes time to generate. Parts that a busy machine missed are not sent later.
             due = max(due + period_s, time.monotonic())
 
     thread = threading.Thread(target=feed, name="live feed", daemon=True)

@@ -1,7 +1,7 @@
 """``make false-positive-test``: pause nodes of a healthy fleet under load; a recovery that starts is a mistake.
 
-Every 20 s some node stands still for up to 5 s, while 1000 trades a second come in. False alarms that end without an
-act are counted and allowed; a repair isn't.
+Every 20 s a node is paused for up to 5 s, while 1000 trades a second come in. False alarms that end without an action
+are counted and allowed; a recovery isn't.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ACCOUNT_DEADLINE_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A node stands still for ``seconds``, ``at_s`` seconds after the beginning."""
+    """A node is paused for ``seconds``, ``at_s`` seconds after the beginning."""
 
     at_s: float
     node: str
@@ -47,7 +47,7 @@ class Pause:
 
 
 def pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
-    """An endless schedule: every EVERY_S a node by chance, for a time by chance. The same seed gives the same."""
+    """Yield an endless schedule: every EVERY_S a random node, for a random time. The same seed gives the same."""
     chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
     names = list(fleet.nodes)
     for number in count(1):
@@ -55,14 +55,14 @@ def pauses(fleet: Fleet, seed: int) -> Iterator[Pause]:
 
 
 def repairs(incidents: Sequence[Incident]) -> list[Incident]:
-    """Those in which something was done to a server."""
+    """Return the incidents in which a server was acted upon."""
     return [one for one in incidents if one.acted]
 
 
 def run_false_positive_test(
     settings: Settings, *, minutes: float = MINUTES, seed: int | None = None, report: Path | None = None
 ) -> int:
-    """All of it, then the account; 0 when no repair was begun and nothing is lost or doubled."""
+    """Run the test and the reconciliation; 0 when no recovery acted and nothing is lost or doubled."""
     console = make_console()
     path = report or report_path(settings, "false-positive-test", old_command="calm")
     seed = int(datetime.now(UTC).timestamp()) if seed is None else seed
@@ -91,9 +91,9 @@ def run_false_positive_test(
 
 
 def injected(context: Context, seed: int, seconds: float) -> Iterator[Pause]:
-    """Make each pause at its time and give it back when it is over; ends after ``seconds``.
+    """Inject each pause at its time and undo it when it is over; ends after ``seconds``.
 
-    A node is let go on whatever happens: by the janitor when this process is killed. Raises ChaosStopped.
+    The janitor resumes the node if this process is killed. Raises ChaosStopped.
     """
     began, platform = time.monotonic(), context.platform()
     longest_s = PAUSES_S[1] + 30.0
@@ -114,7 +114,7 @@ def injected(context: Context, seed: int, seconds: float) -> Iterator[Pause]:
 
 
 def progress_document(context: Context, began: datetime) -> dict[str, Any]:
-    """How long it has lasted, the incidents since it began, and those of them that were repairs."""
+    """Return the time passed, the incidents since the beginning, and those in which a server was acted upon."""
     incidents = [one for one in context.store.incidents(1000) if one.detected_at >= began]
     return {
         "minutes": round((datetime.now(UTC) - began).total_seconds() / 60, 1),
@@ -124,7 +124,7 @@ def progress_document(context: Context, began: datetime) -> dict[str, Any]:
 
 
 def print_outcome(console: Console, document: dict[str, Any]) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     made = document["pauses"]
     last = f", last {made[-1]['node']} for {made[-1]['seconds']} s" if made else ""
     console.print(

@@ -1,7 +1,7 @@
-"""The fault matrix: every fault, the nodes it is made on, and its designed outcome.
+"""The fault matrix: every fault, the nodes that it is injected into, and its designed outcome. Pure data.
 
-Pure data; `benchmarks.fault_matrix_run` and `benchmarks.chaos_campaign` run it, and leave out, with the reason, what
-a machine can't make.
+`benchmarks.fault_matrix_run` and `benchmarks.chaos_campaign` run it. They leave out what can't be injected on this
+machine, and name the reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from benchmarks.scenarios import BACK_BY_ITSELF, DEAD, ON_ITS_DISK, REBUILT, Exp
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.guards import Guard
+from kintsugi.recovery.guard_model import Guard
 
 _V, _A = FailureMode, Action
 
@@ -92,7 +92,7 @@ WORKERS = tuple(name for name in FLEET if name.startswith("spark-worker"))
 def _left_alone(
     fault: str, *groups: tuple[str, ...], pages: ExpectedPages = ExpectedPages.NONE
 ) -> list[Scenario]:
-    """Scenarios in which nothing may be done to any server; a group of several nodes fails at once."""
+    """Return scenarios in which no server may be acted upon; a group of several nodes fails at once."""
     waives = {group: BEYOND_SPARE if len(group) > 1 else frozenset[Guard]() for group in groups}
     return [
         Scenario(fault, group, ANY, incident=False, pages=pages, waives=waives[group]) for group in groups

@@ -1,9 +1,8 @@
-"""``make fault-matrix``: run the scenarios of the fault matrix one scenario after another, with trades flowing.
+"""``make fault-matrix``: run the scenarios of the fault matrix one after another while trades flow.
 
-Each scenario begins in the steady state and ends with an account of the trades that came in meanwhile. The run ends
-with that of all trades there are, whenever they came, and of what is added up from them. Results are written after
-each scenario: a run of the whole matrix that was killed goes on with the same command, and a scenario named on the
-command line replaces its own row.
+Each scenario starts in the steady state and ends with a reconciliation of the trades that came in meanwhile. The run
+ends with a reconciliation of all trades and of the derived tables. Results are written after each scenario. The same
+command continues a run of the whole matrix that was killed. A scenario named on the command line replaces its row.
 """
 
 from __future__ import annotations
@@ -81,9 +80,9 @@ def run_fault_matrix(settings: Settings, *, scenarios: Sequence[str] = (), repor
 
 
 def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str, Any]], bool]:
-    """The rows of the report ``before`` that stay, by scenario, and whether a run of the whole table goes on from them.
+    """Return the rows of the report ``before`` that stay, by scenario, and whether a whole run continues from them.
 
-    It goes on from one that was ended, but for scenarios that couldn't be begun, and else begins with none.
+    A whole run continues one that was killed, without the scenarios that could not begin; otherwise it starts empty.
     """
     rows = {row["fault"]: row for row in before.get("cells", ())}
     if not whole:
@@ -95,7 +94,7 @@ def kept(before: Mapping[str, Any], *, whole: bool) -> tuple[dict[str, dict[str,
 
 
 def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
-    """The scenarios of these names (a fault's name: all of its), all without names; raises InputError."""
+    """Return the scenarios of these names (for a fault's name all of its), or all; raises InputError."""
     known = {scenario.name for scenario in CELLS} | {scenario.fault for scenario in CELLS}
     for name in names:
         if name not in known:
@@ -106,7 +105,7 @@ def chosen_scenarios(names: Sequence[str]) -> list[Scenario]:
 
 
 def unavailable(context: Context) -> dict[str, str]:
-    """What isn't run, and why: faults that can't be made here, and those that have no scenario for a role."""
+    """Return what isn't run, and why: faults that can't be injected here, and faults without a scenario for a role."""
     reasons = {fault.kind: fault.unavailable(context) for fault in FAULTS.values()}
     made_nowhere = {kind: why for kind, why in reasons.items() if why is not None}
     made_nowhere |= NOT_MADE_ANYWHERE
@@ -121,9 +120,9 @@ def write_report_so_far(
     *,
     finished: bool,
 ) -> None:
-    """Every scenario so far; ``not_run``: the faults that can't be made here, and why; ``counted``: all trades.
+    """Write every scenario so far. ``not_run``: faults that can't be injected here, and why. ``counted``: all trades.
 
-    ``finished``: whether the whole table was run.
+    ``finished``: whether the whole matrix was run.
     """
     document = {
         "machine": machine(),
@@ -136,7 +135,7 @@ def write_report_so_far(
 
 
 def print_row(console: Console, row: dict[str, Any]) -> None:
-    """One line when a scenario is over."""
+    """Print one line when a scenario has ended."""
     colour = "green" if row["as_designed"] else "red"
     killed = live_kills_in(row) or "not measured"
     console.print(
@@ -145,12 +144,12 @@ def print_row(console: Console, row: dict[str, Any]) -> None:
 
 
 def live_kills_in(row: Row) -> str:
-    """How many live nodes were killed; rows of an older report, and of containers, didn't measure it."""
+    """Return how many live nodes were killed; empty for older reports and containers, which did not measure it."""
     return "" if row.get("live_kills") is None else str(len(row["live_kills"]))
 
 
 def print_matrix(console: Console, rows: dict[str, dict[str, Any]], not_run: Mapping[str, str]) -> None:
-    """The table, for people."""
+    """Print the table."""
     from rich.table import Table
 
     table = Table(

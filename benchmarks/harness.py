@@ -1,4 +1,4 @@
-"""What every series of faults on the running fleet needs: a budget, the steady state, journals on screen, a report."""
+"""What every series of faults on the fleet needs: a budget, the steady state, the journal on screen, a report."""
 
 from __future__ import annotations
 
@@ -8,39 +8,34 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.chaos import guard
 from kintsugi.chaos.experiment import check_steady_state
-from kintsugi.chaos.registry import FAULTS
-from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.incident import Incident
 from kintsugi.core.settings import Settings
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations.context import Context
 from kintsugi.recovery.guard_evaluation import LIMITS
-from kintsugi.recovery.guards import Guard
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STEADY_DEADLINE_S = 300.0
-ALLOWED_DEADLINE_S = 600.0  # replicas of much data are repaired for minutes
 GENEROUS_FOR = timedelta(hours=3)
 
 
 def machine() -> str:
-    """What a report says of this machine."""
+    """Describe this machine for a report."""
     return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
 def load_report(path: Path) -> dict[str, Any]:
-    """The report that is there; empty when there is none that can be read."""
+    """Return the existing report; empty when there is none that can be read."""
     try:
         document: dict[str, Any] = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -49,7 +44,7 @@ def load_report(path: Path) -> dict[str, Any]:
 
 
 def report_path(settings: Settings, command: str, *, old_command: str) -> Path:
-    """Where ``command`` writes its report. One under the command's old name gets the current one: a run goes on."""
+    """Return the report of ``command``. One under the command's old name is renamed, so that a run continues."""
     path = settings.repository / "build" / f"{command}.json"
     old = path.with_name(f"{old_command}.json")
     if old.exists() and not path.exists():
@@ -58,7 +53,7 @@ def report_path(settings: Settings, command: str, *, old_command: str) -> Path:
 
 
 def write_report(path: Path, document: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
-    """Put a report in the place of the one that is there; a killed run leaves that one or this one whole."""
+    """Replace the report; a killed run leaves the old one or the new one complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(document, indent=2) + "\n")
@@ -66,14 +61,14 @@ def write_report(path: Path, document: Mapping[str, Any] | Sequence[Mapping[str,
 
 
 def make_console() -> Console:
-    """Where a run tells what happens; wide enough for its tables also where no terminal says how wide it is."""
+    """Return the console of a run; wide enough for its tables also without a terminal."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def await_steady_state(context: Context, deadline_s: float = STEADY_DEADLINE_S) -> None:
-    """Wait until every node answers and no incident is open; raises StepFailed with what isn't well."""
+    """Wait until every node answers and no incident is open; raises StepFailed with what is missing."""
     until = time.monotonic() + deadline_s
     while True:
         try:
@@ -86,34 +81,9 @@ def await_steady_state(context: Context, deadline_s: float = STEADY_DEADLINE_S) 
             return
 
 
-def await_allowed(
-    context: Context,
-    kind: str,
-    names: Sequence[str],
-    waives: Collection[Guard] = frozenset(),
-    deadline_s: float = ALLOWED_DEADLINE_S,
-) -> None:
-    """Ask the guards of chaos until they allow this fault. Raises the last GuardRefused at the deadline; ChaosStopped.
-
-    What an earlier fault left behind, such as a repair of replicas that goes on, is over after some minutes.
-    """
-    until = time.monotonic() + deadline_s
-    while True:
-        try:
-            guard.check_guards(context, FAULTS[kind], names, waives)
-        except ChaosStopped:
-            raise
-        except GuardRefused:
-            if time.monotonic() > until:
-                raise
-            time.sleep(2)
-        else:
-            return
-
-
 @contextmanager
 def raised_repair_budget(context: Context) -> Iterator[None]:
-    """A repair budget that lets a whole series through; it ends with the block, or hours later if that is killed."""
+    """Raise the repair budget for a whole series; it ends with the block, or hours later if the block is killed."""
     until = datetime.now(UTC) + GENEROUS_FOR
     budget = {"repairs_per_node_and_hour": 1000, "repairs_per_hour": 1000, "until": until.isoformat()}
     before = context.store.desired(LIMITS)
@@ -125,13 +95,13 @@ def raised_repair_budget(context: Context) -> Iterator[None]:
 
 
 def incidents_since(context: Context, t0: datetime) -> list[Incident]:
-    """All incidents that began after the fault, oldest first."""
+    """Return all incidents that began after the fault, oldest first."""
     found = [one for one in context.store.incidents(40) if one.detected_at >= t0 - timedelta(seconds=1)]
     return sorted(found, key=lambda one: one.detected_at)
 
 
 def pages_since(context: Context, since: datetime) -> dict[str, str]:
-    """Title and text of every page that was written since then (UTC), by its key; none before the watchdog ever ran."""
+    """Return title and text of every page since then (UTC), by its key; none before the watchdog ever ran."""
     with context.store.transaction() as connection:
         known = connection.execute("SELECT to_regclass('outbox') AS name").fetchone()
         if known is None or known["name"] is None:

@@ -1,9 +1,9 @@
-"""The recorder of live kills: a process of its own that looks at every node from outside, and judges nothing.
+"""The recorder of live kills: a separate process that observes every node from outside and evaluates nothing.
 
-Each LOOK_S it notes whether each node's init and service are the processes that they were. Beside that it asks every
-node in its own protocol, and where one doesn't answer, its peers. It writes a line of JSON for each death, with the
-last answer before it, and a line each second that proves that it looked. It shares no code with the recovery but the
-probes, and has real-time priority where it can: it has to see what happens on a machine without processor time.
+Every LOOK_S it notes whether each node's init and service are still the same processes. It also asks every node in
+its own protocol and, if a node does not answer, its peers. It writes a line of JSON for each death, with the last
+answer before it, and a line each second as proof that it observed. It shares only the probes with the recovery. It has
+real-time priority if possible, because it must observe also while the machine lacks processor time.
 
     python -m benchmarks.kill_recorder <file>      until its standard input is closed
 """
@@ -47,7 +47,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(slots=True)
 class _Seen:
-    """What is known of one node."""
+    """The state of one node."""
 
     node: Node
     heard_at: datetime | None = None
@@ -57,7 +57,7 @@ class _Seen:
 
 
 class Recorder:
-    """Looks at the nodes of one installation and writes to ``out``."""
+    """Observes the nodes of one installation and writes to ``out``."""
 
     def __init__(self, settings: Settings, out: TextIO) -> None:
         self.settings = settings
@@ -69,7 +69,7 @@ class Recorder:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, ended: asyncio.Event) -> None:
-        """Look until ``ended`` is set."""
+        """Observe until ``ended`` is set."""
         asking = [asyncio.create_task(self._ask(seen)) for seen in self.seen.values()]
         try:
             while not ended.is_set():
@@ -81,7 +81,7 @@ class Recorder:
                 task.cancel()
 
     def look(self) -> None:
-        """Compare every node's processes with those of the last look."""
+        """Compare every node's processes with those of the last observation."""
         for seen in self.seen.values():
             now = {
                 "init": init_process(self.settings, seen.node.name),
@@ -116,7 +116,7 @@ class Recorder:
         task.add_done_callback(self._tasks.discard)
 
     async def _complete(self, seen: _Seen, death: Death, log_size: int) -> None:
-        """Write a death once the init's log, ``log_size`` bytes long before it, had time to say how it came."""
+        """Write a death after the init's log, ``log_size`` bytes long before it, had time to record its cause."""
         end = death.end
         if death.what == "service":
             await asyncio.sleep(INIT_WRITES_S)
@@ -130,7 +130,7 @@ class Recorder:
             return 0
 
     def _init_log(self, name: str, offset: int) -> str:
-        """What the node's init has logged since its log was ``offset`` bytes long; empty when it can't be read."""
+        """Return what the init has logged after byte ``offset`` of its log; empty when it can't be read."""
         begin = offset if offset <= self._log_size(name) else 0
         with suppress(OSError, node_files.NodeFileRefused):
             return node_files.read_from(self.settings.node_root(name), INIT_LOG, begin).decode(
@@ -139,7 +139,7 @@ class Recorder:
         return ""
 
     async def _ask(self, seen: _Seen) -> None:
-        """Ask the node, and its peers while it doesn't answer, again and again."""
+        """Ask the node repeatedly, and its peers while it doesn't answer."""
         while True:
             probe = await probe_node(seen.node)
             if probe.answer is ProbeResult.OK:
@@ -164,7 +164,7 @@ class Recorder:
 
 
 def unavailable(settings: Settings) -> str | None:
-    """Why nothing can be recorded here; None when it can."""
+    """Return why nothing can be recorded here; None when it can."""
     environment = settings.fleet.environment
     return (
         None
@@ -175,15 +175,15 @@ def unavailable(settings: Settings) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RunningRecorder:
-    """A recorder that runs; ``path`` is where it writes."""
+    """A recorder process; ``path`` is the file that it writes."""
 
     path: Path
     process: subprocess.Popen[bytes]
 
     def between(self, since: datetime, until: datetime) -> Recording:
-        """What it saw in that time (UTC); it is given a moment to write down the last of it.
+        """Return what was recorded in that time (UTC); waits a moment for the last lines.
 
-        Raises StepFailed when it doesn't run any more: what it didn't see isn't known.
+        Raises StepFailed when the recorder has ended: the time after that is unknown.
         """
         if self.process.poll() is not None:
             raise StepFailed(
@@ -205,9 +205,9 @@ class RunningRecorder:
 
 @contextmanager
 def recording(path: Path, settings: Settings) -> Iterator[RunningRecorder | None]:
-    """Run a recorder that writes to ``path`` while the block runs; None where nothing can be recorded.
+    """Run a recorder that writes to ``path`` while the block runs; yields None where nothing can be recorded.
 
-    Raises StepFailed when it doesn't begin to look.
+    Raises StepFailed when it doesn't start to observe.
     """
     if unavailable(settings) is not None:
         yield None
@@ -238,7 +238,7 @@ def recording(path: Path, settings: Settings) -> Iterator[RunningRecorder | None
 
 
 def _take_priority() -> None:
-    """Go before everything: with a share of the processors as everybody's, a starved machine isn't seen."""
+    """Get real-time priority: with a normal share of the processors it could not observe a starved machine."""
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
@@ -257,7 +257,7 @@ async def _record(settings: Settings, path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Record until the standard input is closed: whoever started this has ended then, however it ended."""
+    """Record until the standard input is closed, which happens however the parent process ends."""
     _take_priority()
     asyncio.run(_record(load_settings(), Path(arguments[0])))
     return 0

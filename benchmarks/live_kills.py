@@ -1,12 +1,12 @@
-"""Was a live node killed? Pure: from what an independent recorder saw to the deaths that nobody may have caused.
+"""Find kills of live nodes in what an independent recorder observed (`benchmarks.kill_recorder`). Pure.
 
-A *live kill* is the death of a node's init or of its service which
+A *kill of a live node* is the death of a node's init or of its service which
 
-1. answered somebody, us or a peer, within SILENCE_S before it was seen dead,
-2. wasn't ended by the experiment itself (`Announcement`), and
-3. didn't end by itself, as its init says.
+1. answered us or a peer within SILENCE_S before it was found dead,
+2. was not ended by the experiment itself (`Announcement`), and
+3. did not end by itself, according to its init.
 
-Its platform said that it runs, because the process was seen alive one look before. `benchmarks.kill_recorder` sees.
+Its platform said that it runs, because the process was alive one observation earlier.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SAME_DEATH = timedelta(seconds=5)  # an init and the services that die with it
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A process that was seen alive and then wasn't. Times are UTC.
+    """A process that was alive at one observation and gone at the next. Times are UTC.
 
-    ``what``: ``init`` or ``service``. ``started_at``: when it began, to a hundredth of a second. ``at``: when it was
-    seen to be gone. ``heard_at``, ``heard_by``: the last answer of the node to anybody. ``end``: what the node's init
-    says of it (`end_of`).
+    ``what``: ``init`` or ``service``. ``started_at``: its start, to a hundredth of a second. ``at``: when it was found
+    dead. ``heard_at``, ``heard_by``: the last answer of the node to anybody. ``end``: the cause according to the node's
+    init (`end_of`).
     """
 
     node: str
@@ -89,7 +89,7 @@ class Announcement:
     at: datetime
 
     def explains(self, death: Death) -> bool:
-        """Whether the experiment ended this process: it ran then, and died soon after."""
+        """Whether the experiment ended this process: it ran at that moment, and died soon after."""
         since = death.at - self.at
         return (
             death.node == self.node and death.started_at <= self.at and timedelta(0) <= since <= ANNOUNCED_FOR
@@ -100,9 +100,9 @@ EXITED = "exited by itself"
 
 
 def end_of(log: str, service: str) -> str:
-    """What the newest lines of a node's init say of the end of its service.
+    """Return the end of the service according to the newest lines of the node's init.
 
-    ``exited by itself``, or supervisord's own words; ``unknown`` when they say nothing.
+    ``exited by itself``, or supervisord's own words; ``unknown`` when the lines don't tell.
     """
     found = re.findall(rf"(exited|stopped): {re.escape(service)} \((.*)\)", log)
     if not found:
@@ -114,7 +114,7 @@ def end_of(log: str, service: str) -> str:
 
 
 def kills(deaths: Iterable[Death], announcements: Sequence[Announcement]) -> list[Death]:
-    """The deaths that neither the experiment nor the process itself caused, one a node and moment, in time."""
+    """Return the deaths that neither the experiment nor the process itself caused, one a node and moment, by time."""
     found = list[Death]()
     for death in sorted(deaths, key=lambda one: one.at):
         if death.end == EXITED or any(announcement.explains(death) for announcement in announcements):
@@ -128,9 +128,9 @@ def kills(deaths: Iterable[Death], announcements: Sequence[Announcement]) -> lis
 def live_kills(
     deaths: Iterable[Death], announcements: Sequence[Announcement], allowed: Iterable[str] = ()
 ) -> list[Death]:
-    """Those of `kills` in which a node died that somebody had just heard.
+    """Return the unexplained deaths of nodes that somebody had just heard.
 
-    ``allowed``: nodes whose service may be ended all the same, by the design of the experiment.
+    ``allowed``: nodes whose service may be ended by the design of the experiment.
     """
     may = set(allowed)
     heard = [death for death in deaths if death.silent_s is not None and death.silent_s <= SILENCE_S]
@@ -139,14 +139,14 @@ def live_kills(
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What the recorder wrote of a stretch of time: deaths, and the longest time in which it didn't look, seconds."""
+    """What was recorded in a period: deaths, and the longest time without an observation, in seconds."""
 
     deaths: tuple[Death, ...]
     blind_s: float
 
     @classmethod
     def of(cls, lines: Iterable[Mapping[str, Any]], since: datetime, until: datetime) -> Recording:
-        """The lines of one stretch; ``look`` lines prove that the recorder looked at that moment."""
+        """Build it from the lines of one period; ``look`` lines prove that the recorder observed at that moment."""
         lines = list(lines)
         looks = [datetime.fromisoformat(line["at"]) for line in lines if line["kind"] == "look"]
         inside = [since, *(at for at in looks if since < at < until), until]

@@ -1,7 +1,7 @@
-"""A start and join of a node by hand, timed: what a person does who has the commands ready at the prompt.
+"""A timed start and join of a node by hand, as a person does it with the commands ready.
 
-It is what `make mttr` divides its repairs by, so it has nothing of a recovery's own: no detection, no second opinion,
-no guards, no judged plan, no records, no Airflow. Node, release, load and priority are the same.
+`make mttr` divides its recoveries by it. So it has nothing of a recovery: no detection, no second observation, no
+guards of a recovery, no checked plan, no records, no Airflow. Node, release, load and priority are the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from kintsugi.chaos.registry import FAULTS
+from benchmarks.allowed_fault import AllowedFault
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.process_priority import first_in_line
@@ -18,17 +18,17 @@ from kintsugi.core.processes import wait_until
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.operations import readiness, stream_driver
 from kintsugi.operations.context import Context
-from kintsugi.operations.manual_mode import hands_on
+from kintsugi.operations.manual_mode import LIMIT_S, manual_mode
 from kintsugi.probes.observe import SERVICES
 from kintsugi.recovery import actions, assessment, plan_policy
 from kintsugi.releases import assignment
 
 HOLDER = "make mttr"
-REASON = "started by hand, to measure it"
+REASON = "started by hand for a measurement"
 SILENT_DEADLINE_S = 30.0
 NOTICED_S = 20.0
 SERVES_DEADLINE_S = 300.0
-# A service that its init starts again at once leaves a hand nothing to do; a frozen one has to be killed by somebody.
+# An init starts a killed service at once, so nothing is left to do by hand; a frozen one must be killed first.
 KINDS: Mapping[str, str] = {
     "process_death": "hung",
     "power_off": "power_off",
@@ -36,22 +36,20 @@ KINDS: Mapping[str, str] = {
 }
 
 
-def start(context: Context, airflow: Airflow, name: str, fault: str) -> dict[str, float]:
-    """Break the node, start it by hand and make its data whole; returns seconds: each part, and ``by_hand_s``.
+def start_manually(context: Context, airflow: Airflow, allowed: AllowedFault, fault: str) -> dict[str, float]:
+    """Break the node by the allowed fault, start it by hand and restore its consistency.
 
-    The clock runs from the first command to ``redundant``; what makes the data whole comes after it. Raises StepFailed;
-    the node's watch takes over then.
+    ``allowed``: of kind ``KINDS[fault]``, for one node. Returns seconds: each part, and ``by_hand_s``. The clock runs
+    from the first command to ``redundant``; the data repair comes after it. Raises StepFailed; the node's
+    watch takes over then.
     """
-    node, made = context.fleet.node(name), FAULTS[KINDS[fault]]
+    (name,) = allowed.names
+    node = context.fleet.node(name)
     commands = prepared(context, node, fault)
-    with hands_on(context, airflow, name, holder=HOLDER, reason=REASON):
-        try:
-            made.make(context, [name])
+    with manual_mode(context, airflow, name, holder=HOLDER, reason=REASON):
+        with allowed.injected(longest_s=LIMIT_S):
             await_noticed(node)
             took = timed(context, node, commands)
-        finally:
-            if made.take_back is not None:
-                made.take_back(context, [name])
         off_main_thread(
             lambda: actions.restore_consistency(context, node, HOLDER, compare=fault != "process_death")
         )
@@ -60,15 +58,15 @@ def start(context: Context, airflow: Airflow, name: str, fault: str) -> dict[str
 
 
 def prepared(context: Context, node: Node, fault: str) -> dict[str, Callable[[], None]]:
-    """The commands at the prompt, by what they are called in the report; what they need is looked up already."""
+    """Return the commands by their names in the report; what they need is looked up before the clock starts."""
     if fault == "process_death":
         platform, service = context.platform(), SERVICES[node.role]
         return {"restart_s": lambda: platform.signal_service(node.name, service, "KILL")}
-    addresses = plan_policy.addresses(
+    addresses = plan_policy.node_addresses(
         context.fleet.environment, node.name, with_volume=fault == "lost_volume"
     )
     terraform, ansible = context.terraform(), assignment.ansible_for(context, node.name)
-    desired = stream_driver.variables(context)
+    desired = stream_driver.driver_variables(context)
     return {
         "terraform_s": lambda: terraform.replace(addresses),
         "ansible_s": lambda: off_main_thread(
@@ -78,9 +76,9 @@ def prepared(context: Context, node: Node, fault: str) -> dict[str, Callable[[],
 
 
 def timed(context: Context, node: Node, commands: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Run the commands one after another, then wait until the node is redundant; seconds of each, and of all."""
+    """Run the commands one after another, then wait until the node is ready; returns seconds of each, and of all."""
     took, began = {}, time.monotonic()
-    with first_in_line():  # as a recovery's steps: the ratio shall weigh what they do, not their priority
+    with first_in_line():  # as the steps of a recovery: the ratio must not depend on priorities
         for name, command in commands.items():
             started = time.monotonic()
             command()
@@ -92,19 +90,19 @@ def timed(context: Context, node: Node, commands: Mapping[str, Callable[[], None
 
 
 def off_main_thread(call: Callable[[], object]) -> None:
-    """Call and wait. In the main thread ansible_runner would keep Ctrl-C for itself, also when it has ended.
+    """Call in another thread and wait. In the main thread ansible_runner would keep handling Ctrl-C after its end.
 
-    Interrupted, it waits for the call to end: a node half configured is taken over by its watch after that.
+    If interrupted, it waits for the call to end. Then the node's watch takes over a node that is half configured.
     """
     with ThreadPoolExecutor(1) as pool:  # the thread inherits the priority
         pool.submit(call).result()
 
 
 def await_noticed(node: Node) -> None:
-    """Wait until the node doesn't answer any more, and where it has peers until these have noticed.
+    """Wait until the node doesn't answer any more, and until its peers, if it has any, have noticed.
 
-    Kafka's controller fences a dead broker after 9 s, Cassandra's peers hold a dead node for down after up to 18 s, and
-    before that no successor joins. A person comes later than that, so this waiting isn't charged to the hand.
+    Kafka's controller fences a dead broker after 9 s. Cassandra's peers mark a dead node as down after up to 18 s. No
+    successor joins before that. A person comes later, so this time does not count for the hand start.
     """
     if not wait_until(lambda: not assessment.is_responding(node), SILENT_DEADLINE_S, pause=0.2):
         raise StepFailed(f"{node.name} still answers {SILENT_DEADLINE_S:.0f} s after it was broken")

@@ -1,14 +1,14 @@
-"""``make mttr``: the mean time to repair, by role, under load: on the running fleet, beside starts of the same by hand.
+"""``make mttr``: the mean time to recovery, by role, under load, compared with starts by hand.
 
-1. 1000 trades a second (``--rate``) come in from beginning to end; the data that each node holds is noted at both.
-2. Each role is broken twelve times (`mttr_figures.schedule`), each time in the steady state, with a stream that keeps
-   pace. What a repair takes is
-   seen from outside, by asking again and again whether the node is redundant; the journal tells the phases.
-3. Between the repairs the same nodes are started by hand after the same faults (`by_hand`).
-4. At the end every trade is accounted for.
+1. 1000 trades a second (``--rate``) come in from beginning to end. The data of each node is measured at both.
+2. Each role is broken twelve times (`mttr_figures.schedule`), each time in the steady state, with a stream that
+   keeps pace. The time to recovery is observed from outside, by asking repeatedly whether the node is ready. The
+   journal has the phases.
+3. Between the recoveries the same nodes are started by hand after the same faults (`manual_start`).
+4. At the end every trade is reconciled.
 
-Each row is written when it is known. A run that was killed goes on with the same command; one of some roles replaces
-their rows and keeps the others'. Seconds are reported and never fail the run.
+Each row is written at once. The same command continues a run that was killed. A run of some roles replaces their rows
+and keeps the others. Seconds are reported and never fail the run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import manual_start
+from benchmarks.allowed_fault import allow_fault, check_switch
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
     STEADY_DEADLINE_S,
@@ -53,7 +54,7 @@ from benchmarks.mttr_figures import (
     with_by_hand,
 )
 from benchmarks.mttr_plot import draw
-from kintsugi.chaos.registry import FAULTS
+from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import GuardRefused, InputError, KintsugiError, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import acted_on_others
@@ -71,16 +72,17 @@ if TYPE_CHECKING:
 
 TRADES_PER_S = 1000
 FEED_PERIOD_S = 5.0
-STANDSTILL_S = 600.0  # comparing millions of trades takes longer, and says every two minutes that it goes on
-PACE_LAG_S = 10  # so many seconds of the load may wait in Kafka
-UNSEEN_S = 30.0  # a node that is redundant for so long after its fault has not been broken by it
+STANDSTILL_S = 600.0  # a repair of millions of trades takes longer, and writes an entry every two minutes
+PACE_LAG_S = 10  # seconds of the load that may wait in Kafka
+UNSEEN_S = 30.0  # a node that is ready for so long after its fault was not broken by it
 LOOK_EVERY_S = 0.5
+FAULT_LONGEST_S = 3600.0  # a repair with much data; the janitor undoes the fault after that
 ACCOUNT_DEADLINE_S = 900.0
 
 
 @dataclass
 class Mttr:
-    """One run: what it works with, and the report that grows with it."""
+    """One run, and its growing report."""
 
     context: Context
     airflow: Airflow
@@ -90,7 +92,7 @@ class Mttr:
     report: dict[str, Any] = field(default_factory=dict)
 
     def do(self, step: Repair | HandStart) -> None:
-        """One repair or hand start, from the steady state to its row; raises StepFailed when the fleet isn't well."""
+        """Run one recovery or hand start, from the steady state to its row; StepFailed without a steady state."""
         await_steady_state(self.context, STEADY_DEADLINE_S)
         node = self.context.fleet.node(step.node)
         readiness.wait_until_ready(self.context.settings, self.context.fleet, node, STEADY_DEADLINE_S)
@@ -101,15 +103,13 @@ class Mttr:
         self.console.rule(f"[bold]{step.node}: {step.fault}, {said} (round {step.round})", align="left")
         if isinstance(step, Repair):
             row = self.repair(step)
-            shown = (
-                f"detected {row['detect_s']}, redundant {row['repair_s']}, consistent {row['consistent_s']} s"
-            )
+            shown = f"detected {row['detect_s']}, ready {row['repair_s']}, consistent {row['consistent_s']} s"
         else:
             row = self.start_by_hand(step)
-            shown = f"redundant {row['by_hand_s']} s"
+            shown = f"ready {row['by_hand_s']} s"
         row["acted_elsewhere"] = others = acted_on_others(incidents_since(self.context, began), [node.name])
         if others and row["outcome"] == HEALED:
-            row["outcome"] = f"{', '.join(others)} was acted upon, though nothing was wrong with it"
+            row["outcome"] = f"{', '.join(others)} was acted upon, although nothing was wrong with it"
         self.report["repairs" if isinstance(step, Repair) else "by_hand"].append(row)
         self.write()
         self.console.print(
@@ -117,63 +117,69 @@ class Mttr:
         )
 
     def repair(self, planned: Repair) -> Row:
-        """Make the fault and look on until the recovery has ended; never raises for what the recovery did wrong."""
-        context, fault = self.context, FAULTS[planned.kind]
-        node, looks = context.fleet.node(planned.node), list[Look]()
-        t0 = datetime.now(UTC)
-        context.store.record_fault(
-            node.name, kind=fault.kind, t0=t0, run=f"mttr {t0.isoformat()}", mode=fault.mode
-        )
-        with tail_journal(context, t0, self.console):
-            try:
-                fault.make(context, [node.name])
+        """Inject the fault and watch until the recovery has ended; a failed recovery becomes a row.
+
+        Raises GuardRefused if chaos does not allow the fault, and ChaosStopped.
+        """
+        context, node, looks = self.context, self.context.fleet.node(planned.node), list[Look]()
+        allowed = allow_fault(context, planned.kind, [node.name], run="mttr")
+        try:
+            with allowed.injected(longest_s=FAULT_LONGEST_S) as t0, tail_journal(context, t0, self.console):
                 trouble = self.look_on(node, t0, looks)
-            except KintsugiError as error:
-                trouble = str(error)
-            finally:
-                if fault.take_back is not None:
-                    fault.take_back(context, [node.name])
-        own = [one for one in incidents_since(context, t0) if one.node == node.name]
-        return row_of(planned, t0, own, looks, trouble)
+        except ChaosStopped:
+            raise
+        except KintsugiError as error:
+            trouble = str(error)
+        own = [one for one in incidents_since(context, allowed.t0) if one.node == node.name]
+        return row_of(planned, allowed.t0, own, looks, trouble)
 
     def look_on(self, node: Node, t0: datetime, looks: list[Look]) -> str | None:
-        """Note in ``looks`` when the node was redundant, until the repair is over; returns what went wrong, or None."""
+        """Record in ``looks`` when the node was ready, until the recovery is over; returns what went wrong, or None."""
         stream = readiness.stream_should_run(self.context.settings)
         noted, until_s = 0, STANDSTILL_S
         while True:
+            check_switch(self.context)
             lacks = asyncio.run(readiness.readiness_gap(self.context.fleet, node, stream))
             passed_s = (datetime.now(UTC) - t0).total_seconds()
             looks.append((passed_s, lacks is None))
             waiting = lacks or self.under_way(node, t0)
             seen = any(not well for _, well in looks)
             if waiting is None and (seen or passed_s > UNSEEN_S):
-                return None if seen else f"the fault wasn't seen from outside within {passed_s:.0f} s"
+                return None if seen else f"the fault had no effect within {passed_s:.0f} s"
             if (entries := sum(len(one.entries) for one in incidents_since(self.context, t0))) > noted:
                 noted, until_s = entries, passed_s + STANDSTILL_S
             if passed_s > until_s:
-                return f"stood still for {STANDSTILL_S:.0f} s, and not over after {passed_s:.0f} s: {waiting}"
+                return f"no progress for {STANDSTILL_S:.0f} s, and not over after {passed_s:.0f} s: {waiting}"
             time.sleep(LOOK_EVERY_S)
 
     def under_way(self, node: Node, t0: datetime) -> str | None:
-        """What is still being done about the fault, or None: then nothing is open and the node is watched again."""
+        """Return what is still being done about the fault, or None: nothing is open and the node is watched again."""
         still_open = [one.id for one in incidents_since(self.context, t0) if one.closed_at is None]
         if still_open:
             return f"{', '.join(still_open)} is open"
-        return None if manual_mode.is_watched(self.airflow, node.name) else f"{node.name} isn't watched again"
+        return (
+            None
+            if manual_mode.is_watched(self.airflow, node.name)
+            else f"{node.name} is not watched again yet"
+        )
 
     def start_by_hand(self, planned: HandStart) -> Row:
-        """Break the same node and start it by hand; a start that fails is a row as well."""
+        """Break the same node and start it by hand; a failed start becomes a row. Raises GuardRefused, ChaosStopped."""
+        kind = manual_start.KINDS[planned.fault]
+        allowed = allow_fault(self.context, kind, [planned.node], run="mttr by hand")
         at = datetime.now(UTC)
         took: dict[str, float | None]
         try:
-            took = dict(manual_start.start(self.context, self.airflow, planned.node, planned.fault))
+            took = dict(manual_start.start_manually(self.context, self.airflow, allowed, planned.fault))
             outcome = HEALED
+        except ChaosStopped:
+            raise
         except KintsugiError as error:
             took, outcome = {"by_hand_s": None}, str(error)
         return {**asdict(planned), "at": at.isoformat(), **took, "outcome": outcome}
 
     def write(self) -> None:
-        """Every row so far, and the figures from them."""
+        """Write every row so far, and the figures from them."""
         report = self.report
         report["repairs"] = with_by_hand(report["repairs"], report["by_hand"])
         report["summary"] = summary(report["repairs"], report["by_hand"])
@@ -190,19 +196,19 @@ def run_repairs(
     seed: int | None = None,
     report: Path | None = None,
 ) -> int:
-    """All repairs, the hand starts and the account.
+    """Run all recoveries and hand starts, then the reconciliation.
 
-    0 when every repair healed, no other node was acted upon, and nothing is lost or doubled.
+    0 when every node was recovered, no other node was acted upon, and nothing is lost or doubled.
 
-    ``rate``: trades a second. Raises InputError when the report there is was made under another load.
-    Raises StepFailed when the fleet doesn't come back to its steady state; what was measured until then is written.
+    ``rate``: trades a second. Raises InputError when the existing report was made under another load.
+    Raises StepFailed when the fleet doesn't return to its steady state; what was measured until then is written.
     """
     path = report or settings.repository / "build" / "mttr.json"
     roles = tuple(dict.fromkeys(roles)) or tuple(Role)
     context = Context.from_environment()
     airflow = unpause_dags(context)
     mttr = Mttr(context, airflow, make_console(), path, rate)
-    manual_mode.lift(context, manual_start.HOLDER)
+    manual_mode.end_manual_mode(context, manual_start.HOLDER)
     check_no_maintenance(context)
     began, before = time.monotonic(), data(context)
     mttr.report = begin(
@@ -220,7 +226,7 @@ def run_repairs(
         for step in left:
             mttr.do(step)
         after, seconds = data(context), time.monotonic() - began
-    if left:  # else this run only takes the account that a killed one didn't come to
+    if left:  # else this run only does the reconciliation that a killed run did not do
         mttr.report["data"] |= {"at_end": after, "stored_per_s": per_second(before, after, seconds)}
     mttr.report["account"] = counted = account.summary(
         reconcile_when_quiet(settings, deadline_s=ACCOUNT_DEADLINE_S)
@@ -234,12 +240,12 @@ def run_repairs(
 
 
 def run_file(rows: Path) -> Path:
-    """Where the whole run is, with its hand starts and figures: ``mttr.run.json`` beside the rows ``mttr.json``."""
+    """Return the file of the whole run, with hand starts and figures: ``mttr.run.json`` beside ``mttr.json``."""
     return rows.with_suffix(".run.json")
 
 
 def wrongly_acted(report: Mapping[str, Any]) -> list[str]:
-    """The nodes that were acted upon while another one was broken: none, if the recovery is to be trusted."""
+    """Return the nodes that were acted upon while another one was broken; there must be none."""
     rows = (*report["repairs"], *report["by_hand"])
     return sorted({name for row in rows for name in row.get("acted_elsewhere", ())})
 
@@ -247,8 +253,7 @@ def wrongly_acted(report: Mapping[str, Any]) -> list[str]:
 def await_pace(settings: Settings, rate: int) -> None:
     """Wait until the stream keeps pace with ``rate`` trades a second; raises StepFailed after STEADY_DEADLINE_S.
 
-    A stream that still catches up after the repair before takes every processor there is, and no repair or hand
-    start would then be comparable with another.
+    A stream that still catches up takes every processor. Then recoveries and hand starts could not be compared.
     """
     until = time.monotonic() + STEADY_DEADLINE_S
     while (lag := snapshot(settings).lag) is None or lag > PACE_LAG_S * rate:
@@ -261,10 +266,10 @@ def await_pace(settings: Settings, rate: int) -> None:
 
 
 def check_no_maintenance(context: Context) -> None:
-    """Raise GuardRefused while a person keeps the recovery from a node: nothing would repair it."""
+    """Raise GuardRefused while a maintenance flag keeps the recovery away from a node."""
     for name in context.fleet.nodes:
         for flag in context.store.maintenance(name):
-            raise GuardRefused(f"{flag} Nothing would be repaired there; resume the healing first")
+            raise GuardRefused(f"{flag} Nothing would be recovered there; resume the recovery first")
 
 
 def begin(
@@ -276,15 +281,15 @@ def begin(
     rate: int,
     seed: int | None,
 ) -> dict[str, Any]:
-    """The report to write into: that of a killed run of the same, else a new one with the rows of other roles.
+    """Return the report to write into: that of a killed run with the same arguments, else a new one.
 
-    Raises InputError when those come from another load: side by side they would be taken for comparable.
+    A new one keeps the rows of other roles. Raises InputError when those were measured under another load.
     """
     others = {name: of_other_roles(before.get(name, ()), roles) for name in ("repairs", "by_hand")}
     if any(others.values()) and before["trades_per_s"] != rate:
         raise InputError(
             f"the report holds repairs of other roles at {before['trades_per_s']:.0f} trades a second, and {rate} "
-            "were asked for: name another file with --report, or move that one away"
+            "were requested: name another file with --report, or move that one away"
         )
     if goes_on(before, roles=roles, repairs=repairs, rate=rate, seed=seed):
         return before
@@ -302,7 +307,7 @@ def begin(
 
 
 def data(context: Context) -> dict[str, Any]:
-    """How much data there is: trades stored of those that Kafka still holds, and bytes on each node's volume."""
+    """Return the amount of data: stored trades of those that Kafka still holds, and bytes on each node's volume."""
     return {
         "trades_stored": snapshot(context.settings).stored,
         "volume_bytes": {
@@ -312,7 +317,7 @@ def data(context: Context) -> dict[str, Any]:
 
 
 def bytes_below(directory: Path) -> int:
-    """Bytes that the files below ``directory`` take on the disk, a file of several names once; 0 when it is gone."""
+    """Return the bytes on disk of the files below ``directory``, each file once; 0 when it is gone."""
     taken: dict[int, int] = {}
     # By descriptors, because a node may exchange a directory for a link meanwhile.
     for _, _, names, folder in os.fwalk(directory) if directory.is_dir() else ():
@@ -326,13 +331,13 @@ def bytes_below(directory: Path) -> int:
 
 
 def per_second(before: dict[str, Any], after: dict[str, Any], seconds: float) -> float | None:
-    """Trades stored a second between two looks at the data; None where Kafka didn't tell."""
+    """Return trades stored a second between two measurements of the data; None if Kafka didn't answer."""
     first, last = before["trades_stored"], after["trades_stored"]
     return None if first is None or last is None else round(float(last - first) / seconds, 1)
 
 
 def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
-    """The figures by role, every single value, and the account."""
+    """Print the figures by role, every single value, and the reconciliation."""
     from rich.table import Table
 
     table = Table(
@@ -364,7 +369,7 @@ def print_figures(console: Console, report: dict[str, Any], path: Path) -> None:
         for name, aim in of["aims"].items():
             if not aim["met"]:
                 console.print(f"{role}: {name} {aim['measured']}, aim {aim['wanted']}: missed")
-    console.print(f"acted upon though nothing was wrong: {', '.join(wrongly_acted(report)) or 'no node'}")
+    console.print(f"acted upon although nothing was wrong: {', '.join(wrongly_acted(report)) or 'no node'}")
     counted, volumes = report["account"], report["data"]["at_start"]["volume_bytes"]
     shown = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in volumes.items())
     console.print(

@@ -1,6 +1,6 @@
-"""What `make mttr` repairs and in which order, and the figures from its rows: pure.
+"""What `make mttr` breaks in which order, and the figures from its rows. Pure.
 
-A row is one repair as it stands in ``build/mttr.json``; a hand start is the same node's start and join by hand.
+A row is one recovery, as in ``build/mttr.json``; a hand start is the start and join of the same node by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.throughput.figures import percentile
-from kintsugi.chaos.victim_choice import order
+from kintsugi.chaos.victim_choice import shuffle_nodes
 from kintsugi.core.fleet import Fleet, Role
 from kintsugi.core.incident import Incident, Outcome
 
@@ -24,7 +24,7 @@ Look = tuple[float, bool]
 
 FAULTS = ("process_death", "power_off", "lost_volume")
 MODES = ("reset", "silent")
-# The fault of the table of faults (kintsugi.chaos.registry) by what it is and how the node falls silent.
+# The fault of the fault matrix (kintsugi.chaos.registry) by its kind and by how the node becomes silent.
 KINDS: Mapping[tuple[str, str], str] = {
     ("process_death", "reset"): "process_killed",
     ("process_death", "silent"): "hung",
@@ -42,7 +42,7 @@ QUANTILES = "nearest rank: always a value that was measured"
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One fault that the recovery shall repair. ``round`` counts how often the same fault and mode came, from 1."""
+    """One fault that must be recovered. ``round``: how often the same fault and mode came, from 1."""
 
     role: Role
     node: str
@@ -52,13 +52,13 @@ class Repair:
 
     @property
     def kind(self) -> str:
-        """The fault's name in the table of faults."""
+        """The fault's name in the fault matrix."""
         return KINDS[self.fault, self.mode]
 
 
 @dataclass(frozen=True, slots=True)
 class HandStart:
-    """One start and join by hand of a node that the recovery has repaired after the same fault."""
+    """One start and join by hand of a node that was recovered after the same fault."""
 
     role: Role
     node: str
@@ -69,13 +69,15 @@ class HandStart:
 def schedule(
     fleet: Fleet, seed: int, *, repairs: int = REPAIRS, roles: Collection[Role] = tuple(Role)
 ) -> list[Repair | HandStart]:
-    """What is broken in which order: ``repairs`` of each role, and a hand start after each fault of a round.
+    """Return what is broken in which order: ``repairs`` of each role, and a hand start after each fault of a round.
 
-    Roles take turns, so that the consequences of one repair don't lie on the next of its role. A role's nodes take
-    turns in the seed's order, which begins one node further in each round: no fault hits the same node twice
-    before it has hit another. Hand starts lie between the repairs, because data grows during the run.
+    Roles take turns, so that one recovery does not affect the next of its role. A role's nodes take turns in the seed's
+    order, which starts one node later in each round: no fault hits the same node twice before it has hit another. Hand
+    starts are between the recoveries, because data grows during the run.
     """
-    ranked = {role: [node.name for node in order(seed, fleet.of(role))] for role in Role if role in roles}
+    ranked = {
+        role: [node.name for node in shuffle_nodes(seed, fleet.of(role))] for role in Role if role in roles
+    }
     present = {role: names for role, names in ranked.items() if names}
     found: list[Repair | HandStart] = []
     for number in range(1, math.ceil(repairs / len(KINDS)) + 1):
@@ -97,7 +99,7 @@ def schedule(
 def still_to_do(
     planned: Sequence[Repair | HandStart], document: Mapping[str, Any]
 ) -> list[Repair | HandStart]:
-    """What of the schedule has no row in the report yet, be it a good or a bad one."""
+    """Return what of the schedule has no row in the report yet."""
     repaired = {_key(row, "role", "fault", "mode", "round") for row in document.get("repairs", ())}
     started = {_key(row, "role", "fault", "round") for row in document.get("by_hand", ())}
     return [
@@ -118,7 +120,7 @@ def _key(row: Mapping[str, Any], *names: str) -> tuple[str, ...]:
 def goes_on(
     document: Mapping[str, Any], *, roles: Collection[Role], repairs: int, rate: int, seed: int | None
 ) -> bool:
-    """Whether the report is of a run that asked for the same and was killed before its end."""
+    """Whether the report is of a run with the same arguments that was killed before its end."""
     run = document.get("run", {})
     asked = {"roles": sorted(roles), "repairs": repairs, "finished": False}
     same = {name: run.get(name) for name in asked} == asked and document["trades_per_s"] == rate
@@ -126,15 +128,15 @@ def goes_on(
 
 
 def of_other_roles(rows: Iterable[Row], roles: Collection[Role]) -> list[Row]:
-    """The rows that a run of ``roles`` doesn't replace."""
+    """Return the rows that a run of ``roles`` doesn't replace."""
     return [row for row in rows if row["role"] not in {role.value for role in roles}]
 
 
 def serves_again_s(looks: Iterable[Look], acted_until_s: float = 0.0) -> float | None:
-    """Seconds from the fault to the first look that found the node redundant; None when there was none.
+    """Return seconds from the fault to the first observation of the node as ready; None when there was none.
 
-    Not before something was seen to be missing, and not before the recovery's last act was over (``acted_until_s``):
-    a node that its init brought back and the recovery then restarted serves when it serves for good.
+    Only observations after something was missing, and after the recovery's last action (``acted_until_s``), count. A
+    node may be restarted by its init, and by the recovery again after that.
     """
     sick = False
     for at_s, redundant in looks:
@@ -145,7 +147,7 @@ def serves_again_s(looks: Iterable[Look], acted_until_s: float = 0.0) -> float |
 
 
 def acted_until_s(incidents: Iterable[Incident], t0: datetime) -> float:
-    """Seconds from the fault to the end of the last act that restarts or configures a node; 0 without one."""
+    """Return seconds from the fault to the end of the last restart or configuration; 0 without one."""
     ends = [
         (entry.at - t0).total_seconds()
         for incident in incidents
@@ -158,10 +160,10 @@ def acted_until_s(incidents: Iterable[Incident], t0: datetime) -> float:
 def row_of(
     planned: Repair, t0: datetime, incidents: Sequence[Incident], looks: Sequence[Look], trouble: str | None
 ) -> Row:
-    """One repair as it is reported; seconds since the fault at ``t0``.
+    """Return the row of one recovery; seconds since the fault at ``t0``.
 
-    ``incidents``: those of the node since then, oldest first. ``trouble``: why the repair isn't over, None when it is.
-    Phases and ``consistent_s`` are those of the last incident that acted, else of the last one.
+    ``incidents``: those of the node since then, oldest first. ``trouble``: why it isn't over, None when it is.
+    Phases and ``consistent_s`` are those of the last incident with an action, else of the last one.
     """
     acting = [one for one in incidents if one.attempts()] or incidents
     told = acting[-1] if acting else None
@@ -184,7 +186,7 @@ def row_of(
 
 
 def _outcome(incidents: Sequence[Incident]) -> str:
-    """A node that serves with nothing open is healed, unless its last incident says otherwise."""
+    """Return the outcome: a node that serves with nothing open is healed, unless its last incident says otherwise."""
     last = incidents[-1] if incidents else None
     if last is None or last.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM):
         return HEALED
@@ -200,11 +202,11 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def with_by_hand(rows: Iterable[Row], started: Sequence[Row]) -> list[Row]:
-    """The rows with ``by_hand_s`` and ``ratio``: repair ÷ hand start of the same node after the same fault.
+    """Return the rows with ``by_hand_s`` and ``ratio``: recovery ÷ hand start of the same node after the same fault.
 
-    ``ratio_since_detected`` leaves out the seconds until the fault was noticed, which no hand is charged with either.
+    ``ratio_since_detected`` leaves out the seconds before the detection, which the hand start does not have either.
 
-    Where that node wasn't started by hand after that fault: ÷ the median of its role after that fault, else None.
+    Without a hand start of that node after that fault: ÷ the median of its role after that fault, else None.
     """
     found = []
     for row in rows:
@@ -232,7 +234,7 @@ def _by_hand_s(row: Row, started: Sequence[Row]) -> float | None:
 
 
 def summary(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
-    """By role: how many repairs, how many healed, quantiles in seconds, the share of each phase, the aims."""
+    """Return by role: recoveries, how many healed, quantiles in seconds, the share of each phase, the aims."""
     return {
         role.value: _of_role(
             [row for row in rows if row["role"] == role.value],
@@ -266,7 +268,7 @@ def _of_role(rows: Sequence[Row], started: Sequence[Row]) -> dict[str, Any]:
 
 
 def quantiles(values: Iterable[float | None]) -> dict[str, float | int | None]:
-    """``n``, ``p50``, ``p95`` and ``max`` of what was measured, by nearest rank; None where nothing was."""
+    """Return ``n``, ``p50``, ``p95`` and ``max`` of the measured values, by nearest rank; None without any."""
     measured = [value for value in values if value is not None]
     if not measured:
         return {"n": 0, "p50": None, "p95": None, "max": None}
@@ -279,7 +281,7 @@ def quantiles(values: Iterable[float | None]) -> dict[str, float | int | None]:
 
 
 def phase_shares(rows: Iterable[Row]) -> dict[str, float]:
-    """The share that each phase has in the seconds of all phases of these repairs; empty when none was measured."""
+    """Return each phase's share of the seconds of all phases of these recoveries; empty when none was measured."""
     spent: Counter[str] = Counter()
     for row in rows:
         spent.update(row["phases"])
@@ -288,9 +290,9 @@ def phase_shares(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def _aims(found: Mapping[str, Any], modes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each aim of the project: what was wanted, what was measured (or None), whether it was met.
+    """Return for each aim: the aim, the measured value (or None), and whether it was met.
 
-    Detection is judged where the node refuses: silence is no proof before it has lasted for ``HUNG_AFTER_S``.
+    Detection is measured where the node refuses: silence is no proof before it has lasted ``HUNG_AFTER_S``.
     """
     measured = {
         "detect_p95_s": modes["reset"]["detect"]["p95"],

@@ -1,4 +1,4 @@
-"""``build/mttr.png``: every repair as a point, by role and fault, with the starts by hand beside them."""
+"""``build/mttr.png``: every recovery as a point, by role and fault, with the hand starts beside them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPREAD = 0.18
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Write the PNG: a panel a role, seconds until redundant; repairs that never got there are in the title."""
+    """Write the PNG: a panel a role, seconds until ready; the title counts recoveries that never got there."""
     from matplotlib.figure import Figure
 
     roles = [role for role in Role if role.value in report["summary"]]
@@ -55,7 +55,7 @@ def _strip(axes: Any, rows: Sequence[Mapping[str, Any]], started: Sequence[Mappi
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str, beside: float) -> tuple[list[float], list[float]]:
-    """Where the rows stand, side by side within their fault, and their values; without those that have none."""
+    """Return the places of the rows, side by side within their fault, and their values; without empty rows."""
     places, values = [], []
     for number, fault in enumerate(FAULTS):
         measured = [row[name] for row in rows if row["fault"] == fault and row[name] is not None]

@@ -1,4 +1,4 @@
-"""Work that goes on while a release is tried: what fails of it, and how long it ever stood still."""
+"""Traffic during a trial of a release: what fails of it, and how long it ever stood still."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrafficProbe:
-    """One kind of work, done again and again. ``longest_s``: seconds from one success to the next, at most."""
+    """One kind of request, repeated. ``longest_s``: the longest time from one success to the next, in seconds."""
 
     name: str
     every_s: float
@@ -36,7 +36,7 @@ class TrafficProbe:
     longest_s: float = 0.0
 
     def run(self, beat: Beat, stop: threading.Event) -> None:
-        """Beat until ``stop``; a failure is kept and the next beat tried."""
+        """Repeat the request until ``stop``; a failure is recorded, and the next request tried."""
         last = time.monotonic()
         while not stop.is_set():
             try:
@@ -63,7 +63,7 @@ class TrafficProbe:
 
 @contextmanager
 def flowing(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[TrafficProbe]]:
-    """Keep all ``beats`` (by name: seconds between, and what to do) going while the block runs; yields their pulses."""
+    """Repeat all ``beats`` (by name: seconds between, and what to do) while the block runs; yields their probes."""
     stop = threading.Event()
     pulses = [TrafficProbe(name, every_s) for name, (every_s, _) in beats.items()]
     threads = [
@@ -82,7 +82,7 @@ def flowing(beats: dict[str, tuple[float, Beat]]) -> Iterator[list[TrafficProbe]
 
 @contextmanager
 def producing(fleet: Fleet) -> Iterator[Beat]:
-    """A beat that produces one record with acks=all, to a partition of another broker each time."""
+    """Yield a beat that produces one record with acks=all, to a partition of another broker each time."""
     from kafka import KafkaAdminClient, KafkaProducer
     from kafka.errors import TopicAlreadyExistsError
 

@@ -1,7 +1,7 @@
-"""``make release-trials``: three bad releases on the running fleet, each caught with at most one node touched.
+"""``make release-trials``: three bad releases on the running fleet; each must stop after at most one node.
 
-Each is the known-good release with one mistake in it, rolled out by ``deploy_release`` like any other, while records
-with acks=all and canary trades go on. Afterwards every node must run the known-good release again.
+Each is the known-good release with one mistake in it. ``deploy_release`` rolls it out like any other, while records
+with acks=all and synthetic trades are sent. Afterwards every node must run the known-good release again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUN_S = 1500.0
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A mistake: in the file ``path`` of a release, ``old`` becomes ``new``. ``most``: nodes it may touch."""
+    """A mistake: in the file ``path`` of a release, ``old`` becomes ``new``. ``most``: how many nodes it may change."""
 
     name: str
     path: str
@@ -67,7 +67,7 @@ TRIALS = (
 
 
 def run_trials(context: Context, report: Path | None = None) -> int:
-    """All trials, one after another; 0 when each was caught as designed. GuardRefused without a known-good one."""
+    """Run all trials; 0 when each was stopped as designed. Raises GuardRefused without a known-good release."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
@@ -87,7 +87,7 @@ def run_trials(context: Context, report: Path | None = None) -> int:
 
 
 def run_trial(context: Context, trial: Trial) -> dict[str, Any]:
-    """Roll the trial's release out by the DAG, with work going on; returns what stands in the report."""
+    """Roll out the trial's release by the DAG, with traffic; returns the row of the report."""
     good = context.store.last_known_good()
     if good is None:
         raise GuardRefused(
@@ -106,7 +106,7 @@ def run_trial(context: Context, trial: Trial) -> dict[str, Any]:
 
 
 def with_mistake(context: Context, good: Release, trial: Trial) -> Release:
-    """The release ``good`` with the trial's mistake, on disk, in S3 and on record; KintsugiError if it doesn't fit."""
+    """Return the release ``good`` with the trial's mistake, on disk, in S3 and on record; raises KintsugiError."""
     with tempfile.TemporaryDirectory(prefix="kintsugi-trial-") as scratch:
         tree = Path(scratch) / "tree"
         shutil.copytree(good.directory, tree)
@@ -118,7 +118,7 @@ def with_mistake(context: Context, good: Release, trial: Trial) -> Release:
             )
         path.chmod(0o644)
         path.write_text(text.replace(trial.old, trial.new))
-        bad = archive.build(context.settings, tree)
+        bad = archive.build_release(context.settings, tree)
     archive.store_in_s3(context, bad)
     context.store.add_release(bad.digest, f"trial: {trial.name}, on {good.short}")
     return bad
@@ -127,7 +127,7 @@ def with_mistake(context: Context, good: Release, trial: Trial) -> Release:
 def judge_trial(
     context: Context, trial: Trial, deployment: str, pulses: Sequence[TrafficProbe]
 ) -> dict[str, Any]:
-    """What came of it, from the store and from the work that went on meanwhile."""
+    """Return the result, from the store and from the traffic during the trial."""
     found = context.store.deployment(deployment)
     runs = {node: record.digest for node, record in context.store.node_releases().items()}
     elsewhere = sorted(node for node, digest in runs.items() if digest != found.back_to)
@@ -150,7 +150,7 @@ def judge_trial(
 
 @contextmanager
 def _work(context: Context) -> Iterator[list[TrafficProbe]]:
-    """Records with acks=all, and canaries where the stream runs."""
+    """Send records with acks=all, and synthetic trades if the stream runs."""
     with release_traffic.producing(context.fleet) as produce:
         beats: dict[str, tuple[float, release_traffic.Beat]] = {"acks=all": (0.1, produce)}
         if stream_driver.should_run(context):

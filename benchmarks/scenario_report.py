@@ -1,4 +1,4 @@
-"""The row of a scenario in the report of a run of the fault matrix: from what was seen to its outcome. Pure."""
+"""The row of a scenario in the report of the fault matrix, from what was observed. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.live_kills import Announcement, Death, kills, live_kills
 from benchmarks.scenarios import ExpectedPages, Scenario, Told, judge_kills, judge_pages, judge_scenario
-from kintsugi.chaos.experiment import figures
+from kintsugi.chaos.experiment import night_figures
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.core.incident import Incident
 
@@ -21,11 +21,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of a scenario when it is over.
+    """What was observed of a scenario until its end.
 
     ``incidents``: of its victims and of bystanders. ``healed``: all serve again and nothing is open. ``counted``: the
-    account of the trades, empty without one. ``pages``: text by key. ``deaths``: what the recorder saw, None where it
-    didn't run. ``troubles``: what went wrong with the experiment itself.
+    reconciliation of the trades, empty without one. ``pages``: text by key. ``deaths``: what the recorder observed,
+    None if it didn't run. ``troubles``: what went wrong with the experiment itself.
     """
 
     incidents: Sequence[Incident]
@@ -38,7 +38,7 @@ class Seen:
 
 
 def empty_row(scenario: Scenario) -> Row:
-    """The row of a scenario of which nothing is known."""
+    """Return the row of a scenario of which nothing is known."""
     return {
         "fault": scenario.name,
         "what": FAULTS[scenario.fault].what,
@@ -61,7 +61,7 @@ def empty_row(scenario: Scenario) -> Row:
 
 
 def row_of(scenario: Scenario, seen: Seen) -> Row:
-    """What the report says of a scenario; times in seconds since the fault."""
+    """Return the row of a scenario; times in seconds since the fault."""
     told = told_by(seen.incidents)
     own = [one for one in seen.incidents if one.node in scenario.nodes]
     about = pages_about(scenario, seen.pages)
@@ -81,7 +81,7 @@ def row_of(scenario: Scenario, seen: Seen) -> Row:
         "verdict": sorted({verdict for one in told for verdict in one.verdicts}),
         "action": [action for one in told for action in one.actions],
         "phases": slowest(own).get("phases", {}),
-        "repairs": [figures(one) for one in own],
+        "repairs": [night_figures(one) for one in own],
         "outcome": "as designed" if why is None else why,
         "as_designed": why is None,
         "healed": seen.healed,
@@ -96,10 +96,10 @@ def row_of(scenario: Scenario, seen: Seen) -> Row:
 
 
 def pages_about(scenario: Scenario, pages: Mapping[str, str]) -> list[str]:
-    """The pages (text by key) that name a victim of the scenario.
+    """Return the pages (text by key) that name a victim of the scenario.
 
-    A pattern over several incidents is the series' doing, which hits the same nodes again and again, unless the
-    scenario itself is about a pattern.
+    A page about a pattern of several incidents does not count, unless the scenario is about a pattern: the run itself
+    hits the same nodes again and again.
     """
     return sorted(
         text
@@ -110,12 +110,12 @@ def pages_about(scenario: Scenario, pages: Mapping[str, str]) -> list[str]:
 
 
 def first(*reasons: str | None) -> str | None:
-    """The first reason that there is."""
+    """Return the first reason that is not None."""
     return next((reason for reason in reasons if reason is not None), None)
 
 
 def unaccounted(counted: Mapping[str, Any]) -> str | None:
-    """Why the account doesn't show that the pipeline healed, None when it does: one that stands still loses nothing."""
+    """Return why the reconciliation doesn't show a working pipeline, None when it does: a stalled one loses nothing."""
     if not counted:
         return "the account could not be taken"
     if waiting := counted["in_flight"]:
@@ -124,7 +124,7 @@ def unaccounted(counted: Mapping[str, Any]) -> str | None:
 
 
 def told_by(incidents: Sequence[Incident]) -> list[Told]:
-    """What each incident says, as ``benchmarks.scenarios.judge_scenario`` takes it."""
+    """Return the content of each incident, as ``benchmarks.scenarios.judge_scenario`` takes it."""
     return [
         Told(
             one.node,
@@ -137,6 +137,6 @@ def told_by(incidents: Sequence[Incident]) -> list[Told]:
 
 
 def slowest(incidents: Sequence[Incident]) -> dict[str, Any]:
-    """The figures of the repair that took longest; empty without one."""
-    rows = [figures(one) for one in incidents]
+    """Return the figures of the recovery that took longest; empty without one."""
+    rows = [night_figures(one) for one in incidents]
     return max(rows, key=lambda row: row["repaired_s"] or 0.0, default={})

@@ -1,12 +1,12 @@
-"""Run one or two scenarios of the fault matrix on the fleet, from the steady state to the account of the trades.
+"""Run one or two scenarios of the fault matrix on the fleet, from the steady state to the reconciliation.
 
-1. Wait for the steady state; ask the guards of chaos right before the fault is made (`kintsugi.chaos.guard`).
-2. Make the fault under the janitor's eyes, hold it, take it back. The switch and the bystanders are watched meanwhile.
+1. Wait for the steady state; evaluate the guards of chaos right before the fault (`kintsugi.chaos.guard`).
+2. Inject the fault, registered with the janitor, hold it, undo it. The switch and the bystanders are checked meanwhile.
 3. Wait until every victim serves again and no incident is open.
-4. Compare what the recovery did with the designed outcome; ask the recorder for live kills, the outbox for pages.
-5. Account for the trades that came in meanwhile.
+4. Compare the recovery with the designed outcome; ask the recorder for live kills and the outbox for pages.
+5. Reconcile the trades that came in meanwhile.
 
-Every scenario ends: each part has a deadline, and whatever fails becomes the outcome in the scenario's row.
+Every scenario ends: each part has a deadline, and a failure becomes the outcome in the scenario's row.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.allowed_fault import allow_fault
 from benchmarks.demo import live_feed
 from benchmarks.harness import (
-    await_allowed,
     await_steady_state,
     incidents_since,
     pages_since,
@@ -41,12 +41,12 @@ from benchmarks.scenario_report import (
 )
 from benchmarks.scenarios import ExpectedPages, Scenario, victims_without_action
 from kintsugi.chaos import guard
-from kintsugi.chaos.injection import hold_fault, in_force
+from kintsugi.chaos.injection import fault_in_force, hold_fault
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
-from kintsugi.core.fleet import watch_of
+from kintsugi.core.fleet import watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.processes import wait_until
 from kintsugi.db.store import StoreUnavailable
@@ -54,15 +54,15 @@ from kintsugi.operations import readiness
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.reconcile import summary as account
 from kintsugi.pipeline.reconcile.reconcile import reconcile_when_quiet
-from kintsugi.recovery.guards import APPROVE
+from kintsugi.recovery.guard_model import APPROVE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FEED_ROWS = 1500  # every five seconds
-WATCHED_S = 12.0  # how long a scenario that should do nothing is watched
-CALM_S = 3.0  # so long nothing is open and all victims serve, then a scenario is over
-LONGEST_S = 1200.0  # one that goes round in circles is ended too
+WATCHED_S = 12.0  # how long a scenario without an action is observed
+CALM_S = 3.0  # a scenario is over when nothing is open and all victims serve for so long
+LONGEST_S = 1200.0  # a scenario that makes progress but does not end is ended too
 MAKE_LONGEST_S = 240.0  # beyond the time that the fault is held
 REPLAY_DEADLINE_S = 300.0
 PAGE_DEADLINE_S = 120.0
@@ -70,7 +70,7 @@ PAGE_DEADLINE_S = 120.0
 
 @dataclass
 class Run:
-    """Scenarios that are made at once, and what is known of them so far."""
+    """Scenarios that run at once, and what is known of them so far."""
 
     context: Context
     scenarios: Sequence[Scenario]
@@ -85,11 +85,11 @@ class Run:
         return [name for scenario in self.scenarios for name in scenario.nodes]
 
     def others(self, scenario: Scenario) -> set[str]:
-        """The victims of the scenarios that are made at the same time."""
+        """The victims of the scenarios that run at the same time."""
         return {name for one in self.scenarios if one is not scenario for name in one.nodes}
 
     def announce(self, scenario: Scenario, names: Sequence[str]) -> None:
-        """Note that the experiment is about to end processes of these nodes."""
+        """Record that the experiment is about to end processes of these nodes."""
         if FAULTS[scenario.fault].kills:
             at = datetime.now(UTC)
             self.announcements += [Announcement(name, at) for name in names]
@@ -98,21 +98,21 @@ class Run:
 def run_scenarios(
     context: Context, scenarios: Sequence[Scenario], console: Console, recorder: RunningRecorder | None
 ) -> list[Row]:
-    """Run one scenario, or two at once, to their rows; what the recovery does wrong is their outcome.
+    """Run one scenario, or two at once, and return their rows; a wrong recovery becomes their outcome.
 
-    Raises ChaosStopped when a person stops chaos; every fault has been taken back then.
+    Raises ChaosStopped when a person stops chaos; every fault is undone before that.
     """
     try:
         await_steady_state(context)
         for scenario in scenarios:
-            await_allowed(context, scenario.fault, scenario.nodes, scenario.waives)
+            allow_fault(context, scenario.fault, scenario.nodes, run="fault-matrix", waives=scenario.waives)
     except ChaosStopped:
         raise
     except (
         StepFailed,
         GuardRefused,
         StoreUnavailable,
-    ) as failure:  # what an earlier scenario left behind may be over soon
+    ) as failure:  # what an earlier scenario left may be over soon
         console.print(f"  [red]{failure}")
         return [{**empty_row(scenario), "outcome": f"{NOT_BEGUN}: {failure}"} for scenario in scenarios]
     run = Run(context, scenarios, console, recorder)
@@ -140,7 +140,7 @@ def run_scenarios(
 
 
 def inject_and_recover(run: Run, fed: list[Any]) -> bool:
-    """Make every fault at once, and wait for the end; whether all victims serve again with nothing open."""
+    """Inject every fault at once and wait for the end; whether all victims serve again with nothing open."""
     context = run.context
     run.t0 = datetime.now(UTC)
     for scenario in run.scenarios:
@@ -154,7 +154,7 @@ def inject_and_recover(run: Run, fed: list[Any]) -> bool:
             inject_all(run)
             healed = await_healing(run)
             if healed and any(scenario.asks for scenario in run.scenarios):
-                run.console.print(f"  the {len(fed)} files that came in meanwhile are sent again")
+                run.console.print(f"  the {len(fed)} files that came in meanwhile are replayed")
                 keys = [key for key, _ in fed]
                 ControlPlane(context.settings).airflow.replay({"keys": keys}, REPLAY_DEADLINE_S)
         except ChaosStopped:
@@ -167,7 +167,7 @@ def inject_and_recover(run: Run, fed: list[Any]) -> bool:
 
 
 def inject_all(run: Run) -> None:
-    """Make, hold and take back the fault of every scenario, all at once; raises the first failure at the end."""
+    """Inject, hold and undo the fault of every scenario, all at once; raises the first failure at the end."""
     failures: list[Exception] = []
 
     def one(scenario: Scenario) -> None:
@@ -187,7 +187,7 @@ def inject_all(run: Run) -> None:
         if thread.is_alive():
             failures.append(
                 StepFailed(
-                    f"{scenario.name}: the fault wasn't made and taken back in {longest_s(scenario):.0f} s"
+                    f"{scenario.name}: the fault was not injected and undone in {longest_s(scenario):.0f} s"
                 )
             )
     stopped = [failure for failure in failures if isinstance(failure, ChaosStopped)]
@@ -196,12 +196,12 @@ def inject_all(run: Run) -> None:
 
 
 def hold_s(scenario: Scenario) -> float | None:
-    """Seconds for which the scenario's fault is in force; None: until the victims have recovered."""
+    """Return the seconds for which the scenario's fault is in force; None: until the victims have recovered."""
     return scenario.hold_s if scenario.hold_s is not None else FAULTS[scenario.fault].hold_s
 
 
 def longest_s(scenario: Scenario) -> float:
-    """Seconds after which a fault that isn't over is given up; its janitor takes it back then."""
+    """Return the seconds after which the fault is given up, and undone by the janitor."""
     fault = FAULTS[scenario.fault]
     return (
         MAKE_LONGEST_S
@@ -211,7 +211,7 @@ def longest_s(scenario: Scenario) -> float:
 
 
 def inject(run: Run, scenario: Scenario) -> None:
-    """One fault from its making to its taking back. One without ``hold_s`` is taken back when its scenario is over."""
+    """Inject one fault and undo it. A fault without ``hold_s`` is undone when its scenario is over."""
     context, fault = run.context, FAULTS[scenario.fault]
     bystanders = guard.Bystanders(context, run.victims, run.t0)
 
@@ -222,7 +222,9 @@ def inject(run: Run, scenario: Scenario) -> None:
         announce(scenario.nodes)
         fault.make(context, scenario.nodes)
 
-    with in_force(context, scenario.fault, scenario.nodes, longest_s=longest_s(scenario), announce=announce):
+    with fault_in_force(
+        context, scenario.fault, scenario.nodes, longest_s=longest_s(scenario), announce=announce
+    ):
         if scenario.again:
             await_configure(run)
             again()
@@ -231,14 +233,14 @@ def inject(run: Run, scenario: Scenario) -> None:
         elif fault.outlasts_repair:
             await_end(run, scenario)
         elif fault.take_back is not None and scenario.incident and not await_healing(run, only=scenario):
-            raise StepFailed(f"{scenario.name}: {' and '.join(scenario.nodes)} didn't recover")
+            raise StepFailed(f"{scenario.name}: {' and '.join(scenario.nodes)} did not recover")
 
 
 def await_healing(run: Run, only: Scenario | None = None) -> bool:
     """Whether all victims (of the scenario ``only``) serve again with nothing open.
 
-    A slow machine may take its time: it is given up when nothing new has stood in a journal for the scenarios'
-    deadline, or after LONGEST_S. Raises ChaosStopped, or Aborted.
+    A slow machine gets more time: the wait ends when no journal had a new entry for the scenarios' deadline, or after
+    LONGEST_S. Raises ChaosStopped, or Aborted.
     """
     scenarios = run.scenarios if only is None else [only]
     deadline_s = max(scenario.deadline_s for scenario in scenarios)
@@ -252,8 +254,8 @@ def await_healing(run: Run, only: Scenario | None = None) -> bool:
             time.sleep(0.5)
             continue
         if asking := [name for scenario in scenarios if scenario.asks for name in scenario.nodes]:
-            # As a person does who knows that the disks are gone.
-            ControlPlane(run.context.settings).airflow.answer_all([*map(watch_of, asking)], APPROVE)
+            # A person who knows that the disks are gone approves.
+            ControlPlane(run.context.settings).airflow.answer_all([*map(watch_dag_id, asking)], APPROVE)
         incidents = incidents_since(run.context, run.t0)
         if (entries := sum(len(one.entries) for one in incidents)) > noted:
             until, noted = now + deadline_s, entries
@@ -267,7 +269,7 @@ def await_healing(run: Run, only: Scenario | None = None) -> bool:
 
 
 def store_answers(run: Run) -> bool:
-    """Whether Postgres answers; it may be what was killed, and comes back by itself."""
+    """Whether Postgres answers; it may be the victim, and comes back by itself."""
     try:
         run.context.store.faults(1)
     except StoreUnavailable:
@@ -276,7 +278,7 @@ def store_answers(run: Run) -> bool:
 
 
 def is_over(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> bool:
-    """Whether nothing is open, what must be done was done, and every victim is redundant at this moment.
+    """Whether nothing is open, every required action was done, and every victim is ready now.
 
     ``incidents``: those that began since the fault.
     """
@@ -287,7 +289,9 @@ def is_over(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> bool
     if victims_without_action(scenario, told_by(incidents)) or (
         scenario.must and not set(scenario.nodes) <= healed
     ):
-        return False  # the first incident may be but the fault's own restart; the one that matters is to come
+        return (
+            False  # the first incident may only be the restart by the init; the expected one is still to come
+        )
     fleet = run.context.fleet
     return all(
         asyncio.run(readiness.readiness_gap(fleet, fleet.node(name), stream=True)) is None
@@ -296,7 +300,7 @@ def is_over(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> bool
 
 
 def concerning(run: Run, scenario: Scenario, incidents: Sequence[Incident]) -> list[Incident]:
-    """The incidents that a scenario answers for: its victims' and bystanders', not the other scenario's."""
+    """Return the incidents of a scenario: of its victims and bystanders, not of the other scenario."""
     others = run.others(scenario)
     return [one for one in incidents if one.node not in others]
 
@@ -309,33 +313,33 @@ def await_configure(run: Run, deadline_s: float = 120) -> None:
         return any(entry.step == "configure" for one in found for entry in one.entries)
 
     if not wait_until(configures, deadline_s):
-        raise StepFailed(f"no recovery came so far as to configure within {deadline_s:.0f} s")
+        raise StepFailed(f"no recovery configured a node within {deadline_s:.0f} s")
 
 
 def await_end(run: Run, scenario: Scenario) -> None:
-    """Wait until every incident of a fault that outlasts its repair is closed."""
+    """Wait until every incident of a fault that outlasts its recovery is closed."""
 
     def ended() -> bool:
         incidents = concerning(run, scenario, incidents_since(run.context, run.t0))
         return bool(incidents) and all(one.closed_at for one in incidents)
 
     if not wait_until(ended, scenario.deadline_s, pause=0.5):
-        raise StepFailed(f"{scenario.name}: the repair didn't end while the fault was in force")
+        raise StepFailed(f"{scenario.name}: the recovery did not end while the fault was in force")
 
 
 def reconciliation_report(run: Run, fed: Any) -> dict[str, Any]:
-    """The account of the trades that came in meanwhile; empty when it can't be taken."""
+    """Return the reconciliation of the trades that came in meanwhile; empty when it fails."""
     try:
         return account.summary(
             reconcile_when_quiet(run.context.settings, deadline_s=ACCOUNT_DEADLINE_S, files=fed)
         )
     except (KintsugiError, OSError) as error:
-        run.console.print(f"  [red]no account: {error}")
+        run.console.print(f"  [red]no reconciliation: {error}")
         return {}
 
 
 def awaited_pages(run: Run) -> dict[str, str]:
-    """Every page since the fault; one that must come is waited for, because the watchdog gathers them once a minute."""
+    """Return every page since the fault; waits for required pages, because the watchdog collects them once a minute."""
 
     def complete() -> bool:
         pages = pages_since(run.context, run.t0)
@@ -348,7 +352,7 @@ def awaited_pages(run: Run) -> dict[str, str]:
 
 
 def recorded(run: Run, ended_at: datetime) -> tuple[Sequence[Death] | None, str | None]:
-    """The deaths since the fault, None where nothing is recorded; and why they can't be relied on, or None."""
+    """Return the deaths since the fault, None without a recorder; and why they can't be relied on, or None."""
     if run.recorder is None:
         return None, None
     try:
@@ -356,5 +360,5 @@ def recorded(run: Run, ended_at: datetime) -> tuple[Sequence[Death] | None, str 
     except (StepFailed, OSError, ValueError) as failure:
         return None, str(failure)
     if seen.blind_s > MOST_BLIND_S:
-        return seen.deaths, f"the recorder of live kills didn't look for {seen.blind_s:.1f} s"
+        return seen.deaths, f"the recorder of live kills observed nothing for {seen.blind_s:.1f} s"
     return seen.deaths, None

@@ -13,10 +13,10 @@ from enum import StrEnum
 
 from kintsugi.core.incident import Action
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.guards import Guard
+from kintsugi.recovery.guard_model import Guard
 
 _V, _A = FailureMode, Action
-# An init that starts a killed service is often quicker than the second opinion.
+# An init that starts a killed service is often faster than the second observation.
 BACK_BY_ITSELF = frozenset({_V.STARTING, _V.PROCESS_DOWN, _V.FALSE_ALARM})
 DEAD = frozenset({_V.HOST_LOST})
 REBUILT = frozenset({_A.REBUILD})
@@ -35,15 +35,15 @@ class ExpectedPages(StrEnum):
 class Scenario:
     """One experiment.
 
-    ``verdicts``, ``actions``: what may stand in the incidents of the victims; ``must``: actions of which each victim's
-    incident has at least one, unless empty. ``says``: words that the journal of each victim must have, unless empty.
+    ``verdicts``, ``actions``: what the incidents of the victims may contain. ``must``: actions of which each victim's
+    incident has at least one, unless empty. ``says``: words that each victim's journal must contain, unless empty.
     ``incident``: False when the fault must not be acted upon at all.
-    ``asks``: most disks of the role are gone, so each repair must ask a person; who approves, and then replays from S3.
-    ``pages``: whether a person is paged about the victims. ``may_kill_serving``: the designed act ends a service that
-    answers somebody. ``hold_s``: seconds for which the fault is in force, where that isn't its usual time.
+    ``asks``: most disks of the role are gone, so each recovery must ask a person, who approves and replays from S3.
+    ``pages``: whether a person is paged about the victims. ``may_kill_serving``: the designed action ends a service
+    that answers somebody. ``hold_s``: seconds for which the fault is in force, if not its usual time.
     ``waives``: the guards that the experiment itself violates on purpose.
-    ``again``: the same node is hit once more while it recovers. ``deadline_s``: so long the journals may stand still
-    before all victims serve again.
+    ``again``: the same node is hit once more while it recovers. ``deadline_s``: how long the journals may have no new
+    entry before all victims serve again.
     """
 
     fault: str
@@ -63,7 +63,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """How the scenario is called on the command line and in the report."""
+        """The scenario's name on the command line and in the report."""
         held = "" if self.hold_s is None else f"@{self.hold_s:g}s"
         return f"{self.fault}{'_twice' if self.again else ''}{held}:{'+'.join(self.nodes)}"
 
@@ -76,7 +76,7 @@ def one_each(
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an incident says: its node, the verdicts that its confirmations came to, its actions, its words."""
+    """What an incident contains: its node, its failure modes, its actions, its messages."""
 
     node: str
     verdicts: Sequence[str]
@@ -85,9 +85,9 @@ class Told:
 
 
 def judge_scenario(scenario: Scenario, incidents: Sequence[Told], healed: bool) -> str | None:
-    """Why the scenario isn't as designed, None when it is.
+    """Return why the scenario isn't as designed, None when it is.
 
-    ``incidents``: what each incident says that began since the fault.
+    ``incidents``: the content of each incident that began since the fault.
     """
     if not healed:
         return f"not healed; its journals stood still for {scenario.deadline_s:.0f} s, or went on for far too long"
@@ -103,7 +103,7 @@ def judge_scenario(scenario: Scenario, incidents: Sequence[Told], healed: bool) 
 
 
 def victims_without_action(scenario: Scenario, incidents: Sequence[Told]) -> list[str]:
-    """The victims that still have to get an action that they must have; ``incidents`` as for ``judge_scenario``."""
+    """Return the victims without an action that they must have; ``incidents`` as for ``judge_scenario``."""
     if not scenario.must:
         return []
     had = {told.node for told in incidents if scenario.must & set(told.actions)}
@@ -111,7 +111,7 @@ def victims_without_action(scenario: Scenario, incidents: Sequence[Told]) -> lis
 
 
 def _unexpected(scenario: Scenario, node: str, verdicts: set[str], actions: set[str]) -> str | None:
-    """What was said of a node, or done to it, that the scenario doesn't expect."""
+    """Return a failure mode or an action of the node that the scenario doesn't expect."""
     if actions and (node not in scenario.nodes or not scenario.incident):
         return f"{node} was acted upon ({', '.join(sorted(actions))}), though it should have been left alone"
     if node not in scenario.nodes:
@@ -124,7 +124,7 @@ def _unexpected(scenario: Scenario, node: str, verdicts: set[str], actions: set[
 
 
 def judge_pages(scenario: Scenario, pages: Collection[str]) -> str | None:
-    """Why a person wasn't paged as designed, None when it was so. ``pages``: titles of those about its victims."""
+    """Return why pages aren't as designed, None when they are. ``pages``: titles of those about its victims."""
     if scenario.pages is ExpectedPages.MUST and not pages:
         return f"no person was paged about {', '.join(scenario.nodes)}"
     if scenario.pages is ExpectedPages.NONE and pages:
@@ -133,7 +133,7 @@ def judge_pages(scenario: Scenario, pages: Collection[str]) -> str | None:
 
 
 def judge_kills(scenario: Scenario, killed: Collection[str]) -> str | None:
-    """Why the deaths aren't as designed, None when they are. ``killed``: nodes of which something was killed."""
+    """Return why the deaths aren't as designed, None when they are. ``killed``: nodes with a killed process."""
     if not scenario.incident and killed:
         return f"{', '.join(sorted(set(killed)))} was killed, though it should have been left alone"
     return None

@@ -1,7 +1,7 @@
 """``make sequential-recovery``: kill every node with its volume, one after another, twice; nothing may be lost.
 
-The second round, in random order, finds what a first repair left broken, such as a dead Kafka voter. It runs on
-the fleet that ``make demo`` or ``make up`` left running.
+The second round, in random order, finds what a first recovery left broken, such as a dead Kafka voter. It runs on the
+fleet of ``make demo`` or ``make up``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.allowed_fault import allow_fault
 from benchmarks.demo import LIVE_PERIOD_S, LIVE_ROWS, Demo, live_feed
 from benchmarks.harness import (
-    await_allowed,
     await_steady_state,
     incidents_since,
     machine,
@@ -21,7 +21,7 @@ from benchmarks.harness import (
     write_report,
 )
 from benchmarks.mttr_figures import quantiles
-from kintsugi.chaos.victim_choice import order
+from kintsugi.chaos.victim_choice import shuffle_nodes
 from kintsugi.core.incident import acted_on_others
 from kintsugi.core.settings import Settings
 from kintsugi.installation.unpause import unpause_dags
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ALL = "all"
-STANDSTILL_S = 600.0  # Cassandra compares its ranges before it is healed: minutes, with much data
+STANDSTILL_S = 600.0  # Cassandra's ranges are repaired before the incident closes: minutes, with much data
 
 
 def run_rounds(
     settings: Settings, *, rounds: int = 2, seed: int | None = None, report: Path | None = None
 ) -> int:
-    """All rounds with trades flowing, then the account.
+    """Run all rounds while trades flow, then the reconciliation.
 
-    0 when every node healed, nothing was done to another one, and nothing is lost or doubled.
+    0 when every node was recovered, no other node was acted upon, and nothing is lost or doubled.
     """
     from rich.console import Console
 
@@ -55,7 +55,7 @@ def run_rounds(
         for number, names in enumerate(orders(context, rounds, seed), start=1):
             for name in names:
                 await_steady_state(context)
-                await_allowed(context, "volume_lost", [name])
+                allow_fault(context, "volume_lost", [name], run="sequential-recovery")
                 console.print(f"round {number}")
                 began = datetime.now(UTC)
                 healed = demo.break_and_heal(context, name, STANDSTILL_S)
@@ -69,17 +69,18 @@ def run_rounds(
 
 
 def orders(context: Context, rounds: int, seed: int) -> list[list[str]]:
-    """Names of the nodes in the order of each round: as the fleet file has them, then at random by the seed."""
+    """Return the nodes' names in the order of each round: first as in the fleet file, then shuffled by the seed."""
     first = list(context.fleet.nodes)
-    return [first, *([node.name for node in order(seed + n, context.fleet)] for n in range(1, rounds))][
-        :rounds
-    ]
+    return [
+        first,
+        *([node.name for node in shuffle_nodes(seed + n, context.fleet)] for n in range(1, rounds)),
+    ][:rounds]
 
 
 def write_figures(
     report: Path, seed: int, figures: Sequence[dict[str, Any]], counted: dict[str, Any] | None
 ) -> None:
-    """Every figure so far, also when a later repair fails."""
+    """Write every figure so far, also when a later recovery fails."""
     document = {
         "machine": machine(),
         "seed": seed,
@@ -92,7 +93,7 @@ def write_figures(
 
 
 def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Median, p95 and maximum of detection, repair and consistency, in seconds, of each role and of ``all``.
+    """Return median, p95 and maximum of detection, recovery and consistency, in seconds, by role and for ``all``.
 
     Quantiles by nearest rank (`benchmarks.mttr_figures.quantiles`).
     """
@@ -107,7 +108,7 @@ def by_role(figures: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def print_figures(console: Console, figures: Sequence[dict[str, Any]], counted: dict[str, Any]) -> None:
-    """A line a repair, then the spread and the account."""
+    """Print a line a recovery, then the spread and the reconciliation."""
     from rich.table import Table
 
     table = Table("round", "node", "detected s", "serving s", "whole s", "tried", title="Rounds")

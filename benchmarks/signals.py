@@ -1,4 +1,4 @@
-"""Run `benchmarks/signals_application.py` in a process of its own: its Spark lives and dies with it."""
+"""Run `benchmarks/signals_application.py` in a process of its own, because its Spark must end with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kintsugi.core.fleet import REPOSITORY
 
 
 def run_signals(*, levels: Sequence[str], seeds: Sequence[int], trades: int, report: Path) -> int:
-    """The exit status; no levels or seeds means all levels and the seeds kept for the evaluation."""
+    """Return the exit status; without levels or seeds all levels, and the seeds of the evaluation."""
     command = [sys.executable, "-m", "benchmarks.signals_application"]
     command += ["--trades", str(trades), "--report", str(report.resolve())]
     for name, values in (("--level", levels), ("--seed", seeds)):

@@ -1,13 +1,13 @@
-"""How well do the signals find what informed traders did? Precision, recall, false alerts per million trades.
+"""Measure precision, recall and false alerts of the signals on days with injected behaviour.
 
-Days are generated with known behaviour (`kintsugi.sampledata.injected_behaviour`) at three levels of difficulty, and go
-through the functions of the stream itself (`build_baseline`, `stream_trades`, `derived`), with the tables in
-memory, on a Spark in this process. The thresholds were tuned on TUNING_SEEDS; what is reported is measured on
-EVALUATION_SEEDS, which were not looked at before.
+Days are generated with known behaviour (`kintsugi.sampledata.injected_behaviour`) at three levels of difficulty. They
+go through the functions of the stream itself (`build_baseline`, `stream_trades`, `derived_tables`), with the tables in
+memory, on a Spark in this process. The thresholds were tuned on TUNING_SEEDS. The figures are measured on
+EVALUATION_SEEDS, which were not used before.
 
-What counts: for ``high_volume`` and ``iv_jump`` a trade, by its identity. For ``imbalance`` and ``aggressor`` an
-alert is a window, right if it overlaps an order of a kind that the signal is about, and an order is found
-if one of its windows is an alert.
+For ``high_volume`` and ``iv_jump`` a trade counts, by its identity. For ``imbalance`` and ``aggressor`` an alert is a
+window. It is right if it overlaps an order of a kind that the signal is about. An order is found if one of its windows
+is an alert.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SIGNALS = (HIGH_VOLUME, IV_JUMP, IMBALANCE, AGGRESSOR)
 
 @dataclass(slots=True)
 class Score:
-    """Of one signal at one level, over all its days: trades or orders planted and found, alerts and right ones."""
+    """One signal at one level, over all its days: trades or orders injected and found, alerts and right alerts."""
 
     level: str
     signal: str
@@ -86,7 +86,7 @@ class Score:
 
 
 def local_spark() -> SparkSession:
-    """A small Spark in this process, on the loopback address."""
+    """Yield a small Spark in this process, on the loopback address."""
     return (
         SparkSession.builder.master("local[1]").appName("evaluate_signals")
         .config("spark.ui.enabled", "false").config("spark.ui.showConsoleProgress", "false")
@@ -101,7 +101,7 @@ def local_spark() -> SparkSession:
 
 
 def usual(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
-    """What `build_baseline` makes of the day's end-of-day files."""
+    """Return what `build_baseline` makes of the day's end-of-day files."""
     names = ("symbol", "as_of", *BUCKET_VALUES, *STATISTICS)
     rows: list[tuple[Any, ...]] = []
     for file in made.eod_files:
@@ -113,7 +113,7 @@ def usual(spark: SparkSession, made: GeneratedDay) -> list[tuple[Any, ...]]:
 
 
 def messages(made: GeneratedDay) -> Iterator[pa.Table]:
-    """The day's trades as Kafka's source would give them, a batch at a time."""
+    """Yield the day's trades as Kafka's source returns them, a batch at a time."""
     schema = pa.schema(
         [
             ("value", pa.binary()),
@@ -152,7 +152,7 @@ def _lines(made: GeneratedDay) -> Iterator[str]:
 
 
 def stream(spark: SparkSession, made: GeneratedDay) -> InMemoryRepository:
-    """The tables after the day went through the stream's own functions."""
+    """Return the tables after the day went through the stream's own functions."""
     store, baseline = InMemoryRepository(), usual(spark, made)
     derived = DerivedTables(store)
     for batch in messages(made):
@@ -204,7 +204,7 @@ def _overlap(symbol: str, start: int, order: tuple[str, str, int, int]) -> bool:
 
 
 def plot(scores: list[Score], target: Path) -> None:
-    """Precision and recall of each signal at each level, as bars, into a PNG file."""
+    """Write precision and recall of each signal at each level, as bars, into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -253,7 +253,7 @@ def print_scores(scores: list[Score]) -> None:
 
 
 def evaluate(spark: SparkSession, levels: list[str], seeds: list[int], trades: int) -> list[Score]:
-    """The scores of every signal at every level, pooled over a day for each seed."""
+    """Return the scores of every signal at every level, pooled over a day for each seed."""
     scores: list[Score] = []
     for level in levels:
         of_level = {signal: Score(level, signal) for signal in SIGNALS}

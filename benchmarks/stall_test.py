@@ -1,8 +1,8 @@
-"""``make stall-test``: every service of a role, and of the whole fleet, stands still for 6, 12, 17, 24 and 60 seconds.
+"""``make stall-test``: stall every service of a role, and of the whole fleet, for 6, 12, 17, 24 and 60 seconds.
 
-A stall that many servers share is the storage's or the host's doing, and ends by itself. All but the longest must end
-without a kill. After the longest the services may have been restarted; all of them must serve again. The report is
-written after each stall: a test that was ended goes on with the same command.
+A stall that many servers share is caused by storage or the host, and ends by itself. All but the longest must end
+without a kill. After the longest the services may have been restarted, and all must serve again. The report is written
+after each stall. The same command continues a test that was killed.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ ACCOUNT_DEADLINE_S = 900.0
 
 
 def stalls(fleet: Fleet, seconds: Sequence[float] = SECONDS) -> list[Scenario]:
-    """A scenario for each role, and for the fleet, and each time; the shortest come first."""
+    """Return a scenario for each role and for the fleet, for each time; the shortest come first."""
     groups = [tuple(node.name for node in fleet.of(role)) for role in Role]
     groups = [*(group for group in groups if group), tuple(fleet.nodes)]
     return [stall(group, length) for length in sorted(seconds) for group in groups]
 
 
 def stall(nodes: tuple[str, ...], seconds: float) -> Scenario:
-    """The scenario of one stall."""
+    """Return the scenario of one stall."""
     if seconds <= LEFT_ALONE_S:
         return Scenario(
             "stalled",
@@ -68,9 +68,9 @@ def stall(nodes: tuple[str, ...], seconds: float) -> Scenario:
 
 
 def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report: Path | None = None) -> int:
-    """All stalls, then the account; 0 when each went as designed, none killed, and nothing is lost or doubled.
+    """Run all stalls, then the reconciliation; 0 when each went as designed and nothing is lost or doubled.
 
-    Raises KintsugiError where services can't be stopped from outside, ChaosStopped when a person stops chaos.
+    Raises KintsugiError where services can't be stopped from outside, and ChaosStopped when a person stops chaos.
     """
     console, path = make_console(), report or settings.repository / "build" / "stall-test.json"
     context = Context.from_environment()
@@ -105,7 +105,7 @@ def run_stall_test(settings: Settings, *, seconds: Sequence[float] = (), report:
 
 
 def kept(before: Mapping[str, Any], planned: Sequence[Scenario]) -> dict[str, Row]:
-    """The rows of a test of the same stalls that was ended, by name; those that couldn't be begun are left out."""
+    """Return the rows of a killed test of the same stalls, by name, without those that could not begin."""
     if before.get("finished", True) or before.get("planned") != [scenario.name for scenario in planned]:
         return {}
     return {row["fault"]: row for row in before["stalls"] if not row["outcome"].startswith(NOT_BEGUN)}
@@ -114,7 +114,7 @@ def kept(before: Mapping[str, Any], planned: Sequence[Scenario]) -> dict[str, Ro
 def write_rows(
     path: Path, planned: Sequence[Scenario], rows: Mapping[str, Row], counted: dict[str, Any] | None
 ) -> None:
-    """Every stall so far; ``counted``: all trades, at the end."""
+    """Write every stall so far; ``counted``: all trades, at the end."""
     document = {
         "machine": machine(),
         "planned": [scenario.name for scenario in planned],
@@ -126,7 +126,7 @@ def write_rows(
 
 
 def print_row(console: Console, row: Row) -> None:
-    """One line when a stall is over."""
+    """Print one line when a stall has ended."""
     colour = "green" if row["as_designed"] else "red"
     console.print(
         f"  [{colour}]{row['fault']}: {row['outcome']}[/]; live nodes killed {live_kills_in(row) or 'not measured'}, "

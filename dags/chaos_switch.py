@@ -37,12 +37,12 @@ with DAG(
     @task
     def switch(**context: object) -> str:
         """Set or clear the flag; returns what was done."""
-        from kintsugi.chaos.command import resume, stop
+        from kintsugi.chaos.command import resume_chaos, stop_chaos
         from kintsugi.operations.context import Context
 
         params, user = context["params"], getattr(context["dag_run"], "triggering_user_name", None)
         if params["action"] == "resume":  # type: ignore[index]
-            return resume(Context.from_environment())
-        return stop(Context.from_environment(), user=user or "somebody", reason=params["reason"])  # type: ignore[index]
+            return resume_chaos(Context.from_environment())
+        return stop_chaos(Context.from_environment(), user=user or "somebody", reason=params["reason"])  # type: ignore[index]
 
     switch()

@@ -38,6 +38,6 @@ with DAG(
         from kintsugi.operations.context import Context
         from kintsugi.recovery import report
 
-        return report.expire(Context.from_environment(), datetime.now(UTC))
+        return report.delete_expired_records(Context.from_environment(), datetime.now(UTC))
 
     expire()

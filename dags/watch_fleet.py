@@ -14,7 +14,7 @@ from airflow.sdk import DAG, get_parsing_context, task
 from kintsugi.airflow_ext.recovery_task_group import recovery
 from kintsugi.airflow_ext.sensors.flow_health import FlowHealthSensor
 from kintsugi.airflow_ext.sensors.node_health import NodeHealthSensor
-from kintsugi.core.fleet import Node, load_fleet, watch_of
+from kintsugi.core.fleet import Node, load_fleet, watch_dag_id
 
 # Without a start date the first two runs of @continuous get the same logical date, and the second is not created.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
@@ -83,7 +83,7 @@ def committing() -> str:
 def watch(node: Node) -> DAG:
     """The watch of one node: a sensor, then the recovery task group."""
     with DAG(
-        dag_id=watch_of(node.name),
+        dag_id=watch_dag_id(node.name),
         dag_display_name=f"watch {node.name}",
         description=f"Watch {node.name} and recover it when it fails",
         doc_md=RUNBOOK.format(name=node.name, role=node.role, address=node.address),
@@ -124,5 +124,5 @@ wanted = get_parsing_context().dag_id
 if wanted in (None, "watch_flow"):
     flow_dag = watch_flow()
 for _node in load_fleet():
-    if wanted in (None, watch_of(_node.name)):
-        globals()[watch_of(_node.name)] = watch(_node)
+    if wanted in (None, watch_dag_id(_node.name)):
+        globals()[watch_dag_id(_node.name)] = watch(_node)

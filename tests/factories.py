@@ -106,11 +106,10 @@ class World:
             return PolledSource(ask, every_s=0.2, within_s=1.0)
 
         samples = FlowSamples(dsn)
-        samples.prepare()
         hours = timedelta(hours=6)
         return {
             "nodes": of("nodes", lambda: dict(self.nodes)),
-            "store": of("store", lambda: Listing(dsn).glance()),
+            "store": of("store", lambda: Listing(dsn).read_summary()),
             "flow": of(
                 "flow", lambda: StreamSnapshot(tuple(samples.since(datetime.now(UTC) - hours)), live=True)
             ),
@@ -201,7 +200,6 @@ def begin_repair(store: Store, node: str, steps: int = 4, *, seconds_ago: float 
 def day_of_flow(dsn: str, *, now: datetime | None = None, hours: float = 6.0) -> None:
     """Write samples with an intraday shape, a burst, and a dip where a node failed."""
     now, dice, samples = now or datetime.now(UTC), random.Random(2), FlowSamples(dsn)
-    samples.prepare()
     produced = committed = 1_000_000.0
     with samples.transaction() as connection, connection.cursor() as cursor:
         for number in range(int(hours * 240)):

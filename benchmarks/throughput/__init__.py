@@ -1,1 +1,1 @@
-"""How fast the running pipeline is, and against what: ``make bench``, and the soak that kills the driver."""
+"""The throughput of the running pipeline, ``make bench``, and the soak test that kills the driver."""

@@ -1,9 +1,8 @@
-"""What this very Cassandra takes of these same rows from a bare driver: the ceiling, and the naive design.
+"""What Cassandra takes of the same rows from a bare driver: the ceiling, and the naive design.
 
-Both write what the pipeline has stored a moment before: same rows, same table, same consistency, same running
-processes. The ceiling is the best of a sweep, one setting after another: batch size, then statements in flight,
-then client processes, each from the best so far. The naive design is one asynchronous prepared insert a row,
-its concurrency tuned the same way.
+Both write what the pipeline has just stored: the same rows, table, consistency and running processes. The ceiling is
+the best of a sweep, one setting after another: batch size, then statements in flight, then client processes, each from
+the best so far. The naive design is one asynchronous prepared insert a row, with its concurrency tuned the same way.
 """
 
 from __future__ import annotations

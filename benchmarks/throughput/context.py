@@ -1,4 +1,4 @@
-"""What a section of the bench works with, and what the sections share."""
+"""What the sections of the bench share."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The running installation under measurement.
+    """The running installation that is measured.
 
-    ``seed`` chooses this run's data, ``seconds`` how long the sustained measurement lasts, ``folder`` is for
-    files between processes.
+    ``seed`` chooses this run's data, ``seconds`` how long the sustained measurement lasts, ``folder`` is for files
+    between processes.
     """
 
     context: Context
@@ -48,7 +48,7 @@ class Bench:
         return [node.address for node in self.context.fleet.of(Role.CASSANDRA)]
 
     def say(self, text: str) -> None:
-        """A line of progress."""
+        """Print a line of progress."""
         self.console.print(f"  {text}")
 
     @contextmanager
@@ -63,9 +63,9 @@ class Bench:
 
 
 def await_quiet(bench: Bench, deadline_s: float = 90.0) -> None:
-    """Wait until every node answers and nothing is under way; raises StepFailed with what isn't quiet.
+    """Wait until every node answers and no recovery makes progress; raises StepFailed with what prevents it.
 
-    An open incident is no obstacle: it may wait for a person for hours.
+    An open incident is allowed: it may wait for a person for hours.
     """
     until = time.monotonic() + deadline_s
     while True:

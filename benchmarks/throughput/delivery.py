@@ -1,8 +1,7 @@
-"""Ways to bring a trade file into the pipeline: as a customer does, or straight into Kafka and on record.
+"""Ways to bring a trade file into the pipeline: into S3 like a customer, or directly into Kafka, on record.
 
-The second is for measurements that need their own pace. The file stands in S3 and in the ledger like any
-other, under the ledger's claim while it is sent: an ingester leaves it alone, and if the bench is killed
-halfway the ingest DAG takes the file over.
+The second is for measurements that need their own pace. The file is in S3 and in the ledger like any other, and
+claimed in the ledger while it is sent. So no ingest takes it, and if the bench is killed, the ingest DAG continues it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.throughput.feed import Part
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import FileState, IngestLedger, Tally
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState, Tally
 
 if TYPE_CHECKING:
     from kafka import KafkaProducer

@@ -1,4 +1,4 @@
-"""``build/bench.json``: from what the sections found to the figures that programs read. Pure."""
+"""``build/bench.json``: the figures for programs, from the results of the sections. Pure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def document(sections: Sections, machine: Mapping[str, Any], run: Mapping[str, A
 
 
 def lost_in(section: Mapping[str, Any]) -> int:
-    """The trades that a section could not read back."""
+    """Return the trades that a section could not read back."""
     return int(section.get("lost", 0)) + int(section.get("spike", {}).get("lost", 0))
 
 

@@ -1,4 +1,4 @@
-"""The streaming driver's processes on the Spark master's node, for whoever kills them."""
+"""The streaming driver's processes on the Spark master's node, for the soak test that kills them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def processes(settings: Settings) -> list[DriverProcess]:
 
 
 def kind_of(command: Iterable[bytes]) -> str | None:
-    """What the process with this command line is to the driver; None when it is something else."""
+    """Return the part of the driver that the process with this command line is; None for other processes."""
     words = list(command)
     if not any(word.endswith(APPLICATION) for word in words):
         return None

@@ -1,9 +1,9 @@
-"""S3 → Kafka → Spark → readable in Cassandra, at full load for minutes, with Airflow and the watchers at work.
+"""S3 → Kafka → Spark → readable in Cassandra, at full load for minutes, while Airflow and the watches run.
 
-Files come into S3 as fast as they are stored: there are always ``OUTSTANDING`` trades under way, enough for the
-stream to have work while Airflow goes from one run of the ingest DAG to the next. The clock begins at the commit
-that completes ``WARM_UP`` trades and ends at the first one after ``bench.seconds``, with as much under way at its
-end as at its start. Afterwards every identity, those of the warm-up too, is read back at LOCAL_QUORUM.
+Files are put into S3 as fast as they are stored: ``OUTSTANDING`` trades are always under way, enough for the stream to
+have work between two runs of the ingest DAG. The clock starts at the commit that completes ``WARM_UP`` trades and ends
+at the first one after ``bench.seconds``, with as many trades under way at its end as at its start. Afterwards every
+identity, also of the warm-up, is read back at LOCAL_QUORUM.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CEILING_ROWS = 60_000
 
 
 def end_to_end(bench: Bench) -> Result:
-    """``end_to_end_trades_per_s`` over at least ``bench.seconds``; raises StepFailed when the stream stands still."""
+    """Return ``end_to_end_trades_per_s`` over at least ``bench.seconds``; raises StepFailed when the stream stalls."""
     feed = Feed(bench)
     with bench.stream_meter() as meter:
         start = meter.last

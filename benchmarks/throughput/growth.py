@@ -1,8 +1,8 @@
 """What a trade costs as rows and partitions double: processor seconds of all nodes, compaction included.
 
-Every level sends its trades at the same pace, so that the micro-batches are alike, into partitions of their own:
-k times the rows lie in k times the partitions. A level ends when everything is stored, flushed and compacted. What
-the nodes use while nothing happens is measured before, and taken off.
+Every level sends its trades at the same pace, so that the micro-batches are alike, into partitions of its own: k times
+the rows are in k times the partitions. A level ends when everything is stored, flushed and compacted. What the nodes
+use while idle is measured before, and subtracted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From a file in S3 to Kafka: the product's ingest, what kafka-python itself takes, and a flush per row.
+"""From a file in S3 to Kafka: the product's ingest, kafka-python alone, and a flush per row.
 
-All three send the same bytes to a topic of the bench's own, with the settings of the real one, so that the
-stream has nothing to do meanwhile. They take turns, so that a passing load hits all of them.
+All three send the same bytes to a topic of the bench, with the settings of the real one, so that the stream is idle
+meanwhile. They take turns, so that a passing load hits all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from benchmarks.throughput.feed import Part, joined, messages, parts
 from benchmarks.throughput.figures import ratio, spread
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import IngestLedger, file_id
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import file_id
 from kintsugi.pipeline.ingest.file_ingest import ingest_object
 from kintsugi.pipeline.kafka_producer import producer
 from kintsugi.pipeline.object_listing import S3Object
@@ -90,14 +91,16 @@ def _ours(bench: Bench, topic: str, part: Part) -> float:
 
 @contextmanager
 def scratch_ledger(dsn: str) -> Iterator[IngestLedger]:
-    """A ledger in a schema of its own, dropped at the end of the block: the account must not look for these files."""
+    """Yield a ledger in a schema of its own, dropped at the end: reconciliation must not look for these files."""
     import psycopg
     from psycopg.conninfo import make_conninfo
 
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCRATCH_SCHEMA}")
         try:
-            yield IngestLedger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+            ledger = IngestLedger(make_conninfo(dsn, options=f"-c search_path={SCRATCH_SCHEMA}"))
+            ledger.migrate()
+            yield ledger
         finally:
             connection.execute(f"DROP SCHEMA {SCRATCH_SCHEMA} CASCADE")
 
@@ -126,7 +129,7 @@ class Redirected:
 
 @contextmanager
 def scratch_topic(bootstrap: list[str], replication: int = 3) -> Iterator[str]:
-    """A topic like that of the trades, deleted at the end of the block; what a killed bench left is used again."""
+    """Yield a topic like that of the trades, deleted at the end; one that a killed bench left is used again."""
     from kafka import KafkaAdminClient
     from kafka.admin import NewTopic
 

@@ -1,9 +1,9 @@
 """From produced to readable at LOCAL_QUORUM, and from the file's put in S3, at 1000 trades a second.
 
-A consumer of the bench's own reads the topic and picks a sample every so often; the sampled trades are asked for
-in Cassandra by their full key every ``RESOLUTION_S`` until they are there. The begin is Kafka's timestamp of the
-message (the producer's clock at ``send``), the end the moment the answer arrived, so a sample is at most one
-resolution and one read too long, and never too short.
+A consumer of the bench reads the topic and picks a sample regularly. The sampled trades are read from Cassandra by
+their full key every ``RESOLUTION_S`` until they are there. The start is Kafka's timestamp of the message (the
+producer's clock at ``send``), the end is when the answer arrived. So a sample is at most one resolution and one read
+too long, and never too short.
 """
 
 from __future__ import annotations

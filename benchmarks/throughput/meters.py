@@ -1,4 +1,4 @@
-"""Instruments: how far the stream is, and what the pipeline's processes use."""
+"""Meters: the progress of the stream, and what the pipeline's processes use."""
 
 from __future__ import annotations
 
@@ -119,10 +119,10 @@ class Usage:
     processes: dict[tuple[int, int], ProcessUsage]
 
     def cpu_since(self, before: Usage) -> dict[str, float]:
-        """Processor seconds by owner that the processes alive now have used since another look.
+        """Return processor seconds by owner that the current processes have used since an earlier measurement.
 
-        What a process used that began and ended in between is not seen (except under the control plane,
-        whose tasks are counted when their parent buries them).
+        A process that began and ended in between is not counted (except under the control plane, whose tasks are
+        counted when their parent reaps them).
         """
         used: dict[str, float] = defaultdict(float)
         for key, process in self.processes.items():

@@ -1,7 +1,7 @@
-"""``make bench``: every section in order on the running fleet, bounded in time, and goes on where it was killed.
+"""``make bench``: every section in order on the running fleet, bounded in time and resumable.
 
-What a section found is kept in ``build/bench/state.json`` until the run is complete; the next call goes on with
-the sections that are missing, unless the run is older than ``RESUME_S`` or other sections were asked for.
+The results are kept in ``build/bench/state.json`` until the run is complete. The next call continues with the missing
+sections, unless the run is older than ``RESUME_S`` or other sections are requested.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SECONDS = 185.0
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One measurement; ``at_most_s``: it isn't begun when less than this is left of the budget."""
+    """One measurement; ``at_most_s``: it isn't started when less than this is left of the budget."""
 
     run: Callable[[Bench], Result]
     at_most_s: float
@@ -108,9 +108,9 @@ def chosen(only: Sequence[str]) -> list[str]:
 
 @dataclass(slots=True)
 class BenchState:
-    """What an unfinished run has found; written after each section.
+    """The results of an unfinished run; written after each section.
 
-    ``calls``: how often it was begun or gone on with.
+    ``calls``: how often it was started or continued.
     """
 
     path: Path
@@ -191,7 +191,7 @@ def machine() -> dict[str, Any]:
 
 
 def print_sections(console: Console, shown: dict[str, Any], report: Path) -> None:
-    """The table, the aims, and where the files are."""
+    """Print the table, the aims, and where the files are."""
     from rich.table import Table
 
     table = Table("figure", "value", "", title="Bench")

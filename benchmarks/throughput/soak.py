@@ -1,8 +1,8 @@
-"""The streaming driver killed with SIGKILL at random, twenty times, while trades flow; then the tables compared.
+"""Kill the streaming driver with SIGKILL at random, twenty times, while trades flow; then compare the tables.
 
-1. A day of trades comes into S3 at a steady pace, informed traders among them (`soak_feed`). Again and again one of the
-   driver's processes is killed: half of the times while it starts, half of the times while it stores.
-2. The same day, every date moved, goes through undisturbed.
+1. A day of trades comes into S3 at a steady pace, informed traders among them (`soak_feed`). One of the driver's
+   processes is killed repeatedly: half of the times while it starts, half of the times while it stores.
+2. The same day, with every date moved, goes through undisturbed.
 3. Both days are read from Cassandra, the second is moved back, and every column of every table is compared.
 """
 
@@ -49,7 +49,7 @@ LIMIT_S = 1_500.0
 def run_soak(
     settings: Settings, *, kills: int = KILLS, seed: int | None = None, report: Path | None = None
 ) -> int:
-    """The soak from the command line; 0 when both days are the same in every table and nothing is lost or doubled."""
+    """Run the soak test; 0 when both days are the same in every table and nothing is lost or doubled."""
     from rich.console import Console
 
     report = report or report_path(settings, "soak-kill", old_command="soak")

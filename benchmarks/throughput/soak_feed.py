@@ -1,4 +1,4 @@
-"""What the soak feeds: a day on which informed traders are at work, and the end-of-day files that measure it.
+"""What the soak test feeds: a day with informed traders, and the end-of-day files for its baseline.
 
 Without them nothing is unusual on either day, and tables without a row are always the same.
 """

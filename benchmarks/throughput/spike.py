@@ -1,7 +1,7 @@
 """100,000 trades as fast as Kafka takes them, on top of 1000 a second: nothing lost, memory bounded, lag gone.
 
-The spike is over when the lag is back at what it was before (at most ``USUAL_LAG`` messages); ``drain_s`` counts
-from the first message of the spike.
+The spike is over when the lag is as before (at most ``USUAL_LAG`` messages); ``drain_s`` counts from the first message
+of the spike.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of the bench's trades can be read in Cassandra at LOCAL_QUORUM."""
+"""Which of the bench's trades can be read in Cassandra at LOCAL_QUORUM."""
 
 from __future__ import annotations
 

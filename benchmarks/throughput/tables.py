@@ -1,7 +1,7 @@
-"""Two trading days in Cassandra compared, table by table and column by column.
+"""Compare two trading days in Cassandra, table by table and column by column.
 
-The second day is the first one again, some days later: the same lines with every date moved. So what the pipeline
-made of it must be the same, dates and identities (digests over dates) mapped back.
+The second day is the first one again, some days later: the same lines with every date moved. So the pipeline must have
+stored the same, with dates and identities (digests over dates) mapped back.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A bare driver as a load on Cassandra: one client process, and several at once.
+"""A bare driver as a load on Cassandra: one client process, or several at once.
 
-It writes rows that stand in the table ``trade`` already, as they are: nothing changes but the work.
+It writes rows of the table ``trade`` again, unchanged.
 """
 
 from __future__ import annotations
@@ -141,10 +141,9 @@ def statements(
 def pump(
     execute: Callable[[list[Row]], Any], groups: Sequence[list[Row]], in_flight: int, seconds: float
 ) -> float:
-    """Keep ``in_flight`` statements under way, over and over the same groups, for the warm-up and ``seconds``.
+    """Keep ``in_flight`` statements under way, repeating the same groups, for the warm-up and ``seconds``.
 
-    Returns the rows a second acknowledged after the warm-up. Raises what the driver raises for the first failed
-    write.
+    Returns the rows a second acknowledged after the warm-up. Raises the driver's error of the first failed write.
     """
     places = threading.Semaphore(in_flight)
     lock = threading.Lock()

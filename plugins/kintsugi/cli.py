@@ -204,23 +204,23 @@ def recreate_cluster(options: argparse.Namespace, settings: Settings) -> int:
 
 def chaos_stop(options: argparse.Namespace, settings: Settings) -> int:
     """Stop all fault injection at once and undo the faults that are in force."""
-    from kintsugi.chaos.command import run  # start-up
+    from kintsugi.chaos.command import main  # start-up
 
-    return run("stop", options.reason)
+    return main("stop", options.reason)
 
 
 def chaos_resume(options: argparse.Namespace, settings: Settings) -> int:
     """Allow fault injection again."""
-    from kintsugi.chaos.command import run  # start-up
+    from kintsugi.chaos.command import main  # start-up
 
-    return run("resume", "")
+    return main("resume", "")
 
 
 def chaos_status(options: argparse.Namespace, settings: Settings) -> int:
     """Show whether fault injection is allowed, and which faults are in force."""
-    from kintsugi.chaos.command import run  # start-up
+    from kintsugi.chaos.command import main  # start-up
 
-    return run("status", "")
+    return main("status", "")
 
 
 def old_chaos(options: argparse.Namespace, settings: Settings) -> int:
@@ -232,9 +232,9 @@ def old_chaos(options: argparse.Namespace, settings: Settings) -> int:
 
 def release(options: argparse.Namespace, settings: Settings) -> int:
     """Build, list, show or compare releases, or show drift."""
-    from kintsugi.releases.command import run  # start-up
+    from kintsugi.releases.command import main  # start-up
 
-    return run(options, settings)
+    return main(options, settings)
 
 
 def _parser() -> argparse.ArgumentParser:

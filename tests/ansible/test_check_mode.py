@@ -36,18 +36,18 @@ def settings() -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def release(settings: Settings) -> Release:
-    return archive.build(settings)
+    return archive.build_release(settings)
 
 
 def changed_release(settings: Settings, scratch: Path, path: str, old: str, new: str) -> Release:
     """This checkout as a release, with one change in one file."""
-    for member in content.members(REPOSITORY):
+    for member in content.member_paths(REPOSITORY):
         (scratch / member).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / member, scratch / member)
     text = (scratch / path).read_text()
     assert old in text
     (scratch / path).write_text(text.replace(old, new))
-    return archive.build(settings, scratch, settings.fleet_file)
+    return archive.build_release(settings, scratch, settings.fleet_file)
 
 
 def check(settings: Settings, release: Release, nodes: list[str]) -> Checked:

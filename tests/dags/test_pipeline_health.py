@@ -43,11 +43,11 @@ def page(airflow: Any) -> Page:
 
 
 def recover(client: TestClient, maker: TestClient, headers: dict[str, str]) -> Any:
-    form = maker.get("/pipeline-health/deeds/recover?target=kafka-1").text
+    form = maker.get("/pipeline-health/actions/recover?target=kafka-1").text
     token = re.search(r'name="token" value="([^"]+)"', form)
     assert token is not None
     data = {"target": "kafka-1", "dry_run": "yes", "action": "auto", "token": token[1]}
-    return client.post("/pipeline-health/deeds/recover", data=data, headers=headers)
+    return client.post("/pipeline-health/actions/recover", data=data, headers=headers)
 
 
 def runs() -> list[Any]:
@@ -74,7 +74,7 @@ def test_it_stands_in_the_navigation(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "live", "series", "incidents", "static/page.js", "deeds/recover?target=kafka-1"]
+    "path", ["", "live", "series", "incidents", "static/page.js", "actions/recover?target=kafka-1"]
 )
 def test_strangers_see_nothing(page: Page, path: str) -> None:
     assert page(None).get(f"/pipeline-health/{path}").status_code == 401
@@ -137,7 +137,7 @@ def test_a_stranger_and_another_site_cannot_act(page: Page) -> None:
     assert runs() == []
 
 
-def test_a_deed_is_a_run_in_the_users_name_and_in_the_audit_log(page: Page) -> None:
+def test_an_action_is_a_run_in_the_users_name_and_in_the_audit_log(page: Page) -> None:
     from airflow.models.log import Log
     from airflow.utils.session import create_session
     from sqlalchemy import select

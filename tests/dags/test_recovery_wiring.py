@@ -61,7 +61,9 @@ class Recorder:
         monkeypatch.setattr(assessment, "close_without_action", lambda *_: self._act("stand_down"))
         monkeypatch.setattr(report, "archive_logs", lambda *_: [self._act("archive_logs")])
         monkeypatch.setattr(
-            report, "record", lambda *_: report.IncidentRecord(self.fails is None, self._act("record"))
+            report,
+            "record_outcome",
+            lambda *_: report.IncidentRecord(self.fails is None, self._act("record")),
         )
         for name in ACTS:
             monkeypatch.setattr(actions, STEP_OF.get(name, name), lambda *_, name=name: self._act(name))
@@ -160,7 +162,7 @@ def test_a_question_whose_reason_has_passed_ends_with_the_proof_of_the_node(
     dag_bag: Any, steps: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps.guard = ["archive_logs", "ask_a_human"]
-    monkeypatch.setattr(guard_evaluation, "refusal", lambda *_: ["the last copy"])
+    monkeypatch.setattr(guard_evaluation, "refusal_reasons", lambda *_: ["the last copy"])
     mapping = dag_bag.dags["recover_node"].get_task("recovery.ask_a_human").options_mapping
     monkeypatch.setattr(
         RepairApproval, "execute", lambda self, context: self.do_branch(context, mapping[LOOK_AGAIN])
@@ -235,7 +237,7 @@ def test_after_a_refusal_nothing_is_touched_until_a_person_has_answered(
 ) -> None:
     """A person who declines is a branch that goes nowhere but to the record."""
     steps.guard = ["archive_logs", "ask_a_human"]
-    monkeypatch.setattr(guard_evaluation, "refusal", lambda *_: ["the last copy"])
+    monkeypatch.setattr(guard_evaluation, "refusal_reasons", lambda *_: ["the last copy"])
     monkeypatch.setattr(
         RepairApproval, "execute", lambda self, context: self.do_branch(context, "recovery.record")
     )

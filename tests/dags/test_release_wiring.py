@@ -13,11 +13,11 @@ from kintsugi.airflow_ext.rollout_task_group import group_of
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import load_fleet
 from kintsugi.operations.context import Context
-from kintsugi.releases import drift, rollout_steps
-from kintsugi.releases.rollout import order
+from kintsugi.releases import drift, rollout_record, rollout_steps
+from kintsugi.releases.rollout import update_order
 from tests.dags.in_process import run_in_process
 
-NODES = [node.name for node in order(load_fleet())]
+NODES = [node.name for node in update_order(load_fleet())]
 
 
 class Recorder:
@@ -30,7 +30,9 @@ class Recorder:
         self.acted: list[str] = []
         self.fails_at: str | None = None
         monkeypatch.setattr(Context, "from_environment", lambda: None)
-        monkeypatch.setattr(rollout_steps, "prepare", lambda *_, **__: self._act("prepare") and self.Opened())
+        monkeypatch.setattr(
+            rollout_steps, "prepare_rollout", lambda *_, **__: self._act("prepare") and self.Opened()
+        )
         for name, step in (("plan", "plan"), ("roll_back", "go_back")):
             monkeypatch.setattr(rollout_steps, name, lambda *_, step=step: self._act(step))
         monkeypatch.setattr(rollout_steps, "bake_release", lambda *a: self._act(f"hold {a[2]:.0f}"))
@@ -38,8 +40,8 @@ class Recorder:
             monkeypatch.setattr(rollout_steps, name, lambda *a, step=step: self._act(f"{step} {a[2]}"))
         monkeypatch.setattr(
             rollout_steps,
-            "finish",
-            lambda *_, **__: rollout_steps.RolloutRecord(self.fails_at is None, self._act("finish")),
+            "finish_rollout",
+            lambda *_, **__: rollout_record.RolloutRecord(self.fails_at is None, self._act("finish")),
         )
 
     def _act(self, name: str) -> str:

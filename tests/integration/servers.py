@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from kintsugi.core.settings import load_settings
+from kintsugi.db.database import Database
 
 JARS = load_settings().jars
 JDK_OPENS = [
@@ -235,7 +236,7 @@ def s3(folder: Path, address: str, port: int = 9000) -> Server:
 
 
 def postgres(folder: Path, address: str, port: int = 5432) -> Server:
-    """Postgres with a database ``kintsugi`` (``extra["dsn"]``); as root it runs as user postgres."""
+    """Postgres with a database ``kintsugi`` (``extra["dsn"]``) and its tables; as root it runs as user postgres."""
     binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
     user = "postgres" if os.geteuid() == 0 else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -266,7 +267,9 @@ def postgres(folder: Path, address: str, port: int = 5432) -> Server:
     server = launch("postgres", command, folder, address, port, user=user)
     create = [str(binaries / "createdb"), "-h", address, "-p", str(port), "-U", "kintsugi", "kintsugi"]
     wait_until(lambda: _creates(create), 20, "postgres creates the database")
-    server.extra = {"dsn": f"host={address} port={port} user=kintsugi dbname=kintsugi"}
+    dsn = f"host={address} port={port} user=kintsugi dbname=kintsugi"
+    Database(dsn).migrate()
+    server.extra = {"dsn": dsn}
     return server
 
 

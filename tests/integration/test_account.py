@@ -19,8 +19,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, KEYSPACE, TOPIC
-from kintsugi.db.ingest_ledger import FileState, IngestLedger, Tally
 from kintsugi.db.intake import IntakeStore
+from kintsugi.db.ledger_entry import FileState, Tally
 from kintsugi.pipeline import consumer_offsets, schema, stream_lag
 from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, check_manifest, ingest_pending
 from kintsugi.pipeline.ingest.file_reader import read_lines
@@ -53,7 +53,6 @@ def pipeline(servers: Pipeline) -> Pipeline:
     for page in servers.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
         for item in page.get("Contents", []):
             servers.s3.delete_object(Bucket=BUCKET, Key=item["Key"])
-    servers.ledger.migrate()
     with psycopg.connect(servers.dsn) as connection:
         connection.execute("TRUNCATE ledger_file")
     servers.session.execute("TRUNCATE trade", timeout=30)
@@ -369,34 +368,6 @@ def test_a_replay_of_everything_restores_the_trades_and_goes_on_where_it_was(
     assert len(pipeline.ledger.entries()) == 2, "a replay is no second ingest"
     with pytest.raises(InputError, match="name"):
         replay(pipeline.s3, pipeline.ledger, pipeline.bootstrap, [one], name="", schedule=Schedule())
-
-
-def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_keeps_its_rows(pipeline: Pipeline) -> None:
-    with psycopg.connect(pipeline.dsn) as connection:
-        connection.execute("DROP TABLE ledger_file")
-        connection.execute(
-            "CREATE TABLE ledger_file (key text NOT NULL, etag text NOT NULL, sha text NOT NULL, size bigint NOT NULL, "
-            "state text NOT NULL, lines_done bigint NOT NULL DEFAULT 0, read bigint NOT NULL DEFAULT 0, "
-            "accepted bigint NOT NULL DEFAULT 0, rejected jsonb NOT NULL DEFAULT '{}', "
-            "duplicates bigint NOT NULL DEFAULT 0, produced bigint NOT NULL DEFAULT 0, reason text, "
-            "started_at timestamptz NOT NULL DEFAULT now(), finished_at timestamptz, PRIMARY KEY (key, etag))"
-        )
-        connection.execute(
-            "INSERT INTO ledger_file (key, etag, sha, size, state) VALUES ('k', 'e', 's', 1, 'done')"
-        )
-    ledger = IngestLedger(pipeline.dsn)
-    (entry,) = ledger.entries()
-    assert (entry.key, entry.state, entry.stored) == ("k", FileState.DONE, None)
-    assert [entry.state for entry in ledger.by_key({"k"})["", "k"]] == [FileState.DONE]
-    with ledger.claim("k", "e", 1) as none, ledger.claim("k", "e", 1, replay="r") as claim:
-        assert none is None
-        assert claim is not None
-        with ledger.claim("k", "e", 1, replay="r") as second:
-            assert second is None
-    assert [e.state for e in ledger.replayed("r")] == [FileState.RUNNING]
-    ledger.reconciled("k", "e", 7)
-    assert [e.stored for e in ledger.entries()] == [7]
-    assert ledger.unreconciled() == []
 
 
 def test_what_the_servers_keep_is_bounded(pipeline: Pipeline) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from kintsugi.core.data_source import own_source
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.pipeline.object_listing import NAME, REST, PendingFileScanner, listed, pending
 from tests.integration import servers
 from tests.integration.pipeline import s3_client
@@ -26,7 +27,6 @@ class Place:
         self.s3 = s3_client(s3.extra["url"])
         self.s3.create_bucket(Bucket=BUCKET)
         self.ledger = IngestLedger(postgres.extra["dsn"])
-        self.ledger.migrate()
         self.lookout = PendingFileScanner((own_source(self.s3),), self.ledger, clock=count().__next__)
 
     def put(self, *keys: str, body: bytes = b"a") -> None:

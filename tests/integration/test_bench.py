@@ -22,7 +22,8 @@ from benchmarks.throughput.meters import StreamMeter
 from benchmarks.throughput.writers import Load, measure, save
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.pipeline import schema
 from kintsugi.pipeline.cassandra_session import connected
 from kintsugi.pipeline.consumer_offsets import commit, group_consumer

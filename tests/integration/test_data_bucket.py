@@ -23,7 +23,7 @@ from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import REPOSITORY
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import FileState
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.pipeline.object_listing import PendingFileScanner, trade_files
 from kintsugi.pipeline.stream.baselines import find_source, manifest_key, pending_uris
 from tests.integration.pipeline import s3_client

@@ -33,7 +33,7 @@ from kintsugi.operations import readiness
 from kintsugi.operations.cassandra_repair import repair_tonight
 from kintsugi.operations.context import Context
 from kintsugi.operations.kafka_voters import rejoin_voter
-from kintsugi.recovery.plan_policy import changes
+from kintsugi.recovery.plan_policy import planned_changes
 from kintsugi.wire.kafka_quorum import QuorumDescription, find_leader
 from tests.installations import installation, open_directory
 
@@ -97,7 +97,7 @@ def rebuild(settings: Settings, node: Node, clock: Clock) -> None:
     terraform = Terraform(settings)
     addresses = [f'module.{kind}["{node.name}"].terraform_data.this' for kind in ("node", "volume")]
     plan = terraform.plan(replace=addresses, targets=addresses)
-    assert changes(plan.document) == {address: ["delete", "create"] for address in addresses}
+    assert planned_changes(plan.document) == {address: ["delete", "create"] for address in addresses}
     terraform.apply(plan)
     clock.tell(f"{node.name} is a new server")
     Ansible(settings).run("site.yml", limit=node.name, timeout_s=400)
@@ -244,13 +244,13 @@ def test_what_a_replica_missed_is_found_at_night_and_goes_on_record(standing: Se
     for node in fleet.of(Role.CASSANDRA):
         repair_tonight(context, node.name, by="night/1")
     assert held_alone(standing, victim) == set(range(-MISSED, ROWS + 1))
-    compared = store.compared()
+    compared = store.replica_repairs()
     assert compared.keys() == {node.name for node in fleet.of(Role.CASSANDRA)}
     assert sum(known.differed or 0 for known in compared.values()) > 0
     assert {known.failure for known in compared.values()} == {None}
 
     repair_tonight(context, victim.name, by="night/2")
-    assert store.compared()[victim.name].differed == 0
+    assert store.replica_repairs()[victim.name].differed == 0
 
 
 def supervisorctl(settings: Settings, node: Node, verb: str) -> list[str]:

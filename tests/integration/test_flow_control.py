@@ -17,7 +17,8 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.stream_record import LossState, StreamRecord
 from kintsugi.notify import dead_letter_collector
@@ -149,8 +150,8 @@ def test_what_kafka_deleted_unread_is_named_recorded_once_and_sent_again_from_it
     letters.lost(start.lost)
     letters.lost(start.lost)  # a driver that was killed before it committed its start
     letters.refused([{"partition": 0, "offset": 7, "problem": "json", "raw": b"\xff{", "bytes": 2}])
-    dead_letter_collector.collect(running.bootstrap, running.s3, running.record)
-    dead_letter_collector.collect(running.bootstrap, running.s3, running.record)
+    dead_letter_collector.collect_letters(running.bootstrap, running.s3, running.record)
+    dead_letter_collector.collect_letters(running.bootstrap, running.s3, running.record)
     (loss,) = running.record.losses()
     assert (loss.partition, loss.first, loss.end, loss.state) == (partition, 0, lost.end, LossState.OPEN)
     assert running.record.refused() == {"json": 1}

@@ -18,9 +18,8 @@ from botocore.exceptions import ClientError
 from kintsugi.core.data_source import own_source
 from kintsugi.core.errors import InputError, NotAcknowledged
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db import ingest_ledger
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry
 from kintsugi.db.intake import IntakeStore
+from kintsugi.db.ledger_entry import FileState, LedgerEntry
 from kintsugi.pipeline import synthetic_trade
 from kintsugi.pipeline.ingest import file_ingest
 from kintsugi.pipeline.ingest.file_ingest import FileIngestReport, ingest_object, ingest_pending
@@ -105,7 +104,6 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
 def place(started: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch) -> Place:
     s3, postgres = started
     made = Place(s3.extra["url"], postgres.extra["dsn"])
-    made.ledger.migrate()
     with psycopg.connect(made.dsn) as connection:
         connection.execute("TRUNCATE ledger_file")
     for item in made.s3.list_objects_v2(Bucket=BUCKET).get("Contents", []):
@@ -353,24 +351,3 @@ def test_a_look_leaves_s3_alone_for_fifty_times_as_long_as_it_took(place: Place)
     assert seen.look() is not None
     assert seen.look() is None
     assert seen.look() is not None
-
-
-def test_a_ledger_of_an_earlier_release_gets_its_columns_and_keeps_its_rows(place: Place) -> None:
-    with psycopg.connect(place.dsn) as connection:
-        connection.execute("DROP TABLE ledger_file, intake_report, exchange_session")
-        connection.execute(ingest_ledger.TABLE)
-        for change in ingest_ledger.CHANGES[:4]:
-            connection.execute(change)
-        connection.execute("CREATE UNIQUE INDEX ledger_file_once ON ledger_file (key, etag, replay)")
-        connection.execute(
-            "INSERT INTO ledger_file (key, etag, sha, size, state) "
-            "VALUES ('k', 'e', 's', 1, 'failed'), ('l', 'f', 's', 1, 'running')"
-        )
-    store = IntakeStore(place.dsn)
-    assert [(entry.key, entry.state, entry.bucket) for entry in store.entries()] == [
-        ("k", FileState.FAILED, ""), ("l", FileState.RUNNING, ""),
-    ]  # fmt: skip
-    assert store.report() is None
-    assert store.redrive() == ["k"]
-    store.write_sessions({date(2024, 10, 8): datetime(2024, 10, 8, 20, tzinfo=UTC)})
-    assert IntakeStore(place.dsn).sessions() == {date(2024, 10, 8): datetime(2024, 10, 8, 20, tzinfo=UTC)}

@@ -52,7 +52,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
     try:
         for node in NODES:
             running.start(node)
-        with verification_cassandra.Only([NODES[0].address]) as session:
+        with verification_cassandra.RestrictedSession([NODES[0].address]) as session:
             replication = "{'class': 'NetworkTopologyStrategy', 'datacenter1': 3}"
             session.execute(f"CREATE KEYSPACE trades WITH replication = {replication}", timeout=20)
             session.execute(
@@ -84,7 +84,7 @@ def test_a_living_ring(ring: Ring) -> None:
 
 def test_a_row_that_only_others_hold_proves_nothing(ring: Ring) -> None:
     """A read that needs other replicas is refused as a proof, however right its answer is."""
-    with verification_cassandra.Only([NODES[0].address]) as session:
+    with verification_cassandra.RestrictedSession([NODES[0].address]) as session:
         replication = "{'class': 'SimpleStrategy', 'replication_factor': 1}"  # most keys live elsewhere
         session.execute(f"CREATE KEYSPACE single WITH replication = {replication}", timeout=20)
         session.execute("CREATE TABLE single.t (k int PRIMARY KEY)", timeout=20)
@@ -96,7 +96,9 @@ def test_a_row_that_only_others_hold_proves_nothing(ring: Ring) -> None:
 
 def _proves(session: Any, key: int) -> bool:
     try:
-        return bool(verification_cassandra._local(session, "SELECT k FROM single.t WHERE k = %s", (key,)))
+        return bool(
+            verification_cassandra._read_own_replica(session, "SELECT k FROM single.t WHERE k = %s", (key,))
+        )
     except StepFailed as refusal:
         if "read from another replica" not in str(refusal):
             raise
@@ -130,13 +132,13 @@ def test_lives_are_counted_on_after_a_fast_clock_wrote_their_number(ring: Ring) 
     node = NODES[2]
 
     def generation() -> int:
-        with verification_cassandra.Only([node.address]) as session:
+        with verification_cassandra.RestrictedSession([node.address]) as session:
             rows = {row.address: row.generation for row in session.execute(gossip_generation.IN_FORCE)}
         return int(rows[node.address])
 
     assert gossip_generation.bump_generation(node) is None
     fast = int(time.time()) + 3600
-    with verification_cassandra.Only([node.address]) as session:
+    with verification_cassandra.RestrictedSession([node.address]) as session:
         session.execute(gossip_generation.KEEP, (fast * 10**6, fast))
     for life in (1, 2):
         ring.by_name[node.name].stop()
@@ -153,7 +155,7 @@ def test_a_life_with_the_number_of_one_that_announced_its_end_is_noticed_and_the
     """Seen in the table of faults: a restart before `bump_generation`, and peers held the node for shut down."""
     node = NODES[2]
     fast = int(time.time()) + 7200
-    with verification_cassandra.Only([node.address]) as session:
+    with verification_cassandra.RestrictedSession([node.address]) as session:
         session.execute(gossip_generation.KEEP, (fast * 10**6, fast))
     assert asyncio.run(gossip_generation.generation_is_behind(FLEET, node)) is None
     for _ in (1, 2):

@@ -14,7 +14,7 @@ from kintsugi.core.settings import Settings, load_settings
 from kintsugi.environments.local import node as local
 from kintsugi.infra import ssh
 from kintsugi.probes.observe import gather_observation
-from kintsugi.recovery.diagnosis import FailureMode, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from tests.integration import servers
 
 NAME = "kafka-1"
@@ -79,7 +79,7 @@ async def test_a_node_whose_service_is_not_there(settings: Settings) -> None:
     assert seen.init_state == "RUNNING"
     assert seen.progress is not None
     assert seen.progress.startswith("its process began")
-    assert diagnose(seen).verdict is FailureMode.STARTING
+    assert diagnose_node(seen).verdict is FailureMode.STARTING
 
     local.power_off(settings, NAME)
     started = time.monotonic()
@@ -87,7 +87,7 @@ async def test_a_node_whose_service_is_not_there(settings: Settings) -> None:
     assert time.monotonic() - started < 4
     assert (seen.service, seen.ssh, seen.init_state) == (ProbeResult.REFUSED, ProbeResult.REFUSED, None)
     assert seen.volume_intact is None
-    assert diagnose(seen).verdict is FailureMode.HOST_LOST
+    assert diagnose_node(seen).verdict is FailureMode.HOST_LOST
 
 
 async def test_a_frozen_node_is_silent_and_still_answered_for_in_bounded_time(settings: Settings) -> None:

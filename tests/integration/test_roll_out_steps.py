@@ -20,7 +20,16 @@ from kintsugi.db.store import Store
 from kintsugi.infra.ansible import Checked
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
-from kintsugi.releases import assignment, rollout, rollout_steps, steady_state
+from kintsugi.releases import (
+    assignment,
+    node_update,
+    release_checks,
+    rollout,
+    rollout_claim,
+    rollout_record,
+    rollout_steps,
+    steady_state,
+)
 from kintsugi.releases.archive import Release
 from kintsugi.releases.steady_state import Steady
 from tests.installations import installation
@@ -86,21 +95,19 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
     def look(context: Context, *, but: Any = ()) -> Steady:
         return Steady({node: what for node, what in made.sick.items() if node not in but})
 
-    monkeypatch.setattr(rollout_steps, "_ansible", lambda context, release: Fake(made, release.digest))
-    monkeypatch.setattr(rollout_steps, "_proof", proof)
-    monkeypatch.setattr(rollout_steps, "_stop", lambda context, node: made.stopped.append(node))
-    monkeypatch.setattr(stream_driver, "variables", lambda context: {})
-    monkeypatch.setattr(rollout_steps, "_archive", lambda context, ended: None)
+    for module in (node_update, release_checks):
+        monkeypatch.setattr(module, "Ansible", lambda settings, release: Fake(made, release.digest))
+    monkeypatch.setattr(node_update, "verify_node", proof)
+    monkeypatch.setattr(node_update, "stop_service", lambda context, node: made.stopped.append(node))
+    monkeypatch.setattr(stream_driver, "driver_variables", lambda context: {})
+    monkeypatch.setattr(rollout_steps, "archive_deployment", lambda context, ended: None)
     monkeypatch.setattr(assignment, "open_release", lambda context, digest: Release(digest, Path("/nowhere")))
-    monkeypatch.setattr(rollout_steps, "_known", lambda context, prefix: Release(prefix, Path("/nowhere")))
-    monkeypatch.setattr(rollout_steps, "_same_nodes", lambda there, declared: None)
-    monkeypatch.setattr(rollout_steps, "_jars_fit", lambda context, release: None)
-    monkeypatch.setattr(rollout_steps, "load_fleet", lambda path: None)
+    monkeypatch.setattr(release_checks, "check_fit", lambda context, release: None)
     monkeypatch.setattr(steady_state, "observe_fleet", look)
     monkeypatch.setattr(steady_state, "verify_synthetic_trade", lambda context: "a canary arrived")
     monkeypatch.setattr(steady_state, "GATE_S", 0.0)
     monkeypatch.setattr(rollout_steps, "NODE_HOLD_S", 0.0)
-    monkeypatch.setattr(rollout_steps, "LEASE_WAIT_S", 0.0)
+    monkeypatch.setattr(rollout_claim, "LEASE_WAIT_S", 0.0)
     return made
 
 
@@ -114,14 +121,14 @@ def context(store: Store, servers: Servers, tmp_path: Path) -> Context:  # noqa:
     return Context(settings=settings, fleet=settings.fleet, store=store)
 
 
-def roll_out(context: Context, run: str = RUN, wanted: str = NEW) -> rollout_steps.RolloutRecord:
+def roll_out(context: Context, run: str = RUN, wanted: str = NEW) -> rollout_record.RolloutRecord:
     """What the DAG does: every task once, those after a failure left out, the way back and the end always."""
 
     def tasks() -> None:
-        rollout_steps.prepare(context, run, wanted)
-        rollout_steps.plan(context, run)
-        for node in rollout.order(context.fleet):
-            rollout_steps.apply(context, run, node.name)
+        rollout_steps.prepare_rollout(context, run, wanted)
+        rollout_steps.plan_rollout(context, run)
+        for node in rollout.update_order(context.fleet):
+            rollout_steps.update_node(context, run, node.name)
             rollout_steps.verify_update(context, run, node.name)
         rollout_steps.bake_release(context, run, 0.0)
 
@@ -130,7 +137,7 @@ def roll_out(context: Context, run: str = RUN, wanted: str = NEW) -> rollout_ste
     except (StepFailed, GuardRefused):
         with suppress(StepFailed, GuardRefused):
             rollout_steps.roll_back(context, run)
-    return rollout_steps.finish(context, run)
+    return rollout_steps.finish_rollout(context, run)
 
 
 def on(context: Context) -> dict[str, str]:
@@ -138,7 +145,7 @@ def on(context: Context) -> dict[str, str]:
 
 
 def nothing_is_held(context: Context) -> bool:
-    names = [*context.fleet.nodes, rollout_steps.ROLL_OUT]
+    names = [*context.fleet.nodes, rollout_claim.ROLL_OUT]
     return all(context.store.lease(name) is None and not context.store.maintenance(name) for name in names)
 
 
@@ -181,9 +188,9 @@ def test_what_does_not_render_touches_nothing(context: Context, servers: Servers
     assert "stopped" in story.text
     assert "'hep' is undefined" in str(context.store.release_record(NEW).bad_reason)
     with pytest.raises(GuardRefused, match="is marked bad"):
-        rollout_steps.prepare(context, "manual__2", NEW)
+        rollout_steps.prepare_rollout(context, "manual__2", NEW)
     assert nothing_is_held(context)
-    assert rollout_steps.prepare(context, "manual__3", NEW, again=True).state == "running"
+    assert rollout_steps.prepare_rollout(context, "manual__3", NEW, again=True).state == "running"
 
 
 def test_a_look_that_fails_once_is_not_held_against_the_release(
@@ -196,8 +203,8 @@ def test_a_look_that_fails_once_is_not_held_against_the_release(
         return check(self, nodes, **kw)
 
     monkeypatch.setattr(Fake, "check", broken_connection)
-    rollout_steps.prepare(context, RUN, NEW)
-    assert len(rollout_steps.plan(context, RUN).steps) == len(context.fleet.nodes)
+    rollout_steps.prepare_rollout(context, RUN, NEW)
+    assert len(rollout_steps.plan_rollout(context, RUN).steps) == len(context.fleet.nodes)
     assert context.store.release_record(NEW).verdict == "unproven"
 
 
@@ -227,7 +234,7 @@ def test_a_task_killed_while_it_restarts_is_run_again(context: Context, servers:
 
 def test_the_way_back_killed_in_the_middle_is_finished(context: Context, servers: Servers) -> None:
     servers.unproven = {("kafka-2", "b")}
-    original = rollout_steps._restart
+    original = node_update.restart_node
 
     def dies_on_the_way_back(context: Context, release: Release, node: str, token: int) -> None:
         original(context, release, node, token)
@@ -235,12 +242,12 @@ def test_the_way_back_killed_in_the_middle_is_finished(context: Context, servers
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout_steps, "_restart", dies_on_the_way_back)
+        patch.setattr(node_update, "restart_node", dies_on_the_way_back)
         with pytest.raises(Killed):
             roll_out(context)
     rollout_steps.roll_back(context, RUN)
     assert context.store.deployment(RUN).step("kafka-2").state is NodeState.RETURNED
-    assert not rollout_steps.finish(context, RUN).well
+    assert not rollout_steps.finish_rollout(context, RUN).well
     assert set(on(context).values()) == {"a"}
     assert nothing_is_held(context)
 
@@ -264,14 +271,14 @@ def test_a_proven_node_that_falls_sick_later_counts_against_the_release(
             servers.sick.pop(limit, None)
 
     monkeypatch.setattr(Fake, "run", falls_sick)
-    rollout_steps.prepare(context, RUN, NEW)
-    rollout_steps.plan(context, RUN)
-    for node in rollout.order(context.fleet)[:4]:
-        rollout_steps.apply(context, RUN, node.name)
+    rollout_steps.prepare_rollout(context, RUN, NEW)
+    rollout_steps.plan_rollout(context, RUN)
+    for node in rollout.update_order(context.fleet)[:4]:
+        rollout_steps.update_node(context, RUN, node.name)
         rollout_steps.verify_update(context, RUN, node.name)
     servers.sick = {"kafka-1": "out of sync"}
     with pytest.raises(StepFailed, match="kafka-1 failed after it was verified"):
-        rollout_steps.apply(context, RUN, "kafka-3")
+        rollout_steps.update_node(context, RUN, "kafka-3")
     rollout_steps.roll_back(context, RUN)
     assert servers.restarted[2:] == [
         ("kafka-1", "a"),
@@ -289,24 +296,24 @@ def test_a_persons_maintenance_mark_is_kept(context: Context, servers: Servers) 
 
 def test_a_node_under_repair_is_not_touched(context: Context, servers: Servers) -> None:
     context.store.acquire_lease("kafka-1", "watch_kafka-1/run", 60)
-    rollout_steps.prepare(context, RUN, NEW)
-    rollout_steps.plan(context, RUN)
-    for node in rollout.order(context.fleet)[:2]:
-        rollout_steps.apply(context, RUN, node.name)
+    rollout_steps.prepare_rollout(context, RUN, NEW)
+    rollout_steps.plan_rollout(context, RUN)
+    for node in rollout.update_order(context.fleet)[:2]:
+        rollout_steps.update_node(context, RUN, node.name)
     with pytest.raises(LeaseHeld, match="watch_kafka-1"):
-        rollout_steps.apply(context, RUN, "kafka-1")
+        rollout_steps.update_node(context, RUN, "kafka-1")
     assert servers.restarted == []
 
 
 def test_a_second_roll_out_waits_and_takes_over_when_the_first_is_gone(
     context: Context, servers: Servers
 ) -> None:
-    rollout_steps.prepare(context, RUN, NEW)
+    rollout_steps.prepare_rollout(context, RUN, NEW)
     with pytest.raises(GuardRefused, match="another roll-out is running"):
-        rollout_steps.prepare(context, "manual__2", NEW)
+        rollout_steps.prepare_rollout(context, "manual__2", NEW)
     with context.store.transaction() as connection:  # the lease lapses, as when everything was killed
         connection.execute("UPDATE lease SET expires_at = clock_timestamp() - interval '1s'")
-    assert rollout_steps.prepare(context, "manual__2", NEW).state == "running"
+    assert rollout_steps.prepare_rollout(context, "manual__2", NEW).state == "running"
     assert context.store.deployment(RUN).state == "stopped"
 
 

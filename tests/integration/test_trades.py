@@ -20,7 +20,8 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC, load_settings
-from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.notify import dead_letter_collector
 from kintsugi.notify.dead_letter_collector import Letters
 from kintsugi.pipeline import schema, stream_lag, synthetic_trade
@@ -316,7 +317,7 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
             kafka.send(TOPIC, value=b"no key, no trade")
             kafka.flush()
         driver.wait_until(lambda: caught_up(pipeline), 240, "the stream has passed what is no trade")
-        for letter in dead_letter_collector.messages(pipeline.bootstrap, {}):
+        for letter in dead_letter_collector.read_messages(pipeline.bootstrap, {}):
             letters.add(*letter)
         assert letters.reasons == {"json": 4, "trade_id": 1}
         assert "the query failed" not in driver.log.read_text()
@@ -342,7 +343,7 @@ def test_a_message_that_is_no_trade_and_one_that_kafka_deleted_stop_no_driver(
         process.kill()
         process.wait()
     again = Letters()
-    for letter in dead_letter_collector.messages(pipeline.bootstrap, letters.following):
+    for letter in dead_letter_collector.read_messages(pipeline.bootstrap, letters.following):
         again.add(*letter)
     assert again.lost == [(partition, found.committed[partition], found.end[partition])]
 

@@ -36,10 +36,11 @@ def context() -> Iterator[Context]:
         try:
             with postgres(settings):
                 context = Context(settings, settings.fleet, Store(store_dsn(settings)))
+                context.store.migrate()
                 Terraform(settings).apply_all()
-                bootstrap.converge(context)
+                bootstrap.start_fleet(context)
                 ensure_topics_and_tables(settings.fleet)
-                print(bootstrap.settle(context))
+                print(bootstrap.mark_first_known_good(context))
                 yield context
         finally:
             for node in settings.fleet:

@@ -14,8 +14,6 @@ from kintsugi.controlplane.postgres import AIRFLOW_DATABASE, Postgres
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.processes import wait_until
 from kintsugi.db.heartbeats import Heartbeats
-from kintsugi.db.ingest_ledger import IngestLedger
-from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from tests.installations import installation, open_directory
 from tests.receivers import OtlpReceiver, attributes, http_receiver, otlp_over_http
@@ -72,13 +70,8 @@ def test_airflow_tells_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             plane.start_storage()
             dsn = store_dsn(plane.settings)
-            for tables in (
-                Store(dsn).migrate,
-                IngestLedger(dsn).migrate,
-                Outbox(dsn).ensure_tables,
-                plane.migrate,
-            ):
-                tables()
+            Store(dsn).migrate()
+            plane.migrate()
             plane.start_airflow()
 
             assert _deliver(plane, token="guessed").status_code == 401

@@ -29,7 +29,8 @@ from kafka.admin import NewTopic
 from kafka.errors import OffsetOutOfRangeError
 
 from kintsugi.core.settings import BUCKET, CONSUMER_GROUP, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.db.ingest_ledger import FileState, IngestLedger
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState
 from kintsugi.db.sent_offsets import SentOffsets
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline import schema
@@ -155,7 +156,6 @@ def test_a_month_passes_a_topic_that_keeps_a_part_of_it(running: Servers) -> Non
     s3.create_bucket(Bucket=BUCKET)
     s3.upload_file(str(file), BUCKET, KEY)
     ledger = IngestLedger(running.dsn)
-    ledger.migrate()
     stream, peak, ended = Stream(running.bootstrap), [0.0], threading.Event()
     began = time.monotonic()
     ingest = subprocess.Popen(

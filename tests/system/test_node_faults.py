@@ -29,7 +29,7 @@ from kintsugi.operations.verification import verify_clock
 from kintsugi.probes import clock_skew
 from kintsugi.probes.observe import SERVICES, gather_observation
 from kintsugi.probes.protocols import probe_node
-from kintsugi.recovery.diagnosis import FailureMode, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from tests.integration import servers
 
 FLEET = """
@@ -90,8 +90,8 @@ def test_a_node_whose_disk_is_full_ends_and_is_known_by_its_bytes(settings: Sett
     platform.fill_disk(node.name)  # a second time changes nothing
     seen = asyncio.run(gather_observation(settings, node))
     assert seen.service is ProbeResult.OK  # what is open stays open
-    assert diagnose(seen).verdict is FailureMode.FALSE_ALARM
-    assert "its disk is full (0 of 16,777,216 bytes are free)" in diagnose(seen).reason
+    assert diagnose_node(seen).verdict is FailureMode.FALSE_ALARM
+    assert "its disk is full (0 of 16,777,216 bytes are free)" in diagnose_node(seen).reason
     written = ssh.run_over_ssh(settings, node, ["dd", "if=/dev/zero", f"of={data}/more", "bs=1k", "count=1"])
     assert "No space left on device" in written.stderr
 
@@ -104,7 +104,7 @@ def test_a_node_whose_disk_is_full_ends_and_is_known_by_its_bytes(settings: Sett
         assert seen.service is not ProbeResult.OK
         if seen.room is not None:  # else a busy machine kept its sshd from answering in time
             assert seen.volume_intact is True
-            diagnoses.append(diagnose(seen))
+            diagnoses.append(diagnose_node(seen))
     assert {one.verdict for one in diagnoses} == {FailureMode.DISK_FULL}
     assert "0 of 16,777,216 bytes are free" in diagnoses[0].reason
     assert sizes(data) == beneath  # not a byte of it has changed
@@ -145,7 +145,7 @@ def test_a_clock_that_is_an_hour_fast_is_measured_and_set_right_by_a_restart_fro
     assert ahead is not None
     assert 3590 < ahead <= 3600
     seen = asyncio.run(gather_observation(settings, node))
-    assert diagnose(replace(seen, clock_ahead_s=ahead)).verdict is FailureMode.CLOCK_WRONG
+    assert diagnose_node(replace(seen, clock_ahead_s=ahead)).verdict is FailureMode.CLOCK_WRONG
     assert seen.clock_ahead_s is None or 3590 < seen.clock_ahead_s <= 3600
 
     Ansible(settings).run("restart.yml", limit=node.name, timeout_s=240)

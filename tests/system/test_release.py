@@ -18,7 +18,7 @@ from kintsugi.core.errors import GuardRefused, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations.context import Context
 from kintsugi.pipeline.cassandra_session import connected
-from kintsugi.releases import assignment, drift, rollout, rollout_steps
+from kintsugi.releases import assignment, drift, rollout, rollout_record, rollout_steps
 
 pytestmark = pytest.mark.timeout(1500)
 GOOD = Trial(
@@ -42,20 +42,20 @@ def work(context: Context) -> Iterator[list[release_traffic.TrafficProbe]]:
             yield pulses
 
 
-def roll_out(context: Context, run: str, digest: str) -> rollout_steps.RolloutRecord:
+def roll_out(context: Context, run: str, digest: str) -> rollout_record.RolloutRecord:
     """What the DAG does, task by task."""
     try:
-        rollout_steps.prepare(context, run, digest)
-        rollout_steps.plan(context, run)
-        for node in rollout.order(context.fleet):
-            print(rollout_steps.apply(context, run, node.name))
+        rollout_steps.prepare_rollout(context, run, digest)
+        rollout_steps.plan_rollout(context, run)
+        for node in rollout.update_order(context.fleet):
+            print(rollout_steps.update_node(context, run, node.name))
             print(rollout_steps.verify_update(context, run, node.name))
         rollout_steps.bake_release(context, run, 5.0)
     except (StepFailed, GuardRefused) as error:
         print(error)
         with suppress(StepFailed, GuardRefused):
             print(rollout_steps.roll_back(context, run))
-    return rollout_steps.finish(context, run)
+    return rollout_steps.finish_rollout(context, run)
 
 
 def good_digest(context: Context) -> str:
@@ -140,7 +140,7 @@ def test_rolling_back_runs_the_old_templates(context: Context) -> None:
     context.store.set_node_releases([name], suspect.digest)
     assignment.ansible_for(context, name).run("site.yml", limit=name, timeout_s=280)
     assert "-Xmx391m" in definition.read_text()
-    assert assignment.suspicious(context.store, name)
+    assert assignment.has_unproven_release(context.store, name)
     assignment.ansible_for(context, name, roll_back=True).run("restart.yml", limit=name, timeout_s=280)
     assert heap in definition.read_text()
     assert context.store.node_releases()[name].digest == good.digest

@@ -232,7 +232,7 @@ def test_chaos_runs_under_its_old_name_too(
         ran.append((what, reason))
         return 0
 
-    monkeypatch.setattr("kintsugi.chaos.command.run", run)
+    monkeypatch.setattr("kintsugi.chaos.command.main", run)
     assert cli.main(["chaos", *words]) == 0
     said = capsys.readouterr().err
     assert said.count("\n") == 1

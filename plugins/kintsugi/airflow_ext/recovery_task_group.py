@@ -25,11 +25,11 @@ face of its own shares one (docs/decisions/0085).
 A repair that fails closes its attempt and fails the run. The next run of the watch finds the node still
 sick, continues the same incident, and ``decide`` escalates on what the journal says was tried.
 
-Between tasks travels only the case (incident, node, holder of the lease). What was seen and decided stands
+Between tasks travels only a reference (incident, node, holder of the lease). What was seen and decided stands
 in the journal, so any task can be killed and run again. Every step takes a fresh fencing token when it
 starts; a step that was thought dead and lives on is refused at its next act.
 
-The tasks pull the case themselves instead of taking it as an argument: an argument would make ``confirm`` a
+The tasks pull the reference themselves instead of taking it as an argument: an argument would make ``confirm`` a
 direct upstream of every task, and a join with ``none_failed_min_one_success`` would then run although its
 whole path was skipped.
 """
@@ -49,7 +49,7 @@ from kintsugi.airflow_ext.operators.incident_link import IncidentLink
 from kintsugi.airflow_ext.triggers.node_health_listener import found
 from kintsugi.core.errors import GuardRefused, LeaseHeld, NodeReturned, PermanentStepError
 from kintsugi.operations.approval_answers import LOOK_AGAIN
-from kintsugi.recovery.guards import APPROVE, DECLINE
+from kintsugi.recovery.guard_model import APPROVE, DECLINE
 
 if TYPE_CHECKING:
     from kintsugi.operations.context import Context, RecoveryRef
@@ -82,11 +82,11 @@ def _case(context: Any) -> RecoveryRef:
 @contextmanager
 def _acting(context: Any, *, untouched: bool = False) -> Iterator[tuple[Context, RecoveryRef]]:
     """What an acting task works with, and what becomes of its errors; ``untouched`` as `step_failures.blame` has it."""
-    from kintsugi.recovery.step_failures import blame  # parse time
+    from kintsugi.recovery.step_failures import handle_control_plane_fault  # parse time
 
-    own_context, case = _own_context(), _case(context)
-    with _no_retry(), blame(own_context, case, untouched=untouched):
-        yield own_context, case
+    own_context, ref = _own_context(), _case(context)
+    with _no_retry(), handle_control_plane_fault(own_context, ref, untouched=untouched):
+        yield own_context, ref
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     run = context["dag_run"]
     context["ti"].xcom_push(key=BEGAN, value=True)
     try:
-        case = assessment.confirm_finding(
+        ref = assessment.confirm_finding(
             _own_context(),
             node=node,
             holder=f"{run.dag_id}/{run.run_id}",
@@ -127,10 +127,10 @@ def confirm(node: str, finding: Any, action: str, dry_run: str, **context: Any) 
     except LeaseHeld as held:
         context["ti"].xcom_push(key=BEGAN, value=False)
         raise AirflowSkipException(str(held)) from held
-    context["ti"].xcom_push(key=CASE, value=case.to_xcom())
-    path = guard_evaluation.evaluate_guards(_own_context(), case)
+    context["ti"].xcom_push(key=CASE, value=ref.to_xcom())
+    path = guard_evaluation.evaluate_guards(_own_context(), ref)
     if "ask_a_human" in path:
-        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal(_own_context(), case))
+        context["ti"].xcom_push(key="reasons", value=guard_evaluation.refusal_reasons(_own_context(), ref))
     return [f"{GROUP}.{name}" for name in path]
 
 
@@ -176,8 +176,8 @@ def restart(**context: Any) -> None:
     """Start the service again on a node whose disk is good."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
-        actions.restart(own_context, case)
+    with _acting(context) as (own_context, ref):
+        actions.restart_service(own_context, ref)
 
 
 @task(**RETRY)
@@ -185,8 +185,8 @@ def plan(**context: Any) -> str:
     """Plan the replacement of this node alone and judge the plan; returns the plan's path."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context, untouched=True) as (own_context, case):
-        return actions.plan(own_context, case)
+    with _acting(context, untouched=True) as (own_context, ref):
+        return actions.plan_replacement(own_context, ref)
 
 
 @task(**RETRY)
@@ -197,9 +197,9 @@ def provision(**context: Any) -> None:
     """
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
-        actions.fence(own_context, case)
-        actions.provision(own_context, case, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
+    with _acting(context) as (own_context, ref):
+        actions.fence_node(own_context, ref)
+        actions.apply_plan(own_context, ref, context["ti"].xcom_pull(task_ids=f"{GROUP}.plan"))
 
 
 @task(**RETRY)
@@ -207,8 +207,8 @@ def configure(**context: Any) -> None:
     """Let Ansible make the empty server a node of its role."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
-        actions.configure(own_context, case)
+    with _acting(context) as (own_context, ref):
+        actions.configure_node(own_context, ref)
 
 
 @task(trigger_rule=JOIN, execution_timeout=REJOIN_LIMIT, **RETRY | {"pool": WAITING})
@@ -216,8 +216,8 @@ def rejoin(**context: Any) -> str:
     """Wait until the node serves again, then make its data whole."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
-        return actions.rejoin(own_context, case)
+    with _acting(context) as (own_context, ref):
+        return actions.rejoin_node(own_context, ref)
 
 
 @task(**RETRY)
@@ -225,8 +225,8 @@ def verify(**context: Any) -> str:
     """Proof by this very node, as a sentence."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
-        return actions.verify(own_context, case)
+    with _acting(context) as (own_context, ref):
+        return actions.verify_recovery(own_context, ref)
 
 
 @task(**RETRY)
@@ -234,8 +234,8 @@ def canary(**context: Any) -> str:
     """A canary trade goes in at S3's end and is read back from Cassandra."""
     from kintsugi.recovery import actions  # parse time
 
-    with _acting(context) as (own_context, case):
-        return actions.verify_synthetic_trade(own_context, case)
+    with _acting(context) as (own_context, ref):
+        return actions.verify_synthetic_trade(own_context, ref)
 
 
 @task(trigger_rule=TriggerRule.ALL_DONE, **RETRY | {"retries": 5})
@@ -250,7 +250,7 @@ def record(**context: Any) -> str:
         raise AirflowSkipException(
             "no case was opened: nothing was found, or another run repairs this node and keeps the record"
         )
-    story = report.record(_own_context(), _case(context))
+    story = report.record_outcome(_own_context(), _case(context))
     if not story.well:
         raise AirflowFailException(story.text)
     return story.text

@@ -21,7 +21,7 @@ from kintsugi.core.fleet import Fleet
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.operations.context import Context
 from kintsugi.releases import rollout_steps
-from kintsugi.releases.rollout import order
+from kintsugi.releases.rollout import update_order
 
 RETRY: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=5)}
 
@@ -41,7 +41,7 @@ def _final() -> Iterator[None]:
 def prepare(release: str, again: str, **context: Any) -> str:
     """Build or find the release and open the deployment; returns the deployment's id."""
     with _final():
-        return rollout_steps.prepare(
+        return rollout_steps.prepare_rollout(
             Context.from_environment(), context["dag_run"].run_id, release.strip(), again=again == "True"
         ).id
 
@@ -50,7 +50,7 @@ def prepare(release: str, again: str, **context: Any) -> str:
 def plan(first: str, dry_run: str, **context: Any) -> str:
     """Render everything and compare; on to the first node, or to the end of a dry run."""
     with _final():
-        rollout_steps.plan(Context.from_environment(), context["dag_run"].run_id)
+        rollout_steps.plan_rollout(Context.from_environment(), context["dag_run"].run_id)
     return "finish" if dry_run == "True" else first
 
 
@@ -58,7 +58,7 @@ def plan(first: str, dry_run: str, **context: Any) -> str:
 def apply(node: str, **context: Any) -> str:
     """Configure and restart the node, or note that the release changes nothing on it."""
     with _final():
-        return rollout_steps.apply(Context.from_environment(), context["dag_run"].run_id, node)
+        return rollout_steps.update_node(Context.from_environment(), context["dag_run"].run_id, node)
 
 
 @task(**RETRY)
@@ -91,7 +91,7 @@ def finish(dry_run: str, **context: Any) -> str:
     """End the deployment and tell its story; fails the run unless the release is known-good now."""
     if context["ti"].xcom_pull(task_ids="prepare") is None:
         raise AirflowFailException("no deployment was opened; the reason is in the log of prepare")
-    story = rollout_steps.finish(
+    story = rollout_steps.finish_rollout(
         Context.from_environment(), context["dag_run"].run_id, dry_run=dry_run == "True"
     )
     if not story.well:
@@ -106,7 +106,7 @@ def group_of(node: str) -> str:
 
 def roll_out(fleet: Fleet, *, release: str, hold_s: str, dry_run: str, again: str) -> None:
     """Build the graph for ``fleet``; the other arguments may be templates."""
-    nodes = [node.name for node in order(fleet)]
+    nodes = [node.name for node in update_order(fleet)]
     held, back, end = hold(hold_s), go_back(), finish(dry_run)
     planned = plan(first=f"{group_of(nodes[0])}.apply", dry_run=dry_run)
     prepare(release, again) >> planned >> end

@@ -13,14 +13,14 @@ from typing import Any
 
 from kintsugi.chaos import guard, switch
 from kintsugi.chaos.registry import FAULTS
-from kintsugi.chaos.victim_choice import pick, seed_of
+from kintsugi.chaos.victim_choice import pick_victims, seed_of
 from kintsugi.core.errors import GuardRefused, StepFailed
-from kintsugi.core.fleet import watch_of
+from kintsugi.core.fleet import watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
-from kintsugi.releases.rollout_steps import ROLL_OUT
+from kintsugi.releases.rollout_claim import ROLL_OUT
 
 NIGHT = timedelta(hours=1)
 
@@ -62,7 +62,7 @@ def pick_victim(context: Context, seed: int | None, run: str) -> str:
     Without a seed, the seed is made from the run's id. The seed is logged.
     """
     seed = seed_of(run) if seed is None else seed
-    node = pick(seed, [node for node in context.fleet if not node.protected])
+    node = pick_victims(seed, [node for node in context.fleet if not node.protected])
     log.info("seed %d picks %s", seed, node.name)
     return node.name
 
@@ -122,9 +122,11 @@ def wait_for_recovery(context: Context, name: str, t0: str, deadline_s: float) -
         if incident is not None and incident.closed_at is not None:
             if incident.outcome is not Outcome.HEALED:
                 raise StepFailed(f"{incident.id} ended {incident.outcome}: {incident.reason}")
-            return figures(incident)
+            return night_figures(incident)
         time.sleep(1)
-    raise StepFailed(f"{name} did not recover within {deadline_s:.0f} s; look at {watch_of(name)} in Airflow")
+    raise StepFailed(
+        f"{name} did not recover within {deadline_s:.0f} s; look at {watch_dag_id(name)} in Airflow"
+    )
 
 
 def undo_power_cut(context: Context, name: str) -> str:
@@ -143,7 +145,7 @@ def undo_power_cut(context: Context, name: str) -> str:
     return f"{name} is powered on again"
 
 
-def figures(incident: Incident) -> dict[str, Any]:
+def night_figures(incident: Incident) -> dict[str, Any]:
     """The figures of a repair for a report; times in seconds since t0."""
     return {
         "incident": incident.id,

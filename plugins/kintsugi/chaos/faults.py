@@ -64,19 +64,19 @@ class Fault:
     kills: bool = True
 
 
-def each(act: Callable[[Context, str], None]) -> Act:
+def on_each(act: Callable[[Context, str], None]) -> Act:
     """Act on all victims at the same time: they fail together, not one after another."""
 
-    def together(context: Context, names: Sequence[str]) -> None:
+    def act_on_all(context: Context, names: Sequence[str]) -> None:
         failures: list[Exception] = []
 
-        def guarded(name: str) -> None:
+        def act_guarded(name: str) -> None:
             try:
                 act(context, name)
             except Exception as error:  # noqa: BLE001 - raised by the caller's thread
                 failures.append(error)
 
-        threads = [threading.Thread(target=guarded, args=(name,)) for name in names]
+        threads = [threading.Thread(target=act_guarded, args=(name,)) for name in names]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -84,15 +84,15 @@ def each(act: Callable[[Context, str], None]) -> Act:
         if failures:
             raise failures[0]
 
-    return together
+    return act_on_all
 
 
-def _service(context: Context, name: str) -> str:
+def _service_of(context: Context, name: str) -> str:
     return SERVICES[context.fleet.node(name).role]
 
 
 def _kill_process(context: Context, name: str) -> None:
-    context.platform().signal_service(name, _service(context, name), "KILL")
+    context.platform().signal_service(name, _service_of(context, name), "KILL")
 
 
 def _kill_driver(context: Context, name: str) -> None:
@@ -104,13 +104,13 @@ def _kill_sshd(context: Context, name: str) -> None:
         context.platform().signal_service(name, "sshd", "KILL")
 
 
-def _hang(context: Context, name: str) -> None:
-    context.platform().signal_service(name, _service(context, name), "STOP")
+def _freeze_service(context: Context, name: str) -> None:
+    context.platform().signal_service(name, _service_of(context, name), "STOP")
 
 
-def _unhang(context: Context, name: str) -> None:
+def _thaw_service(context: Context, name: str) -> None:
     with suppress(KintsugiError):  # the node or its service is gone, so nothing is frozen
-        context.platform().signal_service(name, _service(context, name), "CONT")
+        context.platform().signal_service(name, _service_of(context, name), "CONT")
 
 
 def power_off(context: Context, name: str) -> None:
@@ -133,29 +133,29 @@ def _lose_volume_silently(context: Context, name: str) -> None:
 
 def _lose_data(context: Context, name: str) -> None:
     """Empty the data directory under the running service, and let the service notice at once."""
-    context.platform().run(name, ["find", _data(context, name), "-mindepth", "1", "-delete"])
+    context.platform().run(name, ["find", _data_directory(context, name), "-mindepth", "1", "-delete"])
     _kill_process(context, name)
 
 
-def _data(context: Context, name: str) -> str:
+def _data_directory(context: Context, name: str) -> str:
     return str(context.settings.node_volume(name) / "data")
 
 
-def _freeze(context: Context, name: str) -> None:
+def _freeze_node(context: Context, name: str) -> None:
     context.platform().suspend(name)
 
 
-def _thaw(context: Context, name: str) -> None:
+def _thaw_node(context: Context, name: str) -> None:
     context.platform().resume(name)
 
 
-def _pause(context: Context, name: str) -> None:
+def _pause_node(context: Context, name: str) -> None:
     context.platform().suspend(name)
     time.sleep(PAUSE_S)
     context.platform().resume(name)
 
 
-def _slow_down(context: Context, name: str) -> None:
+def _slow_node(context: Context, name: str) -> None:
     """Take the processor from the node for four fifths of the time."""
     platform, until = context.platform(), time.monotonic() + SLOW_S
     while time.monotonic() < until:
@@ -165,7 +165,7 @@ def _slow_down(context: Context, name: str) -> None:
         time.sleep(0.2)
 
 
-def _misconfigure(context: Context, name: str) -> None:
+def _write_wrong_config(context: Context, name: str) -> None:
     """A person's mistake: write a wrong value into the active file, and restart the service."""
     etc, role = context.settings.node_root(name) / "etc", context.fleet.node(name).role
     wrong = {
@@ -176,27 +176,27 @@ def _misconfigure(context: Context, name: str) -> None:
         ),
     }
     # Spark's services have no file other than their definition.
-    expression, files = wrong.get(role, ("s/-Xmx[0-9]*m/-Xmx1m/", [_definition(context, name)]))
+    expression, files = wrong.get(role, ("s/-Xmx[0-9]*m/-Xmx1m/", [_definition_file(context, name)]))
     context.platform().run(name, ["sed", "-i", expression, *files])
     if role in wrong:
         _kill_process(context, name)
     else:
-        _reload(context, name)
+        _reload_init(context, name)
 
 
-def _corrupt(context: Context, name: str) -> None:
+def _corrupt_log(context: Context, name: str) -> None:
     """Write noise into the newest log, where the service reads it at its start, and kill the service."""
     cassandra = context.fleet.node(name).role is Role.CASSANDRA
-    _damage(context, name, damage_marker if cassandra else damage_middle)
+    _damage_newest_log(context, name, damage_marker if cassandra else damage_middle)
 
 
 def _corrupt_entry(context: Context, name: str) -> None:
-    _damage(context, name, damage_entry)
+    _damage_newest_log(context, name, damage_entry)
 
 
-def _damage(context: Context, name: str, damage: Callable[[NodeFile], bool]) -> None:
+def _damage_newest_log(context: Context, name: str, damage: Callable[[NodeFile], bool]) -> None:
     """Damage the newest log that allows it, from outside, and kill the service."""
-    if not any(damage(log) for log in reversed(_logs(context, name))):
+    if not any(damage(log) for log in reversed(_log_files(context, name))):
         raise StepFailed(f"{name}: no log contains data that can be damaged")
     _kill_process(context, name)
 
@@ -205,11 +205,11 @@ def _lose_tail(context: Context, name: str) -> None:
     """A power cut that loses unsynced data of the logs. The host is off, so its disk is changed from outside."""
     context.platform().power_off(name)
     lose = lose_unsynced_section if context.fleet.node(name).role is Role.CASSANDRA else lose_last_bytes
-    if not [log for log in _logs(context, name) if lose(log)]:
+    if not [log for log in _log_files(context, name) if lose(log)]:
         raise StepFailed(f"{name}: no log contains unsynced data that can be lost")
 
 
-def _logs(context: Context, name: str) -> list[NodeFile]:
+def _log_files(context: Context, name: str) -> list[NodeFile]:
     """The logs that the service reads at its start, oldest first: Kafka's segments, Cassandra's commit log."""
     volume = context.settings.node_volume(name)
     if context.fleet.node(name).role is Role.CASSANDRA:
@@ -233,9 +233,9 @@ def _free_disk(context: Context, name: str) -> None:
             _kill_process(context, name)
 
 
-def _quicken_clock(context: Context, name: str) -> None:
+def _set_clock_ahead(context: Context, name: str) -> None:
     """A wrong clock, as from a wrong image: the service is started with a shifted clock."""
-    platform, library = context.platform(), _faketime(context)
+    platform, library = context.platform(), _faketime_library(context)
     if library is None:
         raise StepFailed(_NO_FAKETIME)
     # Without the last two a JVM's timed waits end at once: it uses all processors and never starts.
@@ -246,46 +246,48 @@ def _quicken_clock(context: Context, name: str) -> None:
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
     }
     wrong = "environment = " + ",".join(f'{key}="{value}"' for key, value in fake.items())
-    platform.run(name, ["sed", "-i", "/libfaketime/d", _definition(context, name)])
-    platform.run(name, ["sed", "-i", f"$ a {wrong}", _definition(context, name)])
-    _reload(context, name)
+    platform.run(name, ["sed", "-i", "/libfaketime/d", _definition_file(context, name)])
+    platform.run(name, ["sed", "-i", f"$ a {wrong}", _definition_file(context, name)])
+    _reload_init(context, name)
 
 
-def _right_clock(context: Context, name: str) -> None:
+def _correct_clock(context: Context, name: str) -> None:
     with suppress(KintsugiError):  # the node is gone, so its clock is too
-        context.platform().run(name, ["sed", "-i", "/libfaketime/d", _definition(context, name)])
-        _reload(context, name)
+        context.platform().run(name, ["sed", "-i", "/libfaketime/d", _definition_file(context, name)])
+        _reload_init(context, name)
 
 
-def _reload(context: Context, name: str) -> None:
+def _reload_init(context: Context, name: str) -> None:
     """Let the node's init read changed definitions; it restarts only the programs whose definition changed."""
     etc = context.settings.node_root(name) / "etc"
     context.platform().run(name, ["supervisorctl", "-c", f"{etc}/supervisord.conf", "update"])
 
 
-def _definition(context: Context, name: str) -> str:
-    return str(context.settings.node_root(name) / "etc" / "supervisor.d" / f"{_service(context, name)}.conf")
+def _definition_file(context: Context, name: str) -> str:
+    return str(
+        context.settings.node_root(name) / "etc" / "supervisor.d" / f"{_service_of(context, name)}.conf"
+    )
 
 
 _NO_FAKETIME = "libfaketime is not installed on the nodes: run `apt-get install libfaketime`"
 
 
-def _faketime(context: Context) -> str | None:
+def _faketime_library(context: Context) -> str | None:
     """The path of libfaketime on the first node that answers; None when it is not installed."""
     for node in context.fleet:
         with suppress(KintsugiError):
-            found = context.platform().run(node.name, ["find", "/usr/lib", "-name", "libfaketime.so.1"])
-            return found.strip().partition("\n")[0] or None
+            output = context.platform().run(node.name, ["find", "/usr/lib", "-name", "libfaketime.so.1"])
+            return output.strip().partition("\n")[0] or None
     return None
 
 
-def _storage_away(context: Context, names: Sequence[str]) -> None:
+def _stop_storage(context: Context, names: Sequence[str]) -> None:
     plane = ControlPlane(context.settings)
     plane.supervisor.stop(plane.objects.program().name)
-    each(power_off)(context, names)
+    on_each(power_off)(context, names)
 
 
-def _storage_back(context: Context, names: Sequence[str]) -> None:
+def _start_storage(context: Context, names: Sequence[str]) -> None:
     plane = ControlPlane(context.settings)
     plane.supervisor.start(plane.objects.program().name)
 
@@ -293,29 +295,31 @@ def _storage_back(context: Context, names: Sequence[str]) -> None:
 _DISK, _NODE = Action.REBUILD, Action.REBUILD_NODE
 
 SERVER_FAULTS: Sequence[Fault] = (
-    Fault("process_killed", "its service is killed", each(_kill_process)),
-    Fault("driver_killed", "the streaming driver is killed", each(_kill_driver), kills=False),
-    Fault("sshd_killed", "sshd is killed while the service runs", each(_kill_sshd), kills=False),
-    Fault("power_off", "the whole node loses its power", each(power_off), cost=_NODE),
-    Fault("volume_lost", "the node and its disk are lost", each(_lose_volume), cost=_DISK),
+    Fault("process_killed", "its service is killed", on_each(_kill_process)),
+    Fault("driver_killed", "the streaming driver is killed", on_each(_kill_driver), kills=False),
+    Fault("sshd_killed", "sshd is killed while the service runs", on_each(_kill_sshd), kills=False),
+    Fault("power_off", "the whole node loses its power", on_each(power_off), cost=_NODE),
+    Fault("volume_lost", "the node and its disk are lost", on_each(_lose_volume), cost=_DISK),
     Fault("volume_lost_silent", "the node is frozen and its disk is lost",
-          each(_lose_volume_silently), each(_thaw), mode="silent", cost=_DISK, kills=False),
-    Fault("data_lost", "the data directory is emptied under the service", each(_lose_data), cost=_DISK),
-    Fault("hung", "the service is frozen", each(_hang), each(_unhang), mode="silent", kills=False),
-    Fault("host_hung", "the whole node is frozen", each(_freeze), each(_thaw), mode="silent", cost=_NODE, kills=False),
-    Fault("paused", f"the whole node is paused for {PAUSE_S:.0f} s", each(_pause), each(_thaw), "silent",
+          on_each(_lose_volume_silently), on_each(_thaw_node), mode="silent", cost=_DISK, kills=False),
+    Fault("data_lost", "the data directory is emptied under the service", on_each(_lose_data), cost=_DISK),
+    Fault("hung", "the service is frozen", on_each(_freeze_service), on_each(_thaw_service), mode="silent",
           kills=False),
-    Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", each(_slow_down), each(_thaw),
-          kills=False),
-    Fault("wrong_config", "a person pushes a wrong configuration", each(_misconfigure)),
-    Fault("corrupt_log", "the newest log is damaged and the service crashes", each(_corrupt), cost=_DISK),
-    Fault("corrupt_entry", "an entry of the commit log is damaged and the service crashes", each(_corrupt_entry)),
-    Fault("disk_full", "its disk is full and the service crashes", each(_fill_disk), each(_free_disk),
+    Fault("host_hung", "the whole node is frozen", on_each(_freeze_node), on_each(_thaw_node), mode="silent",
+          cost=_NODE, kills=False),
+    Fault("paused", f"the whole node is paused for {PAUSE_S:.0f} s", on_each(_pause_node),
+          on_each(_thaw_node), "silent", kills=False),
+    Fault("slow", f"the node gets a fifth of its processor for {SLOW_S:.0f} s", on_each(_slow_node),
+          on_each(_thaw_node), kills=False),
+    Fault("wrong_config", "a person pushes a wrong configuration", on_each(_write_wrong_config)),
+    Fault("corrupt_log", "the newest log is damaged and the service crashes", on_each(_corrupt_log), cost=_DISK),
+    Fault("corrupt_entry", "an entry of the commit log is damaged and the service crashes", on_each(_corrupt_entry)),
+    Fault("disk_full", "its disk is full and the service crashes", on_each(_fill_disk), on_each(_free_disk),
           unavailable=lambda context: context.platform().no_full_disk(), cost=_DISK),
     Fault("clock_wrong", "its service is started with a clock that is an hour fast",
-          each(_quicken_clock), each(_right_clock),
-          unavailable=lambda context: None if _faketime(context) else _NO_FAKETIME),
-    Fault("tail_lost", "a power cut loses the unsynced tail of the logs", each(_lose_tail), cost=_NODE),
-    Fault("storage_away", "a node dies while S3 is down", _storage_away, _storage_back, outlasts_repair=True,
+          on_each(_set_clock_ahead), on_each(_correct_clock),
+          unavailable=lambda context: None if _faketime_library(context) else _NO_FAKETIME),
+    Fault("tail_lost", "a power cut loses the unsynced tail of the logs", on_each(_lose_tail), cost=_NODE),
+    Fault("storage_away", "a node dies while S3 is down", _stop_storage, _start_storage, outlasts_repair=True,
           cost=_NODE),
 )  # fmt: skip

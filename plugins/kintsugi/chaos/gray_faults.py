@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.chaos import mounts, network, resources, service_processes
-from kintsugi.chaos.faults import Act, Fault, each, power_off
+from kintsugi.chaos.faults import Act, Fault, on_each, power_off
 from kintsugi.chaos.network import DELAY_S, LOSS, NetworkFault
 from kintsugi.controlplane.postgres import Postgres
 from kintsugi.core.errors import KintsugiError, StepFailed
@@ -38,19 +38,19 @@ _LOOK_EVERY_S = 0.05
 # --- network ----------------------------------------------------------------------------------------------
 
 
-def _impose(fault: NetworkFault) -> Act:
-    def one(context: Context, name: str) -> None:
+def _impose_network_fault(fault: NetworkFault) -> Act:
+    def impose_on_node(context: Context, name: str) -> None:
         node = context.fleet.node(name)
         ends_at = datetime.now(UTC) + timedelta(seconds=NETWORK_S + MARGIN_S)
         if fault is NetworkFault.DELAY:
             _start_delay(context, name)
-        network.impose(fault, node, ends_at)
+        network.impose_fault(fault, node, ends_at)
 
-    return each(one)
+    return on_each(impose_on_node)
 
 
-def _restore(context: Context, name: str) -> None:
-    network.restore(name)
+def _restore_network(context: Context, name: str) -> None:
+    network.remove_fault(name)
     resources.end_processes(_delay_owner(context, name))
 
 
@@ -77,38 +77,38 @@ def _start_delay(context: Context, name: str) -> None:
 
 
 def _no_network_fault(context: Context) -> str | None:
-    return network.unavailable(context.settings.fleet.environment)
+    return network.reason_unavailable(context.settings.fleet.environment)
 
 
 def _network_fault(fault: NetworkFault, what: str, mode: str) -> Fault:
-    return Fault(f"network_{fault.value}", what, _impose(fault), each(_restore), mode,
+    return Fault(f"network_{fault.value}", what, _impose_network_fault(fault), on_each(_restore_network), mode,
                  unavailable=_no_network_fault, hold_s=NETWORK_S, kills=False)  # fmt: skip
 
 
 # --- stalls, a starved machine, slow and missing disks ----------------------------------------------------
 
 
-def _stall(context: Context, names: Sequence[str]) -> None:
+def _stop_services(context: Context, names: Sequence[str]) -> None:
     service_processes.stop_services(context.settings, [context.fleet.node(name) for name in names])
 
 
-def _end_stall(context: Context, names: Sequence[str]) -> None:
+def _continue_services(context: Context, names: Sequence[str]) -> None:
     service_processes.continue_services(context.settings, [context.fleet.node(name) for name in names])
 
 
-def _suspend(context: Context, name: str) -> None:
+def _suspend_host(context: Context, name: str) -> None:
     context.platform().suspend(name)
 
 
-def _resume(context: Context, name: str) -> None:
+def _resume_host(context: Context, name: str) -> None:
     context.platform().resume(name)
 
 
-def _starve(context: Context, names: Sequence[str]) -> None:
+def _starve_machine(context: Context, names: Sequence[str]) -> None:
     resources.start_busy_loops(STARVED_S, str(context.settings.state))
 
 
-def _feed(context: Context, names: Sequence[str]) -> None:
+def _end_starvation(context: Context, names: Sequence[str]) -> None:
     resources.end_processes(str(context.settings.state))
 
 
@@ -116,21 +116,21 @@ def _slow_disk(context: Context, name: str) -> None:
     resources.slow_disk(context.settings, name)
 
 
-def _normal_disk(context: Context, name: str) -> None:
-    resources.normal_disk(context.settings, name)
+def _restore_disk_speed(context: Context, name: str) -> None:
+    resources.restore_disk_speed(context.settings, name)
 
 
-def _unmount(context: Context, name: str) -> None:
+def _unmount_volume(context: Context, name: str) -> None:
     """Unmount the volume, and kill the service: with its open files it would not notice."""
     mounts.unmount_volume(context.settings, name)
     service_processes.kill_service(context.settings, context.fleet.node(name))
 
 
-def _mount(context: Context, name: str) -> None:
+def _mount_volume(context: Context, name: str) -> None:
     mounts.mount_volume(context.settings, name)
 
 
-def _crash(context: Context, name: str) -> None:
+def _kill_service(context: Context, name: str) -> None:
     service_processes.kill_service(context.settings, context.fleet.node(name))
 
 
@@ -139,27 +139,27 @@ def _crash(context: Context, name: str) -> None:
 
 def _signal_listener(context: Context, port: int, number: signal.Signals) -> None:
     """Signal the process of our control plane that listens on ``port``; raises StepFailed when there is none."""
-    found = listener(context.settings.fleet.control_plane.address, port)
+    process = listener(context.settings.fleet.control_plane.address, port)
     control = context.settings.control
-    if found is None or found.pid is None:
+    if process is None or process.pid is None:
         raise StepFailed(f"no process of the control plane listens on port {port}")
-    if not signal_if(found.pid, number, lambda pid: carries_marker(pid, control)):
-        raise StepFailed(f"{found} listens on port {port} and is not part of this control plane")
+    if not signal_if(process.pid, number, lambda pid: carries_marker(pid, control)):
+        raise StepFailed(f"{process} listens on port {port} and is not part of this control plane")
 
 
-def _s3_hangs(context: Context, names: Sequence[str]) -> None:
+def _stop_s3(context: Context, names: Sequence[str]) -> None:
     """The port of a stopped process still accepts connections: clients wait for an answer."""
     _signal_listener(context, context.settings.fleet.control_plane.s3_port, signal.SIGSTOP)
-    each(power_off)(context, names)
+    on_each(power_off)(context, names)
 
 
-def _s3_goes_on(context: Context, names: Sequence[str]) -> None:
+def _continue_s3(context: Context, names: Sequence[str]) -> None:
     _signal_listener(context, context.settings.fleet.control_plane.s3_port, signal.SIGCONT)
 
 
 def _fill_control_plane(context: Context, names: Sequence[str]) -> None:
     mounts.fill_control_plane(context.settings)
-    each(power_off)(context, names)
+    on_each(power_off)(context, names)
 
 
 def _free_control_plane(context: Context, names: Sequence[str]) -> None:
@@ -172,13 +172,13 @@ def _kill_postgres_in_apply(context: Context, names: Sequence[str]) -> None:
     Raises StepFailed when no recovery gets that far.
     """
     began = datetime.now(UTC)
-    each(power_off)(context, names)
+    on_each(power_off)(context, names)
 
-    def applies() -> bool:
+    def is_applying() -> bool:
         since = [one for one in context.store.incidents(10, open_only=True) if one.node in names]
         return any(entry.step == "provision" and entry.at >= began for one in since for entry in one.entries)
 
-    if not wait_until(applies, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):
+    if not wait_until(is_applying, APPLY_DEADLINE_S, pause=_LOOK_EVERY_S):
         raise StepFailed(f"no recovery of {', '.join(names)} applied a plan within {APPLY_DEADLINE_S:.0f} s")
     server = Postgres.of(context.settings)
     pid = server.pid()
@@ -210,7 +210,7 @@ def _needs_own_processes(context: Context) -> str | None:
     )
 
 
-def _local(unavailable: Callable[[Context], str | None]) -> Callable[[Context], str | None]:
+def _if_local(unavailable: Callable[[Context], str | None]) -> Callable[[Context], str | None]:
     return lambda context: _needs_own_processes(context) or unavailable(context)
 
 
@@ -222,24 +222,25 @@ GRAY_FAULTS: Sequence[Fault] = (
     _network_fault(NetworkFault.ONE_WAY, "packets that its service and sshd send are lost", "silent"),
     _network_fault(NetworkFault.DELAY, f"each packet to it takes {DELAY_S * 1000:.0f} ms longer", "silent"),
     _network_fault(NetworkFault.LOSS, f"{LOSS:.0%} of its packets are lost", "silent"),
-    Fault("stalled", f"the services stall for {STALL_S:.0f} s at the same time", _stall, _end_stall, "silent",
-          unavailable=_needs_own_processes, hold_s=STALL_S, kills=False),
-    Fault("hosts_stalled", f"the whole nodes stall for {STALL_S:.0f} s at the same time", each(_suspend), each(_resume),
-          "silent", hold_s=STALL_S, kills=False),
+    Fault("stalled", f"the services stall for {STALL_S:.0f} s at the same time", _stop_services, _continue_services,
+          "silent", unavailable=_needs_own_processes, hold_s=STALL_S, kills=False),
+    Fault("hosts_stalled", f"the whole nodes stall for {STALL_S:.0f} s at the same time", on_each(_suspend_host),
+          on_each(_resume_host), "silent", hold_s=STALL_S, kills=False),
     Fault("starved", f"{resources.LOOPS} busy loops use the machine's processors for {STARVED_S:.0f} s",
-          _starve, _feed, "silent", unavailable=_needs_own_processes, hold_s=STARVED_S, kills=False),
+          _starve_machine, _end_starvation, "silent", unavailable=_needs_own_processes, hold_s=STARVED_S, kills=False),
     Fault("slow_disk", f"its disk takes {resources.SLOW_DISK_BYTES_PER_S // 1024} KiB/s for {SLOW_DISK_S:.0f} s",
-          each(_slow_disk), each(_normal_disk), "silent", hold_s=SLOW_DISK_S, kills=False,
+          on_each(_slow_disk), on_each(_restore_disk_speed), "silent", hold_s=SLOW_DISK_S, kills=False,
           unavailable=lambda context: resources.slow_disk_unavailable(context.settings)),
-    Fault("volume_unmounted", "its volume is unmounted and the service crashes", each(_unmount),
-          each(_mount), cost=_NODE, unavailable=lambda context: mounts.unmount_unavailable(context.settings)),
-    Fault("s3_hangs", "a node dies while S3 accepts connections and does not answer", _s3_hangs, _s3_goes_on,
+    Fault("volume_unmounted", "its volume is unmounted and the service crashes", on_each(_unmount_volume),
+          on_each(_mount_volume), cost=_NODE, unavailable=lambda context: mounts.unmount_unavailable(context.settings)),
+    Fault("s3_hangs", "a node dies while S3 accepts connections and does not answer", _stop_s3, _continue_s3,
           outlasts_repair=True, cost=_NODE, unavailable=_needs_own_processes),
     Fault("control_disk_full", f"a node dies, and for {FULL_S:.0f} s Terraform and Ansible can't write",
           _fill_control_plane, _free_control_plane, hold_s=FULL_S, cost=_NODE,
-          unavailable=_local(lambda _: mounts.full_disk_unavailable())),
+          unavailable=_if_local(lambda _: mounts.full_disk_unavailable())),
     Fault("postgres_killed", "a node dies, and Postgres is killed while Terraform applies", _kill_postgres_in_apply,
           cost=_NODE, unavailable=_needs_own_processes),
-    Fault("crash_loop", f"its service is killed {CRASHES} times, once every {CRASH_EVERY_S:.0f} s", each(_crash),
-          hold_s=CRASH_EVERY_S * (CRASHES - 1) + 1, every_s=CRASH_EVERY_S, unavailable=_needs_own_processes),
+    Fault("crash_loop", f"its service is killed {CRASHES} times, once every {CRASH_EVERY_S:.0f} s",
+          on_each(_kill_service), hold_s=CRASH_EVERY_S * (CRASHES - 1) + 1, every_s=CRASH_EVERY_S,
+          unavailable=_needs_own_processes),
 )  # fmt: skip

@@ -26,7 +26,7 @@ from kintsugi.chaos.faults import Fault
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import GuardRefused, KintsugiError, StepFailed
-from kintsugi.core.fleet import Node, watch_of
+from kintsugi.core.fleet import Node, watch_dag_id
 from kintsugi.core.incident import ATTEMPT, Action, RepairBudget, acted_on_others
 from kintsugi.core.observation import ProbeResult
 from kintsugi.db.heartbeats import Heartbeats
@@ -36,8 +36,9 @@ from kintsugi.operations.context import Context
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.guard_facts import guard_facts
-from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, evaluate
-from kintsugi.releases.rollout_steps import ROLL_OUT
+from kintsugi.recovery.guard_model import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits
+from kintsugi.recovery.guards import evaluate_action
+from kintsugi.releases.rollout_claim import ROLL_OUT
 from kintsugi.releases.steady_state import observe_fleet
 
 LOOK_EVERY_S = 3.0
@@ -100,20 +101,20 @@ def watch_reasons(context: Context) -> list[str]:
         dags = ControlPlane(context.settings).airflow.dags()
     except (KintsugiError, OSError) as error:
         return [f"It is not known whether the nodes are watched: {error}."]
-    return unwatched(list(context.fleet.nodes), beats, now, dags)
+    return unwatched_reasons(list(context.fleet.nodes), beats, now, dags)
 
 
-def unwatched(
+def unwatched_reasons(
     names: Iterable[str], beats: Mapping[str, datetime], now: datetime, dags: Iterable[Mapping[str, Any]]
 ) -> list[str]:
     """A sentence for each node that would not be recovered. ``beats``: last heartbeat by node; all times UTC."""
     active = {str(dag["dag_id"]) for dag in dags if not dag["is_paused"]}
     reasons = []
     for name in names:
-        if watch_of(name) not in active:
-            reasons.append(f"{watch_of(name)} is paused or unknown to Airflow.")
+        if watch_dag_id(name) not in active:
+            reasons.append(f"{watch_dag_id(name)} is paused or unknown to Airflow.")
         elif name not in beats or now - beats[name] > SILENT:
-            reasons.append(f"The sensor of {watch_of(name)} sends no heartbeat.")
+            reasons.append(f"The sensor of {watch_dag_id(name)} sends no heartbeat.")
     return reasons
 
 
@@ -123,17 +124,17 @@ def guard_reasons(
     """The guards' reasons against stopping each victim now, and against the repair that it will need."""
     nodes = [context.fleet.node(name) for name in names]
 
-    async def ask() -> list[GuardFacts]:
+    async def gather_facts() -> list[GuardFacts]:
         return await asyncio.gather(*(guard_facts(context.fleet, node, volume_intact=True) for node in nodes))
 
-    allowed, reasons = guard_evaluation.limits(context), list[str]()
-    for node, facts in zip(nodes, asyncio.run(ask()), strict=True):
-        asked = facts.with_ledger(ledger_of(context, node))
-        reasons += violations(fault.cost, asked, [one for one in nodes if one != node], allowed, waives)
+    allowed, reasons = guard_evaluation.limits_in_force(context), list[str]()
+    for node, facts in zip(nodes, asyncio.run(gather_facts()), strict=True):
+        known = facts.with_ledger(ledger_of(context, node))
+        reasons += fault_violations(fault.cost, known, [one for one in nodes if one != node], allowed, waives)
     return reasons
 
 
-def violations(
+def fault_violations(
     cost: Action,
     facts: GuardFacts,
     others: Sequence[Node],
@@ -141,15 +142,15 @@ def violations(
     waives: Collection[Guard] = frozenset(),
 ) -> list[str]:
     """The guards' reasons against a fault that needs a repair of ``cost``. ``others``: victims that fail with it."""
-    together = with_others_gone(facts, others)
-    now = evaluate(Action.RESTART, replace(together, planned=True), limits, approved=waives)
+    together = facts_without_others(facts, others)
+    now = evaluate_action(Action.RESTART, replace(together, planned=True), limits, approved=waives)
     if not cost.destroys:
         return list(now.reasons)
-    then = evaluate(cost, once_made(together, limits), limits, approved=waives)
+    then = evaluate_action(cost, facts_after_fault(together, limits), limits, approved=waives)
     return [*now.reasons, *then.reasons]
 
 
-def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
+def facts_after_fault(facts: GuardFacts, limits: Limits) -> GuardFacts:
     """The facts as they will be after the fault: the node is silent, and its volume was intact until then."""
     silent_since = facts.at - limits.silence - timedelta(seconds=1)
     return replace(
@@ -163,19 +164,19 @@ def once_made(facts: GuardFacts, limits: Limits) -> GuardFacts:
     )
 
 
-def with_others_gone(facts: GuardFacts, others: Sequence[Node]) -> GuardFacts:
+def facts_without_others(facts: GuardFacts, others: Sequence[Node]) -> GuardFacts:
     """The facts as they will be when the other victims are down too."""
     peers = [node for node in others if node.role is facts.role]
     kafka, cassandra = facts.kafka, facts.cassandra
     if kafka is not None:
-        kafka = _without(kafka, frozenset(node.index for node in peers))
+        kafka = _kafka_without(kafka, frozenset(node.index for node in peers))
     if cassandra is not None and cassandra.others_down is not None:
         cassandra = CassandraFacts(cassandra.replication, cassandra.others_down + len(peers))
     sick = None if facts.sick is None else facts.sick + len(others)
     return replace(facts, kafka=kafka, cassandra=cassandra, sick=sick)
 
 
-def _without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
+def _kafka_without(kafka: KafkaFacts, gone: frozenset[int]) -> KafkaFacts:
     live = None if kafka.live is None else kafka.live - gone
     current = None if kafka.current is None else max(0, kafka.current - len(gone))
     return replace(kafka, live=live, current=current)
@@ -246,8 +247,8 @@ class Bystanders:
     def _silent(self) -> list[str]:
         bystanders = [node for node in self.context.fleet if node.name not in self.victims]
 
-        async def ask() -> list[str]:
+        async def probe_bystanders() -> list[str]:
             probes = await asyncio.gather(*(probe_node(node) for node in bystanders))
             return [probe.target for probe in probes if probe.answer is not ProbeResult.OK]
 
-        return asyncio.run(ask())
+        return asyncio.run(probe_bystanders())

@@ -22,22 +22,22 @@ Announce = Callable[[Sequence[str]], None]
 log = logging.getLogger(__name__)
 
 
-def _nothing() -> None:
+def _accept() -> None:
     return None
 
 
-def _nobody(names: Sequence[str]) -> None:
+def _announce_to_nobody(names: Sequence[str]) -> None:
     return None
 
 
 @contextmanager
-def in_force(
+def fault_in_force(
     context: Context,
     kind: str,
     names: Sequence[str],
     *,
     longest_s: float = LONGEST_S,
-    announce: Announce = _nobody,
+    announce: Announce = _announce_to_nobody,
 ) -> Iterator[None]:
     """Inject a fault into these nodes; it is undone when the block ends, or by the janitor after ``longest_s``.
 
@@ -55,10 +55,10 @@ def in_force(
             janitor.forget_fault(context.settings, record)
         else:
             announce(names)
-            _take_back(context, record)
+            _undo_fault(context, record)
 
 
-def _take_back(context: Context, record: janitor.FaultRecord) -> None:
+def _undo_fault(context: Context, record: janitor.FaultRecord) -> None:
     fault = FAULTS[record.kind]
     try:
         if fault.take_back is not None:
@@ -71,9 +71,9 @@ def _take_back(context: Context, record: janitor.FaultRecord) -> None:
 
 def hold_fault(
     seconds: float,
-    check: Check = _nothing,
+    check: Check = _accept,
     *,
-    again: Check = _nothing,
+    again: Check = _accept,
     every_s: float | None = None,
 ) -> None:
     """Wait for ``seconds`` and call ``check`` repeatedly; an error of ``check`` ends the wait.

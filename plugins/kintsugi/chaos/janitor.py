@@ -57,13 +57,13 @@ class FaultRecord:
         return "its time is over" if now > self.ends_at else None
 
 
-def directory(settings: Settings) -> Path:
+def record_directory(settings: Settings) -> Path:
     """The directory of the records of one installation."""
     return settings.control / "chaos"
 
 
-def _path(settings: Settings, record: FaultRecord) -> Path:
-    return directory(settings) / f"{record.id}{_ENDING}"
+def _record_path(settings: Settings, record: FaultRecord) -> Path:
+    return record_directory(settings) / f"{record.id}{_ENDING}"
 
 
 def register_fault(settings: Settings, kind: str, nodes: tuple[str, ...], longest_s: float) -> FaultRecord:
@@ -76,31 +76,31 @@ def register_fault(settings: Settings, kind: str, nodes: tuple[str, ...], longes
         owner_started=start_time(os.getpid()),
         ends_at=time.time() + longest_s,
     )
-    directory(settings).mkdir(parents=True, exist_ok=True)
-    path = _path(settings, record)
+    record_directory(settings).mkdir(parents=True, exist_ok=True)
+    path = _record_path(settings, record)
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(asdict(record)))
     fresh.replace(path)
-    start()
+    start_janitor()
     return record
 
 
 def forget_fault(settings: Settings, record: FaultRecord) -> None:
     """Remove the record of a fault that was undone."""
-    _path(settings, record).unlink(missing_ok=True)
+    _record_path(settings, record).unlink(missing_ok=True)
 
 
-def records(settings: Settings) -> list[FaultRecord]:
+def fault_records(settings: Settings) -> list[FaultRecord]:
     """Every fault that may be active; an unreadable record is skipped and logged."""
-    found = []
-    for path in sorted(directory(settings).glob(f"*{_ENDING}")):
+    records = []
+    for path in sorted(record_directory(settings).glob(f"*{_ENDING}")):
         with suppress(FileNotFoundError):
             try:
                 document = json.loads(path.read_text())
-                found.append(FaultRecord(**{**document, "nodes": tuple(document["nodes"])}))
+                records.append(FaultRecord(**{**document, "nodes": tuple(document["nodes"])}))
             except (ValueError, TypeError, KeyError) as error:
                 log.warning("%s can't be read: %r", path, error)
-    return found
+    return records
 
 
 def sweep_overdue(context: Context, *, everything: bool = False) -> list[FaultRecord]:
@@ -109,7 +109,7 @@ def sweep_overdue(context: Context, *, everything: bool = False) -> list[FaultRe
     Never raises: a fault that can't be undone now keeps its record for the next time.
     """
     done = []
-    for record in records(context.settings):
+    for record in fault_records(context.settings):
         why = "all faults are undone" if everything else record.overdue(time.time())
         if why is None:
             continue
@@ -126,7 +126,7 @@ def sweep_overdue(context: Context, *, everything: bool = False) -> list[FaultRe
     return done
 
 
-def start() -> None:
+def start_janitor() -> None:
     """Start a janitor that outlives this process and is not part of the control plane."""
     left_out = (
         MARKER,
@@ -145,9 +145,9 @@ def start() -> None:
 
 def run_janitor(settings: Settings, context: Context) -> int:
     """Undo overdue faults until there are no records; one janitor per installation at a time."""
-    with suppress(FileNotFoundError), (directory(settings) / "janitor.lock").open("w") as lock:
+    with suppress(FileNotFoundError), (record_directory(settings) / "janitor.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        while records(settings):
+        while fault_records(settings):
             sweep_overdue(context)
             time.sleep(LOOK_EVERY_S)
     return 0

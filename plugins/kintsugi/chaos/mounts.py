@@ -81,7 +81,7 @@ def fill_control_plane(settings: Settings) -> None:
     try:
         for directory in scratch_directories(settings):
             target = directory.resolve()
-            done = _shell(_FILL, [str(target), str(target.with_name(f".{target.name}-full"))])
+            done = _run_shell(_FILL, [str(target), str(target.with_name(f".{target.name}-full"))])
             if done.returncode:
                 raise StepFailed(f"{directory} can't be filled: {done.stderr.strip()}")
     except StepFailed:
@@ -96,7 +96,7 @@ def free_control_plane(settings: Settings) -> bool:
         target = directory.resolve()
         full = target.with_name(f".{target.name}-full")
         for path in (target, full):
-            done = _shell(_REMOUNT, [str(path)])
+            done = _run_shell(_REMOUNT, [str(path)])
             if done.returncode:
                 raise StepFailed(f"{path} can't be unmounted: {done.stderr.strip()}")
             freed = freed or "mounted" in done.stdout
@@ -105,7 +105,7 @@ def free_control_plane(settings: Settings) -> bool:
     return freed
 
 
-def _shell(script: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def _run_shell(script: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", "-c", script, "sh", *arguments],
         stdin=subprocess.DEVNULL,

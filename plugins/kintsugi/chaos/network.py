@@ -61,7 +61,7 @@ def queue_of(node: str) -> int:
     return 20_000 + crc32(node.encode()) % 40_000
 
 
-def ruleset(fault: NetworkFault, node: Node, ends_at: datetime) -> str:
+def iptables_rules(fault: NetworkFault, node: Node, ends_at: datetime) -> str:
     """The input of ``iptables-restore --noflush`` that makes this fault until ``ends_at`` (UTC).
 
     Raises StepFailed for an address outside of 127.0.0.0/8: the rules must never affect other traffic.
@@ -70,11 +70,11 @@ def ruleset(fault: NetworkFault, node: Node, ends_at: datetime) -> str:
         raise StepFailed(f"{node.name}: {node.address} is not a loopback address, so no rule is made for it")
     chain, until = chain_of(node.name), f"{ends_at:%Y-%m-%dT%H:%M:%S}"
     bounded = ("-m", "time", "--datestop", until)
-    rules = [" ".join(("-A", chain, *rule.match, *bounded, *rule.target)) for rule in _rules(fault, node)]
+    rules = [" ".join(("-A", chain, *rule.match, *bounded, *rule.target)) for rule in _rules_of(fault, node)]
     return "\n".join(["*filter", f":{chain} - [0:0]", *rules, f"-A INPUT -i lo -j {chain}", "COMMIT", ""])
 
 
-def _rules(fault: NetworkFault, node: Node) -> list[_Rule]:
+def _rules_of(fault: NetworkFault, node: Node) -> list[_Rule]:
     ports = f"{PORTS[node.role]},{node.ssh_port}"
     to, from_ = ("-d", node.address), ("-s", node.address)
     new = (*to, "-p", "tcp", "-m", "multiport", "--dports", ports, "-m", "tcp", "--syn")
@@ -91,33 +91,33 @@ def _rules(fault: NetworkFault, node: Node) -> list[_Rule]:
     return [_Rule(to, queue)]
 
 
-def impose(fault: NetworkFault, node: Node, ends_at: datetime) -> None:
+def impose_fault(fault: NetworkFault, node: Node, ends_at: datetime) -> None:
     """Make the fault until ``ends_at`` (UTC); it replaces another network fault of the node. Raises StepFailed."""
-    restore(node.name)
-    _iptables("iptables-restore", ["--noflush"], ruleset(fault, node, ends_at))
+    remove_fault(node.name)
+    _run_iptables("iptables-restore", ["--noflush"], iptables_rules(fault, node, ends_at))
 
 
-def restore(node: str) -> bool:
+def remove_fault(node: str) -> bool:
     """Remove every rule of the node's chain, and the chain; False when there was none. Raises StepFailed."""
     chain = chain_of(node)
     present = [line.split() for line in _list_rules()]
     jumps = [words for words in present if words[:2] == ["-A", "INPUT"] and words[-2:] == ["-j", chain]]
     for jump in jumps:
-        _iptables("iptables", ["-D", *jump[1:]])
+        _run_iptables("iptables", ["-D", *jump[1:]])
     if ["-N", chain] not in present:
         return bool(jumps)
-    _iptables("iptables", ["-F", chain])
-    _iptables("iptables", ["-X", chain])
+    _run_iptables("iptables", ["-F", chain])
+    _run_iptables("iptables", ["-X", chain])
     return True
 
 
-def active(fleet: Fleet) -> list[str]:
+def nodes_with_fault(fleet: Fleet) -> list[str]:
     """The nodes of the fleet with a chain of a network fault."""
     chains = {words[1] for line in _list_rules() if (words := line.split())[:1] == ["-N"]}
     return [name for name in fleet.nodes if chain_of(name) in chains]
 
 
-def unavailable(environment: str) -> str | None:
+def reason_unavailable(environment: str) -> str | None:
     """Why no network fault can be made here; None when it can."""
     if environment != "local":
         return f"network faults exist only in the environment local, not in {environment}"
@@ -138,19 +138,19 @@ def _refused_by_the_kernel() -> str | None:
     reject = f"-A {trial} -p tcp -m multiport --dports 9 -m tcp --syn -j REJECT --reject-with tcp-reset"
     text = f"*filter\n:{trial} - [0:0]\n-A {trial} {rule}\n{reject}\nCOMMIT\n"
     try:
-        _iptables("iptables-restore", ["--noflush"], text)
-        _iptables("iptables", ["-F", trial])
-        _iptables("iptables", ["-X", trial])
+        _run_iptables("iptables-restore", ["--noflush"], text)
+        _run_iptables("iptables", ["-F", trial])
+        _run_iptables("iptables", ["-X", trial])
     except StepFailed as failure:
         return str(failure)
     return None
 
 
 def _list_rules() -> list[str]:
-    return [line for line in _iptables("iptables", ["-S"]).splitlines() if line]
+    return [line for line in _run_iptables("iptables", ["-S"]).splitlines() if line]
 
 
-def _iptables(program: str, arguments: Sequence[str], text: str = "") -> str:
+def _run_iptables(program: str, arguments: Sequence[str], text: str = "") -> str:
     environment: Mapping[str, str] = {**os.environ, "PATH": _PATH}
     try:
         done = subprocess.run(
@@ -165,6 +165,8 @@ def _iptables(program: str, arguments: Sequence[str], text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StepFailed(f"{program} can't be run: {error}") from error
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise StepFailed(f"{program} {' '.join(arguments)}: {said[0] if said else done.returncode}")
+        error_lines = done.stderr.strip().splitlines()
+        raise StepFailed(
+            f"{program} {' '.join(arguments)}: {error_lines[0] if error_lines else done.returncode}"
+        )
     return done.stdout

@@ -32,17 +32,17 @@ _BUFFER = 1 << 20
 _ERROR = 2
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def _encode_attribute(kind: int, value: bytes) -> bytes:
     length = 4 + len(value)
     return struct.pack("=HH", length, kind) + value + bytes(-length % 4)
 
 
-def _message(kind: int, queue: int, attributes: bytes, flags: int = _REQUEST) -> bytes:
+def _encode_message(kind: int, queue: int, attributes: bytes, flags: int = _REQUEST) -> bytes:
     body = struct.pack(">BBH", socket.AF_UNSPEC, 0, queue) + attributes
     return struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _decode_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Kind and body of each netlink message of a datagram."""
     while len(data) >= 16:
         length, kind = struct.unpack_from("=IH", data)
@@ -61,38 +61,38 @@ def _packet_id(body: bytes) -> int | None:
     return None
 
 
-def bind(queue: int) -> socket.socket:
+def bind_queue(queue: int) -> socket.socket:
     """Become the reader of ``queue``; raises OSError, for example when another process reads it."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
     netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * _BUFFER)
     netlink.bind((0, 0))
-    command = _attribute(_CFG_COMMAND, struct.pack(">BBH", _BIND, 0, socket.AF_INET))
-    parameters = _attribute(_CFG_PARAMETERS, struct.pack(">IB", 0, _COPY_META))
-    length = _attribute(_CFG_MAXIMUM, struct.pack(">I", _QUEUE_LENGTH))
+    command = _encode_attribute(_CFG_COMMAND, struct.pack(">BBH", _BIND, 0, socket.AF_INET))
+    parameters = _encode_attribute(_CFG_PARAMETERS, struct.pack(">IB", 0, _COPY_META))
+    length = _encode_attribute(_CFG_MAXIMUM, struct.pack(">I", _QUEUE_LENGTH))
     flags = struct.pack(">I", _FAIL_OPEN | _GSO)
-    options = _attribute(_CFG_MASK, flags) + _attribute(_CFG_FLAGS, flags)
+    options = _encode_attribute(_CFG_MASK, flags) + _encode_attribute(_CFG_FLAGS, flags)
     for attributes in (command, parameters + length + options):
-        netlink.send(_message(_CONFIG, queue, attributes, _REQUEST | _ACK))
-        for kind, body in _messages(netlink.recv(_BUFFER)):
+        netlink.send(_encode_message(_CONFIG, queue, attributes, _REQUEST | _ACK))
+        for kind, body in _decode_messages(netlink.recv(_BUFFER)):
             if kind == _ERROR and (code := struct.unpack_from("=i", body)[0]):
                 netlink.close()
                 raise OSError(-code, f"queue {queue}: {os.strerror(-code)}")
     return netlink
 
 
-def accept(netlink: socket.socket, queue: int, packet: int) -> None:
+def accept_packet(netlink: socket.socket, queue: int, packet: int) -> None:
     """Let one packet pass."""
-    verdict = _attribute(_VERDICT_HEADER, struct.pack(">II", _NF_ACCEPT, packet))
-    netlink.send(_message(_VERDICT, queue, verdict))
+    verdict = _encode_attribute(_VERDICT_HEADER, struct.pack(">II", _NF_ACCEPT, packet))
+    netlink.send(_encode_message(_VERDICT, queue, verdict))
 
 
-def delay(netlink: socket.socket, queue: int, delay_s: float, until: float) -> int:
+def delay_packets(netlink: socket.socket, queue: int, delay_s: float, until: float) -> int:
     """Hold each packet for ``delay_s`` until the monotonic time ``until``; returns how many there were."""
     waiting: deque[tuple[float, int]] = deque()
-    held = 0
+    count = 0
     while (now := time.monotonic()) < until:
         while waiting and waiting[0][0] <= now:
-            accept(netlink, queue, waiting.popleft()[1])
+            accept_packet(netlink, queue, waiting.popleft()[1])
         next_s = min(waiting[0][0] if waiting else until, until) - now
         if not select.select([netlink], [], [], max(0.0, next_s))[0]:
             continue
@@ -101,21 +101,21 @@ def delay(netlink: socket.socket, queue: int, delay_s: float, until: float) -> i
         except OSError:  # ENOBUFS: the kernel let some packets pass, as FAIL_OPEN says
             continue
         arrived = time.monotonic()
-        for kind, body in _messages(data):
+        for kind, body in _decode_messages(data):
             if kind == _PACKET and (packet := _packet_id(body)) is not None:
                 waiting.append((arrived + delay_s, packet))
-                held += 1
+                count += 1
     for _, packet in waiting:
-        accept(netlink, queue, packet)
-    return held
+        accept_packet(netlink, queue, packet)
+    return count
 
 
 def main(arguments: list[str]) -> int:
     """Delay the packets of one queue for a bounded time; prints ``ready`` when it reads the queue."""
     queue, delay_s, seconds = int(arguments[0]), float(arguments[1]), float(arguments[2])
-    netlink = bind(queue)
+    netlink = bind_queue(queue)
     print("ready", flush=True)
-    delay(netlink, queue, delay_s, time.monotonic() + seconds)
+    delay_packets(netlink, queue, delay_s, time.monotonic() + seconds)
     return 0
 
 

@@ -55,7 +55,7 @@ def end_processes(owner: str) -> int:
     hit: set[int] = set()
 
     def is_ours(pid: int) -> bool:
-        return _carries(pid, f"{MARK}={owner}".encode())
+        return _carries_mark(pid, f"{MARK}={owner}".encode())
 
     def none_left() -> bool:
         left = [
@@ -72,7 +72,7 @@ def end_processes(owner: str) -> int:
     return len(hit)
 
 
-def _carries(pid: int, mark: bytes) -> bool:
+def _carries_mark(pid: int, mark: bytes) -> bool:
     try:
         return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -86,7 +86,7 @@ def slow_disk_unavailable(settings: Settings) -> str | None:
     if not all(os.access(_THROTTLE / name, os.W_OK) for name in _LIMITS):
         return "this needs root and the control group blkio with throttling (cgroup v1)"
     try:
-        _device(settings)
+        _disk_device(settings)
     except StepFailed as failure:
         return str(failure)
     return None
@@ -94,12 +94,12 @@ def slow_disk_unavailable(settings: Settings) -> str | None:
 
 def slow_disk(settings: Settings, name: str, bytes_per_s: int = SLOW_DISK_BYTES_PER_S) -> None:
     """Limit the node's processes to so many bytes a second, written and read. Raises StepFailed."""
-    throttle(group_of(settings, name), _device(settings), members(settings, name), bytes_per_s)
+    limit_processes(group_of(settings, name), _disk_device(settings), members(settings, name), bytes_per_s)
 
 
-def normal_disk(settings: Settings, name: str) -> bool:
+def restore_disk_speed(settings: Settings, name: str) -> bool:
     """Remove the limit of the node's disk; False when there is none. Raises StepFailed."""
-    return unthrottle(group_of(settings, name))
+    return remove_limit(group_of(settings, name))
 
 
 def group_of(settings: Settings, name: str) -> Path:
@@ -108,25 +108,25 @@ def group_of(settings: Settings, name: str) -> Path:
     return _THROTTLE / f"{_GROUP}{owner}-{name}"
 
 
-def throttle(group: Path, device: str, pids: Iterable[int], bytes_per_s: int) -> None:
+def limit_processes(group: Path, device: str, pids: Iterable[int], bytes_per_s: int) -> None:
     """Move ``pids`` to ``group``, limited on ``device`` (``major:minor``); a process that has ended is left out."""
     try:
         group.mkdir(exist_ok=True)
         for limit in _LIMITS:
             (group / limit).write_text(f"{device} {bytes_per_s}")
-        _move(pids, group)
+        _move_processes(pids, group)
     except OSError as error:
         raise StepFailed(f"the control group {group} can't be used: {error.strerror}") from error
 
 
-def unthrottle(group: Path, seconds: float = 10.0) -> bool:
+def remove_limit(group: Path, seconds: float = 10.0) -> bool:
     """Move all processes of ``group`` back to the root group and remove it; False when there is no such group."""
     if not group.exists():
         return False
     until = time.monotonic() + seconds
     while True:
         # A process may fork while the list is read, so repeat until the group can be removed.
-        _move([int(pid) for pid in (group / "cgroup.procs").read_text().split()], group.parent)
+        _move_processes([int(pid) for pid in (group / "cgroup.procs").read_text().split()], group.parent)
         try:
             group.rmdir()
         except FileNotFoundError:
@@ -139,7 +139,7 @@ def unthrottle(group: Path, seconds: float = 10.0) -> bool:
             return True
 
 
-def _move(pids: Iterable[int], group: Path) -> None:
+def _move_processes(pids: Iterable[int], group: Path) -> None:
     for pid in pids:
         try:
             (group / "cgroup.procs").write_text(str(pid))
@@ -147,7 +147,7 @@ def _move(pids: Iterable[int], group: Path) -> None:
             continue
 
 
-def _device(settings: Settings) -> str:
+def _disk_device(settings: Settings) -> str:
     """``major:minor`` of the disk with the volumes; raises StepFailed when no single disk can be limited."""
     place = next(path for path in (settings.state, *settings.state.parents) if path.exists())
     number = place.stat().st_dev

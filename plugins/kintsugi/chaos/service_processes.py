@@ -47,8 +47,8 @@ def init_process(settings: Settings, name: str) -> ProcessIdentity | None:
 def service_process(settings: Settings, node: Node) -> ProcessIdentity | None:
     """The process of the node's service, a child of its init; None when there is none now."""
     init = init_process(settings, node.name)
-    for pid in () if init is None else _children(init.pid):
-        if MAIN_CLASS[node.role] in _arguments(pid) and (started := start_time(pid)) is not None:
+    for pid in () if init is None else _child_processes(init.pid):
+        if MAIN_CLASS[node.role] in _command_line(pid) and (started := start_time(pid)) is not None:
             return ProcessIdentity(pid, started)
     return None
 
@@ -58,10 +58,10 @@ def stop_services(settings: Settings, nodes: Iterable[Node]) -> dict[str, Proces
 
     Raises StepFailed, with nothing stopped, when a node has no service process.
     """
-    found = {node.name: service_process(settings, node) for node in nodes}
-    if missing := [name for name, process in found.items() if process is None]:
+    processes = {node.name: service_process(settings, node) for node in nodes}
+    if missing := [name for name, process in processes.items() if process is None]:
         raise StepFailed(f"no service process runs on {', '.join(missing)}; it can't be stopped")
-    stopped = {name: process for name, process in found.items() if process is not None}
+    stopped = {name: process for name, process in processes.items() if process is not None}
     for process in stopped.values():
         signal_process(process.pid, signal.SIGSTOP, process.started)
     return stopped
@@ -82,7 +82,7 @@ def kill_service(settings: Settings, node: Node) -> ProcessIdentity | None:
     return process
 
 
-def _children(pid: int) -> list[int]:
+def _child_processes(pid: int) -> list[int]:
     """The processes that ``pid`` started or adopted; needs CONFIG_PROC_CHILDREN, which distributions set."""
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -90,7 +90,7 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _arguments(pid: int) -> list[bytes]:
+def _command_line(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -32,10 +32,10 @@ def resume_chaos(store: Store) -> None:
     store.set_desired(CHAOS, {"stopped": False})
 
 
-def stopped(store: Store) -> str | None:
+def stop_reason(store: Store) -> str | None:
     """Who stopped chaos and why, as a sentence; None while it is allowed."""
-    found = store.desired(CHAOS)
-    value = found.value if found is not None and isinstance(found.value, dict) else {}
+    setting = store.desired(CHAOS)
+    value = setting.value if setting is not None and isinstance(setting.value, dict) else {}
     if not value.get("stopped"):
         return None
     return (
@@ -46,5 +46,5 @@ def stopped(store: Store) -> str | None:
 
 def check_not_stopped(store: Store) -> None:
     """Raise ChaosStopped while a person has stopped chaos."""
-    if (why := stopped(store)) is not None:
+    if (why := stop_reason(store)) is not None:
         raise ChaosStopped(why)

@@ -14,20 +14,20 @@ from kintsugi.core.errors import GuardRefused
 from kintsugi.core.fleet import Node
 
 
-def pick(seed: int, nodes: Iterable[Node], recent: Collection[str] = ()) -> Node:
+def pick_victims(seed: int, nodes: Iterable[Node], recent: Collection[str] = ()) -> Node:
     """The node that ``seed`` picks, if possible not one whose name is in ``recent``.
 
     When all were hit recently, all are candidates again. Raises GuardRefused when there is no node.
     """
-    ranked = order(seed, nodes)
+    ranked = shuffle_nodes(seed, nodes)
     if not ranked:
         raise GuardRefused("there is no node that chaos may break; check the filter and the protected nodes")
     return next((node for node in ranked if node.name not in recent), ranked[0])
 
 
-def order(seed: int, nodes: Iterable[Node]) -> list[Node]:
+def shuffle_nodes(seed: int, nodes: Iterable[Node]) -> list[Node]:
     """All nodes, shuffled by ``seed``: the order of a round that breaks each node once."""
-    return sorted(nodes, key=lambda node: (_rank(seed, node.name), node.name))
+    return sorted(nodes, key=lambda node: (_rank_of(seed, node.name), node.name))
 
 
 def seed_of(text: str) -> int:
@@ -35,5 +35,5 @@ def seed_of(text: str) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:8]) >> 1
 
 
-def _rank(seed: int, name: str) -> bytes:
+def _rank_of(seed: int, name: str) -> bytes:
     return sha256(f"{seed}/{name}".encode()).digest()

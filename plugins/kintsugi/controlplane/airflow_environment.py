@@ -23,7 +23,7 @@ from kintsugi.core.settings import inherited as passed_on
 from kintsugi.core.user_connections import user_connections
 from kintsugi.infra.supervisord import write_private
 from kintsugi.telemetry.backend import CONNECTION as OTLP
-from kintsugi.telemetry.backend import backend
+from kintsugi.telemetry.backend import load_backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,7 +97,7 @@ def connection_environment(settings: Settings) -> dict[str, str]:
 
 def telemetry_environment(own: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """Airflow's own metrics and traces, switched on where the connection ``kintsugi_otlp`` says where to send them."""
-    target = backend(own.get(OTLP)) if OTLP in own else None
+    target = load_backend(own.get(OTLP)) if OTLP in own else None
     if target is None:
         return {}
     return {

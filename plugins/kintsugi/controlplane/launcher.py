@@ -10,6 +10,7 @@
   after a restart of the machine that used up all the retries of an interrupted repair.
 * What lies on the way of a recovery goes before everything else on the machine; a task that doesn't steps back to
   the rest when it begins (`task_priority`).
+* What reads our database finds its tables, also when the code is newer than the last `make up` (`update_tables`).
 * Its workers and their tasks die with it. Forked from it, they hold its connection to Postgres too: when it was killed
   in the middle of a transaction, its locks outlived it, and the next scheduler scheduled nothing, for good.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -27,8 +29,11 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from kintsugi.controlplane import scheduler_patches
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.process_priority import IN_A_WORKER, go_on_first, raise_priority
 from kintsugi.core.processes import wait_until
+from kintsugi.core.settings import load_settings
+from kintsugi.db.database import Database
 
 PRELOADED = (
     "airflow.sdk.execution_time.supervisor",
@@ -76,6 +81,8 @@ ON_THE_WAY = ("api-server", "scheduler", "triggerer")
 API_WAIT_S = 180.0
 PR_SET_PDEATHSIG = 1
 
+log = logging.getLogger(__name__)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -89,6 +96,14 @@ def await_api(url: str, seconds: float = API_WAIT_S) -> bool:
             return client.connect_ex((parts.hostname, parts.port or 80)) == 0
 
     return wait_until(listens, seconds, pause=0.2)
+
+
+def update_tables() -> None:
+    """Apply our database's migrations; Airflow starts also without them, and what needs a missing table names it."""
+    try:
+        Database(store_dsn(load_settings())).migrate()
+    except Exception as error:  # noqa: BLE001 - recovery starts whatever is wrong with the tables
+        log.warning("the tables of the database were not updated: %s", error)
 
 
 def begin_forks_with(*generations: Callable[[], None]) -> None:
@@ -128,6 +143,7 @@ def main() -> None:
     gc.set_threshold(50_000, 25, 25)
     if sys.argv[1:2] and sys.argv[1] in ON_THE_WAY:
         raise_priority()
+        update_tables()
     from airflow.__main__ import main as airflow_main
 
     if "scheduler" in sys.argv[1:2]:

@@ -1,4 +1,4 @@
-"""The ids of DAGs that other code uses; `fleet.watch_of` returns those of the watches."""
+"""The ids of DAGs that other code uses; `fleet.watch_dag_id` returns those of the watches."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 WATCH = "watch_"  # the ids of the watch DAGs begin with this
 
 
-def watch_of(target: str) -> str:
+def watch_dag_id(target: str) -> str:
     """Return the id of the DAG that watches a node, or ``flow`` (the stream)."""
     return WATCH + target
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-MIGRATION = 0x4B494E54  # "KINT": the tables of the store
+MIGRATION = 0x4B494E54  # "KINT": one process at a time applies migrations
 ATTEMPT = 0x4B494E55  # one attempt begins at a time, so that the guards count right
-OUTBOX_TABLES = 0x4B494E56
-HEARTBEAT_TABLES = 0x4B494E57
-FLOW_SAMPLE_TABLES = 0x4B494E58
-STREAM_RECORD = 0x4B494E5A  # its tables, and the losses that are recorded
-SENT_OFFSET_TABLES = 0x4B494E5B
+STREAM_LOSS = 0x4B494E5A  # one process at a time records losses of the stream
 KILL = 0x4B494E60  # one kill in the fleet at a time
-INGEST_LEDGER_TABLES = 0x6B696E74  # "kint"

@@ -6,16 +6,16 @@ A list of incidents shows their phases and not their texts, so only the times an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kintsugi.core.fleet import Role
-from kintsugi.core.incident import Incident, JournalEntry, Outcome
-from kintsugi.db.database import Database, one
+from kintsugi.core.incident import Incident, Outcome
+from kintsugi.db.database import Database, fetch_as, fetch_row
 from kintsugi.db.flags import Maintenance
-from kintsugi.db.replica_repairs import ReplicaRepair, compared
+from kintsugi.db.incident_rows import load_incidents, to_incident
+from kintsugi.db.replica_repairs import ReplicaRepair, read_replica_repairs
 
 if TYPE_CHECKING:
     from kintsugi.db.database import Rows
@@ -45,10 +45,11 @@ class FleetSummary:
 
     ``open``: open incidents with their whole journals, oldest first. ``newest``: the newest incident of each
     node, by node name. ``pending``: nodes with a pending data repair, with the time since when.
-    ``compared``: the data repairs of Cassandra's nodes, by node name.
+    ``replica_repairs``: the data repairs of Cassandra's nodes, by node name.
     ``installed_at``: when the database was created, UTC.
     ``last_trouble``: when the last incident of a real failure ended; None if there was none.
-    ``recent``: the newest incidents, with journals as `Listing.page` loads them. ``faults``: the newest first.
+    ``recent``: the newest incidents, with journals as `Listing.list_incidents` loads them.
+    ``faults``: the newest first.
     ``incidents``: how many are recorded.
     """
 
@@ -57,7 +58,7 @@ class FleetSummary:
     recent: tuple[Incident, ...]
     maintenance: tuple[Maintenance, ...]
     pending: Mapping[str, datetime]
-    compared: Mapping[str, ReplicaRepair]
+    replica_repairs: Mapping[str, ReplicaRepair]
     installed_at: datetime
     last_trouble: datetime | None
     faults: tuple[Experiment, ...]
@@ -67,7 +68,7 @@ class FleetSummary:
 class Listing(Database):
     """Reads only; every method is one transaction and raises StoreUnavailable."""
 
-    def glance(self) -> FleetSummary:
+    def read_summary(self) -> FleetSummary:
         """Return all data of the first screen."""
         with self.transaction() as connection:
             rows = connection.execute(
@@ -76,33 +77,34 @@ class Listing(Database):
             newest = connection.execute(
                 "SELECT DISTINCT ON (node) * FROM incident ORDER BY node, opened_at DESC"
             ).fetchall()
-            flags = connection.execute(
+            flags = fetch_as(
+                connection,
+                Maintenance,
                 'SELECT scope, reason, "user", since, until FROM maintenance'
-                " WHERE until IS NULL OR until > clock_timestamp() ORDER BY scope"
-            ).fetchall()
+                " WHERE until IS NULL OR until > clock_timestamp() ORDER BY scope",
+            )
             pending = connection.execute("SELECT node, since FROM pending_repair ORDER BY since").fetchall()
-            totals = one(
+            totals = fetch_row(
                 connection.execute(
                     "SELECT count(*) AS n, max(closed_at) FILTER (WHERE outcome = ANY(%s)) AS last FROM incident",
                     (list(_REPAIRED),),
-                ).fetchone()
+                )
             )
+            created = fetch_row(connection.execute("SELECT min(applied_at) AS at FROM kintsugi_schema"))
             return FleetSummary(
-                open=tuple(_incidents(connection, rows, whole=True)),
-                newest={row["node"]: _incident(row, ()) for row in newest},
-                recent=tuple(_page(connection, _RECENT)),
-                maintenance=tuple(Maintenance(**flag) for flag in flags),
+                open=tuple(load_incidents(connection, rows)),
+                newest={row["node"]: to_incident(row) for row in newest},
+                recent=tuple(_list_incidents(connection, _RECENT)),
+                maintenance=tuple(flags),
                 pending={row["node"]: row["since"] for row in pending},
-                compared=compared(connection),
-                installed_at=one(
-                    connection.execute("SELECT min(applied_at) AS at FROM kintsugi_schema").fetchone()
-                )["at"],
+                replica_repairs=read_replica_repairs(connection),
+                installed_at=created["at"],
                 last_trouble=totals["last"],
-                faults=tuple(_faults(connection)),
+                faults=tuple(_read_experiments(connection)),
                 incidents=totals["n"],
             )
 
-    def page(
+    def list_incidents(
         self,
         limit: int = 25,
         *,
@@ -116,10 +118,10 @@ class Listing(Database):
         shift the pages. ``outcome``: a value of Outcome, or ``open``.
         """
         with self.transaction() as connection:
-            return _page(connection, limit, before, node, outcome)
+            return _list_incidents(connection, limit, before, node, outcome)
 
 
-def _page(
+def _list_incidents(
     connection: Rows,
     limit: int,
     before: tuple[datetime, str] | None = None,
@@ -134,10 +136,10 @@ def _page(
         " ORDER BY opened_at DESC, id DESC LIMIT %(limit)s",
         {"node": node, "outcome": outcome, "at": at, "identity": identity, "limit": limit},
     ).fetchall()
-    return _incidents(connection, rows, whole=False)
+    return load_incidents(connection, rows, phases_only=True)
 
 
-def _faults(connection: Rows) -> Iterable[Experiment]:
+def _read_experiments(connection: Rows) -> Iterable[Experiment]:
     for row in connection.execute(
         "SELECT f.node, f.kind, f.mode, f.run, f.t0, i.id AS incident, i.outcome, i.redundant_at"
         " FROM fault f LEFT JOIN incident i ON i.node = f.node AND i.t0 = f.t0"
@@ -145,35 +147,3 @@ def _faults(connection: Rows) -> Iterable[Experiment]:
         (_FAULTS,),
     ):
         yield Experiment(**{**row, "outcome": row["outcome"] and Outcome(row["outcome"])})
-
-
-def _incidents(connection: Rows, rows: Sequence[Mapping[str, Any]], *, whole: bool) -> list[Incident]:
-    journals: dict[str, list[JournalEntry]] = {row["id"]: [] for row in rows}
-    if whole:
-        found = connection.execute(
-            "SELECT incident_id, at, step, message, data FROM incident_entry"
-            " WHERE incident_id = ANY(%s) ORDER BY seq",
-            (list(journals),),
-        )
-    else:
-        found = connection.execute(
-            "SELECT incident_id, at, step, '' AS message, jsonb_strip_nulls(jsonb_build_object("
-            "'seconds', data->'seconds', 'action', data->'action',"
-            "'key', data->'key', 'attempt', data->'attempt')) AS data FROM incident_entry"
-            " WHERE incident_id = ANY(%s) ORDER BY seq",
-            (list(journals),),
-        )
-    for entry in found:
-        journals[entry.pop("incident_id")].append(JournalEntry(**entry))
-    return [_incident(row, journals[row["id"]]) for row in rows]
-
-
-def _incident(row: Mapping[str, Any], entries: Sequence[JournalEntry]) -> Incident:
-    return Incident(
-        **{
-            **row,
-            "role": Role(row["role"]),
-            "outcome": row["outcome"] and Outcome(row["outcome"]),
-            "entries": tuple(entries),
-        }
-    )

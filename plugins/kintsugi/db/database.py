@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, LiteralString, ParamSpec, TypeVar
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.db import advisory_locks
-from kintsugi.db.migrations import MIGRATIONS
-from kintsugi.db.patience import PROCESS, Patience, connect
+from kintsugi.db.migrations import apply_migrations
+from kintsugi.db.patience import PROCESS, Patience, open_connection
 
 if TYPE_CHECKING:
-    from psycopg import Connection
+    from psycopg import Connection, Cursor
+    from psycopg.abc import Params
 
     Rows = Connection[dict[str, Any]]
 
@@ -62,47 +62,44 @@ class Database:
 
         connection: Rows | None = None
         try:
-            with connect(
+            with open_connection(
                 self._dsn, self.patience, application_name="kintsugi", options=_OPTIONS, row_factory=dict_row
             ) as connection:
                 yield connection
         except psycopg.OperationalError as error:
             # libpq's message shows host and port, never the password.
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise StoreUnavailable(
-                f"the database can't be used: {said}. "
+                f"the database can't be used: {reason}. "
                 "Is Postgres of the control plane running? See `make status`",
                 connection_lost=connection is not None and connection.broken,
             ) from error
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            raise StoreUnavailable(
+                f"the tables of the database are older than this code: {error.diag.message_primary}. "
+                "Run `make up`, which updates them"
+            ) from error
 
     def migrate(self) -> None:
-        """Create or update the tables; does nothing if they are current. Several processes may call it at once."""
+        """Create or update all tables; does nothing if they are current. Several processes may call it at once."""
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_locks.MIGRATION,))
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS kintsugi_schema ("
-                "version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-            )
-            applied = {row["version"] for row in connection.execute("SELECT version FROM kintsugi_schema")}
-            for version, statements in enumerate(MIGRATIONS, start=1):
-                if version not in applied:
-                    connection.execute(statements)
-                    connection.execute("INSERT INTO kintsugi_schema (version) VALUES (%s)", (version,))
+            apply_migrations(connection)
 
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
-Asked = TypeVar("Asked", bound=Database)
+AnyDatabase = TypeVar("AnyDatabase", bound=Database)
+Row = TypeVar("Row")
 LOST_TRIES = 3
 
 
-def asked_again(
-    method: Callable[Concatenate[Asked, Arguments], Answer],
-) -> Callable[Concatenate[Asked, Arguments], Answer]:
+def retry_if_lost(
+    method: Callable[Concatenate[AnyDatabase, Arguments], Answer],
+) -> Callable[Concatenate[AnyDatabase, Arguments], Answer]:
     """Repeat the call if the connection was lost during it: for methods that read, or that may be repeated."""
 
     @functools.wraps(method)
-    def asked(self: Asked, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+    def retried(self: AnyDatabase, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
         for _ in range(LOST_TRIES - 1):
             try:
                 return method(self, *args, **kwargs)
@@ -111,10 +108,20 @@ def asked_again(
                     raise
         return method(self, *args, **kwargs)
 
-    return asked
+    return retried
 
 
-def one(row: dict[str, Any] | None) -> dict[str, Any]:
+def fetch_row(cursor: Cursor[dict[str, Any]]) -> dict[str, Any]:
     """Return the row of a statement that always returns one."""
+    row = cursor.fetchone()
     assert row is not None
     return row
+
+
+def fetch_as(
+    connection: Connection[Any], kind: type[Row], query: LiteralString, values: Params | None = None
+) -> list[Row]:
+    """Return the rows of a query as instances of the class ``kind``, whose fields are named like the columns."""
+    from psycopg.rows import class_row
+
+    return connection.cursor(row_factory=class_row(kind)).execute(query, values).fetchall()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from kintsugi.core.errors import GuardRefused
-from kintsugi.db.database import Database, asked_again, one
+from kintsugi.db.database import Database, fetch_as, fetch_row, retry_if_lost
 
 FLEET = "*"
 """The scope of a maintenance flag that covers every node."""
@@ -52,7 +52,7 @@ class Desired:
 class Flags(Database):
     """Injected faults, maintenance flags and desired states, one row each."""
 
-    @asked_again
+    @retry_if_lost
     def record_fault(self, node: str, *, kind: str, t0: datetime, run: str, mode: str = "reset") -> None:
         """Record a fault before it is injected; the same fault of the same run is recorded once."""
         with self.transaction() as connection:
@@ -62,7 +62,7 @@ class Flags(Database):
                 (node, kind, mode, run, t0),
             )
 
-    @asked_again
+    @retry_if_lost
     def last_fault(
         self, node: str, before: datetime, *, after: datetime | None = None
     ) -> RecordedFault | None:
@@ -75,14 +75,16 @@ class Flags(Database):
             ).fetchone()
         return None if row is None else RecordedFault(**row)
 
-    @asked_again
+    @retry_if_lost
     def faults(self, limit: int = 100) -> list[RecordedFault]:
         """Return the newest faults, newest first."""
         with self.transaction() as connection:
-            rows = connection.execute(
-                "SELECT node, kind, mode, run, t0 FROM fault ORDER BY t0 DESC, id DESC LIMIT %s", (limit,)
-            ).fetchall()
-        return [RecordedFault(**row) for row in rows]
+            return fetch_as(
+                connection,
+                RecordedFault,
+                "SELECT node, kind, mode, run, t0 FROM fault ORDER BY t0 DESC, id DESC LIMIT %s",
+                (limit,),
+            )
 
     def set_maintenance(self, scope: str, *, reason: str, user: str, until: datetime | None = None) -> None:
         """Keep recovery away from a node, or from all nodes by ``*``; replaces only this user's own flag."""
@@ -101,14 +103,13 @@ class Flags(Database):
                 'DELETE FROM maintenance WHERE scope = %s AND "user" = coalesce(%s, "user")', (scope, user)
             )
 
-    @asked_again
+    @retry_if_lost
     def maintenance(self, node: str = FLEET) -> list[Maintenance]:
         """Return the current flags that cover ``node``: its own and the fleet's."""
         with self.transaction() as connection:
-            rows = connection.execute(MAINTENANCE_NOW, ([node, FLEET],)).fetchall()
-        return [Maintenance(**row) for row in rows]
+            return fetch_as(connection, Maintenance, MAINTENANCE_NOW, ([node, FLEET],))
 
-    @asked_again
+    @retry_if_lost
     def desired(self, key: str) -> Desired | None:
         """Return the desired state of ``key``; None if it was never set."""
         with self.transaction() as connection:
@@ -128,21 +129,23 @@ class Flags(Database):
             connection.execute(
                 "INSERT INTO desired VALUES (%s, 'null', 0) ON CONFLICT (key) DO NOTHING", (key,)
             )
-            found = one(
-                connection.execute("SELECT version FROM desired WHERE key = %s FOR UPDATE", (key,)).fetchone()
-            )["version"]
-            if expected is not None and expected != found:
+            row = fetch_row(
+                connection.execute("SELECT version FROM desired WHERE key = %s FOR UPDATE", (key,))
+            )
+            if expected is not None and expected != row["version"]:
                 raise GuardRefused(
-                    f"{key} was changed by another process (version {found}, not {expected}); read it again first"
+                    f"{key} was changed by another process (version {row['version']}, not {expected}); "
+                    "read it again first"
                 )
-            row = connection.execute(
+            return fetch_as(
+                connection,
+                Desired,
                 "UPDATE desired SET value = %s, version = version + 1 WHERE key = %s RETURNING *",
                 (Jsonb(value), key),
-            ).fetchone()
-        return Desired(**one(row))
+            )[0]
 
 
-MAINTENANCE_NOW = """
+MAINTENANCE_NOW: LiteralString = """
 SELECT scope, reason, "user", since, until FROM maintenance
 WHERE scope = ANY(%s) AND (until IS NULL OR until > clock_timestamp()) ORDER BY scope, since
 """

@@ -8,19 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kintsugi.db.advisory_locks import FLOW_SAMPLE_TABLES
-from kintsugi.db.database import Database
+from kintsugi.db.database import Database, fetch_as
 
 KEPT = timedelta(days=7)
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS flow_sample (
-    at         timestamptz PRIMARY KEY,
-    running    boolean,  -- null, here and below: nobody could tell
-    committed  bigint,
-    produced   bigint
-)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +35,10 @@ class FlowSample:
 
 
 class FlowSamples(Database):
-    """A week of samples; creates its table at first use. Methods raise StoreUnavailable."""
-
-    _has_table = False
-
-    def prepare(self) -> None:
-        """Create the table if it is missing; several processes may call it at once."""
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (FLOW_SAMPLE_TABLES,))
-            connection.execute(_TABLE)
-        self._has_table = True
-
-    def _need_table(self) -> None:
-        if not self._has_table:
-            self.prepare()
+    """A week of samples. Methods raise StoreUnavailable."""
 
     def add(self, sample: FlowSample) -> None:
         """Write a sample (once for each time) and delete samples that are older than a week."""
-        self._need_table()
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO flow_sample (at, running, committed, produced) VALUES (%s, %s, %s, %s)"
@@ -76,14 +52,14 @@ class FlowSamples(Database):
 
         The last sample of each interval is returned, so the newest sample is always included.
         """
-        self._need_table()
         with self.transaction() as connection:
-            rows = connection.execute(
+            return fetch_as(
+                connection,
+                FlowSample,
                 "SELECT DISTINCT ON (bucket) at, running, committed, produced FROM ("
                 "  SELECT *, floor(extract(epoch FROM at - %(since)s)"
                 "    / greatest(1, extract(epoch FROM clock_timestamp() - %(since)s) / %(most)s)) AS bucket"
                 "  FROM flow_sample WHERE at >= %(since)s) AS counted"
                 " ORDER BY bucket, at DESC",
                 {"since": moment, "most": at_most},
-            ).fetchall()
-        return [FlowSample(**row) for row in rows]
+            )

@@ -15,18 +15,10 @@ from datetime import datetime
 
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import load_settings
-from kintsugi.db.advisory_locks import HEARTBEAT_TABLES
 from kintsugi.db.database import Database
 
 EVERY_S = 10.0
 FLOW = "flow"
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS heartbeat (
-    name  text PRIMARY KEY,       -- a node, or "flow"
-    at    timestamptz NOT NULL
-)
-"""
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +26,7 @@ log = logging.getLogger(__name__)
 class Heartbeats(Database):
     """The last heartbeat of everything that is watched, by the clock of the database."""
 
-    def ensure_tables(self) -> None:
-        """Create the table if it is missing; several processes may call it at once."""
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (HEARTBEAT_TABLES,))
-            connection.execute(_TABLE)
-
-    def beat(self, names: Collection[str]) -> None:
+    def record(self, names: Collection[str]) -> None:
         """Record that ``names`` are watched now."""
         with self.transaction() as connection:
             connection.execute(
@@ -66,7 +52,7 @@ class Heartbeats(Database):
 class HeartbeatWriter:
     """Gathers the heartbeats of all watches of one process and writes them with one statement.
 
-    ``at`` is called from the event loop and returns at once; a thread does the writing. An unreachable database is
+    ``record`` is called from the event loop and returns at once; a thread does the writing. An unreachable database is
     logged once and does not delay the watch.
     """
 
@@ -77,7 +63,7 @@ class HeartbeatWriter:
         self._writing: asyncio.Future[None] | None = None
         self._away = False
 
-    def at(self, name: str) -> None:
+    def record(self, name: str) -> None:
         """Record that ``name`` is watched now."""
         # Outside the control plane (a test, a trigger run by hand) nobody expects heartbeats.
         if "AIRFLOW_CONN_KINTSUGI_STORE" not in os.environ:
@@ -91,7 +77,7 @@ class HeartbeatWriter:
 
     def _write(self, names: set[str]) -> None:
         try:
-            Heartbeats(store_dsn(load_settings())).beat(names)
+            Heartbeats(store_dsn(load_settings())).record(names)
         except Exception as error:  # noqa: BLE001 - the watch goes on whatever happens to its heartbeat
             if not self._away:
                 log.warning("heartbeats can't be written: %s", error)
@@ -100,5 +86,5 @@ class HeartbeatWriter:
             self._away = False
 
 
-PULSE = HeartbeatWriter()
-"""The pulse of this process."""
+HEARTBEAT_WRITER = HeartbeatWriter()
+"""The writer of this process."""

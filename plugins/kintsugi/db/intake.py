@@ -7,7 +7,8 @@ from datetime import date, datetime
 from typing import Any
 
 from kintsugi.core.errors import InputError
-from kintsugi.db.ingest_ledger import ANEW, FileState, IngestLedger, LedgerEntry
+from kintsugi.db.ingest_ledger import ANEW, IngestLedger
+from kintsugi.db.ledger_entry import FileState, LedgerEntry
 
 
 class IntakeStore(IngestLedger):
@@ -20,19 +21,19 @@ class IntakeStore(IngestLedger):
         ingested is skipped. Raises InputError if the ledger has no such key.
         """
         with self._connect() as connection, connection.transaction():
-            known = connection.execute(
+            newest = connection.execute(
                 "SELECT DISTINCT ON (bucket, key) bucket, key, etag, state FROM ledger_file "
                 "WHERE replay = '' AND state <> 'vanished' AND (%s OR key = ANY(%s)) "
                 "ORDER BY bucket, key, started_at DESC",
                 (not keys, list(keys)),
             ).fetchall()
-            missing = sorted(set(keys) - {key for _, key, *_ in known})
+            missing = sorted(set(keys) - {key for _, key, *_ in newest})
             if missing:
                 raise InputError(
                     f"the ledger has no file {missing[0]!r}; `kintsugi status` lists failed files by key"
                 )
             again = [
-                row for row in known if row[3] == FileState.FAILED or (keys and row[3] == FileState.DONE)
+                row for row in newest if row[3] == FileState.FAILED or (keys and row[3] == FileState.DONE)
             ]
             for bucket, key, etag, _ in again:
                 connection.execute(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kintsugi.core.errors import IncidentClosed, KintsugiError, LeaseHeld, StaleTokenError
-from kintsugi.db.database import Database, asked_again
+from kintsugi.db.database import Database, retry_if_lost
 
 if TYPE_CHECKING:
     from kintsugi.db.database import Rows
@@ -30,7 +30,7 @@ class Leases(Database):
     paused. So each write carries the token, and the database refuses every token but the newest.
     """
 
-    @asked_again
+    @retry_if_lost
     def acquire_lease(
         self, node: str, holder: str, ttl_s: float, *, fresh_token: bool = False, incident: str | None = None
     ) -> Lease:
@@ -60,19 +60,19 @@ class Leases(Database):
                 {"node": node, "holder": holder, "ttl": timedelta(seconds=ttl_s), "fresh": fresh_token},
             ).fetchone()
             if row is None:
-                raise self._held(connection, node)
+                raise self._held_error(connection, node)
         return Lease(**row)
 
-    @asked_again
+    @retry_if_lost
     def renew(self, node: str, token: int, ttl_s: float) -> Lease:
         """Hold the lease for ``ttl_s`` seconds from now, also if it expired but nobody took it.
 
         Raises StaleTokenError if ``token`` isn't the newest, or was released.
         """
         with self.transaction() as connection:
-            return extend(connection, node, token, ttl_s)
+            return extend_lease(connection, node, token, ttl_s)
 
-    @asked_again
+    @retry_if_lost
     def check(self, node: str, token: int, *, incident: str | None = None) -> None:
         """Raise StaleTokenError unless ``token`` is the newest on ``node`` and its lease has not expired.
 
@@ -81,7 +81,7 @@ class Leases(Database):
         holds for the whole transaction.
         """
         with self.transaction() as connection:
-            held = fence(connection, node, token)
+            held = fence_lease(connection, node, token)
             if held["lapsed"]:
                 raise StaleTokenError(
                     f"the lease on {node} (token {token}) expired at {held['expires_at']:%H:%M:%S} UTC; "
@@ -90,7 +90,7 @@ class Leases(Database):
             if incident is not None:
                 require_open(connection, incident)
 
-    @asked_again
+    @retry_if_lost
     def release(self, node: str, token: int) -> None:
         """Release the lease, so that anyone can take it. Does nothing if the token is stale."""
         with self.transaction() as connection:
@@ -100,7 +100,7 @@ class Leases(Database):
                 (node, token),
             )
 
-    @asked_again
+    @retry_if_lost
     def give_back(self, node: str, holder: str) -> None:
         """Release the lease on ``node`` if ``holder`` has it; never the lease of another holder."""
         with self.transaction() as connection:
@@ -110,7 +110,7 @@ class Leases(Database):
                 (node, holder),
             )
 
-    @asked_again
+    @retry_if_lost
     def lease(self, node: str) -> Lease | None:
         """Return the current lease on ``node``; None if nobody holds one."""
         with self.transaction() as connection:
@@ -122,7 +122,7 @@ class Leases(Database):
         return None if row is None else Lease(**row)
 
     @staticmethod
-    def _held(connection: Rows, node: str) -> LeaseHeld:
+    def _held_error(connection: Rows, node: str) -> LeaseHeld:
         row = connection.execute("SELECT holder, expires_at FROM lease WHERE node = %s", (node,)).fetchone()
         who = (
             f"by {row['holder']} until {row['expires_at']:%Y-%m-%d %H:%M:%S} UTC"
@@ -146,7 +146,7 @@ def require_open(connection: Rows, incident_id: str) -> None:
         )
 
 
-def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:
+def fence_lease(connection: Rows, node: str, token: int) -> dict[str, Any]:
     """Lock the row of the lease until the transaction ends; raises StaleTokenError unless ``token`` is the newest."""
     row = connection.execute(
         "SELECT *, expires_at <= clock_timestamp() AS lapsed FROM lease WHERE node = %s FOR UPDATE", (node,)
@@ -165,9 +165,9 @@ def fence(connection: Rows, node: str, token: int) -> dict[str, Any]:
     return row
 
 
-def extend(connection: Rows, node: str, token: int, ttl_s: float) -> Lease:
+def extend_lease(connection: Rows, node: str, token: int, ttl_s: float) -> Lease:
     """Fence, then move the end of the lease to at least ``ttl_s`` seconds from now."""
-    fence(connection, node, token)
+    fence_lease(connection, node, token)
     row = connection.execute(
         "UPDATE lease SET expires_at = greatest(expires_at, clock_timestamp() + %s)"
         " WHERE node = %s RETURNING *",

@@ -14,30 +14,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from kintsugi.core.connections import store_dsn
-from kintsugi.core.settings import Settings
-from kintsugi.db.advisory_locks import OUTBOX_TABLES
 from kintsugi.db.database import Database
 
 CLAIM = timedelta(seconds=90)
 """How long one delivery may take before another process may take over the message."""
 KEPT = timedelta(days=30)
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS outbox (
-    key         text PRIMARY KEY,
-    kind        text NOT NULL,
-    body        jsonb NOT NULL,
-    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    due_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    expires_at  timestamptz NOT NULL,
-    attempts    integer NOT NULL DEFAULT 0,
-    receipt     jsonb NOT NULL DEFAULT '{}',   -- what the receivers answered
-    done_at     timestamptz,
-    error       text                           -- of the last attempt; beside done_at: it was given up
-);
-CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_at) WHERE done_at IS NULL;
-"""
 
 
 class MessageKind(StrEnum):
@@ -73,12 +54,6 @@ class OutboxMessage:
 
 class Outbox(Database):
     """The messages of one installation. Methods raise StoreUnavailable if Postgres can't be reached."""
-
-    def ensure_tables(self) -> None:
-        """Create the table if it is missing; several processes may call it at once."""
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (OUTBOX_TABLES,))
-            connection.execute(_TABLES)
 
     def put(self, key: str, kind: MessageKind, body: Mapping[str, Any]) -> bool:
         """Add a message; returns False if ``key`` exists already. ``body`` is JSON and holds no secret."""
@@ -172,10 +147,3 @@ class Outbox(Database):
 def backoff(attempts: int) -> timedelta:
     """Return the pause after the nth attempt: 2 s, doubled each time, at most 5 minutes."""
     return timedelta(seconds=min(300.0, 2.0 ** min(attempts, 9)))
-
-
-def outbox_of(settings: Settings) -> Outbox:
-    """Return the outbox of an installation, with its table created if it was missing."""
-    outbox = Outbox(store_dsn(settings))
-    outbox.ensure_tables()
-    return outbox

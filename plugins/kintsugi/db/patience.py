@@ -67,7 +67,7 @@ def be_patient(patience: Patience, say: Callable[[str], object] = log.warning) -
     PROCESS.patience, PROCESS.say = patience, say
 
 
-def connect(dsn: str, patience: Patience | None = None, **options: Any) -> Connection[Any]:
+def open_connection(dsn: str, patience: Patience | None = None, **options: Any) -> Connection[Any]:
     """Connect to Postgres; retried within ``patience`` (None: that of the process). ``options``: psycopg's.
 
     Raises the psycopg.OperationalError of the last attempt.
@@ -84,7 +84,7 @@ def connect(dsn: str, patience: Patience | None = None, **options: Any) -> Conne
         late = isinstance(error, psycopg.errors.ConnectionTimeout)
         return held.waits(late=late, waited_s=state.seconds_since_start or 0.0)
 
-    def say(state: tenacity.RetryCallState) -> None:
+    def report_wait(state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1:
             PROCESS.say(
                 f"the database doesn't answer yet; waiting for it up to {held.late_s:.0f} s "
@@ -94,7 +94,7 @@ def connect(dsn: str, patience: Patience | None = None, **options: Any) -> Conne
     for attempt in tenacity.Retrying(
         retry=goes_on,
         wait=tenacity.wait_exponential_jitter(initial=0.2, max=2.0, jitter=0.2),
-        before_sleep=say,
+        before_sleep=report_wait,
         reraise=True,
     ):
         with attempt:

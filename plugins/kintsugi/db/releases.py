@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.rollout_state import NodeRollout, NodeState
-from kintsugi.db.database import Database, one
+from kintsugi.db.database import Database, fetch_as
 
 if TYPE_CHECKING:
     from kintsugi.db.database import Rows
@@ -89,21 +89,23 @@ class Releases(Database):
     def releases(self, limit: int = 50) -> list[ReleaseRecord]:
         """Return the newest releases, newest first."""
         with self.transaction() as connection:
-            rows = connection.execute(
-                "SELECT * FROM release ORDER BY built_at DESC LIMIT %s", (limit,)
-            ).fetchall()
-        return [ReleaseRecord(**row) for row in rows]
+            return fetch_as(
+                connection, ReleaseRecord, "SELECT * FROM release ORDER BY built_at DESC LIMIT %s", (limit,)
+            )
 
     def release_record(self, prefix: str) -> ReleaseRecord:
         """Return the release whose digest begins with ``prefix``; raises KintsugiError if none or several do."""
         with self.transaction() as connection:
-            rows = connection.execute(
-                "SELECT * FROM release WHERE starts_with(digest, %s) LIMIT 2", (prefix,)
-            ).fetchall()
+            rows = fetch_as(
+                connection,
+                ReleaseRecord,
+                "SELECT * FROM release WHERE starts_with(digest, %s) LIMIT 2",
+                (prefix,),
+            )
         if len(rows) != 1:
             many = "more than one release begins" if rows else "no release begins"
             raise KintsugiError(f"{many} with {prefix!r}; `kintsugi release list` shows all releases")
-        return ReleaseRecord(**rows[0])
+        return rows[0]
 
     def last_known_good(self) -> ReleaseRecord | None:
         """Return the release that was marked known-good last; None if there is none."""
@@ -176,12 +178,12 @@ class Releases(Database):
                 "INSERT INTO deployment (id, digest, back_to) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
                 (deployment, digest, back_to),
             )
-            return _deployment(connection, deployment)
+            return _load_deployment(connection, deployment)
 
     def deployment(self, deployment: str) -> Deployment:
         """Return the deployment with its steps and journal; raises KintsugiError if there is none."""
         with self.transaction() as connection:
-            return _deployment(connection, deployment)
+            return _load_deployment(connection, deployment)
 
     def deployments(self, limit: int = 20) -> list[Deployment]:
         """Return the newest deployments, newest first."""
@@ -189,7 +191,7 @@ class Releases(Database):
             rows = connection.execute(
                 "SELECT id FROM deployment ORDER BY started_at DESC LIMIT %s", (limit,)
             ).fetchall()
-            return [_deployment(connection, row["id"]) for row in rows]
+            return [_load_deployment(connection, row["id"]) for row in rows]
 
     def plan_deployment(self, deployment: str, changes: Mapping[str, Sequence[str]]) -> Deployment:
         """Record the plan: the paths that change by node, in the order of the roll-out.
@@ -205,7 +207,7 @@ class Releases(Database):
                     " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                     (deployment, node, position, Jsonb(list(paths)), NodeState.WAITING.value),
                 )
-            return _deployment(connection, deployment)
+            return _load_deployment(connection, deployment)
 
     def set_deployment_node(self, deployment: str, node: str, state: NodeState, message: str) -> None:
         """Move ``node`` to ``state``, with a journal entry; the same state again writes nothing."""
@@ -215,7 +217,7 @@ class Releases(Database):
                 (state.value, deployment, node, state.value),
             )
             if moved.rowcount:
-                _note(connection, deployment, message, node)
+                _append_deployment_entry(connection, deployment, message, node)
 
     def break_deployment(self, deployment: str, reason: str) -> None:
         """Record the first failed probe: from here on the deployment is rolled back. A second one changes nothing."""
@@ -224,7 +226,7 @@ class Releases(Database):
                 "UPDATE deployment SET broken = %s WHERE id = %s AND broken IS NULL", (reason, deployment)
             )
             if broken.rowcount:
-                _note(connection, deployment, f"the roll-back begins: {reason}")
+                _append_deployment_entry(connection, deployment, f"the roll-back begins: {reason}")
 
     def end_deployment(self, deployment: str, state: End, reason: str) -> Deployment:
         """End the deployment; one that has ended already is not changed."""
@@ -235,13 +237,13 @@ class Releases(Database):
                 (state, reason, deployment),
             )
             if ended.rowcount:
-                _note(connection, deployment, f"{state}: {reason}")
-            return _deployment(connection, deployment)
+                _append_deployment_entry(connection, deployment, f"{state}: {reason}")
+            return _load_deployment(connection, deployment)
 
     def note_deployment(self, deployment: str, message: str, node: str | None = None) -> None:
         """Add an entry to the deployment's journal."""
         with self.transaction() as connection:
-            _note(connection, deployment, message, node)
+            _append_deployment_entry(connection, deployment, message, node)
 
     # --- drift --------------------------------------------------------------------------------------------
 
@@ -260,12 +262,12 @@ class Releases(Database):
             )
             fresh = []
             for path in sorted(paths):
-                known = connection.execute(
+                updated = connection.execute(
                     "UPDATE drift SET seen_at = clock_timestamp(), digest = %s"
                     " WHERE node = %s AND path = %s AND gone_at IS NULL",
                     (digest, node, path),
                 )
-                if known.rowcount == 0:
+                if updated.rowcount == 0:
                     connection.execute(
                         "INSERT INTO drift (node, path, digest) VALUES (%s, %s, %s)", (node, path, digest)
                     )
@@ -278,20 +280,22 @@ class Releases(Database):
             rows = connection.execute(
                 "SELECT node, path FROM drift WHERE gone_at IS NULL ORDER BY node, path"
             ).fetchall()
-        found: dict[str, list[str]] = {}
+        paths: dict[str, list[str]] = {}
         for row in rows:
-            found.setdefault(row["node"], []).append(row["path"])
-        return found
+            paths.setdefault(row["node"], []).append(row["path"])
+        return paths
 
 
-def _note(connection: Rows, deployment: str, message: str, node: str | None = None) -> None:
+def _append_deployment_entry(
+    connection: Rows, deployment: str, message: str, node: str | None = None
+) -> None:
     connection.execute(
         "INSERT INTO deployment_entry (deployment, node, message) VALUES (%s, %s, %s)",
         (deployment, node, message),
     )
 
 
-def _deployment(connection: Rows, deployment: str) -> Deployment:
+def _load_deployment(connection: Rows, deployment: str) -> Deployment:
     row = connection.execute("SELECT * FROM deployment WHERE id = %s", (deployment,)).fetchone()
     if row is None:
         raise KintsugiError(
@@ -301,11 +305,14 @@ def _deployment(connection: Rows, deployment: str) -> Deployment:
         "SELECT node, changes, state FROM deployment_node WHERE deployment = %s ORDER BY position",
         (deployment,),
     ).fetchall()
-    entries = connection.execute(
-        "SELECT at, node, message FROM deployment_entry WHERE deployment = %s ORDER BY seq", (deployment,)
-    ).fetchall()
+    entries = fetch_as(
+        connection,
+        DeploymentEntry,
+        "SELECT at, node, message FROM deployment_entry WHERE deployment = %s ORDER BY seq",
+        (deployment,),
+    )
     return Deployment(
-        **one(row),
+        **row,
         steps=tuple(NodeRollout(s["node"], tuple(s["changes"]), NodeState(s["state"])) for s in steps),
-        entries=tuple(DeploymentEntry(**entry) for entry in entries),
+        entries=tuple(entries),
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from kintsugi.db.database import Database, one
+from kintsugi.db.database import Database, fetch_row
 
 if TYPE_CHECKING:
     from kintsugi.db.database import Rows
@@ -43,10 +43,12 @@ class ReplicaRepairs(Database):
     def begin_comparison(self, node: str, by: str) -> int:
         """Record that a repair of the node begins for ``by`` (a DAG run, an incident); returns its number."""
         with self.transaction() as connection:
-            row = connection.execute(
-                "INSERT INTO comparison (node, by) VALUES (%s, %s) RETURNING id", (node, by)
-            ).fetchone()
-            return int(one(row)["id"])
+            row = fetch_row(
+                connection.execute(
+                    "INSERT INTO comparison (node, by) VALUES (%s, %s) RETURNING id", (node, by)
+                )
+            )
+            return int(row["id"])
 
     def end_comparison(self, number: int, differed: int | None = None, *, failure: str | None = None) -> None:
         """Record how the repair ended: how many ranges were out of sync, or why it failed."""
@@ -56,14 +58,17 @@ class ReplicaRepairs(Database):
                 (differed, failure, number),
             )
 
-    def compared(self) -> dict[str, ReplicaRepair]:
+    def replica_repairs(self) -> dict[str, ReplicaRepair]:
         """Return the repairs by node, for every node that was ever repaired."""
         with self.transaction() as connection:
-            return dict(compared(connection))
+            return read_replica_repairs(connection)
 
 
-def compared(connection: Rows) -> Mapping[str, ReplicaRepair]:
-    """Return `ReplicaRepairs.compared` within a transaction. A repair without an end is running or was killed."""
+def read_replica_repairs(connection: Rows) -> dict[str, ReplicaRepair]:
+    """Return `ReplicaRepairs.replica_repairs` within a transaction.
+
+    A repair without an end is running or was killed.
+    """
     rows = connection.execute(
         "SELECT newest.node, whole.began_at AS whole_at, whole.differed,"
         " CASE WHEN newest.failure IS NOT NULL THEN newest.ended_at END AS failed_at, newest.failure"
@@ -74,30 +79,29 @@ def compared(connection: Rows) -> Mapping[str, ReplicaRepair]:
     return {row.pop("node"): ReplicaRepair(**row) for row in rows}
 
 
-def sentence(nodes: Sequence[str], known: Mapping[str, ReplicaRepair]) -> str:
+def describe_repairs(nodes: Sequence[str], repairs: Mapping[str, ReplicaRepair]) -> str:
     """Say when the last repair of ``nodes`` was, which were never repaired, and which repairs failed last."""
-    times = _times(nodes, known)
+    times = _last_repair_times(nodes, repairs)
     missing = [name for name in nodes if name not in times]
     if len(missing) == len(nodes):
-        said = "Replicas not repaired yet."
+        sentence = "Replicas not repaired yet."
     elif missing:
-        said = f"Replicas of {' and '.join(missing)} not repaired yet."
+        sentence = f"Replicas of {' and '.join(missing)} not repaired yet."
     else:
-        said = f"Replicas repaired {min(times.values()):%Y-%m-%d %H:%M} UTC."
-    failed = [name for name in nodes if name in known and known[name].failure is not None]
-    return f"{said} The last repair of {' and '.join(failed)} failed." if failed else said
+        sentence = f"Replicas repaired {min(times.values()):%Y-%m-%d %H:%M} UTC."
+    failed = [name for name in nodes if name in repairs and repairs[name].failure is not None]
+    return f"{sentence} The last repair of {' and '.join(failed)} failed." if failed else sentence
 
 
 def overdue_since(
-    nodes: Sequence[str], known: Mapping[str, ReplicaRepair], *, installed_at: datetime, now: datetime
+    nodes: Sequence[str], repairs: Mapping[str, ReplicaRepair], *, installed_at: datetime, now: datetime
 ) -> datetime | None:
     """Return the time of the oldest last repair, if it is longer ago than OVERDUE; times are UTC."""
-    times = _times(nodes, known)
+    times = _last_repair_times(nodes, repairs)
     oldest = min(times.values()) if len(times) == len(nodes) else installed_at
     return oldest if now - oldest > OVERDUE else None
 
 
-def _times(nodes: Sequence[str], known: Mapping[str, ReplicaRepair]) -> dict[str, datetime]:
+def _last_repair_times(nodes: Sequence[str], repairs: Mapping[str, ReplicaRepair]) -> dict[str, datetime]:
     """Return when each node was repaired last; nodes that never were are left out."""
-    found = {name: known[name].whole_at for name in nodes if name in known}
-    return {name: at for name, at in found.items() if at is not None}
+    return {name: at for name in nodes if name in repairs and (at := repairs[name].whole_at) is not None}

@@ -11,25 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from kintsugi.db.advisory_locks import SENT_OFFSET_TABLES
-from kintsugi.db.database import Database
-from kintsugi.db.stream_record import subtract
+from kintsugi.db.database import Database, fetch_as
+from kintsugi.db.stream_record import subtract_ranges
 
 KEPT = timedelta(days=40)
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS sent_offsets (
-    key        text NOT NULL,
-    etag       text NOT NULL,
-    replay     text NOT NULL,
-    partition  integer NOT NULL,
-    first      bigint NOT NULL,
-    ends       bigint NOT NULL,   -- the offset after the last
-    at         timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (key, etag, replay, partition)
-);
-CREATE INDEX IF NOT EXISTS sent_offsets_where ON sent_offsets (partition, first, ends);
-"""
 
 Range = tuple[int, int]  # first offset, and the one after the last
 
@@ -52,22 +37,10 @@ class SentFile:
 
 
 class SentOffsets(Database):
-    """The table in the ledger's database, created at first use. Methods raise StoreUnavailable."""
-
-    _has_table = False
-
-    def ensure_table(self) -> None:
-        """Create the table if it is missing; several processes may call it at once."""
-        if self._has_table:
-            return
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (SENT_OFFSET_TABLES,))
-            connection.execute(_TABLE)
-        self._has_table = True
+    """The offsets of one installation. Methods raise StoreUnavailable."""
 
     def add(self, key: str, etag: str, replay: str, ranges: Mapping[int, Range]) -> None:
         """Extend a file's ranges, by partition, by the ranges of messages that were just acknowledged."""
-        self.ensure_table()
         with self.transaction() as connection:
             for partition, (first, end) in ranges.items():
                 connection.execute(
@@ -80,32 +53,32 @@ class SentOffsets(Database):
 
     def files_in(self, partition: int, first: int, end: int) -> list[SentFile]:
         """Return the files with messages in the range ``first`` to ``end`` - 1 of a partition, by key."""
-        self.ensure_table()
         with self.transaction() as connection:
-            rows = connection.execute(
+            return fetch_as(
+                connection,
+                SentFile,
                 'SELECT s.key, s.etag, s.replay, s.first, s.ends AS "end",'
                 " coalesce(l.reconciled_at > s.at, false) AS stored"
                 " FROM sent_offsets AS s LEFT JOIN ledger_file AS l"
                 " ON l.key = s.key AND l.etag = s.etag AND l.replay = '' AND s.replay = ''"
                 " WHERE s.partition = %s AND s.first < %s AND s.ends > %s ORDER BY s.key, s.replay",
                 (partition, end, first),
-            ).fetchall()
-        return [SentFile(**row) for row in rows]
+            )
 
     def known(self) -> set[tuple[str, str]]:
         """Return (key, ETag) of every file whose offsets are known."""
-        self.ensure_table()
         with self.transaction() as connection:
             rows = connection.execute("SELECT DISTINCT key, etag FROM sent_offsets").fetchall()
         return {(row["key"], row["etag"]) for row in rows}
 
     def forget_old(self) -> None:
         """Delete the rows of messages that are older than the trades that Cassandra keeps."""
-        self.ensure_table()
         with self.transaction() as connection:
             connection.execute("DELETE FROM sent_offsets WHERE at < clock_timestamp() - %s", (KEPT,))
 
 
-def uncovered(lost: Range, files: Iterable[SentFile]) -> int:
+def count_uncovered_offsets(lost: Range, files: Iterable[SentFile]) -> int:
     """Return how many offsets of the range belong to no known file."""
-    return sum(end - first for first, end in subtract(lost, [(file.first, file.end) for file in files]))
+    return sum(
+        end - first for first, end in subtract_ranges(lost, [(file.first, file.end) for file in files])
+    )

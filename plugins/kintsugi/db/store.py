@@ -15,6 +15,7 @@ Times are those of the database, UTC: one clock for all recoveries. Methods rais
 database can't be reached, StaleTokenError for a stale token, and LeaseHeld and GuardRefused as documented.
 """
 
+from kintsugi.db.attempts import Attempts
 from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.flags import Desired, Flags, Maintenance, RecordedFault
 from kintsugi.db.incidents import Incidents
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 
-class Store(Leases, Incidents, Flags, Releases, ReplicaRepairs):
+class Store(Leases, Incidents, Attempts, Flags, Releases, ReplicaRepairs):
     """The whole database behind one DSN; cheap to create, safe to share between threads and processes.
 
     ``dsn``: a libpq connection string or URL of the database ``kintsugi``.

@@ -12,42 +12,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from kintsugi.db.advisory_locks import STREAM_RECORD
-from kintsugi.db.database import Database
+from kintsugi.db.advisory_locks import STREAM_LOSS
+from kintsugi.db.database import Database, fetch_as
 
 KEPT = timedelta(days=90)
 WAIT_IS_OLD = timedelta(minutes=2)  # a process that waits renews its record every few seconds
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS stream_loss (
-    partition    integer NOT NULL,
-    first        bigint NOT NULL,
-    ends         bigint NOT NULL,     -- the offset after the last
-    recorded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    state        text NOT NULL DEFAULT 'open',
-    files        jsonb NOT NULL DEFAULT '[]',  -- keys that were sent again for it
-    said         text NOT NULL DEFAULT '',
-    settled_at   timestamptz,
-    PRIMARY KEY (partition, first, recorded_at)
-);
-CREATE TABLE IF NOT EXISTS refused_message (
-    day       date NOT NULL,
-    reason    text NOT NULL,
-    messages  bigint NOT NULL,
-    PRIMARY KEY (day, reason)
-);
-CREATE TABLE IF NOT EXISTS letter_position (
-    partition  integer PRIMARY KEY,
-    next       bigint NOT NULL
-);
-CREATE TABLE IF NOT EXISTS ingest_wait (
-    name   text PRIMARY KEY,          -- ingest, or a replay's name
-    key    text NOT NULL,             -- of the file that waits
-    why    text NOT NULL,
-    since  timestamptz NOT NULL,
-    at     timestamptz NOT NULL
-);
-"""
 
 
 class LossState(StrEnum):
@@ -120,19 +89,19 @@ class StreamSummary:
 
     def lines(self) -> list[str]:
         """The summary for people, a line for each fact."""
-        found = [f"deleted by Kafka before it was stored: {loss}" for loss in self.losses]
-        found += [f"back-pressure: {wait}" for wait in self.waits]
+        lines = [f"deleted by Kafka before it was stored: {loss}" for loss in self.losses]
+        lines += [f"back-pressure: {wait}" for wait in self.waits]
         if self.refused:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.items())
-            found.append(f"messages that were not valid trades, since yesterday: {reasons}")
-        return found
+            lines.append(f"messages that were not valid trades, since yesterday: {reasons}")
+        return lines
 
 
 NOTHING_ON_RECORD = StreamSummary()
 Range = tuple[int, int]
 
 
-def subtract(new: Range, known: Iterable[Range]) -> list[Range]:
+def subtract_ranges(new: Range, known: Iterable[Range]) -> list[Range]:
     """Return the parts of the range ``new`` that lie in none of the ``known`` ranges; each (first, end), in order."""
     parts, at = [], new[0]
     for first, end in sorted(known):
@@ -147,18 +116,7 @@ def subtract(new: Range, known: Iterable[Range]) -> list[Range]:
 
 
 class StreamRecord(Database):
-    """The record of one installation; creates its tables at first use. Methods raise StoreUnavailable."""
-
-    _has_tables = False
-
-    def ensure_tables(self) -> None:
-        """Create the tables if they are missing; several processes may call it at once."""
-        if self._has_tables:
-            return
-        with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_RECORD,))
-            connection.execute(_TABLES)
-        self._has_tables = True
+    """The record of one installation. Methods raise StoreUnavailable."""
 
     def summary(self) -> StreamSummary:
         """Return the summary of the record."""
@@ -168,7 +126,6 @@ class StreamRecord(Database):
 
     def position(self) -> dict[int, int]:
         """Return the next offset to read of the dead letter topic, by partition."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute("SELECT partition, next FROM letter_position").fetchall()
         return {row["partition"]: row["next"] for row in rows}
@@ -183,16 +140,15 @@ class StreamRecord(Database):
 
         Ranges that an open loss covers are not recorded again, because a driver that was killed reports a loss twice.
         """
-        self.ensure_tables()
         with self.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_RECORD,))
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (STREAM_LOSS,))
             for partition, first, end in lost:
-                known = connection.execute(
+                covered = connection.execute(
                     "SELECT first, ends FROM stream_loss WHERE partition = %s AND ends > %s AND first < %s"
                     " AND settled_at IS NULL",
                     (partition, first, end),
                 ).fetchall()
-                for part in subtract((first, end), [(row["first"], row["ends"]) for row in known]):
+                for part in subtract_ranges((first, end), [(row["first"], row["ends"]) for row in covered]):
                     connection.execute(
                         "INSERT INTO stream_loss (partition, first, ends) VALUES (%s, %s, %s)",
                         (partition, *part),
@@ -213,7 +169,6 @@ class StreamRecord(Database):
 
     def refused(self, span: timedelta = timedelta(days=1)) -> dict[str, int]:
         """Return how many messages were no trades, by reason, since the day of the time ``span`` ago."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT reason, sum(messages)::bigint AS messages FROM refused_message"
@@ -226,14 +181,13 @@ class StreamRecord(Database):
 
     def losses(self, *, open_only: bool = False) -> list[Loss]:
         """Return the losses of the last KEPT, the oldest first; ``open_only``: only those that are not settled."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT * FROM stream_loss WHERE recorded_at > clock_timestamp() - %s"
                 " AND (NOT %s OR settled_at IS NULL) ORDER BY recorded_at, partition, first",
                 (KEPT, open_only),
             ).fetchall()
-        return [_loss(row) for row in rows]
+        return [_to_loss(row) for row in rows]
 
     def loss(self, name: str) -> Loss | None:
         """Return the loss with this `Loss.id`; None if there is none."""
@@ -252,7 +206,6 @@ class StreamRecord(Database):
 
     def replays_of(self, span: timedelta) -> dict[str, int]:
         """Return, by key, for how many losses of the last ``span`` each file was sent again."""
-        self.ensure_tables()
         with self.transaction() as connection:
             rows = connection.execute(
                 "SELECT key, count(*) AS times FROM stream_loss, jsonb_array_elements_text(files) AS key"
@@ -265,7 +218,6 @@ class StreamRecord(Database):
 
     def wait(self, name: str, key: str, why: str, since: datetime) -> None:
         """Record that a process holds back messages; it must be renewed every few seconds."""
-        self.ensure_tables()
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO ingest_wait (name, key, why, since, at) VALUES (%s, %s, %s, %s, clock_timestamp())"
@@ -276,22 +228,21 @@ class StreamRecord(Database):
 
     def go_on(self, name: str) -> None:
         """Remove the record of a wait that is over."""
-        self.ensure_tables()
         with self.transaction() as connection:
             connection.execute("DELETE FROM ingest_wait WHERE name = %s", (name,))
 
     def waits(self) -> list[Wait]:
         """Return the current waits, the longest first, without those that were not renewed for WAIT_IS_OLD."""
-        self.ensure_tables()
         with self.transaction() as connection:
-            rows = connection.execute(
+            return fetch_as(
+                connection,
+                Wait,
                 "SELECT name, key, why, since, at FROM ingest_wait WHERE at > clock_timestamp() - %s ORDER BY since",
                 (WAIT_IS_OLD,),
-            ).fetchall()
-        return [Wait(**row) for row in rows]
+            )
 
 
-def _loss(row: Mapping[str, Any]) -> Loss:
+def _to_loss(row: Mapping[str, Any]) -> Loss:
     return Loss(
         row["partition"], row["first"], row["ends"], row["recorded_at"], LossState(row["state"]), tuple(row["files"]),
         row["said"], row["settled_at"],

@@ -10,8 +10,8 @@ from kintsugi.core.incident import Incident
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.operations.archived_logs import last_lines
 from kintsugi.operations.context import Context
-from kintsugi.operations.spool import spool
-from kintsugi.recovery.plan_policy import changes
+from kintsugi.operations.spool import spool_directory
+from kintsugi.recovery.plan_policy import planned_changes
 
 LOG_LINES = 12  # of each service
 READ_BYTES = 32 * 1024 * 1024  # of one object
@@ -38,7 +38,7 @@ class IncidentFiles:
     def plan(self) -> dict[str, list[str]]:
         """Address → Terraform's actions; empty when there is no plan."""
         body = self._read(f"{self._prefix}plan.json")
-        return changes(json.loads(body)) if body else {}
+        return planned_changes(json.loads(body)) if body else {}
 
     def logs(self) -> dict[str, list[str]]:
         """Service → its last lines before the repair."""
@@ -55,7 +55,7 @@ class IncidentFiles:
     def _keys(self, prefix: str) -> list[str]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        folder = spool(self._settings)
+        folder = spool_directory(self._settings)
         found = {str(path.relative_to(folder)) for path in (folder / prefix).glob("*") if path.is_file()}
         try:
             listed = self._s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
@@ -66,7 +66,7 @@ class IncidentFiles:
     def _read(self, key: str) -> bytes | None:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        waiting = spool(self._settings) / key
+        waiting = spool_directory(self._settings) / key
         if waiting.is_file():
             with waiting.open("rb") as file:
                 return file.read(READ_BYTES)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from kintsugi.controlplane.control_plane import ControlPlane
 from kintsugi.core.dag_ids import BASELINE_DAG
 from kintsugi.core.errors import GuardRefused, LeaseHeld, StepFailed
-from kintsugi.core.fleet import Node, Role, watch_of
+from kintsugi.core.fleet import Node, Role, watch_dag_id
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import BUCKET, Settings
 from kintsugi.environments import node_files
@@ -34,7 +34,7 @@ from kintsugi.pipeline.object_listing import objects
 from kintsugi.pipeline.schema import ensure_topics_and_tables
 from kintsugi.pipeline.stream.baselines import EOD_MANIFESTS, pending_files
 from kintsugi.recovery import plan_policy
-from kintsugi.recovery.guards import DECLINE
+from kintsugi.recovery.guard_model import DECLINE
 from kintsugi.releases import bootstrap
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def recreate(settings: Settings, role: Role) -> int:
     airflow = ControlPlane(settings).airflow
     check(settings, role)
     nodes = concerned(context, role)
-    manual_mode.lift(context, OLD_HOLDER)
+    manual_mode.end_manual_mode(context, OLD_HOLDER)
     with ExitStack() as hands:
         with progress.step(f"the recovery's hands off {', '.join(node.name for node in nodes)}"):
             for node in nodes:
                 end_repair(context, airflow, node, progress)
                 hands.enter_context(
-                    manual_mode.hands_on(context, airflow, node.name, holder=HOLDER, reason=REASON)
+                    manual_mode.manual_mode(context, airflow, node.name, holder=HOLDER, reason=REASON)
                 )
         form(context, role, nodes, progress)
     if role is Role.CASSANDRA:
@@ -128,7 +128,7 @@ def end_repair(context: Context, airflow: Airflow, node: Node, progress: Progres
 
     def free() -> bool:
         nonlocal told
-        airflow.answer_all([watch_of(node.name)], DECLINE)
+        airflow.answer_all([watch_dag_id(node.name)], DECLINE)
         try:
             context.store.acquire_lease(node.name, HOLDER, manual_mode.LIMIT_S, fresh_token=True)
         except LeaseHeld as held:
@@ -153,7 +153,7 @@ def form(context: Context, role: Role, nodes: Sequence[Node], progress: Progress
         note(context.settings, role).unlink(missing_ok=True)
         context.terraform().replace(addresses(context.fleet.environment, nodes))
     with progress.step("Ansible: configure and form"):
-        bootstrap.converge(context)
+        bootstrap.start_fleet(context)
         note(context.settings, role).touch()  # a run over nodes of several releases doesn't note it
         begun.unlink()
         context.store.forget_pending(node.name for node in nodes)
@@ -166,7 +166,7 @@ def addresses(environment: str, nodes: Iterable[Node]) -> list[str]:
     return [
         address
         for node in nodes
-        for address in plan_policy.addresses(environment, node.name, with_volume=True)
+        for address in plan_policy.node_addresses(environment, node.name, with_volume=True)
     ]
 
 

@@ -20,7 +20,7 @@ from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
 from kintsugi.db.flow_samples import FlowSamples
 from kintsugi.db.intake import IntakeStore
 from kintsugi.db.patience import LOOK
-from kintsugi.db.replica_repairs import sentence
+from kintsugi.db.replica_repairs import describe_repairs
 from kintsugi.db.store import Store
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
@@ -219,10 +219,10 @@ def _open_incidents(settings: Settings) -> list[str]:
 
 
 def _replicas(settings: Settings) -> Document:
-    compared = Store(store_dsn(settings), patience=LOOK).compared()
+    compared = Store(store_dsn(settings), patience=LOOK).replica_repairs()
     nodes = [node.name for node in settings.fleet.of(Role.CASSANDRA)]
     return {
-        "said": sentence(nodes, compared),
+        "said": describe_repairs(nodes, compared),
         "nodes": {name: known.to_json() for name, known in compared.items()},
     }
 
@@ -248,7 +248,7 @@ def stream_of(samples: Sequence[FlowSample], now: datetime) -> Document | None:
     """The state of the stream as on Pipeline Health, from samples, oldest first; None if the newest is too old."""
     if not samples or now - samples[-1].at > STALE_AFTER:
         return None
-    seen = flow.stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
+    seen = flow.assess_stream(CachedValue(StreamSnapshot(tuple(samples), live=True)))
     return {"level": seen.level.value, "said": f"{seen.sentence} {seen.advice}"}
 
 

@@ -21,8 +21,6 @@ from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import KintsugiError, StepFailed
 from kintsugi.core.processes import wait_until
 from kintsugi.core.settings import Settings
-from kintsugi.db.ingest_ledger import IngestLedger
-from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from kintsugi.environments.platforms import platform_of
 from kintsugi.infra.terraform import Terraform
@@ -55,6 +53,8 @@ def up(settings: Settings, console: Console | None = None) -> ControlPlane:
         plane = ControlPlane(settings)
         with progress.step("Postgres, S3 and the log collector"):
             plane.start_storage()
+        with progress.step("tables of the database"):
+            Store(store_dsn(settings)).migrate()
         # Airflow's start is pure computing, the fleet's is mostly waiting for each other's gossip: side
         # by side.
         with ThreadPoolExecutor(max_workers=2) as lanes:
@@ -134,17 +134,14 @@ def _up_fleet(settings: Settings, progress: Progress) -> None:
         terraform.apply_all()
         _power_on(settings)
     with progress.step("Ansible: configure and start the services"):
-        running = bootstrap.converge(context)
+        running = bootstrap.start_fleet(context)
     with progress.step("topics and tables"):
         ensure_topics_and_tables(fleet)
-    progress.say(f"{running}: {bootstrap.settle(context)}")
+    progress.say(f"{running}: {bootstrap.mark_first_known_good(context)}")
 
 
 def _up_airflow(plane: ControlPlane, progress: Progress) -> None:
     with progress.step("Airflow: database"):
-        Store(store_dsn(plane.settings)).migrate()
-        IngestLedger(store_dsn(plane.settings)).migrate()
-        Outbox(store_dsn(plane.settings)).ensure_tables()
         if not plane.airflow.healthy():
             plane.migrate()
     with progress.step("Airflow: start"):

@@ -58,15 +58,15 @@ class Channel:
             )
 
 
-def channels() -> list[Channel]:
+def load_channels() -> list[Channel]:
     """The channels of the connection; empty if there is none. Raises KintsugiError for a malformed channel."""
     defined = connection(CONNECTION)
     config: Any = extras(defined).get("config", []) if defined else []
     entries: Sequence[Any] = config if isinstance(config, list) else [config]
-    return [_channel(number, entry) for number, entry in enumerate(entries, start=1)]
+    return [_parse_channel(number, entry) for number, entry in enumerate(entries, start=1)]
 
 
-def _channel(number: int, entry: Any) -> Channel:
+def _parse_channel(number: int, entry: Any) -> Channel:
     path = entry.get("path") if isinstance(entry, Mapping) else entry
     if not isinstance(path, str) or "://" not in path:
         raise KintsugiError(

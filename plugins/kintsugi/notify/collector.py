@@ -13,10 +13,10 @@ from typing import Any
 
 from kintsugi.core.incident import Incident
 from kintsugi.db.flags import RecordedFault
-from kintsugi.db.ingest_ledger import LedgerEntry
+from kintsugi.db.ledger_entry import LedgerEntry
 from kintsugi.db.outbox import MessageKind, Outbox
-from kintsugi.notify.paging_rules import pages
-from kintsugi.notify.recurring_failures import patterns
+from kintsugi.notify.paging_rules import incident_pages
+from kintsugi.notify.recurring_failures import pattern_pages
 from kintsugi.telemetry.ingest_trace import ingest_key
 from kintsugi.telemetry.markers import Marker
 
@@ -42,8 +42,8 @@ def page_items(
 ) -> list[Item]:
     """The pages that are due. ``exits``: when services exited by themselves, by node."""
     incidents = list(incidents)
-    found = [*pages(incidents, now), *patterns(incidents, now, exits=exits, faults=faults)]
-    return [Item(page.key, MessageKind.PAGE, page.body) for page in found]
+    pages = [*incident_pages(incidents, now), *pattern_pages(incidents, now, exits=exits, faults=faults)]
+    return [Item(page.key, MessageKind.PAGE, page.body) for page in pages]
 
 
 def trace_items(incidents: Iterable[Incident], files: Iterable[LedgerEntry], now: datetime) -> list[Item]:

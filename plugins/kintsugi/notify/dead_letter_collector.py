@@ -66,14 +66,16 @@ class Letters:
         return f"{ARCHIVE}{place}.jsonl"
 
 
-def collect(bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: str = BUCKET) -> Letters:
+def collect_letters(
+    bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: str = BUCKET
+) -> Letters:
     """Read and record the driver's letters of one pass, at most AT_ONCE messages of the topic; returns them.
 
     Raises KafkaError and the errors of S3 and the store; then the next pass reads the same letters.
     """
     position = record.position()
     letters = Letters()
-    for partition, offset, key, value in messages(bootstrap, position):
+    for partition, offset, key, value in read_messages(bootstrap, position):
         letters.add(partition, offset, key, value)
     if letters.refused:
         body = b"\n".join(letters.refused) + b"\n"
@@ -83,7 +85,7 @@ def collect(bootstrap: list[str], s3: S3Client, record: StreamRecord, bucket: st
     return letters
 
 
-def messages(
+def read_messages(
     bootstrap: list[str], position: Mapping[int, int]
 ) -> Iterator[tuple[int, int, bytes | None, bytes | None]]:
     """Partition, offset, key and value of at most AT_ONCE messages of the dead letter topic, from ``position`` on."""
@@ -115,14 +117,14 @@ def messages(
 
 def loss_pages(losses: Iterable[Loss], now: datetime) -> list[Page]:
     """The pages for recent losses: one each, and a second one when a loss needs a decision."""
-    found = []
+    pages = []
     for loss in losses:
         if now - loss.recorded_at > timedelta(days=1):
             continue
-        found.append(_lost_page(loss))
+        pages.append(_lost_page(loss))
         if loss.state is LossState.GIVEN_UP or (not loss.settled and now - loss.recorded_at > OVERDUE):
-            found.append(_undecided_page(loss))
-    return found
+            pages.append(_undecided_page(loss))
+    return pages
 
 
 def _lost_page(loss: Loss) -> Page:

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 from kintsugi.core.connections import connection
 from kintsugi.core.errors import KintsugiError
-from kintsugi.core.fleet import watch_of
+from kintsugi.core.fleet import watch_dag_id
 from kintsugi.notify.paging_rules import Page
 from kintsugi.notify.runbooks import HEARTBEAT, runbook_link
 
@@ -53,22 +53,22 @@ class Watching:
     unhealthy: Mapping[str, datetime] = field(default_factory=dict)
 
 
-def silences(watching: Watching) -> list[Silence]:
+def find_silences(watching: Watching) -> list[Silence]:
     """Everything that is unwatched, by name."""
-    found = [
+    silences = [
         Silence(f"Airflow's {part}", since, "it is not healthy")
         for part, since in sorted(watching.unhealthy.items())
         if watching.now - since >= UNHEALTHY
     ]
-    cause = "see Airflow's components" if found else "is the triggerer stuck?"
+    cause = "see Airflow's components" if silences else "is the triggerer stuck?"
     for name, at in sorted(watching.beats.items()):
         if name in watching.excused:
             continue
         if name in watching.paused:
-            found.append(Silence(name, at, f"its DAG {watch_of(name)} is paused"))
+            silences.append(Silence(name, at, f"its DAG {watch_dag_id(name)} is paused"))
         elif watching.now - at > SILENT:
-            found.append(Silence(name, at, f"no heartbeat of {watch_of(name)} arrived; {cause}"))
-    return found
+            silences.append(Silence(name, at, f"no heartbeat of {watch_dag_id(name)} arrived; {cause}"))
+    return silences
 
 
 @dataclass(slots=True)
@@ -77,19 +77,21 @@ class DeadMansSwitch:
 
     _before: frozenset[str] = frozenset()
 
-    def observe(self, found: Collection[Silence], now: datetime) -> Page | None:
+    def observe(self, silences: Collection[Silence], now: datetime) -> Page | None:
         """The page that is due, with the same key for the same silence; None when everything is watched."""
-        names = frozenset(silence.name for silence in found)
-        settled, self._before = names == self._before, names
-        if not found or not settled:
+        names = frozenset(silence.name for silence in silences)
+        unchanged, self._before = names == self._before, names
+        if not silences or not unchanged:
             return None
-        since = min(silence.since for silence in found)
+        since = min(silence.since for silence in silences)
         reminder = int((now - since) / REMIND)
         who = ",".join(sorted(names))
-        lines = [f"- {silence.name}: {silence.why} (since {silence.since:%H:%M:%S} UTC)" for silence in found]
+        lines = [
+            f"- {silence.name}: {silence.why} (since {silence.since:%H:%M:%S} UTC)" for silence in silences
+        ]
         return Page(
-            f"page/unwatched/{who}/{_hour(found)}/{reminder}",
-            f"Nobody watches {_shortly(names)}: a failure there is not recovered",
+            f"page/unwatched/{who}/{_format_start(silences)}/{reminder}",
+            f"Nobody watches {_join_names(names)}: a failure there is not recovered",
             "\n".join(
                 [
                     *lines,
@@ -99,17 +101,17 @@ class DeadMansSwitch:
         )
 
 
-def _hour(found: Collection[Silence]) -> str:
+def _format_start(silences: Collection[Silence]) -> str:
     # Only to the minute: late heartbeats of the same watch must not make it a new silence.
-    return f"{min(silence.since for silence in found):%Y%m%dT%H%M}"
+    return f"{min(silence.since for silence in silences):%Y%m%dT%H%M}"
 
 
-def _shortly(names: Collection[str]) -> str:
+def _join_names(names: Collection[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed) if len(listed) <= 3 else f"{', '.join(listed[:2])} and {len(listed) - 2} more"
 
 
-def ping(well: bool, text: str = "") -> bool:
+def send_ping(well: bool, text: str = "") -> bool:
     """Ping the outside service (such as healthchecks.io); ``well`` says whether everything is watched.
 
     The URL is the ``host`` of the connection ``kintsugi_heartbeat``. Without that connection nothing is sent and the
@@ -119,10 +121,10 @@ def ping(well: bool, text: str = "") -> bool:
     """
     import httpx
 
-    found = connection(CONNECTION)
-    if not found:
+    defined = connection(CONNECTION)
+    if not defined:
         return False
-    url = str(found.get("host") or "").rstrip("/")
+    url = str(defined.get("host") or "").rstrip("/")
     content = text if well else f"{text}\nRunbook: {runbook_link(HEARTBEAT)}"
     try:
         answer = httpx.post(

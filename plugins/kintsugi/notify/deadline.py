@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.settings import load_settings
-from kintsugi.db.outbox import MessageKind, outbox_of
+from kintsugi.db.outbox import MessageKind, Outbox
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.deadline import DeadlineAlert
@@ -30,14 +31,15 @@ def deadline_alert(limit: timedelta) -> DeadlineAlert:
     )
 
 
+# Airflow keeps the path of this function with each deadline that waits, so its name stays.
 async def overdue(minutes: float, context: Mapping[str, Any]) -> str:
     """Put the page about the run in Airflow's ``context`` into the outbox, once; returns its title."""
-    return await asyncio.to_thread(_put, context["dag_run"], minutes)
+    return await asyncio.to_thread(_put_page, context["dag_run"], minutes)
 
 
-def _put(run: Mapping[str, Any], minutes: float) -> str:
+def _put_page(run: Mapping[str, Any], minutes: float) -> str:
     page = page_of(run, minutes)
-    outbox_of(load_settings()).put(
+    Outbox(store_dsn(load_settings())).put(
         f"page/overdue/{run['dag_id']}/{run['dag_run_id']}", MessageKind.PAGE, page
     )
     return page["title"]

@@ -13,12 +13,12 @@ from kintsugi.db.database import StoreUnavailable
 from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import MessageKind, Outbox, OutboxMessage
 from kintsugi.db.store import Store
-from kintsugi.notify.channels import Channel, channels
+from kintsugi.notify.channels import Channel, load_channels
 from kintsugi.notify.runbooks import runbook_link
-from kintsugi.telemetry.backend import backend
+from kintsugi.telemetry.backend import load_backend
 from kintsugi.telemetry.incident_trace import incident_trace
 from kintsugi.telemetry.ingest_trace import ingest_trace
-from kintsugi.telemetry.markers import Marker, markers
+from kintsugi.telemetry.markers import Marker, load_markers
 from kintsugi.telemetry.trace import Span, export_trace
 
 RECOVERY_DAG = "recover_node"
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 class Undelivered(KintsugiError):
     """Not every receiver accepted the message; ``receipt`` lists those that did."""
 
-    def __init__(self, said: str, receipt: Mapping[str, Any]) -> None:
-        super().__init__(said)
+    def __init__(self, reason: str, receipt: Mapping[str, Any]) -> None:
+        super().__init__(reason)
         self.receipt = receipt
 
 
@@ -77,7 +77,7 @@ class Dispatcher:
 
     def _deliver(self, message: OutboxMessage) -> Mapping[str, Any]:
         if message.kind in (MessageKind.PAGE, MessageKind.DIGEST):
-            return notify_people(message, channels())
+            return notify_people(message, load_channels())
         if message.kind is MessageKind.MARKER:
             return self._marker(message)
         if message.kind is MessageKind.RECOVERY:
@@ -88,7 +88,7 @@ class Dispatcher:
         return self._trace(message)
 
     def _trace(self, message: OutboxMessage) -> Mapping[str, Any]:
-        target = backend()
+        target = load_backend()
         if target is None:
             raise NoRecipient("the connection kintsugi_otlp does not exist any more")
         span = self._span(message)
@@ -104,7 +104,7 @@ class Dispatcher:
         raise NoRecipient(f"the ledger does not contain {message.body['key']} any more")
 
     def _marker(self, message: OutboxMessage) -> Mapping[str, Any]:
-        api = markers()
+        api = load_markers()
         if api is None:
             raise NoRecipient("the connection kintsugi_honeycomb does not exist any more")
         body = message.body
@@ -117,16 +117,16 @@ class Dispatcher:
         )
         if end is None:
             return {"id": api.put(marker)}
-        begun = self.outbox.receipt(body["begin_key"]).get("id")
-        return {"id": api.put(marker, begun)}
+        marker_id = self.outbox.receipt(body["begin_key"]).get("id")
+        return {"id": api.put(marker, marker_id)}
 
 
-def notify_people(message: OutboxMessage, known: list[Channel]) -> Mapping[str, Any]:
+def notify_people(message: OutboxMessage, channels: list[Channel]) -> Mapping[str, Any]:
     """Send to every channel that accepts this kind and has not received the message; returns who has it.
 
     Raises Nobody when no channel accepts this kind, and Undelivered when a channel failed.
     """
-    receivers = [channel for channel in known if channel.takes(message.kind.value)]
+    receivers = [channel for channel in channels if channel.takes(message.kind.value)]
     if not receivers:
         raise NoRecipient(f"no channel accepts a {message.kind}: define the connection kintsugi_apprise")
     receipt = dict(message.receipt)

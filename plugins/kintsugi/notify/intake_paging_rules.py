@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from kintsugi.db.ingest_ledger import LedgerEntry, file_id
+from kintsugi.db.ledger_entry import LedgerEntry, file_id
 from kintsugi.notify.paging_rules import REMIND, Page
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 
@@ -36,13 +36,18 @@ def intake_pages(
 
     ``unpaged``: the ledger's rows of bad files without a page; ``last_paged``: when the last page was written.
     """
-    found = [_stalled(report, rules), _retried(report, rules), *_eod_failed(report), *_missing(report)]
+    pages = [
+        _stall_page(report, rules),
+        _retry_page(report, rules),
+        *_eod_pages(report),
+        *_missing_file_pages(report),
+    ]
     if unpaged and (last_paged is None or report.at - last_paged >= PAUSE):
-        found.append(_bad_files(report, unpaged))
-    return [page for page in found if page is not None]
+        pages.append(_bad_files_page(report, unpaged))
+    return [page for page in pages if page is not None]
 
 
-def _bad_files(report: IntakeReport, unpaged: Sequence[LedgerEntry]) -> Page:
+def _bad_files_page(report: IntakeReport, unpaged: Sequence[LedgerEntry]) -> Page:
     notes = {(note.bucket, note.key): note for note in (*report.empty, *report.rejected, *report.failed)}
     named = [note for entry in unpaged if (note := notes.get((entry.bucket, entry.key))) is not None]
     marks = "".join(
@@ -52,24 +57,25 @@ def _bad_files(report: IntakeReport, unpaged: Sequence[LedgerEntry]) -> Page:
     return Page(
         f"{FILES_PAGE}{hashlib.sha256(marks.encode()).hexdigest()[:16]}",
         f"{count} trade file{'s' if count > 1 else ''} can't be used as delivered",
-        f"{_lines(named)}\nThe other files were ingested. Deliver the file again. "
+        f"{_format_notes(named)}\nThe other files were ingested. Deliver the file again. "
         f"Or fix the reason, then use *Ingest again…* on Pipeline Health. {WHERE}",
     )
 
 
-def _eod_failed(report: IntakeReport) -> list[Page]:
+def _eod_pages(report: IntakeReport) -> list[Page]:
     return [
         Page(
             f"page/intake/eod/{file_id(note.key, note.since.isoformat())}",
             "An end-of-day file can't be used as delivered",
-            f"{_lines([note])}\nThis day is missing in the baseline: trades are compared with an older one. {WHERE}",
+            f"{_format_notes([note])}\nThis day is missing in the baseline: trades are compared with an older one. "
+            f"{WHERE}",
         )
         for note in report.failed
         if note.kind == "eod"
     ]
 
 
-def _stalled(report: IntakeReport, rules: IntakeRules) -> Page | None:
+def _stall_page(report: IntakeReport, rules: IntakeRules) -> Page | None:
     span = waiting_for(report)
     if span is None or span < (rules.waiting_paused if report.paused else rules.waiting):
         return None
@@ -92,7 +98,7 @@ def waiting_for(report: IntakeReport) -> timedelta | None:
     return None if report.waits_since is None else report.at - report.waits_since
 
 
-def _retried(report: IntakeReport, rules: IntakeRules) -> Page | None:
+def _retry_page(report: IntakeReport, rules: IntakeRules) -> Page | None:
     late = [note for note in report.retried if report.at - note.since >= rules.waiting]
     if not late:
         return None
@@ -100,22 +106,22 @@ def _retried(report: IntakeReport, rules: IntakeRules) -> Page | None:
     return Page(
         f"page/intake/retried/{since:%Y%m%dT%H%M}/{int((report.at - since) / REMIND)}",
         f"{len(late)} trade file{'s' if len(late) > 1 else ''} can't be read from S3",
-        f"{_lines(late)}\nEach is tried again every few minutes. Check the permissions of the bucket. {WHERE}",
+        f"{_format_notes(late)}\nEach is tried again every few minutes. Check the permissions of the bucket. {WHERE}",
     )
 
 
-def unseen_page(since: datetime, now: datetime, rules: IntakeRules, said: str) -> Page | None:
-    """The page for buckets that can't be listed since ``since``; ``said``: the last error."""
+def unseen_page(since: datetime, now: datetime, rules: IntakeRules, reason: str) -> Page | None:
+    """The page for buckets that can't be listed since ``since``; ``reason``: the last error."""
     if now - since < rules.waiting:
         return None
     return Page(
         f"page/intake/unseen/{since:%Y%m%dT%H%M}/{int((now - since) / REMIND)}",
         f"S3 can't be listed since {since:%H:%M} UTC: new files may be waiting",
-        f"{said}\nIf it is your bucket, check the connection kintsugi_data (docs/your-bucket.md). {WHERE}",
+        f"{reason}\nIf it is your bucket, check the connection kintsugi_data (docs/your-bucket.md). {WHERE}",
     )
 
 
-def _missing(report: IntakeReport) -> list[Page]:
+def _missing_file_pages(report: IntakeReport) -> list[Page]:
     days: dict[str, list[str]] = {}
     for name in report.missing:
         kind, _, day = name.partition(" ")
@@ -131,6 +137,6 @@ def _missing(report: IntakeReport) -> list[Page]:
     ]
 
 
-def _lines(notes: Sequence[FileNote]) -> str:
+def _format_notes(notes: Sequence[FileNote]) -> str:
     more = f"\nand {len(notes) - NAMED} more" if len(notes) > NAMED else ""
     return "\n".join(f"{note.key}: {note.said}" for note in notes[:NAMED]) + more

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kintsugi.core.fleet import WATCH, watch_of
+from kintsugi.core.fleet import WATCH, watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 
 UNBROKEN = timedelta(hours=1)
@@ -44,7 +44,7 @@ COMMON_CAUSE = "common_cause"
 """Field of a journal entry: ``{"cause": …, "nodes": […]}``, as `kintsugi.recovery.common_cause` found it, or None."""
 CONTROL_PLANE = "control_plane"
 """Field of a journal entry: the step failed because of the control plane, not because of its node."""
-SWEEP = "sweep__"  # as incident_sweep.RUN_PREFIX
+SWEEP = "sweep__"  # as sweep_rules.RUN_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +61,23 @@ class Page:
         return {"title": self.title, "text": self.text}
 
 
-def pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
+def incident_pages(incidents: Iterable[Incident], now: datetime) -> list[Page]:
     """The pages that the incidents of the last day require at ``now`` (UTC), oldest incident first."""
     incidents = list(incidents)
     calls: list[_Call] = []
     by_node: dict[str, list[Incident]] = {}
     for incident in sorted(incidents, key=lambda incident: incident.opened_at):
-        chain = _chain(by_node.get(incident.node, []), incident)
+        chain = _extend_chain(by_node.get(incident.node, []), incident)
         by_node[incident.node] = chain
-        call = _call(incident, chain[0], now)
+        call = _make_call(incident, chain[0], now)
         if call is not None and now - incident.last_word < RECENT:
             calls.append(call)
-    found = [page for group in _groups(calls) for page in _pages_of(group, now)]
+    pages = [page for group in _group_calls(calls) for page in _pages_of(group, now)]
     for node in by_node:
-        alarms = [one for one in incidents if one.node == node and _unfounded(one, now)]
+        alarms = [one for one in incidents if one.node == node and _is_unfounded(one, now)]
         if len(alarms) >= UNFOUNDED:
-            found.append(_unfounded_page(node, alarms))
-    return list({page.key: page for page in found}.values())
+            pages.append(_unfounded_page(node, alarms))
+    return list({page.key: page for page in pages}.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ class _Call:
     @property
     def symptom(self) -> str | None:
         """The newest failure mode of the node."""
-        said = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
-        return str(said[-1]) if said else None
+        verdicts = [entry.data["verdict"] for entry in self.first.entries if "verdict" in entry.data]
+        return str(verdicts[-1]) if verdicts else None
 
-    def is_one_with(self, other: _Call) -> bool:
+    def shares_cause_with(self, other: _Call) -> bool:
         """Whether both have one cause: a named common cause, or the same symptom at the same time."""
         if self.kind != other.kind:
             return False
@@ -125,12 +125,12 @@ class _Call:
         return self.symptom == other.symptom and apart <= TOGETHER and mine.node != theirs.node
 
 
-def _groups(calls: Iterable[_Call]) -> list[list[_Call]]:
+def _group_calls(calls: Iterable[_Call]) -> list[list[_Call]]:
     """The calls grouped by cause; each group is ordered by the start of its chains."""
     groups: list[list[_Call]] = []
     for call in sorted(calls, key=lambda call: (call.first.opened_at, call.first.id)):
         for group in groups:
-            if call.is_one_with(group[0]):
+            if call.shares_cause_with(group[0]):
                 group.append(call)
                 break
         else:
@@ -152,12 +152,12 @@ def _pages_of(group: Sequence[_Call], now: datetime) -> list[Page]:
             due = min(call.at + GATHER, began + 3 * GATHER)
     before = [call for call in group if call.at <= due]
     after = [call for call in ordered if call.at > due]
-    found = [_one_page(before, before[0].page.key)] if now >= due else []
-    settled = after and now >= max(began + TOGETHER, after[-1].at) + GATHER
-    if settled and not group[0].kind.startswith(CONTROL_PLANE):
+    pages = [_one_page(before, before[0].page.key)] if now >= due else []
+    complete = after and now >= max(began + TOGETHER, after[-1].at) + GATHER
+    if complete and not group[0].kind.startswith(CONTROL_PLANE):
         nodes = {call.incident.node for call in after}
-        found.append(_one_page(after, f"{before[0].page.key}/more/{len(nodes)}"))
-    return found
+        pages.append(_one_page(after, f"{before[0].page.key}/more/{len(nodes)}"))
+    return pages
 
 
 def _one_page(calls: Sequence[_Call], key: str) -> Page:
@@ -166,16 +166,16 @@ def _one_page(calls: Sequence[_Call], key: str) -> Page:
     page = calls[0].page
     if len(nodes) == 1:
         return Page(key, page.title, page.text)
-    said = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
+    reasons = "\n".join(f"- {call.incident.node}: {call.page.text.splitlines()[0]}" for call in calls)
     title = page.title.replace(calls[0].incident.node, f"{len(nodes)} servers ({', '.join(nodes)})", 1)
     return Page(
         key,
         title.replace(") needs a person: its", ") need a person: their", 1),
-        f"These failures probably have one cause:\n{said}\n{page.text}",
+        f"These failures probably have one cause:\n{reasons}\n{page.text}",
     )
 
 
-def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
+def _extend_chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
     """The chain of unrecovered incidents that ``incident`` continues or starts."""
     last = before[-1] if before else None
     goes_on = (
@@ -187,27 +187,27 @@ def _chain(before: Sequence[Incident], incident: Incident) -> list[Incident]:
     return [*before, incident] if goes_on else [incident]
 
 
-def _call(incident: Incident, first: Incident, now: datetime) -> _Call | None:
+def _make_call(incident: Incident, first: Incident, now: datetime) -> _Call | None:
     """The call of the most severe rule that applies to the incident; None when no rule applies."""
     for kind, rule in (
-        (CONTROL_PLANE, _control_plane),
-        ("refused", _refused),
-        ("failed", _failed),
-        ("waiting", _waiting),
-        ("stuck", _stuck),
-        ("overdue", _overdue),
+        (CONTROL_PLANE, _control_plane_page),
+        ("refused", _refused_page),
+        ("failed", _failed_page),
+        ("waiting", _waiting_page),
+        ("stuck", _stuck_page),
+        ("overdue", _overdue_page),
     ):
-        if (found := rule(incident, first, now)) is not None:
-            reminder, page = found
+        if (due := rule(incident, first, now)) is not None:
+            reminder, page = due
             return _Call(f"{kind}/{reminder}", incident, first, page)
     return None
 
 
-def _where(incident: Incident) -> str:
-    return f"See `make incident ID={incident.id}`, and {watch_of(incident.node)} in Airflow."
+def _see_also(incident: Incident) -> str:
+    return f"See `make incident ID={incident.id}`, and {watch_dag_id(incident.node)} in Airflow."
 
 
-def _control_plane(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+def _control_plane_page(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     failures = [entry for entry in incident.entries if entry.data.get(CONTROL_PLANE)]
     if not failures or incident.outcome not in (None, Outcome.FAILED):
         return None
@@ -217,37 +217,38 @@ def _control_plane(incident: Incident, first: Incident, now: datetime) -> tuple[
         f"page/control-plane/{first.id}/{reminder}",
         f"The control plane needs a person: it can't repair {incident.node}",
         f"{last.message}\nThe repair is tried again and no escalation step was used. Fix the control plane "
-        f"(its disk, its database, its programs); see `make status`. {_where(incident)}",
+        f"(its disk, its database, its programs); see `make status`. {_see_also(incident)}",
     )
 
 
-def _refused(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+def _refused_page(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     refusals = [entry for entry in incident.entries if "refused" in entry.data]
     if not refusals or incident.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM):
         return None
     last = refusals[-1]
     if last.data.get("gates") == ["maintenance"] and now - first.opened_at < MAINTAINED:
         return None
-    said = last.message.removeprefix("refused: ")
+    reason = last.message.removeprefix("refused: ")
     reminder = int((last.at - first.opened_at) / REMIND)
     return reminder, Page(
         f"page/refused/{first.id}/{reminder}",
         f"{incident.node} needs a person: its repair was refused",
-        f"{said}\nApprove or decline under 'Required Actions' in Airflow, or repair it by hand. {_where(incident)}",
+        f"{reason}\nApprove or decline under 'Required Actions' in Airflow, or repair it by hand. "
+        f"{_see_also(incident)}",
     )
 
 
-def _failed(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+def _failed_page(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     if incident.outcome is not Outcome.FAILED:
         return None
     return 0, Page(
         f"page/failed/{incident.id}",
         f"{incident.node} needs a person: its repair failed",
-        f"{incident.reason or 'no reason was recorded'}\nIt is not tried again automatically. {_where(incident)}",
+        f"{incident.reason or 'no reason was recorded'}\nIt is not tried again automatically. {_see_also(incident)}",
     )
 
 
-def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+def _waiting_page(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     answers = [entry for entry in incident.entries if entry.step == "guard" and "waiting" in entry.data]
     if incident.closed_at is not None or not answers or not answers[-1].data["waiting"]:
         return None
@@ -258,21 +259,21 @@ def _waiting(incident: Incident, first: Incident, now: datetime) -> tuple[int, P
         f"page/waiting/{incident.id}",
         f"{incident.node} needs a person: its repair waits too long",
         f"{why}\n{answers[-1].message} Nothing was changed. Check the node and the network to it. "
-        f"{_where(incident)}",
+        f"{_see_also(incident)}",
     )
 
 
-def _stuck(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+def _stuck_page(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     if incident.closed_at is not None or now - incident.last_word <= STUCK:
         return None
     return 0, Page(
         f"page/stuck/{incident.id}/{len(incident.entries)}",
         f"{incident.node} needs a person: its repair makes no progress",
-        f"Its last journal entry: {incident.last_word:%H:%M:%S} UTC. Check that Airflow runs. {_where(incident)}",
+        f"Its last journal entry: {incident.last_word:%H:%M:%S} UTC. Check that Airflow runs. {_see_also(incident)}",
     )
 
 
-def _overdue(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
+def _overdue_page(incident: Incident, first: Incident, now: datetime) -> tuple[int, Page] | None:
     by_itself = incident.holder.startswith(WATCH) or f"/{SWEEP}" in incident.holder
     if incident.closed_at is not None or not by_itself or now - incident.opened_at <= OVERDUE:
         return None
@@ -280,11 +281,11 @@ def _overdue(incident: Incident, first: Incident, now: datetime) -> tuple[int, P
     return 0, Page(
         f"page/overdue/{incident.id}",
         f"{incident.node} is not recovered after {OVERDUE.total_seconds() / 60:.0f} minutes",
-        f"Its repair is still running. Last entry: {last}\n{_where(incident)}",
+        f"Its repair is still running. Last entry: {last}\n{_see_also(incident)}",
     )
 
 
-def _unfounded(incident: Incident, now: datetime) -> bool:
+def _is_unfounded(incident: Incident, now: datetime) -> bool:
     """Whether the incident is a false alarm of a watch in the last hour."""
     return (
         incident.outcome is Outcome.FALSE_ALARM
@@ -300,5 +301,5 @@ def _unfounded_page(node: str, alarms: Sequence[Incident]) -> Page:
         f"page/unfounded/{node}/{first.opened_at:%Y%m%dT%H}",
         f"{node} needs a person: its watch raises repeated false alarms",
         f"{len(alarms)} times within the hour, and nothing was changed. The last time: {last.reason}\n"
-        f"See `make incident ID={last.id}`, and {watch_of(node)} in Airflow. Trigger recover_node to act by hand.",
+        f"See `make incident ID={last.id}`, and {watch_dag_id(node)} in Airflow. Trigger recover_node to act by hand.",
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import ReconciliationError
 from kintsugi.core.settings import load_settings
-from kintsugi.db.outbox import MessageKind, outbox_of
+from kintsugi.db.outbox import MessageKind, Outbox
 
 
 def page_on_failure(context: Mapping[str, Any]) -> None:
@@ -19,7 +20,7 @@ def page_on_failure(context: Mapping[str, Any]) -> None:
     error = context.get("exception")
     if not isinstance(error, ReconciliationError):
         return
-    outbox_of(load_settings()).put(
+    Outbox(store_dsn(load_settings())).put(
         f"page/unaccounted/{context['dag_run'].run_id}",
         MessageKind.PAGE,
         {

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from kintsugi.core.fleet import WATCH, watch_of
+from kintsugi.core.fleet import WATCH, watch_dag_id
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.db.flags import RecordedFault
 from kintsugi.notify.paging_rules import REMIND, Page
@@ -31,7 +31,7 @@ DAY_INCIDENTS = 4
 _EXITED = re.compile(r"^(\S+) .*\bexited: (\S+) \(")
 
 
-def patterns(
+def pattern_pages(
     incidents: Iterable[Incident],
     now: datetime,
     *,
@@ -41,22 +41,26 @@ def patterns(
     """The pages that are due at ``now`` (UTC), at most one a node. ``exits``: times of exits by node name."""
     recovered: dict[str, list[Incident]] = {}
     for incident in incidents:
-        if _counts(incident) and now - incident.opened_at < DAY:
+        if _is_counted(incident) and now - incident.opened_at < DAY:
             recovered.setdefault(incident.node, []).append(incident)
     injected = Counter(fault.node for fault in faults if now - fault.t0 < LOOP)
-    found = []
+    pages = []
     for node in sorted({*recovered, *(exits or {})}):
         own = recovered.get(node, [])
         late_exits = [at for at in (exits or {}).get(node, ()) if timedelta() <= now - at < LOOP]
-        said = _loop(own, now) or _exits(late_exits, injected[node]) or _same_again(own)
-        if said is not None:
-            found.append(_page(node, said, own, now))
-    return found
+        pattern = (
+            _describe_loop(own, now)
+            or _describe_exits(late_exits, injected[node])
+            or _describe_same_failure(own)
+        )
+        if pattern is not None:
+            pages.append(_pattern_page(node, pattern, own, now))
+    return pages
 
 
 def exits_in(lines: Iterable[str], service: str) -> list[datetime]:
     """When an init saw its service exit by itself; ``lines``: its log, each beginning with a time in ISO 8601."""
-    found = []
+    exits = []
     for line in lines:
         matched = _EXITED.match(line)
         if matched is None or matched[2] != service:
@@ -66,11 +70,11 @@ def exits_in(lines: Iterable[str], service: str) -> list[datetime]:
         except ValueError:
             continue
         if at.tzinfo is not None:
-            found.append(at)
-    return found
+            exits.append(at)
+    return exits
 
 
-def _counts(incident: Incident) -> bool:
+def _is_counted(incident: Incident) -> bool:
     return (
         incident.t0 is None
         and incident.outcome in (Outcome.HEALED, Outcome.FALSE_ALARM)
@@ -78,7 +82,7 @@ def _counts(incident: Incident) -> bool:
     )
 
 
-def _loop(incidents: Sequence[Incident], now: datetime) -> str | None:
+def _describe_loop(incidents: Sequence[Incident], now: datetime) -> str | None:
     """Rule 1. False alarms alone are covered by a rule of `pages`."""
     late = [one for one in incidents if now - one.opened_at < LOOP]
     healed = [one for one in late if one.outcome is Outcome.HEALED]
@@ -87,18 +91,18 @@ def _loop(incidents: Sequence[Incident], now: datetime) -> str | None:
     return f"it failed {len(late)} times within the hour, and was recovered {len(healed)} times"
 
 
-def _exits(times: Sequence[datetime], injected: int) -> str | None:
+def _describe_exits(times: Sequence[datetime], injected: int) -> str | None:
     """Rule 2."""
     count = len(times) - injected
     return f"its service exited {count} times within the hour" if count >= LOOP_EXITS else None
 
 
-def _same_again(incidents: Sequence[Incident]) -> str | None:
+def _describe_same_failure(incidents: Sequence[Incident]) -> str | None:
     """Rule 3."""
     verdicts = Counter(
         verdict
         for one in incidents
-        if one.outcome is Outcome.HEALED and (verdict := _verdict(one)) is not None
+        if one.outcome is Outcome.HEALED and (verdict := _first_verdict(one)) is not None
     )
     for verdict, count in verdicts.most_common(1):
         if count >= DAY_INCIDENTS:
@@ -106,15 +110,15 @@ def _same_again(incidents: Sequence[Incident]) -> str | None:
     return None
 
 
-def _verdict(incident: Incident) -> str | None:
+def _first_verdict(incident: Incident) -> str | None:
     return next((str(entry.data["verdict"]) for entry in incident.entries if "verdict" in entry.data), None)
 
 
-def _page(node: str, said: str, incidents: Sequence[Incident], now: datetime) -> Page:
+def _pattern_page(node: str, pattern: str, incidents: Sequence[Incident], now: datetime) -> Page:
     last = max(incidents, key=lambda one: one.opened_at, default=None)
     where = f"See `make incident ID={last.id}`" if last else f"See the log of {node}'s init"
     return Page(
         f"page/pattern/{node}/{int(now.timestamp() // REMIND.total_seconds())}",
         f"{node} needs a person: it fails again and again",
-        f"{node}: {said}. A recovery does not remove the cause. {where}, and {watch_of(node)} in Airflow.",
+        f"{node}: {pattern}. A recovery does not remove the cause. {where}, and {watch_dag_id(node)} in Airflow.",
     )

@@ -56,7 +56,7 @@ def runbook_link(alert: str) -> str:
     The connection ``kintsugi_apprise`` can define where the runbooks are published:
     ``"extra": {"runbooks": "https://…/docs/runbooks"}``. Raises KintsugiError when that connection is not JSON.
     """
-    known = [key for key in RUNBOOKS if alert.startswith(key)]
-    name = RUNBOOKS[max(known, key=len)] if known else INDEX
+    alerts = [key for key in RUNBOOKS if alert.startswith(key)]
+    name = RUNBOOKS[max(alerts, key=len)] if alerts else INDEX
     base = extras(connection(CONNECTION) or {}).get("runbooks") or DIRECTORY
     return f"{str(base).rstrip('/')}/{name}.md"

@@ -49,8 +49,8 @@ class StreamStallAlert:
             self._behind = (at, lag)
         if self._behind is not None and at - self._behind[0] >= GROWS:
             since, before = self._behind
-            said = f"{lag:,} messages wait; {_minutes(at - since)} ago it was {before:,}"
-            return self._page("behind", since, at, said)
+            reason = f"{lag:,} messages wait; {_format_minutes(at - since)} ago it was {before:,}"
+            return self._page("behind", since, at, reason)
         return None
 
     def forget(self) -> None:
@@ -58,21 +58,21 @@ class StreamStallAlert:
         self._moved = self._behind = None
 
     @staticmethod
-    def _page(what: str, since: datetime, at: datetime, said: str) -> Page:
+    def _page(what: str, since: datetime, at: datetime, reason: str) -> Page:
         reminder = int((at - since) / REMIND)
         title = {
-            "still": f"The stream needs a person: nothing was stored for {_minutes(at - since)}",
+            "still": f"The stream needs a person: nothing was stored for {_format_minutes(at - since)}",
             "behind": "The stream needs a person: its lag keeps growing",
         }[what]
         return Page(
             f"page/stream/{what}/{since:%Y%m%dT%H%M}/{reminder}",
             title,
-            f"{said} (since {since:%H:%M:%S} UTC). Kafka keeps them for {TOPIC_RETENTION_HOURS} hours; if it deletes "
+            f"{reason} (since {since:%H:%M:%S} UTC). Kafka keeps them for {TOPIC_RETENTION_HOURS} hours; if it deletes "
             "one before it is stored, another page is sent. The ingest waits meanwhile. watch_flow has restarted the "
             "driver as often as a restart can help. Check in `make status` whether a node is down. If not, read "
             "stream-trades.log of the Spark master's node.",
         )
 
 
-def _minutes(span: timedelta) -> str:
+def _format_minutes(span: timedelta) -> str:
     return f"{span.total_seconds() / 60:.0f} minutes"

@@ -47,7 +47,7 @@ def repair_ranges(
             limit=node.name,
             extra_vars={"cassandra_repair_primary": primary},
             timeout_s=COMPARISON_S,
-            give_up=_away(
+            give_up=_absence_watch(
                 context.fleet,
                 lambda seconds: note(f"the data repair of {node.name} has run for {seconds:.0f} s"),
             ),
@@ -55,18 +55,18 @@ def repair_ranges(
     except StepFailed as failure:
         context.store.end_comparison(number, failure=str(failure))
         raise
-    differed = _differed(context, node, began)
+    differed = _count_differing_ranges(context, node, began)
     context.store.end_comparison(number, differed)
     which = "every primary range" if primary else "every range"
-    found = {None: "the number of ranges out of sync is unknown", 0: "no range was out of sync"}.get(
+    result = {None: "the number of ranges out of sync is unknown", 0: "no range was out of sync"}.get(
         differed, f"ranges that were out of sync: {differed}"
     )
-    return f"{which} of {node.name} was repaired with its replicas: {found}"
+    return f"{which} of {node.name} was repaired with its replicas: {result}"
 
 
 def repair_tonight(context: Context, name: str, by: str) -> str:
     """Run the nightly repair of one node; raises StepFailed with the reason if it fails or is postponed."""
-    if (why := _put_off(context)) is not None:
+    if (why := _reason_to_postpone(context)) is not None:
         raise StepFailed(f"the data repair of {name} is postponed: {why}")
     sentence = repair_ranges(context, context.fleet.node(name), by, primary=True)
     log.info("%s", sentence)
@@ -79,13 +79,13 @@ def await_replicas(fleet: Fleet) -> None:
     Raises StepFailed after REPLICAS_S.
     """
     until = time.monotonic() + REPLICAS_S
-    while away := _silent(fleet):
+    while away := _silent_nodes(fleet):
         if time.monotonic() > until:
             raise StepFailed(f"no data repair without {' and '.join(away)}: no answer for {REPLICAS_S:.0f} s")
         time.sleep(2)
 
 
-def _put_off(context: Context) -> str | None:
+def _reason_to_postpone(context: Context) -> str | None:
     """Return why no data repair should start now: it would disturb a recovery or a roll-out, or be ended by it."""
     for incident in context.store.incidents(open_only=True):
         if incident.role is Role.CASSANDRA:
@@ -93,24 +93,24 @@ def _put_off(context: Context) -> str | None:
     for deployment in context.store.deployments():
         if deployment.state == "running":
             return f"a release is being rolled out ({deployment.id})"
-    if away := _silent(context.fleet):
+    if away := _silent_nodes(context.fleet):
         return f"no answer from {' and '.join(away)}"
     return None
 
 
-def _silent(fleet: Fleet) -> list[str]:
+def _silent_nodes(fleet: Fleet) -> list[str]:
     """Return the Cassandra nodes that don't answer now."""
     nodes = fleet.of(Role.CASSANDRA)
-    answering = asyncio.run(_answering(nodes))
+    answering = asyncio.run(_answering_nodes(nodes))
     return [node.name for node in nodes if node.name not in answering]
 
 
-async def _answering(nodes: Sequence[Node]) -> list[str]:
+async def _answering_nodes(nodes: Sequence[Node]) -> list[str]:
     probes = await asyncio.gather(*(probe_node(node) for node in nodes))
     return [probe.target for probe in probes if probe.answer is ProbeResult.OK]
 
 
-def _differed(context: Context, node: Node, began: datetime) -> int | None:
+def _count_differing_ranges(context: Context, node: Node, began: datetime) -> int | None:
     """Return how many ranges were out of sync since then, by the node's log and clock; None if it can't be read."""
     try:
         return differing_ranges(context.said(node.name, "range(s) out of sync", began))
@@ -134,28 +134,28 @@ class Away:
         return None
 
 
-def _away(fleet: Fleet, tell: Callable[[float], None]) -> Callable[[], str | None]:
+def _absence_watch(fleet: Fleet, report_progress: Callable[[float], None]) -> Callable[[], str | None]:
     """Return a function that probes every ASK_EVERY_S (takes at most 2 s); it returns a sentence if a node is away.
 
-    ``tell`` gets the seconds since the start, every NOTE_EVERY_S.
+    ``report_progress`` gets the seconds since the start, every NOTE_EVERY_S.
     """
     nodes = fleet.of(Role.CASSANDRA)
-    began = asked = told = time.monotonic()
-    memory = Away(dict.fromkeys([node.name for node in nodes], began))
+    started_at = probed_at = reported_at = time.monotonic()
+    memory = Away(dict.fromkeys([node.name for node in nodes], started_at))
 
-    def look() -> str | None:
-        nonlocal asked, told
-        if (now := time.monotonic()) - asked < ASK_EVERY_S:
+    def probe_replicas() -> str | None:
+        nonlocal probed_at, reported_at
+        if (now := time.monotonic()) - probed_at < ASK_EVERY_S:
             return None
-        asked = now
-        if now - told >= NOTE_EVERY_S:
-            told = now
-            tell(now - began)
-        return memory.observe(asyncio.run(_answering(nodes)), now)
+        probed_at = now
+        if now - reported_at >= NOTE_EVERY_S:
+            reported_at = now
+            report_progress(now - started_at)
+        return memory.observe(asyncio.run(_answering_nodes(nodes)), now)
 
-    return look
+    return probe_replicas
 
 
 def differing_ranges(lines: Sequence[str]) -> int:
     """Return the number of ranges out of sync: the sum of Cassandra's log lines, one a pair of replicas and table."""
-    return sum(int(found[1]) for line in lines if (found := DIFFER.search(line)))
+    return sum(int(match[1]) for line in lines if (match := DIFFER.search(line)))

@@ -1,4 +1,4 @@
-"""What a recovery works with: its case, which is passed between tasks, and access to the systems outside."""
+"""What a recovery works with: a reference to it, which is passed between tasks, and access to the systems outside."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Context:
             settings=settings, fleet=settings.fleet, store=Store(store_dsn(settings), patience=patience)
         )
 
-    def node(self, case: RecoveryRef) -> Node:
-        return self.fleet.node(case.node)
+    def node(self, ref: RecoveryRef) -> Node:
+        return self.fleet.node(ref.node)
 
     def s3(self) -> Any:
         return s3_client(self.settings)
@@ -96,7 +96,7 @@ class Context:
         )
 
     @contextmanager
-    def step(self, case: RecoveryRef, name: str) -> Iterator[FencedStep]:
+    def step(self, ref: RecoveryRef, name: str) -> Iterator[FencedStep]:
         """Run one step under a fresh fencing token; its start, end or failure goes into the journal.
 
         The lease is renewed as long as the step's process lives. Raises LeaseHeld if another run has taken it, and
@@ -104,12 +104,12 @@ class Context:
         raises StaleTokenError.
         """
         lease = self.store.acquire_lease(
-            case.node, case.holder, LEASE_S, fresh_token=True, incident=case.incident
+            ref.node, ref.holder, LEASE_S, fresh_token=True, incident=ref.incident
         )
-        step = FencedStep(self, case, name, lease.token)
+        step = FencedStep(self, ref, name, lease.token)
         step.note("started", mark="start")
         try:
-            with first_in_line(), _kept(self.store, lease):
+            with first_in_line(), _lease_renewal(self.store, lease):
                 yield step
         except BaseException as error:  # Airflow's time-out is not a subclass of Exception
             step.note(f"failed: {str(error) or type(error).__name__}", mark="failed")
@@ -118,11 +118,11 @@ class Context:
 
 
 @contextmanager
-def _kept(store: Store, lease: Lease) -> Iterator[None]:
+def _lease_renewal(store: Store, lease: Lease) -> Iterator[None]:
     """Renew the lease while the block runs, until a newer token shows that another run holds it."""
     ended = threading.Event()
 
-    def renew() -> None:
+    def renew_lease() -> None:
         while not ended.wait(RENEW_S):
             try:
                 store.renew(lease.node, lease.token, LEASE_S)
@@ -132,7 +132,7 @@ def _kept(store: Store, lease: Lease) -> Iterator[None]:
                 log.warning("%s", fenced)
                 return
 
-    thread = threading.Thread(target=renew, name=f"lease of {lease.node}", daemon=True)
+    thread = threading.Thread(target=renew_lease, name=f"lease of {lease.node}", daemon=True)
     thread.start()
     try:
         yield
@@ -146,7 +146,7 @@ class FencedStep:
     """A step under way: it writes to the journal and checks its fencing token before each action."""
 
     context: Context
-    case: RecoveryRef
+    ref: RecoveryRef
     name: str
     token: int
 
@@ -155,7 +155,7 @@ class FencedStep:
 
         Raises StaleTokenError unless this step's token is the newest, and IncidentClosed if its incident is closed.
         """
-        self.context.store.check(self.case.node, self.token, incident=self.case.incident)
+        self.context.store.check(self.ref.node, self.token, incident=self.ref.incident)
 
     def note(self, message: str, **data: Any) -> None:
         """Add a sentence to the incident's journal and to the task's log."""
@@ -165,5 +165,5 @@ class FencedStep:
         """Add a sentence to the journal in the name of another step, whose work this step repeated."""
         log.info("%s: %s", step, message)
         # Two runs may work on one incident by turns, such as a dry run while the watch's run waits for a person.
-        data = {"run": self.case.holder} | data
-        self.context.store.append(self.case.incident, self.token, step, message, data)
+        data = {"run": self.ref.holder} | data
+        self.context.store.append(self.ref.incident, self.token, step, message, data)

@@ -14,7 +14,7 @@ import time
 
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node
-from kintsugi.operations.verification_cassandra import Only
+from kintsugi.operations.verification_cassandra import RestrictedSession
 from kintsugi.probes.peers import heartbeat
 
 KEPT = "SELECT gossip_generation, writetime(gossip_generation) AS written_us FROM system.local WHERE key = 'local'"
@@ -31,7 +31,7 @@ def bump_generation(node: Node) -> str | None:
     from cassandra.cluster import NoHostAvailable
 
     try:
-        with Only([node.address]) as session:
+        with RestrictedSession([node.address]) as session:
             kept = session.execute(KEPT).one()
             ahead_s = kept.written_us / 1e6 - time.time()
             if ahead_s <= 0:
@@ -52,18 +52,18 @@ async def generation_is_behind(fleet: Fleet, node: Node) -> str | None:
     A restart after `bump_generation` gives it a new generation, which they accept. None if the node does not answer.
     """
     peers = fleet.peers(node)
-    told = await asyncio.gather(*(heartbeat(peer, node) for peer in peers))
+    heartbeats = await asyncio.gather(*(heartbeat(peer, node) for peer in peers))
     own = await heartbeat(node, node)  # asked last, so no peer can know a newer heartbeat of this start
     if isinstance(own, str):
         return None
-    deaf = [
+    peers_behind = [
         peer.name
-        for peer, held in zip(peers, told, strict=True)
-        if not isinstance(held, str) and held[0] == own[0] and held[1] > own[1]
+        for peer, heartbeat_held in zip(peers, heartbeats, strict=True)
+        if not isinstance(heartbeat_held, str) and heartbeat_held[0] == own[0] and heartbeat_held[1] > own[1]
     ]
-    if not deaf:
+    if not peers_behind:
         return None
     return (
-        f"{' and '.join(deaf)} ignore {node.name}: an earlier start of it had the same gossip generation "
+        f"{' and '.join(peers_behind)} ignore {node.name}: an earlier start of it had the same gossip generation "
         f"({own[0]}) and announced its shutdown"
     )

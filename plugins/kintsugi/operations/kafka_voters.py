@@ -33,7 +33,7 @@ _FETCHES_WITHIN_MS = 3000  # a live replica fetches every half second
 _LAG = 50  # records behind the high watermark; the leader itself checks that a new voter is near its end
 
 
-def _ignore(_sentence: str) -> None:
+def _discard_progress(_sentence: str) -> None:
     """Report nothing."""
 
 
@@ -43,7 +43,7 @@ def rejoin_voter(
     cluster_id: str,
     *,
     timeout_s: float = 60.0,
-    on_progress: Callable[[str], None] = _ignore,
+    on_progress: Callable[[str], None] = _discard_progress,
 ) -> None:
     """Make ``node`` a voter with its current data directory (steps 1 to 3).
 
@@ -54,7 +54,7 @@ def rejoin_voter(
     missing = "no answer yet"
     while time.monotonic() < deadline:
         try:
-            leader, quorum = find_leader(_controllers(fleet, node))
+            leader, quorum = find_leader(_controller_endpoints(fleet, node))
             missing = _next_step(quorum, node, leader, cluster_id, endpoint, on_progress)
             if not missing:
                 return
@@ -107,6 +107,6 @@ def live_voters(quorum: QuorumDescription, node_id: int) -> Replica | None:
     return max(fetching, key=lambda replica: replica.fetched_ms, default=None)
 
 
-def _controllers(fleet: Fleet, node: Node) -> list[str]:
+def _controller_endpoints(fleet: Fleet, node: Node) -> list[str]:
     others = [f"{peer.address}:{KAFKA_CONTROLLER_PORT}" for peer in fleet.peers(node)]
     return [*others, f"{node.address}:{KAFKA_CONTROLLER_PORT}"]

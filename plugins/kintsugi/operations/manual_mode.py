@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from kintsugi.core.errors import StepFailed
-from kintsugi.core.fleet import watch_of
+from kintsugi.core.fleet import watch_dag_id
 from kintsugi.core.processes import wait_until
 from kintsugi.infra.airflow_client import Airflow
 from kintsugi.operations.context import Context
@@ -17,7 +17,7 @@ WATCH_DEADLINE_S = 120.0
 
 
 @contextmanager
-def hands_on(context: Context, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
+def manual_mode(context: Context, airflow: Airflow, name: str, *, holder: str, reason: str) -> Iterator[None]:
     """Keep the recovery away from the node while the block runs; no incident is opened and no question asked.
 
     1. The node's watch is paused. Its trigger still fires, but no task of the run starts, so it takes no processor
@@ -31,7 +31,7 @@ def hands_on(context: Context, airflow: Airflow, name: str, *, holder: str, reas
     Lease and flag expire after LIMIT_S. A killed run also leaves the watch paused, which the dead man's switch then
     reports. `lift` ends all three.
     """
-    watch, until = watch_of(name), datetime.now(UTC) + timedelta(seconds=LIMIT_S)
+    watch, until = watch_dag_id(name), datetime.now(UTC) + timedelta(seconds=LIMIT_S)
     lease = context.store.acquire_lease(name, holder, LIMIT_S, fresh_token=True)
     try:
         context.store.set_maintenance(name, reason=reason, user=holder, until=until)
@@ -46,7 +46,7 @@ def hands_on(context: Context, airflow: Airflow, name: str, *, holder: str, reas
         context.store.release(name, lease.token)
 
 
-def lift(context: Context, holder: str) -> None:
+def end_manual_mode(context: Context, holder: str) -> None:
     """Release the leases and maintenance flags that a killed run of ``holder`` left. Unpause the watches first."""
     for name in context.fleet.nodes:
         context.store.give_back(name, holder)
@@ -55,7 +55,7 @@ def lift(context: Context, holder: str) -> None:
 
 def is_watched(airflow: Airflow, name: str) -> bool:
     """Whether the node's watch waits at its sensor, with no finding under way. False if Airflow doesn't answer."""
-    watch = watch_of(name)
+    watch = watch_dag_id(name)
     try:
         run = airflow.youngest_run(watch)
         tasks = airflow.tasks(watch, run["dag_run_id"]) if run and run["state"] == "running" else []
@@ -68,5 +68,5 @@ def await_watched(airflow: Airflow, name: str) -> None:
     """Wait until the node is watched; raises StepFailed after WATCH_DEADLINE_S."""
     if not wait_until(lambda: is_watched(airflow, name), WATCH_DEADLINE_S, pause=0.5):
         raise StepFailed(
-            f"{name} is still not watched after {WATCH_DEADLINE_S:.0f} s; look at {watch_of(name)} in Airflow"
+            f"{name} is still not watched after {WATCH_DEADLINE_S:.0f} s; look at {watch_dag_id(name)} in Airflow"
         )

@@ -68,19 +68,19 @@ async def readiness_gap(fleet: Fleet, node: Node, stream: bool = False) -> str |
     if probe.answer is not ProbeResult.OK:
         return f"it doesn't answer its own protocol ({probe.detail})"
     if node.role is Role.KAFKA:
-        return await _kafka(fleet, node)
+        return await _kafka_gap(fleet, node)
     if node.role is Role.CASSANDRA:
-        return await _cassandra(fleet, node)
-    return await _spark(fleet, node, stream)
+        return await _cassandra_gap(fleet, node)
+    return await _spark_gap(fleet, node, stream)
 
 
 async def poll_until(condition: Condition, deadline_s: float, what: str) -> float:
     """Poll ``condition`` until nothing is missing; returns the seconds. Raises StepFailed at the deadline."""
-    started, said = time.monotonic(), None
+    started, logged = time.monotonic(), None
     while (lacks := await condition()) is not None:
         waited_s = time.monotonic() - started
-        if lacks != said:
-            said = lacks
+        if lacks != logged:
+            logged = lacks
             log.info("%s: %s (%.1f s)", what, lacks, waited_s)
         if waited_s > deadline_s:
             raise StepFailed(f"{what} after {waited_s:.0f} s: {lacks}; read the log of that service")
@@ -88,32 +88,32 @@ async def poll_until(condition: Condition, deadline_s: float, what: str) -> floa
     return time.monotonic() - started
 
 
-async def _kafka(fleet: Fleet, node: Node) -> str | None:
+async def _kafka_gap(fleet: Fleet, node: Node) -> str | None:
     """Ask the node and its peers: each has its own copy of the metadata, and all copies must be current."""
     brokers = fleet.of(Role.KAFKA)
     listed = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.broker_ids) for broker in brokers))
     for broker, ids in zip(brokers, listed, strict=True):
         if not isinstance(ids, str) and node.index not in ids:
             return f"{broker.name} still has it fenced"
-    told = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.partitions) for broker in brokers))
-    known = [answer for answer in told if not isinstance(answer, str)]
+    answers = await asyncio.gather(*(ask_peer(broker, KAFKA_PORT, kafka.partitions) for broker in brokers))
+    known = [answer for answer in answers if not isinstance(answer, str)]
     behind = {
         name
         for answer in known
         for name, replicas in answer.items()
         if node.index in replicas.assigned and node.index not in replicas.in_sync
     }
-    if isinstance(told[brokers.index(node)], str) or not known:
+    if isinstance(answers[brokers.index(node)], str) or not known:
         return "it does not describe its partitions yet"
-    return f"it is out of sync in {_some(behind)}" if behind else None
+    return f"it is out of sync in {_list_some(behind)}" if behind else None
 
 
-def _some(names: set[str]) -> str:
+def _list_some(names: set[str]) -> str:
     shown = ", ".join(sorted(names)[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-async def _cassandra(fleet: Fleet, node: Node) -> str | None:
+async def _cassandra_gap(fleet: Fleet, node: Node) -> str | None:
     """Ask every node of the ring for its view of the node.
 
     While another node of the ring is dead, no range can be read from all replicas. Then it is enough that every live
@@ -122,11 +122,15 @@ async def _cassandra(fleet: Fleet, node: Node) -> str | None:
     probes = await asyncio.gather(*(probe_node(peer) for peer in fleet.peers(node)))
     dead = {probe.target for probe in probes if probe.answer is not ProbeResult.OK}
     if dead:
-        said = await ask_peers(fleet, node)
-        deaf = [w.peer for w in said if w.peer not in dead and w.opinion is not PeerOpinion.UP]
-        return f"{' and '.join(deaf)} did not receive its heartbeat" if deaf else None
+        views_of_peers = await ask_peers(fleet, node)
+        without_heartbeat = [
+            w.peer for w in views_of_peers if w.peer not in dead and w.opinion is not PeerOpinion.UP
+        ]
+        return (
+            f"{' and '.join(without_heartbeat)} did not receive its heartbeat" if without_heartbeat else None
+        )
     ring = fleet.of(Role.CASSANDRA)
-    views = dict(zip(ring, await asyncio.gather(*(_view(other, node) for other in ring)), strict=True))
+    views = dict(zip(ring, await asyncio.gather(*(_view_of(other, node) for other in ring)), strict=True))
     for coordinator, view in views.items():
         if view.lacks is not None:
             outdated = is_older_generation(node, coordinator, view.generation, views[node].generation)
@@ -145,7 +149,7 @@ class _View:
     generation: int | None = None
 
 
-async def _view(coordinator: Node, node: Node) -> _View:
+async def _view_of(coordinator: Node, node: Node) -> _View:
     rows = await ask_peer(coordinator, CASSANDRA_PORT, lambda connection: cql_wire.query(connection, GOSSIP))
     if isinstance(rows, str):
         return _View(rows)
@@ -179,7 +183,7 @@ def _read_range(token: str) -> Callable[[Connection], Awaitable[list[dict[str, A
     return lambda connection: cql_wire.query(connection, cql, cql_wire.ALL)
 
 
-async def _spark(fleet: Fleet, node: Node, stream: bool) -> str | None:
+async def _spark_gap(fleet: Fleet, node: Node, stream: bool) -> str | None:
     """Ask the master; there is only one."""
     master = fleet.of(Role.SPARK_MASTER)[0]
     document = await master_state(master)

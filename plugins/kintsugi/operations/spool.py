@@ -18,14 +18,14 @@ S3_AWAY_S = 30.0
 log = logging.getLogger(__name__)
 
 
-def deliver(context: Context, key: str, body: bytes) -> None:
+def deliver_to_s3(context: Context, key: str, body: bytes) -> None:
     """Put ``body`` under ``key`` into S3, or into the spool if S3 doesn't accept it within seconds.
 
     If S3 failed within the last S3_AWAY_S, for this process or another, it is not tried again.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    waiting = spool(context.settings) / key
+    waiting = spool_directory(context.settings) / key
     mark = context.settings.control / S3_AWAY
     if not _is_recent(mark):
         try:
@@ -51,7 +51,7 @@ def flush_spool(context: Context) -> None:
     """Deliver what waits in the spool; stops at the first failure and leaves the rest for the next call."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    folder = spool(context.settings)
+    folder = spool_directory(context.settings)
     if _is_recent(context.settings.control / S3_AWAY):
         return
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -63,6 +63,6 @@ def flush_spool(context: Context) -> None:
         path.unlink(missing_ok=True)
 
 
-def spool(settings: Settings) -> Path:
+def spool_directory(settings: Settings) -> Path:
     """Return the directory in which deliveries to S3 wait while it is unreachable."""
     return settings.control / "spool"

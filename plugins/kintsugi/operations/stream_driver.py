@@ -22,7 +22,7 @@ MOVES_S = 180.0  # a recovery without a new journal entry for this long is not w
 DESIRED = "stream_trades"
 
 
-def home(fleet: Fleet) -> Node:
+def driver_node(fleet: Fleet) -> Node:
     """Return the node that runs the driver."""
     return fleet.of(Role.SPARK_MASTER)[0]
 
@@ -32,7 +32,7 @@ def should_run(context: Context) -> bool:
     return desired_state(context.store)
 
 
-def variables(context: Context) -> dict[str, bool]:
+def driver_variables(context: Context) -> dict[str, bool]:
     """Return the variables for the driver that Ansible gets when it configures a node."""
     return {"stream_enabled": should_run(context)}
 
@@ -78,7 +78,7 @@ def _under_repair(context: Context) -> list[str]:
 
 def control_driver(context: Context, verb: str) -> str:
     """Give the command ``verb`` (start, stop, status) for the driver to its node's init; returns the answer."""
-    node = home(context.fleet)
+    node = driver_node(context.fleet)
     config = context.settings.node_root(node.name) / "etc" / "supervisord.conf"
     argv = ["supervisorctl", "-c", str(config), verb, PROGRAM]
     answer = ssh.run_over_ssh(context.settings, node, argv, timeout=60)
@@ -97,7 +97,7 @@ def wait_until_running(context: Context, deadline_s: float) -> str:
     """
     until = time.monotonic() + deadline_s
     while True:
-        probe = asyncio.run(probe_stream(home(context.fleet)))
+        probe = asyncio.run(probe_stream(driver_node(context.fleet)))
         if probe.answer == "ok":
             return f"the stream runs: {probe.detail}"
         if time.monotonic() > until:

@@ -88,58 +88,58 @@ async def _verify_spark(fleet: Fleet, node: Node, stream: bool, deadline_s: floa
     master = fleet.of(Role.SPARK_MASTER)[0]
     wanted = [node] if node.role is Role.SPARK_WORKER else fleet.of(Role.SPARK_WORKER)
 
-    async def cluster() -> str | None:
+    async def cluster_gap() -> str | None:
         document = await master_state(master)
         return document if isinstance(document, str) else spark_readiness_gap(document, wanted, stream)
 
-    await poll_until(cluster, deadline_s, f"{node.name} is not ready")
+    await poll_until(cluster_gap, deadline_s, f"{node.name} is not ready")
     names = " and ".join(worker.name for worker in wanted)
     if not stream:
         return f"{names} offer their cores to the master; no stream is submitted, so none is used"
-    before = await executors(master)
-    seen: dict[str, int] = {} if isinstance(before, str) else completed(before)
+    before = await stream_executors(master)
+    tasks_before: dict[str, int] = {} if isinstance(before, str) else completed_tasks(before)
 
-    async def tasks() -> str | None:
-        now = await executors(master)
+    async def tasks_gap() -> str | None:
+        now = await stream_executors(master)
         if isinstance(now, str):
             return f"the driver reports: {now}"
-        return tasks_missing(wanted, seen, now, time.monotonic() - started)
+        return tasks_missing(wanted, tasks_before, now, time.monotonic() - started)
 
     started = time.monotonic()
-    await poll_until(tasks, BATCHES_S, f"{node.name} is not verified")
+    await poll_until(tasks_gap, BATCHES_S, f"{node.name} is not verified")
     return await _task_proof(master, names, wanted)
 
 
 async def _task_proof(master: Node, names: str, wanted: list[Node]) -> str:
-    now = await executors(master)
-    done = {} if isinstance(now, str) else completed(now)
-    counts = [done.get(worker.address, 0) for worker in wanted]
+    now = await stream_executors(master)
+    tasks = {} if isinstance(now, str) else completed_tasks(now)
+    counts = [tasks.get(worker.address, 0) for worker in wanted]
     if all(counts):
         return f"the stream's executors on {names} have completed {sum(counts)} tasks"
     return f"the stream's executors on {names} are registered; the stream is idle, so they got no task"
 
 
 def tasks_missing(
-    wanted: list[Node], before: Mapping[str, int], found: Sequence[Mapping[str, Any]], since_s: float
+    wanted: list[Node], before: Mapping[str, int], executors: Sequence[Mapping[str, Any]], since_s: float
 ) -> str | None:
-    """Return what is missing of the executors on ``wanted``, or None. ``found``: all executors, by the driver.
+    """Return what is missing of the executors on ``wanted``, or None. ``executors``: all of them, by the driver.
 
     An idle stream gives no tasks. So if no task is active, and none was completed for 10 s, it is enough that the
     executors are registered. ``before``: completed tasks by address, ``since_s`` seconds ago.
     """
-    now = completed(found)
-    absent = [node.name for node in wanted if node.address not in now]
+    tasks = completed_tasks(executors)
+    absent = [node.name for node in wanted if node.address not in tasks]
     if absent:
         return f"no executor of the stream is active on {' and '.join(absent)}"
-    fresh = [node.name for node in wanted if now[node.address] == 0]
-    at_work = any(executor["activeTasks"] for executor in found)
-    idle = not at_work and sum(now.values()) <= sum(before.get(address, 0) for address in now)
+    fresh = [node.name for node in wanted if tasks[node.address] == 0]
+    at_work = any(executor["activeTasks"] for executor in executors)
+    idle = not at_work and sum(tasks.values()) <= sum(before.get(address, 0) for address in tasks)
     if fresh and not (idle and since_s > IDLE_AFTER_S):
         return f"no task of the stream has been completed on {' and '.join(fresh)}"
     return None
 
 
-async def executors(master: Node) -> list[Mapping[str, Any]] | str:
+async def stream_executors(master: Node) -> list[Mapping[str, Any]] | str:
     """Return the stream's active executors by its driver (on the master's node), or why they are unknown."""
     document = await master_state(master)
     if isinstance(document, str):
@@ -148,16 +148,16 @@ async def executors(master: Node) -> list[Mapping[str, Any]] | str:
     if not apps:
         return "the streaming application is not registered"
     path = f"/api/v1/applications/{apps[0]['id']}/executors"
-    found: list[Mapping[str, Any]] | str = await ask_json(master, DRIVER_UI_PORT, path)
-    if isinstance(found, str):
-        return found
-    return [executor for executor in found if executor["isActive"] and executor["id"] != "driver"]
+    documents: list[Mapping[str, Any]] | str = await ask_json(master, DRIVER_UI_PORT, path)
+    if isinstance(documents, str):
+        return documents
+    return [executor for executor in documents if executor["isActive"] and executor["id"] != "driver"]
 
 
-def completed(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def completed_tasks(executors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return completed tasks by address, from the driver's list of executors."""
-    done: dict[str, int] = {}
-    for executor in found:
+    tasks: dict[str, int] = {}
+    for executor in executors:
         address = str(executor["hostPort"]).rpartition(":")[0]
-        done[address] = done.get(address, 0) + int(executor["completedTasks"])
-    return done
+        tasks[address] = tasks.get(address, 0) + int(executor["completedTasks"])
+    return tasks

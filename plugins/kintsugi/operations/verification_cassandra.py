@@ -33,7 +33,7 @@ def verify_cassandra(fleet: Fleet, node: Node, deadline_s: float) -> str:
     ends = time.monotonic() + deadline_s
     while True:
         try:
-            return _prove(fleet, node)
+            return _verify_own_replica(fleet, node)
         except (DriverException, NoHostAvailable, StepFailed) as error:
             if time.monotonic() > ends:
                 text = str(error) if isinstance(error, StepFailed) else f"{type(error).__name__}: {error}"
@@ -43,14 +43,14 @@ def verify_cassandra(fleet: Fleet, node: Node, deadline_s: float) -> str:
             time.sleep(0.5)
 
 
-def _prove(fleet: Fleet, node: Node) -> str:
+def _verify_own_replica(fleet: Fleet, node: Node) -> str:
     peers = [peer.address for peer in fleet.peers(node)]
-    with Only(peers) as others, Only([node.address]) as this:
-        written_at = _write(others, node)
-        if _read(this, node) != written_at:
+    with RestrictedSession(peers) as others, RestrictedSession([node.address]) as this:
+        written_at = _write_row(others, node)
+        if _read_row(this, node) != written_at:
             raise StepFailed("its own replica doesn't have the row that its peers just wrote")
-        trades = _sample(others)
-        behind = sum(1 for row in trades if not _holds(this, row))
+        trades = _sample_trades(others)
+        behind = sum(1 for row in trades if not _holds_trade(this, row))
         if behind:
             raise StepFailed(
                 f"its own replica is missing {behind} of {len(trades)} trades that its peers hold"
@@ -60,7 +60,7 @@ def _prove(fleet: Fleet, node: Node) -> str:
     )
 
 
-class Only:
+class RestrictedSession:
     """A session that connects to the given addresses only; a context manager."""
 
     def __init__(self, addresses: list[str]) -> None:
@@ -94,7 +94,7 @@ class Only:
         self._cluster.shutdown()
 
 
-def _write(session: Session, node: Node) -> datetime:
+def _write_row(session: Session, node: Node) -> datetime:
     """Write this node's verification row through the other nodes; returns its time (UTC, milliseconds)."""
     known = session.execute(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'proof'",
@@ -108,12 +108,14 @@ def _write(session: Session, node: Node) -> datetime:
     return now
 
 
-def _read(session: Session, node: Node) -> datetime | None:
-    rows = _local(session, f"SELECT written_at FROM {KEYSPACE}.proof WHERE node = %s", (node.name,))
+def _read_row(session: Session, node: Node) -> datetime | None:
+    rows = _read_own_replica(
+        session, f"SELECT written_at FROM {KEYSPACE}.proof WHERE node = %s", (node.name,)
+    )
     return rows[0].written_at.replace(tzinfo=UTC) if rows else None
 
 
-def _sample(session: Session) -> list[Any]:
+def _sample_trades(session: Session) -> list[Any]:
     """Return some trades that a quorum of the other nodes holds; none if the table is empty or missing."""
     known = session.execute(
         "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = 'trade'",
@@ -125,9 +127,9 @@ def _sample(session: Session) -> list[Any]:
     return list(session.execute(f"SELECT {columns} FROM {KEYSPACE}.trade LIMIT {SAMPLE}"))
 
 
-def _holds(session: Session, row: Any) -> bool:
+def _holds_trade(session: Session, row: Any) -> bool:
     """Whether the node holds the same trade on its own disk."""
-    rows = _local(
+    rows = _read_own_replica(
         session,
         f"SELECT premium FROM {KEYSPACE}.trade "
         "WHERE symbol = %s AND trade_date = %s AND slot = %s AND ts = %s AND trade_id = %s",
@@ -136,7 +138,7 @@ def _holds(session: Session, row: Any) -> bool:
     return bool(rows) and rows[0].premium == row.premium
 
 
-def _local(session: Session, cql: str, parameters: tuple[Any, ...]) -> list[Any]:
+def _read_own_replica(session: Session, cql: str, parameters: tuple[Any, ...]) -> list[Any]:
     """Read at ONE with a trace; raises StepFailed if another replica took part."""
     from cassandra import ConsistencyLevel
     from cassandra.query import SimpleStatement

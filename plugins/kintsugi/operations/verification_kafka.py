@@ -33,9 +33,9 @@ def verify_kafka(fleet: Fleet, node: Node, deadline_s: float) -> str:
     number, ends = brokers.index(node), time.monotonic() + deadline_s
     while True:
         try:
-            with _admin(fleet) as admin:
+            with _admin_client(fleet) as admin:
                 _ensure_topic(admin, [broker.index for broker in brokers])
-                _prefer(admin, number)
+                _prefer_leader(admin, number)
             _await_leader(node, number)
             offset = _write_and_read(fleet, node, number)
         except (KafkaError, StepFailed) as error:
@@ -52,7 +52,7 @@ def verify_kafka(fleet: Fleet, node: Node, deadline_s: float) -> str:
             )
 
 
-def _admin(fleet: Fleet) -> KafkaAdminClient:
+def _admin_client(fleet: Fleet) -> KafkaAdminClient:
     from kafka import KafkaAdminClient
 
     return KafkaAdminClient(
@@ -78,7 +78,7 @@ def _ensure_topic(admin: KafkaAdminClient, ids: list[int]) -> None:
         admin.create_topics({TOPIC: spec}, timeout_ms=TIMEOUT_MS)
 
 
-def _prefer(admin: KafkaAdminClient, number: int) -> None:
+def _prefer_leader(admin: KafkaAdminClient, number: int) -> None:
     """Make the preferred leader, which is the broker that is verified, lead the partition again."""
     preferred = 0
     admin.elect_leaders(preferred, {TOPIC: [number]}, timeout_ms=TIMEOUT_MS)  # no error if it leads already

@@ -15,11 +15,13 @@ from kintsugi.core.data_source import PREFIX, DataSource, S3Object, own_source
 from kintsugi.core.file_names import TRADES_NAME as NAME
 from kintsugi.core.file_names import ObjectKind, kind_of
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import IngestLedger, is_waiting
+from kintsugi.db.ledger_entry import is_waiting
 from kintsugi.pipeline.failures import is_of_s3, reason_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+    from kintsugi.db.ingest_ledger import IngestLedger  # not in the streaming driver's package
 
 __all__ = [
     "NAME",

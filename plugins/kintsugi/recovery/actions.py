@@ -1,8 +1,8 @@
 """The steps of a recovery that change something. Each may be killed at any moment and run again.
 
 Before each action that can't be undone, the step evaluates the guards again with fresh facts, under the kill lock of
-the fleet (``_judged``). It also checks that its fencing token is the newest. The diagnosis is minutes old by then,
-and a live node must never be killed.
+the fleet (`guard_evaluation.kill_permission`). It also checks that its fencing token is the newest. The diagnosis is
+minutes old by then, and a live node must never be killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kintsugi.core.errors import NewIncarnation, PermanentStepError, PlanRejected, StepFailed
+from kintsugi.core.errors import PermanentStepError, PlanRejected, StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.incident import Action
 from kintsugi.core.observation import NodeView, ProbeResult
@@ -27,7 +27,7 @@ from kintsugi.operations import verification as proofs
 from kintsugi.operations.cassandra_repair import await_replicas, repair_ranges
 from kintsugi.operations.context import Context, FencedStep, RecoveryRef
 from kintsugi.operations.kafka_voters import rejoin_voter
-from kintsugi.operations.spool import deliver
+from kintsugi.operations.spool import deliver_to_s3
 from kintsugi.pipeline import synthetic_trade as trade
 from kintsugi.recovery import (
     assessment,
@@ -37,13 +37,12 @@ from kintsugi.recovery import (
     plan_policy,
     predecessors,
 )
-from kintsugi.recovery.diagnosis import FailureMode, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from kintsugi.releases import assignment
 
 if TYPE_CHECKING:
     from kintsugi.infra.ansible import Ansible
     from kintsugi.infra.terraform import SavedPlan
-    from kintsugi.recovery.guards import GuardFacts
 
 log = logging.getLogger(__name__)
 
@@ -62,32 +61,33 @@ CANARY_DEADLINE_S = 120.0
 OUTAGE_DEADLINE_S = 480.0
 
 
-def restart(context: Context, case: RecoveryRef) -> None:
+def restart_service(context: Context, ref: RecoveryRef) -> None:
     """Restart the node's service and keep its disk. Raises PermanentStepError with Ansible's error.
 
     It is configured from the release that it runs; for a roll-back from the last known-good release.
     A hung process ignores the request to end, so it is killed; its init starts it again with the same configuration.
     """
-    with context.step(case, "restart") as step:
-        node, action = context.node(case), _action(context, case)
-        hung, ansible = _verdict(context, case) is FailureMode.HUNG, None
+    with context.step(ref, "restart") as step:
+        node, action = context.node(ref), _open_action(context, ref)
+        hung, ansible = _confirmed_mode(context, ref) is FailureMode.HUNG, None
         # A hang is not caused by the configuration, and to apply it takes longer than the start.
         if not (hung and action is Action.RESTART):
             ansible = assignment.ansible_for(context, node.name, roll_back=action is Action.ROLL_BACK)
-        with _judged(context, case, step) as facts:
+        with guard_evaluation.kill_permission(context, ref, step) as facts:
             step.check()
             serves = facts.service is ProbeResult.OK
             if not serves:
-                _kill_service(context, node, facts.view, step, required=hung)
-            elif (
-                ansible is not None
-            ):  # it stops gracefully; the lock keeps its role's other nodes alive meanwhile
+                _kill_hung_process(context, node, facts.view, step, required=hung)
+            elif ansible is not None:
+                # It stops gracefully. The lock keeps the other nodes of its role alive meanwhile.
                 _run_restart(context, node, ansible)
         if ansible is not None and not serves:
             _run_restart(context, node, ansible)
 
 
-def _kill_service(context: Context, node: Node, view: NodeView, step: FencedStep, *, required: bool) -> None:
+def _kill_hung_process(
+    context: Context, node: Node, view: NodeView, step: FencedStep, *, required: bool
+) -> None:
     """Kill the process that the guards were evaluated for, if there is one; its init starts the service again.
 
     ``required``: the step does nothing else. Then raises StepFailed if the node could not name the process.
@@ -104,150 +104,119 @@ def _kill_service(context: Context, node: Node, view: NodeView, step: FencedStep
 
 
 def _run_restart(context: Context, node: Node, ansible: Ansible) -> None:
-    with _no_second_try():
+    with _permanent_failures():
         ansible.run(
             "restart.yml",
             limit=node.name,
-            extra_vars=stream_driver.variables(context),
+            extra_vars=stream_driver.driver_variables(context),
             timeout_s=START_TIMEOUT_S,
         )
 
 
-@contextmanager
-def _judged(context: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
-    """Hold the fleet's kill lock and evaluate the guards once more; the block may then kill the node.
-
-    For a node that is proven dead no lock is taken: nothing is killed. Raises NodeReturned and GuardRefused. If another
-    incarnation runs by now, nothing was killed either, and the attempt is withdrawn as after a refusal.
-    """
-    try:
-        with _kill_right(context, case, step) as facts:
-            yield facts
-    except NewIncarnation as changed:
-        context.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {changed}")
-        raise
+def _confirmed_mode(context: Context, ref: RecoveryRef) -> FailureMode:
+    return assessment.ConfirmedFinding.of(context.store.incident(ref.incident), ref.holder).verdict
 
 
-@contextmanager
-def _kill_right(context: Context, case: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
-    node = context.node(case)
-    if fact_gathering.is_running(context.platform(), node.name) is False:
-        yield guard_evaluation.reevaluate_guards(context, case, step)
-        return
-    with context.store.kill_lock():
-        facts = guard_evaluation.reevaluate_guards(context, case, step)
-        step.note(
-            f"guards evaluated again: {node.name} may be killed",
-            service=facts.service and facts.service.value,
-            running=facts.running,
-            heard_at=facts.last_seen_at and facts.last_seen_at.isoformat(),
-            process=facts.view.process and str(facts.view.process),
-        )
-        yield facts
-
-
-def _verdict(context: Context, case: RecoveryRef) -> FailureMode:
-    return assessment.ConfirmedFinding.of(context.store.incident(case.incident), case.holder).verdict
-
-
-def fence(context: Context, case: RecoveryRef) -> None:
+def fence_node(context: Context, ref: RecoveryRef) -> None:
     """Fence the node: end every process of it. Raises NodeReturned or GuardRefused if a guard refuses.
 
     Only the incarnation that the guards were evaluated for is ended. For a newer one the guards are evaluated first.
     """
-    with context.step(case, "fence") as step:
+    with context.step(ref, "fence") as step:
         platform = context.platform()
-        judged = platform.incarnation(case.node)
-        with _judged(context, case, step):
+        judged = platform.incarnation(ref.node)
+        with guard_evaluation.kill_permission(context, ref, step):
             step.check()
-            platform.power_off(case.node, judged or NONE_RAN)
-        step.note(f"{case.node} is fenced: no process of it is left running", incarnation=judged)
+            platform.power_off(ref.node, judged or NONE_RAN)
+        step.note(f"{ref.node} is fenced: no process of it is left running", incarnation=judged)
 
 
-def show_plan(context: Context, case: RecoveryRef) -> str:
+def show_plan(context: Context, ref: RecoveryRef) -> str:
     """Show what Terraform would do, by address and action; nothing is changed."""
-    with context.step(case, "dry_run") as step:
-        saved = _plan(context, case)
-        summary = plan_policy.check_plan(saved.document, _addresses(context, case))
-        step.note(f"dry run, nothing was changed. {summary}", changes=plan_policy.changes(saved.document))
+    with context.step(ref, "dry_run") as step:
+        saved = _plan_replacement(context, ref)
+        summary = plan_policy.check_plan(saved.document, _replaced_addresses(context, ref))
+        step.note(
+            f"dry run, nothing was changed. {summary}", changes=plan_policy.planned_changes(saved.document)
+        )
     return str(summary)
 
 
-def plan(context: Context, case: RecoveryRef) -> str:
+def plan_replacement(context: Context, ref: RecoveryRef) -> str:
     """Plan the replacement of this node only; raises PlanRejected if the plan would change anything else."""
-    with context.step(case, "plan") as step:
-        saved = _judged_plan(context, case, step)
+    with context.step(ref, "plan") as step:
+        saved = _checked_plan(context, ref, step)
     return str(saved.path)
 
 
-def _judged_plan(context: Context, case: RecoveryRef, step: FencedStep) -> SavedPlan:
-    saved = _plan(context, case)
-    summary = plan_policy.check_plan(saved.document, _addresses(context, case))
-    step.note(str(summary), changes=plan_policy.changes(saved.document))
+def _checked_plan(context: Context, ref: RecoveryRef, step: FencedStep) -> SavedPlan:
+    saved = _plan_replacement(context, ref)
+    summary = plan_policy.check_plan(saved.document, _replaced_addresses(context, ref))
+    step.note(str(summary), changes=plan_policy.planned_changes(saved.document))
     body = json.dumps(saved.document, indent=1).encode()
-    deliver(context, f"incidents/{case.incident}/plan.json", body)
+    deliver_to_s3(context, f"incidents/{ref.incident}/plan.json", body)
     return saved
 
 
-def _plan(context: Context, case: RecoveryRef) -> SavedPlan:
-    addresses = _addresses(context, case)
+def _plan_replacement(context: Context, ref: RecoveryRef) -> SavedPlan:
+    addresses = _replaced_addresses(context, ref)
     return context.terraform().plan(replace=addresses, targets=addresses)
 
 
-def _addresses(context: Context, case: RecoveryRef) -> list[str]:
-    action = _action(context, case)
-    return plan_policy.addresses(context.fleet.environment, case.node, with_volume=action.destroys_volume)
+def _replaced_addresses(context: Context, ref: RecoveryRef) -> list[str]:
+    action = _open_action(context, ref)
+    return plan_policy.node_addresses(context.fleet.environment, ref.node, with_volume=action.destroys_volume)
 
 
-def _action(context: Context, case: RecoveryRef) -> Action:
+def _open_action(context: Context, ref: RecoveryRef) -> Action:
     """Return the action of the open attempt; in a dry run the action with the largest plan."""
-    incident = context.store.incident(case.incident)
-    confirmed = assessment.ConfirmedFinding.of(incident, case.holder)
+    incident = context.store.incident(ref.incident)
+    confirmed = assessment.ConfirmedFinding.of(incident, ref.holder)
     if confirmed.dry_run:
         return Action.REBUILD_NODE if confirmed.requested is Action.REBUILD_NODE else Action.REBUILD
-    return incident.attempt_of(case.holder) or Action.WAIT
+    return incident.attempt_of(ref.holder) or Action.WAIT
 
 
-def provision(context: Context, case: RecoveryRef, saved_plan: str) -> None:
+def apply_plan(context: Context, ref: RecoveryRef, saved_plan: str) -> None:
     """Apply exactly the plan that was checked. A stale plan is made and checked again, up to three times.
 
     A plan is also stale if this step applied it before and was killed. The new plan then replaces the node again,
     which loses nothing: a node that is not configured yet holds no data.
     """
-    with context.step(case, "provision") as step:
+    with context.step(ref, "provision") as step:
         terraform = context.terraform()
         saved = terraform.load(Path(saved_plan))
         for _ in range(PLAN_TRIES):
-            plan_policy.check_plan(saved.document, _addresses(context, case))
+            plan_policy.check_plan(saved.document, _replaced_addresses(context, ref))
             step.check()
             # Left over from a killed run of this step: made by this recovery, because the old node is fenced.
-            context.platform().make_room([case.node], terraform.known, living=True)
+            context.platform().make_room([ref.node], terraform.known, living=True)
             try:
                 terraform.apply(saved)
             except StalePlan:
-                saved = _judged_plan(context, case, step)
+                saved = _checked_plan(context, ref, step)
             else:
                 return
         raise PlanRejected(
-            f"{case.node}: the plan went stale {PLAN_TRIES} times because other runs change Terraform's state; "
+            f"{ref.node}: the plan went stale {PLAN_TRIES} times because other runs change Terraform's state; "
             "the next run of recover_node plans it again"
         )
 
 
-def configure(context: Context, case: RecoveryRef) -> None:
+def configure_node(context: Context, ref: RecoveryRef) -> None:
     """Configure the empty server as a node of its role; raises PermanentStepError with Ansible's error."""
-    with context.step(case, "configure") as step:
-        node = context.node(case)
+    with context.step(ref, "configure") as step:
+        node = context.node(ref)
         ansible = assignment.ansible_for(context, node.name)
         step.check()
-        with _no_second_try():
-            kept = _action(context, case) is Action.REBUILD_NODE
-            desired = stream_driver.variables(context) | {"volume_kept": kept}
+        with _permanent_failures():
+            keeps_volume = _open_action(context, ref) is Action.REBUILD_NODE
+            desired = stream_driver.driver_variables(context) | {"volume_kept": keeps_volume}
             ansible.run("site.yml", limit=node.name, extra_vars=desired, timeout_s=START_TIMEOUT_S)
 
 
 @contextmanager
-def _no_second_try() -> Iterator[None]:
+def _permanent_failures() -> Iterator[None]:
     """Turn StepFailed into PermanentStepError: a playbook that failed to start a service would fail again.
 
     Before that, retries on a damaged commit log took 12 minutes.
@@ -258,23 +227,23 @@ def _no_second_try() -> Iterator[None]:
         raise PermanentStepError(str(failure)) from failure
 
 
-def rejoin(context: Context, case: RecoveryRef) -> str:
+def rejoin_node(context: Context, ref: RecoveryRef) -> str:
     """Wait until the node is ready and mark it redundant; then repair its data and mark it consistent."""
-    with context.step(case, "rejoin") as step:
-        node = context.node(case)
-        sentence = _await_redundant(context, node, step)
+    with context.step(ref, "rejoin") as step:
+        node = context.node(ref)
+        sentence = _await_ready(context, node, step)
         step.note(sentence)
-        context.store.set_mark(case.incident, step.token, "redundant_at")
-    with context.step(case, "repair") as step:
-        compare = node.role is Role.CASSANDRA and data_loss.possible_data_loss(context, case, step)
-        made_whole = restore_consistency(context, node, case.incident, compare=compare, note=step.note)
+        context.store.set_mark(ref.incident, step.token, "redundant_at")
+    with context.step(ref, "repair") as step:
+        compare = node.role is Role.CASSANDRA and data_loss.possible_data_loss(context, ref, step)
+        made_whole = restore_consistency(context, node, ref.incident, compare=compare, note=step.note)
         if made_whole:
             step.note(made_whole)
-        context.store.set_mark(case.incident, step.token, "consistent_at")
+        context.store.set_mark(ref.incident, step.token, "consistent_at")
     return sentence
 
 
-def _await_redundant(context: Context, node: Node, step: FencedStep) -> str:
+def _await_ready(context: Context, node: Node, step: FencedStep) -> str:
     """Wait until the node is ready, while it starts or catches up; see PATIENCE_S.
 
     On a starved machine the wait counts the processor time that the node gets, not wall time.
@@ -287,13 +256,13 @@ def _await_redundant(context: Context, node: Node, step: FencedStep) -> str:
         try:
             return readiness.wait_until_ready(context.settings, context.fleet, node, LOOK_EVERY_S)
         except StepFailed as waiting:
-            diagnosis = diagnose(assessment.observe_node(context, node))
+            diagnosis = diagnose_node(assessment.observe_node(context, node))
             if patience.passed_s() > PATIENCE_S.get(diagnosis.verdict, GRACE_S):
                 raise PermanentStepError(f"{diagnosis.reason} {waiting}") from waiting
-            _start_under_another_number(context, node, step)
+            _renew_generation_if_behind(context, node, step)
 
 
-def _start_under_another_number(context: Context, node: Node, step: FencedStep) -> None:
+def _renew_generation_if_behind(context: Context, node: Node, step: FencedStep) -> None:
     """Restart a Cassandra node if its gossip generation is behind the one that its peers know."""
     why = (
         asyncio.run(gossip_generation.generation_is_behind(context.fleet, node))
@@ -329,18 +298,18 @@ def restore_consistency(
     return None
 
 
-def verify(context: Context, case: RecoveryRef) -> str:
+def verify_recovery(context: Context, ref: RecoveryRef) -> str:
     """Verify that this node serves; raises StepFailed with what is missing."""
-    with context.step(case, "verify") as step:
-        proof = proofs.verify_node(context.settings, context.fleet, context.node(case))
+    with context.step(ref, "verify") as step:
+        proof = proofs.verify_node(context.settings, context.fleet, context.node(ref))
         step.note(proof)
-        if _verdict(context, case) is FailureMode.CLOCK_WRONG:
-            step.note(proofs.verify_clock(context.settings, context.node(case)))
-        predecessors.discard_or_hold(context, case, step)
+        if _confirmed_mode(context, ref) is FailureMode.CLOCK_WRONG:
+            step.note(proofs.verify_clock(context.settings, context.node(ref)))
+        predecessors.discard_or_hold(context, ref, step)
     return proof
 
 
-def verify_synthetic_trade(context: Context, case: RecoveryRef) -> str:
+def verify_synthetic_trade(context: Context, ref: RecoveryRef) -> str:
     """Send a synthetic trade through S3 and wait for it in Cassandra; raises StepFailed if it doesn't arrive.
 
     While S3 is unreachable, the trade is sent to Kafka, so that the recovery need not wait for S3. The wait is longer
@@ -350,15 +319,15 @@ def verify_synthetic_trade(context: Context, case: RecoveryRef) -> str:
     def give_up(waited_s: float) -> bool:
         if waited_s <= CANARY_DEADLINE_S:
             return False
-        return waited_s > OUTAGE_DEADLINE_S or not _others_sick(context, case)
+        return waited_s > OUTAGE_DEADLINE_S or not _other_incident_is_open(context, ref)
 
-    with context.step(case, "canary") as step:
-        sentence = proofs.verify_synthetic_trade(context, lambda: _send_canary(context), give_up)
+    with context.step(ref, "canary") as step:
+        sentence = proofs.verify_synthetic_trade(context, lambda: _send_synthetic_trade(context), give_up)
         step.note(sentence)
     return sentence
 
 
-def _send_canary(context: Context) -> tuple[str, str]:
+def _send_synthetic_trade(context: Context) -> tuple[str, str]:
     """Send a synthetic trade; returns its trade_id and where it went in: S3, or Kafka while S3 is unreachable."""
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -369,6 +338,6 @@ def _send_canary(context: Context) -> tuple[str, str]:
         return trade.send_synthetic_trade_to_kafka(brokers), "Kafka (S3 is unreachable)"
 
 
-def _others_sick(context: Context, case: RecoveryRef) -> bool:
+def _other_incident_is_open(context: Context, ref: RecoveryRef) -> bool:
     """Whether another node has an open incident."""
-    return any(one.node != case.node for one in context.store.incidents(20, open_only=True))
+    return any(one.node != ref.node for one in context.store.incidents(20, open_only=True))

@@ -16,7 +16,7 @@ from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRe
 from kintsugi.probes.observe import MARKS, gather_observation
 from kintsugi.probes.protocols import probe_node
 from kintsugi.recovery import data_loss
-from kintsugi.recovery.diagnosis import FailureMode, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from kintsugi.recovery.fact_gathering import is_running
 
 # An injected fault counts as the cause of a failure that is noticed within this time after it.
@@ -43,11 +43,11 @@ class ConfirmedFinding:
 
     @classmethod
     def of(cls, incident: Incident, run: str | None = None) -> ConfirmedFinding:
-        """Return the newest confirmation of the incident, or the newest one of ``run`` (the holder of a case).
+        """Return the newest confirmation of the incident, or the newest one of ``run`` (the holder of a lease).
 
         A run that acts uses its own. A dry run in between must not turn an approved recovery into a dry run.
         """
-        data = latest(incident, "confirm", "verdict", run).data
+        data = latest_entry(incident, "confirm", "verdict", run).data
         heard = data["heard_at"]
         return cls(
             verdict=FailureMode(data["verdict"]),
@@ -57,7 +57,9 @@ class ConfirmedFinding:
             last_seen_at=datetime.fromisoformat(heard) if heard else None,
             # An older release wrote none of these.
             watch_late_s=data.get("watch_late_s", 0.0),
-            first_failed_at=max(incident.first_failed_at, _moment(data.get("first_failed_at"), incident)),
+            first_failed_at=max(
+                incident.first_failed_at, _time_or_first_failure(data.get("first_failed_at"), incident)
+            ),
             silent=data.get("silent", False),
         )
 
@@ -67,11 +69,11 @@ class ConfirmedFinding:
         return self.verdict is FailureMode.CLOCK_WRONG or self.requested is not Action.AUTO
 
 
-def _moment(text: str | None, incident: Incident) -> datetime:
+def _time_or_first_failure(text: str | None, incident: Incident) -> datetime:
     return datetime.fromisoformat(text) if text else incident.first_failed_at
 
 
-def latest(incident: Incident, step: str, field: str, run: str | None = None) -> JournalEntry:
+def latest_entry(incident: Incident, step: str, field: str, run: str | None = None) -> JournalEntry:
     """Return the newest journal entry of ``step`` that has ``field``; raises KeyError if there is none.
 
     ``run``: only entries of this run count.
@@ -110,8 +112,8 @@ def confirm_finding(
         detected_at=detected,
         t0=fault.t0 if fault else None,
     )
-    case = RecoveryRef(incident.id, node, holder)
-    with context.step(case, "confirm") as step:
+    ref = RecoveryRef(incident.id, node, holder)
+    with context.step(ref, "confirm") as step:
         for line in finding["evidence"] if finding else ():
             step.note(line, finding=True)
         silent = finding is not None and finding["symptom"] == Symptom.HUNG
@@ -127,7 +129,7 @@ def confirm_finding(
         )
         if server.role is Role.CASSANDRA and seen.service is ProbeResult.OK and not dry_run:
             data_loss.record_left_out(context, incident, step)
-    return case
+    return ref
 
 
 def observe_node(context: Context, node: Node) -> Observation:
@@ -147,12 +149,12 @@ def observe_node(context: Context, node: Node) -> Observation:
 
 
 def write_failure_mode(step: FencedStep, seen: Observation, **data: Any) -> None:
-    diagnosis = diagnose(seen)
+    diagnosis = diagnose_node(seen)
     step.note_as(
         "confirm",
         diagnosis.reason,
         verdict=diagnosis.verdict.value,
-        run=step.case.holder,
+        run=step.ref.holder,
         volume_intact=seen.volume_intact,
         disk_free=seen.room and seen.room.free,
         clock_ahead_s=seen.clock_ahead_s,
@@ -166,11 +168,11 @@ def write_failure_mode(step: FencedStep, seen: Observation, **data: Any) -> None
     )
 
 
-def close_without_action(context: Context, case: RecoveryRef) -> str:
+def close_without_action(context: Context, ref: RecoveryRef) -> str:
     """Close the run without action: nothing to do, or not yet. The watch observes the node again."""
-    with context.step(case, "stand_down") as step:
-        confirmed = ConfirmedFinding.of(context.store.incident(case.incident), case.holder)
-        sentence = f"no action on {case.node} (failure mode: {confirmed.verdict.value})"
+    with context.step(ref, "stand_down") as step:
+        confirmed = ConfirmedFinding.of(context.store.incident(ref.incident), ref.holder)
+        sentence = f"no action on {ref.node} (failure mode: {confirmed.verdict.value})"
         step.note(sentence)
     return sentence
 

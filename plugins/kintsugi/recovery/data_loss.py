@@ -21,7 +21,7 @@ CLOCKS = timedelta(minutes=2)  # the node's clock may be behind ours by this
 LEFT_OUT = "Ignoring commit log replay error"
 
 
-def possible_data_loss(context: Context, case: RecoveryRef, step: FencedStep) -> bool:
+def possible_data_loss(context: Context, ref: RecoveryRef, step: FencedStep) -> bool:
     """Whether the node's ranges must be repaired. Raises StaleTokenError.
 
     It is so in these cases:
@@ -32,7 +32,7 @@ def possible_data_loss(context: Context, case: RecoveryRef, step: FencedStep) ->
     3. The node was away for longer than HINT_WINDOW, so the other nodes hold no hints for all of its missed writes.
     4. A repair is pending: an earlier incident left it unfinished, or the node skipped a part of its commit log.
     """
-    incident = context.store.incident(case.incident)
+    incident = context.store.incident(ref.incident)
     record_left_out(context, incident, step)
     if _another_crashed_too(incident, context.store.incidents()):
         # Recorded now, because this run may not be able to repair: the other node may be down.
@@ -40,7 +40,7 @@ def possible_data_loss(context: Context, case: RecoveryRef, step: FencedStep) ->
     return (
         any(action.destroys for action in incident.attempts())
         or datetime.now(UTC) - incident.first_failed_at > HINT_WINDOW
-        or case.node in context.store.pending_repairs()
+        or ref.node in context.store.pending_repairs()
     )
 
 
@@ -61,15 +61,15 @@ def record_left_out(context: Context, incident: Incident, step: FencedStep) -> N
     does not wait for sshd of a node that serves, and the nightly repair covers its ranges. Raises StaleTokenError.
     """
     try:
-        said = context.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
+        log_lines = context.said(incident.node, LEFT_OUT, incident.first_failed_at - CLOCKS)
     except StepFailed as failure:
         step.note(
             f"it is unknown whether {incident.node} started without a part of its commit log, "
             f"because its service log can't be read: {failure}"
         )
         return
-    if said:
-        at = said[-1].partition(" ")[0]
+    if log_lines:
+        at = log_lines[-1].partition(" ")[0]
         context.store.expect_repair(incident.id, step.token)
         step.note(
             f"{incident.node} started without a part of its commit log that it couldn't read (at {at} by its clock) "

@@ -75,132 +75,146 @@ class Diagnosis:
     reason: str
 
 
-def diagnose(observation: Observation) -> Diagnosis:
+def diagnose_node(observation: Observation) -> Diagnosis:
     """Return what is wrong with the node, by the rules above. Never raises."""
     seen = observation
     if seen.service is ProbeResult.OK:
-        return _serving(seen)
+        return _diagnose_serving(seen)
     if seen.running is False and seen.ssh is not ProbeResult.OK:
-        return _say(
+        return _diagnosis(
             FailureMode.HOST_LOST,
             f"{seen.node} does not run: the platform says so, and neither its service nor its sshd answers"
-            f"{_stale_peers(seen)}{_volume(seen)}",
+            f"{_describe_stale_peers(seen)}{_describe_volume(seen)}",
         )
     if seen.volume_intact is False and seen.ssh is ProbeResult.OK:
-        return _say(FailureMode.DISK_LOST, f"{seen.node} answers over ssh, but its data directory is gone")
-    pause = None if _serves_nobody(seen) else _silence(seen)
+        return _diagnosis(
+            FailureMode.DISK_LOST, f"{seen.node} answers over ssh, but its data directory is gone"
+        )
+    pause = None if _serves_nobody(seen) else _silent_for(seen)
     if seen.service is ProbeResult.TIMEOUT and pause is not None and pause < HANG_AFTER:
-        return _say(
+        return _diagnosis(
             FailureMode.FALSE_ALARM,
             f"{seen.node} answered {pause.total_seconds():.1f} s ago. This counts as a pause; "
             f"a hang is {HANG_AFTER.total_seconds():.0f} s of silence",
         )
     if {seen.service, seen.ssh} <= {ProbeResult.REFUSED, ProbeResult.TIMEOUT}:
-        return _unreachable_host(seen)
-    return _full_disk(seen) or _damaged(seen) or _between(seen) or _service_only(seen)
+        return _diagnose_unreachable_host(seen)
+    return (
+        _diagnose_full_disk(seen)
+        or _diagnose_damaged_data(seen)
+        or _diagnose_network(seen)
+        or _diagnose_service(seen)
+    )
 
 
-def _serving(seen: Observation) -> Diagnosis:
+def _diagnose_serving(seen: Observation) -> Diagnosis:
     """Rule 1: the service answers."""
     if (off := is_skewed(seen.clock_ahead_s)) is not None:
-        return _say(FailureMode.CLOCK_WRONG, f"{seen.node} answers, but {off}")
-    return _say(FailureMode.FALSE_ALARM, f"{seen.node} answers its own protocol{_oddities(seen)}")
+        return _diagnosis(FailureMode.CLOCK_WRONG, f"{seen.node} answers, but {off}")
+    return _diagnosis(
+        FailureMode.FALSE_ALARM, f"{seen.node} answers its own protocol{_describe_oddities(seen)}"
+    )
 
 
-def _unreachable_host(seen: Observation) -> Diagnosis:
+def _diagnose_unreachable_host(seen: Observation) -> Diagnosis:
     """Rule 5: neither the service nor sshd answers us, and the platform doesn't say that the node is dead."""
     opinions = set(seen.peers.values())
     how = "refuses connections" if ProbeResult.REFUSED in (seen.service, seen.ssh) else "does not answer"
     if PeerOpinion.UP in opinions:
-        return _say(
+        return _diagnosis(
             FailureMode.PARTITIONED,
-            f"{seen.node} {how}, but {_names(seen, PeerOpinion.UP)} can still reach it: "
+            f"{seen.node} {how}, but {_peers_with_view(seen, PeerOpinion.UP)} can still reach it: "
             "the network between the control plane and the node is at fault",
         )
     if opinions == {PeerOpinion.UNKNOWN} and seen.running is None:
-        return _say(
+        return _diagnosis(
             FailureMode.PARTITIONED,
             f"{seen.node} {how}, and none of its peers could be asked: "
             "the control plane itself may be cut off from the network",
         )
-    witness = _names(seen, PeerOpinion.DOWN)
-    said = f"and it is down according to {witness}" if witness else "and no peer can reach it"
+    peers_down = _peers_with_view(seen, PeerOpinion.DOWN)
+    peers_say = f"and it is down according to {peers_down}" if peers_down else "and no peer can reach it"
     frozen = "; the platform says that it still runs" if seen.running else ""
-    return _say(
-        FailureMode.HOST_LOST, f"{seen.node} {how} on its service and on sshd, {said}{frozen}{_volume(seen)}"
+    return _diagnosis(
+        FailureMode.HOST_LOST,
+        f"{seen.node} {how} on its service and on sshd, {peers_say}{frozen}{_describe_volume(seen)}",
     )
 
 
-def _between(seen: Observation) -> Diagnosis | None:
+def _diagnose_network(seen: Observation) -> Diagnosis | None:
     """Rule 8: the service answers on the node itself, or listens there although our connections are refused."""
     if seen.view.answer is ProbeResult.OK:
-        said = f"{seen.node} answers its own protocol on the node itself, but not from here"
+        finding = f"{seen.node} answers its own protocol on the node itself, but not from here"
     elif seen.service is ProbeResult.REFUSED and seen.view.listening:
-        said = f"{seen.node} listens on its service's port, but connections from here are refused"
+        finding = f"{seen.node} listens on its service's port, but connections from here are refused"
     else:
         return None
-    return _say(FailureMode.PARTITIONED, f"{said}: the network or a firewall between is at fault")
+    return _diagnosis(FailureMode.PARTITIONED, f"{finding}: the network or a firewall between is at fault")
 
 
-def _full_disk(seen: Observation) -> Diagnosis | None:
+def _diagnose_full_disk(seen: Observation) -> Diagnosis | None:
     """Rule 6: the host is up, and its disk has no room left."""
     if seen.room is None or seen.room.free >= FULL_BELOW:
         return None
-    return _say(FailureMode.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_free(seen.room)}")
+    return _diagnosis(
+        FailureMode.DISK_FULL, f"{seen.node} doesn't serve, and its disk is full: {_describe_room(seen.room)}"
+    )
 
 
-def _damaged(seen: Observation) -> Diagnosis | None:
+def _diagnose_damaged_data(seen: Observation) -> Diagnosis | None:
     """Rule 7: the service's own log says that its data can't be read."""
     if seen.damage is None or seen.service is not ProbeResult.REFUSED:
         return None
-    return _say(FailureMode.DATA_DAMAGED, f"{seen.node} can't read its data: {seen.damage}")
+    return _diagnosis(FailureMode.DATA_DAMAGED, f"{seen.node} can't read its data: {seen.damage}")
 
 
-def _service_only(seen: Observation) -> Diagnosis:
+def _diagnose_service(seen: Observation) -> Diagnosis:
     """Rules 9 to 12: the host is up, the service does not serve."""
     if seen.progress:
-        return _say(FailureMode.STARTING, f"{seen.node} is starting: {seen.progress}")
+        return _diagnosis(FailureMode.STARTING, f"{seen.node} is starting: {seen.progress}")
     if seen.init_state == "STARTING":
-        return _say(FailureMode.STARTING, f"{seen.node} is starting: its init has just started the service")
+        return _diagnosis(
+            FailureMode.STARTING, f"{seen.node} is starting: its init has just started the service"
+        )
     if seen.init_state in ("FATAL", "BACKOFF"):
-        return _say(
+        return _diagnosis(
             FailureMode.MISCONFIGURED,
             f"{seen.node}: the service exits each time its init starts it (init state {seen.init_state})",
         )
     if seen.service is ProbeResult.WRONG:
-        return _say(
+        return _diagnosis(
             FailureMode.MISCONFIGURED,
-            f"{seen.node} gives an answer that is invalid in its protocol{_ssh_state(seen)}",
+            f"{seen.node} gives an answer that is invalid in its protocol{_describe_ssh(seen)}",
         )
     if seen.service is ProbeResult.TIMEOUT:
-        hung = f"{seen.node}: the service answers no request{_init(seen)}{_ssh_state(seen)}"
-        return _heard_by_peers(seen) or _say(FailureMode.HUNG, hung)
-    return _say(
+        hung = f"{seen.node}: the service answers no request{_describe_init(seen)}{_describe_ssh(seen)}"
+        return _diagnose_heard_by_peers(seen) or _diagnosis(FailureMode.HUNG, hung)
+    return _diagnosis(
         FailureMode.PROCESS_DOWN,
-        f"{seen.node}: nothing listens on the service's port{_init(seen)}{_ssh_state(seen)}",
+        f"{seen.node}: nothing listens on the service's port{_describe_init(seen)}{_describe_ssh(seen)}",
     )
 
 
-def _heard_by_peers(seen: Observation) -> Diagnosis | None:
+def _diagnose_heard_by_peers(seen: Observation) -> Diagnosis | None:
     """Rule 11, for a silent service that its peers hear; None if it counts as hung."""
-    heard = _silence(seen)
+    heard = _silent_for(seen)
     if PeerOpinion.UP not in seen.peers.values() or (heard is not None and heard > LIVE_WITHIN):
         return None
     if seen.view.listening and seen.view.connected is False:
-        return _say(
+        return _diagnosis(
             FailureMode.PARTITIONED,
             f"{seen.node} is heard by its peers, but no connection to its service can be opened: packets are lost",
         )
     since = seen.unanswered_since
     if since is None or seen.at - since < STUCK_AFTER:
-        return _say(
+        return _diagnosis(
             FailureMode.FALSE_ALARM,
             f"{seen.node} does not answer clients, but its peers hear it. It may only be slow; it is observed again",
         )
     return None
 
 
-def _say(verdict: FailureMode, reason: str) -> Diagnosis:
+def _diagnosis(verdict: FailureMode, reason: str) -> Diagnosis:
     return Diagnosis(verdict, reason + ".")
 
 
@@ -210,45 +224,45 @@ def _serves_nobody(seen: Observation) -> bool:
     return seen.ssh is ProbeResult.OK and since is not None and seen.at - since >= HANG_AFTER
 
 
-def _silence(seen: Observation) -> timedelta | None:
+def _silent_for(seen: Observation) -> timedelta | None:
     return None if seen.last_seen_at is None else seen.at - seen.last_seen_at
 
 
-def _names(seen: Observation, opinion: PeerOpinion) -> str:
+def _peers_with_view(seen: Observation, opinion: PeerOpinion) -> str:
     return " and ".join(sorted(peer for peer, said in seen.peers.items() if said is opinion))
 
 
-def _oddities(seen: Observation) -> str:
+def _describe_oddities(seen: Observation) -> str:
     odd = []
     if seen.ssh is not ProbeResult.OK:
         odd.append(f"its sshd doesn't (ssh: {seen.ssh.value}), so Ansible could not reach it")
     if seen.volume_intact is False:
         odd.append("its data directory is gone")
     if seen.room is not None and seen.room.free < FULL_BELOW:
-        odd.append(f"its disk is full ({_free(seen.room)})")
-    if down := _names(seen, PeerOpinion.DOWN):
+        odd.append(f"its disk is full ({_describe_room(seen.room)})")
+    if down := _peers_with_view(seen, PeerOpinion.DOWN):
         odd.append(f"it is down according to {down}")
     return f", but {' and '.join(odd)}" if odd else ""
 
 
-def _stale_peers(seen: Observation) -> str:
-    up = _names(seen, PeerOpinion.UP)
+def _describe_stale_peers(seen: Observation) -> str:
+    up = _peers_with_view(seen, PeerOpinion.UP)
     return f" (not yet noticed by {up})" if up else ""
 
 
-def _volume(seen: Observation) -> str:
+def _describe_volume(seen: Observation) -> str:
     if seen.volume_intact is None:
         return "; it is unknown whether its volume is intact"
     return "; its volume is intact" if seen.volume_intact else "; its volume is gone"
 
 
-def _free(room: Headroom) -> str:
+def _describe_room(room: Headroom) -> str:
     return f"{room.free:,} of {room.size:,} bytes are free"
 
 
-def _init(seen: Observation) -> str:
+def _describe_init(seen: Observation) -> str:
     return f" (init state {seen.init_state})" if seen.init_state else ""
 
 
-def _ssh_state(seen: Observation) -> str:
+def _describe_ssh(seen: Observation) -> str:
     return "" if seen.ssh is ProbeResult.OK else f", and its sshd does not answer (ssh: {seen.ssh.value})"

@@ -35,7 +35,7 @@ from kintsugi.recovery.diagnosis import FailureMode
 
 _RESTART, _NODE, _BOTH, _BACK = Action.RESTART, Action.REBUILD_NODE, Action.REBUILD, Action.ROLL_BACK
 
-LADDERS: Mapping[FailureMode, tuple[Action, ...]] = {
+ESCALATION_STEPS: Mapping[FailureMode, tuple[Action, ...]] = {
     FailureMode.PROCESS_DOWN: (_RESTART, _NODE, _BOTH, _BOTH),
     FailureMode.HUNG: (_RESTART, _NODE, _BOTH, _BOTH),
     FailureMode.MISCONFIGURED: (_RESTART, _BACK, _NODE, _BOTH, _BOTH),
@@ -76,24 +76,24 @@ def decide_action(
     yet after an earlier recovery. ``insisted``: no step is left, and a person wants the last action once more.
     """
     if requested is not Action.AUTO:
-        return _by_hand(requested, volume_intact)
-    if verdict not in LADDERS:
-        return _untouched(verdict, begun=bool(attempts) or unfinished)
+        return _requested_decision(requested, volume_intact)
+    if verdict not in ESCALATION_STEPS:
+        return _decide_without_steps(verdict, begun=bool(attempts) or unfinished)
     used = Counter(attempts)
-    for step in _ladder(verdict, volume_intact, suspicious_release):
+    for step in _possible_steps(verdict, volume_intact, suspicious_release):
         if not used[step]:
-            return Decision(step, _reason(step, verdict, role, volume_intact, attempts))
+            return Decision(step, _reason_for(step, verdict, role, volume_intact, attempts))
         used[step] -= 1
     if insisted and attempts:
         return Decision(attempts[-1], f"A person requested {attempts[-1].value} once more.")
     return Decision(
         Action.PAGE,
-        f"No escalation step is left. Tried without success: {_said(attempts)}. "
+        f"No escalation step is left. Tried without success: {_list_actions(attempts)}. "
         "A person has to look at the node; see docs/runbooks/repair-refused.md.",
     )
 
 
-def _untouched(verdict: FailureMode, *, begun: bool) -> Decision:
+def _decide_without_steps(verdict: FailureMode, *, begun: bool) -> Decision:
     """Decide for a failure mode without escalation steps. ``begun``: a recovery was begun and is not finished."""
     if verdict is FailureMode.STARTING:
         return Decision(
@@ -113,8 +113,8 @@ def _untouched(verdict: FailureMode, *, begun: bool) -> Decision:
     return Decision(Action.STAND_DOWN, "No action: nothing is wrong with the node.")
 
 
-def _ladder(verdict: FailureMode, volume_intact: bool | None, suspicious: bool) -> list[Action]:
-    steps = list(LADDERS[verdict])
+def _possible_steps(verdict: FailureMode, volume_intact: bool | None, suspicious: bool) -> list[Action]:
+    steps = list(ESCALATION_STEPS[verdict])
     if volume_intact is False or (verdict is FailureMode.HOST_LOST and volume_intact is None):
         # The volume is gone or its state is unknown. A node on a lost volume would only fail later.
         steps = [step for step in steps if step is not Action.REBUILD_NODE]
@@ -123,7 +123,7 @@ def _ladder(verdict: FailureMode, volume_intact: bool | None, suspicious: bool) 
     return steps if Action.ROLL_BACK in steps else [*steps, Action.ROLL_BACK]
 
 
-def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
+def _requested_decision(requested: Action, volume_intact: bool | None) -> Decision:
     if not requested.changes:
         return Decision(requested, f"A person requested {requested.value}.")
     if requested is Action.REBUILD_NODE and volume_intact is False:
@@ -134,20 +134,22 @@ def _by_hand(requested: Action, volume_intact: bool | None) -> Decision:
     return Decision(requested, f"A person requested {requested.value}.")
 
 
-def _reason(
+def _reason_for(
     step: Action, verdict: FailureMode, role: Role, volume_intact: bool | None, attempts: Sequence[Action]
 ) -> str:
     what = {
         Action.RESTART: "Restart the service: its host is up.",
         Action.ROLL_BACK: "Roll back to the last known-good release: the release of the node is not known-good.",
         Action.REBUILD_NODE: f"Rebuild the {role.value} node and keep its volume.",
-        Action.REBUILD: f"Rebuild the {role.value} node and its volume: {_why_new(verdict, volume_intact)}.",
+        Action.REBUILD: (
+            f"Rebuild the {role.value} node and its volume: {_reason_for_new_volume(verdict, volume_intact)}."
+        ),
     }[step]
-    before = f" Tried before: {_said(attempts)}." if attempts else ""
+    before = f" Tried before: {_list_actions(attempts)}." if attempts else ""
     return f"{what}{before} (Failure mode: {verdict.value}.)"
 
 
-def _why_new(verdict: FailureMode, volume_intact: bool | None) -> str:
+def _reason_for_new_volume(verdict: FailureMode, volume_intact: bool | None) -> str:
     if verdict is FailureMode.DISK_FULL:
         return "the old volume is full"
     if verdict is FailureMode.DATA_DAMAGED:
@@ -157,5 +159,5 @@ def _why_new(verdict: FailureMode, volume_intact: bool | None) -> str:
     return "a rebuild on the old volume failed" if volume_intact else "the old volume is gone"
 
 
-def _said(attempts: Sequence[Action]) -> str:
+def _list_actions(attempts: Sequence[Action]) -> str:
     return ", ".join(action.value for action in attempts) or "nothing"

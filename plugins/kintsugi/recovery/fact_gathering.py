@@ -16,7 +16,7 @@ from kintsugi.probes.event_loop_lag import LoopLag
 from kintsugi.recovery.common_cause import OtherNode, Starvation
 from kintsugi.recovery.diagnosis import HANG_AFTER
 from kintsugi.recovery.guard_facts import guard_facts
-from kintsugi.recovery.guards import GuardFacts
+from kintsugi.recovery.guard_model import GuardFacts
 
 if TYPE_CHECKING:
     from kintsugi.environments.base import Platform
@@ -46,7 +46,7 @@ def gather_guard_facts(context: Context, node: Node, suspicion: Suspicion) -> Gu
     platform = context.platform()
     running = is_running(platform, node.name)
 
-    async def ask() -> tuple[GuardFacts, float]:
+    async def ask_nodes() -> tuple[GuardFacts, float]:
         async with LoopLag() as lag:
             facts = await guard_facts(
                 context.fleet,
@@ -60,12 +60,12 @@ def gather_guard_facts(context: Context, node: Node, suspicion: Suspicion) -> Gu
             return facts, lag.take()
 
     before = _processor_use(platform, node.name) if running else None
-    facts, own_lag_s = asyncio.run(ask())
+    facts, own_lag_s = asyncio.run(ask_nodes())
     processor = facts.view.processor or _used_since(before, _processor_use(platform, node.name))
     return replace(
         facts,
         planned=suspicion.planned,
-        others=tuple(_others(context, platform, facts)),
+        others=tuple(_other_nodes(context, platform, facts)),
         starvation=find_starvation(node.name, processor, own_lag_s, suspicion, facts.at),
     )
 
@@ -121,7 +121,7 @@ def _used_since(
     )
 
 
-def _others(context: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
+def _other_nodes(context: Context, platform: Platform, facts: GuardFacts) -> list[OtherNode]:
     """Return the other nodes; for a silent one also whether it runs, and since when it has been silent."""
     incidents: Mapping[str, datetime] = {
         one.node: one.first_failed_at for one in context.store.incidents(50, open_only=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,12 +15,13 @@ from kintsugi.core.incident import Action, Incident
 from kintsugi.core.incident import RepairBudget as RepairLedger
 from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import LEASE_S, Context, FencedStep, RecoveryRef
-from kintsugi.recovery.assessment import ConfirmedFinding, latest, observe_node, write_failure_mode
+from kintsugi.recovery.assessment import ConfirmedFinding, latest_entry, observe_node, write_failure_mode
 from kintsugi.recovery.common_cause import CommonCause
-from kintsugi.recovery.diagnosis import FailureMode, diagnose
+from kintsugi.recovery.diagnosis import FailureMode, diagnose_node
 from kintsugi.recovery.escalation import Decision, decide_action
-from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts
-from kintsugi.recovery.guards import Guard, GuardFacts, GuardResult, Limits, evaluate
+from kintsugi.recovery.fact_gathering import Suspicion, gather_guard_facts, is_running
+from kintsugi.recovery.guard_model import Guard, GuardFacts, GuardResult, Limits
+from kintsugi.recovery.guards import evaluate_action
 from kintsugi.releases import assignment
 
 PATIENCE_S = 30.0
@@ -32,7 +34,7 @@ LIMITS = "limits"  # the key in the database of limits that differ from the guar
 PATHS = {
     Action.WAIT: "rejoin",
     Action.RESTART: "restart",
-    Action.ROLL_BACK: "restart",  # from the known-good release; see actions.restart
+    Action.ROLL_BACK: "restart",  # from the known-good release; see actions.restart_service
     Action.REBUILD_NODE: "plan",
     Action.REBUILD: "plan",
 }
@@ -40,25 +42,25 @@ PATHS = {
 log = logging.getLogger(__name__)
 
 
-def evaluate_guards(context: Context, case: RecoveryRef) -> list[str]:
+def evaluate_guards(context: Context, ref: RecoveryRef) -> list[str]:
     """Return the next tasks: ``stand_down``, or the archive and either ``decide`` or ``ask_a_human``.
 
     If every reason can go away by itself, it waits up to PATIENCE_S seconds and observes the node again meanwhile.
     """
-    with context.step(case, "guard") as step:
+    with context.step(ref, "guard") as step:
         until = time.monotonic() + PATIENCE_S
         while True:
-            asked = _ask_guards(context, case)
-            if not asked.waits or time.monotonic() > until:
-                return _answer(step, asked)
-            log.info("waiting: %s", asked.reason)
-            pause_s = (asked.retry_at - datetime.now(UTC)).total_seconds() if asked.retry_at else 2.0
+            answer = _ask_guards(context, ref)
+            if not answer.waits or time.monotonic() > until:
+                return _record_answer(step, answer)
+            log.info("waiting: %s", answer.reason)
+            pause_s = (answer.retry_at - datetime.now(UTC)).total_seconds() if answer.retry_at else 2.0
             time.sleep(min(max(pause_s, 0.1), LOOK_AGAIN_S))
-            _confirm_again(context, case, step)
+            _confirm_again(context, ref, step)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _GuardAnswer:
     """The guards' answer to a decision. ``waits``: the reasons against it can go away by themselves."""
 
     decision: Decision
@@ -71,23 +73,25 @@ class _Asked:
     common_cause: CommonCause | None = None
 
 
-def _ask_guards(context: Context, case: RecoveryRef) -> _Asked:
-    incident = context.store.incident(case.incident)
-    confirmed = ConfirmedFinding.of(incident, case.holder)
-    decision = _decide(context, incident, confirmed)
+def _ask_guards(context: Context, ref: RecoveryRef) -> _GuardAnswer:
+    incident = context.store.incident(ref.incident)
+    confirmed = ConfirmedFinding.of(incident, ref.holder)
+    decision = _decide_next(context, incident, confirmed)
     nothing = decision.action in (Action.STAND_DOWN, Action.WAIT)
     if confirmed.dry_run or nothing:
         partitioned = nothing and confirmed.verdict is FailureMode.PARTITIONED and not confirmed.dry_run
         since = incident.first_failed_at
-        return _Asked(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
+        return _GuardAnswer(decision, confirmed.dry_run, partitioned, decision.reason, since=since)
     paging = decision.action is Action.PAGE
     # The person who is asked whether to try again must see every reason against it.
-    at_stake = _decide(context, incident, confirmed, insisted=True) if paging else decision
-    facts = _facts(context, case, incident)
-    ruling = evaluate(at_stake.action, facts.with_ledger(context.store.ledger(incident.id)), limits(context))
+    at_stake = _decide_next(context, incident, confirmed, insisted=True) if paging else decision
+    facts = _current_facts(context, ref, incident)
+    ruling = evaluate_action(
+        at_stake.action, facts.with_ledger(context.store.repair_budget(incident.id)), limits_in_force(context)
+    )
     if paging:
         ruling = GuardResult(False, (decision.reason, *ruling.reasons), ruling.gates)
-    return _Asked(
+    return _GuardAnswer(
         decision,
         dry_run=False,
         waits=ruling.passing,
@@ -99,15 +103,15 @@ def _ask_guards(context: Context, case: RecoveryRef) -> _Asked:
     )
 
 
-def _confirm_again(context: Context, case: RecoveryRef, step: FencedStep) -> None:
+def _confirm_again(context: Context, ref: RecoveryRef, step: FencedStep) -> None:
     """Observe the node once more. A changed failure mode goes into the journal; the next decision uses it."""
-    incident = context.store.incident(case.incident)
-    confirmed = ConfirmedFinding.of(incident, case.holder)
+    incident = context.store.incident(ref.incident)
+    confirmed = ConfirmedFinding.of(incident, ref.holder)
     since = confirmed.first_failed_at
     seen = replace(
-        observe_node(context, context.node(case)), unanswered_since=since if confirmed.silent else None
+        observe_node(context, context.node(ref)), unanswered_since=since if confirmed.silent else None
     )
-    if diagnose(seen).verdict is not confirmed.verdict:
+    if diagnose_node(seen).verdict is not confirmed.verdict:
         write_failure_mode(
             step,
             seen,
@@ -119,26 +123,26 @@ def _confirm_again(context: Context, case: RecoveryRef, step: FencedStep) -> Non
         )
 
 
-def _answer(step: FencedStep, asked: _Asked) -> list[str]:
+def _record_answer(step: FencedStep, answer: _GuardAnswer) -> list[str]:
     """Write the guards' answer into the journal; returns the next tasks."""
-    decision, ruling = asked.decision, asked.ruling
-    if asked.dry_run:
+    decision, ruling = answer.decision, answer.ruling
+    if answer.dry_run:
         step.note(f"dry run, nothing is changed: {decision.reason}", action=decision.action.value)
         return ["decide"]
-    recent = asked.since is not None and datetime.now(UTC) - asked.since < WAIT_BEFORE_ASKING
-    partitioned = asked.waits and ruling.allowed
+    recent = answer.since is not None and datetime.now(UTC) - answer.since < WAIT_BEFORE_ASKING
+    partitioned = answer.waits and ruling.allowed
     if decision.action is Action.STAND_DOWN or partitioned or (recent and waits_only(ruling)):
-        data = _waiting_data(asked) if asked.waits else {}
-        step.note(asked.reason, action=decision.action.value, **data)
+        data = _waiting_data(answer) if answer.waits else {}
+        step.note(answer.reason, action=decision.action.value, **data)
         return ["stand_down"]
     if ruling.allowed:
         step.note(f"the guards allow: {decision.reason}", action=decision.action.value)
         return ["archive_logs", "decide"]
     step.note(
-        "refused: " + asked.reason,
+        "refused: " + answer.reason,
         refused=list(ruling.reasons),
         gates=sorted(gate.value for gate in ruling.gates),
-        **_waiting_data(asked),
+        **_waiting_data(answer),
     )
     return ["archive_logs", "ask_a_human"]
 
@@ -148,14 +152,14 @@ def waits_only(ruling: GuardResult) -> bool:
     return not ruling.allowed and ruling.passing and ruling.gates <= SELF_OPENING
 
 
-def _waiting_data(asked: _Asked) -> dict[str, Any]:
+def _waiting_data(answer: _GuardAnswer) -> dict[str, Any]:
     """Data for the journal: whether the recovery waits, and which nodes share a cause."""
-    cause = asked.common_cause
+    cause = answer.common_cause
     shared = {"cause": cause.cause.value, "nodes": list(cause.nodes)} if cause else None
-    return {"waiting": asked.waits, "common_cause": shared}
+    return {"waiting": answer.waits, "common_cause": shared}
 
 
-def _decide(
+def _decide_next(
     context: Context, incident: Incident, confirmed: ConfirmedFinding, *, insisted: bool = False
 ) -> Decision:
     return decide_action(
@@ -164,36 +168,36 @@ def _decide(
         role=context.fleet.node(incident.node).role,
         requested=confirmed.requested,
         volume_intact=confirmed.volume_intact,
-        suspicious_release=assignment.suspicious(context.store, incident.node),
+        suspicious_release=assignment.has_unproven_release(context.store, incident.node),
         unfinished=incident.node in context.store.pending_repairs(),
         insisted=insisted,
     )
 
 
-def limits(context: Context) -> Limits:
+def limits_in_force(context: Context) -> Limits:
     """Return the limits in force: the defaults, overridden by what is set in the database under LIMITS.
 
     An override with ``until`` (ISO 8601) expires at that time, even if the process that set it is gone.
     Raises InputError for an unknown limit, because a misspelt name would silently change nothing.
     """
-    found = context.store.desired(LIMITS)
-    given = dict(found.value) if found and found.value else {}
-    until = given.pop("until", None)
+    setting = context.store.desired(LIMITS)
+    overrides = dict(setting.value) if setting and setting.value else {}
+    until = overrides.pop("until", None)
     if until is not None and datetime.fromisoformat(until) < datetime.now(UTC):
         return Limits()
     known = {"repairs_per_node_and_hour", "repairs_per_hour", "sick_share"}
-    if strange := given.keys() - known:
+    if unknown := overrides.keys() - known:
         raise InputError(
-            f"the database sets an unknown limit: {', '.join(sorted(strange))}; "
+            f"the database sets an unknown limit: {', '.join(sorted(unknown))}; "
             f"the known limits are {', '.join(sorted(known))}"
         )
-    return Limits(**given)
+    return Limits(**overrides)
 
 
-def _facts(context: Context, case: RecoveryRef, incident: Incident) -> GuardFacts:
+def _current_facts(context: Context, ref: RecoveryRef, incident: Incident) -> GuardFacts:
     """Gather the guards' facts now; the state of the disk is taken from ``confirm``."""
-    confirmed = ConfirmedFinding.of(incident, case.holder)
-    action = incident.attempt_of(case.holder)
+    confirmed = ConfirmedFinding.of(incident, ref.holder)
+    action = incident.attempt_of(ref.holder)
     suspicion = Suspicion(
         first_failed_at=confirmed.first_failed_at,
         detected_at=incident.detected_at,
@@ -202,83 +206,118 @@ def _facts(context: Context, case: RecoveryRef, incident: Incident) -> GuardFact
         watch_late_s=confirmed.watch_late_s,
         planned=confirmed.planned or action is Action.ROLL_BACK,
     )
-    return gather_guard_facts(context, context.node(case), suspicion)
+    return gather_guard_facts(context, context.node(ref), suspicion)
 
 
-def reevaluate_guards(context: Context, case: RecoveryRef, step: FencedStep) -> GuardFacts:
-    """Evaluate the guards once more, with fresh facts, right before something that may still run is killed.
+@contextmanager
+def kill_permission(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[GuardFacts]:
+    """Evaluate the guards once more, with fresh facts; the block may then kill what they were evaluated for.
 
-    Guards that a person overrode for this attempt stay overridden. If a guard refuses, the attempt is withdrawn,
-    because it has done nothing. Raises NodeReturned if the node answers again, else GuardRefused with the reasons.
+    Another recovery can't kill a node meanwhile: the fleet's kill lock is held, unless the node does not run.
+
+    Raises NodeReturned if the node answers again, else GuardRefused with the reasons. After every refusal, also one of
+    the block (NewIncarnation), nothing was killed. So the attempt is withdrawn and uses up no repair budget.
     """
-    incident = context.store.incident(case.incident)
-    action = incident.attempt_of(case.holder)
+    runs = is_running(context.platform(), ref.node) is not False
+    with _withdraw_on_refusal(context, ref, step), context.store.kill_lock() if runs else nullcontext():
+        facts = _reevaluate_guards(context, ref)
+        if runs:
+            step.note(
+                f"guards evaluated again: {ref.node} may be killed",
+                service=facts.service and facts.service.value,
+                running=facts.running,
+                heard_at=facts.last_seen_at and facts.last_seen_at.isoformat(),
+                process=facts.view.process and str(facts.view.process),
+            )
+        yield facts
+
+
+@contextmanager
+def _withdraw_on_refusal(context: Context, ref: RecoveryRef, step: FencedStep) -> Iterator[None]:
+    try:
+        yield
+    except IncidentClosed:
+        raise
+    except GuardRefused as refused:
+        if context.store.incident(ref.incident).attempt_of(ref.holder) is not None:
+            context.store.withdraw_attempt(ref.incident, step.token, ref.holder, f"not killed: {refused}")
+        raise
+
+
+def _reevaluate_guards(context: Context, ref: RecoveryRef) -> GuardFacts:
+    """Return fresh facts that the guards allow. Guards that a person overrode for this attempt stay overridden."""
+    incident = context.store.incident(ref.incident)
+    action = incident.attempt_of(ref.holder)
     if action is None:
-        raise GuardRefused(f"Nothing is killed: this run has no open attempt on {case.node}.")
-    facts = _facts(context, case, incident)
-    known = facts.with_ledger(context.store.ledger(incident.id))
-    ruling = evaluate(action, known, limits(context), approved=_approved(incident, case))
+        raise GuardRefused(f"Nothing is killed: this run has no open attempt on {ref.node}.")
+    facts = _current_facts(context, ref, incident)
+    ruling = evaluate_action(
+        action,
+        facts.with_ledger(context.store.repair_budget(incident.id)),
+        limits_in_force(context),
+        approved=_approved_guards(incident, ref),
+    )
     if ruling.allowed:
         return facts
     answers_again = ProbeResult.OK in (facts.service, facts.view.answer)
-    reason = " ".join(ruling.reasons)
-    context.store.withdraw_attempt(case.incident, step.token, case.holder, f"not killed: {reason}")
-    raise (NodeReturned if answers_again else GuardRefused)(reason)
+    raise (NodeReturned if answers_again else GuardRefused)(" ".join(ruling.reasons))
 
 
-def _approved(incident: Incident, case: RecoveryRef) -> list[Guard]:
+def _approved_guards(incident: Incident, ref: RecoveryRef) -> list[Guard]:
     """Return the guards that a person overrode for this run; see ``choose_path``."""
-    if not any(entry.data.get("approved") == case.holder for entry in incident.entries):
+    if not any(entry.data.get("approved") == ref.holder for entry in incident.entries):
         return []
-    return [Guard(gate) for gate in latest(incident, "guard", "refused", case.holder).data["gates"]]
+    return [Guard(gate) for gate in latest_entry(incident, "guard", "refused", ref.holder).data["gates"]]
 
 
-def refusal(context: Context, case: RecoveryRef) -> list[str]:
+def refusal_reasons(context: Context, ref: RecoveryRef) -> list[str]:
     """Return the reasons with which the guards last refused this run, one sentence each."""
     return list(
-        latest(context.store.incident(case.incident), "guard", "refused", case.holder).data["refused"]
+        latest_entry(context.store.incident(ref.incident), "guard", "refused", ref.holder).data["refused"]
     )
 
 
-def choose_path(context: Context, case: RecoveryRef, approved_by: str | None) -> str:
+def choose_path(context: Context, ref: RecoveryRef, approved_by: str | None) -> str:
     """Decide, begin the attempt in the database (which evaluates the guards once more), and return the next task.
 
     A run that was killed here continues with the action that it had chosen. A person's approval overrides the guards
     that had refused when the question was asked. A node that answers again meanwhile is only verified. Raises
     GuardRefused if another guard refuses now.
     """
-    with context.step(case, "decide") as step:
+    with context.step(ref, "decide") as step:
         if approved_by:
             step.note(
-                f"{approved_by} approved the recovery although the guards refused it", approved=case.holder
+                f"{approved_by} approved the recovery although the guards refused it", approved=ref.holder
             )
-        incident = context.store.incident(case.incident)
-        confirmed = ConfirmedFinding.of(incident, case.holder)
+        incident = context.store.incident(ref.incident)
+        confirmed = ConfirmedFinding.of(incident, ref.holder)
         if confirmed.dry_run:
             return "show_plan"
-        decision = _chosen(incident, case)
+        decision = _earlier_decision(incident, ref)
         if decision is None:
-            decision = _decide(context, incident, confirmed, insisted=bool(approved_by))
-            step.note(decision.reason, chosen=decision.action.value, run=case.holder)
+            decision = _decide_next(context, incident, confirmed, insisted=bool(approved_by))
+            step.note(decision.reason, chosen=decision.action.value, run=ref.holder)
         if decision.action.changes:
             try:
-                _begin(context, case, step, incident, decision, approved=_approved(incident, case))
+                _begin_attempt(
+                    context, ref, step, incident, decision, approved=_approved_guards(incident, ref)
+                )
             except NodeReturned as returned:
-                step.note(f"{case.node} answers again, so it is only verified: {returned}", returned=True)
+                step.note(f"{ref.node} answers again, so it is only verified: {returned}", returned=True)
                 return PATHS[Action.WAIT]
     return PATHS[decision.action]
 
 
-def _chosen(incident: Incident, case: RecoveryRef) -> Decision | None:
+def _earlier_decision(incident: Incident, ref: RecoveryRef) -> Decision | None:
     for entry in incident.entries:
-        if entry.step == "decide" and "chosen" in entry.data and entry.data.get("run") == case.holder:
+        if entry.step == "decide" and "chosen" in entry.data and entry.data.get("run") == ref.holder:
             return Decision(Action(entry.data["chosen"]), entry.message)
     return None
 
 
-def _begin(
+def _begin_attempt(
     context: Context,
-    case: RecoveryRef,
+    ref: RecoveryRef,
     step: FencedStep,
     incident: Incident,
     decision: Decision,
@@ -291,24 +330,26 @@ def _begin(
     """
     until = time.monotonic() + WAIT_FOR_OTHERS_S
     while True:
-        asked = _LastAnswer(decision.action, _facts(context, case, incident), limits(context), approved)
+        evaluation = _LastAnswer(
+            decision.action, _current_facts(context, ref, incident), limits_in_force(context), approved
+        )
         try:
             context.store.begin_attempt(
-                case.incident,
+                ref.incident,
                 step.token,
                 decision.action,
-                key=case.holder,
+                key=ref.holder,
                 reason=decision.reason,
-                refusals=asked.refusals,
+                refusals=evaluation.refusals,
                 ttl_s=LEASE_S,
             )
             return
         except IncidentClosed:
             raise
         except GuardRefused as refused:
-            if asked.facts.service is ProbeResult.OK and not asked.facts.planned:
+            if evaluation.facts.service is ProbeResult.OK and not evaluation.facts.planned:
                 raise NodeReturned(str(refused)) from refused
-            if not asked.ruling.passing or time.monotonic() > until:
+            if not evaluation.ruling.passing or time.monotonic() > until:
                 raise
             log.info("waiting: %s", refused)
             time.sleep(LOOK_AGAIN_S)
@@ -325,7 +366,7 @@ class _LastAnswer:
     ruling: GuardResult = field(default_factory=lambda: GuardResult(False))
 
     def refusals(self, ledger: RepairLedger) -> tuple[str, ...]:
-        self.ruling = evaluate(
+        self.ruling = evaluate_action(
             self.action, self.facts.with_ledger(ledger), self.limits, approved=self.approved
         )
         return self.ruling.reasons

@@ -18,7 +18,7 @@ from kintsugi.probes.observe import node_view
 from kintsugi.probes.peers import PeerView, ask_peer, ask_peers
 from kintsugi.probes.protocols import Probe, probe_node, probe_ssh
 from kintsugi.recovery.common_cause import OtherNode
-from kintsugi.recovery.guards import CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
+from kintsugi.recovery.guard_model import CassandraFacts, GuardFacts, KafkaFacts, ReplicaCounts
 from kintsugi.wire import cql
 from kintsugi.wire import kafka as kafka_wire
 
@@ -37,7 +37,7 @@ async def guard_facts(
     running: bool | None = None,
     settings: Settings | None = None,
 ) -> GuardFacts:
-    """Return the facts for kintsugi.recovery.guards.evaluate, except those of the database and of the platform.
+    """Return the facts for kintsugi.recovery.guards.evaluate_action, except those of the database and of the platform.
 
     ``last_seen_at``, ``first_failed_at``, ``volume_intact``: what the confirmation saw. The node is probed again, and
     the newest answer counts. ``running``: the platform's answer. ``settings``: if given, the node itself is asked over
@@ -97,10 +97,10 @@ async def recent_liveness(
             view, masters = await asyncio.gather(
                 node_view(settings, node, service, ssh), ask_master(settings, node, ssh)
             )
-    signs = [before, service.at if service.answer is ProbeResult.OK else None]
-    signs += [] if peers.cancelled() else [witness.last_seen_at for witness in peers.result()]
-    signs += [witness.last_seen_at for witness in masters]
-    return service, ssh, max((sign for sign in signs if sign is not None), default=None), view
+    times = [before, service.at if service.answer is ProbeResult.OK else None]
+    times += [] if peers.cancelled() else [view.last_seen_at for view in peers.result()]
+    times += [view.last_seen_at for view in masters]
+    return service, ssh, max((time for time in times if time is not None), default=None), view
 
 
 async def silent_nodes(fleet: Fleet) -> set[str]:
@@ -120,15 +120,15 @@ async def _cassandra_if(fleet: Fleet, node: Node) -> CassandraFacts | None:
 async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
     """Return what the other brokers know of the partitions of ``node``, and of the quorum."""
     peers = fleet.peers(node)
-    told, quorums = await asyncio.gather(
+    answers, quorums = await asyncio.gather(
         asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.partitions) for peer in peers)),
         asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka_wire.describe_quorum) for peer in peers)),
     )
-    live = [peer.index for peer, answer in zip(peers, told, strict=True) if not isinstance(answer, str)]
+    live = [peer.index for peer, answer in zip(peers, answers, strict=True) if not isinstance(answer, str)]
     quorum = next((answer for answer in quorums if not isinstance(answer, str)), None)
     return KafkaFacts(
         node_id=node.index,
-        partitions=replica_counts(node.index, [answer for answer in told if not isinstance(answer, str)]),
+        partitions=replica_counts(node.index, [answer for answer in answers if not isinstance(answer, str)]),
         live=frozenset(live),
         voters=None if quorum is None else len(quorum.voters),
         current=None if quorum is None else len(current_voters(quorum) - {node.index}),
@@ -136,23 +136,23 @@ async def kafka_facts(fleet: Fleet, node: Node) -> KafkaFacts:
 
 
 def replica_counts(
-    node_id: int, told: Iterable[Mapping[str, kafka_wire.Replicas]]
+    node_id: int, answers: Iterable[Mapping[str, kafka_wire.Replicas]]
 ) -> dict[str, ReplicaCounts] | None:
     """Return who holds the partitions of broker ``node_id``, from the answers of brokers; None without an answer.
 
     A broker's metadata may be late. A replica counts only if every broker that knows the partition agrees.
     """
-    found: dict[str, ReplicaCounts] | None = None
-    for answer in told:
-        found = {} if found is None else found
+    counts: dict[str, ReplicaCounts] | None = None
+    for answer in answers:
+        counts = {} if counts is None else counts
         for name, replicas in answer.items():
             if node_id not in replicas.assigned:
                 continue
-            before = found.get(name, ReplicaCounts(replicas.in_sync, replicas.eligible))
-            found[name] = ReplicaCounts(
+            before = counts.get(name, ReplicaCounts(replicas.in_sync, replicas.eligible))
+            counts[name] = ReplicaCounts(
                 before.in_sync & replicas.in_sync, before.eligible & replicas.eligible
             )
-    return found
+    return counts
 
 
 def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
@@ -171,10 +171,10 @@ def current_voters(quorum: kafka_wire.Quorum) -> set[int]:
 async def cassandra_facts(fleet: Fleet, node: Node) -> CassandraFacts:
     """Return the replication factor by the other Cassandra nodes, and how many of them aren't up and normal."""
     peers = fleet.peers(node)
-    asked = await asyncio.gather(*(_status_and_replication(peer) for peer in peers))
-    known = [replication for _, replication in asked if replication is not None]
+    answers = await asyncio.gather(*(_status_and_replication(peer) for peer in peers))
+    known = [replication for _, replication in answers if replication is not None]
     return CassandraFacts(
-        replication=min(known, default=None), others_down=sum(1 for normal, _ in asked if not normal)
+        replication=min(known, default=None), others_down=sum(1 for normal, _ in answers if not normal)
     )
 
 

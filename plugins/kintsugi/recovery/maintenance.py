@@ -17,10 +17,10 @@ def set_healing(store: Store, *, scope: str, healing: str, minutes: int, reason:
     """
     if healing == "resume":
         store.clear_maintenance(scope)
-        said = f"recovery of {scope} is on (resumed by {user})"
+        sentence = f"recovery of {scope} is on (resumed by {user})"
     else:
         until = datetime.now(UTC) + timedelta(minutes=minutes) if minutes else None
         store.set_maintenance(scope, reason=reason, user=user, until=until)
-        said = f"recovery of {scope} is paused {f'for {minutes} minutes' if minutes else 'until resumed'}: {reason}"
-    log.info(said)
-    return said
+        sentence = f"recovery of {scope} is paused {f'for {minutes} minutes' if minutes else 'until resumed'}: {reason}"
+    log.info(sentence)
+    return sentence

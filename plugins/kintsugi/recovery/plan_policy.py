@@ -61,14 +61,14 @@ class PlanSummary:
         return f"The plan {' and '.join(parts) or 'changes nothing'}{drift}."
 
 
-def addresses(environment: str, node: str, *, with_volume: bool) -> list[str]:
+def node_addresses(environment: str, node: str, *, with_volume: bool) -> list[str]:
     """Return the Terraform addresses of a node, its volume first if the volume is replaced too."""
     of_node, of_volume = _RESOURCES[environment]
     volume = [f'module.volume["{node}"].{of_volume}.this'] if with_volume else []
     return [*volume, f'module.node["{node}"].{of_node}.this']
 
 
-def changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
+def planned_changes(document: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the actions of a plan by address, for changes only: ``{"module.node[…]…": ["delete", "create"]}``."""
     acts = {item["address"]: list(item["change"]["actions"]) for item in document.get("resource_changes", [])}
     return {address: actions for address, actions in acts.items() if actions not in _HARMLESS}
@@ -80,24 +80,26 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
     ``document``: the parsed JSON. ``allowed``: the addresses that may be replaced (see ``addresses``).
     """
     _check_whole(document)
-    found: dict[str, list[str]] = {"replaced": [], "created": []}
+    changed_addresses: dict[str, list[str]] = {"replaced": [], "created": []}
     for change in document.get("resource_changes", []):
         way = _check_change(change, allowed)
         if way:
-            found[way].append(change["address"])
+            changed_addresses[way].append(change["address"])
     for change in document.get("resource_changes", []):
-        if change["address"] in found["replaced"] and (altered := _altered(change["change"])):
-            raise _refusal(
+        if change["address"] in changed_addresses["replaced"] and (
+            altered := _altered_paths(change["change"])
+        ):
+            raise _plan_rejected(
                 f"would create {change['address']} with a different {', a different '.join(altered)}"
             )
-    changed = [*found["replaced"], *found["created"]]
+    changed = [*changed_addresses["replaced"], *changed_addresses["created"]]
     if len(changed) > BLAST_RADIUS:
-        raise _refusal(
+        raise _plan_rejected(
             f"would change {len(changed)} resources ({', '.join(changed)}), but at most {BLAST_RADIUS} are allowed"
         )
     return PlanSummary(
-        replaced=tuple(found["replaced"]),
-        created=tuple(found["created"]),
+        replaced=tuple(changed_addresses["replaced"]),
+        created=tuple(changed_addresses["created"]),
         drift_elsewhere=tuple(
             drift["address"]
             for drift in document.get("resource_drift", [])
@@ -109,42 +111,42 @@ def check_plan(document: Mapping[str, Any], allowed: Collection[str]) -> PlanSum
 def _check_whole(document: Mapping[str, Any]) -> None:
     version = str(document.get("format_version", "missing"))
     if version.partition(".")[0] != "1":
-        raise _refusal(f"has format version {version}, but this policy can only read 1.x")
+        raise _plan_rejected(f"has format version {version}, but this policy can only read 1.x")
     if document.get("errored"):
-        raise _refusal("is incomplete, because planning ended with an error")
+        raise _plan_rejected("is incomplete, because planning ended with an error")
     if deferred := document.get("deferred_changes"):
-        raise _refusal(f"defers {len(deferred)} changes to a later plan")
+        raise _plan_rejected(f"defers {len(deferred)} changes to a later plan")
 
 
 def _check_change(change: Mapping[str, Any], allowed: Collection[str]) -> str | None:
     """Return ``replaced`` or ``created`` for an allowed change; None for one that changes nothing."""
     address, actions = change["address"], list(change["change"]["actions"])
     if "previous_address" in change:
-        raise _refusal(f"would move {change['previous_address']} to {address}")
+        raise _plan_rejected(f"would move {change['previous_address']} to {address}")
     if change["change"].get("importing") is not None:
-        raise _refusal(f"would import {address}")
+        raise _plan_rejected(f"would import {address}")
     if actions in _HARMLESS:
         return None
-    said = " and ".join(actions)
+    what = " and ".join(actions)
     if address not in allowed:
-        raise _refusal(
-            f"would {said} {address}, which is not part of the node in recovery ({', '.join(sorted(allowed))})"
+        raise _plan_rejected(
+            f"would {what} {address}, which is not part of the node in recovery ({', '.join(sorted(allowed))})"
         )
     if "deposed" in change:
-        raise _refusal(f"would {said} a deposed object of {address}; only a person may do that")
+        raise _plan_rejected(f"would {what} a deposed object of {address}; only a person may do that")
     way = _WAYS.get(tuple(actions))
     if way is None:
-        raise _refusal(f"would {said} {address}; a recovery may only delete it and then create it")
+        raise _plan_rejected(f"would {what} {address}; a recovery may only delete it and then create it")
     return way
 
 
-def _altered(change: Mapping[str, Any]) -> list[str]:
+def _altered_paths(change: Mapping[str, Any]) -> list[str]:
     """Return the paths at which the new resource differs from the old one: ``input.node.address``, ``image``."""
     before, after, unknown = (change.get(when) or {} for when in ("before", "after", "after_unknown"))
-    return list(_differences("", before, after, unknown))
+    return list(_differing_paths("", before, after, unknown))
 
 
-def _differences(path: str, before: Any, after: Any, unknown: Any) -> Iterator[str]:
+def _differing_paths(path: str, before: Any, after: Any, unknown: Any) -> Iterator[str]:
     """Yield the paths at which two values differ. A value that is known only after apply is no difference."""
     if unknown is True:
         return
@@ -152,39 +154,46 @@ def _differences(path: str, before: Any, after: Any, unknown: Any) -> Iterator[s
         below = unknown if isinstance(unknown, Mapping) else {}
         for key in sorted(before.keys() | after.keys()):
             inner = f"{path}.{key}" if path else key
-            yield from _differences(inner, before.get(key), after.get(key), below.get(key))
+            yield from _differing_paths(inner, before.get(key), after.get(key), below.get(key))
     elif (
-        isinstance(before, list) and isinstance(after, list) and len(before) == len(after) and _open(unknown)
+        isinstance(before, list)
+        and isinstance(after, list)
+        and len(before) == len(after)
+        and _is_partly_unknown(unknown)
     ):
         parts = unknown if isinstance(unknown, list) else []
         for index, pair in enumerate(zip(before, after, strict=True)):
-            yield from _differences(f"{path}.{index}", *pair, parts[index] if index < len(parts) else None)
-    elif _said(before) != _said(after):
+            yield from _differing_paths(
+                f"{path}.{index}", *pair, parts[index] if index < len(parts) else None
+            )
+    elif _without_empty_parts(before) != _without_empty_parts(after):
         yield path
 
 
-def _open(unknown: Any) -> bool:
+def _is_partly_unknown(unknown: Any) -> bool:
     """Whether a part of it is known only after apply."""
     parts = unknown.values() if isinstance(unknown, Mapping) else unknown if isinstance(unknown, list) else ()
-    return unknown is True or any(_open(part) for part in parts)
+    return unknown is True or any(_is_partly_unknown(part) for part in parts)
 
 
-def _said(value: Any) -> Any:
+def _without_empty_parts(value: Any) -> Any:
     """Return a value without its empty parts: a provider reports zeros and empty lists for what is not configured.
 
     A list of blocks is a set, so it is sorted. A list of strings keeps its order.
     """
     if isinstance(value, Mapping):
-        return {key: said for key, part in value.items() if (said := _said(part)) is not None} or None
+        return {
+            key: rest for key, part in value.items() if (rest := _without_empty_parts(part)) is not None
+        } or None
     if isinstance(value, list):
-        parts = [_said(part) for part in value]
+        parts = [_without_empty_parts(part) for part in value]
         if all(isinstance(part, Mapping) for part in value):
             parts.sort(key=lambda part: json.dumps(part, sort_keys=True))
         return parts or None
     return value or None
 
 
-def _refusal(what: str) -> PlanRejected:
+def _plan_rejected(what: str) -> PlanRejected:
     return PlanRejected(
         f"the plan {what}. Nothing was applied. Look at `terraform plan` and recover the node by hand"
     )

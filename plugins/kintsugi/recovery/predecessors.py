@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from kintsugi.core.incident import Incident
 from kintsugi.operations.context import Context, FencedStep, RecoveryRef
-from kintsugi.recovery.guards import Guard
+from kintsugi.recovery.guard_model import Guard
 
 HELD_FOR = timedelta(days=7)
 NEEDED = frozenset({Guard.COPIES, Guard.PENDING})
@@ -25,14 +25,14 @@ def may_be_last_copy(incident: Incident) -> bool:
     return bool(opened & NEEDED) and any(action.destroys_volume for action in incident.attempts())
 
 
-def discard_or_hold(context: Context, case: RecoveryRef, step: FencedStep) -> None:
+def discard_or_hold(context: Context, ref: RecoveryRef, step: FencedStep) -> None:
     """Delete the node's replaced disks, or keep them for HELD_FOR if they may hold the last copy of some data."""
-    if may_be_last_copy(context.store.incident(case.incident)):
+    if may_be_last_copy(context.store.incident(ref.incident)):
         until = datetime.now(UTC) + HELD_FOR
-        if context.platform().hold(case.node, until):
+        if context.platform().hold(ref.node, until):
             step.note(
-                f"the replaced disk of {case.node} is kept until {until:%Y-%m-%d}, "
+                f"the replaced disk of {ref.node} is kept until {until:%Y-%m-%d}, "
                 "because it may hold the last copy of some data"
             )
             return
-    context.platform().discard(case.node)
+    context.platform().discard(ref.node)

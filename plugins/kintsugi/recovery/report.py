@@ -18,10 +18,10 @@ from pathlib import Path
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.core.settings import BUCKET
 from kintsugi.operations.context import LEASE_S, Context, RecoveryRef
-from kintsugi.operations.spool import deliver, flush_spool
+from kintsugi.operations.spool import deliver_to_s3, flush_spool
 from kintsugi.recovery.assessment import ConfirmedFinding, is_responding
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.incident_sweep import RUN_PREFIX
+from kintsugi.recovery.sweep_rules import RUN_PREFIX
 
 LOG_TAIL_BYTES = 5 * 1024 * 1024  # of each service, so that one noisy log can't fill the archive
 
@@ -40,38 +40,38 @@ class IncidentRecord:
     text: str
 
 
-def archive_logs(context: Context, case: RecoveryRef) -> list[str]:
+def archive_logs(context: Context, ref: RecoveryRef) -> list[str]:
     """Store the tail of each of the node's logs under the incident; returns the keys.
 
     The log collector has received them line by line, so they are complete even if the host is lost.
     """
     started = time.monotonic()
     keys = []
-    for path in _logs(context.settings.control / "node-logs" / case.node):
-        key = f"incidents/{case.incident}/logs/{path.name}.gz"
-        deliver(context, key, gzip.compress(_tail(path)))
+    for path in _service_logs(context.settings.control / "node-logs" / ref.node):
+        key = f"incidents/{ref.incident}/logs/{path.name}.gz"
+        deliver_to_s3(context, key, gzip.compress(_log_tail(path)))
         keys.append(key)
-    sentence = f"archived {len(keys)} logs under incidents/{case.incident}/logs/"
+    sentence = f"archived {len(keys)} logs under incidents/{ref.incident}/logs/"
     # It runs in parallel to the recovery: a fresh token here would fence off the step that is running.
-    lease = context.store.acquire_lease(case.node, case.holder, LEASE_S, incident=case.incident)
+    lease = context.store.acquire_lease(ref.node, ref.holder, LEASE_S, incident=ref.incident)
     data = {"seconds": round(time.monotonic() - started, 3), "keys": keys}
-    context.store.append(case.incident, lease.token, "archive", sentence, data, key=f"archive {case.holder}")
+    context.store.append(ref.incident, lease.token, "archive", sentence, data, key=f"archive {ref.holder}")
     log.info(sentence)
     return keys
 
 
-def _logs(folder: Path) -> list[Path]:
+def _service_logs(folder: Path) -> list[Path]:
     """Return the log of each service. Right after a rotation only the rotated file exists; it counts too."""
     return sorted({*folder.glob("*.log"), *(full.with_suffix("") for full in folder.glob("*.log.1"))})
 
 
-def _tail(path: Path) -> bytes:
+def _log_tail(path: Path) -> bytes:
     """Return the newest LOG_TAIL_BYTES of the log, from the rotated file too if the current one is shorter."""
-    newest = _end(path, LOG_TAIL_BYTES)
-    return _end(path.with_name(f"{path.name}.1"), LOG_TAIL_BYTES - len(newest)) + newest
+    newest = _end_of_file(path, LOG_TAIL_BYTES)
+    return _end_of_file(path.with_name(f"{path.name}.1"), LOG_TAIL_BYTES - len(newest)) + newest
 
 
-def _end(path: Path, size: int) -> bytes:
+def _end_of_file(path: Path, size: int) -> bytes:
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
@@ -80,7 +80,7 @@ def _end(path: Path, size: int) -> bytes:
         return b""
 
 
-def expire(context: Context, now: datetime) -> int:
+def delete_expired_records(context: Context, now: datetime) -> int:
     """Delete incident objects from S3 that are older than KEPT at ``now`` (UTC); returns how many."""
     s3, deleted = context.s3(), 0
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="incidents/"):
@@ -92,42 +92,40 @@ def expire(context: Context, now: datetime) -> int:
     return deleted
 
 
-def record(context: Context, case: RecoveryRef) -> IncidentRecord:
+def record_outcome(context: Context, ref: RecoveryRef) -> IncidentRecord:
     """Close the incident with the outcome that its journal shows, and put its record into S3.
 
     It stays open if another run still has to work on it (``stays_open``). The run fails with the reason unless nothing
     is left to do.
     """
-    incident = context.store.incident(case.incident)
+    incident = context.store.incident(ref.incident)
     if incident.outcome is not None:
-        return _record_again(context, case, incident, incident.outcome)
-    with context.step(case, "record") as step:
-        outcome, reason = conclude_incident(incident, case.holder)
+        return _record_again(context, ref, incident, incident.outcome)
+    with context.step(ref, "record") as step:
+        outcome, reason = conclude_incident(incident, ref.holder)
         step.note(reason, outcome=outcome.value)
-        serves = outcome is not Outcome.FAILED or is_responding(context.node(case))
-        if not stays_open(incident, outcome, case.holder, serves=serves):
-            context.store.close_incident(case.incident, step.token, outcome, reason)
-        incident = _archive_record(context, case)
-    context.store.release(case.node, step.token)
+        serves = outcome is not Outcome.FAILED or is_responding(context.node(ref))
+        if not stays_open(incident, outcome, ref.holder, serves=serves):
+            context.store.close_incident(ref.incident, step.token, outcome, reason)
+        incident = _archive_record(context, ref)
+    context.store.release(ref.node, step.token)
     return IncidentRecord(well=outcome in WELL, text=format_incident(incident, outcome, reason))
 
 
-def _record_again(
-    context: Context, case: RecoveryRef, incident: Incident, outcome: Outcome
-) -> IncidentRecord:
+def _record_again(context: Context, ref: RecoveryRef, incident: Incident, outcome: Outcome) -> IncidentRecord:
     """Archive an incident that is closed already: by this step before it was killed, or by another run."""
-    _archive_record(context, case)
-    context.store.give_back(case.node, case.holder)
+    _archive_record(context, ref)
+    context.store.give_back(ref.node, ref.holder)
     return IncidentRecord(
         well=outcome in WELL, text=format_incident(incident, outcome, incident.reason or "")
     )
 
 
-def _archive_record(context: Context, case: RecoveryRef) -> Incident:
+def _archive_record(context: Context, ref: RecoveryRef) -> Incident:
     """Put the incident as it is now into S3, then deliver the spool; returns the incident."""
-    incident = context.store.incident(case.incident)
+    incident = context.store.incident(ref.incident)
     body = json.dumps(incident.to_json(), indent=2).encode()
-    deliver(context, f"incidents/{case.incident}/incident.json", body)
+    deliver_to_s3(context, f"incidents/{ref.incident}/incident.json", body)
     flush_spool(context)
     return incident
 
@@ -137,7 +135,7 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: boo
 
     1. A dry run closes only an incident that it opened. An incident of the watch belongs to the watch.
     2. After a failure: a node that does not serve, or has a wrong clock, is found again by its watch, and the next
-       escalation step is taken. A node that serves is verified by the sweep (`incident_sweep`). If the sweep fails
+       escalation step is taken. A node that serves is verified by the sweep (`sweep_rules`). If the sweep fails
        too, the incident is closed.
     3. The recovery waits: the reasons against it can go away by themselves, or the node became unreachable from here
        during its recovery. Its watch finds it again, and one failure stays one incident.
@@ -156,11 +154,11 @@ def stays_open(incident: Incident, outcome: Outcome, holder: str, *, serves: boo
 
 def _is_waited_for(incident: Incident, run: str) -> bool:
     """Whether the guards' last answer to this run was to wait."""
-    answers_ = [
+    entries = [
         entry for entry in incident.entries if entry.step == "guard" and entry.data.get("run") in (None, run)
     ]
-    told = [entry.data["waiting"] for entry in answers_ if "waiting" in entry.data]
-    return bool(told and told[-1])
+    waiting = [entry.data["waiting"] for entry in entries if "waiting" in entry.data]
+    return bool(waiting and waiting[-1])
 
 
 def conclude_incident(incident: Incident, run: str) -> tuple[Outcome, str]:

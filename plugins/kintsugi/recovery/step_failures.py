@@ -51,7 +51,9 @@ TERRAFORM = (
 
 
 @contextmanager
-def blame(context: Context, case: RecoveryRef, *, untouched: bool = False) -> Iterator[None]:
+def handle_control_plane_fault(
+    context: Context, ref: RecoveryRef, *, untouched: bool = False
+) -> Iterator[None]:
     """Wrap a step: if the control plane is at fault, withdraw the attempt and raise ControlPlaneError.
 
     ``untouched``: the step destroys nothing of the node.
@@ -64,16 +66,16 @@ def blame(context: Context, case: RecoveryRef, *, untouched: bool = False) -> It
         fault = fault_of_control_plane(error, context.settings.control)
         if fault is None:
             raise
-        withdraw_attempt(context, case, fault, untouched=untouched)
+        withdraw_attempt(context, ref, fault, untouched=untouched)
         raise ControlPlaneError(fault) from error
 
 
-def withdraw_attempt(context: Context, case: RecoveryRef, fault: str, *, untouched: bool) -> None:
+def withdraw_attempt(context: Context, ref: RecoveryRef, fault: str, *, untouched: bool) -> None:
     """Write the fault into the journal and withdraw the run's attempt. Raises StoreUnavailable."""
-    with context.step(case, "blame") as step:
+    with context.step(ref, "blame") as step:
         step.note(fault, control_plane=True)
         context.store.withdraw_attempt(
-            case.incident, step.token, case.holder, fault, untouched=untouched, counts=True
+            ref.incident, step.token, ref.holder, fault, untouched=untouched, counts=True
         )
 
 
@@ -82,15 +84,15 @@ def fault_of_control_plane(error: BaseException, directory: Path) -> str | None:
 
     ``directory``: a directory on the control plane's disk. The disk is checked if the error itself doesn't tell.
     """
-    for cause in _causes(error):
+    for cause in _error_chain(error):
         if isinstance(cause, OSError) and cause.errno in OURS:
             return f"The control plane can't work: {cause.strerror or cause} ({cause.filename or 'no file'})."
         if isinstance(cause, PreflightError):
             return f"The control plane can't work, something is missing on it: {cause}."
-    said = str(error)
-    of_terraform = isinstance(error, StepFailed) and said.startswith("terraform ")
-    if of_terraform and any(words in said.lower() for words in TERRAFORM):
-        return f"The control plane can't work: {said}."
+    text = str(error)
+    of_terraform = isinstance(error, StepFailed) and text.startswith("terraform ")
+    if of_terraform and any(words in text.lower() for words in TERRAFORM):
+        return f"The control plane can't work: {text}."
     return disk_fault(directory)
 
 
@@ -110,7 +112,7 @@ def disk_fault(directory: Path) -> str | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _error_chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

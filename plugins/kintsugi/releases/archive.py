@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.errors import FleetError, KintsugiError
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.settings import BUCKET, Settings
-from kintsugi.operations.spool import deliver
+from kintsugi.operations.spool import deliver_to_s3
 from kintsugi.releases import manifest as content
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Release:
     def manifest(self) -> content.Manifest:
         """The release's manifest; raises FleetError if it can't be read."""
         try:
-            return content.parse((self.directory / MANIFEST).read_text())
+            return content.parse_manifest((self.directory / MANIFEST).read_text())
         except (OSError, ValueError) as error:
             raise FleetError(f"{self.directory / MANIFEST} is not a valid manifest: {error}") from error
 
@@ -69,7 +69,7 @@ def directory_of(settings: Settings) -> Path:
     return settings.control / "releases"
 
 
-def build(settings: Settings, source: Path | None = None, fleet_file: Path | None = None) -> Release:
+def build_release(settings: Settings, source: Path | None = None, fleet_file: Path | None = None) -> Release:
     """Copy the tree at ``source`` (default: this checkout with the current fleet file) into a release directory.
 
     The same tree gives the same release; an existing one is not changed. Raises FleetError if ``source`` is not a
@@ -78,24 +78,22 @@ def build(settings: Settings, source: Path | None = None, fleet_file: Path | Non
     own_fleet = source is None
     source = source or settings.repository
     fleet_file = fleet_file or (settings.fleet_file if own_fleet else source / content.FLEET_FILE)
-    _check_fleet(fleet_file)
-    manifest = content.read(source, fleet_file)
+    load_fleet(fleet_file)
+    manifest = content.read_manifest(source, fleet_file)
     files = {path: (source / path).read_bytes() for path in manifest if path != content.FLEET_FILE}
-    return _place(settings, manifest, files | {content.FLEET_FILE: fleet_file.read_bytes()})
+    return _write_release(settings, manifest, files | {content.FLEET_FILE: fleet_file.read_bytes()})
 
 
 def digest_of(settings: Settings) -> str:
     """Return the digest that this checkout would have as a release."""
-    return content.digest(content.read(settings.repository, settings.fleet_file))
+    return content.manifest_digest(content.read_manifest(settings.repository, settings.fleet_file))
 
 
-def _check_fleet(path: Path) -> None:
-    load_fleet(path)
-
-
-def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, bytes]) -> Release:
+def _write_release(settings: Settings, manifest: content.Manifest, files: Mapping[str, bytes]) -> Release:
     """Write a release directory under a temporary name and rename it, so that it is never incomplete."""
-    release = Release(content.digest(manifest), directory_of(settings) / content.digest(manifest))
+    release = Release(
+        content.manifest_digest(manifest), directory_of(settings) / content.manifest_digest(manifest)
+    )
     if release.directory.exists():
         verify_release(release)
         return release
@@ -107,7 +105,7 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
             target.write_bytes(body)
             # A release is read-only, also for its owner.
             target.chmod(0o555 if manifest[path].mode == "755" else 0o444)
-        (fresh / MANIFEST).write_text(content.render(manifest))
+        (fresh / MANIFEST).write_text(content.format_manifest(manifest))
         verify_release(Release(release.digest, fresh))
         fresh.rename(release.directory)
     except OSError:
@@ -120,15 +118,15 @@ def _place(settings: Settings, manifest: content.Manifest, files: Mapping[str, b
 
 def verify_release(release: Release) -> None:
     """Raise FleetError, which names the files, unless the directory holds exactly the content of the digest."""
-    written = content.read(release.directory)
-    difference = content.compare(release.manifest, written)
+    written = content.read_manifest(release.directory)
+    difference = content.compare_manifests(release.manifest, written)
     if difference:
         odd = [*difference.changed, *difference.added, *difference.removed]
         raise FleetError(
             f"release {release.short} at {release.directory} was altered: {', '.join(odd[:3])}"
             f"{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}"
         )
-    if content.digest(written) != release.digest:
+    if content.manifest_digest(written) != release.digest:
         raise FleetError(
             f"{release.directory} is not release {release.short}: its content has another digest"
         )
@@ -143,7 +141,7 @@ def find_release(settings: Settings, digest: str, s3: Any = None) -> Release:
     if not release.directory.is_dir():
         if s3 is None:
             raise FleetError(f"release {release.short} is not at {release.directory}")
-        return _fetch(settings, release, s3)
+        return _fetch_release(settings, release, s3)
     try:
         verify_release(release)
     except FleetError as error:
@@ -152,34 +150,35 @@ def find_release(settings: Settings, digest: str, s3: Any = None) -> Release:
         aside = release.directory.with_name(f".altered.{release.digest}.{uuid.uuid4().hex[:8]}")
         log.warning("%s; it is renamed to %s, and the release is fetched from S3", error, aside.name)
         release.directory.rename(aside)
-        return _fetch(settings, release, s3)
+        return _fetch_release(settings, release, s3)
     return release
 
 
-def _fetch(settings: Settings, release: Release, s3: Any) -> Release:
+def _fetch_release(settings: Settings, release: Release, s3: Any) -> Release:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        body = s3.get_object(Bucket=BUCKET, Key=key(release.digest))["Body"].read(MAX_PACKED + 1)
+        body = s3.get_object(Bucket=BUCKET, Key=archive_key(release.digest))["Body"].read(MAX_PACKED + 1)
     except (BotoCoreError, ClientError) as error:
         raise FleetError(
-            f"release {release.short} is neither at {release.directory} nor in S3 at {key(release.digest)} ({error})"
+            f"release {release.short} is neither at {release.directory} nor in S3 at "
+            f"{archive_key(release.digest)} ({error})"
         ) from error
     files = unpack_release(body)
     try:
-        manifest = content.parse(files.pop(MANIFEST).decode())
+        manifest = content.parse_manifest(files.pop(MANIFEST).decode())
     except (KeyError, ValueError) as error:
         raise FleetError(
-            f"{key(release.digest)} in S3 has no valid manifest; the object was altered"
+            f"{archive_key(release.digest)} in S3 has no valid manifest; the object was altered"
         ) from error
-    if content.digest(manifest) != release.digest or files.keys() != manifest.keys():
+    if content.manifest_digest(manifest) != release.digest or files.keys() != manifest.keys():
         raise FleetError(
-            f"{key(release.digest)} in S3 is not release {release.short}; the object was altered"
+            f"{archive_key(release.digest)} in S3 is not release {release.short}; the object was altered"
         )
-    return _place(settings, manifest, files)
+    return _write_release(settings, manifest, files)
 
 
-def key(digest: str) -> str:
+def archive_key(digest: str) -> str:
     """Return the S3 key of a release's archive."""
     return f"releases/{digest}.tar.gz"
 
@@ -252,33 +251,41 @@ def store_in_s3(context: Context, release: Release) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        context.s3().head_object(Bucket=BUCKET, Key=key(release.digest))
+        context.s3().head_object(Bucket=BUCKET, Key=archive_key(release.digest))
     except ClientError as error:
         if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 404:
             log.warning("it is unknown whether S3 has release %s: %s", release.short, error)
-        deliver(context, key(release.digest), pack_release(release))
+        deliver_to_s3(context, archive_key(release.digest), pack_release(release))
     except BotoCoreError as error:
         log.warning("S3 is unreachable: %s", error)
-        deliver(context, key(release.digest), pack_release(release))
+        deliver_to_s3(context, archive_key(release.digest), pack_release(release))
 
 
-def on_disk(settings: Settings) -> list[Release]:
+def publish_release(context: Context) -> Release:
+    """Build a release from this checkout: on disk, in S3 and in the database."""
+    release = build_release(context.settings)
+    store_in_s3(context, release)
+    context.store.add_release(release.digest, describe_source(context.settings.repository))
+    return release
+
+
+def releases_on_disk(settings: Settings) -> list[Release]:
     """Return the releases that have a directory, unchecked."""
-    found = sorted(directory_of(settings).glob("[0-9a-f]*"))
-    return [Release(path.name, path) for path in found if len(path.name) == 64]
+    paths = sorted(directory_of(settings).glob("[0-9a-f]*"))
+    return [Release(path.name, path) for path in paths if len(path.name) == 64]
 
 
 def unified_diff(old: Release, new: Release) -> str:
     """Return the unified diff of all text files from ``old`` to ``new``."""
-    difference = content.compare(old.manifest, new.manifest)
+    difference = content.compare_manifests(old.manifest, new.manifest)
     pieces = []
     for path in sorted((*difference.added, *difference.removed, *difference.changed)):
-        lines = difflib.unified_diff(_lines(old, path), _lines(new, path), f"a/{path}", f"b/{path}")
+        lines = difflib.unified_diff(_text_lines(old, path), _text_lines(new, path), f"a/{path}", f"b/{path}")
         pieces.append("".join(lines) or f"{path}: its mode changed\n")
     return "".join(pieces)
 
 
-def _lines(release: Release, path: str) -> list[str]:
+def _text_lines(release: Release, path: str) -> list[str]:
     file = release.directory / path
     if path not in release.manifest:
         return []
@@ -289,7 +296,7 @@ def _lines(release: Release, path: str) -> list[str]:
     return [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
 
 
-def origin(source: Path) -> str:
+def describe_source(source: Path) -> str:
     """Describe ``source`` for people: its path and, if git knows it, its commit (``+``: with uncommitted changes)."""
     import subprocess
 

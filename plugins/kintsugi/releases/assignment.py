@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def current(store: Store, node: str) -> ReleaseRecord | None:
+def recorded_release(store: Store, node: str) -> ReleaseRecord | None:
     """Return the release that ``node`` was last configured from; None if none is recorded."""
     return store.node_releases().get(node)
 
 
-def suspicious(store: Store, node: str) -> bool:
+def has_unproven_release(store: Store, node: str) -> bool:
     """Whether ``node`` runs a release that isn't known-good, and a known-good release exists."""
-    running = current(store, node)
+    running = recorded_release(store, node)
     return running is not None and not running.known_good and store.last_known_good() is not None
 
 
-def to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> str | None:
+def digest_to_configure_from(store: Store, node: str, *, roll_back: bool = False) -> str | None:
     """Return the digest to configure ``node`` from; None if no release is recorded, so from this checkout.
 
     Usually the node's own release, so that a recovery never deploys a new one. For ``roll_back``, or if the node's own
     release is marked bad, the last known-good release.
     """
-    running = current(store, node)
+    running = recorded_release(store, node)
     if running is None or roll_back or running.bad_at is not None:
         good = store.last_known_good()
         if good is not None:
@@ -47,7 +47,7 @@ def ansible_for(context: Context, node: str, *, roll_back: bool = False) -> Ansi
 
     Records the release for the node. Raises FleetError if the release is lost or altered.
     """
-    digest = to_configure_from(context.store, node, roll_back=roll_back)
+    digest = digest_to_configure_from(context.store, node, roll_back=roll_back)
     if digest is None:
         return Ansible(context.settings)
     release = open_release(context, digest)

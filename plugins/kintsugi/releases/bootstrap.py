@@ -11,23 +11,22 @@ from kintsugi.core.fleet import REPOSITORY
 from kintsugi.infra.ansible import Ansible
 from kintsugi.operations import stream_driver
 from kintsugi.operations.context import Context
-from kintsugi.releases import archive, assignment, drift, rollout_steps, steady_state
+from kintsugi.releases import archive, assignment, drift, steady_state
 
 CONVERGE_S = 300.0
 STEADY_S = 120.0
 
 
-def converge(context: Context) -> str:
+def start_fleet(context: Context) -> str:
     """Configure and start every node from its recorded release; returns what was done.
 
     If none is recorded, this checkout becomes the first release. Raises StepFailed with Ansible's error.
     """
-    context.store.migrate()
     if not context.store.node_releases():
-        release = rollout_steps.build(context)
+        release = archive.publish_release(context)
         context.store.set_node_releases(context.fleet.nodes, release.digest)
-    groups = drift.by_release(context, {})
-    desired = stream_driver.variables(context)
+    groups = drift.nodes_by_release(context, {})
+    desired = stream_driver.driver_variables(context)
     for digest, nodes in groups.items():
         ansible = Ansible(context.settings, assignment.open_release(context, digest) if digest else None)
         # Only a run over the whole fleet records that its clusters exist.
@@ -36,7 +35,7 @@ def converge(context: Context) -> str:
     return f"release {' and '.join((digest or 'checkout')[:12] for digest in groups)}"
 
 
-def settle(context: Context) -> str:
+def mark_first_known_good(context: Context) -> str:
     """Mark the release of the whole fleet as known-good, if there is none yet and the steady state holds."""
     records = context.store.node_releases()
     digests = {record.digest for record in records.values()}

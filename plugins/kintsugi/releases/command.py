@@ -9,14 +9,14 @@ from collections.abc import Callable
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import Settings
 from kintsugi.operations.context import Context
-from kintsugi.releases import archive, rollout_steps
+from kintsugi.releases import archive, rollout_record
 from kintsugi.releases.assignment import open_release
 
 WORDS = {"build": (0, 0), "list": (0, 0), "show": (1, 1), "diff": (1, 2), "drift": (0, 0)}
 """The subcommands, each with the least and the largest number of digests."""
 
 
-def run(options: argparse.Namespace, settings: Settings) -> int:
+def main(options: argparse.Namespace, settings: Settings) -> int:
     """Run ``options.what`` with ``options.digests``. Raises KintsugiError for a wrong number of digests."""
     least, most = WORDS[options.what]
     if not least <= len(options.digests) <= most:
@@ -26,18 +26,22 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             "shows them"
         )
     verbs: dict[str, Callable[[Context, argparse.Namespace], int]] = {
-        "build": _build, "list": _list, "show": _show, "diff": _diff, "drift": _drift,
-    }  # fmt: skip
+        "build": _build_release,
+        "list": _list_releases,
+        "show": _show_release,
+        "diff": _show_diff,
+        "drift": _show_drift,
+    }
     return verbs[options.what](Context.from_environment(), options)
 
 
-def _build(context: Context, options: argparse.Namespace) -> int:
-    release = rollout_steps.build(context)
+def _build_release(context: Context, options: argparse.Namespace) -> int:
+    release = archive.publish_release(context)
     print(f"{release.digest}  {release.directory}")
     return 0
 
 
-def _list(context: Context, options: argparse.Namespace) -> int:
+def _list_releases(context: Context, options: argparse.Namespace) -> int:
     runs: dict[str, list[str]] = {}
     for node, record in context.store.node_releases().items():
         runs.setdefault(record.digest, []).append(node)
@@ -54,9 +58,9 @@ def _list(context: Context, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(context: Context, options: argparse.Namespace) -> int:
+def _show_release(context: Context, options: argparse.Namespace) -> int:
     record = context.store.release_record(options.digests[0])
-    found = [item for item in context.store.deployments(50) if item.digest == record.digest]
+    deployments = [item for item in context.store.deployments(50) if item.digest == record.digest]
     document = {
         "digest": record.digest,
         "origin": record.origin,
@@ -67,25 +71,25 @@ def _show(context: Context, options: argparse.Namespace) -> int:
         "files": {
             path: member.sha256 for path, member in open_release(context, record.digest).manifest.items()
         },
-        "deployments": [rollout_steps.to_json(item) for item in found],
+        "deployments": [rollout_record.deployment_json(item) for item in deployments],
     }
     print(json.dumps(document, indent=2))
     return 0
 
 
-def _diff(context: Context, options: argparse.Namespace) -> int:
+def _show_diff(context: Context, options: argparse.Namespace) -> int:
     """Show the difference of two releases, or of one and this checkout."""
     releases = [
         open_release(context, context.store.release_record(prefix).digest) for prefix in options.digests
     ]
-    new = releases[1] if len(releases) > 1 else archive.build(context.settings)
+    new = releases[1] if len(releases) > 1 else archive.build_release(context.settings)
     print(archive.unified_diff(releases[0], new), end="")
     return 0
 
 
-def _drift(context: Context, options: argparse.Namespace) -> int:
-    found = context.store.drift()
-    for node, paths in found.items():
+def _show_drift(context: Context, options: argparse.Namespace) -> int:
+    differing_paths = context.store.drift()
+    for node, paths in differing_paths.items():
         for path in paths:
             print(f"{node}  {path}")
-    return 1 if found else 0
+    return 1 if differing_paths else 0

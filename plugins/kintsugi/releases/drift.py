@@ -57,10 +57,10 @@ def detect_drift(context: Context, *, holder: str, put_right: bool = False) -> D
     ``holder`` holds the node's lease meanwhile. Raises StepFailed if no node could be compared.
     """
     differs: dict[str, tuple[str, ...]] = {}
-    left_out = {node: reason for node in context.fleet.nodes if (reason := _busy(context, node))}
-    for digest, nodes in by_release(context, left_out).items():
-        checked = _ansible(context, digest).check(
-            nodes, extra_vars=stream_driver.variables(context), timeout_s=CHECK_S
+    left_out = {node: reason for node in context.fleet.nodes if (reason := _lease_reason(context, node))}
+    for digest, nodes in nodes_by_release(context, left_out).items():
+        checked = _ansible_of(context, digest).check(
+            nodes, extra_vars=stream_driver.driver_variables(context), timeout_s=CHECK_S
         )
         left_out |= {**checked.failed, **checked.unreachable}
         for node, paths in checked.differs.items():
@@ -75,27 +75,27 @@ def detect_drift(context: Context, *, holder: str, put_right: bool = False) -> D
         written = {
             node: paths
             for node, paths in report.remaining.items()
-            if not _forbidden(context, node) and _write(context, node, holder)
+            if not _is_in_maintenance(context, node) and _correct_files(context, node, holder)
         }
         report = DriftReport(differs, left_out, written)
     return report
 
 
-def by_release(context: Context, but: Mapping[str, str]) -> dict[str | None, list[str]]:
+def nodes_by_release(context: Context, but: Mapping[str, str]) -> dict[str | None, list[str]]:
     """Return the node names by the release to compare them with; None: this checkout."""
     groups: dict[str | None, list[str]] = {}
     for node in context.fleet.nodes:
         if node not in but:
-            groups.setdefault(assignment.to_configure_from(context.store, node), []).append(node)
+            groups.setdefault(assignment.digest_to_configure_from(context.store, node), []).append(node)
     return groups
 
 
-def _busy(context: Context, node: str) -> str | None:
+def _lease_reason(context: Context, node: str) -> str | None:
     lease = context.store.lease(node)
     return None if lease is None else f"{lease.holder} holds its lease"
 
 
-def _forbidden(context: Context, node: str) -> bool:
+def _is_in_maintenance(context: Context, node: str) -> bool:
     """Whether a maintenance flag covers the node; if so, it is logged."""
     flags = context.store.maintenance(node)
     for flag in flags:
@@ -103,7 +103,7 @@ def _forbidden(context: Context, node: str) -> bool:
     return bool(flags)
 
 
-def _write(context: Context, node: str, holder: str) -> bool:
+def _correct_files(context: Context, node: str, holder: str) -> bool:
     """Write the node's files again from its release, without a restart; False if another run holds its lease."""
     try:
         lease = context.store.acquire_lease(node, holder, LEASE_S, fresh_token=True)
@@ -111,10 +111,10 @@ def _write(context: Context, node: str, holder: str) -> bool:
         log.warning("%s", held)
         return False
     try:
-        digest = assignment.to_configure_from(context.store, node)
+        digest = assignment.digest_to_configure_from(context.store, node)
         context.store.check(node, lease.token)
-        _ansible(context, digest).run(
-            "site.yml", limit=node, extra_vars=stream_driver.variables(context), timeout_s=CHECK_S
+        _ansible_of(context, digest).run(
+            "site.yml", limit=node, extra_vars=stream_driver.driver_variables(context), timeout_s=CHECK_S
         )
         context.store.record_drift(node, digest or "", [], put_right=True)
     finally:
@@ -122,7 +122,7 @@ def _write(context: Context, node: str, holder: str) -> bool:
     return True
 
 
-def _ansible(context: Context, digest: str | None) -> Any:
+def _ansible_of(context: Context, digest: str | None) -> Any:
     if digest is None:
         log.info("no release is recorded, so nodes are compared with the checkout at %s", REPOSITORY)
         return Ansible(context.settings)

@@ -49,7 +49,7 @@ class UnheardListeners:
         return f"the listeners of {self.node} are wrong: its peers list it as alive, but nothing listens at its address"
 
 
-def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
+def listener_watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
     """Return a function that observes ``node`` once a call (2 s at most); it returns a sentence if it has found one.
 
     For other roles than Kafka it always returns None.
@@ -60,16 +60,16 @@ def watch(fleet: Fleet, node: Node) -> Callable[[], str | None]:
         return lambda: None
     memory = UnheardListeners(node.name)
 
-    def look() -> str | None:
-        listed, refused = asyncio.run(_look(fleet, node))
+    def observe_once() -> str | None:
+        listed, refused = asyncio.run(_find_unheard(fleet, node))
         return memory.observe(listed=listed, refused=refused, now=time.monotonic())
 
-    return look
+    return observe_once
 
 
-async def _look(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
-    asked = asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
-    probe, answers = await asyncio.gather(probe_node(node), asked)
+async def _find_unheard(fleet: Fleet, node: Node) -> tuple[bool | None, bool]:
+    asking = asyncio.gather(*(ask_peer(peer, KAFKA_PORT, kafka.broker_ids) for peer in fleet.peers(node)))
+    probe, answers = await asyncio.gather(probe_node(node), asking)
     known = [answer for answer in answers if not isinstance(answer, str)]
     listed = all(node.index in answer for answer in known) if known else None
     return listed, probe.answer is ProbeResult.REFUSED

@@ -34,9 +34,7 @@ NODE_CODE = (
     "plugins/kintsugi/core/settings.py",
     "plugins/kintsugi/core/user_connections.py",
     "plugins/kintsugi/db/__init__.py",
-    "plugins/kintsugi/db/advisory_locks.py",
-    "plugins/kintsugi/db/ingest_ledger.py",
-    "plugins/kintsugi/db/patience.py",
+    "plugins/kintsugi/db/ledger_entry.py",
     "plugins/kintsugi/pipeline/*.py",
     "plugins/kintsugi/pipeline/ingest/*.py",
     "plugins/kintsugi/pipeline/stream/*.py",
@@ -69,46 +67,48 @@ Manifest = Mapping[str, ManifestFile]
 """The files of a release by path, relative, with slashes."""
 
 
-def members(root: Path) -> list[str]:
+def member_paths(root: Path) -> list[str]:
     """Return the relative paths of a release's files below ``root``, sorted, without the fleet file."""
-    found = {
+    paths = {
         path.relative_to(root).as_posix()
         for pattern in MEMBERS
         for path in root.glob(pattern)
-        if path.is_file() and _belongs(path.relative_to(root))
+        if path.is_file() and _is_member(path.relative_to(root))
     }
-    return sorted(found)
+    return sorted(paths)
 
 
-def _belongs(path: Path) -> bool:
+def _is_member(path: Path) -> bool:
     return not any(part in _NEVER or part.startswith(".") for part in path.parts) and path.suffix != ".pyc"
 
 
-def read(root: Path, fleet_file: Path | None = None) -> Manifest:
+def read_manifest(root: Path, fleet_file: Path | None = None) -> Manifest:
     """Return the manifest of the files below ``root``. ``fleet_file``: used instead of ``root``'s own.
 
     Raises FleetError if a file can't be read, or if ``root`` holds no roles and so is not a checkout.
     """
-    sources = {path: root / path for path in members(root)} | {FLEET_FILE: fleet_file or root / FLEET_FILE}
+    sources = {path: root / path for path in member_paths(root)} | {
+        FLEET_FILE: fleet_file or root / FLEET_FILE
+    }
     if not any(path.startswith("ansible/roles/") for path in sources):
         raise FleetError(f"{root} holds no ansible/roles: it is neither a checkout nor a release")
     try:
-        return {path: _member(source) for path, source in sorted(sources.items())}
+        return {path: _manifest_file(source) for path, source in sorted(sources.items())}
     except OSError as error:
         raise FleetError(f"cannot read {error.filename} for a release: {error.strerror}") from error
 
 
-def _member(path: Path) -> ManifestFile:
+def _manifest_file(path: Path) -> ManifestFile:
     mode = "755" if path.stat().st_mode & 0o100 else "644"
     return ManifestFile(hashlib.sha256(path.read_bytes()).hexdigest(), mode)
 
 
-def render(manifest: Manifest) -> str:
+def format_manifest(manifest: Manifest) -> str:
     """Return the manifest as its canonical text."""
     return "".join(f"{member.sha256}  {member.mode}  {path}\n" for path, member in sorted(manifest.items()))
 
 
-def parse(text: str) -> Manifest:
+def parse_manifest(text: str) -> Manifest:
     """Parse a manifest, the inverse of ``render``; raises ValueError for an invalid line."""
     manifest = {}
     for line in text.splitlines():
@@ -119,9 +119,9 @@ def parse(text: str) -> Manifest:
     return manifest
 
 
-def digest(manifest: Manifest) -> str:
+def manifest_digest(manifest: Manifest) -> str:
     """Return the digest that names a release: 64 hexadecimal digits."""
-    return hashlib.sha256(render(manifest).encode()).hexdigest()
+    return hashlib.sha256(format_manifest(manifest).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class ManifestDifference:
         return bool(self.added or self.removed or self.changed)
 
 
-def compare(old: Manifest, new: Manifest) -> ManifestDifference:
+def compare_manifests(old: Manifest, new: Manifest) -> ManifestDifference:
     """Return what differs from ``old`` to ``new``."""
     return ManifestDifference(
         added=tuple(sorted(new.keys() - old.keys())),

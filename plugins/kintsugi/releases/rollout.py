@@ -25,12 +25,12 @@ RISK = (Role.SPARK_WORKER, Role.KAFKA, Role.CASSANDRA, Role.SPARK_MASTER)
 
 
 class Move(StrEnum):
-    """What to do next."""
+    """What to do next: update a node, only record its release, bake, roll a node back, or stop."""
 
-    TOUCH = "touch"
-    NOTE = "note"
-    HOLD = "hold"
-    RETURN = "return"
+    UPDATE = "update"
+    RECORD = "record"
+    BAKE = "bake"
+    ROLL_BACK = "roll_back"
     STOP = "stop"
 
 
@@ -43,7 +43,7 @@ class Next:
     reason: str
 
 
-def order(nodes: Iterable[Node]) -> list[Node]:
+def update_order(nodes: Iterable[Node]) -> list[Node]:
     """Return the nodes in the order of a roll-out: by the risk of their role, then as in the fleet file."""
     return sorted(nodes, key=lambda node: RISK.index(node.role))
 
@@ -56,14 +56,14 @@ def next_move(steps: Sequence[NodeRollout], *, broken: bool = False) -> Next:
         if step.state in (NodeState.RETURNED, NodeState.STUCK):
             return _way_back(steps)
         if step.state is NodeState.TOUCHED:
-            return Next(Move.TOUCH, step.node, f"{step.node} was updated but not verified")
+            return Next(Move.UPDATE, step.node, f"{step.node} was updated but not verified")
     for step in steps:
         if step.state is not NodeState.WAITING:
             continue
         if not step.changes:
-            return Next(Move.NOTE, step.node, f"the release changes nothing on {step.node}")
-        return Next(Move.TOUCH, step.node, f"{len(step.changes)} files of {step.node} change")
-    return Next(Move.HOLD, None, "every node runs the release and is verified")
+            return Next(Move.RECORD, step.node, f"the release changes nothing on {step.node}")
+        return Next(Move.UPDATE, step.node, f"{len(step.changes)} files of {step.node} change")
+    return Next(Move.BAKE, None, "every node runs the release and is verified")
 
 
 def _way_back(steps: Sequence[NodeRollout]) -> Next:
@@ -76,7 +76,7 @@ def _way_back(steps: Sequence[NodeRollout]) -> Next:
         )
     back = nodes_to_roll_back(steps)
     if back:
-        return Next(Move.RETURN, back[0], f"{back[0]} was updated to a release that failed")
+        return Next(Move.ROLL_BACK, back[0], f"{back[0]} was updated to a release that failed")
     return Next(Move.STOP, None, "no node runs the release any more")
 
 

@@ -52,18 +52,18 @@ def observe_fleet(context: Context, *, but: Iterable[str] = ()) -> Steady:
     """Check that every node is ready, no incident is open, and no data repair is pending; skip the nodes in ``but``."""
     left_out = set(but)
     store = context.store
-    lacks = asyncio.run(_lacks(context, left_out))
+    lacks = asyncio.run(_readiness_gaps(context, left_out))
     incidents = [i for i in store.incidents(50, open_only=True) if i.node not in left_out]
     others = [f"incident {incident.id} is open" for incident in incidents]
     others += [f"the data repair of {node} is not finished" for node in store.pending_repairs()]
     return Steady({node: what for node, what in lacks.items() if what is not None}, tuple(others))
 
 
-async def _lacks(context: Context, left_out: set[str]) -> dict[str, str | None]:
+async def _readiness_gaps(context: Context, left_out: set[str]) -> dict[str, str | None]:
     stream = stream_should_run(context.settings)
     nodes = [node for node in context.fleet if node.name not in left_out]
-    found = await asyncio.gather(*(readiness_gap(context.fleet, node, stream) for node in nodes))
-    return dict(zip((node.name for node in nodes), found, strict=True))
+    gaps = await asyncio.gather(*(readiness_gap(context.fleet, node, stream) for node in nodes))
+    return dict(zip((node.name for node in nodes), gaps, strict=True))
 
 
 def await_steady(looking: Look, deadline_s: float | None = None) -> None:
@@ -77,7 +77,7 @@ def await_steady(looking: Look, deadline_s: float | None = None) -> None:
         time.sleep(POLL_S)
 
 
-def bake(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
+def bake_fleet(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float = GATE_S) -> None:
     """Wait until the steady state has held for ``seconds`` without a break.
 
     Raises SickNodes if one of ``ours``, the updated nodes, failed for longer than GRACE_S. Raises GuardRefused if
@@ -90,10 +90,10 @@ def bake(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
     while True:
         seen, now = looking(), time.monotonic()
         mine = {node: lacks for node, lacks in seen.nodes.items() if node in names}
-        sick_since = _since(sick_since, now, holds=bool(mine))
+        sick_since = _since_when(sick_since, now, holds=bool(mine))
         if sick_since is not None and now - sick_since > GRACE_S:
             raise SickNodes(mine, now - sick_since)
-        well_since = _since(well_since, now, holds=bool(seen))
+        well_since = _since_when(well_since, now, holds=bool(seen))
         if well_since is None:
             log.info("waiting for the steady state: %s", seen)
         elif now - well_since >= seconds:
@@ -103,7 +103,7 @@ def bake(looking: Look, seconds: float, ours: Iterable[str], deadline_s: float =
         time.sleep(min(POLL_S, max(seconds, 0.1)))
 
 
-def _since(before: float | None, now: float, *, holds: bool) -> float | None:
+def _since_when(before: float | None, now: float, *, holds: bool) -> float | None:
     """Return since when something has held without a break, as of ``now``; None if it doesn't hold."""
     return (now if before is None else before) if holds else None
 

@@ -89,7 +89,7 @@ class Backend:
         headers = ",".join(f"{name}={quote(value)}" for name, value in self.headers.items())
         metrics = ",".join(f"{name}={quote(value)}" for name, value in self.metric_headers.items())
         exporter = "otlp_proto_grpc" if self.protocol is Protocol.GRPC else "otlp_proto_http"
-        found = {
+        variables = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": self.protocol.value,
             "OTEL_TRACES_EXPORTER": exporter,
@@ -98,10 +98,10 @@ class Backend:
             # A task flushes its spans before it ends; a dead backend must not delay it for longer than this.
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in variables.items() if value}
 
 
-def backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
+def load_backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
     """The backend that the connection (default: the environment's ``kintsugi_otlp``) describes; None without one.
 
     Raises KintsugiError when the connection is wrong.
@@ -113,10 +113,12 @@ def backend(defined: Mapping[str, Any] | None = None) -> Backend | None:
     headers = {str(name).lower(): str(value) for name, value in (extra.get("headers") or {}).items()}
     if defined.get("password"):
         headers = {TEAM_HEADER: str(defined["password"]), **headers}
-    return Backend(_endpoint(defined), _protocol(extra), headers, float(extra.get("timeout_s", TIMEOUT_S)))
+    return Backend(
+        _parse_endpoint(defined), _parse_protocol(extra), headers, float(extra.get("timeout_s", TIMEOUT_S))
+    )
 
 
-def _endpoint(defined: Mapping[str, Any]) -> str:
+def _parse_endpoint(defined: Mapping[str, Any]) -> str:
     host = str(defined.get("host") or "").rstrip("/")
     parts = urlsplit(host)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -127,11 +129,11 @@ def _endpoint(defined: Mapping[str, Any]) -> str:
     return host if parts.port or not port else f"{parts.scheme}://{parts.netloc}:{port}{parts.path}"
 
 
-def _protocol(extra: Mapping[str, Any]) -> Protocol:
+def _parse_protocol(extra: Mapping[str, Any]) -> Protocol:
     try:
         return Protocol(extra.get("protocol", Protocol.HTTP))
     except ValueError as error:
-        known = " or ".join(Protocol)
+        choices = " or ".join(Protocol)
         raise KintsugiError(
-            f"extra.protocol of the connection {CONNECTION} must be {known}, not {extra['protocol']!r}"
+            f"extra.protocol of the connection {CONNECTION} must be {choices}, not {extra['protocol']!r}"
         ) from error

@@ -45,41 +45,41 @@ def parse_alert(body: bytes, fleet: Fleet) -> Alert:
     status = document.get("status")
     if not isinstance(status, str):
         raise InputError("the body has no `status`; send the payload of a trigger, not of a burn alert")
-    named = _named(document)
+    named = _list_named_nodes(document)
     return Alert(
-        name=_text(document.get("name"), 200) or "a trigger",
+        name=_clean_text(document.get("name"), 200) or "a trigger",
         firing=status.upper() == TRIGGERED,
         test=document.get("is_test") is True,
-        summary=_text(document.get("summary"), 500) or _text(document.get("description"), 500),
+        summary=_clean_text(document.get("summary"), 500) or _clean_text(document.get("description"), 500),
         nodes=tuple(name for name in named if name in fleet.nodes),
         unknown=tuple(name for name in named if name not in fleet.nodes),
     )
 
 
-def _named(document: Mapping[str, Any]) -> list[str]:
+def _list_named_nodes(document: Mapping[str, Any]) -> list[str]:
     """The values of the node's column in the groups over the threshold, each once, in their order."""
     groups = document.get("result_groups_triggered") or []
     if not isinstance(groups, list):
         raise InputError("`result_groups_triggered` must be a list")
     named: dict[str, None] = {}
     for entry in groups:
-        group = _columns(entry.get("Group") if isinstance(entry, Mapping) else None)
+        group = _parse_columns(entry.get("Group") if isinstance(entry, Mapping) else None)
         for column in COLUMNS:
             value = group.get(column)
             if isinstance(value, str) and value:
-                named[_text(value, 100)] = None
+                named[_clean_text(value, 100)] = None
                 break
     return list(named)
 
 
-def _text(value: Any, length: int) -> str:
+def _clean_text(value: Any, length: int) -> str:
     """A text of the payload in one line, without what no database and no response can hold; empty for all else."""
     if not isinstance(value, str):
         return ""
     return "".join(letter if letter.isprintable() else " " for letter in value[:length])
 
 
-def _columns(group: Any) -> dict[str, Any]:
+def _parse_columns(group: Any) -> dict[str, Any]:
     if isinstance(group, Mapping):
         return dict(group)
     if isinstance(group, list):

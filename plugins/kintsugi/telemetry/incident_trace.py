@@ -39,14 +39,14 @@ def incident_trace(incident: Incident) -> Span:
         name="incident",
         start=incident.started_at,
         end=closed_at,
-        attributes=_attributes(incident),
+        attributes=_build_attributes(incident),
         error=(incident.reason or str(incident.outcome)) if failed else None,
-        children=_spans(incident, closed_at),
+        children=_build_spans(incident, closed_at),
     )
 
 
-def _attributes(incident: Incident) -> dict[str, str | int | float]:
-    known: dict[str, str | int | float | None] = {
+def _build_attributes(incident: Incident) -> dict[str, str | int | float]:
+    attributes: dict[str, str | int | float | None] = {
         "host.name": incident.node,
         "kintsugi.node": incident.node,
         "kintsugi.role": incident.role.value,
@@ -65,27 +65,27 @@ def _attributes(incident: Incident) -> dict[str, str | int | float]:
         if incident.outcome in (Outcome.FAILED, Outcome.REFUSED)
         else None,
     }
-    known |= {f"kintsugi.phase.{phase}_s": seconds for phase, seconds in incident.phases().items()}
-    return {name: value for name, value in known.items() if value is not None}
+    attributes |= {f"kintsugi.phase.{phase}_s": seconds for phase, seconds in incident.phases().items()}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _spans(incident: Incident, closed_at: datetime) -> list[Span]:
+def _build_spans(incident: Incident, closed_at: datetime) -> list[Span]:
     detect = _Stretch(Phase.DETECT, incident.started_at, incident.detected_at)
     entries = sorted(incident.entries, key=lambda entry: entry.at)
-    stretches = [detect, *_stretches(incident.detected_at, entries), *_beside(entries)]
+    stretches = [detect, *_split_by_phase(incident.detected_at, entries), *_list_parallel_steps(entries)]
     count: Counter[str] = Counter()
     spans = []
     for stretch in sorted(stretches, key=lambda stretch: stretch.start):
         if stretch.start > closed_at:
             continue
         count[stretch.name] += 1
-        spans.append(_span(incident, stretch, count[stretch.name], closed_at))
+        spans.append(_build_span(incident, stretch, count[stretch.name], closed_at))
     return spans
 
 
-def _stretches(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_Stretch]:
+def _split_by_phase(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_Stretch]:
     """The journal, split where the phase changes; a step without a phase (record, repair) is named by itself."""
-    found: list[_Stretch] = []
+    stretches: list[_Stretch] = []
     waiting: list[JournalEntry] = []  # of steps whose time belongs to the next one
     last = detected_at
     for entry in entries:
@@ -95,16 +95,16 @@ def _stretches(detected_at: datetime, entries: Sequence[JournalEntry]) -> list[_
         if "seconds" in entry.data:
             continue
         name = str(PHASE_OF_STEP[entry.kind] or entry.kind)
-        if not found or found[-1].name != name:
-            found.append(_Stretch(name, last, last))
+        if not stretches or stretches[-1].name != name:
+            stretches.append(_Stretch(name, last, last))
         last = max(last, entry.at)
-        found[-1].end = last
-        found[-1].entries += [*waiting, entry]
+        stretches[-1].end = last
+        stretches[-1].entries += [*waiting, entry]
         waiting = []
-    return found
+    return stretches
 
 
-def _beside(entries: Sequence[JournalEntry]) -> list[_Stretch]:
+def _list_parallel_steps(entries: Sequence[JournalEntry]) -> list[_Stretch]:
     """Steps that ran in parallel and recorded their own duration."""
     return [
         _Stretch(
@@ -118,7 +118,7 @@ def _beside(entries: Sequence[JournalEntry]) -> list[_Stretch]:
     ]
 
 
-def _span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetime) -> Span:
+def _build_span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetime) -> Span:
     failures = [entry for entry in stretch.entries if entry.data.get("mark") == "failed"]
     return Span(
         key=f"{stretch.name}/{number}",
@@ -133,11 +133,11 @@ def _span(incident: Incident, stretch: _Stretch, number: int, closed_at: datetim
             "kintsugi.phase": stretch.name,
             "kintsugi.phase.turn": number,
         },
-        moments=[_moment(entry) for entry in stretch.entries],
+        moments=[_to_moment(entry) for entry in stretch.entries],
         error=f"{failures[-1].step} {failures[-1].message}" if failures else None,
     )
 
 
-def _moment(entry: JournalEntry) -> Moment:
+def _to_moment(entry: JournalEntry) -> Moment:
     data = {f"kintsugi.{name}": value for name, value in entry.data.items() if isinstance(value, _SCALARS)}
     return Moment(entry.at, entry.step, {"kintsugi.message": entry.message, **data})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kintsugi.core.settings import BUCKET, TOPIC
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, file_id
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, file_id
 from kintsugi.telemetry.trace import Span
 
 

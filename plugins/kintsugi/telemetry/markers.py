@@ -80,15 +80,15 @@ class Markers:
         return str(answer.json()["id"])
 
 
-def markers() -> Markers | None:
+def load_markers() -> Markers | None:
     """The API that the connection describes; None without one."""
-    found: Mapping[str, Any] | None = connection(CONNECTION)
-    if not found:
+    defined: Mapping[str, Any] | None = connection(CONNECTION)
+    if not defined:
         return None
-    if not found.get("password"):
+    if not defined.get("password"):
         raise KintsugiError(f"the connection {CONNECTION} has no password: enter a configuration key there")
     return Markers(
-        str(found.get("host") or "https://api.honeycomb.io").rstrip("/"),
-        str(found["password"]),
-        str(extras(found).get("dataset", ALL_DATASETS)),
+        str(defined.get("host") or "https://api.honeycomb.io").rstrip("/"),
+        str(defined["password"]),
+        str(extras(defined).get("dataset", ALL_DATASETS)),
     )

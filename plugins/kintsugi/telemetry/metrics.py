@@ -57,13 +57,13 @@ class FlowMeter:
         return StreamRates(
             running=reading.running,
             lag=reading.lag,
-            produced_per_s=_rate(last, reading, lambda at: at.produced),
-            stored_per_s=_rate(last, reading, lambda at: at.committed),
+            produced_per_s=_rate_between(last, reading, lambda at: at.produced),
+            stored_per_s=_rate_between(last, reading, lambda at: at.committed),
             freshness_s=(reading.at - oldest).total_seconds(),
         )
 
 
-def _rate(
+def _rate_between(
     last: FlowReading | None, now: FlowReading, count: Callable[[FlowReading], int | None]
 ) -> float | None:
     """How fast ``count`` rose between two readings, in messages a second; None without two to compare."""

@@ -117,11 +117,11 @@ def record_trace(root: Span, resource: Mapping[str, str]) -> Sequence[ReadableSp
         shutdown_on_exit=False,
     )
     provider.add_span_processor(SimpleSpanProcessor(memory))
-    _record(provider.get_tracer(SERVICE), root, None)
+    _record_span(provider.get_tracer(SERVICE), root, None)
     return memory.get_finished_spans()
 
 
-def _record(tracer: Tracer, span: Span, parent: object) -> None:
+def _record_span(tracer: Tracer, span: Span, parent: object) -> None:
     from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
@@ -130,16 +130,16 @@ def _record(tracer: Tracer, span: Span, parent: object) -> None:
         context=parent if isinstance(parent, Context) else Context(),
         kind=SpanKind.PRODUCER if span.producer else SpanKind.INTERNAL,
         attributes=dict(span.attributes),
-        start_time=_nanoseconds(span.start),
+        start_time=_to_nanoseconds(span.start),
     )
     for moment in span.moments:
-        live.add_event(moment.name, dict(moment.attributes), timestamp=_nanoseconds(moment.at))
+        live.add_event(moment.name, dict(moment.attributes), timestamp=_to_nanoseconds(moment.at))
     if span.error is not None:
         live.set_status(Status(StatusCode.ERROR, span.error))
     for child in span.children:
-        _record(tracer, child, set_span_in_context(live))
-    live.end(end_time=_nanoseconds(span.end))
+        _record_span(tracer, child, set_span_in_context(live))
+    live.end(end_time=_to_nanoseconds(span.end))
 
 
-def _nanoseconds(moment: datetime) -> int:
+def _to_nanoseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

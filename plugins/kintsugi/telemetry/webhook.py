@@ -87,9 +87,9 @@ def decide_reply(
     """Put the recoveries for ``alert`` into the outbox (``put``); returns the response."""
     if not alert.firing:
         return WebhookReply(200, {"result": f"nothing to do: {alert.name} is resolved"})
-    known = ", ".join(fleet.nodes)
+    nodes = ", ".join(fleet.nodes)
     if not alert.nodes:
-        said = (
+        problem = (
             f"names no node of this fleet: {', '.join(alert.unknown[:SHOWN])}"
             if alert.unknown
             else "names no node"
@@ -97,7 +97,7 @@ def decide_reply(
         return WebhookReply(
             422,
             {
-                "error": f"{alert.name} {said}; group the trigger by kintsugi.node. The nodes are: {known}",
+                "error": f"{alert.name} {problem}; group the trigger by kintsugi.node. The nodes are: {nodes}",
                 "unknown": list(alert.unknown[:SHOWN]),
             },
         )
@@ -125,7 +125,7 @@ def create_app(
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    def accept(delivery: str, body: bytes) -> WebhookReply:
+    def answer_delivery(delivery: str, body: bytes) -> WebhookReply:
         nodes = fleet()
         try:
             return decide_reply(parse_alert(body, nodes), delivery, nodes, outbox().put)
@@ -139,27 +139,27 @@ def create_app(
 
     accepted, refused = RequestLimit(ACCEPTED_PER_MINUTE), RequestLimit(REFUSED_PER_MINUTE)
 
-    async def trigger(request: Request) -> JSONResponse:
-        refusal = _refusal(secret(), request.headers.get(TOKEN_HEADER))
+    async def handle_trigger(request: Request) -> JSONResponse:
+        refusal = _check_secret(secret(), request.headers.get(TOKEN_HEADER))
         if refusal is not None:
             answer = refusal if refused.allows() else TOO_MANY
             return JSONResponse(answer.body, answer.status)
         delivery = request.headers.get(DELIVERY_HEADER, "")
-        answer = TOO_MANY if not accepted.allows() else await decide(request, delivery)
+        answer = TOO_MANY if not accepted.allows() else await decide_answer(request, delivery)
         again = {"Retry-After": str(RETRY_AFTER_S)} if answer.status in (429, 503) else None
         return JSONResponse(answer.body, answer.status, headers=again)
 
-    async def decide(request: Request, delivery: str) -> WebhookReply:
-        misnamed = _misnamed(delivery)
+    async def decide_answer(request: Request, delivery: str) -> WebhookReply:
+        misnamed = _check_delivery_id(delivery)
         if misnamed is not None:
             return misnamed
-        body = await _body(request)
-        return TOO_LARGE if body is None else await run_in_threadpool(accept, delivery, body)
+        body = await _read_body(request)
+        return TOO_LARGE if body is None else await run_in_threadpool(answer_delivery, delivery, body)
 
-    return Starlette(routes=[Route("/trigger", trigger, methods=["POST"])])
+    return Starlette(routes=[Route("/trigger", handle_trigger, methods=["POST"])])
 
 
-async def _body(request: Request) -> bytes | None:
+async def _read_body(request: Request) -> bytes | None:
     """The body; None when it is larger than MAX_BYTES; then reading stops."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > MAX_BYTES:
@@ -172,34 +172,34 @@ async def _body(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _refusal(secret: str | None, token: str | None) -> WebhookReply | None:
+def _check_secret(secret: str | None, token: str | None) -> WebhookReply | None:
     if not secret:
-        said = (
+        reason = (
             f"no webhook is configured here: define the connection {CONNECTION} with the secret as password"
         )
-        return WebhookReply(503, {"error": said})
+        return WebhookReply(503, {"error": reason})
     if len(secret) < MIN_SECRET:
-        said = f"the webhook is closed: the secret of {CONNECTION} has fewer than {MIN_SECRET} characters"
-        return WebhookReply(403, {"error": said})
+        reason = f"the webhook is closed: the secret of {CONNECTION} has fewer than {MIN_SECRET} characters"
+        return WebhookReply(403, {"error": reason})
     # Compared as bytes: compare_digest rejects text that is not ASCII.
     if not hmac.compare_digest((token or "").encode(), secret.encode()):
         return WebhookReply(401, {"error": f"the header {TOKEN_HEADER} is missing or wrong"})
     return None
 
 
-def _misnamed(delivery: str) -> WebhookReply | None:
+def _check_delivery_id(delivery: str) -> WebhookReply | None:
     """A refusal when the delivery id can't be part of a run id and of a key; None otherwise."""
     letters = delivery.replace("-", "").replace("_", "")
     if 0 < len(delivery) <= MAX_DELIVERY_ID and letters.isascii() and letters.isalnum():
         return None
-    said = f"the header {DELIVERY_HEADER} is missing or not a valid id; it identifies repeated deliveries"
-    return WebhookReply(400, {"error": said})
+    reason = f"the header {DELIVERY_HEADER} is missing or not a valid id; it identifies repeated deliveries"
+    return WebhookReply(400, {"error": reason})
 
 
 def webhook_secret() -> str | None:
     """The shared secret from the connection; None without one."""
-    found = connection(CONNECTION)
-    return str(found["password"]) if found and found.get("password") else None
+    defined = connection(CONNECTION)
+    return str(defined["password"]) if defined and defined.get("password") else None
 
 
 class LazyApp:

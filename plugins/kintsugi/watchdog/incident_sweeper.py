@@ -1,7 +1,7 @@
 """Takes over incidents whose run is gone, and withdraws questions whose reason is gone.
 
 It is a loop of the watchdog. Each pass reads the state from the store and from Airflow, so it may be killed at any
-point. `kintsugi.recovery.incident_sweep` makes the decisions.
+point. `kintsugi.recovery.sweep_rules` makes the decisions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kintsugi.core.incident import Incident
 from kintsugi.db.store import Store
 from kintsugi.infra.airflow_client import FINISHED, Airflow, AirflowRefused
 from kintsugi.operations.approval_answers import LOOK_AGAIN
-from kintsugi.recovery.incident_sweep import (
+from kintsugi.recovery.sweep_rules import (
     RUN_PREFIX,
     is_abandoned,
     may_be_asked_about,

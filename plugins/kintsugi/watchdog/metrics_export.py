@@ -15,7 +15,7 @@ from kintsugi.db.intake import IntakeStore
 from kintsugi.pipeline.ingest.intake_report import IntakeReport
 from kintsugi.probes.protocols import Probe, probe_node
 from kintsugi.probes.stream_progress import read_flow
-from kintsugi.telemetry.backend import Backend, backend
+from kintsugi.telemetry.backend import load_backend
 from kintsugi.telemetry.metrics import FlowMeter, Instruments, state_of
 from kintsugi.web.intake import STALE_AFTER
 
@@ -24,45 +24,41 @@ if TYPE_CHECKING:
     from kintsugi.probes.stream_progress import FlowReading
 
 
-class Measuring:
-    """One round: probe every node, read the offsets, export."""
+class MetricsExport:
+    """Probes every node, reads the offsets and exports both as metrics."""
 
     def __init__(self, settings: Settings, store: Store, resource: Mapping[str, str]) -> None:
-        found = backend()
-        assert found is not None, "metrics need a backend"
-        self._settings, self._store, self._backend = settings, store, found
-        self._instruments = Instruments(found.metric_exporter(), resource)
+        target = load_backend()
+        assert target is not None, "metrics need a backend"
+        self._settings, self._store, self._backend = settings, store, target
+        self._instruments = Instruments(target.metric_exporter(), resource)
         self._meter = FlowMeter()
         self._intake = IntakeStore(store_dsn(settings))
 
-    @property
-    def target(self) -> Backend:
-        return self._backend
-
-    def once(self) -> None:
+    def export_metrics(self) -> None:
         """Measure and send; raises KintsugiError when the backend does not accept the metrics."""
-        probes, reading = asyncio.run(self._look())
-        self._note(probes)
+        probes, reading = asyncio.run(self._observe())
+        self._record_nodes(probes)
         self._instruments.flow(self._meter.observe(reading))
-        self._note_intake()
+        self._record_intake()
         if not self._instruments.send(self._backend.timeout_s + 1):
             raise KintsugiError(f"the OTLP backend at {self._backend.endpoint} did not accept the metrics")
 
-    def _note_intake(self) -> None:
+    def _record_intake(self) -> None:
         try:
-            found = self._intake.report()
+            stored = self._intake.report()
         except KintsugiError:
             return  # the metrics of the nodes are sent anyway
-        if found is not None and datetime.now(UTC) - found[0] < STALE_AFTER:
-            self._instruments.intake(IntakeReport.from_json(found[1]))
+        if stored is not None and datetime.now(UTC) - stored[0] < STALE_AFTER:
+            self._instruments.intake(IntakeReport.from_json(stored[1]))
 
-    async def _look(self) -> tuple[list[Probe], FlowReading]:
+    async def _observe(self) -> tuple[list[Probe], FlowReading]:
         fleet = self._settings.fleet
         reading = asyncio.create_task(read_flow(fleet))
         probes = await asyncio.gather(*(probe_node(node) for node in fleet))
         return list(probes), await reading
 
-    def _note(self, probes: list[Probe]) -> None:
+    def _record_nodes(self, probes: list[Probe]) -> None:
         fleet = self._settings.fleet
         try:
             open_now = frozenset(incident.node for incident in self._store.incidents(50, open_only=True))

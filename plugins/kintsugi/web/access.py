@@ -74,6 +74,7 @@ class Tokens:
     """Tokens of the page's forms: signed with our secret, bound to a user, good for twelve hours."""
 
     def __init__(self, secret: str) -> None:
+        # The salt keeps its old name, so that a form that is open during an update stays valid.
         self._signer = URLSafeTimedSerializer(secret, salt="kintsugi.web.deeds")
 
     def make(self, user: User) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import quote
 
 from kintsugi.core.errors import InputError
-from kintsugi.core.fleet import WATCH, Fleet, watch_of
+from kintsugi.core.fleet import WATCH, Fleet, watch_dag_id
 from kintsugi.db.flags import FLEET
-from kintsugi.recovery.guards import APPROVE, DECLINE
+from kintsugi.recovery.guard_model import APPROVE, DECLINE
 
 ACTIONS = {
     "auto": "Automatic: diagnose and choose; a ready node is left alone",
@@ -62,17 +62,17 @@ class PageAction:
     grave: bool = False
 
 
-def page_action(name: str, target: str, fleet: Fleet) -> PageAction:
+def describe_action(name: str, target: str, fleet: Fleet) -> PageAction:
     """The action to be confirmed; raises InputError for an unknown action or target."""
-    if name not in _DEEDS:
-        raise InputError(f"there is no action {name!r}; the actions are: {', '.join(_DEEDS)}")
+    if name not in _ACTIONS:
+        raise InputError(f"there is no action {name!r}; the actions are: {', '.join(_ACTIONS)}")
     _check_target(name, target, fleet)
-    return _DEEDS[name](target)
+    return _ACTIONS[name](target)
 
 
-def request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> Request:
+def build_request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> Request:
     """The request to Airflow for the confirmed form; raises InputError that names the wrong value."""
-    wanted = page_action(name, target, fleet)
+    wanted = describe_action(name, target, fleet)
     for entry in wanted.fields:
         given = values.get(entry.name, "")
         if entry.options and given not in entry.options:
@@ -82,7 +82,7 @@ def request(name: str, target: str, values: Mapping[str, str], fleet: Fleet) -> 
     return _REQUESTS[name](target, values)
 
 
-def approval(target: str) -> tuple[str, str, str, int]:
+def parse_approval(target: str) -> tuple[str, str, str, int]:
     """DAG, run, task and map index of an open question, from ``dag:run:task:map_index``; raises InputError."""
     found = _QUESTION.match(target)
     if found is None:
@@ -95,10 +95,10 @@ def _check_target(name: str, target: str, fleet: Fleet) -> None:
     if name == "recover" or (name in ("watch", "pause", "resume") and target != FLEET):
         fleet.node(target)
     elif name in ("approve", "decline"):
-        approval(target)
+        parse_approval(target)
 
 
-def _recover(node: str) -> PageAction:
+def _describe_recovery(node: str) -> PageAction:
     return PageAction(
         "recover",
         node,
@@ -121,8 +121,8 @@ def _recover(node: str) -> PageAction:
     )
 
 
-def _pause(scope: str) -> PageAction:
-    what = _scope(scope)
+def _describe_pause(scope: str) -> PageAction:
+    what = _name_scope(scope)
     return PageAction(
         "pause",
         scope,
@@ -137,18 +137,20 @@ def _pause(scope: str) -> PageAction:
     )
 
 
-def _resume(scope: str) -> PageAction:
-    says = f"Ends the maintenance window of {_scope(scope)}. Nodes that fail are recovered again at once."
-    return PageAction("resume", scope, f"Resume recovery of {_scope(scope)}", (says,), "Resume recovery")
+def _describe_resume(scope: str) -> PageAction:
+    says = (
+        f"Ends the maintenance window of {_name_scope(scope)}. Nodes that fail are recovered again at once."
+    )
+    return PageAction("resume", scope, f"Resume recovery of {_name_scope(scope)}", (says,), "Resume recovery")
 
 
-def _watch(node: str) -> PageAction:
+def _describe_watch(node: str) -> PageAction:
     what = "every node" if node == FLEET else node
     says = f"Unpauses the watch of {what} in Airflow. A failure is detected within seconds and the node is recovered."
     return PageAction("watch", node, f"Resume the watch of {what}", (says,), "Resume watch")
 
 
-def _redrive(key: str) -> PageAction:
+def _describe_redrive(key: str) -> PageAction:
     what = key or "every failed file"
     says = (
         f"Runs the DAG redrive_files. The ingest reads {what} again from the first line.",
@@ -159,7 +161,7 @@ def _redrive(key: str) -> PageAction:
     return PageAction("redrive", key, title, says, "Ingest again")
 
 
-def _chaos(_target: str) -> PageAction:
+def _describe_chaos(_target: str) -> PageAction:
     return PageAction(
         "chaos",
         "",
@@ -174,7 +176,7 @@ def _chaos(_target: str) -> PageAction:
     )
 
 
-def _nights(on: bool) -> PageAction:
+def _describe_nightly_chaos(on: bool) -> PageAction:
     name, verb = ("chaos_on", "Start") if on else ("chaos_off", "Stop")
     says = "Kills one random server every weekday at 02:00 New York time and checks that it recovers."
     ends = "No more servers are killed at night. A recovery that is running continues."
@@ -183,72 +185,72 @@ def _nights(on: bool) -> PageAction:
     )
 
 
-def _approve(target: str) -> PageAction:
-    node = approval(target)[0].removeprefix(WATCH)
+def _describe_approval(target: str) -> PageAction:
+    node = parse_approval(target)[0].removeprefix(WATCH)
     says = "Repairs the node although the guards refused. A node that still answers is not destroyed."
     return PageAction(
         "approve", target, f"Approve the repair ({node})", (says,), "Approve the repair", grave=True
     )
 
 
-def _decline(target: str) -> PageAction:
-    node = approval(target)[0].removeprefix(WATCH)
+def _describe_decline(target: str) -> PageAction:
+    node = parse_approval(target)[0].removeprefix(WATCH)
     says = "The repair ends as refused. The watch probes the node again."
     return PageAction("decline", target, f"Decline the repair ({node})", (says,), "Decline the repair")
 
 
-def _quoted(part: str) -> str:
+def _quote_part(part: str) -> str:
     """One part of a path. A client takes ``..`` for the part above, whatever is quoted."""
     if part in ("", ".", ".."):
-        raise InputError(f"{part!r} is no id")
+        raise InputError(f"{part!r} is not an id")
     return quote(part, safe="")
 
 
-def _scope(scope: str) -> str:
+def _name_scope(scope: str) -> str:
     return "the whole fleet" if scope == FLEET else scope
 
 
-def _run(dag_id: str, conf: Mapping[str, Any]) -> Request:
+def _trigger_request(dag_id: str, conf: Mapping[str, Any]) -> Request:
     body = {"logical_date": None, "conf": dict(conf), "note": _NOTE}
-    return Request("POST", f"/dags/{_quoted(dag_id)}/dagRuns", body, dag_id)
+    return Request("POST", f"/dags/{_quote_part(dag_id)}/dagRuns", body, dag_id)
 
 
-def _paused(dag_id: str, paused: bool) -> Request:
-    path = f"/dags/{_quoted(dag_id)}?update_mask=is_paused"
+def _pause_request(dag_id: str, paused: bool) -> Request:
+    path = f"/dags/{_quote_part(dag_id)}?update_mask=is_paused"
     return Request("PATCH", path, {"is_paused": paused}, dag_id, "dag")
 
 
 def _watch_request(node: str) -> Request:
     if node != FLEET:
-        return _paused(watch_of(node), paused=False)
+        return _pause_request(watch_dag_id(node), paused=False)
     path = "/dags?update_mask=is_paused&tags=watch&dag_id_pattern=" + WATCH
     return Request("PATCH", path, {"is_paused": False}, "watch_flow", "dag")
 
 
-def _respond(target: str, option: str) -> Request:
-    dag, run, task, index = approval(target)
-    where = f"/dags/{_quoted(dag)}/dagRuns/{_quoted(run)}/taskInstances/{_quoted(task)}"
+def _approval_request(target: str, option: str) -> Request:
+    dag, run, task, index = parse_approval(target)
+    where = f"/dags/{_quote_part(dag)}/dagRuns/{_quote_part(run)}/taskInstances/{_quote_part(task)}"
     body = {"chosen_options": [option], "params_input": {}}
     return Request("PATCH", f"{where}/{index}/hitlDetails", body, dag, "decision")
 
 
-_DEEDS: dict[str, Callable[[str], PageAction]] = {
-    "recover": _recover,
-    "pause": _pause,
-    "resume": _resume,
-    "watch": _watch,
-    "redrive": _redrive,
-    "chaos": _chaos,
-    "chaos_on": lambda _: _nights(on=True),
-    "chaos_off": lambda _: _nights(on=False),
-    "approve": _approve,
-    "decline": _decline,
+_ACTIONS: dict[str, Callable[[str], PageAction]] = {
+    "recover": _describe_recovery,
+    "pause": _describe_pause,
+    "resume": _describe_resume,
+    "watch": _describe_watch,
+    "redrive": _describe_redrive,
+    "chaos": _describe_chaos,
+    "chaos_on": lambda _: _describe_nightly_chaos(on=True),
+    "chaos_off": lambda _: _describe_nightly_chaos(on=False),
+    "approve": _describe_approval,
+    "decline": _describe_decline,
 }
 _REQUESTS: dict[str, Callable[[str, Mapping[str, str]], Request]] = {
-    "recover": lambda node, form: _run(
+    "recover": lambda node, form: _trigger_request(
         "recover_node", {"node": node, "action": form["action"], "dry_run": form["dry_run"] == "yes"}
     ),
-    "pause": lambda scope, form: _run(
+    "pause": lambda scope, form: _trigger_request(
         "maintenance",
         {
             "scope": scope,
@@ -257,12 +259,14 @@ _REQUESTS: dict[str, Callable[[str, Mapping[str, str]], Request]] = {
             "reason": form["reason"].strip()[:200],
         },
     ),
-    "resume": lambda scope, _form: _run("maintenance", {"scope": scope, "healing": "resume"}),
+    "resume": lambda scope, _form: _trigger_request("maintenance", {"scope": scope, "healing": "resume"}),
     "watch": lambda node, _form: _watch_request(node),
-    "redrive": lambda key, _form: _run("redrive_files", {"keys": [key] if key else []}),
-    "chaos": lambda _target, form: _run("chaos_nightly", {"lose_volume": form["lose_volume"] == "yes"}),
-    "chaos_on": lambda _target, _form: _paused("chaos_nightly", paused=False),
-    "chaos_off": lambda _target, _form: _paused("chaos_nightly", paused=True),
-    "approve": lambda target, _form: _respond(target, APPROVE),
-    "decline": lambda target, _form: _respond(target, DECLINE),
+    "redrive": lambda key, _form: _trigger_request("redrive_files", {"keys": [key] if key else []}),
+    "chaos": lambda _target, form: _trigger_request(
+        "chaos_nightly", {"lose_volume": form["lose_volume"] == "yes"}
+    ),
+    "chaos_on": lambda _target, _form: _pause_request("chaos_nightly", paused=False),
+    "chaos_off": lambda _target, _form: _pause_request("chaos_nightly", paused=True),
+    "approve": lambda target, _form: _approval_request(target, APPROVE),
+    "decline": lambda target, _form: _approval_request(target, DECLINE),
 }

@@ -45,7 +45,7 @@ async def send_request(wanted: Request, headers: Mapping[str, str]) -> AirflowRe
         answer = await client.request(
             wanted.method, f"/api/v2{wanted.path}", json=dict(wanted.body), headers=own
         )
-    return read_reply(answer.status_code, _json(answer))
+    return read_reply(answer.status_code, _read_json(answer))
 
 
 def read_reply(status: int, document: Any) -> AirflowReply:
@@ -56,7 +56,7 @@ def read_reply(status: int, document: Any) -> AirflowReply:
     return AirflowReply(status, said=str(said)[:500])
 
 
-def _json(answer: Any) -> Any:
+def _read_json(answer: Any) -> Any:
     try:
         return answer.json()
     except ValueError:

@@ -1,8 +1,8 @@
 """The page as a FastAPI application, to be mounted by Airflow: routes only.
 
 ``/``: the page. ``/live``: the panels that changed since the last request, once a second; 204 when none changed.
-``/deeds/…``: the form that describes an action (GET), and the action (POST). Every route needs a signed-in user who
-may read DAGs.
+``/actions/…``: the form that describes an action (GET), and the action (POST); ``/deeds/…`` is its name of the last
+release. Every route needs a signed-in user who may read DAGs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from kintsugi.db.store import Store, StoreUnavailable
 from kintsugi.web import actions, archive, incident_view
 from kintsugi.web.access import Authorizer, Tokens, same_origin
 from kintsugi.web.airflow_api import Send
-from kintsugi.web.assets import asset
-from kintsugi.web.flow import series
+from kintsugi.web.assets import load_asset
+from kintsugi.web.flow import chart_series
 from kintsugi.web.pages import PageRenderer, Viewer
 from kintsugi.web.polling_cache import Hub
 
@@ -67,14 +67,14 @@ def create_app(context: WebContext) -> FastAPI:
         dependencies=[Depends(context.gate.reader)],
     )
     pages = PageRenderer(context.settings)
-    _security(app, pages)
-    _look(app, context, pages)
-    _incidents(app, context, pages)
-    _act(app, context, pages)
+    _add_security(app, pages)
+    _add_panels(app, context, pages)
+    _add_incidents(app, context, pages)
+    _add_actions(app, context, pages)
     return app
 
 
-def _security(app: FastAPI, pages: PageRenderer) -> None:
+def _add_security(app: FastAPI, pages: PageRenderer) -> None:
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Any) -> Response:
         response: Response = await call_next(request)
@@ -83,56 +83,56 @@ def _security(app: FastAPI, pages: PageRenderer) -> None:
         return response
 
     @app.exception_handler(StarletteHTTPException)
-    async def refuse(request: Request, error: StarletteHTTPException) -> Response:
-        return _error(request, pages, error.status_code, str(error.detail))
+    async def show_refusal(request: Request, error: StarletteHTTPException) -> Response:
+        return _render_error(request, pages, error.status_code, str(error.detail))
 
     @app.exception_handler(KintsugiError)
-    async def explain(request: Request, error: KintsugiError) -> Response:
-        return _error(request, pages, 422 if isinstance(error, InputError) else 503, str(error))
+    async def show_error(request: Request, error: KintsugiError) -> Response:
+        return _render_error(request, pages, 422 if isinstance(error, InputError) else 503, str(error))
 
 
-def _error(request: Request, pages: PageRenderer, status: int, said: str) -> Response:
+def _render_error(request: Request, pages: PageRenderer, status: int, reason: str) -> Response:
     if "hx-request" in request.headers:
-        return HTMLResponse(pages.render("said.html", level="bad", said=said), status)
+        return HTMLResponse(pages.render("said.html", level="bad", reason=reason), status)
     if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(pages.page("error.html", request, status=status, said=said), status)
-    return JSONResponse({"detail": said}, status)
+        return HTMLResponse(pages.page("error.html", request, status=status, reason=reason), status)
+    return JSONResponse({"detail": reason}, status)
 
 
-def _look(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
+def _add_panels(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
     reader = Depends(context.gate.reader)
 
     @app.get("/", response_class=HTMLResponse)
-    async def front(request: Request, user: Any = reader) -> str:
+    async def show_front(request: Request, user: Any = reader) -> str:
         readings = await context.hub.readings(patience_s=PATIENCE_S)
-        return pages.front(request, readings, _viewer(context, user))
+        return pages.front(request, readings, _describe_viewer(context, user))
 
     @app.get("/live", response_class=HTMLResponse)
-    async def live(seen: str = "", user: Any = reader) -> Response:
+    async def send_changes(seen: str = "", user: Any = reader) -> Response:
         """The panels whose digest is not in ``seen`` (digests separated by dots), and the next poll."""
         readings = await context.hub.readings()
-        changed = pages.changes(readings, _viewer(context, user), frozenset(seen.split(".")))
+        changed = pages.changes(readings, _describe_viewer(context, user), frozenset(seen.split(".")))
         return Response(status_code=204) if changed is None else HTMLResponse(changed)
 
     @app.get("/series")
-    async def flow_series() -> JSONResponse:
-        """The last hours of the flow: ``at``, ``lag``, ``in``, ``out`` as of kintsugi.web.flow.series."""
+    async def send_flow_series() -> JSONResponse:
+        """The last hours of the flow: ``at``, ``lag``, ``in``, ``out`` as of kintsugi.web.flow.chart_series."""
         reading = (await context.hub.readings(patience_s=PATIENCE_S))["flow"]
-        return JSONResponse(series(reading.value.samples if reading.value else ()))
+        return JSONResponse(chart_series(reading.value.samples if reading.value else ()))
 
     @app.get("/static/{name}")
-    async def static(name: str) -> Response:
-        found = asset(name, context.settings.jars("web"))
-        if found is None:
+    async def send_asset(name: str) -> Response:
+        asset = load_asset(name, context.settings.jars("web"))
+        if asset is None:
             raise HTTPException(404, f"there is no file {name!r}")
         # The page names files with their digest, so browsers may cache them.
-        headers = {"Cache-Control": "private, max-age=31536000, immutable", "ETag": f'"{found.digest}"'}
-        return Response(found.body, media_type=found.media_type, headers=headers)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable", "ETag": f'"{asset.digest}"'}
+        return Response(asset.body, media_type=asset.media_type, headers=headers)
 
 
-def _incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
+def _add_incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
     @app.get("/incidents", response_class=HTMLResponse)
-    async def incidents(
+    async def show_incidents(
         request: Request,
         node: str | None = None,
         outcome: str | None = None,
@@ -140,42 +140,49 @@ def _incidents(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
         more: bool = False,
     ) -> str:
         """A page of incidents; ``before`` is ``opened_at~id`` of the last one shown, ``more`` returns only rows."""
-        mark = _mark(before)
-        found = await asyncio.to_thread(
-            context.listing().page, PAGE + 1, before=mark, node=node or None, outcome=outcome or None
+        mark = _parse_mark(before)
+        newest = await asyncio.to_thread(
+            context.listing().list_incidents,
+            PAGE + 1,
+            before=mark,
+            node=node or None,
+            outcome=outcome or None,
         )
-        rows = [incident_view.row(incident) for incident in found[:PAGE]]
-        more_rows = {"rows": rows, "further": len(found) > PAGE, "node": node, "outcome": outcome}
+        rows = [incident_view.build_row(incident) for incident in newest[:PAGE]]
+        more_rows = {"rows": rows, "further": len(newest) > PAGE, "node": node, "outcome": outcome}
         if more:
             return pages.render("incident_rows.html", **more_rows)
         return pages.page("incidents.html", request, **more_rows)
 
     @app.get("/incidents/{incident_id}", response_class=HTMLResponse)
-    async def incident(request: Request, incident_id: str) -> str:
-        found = await _incident(context, incident_id)
+    async def show_incident(request: Request, incident_id: str) -> str:
+        record = await _read_incident(context, incident_id)
         return pages.page(
-            "incident.html", request, row=incident_view.row(found), lines=incident_view.journal(found)
+            "incident.html",
+            request,
+            row=incident_view.build_row(record),
+            lines=incident_view.list_journal(record),
         )
 
     @app.get("/incidents/{incident_id}/archive", response_class=HTMLResponse)
-    async def archived(incident_id: str) -> str:
-        await _incident(context, incident_id)
+    async def show_archive(incident_id: str) -> str:
+        await _read_incident(context, incident_id)
         kept = await _from_s3(archive.read_archive, context.settings, incident_id)
         if isinstance(kept, str):
             return pages.render("archive.html", error=kept, changes=[], logs=[], incident_id=incident_id)
-        changes = incident_view.plan(kept.plan) if kept.plan else []
+        changes = incident_view.list_changes(kept.plan) if kept.plan else []
         return pages.render(
             "archive.html", error="", changes=changes, logs=sorted(kept.logs), incident_id=incident_id
         )
 
     @app.get("/incidents/{incident_id}/logs/{name}", response_class=HTMLResponse)
-    async def log_tail(incident_id: str, name: str) -> str:
-        await _incident(context, incident_id)
+    async def show_log_tail(incident_id: str, name: str) -> str:
+        await _read_incident(context, incident_id)
         text = await _from_s3(archive.log_tail, context.settings, incident_id, name)
         return pages.render("log.html", name=name, text=text)
 
 
-async def _incident(context: WebContext, incident_id: str) -> Incident:
+async def _read_incident(context: WebContext, incident_id: str) -> Incident:
     try:
         return await asyncio.to_thread(context.store().incident, incident_id)
     except StoreUnavailable:
@@ -196,23 +203,28 @@ async def _from_s3(ask: Callable[..., Any], *arguments: Any) -> Any:
         return f"S3 returned an error: {error}"
 
 
-def _act(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
+def _add_actions(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
     reader = Depends(context.gate.reader)
     tokens = Tokens(context.settings.secret("page-forms"))
 
+    # Under /deeds the pages that a browser opened before an update still work, for one release.
+    @app.get("/actions/{name}", response_class=HTMLResponse)
     @app.get("/deeds/{name}", response_class=HTMLResponse)
-    async def ask(request: Request, name: str, target: str = "", user: Any = reader) -> str:
+    async def show_action(request: Request, name: str, target: str = "", user: Any = reader) -> str:
         """The form: what will happen, and the button that starts it."""
-        wanted = actions.page_action(name, target, context.settings.fleet)
-        allowed = context.gate.may(user, _sample(wanted, context.settings))
-        return pages.page_or_part("deed.html", request, deed=wanted, token=tokens.make(user), allowed=allowed)
+        wanted = actions.describe_action(name, target, context.settings.fleet)
+        allowed = context.gate.may(user, _example_request(wanted, context.settings))
+        return pages.page_or_part(
+            "action.html", request, action=wanted, token=tokens.make(user), allowed=allowed
+        )
 
+    @app.post("/actions/{name}", response_class=HTMLResponse, dependencies=[Depends(same_origin)])
     @app.post("/deeds/{name}", response_class=HTMLResponse, dependencies=[Depends(same_origin)])
-    async def do(request: Request, name: str, user: Any = reader) -> str:
+    async def send_action(request: Request, name: str, user: Any = reader) -> str:
         """Carry out the action in the user's name with Airflow's API."""
         form = {key: str(value) for key, value in (await request.form()).items()}
         tokens.check(form.get("token", ""), user)
-        wanted = actions.request(name, form.get("target", ""), form, context.settings.fleet)
+        wanted = actions.build_request(name, form.get("target", ""), form, context.settings.fleet)
         if not context.gate.may(user, wanted):
             raise HTTPException(
                 403, f"{user.get_name()} may not do this: the Airflow role lacks the permission."
@@ -223,17 +235,17 @@ def _act(app: FastAPI, context: WebContext, pages: PageRenderer) -> None:
         return pages.page_or_part("done.html", request, wanted=wanted, answer=answer, user=user.get_name())
 
 
-def _sample(wanted: actions.PageAction, settings: Settings) -> actions.Request:
+def _example_request(wanted: actions.PageAction, settings: Settings) -> actions.Request:
     values = {entry.name: entry.value or "-" for entry in wanted.fields}
-    return actions.request(wanted.name, wanted.target, values, settings.fleet)
+    return actions.build_request(wanted.name, wanted.target, values, settings.fleet)
 
 
-def _viewer(context: WebContext, user: Any) -> Viewer:
+def _describe_viewer(context: WebContext, user: Any) -> Viewer:
     wanted = actions.Request("POST", "", {}, "recover_node")
     return Viewer(name=user.get_name(), acts=context.gate.may(user, wanted))
 
 
-def _mark(before: str | None) -> tuple[datetime, str] | None:
+def _parse_mark(before: str | None) -> tuple[datetime, str] | None:
     if not before:
         return None
     at, _, identity = before.partition("~")

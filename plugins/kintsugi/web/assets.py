@@ -34,7 +34,7 @@ class Asset:
 
 
 @cache
-def asset(name: str, web_jars: Path) -> Asset | None:
+def load_asset(name: str, web_jars: Path) -> Asset | None:
     """The file ``name``, or None; ``web_jars``: the directory of the WebJars.
 
     Raises KintsugiError when a WebJar is missing.

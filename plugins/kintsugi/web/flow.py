@@ -50,7 +50,7 @@ class Stage:
     words: str
 
 
-def stream(reading: CachedValue[StreamSnapshot]) -> Stream:
+def assess_stream(reading: CachedValue[StreamSnapshot]) -> Stream:
     """The state of the stream, from the newest sample and the samples before it."""
     samples = reading.value.samples if reading.value else ()
     if not samples:
@@ -58,22 +58,22 @@ def stream(reading: CachedValue[StreamSnapshot]) -> Stream:
         return Stream(
             Severity.UNKNOWN, f"the state of the stream is not known: {why}.", "Wait a few seconds."
         )
-    last, known = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
-    fresh = time_lag_s(known) if known else None
+    last, measured = samples[-1], [s for s in samples if s.committed is not None and s.produced is not None]
+    fresh = time_lag_s(measured) if measured else None
     figures = {
         "running": last.running,
-        "in_rate": rate([(s.at, s.produced) for s in known if s.produced is not None]),
-        "out_rate": rate([(s.at, s.committed) for s in known if s.committed is not None]),
+        "in_rate": rate_of([(s.at, s.produced) for s in measured if s.produced is not None]),
+        "out_rate": rate_of([(s.at, s.committed) for s in measured if s.committed is not None]),
         "lag": last.lag,
         "fresh_s": fresh,
         "since": last.at - timedelta(seconds=fresh) if fresh else None,
         "at": last.at,
     }
-    level, sentence, advice = _with_record(reading.value, *_judged(last, fresh))
+    level, sentence, advice = _assess_record(reading.value, *_assess_sample(last, fresh))
     return Stream(level, sentence, advice, **figures)  # type: ignore[arg-type]
 
 
-def _with_record(
+def _assess_record(
     seen: StreamSnapshot | None, level: Severity, sentence: str, advice: str
 ) -> tuple[Severity, str, str]:
     """Losses, waits and rejected messages on record have precedence, unless the offsets are worse."""
@@ -103,7 +103,7 @@ def _with_record(
     return level, sentence, advice
 
 
-def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Severity, str, str]:
+def _assess_sample(last: FlowSample, fresh_s: float | None) -> tuple[Severity, str, str]:
     if last.lag is None:
         return (
             Severity.NOTE,
@@ -132,7 +132,7 @@ def _judged(last: FlowSample, fresh_s: float | None) -> tuple[Severity, str, str
     return Severity.WELL, "Trades flow.", "Nothing to do."
 
 
-def stages(now: Stream, files: CachedValue[Files], reading: CachedValue[StreamSnapshot]) -> list[Stage]:
+def build_stages(now: Stream, files: CachedValue[Files], reading: CachedValue[StreamSnapshot]) -> list[Stage]:
     """The four stages in order."""
     waiting = files.value
     old = f" (as of {files.at:%H:%M:%S} UTC)" if files.error and files.at else ""
@@ -150,13 +150,18 @@ def stages(now: Stream, files: CachedValue[Files], reading: CachedValue[StreamSn
     spark_words = "trades behind" if now.running else "has no cores" if now.running is False else "no answer"
     return [
         s3,
-        Stage("Kafka", kafka_level, number(now.in_rate), kafka_words),
+        Stage("Kafka", kafka_level, format_rate(now.in_rate), kafka_words),
         Stage("Spark", spark_level, "?" if now.lag is None else f"{now.lag:,}", spark_words),
-        Stage("Cassandra", now.level if not lost else Severity.UNKNOWN, number(now.out_rate), _fresh(now)),
+        Stage(
+            "Cassandra",
+            now.level if not lost else Severity.UNKNOWN,
+            format_rate(now.out_rate),
+            _describe_freshness(now),
+        ),
     ]
 
 
-def _fresh(now: Stream) -> str:
+def _describe_freshness(now: Stream) -> str:
     if now.fresh_s is None:
         return "trades a second stored"
     return (
@@ -166,14 +171,14 @@ def _fresh(now: Stream) -> str:
     )
 
 
-def number(value: float | None) -> str:
+def format_rate(value: float | None) -> str:
     """A rate as text: no decimals from ten on."""
     if value is None:
         return "?"
     return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
 
 
-def rate(points: Sequence[tuple[datetime, int]]) -> float | None:
+def rate_of(points: Sequence[tuple[datetime, int]]) -> float | None:
     """Units a second over the last minute of ``points`` (times ascending); None with fewer than two."""
     recent = [point for point in points if points[-1][0] - point[0] <= RATE_OVER]
     if len(recent) < 2:
@@ -205,7 +210,7 @@ def time_lag_s(samples: Sequence[FlowSample]) -> float:
     return (last.at - samples[0].at).total_seconds()
 
 
-def series(samples: Sequence[FlowSample]) -> dict[str, list[float | None]]:
+def chart_series(samples: Sequence[FlowSample]) -> dict[str, list[float | None]]:
     """The data of the charts: ``at`` (seconds since 1970), ``lag``, ``in`` and ``out`` (messages a second).
 
     A rate has the time of the later of its two samples; unknown readings leave a gap.
@@ -215,13 +220,13 @@ def series(samples: Sequence[FlowSample]) -> dict[str, list[float | None]]:
     for sample in samples:
         drawn["at"].append(round(sample.at.timestamp(), 1))
         drawn["lag"].append(sample.lag)
-        drawn["in"].append(_slope(before, sample, "produced"))
-        drawn["out"].append(_slope(before, sample, "committed"))
+        drawn["in"].append(_rate_between(before, sample, "produced"))
+        drawn["out"].append(_rate_between(before, sample, "committed"))
         before = sample
     return drawn
 
 
-def _slope(before: FlowSample | None, sample: FlowSample, what: str) -> float | None:
+def _rate_between(before: FlowSample | None, sample: FlowSample, what: str) -> float | None:
     if before is None:
         return None
     low, high = getattr(before, what), getattr(sample, what)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 from typing import Any
 
 from kintsugi.core.incident import Incident, JournalEntry, Outcome, Phase
-from kintsugi.recovery.plan_policy import changes
+from kintsugi.db.dashboard import Experiment
+from kintsugi.recovery.plan_policy import planned_changes
 from kintsugi.web.severity import Severity
 
 LEVELS = {
@@ -57,13 +59,13 @@ class Row:
         return ", ".join(f"{segment.phase} {segment.seconds:.1f} s" for segment in self.bar)
 
 
-def row(incident: Incident) -> Row:
+def build_row(incident: Incident) -> Row:
     """The row of an incident in a list; ``seconds``: until the node was ready again, None while it is not."""
     name = "waits for a decision" if incident.awaits_decision else NAMES[incident.outcome]
-    return Row(incident, LEVELS[incident.outcome], name, bar(incident.phases()), incident.repair_s)
+    return Row(incident, LEVELS[incident.outcome], name, build_bar(incident.phases()), incident.repair_s)
 
 
-def bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
+def build_bar(phases: Mapping[Phase, float]) -> tuple[Segment, ...]:
     """Phases side by side; the width of each is its share of the time."""
     total = sum(phases.values())
     if not phases:
@@ -89,7 +91,7 @@ class JournalLine:
     weight: str  # plain, reason, trouble
 
 
-def journal(incident: Incident) -> list[JournalLine]:
+def list_journal(incident: Incident) -> list[JournalLine]:
     """The journal without the entries that mark only the start or end of a step."""
     return [
         JournalLine(
@@ -97,14 +99,14 @@ def journal(incident: Incident) -> list[JournalLine]:
             (entry.at - incident.started_at).total_seconds(),
             entry.step,
             entry.message,
-            _weight(entry),
+            _weigh_entry(entry),
         )
         for entry in incident.entries
         if entry.message not in ("started", "done")
     ]
 
 
-def _weight(entry: JournalEntry) -> str:
+def _weigh_entry(entry: JournalEntry) -> str:
     if entry.data.get("mark") == "failed" or "refused" in entry.data:
         return "trouble"
     reasons = ("verdict", "chosen", "action", "outcome", "approved")
@@ -119,13 +121,13 @@ class Change:
     actions: str
 
 
-def plan(document: Mapping[str, Any]) -> list[Change]:
+def list_changes(document: Mapping[str, Any]) -> list[Change]:
     """The changes of a plan from ``terraform show -json``; unchanged resources are left out."""
-    return [Change(address, " then ".join(actions)) for address, actions in changes(document).items()]
+    return [Change(address, " then ".join(actions)) for address, actions in planned_changes(document).items()]
 
 
 @dataclass(frozen=True, slots=True)
-class Nights:
+class ChaosScore:
     """The results of chaos: ``healed`` of ``total`` faults with a known outcome, and the median seconds to repair."""
 
     total: int
@@ -133,13 +135,9 @@ class Nights:
     median_s: float | None
 
 
-def nights(faults: Sequence[Any]) -> Nights:
-    """The score over ``faults`` (kintsugi.db.dashboard.Experiment)."""
-    known = [fault for fault in faults if fault.outcome is not None]
-    healed = [fault for fault in known if fault.outcome is Outcome.HEALED]
-    times = sorted((f.redundant_at - f.t0).total_seconds() for f in healed if f.redundant_at is not None)
-    middle = len(times) // 2
-    median = (
-        None if not times else times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2
-    )
-    return Nights(len(known), len(healed), median)
+def score_chaos(faults: Sequence[Experiment]) -> ChaosScore:
+    """The score over ``faults``."""
+    ended = [fault for fault in faults if fault.outcome is not None]
+    healed = [fault for fault in ended if fault.outcome is Outcome.HEALED]
+    times = [(f.redundant_at - f.t0).total_seconds() for f in healed if f.redundant_at is not None]
+    return ChaosScore(len(ended), len(healed), median(times) if times else None)

@@ -19,14 +19,14 @@ MOST_REJECTED = 0.5
 class Intake:
     """The state of the intake: its level, one sentence, what to do, and since when (UTC).
 
-    ``deed``: the action of the page that can help, or None. ``report``: the report behind it.
+    ``action``: the action of the page that can help, or None. ``report``: the report behind it.
     """
 
     level: Severity
     sentence: str
     advice: str = ""
     since: datetime | None = None
-    deed: str | None = None
+    action: str | None = None
     report: IntakeReport | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -47,14 +47,21 @@ def assess_intake(report: IntakeReport | None, rules: IntakeRules, now: datetime
         return Intake(Severity.UNKNOWN, "the watchdog has not listed S3 yet.", "Wait a few seconds.")
     if now - report.at > STALE_AFTER:
         level = Severity.BAD if now - report.at > rules.waiting else Severity.UNKNOWN
-        said = f"the watchdog can't list S3 since {report.at:%Y-%m-%d %H:%M} UTC."
+        sentence = f"the watchdog can't list S3 since {report.at:%Y-%m-%d %H:%M} UTC."
         return Intake(
-            level, said, "Check S3 and its permissions. See watchdog.log.", report.at, report=report
+            level, sentence, "Check S3 and its permissions. See watchdog.log.", report.at, report=report
         )
-    for rule in (_failed, _stalled, _retried, _missing, _rejected, _paused):
-        found = rule(report, rules)
-        if found is not None:
-            return found
+    for rule in (
+        _assess_failed_files,
+        _assess_stall,
+        _assess_retries,
+        _assess_missing_files,
+        _assess_rejected_rows,
+        _assess_pause,
+    ):
+        intake = rule(report, rules)
+        if intake is not None:
+            return intake
     return Intake(Severity.WELL, "Files are ingested.", report=report)
 
 
@@ -62,68 +69,75 @@ def not_taken_line(report: IntakeReport) -> str:
     """The objects that are not ingested, as a line; empty when there are none."""
     if not report.not_taken_count:
         return ""
-    names = ", ".join(key.rpartition("/")[2] for key in report.not_taken[:5])
+    names = ", ".join(_file_name(key) for key in report.not_taken[:5])
     more = " and others" if report.not_taken_count > 5 else ""
     return f"Not ingested ({report.not_taken_count:,}): {names}{more}."
 
 
-def _failed(report: IntakeReport, rules: IntakeRules) -> Intake | None:
+def _assess_failed_files(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     hollow = [*report.empty, *(note for note in report.rejected if note.share >= MOST_REJECTED)]
     count = report.failed_count + len(hollow)
     if not count:
         return None
     first = [*report.failed, *hollow][0]
-    name, reason = first.key.rpartition("/")[2], first.said.rstrip(".")
-    said = f"{_files(count)} can't be used as delivered; the first is {name}: {reason}."
+    name, reason = _file_name(first.key), first.said.rstrip(".")
+    sentence = f"{_count_files(count)} can't be used as delivered; the first is {name}: {reason}."
     return Intake(
-        Severity.BAD, said, "Other files are ingested. Deliver it again; or fix the reason, then ingest it again.",
+        Severity.BAD, sentence, "Other files are ingested. Deliver it again; or fix the reason, then ingest it again.",
         min(note.since for note in (*report.failed, *hollow)), "redrive", report,
     )  # fmt: skip
 
 
-def _stalled(report: IntakeReport, rules: IntakeRules) -> Intake | None:
+def _assess_stall(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     span = waiting_for(report)
     if span is None or span < rules.waiting or report.paused:
         return None
-    said = (
-        f"{_files(report.waiting)} wait, and none was ingested for {span.total_seconds() / 60:.0f} minutes."
+    minutes = f"{span.total_seconds() / 60:.0f} minutes"
+    sentence = f"{_count_files(report.waiting)} wait, and none was ingested for {minutes}."
+    return Intake(
+        Severity.BAD, sentence, "Look at ingest_trades in Airflow.", report.waits_since, report=report
     )
-    return Intake(Severity.BAD, said, "Look at ingest_trades in Airflow.", report.waits_since, report=report)
 
 
-def _retried(report: IntakeReport, rules: IntakeRules) -> Intake | None:
+def _assess_retries(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.retried:
         return None
     first = min(report.retried, key=lambda note: note.since)
     late = report.at - first.since >= rules.waiting
-    said = f"S3 fails for {_files(len(report.retried))}; the first is {first.key.rpartition('/')[2]}: {first.said}"
+    sentence = f"S3 fails for {_count_files(len(report.retried))}; the first is {_file_name(first.key)}: {first.said}"
     advice = "It is tried again every few minutes. Check the permissions of the bucket."
-    return Intake(Severity.BAD if late else Severity.NOTE, said, advice, first.since, report=report)
+    return Intake(Severity.BAD if late else Severity.NOTE, sentence, advice, first.since, report=report)
 
 
-def _missing(report: IntakeReport, rules: IntakeRules) -> Intake | None:
+def _assess_missing_files(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.missing:
         return None
-    said = f"the file of a session is missing: {', '.join(report.missing[-3:])}."
-    return Intake(Severity.BAD, said, "Ask the vendor.", report=report)
+    sentence = f"the file of a session is missing: {', '.join(report.missing[-3:])}."
+    return Intake(Severity.BAD, sentence, "Ask the vendor.", report=report)
 
 
-def _rejected(report: IntakeReport, rules: IntakeRules) -> Intake | None:
+def _assess_rejected_rows(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.rejected:
         return None
     first = report.rejected[0]
-    said = f"{_files(len(report.rejected))} lost rows; the first is {first.key.rpartition('/')[2]}: {first.said}."
-    return Intake(Severity.NOTE, said, "See `dead-letter/` in S3.", first.since, report=report)
+    sentence = (
+        f"{_count_files(len(report.rejected))} lost rows; the first is {_file_name(first.key)}: {first.said}."
+    )
+    return Intake(Severity.NOTE, sentence, "See `dead-letter/` in S3.", first.since, report=report)
 
 
-def _paused(report: IntakeReport, rules: IntakeRules) -> Intake | None:
+def _assess_pause(report: IntakeReport, rules: IntakeRules) -> Intake | None:
     if not report.paused or not report.waiting:
         return None
-    said = f"{_files(report.waiting)} wait, and ingest_trades is paused."
-    return Intake(Severity.NOTE, said, "Unpause it in Airflow.", report.waits_since, report=report)
+    sentence = f"{_count_files(report.waiting)} wait, and ingest_trades is paused."
+    return Intake(Severity.NOTE, sentence, "Unpause it in Airflow.", report.waits_since, report=report)
 
 
-def _files(count: int) -> str:
+def _file_name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _count_files(count: int) -> str:
     return "one file" if count == 1 else f"{count:,} files"
 
 

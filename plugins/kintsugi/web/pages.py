@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from kintsugi.core.settings import Settings
 from kintsugi.pipeline.ingest.intake_monitor import rules_from
-from kintsugi.web import flow, health, incident_view, intake
-from kintsugi.web.assets import FOREIGN, OWN, asset
+from kintsugi.web import flow, headline, incident_view, intake, node_rows
+from kintsugi.web.assets import FOREIGN, OWN, load_asset
+from kintsugi.web.health import HealthFacts
 from kintsugi.web.polling_cache import CachedValue
 from kintsugi.web.severity import WORDS, Severity
 
@@ -49,8 +50,10 @@ class PageRenderer:
             lstrip_blocks=True,
             auto_reload=False,  # code and templates change together, at a restart
         )
-        self._jinja.globals.update(asset_url=self._asset_url, signs=SIGNS, words=WORDS, number=flow.number)
-        self._jinja.filters.update(moment=moment, lasting=lasting, seconds=seconds)
+        self._jinja.globals.update(
+            asset_url=self._asset_url, signs=SIGNS, words=WORDS, format_rate=flow.format_rate
+        )
+        self._jinja.filters.update(moment=format_moment, lasting=format_start, seconds=format_duration)
 
     def render(self, template: str, **values: Any) -> str:
         """A part of a page."""
@@ -72,8 +75,8 @@ class PageRenderer:
         return self.page(
             "front.html",
             request,
-            panels=_whole(panels),
-            seen=_seen(panels),
+            panels=_mark_safe(panels),
+            seen=_join_digests(panels),
             viewer=viewer,
         )
 
@@ -82,21 +85,21 @@ class PageRenderer:
     ) -> str | None:
         """The panels that are not in ``seen`` (digests), to be swapped in; None when all are in it."""
         panels = self.panels(readings, viewer)
-        changed = {name: html for name, html in panels.items() if digest(html) not in seen}
+        changed = {name: html for name, html in panels.items() if short_digest(html) not in seen}
         if not changed:
             return None
         return self.render(
             "live.html",
-            panels=_whole(changed),
-            seen=_seen(panels),
+            panels=_mark_safe(changed),
+            seen=_join_digests(panels),
         )
 
     def panels(self, readings: Mapping[str, CachedValue[Any]], viewer: Viewer) -> dict[str, str]:
         """HTML of every panel by name. The same readings give the same HTML, because times are absolute."""
-        stream = flow.stream(readings["flow"])
+        stream = flow.assess_stream(readings["flow"])
         files = readings["files"].value
         seen = intake.assess_intake(files.report, self._rules, datetime.now(UTC)) if files else None
-        known = health.Known(
+        facts = HealthFacts(
             now=datetime.now(UTC),
             fleet=self._settings.fleet,
             nodes=readings["nodes"],
@@ -107,42 +110,39 @@ class PageRenderer:
             intake=seen,
         )
         values = {
-            "known": known,
+            "facts": facts,
             "viewer": viewer,
             "readings": readings,
-            "headline": health.headline(known),
-            "fleet": health.fleet_rows(known),
-            "release": health.release_line(readings["releases"]),
-            "compared": health.comparison_line(known),
+            "headline": headline.choose_headline(facts),
+            "fleet": node_rows.build_fleet_rows(facts),
+            "release": node_rows.describe_releases(readings["releases"]),
+            "compared": node_rows.describe_replica_repairs(facts),
             "stream": stream,
             "intake": seen,
             "intake_notes": intake.notes_of(files.report) if files and files.report else (),
             "not_taken": intake.not_taken_line(files.report) if files and files.report else "",
-            "stages": flow.stages(stream, readings["files"], readings["flow"]),
-            "score": incident_view.nights(known.store.value.faults if known.store.value else ()),
+            "stages": flow.build_stages(stream, readings["files"], readings["flow"]),
+            "score": incident_view.score_chaos(facts.store.value.faults if facts.store.value else ()),
             "recent": [
-                incident_view.row(incident)
-                for incident in (known.store.value.recent if known.store.value else ())
+                incident_view.build_row(incident)
+                for incident in (facts.store.value.recent if facts.store.value else ())
             ],
-            "open": [
-                incident_view.row(incident)
-                for incident in (known.store.value.open if known.store.value else ())
-            ],
+            "open": [incident_view.build_row(incident) for incident in facts.open_incidents],
         }
         return {name: self.render(f"panel_{name}.html", **values) for name in PANELS}
 
     def _asset_url(self, base: str, name: str) -> str:
         assert name in FOREIGN or name in OWN, name
-        found = asset(name, self._settings.jars("web"))
-        return f"{base}/static/{name}?{found.digest if found else ''}"
+        asset = load_asset(name, self._settings.jars("web"))
+        return f"{base}/static/{name}?{asset.digest if asset else ''}"
 
 
-def digest(html: str) -> str:
+def short_digest(html: str) -> str:
     """A short digest of a panel's content."""
     return hashlib.sha256(html.encode()).hexdigest()[:10]
 
 
-def moment(at: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> Markup:
+def format_moment(at: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> Markup:
     """A ``<time>`` that the browser turns into "3 min ago"; without scripts it shows the time in UTC."""
     if at is None:
         return Markup("")
@@ -152,7 +152,7 @@ def moment(at: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> Markup:
     )
 
 
-def lasting(since: datetime) -> Markup:
+def format_start(since: datetime) -> Markup:
     """A ``<time>`` that the browser turns into "for 3 minutes"; without scripts it shows the start in UTC."""
     utc = since.astimezone(UTC)
     return Markup('<time data-lasting datetime="{}" title="since {} UTC">since {} UTC</time>').format(
@@ -162,7 +162,7 @@ def lasting(since: datetime) -> Markup:
     )
 
 
-def seconds(value: float | None) -> str:
+def format_duration(value: float | None) -> str:
     """A duration as text: ``9.4 s``, ``1 min 12 s``."""
     if value is None:
         return "-"
@@ -173,10 +173,10 @@ def seconds(value: float | None) -> str:
     return f"{value // 3600:.0f} h {value % 3600 // 60:.0f} min"
 
 
-def _whole(panels: Mapping[str, str]) -> dict[str, Markup]:
+def _mark_safe(panels: Mapping[str, str]) -> dict[str, Markup]:
     # Rendered by our own templates, which have escaped the values.
     return {name: Markup(html) for name, html in panels.items()}  # noqa: S704
 
 
-def _seen(panels: Mapping[str, str]) -> str:
-    return ".".join(digest(html) for html in panels.values())
+def _join_digests(panels: Mapping[str, str]) -> str:
+    return ".".join(short_digest(html) for html in panels.values())

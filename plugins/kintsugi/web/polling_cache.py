@@ -87,11 +87,11 @@ class Hub:
                 asking = asking or asyncio.ensure_future(source.ask())
                 done, _ = await asyncio.wait({asking}, timeout=source.within_s)
                 if done:
-                    self._note(name, _settled(asking, self._readings[name]))
+                    self._note(name, _read_answer(asking, self._readings[name]))
                     asking = None
                 else:
-                    said = f"no answer within {source.within_s:.0f} s"
-                    self._note(name, replace(self._readings[name], error=said))
+                    reason = f"no answer within {source.within_s:.0f} s"
+                    self._note(name, replace(self._readings[name], error=reason))
                 await asyncio.sleep(max(0.0, started_s + source.every_s - clock()))
         finally:
             if asking is not None:
@@ -102,10 +102,10 @@ class Hub:
         self._first.set()
 
 
-def _settled(asked: asyncio.Future[Any], before: CachedValue[Any]) -> CachedValue[Any]:
+def _read_answer(asked: asyncio.Future[Any], before: CachedValue[Any]) -> CachedValue[Any]:
     error = asked.exception()
     if error is None:
         return CachedValue(asked.result(), datetime.now(UTC))
     # Our own errors are written for people; of a driver's error the type is shown as well.
-    said = str(error) if isinstance(error, KintsugiError) else f"{type(error).__name__}: {error}"
-    return replace(before, error=said.strip()[:300])
+    reason = str(error) if isinstance(error, KintsugiError) else f"{type(error).__name__}: {error}"
+    return replace(before, error=reason.strip()[:300])

@@ -61,10 +61,10 @@ class Nodes:
         clock = asyncio.get_running_loop().time
         probes = await asyncio.gather(*(probe_node(node) for node in self.fleet))
         for node, probe in zip(self.fleet, probes, strict=True):
-            self._seen[node.name] = self._judge(node.name, probe, clock())
+            self._seen[node.name] = self._judge_probe(node.name, probe, clock())
         return dict(self._seen)
 
-    def _judge(self, name: str, probe: Probe, now_s: float) -> NodeSnapshot:
+    def _judge_probe(self, name: str, probe: Probe, now_s: float) -> NodeSnapshot:
         finding = self._watches.setdefault(name, FailureDetector()).observe(probe, now_s)
         if probe.answer is ProbeResult.OK:
             return NodeSnapshot(probe.answer, probe.detail, None, None)
@@ -165,23 +165,23 @@ class AirflowSnapshot:
 def polled_sources(settings: Settings) -> dict[str, PolledSource]:
     """The page's sources by name, with their intervals and deadlines."""
 
-    def beside(ask: Any) -> Any:
+    def in_thread(ask: Any) -> Any:
         return lambda: asyncio.to_thread(ask, settings)
 
     return {
         "nodes": PolledSource(Nodes(settings.fleet).ask, every_s=1.0, within_s=4.0),
-        "store": PolledSource(beside(ask_store), every_s=0.7, within_s=3.0),
+        "store": PolledSource(in_thread(ask_store), every_s=0.7, within_s=3.0),
         "flow": PolledSource(StreamReader(settings).ask, every_s=5.0, within_s=8.0),
-        "files": PolledSource(beside(ask_files), every_s=3.0, within_s=5.0),
+        "files": PolledSource(in_thread(ask_files), every_s=3.0, within_s=5.0),
         "unusual": PolledSource(UnusualTrades(settings).ask, every_s=30.0, within_s=8.0),
-        "releases": PolledSource(beside(ask_releases), every_s=5.0, within_s=3.0),
-        "airflow": PolledSource(beside(ask_airflow), every_s=2.0, within_s=3.0),
+        "releases": PolledSource(in_thread(ask_releases), every_s=5.0, within_s=3.0),
+        "airflow": PolledSource(in_thread(ask_airflow), every_s=2.0, within_s=3.0),
     }
 
 
 def ask_store(settings: Settings) -> FleetSummary:
     """Incidents, flags and faults; raises StoreUnavailable."""
-    return Listing(store_dsn(settings)).glance()
+    return Listing(store_dsn(settings)).read_summary()
 
 
 @dataclass(slots=True)
@@ -221,10 +221,10 @@ def ask_releases(settings: Settings) -> ReleasesSnapshot:
 
 def ask_files(settings: Settings) -> Files:
     """The newest intake report of the watchdog; raises KintsugiError when Postgres doesn't answer."""
-    found = IntakeStore(store_dsn(settings)).report()
-    if found is None:
+    stored = IntakeStore(store_dsn(settings)).report()
+    if stored is None:
         raise KintsugiError("the watchdog has not listed S3 yet; wait a few seconds")
-    report = IntakeReport.from_json(found[1])
+    report = IntakeReport.from_json(stored[1])
     return Files(report.waiting, report.oldest, report)
 
 
@@ -255,7 +255,7 @@ class UnusualTrades:
         ).one()
         where = "WHERE trade_date = %s AND ranking = 'premium' LIMIT %s"
         rows = self._select(session, f"SELECT * FROM unusual_top {where}", (day, UNUSUAL_SHOWN))
-        return UnusualDay(day.date(), total, tuple(_unusual(row) for row in rows))
+        return UnusualDay(day.date(), total, tuple(_to_unusual(row) for row in rows))
 
     def _connected(self) -> Any:
         if self._session is None:
@@ -276,7 +276,7 @@ class UnusualTrades:
             raise KintsugiError(f"the unusual trades can't be read: {error}") from error
 
 
-def _unusual(row: Any) -> Unusual:
+def _to_unusual(row: Any) -> Unusual:
     strike = f"{row.strike:g}" if row.strike is not None else "?"
     return Unusual(
         symbol=row.symbol,

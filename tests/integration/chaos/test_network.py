@@ -26,7 +26,7 @@ PEER = Node("cassandra-2", Role.CASSANDRA, "127.98.2.2", 2222)
 SERVICE, GOSSIP = 9042, 7000
 
 pytestmark = pytest.mark.skipif(
-    network.unavailable("local") is not None, reason=str(network.unavailable("local"))
+    network.reason_unavailable("local") is not None, reason=str(network.reason_unavailable("local"))
 )
 
 
@@ -94,7 +94,7 @@ def test_a_reset_hits_new_connections_only_and_only_the_ports_that_are_probed() 
     def body() -> None:
         Echo(NODE.address, SERVICE), Echo(NODE.address, GOSSIP), Echo(PEER.address, SERVICE)
         established = connect(NODE, SERVICE)
-        network.impose(NetworkFault.REJECT, NODE, soon())
+        network.impose_fault(NetworkFault.REJECT, NODE, soon())
         with pytest.raises(ConnectionRefusedError):
             connect(NODE, SERVICE)
         with pytest.raises(ConnectionRefusedError):
@@ -102,7 +102,7 @@ def test_a_reset_hits_new_connections_only_and_only_the_ports_that_are_probed() 
         exchange(established)
         exchange(connect(NODE, GOSSIP))
         exchange(connect(PEER, SERVICE))
-        assert network.restore(NODE.name)
+        assert network.remove_fault(NODE.name)
         exchange(connect(NODE, SERVICE))
 
     in_its_own_network(body)
@@ -112,7 +112,7 @@ def test_a_drop_is_silence_for_new_connections() -> None:
     def body() -> None:
         Echo(NODE.address, SERVICE), Echo(NODE.address, GOSSIP)
         established = connect(NODE, SERVICE)
-        network.impose(NetworkFault.DROP, NODE, soon())
+        network.impose_fault(NetworkFault.DROP, NODE, soon())
         with pytest.raises(TimeoutError):
             connect(NODE, SERVICE, 0.5)
         exchange(established)
@@ -125,7 +125,7 @@ def test_one_way_lets_packets_in_and_none_out_also_on_established_connections() 
     def body() -> None:
         Echo(NODE.address, SERVICE), Echo(NODE.address, GOSSIP)
         established = connect(NODE, SERVICE)
-        network.impose(NetworkFault.ONE_WAY, NODE, soon())
+        network.impose_fault(NetworkFault.ONE_WAY, NODE, soon())
         with pytest.raises(TimeoutError):
             exchange(established, 0.5)
         exchange(connect(NODE, GOSSIP))
@@ -136,7 +136,7 @@ def test_one_way_lets_packets_in_and_none_out_also_on_established_connections() 
 def test_each_packet_to_the_node_is_late_and_passes_at_once_when_the_process_that_holds_it_dies() -> None:
     def body() -> None:
         Echo(NODE.address, SERVICE), Echo(PEER.address, SERVICE)
-        network.impose(NetworkFault.DELAY, NODE, soon())
+        network.impose_fault(NetworkFault.DELAY, NODE, soon())
         holder = delaying(0.3, 30)
         try:
             connection = connect(NODE, SERVICE)
@@ -152,7 +152,7 @@ def test_each_packet_to_the_node_is_late_and_passes_at_once_when_the_process_tha
 
 def test_a_delay_ends_by_itself() -> None:
     def body() -> None:
-        network.impose(NetworkFault.DELAY, NODE, soon())
+        network.impose_fault(NetworkFault.DELAY, NODE, soon())
         assert delaying(0.3, 0.2).wait(timeout=20) == 0
 
     in_its_own_network(body)
@@ -173,7 +173,7 @@ def delaying(delay_s: float, seconds: float) -> subprocess.Popen[str]:
 
 def test_some_packets_of_the_node_get_lost() -> None:
     def body() -> None:
-        network.impose(NetworkFault.LOSS, NODE, soon())
+        network.impose_fault(NetworkFault.LOSS, NODE, soon())
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
             receiver.bind((NODE.address, 4000))
             receiver.setblocking(False)
@@ -193,7 +193,7 @@ def test_some_packets_of_the_node_get_lost() -> None:
 def test_the_kernel_ends_a_fault_that_nobody_takes_back() -> None:
     def body() -> None:
         Echo(NODE.address, SERVICE)
-        network.impose(NetworkFault.REJECT, NODE, datetime.now(UTC) + timedelta(seconds=2))
+        network.impose_fault(NetworkFault.REJECT, NODE, datetime.now(UTC) + timedelta(seconds=2))
         with pytest.raises(ConnectionRefusedError):
             connect(NODE, SERVICE)
         until = time.monotonic() + 15
@@ -212,13 +212,13 @@ def test_taking_back_twice_and_what_nobody_made_is_harmless_and_leaves_foreign_r
         foreign = ["-A", "INPUT", "-i", "lo", "-d", "127.98.9.9", "-j", "ACCEPT"]
         subprocess.run(["iptables", *foreign], check=True, env={"PATH": "/usr/sbin:/sbin:/usr/bin"})
         before = network._list_rules()
-        assert not network.restore(NODE.name)
+        assert not network.remove_fault(NODE.name)
         for fault in NetworkFault:  # the next one takes the place of the last
-            network.impose(fault, NODE, soon())
-        network.impose(NetworkFault.DROP, PEER, soon())
-        assert network.restore(NODE.name)
-        assert not network.restore(NODE.name)
-        assert network.restore(PEER.name)
+            network.impose_fault(fault, NODE, soon())
+        network.impose_fault(NetworkFault.DROP, PEER, soon())
+        assert network.remove_fault(NODE.name)
+        assert not network.remove_fault(NODE.name)
+        assert network.remove_fault(PEER.name)
         assert network._list_rules() == before
 
     in_its_own_network(body)
@@ -226,4 +226,4 @@ def test_taking_back_twice_and_what_nobody_made_is_harmless_and_leaves_foreign_r
 
 def test_an_address_outside_of_the_loopback_is_refused_before_any_rule_is_made() -> None:
     with pytest.raises(StepFailed):
-        network.impose(NetworkFault.DROP, Node("kafka-1", Role.KAFKA, "192.0.2.1", 22), soon())
+        network.impose_fault(NetworkFault.DROP, Node("kafka-1", Role.KAFKA, "192.0.2.1", 22), soon())

@@ -154,9 +154,9 @@ def test_a_fault_whose_owner_was_killed_is_taken_back_by_another_process(setting
     assert owner.stdout is not None
     try:
         assert owner.stdout.readline() == "in force\n"
-        assert janitor.records(settings)
+        assert janitor.fault_records(settings)
     finally:
         owner.kill()
         owner.wait()
-    wait_until(lambda: not janitor.records(settings), 60, "the janitor takes it back")
+    wait_until(lambda: not janitor.fault_records(settings), 60, "the janitor takes it back")
     assert resources.end_processes(str(settings.state)) == 0, "the janitor has ended the loops"

@@ -79,7 +79,7 @@ def write_and_sync(path: Path, size: int) -> str:
 def test_a_slow_disk_slows_what_is_synced_until_it_is_taken_back(settings: Settings) -> None:
     if (why := resources.slow_disk_unavailable(settings)) is not None:
         pytest.skip(why)
-    group, device = resources.group_of(settings, "test"), resources._device(settings)
+    group, device = resources.group_of(settings, "test"), resources._disk_device(settings)
     gate = "import sys; sys.stdin.readline(); "
     file = settings.fleet_file.parent / "x"
 
@@ -88,7 +88,7 @@ def test_a_slow_disk_slows_what_is_synced_until_it_is_taken_back(settings: Setti
             [sys.executable, "-c", gate + write_and_sync(file, MIB)], stdin=subprocess.PIPE
         )
         if slow:
-            resources.throttle(group, device, [writer.pid], MIB // 2)
+            resources.limit_processes(group, device, [writer.pid], MIB // 2)
         began = time.monotonic()
         writer.communicate(b"go\n", timeout=60)
         return time.monotonic() - began
@@ -96,8 +96,8 @@ def test_a_slow_disk_slows_what_is_synced_until_it_is_taken_back(settings: Setti
     try:
         assert seconds(slow=True) >= 1.5
     finally:
-        assert resources.unthrottle(group)
-    assert not resources.unthrottle(group)
+        assert resources.remove_limit(group)
+    assert not resources.remove_limit(group)
     assert seconds(slow=False) < 1.5
 
 
@@ -107,9 +107,9 @@ def test_who_lives_in_the_slow_group_goes_on_when_it_is_removed(settings: Settin
     group = resources.group_of(settings, "test")
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
-        resources.throttle(group, resources._device(settings), [sleeper.pid], MIB)
+        resources.limit_processes(group, resources._disk_device(settings), [sleeper.pid], MIB)
         assert str(sleeper.pid) in (group / "cgroup.procs").read_text().split()
-        assert resources.unthrottle(group)
+        assert resources.remove_limit(group)
         assert not group.exists()
         assert sleeper.poll() is None
     finally:

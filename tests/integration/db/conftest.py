@@ -103,13 +103,17 @@ def postgres() -> Iterator[Server]:
     server.remove(signal.SIGQUIT)  # at once: what it would write on a clean end is thrown away
 
 
-@pytest.fixture
-def fresh_store(postgres: Server) -> Store:
+def empty_database(postgres: Server) -> Store:
     """A store on an empty database of its own, not migrated yet."""
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return Store(postgres.dsn(name))
+
+
+@pytest.fixture
+def fresh_store(postgres: Server) -> Store:
+    return empty_database(postgres)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.factories import begin_repair, incidents
 
 def test_a_page_has_the_phases_of_the_whole_incidents(store: Store) -> None:
     incidents(store, 40)
-    light = Listing(store._dsn).page(limit=10)
+    light = Listing(store._dsn).list_incidents(limit=10)
     whole = store.incidents(10)
     assert [i.id for i in light] == [i.id for i in whole]
     assert [i.phases() for i in light] == [i.phases() for i in whole]
@@ -22,12 +22,12 @@ def test_a_page_has_the_phases_of_the_whole_incidents(store: Store) -> None:
 def test_pages_follow_each_other_also_when_an_incident_is_opened_between(store: Store) -> None:
     incidents(store, 30)
     listing = Listing(store._dsn)
-    first = listing.page(limit=10)
+    first = listing.list_incidents(limit=10)
     begin_repair(store, "kafka-1")
-    second = listing.page(limit=10, before=(first[-1].opened_at, first[-1].id))
+    second = listing.list_incidents(limit=10, before=(first[-1].opened_at, first[-1].id))
     assert not {i.id for i in first} & {i.id for i in second}
-    assert [i.id for i in listing.page(limit=5, outcome="open")] == [store.incidents(1)[0].id]
-    assert {i.node for i in listing.page(limit=99, node="kafka-2")} <= {"kafka-2"}
+    assert [i.id for i in listing.list_incidents(limit=5, outcome="open")] == [store.incidents(1)[0].id]
+    assert {i.node for i in listing.list_incidents(limit=99, node="kafka-2")} <= {"kafka-2"}
 
 
 def test_a_glance_tells_what_is_open_and_what_chaos_did(store: Store) -> None:
@@ -35,20 +35,18 @@ def test_a_glance_tells_what_is_open_and_what_chaos_did(store: Store) -> None:
     identity = begin_repair(store, "cassandra-1", steps=3)
     store.set_maintenance("kafka-1", reason="disk", user="olga", until=datetime.now(UTC) + timedelta(hours=1))
     store.set_maintenance("kafka-2", reason="old", user="olga", until=datetime.now(UTC) - timedelta(hours=1))
-    glance = Listing(store._dsn).glance()
-    assert [incident.id for incident in glance.open] == [identity]
-    assert glance.open[0].entries[-1].message
-    assert glance.incidents == 13
-    assert len(glance.recent) == 8
-    assert [flag.scope for flag in glance.maintenance] == ["kafka-1"]
-    assert {fault.incident is None for fault in glance.faults} == {False}
-    assert glance.newest["cassandra-1"].id == identity
+    summary = Listing(store._dsn).read_summary()
+    assert [incident.id for incident in summary.open] == [identity]
+    assert summary.open[0].entries[-1].message
+    assert summary.incidents == 13
+    assert len(summary.recent) == 8
+    assert [flag.scope for flag in summary.maintenance] == ["kafka-1"]
+    assert {fault.incident is None for fault in summary.faults} == {False}
+    assert summary.newest["cassandra-1"].id == identity
 
 
 def test_samples_are_thinned_and_bounded(store: Store) -> None:
     samples, now = FlowSamples(store._dsn), datetime.now(UTC)
-    samples.prepare()
-    samples.prepare()
     for number in range(300):
         samples.add(FlowSample(now - timedelta(seconds=1500 - 5 * number), True, number, number + 1))
     found = samples.since(now - timedelta(seconds=1600), at_most=30)

@@ -7,7 +7,7 @@ import pytest
 from kintsugi.core.errors import GuardRefused, KintsugiError
 from kintsugi.core.rollout_state import NodeState
 from kintsugi.db.store import Store
-from kintsugi.releases.assignment import current, suspicious, to_configure_from
+from kintsugi.releases.assignment import digest_to_configure_from, has_unproven_release, recorded_release
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -57,23 +57,23 @@ def test_a_bad_release_is_told_and_one_that_was_proven_stays_good(known: Store) 
 
 
 def test_what_recovery_asks(known: Store) -> None:
-    assert current(known, "kafka-3") is None
-    assert to_configure_from(known, "kafka-3") == A  # nobody knows what it ran: what is proven then
-    assert not suspicious(known, "kafka-1")
+    assert recorded_release(known, "kafka-3") is None
+    assert digest_to_configure_from(known, "kafka-3") == A  # nobody knows what it ran: what is proven then
+    assert not has_unproven_release(known, "kafka-1")
     known.set_node_releases(["kafka-1"], B)
-    assert suspicious(known, "kafka-1")
-    assert to_configure_from(known, "kafka-1") == B
-    assert to_configure_from(known, "kafka-1", roll_back=True) == A
+    assert has_unproven_release(known, "kafka-1")
+    assert digest_to_configure_from(known, "kafka-1") == B
+    assert digest_to_configure_from(known, "kafka-1", roll_back=True) == A
     known.mark_bad(B, "its listener is wrong")
-    assert to_configure_from(known, "kafka-1") == A
+    assert digest_to_configure_from(known, "kafka-1") == A
 
 
 def test_without_a_known_good_release_nothing_is_suspicious(store: Store) -> None:
     store.add_release(A, "test")
-    assert to_configure_from(store, "kafka-1", roll_back=True) is None
+    assert digest_to_configure_from(store, "kafka-1", roll_back=True) is None
     store.set_node_releases(["kafka-1"], A)
-    assert not suspicious(store, "kafka-1")
-    assert to_configure_from(store, "kafka-1", roll_back=True) == A
+    assert not has_unproven_release(store, "kafka-1")
+    assert digest_to_configure_from(store, "kafka-1", roll_back=True) == A
 
 
 def test_one_roll_out_at_a_time(known: Store) -> None:

@@ -17,10 +17,12 @@ import pytest
 from kintsugi.core.errors import GuardRefused, IncidentClosed, KintsugiError, LeaseHeld, StaleTokenError
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Action, Incident, Outcome, Phase, RepairBudget
+from kintsugi.db.attempts import count_attempts
 from kintsugi.db.migrations import MIGRATIONS
 from kintsugi.db.patience import Patience
 from kintsugi.db.store import Store, StoreUnavailable
-from kintsugi.recovery.guards import GuardFacts, evaluate
+from kintsugi.recovery.guard_model import GuardFacts
+from kintsugi.recovery.guards import evaluate_action
 
 NOW = datetime.now(UTC)
 
@@ -50,6 +52,11 @@ def opened(store: Store, node: str = "cassandra-1", holder: str = "run-1") -> tu
 def begin(store: Store, incident: Incident, token: int, action: Action, key: str = "1", **kw: Any) -> bool:
     kw.setdefault("refusals", lambda ledger: ())
     return store.begin_attempt(incident.id, token, action, key=key, reason="because", **kw)
+
+
+def attempts_since(store: Store, node: str | None, since: datetime) -> int:
+    with store.transaction() as connection:
+        return count_attempts(connection, node, since)
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
@@ -169,7 +176,7 @@ def test_a_second_recoverer_continues_the_open_incident(store: Store) -> None:
 def test_a_closed_incident_is_not_continued(store: Store) -> None:
     incident, token = opened(store)
     store.close_incident(incident.id, token, Outcome.HEALED, "well again")
-    assert store.open_incident_of(incident.node) is None
+    assert store.incidents(node=incident.node, open_only=True) == []
     later, _ = opened(store)
     assert later.id != incident.id
     assert [found.id for found in store.incidents()] == [later.id, incident.id]
@@ -251,9 +258,9 @@ def test_an_attempt_begun_twice_is_one_attempt(store: Store) -> None:
     assert begin(store, incident, token, Action.REBUILD, "1")
     assert not begin(store, incident, token, Action.REBUILD, "1")
     assert store.incident(incident.id).attempts() == [Action.REBUILD]
-    assert store.repairs("cassandra-1", NOW - timedelta(hours=1)) == 1
-    assert store.repairs(None, NOW - timedelta(hours=1)) == 1
-    assert store.repairs("kafka-1", NOW - timedelta(hours=1)) == 0
+    assert attempts_since(store, "cassandra-1", NOW - timedelta(hours=1)) == 1
+    assert attempts_since(store, None, NOW - timedelta(hours=1)) == 1
+    assert attempts_since(store, "kafka-1", NOW - timedelta(hours=1)) == 0
 
 
 def test_a_refused_attempt_leaves_no_trace(store: Store) -> None:
@@ -307,7 +314,7 @@ def test_the_guards_see_flags_budget_and_pending_repairs(store: Store) -> None:
             pending=frozenset({"cassandra-1"}),
         )
     ]
-    assert store.ledger(second.id).pending == {"cassandra-1"}
+    assert store.repair_budget(second.id).pending == {"cassandra-1"}
 
 
 def test_a_repair_stays_pending_until_the_data_is_consistent(store: Store) -> None:
@@ -371,7 +378,7 @@ def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
             token,
             Action.RESTART,
             str(number),
-            refusals=lambda ledger: evaluate(Action.RESTART, facts.with_ledger(ledger)).reasons,
+            refusals=lambda ledger: evaluate_action(Action.RESTART, facts.with_ledger(ledger)).reasons,
         )
     with pytest.raises(GuardRefused, match="recovered 6 times in the last hour"):
         begin(
@@ -380,7 +387,7 @@ def test_the_real_guards_stop_a_loop_at_the_budget(store: Store) -> None:
             token,
             Action.RESTART,
             "6",
-            refusals=lambda ledger: evaluate(Action.RESTART, facts.with_ledger(ledger)).reasons,
+            refusals=lambda ledger: evaluate_action(Action.RESTART, facts.with_ledger(ledger)).reasons,
         )
 
 
@@ -398,7 +405,7 @@ def test_a_withdrawn_attempt_uses_up_nothing(store: Store) -> None:
     store.withdraw_attempt(incident.id, token, "run-1", "it answers again")  # the step is run again
     assert store.incident(incident.id).attempts() == []
     assert store.pending_repairs() == {}
-    assert store.repairs(incident.node, NOW - timedelta(days=1)) == 0
+    assert attempts_since(store, incident.node, NOW - timedelta(days=1)) == 0
 
 
 def test_a_withdrawn_attempt_leaves_what_an_earlier_one_destroyed_pending(store: Store) -> None:
@@ -414,10 +421,10 @@ def test_the_guards_see_which_nodes_of_the_role_are_being_repaired(store: Store)
     first, token = opened(store, "cassandra-1", "run-1")
     second, _ = opened(store, "cassandra-2", "run-2")
     begin(store, first, token, Action.RESTART, "run-1")
-    assert list(store.ledger(second.id).role_attempts) == ["cassandra-1"]
-    assert store.ledger(first.id).role_attempts == {}
+    assert list(store.repair_budget(second.id).role_attempts) == ["cassandra-1"]
+    assert store.repair_budget(first.id).role_attempts == {}
     store.set_mark(first.id, token, "redundant_at")  # it serves again
-    assert store.ledger(second.id).role_attempts == {}
+    assert store.repair_budget(second.id).role_attempts == {}
 
 
 def test_one_recovery_kills_at_a_time(store: Store) -> None:
@@ -592,7 +599,7 @@ def test_what_the_control_plane_failed_at_is_bounded_by_the_budget(store: Store,
     incident, token = opened(store)
     begin(store, incident, token, Action.REBUILD, key="run-1")
     store.withdraw_attempt(incident.id, token, "run-1", "our disk is full", counts=counts)
-    assert store.ledger(incident.id).repairs_of_node == int(counts)
+    assert store.repair_budget(incident.id).repairs_of_node == int(counts)
     assert store.incident(incident.id).attempts() == []
 
 

@@ -48,10 +48,10 @@ class Recoverers(RuleBasedStateMachine):
     def holds(self, who: str) -> bool:
         return self.holder is not None and self.tokens.get(who) == self.newest
 
-    def act(self, who: str, deed: Any) -> bool:
+    def act(self, who: str, write: Any) -> bool:
         """Do it with the token that ``who`` believes in; it must succeed exactly when that is the newest."""
         try:
-            deed(self.tokens[who])
+            write(self.tokens[who])
         except StaleTokenError:
             assert not self.holds(who)
             return False
@@ -113,14 +113,14 @@ class Recoverers(RuleBasedStateMachine):
         who = data.draw(st.sampled_from(sorted(self.tokens)))
         found = []
 
-        def deed(token: int) -> None:
+        def write(token: int) -> None:
             found.append(
                 self.store.open_incident(
                     NODE, token, role=Role.KAFKA, holder=who, first_failed_at=NOW, detected_at=NOW
                 )
             )
 
-        if self.act(who, deed):
+        if self.act(who, write):
             if self.incident is not None:
                 assert found[0].id == self.incident
             else:
@@ -133,14 +133,14 @@ class Recoverers(RuleBasedStateMachine):
         who, incident = data.draw(st.sampled_from(sorted(self.tokens))), str(self.incident)
         begun: list[bool] = []
 
-        def deed(token: int) -> None:
+        def write(token: int) -> None:
             begun.append(
                 self.store.begin_attempt(
                     incident, token, Action.REBUILD, key=key, reason="why", refusals=lambda ledger: ()
                 )
             )
 
-        if self.act(who, deed):
+        if self.act(who, write):
             self.lapsed = False
             assert begun == [key not in self.attempts]
             self.attempts += [key] * begun[0]

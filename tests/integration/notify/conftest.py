@@ -1,4 +1,4 @@
-"""The store's Postgres, with the tables of the outbox and the heartbeats beside those of the store."""
+"""The store's Postgres, as each of its users sees it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,4 @@ class Tables:
 @pytest.fixture
 def tables(postgres: Server, store: Store) -> Tables:
     dsn = store._dsn
-    found = Tables(dsn, store, IngestLedger(dsn), Outbox(dsn), Heartbeats(dsn))
-    found.ledger.migrate()
-    found.outbox.ensure_tables()
-    found.heartbeats.ensure_tables()
-    return found
+    return Tables(dsn, store, IngestLedger(dsn), Outbox(dsn), Heartbeats(dsn))

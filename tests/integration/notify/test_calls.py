@@ -18,7 +18,7 @@ from kintsugi.db.outbox import MessageKind
 from kintsugi.notify.reconciliation_alert import page_on_failure
 from kintsugi.operations.stream_driver import DESIRED
 from kintsugi.probes.stream_progress import FlowReading
-from kintsugi.watchdog.watchdog import Watchdog
+from kintsugi.watchdog.stream_check import StreamCheck
 from tests.installations import installation
 from tests.integration.notify.conftest import Tables
 
@@ -48,8 +48,8 @@ def a_stuck_stream() -> Iterator[FlowReading]:
 
 
 @dataclass
-class Looking(Watchdog):
-    """A watchdog that sees a stuck stream."""
+class StuckStreamCheck(StreamCheck):
+    """A check that sees a stuck stream."""
 
     def __post_init__(self) -> None:
         self.readings = a_stuck_stream()
@@ -61,17 +61,17 @@ class Looking(Watchdog):
 def test_a_stream_that_stores_nothing_calls_once_where_somebody_submitted_it(
     tables: Tables, tmp_path: Path
 ) -> None:
-    airflow: Any = SimpleNamespace(trigger=None)
-    watchdog = Looking(installation(tmp_path, "127.38"), airflow)
+    record: Any = None
+    check = StuckStreamCheck(installation(tmp_path, "127.38"), tables.store, record, tables.outbox)
     for _ in range(20):
-        watchdog.look_at_flow()
+        check.check_progress()
     assert titles(tables) == []
     tables.store.set_desired(DESIRED, "running")
     for _ in range(15):
-        watchdog.look_at_flow()
+        check.check_progress()
     assert titles(tables) == []
     for _ in range(5):
-        watchdog.look_at_flow()
+        check.check_progress()
     assert titles(tables) == ["The stream needs a person: nothing was stored for 15 minutes"]
 
 

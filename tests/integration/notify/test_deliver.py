@@ -164,7 +164,7 @@ def test_a_trace_waits_for_a_backend_that_is_away(scene: Scene) -> None:
 
 
 def test_an_ingested_file_becomes_its_trace(scene: Scene) -> None:
-    from kintsugi.db.ingest_ledger import FileState, Tally
+    from kintsugi.db.ledger_entry import FileState, Tally
 
     with scene.tables.ledger.claim("trades/f.csv", '"e"', 10) as claim:
         assert claim is not None
@@ -205,7 +205,7 @@ def test_the_digest_is_put_once_for_a_day(scene: Scene, monkeypatch: pytest.Monk
     from kintsugi.notify.digest import put_digest
     from kintsugi.operations.context import Context
 
-    monkeypatch.setattr("kintsugi.db.outbox.store_dsn", lambda settings: scene.tables.dsn)
+    monkeypatch.setattr("kintsugi.notify.digest.store_dsn", lambda settings: scene.tables.dsn)
     closed_incident(scene.tables.store)
     settings = load_settings()
     context = Context(settings, settings.fleet, scene.tables.store)

@@ -97,9 +97,9 @@ def test_the_pause_grows_to_five_minutes() -> None:
 def test_heartbeats_are_the_databases_time(tables: Tables) -> None:
     beats = tables.heartbeats
     assert beats.last()[0] == {}
-    beats.beat(["kafka-1", "flow"])
+    beats.record(["kafka-1", "flow"])
     first, _ = beats.last()
-    beats.beat(["flow"])
+    beats.record(["flow"])
     second, now = beats.last()
     assert second["kafka-1"] == first["kafka-1"]
     assert first["flow"] < second["flow"] <= now

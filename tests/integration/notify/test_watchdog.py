@@ -19,7 +19,6 @@ from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Outcome
 from kintsugi.core.processes import wait_until
 from kintsugi.db.heartbeats import Heartbeats
-from kintsugi.db.ingest_ledger import IngestLedger
 from kintsugi.db.outbox import Outbox
 from kintsugi.db.store import Store
 from tests.installations import installation, open_directory
@@ -98,8 +97,7 @@ def stage() -> Iterator[Stage]:
         try:
             plane.start_storage()
             dsn = store_dsn(plane.settings)
-            for tables in (Store(dsn).migrate, IngestLedger(dsn).migrate, Outbox(dsn).ensure_tables):
-                tables()
+            Store(dsn).migrate()
             plane.start_watchdog()
             stage = Stage(plane, Store(dsn), people, honeycomb, outside, otlp)
             assert wait_until(lambda: stage.pid != 0, 60)
@@ -155,7 +153,6 @@ def test_a_watchdog_that_is_killed_comes_back_and_tells_what_it_missed_once(stag
 
 def test_a_watch_whose_heartbeat_stops_is_missed_inside_and_outside(stage: Stage) -> None:
     beats = Heartbeats(store_dsn(stage.plane.settings))
-    beats.ensure_tables()
     with beats.transaction() as connection:
         connection.execute(
             "INSERT INTO heartbeat VALUES ('cassandra-1', clock_timestamp() - interval '10 minutes')"
@@ -165,7 +162,7 @@ def test_a_watch_whose_heartbeat_stops_is_missed_inside_and_outside(stage: Stage
     failed = [request for request in stage.outside.requests if request.path == "/c0ffee/fail"]
     assert b"no heartbeat of watch_cassandra-1 arrived" in failed[-1].body
     count = len(stage.outside.requests)
-    beats.beat(["cassandra-1"])
+    beats.record(["cassandra-1"])
 
     def well_again() -> bool:
         return any(request.path == "/c0ffee" for request in stage.outside.requests[count:])

@@ -10,8 +10,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from kintsugi.core.errors import KintsugiError
+from kintsugi.core.incident import Phase
 from kintsugi.db.store import Store
 from kintsugi.web.airflow_api import AirflowReply
+from kintsugi.web.headline import Situation
+from kintsugi.web.incident_progress import DOING
 from tests.factories import World, begin_repair, incidents
 
 Page = Callable[[str | None], TestClient]
@@ -19,8 +22,14 @@ OURS = {"sec-fetch-site": "same-origin", "origin": "http://testserver"}
 FORM = {"target": "kafka-1", "dry_run": "yes", "action": "auto"}
 
 
-def token(client: TestClient, deed: str = "recover", target: str = "kafka-1") -> str:
-    found = re.search(r'name="token" value="([^"]+)"', client.get(f"/deeds/{deed}?target={target}").text)
+def situation(html: str) -> Situation:
+    found = re.search(r'data-situation="([^"]+)"', html)
+    assert found, html
+    return Situation(found[1])
+
+
+def token(client: TestClient, action: str = "recover", target: str = "kafka-1") -> str:
+    found = re.search(r'name="token" value="([^"]+)"', client.get(f"/actions/{action}?target={target}").text)
     assert found is not None
     return found[1]
 
@@ -51,7 +60,14 @@ def until(ask: Callable[[], str | None], seconds: float = 5.0) -> str:
             "/incidents/x/archive",
             "/incidents/x/logs/y",
         ),
-        *("/deeds/recover?target=kafka-1", "/static/page.js", "/docs", "/redoc", "/openapi.json"),
+        *(
+            "/actions/recover?target=kafka-1",
+            "/deeds/recover?target=kafka-1",
+            "/static/page.js",
+            "/docs",
+            "/redoc",
+            "/openapi.json",
+        ),
     ],
 )
 def test_nothing_is_open_to_strangers(page: Page, path: str) -> None:
@@ -63,12 +79,9 @@ def test_the_page_answers_in_one_look(page: Page, store: Store) -> None:
     incidents(store, 30)
     said = page("olga").get("/")
     assert said.status_code == 200
-    assert (
-        "All 9 servers answer and trades flow." in said.text
-        or "the state of the stream is not known" in said.text
-    )
+    assert situation(said.text) in (Situation.WELL, Situation.STREAM)
     assert said.text.count("data-node=") == 9
-    assert "All 30" in said.text
+    assert ">All 30<" in said.text
     assert "default-src 'none'" in said.headers["content-security-policy"]
 
 
@@ -83,7 +96,8 @@ def test_only_what_changed_travels(page: Page, world: World) -> None:
         return answer.text if answer.status_code == 200 else None
 
     text = until(changed)
-    assert "kafka-2 stopped answering." in text
+    assert situation(text) is Situation.NODE_AWAY
+    assert "kafka-2" in text
     assert "innerHTML:#panel-fleet" in text
     assert "innerHTML:#panel-chaos" not in text
 
@@ -92,8 +106,8 @@ def test_a_repair_shows_with_its_phase_and_reason(page: Page, store: Store) -> N
     identity = begin_repair(store, "kafka-2", steps=6)
     client = page("olga")
     front = client.get("/").text
-    assert "kafka-2 failed and is being repaired." in front
-    assert "provisioning a new server (applied the judged plan)" in front
+    assert situation(front) is Situation.REPAIR_RUNNING
+    assert f"{DOING[Phase.PROVISION]} (applied the judged plan)" in front
     story = client.get(f"/incidents/{identity}").text
     assert "nothing of the old node lives" in story
     assert "nothing else" in story
@@ -104,7 +118,7 @@ def test_each_panel_stands_alone_when_its_source_is_away(page: Page, store: Stor
     world.errors["unusual"] = KintsugiError("no Cassandra node takes connections")
     world.errors["files"] = KintsugiError("S3 is away")
     text = page("olga").get("/").text
-    assert "Cassandra does not answer: no Cassandra node takes connections" in text
+    assert "no Cassandra node takes connections" in text
     assert "S3 is away" in text
     assert "All 3" in text
 
@@ -112,8 +126,8 @@ def test_each_panel_stands_alone_when_its_source_is_away(page: Page, store: Stor
 def test_a_store_that_is_away_is_said_and_nothing_is_called_well(page: Page, world: World) -> None:
     world.errors["store"] = KintsugiError("the store can't be used")
     text = page("olga").get("/").text
-    assert "the store can&#39;t be read" in text
-    assert "All 9 servers answer" not in text
+    assert situation(text) is Situation.SOURCE_AWAY
+    assert "the store can&#39;t be used" in text
 
 
 def test_a_thousand_incidents_come_page_by_page_without_a_gap(page: Page, store: Store) -> None:
@@ -129,9 +143,10 @@ def test_a_thousand_incidents_come_page_by_page_without_a_gap(page: Page, store:
     assert client.get("/incidents?before=rubbish").status_code == 422
 
 
-def test_a_deed_is_sent_to_airflow_as_the_form_says(page: Page, world: World) -> None:
+@pytest.mark.parametrize("route", ["actions", "deeds"])  # the second is the name of the last release
+def test_an_action_is_sent_to_airflow_as_the_form_says(page: Page, world: World, route: str) -> None:
     client = page("olga")
-    answer = client.post("/deeds/recover", data={**FORM, "token": token(client)}, headers=OURS)
+    answer = client.post(f"/{route}/recover", data={**FORM, "token": token(client)}, headers=OURS)
     assert answer.status_code == 200
     assert "in the name of olga" in answer.text
     assert "manual__1" in answer.text
@@ -139,9 +154,9 @@ def test_a_deed_is_sent_to_airflow_as_the_form_says(page: Page, world: World) ->
     assert sent.body["conf"] == {"node": "kafka-1", "action": "auto", "dry_run": True}
 
 
-def test_a_deed_by_get_does_nothing(page: Page, world: World) -> None:
+def test_an_action_by_get_does_nothing(page: Page, world: World) -> None:
     client = page("olga")
-    client.get("/deeds/recover", params={**FORM, "token": token(client)})
+    client.get("/actions/recover", params={**FORM, "token": token(client)})
     assert world.sent == []
 
 
@@ -164,15 +179,15 @@ def test_who_may_not_act(
 ) -> None:
     maker = page(user or "olga")
     form = {**FORM, "token": token(maker)}
-    assert page(user).post("/deeds/recover", data=form, headers=headers).status_code == status
+    assert page(user).post("/actions/recover", data=form, headers=headers).status_code == status
     assert world.sent == []
 
 
 @pytest.mark.parametrize("kind", ["none", "forged", "of another"])
-def test_a_deed_needs_the_token_of_a_form_made_for_this_user(page: Page, world: World, kind: str) -> None:
+def test_an_action_needs_the_token_of_a_form_made_for_this_user(page: Page, world: World, kind: str) -> None:
     client = page("olga")
     given = {"none": {}, "forged": {"token": "x.y.z"}, "of another": {"token": token(page("otto"))}}[kind]
-    assert client.post("/deeds/recover", data={**FORM, **given}, headers=OURS).status_code == 403
+    assert client.post("/actions/recover", data={**FORM, **given}, headers=OURS).status_code == 403
     assert world.sent == []
 
 
@@ -180,16 +195,16 @@ def test_airflows_refusal_is_shown(page: Page, world: World) -> None:
     world.answer = AirflowReply(409, said="there is such a run already")
     client = page("olga")
     answer = client.post(
-        "/deeds/recover", data={**FORM, "token": token(client)}, headers=OURS | {"hx-request": "true"}
+        "/actions/recover", data={**FORM, "token": token(client)}, headers=OURS | {"hx-request": "true"}
     )
     assert answer.status_code == 409
-    assert "Airflow refused: there is such a run already" in answer.text
+    assert "there is such a run already" in answer.text
 
 
 def test_a_viewer_sees_all_and_is_offered_nothing(page: Page) -> None:
     text = page("vera").get("/").text
-    assert "deeds/" not in text
-    assert "You are signed in as vera with read access" in text
+    assert "actions/" not in text
+    assert "vera" in text
 
 
 def test_what_comes_from_outside_is_escaped(page: Page, store: Store) -> None:
@@ -202,4 +217,4 @@ def test_what_comes_from_outside_is_escaped(page: Page, store: Store) -> None:
 def test_an_unknown_incident_is_a_clear_answer(page: Page) -> None:
     answer = page("olga").get("/incidents/none-such", headers={"accept": "text/html"})
     assert answer.status_code == 404
-    assert "there is no incident none-such" in answer.text
+    assert "none-such" in answer.text

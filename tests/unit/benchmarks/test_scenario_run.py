@@ -135,9 +135,9 @@ def context(tmp_path: Any, done: Done, monkeypatch: pytest.MonkeyPatch) -> Any:
     }
     for module in (injection, scenario_run, scenario_report):
         monkeypatch.setattr(module, "FAULTS", faults)
-    monkeypatch.setattr(janitor, "start", lambda: None)
+    monkeypatch.setattr(janitor, "start_janitor", lambda: None)
     monkeypatch.setattr(scenario_run, "await_steady_state", lambda _: None)
-    monkeypatch.setattr(scenario_run, "await_allowed", lambda *_: None)
+    monkeypatch.setattr(scenario_run, "allow_fault", lambda *_, **__: None)
     monkeypatch.setattr(scenario_run, "live_feed", lambda *_, **__: nullcontext([]))
     monkeypatch.setattr(scenario_run, "tail_journal", lambda *_: nullcontext())
     monkeypatch.setattr(scenario_run, "incidents_since", lambda *_: [])
@@ -167,7 +167,7 @@ def test_a_held_fault_is_recorded_made_held_and_undone(context: Any, done: Done)
     (row,) = run(context, HELD)
     assert row["as_designed"], row["outcome"]
     assert done == ["record kafka-1", "make kafka-1", "undo kafka-1"]
-    assert janitor.records(context.settings) == []
+    assert janitor.fault_records(context.settings) == []
 
 
 def test_two_scenarios_are_made_at_once_and_each_has_its_row(context: Any, done: Done) -> None:
@@ -217,10 +217,10 @@ def test_what_breaks_beyond_the_fault_ends_it_and_becomes_the_outcome(
 def test_a_fleet_that_is_not_well_is_not_broken_further(
     context: Any, done: Done, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    def refuses(*_: Any) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
         raise failure
 
-    monkeypatch.setattr(scenario_run, "await_allowed", refuses)
+    monkeypatch.setattr(scenario_run, "allow_fault", refuses)
     (row,) = run(context, HELD)
     assert row["outcome"].startswith(NOT_BEGUN)
     assert done == []

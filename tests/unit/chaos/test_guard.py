@@ -12,67 +12,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kintsugi.chaos import guard, switch
-from kintsugi.chaos.guard import Aborted, Bystanders, unwatched, violations
+from kintsugi.chaos.guard import Aborted, Bystanders, fault_violations, unwatched_reasons
 from kintsugi.chaos.registry import FAULTS
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import GuardRefused
-from kintsugi.core.fleet import Node, Role, load_fleet
-from kintsugi.core.incident import Action, RepairBudget
-from kintsugi.core.observation import ProbeResult
+from kintsugi.core.fleet import Node, load_fleet
+from kintsugi.core.incident import Action
 from kintsugi.db.flags import Desired
 from kintsugi.db.store import StoreUnavailable
-from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, Limits, ReplicaCounts
+from kintsugi.recovery.guard_model import CassandraFacts, Guard, GuardFacts, Limits
+from tests.fixtures_guard_facts import UNUSED_BUDGET, cassandra_facts, kafka_facts
 from tests.fixtures_incidents import T0, healed
 
 FLEET = load_fleet()
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
-CALM = RepairBudget(maintenance=(), repairs_of_node=0, repairs_of_fleet=0, pending=frozenset())
 BEYOND = {Guard.COPIES, Guard.BREAKER}
 
-SERVING = GuardFacts(
-    node="cassandra-2",
-    role=Role.CASSANDRA,
-    at=NOW,
-    observed_at=NOW,
-    service=ProbeResult.OK,
-    ssh=ProbeResult.OK,
-    last_seen_at=NOW,
-    volume_intact=True,
-    fleet_size=9,
-    sick=1,
-    protected=False,
-    ledger=CALM,
-    cassandra=CassandraFacts(replication=3, others_down=0),
-)
-BROKER = replace(
-    SERVING,
-    node="kafka-1",
-    role=Role.KAFKA,
-    cassandra=None,
-    kafka=KafkaFacts(
-        node_id=1,
-        partitions={"trades-0": ReplicaCounts(frozenset({1, 2, 3}))},
-        live=frozenset({2, 3}),
-        voters=3,
-        current=2,
-    ),
-)
+SERVING = cassandra_facts(NOW, volume_intact=True)
+BROKER = kafka_facts(NOW, volume_intact=True)
 
 
 def with_ledger(facts: GuardFacts, **changes: Any) -> GuardFacts:
-    return replace(facts, ledger=replace(CALM, **changes))
+    return replace(facts, ledger=replace(UNUSED_BUDGET, **changes))
 
 
 @pytest.mark.parametrize("cost", [Action.RESTART, Action.REBUILD_NODE, Action.REBUILD])
 @pytest.mark.parametrize("facts", [SERVING, BROKER], ids=lambda facts: facts.node)
 def test_one_node_of_a_healthy_fleet_may_be_broken_though_it_answers(facts: GuardFacts, cost: Action) -> None:
-    assert violations(cost, facts, [], Limits()) == []
+    assert fault_violations(cost, facts, [], Limits()) == []
 
 
 def test_no_disk_is_destroyed_while_another_one_lacks_rows() -> None:
     """Seen: with a pending repair of cassandra-1, the disk of cassandra-2 was destroyed."""
     facts = with_ledger(SERVING, pending=frozenset({"cassandra-1"}))
-    (reason,) = violations(Action.REBUILD, facts, [], Limits())
+    (reason,) = fault_violations(Action.REBUILD, facts, [], Limits())
     assert "cassandra-1" in reason
 
 
@@ -92,15 +65,15 @@ def test_no_disk_is_destroyed_while_another_one_lacks_rows() -> None:
     ],
 )
 def test_what_refuses_a_recovery_refuses_chaos(facts: GuardFacts, cost: Action) -> None:
-    assert violations(cost, facts, [], Limits())
+    assert fault_violations(cost, facts, [], Limits())
 
 
 @pytest.mark.parametrize(("facts", "other"), [(SERVING, "cassandra-3"), (BROKER, "kafka-3")])
 def test_two_nodes_of_a_role_that_can_spare_one_need_a_waiver(facts: GuardFacts, other: str) -> None:
     others = [FLEET.node(other)]
-    assert violations(Action.RESTART, facts, others, Limits())
-    assert violations(Action.RESTART, facts, others, Limits(), BEYOND) == []
-    assert violations(Action.RESTART, facts, [FLEET.node("spark-worker-1")], Limits()) == []
+    assert fault_violations(Action.RESTART, facts, others, Limits())
+    assert fault_violations(Action.RESTART, facts, others, Limits(), BEYOND) == []
+    assert fault_violations(Action.RESTART, facts, [FLEET.node("spark-worker-1")], Limits()) == []
 
 
 @given(
@@ -109,8 +82,8 @@ def test_two_nodes_of_a_role_that_can_spare_one_need_a_waiver(facts: GuardFacts,
 def test_a_waiver_only_ever_takes_reasons_away(cost: Action, waived: set[Guard]) -> None:
     facts = replace(with_ledger(SERVING, pending=frozenset({"cassandra-1"})), protected=True)
     others = [FLEET.node("cassandra-3")]
-    assert set(violations(cost, facts, others, Limits(), waived)) <= set(
-        violations(cost, facts, others, Limits())
+    assert set(fault_violations(cost, facts, others, Limits(), waived)) <= set(
+        fault_violations(cost, facts, others, Limits())
     )
 
 
@@ -126,7 +99,7 @@ def test_a_node_is_watched_while_its_dag_is_active_and_its_sensor_beats() -> Non
     ]
     beats = {"kafka-1": NOW, "kafka-2": NOW, "kafka-3": NOW - timedelta(minutes=5)}
     names = ["kafka-1", "kafka-2", "kafka-3", "cassandra-1", "cassandra-2"]
-    reasons = unwatched(names, beats, NOW, dags)
+    reasons = unwatched_reasons(names, beats, NOW, dags)
     assert [next(name for name in names if name in reason) for reason in reasons] == names[1:]
 
 

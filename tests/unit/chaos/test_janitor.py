@@ -15,7 +15,7 @@ import pytest
 
 from kintsugi.chaos import injection, janitor, registry
 from kintsugi.chaos.faults import Fault
-from kintsugi.chaos.injection import hold_fault, in_force
+from kintsugi.chaos.injection import fault_in_force, hold_fault
 from kintsugi.chaos.switch import ChaosStopped
 from kintsugi.core.errors import StepFailed
 from kintsugi.environments.local.node_process import start_time
@@ -24,7 +24,7 @@ from tests.installations import installation
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(janitor, "start", lambda: None)
+    monkeypatch.setattr(janitor, "start_janitor", lambda: None)
     return SimpleNamespace(settings=installation(tmp_path, "127.96"))
 
 
@@ -64,7 +64,7 @@ def abandoned(context: Any, owner: tuple[int, int | None]) -> janitor.FaultRecor
     record = janitor.register_fault(context.settings, "test", ("kafka-1",), 600)
     dead = replace(record, id="test-dead", owner=owner[0], owner_started=owner[1])
     janitor.forget_fault(context.settings, record)
-    path = janitor._path(context.settings, dead)
+    path = janitor._record_path(context.settings, dead)
     path.write_text(json.dumps(asdict(dead)))
     return dead
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_taken_back_now_is_tried_again(
     use(monkeypatch, Fault("test", "a test", lambda *_: None, fails_once))
     record = abandoned(context, dead_owner)
     assert janitor.sweep_overdue(context) == []
-    assert janitor.records(context.settings) == [record]
+    assert janitor.fault_records(context.settings) == [record]
     assert janitor.sweep_overdue(context) == [record]
 
 
@@ -118,7 +118,7 @@ def test_a_janitor_runs_until_there_are_no_records(
     abandoned(context, dead_owner)
     assert janitor.run_janitor(context.settings, context) == 0
     assert done == [("taken back", ("kafka-1",))]
-    assert janitor.records(context.settings) == []
+    assert janitor.fault_records(context.settings) == []
 
 
 def test_a_janitor_of_an_installation_that_was_removed_ends(context: Any) -> None:
@@ -127,7 +127,7 @@ def test_a_janitor_of_an_installation_that_was_removed_ends(context: Any) -> Non
 
 def test_a_record_that_cannot_be_read_stops_nobody(context: Any, done: Done) -> None:
     janitor.register_fault(context.settings, "test", ("kafka-1",), -1)
-    (janitor.directory(context.settings) / "a.fault.json").write_text("{")
+    (janitor.record_directory(context.settings) / "a.fault.json").write_text("{")
     assert len(janitor.sweep_overdue(context)) == 1
 
 
@@ -136,14 +136,14 @@ def test_a_fault_is_taken_back_whatever_ends_the_experiment(
     context: Any, done: Done, failure: BaseException
 ) -> None:
     def experiment() -> None:
-        with in_force(context, "test", ["kafka-1"]):
-            assert [record.kind for record in janitor.records(context.settings)] == ["test"]
+        with fault_in_force(context, "test", ["kafka-1"]):
+            assert [record.kind for record in janitor.fault_records(context.settings)] == ["test"]
             raise failure
 
     with pytest.raises(type(failure)):
         experiment()
     assert done == [("made", ("kafka-1",)), ("taken back", ("kafka-1",))]
-    assert janitor.records(context.settings) == []
+    assert janitor.fault_records(context.settings) == []
 
 
 def test_a_fault_that_was_half_made_is_taken_back(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_fault_that_was_half_made_is_taken_back(context: Any, monkeypatch: pyt
         raise StepFailed("half made")
 
     use(monkeypatch, Fault("test", "a test", fails, lambda _, names: back.append(names)))
-    with pytest.raises(StepFailed), in_force(context, "test", ["kafka-1"]):
+    with pytest.raises(StepFailed), fault_in_force(context, "test", ["kafka-1"]):
         pass
     assert back == [("kafka-1",)]
 
@@ -165,13 +165,15 @@ def test_one_that_cannot_be_taken_back_keeps_its_record_for_the_janitor(
         raise StepFailed("not now")
 
     use(monkeypatch, Fault("test", "a test", lambda *_: None, fails))
-    with in_force(context, "test", ["kafka-1"]):
+    with fault_in_force(context, "test", ["kafka-1"]):
         pass
-    assert [record.kind for record in janitor.records(context.settings)] == ["test"]
+    assert [record.kind for record in janitor.fault_records(context.settings)] == ["test"]
 
 
 def test_the_recorder_is_told_before_anything_is_done(context: Any, done: Done) -> None:
-    with in_force(context, "test", ["kafka-1"], announce=lambda names: done.append(("told", tuple(names)))):
+    with fault_in_force(
+        context, "test", ["kafka-1"], announce=lambda names: done.append(("told", tuple(names)))
+    ):
         pass
     assert [word for word, _ in done] == ["told", "made", "told", "taken back"]
 

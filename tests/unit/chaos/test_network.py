@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kintsugi.chaos.network import CHAIN, NetworkFault, chain_of, queue_of, ruleset, unavailable
+from kintsugi.chaos.network import CHAIN, NetworkFault, chain_of, iptables_rules, queue_of, reason_unavailable
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role, load_fleet
 
@@ -16,7 +16,7 @@ ENDS = datetime(2026, 11, 28, 12, 0, 30, tzinfo=UTC)
 
 def rules(fault: NetworkFault, node: Node = NODE) -> list[list[str]]:
     """The rules of the fault's own chain, as words."""
-    lines = ruleset(fault, node, ENDS).splitlines()
+    lines = iptables_rules(fault, node, ENDS).splitlines()
     return [line.split() for line in lines if line.startswith(f"-A {CHAIN}")]
 
 
@@ -30,7 +30,7 @@ def test_every_rule_names_the_node_and_the_moment_at_which_it_ends(fault: Networ
 
 @pytest.mark.parametrize("fault", NetworkFault)
 def test_one_rule_of_input_leads_to_the_chain_and_only_from_the_loopback(fault: NetworkFault) -> None:
-    lines = ruleset(fault, NODE, ENDS).splitlines()
+    lines = iptables_rules(fault, NODE, ENDS).splitlines()
     assert [line for line in lines if line.startswith("-A INPUT")] == [
         f"-A INPUT -i lo -j {chain_of(NODE.name)}"
     ]
@@ -60,7 +60,7 @@ def test_packets_pass_where_nobody_reads_the_queue() -> None:
 @pytest.mark.parametrize("address", ["192.0.2.1", "10.0.0.1", "128.0.0.1"])
 def test_no_rule_is_made_for_an_address_outside_of_the_loopback(address: str) -> None:
     with pytest.raises(StepFailed):
-        ruleset(NetworkFault.DROP, Node("kafka-1", Role.KAFKA, address, 22), ENDS)
+        iptables_rules(NetworkFault.DROP, Node("kafka-1", Role.KAFKA, address, 22), ENDS)
 
 
 def test_nodes_of_a_fleet_share_no_chain_and_no_queue() -> None:
@@ -71,4 +71,4 @@ def test_nodes_of_a_fleet_share_no_chain_and_no_queue() -> None:
 
 
 def test_containers_have_a_network_of_their_own() -> None:
-    assert unavailable("docker") is not None
+    assert reason_unavailable("docker") is not None

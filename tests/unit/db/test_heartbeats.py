@@ -21,45 +21,45 @@ class Written:
         monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_STORE", '{"host": "h", "login": "l", "password": "p"}')
         monkeypatch.setattr(heartbeats, "Heartbeats", lambda dsn: self)
 
-    def beat(self, names: set[str]) -> None:
+    def record(self, names: set[str]) -> None:
         if self.away:
             raise KintsugiError("away")
         self.beats.append(set(names))
 
 
-async def _settled(pulse: HeartbeatWriter) -> None:
-    assert pulse._writing is not None
-    await asyncio.wait_for(asyncio.shield(pulse._writing), 10)
+async def _settled(writer: HeartbeatWriter) -> None:
+    assert writer._writing is not None
+    await asyncio.wait_for(asyncio.shield(writer._writing), 10)
 
 
 async def test_many_watches_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    written, pulse = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
-    pulse.at("kafka-1")
-    await _settled(pulse)
-    pulse._every_s = 1000.0
+    written, writer = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
+    writer.record("kafka-1")
+    await _settled(writer)
+    writer._every_s = 1000.0
     for name in ("kafka-1", "kafka-2", "kafka-2"):
-        pulse.at(name)
-    pulse._every_s = 0.0
-    pulse.at("flow")
-    await _settled(pulse)
+        writer.record(name)
+    writer._every_s = 0.0
+    writer.record("flow")
+    await _settled(writer)
     assert written.beats == [{"kafka-1"}, {"kafka-1", "kafka-2", "flow"}]
 
 
 async def test_a_store_that_is_away_costs_a_line_and_no_watch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    written, pulse = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
+    written, writer = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
     written.away = True
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            pulse.at("kafka-1")
-            await _settled(pulse)
+            writer.record("kafka-1")
+            await _settled(writer)
     assert caplog.text.count("heartbeats can't be written") == 1
 
 
 async def test_outside_the_control_plane_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    written, pulse = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
+    written, writer = Written(monkeypatch), HeartbeatWriter(every_s=0.0)
     monkeypatch.delenv("AIRFLOW_CONN_KINTSUGI_STORE")
-    pulse.at("kafka-1")
-    assert pulse._writing is None
+    writer.record("kafka-1")
+    assert writer._writing is None
     assert written.beats == []

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from kintsugi.db.ingest_ledger import RETRY_AT_MOST, FileState, LedgerEntry, Tally, backoff, is_waiting
+from kintsugi.db.ledger_entry import RETRY_AT_MOST, FileState, LedgerEntry, Tally, backoff, is_waiting
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 GOOD = Tally(11, 10, 10, {}, 0, 10)

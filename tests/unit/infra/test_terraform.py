@@ -12,7 +12,7 @@ import pytest
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.settings import Settings, load_settings
 from kintsugi.infra.terraform import StalePlan, Terraform
-from kintsugi.recovery.plan_policy import changes
+from kintsugi.recovery.plan_policy import planned_changes
 
 MODULE = """
 variable "fleet_file" { type = string }
@@ -56,15 +56,15 @@ def test_the_installation_reaches_the_module_and_its_outputs_come_back(terraform
 
 def test_a_second_apply_changes_nothing(terraform: Terraform) -> None:
     terraform.apply_all()
-    assert changes(terraform.plan().document) == {}
+    assert planned_changes(terraform.plan().document) == {}
 
 
 def test_a_plan_replaces_what_it_was_told_and_nothing_else(terraform: Terraform) -> None:
     terraform.apply_all()
     saved = terraform.plan(replace=[A], targets=[A])
-    assert changes(saved.document) == {A: ["delete", "create"]}
+    assert planned_changes(saved.document) == {A: ["delete", "create"]}
     terraform.apply(saved)
-    assert changes(terraform.plan().document) == {}
+    assert planned_changes(terraform.plan().document) == {}
 
 
 def test_what_is_replaced_at_the_prompt_is_another_and_the_rest_stays(terraform: Terraform) -> None:
@@ -84,7 +84,7 @@ def test_a_saved_plan_can_be_loaded_by_another_process(terraform: Terraform) -> 
     terraform.apply_all()
     saved = terraform.plan(replace=[A], targets=[A])
     again = Terraform(terraform.settings, root=terraform.root, pg_conn_str="postgres://x").load(saved.path)
-    assert changes(again.document) == changes(saved.document)
+    assert planned_changes(again.document) == planned_changes(saved.document)
 
 
 def test_a_plan_of_an_older_state_is_stale(terraform: Terraform) -> None:

@@ -110,8 +110,8 @@ def test_a_loss_pages_once_and_again_when_it_needs_a_decision(item: Loss, pages:
     found = loss_pages([item], NOW)
     assert len(found) == len({page.key for page in found}) == pages
     if found:
-        assert "15 messages" in found[0].title
-        assert "offsets 10 to 24" in found[0].text
+        assert "15" in found[0].title
+        assert all(fact in found[0].text for fact in ("10", "24", dead_letter_collector.run_of(item)))
 
 
 def test_a_loss_orders_one_replay() -> None:

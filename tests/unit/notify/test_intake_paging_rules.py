@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally
 from kintsugi.notify.intake_paging_rules import FILES_PAGE, PAUSE, intake_pages, unseen_page
 from kintsugi.pipeline.ingest.intake_report import FileNote, IntakeReport, IntakeRules
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kintsugi.core.incident import Incident, Outcome
 from kintsugi.db.flags import RecordedFault
-from kintsugi.notify.recurring_failures import exits_in, patterns
+from kintsugi.notify.recurring_failures import exits_in, pattern_pages
 from tests.fixtures_incidents import T0, at, healed
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -40,7 +40,7 @@ def test_a_service_that_fails_and_is_healed_again_and_again_calls(
 ) -> None:
     story = [failure(every * number) for number in range(count)]
     now = story[-1].last_word + timedelta(seconds=5)
-    assert bool(patterns(story, now)) is calls
+    assert bool(pattern_pages(story, now)) is calls
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_service_that_fails_and_is_healed_again_and_again_calls(
 )
 def test_what_has_a_reason_or_a_call_of_its_own_does_not_count(changes: dict[str, Any]) -> None:
     story = [failure(3 * MINUTE * number, **changes) for number in range(20)]
-    assert patterns(story, at(HOUR)) == []
+    assert pattern_pages(story, at(HOUR)) == []
 
 
 def test_different_failures_hours_apart_are_no_pattern() -> None:
@@ -67,7 +67,7 @@ def test_different_failures_hours_apart_are_no_pattern() -> None:
         ))
         for number, one in enumerate(story)
     ]  # fmt: skip
-    assert patterns(story, at(16 * HOUR)) == []
+    assert pattern_pages(story, at(16 * HOUR)) == []
 
 
 def exits(*minutes: float) -> list[datetime]:
@@ -76,12 +76,12 @@ def exits(*minutes: float) -> list[datetime]:
 
 def test_exits_that_no_watch_saw_call_too() -> None:
     now = at(HOUR)
-    assert patterns([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25)}) == []
-    (page,) = patterns([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)})
+    assert pattern_pages([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25)}) == []
+    (page,) = pattern_pages([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)})
     assert "kafka-2" in page.title
-    assert patterns([], at(3 * HOUR), exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)}) == []
+    assert pattern_pages([], at(3 * HOUR), exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)}) == []
     faults = [RecordedFault("kafka-2", "kill", "reset", "run", at(300.0 * number)) for number in range(1, 7)]
-    assert patterns([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)}, faults=faults) == []
+    assert pattern_pages([], now, exits={"kafka-2": exits(5, 10, 15, 20, 25, 30)}, faults=faults) == []
 
 
 @given(st.integers(5, 480))
@@ -91,13 +91,15 @@ def test_a_loop_calls_at_most_once_in_two_hours_by_the_clock(count: int) -> None
     keys = set()
     for hour in range(int((end - T0).total_seconds() // HOUR) + 1):
         now = min(T0 + timedelta(hours=hour + 1), end)
-        keys |= {page.key for page in patterns([one for one in story if one.opened_at <= now][-100:], now)}
+        keys |= {
+            page.key for page in pattern_pages([one for one in story if one.opened_at <= now][-100:], now)
+        }
     assert 1 <= len(keys) <= (end - T0) / timedelta(hours=2) + 2
 
 
 def test_every_node_has_a_call_of_its_own() -> None:
     story = [failure(3 * MINUTE * number, node) for number in range(6) for node in ("kafka-1", "kafka-2")]
-    assert len({page.key for page in patterns(story, at(20 * MINUTE))}) == 2
+    assert len({page.key for page in pattern_pages(story, at(20 * MINUTE))}) == 2
 
 
 def test_exits_are_read_from_the_log_of_the_init() -> None:

@@ -25,8 +25,9 @@ def test_a_stream_that_stores_nothing_for_a_quarter_of_an_hour_calls_once_and_re
     assert found[:15] == [None] * 15
     pages = [page for page in found[15:] if page is not None]
     assert len(pages) == 185
-    assert pages[0].title == "The stream needs a person: nothing was stored for 15 minutes"
-    assert pages[0].text.startswith("900 messages wait, and none was stored (since 02:00:00 UTC).")
+    assert all(page.key.startswith("page/stream/still/") for page in pages)
+    assert "15 minutes" in pages[0].title
+    assert all(fact in pages[0].text for fact in ("900 ", "02:00:00 UTC"))
     assert len({page.key for page in pages}) == 2  # one call, and a reminder after two hours
 
 
@@ -54,7 +55,7 @@ def test_a_lag_that_only_grows_calls_after_half_an_hour() -> None:
     page = found[30]
     assert page is not None
     assert page.key.startswith("page/stream/behind/")
-    assert f"{BEHIND + 1 + 15_000:,} messages wait; 30 minutes ago it was {BEHIND + 1:,}" in page.text
+    assert all(fact in page.text for fact in (f"{BEHIND + 1 + 15_000:,}", "30 minutes", f"{BEHIND + 1:,}"))
 
 
 def test_a_large_lag_that_is_worked_off_calls_nobody() -> None:

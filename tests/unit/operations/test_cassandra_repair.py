@@ -73,7 +73,7 @@ class Doors:
 @pytest.fixture
 def context(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = Doors()
-    monkeypatch.setattr(cassandra_repair, "_silent", lambda fleet: made.silent)
+    monkeypatch.setattr(cassandra_repair, "_silent_nodes", lambda fleet: made.silent)
     return made
 
 
@@ -102,10 +102,12 @@ def test_the_others_are_waited_for_and_not_for_ever(context: Any, monkeypatch: p
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
-    monkeypatch.setattr(cassandra_repair, "_silent", lambda fleet: ["cassandra-1"] if now[0] < 300 else [])
+    monkeypatch.setattr(
+        cassandra_repair, "_silent_nodes", lambda fleet: ["cassandra-1"] if now[0] < 300 else []
+    )
     cassandra_repair.await_replicas(context.fleet)
     assert now[0] == 300
-    monkeypatch.setattr(cassandra_repair, "_silent", lambda fleet: ["cassandra-1"])
+    monkeypatch.setattr(cassandra_repair, "_silent_nodes", lambda fleet: ["cassandra-1"])
     with pytest.raises(StepFailed, match="without cassandra-1"):
         cassandra_repair.await_replicas(context.fleet)
     assert 300 + cassandra_repair.REPLICAS_S <= now[0] < 310 + cassandra_repair.REPLICAS_S

@@ -57,7 +57,7 @@ def test_the_lease_is_given_back_only_when_the_watch_watches_again(fails: bool) 
     context: Any = SimpleNamespace(store=seen)
     with (
         pytest.raises(StepFailed, match="ansible gave up") if fails else nullcontext(),
-        manual_mode.hands_on(context, seen, "kafka-2", holder="make mttr", reason="measured"),
+        manual_mode.manual_mode(context, seen, "kafka-2", holder="make mttr", reason="measured"),
     ):
         seen.said.append("hand")
         if fails:
@@ -101,7 +101,7 @@ def test_what_a_killed_run_left_is_lifted_and_a_persons_own_is_kept() -> None:
         clear_maintenance=lambda name, user: said.append(f"clear {name} of {user}"),
     )
     context: Any = SimpleNamespace(fleet=load_fleet(), store=store)
-    manual_mode.lift(context, "make mttr")
+    manual_mode.end_manual_mode(context, "make mttr")
     assert set(said) == {
         f"{act} {name} of make mttr" for name in context.fleet.nodes for act in ("give back", "clear")
     }

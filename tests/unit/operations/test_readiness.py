@@ -10,7 +10,7 @@ import pytest
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Node, Role
 from kintsugi.operations.readiness import is_older_generation, poll_until, spark_readiness_gap
-from kintsugi.operations.verification import completed, tasks_missing
+from kintsugi.operations.verification import completed_tasks, tasks_missing
 
 ONE = Node("spark-worker-1", Role.SPARK_WORKER, "127.35.3.2", 2222)
 TWO = Node("spark-worker-2", Role.SPARK_WORKER, "127.35.3.3", 2222)
@@ -79,7 +79,7 @@ def test_completed_tasks_by_address() -> None:
         {"hostPort": "127.35.3.2:41002", "completedTasks": 4},
         {"hostPort": "127.35.3.3:41001", "completedTasks": 0},
     ]
-    assert completed(found) == {"127.35.3.2": 7, "127.35.3.3": 0}
+    assert completed_tasks(found) == {"127.35.3.2": 7, "127.35.3.3": 0}
 
 
 def executors(done: Mapping[str, int], active: Mapping[str, int] | None = None) -> list[dict[str, Any]]:

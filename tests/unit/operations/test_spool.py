@@ -10,7 +10,7 @@ from typing import Any
 from botocore.exceptions import EndpointConnectionError
 
 from kintsugi.operations import spool
-from kintsugi.operations.spool import deliver, flush_spool
+from kintsugi.operations.spool import deliver_to_s3, flush_spool
 
 
 class Store3:
@@ -29,12 +29,12 @@ class Store3:
 def test_what_waited_for_s3_is_never_put_over_what_came_later(tmp_path: Path) -> None:
     s3 = Store3()
     context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
-    deliver(context, "incidents/a/incident.json", b"first")
-    deliver(context, "incidents/b/incident.json", b"other")
+    deliver_to_s3(context, "incidents/a/incident.json", b"first")
+    deliver_to_s3(context, "incidents/b/incident.json", b"other")
     assert s3.kept == {}
     s3.away = False
     os.utime(tmp_path / spool.S3_AWAY, (0, 0))  # long ago
-    deliver(context, "incidents/a/incident.json", b"second")
+    deliver_to_s3(context, "incidents/a/incident.json", b"second")
     flush_spool(context)
     assert s3.kept == {"incidents/a/incident.json": b"second", "incidents/b/incident.json": b"other"}
 
@@ -43,7 +43,7 @@ def test_an_s3_that_hung_a_moment_ago_is_not_waited_for_again(tmp_path: Path) ->
     s3 = Store3()
     context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), s3_in_time=lambda: s3)
     for key in ("a", "b", "c"):
-        deliver(context, key, b"body")
+        deliver_to_s3(context, key, b"body")
     flush_spool(context)
     assert s3.asked == 1
-    assert sorted(path.name for path in spool.spool(context.settings).iterdir()) == ["a", "b", "c"]
+    assert sorted(path.name for path in spool.spool_directory(context.settings).iterdir()) == ["a", "b", "c"]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kintsugi.core.errors import NewIncarnation, PermanentStepError, StepFailed
+from kintsugi.core.errors import GuardRefused, NewIncarnation, NodeReturned, PermanentStepError, StepFailed
 from kintsugi.core.fleet import load_fleet
+from kintsugi.core.incident import Action
+from kintsugi.core.observation import ProbeResult, ServiceProcess
 from kintsugi.operations import readiness
 from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import actions, assessment, fact_gathering, guard_evaluation
 from kintsugi.recovery.diagnosis import Diagnosis, FailureMode
+from kintsugi.recovery.guard_model import GuardResult
 
 T0 = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 NODE = load_fleet().node("kafka-2")
@@ -32,7 +35,7 @@ class Waited:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(readiness, "wait_until_ready", self.wait)
         monkeypatch.setattr(assessment, "observe_node", lambda context, node: next(self.verdicts))
-        monkeypatch.setattr(actions, "diagnose", lambda seen: Diagnosis(seen, f"kafka-2 is {seen}."))
+        monkeypatch.setattr(actions, "diagnose_node", lambda seen: Diagnosis(seen, f"kafka-2 is {seen}."))
 
     def clock(self, zone: Any) -> datetime:
         return T0 + timedelta(seconds=self.now)
@@ -50,7 +53,7 @@ class Waited:
 
     def __call__(self) -> str:
         context: Any = SimpleNamespace(settings=None, fleet=None, platform=lambda: self)
-        return actions._await_redundant(context, NODE, None)  # type: ignore[arg-type]
+        return actions._await_ready(context, NODE, None)  # type: ignore[arg-type]
 
 
 def always(verdict: FailureMode) -> Iterator[FailureMode]:
@@ -112,25 +115,113 @@ def test_nothing_is_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, verdict
     assert waited.now == actions.PATIENCE_S[verdict] + actions.LOOK_EVERY_S
 
 
-@pytest.mark.parametrize("running", [False, True])
+class OpenAttempt:
+    """A recovery with an open attempt on a node that may still run; ``withdrawals`` are the reasons given."""
+
+    fleet = load_fleet()
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, action: Action, *, running: bool) -> None:
+        self.withdrawals: list[str] = []
+        self.running, self.action = running, action
+        self.refused_by_guards = GuardResult(True)
+        self.answer = ProbeResult.TIMEOUT
+        monkeypatch.setattr(guard_evaluation, "evaluate_action", lambda *_, **__: self.refused_by_guards)
+        monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: self.facts())
+        monkeypatch.setattr(guard_evaluation, "limits_in_force", lambda _: None)
+        monkeypatch.setattr(guard_evaluation, "_approved_guards", lambda *_: [])
+        monkeypatch.setattr(actions, "_confirmed_mode", lambda *_: FailureMode.HUNG)
+        monkeypatch.setattr(actions, "_open_action", lambda *_: action)
+
+    @property
+    def store(self) -> OpenAttempt:
+        return self
+
+    def facts(self) -> Any:
+        view = SimpleNamespace(process=ServiceProcess(41, 7), answer=None, listening=True)
+        return SimpleNamespace(
+            service=self.answer,
+            running=self.running,
+            last_seen_at=None,
+            view=view,
+            with_ledger=lambda _: None,
+        )
+
+    def platform(self) -> Any:
+        def came_up_anew(*_: object) -> None:
+            raise NewIncarnation("it came up anew")
+
+        alive = "life-1" if self.running else None
+        return SimpleNamespace(
+            incarnation=lambda name: alive, power_off=came_up_anew, kill_service=came_up_anew
+        )
+
+    def node(self, ref: RecoveryRef) -> Any:
+        return NODE
+
+    def incident(self, _id: str) -> Any:
+        is_open = not self.withdrawals
+        return SimpleNamespace(id="i-1", attempt_of=lambda _holder: self.action if is_open else None)
+
+    def repair_budget(self, _id: str) -> None:
+        return None
+
+    @contextmanager
+    def kill_lock(self) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def step(self, ref: RecoveryRef, name: str) -> Iterator[Any]:
+        yield SimpleNamespace(token=7, note=lambda *_, **__: None, check=lambda: None)
+
+    def withdraw_attempt(self, incident: str, token: int, holder: str, reason: str) -> None:
+        assert (incident, token, holder) == ("i-1", 7, "run-1")
+        self.withdrawals.append(reason)
+
+
+REF = RecoveryRef("i-1", "kafka-2", "run-1")
+
+
+@pytest.mark.parametrize(
+    ("act", "running"),
+    [
+        (actions.fence_node, True),
+        (actions.fence_node, False),  # it came up after the guards were evaluated
+        (actions.restart_service, True),
+    ],
+)
 def test_where_another_incarnation_runs_the_attempt_is_withdrawn(
-    monkeypatch: pytest.MonkeyPatch, running: bool
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[Any, RecoveryRef], None], running: bool
 ) -> None:
-    withdrawn: list[tuple[Any, ...]] = []
-    store = SimpleNamespace(kill_lock=nullcontext, withdraw_attempt=lambda *given: withdrawn.append(given))
-    context: Any = SimpleNamespace(store=store, platform=lambda: None, node=lambda case: NODE)
-    step: Any = SimpleNamespace(token=7, note=lambda *_given, **_data: None)
-    facts = SimpleNamespace(
-        service=None, running=running, last_seen_at=None, view=SimpleNamespace(process=None)
-    )
-    monkeypatch.setattr(fact_gathering, "is_running", lambda platform, name: running)
-    monkeypatch.setattr(guard_evaluation, "reevaluate_guards", lambda *_given: facts)
-    with (
-        pytest.raises(NewIncarnation, match="it came up anew"),
-        actions._judged(context, RecoveryRef("i-1", "kafka-2", "run-1"), step),
-    ):
-        raise NewIncarnation("it came up anew")
-    assert withdrawn == [("i-1", 7, "run-1", "not killed: it came up anew")]
-    with actions._judged(context, RecoveryRef("i-1", "kafka-2", "run-1"), step):
-        pass
-    assert len(withdrawn) == 1
+    attempt = OpenAttempt(monkeypatch, Action.RESTART, running=running)
+    with pytest.raises(NewIncarnation, match="it came up anew"):
+        act(attempt, REF)
+    assert attempt.withdrawals == ["not killed: it came up anew"]
+
+
+@pytest.mark.parametrize("act", [actions.fence_node, actions.restart_service])
+@pytest.mark.parametrize(
+    ("answer", "error"), [(ProbeResult.TIMEOUT, GuardRefused), (ProbeResult.OK, NodeReturned)]
+)
+def test_where_a_guard_refuses_before_the_kill_the_attempt_is_withdrawn(
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[Any, RecoveryRef], None],
+    answer: ProbeResult,
+    error: type[GuardRefused],
+) -> None:
+    attempt = OpenAttempt(monkeypatch, Action.RESTART, running=True)
+    attempt.answer, attempt.refused_by_guards = answer, GuardResult(False, ("its peers hear it",))
+    with pytest.raises(GuardRefused) as refused:
+        act(attempt, REF)
+    assert type(refused.value) is error
+    assert attempt.withdrawals == ["not killed: its peers hear it"]
+
+
+def test_a_run_without_an_open_attempt_kills_nothing_and_withdraws_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempt = OpenAttempt(monkeypatch, Action.RESTART, running=True)
+    attempt.withdrawals.append("of an earlier task")
+    with pytest.raises(GuardRefused) as refused:
+        actions.fence_node(attempt, REF)  # type: ignore[arg-type]
+    assert type(refused.value) is GuardRefused
+    assert attempt.withdrawals == ["of an earlier task"]

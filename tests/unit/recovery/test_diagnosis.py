@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.observation import Headroom, NodeView, Observation, PeerOpinion, ProbeResult
-from kintsugi.recovery.diagnosis import FULL_BELOW, FailureMode, diagnose
+from kintsugi.recovery.diagnosis import FULL_BELOW, FailureMode, diagnose_node
 
 NOW = datetime(2026, 8, 1, 2, 15, tzinfo=UTC)
 OK, REFUSED, TIMEOUT, WRONG = ProbeResult.OK, ProbeResult.REFUSED, ProbeResult.TIMEOUT, ProbeResult.WRONG
@@ -251,7 +251,7 @@ TABLE = [
 def test_what_is_seen_leads_to_the_verdict_and_its_reason(
     observation: Observation, verdict: FailureMode, words: str
 ) -> None:
-    diagnosis = diagnose(observation)
+    diagnosis = diagnose_node(observation)
     assert diagnosis.verdict is verdict
     assert words in diagnosis.reason
 
@@ -282,7 +282,7 @@ observations = st.builds(
 
 @given(observations)
 def test_the_reason_is_one_sentence_that_names_the_node(observation: Observation) -> None:
-    reason = diagnose(observation).reason
+    reason = diagnose_node(observation).reason
     assert reason.startswith("kafka-1")
     assert reason.endswith(".")
     assert "\n" not in reason
@@ -292,25 +292,27 @@ def test_the_reason_is_one_sentence_that_names_the_node(observation: Observation
 def test_a_node_that_answers_may_have_a_wrong_clock_and_nothing_worse(observation: Observation) -> None:
     if observation.service is ProbeResult.OK:
         off = abs(observation.clock_ahead_s or 0.0) > 2.0
-        assert diagnose(observation).verdict is (FailureMode.CLOCK_WRONG if off else FailureMode.FALSE_ALARM)
+        assert diagnose_node(observation).verdict is (
+            FailureMode.CLOCK_WRONG if off else FailureMode.FALSE_ALARM
+        )
 
 
 @given(observations)
 def test_a_host_that_a_peer_hears_is_lost_only_by_its_platforms_word(observation: Observation) -> None:
     if observation.running is not False and UP in observation.peers.values():
-        assert diagnose(observation).verdict is not FailureMode.HOST_LOST
+        assert diagnose_node(observation).verdict is not FailureMode.HOST_LOST
 
 
 @given(observations)
 def test_a_host_that_answers_ssh_is_never_lost(observation: Observation) -> None:
     if observation.ssh is ProbeResult.OK:
-        assert diagnose(observation).verdict is not FailureMode.HOST_LOST
+        assert diagnose_node(observation).verdict is not FailureMode.HOST_LOST
 
 
 @given(observations)
 def test_a_service_that_its_own_node_finds_well_is_never_acted_upon(observation: Observation) -> None:
     if observation.ssh is ProbeResult.OK and observation.view.answer is ProbeResult.OK:
-        assert diagnose(observation).verdict not in (
+        assert diagnose_node(observation).verdict not in (
             FailureMode.HUNG,
             FailureMode.PROCESS_DOWN,
             FailureMode.MISCONFIGURED,

@@ -18,7 +18,7 @@ from kintsugi.core.observation import ProbeResult
 from kintsugi.operations.context import RecoveryRef
 from kintsugi.recovery import guard_evaluation
 from kintsugi.recovery.escalation import Decision
-from kintsugi.recovery.guards import Guard, GuardResult
+from kintsugi.recovery.guard_model import Guard, GuardResult
 from tests.fixtures_incidents import T0
 
 WATCH = RecoveryRef("i-1", "kafka-2", "watch_kafka-2/run-1")
@@ -39,21 +39,21 @@ class Doors:
     def incident(self, _id: str) -> Incident:
         return self.incident_
 
-    def ledger(self, _id: str) -> None:
+    def repair_budget(self, _id: str) -> None:
         return None
 
-    def node(self, case: RecoveryRef) -> Any:
-        return self.fleet.node(case.node)
+    def node(self, ref: RecoveryRef) -> Any:
+        return self.fleet.node(ref.node)
 
     @contextmanager
-    def step(self, case: RecoveryRef, name: str) -> Iterator[Any]:
+    def step(self, ref: RecoveryRef, name: str) -> Iterator[Any]:
         context = self
 
         class Step:
             token = 7
 
             def note(self, message: str, **data: Any) -> None:
-                context.write(name, message, **{"run": case.holder} | data)
+                context.write(name, message, **{"run": ref.holder} | data)
 
         yield Step()
 
@@ -66,11 +66,11 @@ class Doors:
         raise IncidentClosed("the incident is closed")
 
     def confirmed(
-        self, case: RecoveryRef, verdict: str, *, requested: str = "auto", dry_run: bool = False
+        self, ref: RecoveryRef, verdict: str, *, requested: str = "auto", dry_run: bool = False
     ) -> None:
         self.write(
             "confirm", verdict=verdict, requested=requested, dry_run=dry_run, volume_intact=True, heard_at=None,
-            run=case.holder,
+            run=ref.holder,
         )  # fmt: skip
 
 
@@ -78,16 +78,16 @@ class Doors:
 def context(monkeypatch: pytest.MonkeyPatch) -> Doors:
     found = Doors(Incident("i-1", "kafka-2", Role.KAFKA, T0, T0, T0, WATCH.holder))
     decision = Decision(Action.REBUILD, "a new node and a new volume")
-    monkeypatch.setattr(guard_evaluation, "_decide", lambda *_, **__: decision)
+    monkeypatch.setattr(guard_evaluation, "_decide_next", lambda *_, **__: decision)
     facts = SimpleNamespace(with_ledger=lambda ledger: None, common_cause=lambda: None)
-    monkeypatch.setattr(guard_evaluation, "_facts", lambda *_: facts)
-    monkeypatch.setattr(guard_evaluation, "limits", lambda _: None)
+    monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: facts)
+    monkeypatch.setattr(guard_evaluation, "limits_in_force", lambda _: None)
     return found
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *gates: Guard) -> None:
     ruling = GuardResult(False, tuple(gate.value for gate in gates), frozenset(gates))
-    monkeypatch.setattr(guard_evaluation, "evaluate", lambda *_, **__: ruling)
+    monkeypatch.setattr(guard_evaluation, "evaluate_action", lambda *_, **__: ruling)
 
 
 def test_a_person_who_asks_for_an_act_gets_the_guards_answer_also_for_a_partitioned_node(
@@ -108,10 +108,10 @@ def test_an_approval_opens_the_gates_that_were_shown_and_none_of_a_later_run(
     refuse(monkeypatch, Guard.COPIES, Guard.PENDING)
     guard_evaluation.evaluate_guards(context, HAND)  # type: ignore[arg-type]
     opened: list[Guard] = []
-    monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: opened.extend(approved))
+    monkeypatch.setattr(guard_evaluation, "_begin_attempt", lambda *_, approved: opened.extend(approved))
     assert guard_evaluation.choose_path(context, WATCH, "olga") == "plan"  # type: ignore[arg-type]
     assert opened == [Guard.BUDGET]
-    assert guard_evaluation.refusal(context, WATCH) == ["budget"]  # type: ignore[arg-type]
+    assert guard_evaluation.refusal_reasons(context, WATCH) == ["budget"]  # type: ignore[arg-type]
 
 
 def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
@@ -121,7 +121,7 @@ def test_a_dry_run_meanwhile_does_not_turn_an_approved_repair_into_a_plan(
     refuse(monkeypatch, Guard.BUDGET)
     guard_evaluation.evaluate_guards(context, WATCH)  # type: ignore[arg-type]
     context.confirmed(HAND, "host_lost", dry_run=True)
-    monkeypatch.setattr(guard_evaluation, "_begin", lambda *_, approved: None)
+    monkeypatch.setattr(guard_evaluation, "_begin_attempt", lambda *_, approved: None)
     assert guard_evaluation.choose_path(context, WATCH, "olga") == "plan"  # type: ignore[arg-type]
     assert guard_evaluation.choose_path(context, HAND, None) == "show_plan"  # type: ignore[arg-type]
 
@@ -135,7 +135,7 @@ def test_a_node_that_answers_before_its_repair_begins_is_only_proven(
     def begin(*_: Any, **__: Any) -> None:
         raise error("kafka-2 answered 1 s ago")
 
-    monkeypatch.setattr(guard_evaluation, "_begin", begin)
+    monkeypatch.setattr(guard_evaluation, "_begin_attempt", begin)
     context.confirmed(WATCH, "host_lost")
     if path is None:
         with pytest.raises(error):
@@ -148,7 +148,7 @@ def test_a_closed_incident_is_not_taken_for_a_node_that_returned(
     context: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = SimpleNamespace(service=ProbeResult.OK, planned=False)
-    monkeypatch.setattr(guard_evaluation, "_facts", lambda *_: facts)
+    monkeypatch.setattr(guard_evaluation, "_current_facts", lambda *_: facts)
     monkeypatch.setattr(Doors, "begin_attempt", lambda *_, **__: context.close(), raising=False)
     context.confirmed(WATCH, "host_lost")
     with pytest.raises(IncidentClosed):

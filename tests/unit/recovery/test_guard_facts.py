@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kintsugi.recovery.guard_facts import current_voters, replica_counts, smallest_replication
-from kintsugi.recovery.guards import ReplicaCounts
+from kintsugi.recovery.guard_model import ReplicaCounts
 from kintsugi.wire.kafka import Quorum, Replicas, Voter
 
 

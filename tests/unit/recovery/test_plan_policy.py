@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kintsugi.core.errors import PlanRejected
-from kintsugi.recovery.plan_policy import PlanSummary, addresses, check_plan
+from kintsugi.recovery.plan_policy import PlanSummary, check_plan, node_addresses
 
 PART = """
 variable "name" { type = string }
@@ -110,8 +110,8 @@ def aimed(*targets: str) -> list[str]:
 
 
 def test_a_node_and_its_volume_have_these_addresses() -> None:
-    assert addresses("local", "kafka-1", with_volume=False) == [NODE]
-    assert addresses("local", "kafka-1", with_volume=True) == [VOLUME, NODE]
+    assert node_addresses("local", "kafka-1", with_volume=False) == [NODE]
+    assert node_addresses("local", "kafka-1", with_volume=True) == [VOLUME, NODE]
 
 
 def test_replacing_one_node_passes(terraform: Terraform) -> None:
@@ -252,7 +252,7 @@ def test_what_terraform_data_cannot_show(terraform: Terraform) -> None:
             check_plan(altered, [NODE])
 
 
-DOCKER = addresses("docker", "cassandra-2", with_volume=True)
+DOCKER = node_addresses("docker", "cassandra-2", with_volume=True)
 
 
 @pytest.fixture

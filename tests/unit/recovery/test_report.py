@@ -182,11 +182,11 @@ def test_archives_of_incidents_are_deleted_after_their_time_and_nothing_else_is(
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
     context: Any = SimpleNamespace(s3=lambda: s3)
     now = datetime.now(UTC)
-    assert report.expire(context, now + report.KEPT - timedelta(hours=1)) == 0
-    assert report.expire(context, now + report.KEPT + timedelta(hours=1)) == 2
+    assert report.delete_expired_records(context, now + report.KEPT - timedelta(hours=1)) == 0
+    assert report.delete_expired_records(context, now + report.KEPT + timedelta(hours=1)) == 2
     left = s3.list_objects_v2(Bucket=BUCKET)["Contents"]
     assert [found["Key"] for found in left] == ["trades/2018-01-08/day.csv"]
-    assert report.expire(context, now + report.KEPT + timedelta(hours=1)) == 0
+    assert report.delete_expired_records(context, now + report.KEPT + timedelta(hours=1)) == 0
 
 
 def test_the_end_of_a_log_reaches_back_into_the_file_that_was_full(
@@ -195,17 +195,17 @@ def test_the_end_of_a_log_reaches_back_into_the_file_that_was_full(
     monkeypatch.setattr(report, "LOG_TAIL_BYTES", 10)
     log, full = tmp_path / "kafka.log", tmp_path / "kafka.log.1"
     log.write_bytes(b"newest")
-    assert report._tail(log) == b"newest"
+    assert report._log_tail(log) == b"newest"
     full.write_bytes(b"much that was before")
-    assert report._tail(log) == b"forenewest"
+    assert report._log_tail(log) == b"forenewest"
     log.write_bytes(b"as much as is taken")
-    assert report._tail(log) == b"s is taken"
+    assert report._log_tail(log) == b"s is taken"
     log.unlink()  # moved just now
-    assert report._tail(log) == b"was before"
+    assert report._log_tail(log) == b"was before"
 
 
 def test_a_log_is_archived_also_at_the_moment_at_which_its_file_was_full(tmp_path: Path) -> None:
     for name in ("kafka.log", "kafka.log.1", "sshd.log.1", "sshd.pid"):
         (tmp_path / name).touch()
-    assert report._logs(tmp_path) == [tmp_path / "kafka.log", tmp_path / "sshd.log"]
-    assert report._logs(tmp_path / "never-spoke") == []
+    assert report._service_logs(tmp_path) == [tmp_path / "kafka.log", tmp_path / "sshd.log"]
+    assert report._service_logs(tmp_path / "never-spoke") == []

@@ -25,9 +25,10 @@ from kintsugi.core.observation import (
     ServiceProcess,
 )
 from kintsugi.recovery.common_cause import OtherNode
-from kintsugi.recovery.diagnosis import diagnose
+from kintsugi.recovery.diagnosis import diagnose_node
 from kintsugi.recovery.escalation import MOST_ATTEMPTS, decide_action
-from kintsugi.recovery.guards import CassandraFacts, Guard, GuardFacts, KafkaFacts, ReplicaCounts, evaluate
+from kintsugi.recovery.guard_model import CassandraFacts, Guard, GuardFacts, KafkaFacts, ReplicaCounts
+from kintsugi.recovery.guards import evaluate_action
 
 SILENCE = timedelta(seconds=5)
 SIZE = 2**30
@@ -204,14 +205,14 @@ class Team(RuleBasedStateMachine):
         seen, before = self.observe(server, hidden), len(server.attempts)
         facts = self.facts(server, seen, hidden)
         action = self.decide(server, seen, suspicious=suspicious, insisted=True)
-        self.carry_out(server, action, facts, helps, approved=evaluate(action, facts).gates)
+        self.carry_out(server, action, facts, helps, approved=evaluate_action(action, facts).gates)
         server.insisted += len(server.attempts) - before if server.attempts else 0
 
     def decide(
         self, server: Server, seen: Observation, *, suspicious: bool, insisted: bool = False
     ) -> Action:
         return decide_action(
-            diagnose(seen).verdict,
+            diagnose_node(seen).verdict,
             server.attempts,
             role=server.role,
             volume_intact=seen.volume_intact,
@@ -245,7 +246,7 @@ class Team(RuleBasedStateMachine):
         helps: bool,
         approved: frozenset[Guard] = frozenset(),
     ) -> None:
-        if not (action.changes and evaluate(action, facts, approved=approved).allowed):
+        if not (action.changes and evaluate_action(action, facts, approved=approved).allowed):
             return
         if facts.process_ended and not action.destroys:
             assert server.process == "down", f"{server.name} has a process that a restart would kill"
@@ -330,7 +331,7 @@ class Team(RuleBasedStateMachine):
         self.pass_time(4000.0 if cleared else 0.5)
         if server.serves and action.changes:
             again = self.facts(server, self.observe(server, hidden), hidden)
-            assert not evaluate(action, again).allowed, f"{server.name} serves again and may be killed"
+            assert not evaluate_action(action, again).allowed, f"{server.name} serves again and may be killed"
 
     def facts(self, server: Server, seen: Observation, hidden: set[str]) -> GuardFacts:
         others = self.others(server)

@@ -90,7 +90,7 @@ def test_the_attempt_is_taken_back_where_the_control_plane_is_to_blame_and_nowhe
     notes: list[dict[str, Any]] = []
 
     @contextmanager
-    def step(case: RecoveryRef, name: str) -> Any:
+    def step(ref: RecoveryRef, name: str) -> Any:
         yield SimpleNamespace(token=7, note=lambda message, **data: notes.append(data))
 
     def withdraw(incident: str, token: int, key: str, reason: str, *, untouched: bool, counts: bool) -> None:
@@ -99,7 +99,10 @@ def test_the_attempt_is_taken_back_where_the_control_plane_is_to_blame_and_nowhe
 
     store = SimpleNamespace(withdraw_attempt=withdraw)
     context: Any = SimpleNamespace(settings=SimpleNamespace(control=tmp_path), store=store, step=step)
-    with pytest.raises(raised) as caught, step_failures.blame(context, CASE, untouched=True):
+    with (
+        pytest.raises(raised) as caught,
+        step_failures.handle_control_plane_fault(context, CASE, untouched=True),
+    ):
         raise error
     assert type(caught.value) is raised
     ours = raised is ControlPlaneError

@@ -31,7 +31,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def release(settings: Settings) -> Release:
-    return archive.build(settings)
+    return archive.build_release(settings)
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_the_same_tree_makes_the_same_release_once(settings: Settings, release: Release) -> None:
     before = (release.directory / MANIFEST).stat().st_mtime_ns
-    assert archive.build(settings) == release
+    assert archive.build_release(settings) == release
     assert (release.directory / MANIFEST).stat().st_mtime_ns == before
-    assert [found.digest for found in archive.on_disk(settings)] == [release.digest]
+    assert [found.digest for found in archive.releases_on_disk(settings)] == [release.digest]
     assert archive.digest_of(settings) == release.digest
 
 
@@ -60,19 +60,19 @@ def test_a_release_holds_the_fleet_file_in_force(settings: Settings, release: Re
 def test_a_broken_fleet_file_makes_no_release(settings: Settings) -> None:
     settings.fleet_file.write_text("nodes: {")
     with pytest.raises(FleetError, match="not YAML"):
-        archive.build(settings)
-    assert archive.on_disk(settings) == []
+        archive.build_release(settings)
+    assert archive.releases_on_disk(settings) == []
 
 
 def test_a_build_that_was_killed_leaves_no_release(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(content, "render", lambda manifest: 1 / 0)
+        patch.setattr(content, "format_manifest", lambda manifest: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            archive.build(settings)
-    assert archive.on_disk(settings) == []
-    archive.verify_release(archive.build(settings))
+            archive.build_release(settings)
+    assert archive.releases_on_disk(settings) == []
+    archive.verify_release(archive.build_release(settings))
 
 
 @pytest.mark.parametrize("how", ["edit", "remove", "add"])
@@ -103,7 +103,7 @@ def test_what_python_leaves_behind_alters_nothing(settings: Settings, release: R
 def test_a_lost_release_comes_back_from_s3(
     settings: Settings, release: Release, s3: Any, tmp_path: Path, gone: str
 ) -> None:
-    s3.put_object(Bucket=BUCKET, Key=archive.key(release.digest), Body=archive.pack_release(release))
+    s3.put_object(Bucket=BUCKET, Key=archive.archive_key(release.digest), Body=archive.pack_release(release))
     if gone == "directory":
         release.directory.rename(tmp_path / "away")
     else:
@@ -116,7 +116,7 @@ def test_a_lost_release_comes_back_from_s3(
 
 def test_an_object_that_is_something_else_is_refused(settings: Settings, release: Release, s3: Any) -> None:
     other = "0" * 64
-    s3.put_object(Bucket=BUCKET, Key=archive.key(other), Body=archive.pack_release(release))
+    s3.put_object(Bucket=BUCKET, Key=archive.archive_key(other), Body=archive.pack_release(release))
     with pytest.raises(FleetError, match="is not release 000000000000"):
         archive.find_release(settings, other, s3)
     with pytest.raises(FleetError, match=r"neither at .* nor in S3"):
@@ -124,7 +124,7 @@ def test_an_object_that_is_something_else_is_refused(settings: Settings, release
 
 
 def test_the_same_release_packs_to_the_same_bytes(settings: Settings, release: Release) -> None:
-    assert archive.pack_release(release) == archive.pack_release(archive.build(settings))
+    assert archive.pack_release(release) == archive.pack_release(archive.build_release(settings))
 
 
 def test_an_archive_that_climbs_out_is_refused() -> None:
@@ -212,7 +212,7 @@ def test_what_s3_holds_is_not_read_without_end(
     settings: Settings, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "MAX_PACKED", 1 << 10)
-    s3.put_object(Bucket=BUCKET, Key=archive.key("0" * 64), Body=os.urandom(1 << 20))
+    s3.put_object(Bucket=BUCKET, Key=archive.archive_key("0" * 64), Body=os.urandom(1 << 20))
     unpacked: list[int] = []
 
     def unpack(body: bytes) -> dict[str, bytes]:
@@ -227,7 +227,7 @@ def test_what_s3_holds_is_not_read_without_end(
 
 def test_a_diff_shows_what_changed(settings: Settings, release: Release) -> None:
     settings.fleet_file.write_text(settings.fleet_file.read_text() + "# a comment\n")
-    shown = archive.unified_diff(release, archive.build(settings))
+    shown = archive.unified_diff(release, archive.build_release(settings))
     assert shown.splitlines()[:2] == ["--- a/fleet.yaml", "+++ b/fleet.yaml"]
     assert "+# a comment" in shown
 
@@ -235,7 +235,7 @@ def test_a_diff_shows_what_changed(settings: Settings, release: Release) -> None
 def test_where_a_release_comes_from_is_told_with_its_commit_where_git_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert archive.origin(REPOSITORY).startswith(f"{REPOSITORY} at ")
-    assert archive.origin(tmp_path) == str(tmp_path)
+    assert archive.describe_source(REPOSITORY).startswith(f"{REPOSITORY} at ")
+    assert archive.describe_source(tmp_path) == str(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert archive.origin(REPOSITORY) == str(REPOSITORY)
+    assert archive.describe_source(REPOSITORY) == str(REPOSITORY)

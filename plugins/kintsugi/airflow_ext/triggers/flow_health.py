@@ -16,7 +16,7 @@ from kintsugi.core.fleet import Role, load_fleet
 from kintsugi.core.observation import ProbeResult
 from kintsugi.core.settings import load_settings
 from kintsugi.db.flow_samples import FlowSample, FlowSamples
-from kintsugi.db.heartbeats import FLOW, PULSE
+from kintsugi.db.heartbeats import FLOW, HEARTBEAT_WRITER
 from kintsugi.db.store import StoreUnavailable
 from kintsugi.probes.stream import probe_stream
 from kintsugi.probes.stream_progress import FlowFinding, FlowReading, StreamProgressDetector, read_flow
@@ -73,7 +73,7 @@ class FlowHealthTrigger(BaseTrigger):
         watch, clock = StreamProgressDetector(), asyncio.get_running_loop().time
         ends_s = clock() + self.max_watch
         while clock() < ends_s:
-            PULSE.at(FLOW)
+            HEARTBEAT_WRITER.record(FLOW)
             reading = await read_flow(fleet)
             finding = watch.observe(reading)
             await asyncio.to_thread(keep_sample, samples, reading)

@@ -31,9 +31,7 @@ def checker(kind: str) -> Callable[[], list[str]]:
     if kind == "eod":
         s3 = s3_client(settings)
         return lambda: baselines.pending_uris(s3, sources)
-    ledger = IngestLedger(store_dsn(settings))
-    ledger.migrate()
-    lookout = PendingFileScanner(sources, ledger)
+    lookout = PendingFileScanner(sources, IngestLedger(store_dsn(settings)))
     return lambda: [item.key for item in lookout.pending()]
 
 

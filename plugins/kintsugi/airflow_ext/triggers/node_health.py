@@ -17,7 +17,7 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.fleet import Node, Role
 from kintsugi.core.observation import Finding, Symptom
 from kintsugi.core.settings import load_settings
-from kintsugi.db.heartbeats import PULSE
+from kintsugi.db.heartbeats import HEARTBEAT_WRITER
 from kintsugi.probes import clock_skew as clocks
 from kintsugi.probes.event_loop_lag import LoopLag
 from kintsugi.probes.failure_detector import HUNG_AFTER_S, FailureDetector, Rules
@@ -98,7 +98,7 @@ class NodeHealthTrigger(BaseTrigger):
         ends_s = clock() + self.max_watch
         async with LoopLag() as lag, beside(self.watch_clock()) as clock_watch:
             while (started_s := clock()) < ends_s:
-                PULSE.at(self.node.name)
+                HEARTBEAT_WRITER.record(self.node.name)
                 probe = await probe_node(self.node, self.probe_timeout)
                 finding = watch.observe(probe, now_s=clock(), late_s=lag.take())
                 if finding is not None:

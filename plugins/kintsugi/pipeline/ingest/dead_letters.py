@@ -8,7 +8,7 @@ import tempfile
 from typing import IO, TYPE_CHECKING
 
 from kintsugi.core.rejections import Rejection
-from kintsugi.db.ingest_ledger import file_id
+from kintsugi.db.ledger_entry import file_id
 from kintsugi.pipeline.ingest.file_reader import BadLine
 
 if TYPE_CHECKING:

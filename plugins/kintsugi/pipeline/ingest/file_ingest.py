@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import KintsugiError
 from kintsugi.core.settings import BUCKET, DEAD_LETTER_TOPIC, TOPIC
-from kintsugi.db.ingest_ledger import Claim, FileState, IngestLedger, Tally, file_id
+from kintsugi.db.ingest_ledger import Claim, IngestLedger
+from kintsugi.db.ledger_entry import FileState, Tally, file_id
 from kintsugi.pipeline.failures import has_vanished, is_transient, reason_of, stops_all
 from kintsugi.pipeline.ingest.dead_letters import DeadLetters, dead_letter
 from kintsugi.pipeline.ingest.file_reader import BadLine, raw_bytes, read_lines

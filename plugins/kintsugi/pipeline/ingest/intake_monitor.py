@@ -20,8 +20,8 @@ from kintsugi.core.errors import KintsugiError
 from kintsugi.core.file_names import ObjectKind, kind_of
 from kintsugi.core.rejections import damage_in
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.ingest_ledger import LedgerEntry
 from kintsugi.db.intake import IntakeStore
+from kintsugi.db.ledger_entry import LedgerEntry
 from kintsugi.pipeline.ingest.exchange_sessions import sessions_around
 from kintsugi.pipeline.ingest.intake_report import (
     FileNote,

@@ -22,7 +22,7 @@ from typing import Any
 
 from kintsugi.core.data_source import S3Object
 from kintsugi.core.file_names import ObjectKind, period_of
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, is_waiting
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, is_waiting
 from kintsugi.pipeline.synthetic_trade import PREFIX as SYNTHETIC_PREFIX
 
 SHOWN_FOR = timedelta(days=7)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from kintsugi.core.data_source import DataSource, own_source
 from kintsugi.core.errors import InputError
 from kintsugi.core.settings import BUCKET
-from kintsugi.db.sent_offsets import SentFile, SentOffsets, uncovered
+from kintsugi.db.sent_offsets import SentFile, SentOffsets, count_uncovered_offsets
 from kintsugi.db.stream_record import Loss, LossState, StreamRecord
 from kintsugi.pipeline.ingest.replay import Schedule, replay
 from kintsugi.pipeline.object_listing import S3Object, trade_files
@@ -29,7 +29,8 @@ from kintsugi.pipeline.synthetic_trade import PREFIX as CANARY_PREFIX
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-    from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
+    from kintsugi.db.ingest_ledger import IngestLedger
+    from kintsugi.db.ledger_entry import LedgerEntry
     from kintsugi.pipeline.ingest.file_ingest import FileIngestReport
     from kintsugi.pipeline.ingest.flow_control import FlowControl
 
@@ -54,7 +55,7 @@ def affected(loss: Loss, sent: Collection[SentFile], unplaced: Iterable[LedgerEn
     and whose offsets aren't known.
     """
     files = {(file.key, file.etag) for file in sent if file.needs_replay}
-    unknown = uncovered((loss.first, loss.end), sent)
+    unknown = count_uncovered_offsets((loss.first, loss.end), sent)
     if unknown:
         files |= {(entry.key, entry.etag) for entry in unplaced}
     return Affected(frozenset(file for file in files if not file[0].startswith(CANARY_PREFIX)), unknown)

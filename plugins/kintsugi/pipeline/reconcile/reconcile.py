@@ -26,7 +26,8 @@ from kintsugi.core.connections import data_sources, s3_client, store_dsn
 from kintsugi.core.errors import ReconciliationError
 from kintsugi.core.fleet import Role
 from kintsugi.core.settings import BUCKET, KAFKA_PORT, Settings
-from kintsugi.db.ingest_ledger import IngestLedger, LedgerEntry
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import LedgerEntry
 from kintsugi.db.stream_record import StreamRecord
 from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.cassandra_session import shut_down_after

@@ -11,7 +11,8 @@ from itertools import tee
 from typing import TYPE_CHECKING
 
 from kintsugi.core.data_source import DataSource, own_source
-from kintsugi.db.ingest_ledger import FileState, IngestLedger, LedgerEntry, file_id
+from kintsugi.db.ingest_ledger import IngestLedger
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, file_id
 from kintsugi.pipeline.failures import is_of_s3, is_transient, reason_of
 from kintsugi.pipeline.ingest.file_ingest import IDENTITIES
 from kintsugi.pipeline.ingest.file_reader import BadLine, read_lines

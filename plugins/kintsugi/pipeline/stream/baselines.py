@@ -20,7 +20,7 @@ from kintsugi.core.data_source import EOD_PREFIX, DataSource, S3Object, own_sour
 from kintsugi.core.errors import InputError
 from kintsugi.core.file_names import EOD_NAME, ObjectKind
 from kintsugi.core.settings import BUCKET, KEYSPACE
-from kintsugi.db.ingest_ledger import file_id
+from kintsugi.db.ledger_entry import file_id
 from kintsugi.pipeline.cassandra_session import connect
 from kintsugi.pipeline.failures import is_of_s3, reason_of
 from kintsugi.pipeline.object_listing import files_of, objects

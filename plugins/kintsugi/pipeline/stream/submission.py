@@ -91,9 +91,7 @@ PACKAGED = (
     "core/settings.py",
     "core/user_connections.py",
     "db/__init__.py",
-    "db/advisory_locks.py",
-    "db/ingest_ledger.py",
-    "db/patience.py",
+    "db/ledger_entry.py",
 )
 """What the modules of the pipeline import, of the package `kintsugi`."""
 

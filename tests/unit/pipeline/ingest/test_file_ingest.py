@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.db.ingest_ledger import file_id
+from kintsugi.db.ledger_entry import file_id
 from kintsugi.pipeline.ingest import file_ingest
 
 ACCOUNT: dict[str, Any] = {

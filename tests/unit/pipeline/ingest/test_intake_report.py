@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from kintsugi.core.errors import KintsugiError
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally
 from kintsugi.pipeline.ingest.intake_monitor import rules_from
 from kintsugi.pipeline.ingest.intake_report import (
     FileNote,

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
-from kintsugi.db.sent_offsets import SentFile, uncovered
-from kintsugi.db.stream_record import Loss, LossState, subtract
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally
+from kintsugi.db.sent_offsets import SentFile, count_uncovered_offsets
+from kintsugi.db.stream_record import Loss, LossState, subtract_ranges
 from kintsugi.pipeline.ingest.loss_replay import REPEATS, Choice, affected, choose, outcome
 from kintsugi.pipeline.object_listing import S3Object
 from kintsugi.pipeline.synthetic_trade import PREFIX
@@ -37,7 +37,7 @@ def entry(key: str) -> LedgerEntry:
 def test_of_a_range_the_parts_remain_that_are_in_no_other(
     known: list[tuple[int, int]], parts: list[tuple[int, int]]
 ) -> None:
-    assert subtract((100, 200), known) == parts
+    assert subtract_ranges((100, 200), known) == parts
 
 
 def test_files_in_the_range_are_sent_again_unless_their_trades_are_all_stored() -> None:
@@ -55,7 +55,7 @@ def test_what_belongs_to_no_known_file_asks_for_those_that_nobody_found_stored()
     found = affected(LOSS, [sent("f", 100, 190)], [entry("before-offsets-were-noted")])
     assert found.files == {("f", "e"), ("before-offsets-were-noted", "e")}
     assert found.unknown == 10
-    assert uncovered((100, 200), []) == 100
+    assert count_uncovered_offsets((100, 200), []) == 100
 
 
 def test_synthetic_trades_are_not_sent_again() -> None:

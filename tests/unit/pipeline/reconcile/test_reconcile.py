@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from kintsugi.db.ingest_ledger import FileState, LedgerEntry, Tally
+from kintsugi.db.ledger_entry import FileState, LedgerEntry, Tally
 from kintsugi.pipeline.reconcile import reconcile, reconciliation, topic_identities
 from kintsugi.pipeline.reconcile.report import ReconciliationReport
 from kintsugi.pipeline.row_parser import Trade, parse

@@ -23,9 +23,9 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from kintsugi.core.incident import Action, Incident
-from kintsugi.recovery.assessment import ConfirmedFinding, latest
+from kintsugi.recovery.assessment import ConfirmedFinding, latest_entry
 from kintsugi.recovery.diagnosis import FailureMode
-from kintsugi.recovery.guards import Guard
+from kintsugi.recovery.guard_model import Guard
 
 QUIET = timedelta(seconds=45)
 LONGEST = timedelta(minutes=30)
@@ -71,7 +71,7 @@ def why_withdrawn(incident: Incident, run: str, *, answers_in_a_row: int, mainte
         return f"its incident was closed as {incident.outcome}"
     try:
         confirmed = ConfirmedFinding.of(incident, run)
-        gates = latest(incident, "guard", "refused", run).data["gates"]
+        gates = latest_entry(incident, "guard", "refused", run).data["gates"]
     except KeyError:
         return None
     by_hand = confirmed.requested is not Action.AUTO

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kintsugi.core.fleet import Role
 from kintsugi.core.incident import Incident, JournalEntry, Outcome
-from kintsugi.recovery.incident_sweep import (
+from kintsugi.recovery.sweep_rules import (
     LONGEST,
     QUIET,
     STEADY,

@@ -1,0 +1,74 @@
+"""Checks before a roll-out changes a node: the release fits the fleet, its files render, the pipeline works."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kintsugi.core.errors import GuardRefused, StepFailed
+from kintsugi.core.fleet import Fleet, load_fleet
+from kintsugi.infra import artifacts
+from kintsugi.infra.ansible import Ansible, Checked
+from kintsugi.operations import stream_driver
+from kintsugi.operations.context import Context
+from kintsugi.releases import steady_state
+from kintsugi.releases.archive import Release
+
+CHECK_S = 300.0
+_PRODUCTS = ("cassandra", "kafka", "spark")  # what nodes run; S3Proxy belongs to the control plane
+
+log = logging.getLogger(__name__)
+
+
+def check_fit(context: Context, release: Release) -> None:
+    """Raise GuardRefused if the release declares other nodes, or needs other artifacts, than the fleet has."""
+    _check_nodes(context.fleet, load_fleet(release.fleet_file))
+    _check_artifacts(context, release)
+
+
+def _check_nodes(current: Fleet, declared: Fleet) -> None:
+    def identities(fleet: Fleet) -> set[tuple[str, str, str]]:
+        return {(node.name, node.role.value, node.address) for node in fleet}
+
+    odd = sorted({name for name, _, _ in identities(current) ^ identities(declared)})
+    if odd:
+        raise GuardRefused(
+            f"the fleet file of the release and the current fleet differ in {', '.join(odd)}; "
+            "a roll-out does not create, move or remove nodes. Use Terraform (`make up`) for that"
+        )
+
+
+def _check_artifacts(context: Context, release: Release) -> None:
+    """Refuse a release whose jars aren't in the cache: a roll-out downloads nothing."""
+    odd = artifacts.missing(replace(context.settings, repository=release.directory), among=_PRODUCTS)
+    if odd:
+        raise GuardRefused(
+            f"release {release.short} needs other versions of {', '.join(odd)} than the cache at "
+            f"{context.settings.artifacts} holds; check out that version, run `kintsugi artifacts`, then roll it out"
+        )
+
+
+def check_rendering(context: Context, release: Release, nodes: Sequence[str]) -> Checked:
+    """Render and compare; a node that fails is checked a second time.
+
+    A lost connection on a busy machine fails a task just as an error in the release does. Only the error fails twice.
+    """
+    ansible, desired = Ansible(context.settings, release), stream_driver.driver_variables(context)
+    first = ansible.check(nodes, extra_vars=desired, timeout_s=CHECK_S)
+    again = sorted(first.failed.keys() | first.unreachable.keys())
+    if not again:
+        return first
+    log.warning("checking %s again: %s", ", ".join(again), {**first.failed, **first.unreachable})
+    second = ansible.check(again, extra_vars=desired, timeout_s=CHECK_S)
+    return Checked({**first.differs, **second.differs}, second.failed, second.unreachable)
+
+
+def check_pipeline(context: Context) -> str:
+    """Send a synthetic trade before the roll-out: in a pipeline that is broken already, every release would fail."""
+    try:
+        return steady_state.verify_synthetic_trade(context)
+    except StepFailed as error:
+        raise GuardRefused(
+            f"the pipeline does not work before the roll-out, so nothing is rolled out: {error}"
+        ) from error
