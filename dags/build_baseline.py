@@ -9,7 +9,8 @@ from airflow.sdk import DAG, Asset, task
 
 from kintsugi.airflow_ext.sensors.new_objects import NewObjectsSensor
 from kintsugi.core.fleet import REPOSITORY, load_fleet
-from kintsugi.core.settings import KEYSPACE
+from kintsugi.core.settings import KEYSPACE, load_settings
+from kintsugi.core.spark_security import spark_conf_directory
 from kintsugi.pipeline.stream.submission import BATCH_CONFIGURATION, BATCH_EXECUTOR_MEMORY
 
 RUNBOOK = """
@@ -31,6 +32,7 @@ BASELINE = Asset(name="baseline", uri=f"cassandra://kintsugi/{KEYSPACE}/baseline
 # Without a start date the first two runs of @continuous get the same logical date, and the second is not created.
 EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 PLANE = load_fleet().control_plane.address
+SPARK_CONFIGURATION = str(spark_conf_directory(load_settings()))
 
 with DAG(
     dag_id="build_baseline",
@@ -51,7 +53,6 @@ with DAG(
     @task(execution_timeout=timedelta(minutes=2))
     def package() -> str:
         """Zip the modules that Spark's Python needs; returns the path."""
-        from kintsugi.core.settings import load_settings
         from kintsugi.pipeline.stream import submission
 
         return str(submission.package(load_settings().control / "spark" / "kintsugi.zip"))
@@ -69,7 +70,7 @@ with DAG(
         total_executor_cores=1,
         # The driver runs beside the task: executors connect back to the control plane's address.
         conf={**BATCH_CONFIGURATION, "spark.driver.host": PLANE, "spark.driver.bindAddress": PLANE},
-        env_vars={"SPARK_LOCAL_IP": PLANE},
+        env_vars={"SPARK_LOCAL_IP": PLANE, "SPARK_CONF_DIR": SPARK_CONFIGURATION},
         outlets=[BASELINE],
         execution_timeout=timedelta(minutes=30),
     )

@@ -250,4 +250,5 @@ def test_no_cassandra_port_is_on_a_shared_address(settings: Settings, rendered: 
     given = cassandra(rendered, "cassandra-3", "form")
     assert given["listen_address"] == given["rpc_address"] == "127.36.2.3"
     options = (rendered / "cassandra-3.form.options").read_text().splitlines()
-    assert "-Dcom.sun.management.jmxremote.host=127.36.2.3" in options
+    assert "-Dcassandra.jmx.local.port=23623" in options  # loopback, so a port of its own
+    assert not [line for line in options if line.startswith("-Dcom.sun.management.jmxremote.port")]

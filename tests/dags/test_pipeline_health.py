@@ -94,7 +94,7 @@ def test_airflow_takes_the_tokens_that_our_client_signs(airflow: Any) -> None:
 
     def status(token: str) -> int:
         answer = TestClient(airflow).get("/api/v2/plugins", headers={"Authorization": f"Bearer {token}"})
-        return answer.status_code
+        return int(answer.status_code)
 
     assert status(sign_token(secret, "admin", "admin")) == 200
     assert status(sign_token("x" * 64, "admin", "admin")) in (401, 403)

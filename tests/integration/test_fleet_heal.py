@@ -6,6 +6,7 @@ Prints the seconds that each step took (``pytest -s``).
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.request import Request, urlopen
 from uuid import UUID
 
 import pytest
@@ -22,7 +24,8 @@ from kintsugi.controlplane.postgres import Postgres
 from kintsugi.core.connections import store_dsn
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.fleet import Fleet, Node, Role
-from kintsugi.core.settings import Settings
+from kintsugi.core.settings import SPARK_UI_SECRET, Settings
+from kintsugi.core.spark_security import sign_page_token
 from kintsugi.db.store import Store
 from kintsugi.environments.local import node as nodes
 from kintsugi.environments.local.node_identity import kafka_cluster_id
@@ -132,11 +135,11 @@ def test_a_second_run_changes_nothing(standing: Settings) -> None:
 
 
 def test_workers_are_registered_with_their_cores(standing: Settings) -> None:
-    import json
-    from urllib.request import urlopen
-
+    key = bytes.fromhex(standing.secret(SPARK_UI_SECRET))
     master = standing.fleet.of(Role.SPARK_MASTER)[0]
-    with urlopen(f"http://{master.address}:8080/json/", timeout=10) as answer:
+    page = f"http://{master.address}:8080/json/"
+    request = Request(page, headers={"Authorization": f"Bearer {sign_page_token(key)}"})
+    with urlopen(request, timeout=10) as answer:
         workers = json.load(answer)["workers"]
     expected = {node.address for node in standing.fleet.of(Role.SPARK_WORKER)}
     assert {worker["host"] for worker in workers if worker["state"] == "ALIVE"} == expected

@@ -32,6 +32,7 @@ from kintsugi.controlplane.postgres import Postgres
 from kintsugi.controlplane.s3proxy import ObjectStore
 from kintsugi.core.errors import StepFailed
 from kintsugi.core.processes import kill_owned, listener, owned_pids, wait_until
+from kintsugi.core.spark_security import spark_conf_directory, spark_defaults
 from kintsugi.infra.airflow_client import Airflow, sign_token
 from kintsugi.infra.supervisord import Program, Supervisor, write_private
 
@@ -188,6 +189,7 @@ class ControlPlane:
         for part in (self.postgres, self.objects, self.collector):
             part.prepare()
         self._prepare_airflow()
+        self._prepare_spark()
         self.supervisor.write(self._programs())
         self.supervisor.launch(base_environment(self.settings))
 
@@ -198,6 +200,13 @@ class ControlPlane:
             home / "passwords.json", json.dumps({ADMIN: self.settings.secret(ADMIN_PASSWORD)}) + "\n"
         )
         write_environment(self.environment_file, airflow_environment(self.settings))
+
+    def _prepare_spark(self) -> None:
+        """Write the configuration of the drivers that run beside Airflow."""
+        directory = spark_conf_directory(self.settings)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lines = (f"{name} {value}\n" for name, value in spark_defaults(self.settings).items())
+        write_private(directory / "spark-defaults.conf", "".join(lines))
 
     def _programs(self) -> list[Program]:
         with_environment = [str(self.settings.repository / "bin/with-env"), str(self.environment_file)]

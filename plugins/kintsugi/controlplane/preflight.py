@@ -22,6 +22,7 @@ from kintsugi.core.settings import (
     SPARK_MASTER_UI_PORT,
     SPARK_WORKER_UI_PORT,
     Settings,
+    cassandra_jmx_port,
 )
 from kintsugi.environments.local.node import processes
 from kintsugi.environments.platforms import platform_of
@@ -34,7 +35,7 @@ JAVA = 17  # Cassandra 5.0 runs on 11 and 17, Spark 4 on 17 and 21
 
 _ROLE_PORTS = {
     Role.KAFKA: (KAFKA_PORT, KAFKA_CONTROLLER_PORT),
-    Role.CASSANDRA: (CASSANDRA_PORT, 7000, 7199),
+    Role.CASSANDRA: (CASSANDRA_PORT, 7000),
     Role.SPARK_MASTER: (SPARK_MASTER_PORT, SPARK_MASTER_UI_PORT, 4040),
     Role.SPARK_WORKER: (SPARK_WORKER_UI_PORT,),
 }
@@ -71,6 +72,8 @@ def endpoints(settings: Settings) -> Iterator[Endpoint]:
     yield "the log collector", plane.address, plane.log_port
     for node in fleet:
         yield from ((node.name, node.address, port) for port in (node.ssh_port, *_ROLE_PORTS[node.role]))
+        if node.role is Role.CASSANDRA:
+            yield f"JMX of {node.name}", "127.0.0.1", cassandra_jmx_port(node)
 
 
 def _programs(settings: Settings) -> Iterator[str]:

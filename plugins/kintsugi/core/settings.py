@@ -7,6 +7,7 @@ The artifact cache is shared and read-only for the nodes.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kintsugi.core.errors import PreflightError
-from kintsugi.core.fleet import REPOSITORY, Fleet, fleet_path, load_fleet
+from kintsugi.core.fleet import REPOSITORY, Fleet, Node, fleet_path, load_fleet
 
 KAFKA_PORT = 9092
 KAFKA_CONTROLLER_PORT = 9093
@@ -25,6 +26,11 @@ CASSANDRA_PORT = 9042
 SPARK_MASTER_PORT = 7077
 SPARK_MASTER_UI_PORT = 8080
 SPARK_WORKER_UI_PORT = 8081
+
+# Names of secrets in `Settings.secrets`, not their values.
+SPARK_RPC_SECRET = "spark-rpc"  # noqa: S105
+SPARK_UI_SECRET = "spark-ui"  # noqa: S105
+CASSANDRA_JMX_SECRET = "cassandra-jmx"  # noqa: S105
 
 BUCKET = "kintsugi"
 KEYSPACE = "trades"
@@ -116,6 +122,16 @@ class Settings:
             finally:
                 fresh.unlink()
         return path.read_text()
+
+
+def cassandra_jmx_port(node: Node) -> int:
+    """Return the node's JMX port on 127.0.0.1: between 20000 and 32699, below the ports that Linux gives to clients.
+
+    Cassandra binds JMX to loopback only, and the nodes of one machine share it. So the port follows from the last three
+    numbers of the node's address.
+    """
+    _, second, third, fourth = ipaddress.IPv4Address(node.address).packed
+    return 20000 + second % 127 * 100 + (third * 10 + fourth) % 100
 
 
 def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kintsugi.core.errors import FleetError, StepFailed
+from kintsugi.core.settings import inherited
 
 if TYPE_CHECKING:
     from kintsugi.core.settings import Settings
 
 _RUNS_KEPT = 20
+# What a run gets of our own environment, beside `inherited` and what `_environment` sets. The environment of a task
+# holds passwords of Airflow's connections, and ansible_runner writes all that it passes on into a file of the run.
+_PASSED_ON = {"HOME", "JAVA_HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"}
+_PASSED_ON_PREFIXES = ("ANSIBLE_", "AWX_", "KINTSUGI_", "LC_", "RUNNER_")
 _ABANDONED_S = 86_400.0
 _UNREACHABLE = "runner_on_unreachable"
 _FAILED = ("runner_on_failed", _UNREACHABLE, "runner_item_on_failed")
@@ -181,6 +186,7 @@ class Ansible:
             timeout=int(timeout_s),
             event_handler=events,
             cancel_callback=cancelled,
+            status_handler=_drop_secrets,
             quiet=True,
             suppress_env_files=True,
         )
@@ -210,6 +216,17 @@ class Ansible:
             "LC_ALL": "C.UTF-8",
             "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
             "PYTHONPATH": os.pathsep.join(paths),
+        }
+
+
+def _drop_secrets(status: Mapping[str, Any], runner_config: Any) -> None:
+    """Called by ansible_runner before it starts: leave only what is allowed in the environment of the run."""
+    if status["status"] == "starting":
+        allowed = _PASSED_ON | {"PYTHONPATH"} | inherited().keys()
+        runner_config.env = {
+            name: value
+            for name, value in runner_config.env.items()
+            if name in allowed or name.startswith(_PASSED_ON_PREFIXES)
         }
 
 

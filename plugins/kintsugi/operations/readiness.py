@@ -27,7 +27,7 @@ from kintsugi.core.observation import PeerOpinion, ProbeResult
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT, Settings
 from kintsugi.db.store import Store
 from kintsugi.operations import stream_driver
-from kintsugi.probes.peers import ask_json, ask_peer, ask_peers
+from kintsugi.probes.peers import ask_peer, ask_peers, ask_spark
 from kintsugi.probes.protocols import probe_node
 from kintsugi.probes.stream import stream_apps
 from kintsugi.wire import cql as cql_wire
@@ -195,7 +195,7 @@ async def _spark_gap(fleet: Fleet, node: Node, stream: bool) -> str | None:
 
 async def master_state(master: Node) -> Mapping[str, Any] | str:
     """Return the master's ``/json/`` document, or why there is none."""
-    document: Mapping[str, Any] | str = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
+    document: Mapping[str, Any] | str = await ask_spark(master, SPARK_MASTER_UI_PORT, "/json/")
     return document
 
 

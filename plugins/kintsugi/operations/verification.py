@@ -30,7 +30,7 @@ from kintsugi.pipeline import synthetic_trade as trade
 from kintsugi.pipeline.cassandra_connection import cassandra_session
 from kintsugi.pipeline.cassandra_session import shut_down_after
 from kintsugi.probes import clock_skew
-from kintsugi.probes.peers import ask_json
+from kintsugi.probes.peers import ask_spark
 from kintsugi.probes.stream import stream_apps
 
 DRIVER_UI_PORT = 4040
@@ -148,7 +148,7 @@ async def stream_executors(master: Node) -> list[Mapping[str, Any]] | str:
     if not apps:
         return "the streaming application is not registered"
     path = f"/api/v1/applications/{apps[0]['id']}/executors"
-    documents: list[Mapping[str, Any]] | str = await ask_json(master, DRIVER_UI_PORT, path)
+    documents: list[Mapping[str, Any]] | str = await ask_spark(master, DRIVER_UI_PORT, path)
     if isinstance(documents, str):
         return documents
     return [executor for executor in documents if executor["isActive"] and executor["id"] != "driver"]

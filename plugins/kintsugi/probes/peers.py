@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from kintsugi.core.fleet import Fleet, Node, Role
 from kintsugi.core.observation import PeerOpinion
 from kintsugi.core.settings import CASSANDRA_PORT, KAFKA_PORT, SPARK_MASTER_UI_PORT
+from kintsugi.core.spark_security import spark_page_headers
 from kintsugi.probes.protocols import http_get
 from kintsugi.wire import cql, kafka
 from kintsugi.wire.exchange import Connection, ProtocolMismatch, converse
@@ -70,9 +71,10 @@ async def ask_peer(node: Node, port: int, question: Callable[[Connection], Await
         return f"no answer ({type(error).__name__})"
 
 
-async def ask_json(node: Node, port: int, path: str) -> Any:
-    """The JSON document (an object or a list) at ``path``, or a string that says why there is none."""
-    body = await ask_peer(node, port, lambda connection: http_get(connection, node.address, path))
+async def ask_spark(node: Node, port: int, path: str) -> Any:
+    """The JSON document (an object or a list) at ``path`` of a Spark page, or a string that says why there is none."""
+    headers = spark_page_headers()
+    body = await ask_peer(node, port, lambda connection: http_get(connection, node.address, path, headers))
     if isinstance(body, str):
         return body
     try:
@@ -169,7 +171,7 @@ async def heartbeat(peer: Node, node: Node) -> tuple[int, int] | str:
 
 
 async def _spark(master: Node, node: Node) -> PeerView:
-    document = await ask_json(master, SPARK_MASTER_UI_PORT, "/json/")
+    document = await ask_spark(master, SPARK_MASTER_UI_PORT, "/json/")
     if isinstance(document, str):
         return PeerView(master.name, PeerOpinion.UNKNOWN, document)
     return judge_spark(master.name, node, document, datetime.now(UTC))

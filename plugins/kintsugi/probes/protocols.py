@@ -24,6 +24,7 @@ from kintsugi.core.settings import (
     SPARK_MASTER_UI_PORT,
     SPARK_WORKER_UI_PORT,
 )
+from kintsugi.core.spark_security import spark_page_headers
 from kintsugi.wire import cql, kafka
 from kintsugi.wire.exchange import MAX_BYTES, Connection, ProtocolMismatch, converse
 
@@ -78,7 +79,7 @@ async def probe_spark_master(
             raise ProtocolMismatch(f"the answer is not a Spark master's: status {state!r}")
         return f"master {state}"
 
-    return await probe_http_json(address, port, "/json/", check, timeout_s)
+    return await probe_spark_page(address, port, "/json/", check, timeout_s)
 
 
 async def probe_spark_worker(
@@ -91,23 +92,23 @@ async def probe_spark_worker(
             raise ProtocolMismatch("the answer is not a Spark worker's")
         return f"worker with {document.get('coresused', 0)} of {document['cores']} cores used"
 
-    return await probe_http_json(address, port, "/json/", check, timeout_s)
+    return await probe_spark_page(address, port, "/json/", check, timeout_s)
 
 
-async def probe_http_json(
+async def probe_spark_page(
     address: str,
     port: int,
     path: str,
     check: Callable[[Mapping[str, Any]], str],
     timeout_s: float = PROBE_TIMEOUT_S,
 ) -> Probe:
-    """GET ``path``; OK when the status is 200, the body a JSON object, and ``check`` accepts it.
+    """GET ``path`` of a Spark page; OK when the status is 200, the body a JSON object, and ``check`` accepts it.
 
     ``check`` returns the detail, or raises ProtocolMismatch.
     """
 
     async def ask(connection: Connection) -> str:
-        body = await http_get(connection, f"{address}:{port}", path)
+        body = await http_get(connection, f"{address}:{port}", path, spark_page_headers())
         try:
             document = json.loads(body)
         except ValueError as error:
@@ -218,18 +219,21 @@ async def _ask_options(connection: Connection) -> str:
     return "SUPPORTED"
 
 
-async def http_get(connection: Connection, host: str, path: str) -> bytes:
+async def http_get(connection: Connection, host: str, path: str, headers: Mapping[str, str]) -> bytes:
     """The body of ``path``; raises ProtocolMismatch unless the status is 200."""
-    status, body = await _http_exchange(connection, host, path)
+    status, body = await _http_exchange(connection, host, path, headers)
     if status != 200:
         raise ProtocolMismatch(f"HTTP status {status} for {path}")
     return body
 
 
-async def _http_exchange(connection: Connection, host: str, path: str) -> tuple[int, bytes]:
+async def _http_exchange(
+    connection: Connection, host: str, path: str, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     """One GET; returns status and body. HTTP/1.0, so that the end of the body is the end of the stream."""
-    request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/json\r\n\r\n"
-    connection.writer.write(request.encode("ascii"))
+    fields = {"Host": host, "Accept": "application/json", **(headers or {})}
+    lines = [f"GET {path} HTTP/1.0", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    connection.writer.write("\r\n".join(lines).encode("ascii"))
     status_line = (await connection.reader.readline()).decode("latin-1").split(maxsplit=2)
     if len(status_line) < 2 or not status_line[0].startswith("HTTP/1.") or not status_line[1].isdigit():
         raise ProtocolMismatch("not an HTTP answer")

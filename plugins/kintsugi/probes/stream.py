@@ -8,7 +8,7 @@ from typing import Any
 
 from kintsugi.core.fleet import Node
 from kintsugi.core.settings import SPARK_MASTER_UI_PORT
-from kintsugi.probes.protocols import PROBE_TIMEOUT_S, Probe, probe_http_json
+from kintsugi.probes.protocols import PROBE_TIMEOUT_S, Probe, probe_spark_page
 from kintsugi.wire.exchange import ProtocolMismatch
 
 STREAM_APP = "stream_trades"
@@ -19,7 +19,7 @@ async def probe_stream(master: Node, timeout_s: float = PROBE_TIMEOUT_S) -> Prob
 
     WRONG when the master answers, but the application is absent, more than one, or without a core.
     """
-    probe = await probe_http_json(master.address, SPARK_MASTER_UI_PORT, "/json/", check_stream, timeout_s)
+    probe = await probe_spark_page(master.address, SPARK_MASTER_UI_PORT, "/json/", check_stream, timeout_s)
     return replace(probe, target=STREAM_APP)
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kintsugi.core.errors import FleetError, StepFailed
 from kintsugi.core.settings import Settings, load_settings
@@ -50,6 +51,22 @@ def test_a_failure_names_host_task_and_message(ansible: Ansible) -> None:
     with pytest.raises(StepFailed, match="kafka-2, task 'Say who': the disk is full") as caught:
         ansible.run("site.yml", extra_vars={"refuse": "kafka-2"}, timeout_s=60)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_neither_gets_nor_keeps_a_secret_of_its_caller(
+    ansible: Ansible, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_KINTSUGI_S3", "planted-secret")
+    monkeypatch.setenv("KINTSUGI_INHERIT", "HTTPS_PROXY")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    task = {"name": "Write down the environment", "ansible.builtin.shell": f"env > {tmp_path}/env"}
+    play = [{"hosts": "kafka-1", "gather_facts": False, "tasks": [task]}]
+    (ansible.project / "playbooks" / "site.yml").write_text(yaml.safe_dump(play))
+    ansible.run("site.yml", timeout_s=60)
+    files = [path for path in ansible.scratch.rglob("*") if path.is_file()]
+    assert any(path.name == "command" for path in files)
+    assert [path for path in (*files, tmp_path / "env") if b"planted-secret" in path.read_bytes()] == []
+    assert "HTTPS_PROXY=http://proxy.example:3128" in (tmp_path / "env").read_text()
 
 
 def test_a_run_without_end_is_stopped(ansible: Ansible) -> None:

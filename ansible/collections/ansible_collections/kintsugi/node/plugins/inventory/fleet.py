@@ -96,6 +96,8 @@ def _fleet_variables(settings: Settings) -> dict[str, object]:
 
 def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
     from kintsugi.core.fleet import Role
+    from kintsugi.core.settings import CASSANDRA_JMX_SECRET, cassandra_jmx_port
+    from kintsugi.core.spark_security import spark_defaults
     from kintsugi.environments.local.node_identity import kafka_directory_id
 
     root, role = settings.node_root(node.name), node.role.value.partition("_")[0]
@@ -109,6 +111,11 @@ def _node_variables(settings: Settings, node: Node) -> dict[str, object]:
         "node_volume": str(settings.node_volume(node.name)),
         "node_jars": str(settings.jars(role)),
     }
+    if node.role in (Role.SPARK_MASTER, Role.SPARK_WORKER):
+        variables["spark_defaults"] = spark_defaults(settings)
+    if node.role is Role.CASSANDRA:
+        variables["cassandra_jmx_port"] = cassandra_jmx_port(node)
+        variables["cassandra_jmx_password"] = settings.secret(CASSANDRA_JMX_SECRET)
     if node.role is Role.KAFKA:
         variables["kafka_directory_id"] = kafka_directory_id(settings, node.name)
     return variables

@@ -13,6 +13,7 @@ SPEC = {
     "mode": {"type": "str", "default": "0644"},
     "once": {"type": "bool", "default": False},
 }
+SECRET_SPEC = {**SPEC, "content": {"type": "str", "required": True, "no_log": True}}
 
 
 def write_files(entries: Sequence[dict[str, Any]], *, dry: bool) -> list[str]:

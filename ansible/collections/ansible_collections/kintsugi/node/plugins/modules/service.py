@@ -19,8 +19,8 @@ short_description: Preflight, configure and start a service of a node
 version_added: 0.1.0
 author: Kintsugi
 description:
-  - Checks O(preconditions), makes O(directories), writes O(files), formats O(kafka_storage), defines and starts
-    O(programs), and writes O(ready_files), in this order. An option that isn't given is skipped.
+  - Checks O(preconditions), makes O(directories), writes O(files) and O(secret_files), formats O(kafka_storage),
+    defines and starts O(programs), and writes O(ready_files), in this order. An option that isn't given is skipped.
   - The first step that fails ends the module. The result then says what was done before.
 requirements:
   - The Python package supervisor on the node, for O(programs).
@@ -86,6 +86,14 @@ options:
         description: Leave a file as it is when it exists already.
         type: bool
         default: false
+  secret_files:
+    description:
+      - Files to write whose content is secret. No result and no log shows it.
+      - They are written with O(files).
+    type: list
+    elements: dict
+    default: []
+    suboptions: *file
   kafka_storage:
     description:
       - The data directory of a KRaft node, which is formatted when it has never been.
@@ -258,6 +266,7 @@ ARGUMENTS = {
     "preconditions": {"type": "dict", "options": preconditions.SPEC},
     "directories": {"type": "list", "elements": "str", "default": []},
     "files": {"type": "list", "elements": "dict", "default": [], "options": files.SPEC},
+    "secret_files": {"type": "list", "elements": "dict", "default": [], "options": files.SECRET_SPEC},
     "kafka_storage": {"type": "dict", "options": kafka_storage.SPEC},
     "programs": {"type": "list", "elements": "dict", "default": [], "options": programs.SPEC},
     "ready_files": {"type": "list", "elements": "dict", "default": [], "options": files.SPEC},
@@ -278,7 +287,7 @@ class Service:
         if unmet:
             self.fail(unmet)
         made = files.make_directories(given["directories"], dry=dry)
-        self.record(bool(made), files.write_files(given["files"], dry=dry))
+        self.record(bool(made), files.write_files(given["files"] + given["secret_files"], dry=dry))
         if given["kafka_storage"]:
             self.format_disk(given["kafka_storage"])
         for program in given["programs"]:
